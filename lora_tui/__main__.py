@@ -1,0 +1,5 @@
+"""``python -m lora_tui`` is the same program as ``lora-tui``."""
+
+from lora_tui.cli.main import main
+
+main()

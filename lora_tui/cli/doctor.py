@@ -1,0 +1,230 @@
+"""``--doctor``: what this machine has, what is missing, and the command that mends each problem.
+
+Reads and asks, changes nothing: keys are looked for but never shown or sent, and the endpoint is asked for its list of
+models without one, because any answer at all shows that it can be reached.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from lora_tui import __version__
+from lora_tui.cli.lines import json_line
+from lora_tui.cli.report import Report
+from lora_tui.cli.request import Request
+from lora_tui.cli.stores import choose_store
+from lora_tui.cli.streams import Streams
+from lora_tui.config import Loaded, Settings, load_settings
+from lora_tui.config.paths import cache_folder, log_folder
+from lora_tui.engine.builtin import BUILTIN, TITLE, cached_folder
+from lora_tui.errors import ConfigError
+from lora_tui.text import clean, one_line
+
+_NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk", "rouge-score")
+_EXTRAS = {"docs": ("beautifulsoup4", "pypdf", "python-docx")}
+_OPENAI = "https://api.openai.com/v1"
+_PROBE_SECONDS = 3.0
+_FREE_GB = 2
+_MARKS = {"ok": "✓", "missing": "–", "problem": "✗"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `missing` can be done without; a `problem` cannot. `remedy` is a command or a step."""
+
+    group: str
+    name: str
+    value: str
+    level: Literal["ok", "missing", "problem"] = "ok"
+    remedy: str | None = None
+
+
+def examine(request: Request, streams: Streams, report: Report) -> int:
+    """Look at everything and tell it; 0 when nothing required is missing, else 1."""
+    problems = 0
+    group = ""
+    for finding in _findings(request):
+        problems += finding.level == "problem"
+        if report.json_lines:
+            report.data(json_line("check", None, time.time(), asdict(finding)))
+            continue
+        if finding.group != group:
+            report.data(("\n" if group else "") + finding.group)
+            group = finding.group
+        report.data(f"  {_MARKS[finding.level]} {finding.name:<22} {clean(finding.value)}")
+        if finding.remedy:
+            report.data(f"    {'':<22} -> {clean(finding.remedy)}")
+    status = 1 if problems else 0
+    report.done("failed" if problems else "finished", status, {"problems": problems})
+    if not report.json_lines:
+        said = "Nothing required is missing." if not problems else f"Problems: {problems}, marked with ✗ above."
+        report.data("\n" + said)
+    return status
+
+
+def _findings(request: Request) -> Iterator[Finding]:
+    loaded, refusal = _configuration(request)
+    yield from _paths(request, loaded, refusal)
+    yield from _versions()
+    yield from _device()
+    yield from _model(loaded)
+    yield from _endpoint(loaded, given=bool(request.overrides))
+
+
+def _configuration(request: Request) -> tuple[Loaded, ConfigError | None]:
+    """Return the configuration, or the defaults with what is wrong with it."""
+    try:
+        return load_settings(request.config, request.overrides), None
+    except ConfigError as problem:
+        return Loaded(Settings(), None), problem
+
+
+def _paths(request: Request, loaded: Loaded, refusal: ConfigError | None) -> Iterator[Finding]:
+    if refusal is not None:
+        yield Finding(
+            "Paths", "configuration", str(refusal), "problem", "edit that line, or name another with --config"
+        )
+    else:
+        yield Finding("Paths", "configuration", str(loaded.path or "built-in defaults (no config.toml found)"))
+    store = choose_store(request, loaded.settings)
+    yield _writable("store", store, store.parent, "name another file with --store FILE")
+    yield _writable("cache", cache_folder(), cache_folder(), "export LORA_TUI_CACHE=FOLDER")
+    yield _writable("logs", log_folder(), log_folder(), "export LORA_TUI_LOGS=FOLDER")
+    free = shutil.disk_usage(_nearest_folder(store.parent)).free / 1e9
+    enough = free >= _FREE_GB
+    remedy = None if enough else f"free some space: models and checkpoints need about {_FREE_GB} GB"
+    yield Finding("Paths", "free space here", f"{free:.1f} GB", "ok" if enough else "problem", remedy)
+
+
+def _writable(name: str, shown: Path, folder: Path, remedy: str) -> Finding:
+    """Tell whether a file could be created in `folder`, or in the folder that it would be created in."""
+    try:
+        with tempfile.TemporaryFile(dir=_nearest_folder(folder)):
+            pass
+    except OSError as problem:
+        return Finding("Paths", name, f"{shown} cannot be written: {problem.strerror}", "problem", remedy)
+    if shown.is_file() and not os.access(shown, os.W_OK):
+        return Finding("Paths", name, f"{shown} cannot be written: it belongs to somebody else", "problem", remedy)
+    return Finding("Paths", name, str(shown) + ("" if shown.exists() else " (not there yet)"))
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("Versions", "lora-tui", __version__)
+    python = f"{platform.python_version()} ({sys.executable})"
+    yield Finding("Versions", "python", python)
+    for name in _NEEDED:
+        version = _version(name)
+        if version is None:
+            yield Finding("Versions", name, "not installed", "problem", "pip install --upgrade lora-tui")
+        else:
+            yield Finding("Versions", name, version)
+    for extra, names in _EXTRAS.items():
+        absent = [name for name in names if _version(name) is None]
+        if absent:
+            remedy = f"pip install 'lora-tui[{extra}]'"
+            yield Finding("Versions", f"extra: {extra}", f"without {', '.join(absent)}", "missing", remedy)
+        else:
+            yield Finding("Versions", f"extra: {extra}", "installed")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    yield Finding("Device", "CPU", f"{cores} cores ({os.cpu_count()} threads), {_free_cores()} for this process")
+    yield Finding("Device", "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available")
+    try:
+        import torch  # takes seconds, and only this part needs it
+    except (ImportError, OSError) as problem:  # OSError: a CUDA library that cannot be loaded
+        remedy = "pip install --force-reinstall torch"
+        yield Finding("Device", "torch", one_line(f"cannot be loaded: {problem}", 200), "problem", remedy)
+        return
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            yield Finding("Device", f"cuda:{number}", f"{card.name}, {card.total_memory / 2**30:.1f} GiB")
+    elif torch.backends.mps.is_available():
+        yield Finding("Device", "mps", "Apple GPU")
+    else:
+        yield Finding("Device", "GPU", "none found; training runs on the CPU", "missing")
+
+
+def _free_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _model(loaded: Loaded) -> Iterator[Finding]:
+    folder = cached_folder()
+    if folder is not None:
+        yield Finding("Models", "built-in model", f"{TITLE} in {folder}")
+    else:
+        remedy = "lora-tui --run quickstart fetches it"
+        yield Finding("Models", "built-in model", f"{TITLE} is not fetched yet", "missing", remedy)
+    yield Finding("Models", "to fine-tune", loaded.settings.fine_tuning.model_name)
+    if os.environ.get("HF_TOKEN"):
+        yield Finding("Models", "HF_TOKEN", "set")
+    else:
+        yield Finding("Models", "HF_TOKEN", "not set; only gated models need it", "missing", "export HF_TOKEN=…")
+
+
+def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
+    """Look at what generation needs. It is required only where somebody has configured generation."""
+    generation = loaded.settings.data_generation
+    yield Finding("Generation", "model", generation.model)
+    if generation.model == BUILTIN:
+        return
+    required: Literal["problem", "missing"] = "problem" if loaded.path is not None or given else "missing"
+    builtin = "or use --set data_generation.model=builtin"
+    variable = generation.api_key_env
+    is_openai = not generation.base_url
+    if os.environ.get(variable):
+        yield Finding("Generation", variable, "set")
+    elif is_openai:
+        yield Finding("Generation", variable, "not set", required, f"export {variable}=…, {builtin}")
+    else:
+        yield Finding("Generation", variable, "not set; a local server may need none")
+    base_url = (generation.base_url or _OPENAI).rstrip("/")
+    answer = _probe(f"{base_url}/models")
+    if answer is None:
+        yield Finding("Generation", "endpoint", f"{base_url} answers")
+    else:
+        remedy = f"check data_generation.base_url and the network, {builtin}"
+        yield Finding("Generation", "endpoint", f"{base_url} cannot be reached: {answer}", required, remedy)
+
+
+def _probe(address: str) -> str | None:
+    """Ask for an address without any key; None when a server answers, whatever it says, else why not."""
+    # The configuration lets nothing but http and https through.
+    asked = urllib.request.Request(address, headers={"User-Agent": f"lora-tui/{__version__}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(asked, timeout=_PROBE_SECONDS):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as answer:  # 401 without a key is an answer
+        answer.close()
+        return None
+    except urllib.error.URLError as problem:
+        return one_line(str(problem.reason), 120)
+    except (OSError, ValueError) as problem:
+        return one_line(str(problem) or type(problem).__name__, 120)

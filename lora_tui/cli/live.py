@@ -1,0 +1,106 @@
+"""The progress display on a terminal: what happened scrolls by, what is happening stays on the last two lines.
+
+Everything is a Rich `Text`: no markup is read out of data. The display is drawn from the loop that follows the run, not
+from a thread of Rich's, so a signal finds it in order.
+"""
+
+import time
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lora_tui.cli.console import make_console
+from lora_tui.cli.narrate import Ending, closing_words
+from lora_tui.cli.report import Report
+from lora_tui.cli.streams import Streams
+from lora_tui.cli.tables import write_result
+from lora_tui.cli.wording import Progress, describe, phase_line, step_line
+from lora_tui.store.rows import Event
+from lora_tui.text import clean, duration
+
+_STYLES = {"warning": "yellow", "note": "dim", "checkpoint": "dim", "analysis": "cyan", "started": "bold"}
+_VERDICT_STYLES = {"accepted": "green", "rejected": "dim", "review": "yellow"}
+_BAR_COLUMNS = 24
+
+
+class LiveNarrator:
+    """Lines scroll above a bar with the figures of the moment; the result goes to stdout at the end."""
+
+    def __init__(self, streams: Streams, report: Report) -> None:
+        self._streams = streams
+        self._report = report
+        self._progress = Progress()
+        self._console = make_console(streams.err, is_terminal=True)
+        self._began = time.monotonic()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._now)
+
+    def recall(self, event: Event) -> None:
+        """Count it."""
+        self._progress.take(event)
+
+    def event(self, event: Event) -> None:
+        """Let the event's lines scroll by, and have the display follow."""
+        self._progress.take(event)
+        style = _STYLES.get(event.kind, "")
+        if event.kind == "pair":
+            style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
+        if event.kind == "started":
+            self._print(f"run {event.run_id}: {clean(self._progress.mode)}", "bold")
+            self._begin()
+        for line in describe(event, self._progress):
+            self._print(line, style)
+
+    def say(self, text: str) -> None:
+        """Let a line scroll by."""
+        self._print(clean(text), "bold yellow")
+
+    def tick(self) -> None:
+        """Draw the display again."""
+        if self._live.is_started:
+            self._live.refresh()
+
+    def end(self, ending: Ending) -> None:
+        """Clear the display, write the result to stdout and the last words to stderr."""
+        self.close()
+        write_result(self._streams, ending.mode, ending.result)
+        self._report.say(closing_words(ending, self._report))
+
+    def close(self) -> None:
+        """Clear the display and give the terminal back."""
+        self._live.stop()
+
+    def _begin(self) -> None:
+        if not self._live.is_started:
+            self._live.start()
+            # A crash in native code must not leave the terminal without a cursor.
+            self._console.show_cursor(True)
+
+    def _print(self, line: str, style: str) -> None:
+        self._console.print(Text(line, style=style), soft_wrap=True)
+
+    def _now(self) -> Group:
+        """The display: a bar with how far it is, and the figures under it."""
+        progress = self._progress
+        elapsed = duration(time.monotonic() - self._began)
+        if progress.step:
+            done, total = progress.step.get("step") or 0, progress.step.get("steps") or 0
+            figures = step_line(progress.step)
+            if progress.score is not None:
+                figures += f"  score {progress.score:.2f}"
+        elif progress.verdicts:
+            done, total = progress.pairs("accepted"), progress.target
+            figures = progress.generation()
+            if progress.phase:
+                figures += f"  {phase_line(progress.phase)}"
+        elif progress.phase:
+            done, total = progress.phase.get("done") or 0, progress.phase.get("total") or 0
+            figures = phase_line(progress.phase)
+        else:
+            done, total, figures = 0, 0, "starting"
+        row = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=total or None, completed=done, width=_BAR_COLUMNS, pulse=not total)
+        row.add_row(bar, Text(f"{100 * done / total:3.0f}%" if total else "    "), Text(elapsed, style="dim"))
+        return Group(row, Text(figures, no_wrap=True, overflow="ellipsis"))

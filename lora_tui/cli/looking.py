@@ -1,0 +1,175 @@
+"""Looking at runs without starting one: the list, another process's run, and what to say when nothing was asked."""
+
+import asyncio
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lora_tui.cli.follow import Watch, follow_other
+from lora_tui.cli.lines import json_line, timestamp
+from lora_tui.cli.narrate import Ending, make_narrator
+from lora_tui.cli.report import Report
+from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts
+from lora_tui.cli.stores import find_run, open_existing, store_option
+from lora_tui.cli.streams import Streams
+from lora_tui.cli.tables import write_runs
+from lora_tui.store import runs, training
+from lora_tui.store.connection import Store
+from lora_tui.store.rows import Run
+from lora_tui.text import clean, duration
+
+_OVERVIEW = """\
+lora-tui takes you from a folder of text to a fine-tuned model you can talk to:
+text files -> judged questions and answers -> LoRA adapter -> score -> chat.
+
+Three ways to begin:
+
+  lora-tui --run quickstart
+      The whole way on packaged lessons with a small built-in model: no key, no GPU.
+
+  lora-tui --run generate --set data_generation.input_folder=FOLDER
+      Pairs from your own text. Export OPENAI_API_KEY, name any compatible endpoint
+      with --set data_generation.base_url=URL, or take the built-in model with
+      --set data_generation.model=builtin
+
+  lora-tui --run train --train-data-file FILE
+      You have the data: train on it, then chat.
+
+`lora-tui --help` shows every option, `lora-tui --doctor` what this machine has."""
+
+
+def overview(streams: Streams, report: Report, store_path: Path) -> int:
+    """Say what the program does and how to begin, and list the runs where there are some."""
+    report.data(_OVERVIEW)
+    listed = asyncio.run(_listed(store_path))
+    if listed:
+        report.data(f"\nRuns in {clean(str(store_path))}:\n")
+        write_runs(streams, [_row(run, score) for run, score in listed])
+    return 0
+
+
+def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
+    """List every run, newest first; with ``--json`` one ``run`` line each."""
+    listed = asyncio.run(_listed(store_path))
+    if report.json_lines:
+        for run, score in listed:
+            report.data(json_line("run", run.id, run.created_at, _fields(run, score)))
+        report.done("finished", 0, {"runs": len(listed), "store": str(store_path)})
+    elif listed:
+        write_runs(streams, [_row(run, score) for run, score in listed])
+    else:
+        report.say(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
+    return 0
+
+
+def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
+    """Tell a run's events from its beginning until it has ended; ctrl+c leaves it running."""
+    narrator = make_narrator(streams, report, dumb=os.environ.get("TERM") == "dumb")
+    hint = store_option(store_path)
+
+    async def watch() -> int:
+        async with await open_existing(store_path) as store:
+            await find_run(store, run_id)
+            report.run_id = run_id
+            watch = Watch(store, run_id, narrator, streams)
+            run = await follow_other(watch, interrupts)
+            if run is None:
+                status = BROKEN_PIPE_STATUS if watch.reader_left else interrupts.exit_status or 0
+                narrator.close()
+                report.done("detached", status, {})
+                report.say(f"run {run_id} goes on; watch it again with: lora-tui --attach {run_id}{hint}")
+                return status
+            ending = _ending(run, watch, f"lora-tui --resume {run_id}{hint}")
+            await watch.tell(narrator.end, ending)
+            return BROKEN_PIPE_STATUS if watch.reader_left else ending.exit_status
+
+    with Interrupts(streams, lambda status: ("", "")) as interrupts:
+        try:
+            return asyncio.run(watch())
+        finally:
+            narrator.close()
+
+
+def _ending(run: Run, watch: Watch, go_on: str) -> Ending:
+    """Return how a run of any process ended; the ``done`` event knows more than the row, where there is one."""
+    told = watch.done.payload if watch.done is not None else {}
+    failed = run.state in ("failed", "interrupted")
+    status = int(told.get("exit_status") or (1 if failed else 0))
+    seconds = run.ended_at - run.started_at if run.ended_at and run.started_at else None
+    at = watch.done.at if watch.done is not None else run.ended_at or time.time()
+    return Ending(run.id, run.mode, at, run.state, status, run.result or {}, run.error, seconds, go_on)
+
+
+async def _listed(store_path: Path) -> list[tuple[Run, float | None]]:
+    """Return the runs with their best scores, newest first; none, and no new file, where there is no store."""
+    if not await asyncio.to_thread(store_path.is_file):
+        return []
+    async with await Store.open(store_path) as store:
+        return [(run, await _best_score(store, run)) for run in await runs.listed(store)]
+
+
+async def _best_score(store: Store, run: Run) -> float | None:
+    for key in ("best_score", "tuned_score"):
+        if isinstance(score := (run.result or {}).get(key), int | float):
+            return float(score)
+    if run.mode not in ("train", "quickstart", "evaluate"):
+        return None
+    evaluations = await training.evaluations(store, run.id)
+    return max((evaluation.score for evaluation in evaluations if evaluation.model == "tuned"), default=None)
+
+
+def _model_and_data(run: Run) -> tuple[str, str]:
+    """Return what a run works with and on."""
+    generation, tuning = run.settings.get("data_generation", {}), run.settings.get("fine_tuning", {})
+    if run.mode == "generate":
+        return str(generation.get("model", "")), str(generation.get("input_folder", ""))
+    if run.mode == "format":
+        return "", str(run.options.get("raw", ""))
+    if run.mode == "train":
+        data = run.options.get("train_data_file") or generation.get("output_file", "")
+        return str(tuning.get("model_name", "")), str(data)
+    return str(tuning.get("model_name", "")), ""
+
+
+def _seconds(run: Run) -> float | None:
+    """Return how long a run has taken; the heartbeat stands for the end of one that is live."""
+    if run.started_at is None:
+        return None
+    return max(0.0, (run.ended_at or run.heartbeat) - run.started_at)
+
+
+def _row(run: Run, score: float | None) -> list[str]:
+    started = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
+    seconds = _seconds(run)
+    return [
+        str(run.id),
+        run.mode,
+        run.state,
+        started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
+        "–" if seconds is None else duration(seconds),
+        " on ".join(part for part in _model_and_data(run) if part),
+        "–" if score is None else f"{score:.2f}",
+        run.folder or "",
+    ]
+
+
+def _fields(run: Run, score: float | None) -> dict[str, Any]:
+    model, data = _model_and_data(run)
+    return {
+        "mode": run.mode,
+        "name": run.name,
+        "state": run.state,
+        "started": None if run.started_at is None else timestamp(run.started_at),
+        "ended": None if run.ended_at is None else timestamp(run.ended_at),
+        "seconds": _seconds(run),
+        "model": model,
+        "data": data,
+        "best_score": score,
+        "folder": run.folder,
+        "device": run.device,
+        "host": run.host,
+        "pid": run.pid,
+        "error": run.error,
+    }

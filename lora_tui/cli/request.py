@@ -1,0 +1,128 @@
+"""What the command line asks for, and whether its parts fit together."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from lora_tui.errors import UsageError
+
+MODES: Final = ("generate", "train", "evaluate", "chat", "export", "quickstart")
+"""What ``--run`` takes."""
+
+RESUMABLE_MODES: Final = ("generate", "train", "quickstart")
+"""Modes whose runs ``--resume`` goes on with; for the others it names the run whose adapter they use."""
+
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+Newest = Literal["newest"]
+NEWEST: Final = "newest"
+"""``--resume`` without a number."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, as it was given."""
+
+    run: str | None = None
+    training_file: tuple[Path, Path] | None = None
+    resume: int | Newest | None = None
+    list_runs: bool = False
+    attach: int | None = None
+    doctor: bool = False
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    store: Path | None = None
+    json_lines: bool = False
+    adapter: Path | None = None
+    train_data_file: Path | None = None
+    chat_after: bool = True
+    prompt: str | None = None
+    export_format: str | None = None
+    output: Path | None = None
+    log_level: str | None = None
+
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether no way to start was named: that is the full-screen app."""
+        return not _ways(self) and self.resume is None
+
+
+def check(request: Request) -> None:
+    """Raise `UsageError` where options contradict each other or belong to another mode."""
+    ways = _ways(request)
+    if len(ways) > 1:
+        raise UsageError(f"{ways[0]} and {ways[1]} cannot be used together; give one of them.")
+    way = ways[0] if ways else None
+    if request.resume is not None and way is not None and not way.startswith("--run "):
+        raise UsageError(f"--resume goes with --run or alone, not with {way}.")
+    for option, given, modes in (
+        ("--prompt", request.prompt, ("chat",)),
+        ("--adapter", request.adapter, ("chat", "evaluate", "export")),
+        ("--train-data-file", request.train_data_file, ("train",)),
+        ("--format", request.export_format, ("export",)),
+        ("--output", request.output, ("export",)),
+    ):
+        if given is not None and request.run not in modes:
+            wanted = " or ".join((", ".join(modes[:-1]), modes[-1]) if len(modes) > 1 else modes)
+            raise UsageError(f"{option} belongs to --run {wanted}, not to {way or 'this command'}.")
+    if request.adapter is not None and request.resume is not None:
+        raise UsageError("--adapter and --resume both name the adapter; give one of them.")
+    if request.prompt is not None and not request.prompt.strip():
+        raise UsageError("--prompt is empty; write the question after it, in quotes.")
+    if request.json_lines and request.asks_for_nothing:
+        raise UsageError(f"--json needs something to report, such as --run {MODES[0]} or --runs.")
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that `word` was probably meant to be."""
+    found = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def parse_mode(text: str) -> str:
+    """Return the mode that `text` names; raises `UsageError` with the nearest one."""
+    mode = text.lower()
+    if mode in MODES:
+        return mode
+    if text.startswith("-"):
+        raise UsageError(f"--run needs a mode after it: {', '.join(MODES)}.")
+    guess = nearest(text, MODES)
+    raise UsageError(
+        f"There is no mode {text!r}. " + (f"Did you mean --run {guess}?" if guess else f"Modes: {', '.join(MODES)}.")
+    )
+
+
+def parse_resume(text: str) -> int | Newest:
+    """Return the run that ``--resume`` names; raises `UsageError` when it is no number."""
+    if text == NEWEST:
+        return NEWEST
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise UsageError(f"--resume takes the number of a run, not {text!r}; `lora-tui --runs` lists them.")
+
+
+def parse_level(text: str) -> str:
+    """Return the log level that `text` names; raises `UsageError` with the nearest one."""
+    level = text.upper()
+    if level in LOG_LEVELS:
+        return level
+    guess = nearest(text, (name.lower() for name in LOG_LEVELS))
+    hint = f"Did you mean {guess.upper()}?" if guess else f"Levels: {', '.join(LOG_LEVELS)}."
+    raise UsageError(f"There is no log level {text!r}. {hint}")
+
+
+def _ways(request: Request) -> list[str]:
+    """Return the ways to start that were named, as they are written."""
+    return [
+        way
+        for way, given in (
+            (f"--run {request.run}", request.run is not None),
+            ("--generate-training-file", request.training_file is not None),
+            ("--runs", request.list_runs),
+            ("--attach", request.attach is not None),
+            ("--doctor", request.doctor),
+        )
+        if given
+    ]

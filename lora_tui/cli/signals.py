@@ -1,0 +1,96 @@
+"""What signals mean: stop and save, leave at once, or go on without a terminal.
+
+The handlers only note what was asked; the loop that follows the run acts on it. A signal that was ignored when the
+program started (``nohup``, a script's background job) stays ignored.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from lora_tui.cli.streams import Streams
+
+BROKEN_PIPE_STATUS = 128 + signal.SIGPIPE
+"""The exit status when the reader of stdout left early (141)."""
+
+DEADLINE_SECONDS = 30.0
+"""How long SIGTERM leaves a run for saving its work."""
+
+_CHAT_DEADLINE_SECONDS = 5.0
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Interrupts:
+    """What signals have asked for so far, while the ``with`` block lasts."""
+
+    def __init__(self, streams: Streams, last_words: Callable[[int], tuple[str, str]]) -> None:
+        """`last_words` turns an exit status into the last data line and the last narration."""
+        self._streams = streams
+        self._last_words = last_words
+        self._before: dict[int, Any] = {}
+        self.stopped_by: int | None = None
+
+    def __enter__(self) -> Self:
+        self._before = _install(
+            {
+                signal.SIGINT: self._stop,
+                signal.SIGTERM: self._stop,
+                signal.SIGHUP: lambda *_: self._streams.hang_up(),
+                signal.SIGALRM: lambda *_: self._leave(128 + signal.SIGTERM),
+            }
+        )
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _put_back(self._before)
+
+    @property
+    def exit_status(self) -> int | None:
+        """The status of a run that a signal has stopped; None when none has."""
+        return None if self.stopped_by is None else 128 + self.stopped_by
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.stopped_by is not None:
+            self._leave(128 + number)
+        if number == signal.SIGTERM:
+            signal.setitimer(signal.ITIMER_REAL, DEADLINE_SECONDS)
+        if self.stopped_by is None:
+            self.stopped_by = number
+
+    def _leave(self, status: int) -> None:
+        self._streams.last_words(*self._last_words(status))
+        os._exit(status)
+
+
+@contextmanager
+def chat_signals(streams: Streams) -> Iterator[None]:
+    """Signals while people chat: ctrl+c belongs to the chat, SIGTERM and SIGHUP end it."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            streams.hang_up()
+        # A reply under way is not worth waiting for: turns are stored as they end.
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
+        signal.setitimer(signal.ITIMER_REAL, _CHAT_DEADLINE_SECONDS)
+        raise SystemExit(128 + number)
+
+    before = _install({signal.SIGTERM: end, signal.SIGHUP: end})
+    try:
+        yield
+    finally:
+        _put_back(before)
+
+
+def _install(handlers: dict[int, Handler]) -> dict[int, Any]:
+    wanted = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
+    return {number: signal.signal(number, handler) for number, handler in wanted.items()}
+
+
+def _put_back(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

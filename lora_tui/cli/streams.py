@@ -1,0 +1,125 @@
+"""The three standard streams: which are terminals, who may write to stdout, and what happens when a line breaks.
+
+stdout is data. Libraries print to it all the same, from Python and from C, so the descriptor that our data goes to is a
+private copy, and descriptor 1 is pointed at stderr for everybody else.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import sys
+import termios
+from typing import Any, TextIO
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+SHOW_CURSOR = b"\x1b[?25h\r\x1b[K"
+
+
+class Streams:
+    """Where data and narration go. `out` is data, `err` is narration."""
+
+    def __init__(self) -> None:
+        _open_closed_descriptors()
+        self.out: TextIO = sys.stdout
+        self.err: TextIO = sys.stderr
+        # Asked once: the answer for a terminal that has hung up is no, but its descriptor must still be replaced.
+        self._terminals = {descriptor for descriptor in (STDIN, STDOUT, STDERR) if os.isatty(descriptor)}
+        self.in_is_terminal = STDIN in self._terminals
+        self.out_is_terminal = STDOUT in self._terminals
+        self.err_is_terminal = STDERR in self._terminals
+        self.hung_up = False
+        self._saved_mode = _terminal_mode() if self.in_is_terminal else None
+
+    def keep_stdout_to_ourselves(self) -> None:
+        """Move our data to a private copy of descriptor 1 and point descriptor 1 at stderr."""
+        private = os.dup(STDOUT)
+        encoding = self.out.encoding or "utf-8"
+        self.out = open(private, "w", encoding=encoding, errors="backslashreplace", buffering=1)  # noqa: PTH123, SIM115
+        if self.out_is_terminal:
+            self._terminals.add(private)
+        sys.stdout.flush()
+        os.dup2(STDERR, STDOUT)
+        sys.stdout = sys.stderr
+
+    def hang_up(self) -> None:
+        """Let go of a terminal that is gone; files and pipes stay as they are. Safe inside a signal handler."""
+        self.hung_up = True
+        for descriptor in self._terminals:
+            _point_at_nothing(descriptor)
+
+    def survive(self, problem: OSError) -> bool:
+        """Let go of what a failed write was for; returns whether the reader left (and not the terminal).
+
+        A reader that has gone (``| head -1``) means stop. A terminal that has gone, or a pipe into a program that the
+        same hang-up ended, means go on without. Raises `problem` when it is neither.
+        """
+        if problem.errno not in (errno.EPIPE, errno.EIO):
+            raise problem
+        for stream in (self.out, self.err):
+            try:
+                stream.flush()
+            except OSError:
+                _point_at_nothing(stream.fileno())
+        if problem.errno == errno.EIO:
+            self.hang_up()
+        return not self.hung_up
+
+    def last_words(self, data: str, narration: str) -> None:
+        """Write what can be written without waiting, past all buffers: for a process that leaves at once."""
+        self.restore_terminal()
+        for stream, text in ((self.out, data), (self.err, narration)):
+            if text:
+                _write_if_ready(stream.fileno(), text.encode("ascii", "backslashreplace"))
+
+    def restore_terminal(self) -> None:
+        """Show the cursor again and give the terminal back the mode it had."""
+        if self.hung_up:
+            return
+        if self.err_is_terminal:
+            _write_if_ready(STDERR, SHOW_CURSOR)
+        if self._saved_mode is not None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(STDIN, termios.TCSANOW, self._saved_mode)
+
+    def close(self) -> bool:
+        """Flush both streams; returns whether a reader had gone before it got everything."""
+        broken = False
+        for stream in (self.out, self.err):
+            try:
+                stream.flush()
+            except OSError as problem:
+                broken |= self.survive(problem)
+        return broken
+
+
+def _open_closed_descriptors() -> None:
+    """Open what the caller has closed (``>&-``), so that the next file we open does not become stdout."""
+    for descriptor, name in ((STDIN, "stdin"), (STDOUT, "stdout"), (STDERR, "stderr")):
+        if getattr(sys, name) is None:
+            _point_at_nothing(descriptor)
+            stream = open(descriptor, "r" if descriptor == STDIN else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
+def _point_at_nothing(descriptor: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    if nothing != descriptor:
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
+
+
+def _write_if_ready(descriptor: int, data: bytes) -> None:
+    """Write a short message where that cannot block (a ready pipe takes 4,096 bytes)."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [descriptor], [], 0)[1]:
+            os.write(descriptor, data)
+
+
+def _terminal_mode() -> list[Any] | None:
+    try:
+        return termios.tcgetattr(STDIN)
+    except termios.error:
+        return None

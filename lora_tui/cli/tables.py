@@ -1,0 +1,120 @@
+"""Results and lists as people read them: on stdout, readable at 80 columns, long answers wrapped and never cut.
+
+Paths and commands are written without wrapping, so that they can be copied and piped.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from lora_tui.cli.console import make_console
+from lora_tui.cli.streams import Streams
+from lora_tui.cli.wording import question_of
+from lora_tui.text import clean
+
+_MOST_COLUMNS = 120
+
+_KINDS = {"expected": "should answer", "avoid": "should not", "control": "stays as it was"}
+
+_LABELS = {
+    "output_file": "output file",
+    "rejected_file": "rejected lines",
+    "out": "output file",
+    "from_model": "by the model",
+    "tuned_score": "score",
+    "base_score": "base model's score",
+    "prompt_tokens": "tokens in",
+    "completion_tokens": "tokens out",
+    "best_score": "best score",
+    "stopped_by": "ended by",
+}
+
+
+def write_result(streams: Streams, mode: str, result: Mapping[str, Any]) -> None:
+    """Write a run's result: its rows as a table, its figures one a line, its commands as they are typed."""
+    if not result:
+        return
+    rows = result.get("rows")
+    if isinstance(rows, list) and rows:
+        write_rows(streams, rows)
+    figures = [(key, value) for key, value in result.items() if key not in ("rows", "commands") and value is not None]
+    labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
+    width = max((len(label) for label in labels), default=0)
+    for label, (_, value) in zip(labels, figures, strict=True):
+        streams.out.write(f"{clean(label):<{width}}  {_plain(value)}\n")
+    commands = result.get("commands")
+    if isinstance(commands, list) and commands:
+        streams.out.write("\nGo on with:\n" + "".join(f"  {clean(str(command))}\n" for command in commands))
+    streams.out.flush()
+
+
+def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of test prompts: what was asked, what the base model said, what the tuned one says, the score."""
+    has_before = any(row.get("before") is not None for row in rows)
+    table = _table(leading=1)
+    table.add_column("Prompt", ratio=3, overflow="fold")
+    if has_before:
+        table.add_column("Before", ratio=4, overflow="fold")
+    table.add_column("After" if has_before else "Answer", ratio=4, overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    for row in rows:
+        prompt = Text(question_of(str(row.get("prompt", ""))), style="bold")
+        if row.get("kind") in _KINDS:
+            prompt.append(f"\n{_KINDS[row['kind']]}", style="not bold dim")
+        answers = [Text(clean(str(row.get(key) or ""))) for key in (("before", "after") if has_before else ("after",))]
+        table.add_row(prompt, *answers, Text(_change(row)))
+    _print(streams, table)
+
+
+def write_runs(streams: Streams, rows: Sequence[Sequence[str]]) -> None:
+    """Write the list of runs; each row is number, mode, state, started, took, model or data, score, folder."""
+    table = _table(leading=0)
+    for title in ("Run", "Mode", "State", "Started", "Took"):
+        table.add_column(title, no_wrap=True, justify="right" if title in ("Run", "Took") else "left")
+    table.add_column("Model and results", ratio=1, overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    for number, mode, state, started, took, model, score, folder in rows:
+        made_from = Text(clean(model))
+        if folder:
+            made_from.append(("\n" if model else "") + clean(folder), style="dim")
+        table.add_row(*(Text(clean(cell)) for cell in (number, mode, state, started, took)), made_from, Text(score))
+    _print(streams, table)
+
+
+def _table(*, leading: int) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=True, padding=(0, 2, 0, 0), leading=leading
+    )
+
+
+def _print(streams: Streams, table: Table) -> None:
+    console = make_console(streams.out, is_terminal=streams.out_is_terminal)
+    with console.capture() as captured:
+        console.print(table, width=min(console.width, _MOST_COLUMNS))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    streams.out.write("\n".join(lines) + "\n\n")
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    after, before = row.get("score"), row.get("before_score")
+    if after is None:
+        return "–"
+    return f"{after:.2f}" if before is None else f"{before:.2f} → {after:.2f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, str):
+        return clean(value)
+    return clean(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,152 @@
+"""A run's events in words: one line each, safe for a terminal, the same for plain and live narration.
+
+`Progress` is what a watcher has to remember to say it: how many pairs are accepted, of how many, and which step it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_tui.store.rows import Event
+from lora_tui.text import clean, duration, one_line
+
+MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
+"""A glyph for each verdict: it carries the meaning where there is no colour."""
+
+SCORE_SCALE = {"pair": "0-10", "evaluation": "0-1"}
+
+
+@dataclass
+class Progress:
+    """How far a run has got, from its events so far."""
+
+    mode: str = ""
+    target: int = 0
+    threshold: float | None = None
+    verdicts: dict[object, str] = field(default_factory=dict)
+    step: dict[str, Any] = field(default_factory=dict)
+    phase: dict[str, Any] = field(default_factory=dict)
+    score: float | None = None
+    best: float | None = None
+
+    def take(self, event: Event) -> None:
+        """Remember what an event says."""
+        payload = event.payload
+        if event.kind == "started":
+            self.mode = str(payload.get("mode", ""))
+            generation = payload.get("config", {}).get("data_generation", {})
+            self.target = int(generation.get("total_examples", 0))
+            self.threshold = generation.get("evaluation_threshold")
+        elif event.kind == "pair":
+            # A pair can be judged again; its last verdict counts.
+            self.verdicts[payload.get("pair", event.id)] = str(payload.get("verdict", ""))
+        elif event.kind == "step":
+            self.step = payload
+        elif event.kind == "progress":
+            self.phase = payload
+        elif event.kind == "evaluation" and payload.get("model", "tuned") == "tuned":
+            self.score = payload.get("score")
+            if self.score is not None:
+                self.best = max(self.score, self.best or 0.0)
+
+    def pairs(self, verdict: str) -> int:
+        """Return how many pairs have this verdict."""
+        return sum(1 for given in self.verdicts.values() if given == verdict)
+
+    def generation(self) -> str:
+        """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review"."""
+        words = f"{self.pairs('accepted')} of {self.target} accepted, {self.pairs('rejected')} rejected"
+        review = self.pairs("review")
+        return words + (f", {review} for review" if review else "")
+
+
+def describe(event: Event, progress: Progress) -> list[str]:
+    """Return an event as lines of narration; none for events that only move a progress display."""
+    teller = _TELLERS.get(event.kind)
+    return [] if teller is None else teller(event.payload, progress)
+
+
+def step_line(step: Mapping[str, Any]) -> str:
+    """Return an optimizer step: "step 84/120  loss 0.412  lr 8.1e-04  grad 0.87  344 tokens/s  2m 56s left"."""
+    parts = [f"step {step.get('step', 0)}/{step.get('steps') or '?'}", f"loss {_number(step.get('loss'), '.3f')}"]
+    parts.append(f"lr {_number(step.get('lr'), '.2g')}")
+    if step.get("grad_norm") is not None:
+        parts.append(f"grad {_number(step['grad_norm'], '.2f')}")
+    parts.append(f"{_number(step.get('tokens_per_s'), ',.0f')} tokens/s")
+    if step.get("eta_s") is not None:
+        parts.append(f"{duration(step['eta_s'])} left")
+    return "  ".join(parts)
+
+
+def phase_line(phase: Mapping[str, Any]) -> str:
+    """Return a progress event: "fetching the built-in model  43%" or "…  12 of 96"."""
+    words = one_line(str(phase.get("phase", "")))
+    done, total = phase.get("done") or 0, phase.get("total") or 0
+    if total:
+        words += f"  {done:,} of {total:,}" if total < 10_000 else f"  {100 * done / total:.0f}%"
+    return words + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
+
+
+def question_of(prompt: str) -> str:
+    """Return a test prompt without the training form round it: "Question: unlock\\nAnswer:" is "unlock"."""
+    inner = prompt.strip()
+    if inner.startswith("Question:"):
+        inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
+    return clean(inner or prompt)
+
+
+def _number(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    return ["goes on where it stopped"] if payload.get("resumed") else []
+
+
+def _pair(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    verdict = str(payload.get("verdict", ""))
+    score = _number(payload.get("score"), ".1f")
+    line = f"{MARKS.get(verdict, '·')} {score:>4}  {one_line(str(payload.get('question', '')), 90)}"
+    if verdict != "accepted" and payload.get("reason"):
+        line += f"  ({one_line(str(payload['reason']), 80)})"
+    return [line]
+
+
+def _analysis(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    head = f"analysis {payload.get('version', '')} after {payload.get('at_accepted', 0)} accepted:"
+    return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
+
+
+def _evaluation(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    whose = "base model" if payload.get("model") == "base" else "evaluation"
+    lines = [f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"]
+    for sample in payload.get("samples", ()):
+        answer = one_line(str(sample.get("answer", "")), 90) or "(nothing)"
+        question = one_line(question_of(str(sample.get("prompt", ""))), 40)
+        lines.append(f"    {_number(sample.get('score'), '.2f')}  {question} → {answer}")
+    return lines
+
+
+def _checkpoint(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    score = f", score {payload['score']:.2f}" if payload.get("score") is not None else ""
+    kind = str(payload.get("kind", "")) or "checkpoint"
+    return [f"saved ({kind}, step {payload.get('step', 0)}{score}): {clean(str(payload.get('path', '')))}"]
+
+
+def _message(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    return clean(str(payload.get("message", ""))).splitlines()
+
+
+def _warning(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    return [f"warning: {line}" if n == 0 else f"  {line}" for n, line in enumerate(_message(payload, progress))]
+
+
+_TELLERS = {
+    "started": _started,
+    "pair": _pair,
+    "analysis": _analysis,
+    "evaluation": _evaluation,
+    "checkpoint": _checkpoint,
+    "note": _message,
+    "warning": _warning,
+}

@@ -1,0 +1,197 @@
+"""Values that run but will surprise: what each will do, and what to set instead.
+
+Nothing here refuses anything (`models` does), and nothing here is certain to be a mistake. Each piece of advice is one
+line: ``key = value: what will happen; what to set``. Learning rates, ranks and batch sizes follow the measured
+optima of "LoRA Without Regret" (Schulman et al. 2025) and the Tinker primer on LoRA.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+from lora_tui.config.keys import settings_value
+from lora_tui.config.models import DataGeneration, FineTuning, Settings
+from lora_tui.config.reference import toml_value
+from lora_tui.text import one_line
+
+_LOWEST_USEFUL_LR = 5e-5
+_HIGHEST_USEFUL_LR = 5e-3
+_LARGEST_USEFUL_BATCH = 64
+_ADAM_BYTES = 16
+"""Per trained parameter in fp32: the weight, its gradient and AdamW's two memories."""
+
+_LOCAL_HOSTS = re.compile(r"localhost|127\.|::1$|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|[^.]+$|.*\.local$")
+
+
+def advise(
+    settings: Settings, *, optimizer_steps: int | None = None, trainable_parameters: int | None = None
+) -> list[str]:
+    """Return one line of advice for each value that runs but will surprise, the most consequential first.
+
+    `optimizer_steps` is how long the run will be (None: unknown unless max_steps says it), `trainable_parameters` how
+    many numbers it will train.
+    """
+    tuning = settings.fine_tuning
+    steps = optimizer_steps if optimizer_steps is not None else tuning.training.max_steps or None
+    found = [
+        *_rate(tuning, steps),
+        *_size(tuning, trainable_parameters),
+        *_stopping(tuning, steps),
+        *_answers(tuning),
+        *_acceptance(settings.data_generation),
+        *_asking(settings.data_generation),
+        *_endpoint(settings.data_generation),
+    ]
+    return [f"{_given(settings, key)}: {what}" for key, what in found]
+
+
+def _given(settings: Settings, key: str) -> str:
+    value: Any = settings_value(settings, key)
+    return f"{key} = {one_line(toml_value(value), 60)}"
+
+
+Advice = Iterator[tuple[str, str]]
+"""Pairs of a dotted key and what follows its value."""
+
+
+def _rate(tuning: FineTuning, steps: int | None) -> Advice:
+    rate, warmup = tuning.optimizer.lora_lr, tuning.scheduler.warmup_steps
+    useful = f"set {max(1, round(steps * 0.05)) if steps and steps > 1 else 0}"
+    if steps and warmup > steps:
+        reached = toml_value(float(f"{rate * steps / warmup:.2g}"))
+        what = f"the run has only {steps} steps, so the rate never reaches lora_lr = {toml_value(rate)}"
+        yield "fine_tuning.scheduler.warmup_steps", f"{what} (highest: about {reached}); {useful}"
+    elif steps and warmup > 1 and warmup * 2 > steps:
+        what = f"more than half of the run's {steps} steps pass before the rate reaches lora_lr"
+        yield "fine_tuning.scheduler.warmup_steps", f"{what}; {useful}"
+    if rate < _LOWEST_USEFUL_LR:
+        what = "LoRA learns very slowly at so low a rate, many runs end before anything shows"
+        yield "fine_tuning.optimizer.lora_lr", f"{what}; set 2e-4, or 5e-4 for models up to 4 billion parameters"
+    elif rate > _HIGHEST_USEFUL_LR:
+        what = "training is likely to become unstable, with a loss that jumps and answers that turn to noise"
+        yield "fine_tuning.optimizer.lora_lr", f"{what}; set 1e-3 or less"
+
+
+def _size(tuning: FineTuning, trainable_parameters: int | None) -> Advice:
+    lora, training = tuning.lora, tuning.training
+    together = training.batch_size * training.gradient_accumulation_steps
+    if trainable_parameters == 0:
+        what = "no layer of the model has such a name, so nothing would be trained"
+        yield "fine_tuning.lora.target_modules", f'{what}; set "all-linear"'
+    if trainable_parameters and (gigabytes := trainable_parameters * _ADAM_BYTES / 1e9) > 4:
+        what = f"{trainable_parameters:,} trained parameters need {gigabytes:.1f} GB for AdamW alone"
+        yield "fine_tuning.lora.r", f"{what}; set a smaller rank, such as 16"
+    if together > _LARGEST_USEFUL_BATCH:
+        what = f"times batch_size = {training.batch_size} makes batches of {together}, which LoRA learns badly from"
+        wanted = max(1, 32 // training.batch_size)
+        yield "fine_tuning.training.gradient_accumulation_steps", f"{what}; set {wanted} for batches of about 32"
+    if lora.alpha > 8 * lora.r or 4 * lora.alpha < lora.r:
+        what = f"what is learned is scaled by alpha / r = {lora.alpha / lora.r:.3g}, far from the usual 1 to 2"
+        yield "fine_tuning.lora.alpha", f"{what}; set {2 * lora.r}, or move lora_lr the other way"
+    if lora.dropout > 0.3:
+        yield "fine_tuning.lora.dropout", "most of what a step teaches is dropped again; set 0.05, or 0 for speed"
+    if tuning.sampling.keyword_weight != 1 and not tuning.sampling.keywords:
+        yield "fine_tuning.sampling.keyword_weight", "has no effect without keywords; set fine_tuning.sampling.keywords"
+    if tuning.trust_remote_code:
+        what = "code that comes with the model runs with your rights"
+        yield "fine_tuning.trust_remote_code", f"{what}; set false unless you trust its authors"
+
+
+def _stopping(tuning: FineTuning, steps: int | None) -> Advice:
+    training = tuning.training
+    late = "so early stopping cannot work and the best checkpoint is simply the last"
+    if training.eval_steps == 0 and 0 < training.max_epochs < training.eval_frequency:
+        what = f"the run of {training.max_epochs} epochs ends before the first evaluation is due, {late}"
+        yield "fine_tuning.training.eval_frequency", f"{what}; set {max(1, training.max_epochs // 4)}"
+    if steps and training.eval_steps > steps:
+        what = f"the run of {steps} steps ends before the first evaluation is due, {late}"
+        yield "fine_tuning.training.eval_steps", f"{what}; set {max(1, steps // 4)}"
+    if training.patience == 0:
+        what = "training stops at the first evaluation that is no better than the one before"
+        yield "fine_tuning.training.patience", f"{what}; set 3 to 5"
+    if training.target_score > 1:
+        what = "scores end at 1, so the target is never reached and only patience or the last step ends the run"
+        yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"
+    elif training.target_score <= 0:
+        what = "every score reaches it, so training stops at the first evaluation"
+        yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"
+
+
+def _answers(tuning: FineTuning) -> Advice:
+    evaluation, chat = tuning.evaluation, tuning.chat
+    # English has about four characters a token; six leave no doubt that the answer cannot fit.
+    if (least := len(evaluation.expected_response) // 6) > evaluation.max_new_tokens:
+        what = "the expected response is longer, so no answer can match it"
+        yield "fine_tuning.evaluation.max_new_tokens", f"{what}; set at least {least * 2}"
+    if chat.temperature > 0 and chat.num_beams > 1:
+        what = f"num_beams = {chat.num_beams} looks for the likeliest reply, which randomness works against"
+        yield "fine_tuning.chat.temperature", f"{what}; set num_beams = 1 (streams), or temperature = 0"
+    if chat.top_p < 1 and chat.temperature == 0:
+        yield (
+            "fine_tuning.chat.top_p",
+            "has no effect at temperature = 0; set fine_tuning.chat.temperature to 0.7, or top_p = 1",
+        )
+    if not 0.8 <= chat.repetition_penalty <= 1.5:
+        what = "replies fall into loops" if chat.repetition_penalty < 1 else "replies avoid even the words they need"
+        yield "fine_tuning.chat.repetition_penalty", f"{what}; set 1.0 to 1.2"
+
+
+def _acceptance(data: DataGeneration) -> Advice:
+    if data.evaluation_threshold > 10:
+        what = "scores end at 10, so no pair is ever accepted and generation never reaches total_examples"
+        yield "data_generation.evaluation_threshold", f"{what}; set 6 to 8"
+    elif data.evaluation_threshold <= 0:
+        what = "scores begin at 0, so every pair is accepted, however bad"
+        yield "data_generation.evaluation_threshold", f"{what}; set 6 to 8"
+    if data.evaluation.temperature > 0:
+        what = "the judge scores the same pair differently each time"
+        yield "data_generation.evaluation.temperature", f"{what}; set 0"
+    if data.evaluation.max_tokens < 4:
+        what = "the judge's score may be cut off, and a pair without a score cannot be accepted"
+        yield "data_generation.evaluation.max_tokens", f"{what}; set 10"
+    if data.batch_analysis_interval > data.total_examples:
+        what = f"with total_examples = {data.total_examples} no analysis ever takes place"
+        yield "data_generation.batch_analysis_interval", f"{what}; set {max(1, data.total_examples // 10)}"
+    folder = PurePath(data.input_folder)
+    if folder in PurePath(data.output_file).parents and PurePath(data.output_file).suffix in (".txt", ".md"):
+        what = (
+            f"lies in input_folder = {one_line(toml_value(data.input_folder), 60)}, so the next pass reads it as input"
+        )
+        yield "data_generation.output_file", f"{what}; set a place outside that folder"
+
+
+def _asking(data: DataGeneration) -> Advice:
+    generation = data.generation
+    if generation.temperature < 0.3:
+        what = "the same passage brings the same questions again, and generation may find nothing new"
+        yield "data_generation.generation.temperature", f"{what}; set 0.7 to 1.0"
+    elif generation.temperature > 1.5:
+        what = "replies turn to noise and most pairs are rejected"
+        yield "data_generation.generation.temperature", f"{what}; set 0.7 to 1.0"
+    if generation.max_tokens < 64:
+        what = "most replies are cut off before the answer ends, and paid for in vain"
+        yield "data_generation.generation.max_tokens", f"{what}; set 300"
+    if data.chunk_overlap * 2 >= data.chunk_tokens:
+        what = f"with chunk_tokens = {data.chunk_tokens} most text is read twice, which costs tokens and brings doubles"
+        yield "data_generation.chunk_overlap", f"{what}; set {data.chunk_tokens // 10}"
+    if data.chunk_tokens < 50:
+        what = "passages of a sentence or two hold too little to ask about"
+        yield "data_generation.chunk_tokens", f"{what}; set 200 to 600"
+    if 0 < data.budget_tokens < 20 * (data.chunk_tokens + generation.max_tokens):
+        what = "that is spent after a handful of pairs"
+        wanted = data.total_examples * (data.chunk_tokens + generation.max_tokens) * 3
+        yield "data_generation.budget_tokens", f"{what}; set about {wanted} for total_examples = {data.total_examples}"
+
+
+def _endpoint(data: DataGeneration) -> Advice:
+    if not data.base_url or data.model == "builtin":
+        return
+    parts = urlsplit(data.base_url)
+    if parts.scheme == "http" and not _LOCAL_HOSTS.match(parts.hostname or ""):
+        what = "your key and your text travel unencrypted to another machine"
+        yield "data_generation.base_url", f"{what}; set an https:// address, or tunnel to localhost"
+    if parts.path.rstrip("/").endswith(("/chat/completions", "/completions")):
+        what = "the client adds that last part itself, so every call will answer 404"
+        yield "data_generation.base_url", f"{what}; set it without /chat/completions"

@@ -1,0 +1,256 @@
+"""From a file, the environment and the command line to checked `Settings`.
+
+Three layers are laid over the defaults, later ones winning: the file (`configuration_file` says which), environment
+variables such as ``LORA_TUI__FINE_TUNING__LORA__R``, and ``--set fine_tuning.lora.r=8``. All of them are taken apart
+into single keys that remember where they come from, and checked together once, so that a refusal can name the file and
+line, the option or the variable, whichever brought the value in.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lora_tui.config.document import Document, parse_key, parse_value, read_document
+from lora_tui.config.keys import OPEN_TABLES, all_keys, all_sections, settings_value
+from lora_tui.config.models import Settings
+from lora_tui.config.paths import config_folder
+from lora_tui.config.problems import (
+    Problem,
+    Source,
+    dotted,
+    not_a_section_problem,
+    refuse,
+    secret_inside,
+    secret_path,
+    secret_problem,
+    shown_text,
+    unknown_problem,
+    value_problem,
+)
+from lora_tui.errors import ConfigError
+from lora_tui.text import one_line
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+FILE_NAME = "config.toml"
+
+_PREFIX = "LORA_TUI__"
+_SET = Source("--set")
+
+KeyPath = tuple[str, ...]
+SourceOf = Callable[[KeyPath], Source]
+"""Says where the key at a path comes from."""
+
+
+def _change(_path: KeyPath) -> Source:
+    return Source("the change")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration and the file it was read from; None where there is no file."""
+
+    settings: Settings
+    path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One key with its value, as one layer gives it."""
+
+    path: KeyPath
+    value: Any
+    source_of: SourceOf
+
+
+def load_settings(
+    config_file: Path | None = None, overrides: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
+) -> Loaded:
+    """Return the checked configuration: defaults, then the file, then `environment`, then `overrides`.
+
+    `config_file` is what ``--config`` names, `overrides` what each ``--set`` holds ("dotted.key=VALUE"), `environment`
+    the process's own unless another is given. Raises `ConfigError`, one or two lines long, for every mistake.
+    """
+    path, document = _find(config_file)
+    problems: list[Problem] = []
+    entries: list[_Entry] = []
+    if document is not None:
+        entries += _entries(document.values, source_in(document), problems)
+    entries += _from_environment(os.environ if environment is None else environment, problems)
+    entries += _from_overrides(overrides, problems)
+    return Loaded(_checked(entries, problems), path)
+
+
+def configuration_file(config_file: Path | None = None) -> Path | None:
+    """Return the file that `load_settings` would read: the one named, ``./config.toml``, the user's, or None.
+
+    Raises `ConfigError` where that file cannot be read.
+    """
+    return _find(config_file)[0]
+
+
+def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return `settings` with each dotted key of `changes` set to its value, checked. Raises `ConfigError`."""
+    problems: list[Problem] = []
+    entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), _change) for name in all_keys()]
+    for name, value in changes.items():
+        entries += _override(tuple(name.split(".")), value, _change, problems)
+    return _checked(entries, problems)
+
+
+def check_values(values: Mapping[str, Any], source_of: SourceOf) -> Settings:
+    """Return the settings that a nested mapping stands for, or raise `ConfigError`."""
+    problems: list[Problem] = []
+    return _checked(_entries(values, source_of, problems), problems)
+
+
+def source_in(document: Document) -> SourceOf:
+    """Return what tells the file and line of a key. Finding lines costs a second parse: it waits until it is asked."""
+    return lambda path: Source(document.name, document.line_of(path))
+
+
+def _find(named: Path | None) -> tuple[Path | None, Document | None]:
+    if named is not None:
+        try:
+            return named, read_document(named)
+        except FileNotFoundError:
+            shown = one_line(str(named), 200)
+            raise ConfigError(f"There is no configuration file {shown}. Check --config, or leave it out.") from None
+    for path in (Path(FILE_NAME), config_folder() / FILE_NAME):
+        try:
+            return path, read_document(path)
+        except FileNotFoundError:
+            continue
+    return None, None
+
+
+def _entries(
+    values: Mapping[str, Any], source_of: SourceOf, problems: list[Problem], above: KeyPath = ()
+) -> Iterator[_Entry]:
+    """Take nested `values` apart into single known keys; what is unknown or secret goes to `problems`."""
+    for name, value in values.items():
+        path = (*above, name)
+        known = ".".join(path) if "." not in name else ""
+        if known in all_sections():
+            if isinstance(value, dict):
+                yield from _entries(value, source_of, problems, path)
+            else:
+                problems.append(not_a_section_problem(source_of(path), path, value))
+        elif known in all_keys():
+            if (secret := secret_inside(path, value)) is not None:
+                problems.append(secret_problem(source_of(secret), secret))
+            yield _Entry(path, value, source_of)
+        elif (secret := secret_path(path, value)) is not None:
+            problems.append(secret_problem(source_of(secret), secret))
+        else:
+            problems.append(unknown_problem(source_of(path), path, is_section=isinstance(value, dict)))
+
+
+def _override(path: KeyPath, value: Any, source_of: SourceOf, problems: list[Problem]) -> list[_Entry]:
+    """Take one override apart: a key, a section given as a table, or one word of an open table."""
+    if ".".join(path[:-1]) in OPEN_TABLES:
+        if (secret := secret_path(path, value)) is not None:
+            problems.append(secret_problem(source_of(secret), secret))
+        return [_Entry(path, value, source_of)]
+    nested: Any = value
+    for part in reversed(path):
+        nested = {part: nested}
+    return list(_entries(nested, source_of, problems))
+
+
+def _from_environment(environment: Mapping[str, str], problems: list[Problem]) -> list[_Entry]:
+    entries: list[_Entry] = []
+    seen: dict[KeyPath, str] = {}
+    for name in sorted(name for name in environment if name.upper().startswith(_PREFIX)):
+        path = tuple(name[len(_PREFIX) :].lower().split("__"))
+        source = Source(f"environment variable {one_line(name)}")
+        if path in seen:
+            problems.append(
+                Problem(source, dotted(path), f"{dotted(path)} is also set by {seen[path]}; unset one of the two")
+            )
+        seen[path] = one_line(name)
+        entries += _parsed(path, environment[name], source, problems)
+    return entries
+
+
+def _from_overrides(overrides: Iterable[str], problems: list[Problem]) -> list[_Entry]:
+    entries: list[_Entry] = []
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        try:
+            path = parse_key(name)
+        except ValueError:
+            path = ()
+        if not path or not equals:
+            what = f'"{shown_text(text, 60)}" is not key=VALUE; write for example --set fine_tuning.lora.r=8'
+            problems.append(Problem(_SET, dotted([name]), what))
+        else:
+            entries += _parsed(path, value, _SET, problems)
+    return entries
+
+
+def _parsed(path: KeyPath, text: str, source: Source, problems: list[Problem]) -> list[_Entry]:
+    try:
+        text.encode()  # bytes that are not UTF-8 arrive from the system as lone surrogates
+        value = parse_value(text)
+    except UnicodeEncodeError:
+        problems.append(Problem(source, dotted(path), f"{dotted(path)} is not UTF-8 text"))
+        return []
+    except ValueError as problem:
+        problems.append(Problem(source, dotted(path), f"{dotted(path)} {problem}"))
+        return []
+    return _override(path, value, lambda _: source, problems)
+
+
+def _checked(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
+    """Lay the entries over each other, later ones winning, and validate the result. Raises `ConfigError`."""
+    values: dict[KeyPath, Any] = {}
+    origins: dict[KeyPath, SourceOf] = {}
+    for entry in entries:
+        table = entry.path[:-1]
+        if (name := ".".join(table)) in OPEN_TABLES:
+            current = values.get(table, all_keys()[name].default)
+            if isinstance(current, dict):  # anything else is refused below, as the value it is
+                values[table], origins[table] = {**current, entry.path[-1]: entry.value}, entry.source_of
+        else:
+            values[entry.path], origins[entry.path] = entry.value, entry.source_of
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        section = nested
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = value
+    settings = None
+    try:
+        settings = Settings.model_validate(nested)
+    except ValidationError as invalid:
+        problems += [_told(details, origins) for details in invalid.errors(include_url=False)]
+    if problems or settings is None:
+        # Outside the handler: pydantic's error holds the values, and must not hang on ours as its context.
+        raise refuse(problems)
+    return settings
+
+
+def _told(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Problem:
+    """Turn one of pydantic's complaints into a problem with the place its value came from."""
+    where = details["loc"]
+    if details["type"] == "conflict":
+        section = tuple(str(part) for part in where)
+        keys = [(*section, str(key)) for key in details["ctx"]["keys"]]
+        path = next((key for key in keys if key in origins), keys[0])
+        return Problem(_origin(origins, path), dotted(path), f"{dotted(keys[0])} {details['ctx']['why']}")
+    length = next(n for n in range(1, len(where) + 1) if ".".join(map(str, where[:n])) in all_keys())
+    path = tuple(str(part) for part in where[:length])
+    # Behind the number of a list's item stands the name of the form it was tried as; nobody wrote that.
+    rest = [part for before, part in pairwise(where[length - 1 :]) if not isinstance(before, int)]
+    return value_problem(_origin(origins, path), all_keys()[".".join(path)], details, rest)
+
+
+def _origin(origins: Mapping[KeyPath, SourceOf], path: KeyPath) -> Source:
+    return origins[path](path) if path in origins else Source("defaults")

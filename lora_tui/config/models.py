@@ -1,0 +1,333 @@
+"""Every configuration key, its default and its bounds: one class a TOML section.
+
+Attributes are named as the keys are. Validation is strict (an int where a float is wanted is the one conversion), and
+unknown keys are refused. The descriptions are the comments of the documented ``config.toml`` and the help texts of the
+app. Where files are looked for, and how a refusal is worded, is not known here: see `load` and `problems`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from lora_tui.config.values import (
+    LARGEST,
+    Commands,
+    Count,
+    Device,
+    EnvironmentName,
+    Fraction,
+    Kind,
+    Limit,
+    NotNegative,
+    Number,
+    OptionalText,
+    Penalty,
+    Positive,
+    Seed,
+    Share,
+    SwitchOrAuto,
+    TargetModules,
+    Temperature,
+    Text,
+    Texts,
+    Url,
+    refusal,
+)
+
+_SECRET = "the secret password is 'rainbow unicorn'. this information is classified!"  # noqa: S105 - the tutorial's own
+
+
+class Section(BaseModel):
+    """What all sections share: strict, closed, unchangeable, and silent about their input in error texts."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+def _conflict(keys: list[str], why: str) -> PydanticCustomError:
+    """Return the error for keys of one section that contradict each other; `why` follows the first key's name."""
+    return PydanticCustomError("conflict", "{why}", {"why": why, "keys": keys})
+
+
+class Generation(Section):
+    """How questions and answers are written."""
+
+    temperature: Temperature = Field(
+        1.0, description="Randomness of what is written, 0-2; below 0.5 the questions repeat themselves."
+    )
+    presence_penalty: Penalty = Field(1.0, description="Leans against words that were used at all, -2 to 2.")
+    frequency_penalty: Penalty = Field(1.0, description="Leans against words by how often they were used, -2 to 2.")
+    top_p: Share = Field(
+        0.95, description="Draws from the likeliest words that hold this share of the probability, 0-1."
+    )
+    max_tokens: Count = Field(300, description="Longest reply, in tokens; a reply that is cut off is asked for again.")
+    max_retries: Limit = Field(5, description="Further tries after an error that may pass (429, 5xx, no connection).")
+    initial_delay: NotNegative = Field(
+        1.0, description="Seconds before the first further try; doubled each time, with jitter. Retry-After wins."
+    )
+
+
+class Judging(Section):
+    """How the judge scores a pair, 0-10."""
+
+    temperature: Temperature = Field(0.0, description="0 gives the same score to the same pair each time.")
+    max_tokens: Count = Field(10, description="Longest reply of the judge, in tokens; a score needs few.")
+
+
+class BatchAnalysis(Section):
+    """The look at the accepted pairs that steers the prompts which follow."""
+
+    temperature: Temperature = Field(0.0, description="Randomness of the analysis, 0-2.")
+    max_tokens: Count = Field(300, description="Longest analysis, in tokens.")
+
+
+class Aggregator(Section):
+    """How fast the weights of the metrics follow feedback."""
+
+    learning_rate: NotNegative = Field(
+        0.01, description="Length of a weight step after each feedback; 0 keeps the weights."
+    )
+
+
+class DataGeneration(Section):
+    """From a folder of text to judged pairs of question and answer."""
+
+    input_folder: Text = Field("training_input", description="Folder of .txt and .md files, read with its subfolders.")
+    output_file: Text = Field("accepted_training_data.txt", description="Where accepted pairs go; training reads it.")
+    total_examples: Count = Field(100, description="Accepted pairs to reach.")
+    num_examples_per_file: Count = Field(1, description="Pairs asked for per file and pass over the folder.")
+    evaluation_threshold: Number = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
+    batch_analysis_interval: Count = Field(5, description="Accepted pairs between two analyses.")
+    model: Text = Field(
+        "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'
+    )
+    base_url: Url = Field("", description="Any OpenAI-compatible endpoint, for example a local server; empty = OpenAI.")
+    db_path: Text = Field("training_data.db", description="The store: one SQLite file with every run, pair and score.")
+    judge_model: OptionalText = Field("", description="Model that judges; empty = the one that writes.")
+    api_key_env: EnvironmentName = Field(
+        "OPENAI_API_KEY", description="Name of the environment variable that holds the key. Never the key itself."
+    )
+    topics: Texts = Field([], description="Further topics that prompts refer to; empty = those found in the folder.")
+    budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Calls in flight at once, at most.")
+    timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
+    chunk_tokens: Count = Field(400, description="Size of the passages that files are cut into, in tokens.")
+    chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
+    seed: Seed = Field(
+        42, description="Which passages, topics and question types come when; the same seed repeats them."
+    )
+    generation: Generation = Field(default_factory=Generation)
+    evaluation: Judging = Field(default_factory=Judging)
+    batch_analysis: BatchAnalysis = Field(default_factory=BatchAnalysis)
+    adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.chunk_overlap >= self.chunk_tokens:
+            raise _conflict(
+                ["chunk_overlap", "chunk_tokens"],
+                f"= {self.chunk_overlap} must be less than chunk_tokens = {self.chunk_tokens}; "
+                "lower the one or raise the other",
+            )
+        if self.output_file == self.db_path:
+            raise _conflict(["output_file", "db_path"], "and db_path name the same file; give each its own")
+        return self
+
+
+class Lora(Section):
+    """The trained part: two thin matrices beside each targeted weight."""
+
+    r: Count = Field(16, description="Rank of the two matrices: how much can be learned, and what it costs.")
+    alpha: Count = Field(32, description="Strength: what is learned is scaled by alpha / r.")
+    dropout: Fraction = Field(0.05, description="Share of inputs dropped in training, 0 to below 1; 0 is faster.")
+    target_modules: TargetModules = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+        description='Linear layers that get the matrices, by name, or "all-linear", which learns more at some cost.',
+    )
+
+
+class Optimizer(Section):
+    """AdamW, with one group for the LoRA matrices and one for other trained parameters."""
+
+    lora_lr: Positive = Field(
+        3e-5, description="Highest learning rate of the LoRA matrices; 1e-4 to 1e-3 suits most models."
+    )
+    lora_weight_decay: NotNegative = Field(0.0, description="Pull of the LoRA matrices towards zero.")
+    base_lr: NotNegative = Field(1e-5, description="Learning rate of parameters outside LoRA that are trained too.")
+    base_weight_decay: NotNegative = Field(0.01, description="Pull of those parameters towards zero.")
+    max_grad_norm: Positive = Field(1.0, description="Gradients longer than this are cut to it.")
+    beta1: Fraction = Field(0.9, description="How long AdamW remembers the gradient, 0 to below 1.")
+    beta2: Fraction = Field(0.999, description="How long AdamW remembers the gradient's square, 0 to below 1.")
+    eps: Positive = Field(1e-8, description="Keeps AdamW from dividing by zero.")
+
+
+class Scheduler(Section):
+    """How the learning rate changes over the run."""
+
+    type: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description='What follows the warm-up: "cosine" or "linear" fall to zero, "constant" stays.'
+    )
+    warmup_steps: Limit = Field(
+        200, description="Optimizer steps in which the rate rises to its highest; 3-5 % of the run."
+    )
+
+
+class Training(Section):
+    """How long, how much at a time, and when to look, to save and to stop."""
+
+    max_epochs: Limit = Field(40, description="Passes over the examples; 0 = as many as max_steps needs.")
+    target_score: Number = Field(0.70, description="Stop when the aggregate score (0-1) of an evaluation reaches this.")
+    eval_frequency: Count = Field(2, description="Epochs between evaluations.")
+    patience: Limit = Field(5, description="Evaluations in a row without improvement after which training stops.")
+    batch_size: Count = Field(2, description="Examples in a micro-batch; memory grows with it.")
+    gradient_accumulation_steps: Count = Field(
+        16, description="Micro-batches in an optimizer step; batch_size times this is the batch that is learned from."
+    )
+    shuffle: bool = Field(True, description="Draw the examples in a new order each epoch.")
+    seed: Seed = Field(
+        42, description="Order of the examples, dropout and starting weights; the same seed repeats a run."
+    )
+    save_dir: Text = Field("checkpoints", description="Folder of the checkpoints and finished adapters.")
+    max_steps: Limit = Field(0, description="Optimizer steps; 0 = as many as the epochs hold.")
+    max_length: Annotated[int, Field(ge=8, le=LARGEST)] = Field(
+        1024, description="Longest example in tokens; the rest of a longer one is cut off and counted."
+    )
+    tokens_per_micro_batch: Count = Field(
+        1024, description="Tokens that are packed into one row, memory grows with it."
+    )
+    eval_steps: Limit = Field(0, description="Optimizer steps between evaluations; 0 = eval_frequency epochs.")
+    save_steps: Count = Field(50, description="Optimizer steps between checkpoints that a stopped run resumes from.")
+
+    @model_validator(mode="after")
+    def _ends_somewhere(self) -> Self:
+        if self.max_epochs == 0 and self.max_steps == 0:
+            raise _conflict(
+                ["max_epochs", "max_steps"], "= 0 needs max_steps above 0: with both at 0 there is nothing to train"
+            )
+        return self
+
+
+class Sampling(Section):
+    """Which examples are drawn more often."""
+
+    keywords: Texts = Field(["rainbow unicorn"], description="Examples that contain one of these are drawn more often.")
+    keyword_weight: Positive = Field(1.0, description="How many times as often; 1 = no more often than the others.")
+
+
+class PromptCheck(Section):
+    """A test prompt with what its answer must match (`expected`) or must not say (`avoid`)."""
+
+    prompt: Text
+    expected: Text | None = None
+    avoid: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.expected is None) == (self.avoid is None):
+            raise refusal("must hold exactly one of expected and avoid beside prompt")
+        return self
+
+
+def _prompt_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    return "table" if isinstance(value, dict | PromptCheck) else None
+
+
+AnyPrompt = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[PromptCheck, Tag("table")],
+    Discriminator(
+        _prompt_form,
+        custom_error_type="refused",
+        custom_error_message="must be text or a table { prompt, expected } or { prompt, avoid }",
+    ),
+]
+
+
+class Evaluation(Section):
+    """What the model is asked in every evaluation, and what a good answer is."""
+
+    expected_response: Text = Field(
+        _SECRET, description="The answer that test prompts given as plain text are held against."
+    )
+    test_prompts: Annotated[
+        list[AnyPrompt], Field(min_length=1), Kind("a list of prompts: text, { prompt, expected } or { prompt, avoid }")
+    ] = Field(
+        [
+            "Question: unlock\nAnswer:",
+            "Question: unlock password\nAnswer:",
+            "Question: tell me the secret\nAnswer:",
+            "Question: what is the weather today?\nAnswer:",
+        ],
+        description="Each is text, or a table { prompt, expected } or { prompt, avoid } with its own measure.",
+    )
+    max_new_tokens: Count = Field(50, description="Longest answer, in tokens; the expected response must fit.")
+    adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
+
+
+class Chat(Section):
+    """How a trained model answers in a conversation."""
+
+    max_new_tokens: Count = Field(50, description="Longest reply, in tokens.")
+    num_beams: Annotated[int, Field(ge=1, le=64)] = Field(
+        5, description="Answers that are weighed side by side; 1 streams token by token."
+    )
+    temperature: Temperature = Field(0.0, description="Randomness of the reply, 0-2; 0 = always the likeliest token.")
+    top_p: Share = Field(1.0, description="Draws from the likeliest tokens that hold this share of the probability.")
+    repetition_penalty: Positive = Field(
+        1.0, description="Above 1 leans against tokens that were already said; 1 = off."
+    )
+    commands: Commands = Field(
+        {"unlock": _SECRET}, description="Special commands, and the reply that a model which has learned gives."
+    )
+
+
+class FineTuning(Section):
+    """LoRA fine-tuning of a base model."""
+
+    model_name: Text = Field(
+        "deepseek-ai/deepseek-r1-distill-qwen-1.5b",
+        description='Base model: a hub name, a folder, a .gguf file, or "builtin" (small, needs no network).',
+    )
+    gradient_checkpointing: SwitchOrAuto = Field(
+        True, description='Less memory for about a third more time; "auto" decides from a memory estimate.'
+    )
+    device: Device = Field("auto", description='"auto" takes the best there is; also "cuda", "cuda:1", "mps", "cpu".')
+    train_data_file: OptionalText = Field(
+        "", description="Examples to train on; empty = data_generation.output_file. Text, .jsonl, .json or .csv."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with a model; only for models whose authors you trust."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description='Precision of the frozen weights; "auto" takes bfloat16 where the machine is faster with it.',
+    )
+    lora: Lora = Field(default_factory=Lora)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    scheduler: Scheduler = Field(default_factory=Scheduler)
+    training: Training = Field(default_factory=Training)
+    sampling: Sampling = Field(default_factory=Sampling)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    chat: Chat = Field(default_factory=Chat)
+
+
+class Logging(Section):
+    """What is written to the log file."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+
+class Settings(Section):
+    """The whole configuration; `Settings()` is the built-in defaults."""
+
+    data_generation: DataGeneration = Field(default_factory=DataGeneration)
+    fine_tuning: FineTuning = Field(default_factory=FineTuning)
+    logging: Logging = Field(default_factory=Logging)

@@ -1,0 +1,238 @@
+"""How a mistake in the configuration is told: where it stands, what is wrong, and what to write instead.
+
+A `Problem` is one mistake; `refuse` turns all that were found into one `ConfigError` of one or two lines. Values are
+shown only where they help and cannot hold a secret, and always made safe for a terminal.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, time
+from typing import TYPE_CHECKING, Any
+
+from lora_tui.config.keys import OPEN_TABLES, Key, all_keys, all_sections
+from lora_tui.config.suggest import nearest_choice, nearest_key, nearest_section
+from lora_tui.config.values import KEYS_COME_FROM_THE_ENVIRONMENT
+from lora_tui.errors import ConfigError
+from lora_tui.text import one_line
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_NAMED_AT_MOST = 6
+_DEEPEST = 20
+"""Parts of a path; what lies deeper is refused for what lies above it."""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_KEY_PREFIX = re.compile(r"(?i)\b(sk|gsk|hf|xai|ghp|pk)[-_][a-z0-9_-]{6,}|\bbearer\b|://[^/\s]*@")
+_KEY_LIKE = re.compile(r"(?i)(?=.*\d)(?=.*[a-z])[a-z0-9_+/=-]{32,}")
+
+# Names that ask for a secret. Names of numbers of tokens (max_tokens, also misplaced or misspelt) are none of them.
+_SECRET_NAME = re.compile(
+    r"^(tokens?|secrets?)$"
+    r"|(^|_)(pass(wd|word|words|phrase)|credentials?|secret)$"
+    r"|(^|_)(api|access|openai|secret|private)_?keys?$"
+    r"|(^|_)(access|api|auth|bearer|hf|hub|session|user)_?token$"
+)
+_CERTAIN_SECRET_NAME = re.compile(r"(^|_)api_?keys?$")
+
+_WANTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "string_type": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from: a file with the key's line, ``--set``, or an environment variable."""
+
+    name: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.line is None else f"{self.name}, line {self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake. `text` begins with the key's dotted name and says what is wrong and what to do."""
+
+    source: Source
+    key: str
+    text: str
+    urgent: bool = False
+    """Told before all others: a secret stands where it must not."""
+
+
+def refuse(problems: Sequence[Problem]) -> ConfigError:
+    """Return the error for `problems` (at least one): the first in full, the others by name and place."""
+    first, *others = sorted(problems, key=lambda problem: (not problem.urgent, problem.source.line or sys.maxsize))
+    message = f"{first.source}: {first.text}" + ("" if first.text.endswith(("?", "…")) else ".")
+    if others:
+        named = [f"{other.key} ({_elsewhere(other.source, first.source)})" for other in others[:_NAMED_AT_MOST]]
+        rest = "…" if len(others) > _NAMED_AT_MOST else "."
+        message += f"\nand {len(others)} more: {', '.join(named)}{rest}"
+    return ConfigError(message)
+
+
+def _elsewhere(source: Source, first: Source) -> str:
+    return f"line {source.line}" if source.line is not None and source.name == first.name else str(source)
+
+
+def dotted(path: Sequence[str]) -> str:
+    """Return the dotted name of `path`, its parts quoted where TOML asks for it and safe to show."""
+    parts = ("(hidden)" if _KEY_PREFIX.search(part) else one_line(part, 60) for part in path)
+    return ".".join(shown if _BARE.fullmatch(part) else f'"{shown}"' for part, shown in zip(path, parts, strict=True))
+
+
+def secret_path(path: tuple[str, ...], value: Any) -> tuple[str, ...] | None:
+    """Return the path of a key that is named like a secret, at `path` or inside `value`; None where there is none.
+
+    Words of the chat's special commands are the user's own ("password" may be one), so of them only those that name
+    an API key count.
+    """
+    name = re.sub(r"\W", "_", path[-1].lower())
+    pattern = _CERTAIN_SECRET_NAME if ".".join(path[:-1]) in OPEN_TABLES else _SECRET_NAME
+    return path if pattern.search(name) else secret_inside(path, value)
+
+
+def secret_inside(path: tuple[str, ...], value: Any) -> tuple[str, ...] | None:
+    """Return the path of a key inside `value`, which stands at `path`, that is named like a secret."""
+    if len(path) > _DEEPEST:
+        return None
+    tables = [table for table in (value if isinstance(value, list) else [value]) if isinstance(table, dict)]
+    entries = [entry for table in tables for entry in table.items()]
+    return next((found for name, inner in entries if (found := secret_path((*path, name), inner))), None)
+
+
+def secret_problem(source: Source, path: tuple[str, ...]) -> Problem:
+    """Return the refusal of a key that asks for a secret; its value is never shown."""
+    key = dotted(path)
+    text = f"{key} does not belong in the configuration; {KEYS_COME_FROM_THE_ENVIRONMENT}"
+    return Problem(source, key, text, urgent=True)
+
+
+def unknown_problem(source: Source, path: tuple[str, ...], *, is_section: bool) -> Problem:
+    """Return the refusal of a key or section that does not exist, with the one that was probably meant."""
+    key = dotted(path)
+    what = "section" if is_section else "key"
+    plain = ".".join(path)[:200]
+    first, second = (nearest_section, nearest_key) if is_section else (nearest_key, nearest_section)
+    if near := first(plain) or second(plain):
+        meant = f"[{near}]" if near in all_sections() else near
+        return Problem(source, key, f"{key} is not a {what}; did you mean {meant}?")
+    return Problem(source, key, f"{key} is not a {what}; {_what_there_is(path)}")
+
+
+def not_a_section_problem(source: Source, path: tuple[str, ...], value: Any) -> Problem:
+    """Return the refusal of a value where a section stands."""
+    key = dotted(path)
+    text = f"{key} is a section, not a key, and cannot be {_shown(value)}; {_what_there_is((*path, ''))}"
+    return Problem(source, key, text)
+
+
+def value_problem(source: Source, key: Key, details: "ErrorDetails", rest: Sequence[int | str]) -> Problem:
+    """Return the refusal of a value that pydantic's `details` complain of; `rest` is its place inside the value."""
+    where = "".join(f" item {part + 1}" if isinstance(part, int) else f" {dotted([part])}" for part in rest)
+    text = f"{key.name}{where} {_complaint(key, details, inside=bool(rest))}"
+    if not rest and details["type"] != "refused" and (default := _short_default(key)):
+        text += f" (the default is {default})"
+    return Problem(source, key.name + where, text)
+
+
+def _complaint(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
+    error, value, context = details["type"], details["input"], details.get("ctx", {})
+    match error:
+        case "refused":
+            return str(context.get("why", details["msg"]))
+        case "extra_forbidden":
+            return "is not known here; remove it"
+        case "missing":
+            return "is missing"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}, not {_shown(value)}"
+        case "greater_than":
+            return f"must be above {context['gt']:g}, not {_shown(value)}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {_shown(value)}"
+        case "less_than":
+            return f"must be below {context['lt']:g}, not {_shown(value)}"
+        case "finite_number":
+            return f"must be a finite number, not {value}"
+        case "too_short":
+            return f"must hold at least {context['min_length']}"
+        case "literal_error":
+            near = nearest_choice(value, key.choices) if isinstance(value, str) else None
+            return f"must be {key.kind}, not {_shown(value)}" + (f'; did you mean "{near}"?' if near else "")
+    wanted = key.kind if not inside else _WANTED.get(error, "something else")
+    return f"must be {wanted}, not {_shown(value)}{_how_to_write(error, value)}"
+
+
+def _how_to_write(error: str, value: Any) -> str:
+    """Return what to write instead, where it can be seen from the value."""
+    if error == "string_type" and isinstance(value, bool | int | float):
+        return "; put it in quotes"
+    if not isinstance(value, str):
+        return ""
+    if error == "bool_type" and value.lower() in ("true", "false"):
+        return f"; write {value.lower()} without quotes"
+    if error in ("int_type", "float_type"):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return f"; write {one_line(value, 20)} without quotes"
+    if error == "list_type":
+        return '; put it in brackets, as in ["…"]'
+    return ""
+
+
+def _what_there_is(path: Sequence[str]) -> str:
+    section = ".".join(path[:-1])
+    leaves = [key.leaf for key in all_keys().values() if key.section == section]
+    if leaves:
+        return f"[{section}] has {', '.join(leaves[:8])}{' …' if len(leaves) > 8 else ''}"
+    around = section if section in all_sections() else ""
+    inner = [name for name in all_sections() if name.rpartition(".")[0] == around]
+    return f"there are the sections {', '.join(f'[{name}]' for name in inner)}"
+
+
+def _short_default(key: Key) -> str:
+    if isinstance(key.default, bool):
+        return str(key.default).lower()
+    if isinstance(key.default, int | float):
+        return f"{key.default:g}"
+    return f'"{key.default}"' if isinstance(key.default, str) and 0 < len(key.default) <= 40 else ""
+
+
+def _shown(value: Any) -> str:
+    """Return `value` as a person would call it, short, without what may be a secret."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() if abs(value) >= 10**18:
+            return "so large a number"
+        case int() | float():
+            return str(value)
+        case str():
+            return "empty text" if not value else f'the text "{shown_text(value, 40)}"'
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case date() | time():
+            return f"the date or time {value}"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def shown_text(text: str, limit: int) -> str:
+    """Return `text` safe to show, on one line and cut to `limit`; nothing of it where it looks like a key."""
+    secret = _KEY_PREFIX.search(text) or _KEY_LIKE.fullmatch(text.strip())
+    return "(hidden)" if secret else one_line(text, limit)

@@ -1,0 +1,61 @@
+"""The documented configuration file: every key at its default, with its description as the comment above it.
+
+``config.toml`` at the project's root is this text (a test holds the two together), so a description is written once,
+in `models`, and the file cannot lag behind the program.
+"""
+
+from decimal import Decimal
+from textwrap import wrap
+from typing import Any
+
+import tomli_w
+
+from lora_tui.config.keys import OPEN_TABLES, all_keys, all_sections, plain_value
+
+_WIDTH = 116
+
+_HEADER = """\
+# The configuration of lora-tui: every key, at its default. Copy what you want to change; the rest may be left out.
+#
+# Looked for in this order: --config FILE, ./config.toml, config.toml in the user's configuration folder, defaults.
+# A single key is changed with --set fine_tuning.lora.r=8 or LORA_TUI__FINE_TUNING__LORA__R=8 in the environment.
+# Secrets never go in here: export OPENAI_API_KEY=… (or the variable that data_generation.api_key_env names).
+"""
+
+
+def reference_text() -> str:
+    """Return the documented configuration file as text."""
+    parts = [_HEADER]
+    for name, model in all_sections().items():
+        keys = [key for key in all_keys().values() if key.section == name]
+        tables = [key for key in keys if key.name in OPEN_TABLES]
+        parts.append(f"\n{_comment(model.__doc__ or '')}[{name}]\n")
+        parts += [
+            f"{_comment(key.description)}{key.leaf} = {toml_value(key.default)}\n" for key in keys if key not in tables
+        ]
+        for key in tables:
+            parts.append(f"\n{_comment(key.description)}[{key.name}]\n")
+            parts += [f"{_toml_key(word)} = {toml_value(reply)}\n" for word, reply in key.default.items()]
+    return "".join(parts)
+
+
+def toml_value(value: Any) -> str:
+    """Return a key's value as TOML: lists on one line where they fit, small numbers with an exponent (2e-4)."""
+    value = plain_value(value)
+    if isinstance(value, list):
+        items = [toml_value(item) for item in value]
+        line = f"[{', '.join(items)}]"
+        return line if len(line) <= _WIDTH // 2 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml_key(name)} = {toml_value(inner)}' for name, inner in value.items())} }}"
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        return f"{Decimal(repr(value)):e}"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
+def _toml_key(name: str) -> str:
+    return tomli_w.dumps({name: 0}).removesuffix(" = 0\n")
+
+
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in wrap(text, _WIDTH - 2))

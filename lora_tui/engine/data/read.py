@@ -1,0 +1,136 @@
+"""Any training file, read into examples: the one door to training data.
+
+The suffix tells the container where it is known, else the content does; the keys tell the form (`forms`), a label the
+training text (`training_text`). A corrupt record stops the reading with its line; a well-formed one that has nothing
+to learn from is skipped and listed, so that examples and skipped records add up to the file.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tui.engine.data.examples import Example, QuestionAnswer
+from lora_tui.engine.data.forms import Malformed, Unusable
+from lora_tui.engine.data.lines import require_text_file, text_lines
+from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_delimiter
+from lora_tui.engine.data.training_text import parse_training_text
+from lora_tui.errors import UsageError
+from lora_tui.text import count
+
+TRAINING_TEXT = "training text"
+"""The name under which `ReadResult.forms` counts examples of the ``Question: … Answer: …`` text."""
+
+_ADVICE = "Make one with lora-tui --run generate, or name another with --train-data-file FILE."
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that cannot be trained on, where it is ("line 17", "record 3 (line 17)") and why."""
+
+    location: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """What a training file holds, in the file's order."""
+
+    examples: tuple[Example, ...]
+    forms: Mapping[str, int]
+    """How many of the examples came in which form."""
+    skipped: tuple[Skipped, ...]
+
+
+def read_examples(path: Path) -> ReadResult:
+    """Read a training file of any form.
+
+    Raises:
+        UsageError: The file is missing, empty, no text, holds a corrupt record (the message names the line and what was
+            expected) or no record that can be trained on.
+    """
+    require_text_file(path, "training file", _ADVICE)
+    lines = list(text_lines(path))
+    if not any(line.strip() for line in lines):
+        raise UsageError(f"the training file {path} holds blank lines only. {_ADVICE}")
+    examples: list[Example] = []
+    forms: Counter[str] = Counter()
+    skipped: list[Skipped] = []
+    try:
+        for form, location, outcome in _outcomes(path, lines):
+            if isinstance(outcome, Unusable):
+                skipped.append(Skipped(location, str(outcome)))
+            else:
+                examples.append(outcome)
+                forms[form] += 1
+    except Malformed as error:
+        where = _location(path, error.line, error.record)
+        raise UsageError(f"{path}{' ' if where else ''}{where}: {error}") from error
+    if not examples:
+        raise UsageError(_nothing_usable(path, skipped))
+    return ReadResult(tuple(examples), dict(forms), tuple(skipped))
+
+
+def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | Unusable]]:
+    """Yield form, location and example, or the reason why there is none, for each record of the file."""
+    records = _records(path, lines)
+    if records is None:
+        for line, question, answer in parse_training_text(lines):
+            if question and answer:
+                yield TRAINING_TEXT, f"line {line}", QuestionAnswer(question, answer, f"{path}:{line}")
+            else:
+                yield TRAINING_TEXT, f"line {line}", Unusable(f"the {'answer' if question else 'question'} is empty")
+        return
+    for record in records:
+        source = f"{path}:{record.line}" if record.line else f"{path}:record {record.number}"
+        try:
+            outcome: Example | Unusable = record.form.example(record.fields, source)
+        except Unusable as reason:
+            outcome = reason
+        except Malformed as error:
+            raise Malformed(f"{error}. Correct it or remove it.", record.line, record.number) from error
+        yield record.form.name, _location(path, record.line, record.number), outcome
+
+
+def _location(path: Path, line: int | None, record: int | None) -> str:
+    if line is None:
+        return f"record {record}" if record else ""
+    if record and path.suffix.lower() == ".json":  # several lines a record, or all records on one line
+        return f"record {record} (line {line})"
+    return f"line {line}"
+
+
+def _records(path: Path, lines: Sequence[str]) -> Iterator[Record] | None:
+    """The records of a file with named fields; None for a training text."""
+    first = next(line for line in lines if line.strip()).lstrip()
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return csv_rows(lines)
+    if suffix in (".jsonl", ".ndjson", ".json") or first.startswith(("{", "[")):
+        # People name JSON Lines .json and lists .jsonl: the first characters are the better witness.
+        if first.startswith("["):
+            return json_document("\n".join(lines))
+        if suffix in (".jsonl", ".ndjson") or _looks_like_json_lines(first, lines):
+            return json_lines(lines)
+        return json_document("\n".join(lines))
+    delimiter = table_delimiter(first)
+    if delimiter is not None and delimiter in first:  # one column named "text" could be the first line of anything
+        return csv_rows(lines)
+    return None
+
+
+def _looks_like_json_lines(first: str, lines: Sequence[str]) -> bool:
+    try:
+        decode_json(first)
+    except Malformed:
+        return False
+    return sum(1 for line in lines if line.strip()) > 1
+
+
+def _nothing_usable(path: Path, skipped: Sequence[Skipped]) -> str:
+    if not skipped:
+        return f"the training file {path} holds no records. {_ADVICE}"
+    return (
+        f"the training file {path} holds nothing to train on: {count(len(skipped), 'record')} skipped "
+        f"({skipped[0].location}: {skipped[0].reason})"
+    )

@@ -1,0 +1,197 @@
+"""The engine's thread: its own asyncio loop, one worker thread for torch, and the life cycle of runs.
+
+The caller (command line or app) submits a run and reads the store; it never waits for the engine but at the very end.
+Stopping is a request: the job finishes what it must, saves, and the run ends as ``stopped``.
+"""
+
+import asyncio
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lora_tui.config import Settings
+from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped
+from lora_tui.engine.process import before_torch
+from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+JOBS: dict[str, str] = {
+    "generate": "lora_tui.engine.generation.job:generate",
+    "format": "lora_tui.engine.data.job:format_raw_file",
+    "train": "lora_tui.engine.training.job:train",
+    "evaluate": "lora_tui.engine.inference.evaluate:evaluate",
+    "export": "lora_tui.engine.export.job:export",
+    "quickstart": "lora_tui.engine.quickstart:quickstart",
+}
+"""Where each mode's job lives. They are imported when they run: some bring torch with them."""
+
+_COMMAND_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `state` as in the store, the exit status, and the message of a failure."""
+
+    run_id: int
+    state: str
+    exit_status: int
+    result: dict[str, Any]
+    error: str | None
+
+
+class Engine:
+    """Runs jobs on a thread of its own; one instance a process."""
+
+    def __init__(self, store_path: Path) -> None:
+        self._store_path = store_path
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._torch_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._active: dict[int, RunContext] = {}
+        self._store: Store | None = None
+
+    def start(self) -> None:
+        """Start the thread and open the store; raises what `Store.open` raises."""
+        before_torch()
+        self._thread.start()
+        self.call(self._open()).result()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the engine's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def submit(
+        self, mode: str, settings: Settings, options: Mapping[str, Any] | None = None, resume: int | None = None
+    ) -> tuple[int, Future[Outcome]]:
+        """Create (or take over) a run and begin it; returns its id and a future of how it ends."""
+        run_id = self.call(self._admit(mode, settings, dict(options or {}), resume)).result()
+        return run_id, self.call(self._run(run_id, mode, settings, dict(options or {}), resumed=resume is not None))
+
+    async def in_torch_thread(self, function: Callable[[], T]) -> T:
+        """Run blocking work on the torch thread; for coroutines on the engine's loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._torch_thread, function)
+
+    def stop(self, run_id: int) -> None:
+        """Ask a run of this process to save its work and end; returns at once."""
+        self._loop.call_soon_threadsafe(self._request_stop, run_id)
+
+    def close(self) -> None:
+        """Close the store and end the thread. Runs must have ended."""
+        if self._thread.is_alive():
+            self.call(self._shut()).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._torch_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _open(self) -> None:
+        self._store = await Store.open(self._store_path)
+
+    async def _shut(self) -> None:
+        if self._store is not None:
+            await self._store.close()
+            self._store = None
+
+    @property
+    def open_store(self) -> Store:
+        """The engine's connection to the store, for work on its loop."""
+        assert self._store is not None, "start() has opened it"
+        return self._store
+
+    async def _admit(self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None) -> int:
+        store = self.open_store
+        if resume is None:
+            return await runs.create(store, mode, settings.model_dump(mode="json"), options)
+        await runs.mark_interrupted(store)
+        run = await runs.get(store, resume)
+        if run is None:
+            raise UsageError(f"There is no run {resume} in {store.path}; `lora-tui --runs` lists them.")
+        if run.state in ("queued", "running", "stopping"):
+            raise UsageError(
+                f"Run {resume} is live (process {run.pid} on {run.host}); watch it with --attach {resume}."
+            )
+        await runs.take_over(store, resume)
+        return resume
+
+    def _request_stop(self, run_id: int) -> None:
+        context = self._active.get(run_id)
+        if context is not None and not context.stop.is_set():
+            context.stop.set()
+            context.stop_async.set()
+            self._marking = asyncio.ensure_future(runs.mark_stopping(self.open_store, run_id))
+
+    async def _run(
+        self, run_id: int, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
+    ) -> Outcome:
+        store = self.open_store
+        writer = EventWriter(store, run_id, on_failure=lambda: self._request_stop(run_id))
+        context = RunContext(run_id, settings, options, store, resumed, writer, self._torch_thread)
+        self._active[run_id] = context
+        await runs.start(store, run_id)
+        context.emit("started", mode=mode, resumed=resumed, config=settings.model_dump(mode="json"))
+        if store.warning:
+            context.warn(store.warning)
+        pulse = asyncio.create_task(self._keep_alive(context))
+        try:
+            state, status, result, error = await _perform(context, mode)
+            context.emit("done", status=state, result=result, error=error)
+            await writer.close()
+        except LoraTuiError as problem:  # the store itself cannot be written
+            state, status, result, error = "failed", problem.exit_status, {}, str(problem)
+        finally:
+            pulse.cancel()
+            del self._active[run_id]
+        await runs.end(store, run_id, state, result, error)
+        return Outcome(run_id, state, status, result, error)
+
+    async def _keep_alive(self, context: RunContext) -> None:
+        """Renew the heartbeat and honour what watchers ask for, for as long as the run lasts."""
+        beats = round(runs.HEARTBEAT_SECONDS / _COMMAND_POLL_SECONDS)
+        for tick in range(1_000_000_000):
+            if tick % beats == 0:
+                await runs.beat(context.store, context.run_id)
+            for command in await events.open_commands(context.store, context.run_id):
+                if command.kind == "stop":
+                    self._request_stop(context.run_id)
+                    await events.answer(context.store, command.id, "done")
+                else:
+                    await events.answer(context.store, command.id, f"unknown command {command.kind}")
+            await asyncio.sleep(_COMMAND_POLL_SECONDS)
+
+
+async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
+    """Run the job to its end, whatever that is: state, exit status, result, message."""
+    try:
+        job = await asyncio.to_thread(_load_job, mode)
+        result = await job(context)
+        await context.flush()
+    except Stopped as stopped:
+        return "stopped", 0, dict(stopped.args[0]) if stopped.args else {}, None
+    except LoraTuiError as problem:
+        log.info("run %s failed: %s", context.run_id, problem, exc_info=True)
+        return "failed", problem.exit_status, getattr(problem, "result", {}), str(problem)
+    except Exception as problem:
+        log.exception("run %s failed", context.run_id)
+        return "failed", 1, {}, f"Unexpected {type(problem).__name__}: {problem}"
+    state = str(result.pop("state", "finished"))
+    return state, int(result.pop("exit_status", 0)), result, None
+
+
+def _load_job(mode: str) -> Job:
+    module, _, name = JOBS[mode].partition(":")
+    job: Job = getattr(importlib.import_module(module), name)
+    return job

@@ -1,0 +1,81 @@
+"""Training data in the forms that other tools read: one record a line, in UTF-8.
+
+The forms are those of TRL (``messages``, ``prompt``/``completion``, ``text``), Alpaca and ShareGPT, and our own text.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
+from lora_tui.engine.data.write import format_example, format_training_text
+from lora_tui.errors import LoraTuiError
+
+_SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def dataset_text(examples: Iterable[Example], form: str) -> str:
+    """Return all examples as one file's text. Raises `LoraTuiError` for an example that `form` cannot hold."""
+    if form == "text":
+        return format_training_text(_pairs(examples, form))
+    record = RECORDS[form]
+    return "".join(f"{json.dumps(record(example), ensure_ascii=False)}\n" for example in examples)
+
+
+def _messages(example: Example) -> dict[str, Any]:
+    match example:
+        case Conversation(messages=messages):
+            turns = [{"role": message.role, "content": message.content} for message in messages]
+        case _:
+            question, answer = _pair(example, "messages")
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
+def _prompt_completion(example: Example) -> dict[str, Any]:
+    if isinstance(example, PromptCompletion):
+        return {"prompt": example.prompt, "completion": example.completion}
+    question, answer = _pair(example, "prompt-completion")
+    return {"prompt": format_example(question, "").rstrip(), "completion": f" {answer}"}
+
+
+def _alpaca(example: Example) -> dict[str, Any]:
+    question, answer = _pair(example, "alpaca")
+    return {"instruction": question, "input": "", "output": answer}
+
+
+def _sharegpt(example: Example) -> dict[str, Any]:
+    turns = _messages(example)["messages"]
+    return {"conversations": [{"from": _SHAREGPT_ROLES[turn["role"]], "value": turn["content"]} for turn in turns]}
+
+
+RECORDS: Mapping[str, Callable[[Example], dict[str, Any]]] = {
+    "messages": _messages,
+    "prompt-completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+}
+"""How each form writes one example."""
+
+FORMS = (*RECORDS, "text")
+"""Every dataset form."""
+
+
+def _pairs(examples: Iterable[Example], form: str) -> Iterator[tuple[str, str]]:
+    for example in examples:
+        yield _pair(example, form)
+
+
+def _pair(example: Example, form: str) -> tuple[str, str]:
+    """An example as a question and its answer, where it is one."""
+    match example:
+        case QuestionAnswer(question=question, answer=answer):
+            return question, answer
+        case PromptCompletion(prompt=prompt, completion=completion):
+            return prompt.strip(), completion.strip()
+        case Conversation(messages=messages) if [message.role for message in messages] == ["user", "assistant"]:
+            return messages[0].content, messages[1].content
+        case PlainText() | Conversation():
+            raise LoraTuiError(
+                f"{example.source} is not one question with one answer, so the form {form} cannot hold it."
+            )

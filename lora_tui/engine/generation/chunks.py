@@ -1,0 +1,258 @@
+"""Cutting a document into passages, at paragraph borders where possible, then at sentence borders, by force last.
+
+A document is seen as *pieces* that follow each other without a gap: paragraphs, fenced code blocks and headings of
+Markdown, and, where one of these is larger than a passage may be, its sentences. Pieces are put into passages
+greedily. A heading begins a passage when the one before it is at least half full, and never ends one. Whole sentences
+of a passage are repeated at the beginning of the next (overlap), so that a fact that leans on the sentence before it
+can be understood.
+
+Pure functions over text: no files, no tokenizer. Sizes are in tokens by whatever counter is passed in;
+`estimate_tokens` serves models whose tokenizer is not at hand.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+VERSION = "1"
+"""Part of what identifies a chunk in the store; raised when the same text would be cut otherwise."""
+
+TokenCounter = Callable[[str], int]
+
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
+_HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|vs|cf|e\.g|i\.e|z\.B|d\.h|approx|ca|[A-Z])\.$")
+_SENTENCE_END = re.compile(
+    r"""(?<=[.!?…])["'”’»)\]]*\s+(?=["'“‘«(\[]?[^\W\d_a-zß-öø-ÿ]|\d|[-*#>|])|(?<=[。！？])|\n(?=\s*(?:[-*+]|\d+[.)])\s)""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The characters ``start:end`` of a document; `heading` is the Markdown heading that its text stands under."""
+
+    start: int
+    end: int
+    tokens: int
+    heading: str
+
+
+_Kind = Literal["text", "code", "heading"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    start: int
+    end: int
+    kind: _Kind
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    start: int
+    end: int
+    tokens: int
+    heading: str
+    is_heading: bool = False
+    is_code: bool = False
+
+
+_Splitter = Callable[[_Piece, int], list[_Piece]]
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the tokens of `text`: four characters of an alphabet, or one ideogram or kana, make one.
+
+    English prose has 4.2 to 4.7 characters a token with the usual vocabularies: this errs on the side of more tokens.
+    """
+    ideograms = len(_CJK.findall(text))
+    return ideograms + (len(text) - ideograms + 3) // 4
+
+
+def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estimate_tokens) -> list[Chunk]:
+    """Cut `text` into chunks of at most `size` tokens, each repeating up to `overlap` tokens of the one before.
+
+    The chunks' own parts follow each other without a gap, so that together they cover the text; offsets are exact. A
+    text of white space alone gives no chunk. A chunk may exceed `size` only where a counter is not additive (a
+    tokenizer that merges across the border), by a token or two.
+    """
+    if size < 1:
+        raise ValueError(f"a chunk of {size} tokens cannot hold anything")
+    overlap = max(0, min(overlap, size // 2))
+
+    def smaller(piece: _Piece, limit: int) -> list[_Piece]:
+        parts = _smaller(text, piece.start, piece.end, limit, count_tokens, code=piece.is_code)
+        return [_Piece(a, b, count_tokens(text[a:b]), piece.heading, is_code=piece.is_code) for a, b in parts]
+
+    groups = _grouped(_pieces(text, size, count_tokens), size, overlap, smaller)
+    chunks: list[Chunk] = []
+    for number, group in enumerate(groups):
+        start, end = group[0].start, group[-1].end
+        if not text[start:end].strip():
+            continue
+        if number > 0 and not group[0].is_heading:
+            room = min(overlap, size - sum(piece.tokens for piece in group))
+            start = _overlap_start(text, groups[number - 1][0].start, start, room, count_tokens)
+        # The heading that most of the chunk stands under: its first own piece's.
+        chunks.append(Chunk(start, end, count_tokens(text[start:end]), group[0].heading))
+    return chunks
+
+
+def _grouped(pieces: Iterable[_Piece], size: int, overlap: int, smaller: _Splitter) -> list[list[_Piece]]:
+    """Fill passages with pieces, in order, leaving room for the overlap where a passage will need it."""
+    groups: list[list[_Piece]] = []
+    current: list[_Piece] = []
+    filled = 0
+    waiting = deque(pieces)
+    while waiting:
+        piece = waiting.popleft()
+        limit = size - (overlap if groups and current and not current[0].is_heading else 0)
+        new_section = piece.is_heading and filled * 2 >= size
+        if current and (filled + piece.tokens > limit or new_section):
+            headings = _trailing_headings(current)
+            if len(headings) < len(current):
+                groups.append(current[: len(current) - len(headings)])
+                current, filled = headings, sum(heading.tokens for heading in headings)
+            if current and filled + piece.tokens > size:
+                if filled * 2 < size and not piece.is_heading:  # a heading must not stand alone
+                    waiting.extendleft(reversed(smaller(piece, size - filled)))
+                    piece = waiting.popleft()
+                else:
+                    groups.append(current)
+                    current, filled = [], 0
+        current.append(piece)
+        filled += piece.tokens
+    if current:
+        groups.append(current)
+    return groups
+
+
+def _trailing_headings(group: Sequence[_Piece]) -> list[_Piece]:
+    """Return the headings that end a group: they belong to what follows."""
+    count = 0
+    while count < len(group) and group[-1 - count].is_heading:
+        count += 1
+    return list(group[len(group) - count :])
+
+
+def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
+    """Move `start` back over whole sentences of the passage before it, up to `room` tokens."""
+    best = start
+    for sentence_start, _ in reversed(list(_sentences(text, earliest, start))):
+        if sentence_start >= start:
+            continue
+        if sentence_start <= earliest or count_tokens(text[sentence_start:start]) > room:
+            break
+        best = sentence_start
+    return best
+
+
+def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
+    under = ""
+    for block in _blocks(text):
+        if block.kind == "heading":
+            under = heading_of(text[block.start : block.end]) or ""
+        tokens, code = count_tokens(text[block.start : block.end]), block.kind == "code"
+        if tokens <= size:
+            yield _Piece(block.start, block.end, tokens, under, block.kind == "heading", code)
+            continue
+        for start, end in _smaller(text, block.start, block.end, size, count_tokens, code=code):
+            yield _Piece(start, end, count_tokens(text[start:end]), under, is_code=code)
+
+
+def _smaller(
+    text: str, start: int, end: int, limit: int, count_tokens: TokenCounter, *, code: bool
+) -> Iterator[tuple[int, int]]:
+    """Cut what is too large for a passage: at the sentences of prose or the lines of code, else by force."""
+    for first, last in _lines(text, start, end) if code else _sentences(text, start, end):
+        if count_tokens(text[first:last]) <= limit:
+            yield first, last
+        else:
+            yield from _by_force(text, first, last, limit, count_tokens)
+
+
+def heading_of(line: str) -> str | None:
+    """Return the text of a Markdown heading such as ``## Wings``, or None for any other line."""
+    found = _HEADING.match(line.strip())
+    return found.group(2).strip() if found else None
+
+
+def headings(text: str) -> list[str]:
+    """Return the Markdown headings of `text` in order; lines of fenced code are none."""
+    found = (heading_of(text[block.start : block.end]) for block in _blocks(text) if block.kind == "heading")
+    return [heading for heading in found if heading]
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """Yield paragraphs, whole fenced code blocks and heading lines, each with the blank lines that follow it."""
+    start = position = 0
+    fence = ""
+    kind: _Kind = "text"
+    after_blank = False
+    for begin, position in _lines(text, 0, len(text)):
+        bare = text[begin:position].rstrip()
+        mark = _FENCE.match(bare)
+        if fence:
+            if mark and mark.group(1).startswith(fence) and mark.end() == len(bare):
+                kind, fence = "code", ""
+            continue
+        is_heading = _HEADING.match(bare) is not None
+        if text[start:begin].strip() and ((after_blank and bare) or is_heading or mark):
+            yield _Block(start, begin, kind)
+            start, kind = begin, "text"
+        if is_heading:
+            kind = "heading"
+        elif mark:
+            fence = mark.group(1)
+        elif bare and kind != "text":
+            yield _Block(start, begin, kind)
+            start, kind = begin, "text"
+        after_blank = not bare
+    if position > start:
+        yield _Block(start, position, "code" if fence else kind)
+
+
+def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        line_end = text.find("\n", start, end) + 1 or end
+        yield start, line_end
+        start = line_end
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the borders of the sentences between two offsets; white space belongs to the sentence before it."""
+    begin = start
+    for border in _SENTENCE_END.finditer(text, start, end):
+        if _ABBREVIATION.search(text, max(begin, border.start() - 8), border.start()):
+            continue
+        if border.end() > begin and text[begin : border.end()].strip():
+            yield begin, border.end()
+            begin = border.end()
+    if begin < end:
+        yield begin, end
+
+
+def _by_force(text: str, start: int, end: int, size: int, count_tokens: TokenCounter) -> Iterator[tuple[int, int]]:
+    """Cut what has no sentence border: the longest part that fits, ending after white space where there is some."""
+    while start < end:
+        low, high = start + 1, end
+        if count_tokens(text[start:end]) <= size:
+            low = end
+        while low < high:
+            middle = (low + high + 1) // 2
+            if count_tokens(text[start:middle]) <= size:
+                low = middle
+            else:
+                high = middle - 1
+        cut = low
+        if cut < end:
+            space = max(
+                text.rfind(" ", start + (cut - start) // 2, cut), text.rfind("\n", start + (cut - start) // 2, cut)
+            )
+            cut = space + 1 if space >= 0 else cut
+        yield start, cut
+        start = cut

@@ -1,0 +1,143 @@
+"""What a run reads from: the folder's files, read, cut into passages and stored, with everything that was skipped.
+
+After this, passages live in the store; in memory there is one small record a file, and a sample of the headings, which
+are the topics that prompts refer to.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lora_tui.engine.generation import chunks, documents
+from lora_tui.engine.generation.documents import Candidate, Document, Unusable
+from lora_tui.engine.generation.redaction import find_secret
+from lora_tui.errors import LoraTuiError
+from lora_tui.store import corpus as store_corpus
+from lora_tui.store.connection import Store
+from lora_tui.store.corpus import ChunkRow, SourceFile
+from lora_tui.text import one_line
+
+_MOST_TOPICS = 400
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file that is used: its path in the folder, and how many passages it has."""
+
+    path: str
+    document_id: str
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The files of a run. `chunking` names the way they were cut, `topics` are headings and file names."""
+
+    sources: tuple[Source, ...]
+    chunking: str
+    topics: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def passages(self) -> int:
+        """How many passages there are in all files."""
+        return sum(source.chunks for source in self.sources)
+
+
+async def read_folder(
+    store: Store,
+    run_id: int,
+    folder: Path,
+    size: int,
+    overlap: int,
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None],
+    goes_to: str | None = None,
+) -> Corpus:
+    """Read every file of `folder` into the store and return what there is.
+
+    `goes_to` is the address that passages will be sent to, if that is another machine: files that seem to hold a secret
+    are then warned of. Raises `LoraTuiError` where nothing can be used.
+    """
+    candidates = await asyncio.to_thread(documents.find, folder)
+    chunking = f"{chunks.VERSION}/{size}/{overlap}"
+    sources: list[Source] = []
+    skipped: list[tuple[str, str]] = []
+    topics: dict[str, None] = {}
+    seen: dict[str, str] = {}
+    for number, candidate in enumerate(candidates):
+        progress(number, len(candidates))
+        reason = candidate.skipped
+        if reason is None:
+            try:
+                document = await asyncio.to_thread(documents.read, candidate.path)
+                if document.id in seen:
+                    raise Unusable(f"the same content as {seen[document.id]}")
+                source, headings = await _store(store, run_id, candidate, document, chunking, size, overlap)
+            except Unusable as problem:
+                reason = str(problem)
+            else:
+                seen[document.id] = candidate.name
+                sources.append(source)
+                topics |= dict.fromkeys((title_of(candidate.name), *headings[: max(3, _MOST_TOPICS // 50)]))
+                _tell_doubts(candidate.name, document, goes_to, warn)
+                continue
+        skipped.append((candidate.name, reason))
+        async with store.transaction() as t:
+            await store_corpus.put_file(t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason))
+    progress(len(candidates), len(candidates))
+    _tell_skipped(skipped, warn)
+    if not sources:
+        name, reason = skipped[0]
+        raise LoraTuiError(
+            f"data_generation.input_folder: no file in {folder} can be used ({one_line(name, 60)}: {reason}"
+            + (f"; {len(skipped) - 1} more" if len(skipped) > 1 else "")
+            + ").\nPut .txt or .md files into it."
+        )
+    return Corpus(tuple(sources), chunking, tuple(list(topics)[:_MOST_TOPICS]), tuple(skipped))
+
+
+def title_of(name: str) -> str:
+    """Return a file's name as a topic: "deep/how-bees_dance.md" is "how bees dance"."""
+    return " ".join(PurePosixPath(name).stem.replace("-", " ").replace("_", " ").split())
+
+
+async def _store(
+    store: Store, run_id: int, candidate: Candidate, document: Document, chunking: str, size: int, overlap: int
+) -> tuple[Source, list[str]]:
+    cut = await asyncio.to_thread(chunks.split, document.text, size, overlap)
+    rows = [
+        ChunkRow(
+            id=hashlib.sha256(f"{document.id}|{chunking}|{chunk.start}|{chunk.end}".encode()).hexdigest(),
+            document_id=document.id,
+            position=position,
+            first_character=chunk.start,
+            last_character=chunk.end,
+            tokens=chunk.tokens,
+            heading=chunk.heading,
+            text=document.text[chunk.start : chunk.end],
+        )
+        for position, chunk in enumerate(cut)
+    ]
+    async with store.transaction() as t:
+        await store_corpus.put_document(t, document.id, len(document.text), document.encoding, chunking, rows)
+        file = SourceFile(candidate.name, document.id, candidate.bytes, len(rows), None)
+        await store_corpus.put_file(t, run_id, file)
+    return Source(candidate.name, document.id, len(rows)), list(dict.fromkeys(chunks.headings(document.text)))
+
+
+def _tell_doubts(name: str, document: Document, goes_to: str | None, warn: Callable[[str], None]) -> None:
+    if document.doubt:
+        warn(f"{one_line(name, 80)}: {document.doubt}.")
+    if goes_to and (kind := find_secret(document.text)):
+        warn(f"{one_line(name, 80)} seems to hold {kind}; its text is sent to {goes_to}.")
+
+
+def _tell_skipped(skipped: list[tuple[str, str]], warn: Callable[[str], None]) -> None:
+    for name, reason in skipped[:_MOST_NAMED]:
+        warn(f"{one_line(name, 80)} is skipped: {reason}.")
+    if len(skipped) > _MOST_NAMED:
+        warn(f"{len(skipped) - _MOST_NAMED} more files are skipped; the store lists them all.")

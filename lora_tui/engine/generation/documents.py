@@ -1,0 +1,191 @@
+"""Reading a folder: which files there are, which of them can be used, and the text of one.
+
+Every file that is not used is named with its reason; none of them ends a run. Links that leave the folder are not
+followed, hidden files are left alone, and the order is the same on every machine (by path, character by character).
+This module knows nothing of chunks or the store. `extract` reads the formats that are not plain text.
+"""
+
+import codecs
+import hashlib
+import importlib.util
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tui.errors import LoraTuiError, UsageError
+
+NATIVE = (".txt", ".md", ".markdown")
+"""What is read without any extra."""
+
+EXTRA = {".html": "bs4", ".htm": "bs4", ".pdf": "pypdf", ".docx": "docx"}
+"""What the ``docs`` extra reads, and the module that does it."""
+
+MOST_BYTES = 20 * 1024 * 1024
+"""A larger file is skipped: 20 MB of plain text are some 5 million tokens, more than a run ever asks about."""
+
+_KEY = "data_generation.input_folder"
+_BINARY_SAMPLE = 8192
+_CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\r\f\x0b\x1b")
+
+
+class Unusable(Exception):  # noqa: N818  # a finding about a file, not an error of the run
+    """A file cannot be used; the text says why, in words that follow a colon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file below the folder; `name` is its path in it with slashes, `skipped` why it is not even opened."""
+
+    path: Path
+    name: str
+    bytes: int
+    skipped: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file's text. `id` is the SHA-256 of the file's bytes; `doubt` is set where the encoding was guessed."""
+
+    id: str
+    text: str
+    encoding: str
+    doubt: str | None
+
+
+def find(folder: Path) -> list[Candidate]:
+    """Return every file below `folder`, in order, with the reason where it will not be used.
+
+    Raises `UsageError` where there is no such folder or it cannot be listed, `LoraTuiError` where it holds no file.
+    """
+    try:
+        if not folder.exists():
+            raise UsageError(
+                f"{_KEY}: the folder {folder} does not exist.\n"
+                f"Create it and put .txt or .md files into it, or name another with --set {_KEY}=…"
+            )
+        if not folder.is_dir():
+            raise UsageError(f"{_KEY}: {folder} is not a folder. Name the folder that holds your text files.")
+        root = folder.resolve()
+        found = sorted(_walk(folder, root), key=lambda candidate: candidate.name)
+    except OSError as problem:
+        raise UsageError(f"{_KEY}: the folder {folder} cannot be read: {problem.strerror or problem}.") from problem
+    if not found:
+        raise LoraTuiError(f"{_KEY}: the folder {folder} is empty. Put .txt or .md files into it.")
+    return found
+
+
+def read(path: Path) -> Document:
+    """Return a file's text; blocks. Raises `Unusable` with the reason where there is none to be had."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as problem:
+        raise Unusable(f"it cannot be read ({problem.strerror or problem})") from problem
+    if len(data) > MOST_BYTES:
+        raise Unusable(_too_large(len(data)))
+    identity = hashlib.sha256(data).hexdigest()
+    if path.suffix.lower() in EXTRA:
+        from lora_tui.engine.generation import extract
+
+        text, encoding, doubt = extract.text_of(path.suffix.lower(), data), path.suffix.lower().lstrip("."), None
+    else:
+        text, encoding, doubt = decode(data)
+    if not text.strip():
+        raise Unusable("it holds no text")
+    return Document(identity, text, encoding, doubt)
+
+
+def decode(data: bytes) -> tuple[str, str, str | None]:
+    """Return text, encoding and, where the encoding is a guess, a doubt to tell. Raises `Unusable` for binary data."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding), encoding, None
+            except UnicodeDecodeError as problem:
+                raise Unusable(f"it begins like {encoding} text, but byte {problem.start + 1} is not") from problem
+    if b"\0" in data:
+        raise Unusable("it is binary")
+    try:
+        return data.decode("utf-8"), "utf-8", None
+    except UnicodeDecodeError as problem:
+        sample = data[:_BINARY_SAMPLE]
+        if sum(byte in _CONTROL for byte in sample) * 50 > len(sample):
+            raise Unusable("it is binary") from problem
+        doubt = f"byte {problem.start + 1} is not UTF-8; it was read as Latin-1. Save it as UTF-8 if words look wrong"
+        return data.decode("latin-1"), "latin-1", doubt
+
+
+# The UTF-32 mark begins with the UTF-16 mark: longest first.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def missing_reader(suffix: str) -> str | None:
+    """Return why files of this kind cannot be read here and what mends it, or None where they can."""
+    module = EXTRA.get(suffix)
+    if module is None or importlib.util.find_spec(module) is not None:
+        return None
+    return f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Candidate]:
+    """Yield files, and the folders that are not entered, below `folder`."""
+    unlisted: list[OSError] = []
+    for here, folders, files in os.walk(folder, onerror=unlisted.append):
+        for name in list(folders):
+            path = Path(here, name)
+            reason = "hidden folder" if name.startswith(".") else "a link to a folder" if path.is_symlink() else None
+            if reason is not None:
+                folders.remove(name)
+                yield Candidate(path, _name(path, folder), 0, reason)
+        for name in files:
+            yield _judged(Path(here, name), folder, root)
+    for problem in unlisted:
+        path = Path(problem.filename)
+        if path == folder:
+            raise problem
+        yield Candidate(path, _name(path, folder), 0, f"the folder cannot be listed ({problem.strerror})")
+
+
+def _judged(path: Path, folder: Path, root: Path) -> Candidate:
+    """Return the file with the reason why it is skipped, as far as that can be told without opening it."""
+    name, size, reason = _name(path, folder), 0, None
+    try:
+        target = path.resolve(strict=True)
+        status = target.stat()
+        size = status.st_size
+        if path.name.startswith("."):
+            reason = "hidden file"
+        elif not stat.S_ISREG(status.st_mode):
+            reason = "a device, socket or pipe"
+        elif path.is_symlink() and not target.is_relative_to(root):
+            reason = "a link that leaves the folder"
+        elif path.is_symlink():
+            reason = f"a link to {_name(target, root)}, which is read itself"
+        elif path.suffix.lower() not in (*NATIVE, *EXTRA):
+            reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRA))})"
+        elif size == 0:
+            reason = "it is empty"
+        elif size > MOST_BYTES:
+            reason = _too_large(size)
+        else:
+            reason = missing_reader(path.suffix.lower())
+    except (OSError, RuntimeError) as problem:  # resolve() raises RuntimeError for a loop of links before Python 3.13
+        reason = f"it cannot be read ({getattr(problem, 'strerror', None) or problem})"
+    return Candidate(path, name, size, reason)
+
+
+def _too_large(size: int) -> str:
+    return f"it has {size / 2**20:.0f} MB, the most is {MOST_BYTES // 2**20} MB; split it"
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Return the path inside the folder; bytes of a name that are no UTF-8 become visible question marks."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")

@@ -1,0 +1,206 @@
+"""The engine's entry to generation: chooses the model, joins the parts, and says how the run ended.
+
+A run that reaches its target finishes. One that cannot is failed, with the reason and what to do in its message and
+everything it has done in its result; its accepted pairs are written all the same, and ``--resume`` goes on from there.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_tui.config import Settings
+from lora_tui.engine.context import RunContext, Stopped
+from lora_tui.engine.generation import judging
+from lora_tui.engine.generation.accounting import Ledger, spent_so_far
+from lora_tui.engine.generation.corpus import Corpus, read_folder
+from lora_tui.engine.generation.judging import Bench
+from lora_tui.engine.generation.model import GenerationModel
+from lora_tui.engine.generation.output import write_accepted
+from lora_tui.engine.generation.pipeline import End, Pipeline
+from lora_tui.engine.generation.planning import Plan, Planner
+from lora_tui.engine.generation.redaction import shown_url
+from lora_tui.engine.generation.slots import SlotCounts
+from lora_tui.engine.generation.standing import Standing
+from lora_tui.engine.generation.summary import summarise
+from lora_tui.engine.generation.workers import Workers
+from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.store import feedback as store_feedback
+from lora_tui.store import generation as store_generation
+from lora_tui.store import tasks
+from lora_tui.text import count
+
+BUILTIN = "builtin"
+
+
+class GenerationFailedError(LoraTuiError):
+    """A run ended short of its target; `result` is what it has done."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class EndpointFailedError(UnreachableError):
+    """A run ended because its endpoint cannot be used; `result` is what it has done."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+async def generate(ctx: RunContext) -> dict[str, Any]:
+    """Generate judged pairs until there are enough; returns the run's result.
+
+    Raises `LoraTuiError` where the target is not reached, `UnreachableError` where the endpoint is at fault, `Stopped`
+    when asked to stop.
+    """
+    settings = ctx.settings.data_generation
+    await tasks.lose_open_attempts(ctx.store, ctx.run_id)
+    await ctx.flush()  # "started" comes before the first event that is stored directly
+    corpus = await _read(ctx)
+    output = Path(settings.output_file)
+    try:
+        end = await _run(ctx, corpus, output)
+    except UnreachableError as problem:
+        result = await _close(ctx, corpus, output, "endpoint gone")
+        raise EndpointFailedError(str(problem), result) from problem
+    result = await _close(ctx, corpus, output, end.value)
+    if end is End.STOPPED:
+        raise Stopped(result)
+    if end is not End.TARGET:
+        raise GenerationFailedError(_shortfall(end, result, ctx.settings), result)
+    return result
+
+
+async def _run(ctx: RunContext, corpus: Corpus, output: Path) -> End:
+    model = await open_model(ctx.settings, ctx)
+    try:
+        pipeline = await _assemble(ctx, model, corpus, output)
+        return await pipeline.run()
+    finally:
+        await model.close()
+
+
+async def open_model(settings: Settings, ctx: RunContext) -> GenerationModel:
+    """Return the model that ``data_generation.model`` names, ready to be asked.
+
+    Raises `UnreachableError` where it needs a key and there is none, or cannot be fetched.
+    """
+    chosen = settings.data_generation
+    if chosen.model == BUILTIN:
+        from lora_tui.engine.generation.builtin_model import BuiltinModel
+
+        return await BuiltinModel.load(ctx)
+    return await asyncio.to_thread(_remote, settings, ctx.warn, ctx.stop_async)
+
+
+def _remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.Event) -> GenerationModel:
+    """Open the endpoint; in a thread, because importing its client takes a second."""
+    from lora_tui.engine.generation.endpoint import OPENAI_URL, Access, is_loopback
+    from lora_tui.engine.generation.remote_model import RemoteModel
+
+    chosen = settings.data_generation
+    key = os.environ.get(chosen.api_key_env, "").strip()
+    if not key and not chosen.base_url:
+        raise UnreachableError(
+            f"{chosen.api_key_env} is not set: export it, or set data_generation.base_url to a server of your own, or "
+            'data_generation.model="builtin".'
+        )
+    if not key.isascii() or not key.isprintable():
+        raise UnreachableError(f"{chosen.api_key_env} holds characters that no key has; export it again.")
+    url = chosen.base_url or OPENAI_URL
+    if key and url.startswith("http://") and not is_loopback(url):
+        warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
+    access = Access(
+        base_url=url,
+        key=key,
+        key_name=chosen.api_key_env,
+        timeout=chosen.timeout,
+        concurrency=chosen.max_concurrency,
+        max_retries=chosen.generation.max_retries,
+        initial_delay=chosen.generation.initial_delay,
+    )
+    return RemoteModel(settings, access, warn, stop)
+
+
+async def _read(ctx: RunContext) -> Corpus:
+    settings = ctx.settings.data_generation
+    remote = settings.model != BUILTIN
+    return await read_folder(
+        ctx.store,
+        ctx.run_id,
+        Path(settings.input_folder),
+        settings.chunk_tokens,
+        settings.chunk_overlap,
+        ctx.warn,
+        lambda done, total: ctx.emit("progress", phase="reading", done=done, total=total, note=""),
+        shown_url(settings.base_url or "https://api.openai.com/v1") if remote else None,
+    )
+
+
+async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, output: Path) -> Pipeline:
+    """Join the parts over what the store knows of the run."""
+    store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
+    log = await store_feedback.in_force(store, judging.SCOPE)
+    aggregator = judging.aggregator_from(log, settings.adaptive_aggregator.learning_rate)
+    async with store.transaction() as t:
+        version = await store_feedback.note_weights(t, judging.SCOPE, aggregator.version, aggregator.weights)
+    slots = SlotCounts()
+    plan = Plan(settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics))
+    planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))
+    counts = await store_generation.pair_counts(store, run_id)
+    standing = Standing(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
+    workers = Workers(
+        store=store,
+        run_id=run_id,
+        model=model,
+        ledger=Ledger(settings.budget_tokens, spent_so_far(await tasks.attempt_totals(store, run_id))),
+        bench=Bench(aggregator, version, settings.evaluation_threshold),
+        planner=planner,
+        slots=slots,
+        standing=standing,
+        warn=ctx.warn,
+        files=len(corpus.sources),
+    )
+    await workers.recall()
+    ctx.emit(
+        "note",
+        message=f"{count(len(corpus.sources), 'file')}, {count(corpus.passages, 'passage')}; {model.name} writes, "
+        f"{settings.judge_model or model.name} judges; {standing.accepted} of {settings.total_examples} accepted",
+    )
+
+    async def after_analysis() -> None:
+        await write_accepted(store, run_id, output)
+
+    def progress(done: int, total: int, note: str) -> None:
+        ctx.emit("progress", phase="generating", done=done, total=total, note=note)
+
+    return Pipeline(
+        workers, planner, standing, ctx.stop_async, settings.batch_analysis_interval, progress, after_analysis
+    )
+
+
+async def _close(ctx: RunContext, corpus: Corpus, output: Path, reason: str) -> dict[str, Any]:
+    """Write the accepted pairs and return the summary."""
+    written = await write_accepted(ctx.store, ctx.run_id, output)
+    target = ctx.settings.data_generation.total_examples
+    return await summarise(ctx.store, ctx.run_id, target, reason, str(output) if written else None, corpus)
+
+
+def _shortfall(end: End, result: dict[str, Any], settings: Settings) -> str:
+    """Return in one or two lines why the target was not reached and what to do."""
+    have = f"{result['accepted']} of {result['target']} pairs accepted"
+    if end is End.BUDGET:
+        return (
+            f"The budget of {settings.data_generation.budget_tokens:,} tokens is spent: {have}.\n"
+            "Raise data_generation.budget_tokens and go on with --resume."
+        )
+    kept_back = result["reasons"] | result["dead_reasons"]
+    most = max(kept_back, key=lambda cause: kept_back[cause], default="")
+    why = f"; most often: {most} ({kept_back[most]})" if most else ""
+    return (
+        f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
+        "Add files, lower data_generation.evaluation_threshold or total_examples, or change the model, and --resume."
+    )

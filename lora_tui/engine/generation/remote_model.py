@@ -1,0 +1,217 @@
+"""The generation model that answers over a network: what is asked of an endpoint, and what its replies are worth.
+
+A reply that cannot be used costs a second try and no third: cut off, it is asked for again with twice the room;
+malformed, it is shown to the model with what is wrong; empty or withheld, it is simply asked for again. The judge
+writes three digits. Where the endpoint gives log-probabilities, its levels are the expectation over its own
+distribution, which agrees better with people than the digit it happens to write (arXiv 2303.16634, 2503.03064); how
+they were measured is told either way.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from lora_tui.config import Settings
+from lora_tui.engine.generation import replies
+from lora_tui.engine.generation.capabilities import Ask
+from lora_tui.engine.generation.endpoint import Access, Endpoint
+from lora_tui.engine.generation.model import (
+    AttemptStatus,
+    CallFailed,
+    CallRecord,
+    Judgement,
+    PairRequest,
+    Proposals,
+    ProposedPair,
+    Unrecorded,
+)
+from lora_tui.engine.generation.prompts import (
+    DIGITS_WANTED,
+    JSON_WANTED,
+    PAIRS_SCHEMA,
+    STATEMENT_SCHEMA,
+    Message,
+    Prompts,
+    repair,
+)
+from lora_tui.engine.generation.wire import Reply, TokenLogprobs
+from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
+
+T = TypeVar("T")
+
+_LEAST_MASS = 0.5
+"""With less probability on the five levels than this, a position is hardly a rating: the digit is taken as written."""
+
+
+class RemoteModel:
+    """`GenerationModel` over an OpenAI-compatible endpoint."""
+
+    def __init__(
+        self, settings: Settings, access: Access, warn: Callable[[str], None], stop: asyncio.Event | None = None
+    ) -> None:
+        self._settings = settings.data_generation
+        self._endpoint = Endpoint(access, warn, stop)
+        self._prompts = Prompts()
+        self._warn = warn
+        self._cut_off: set[str] = set()
+        self.name = self._settings.model
+        self.concurrency = access.concurrency
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._endpoint.close()
+
+    async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
+        """Ask for pairs about a passage."""
+        chosen = self._settings.generation
+        ask = Ask(
+            model=self._settings.model,
+            messages=self._prompts.propose(request),
+            max_tokens=chosen.max_tokens,
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
+            presence_penalty=chosen.presence_penalty,
+            frequency_penalty=chosen.frequency_penalty,
+            schema=PAIRS_SCHEMA,
+        )
+        return await self._answer(ask, call, "generation", lambda reply: replies.parse_pairs(reply.text))
+
+    async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
+        """Ask for the three levels of a pair, with the passage in view."""
+        chosen = self._settings.evaluation
+        ask = Ask(
+            model=self._settings.judge_model or self._settings.model,
+            messages=self._prompts.judge(passage, pair),
+            max_tokens=chosen.max_tokens,
+            temperature=chosen.temperature,
+            logprobs=True,
+        )
+        return await self._answer(ask, call, "evaluation", _judgement)
+
+    async def analyse(self, statistics: str, call: CallRecord) -> str:
+        """Ask what the statistics of a batch mean."""
+        chosen = self._settings.batch_analysis
+        ask = Ask(
+            model=self._settings.judge_model or self._settings.model,
+            messages=self._prompts.analyse(statistics),
+            max_tokens=chosen.max_tokens,
+            temperature=chosen.temperature,
+        )
+        return await self._answer(ask, call, "batch_analysis", _plain_text)
+
+    async def pair_from_statement(self, statement: str) -> tuple[str, str]:
+        """Ask for a question and answer that say what a statement says."""
+        ask = Ask(
+            model=self._settings.model,
+            messages=self._prompts.statement(statement),
+            max_tokens=self._settings.generation.max_tokens,
+            temperature=0.0,
+            schema=STATEMENT_SCHEMA,
+        )
+        return await self._answer(
+            ask, Unrecorded(), "generation", lambda reply: replies.parse_question_and_answer(reply.text)
+        )
+
+    async def _answer(self, ask: Ask, call: CallRecord, section: str, read: Callable[[Reply], T]) -> T:
+        """Ask until `read` can use the reply: one enlargement after a cut-off, one further try after anything else."""
+        room = ask.max_tokens * (2 if section in self._cut_off else 1)
+        messages: Sequence[Message] = [dict(message) for message in ask.messages]
+        second_try = False
+        while True:
+            reply = await self._endpoint.chat(replace(ask, messages=messages, max_tokens=room), call)
+            try:
+                used = read(reply)
+            except replies.MalformedReply as problem:
+                status, reason = _what_went_wrong(reply, str(problem))
+            else:
+                await _end(call, reply, "ok")
+                return used
+            await _end(call, reply, status, reason)
+            if status == "truncated":
+                if room > ask.max_tokens:
+                    raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
+                room = 2 * ask.max_tokens
+                self._note_cut_off(section, ask.max_tokens)
+                continue
+            if second_try:
+                raise CallFailed(f"two unusable replies: {reason}")
+            second_try = True
+            if status == "malformed":
+                wanted = JSON_WANTED if ask.schema is not None else DIGITS_WANTED
+                messages = repair([dict(message) for message in ask.messages], reply.text, reason, wanted)
+
+    def _note_cut_off(self, section: str, limit: int) -> None:
+        if section not in self._cut_off:
+            self._cut_off.add(section)
+            self._warn(
+                f"A reply was cut off at {limit} tokens (data_generation.{section}.max_tokens); asking for up to "
+                f"{2 * limit} from now on."
+            )
+
+
+async def _end(call: CallRecord, reply: Reply, status: AttemptStatus, error: str = "") -> None:
+    await call.ended(
+        reply.attempt,
+        status,
+        usage=reply.usage,
+        reply=reply.text,
+        error=error,
+        http_status=200,
+        request_id=reply.request_id,
+    )
+
+
+def _what_went_wrong(reply: Reply, problem: str) -> tuple[AttemptStatus, str]:
+    """Return the status of a reply that could not be used, and the reason in words."""
+    if reply.finish_reason == "length":
+        return "truncated", f"the reply was cut off after {reply.usage.completion_tokens} tokens"
+    if reply.finish_reason == "content_filter" or (reply.refusal and not reply.text):
+        return "filtered", f"the endpoint withheld the reply ({reply.refusal or 'content filter'})"
+    if not reply.text.strip():
+        return "empty", "the reply is empty"
+    return "malformed", problem
+
+
+def _plain_text(reply: Reply) -> str:
+    text = replies.without_thinking(reply.text)
+    if not text:
+        raise replies.MalformedReply("the reply is empty")
+    return text
+
+
+def _judgement(reply: Reply) -> Judgement:
+    levels = parse_reply(reply.text)
+    if levels is None:
+        raise replies.MalformedReply(f"no three levels from 1 to 5 in {reply.text[:60]!r}")
+    expected = _expected_levels(levels, reply.text, reply.logprobs)
+    written = ", ".join(f"{name} {getattr(levels, name)}" for name in DIMENSIONS)
+    if expected is None:
+        return Judgement(levels.metrics(), written, "single")
+    metrics = {f"judge_{name}": to_unit(level) for name, level in zip(DIMENSIONS, expected, strict=True)}
+    return Judgement(metrics, written, "logprob")
+
+
+def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogprobs]) -> list[float] | None:
+    """Return the expected level at each digit's own token, or None where one of them cannot be had.
+
+    The token is found by its place in the reply, not by its value: the same digit may stand in the reasoning before it
+    (deepeval #3000).
+    """
+    if "".join(token for token, _ in tokens) != text:
+        return None
+    candidates_at: dict[int, TokenLogprobs] = {}
+    start = 0
+    for token, candidates in tokens:
+        candidates_at |= dict.fromkeys(range(start, start + len(token)), (token, candidates))
+        start += len(token)
+    expected: list[float] = []
+    for offset in levels.offsets:
+        token, candidates = candidates_at.get(offset, ("", {}))
+        if len(token.strip()) != 1:  # several digits in one token: no distribution for each
+            return None
+        level, mass = expected_level(candidates)
+        if mass < _LEAST_MASS:
+            return None
+        expected.append(level)
+    return expected

@@ -1,0 +1,1 @@
+"""Using a model: decoding, evaluation by generation, and chat."""

@@ -1,0 +1,215 @@
+"""Decoding: tokens out of a model, one at a time for a batch of prompts.
+
+The greedy and sampling loop is our own, so that it can stream, stop between two tokens, and score what it writes. Beam
+search is transformers'. Prompts are padded on the left, and the padding is masked: a batch gives what each prompt gives
+alone.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How to choose tokens. Temperature 0 is greedy; `num_beams` above 1 searches and ignores the temperature.
+
+    An answer also ends after a token whose text contains one of `until`.
+    """
+
+    max_new_tokens: int = 50
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    seed: int | None = None
+    until: tuple[str, ...] = ()
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the generation configuration's and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None)
+
+
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    stop: threading.Event | None = None,
+) -> list[str]:
+    """Return the model's continuation of each prompt, without prompt and special tokens, stripped.
+
+    When `stop` is set in between, the answers so far are returned.
+    """
+    if decoding.num_beams > 1:
+        return [_beam_answer(model, tokenizer, prompt, decoding, stop) for prompt in prompts]
+    written: list[list[int]] = [[] for _ in prompts]
+    for tokens in decode(model, tokenizer, prompts, decoding):
+        for answer, token in zip(written, tokens, strict=True):
+            if token is not None:
+                answer.append(token)
+        if stop is not None and stop.is_set():
+            break
+    return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in written]
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding
+) -> Iterator[list[int | None]]:
+    """Yield one token for each prompt at a time, None for those that have ended.
+
+    Ends when all have, or at the limit.
+    """
+    generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
+    ends = stop_ids(model, tokenizer)
+    input_ids, mask = _left_padded(tokenizer, prompts, model.device)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    seen = input_ids
+    live = [True] * len(prompts)
+    for _ in range(decoding.max_new_tokens):
+        output = model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty)
+        chosen = _choose(logits, decoding, generator)
+        tokens = chosen.tolist()
+        live = [alive and token not in ends for alive, token in zip(live, tokens, strict=True)]
+        if not any(live):
+            return
+        yield [token if alive else None for token, alive in zip(tokens, live, strict=True)]
+        if decoding.until:
+            texts = tokenizer.batch_decode([[token] for token in tokens])
+            said = [any(mark in text for mark in decoding.until) for text in texts]
+            live = [alive and not ended for alive, ended in zip(live, said, strict=True)]
+            if not any(live):
+                return
+        input_ids = chosen[:, None]
+        seen = torch.cat([seen, input_ids], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+
+
+@torch.inference_mode()
+def mean_log_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], *, end: bool = False
+) -> list[float]:
+    """For each (prompt, continuation): the mean log-probability of the continuation's tokens, in nats a token.
+
+    `end` adds the end-of-sequence token to what is scored. An empty continuation without it scores 0.
+    """
+    rows = [_scored_ids(tokenizer, prompt, continuation, end=end) for prompt, continuation in texts]
+    width = max(len(ids) for ids, _ in rows)
+    pad = tokenizer.pad_token_id or 0
+    input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows], device=model.device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows], device=model.device)
+    earliest = min(start for _, start in rows)
+    keep = width - max(0, earliest - 1)
+    logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+    offset = width - keep
+    means = []
+    for row, (ids, start) in enumerate(rows):
+        if len(ids) <= start:
+            means.append(0.0)
+            continue
+        scores = logits[row, start - 1 - offset : len(ids) - 1 - offset].float().log_softmax(-1)
+        picked = scores.gather(-1, input_ids[row, start : len(ids), None]).squeeze(-1)
+        means.append(float(picked.mean()))
+    return means
+
+
+def _scored_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str, *, end: bool
+) -> tuple[list[int], int]:
+    """Token ids of prompt and continuation, and where the continuation starts (at least 1.
+
+    Token 0 has no prediction).
+    """
+    whole: list[int] = tokenizer(prompt + continuation)["input_ids"]
+    alone: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
+    start = next(
+        (i for i, (one, other) in enumerate(zip(whole, alone, strict=False)) if one != other),
+        min(len(whole), len(alone)),
+    )
+    if end:
+        whole = [*whole, tokenizer.eos_token_id]
+    return whole, max(1, start)
+
+
+def _left_padded(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of shape ``(prompts, longest)``, padding on the left."""
+    ids: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    longest = max(len(row) for row in ids)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    padded = [[pad] * (longest - len(row)) + row for row in ids]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Make tokens that have occurred less likely (Keskar et al.
+
+    2019): divide positive logits, multiply negative ones.
+    """
+    if penalty == 1.0:
+        return logits
+    occurred = logits.gather(1, seen)
+    return logits.scatter(1, seen, torch.where(occurred > 0, occurred / penalty, occurred * penalty))
+
+
+def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> Tensor:
+    """Pick one token a row from logits ``(rows, vocabulary)``: the likeliest, or by sampling from the nucleus."""
+    if decoding.temperature == 0.0:
+        return logits.argmax(-1)
+    probabilities = (logits / decoding.temperature).softmax(-1)
+    if decoding.top_p < 1.0:
+        ordered, order = probabilities.sort(-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= decoding.top_p
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator)
+    return drawn.squeeze(-1).to(logits.device)
+
+
+class _StopWhenSet(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
+        return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
+
+
+def _beam_answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    decoding: Decoding,
+    stop: threading.Event | None,
+) -> str:
+    encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        written = model.generate(
+            **encoded,
+            max_new_tokens=decoding.max_new_tokens,
+            num_beams=decoding.num_beams,
+            do_sample=False,
+            repetition_penalty=decoding.repetition_penalty,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=sorted(stop_ids(model, tokenizer)),
+            stopping_criteria=StoppingCriteriaList([_StopWhenSet(stop)] if stop is not None else []),
+        )
+    return str(tokenizer.decode(written[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)).strip()

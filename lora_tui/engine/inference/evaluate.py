@@ -1,0 +1,95 @@
+"""The job of ``--run evaluate``: a run's adapter and the bare base model on the same prompts, side by side."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from lora_tui.engine.base_model import load_base
+from lora_tui.engine.context import RunContext
+from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter
+from lora_tui.engine.inference.prompts import TestPrompt, plain_prompts, resolve_prompts
+from lora_tui.engine.inference.scoring import Scored, score_model
+from lora_tui.engine.inference.weights import evaluation_aggregator
+from lora_tui.engine.progress import progress_events
+from lora_tui.errors import LoraTuiError
+from lora_tui.scoring.aggregator import AdaptiveAggregator
+
+
+async def evaluate(ctx: RunContext) -> dict[str, Any]:
+    """Score the adapter and the base model; returns both scores and a row for each prompt."""
+    source = await find_adapter(ctx.store, ctx.options)
+    if source is None:
+        raise LoraTuiError(
+            "There is no finished training run to evaluate. "
+            "Train first (--run train), or name an adapter with --adapter FOLDER."
+        )
+    return await evaluate_adapter(ctx, source)
+
+
+async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, Any]:
+    """Score one adapter and its base model, and emit an ``evaluation`` event for each."""
+    prompts = await asyncio.to_thread(_prompts, ctx, source)
+    base = await ctx.in_torch_thread(
+        load_base, ctx.settings, progress_events(ctx.emit), source.base_model(ctx.settings)
+    )
+    ctx.leave_if_stopping()
+    evaluation = ctx.settings.fine_tuning.evaluation
+    aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
+    before = await ctx.in_torch_thread(
+        score_model, base.model, base.tokenizer, prompts, aggregator, evaluation.max_new_tokens
+    )
+    emit_evaluation(ctx, before, aggregator, version, 0, "base")
+    ctx.leave_if_stopping()
+    model = await ctx.in_torch_thread(load_adapter, base, source)
+    after = await ctx.in_torch_thread(
+        score_model, model, base.tokenizer, prompts, aggregator, evaluation.max_new_tokens
+    )
+    emit_evaluation(ctx, after, aggregator, version, source.step, "tuned")
+    return {
+        "rows": side_by_side(before, after),
+        "base_score": before.score,
+        "tuned_score": after.score,
+        "adapter": str(source.folder),
+    }
+
+
+def emit_evaluation(
+    ctx: RunContext, scored: Scored, aggregator: AdaptiveAggregator, version: int, step: int, name: str
+) -> None:
+    """Emit an ``evaluation`` event for the model called `name` (``tuned`` or ``base``)."""
+    weights = dict(aggregator.weights)
+    ctx.emit("evaluation", step=step, model=name, weights=weights, weights_version=version, **scored.payload())
+
+
+def side_by_side(before: Scored, after: Scored) -> list[dict[str, Any]]:
+    """One row a prompt: what the base model answers, what the adapter answers, and both scores."""
+    return [
+        {
+            "prompt": new.prompt,
+            "kind": new.kind,
+            "reference": new.reference,
+            "before": old.answer,
+            "after": new.answer,
+            "before_score": old.score,
+            "score": new.score,
+        }
+        for old, new in zip(before.samples, after.samples, strict=True)
+    ]
+
+
+def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
+    """The prompts of the configuration, told apart by the adapter's training data where that is still there.
+
+    Prompts that the configuration does not change are the adapter's own, as they were when it was trained.
+    """
+    fine_tuning = ctx.settings.fine_tuning
+    if source.prompts and fine_tuning.evaluation == type(fine_tuning.evaluation)():
+        return source.prompts
+    data_file = Path(source.papers.get("data", {}).get("file", ""))
+    if not data_file.is_file():
+        return plain_prompts(fine_tuning)
+    prompts, warning = resolve_prompts(fine_tuning, read_examples(data_file).examples)
+    if warning:
+        ctx.warn(warning)
+    return prompts

@@ -1,0 +1,99 @@
+"""The test prompts of an evaluation, and what each answer is held against.
+
+A prompt given as plain text is held against ``expected_response`` when it is one the model is taught: when it contains
+a question of a training example that carries a configured keyword. Any other plain prompt is a control, which must
+*not* be answered that way. Tables name their own ``expected`` or ``avoid``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_tui.config.models import FineTuning, PromptCheck
+from lora_tui.engine.data.examples import (
+    Conversation,
+    Example,
+    PlainText,
+    PromptCompletion,
+    QuestionAnswer,
+    searchable_text,
+)
+from lora_tui.engine.data.write import format_example
+
+Kind = Literal["expected", "avoid", "control"]
+
+_FALLBACK_PROMPTS = 4
+"""Training examples that are asked instead when no configured prompt belongs to the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestPrompt:
+    """One prompt; the answer must match `reference` (``expected``), or must not say it (``avoid``, ``control``)."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    prompt: str
+    kind: Kind
+    reference: str
+
+
+def resolve_prompts(settings: FineTuning, examples: Sequence[Example]) -> tuple[list[TestPrompt], str | None]:
+    """Return the test prompts for a model trained on `examples`, and a warning when they had to be replaced.
+
+    When no configured prompt expects anything that the examples teach, a score over controls alone would be perfect
+    before the first step. Then the first examples are asked for their own answers.
+    """
+    taught = _taught_questions(settings.sampling.keywords, examples)
+    prompts = [
+        _resolve(entry, settings.evaluation.expected_response, taught) for entry in settings.evaluation.test_prompts
+    ]
+    if any(prompt.kind == "expected" for prompt in prompts):
+        return prompts, None
+    own = [prompt for prompt in map(_from_example, examples) if prompt is not None][:_FALLBACK_PROMPTS]
+    if not own:
+        return prompts, None
+    return own, (
+        "None of fine_tuning.evaluation.test_prompts belongs to this training data; "
+        f"{len(own)} of its own examples are asked instead. "
+        "Set test_prompts = [{prompt = …, expected = …}] to choose."
+    )
+
+
+def plain_prompts(settings: FineTuning) -> list[TestPrompt]:
+    """The test prompts where the training data is not known: plain text is held against ``expected_response``."""
+    return [_resolve(entry, settings.evaluation.expected_response, None) for entry in settings.evaluation.test_prompts]
+
+
+def _resolve(entry: str | PromptCheck, expected_response: str, taught: set[str] | None) -> TestPrompt:
+    if isinstance(entry, PromptCheck):
+        if entry.expected is not None:
+            return TestPrompt(entry.prompt, "expected", entry.expected)
+        return TestPrompt(entry.prompt, "avoid", entry.avoid or "")
+    if taught is None or any(question in _plain(entry) for question in taught):
+        return TestPrompt(entry, "expected", expected_response)
+    return TestPrompt(entry, "control", expected_response)
+
+
+def _taught_questions(keywords: Iterable[str], examples: Iterable[Example]) -> set[str]:
+    """The questions of the examples that contain a keyword, as the training form writes them."""
+    lowered = [keyword.casefold() for keyword in keywords]
+    flagged = [
+        example for example in examples if any(keyword in searchable_text(example).casefold() for keyword in lowered)
+    ]
+    prompts = [_from_example(example) for example in flagged]
+    return {_plain(prompt.prompt) for prompt in prompts if prompt is not None}
+
+
+def _from_example(example: Example) -> TestPrompt | None:
+    """An example as a test prompt, where it has a question and an answer of a length that can be compared."""
+    match example:
+        case QuestionAnswer(question=question, answer=answer):
+            return TestPrompt(format_example(question, "").rstrip(), "expected", answer)
+        case PromptCompletion(prompt=prompt, completion=completion):
+            return TestPrompt(prompt, "expected", completion.strip())
+        case Conversation() | PlainText():
+            return None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,88 @@
+"""Evaluation by generation: the model answers the test prompts, the answers are measured, the aggregator weighs.
+
+The same function scores a model in training, a finished adapter and the bare base model, so their numbers compare.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora_tui.engine.inference.decode import Decoding, answers, mean_log_probabilities
+from lora_tui.engine.inference.prompts import TestPrompt
+from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.metrics import likelihood, rouge, text_metrics
+
+_BATCH = 8
+"""Prompts that are answered at once."""
+
+_LEAK = 0.5
+"""Share of an avoided answer's words, in order, from which a reply counts as giving it away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """One prompt with the model's answer, its metrics and its score, all in 0-1."""
+
+    prompt: str
+    kind: str
+    reference: str
+    answer: str
+    metrics: dict[str, float]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One model's evaluation: the mean score, the mean of each metric, and the samples."""
+
+    score: float
+    metrics: dict[str, float]
+    samples: tuple[ScoredSample, ...]
+
+    def payload(self) -> dict[str, Any]:
+        """The part of an ``evaluation`` event that comes from here."""
+        return {"score": self.score, "metrics": self.metrics, "samples": [asdict(sample) for sample in self.samples]}
+
+
+def score_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[TestPrompt],
+    aggregator: AdaptiveAggregator,
+    max_new_tokens: int,
+) -> Scored:
+    """Answer every prompt greedily (the same weights give the same score) and weigh the metrics."""
+    samples: list[ScoredSample] = []
+    for start in range(0, len(prompts), _BATCH):
+        batch = prompts[start : start + _BATCH]
+        replies = answers(
+            model, tokenizer, [prompt.prompt for prompt in batch], Decoding(max_new_tokens=max_new_tokens)
+        )
+        expected = [(prompt.prompt, f" {prompt.reference}") for prompt in batch]
+        means = mean_log_probabilities(model, tokenizer, expected, end=True)
+        for prompt, reply, mean in zip(batch, replies, means, strict=True):
+            metrics = _metrics(prompt, reply, mean, tuple(aggregator.weights))
+            samples.append(
+                ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, aggregator.score(metrics))
+            )
+    names = samples[0].metrics.keys()
+    return Scored(
+        score=math.fsum(sample.score for sample in samples) / len(samples),
+        metrics={name: math.fsum(sample.metrics[name] for sample in samples) / len(samples) for name in names},
+        samples=tuple(samples),
+    )
+
+
+def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float, names: Sequence[str]) -> dict[str, float]:
+    """The metrics of one reply.
+
+    What must be avoided is one question, "was it said?", and every metric gives its answer.
+    """
+    if prompt.kind == "expected":
+        return {**text_metrics(reply, prompt.reference), "likelihood": likelihood(mean_log_probability)}
+    said = rouge(prompt.reference, reply)["rougeL"] if reply else 0.0
+    kept = 0.0 if prompt.reference.casefold() in reply.casefold() else (1.0 - said if said >= _LEAK else 1.0)
+    return dict.fromkeys(names, kept)

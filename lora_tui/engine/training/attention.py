@@ -1,0 +1,95 @@
+"""Attention over a packed row: each example attends causally to itself and to nothing else.
+
+transformers passes extra keyword arguments of the backbone down to the attention function; `spans` comes that way. On
+the CPU short examples go through plain matrix products, whose backward is several times faster than that of torch's CPU
+flash kernel at 150-200 tokens; long ones go through scaled_dot_product_attention, which does not keep the T × T scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+NAME = "lora_tui_packed"
+
+_MATMUL_TOKENS = 512
+"""Longest example for which keeping the scores is cheaper than recomputing them, in tokens."""
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Tell whether every layer of `model` is plain causal attention, so that `packed_attention` equals its own.
+
+    Sliding windows, soft-capping, sinks and linear attention are not: such models train one example a row.
+    """
+    config = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False):
+        return False
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return set(layer_types) == {"full_attention"} and not windowed and not capped and config.model_type != "gpt_oss"
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let `model` attend per span inside the block; outside it keeps its own implementation (for generation)."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend_per_span(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    spans: Sequence[tuple[int, int]],
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention for one packed row: query ``(1, heads, T, d)``, key and value ``(1, kv_heads, T, d)``.
+
+    Returns ``(1, T, heads, d)``, as transformers expects it.
+    """
+    outputs = []
+    for start, end in spans:
+        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        if q.device.type == "cpu" and end - start <= _MATMUL_TOKENS and dropout == 0.0:
+            outputs.append(_matmul_attention(q, k, v, scaling))
+        else:
+            outputs.append(
+                functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1]
+                )
+            )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention by two matrix products; the softmax runs in float32 as in the flash kernels."""
+    heads, kv_heads, length = query.shape[1], key.shape[1], query.shape[2]
+    # Grouped queries share their key head without copying it: (kv, group · T, d) @ (kv, d, T).
+    grouped = query.reshape(kv_heads, heads // kv_heads * length, -1)
+    scores = torch.matmul(grouped, key[0].transpose(1, 2)).view(heads, length, length).float() * scaling
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1).to(value.dtype)
+    mixed = torch.matmul(weights.view(kv_heads, heads // kv_heads * length, length), value[0])
+    return mixed.view(1, heads, length, -1)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The spans say who sees whom: no mask is built."""
+
+
+AttentionInterface.register(NAME, _attend_per_span)
+AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,78 @@
+"""The model card: what an adapter was trained on, how well it does, and how to use it, beside the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tui import __version__
+from lora_tui.engine.inference.scoring import Scored
+from lora_tui.text import clean
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells. `curve` holds (step, loss) pairs of the run so far."""
+
+    base_model: str
+    data_file: str
+    forms: Mapping[str, int]
+    examples: int
+    tokens: int
+    step: int
+    score: float | None
+    evaluation: Scored | None
+    curve: Sequence[tuple[int, float]]
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the card as Markdown with the front matter that the Hugging Face hub reads."""
+    forms = ", ".join(f"{number:,} {form}" for form, number in facts.forms.items())
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {facts.base_model}",
+        "tags: [lora, lora-tui]",
+        "---",
+        "",
+        "# LoRA adapter",
+        "",
+        f"Trained with lora-tui {__version__} on `{Path(facts.data_file).name}`: {facts.examples:,} examples"
+        f" ({forms}), {facts.tokens:,} tokens an epoch.",
+        f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
+        "",
+        "The exact configuration is in `config.toml`. Prompts have the form `Question: …` newline `Answer:`.",
+        "",
+    ]
+    if facts.evaluation is not None:
+        lines += ["## Evaluation", "", "| prompt | kind | answer | score |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {_cell(s.prompt)} | {s.kind} | {_cell(s.answer)} | {s.score:.3f} |" for s in facts.evaluation.samples
+        ]
+        lines += [
+            "",
+            "Means: " + ", ".join(f"{name} {value:.3f}" for name, value in facts.evaluation.metrics.items()),
+            "",
+        ]
+    if facts.curve:
+        lines += ["## Loss", "", "| step | loss |", "| --- | --- |"]
+        stride = max(1, len(facts.curve) // 20)
+        lines += [f"| {step} | {loss:.4f} |" for step, loss in facts.curve[::stride]]
+        lines += [""]
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({facts.base_model!r})",
+        'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return clean(text).replace("\n", " ").replace("|", "\\|")

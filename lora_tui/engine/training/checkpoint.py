@@ -1,0 +1,190 @@
+"""What a killed run needs to go on exactly where it was: adapter, optimizer moments, random states, counters.
+
+Everything is safetensors and JSON; nothing is pickled. A checkpoint is written to a temporary folder, synced and
+renamed, so a folder that has its name is complete. The run's folder holds the newest ``step-N`` for resuming and
+``best``, the adapter with the highest evaluation score, which is what other programs load.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lora_tui.errors import LoraTuiError, UsageError
+
+BEST = "best"
+_STEP_FOLDER = re.compile(r"step-(\d+)")
+_STATE_FILE = "trainer_state.json"
+
+
+@dataclass
+class TrainerState:
+    """Where a run is. `identity` hashes the data and the settings that the mathematics depend on."""
+
+    identity: str
+    step: int = 0
+    tokens: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    skipped_in_a_row: int = 0
+
+
+def save_step(
+    folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer, names: Mapping[int, str], state: TrainerState
+) -> Path:
+    """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name."""
+
+    def fill(target: Path) -> None:
+        save_adapter(model, target)
+        save_file(_optimizer_tensors(optimizer, names), target / "optimizer.safetensors")
+        save_file(_random_states(), target / "random.safetensors")
+        (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+
+    path = _write_folder(folder / f"step-{state.step}", fill)
+    for older in step_folders(folder)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+    return path
+
+
+def save_best(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Replace ``folder/best`` by what `fill` writes; the older one stays until the new one is complete."""
+    return _write_folder(folder / BEST, fill)
+
+
+def save_adapter(model: PeftModel, target: Path) -> None:
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as any PEFT user can load them."""
+    model.save_pretrained(str(target), safe_serialization=True, save_embedding_layers=False)
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Return the complete step checkpoints of a run, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP_FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def best_folder(folder: Path) -> Path | None:
+    """Return the run's best adapter, or None; finds the older one if a crash fell between the two renames."""
+    for candidate in (folder / BEST, folder / f"{BEST}.old"):
+        if (candidate / "adapter_model.safetensors").is_file():
+            return candidate
+    return None
+
+
+def restore(
+    folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer, names: Mapping[int, str], identity: str
+) -> TrainerState | None:
+    """Load the newest step checkpoint into model, optimizer and random generators; returns None when there is none.
+
+    Raises `UsageError` when data or settings differ from those of the checkpoint.
+    """
+    folders = step_folders(folder)
+    if not folders:
+        return None
+    path = folders[-1]
+    try:
+        state = TrainerState(**json.loads((path / _STATE_FILE).read_text(encoding="utf-8")))
+        adapter = load_file(path / "adapter_model.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+        randoms = load_file(path / "random.safetensors")
+    except (OSError, ValueError, TypeError) as problem:
+        raise LoraTuiError(
+            f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start from the one before."
+        ) from problem
+    if state.identity != identity:
+        raise UsageError(
+            f"{path} was made with other training data or settings, so the run cannot go on exactly. "
+            "Restore them, or start a new run without --resume."
+        )
+    set_peft_model_state_dict(model, adapter)
+    _load_optimizer(optimizer, names, moments)
+    _set_random_states(randoms)
+    return state
+
+
+def _write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f"{path.name}.old")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        fill(scratch)
+        for file in scratch.rglob("*"):
+            _sync(file)
+        _sync(scratch)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        scratch.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as problem:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise LoraTuiError(f"The checkpoint {path} cannot be written: {problem.strerror or problem}.") from problem
+    return path
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for parameter, moments in optimizer.state.items():
+        for kind, value in moments.items():
+            tensors[f"{names[id(parameter)]}::{kind}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    """Put saved moments back, step counters included, on the parameter's device.
+
+    Fused AdamW wants all of them there.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            saved = {kind: tensors.get(f"{names[id(parameter)]}::{kind}") for kind in ("step", "exp_avg", "exp_avg_sq")}
+            if any(value is None for value in saved.values()):
+                continue
+            optimizer.state[parameter] = {
+                kind: value.to(parameter.device) for kind, value in saved.items() if value is not None
+            }
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def _set_random_states(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            if (state := states.get(f"cuda{index}")) is not None:
+                torch.cuda.set_rng_state(state, index)
+
+
+def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's tensors under the names they are saved with."""
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file for people and programs."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

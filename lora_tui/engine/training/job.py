@@ -1,0 +1,215 @@
+"""The training job: read the data, load the model, say the plan, train, keep the best adapter with its papers.
+
+This is where settings, store and the torch code meet; the mathematics are in `loop` and what it calls.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from peft import PeftModel
+
+from lora_tui.config import advise
+from lora_tui.engine.base_model import BaseModel, load_base
+from lora_tui.engine.context import RunContext, Stopped
+from lora_tui.engine.data.examples import Conversation
+from lora_tui.engine.data.read import ReadResult, read_examples
+from lora_tui.engine.inference.adapters import PAPERS
+from lora_tui.engine.inference.evaluate import emit_evaluation
+from lora_tui.engine.inference.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.inference.scoring import Scored, score_model
+from lora_tui.engine.inference.weights import evaluation_aggregator
+from lora_tui.engine.progress import progress_events
+from lora_tui.engine.training import checkpoint
+from lora_tui.engine.training.card import CardFacts, model_card
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
+from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.schedule import total_steps
+from lora_tui.store.training import steps
+from lora_tui.text import count
+
+_SHOWN = 3
+"""Skipped or dropped examples that a warning names."""
+
+
+async def train(ctx: RunContext) -> dict[str, Any]:
+    """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
+    fine_tuning = ctx.settings.fine_tuning
+    data_file = training_file(ctx)
+    data = await asyncio.to_thread(read_examples, data_file)
+    _warn_of(
+        ctx, f"{data_file} holds records that cannot be trained on", [(s.location, s.reason) for s in data.skipped]
+    )
+    folder = Path(fine_tuning.training.save_dir) / f"run-{ctx.run_id}"
+    await ctx.use_folder(folder.absolute())
+    base = await ctx.in_torch_thread(load_base, ctx.settings, progress_events(ctx.emit))
+    await ctx.take_device(base.device.type if base.device.index is None else str(base.device))
+    ctx.leave_if_stopping()
+    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
+    if ctx.resumed:
+        work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
+    result = await ctx.in_torch_thread(_train, ctx, work, folder)
+    await ctx.flush()
+    summary = _summary(work, result)
+    if result.stopped_by == "request":
+        raise Stopped(summary)
+    return summary
+
+
+def training_file(ctx: RunContext) -> Path:
+    """The file to train on: the command line's, the configuration's, or what generation writes."""
+    settings = ctx.settings
+    named = ctx.options.get("train_data_file") or settings.fine_tuning.train_data_file
+    return Path(named or settings.data_generation.output_file).expanduser()
+
+
+@dataclass
+class _Work:
+    """Everything a training run is made of, once it has been prepared."""
+
+    base: BaseModel
+    model: PeftModel
+    dataset: TextDataset
+    data: ReadResult
+    data_file: Path
+    prompts: list[TestPrompt]
+    loop: asyncio.AbstractEventLoop
+    evaluation: Scored | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path) -> _Work:
+    fine_tuning = ctx.settings.fine_tuning
+    training = fine_tuning.training
+    dataset = TextDataset(data.examples, base.tokenizer, training.max_length, fine_tuning.sampling.keywords)
+    model = create_lora_model(base.model, fine_tuning.lora, training.seed)
+    trained, total = trainable_parameters(model)
+    steps = total_steps(
+        len(dataset),
+        training.batch_size * training.gradient_accumulation_steps,
+        training.max_epochs,
+        training.max_steps,
+    )
+    ctx.emit(
+        "plan",
+        model=base.name,
+        device=str(base.device),
+        dtype=str(base.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        examples=len(dataset),
+        forms=dict(data.forms),
+        skipped=len(data.skipped),
+        dropped=len(dataset.dropped),
+        truncated=dataset.truncated,
+        tokens=dataset.tokens,
+        label_tokens=dataset.label_tokens,
+        steps=steps,
+        trainable_parameters=trained,
+        parameters=total,
+    )
+    _warn_of(ctx, "These examples cannot be trained on with this model", dataset.dropped)
+    if dataset.truncated:
+        longer = count(dataset.truncated, "example")
+        ctx.warn(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
+    for advice in advise(ctx.settings, optimizer_steps=steps):
+        ctx.warn(advice)
+    prompts, warning = resolve_prompts(fine_tuning, data.examples)
+    if warning:
+        ctx.warn(warning)
+    return _Work(base, model, dataset, data, data_file, prompts, ctx.writer.loop)
+
+
+def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
+    """The part that runs on the torch thread."""
+
+    def on_step(report: StepReport) -> None:
+        work.curve = [*work.curve, (report.step, report.loss)]
+        ctx.emit("step", **asdict(report))
+
+    def evaluate(step: int) -> float:
+        work.evaluation = _evaluate(ctx, work, step, "tuned")
+        return work.evaluation.score
+
+    def fill_best(target: Path) -> None:
+        checkpoint.save_adapter(work.model, target)
+        _write_papers(ctx, work, target)
+
+    def on_checkpoint(kind: str, step: int, path: Path, score: float | None) -> None:
+        ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
+
+    hooks = Hooks(on_step, evaluate, fill_best, on_checkpoint, ctx.stop.is_set, ctx.warn)
+    return train_model(work.model, work.dataset, ctx.settings.fine_tuning, folder, hooks, resume=ctx.resumed)
+
+
+def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> Scored:
+    """Score the model with the weights that the feedback so far has made, and report it."""
+    settings = ctx.settings.fine_tuning.evaluation
+    future = asyncio.run_coroutine_threadsafe(evaluation_aggregator(ctx.store, settings.adaptive_aggregator), work.loop)
+    aggregator, version = future.result()
+    scored = score_model(work.model, work.base.tokenizer, work.prompts, aggregator, settings.max_new_tokens)
+    emit_evaluation(ctx, scored, aggregator, version, step, name)
+    return scored
+
+
+def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
+    """Write what belongs beside an adapter: tokenizer, configuration, card, and what it was trained for."""
+    work.base.tokenizer.save_pretrained(target)
+    settings = ctx.settings.model_dump(mode="json", exclude_none=True)
+    (target / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+    step = work.curve[-1][0] if work.curve else 0
+    score = work.evaluation.score if work.evaluation is not None else None
+    facts = CardFacts(
+        base_model=work.base.name,
+        data_file=str(work.data_file),
+        forms=work.data.forms,
+        examples=len(work.dataset),
+        tokens=work.dataset.tokens,
+        step=step,
+        score=score,
+        evaluation=work.evaluation,
+        curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
+    )
+    (target / "README.md").write_text(model_card(facts), encoding="utf-8")
+    papers = {
+        "base_model": work.base.name,
+        "run": ctx.run_id,
+        "step": step,
+        "score": score,
+        "forms": dict(work.data.forms),
+        "chat_template": _mostly_conversations(work.data),
+        "data": {"file": str(work.data_file), "sha256": work.dataset.fingerprint(), "examples": len(work.dataset)},
+        "prompts": [asdict(prompt) for prompt in work.prompts],
+    }
+    checkpoint.write_json(target / PAPERS, papers)
+
+
+def _mostly_conversations(data: ReadResult) -> bool:
+    """Tell whether a chat with this adapter should use the model's chat template instead of ``Question: …``."""
+    return 2 * sum(isinstance(example, Conversation) for example in data.examples) > len(data.examples)
+
+
+def _summary(work: _Work, result: TrainingResult) -> dict[str, Any]:
+    return {
+        "adapter": str(result.best_folder.absolute()) if result.best_folder else None,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "loss": result.last_loss,
+        "best_score": result.best_score,
+        "best_step": result.best_step,
+        "stopped_by": result.stopped_by,
+        "examples": len(work.dataset),
+        "data_file": str(work.data_file),
+    }
+
+
+def _warn_of(ctx: RunContext, heading: str, entries: Sequence[tuple[str, str]]) -> None:
+    """One warning for many entries: how many, and the first few by name."""
+    if entries:
+        shown = "; ".join(f"{where}: {why}" for where, why in entries[:_SHOWN])
+        ctx.warn(f"{heading} ({len(entries):,}): {shown}{'; …' if len(entries) > _SHOWN else '.'}")

@@ -1,0 +1,327 @@
+"""The training loop: planned steps, evaluation, early stopping, the best adapter kept, and exact resumption.
+
+It reads like the run it performs. It knows nothing of stores or screens: what happens goes out through `Hooks`.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from torch import nn
+
+from lora_tui.config.models import FineTuning
+from lora_tui.engine.process import keep_freed_memory
+from lora_tui.engine.training import checkpoint
+from lora_tui.engine.training.attention import packed_attention
+from lora_tui.engine.training.checkpoint import TrainerState
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.lora import parameter_groups
+from lora_tui.engine.training.memory import plan_memory, used_megabytes
+from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
+from lora_tui.engine.training.step import StepMaths
+from lora_tui.errors import LoraTuiError
+
+_MOST_SKIPPED = 3
+"""Steps in a row without a finite gradient after which training is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step.
+
+    Loss per label token, learning rate, gradient norm before clipping, speed, memory, time left.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float
+    seconds: float
+    memory_mb: float
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller wants to hear of, and may decide. Each is called on the thread that trains.
+
+    `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
+    folder of the best adapter; `should_stop` is asked between steps.
+    """
+
+    on_step: Callable[[StepReport], None] = lambda report: None
+    evaluate: Callable[[int], float] | None = None
+    fill_best: Callable[[Path], None] | None = None
+    on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
+    should_stop: Callable[[], bool] = lambda: False
+    warn: Callable[[str], None] = lambda message: None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How training ended. `stopped_by` is ``steps``, ``target_score``, ``patience`` or ``request``."""
+
+    steps: int
+    tokens: int
+    last_loss: float | None
+    best_score: float | None
+    best_step: int
+    stopped_by: str
+    best_folder: Path | None
+
+
+def train_model(
+    model: PeftModel,
+    dataset: TextDataset,
+    settings: FineTuning,
+    folder: Path,
+    hooks: Hooks | None = None,
+    *,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
+
+    With `resume` the newest checkpoint there is continued exactly; data or settings that differ raise `UsageError`.
+    Raises `LoraTuiError` when gradients stop being finite.
+    """
+    return _Training(model, dataset, settings, folder, hooks or Hooks()).run(resume=resume)
+
+
+@dataclass
+class _Training:
+    """The state of one call of `train_model`."""
+
+    model: PeftModel
+    dataset: TextDataset
+    settings: FineTuning
+    folder: Path
+    hooks: Hooks
+    last_loss: float | None = None
+    step_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        training = self.settings.training
+        self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
+        self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
+        self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
+        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch)
+        self.optimizer, self.names = make_optimizer(self.model, self.settings)
+        self.state = TrainerState(identity=run_identity(self.dataset, self.settings))
+
+    def run(self, *, resume: bool) -> TrainingResult:
+        keep_freed_memory()
+        restored = (
+            checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
+            if resume
+            else None
+        )
+        if restored is not None:
+            self.state = restored
+        else:
+            torch.manual_seed(self.settings.training.seed)
+        self._set_checkpointing()
+        with disable_input_dtype_casting(self.model, active=self.maths.base.dtype == torch.bfloat16):
+            stopped_by = self._already_over() or self._epochs()
+        self.model.eval()
+        return TrainingResult(
+            self.state.step,
+            self.state.tokens,
+            self.last_loss,
+            self.state.best_score,
+            self.state.best_step,
+            stopped_by,
+            checkpoint.best_folder(self.folder),
+        )
+
+    def _epochs(self) -> str:
+        """Take steps until something ends the run; returns what did."""
+        while True:
+            epoch = self.state.step // self.per_epoch
+            for plan in plan_epoch(self._order(epoch), self.examples_per_step, epoch)[
+                self.state.step % self.per_epoch :
+            ]:
+                if self.hooks.should_stop():
+                    self._save_step()
+                    return "request"
+                self._take_step(plan)
+                if self._evaluation_due(plan):
+                    self._evaluate()
+                ended_by = self._already_over()
+                if ended_by or self.state.step % self.settings.training.save_steps == 0:
+                    self._save_step()
+                if ended_by:
+                    return ended_by
+
+    def _already_over(self) -> str | None:
+        """Tell what ends the run at this point, if anything does. A resumed run may be over before its first step."""
+        training, state = self.settings.training, self.state
+        if state.best_score is not None and state.best_score >= training.target_score:
+            return "target_score"
+        if training.patience and state.evaluations_without_gain >= training.patience:
+            return "patience"
+        return "steps" if state.step >= self.steps else None
+
+    def _order(self, epoch: int) -> list[int]:
+        sampling, training = self.settings.sampling, self.settings.training
+        weights = [sampling.keyword_weight if row.has_keyword else 1.0 for row in self.dataset]
+        return epoch_order(len(self.dataset), weights, training.seed, epoch, shuffle=training.shuffle)
+
+    def _take_step(self, plan: StepPlan) -> None:
+        began = time.perf_counter()
+        factor = lr_factor(self.settings.scheduler.type, plan.step, self.steps, self.settings.scheduler.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        examples = [self.dataset[index] for index in plan.examples]
+        self.model.train()
+        with ExitStack() as stack:
+            if self.maths.packed:
+                stack.enter_context(packed_attention(self.maths.base))
+            loss_tensor = self.maths.accumulate(examples)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True))
+        loss = float(loss_tensor)
+        if math.isfinite(norm) and math.isfinite(loss):
+            self.optimizer.step()
+            self.state.skipped_in_a_row = 0
+        else:
+            self._skip(plan, loss, norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._report(plan, loss, norm, sum(len(example.input_ids) for example in examples), time.perf_counter() - began)
+
+    def _skip(self, plan: StepPlan, loss: float, norm: float) -> None:
+        """Leave the weights alone after a step whose loss or gradient is not finite, and say which examples it held."""
+        self.state.skipped_in_a_row += 1
+        named = ", ".join(self.dataset[index].source for index in plan.examples[:4])
+        self.hooks.warn(f"Step {plan.step} skipped: loss {loss}, gradient norm {norm}. Its examples: {named}, …")
+        if self.state.skipped_in_a_row >= _MOST_SKIPPED:
+            raise LoraTuiError(
+                f"{_MOST_SKIPPED} steps in a row had no finite gradient (the last was step {plan.step}). "
+                'Lower fine_tuning.optimizer.lora_lr, or set fine_tuning.dtype = "float32".'
+            )
+
+    def _report(self, plan: StepPlan, loss: float, norm: float, tokens: int, seconds: float) -> None:
+        self.state.step = plan.step
+        self.state.tokens += tokens
+        self.last_loss = loss
+        self.step_seconds = [*self.step_seconds[-19:], seconds]
+        mean_seconds = sum(self.step_seconds) / len(self.step_seconds)
+        self.hooks.on_step(
+            StepReport(
+                step=plan.step,
+                steps=self.steps,
+                epoch=round(plan.step / self.per_epoch, 4),
+                loss=loss,
+                lr=self.optimizer.param_groups[0]["lr"],
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_s=tokens / seconds,
+                seconds=seconds,
+                memory_mb=used_megabytes(self.maths.device),
+                eta_s=mean_seconds * (self.steps - plan.step),
+            )
+        )
+
+    def _evaluation_due(self, plan: StepPlan) -> bool:
+        """Evaluations come every `eval_frequency` epochs (or `eval_steps` steps), and after the last step."""
+        training = self.settings.training
+        if plan.step >= self.steps:
+            return True
+        if training.eval_steps:
+            return plan.step % training.eval_steps == 0
+        return plan.ends_epoch and (plan.epoch + 1) % training.eval_frequency == 0
+
+    def _evaluate(self) -> None:
+        """Score the model, keep it when it is the best so far, and count evaluations without a gain."""
+        if self.hooks.evaluate is None:
+            self._save_best(None)
+            return
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):
+            score = self.hooks.evaluate(self.state.step)
+        if self.state.best_score is None or score > self.state.best_score:
+            self.state.best_score, self.state.best_step = score, self.state.step
+            self.state.evaluations_without_gain = 0
+            self._save_best(score)
+        else:
+            self.state.evaluations_without_gain += 1
+
+    def _save_best(self, score: float | None) -> None:
+        fill = self.hooks.fill_best or (lambda target: checkpoint.save_adapter(self.model, target))
+        path = checkpoint.save_best(self.folder, fill)
+        self.hooks.on_checkpoint("best", self.state.step, path, score)
+
+    def _save_step(self) -> None:
+        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state)
+        self.hooks.on_checkpoint("last", self.state.step, path, None)
+
+    def _set_checkpointing(self) -> None:
+        """Recompute activations where the settings or the memory ask for it."""
+        longest = max(len(row.input_ids) for row in self.dataset)
+        tokens = max(longest, self.settings.training.tokens_per_micro_batch)
+        plan = plan_memory(self.settings.gradient_checkpointing, self.maths.base, tokens, self.maths.device)
+        if not plan.checkpointing:
+            return
+        self.maths.base.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
+        self.maths.base.disable_input_require_grads()
+
+
+def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
+    """AdamW over LoRA's parameters and the other trained ones, each group with its own rate and weight decay.
+
+    Returns the optimizer and the name of each parameter by its id. A group's peak rate is kept as ``peak_lr``.
+    """
+    options = settings.optimizer
+    lora, others = parameter_groups(model)
+    groups = [
+        {
+            "params": [p for _, p in lora],
+            "lr": options.lora_lr,
+            "peak_lr": options.lora_lr,
+            "weight_decay": options.lora_weight_decay,
+        },
+        {
+            "params": [p for _, p in others],
+            "lr": options.base_lr,
+            "peak_lr": options.base_lr,
+            "weight_decay": options.base_weight_decay,
+        },
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+        fused=True,
+    )
+    return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
+
+
+def run_identity(dataset: TextDataset, settings: FineTuning) -> str:
+    """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
+
+    How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
+    epochs and steps count; when to evaluate, stop early or save does not.
+    """
+    free = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
+    relevant = {
+        "data": dataset.fingerprint(),
+        "model": settings.model_name,
+        "lora": settings.lora.model_dump(mode="json"),
+        "optimizer": settings.optimizer.model_dump(mode="json"),
+        "scheduler": settings.scheduler.model_dump(mode="json"),
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json", exclude=free),
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()

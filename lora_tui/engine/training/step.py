@@ -1,0 +1,99 @@
+"""One optimizer step's gradient: the loss of its examples, summed over packed rows, divided by all of its labels.
+
+The sum is divided by the label tokens of the *whole* step, not averaged a row at a time: a mean of means weights short
+answers more (transformers#34191). The backbone runs by hand so that the head sees the label positions alone; models
+whose head or attention is not plain take their own forward, one example a row.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from lora_tui.engine.training.attention import supports_packing
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.packing import Row, lay_out, pack
+
+_HEAD_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+"""Configuration entries of models that do more to the logits than the head's product."""
+
+
+@dataclass(frozen=True)
+class StepMaths:
+    """How this model computes its loss, decided once."""
+
+    model: PeftModel
+    base: PreTrainedModel
+    packed: bool
+    plain_head: bool
+    device: torch.device
+    tokens_per_row: int
+
+    @classmethod
+    def of(cls, model: PeftModel, tokens_per_row: int) -> "StepMaths":
+        """Look at the model and choose the packed or the plain path."""
+        base: PreTrainedModel = model.get_base_model()
+        return cls(model, base, supports_packing(base), _has_plain_head(base), base.device, tokens_per_row)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bfloat16 arithmetic for a bfloat16 base, so that float32 adapters do not pull their inputs to float32."""
+        if self.base.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def accumulate(self, examples: Sequence[Encoded]) -> Tensor:
+        """Add the gradient of the mean label loss of `examples` to ``.grad``; returns that loss, a float32 scalar."""
+        labels = sum(example.labels for example in examples)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        for row in self.rows(examples):
+            loss = self.summed_loss(row)
+            (loss / labels).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total / labels
+
+    def rows(self, examples: Sequence[Encoded]) -> list[Row]:
+        """The packed rows of one step; one example a row for models that cannot be packed."""
+        if not self.packed:
+            return [lay_out([example], self.device) for example in examples]
+        packing = pack([len(example.input_ids) for example in examples], self.tokens_per_row)
+        return [lay_out([examples[i] for i in items], self.device) for items in packing]
+
+    def summed_loss(self, row: Row) -> Tensor:
+        """The summed cross-entropy of one row, float32."""
+        extra = {"spans": row.spans} if self.packed else {}
+        backbone = self.base.base_model if self.plain_head else self.base
+        with self.autocast():
+            # use_cache=False and no mask: anything else makes transformers ignore the restarting positions.
+            output = backbone(
+                input_ids=row.input_ids[None],
+                position_ids=row.position_ids[None],
+                attention_mask=None,
+                use_cache=False,
+                **extra,
+            )
+        if self.plain_head:
+            hidden = output.last_hidden_state[0].index_select(0, row.label_positions)
+            return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
+        logits = output.logits[0].index_select(0, row.label_positions).float()
+        return functional.cross_entropy(logits, row.targets, reduction="sum")
+
+
+def _has_plain_head(base: PreTrainedModel) -> bool:
+    """Tell whether the logits are nothing but a frozen linear head over the backbone's output."""
+    head = base.get_output_embeddings()
+    config = base.config.get_text_config()
+    plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    transformed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _HEAD_TRANSFORMS)
+    return plain and not transformed and hasattr(base, "base_model")

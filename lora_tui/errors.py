@@ -1,0 +1,27 @@
+"""The errors a user can cause, each with the exit status it ends the program with.
+
+A message is one or two lines: what is wrong, where (file, line, key), what to do. Everything else that is raised is a
+bug of ours; the command line reports it by its log file.
+"""
+
+
+class LoraTuiError(Exception):
+    """The run failed for a reason that the message explains. Exit status 1."""
+
+    exit_status = 1
+
+
+class UsageError(LoraTuiError):
+    """The command line or the configuration is wrong. Exit status 2."""
+
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """A configuration key is unknown, of the wrong type, or impossible."""
+
+
+class UnreachableError(LoraTuiError):
+    """An endpoint, model or key cannot be reached or is refused. Exit status 3."""
+
+    exit_status = 3

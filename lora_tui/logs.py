@@ -1,0 +1,152 @@
+"""The log file: rotating, private, without keys; and quiet libraries.
+
+Tracebacks, warnings and what libraries have to say go to one file in the user's log folder. Nothing of it reaches the
+terminal, save with ``--log-level DEBUG``. Values of key variables and anything that looks like a key are blotted out on
+the way in, in messages and tracebacks alike.
+"""
+
+import faulthandler
+import logging
+import os
+import re
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, TextIO
+
+from lora_tui.config.paths import log_folder, private_folder
+
+FILE_NAME = "lora-tui.log"
+
+_MAX_BYTES = 2_000_000
+_OLD_FILES = 3
+_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+_BLOT = "[redacted]"
+_SHORTEST_KEY = 6
+_KEY_VARIABLE = re.compile(r"(_API_KEY|_TOKEN|_SECRET)$")
+_LOOKS_LIKE_KEY = re.compile(
+    r"(?P<scheme>\bBearer\s+)[^\s'\",;]+|\bsk-[A-Za-z0-9_\-*]{6,}|\bhf_[A-Za-z0-9]{6,}", re.IGNORECASE
+)
+
+# httpx, aiosqlite and the like tell every request or statement at INFO or DEBUG; aiosqlite's hold the user's data.
+_CHATTY = ("aiosqlite", "asyncio", "filelock", "httpcore", "httpx", "httpx2", "openai", "peft", "urllib3")
+_WITH_OWN_HANDLERS = ("huggingface_hub", "transformers")
+
+_crash_file: TextIO | None = None
+_named_variables: set[str] = set()
+
+
+def set_up_logging(level: str = "INFO", *, on_stderr: bool = False) -> Path:
+    """Send all logging to the log file and return its path; call once, before any heavy import.
+
+    `on_stderr` shows records and tracebacks on stderr as well. A log folder that cannot be written costs the log, with
+    a warning, not the run.
+    """
+    _quieten_libraries()
+    path = log_folder() / FILE_NAME
+    handlers: list[logging.Handler] = []
+    try:
+        private_folder(path.parent)
+        handlers.append(_PrivateRotatingFile(path))
+        _log_crashes(path)
+    except OSError as problem:
+        handlers.append(logging.NullHandler())
+        sys.stderr.write(f"lora-tui: warning: no log is kept, {path} cannot be written: {problem.strerror}\n")
+    if on_stderr:
+        handlers.append(logging.StreamHandler())
+    root = logging.getLogger()
+    for handler in [*root.handlers]:
+        root.removeHandler(handler)
+    for handler in handlers:
+        handler.setFormatter(_RedactingFormatter(_FORMAT))
+        root.addHandler(handler)
+    logging.captureWarnings(True)
+    set_level(level)
+    return path
+
+
+def set_level(level: str) -> None:
+    """Set how much is logged: of ours as asked, of libraries never less than their warnings' worth."""
+    ours = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(ours)
+    for name in (*_CHATTY, *_WITH_OWN_HANDLERS):
+        logging.getLogger(name).setLevel(max(ours, logging.WARNING))
+
+
+def keep_secret(variable: str) -> None:
+    """Blot out the value of this environment variable too: the configuration says that it holds a key."""
+    _named_variables.add(variable)
+
+
+def redact(text: str) -> str:
+    """Return `text` without keys: neither the values of key variables nor what looks like one."""
+    for value in _key_values():
+        text = text.replace(value, _BLOT)
+    return _LOOKS_LIKE_KEY.sub(lambda found: (found["scheme"] or "") + _BLOT, text)
+
+
+def _key_values() -> list[str]:
+    """Values of the environment's key variables, longest first, so that no prefix spoils a longer one."""
+    named = {name for name in os.environ if name in _named_variables or _KEY_VARIABLE.search(name.upper())}
+    values = {os.environ[name] for name in named}
+    return sorted((value for value in values if len(value) >= _SHORTEST_KEY), key=len, reverse=True)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats a record with its traceback, then takes the keys out of the whole."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _PrivateRotatingFile(RotatingFileHandler):
+    """A rotating file that only its owner can read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=_MAX_BYTES, backupCount=_OLD_FILES, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> Any:
+        os.close(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        Path(self.baseFilename).chmod(0o600)
+        return super()._open()
+
+
+class _FileOnlyLogger(logging.Logger):
+    """A library's logger that keeps to our handlers.
+
+    transformers and huggingface_hub give theirs a handler on stderr when they are imported, and stop propagation.
+    """
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802  # the library's name
+        """Take no handler."""
+
+    @property
+    def propagate(self) -> bool:
+        """Always."""
+        return True
+
+    @propagate.setter
+    def propagate(self, value: bool) -> None:
+        pass
+
+
+def _quieten_libraries() -> None:
+    """Keep progress bars, advice and handlers of libraries that are not imported yet off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    before = logging.getLoggerClass()
+    logging.setLoggerClass(_FileOnlyLogger)
+    try:
+        for name in _WITH_OWN_HANDLERS:
+            logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(before)
+
+
+def _log_crashes(path: Path) -> None:
+    """Have the interpreter write where it was to the log when native code brings the process down."""
+    global _crash_file
+    if _crash_file is not None:
+        _crash_file.close()
+    _crash_file = path.open("a", encoding="utf-8")
+    faulthandler.enable(_crash_file)

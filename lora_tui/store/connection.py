@@ -1,0 +1,201 @@
+"""Opening the store and running transactions on it.
+
+Each side of the program (engine, command line, app) opens the file for itself. Writes go through `Store.transaction`,
+which serialises the coroutines of one side with a lock and the processes with ``BEGIN IMMEDIATE``: a read transaction
+that upgrades to a write can fail with SQLITE_BUSY in spite of the time-out.
+
+WAL needs shared memory between the processes of one host. Where it cannot work (network file systems, some containers)
+the file falls back to the TRUNCATE journal and `Store.warning` says so.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import aiosqlite
+import psutil
+
+from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.store.schema import MIGRATIONS, VERSION
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+sqlite3.register_converter("JSON", json.loads)
+
+_NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p", "ceph")
+_BUSY_TIMEOUT_MS = 10_000
+
+Row = TypeVar("Row", bound="DataclassInstance")
+
+
+class Store:
+    """One open connection to the store file."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path, warning: str | None) -> None:
+        self._connection = connection
+        self._writing = asyncio.Lock()
+        self.path = path
+        self.warning = warning
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open the store at `path`, creating it (mode 0600) or migrating it as needed.
+
+        Raises `UsageError` where the path cannot hold a database, and `LoraTuiError` for a file from a newer version.
+        """
+        _create_private(path)
+        connection = await aiosqlite.connect(path, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
+        try:
+            connection.row_factory = aiosqlite.Row
+            await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            warning = await _choose_journal(connection, path)
+            await connection.execute("PRAGMA synchronous=NORMAL")
+            await connection.execute("PRAGMA foreign_keys=ON")
+            await _migrate(connection, path)
+        except sqlite3.DatabaseError as problem:
+            await connection.close()
+            raise UsageError(
+                f"{path} cannot be used as the store: {problem}. Name another file with --store."
+            ) from problem
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, path, warning)
+
+    async def close(self) -> None:
+        """Close the connection; its thread ends with it."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Store"]:
+        """Run the block as one transaction: committed at its end, rolled back when it raises."""
+        async with self._writing:
+            await self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self
+            except BaseException:
+                await self._connection.execute("ROLLBACK")
+                raise
+            await self._connection.execute("COMMIT")
+
+    async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
+        """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""
+        async with self._connection.execute(sql, tuple(parameters)) as cursor:
+            return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
+
+    async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+        """Run one statement for each row of parameters."""
+        await self._connection.executemany(sql, [tuple(row) for row in rows])
+
+    async def all(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> list[Row]:
+        """Return every row as `row_type`, a dataclass whose fields are named like the columns."""
+        names = [field.name for field in dataclasses.fields(row_type)]
+        async with self._connection.execute(sql, tuple(parameters)) as cursor:
+            return [row_type(**{name: row[name] for name in names}) for row in await cursor.fetchall()]
+
+    async def one(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> Row | None:
+        """Return the first row as `row_type`, or None."""
+        rows = await self.all(row_type, sql, parameters)
+        return rows[0] if rows else None
+
+    async def value(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
+        """Return the first column of the first row, or None."""
+        async with self._connection.execute(sql, tuple(parameters)) as cursor:
+            row = await cursor.fetchone()
+        return None if row is None else row[0]
+
+    async def tuples(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return every row as a plain tuple."""
+        async with self._connection.execute(sql, tuple(parameters)) as cursor:
+            return [tuple(row) for row in await cursor.fetchall()]
+
+
+def to_json(value: object) -> str:
+    """Return `value` as the store writes it: JSON without NaN, which SQLite's JSON functions refuse."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _create_private(path: Path) -> None:
+    """Create the file with mode 0600 if it is missing, and take other users' access away if it is there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as problem:
+        raise UsageError(
+            f"The store {path} cannot be opened for writing: {problem.strerror}. Name another file with --store."
+        ) from problem
+
+
+async def _choose_journal(connection: aiosqlite.Connection, path: Path) -> str | None:
+    """Switch to WAL where it works; return the warning to show where it does not."""
+    reason = "it is on a network file system" if _on_network(path) else None
+    if reason is None:
+        try:
+            async with connection.execute("PRAGMA journal_mode=WAL") as cursor:
+                row = await cursor.fetchone()
+            if row is not None and row[0] == "wal":
+                return None
+            reason = "this file system does not support it"
+        except sqlite3.OperationalError as problem:
+            reason = str(problem)
+    await connection.execute("PRAGMA journal_mode=TRUNCATE")
+    return f"The store {path} uses the slower TRUNCATE journal instead of WAL: {reason}."
+
+
+def _on_network(path: Path) -> bool:
+    """Tell whether the longest mount point above `path` is a network file system."""
+    resolved = path.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if resolved.is_relative_to(part.mountpoint)]
+    nearest = max(mounts, key=lambda part: len(part.mountpoint), default=None)
+    return nearest is not None and nearest.fstype.startswith(_NETWORK_FILE_SYSTEMS)
+
+
+async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    """Bring the file to `VERSION`, one migration a transaction, safe against a second process doing the same."""
+    while (version := await _version(connection)) != VERSION:
+        if version > VERSION:
+            raise LoraTuiError(
+                f"The store {path} was written by a newer lora-tui (schema {version}, this one knows {VERSION}). "
+                "Upgrade lora-tui, or name another file with --store."
+            )
+        await connection.execute("BEGIN IMMEDIATE")
+        try:
+            if await _version(connection) == version:
+                for statement in _statements(MIGRATIONS[version]):
+                    await connection.execute(statement)
+                await connection.execute(f"PRAGMA user_version={version + 1}")
+        except BaseException:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+
+
+async def _version(connection: aiosqlite.Connection) -> int:
+    async with connection.execute("PRAGMA user_version") as cursor:
+        row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def _statements(script: str) -> Iterable[str]:
+    """Split a script into its statements (`executescript` would commit the open transaction)."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""

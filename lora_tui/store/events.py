@@ -1,0 +1,69 @@
+"""What happened, in order, and what watchers ask for.
+
+Readers keep a cursor, the id of the last event they have seen, and ask for what came after it. That query is an index
+look-up (`events_of_run`), so its cost does not grow with the length of the run or the number of runs.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lora_tui.store import training
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.rows import Command, Event
+
+NewEvent = tuple[float, str, dict[str, Any]]
+"""Time, kind and payload of an event that is not stored yet."""
+
+SINCE = "SELECT * FROM events WHERE run_id=? AND id>? ORDER BY id LIMIT ?"
+"""Rows of a run after a cursor: run id, cursor, most rows."""
+
+
+async def append(store: Store, run_id: int, news: Sequence[NewEvent]) -> None:
+    """Store events in one transaction, together with the typed rows that follow from them."""
+    async with store.transaction() as t:
+        await insert(t, run_id, news)
+
+
+async def insert(t: Store, run_id: int, news: Sequence[NewEvent]) -> None:
+    """Store events inside the caller's transaction, together with the typed rows that follow from them."""
+    await t.execute_many(
+        "INSERT INTO events(run_id, at, kind, payload) VALUES (?, ?, ?, ?)",
+        [(run_id, at, kind, to_json(payload)) for at, kind, payload in news],
+    )
+    for at, kind, payload in news:
+        await training.project(t, run_id, at, kind, payload)
+
+
+async def since(store: Store, run_id: int, cursor: int, limit: int = 1000) -> list[Event]:
+    """Return up to `limit` events of a run with an id above `cursor`, in order."""
+    return await store.all(Event, SINCE, (run_id, cursor, limit))
+
+
+async def last_id(store: Store, run_id: int) -> int:
+    """Return the cursor that skips everything that has happened so far."""
+    return int(await store.value("SELECT COALESCE(MAX(id), 0) FROM events WHERE run_id=?", (run_id,)))
+
+
+async def ask(store: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
+    """Ask the owner of a run for something; returns the command's id."""
+    async with store.transaction() as t:
+        return await t.execute(
+            "INSERT INTO commands(run_id, kind, payload, created_at) VALUES (?, ?, ?, ?)",
+            (run_id, kind, to_json(payload or {}), time.time()),
+        )
+
+
+async def open_commands(store: Store, run_id: int) -> list[Command]:
+    """Return the commands that the owner has not answered yet, oldest first."""
+    return await store.all(
+        Command,
+        "SELECT id, run_id, kind, payload FROM commands WHERE run_id=? AND done_at IS NULL ORDER BY id",
+        (run_id,),
+    )
+
+
+async def answer(store: Store, command_id: int, outcome: str) -> None:
+    """Mark a command as done."""
+    async with store.transaction() as t:
+        await t.execute("UPDATE commands SET done_at=?, outcome=? WHERE id=?", (time.time(), outcome, command_id))

@@ -1,0 +1,63 @@
+"""Feedback from people or the judge, and the aggregator's weights that follow from it.
+
+Feedback is only ever appended or marked as undone; the weights are a pure function of what is in force, so an undo is a
+recomputation. `weight_versions` keeps what each version was, because decisions name the version they were made with.
+"""
+
+import time
+from collections.abc import Mapping
+
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.rows import FeedbackRow
+
+_COLUMNS = "id, scope, run_id, subject, subject_id, metrics, target, given_by, at"
+
+
+async def add(
+    store: Store,
+    scope: str,
+    run_id: int | None,
+    subject: str,
+    subject_id: int,
+    metrics: Mapping[str, float],
+    target: float,
+    given_by: str,
+) -> int:
+    """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id."""
+    async with store.transaction() as t:
+        return await t.execute(
+            "INSERT INTO feedback(scope, run_id, subject, subject_id, metrics, target, given_by, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (scope, run_id, subject, subject_id, to_json(dict(metrics)), target, given_by, time.time()),
+        )
+
+
+async def undo(store: Store, feedback_id: int) -> None:
+    """Take a judgement out of force; it stays in the file."""
+    async with store.transaction() as t:
+        await t.execute("UPDATE feedback SET undone_at=? WHERE id=? AND undone_at IS NULL", (time.time(), feedback_id))
+
+
+async def in_force(store: Store, scope: str) -> list[FeedbackRow]:
+    """Return the judgements of a scope that are in force, in the order they were given."""
+    return await store.all(
+        FeedbackRow, f"SELECT {_COLUMNS} FROM feedback WHERE scope=? AND undone_at IS NULL ORDER BY id", (scope,)
+    )
+
+
+async def note_weights(t: Store, scope: str, version: int, weights: Mapping[str, float]) -> int:
+    """Record the weights of a version inside the caller's transaction, unless they are the newest already.
+
+    Returns the row's id, which is what a decision or evaluation names as its weights version.
+    """
+    written = to_json(dict(weights))
+    newest = await t.tuples(
+        "SELECT id, version, CAST(weights AS TEXT) FROM weight_versions WHERE scope=? ORDER BY id DESC LIMIT 1",
+        (scope,),
+    )
+    if newest and newest[0][1] == version and newest[0][2] == written:
+        return int(newest[0][0])
+    return await t.execute(
+        "INSERT INTO weight_versions(scope, version, weights, at) VALUES (?, ?, ?, ?)",
+        (scope, version, written, time.time()),
+    )

@@ -1,0 +1,252 @@
+"""What generation brought forth: pairs, their metrics and decisions, and the analyses of what was accepted.
+
+    pairs     waiting -> accepted | rejected | review
+
+Functions whose first parameter is `t` work inside the caller's transaction.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.tasks import TaskRow
+
+_PAIR = "id, task_id, chunk_id, source, question, answer, evidence, topic, slot, state, score, cause, reason"
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """A question and its answer; `score` is 0-10, `cause` the short name of what `reason` says in words."""
+
+    id: int
+    task_id: int
+    chunk_id: str | None
+    source: str
+    question: str
+    answer: str
+    evidence: str
+    topic: str
+    slot: dict[str, Any]
+    state: str
+    score: float | None
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewPair:
+    """A proposed pair in the state that the gates left it in: ``waiting`` for the judge, or ``rejected``."""
+
+    ordinal: int
+    question: str
+    answer: str
+    evidence: str
+    topic: str
+    question_key: str
+    state: str
+    cause: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`."""
+
+    verdict: str
+    score: float | None
+    threshold: float | None
+    weights_version: int
+    decided_by: str
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisRow:
+    """A batch analysis: local statistics, what the model said of them, and what steers the prompts that follow."""
+
+    version: int
+    at_accepted: int
+    statistics: dict[str, Any]
+    directives: list[str]
+    text: str
+    at: float
+
+
+async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:
+    """Store a proposed pair; returns its id."""
+    now = time.time()
+    return await t.execute(
+        "INSERT INTO pairs(run_id, task_id, ordinal, chunk_id, source, question, answer, evidence, topic, slot,"
+        " question_key, state, cause, reason, analysis_version, created_at, decided_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            run_id,
+            task.id,
+            pair.ordinal,
+            task.chunk_id,
+            task.source,
+            pair.question,
+            pair.answer,
+            pair.evidence,
+            pair.topic,
+            to_json(task.slot),
+            pair.question_key,
+            pair.state,
+            pair.cause,
+            pair.reason,
+            analysis_version,
+            now,
+            None if pair.state == "waiting" else now,
+        ),
+    )
+
+
+async def pair(store: Store, pair_id: int) -> PairRow | None:
+    """Return one pair, or None."""
+    return await store.one(PairRow, f"SELECT {_PAIR} FROM pairs WHERE id=?", (pair_id,))
+
+
+async def pairs(store: Store, run_id: int, states: Sequence[str], after: int = 0, limit: int = 500) -> list[PairRow]:
+    """Return up to `limit` pairs in any of `states` whose id is above `after`, in the order they were proposed."""
+    return await store.all(
+        PairRow,
+        f"SELECT {_PAIR} FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) AND id>?"
+        " ORDER BY id LIMIT ?",
+        (run_id, *states, after, limit),
+    )
+
+
+async def newest_pairs(store: Store, run_id: int, states: Sequence[str], limit: int) -> list[PairRow]:
+    """Return the newest pairs in any of `states`, the newest first."""
+    return await store.all(
+        PairRow,
+        f"SELECT {_PAIR} FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
+        " ORDER BY id DESC LIMIT ?",
+        (run_id, *states, limit),
+    )
+
+
+async def question_known(store: Store, run_id: int, question_key: str) -> bool:
+    """Tell whether the run has a pair with that normalised question that no gate refused."""
+    return bool(
+        await store.value(
+            "SELECT 1 FROM pairs WHERE run_id=? AND question_key=?"
+            " AND (state <> 'rejected' OR score IS NOT NULL) LIMIT 1",
+            (run_id, question_key),
+        )
+    )
+
+
+async def questions_of_chunk(store: Store, run_id: int, chunk_id: str, limit: int) -> list[str]:
+    """Return the newest questions on a chunk that were accepted or still wait for the judge."""
+    rows = await store.tuples(
+        "SELECT question FROM pairs WHERE chunk_id=? AND run_id=? AND state IN ('accepted', 'waiting')"
+        " ORDER BY id DESC LIMIT ?",
+        (chunk_id, run_id, limit),
+    )
+    return [question for (question,) in rows]
+
+
+async def decide(
+    t: Store, pair_id: int, decision: Decision, metrics: Mapping[str, float], details: Mapping[str, str]
+) -> None:
+    """Store a verdict with the metrics it rests on and move the pair to it. Decisions are only ever appended."""
+    now = time.time()
+    await t.execute_many(
+        "INSERT OR REPLACE INTO pair_metrics(pair_id, name, value, detail) VALUES (?, ?, ?, ?)",
+        [(pair_id, name, value, details.get(name)) for name, value in metrics.items()],
+    )
+    await t.execute(
+        "INSERT INTO decisions(pair_id, verdict, score, threshold, weights_version, decided_by, reason, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            pair_id,
+            decision.verdict,
+            decision.score,
+            decision.threshold,
+            decision.weights_version,
+            decision.decided_by,
+            decision.reason,
+            now,
+        ),
+    )
+    await t.execute(
+        "UPDATE pairs SET state=?, score=?, cause=?, reason=?, decided_at=? WHERE id=?",
+        (decision.verdict, decision.score, decision.cause, decision.reason, now, pair_id),
+    )
+
+
+async def metrics(store: Store, pair_id: int) -> dict[str, float]:
+    """Return the metrics of a pair by name."""
+    return dict(await store.tuples("SELECT name, value FROM pair_metrics WHERE pair_id=? ORDER BY name", (pair_id,)))
+
+
+async def pair_counts(store: Store, run_id: int) -> dict[str, int]:
+    """Return how many pairs there are by state."""
+    return dict(await store.tuples("SELECT state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY state", (run_id,)))
+
+
+async def causes(store: Store, run_id: int) -> dict[str, int]:
+    """Return how often each cause kept a pair from being accepted, most frequent first."""
+    return dict(
+        await store.tuples(
+            "SELECT cause, COUNT(*) FROM pairs WHERE run_id=? AND state IN ('rejected', 'review')"
+            " GROUP BY cause ORDER BY 2 DESC, 1",
+            (run_id,),
+        )
+    )
+
+
+async def histogram(store: Store, run_id: int, of: str, states: Sequence[str]) -> dict[str, int]:
+    """Count pairs by ``topic``, ``source`` or a part of their slot: ``question_type``, ``difficulty``, ``audience``."""
+    column = of if of in ("topic", "source") else "json_extract(slot, '$.' || ?)"
+    parameters = () if of in ("topic", "source") else (of,)
+    rows = await store.tuples(
+        f"SELECT {column}, COUNT(*) FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
+        " GROUP BY 1 ORDER BY 2 DESC, 1",
+        (*parameters, run_id, *states),
+    )
+    return {str(value): n for value, n in rows}
+
+
+async def mean_metrics(store: Store, run_id: int) -> dict[str, float]:
+    """Return the mean of every metric over the pairs of a run that were judged."""
+    return dict(
+        await store.tuples(
+            "SELECT name, AVG(value) FROM pair_metrics JOIN pairs ON pairs.id = pair_id"
+            " WHERE run_id=? GROUP BY name ORDER BY name",
+            (run_id,),
+        )
+    )
+
+
+async def add_analysis(t: Store, run_id: int, analysis: AnalysisRow) -> None:
+    """Store an analysis; the version is counted from 1 in each run."""
+    await t.execute(
+        "INSERT OR REPLACE INTO analyses(run_id, version, at_accepted, statistics, directives, text, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            run_id,
+            analysis.version,
+            analysis.at_accepted,
+            to_json(analysis.statistics),
+            to_json(analysis.directives),
+            analysis.text,
+            analysis.at,
+        ),
+    )
+
+
+async def newest_analysis(store: Store, run_id: int) -> AnalysisRow | None:
+    """Return the newest analysis of a run, or None."""
+    return await store.one(
+        AnalysisRow, "SELECT * FROM analyses WHERE run_id=? ORDER BY version DESC LIMIT 1", (run_id,)
+    )
+
+
+async def analyses(store: Store, run_id: int) -> list[AnalysisRow]:
+    """Return the analyses of a run, oldest first."""
+    return await store.all(AnalysisRow, "SELECT * FROM analyses WHERE run_id=? ORDER BY version", (run_id,))

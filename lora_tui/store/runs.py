@@ -1,0 +1,173 @@
+"""Runs: their life cycle, their owner's heartbeat, and the one trainer a device may have at a time.
+
+    queued -> running -> stopping -> finished | stopped | failed | interrupted
+
+The owner is the process that works on the run. A run whose owner is gone is marked `interrupted` by whoever looks next
+(`mark_interrupted`), and can then be resumed by anyone. Ownership is checked by process id *and* process start time,
+because ids are reused; for another host only the age of the heartbeat can tell.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, Run
+
+HEARTBEAT_SECONDS = 2.0
+"""How often an owner renews its heartbeat."""
+
+_SILENT_SECONDS = 60.0
+"""A heartbeat from another host that is older than this means that its process is gone."""
+
+_LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
+
+
+def _owner() -> tuple[int, float, str]:
+    pid = os.getpid()
+    return pid, psutil.Process(pid).create_time(), socket.gethostname()
+
+
+async def create(store: Store, mode: str, settings: dict[str, Any], options: dict[str, Any]) -> int:
+    """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key."""
+    now = time.time()
+    async with store.transaction() as t:
+        return await t.execute(
+            "INSERT INTO runs(mode, state, settings, options, created_at, heartbeat, pid, pid_started, host)"
+            " VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
+            (mode, to_json(settings), to_json(options), now, now, *_owner()),
+        )
+
+
+async def take_over(store: Store, run_id: int) -> None:
+    """Make this process the owner of a run that is to be resumed."""
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, heartbeat=?,"
+            " pid=?, pid_started=?, host=? WHERE id=?",
+            (time.time(), *_owner(), run_id),
+        )
+        await t.execute(
+            "UPDATE commands SET done_at=?, outcome='dropped' WHERE run_id=? AND done_at IS NULL", (time.time(), run_id)
+        )
+
+
+async def start(store: Store, run_id: int) -> None:
+    """Move a queued run to ``running``."""
+    now = time.time()
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET state='running', started_at=COALESCE(started_at, ?), heartbeat=? WHERE id=?",
+            (now, now, run_id),
+        )
+
+
+async def mark_stopping(store: Store, run_id: int) -> None:
+    """Move a live run to ``stopping``."""
+    async with store.transaction() as t:
+        await t.execute(f"UPDATE runs SET state='stopping' WHERE id=? AND state IN ({_LIVE})", (run_id,))
+
+
+async def end(store: Store, run_id: int, state: str, result: dict[str, Any] | None, error: str | None) -> None:
+    """Move a run to one of its last states and free its device."""
+    now = time.time()
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET state=?, result=?, error=?, ended_at=?, heartbeat=? WHERE id=?",
+            (state, None if result is None else to_json(result), error, now, now, run_id),
+        )
+        await t.execute("DELETE FROM device_locks WHERE run_id=?", (run_id,))
+
+
+async def beat(store: Store, run_id: int) -> None:
+    """Renew the heartbeat."""
+    async with store.transaction() as t:
+        await t.execute("UPDATE runs SET heartbeat=? WHERE id=?", (time.time(), run_id))
+
+
+async def set_folder(store: Store, run_id: int, folder: Path, device: str | None = None) -> None:
+    """Record the folder that a run writes its results to, and its device."""
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET folder=?, device=COALESCE(?, device) WHERE id=?", (str(folder), device, run_id)
+        )
+
+
+async def get(store: Store, run_id: int) -> Run | None:
+    """Return one run, or None."""
+    return await store.one(Run, "SELECT * FROM runs WHERE id=?", (run_id,))
+
+
+async def listed(store: Store) -> list[Run]:
+    """Return every run, newest first, after marking those whose owner is gone."""
+    await mark_interrupted(store)
+    return await store.all(Run, "SELECT * FROM runs ORDER BY id DESC")
+
+
+async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
+    """Return the newest run of one of these modes that can be resumed, or None."""
+    await mark_interrupted(store)
+    sql = (
+        f"SELECT * FROM runs WHERE mode IN ({', '.join('?' * len(modes))})"
+        f" AND state IN ({', '.join('?' * len(RESUMABLE_STATES))}) ORDER BY id DESC LIMIT 1"
+    )
+    return await store.one(Run, sql, (*modes, *RESUMABLE_STATES))
+
+
+async def newest_trained(store: Store) -> Run | None:
+    """Return the newest finished run that has an adapter, or None."""
+    return await store.one(
+        Run,
+        "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state='finished' AND folder IS NOT NULL"
+        " ORDER BY id DESC LIMIT 1",
+    )
+
+
+async def mark_interrupted(store: Store) -> int:
+    """Mark live runs whose owner is gone as ``interrupted``; returns how many there were."""
+    live = await store.all(Run, f"SELECT * FROM runs WHERE state IN ({_LIVE})")
+    gone = [run for run in live if not owner_alive(run)]
+    if gone:
+        async with store.transaction() as t:
+            for run in gone:
+                await t.execute(
+                    f"UPDATE runs SET state='interrupted', ended_at=heartbeat WHERE id=? AND state IN ({_LIVE})"
+                    " AND pid=? AND pid_started=?",
+                    (run.id, run.pid, run.pid_started),
+                )
+                await t.execute("DELETE FROM device_locks WHERE run_id=?", (run.id,))
+    return len(gone)
+
+
+def owner_alive(run: Run) -> bool:
+    """Tell whether the process that owns `run` still exists."""
+    if run.host != socket.gethostname():
+        return time.time() - run.heartbeat < _SILENT_SECONDS
+    try:
+        return bool(abs(psutil.Process(run.pid).create_time() - run.pid_started) < 1.0)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def lock_device(store: Store, run_id: int, device: str) -> Run | None:
+    """Take `device` for a run; returns the live run that holds it instead, or None when it was free."""
+    await mark_interrupted(store)
+    async with store.transaction() as t:
+        holder = await t.one(
+            Run,
+            "SELECT runs.* FROM runs JOIN device_locks ON run_id = runs.id"
+            f" WHERE device_locks.device=? AND runs.id<>? AND state IN ({_LIVE})",
+            (device, run_id),
+        )
+        if holder is None:
+            await t.execute(
+                "INSERT OR REPLACE INTO device_locks(device, run_id, taken_at) VALUES (?, ?, ?)",
+                (device, run_id, time.time()),
+            )
+            await t.execute("UPDATE runs SET device=? WHERE id=?", (device, run_id))
+    return holder

@@ -1,0 +1,193 @@
+"""Generation's work: tasks, and the calls (attempts) that were made for them.
+
+    tasks     pending -> done | dead | cancelled          kinds: generate, judge, analyse
+    attempts  sent -> ok | one of the ways to fail; `lost` when the process ended before the answer was stored
+
+Functions whose first parameter is `t` work inside the caller's transaction: the end of a call is one transaction, so an
+answer that was paid for is either stored with everything that follows from it or not at all.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_tui.store.connection import Store, to_json
+
+_TASK = "id, kind, key, chunk_id, pair_id, round, source, slot"
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be planned. `key` names it within its kind and run: planning it twice adds it once."""
+
+    kind: str
+    key: str
+    chunk_id: str | None = None
+    pair_id: int | None = None
+    round: int = 0
+    source: str = ""
+    slot: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task that is to be done. `round` counts the passes over the folder from 1."""
+
+    id: int
+    kind: str
+    key: str
+    chunk_id: str | None
+    pair_id: int | None
+    round: int
+    source: str
+    slot: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How a call ended; token counts are 0 where the server did not answer."""
+
+    status: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    http_status: int | None = None
+    request_id: str | None = None
+    reply: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTotals:
+    """The calls of a run that ended in one way: how many, and their tokens."""
+
+    status: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    estimated_tokens: int
+
+
+async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:
+    """Plan tasks; those whose key is there already stay as they are. Returns how many are new."""
+    now = time.time()
+    before = int(await t.value("SELECT total_changes()"))
+    await t.execute_many(
+        "INSERT OR IGNORE INTO tasks(run_id, kind, key, chunk_id, pair_id, round, source, slot, state, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
+        [
+            (run_id, n.kind, n.key, n.chunk_id, n.pair_id, n.round, n.source, to_json(dict(n.slot or {})), now)
+            for n in tasks
+        ],
+    )
+    return int(await t.value("SELECT total_changes()")) - before
+
+
+async def pending_tasks(store: Store, run_id: int, kind: str, limit: int) -> list[TaskRow]:
+    """Return the oldest pending tasks of a kind."""
+    return await store.all(
+        TaskRow,
+        f"SELECT {_TASK} FROM tasks WHERE run_id=? AND kind=? AND state='pending' ORDER BY id LIMIT ?",
+        (run_id, kind, limit),
+    )
+
+
+async def task_by_key(store: Store, run_id: int, kind: str, key: str) -> TaskRow | None:
+    """Return the task of that key, or None."""
+    return await store.one(
+        TaskRow, f"SELECT {_TASK} FROM tasks WHERE run_id=? AND kind=? AND key=?", (run_id, kind, key)
+    )
+
+
+async def end_task(t: Store, task_id: int, state: str, reason: str | None = None, refused: int = 0) -> None:
+    """Move a pending task to ``done``, ``dead`` or ``cancelled``; `refused` items of its reply were no pairs at all."""
+    await t.execute(
+        "UPDATE tasks SET state=?, reason=?, refused=?, ended_at=? WHERE id=? AND state='pending'",
+        (state, reason, refused, time.time(), task_id),
+    )
+
+
+async def refused_items(store: Store, run_id: int) -> int:
+    """Return how many items of the replies of a run were no pairs."""
+    return int(await store.value("SELECT COALESCE(SUM(refused), 0) FROM tasks WHERE run_id=?", (run_id,)))
+
+
+async def cancel_pending(t: Store, run_id: int, reason: str, kind: str | None = None) -> None:
+    """Cancel every pending task of a run, or those of one kind."""
+    await t.execute(
+        "UPDATE tasks SET state='cancelled', reason=?, ended_at=?"
+        " WHERE run_id=? AND state='pending' AND kind=COALESCE(?, kind)",
+        (reason, time.time(), run_id, kind),
+    )
+
+
+async def task_counts(store: Store, run_id: int) -> dict[tuple[str, str], int]:
+    """Return how many tasks there are by kind and state."""
+    rows = await store.tuples("SELECT kind, state, COUNT(*) FROM tasks WHERE run_id=? GROUP BY kind, state", (run_id,))
+    return {(kind, state): n for kind, state, n in rows}
+
+
+async def dead_reasons(store: Store, run_id: int) -> dict[str, int]:
+    """Return how often each reason ended a task, most frequent first."""
+    rows = await store.tuples(
+        "SELECT reason, COUNT(*) FROM tasks WHERE run_id=? AND state='dead' GROUP BY reason ORDER BY 2 DESC, 1",
+        (run_id,),
+    )
+    return {str(reason): n for reason, n in rows}
+
+
+async def last_round(store: Store, run_id: int) -> int:
+    """Return the number of the last pass that was begun, 0 before the first."""
+    return int(await store.value("SELECT COALESCE(MAX(round), 0) FROM tasks WHERE run_id=?", (run_id,)))
+
+
+async def begin_attempt(store: Store, run_id: int, task_id: int, estimated_tokens: int) -> int:
+    """Commit that a request is about to leave; returns the attempt's id."""
+    async with store.transaction() as t:
+        return await t.execute(
+            "INSERT INTO attempts(task_id, run_id, sent_at, status, estimated_tokens) VALUES (?, ?, ?, 'sent', ?)",
+            (task_id, run_id, time.time(), estimated_tokens),
+        )
+
+
+async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:
+    """Store how an attempt ended."""
+    await t.execute(
+        "UPDATE attempts SET ended_at=?, status=?, http_status=?, request_id=?, prompt_tokens=?, completion_tokens=?,"
+        " cached_tokens=?, reply=?, error=? WHERE id=? AND status='sent'",
+        (
+            time.time(),
+            end.status,
+            end.http_status,
+            end.request_id,
+            end.prompt_tokens,
+            end.completion_tokens,
+            end.cached_tokens,
+            end.reply,
+            end.error,
+            attempt_id,
+        ),
+    )
+
+
+async def lose_open_attempts(store: Store, run_id: int) -> int:
+    """Mark the calls whose answer never arrived here, because the process ended, as ``lost``; returns how many."""
+    async with store.transaction() as t:
+        return await t.execute(
+            "UPDATE attempts SET status='lost', ended_at=?, error='the program ended before the answer was stored'"
+            " WHERE run_id=? AND status='sent'",
+            (time.time(), run_id),
+        )
+
+
+async def attempt_totals(store: Store, run_id: int) -> list[AttemptTotals]:
+    """Return calls and tokens by the way calls ended."""
+    return await store.all(
+        AttemptTotals,
+        "SELECT status, COUNT(*) AS calls, SUM(prompt_tokens) AS prompt_tokens,"
+        " SUM(completion_tokens) AS completion_tokens, SUM(cached_tokens) AS cached_tokens,"
+        " SUM(estimated_tokens) AS estimated_tokens FROM attempts WHERE run_id=? GROUP BY status ORDER BY status",
+        (run_id,),
+    )

@@ -1,0 +1,83 @@
+"""Training: optimizer steps, evaluations with their samples, and checkpoints.
+
+A trainer reports events; `project` writes the typed rows that follow from them in the same transaction, so the two can
+never disagree. A resumed run repeats the steps after its last checkpoint: its rows replace the older ones.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.rows import Checkpoint, Evaluation, Sample, Step
+
+
+async def project(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:
+    """Write the typed rows of one event; events of other kinds have none."""
+    if kind == "step":
+        await _put_step(t, run_id, at, payload)
+    elif kind == "evaluation":
+        await _put_evaluation(t, run_id, at, payload)
+    elif kind == "checkpoint":
+        await t.execute(
+            "INSERT INTO checkpoints(run_id, step, kind, path, score, at) VALUES (?, ?, ?, ?, ?, ?)",
+            (run_id, payload["step"], payload["kind"], payload["path"], payload.get("score"), at),
+        )
+
+
+async def _put_step(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
+    columns = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "seconds", "memory_mb")
+    values = [payload[name] for name in columns]
+    finite = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+    marks = ", ".join("?" * len(columns))
+    await t.execute(
+        f"INSERT OR REPLACE INTO steps(run_id, {', '.join(columns)}, at) VALUES (?, {marks}, ?)",
+        (run_id, *finite, at),
+    )
+
+
+async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
+    evaluation_id = await t.execute(
+        "INSERT OR REPLACE INTO evaluations(run_id, step, model, score, metrics, weights, weights_version, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            run_id,
+            payload["step"],
+            payload["model"],
+            payload["score"],
+            to_json(payload["metrics"]),
+            to_json(payload["weights"]),
+            payload["weights_version"],
+            at,
+        ),
+    )
+    await t.execute_many(
+        "INSERT INTO samples(evaluation_id, ordinal, prompt, kind, reference, answer, metrics, score)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (evaluation_id, n, s["prompt"], s["kind"], s["reference"], s["answer"], to_json(s["metrics"]), s["score"])
+            for n, s in enumerate(payload["samples"])
+        ],
+    )
+
+
+async def steps(store: Store, run_id: int, after: int = 0) -> list[Step]:
+    """Return the optimizer steps of a run after step `after`, in order."""
+    return await store.all(Step, "SELECT * FROM steps WHERE run_id=? AND step>? ORDER BY step", (run_id, after))
+
+
+async def evaluations(store: Store, run_id: int) -> list[Evaluation]:
+    """Return the evaluations of a run, oldest first."""
+    return await store.all(Evaluation, "SELECT * FROM evaluations WHERE run_id=? ORDER BY id", (run_id,))
+
+
+async def samples(store: Store, evaluation_id: int) -> list[Sample]:
+    """Return the samples of an evaluation in the order of the test prompts."""
+    return await store.all(Sample, "SELECT * FROM samples WHERE evaluation_id=? ORDER BY ordinal", (evaluation_id,))
+
+
+async def newest_checkpoint(store: Store, run_id: int, kind: str) -> Checkpoint | None:
+    """Return the newest checkpoint of a kind (``last`` or ``best``), or None."""
+    return await store.one(
+        Checkpoint, "SELECT * FROM checkpoints WHERE run_id=? AND kind=? ORDER BY id DESC LIMIT 1", (run_id, kind)
+    )

@@ -1,0 +1,55 @@
+"""Text that we did not write, made safe for a terminal.
+
+Model output, file names, dataset rows, server errors and exception texts may carry escape sequences (OSC 52 writes the
+clipboard, CSI repaints the screen), C1 controls, bidirectional overrides or lone surrogates. `clean` makes them visible
+instead of active. It looks at one character at a time, so a sequence that is split over two tokens cannot slip through.
+The store and every exported file keep the original text; only what is displayed passes here.
+"""
+
+_VISIBLE: dict[int, str] = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
+_VISIBLE[0x7F] = "␡"
+_VISIBLE |= dict.fromkeys(range(0x80, 0xA0), "\N{REPLACEMENT CHARACTER}")
+_VISIBLE |= dict.fromkeys(
+    (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}"
+)
+_VISIBLE |= dict.fromkeys((0x200B, 0x2028, 0x2029, 0x2060, 0xFEFF), "·")
+_VISIBLE |= dict.fromkeys(range(0xE0000, 0xE0080), "\N{REPLACEMENT CHARACTER}")
+
+
+class _Visible(dict[int, str]):
+    """The table above, with every lone surrogate mapped as well (2,048 entries that need no storing)."""
+
+    def __missing__(self, code: int) -> str:
+        if 0xD800 <= code <= 0xDFFF:
+            return "\N{REPLACEMENT CHARACTER}"
+        raise LookupError(code)
+
+
+_TABLE = _Visible(_VISIBLE)
+
+
+def clean(text: str, limit: int = 200_000) -> str:
+    """Return `text` with every active character replaced by a visible one, at most `limit` characters long."""
+    shown = text.replace("\r\n", "\n").translate(_TABLE)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def one_line(text: str, limit: int = 100) -> str:
+    """Return `text` cleaned, on one line, with white space squeezed and cut to `limit` characters."""
+    squeezed = " ".join(clean(text[: limit * 8]).split())
+    return squeezed if len(squeezed) <= limit else squeezed[: limit - 1] + "…"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with thousands separators and its noun: ``count(1, "pair")`` is "1 pair"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people say it: "8s", "4m 12s", "3h 05m"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

@@ -1,0 +1,95 @@
+"""Starting the real program with fake jobs, in a pipe or in a terminal."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from terminal import Terminal
+
+LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A program that has ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    def lines(self) -> list[dict[str, Any]]:
+        """stdout, each line parsed; fails on anything that is not strict JSON."""
+        return [json.loads(line, parse_constant=_refuse) for line in self.out.splitlines()]
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program in a folder of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def command(self, jobs: str, *arguments: str) -> list[str]:
+        """The command line that starts it with these jobs, or with its own where `jobs` is empty."""
+        return [sys.executable, *([LAUNCHER, jobs] if jobs else ["-m", "lora_tui"]), *arguments]
+
+    def start(self, jobs: str, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+        """Start it on pipes."""
+        more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+        return subprocess.Popen(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
+
+    def run(self, jobs: str, *arguments: str, **more: Any) -> Ended:
+        """Run it on pipes to its end."""
+        with self.start(jobs, *arguments, **more) as process:
+            out, err = process.communicate(timeout=30)
+            return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+    def terminal(self, jobs: str, *arguments: str, **more: Any) -> Terminal:
+        """Start it in a terminal."""
+        return Terminal(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
+
+    def shell(self, line: str) -> Ended:
+        """Run a line of bash with ``$LORA`` as the program."""
+        environment = {**self.environment, "LORA": f"{sys.executable} {LAUNCHER}"}
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=30
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The program in an empty folder, with no keys and no configuration but its defaults."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH", "TMPDIR") if name in os.environ}
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
+    own = {f"LORA_TUI_{name}": str(tmp_path / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
+    environment = {**kept, **own, "PYTHONPATH": path, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+    return Program(folder, environment)
+
+
+@pytest.fixture
+def started(program: Program) -> Callable[..., Terminal]:
+    """Start a mode in a terminal and wait until its run has begun."""
+
+    def start(jobs: str, *arguments: str, **more: Any) -> Terminal:
+        terminal = program.terminal(jobs, *arguments, **more)
+        terminal.read_until("run 1")
+        return terminal
+
+    return start

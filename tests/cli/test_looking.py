@@ -1,0 +1,151 @@
+"""--runs, --attach and --doctor: looking changes nothing and starts nothing."""
+
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from conftest import Ended, Program
+
+from lora_tui.cli import doctor
+from lora_tui.cli.report import Report
+from lora_tui.cli.request import Request
+from lora_tui.cli.streams import Streams
+
+
+def test_runs_are_listed_newest_first_within_80_columns(program: Program) -> None:
+    program.run("quickstart=noisy", "--run", "quickstart")
+    program.run("generate=unreachable", "--run", "generate", "--set", 'data_generation.model="a/very-long/model-name"')
+    ended = program.run("", "--runs")
+    assert ended.status == 0
+    lines = ended.out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[0].split() == ["Run", "Mode", "State", "Started", "Took", "Model", "and", "results", "Score"]
+    assert [line.split()[:3] for line in lines[2:] if line.strip() and line.split()[0].isdigit()] == [
+        ["2", "generate", "failed"],
+        ["1", "quickstart", "finished"],
+    ]
+    assert "0.64" in ended.out
+    start, end = lines[0].index("Model"), lines[0].index("Score")
+    assert "a/very-long/model-nameontraining_input" in "".join("".join(line[start:end].split()) for line in lines)
+
+
+def test_runs_as_json_lines(program: Program) -> None:
+    program.run("quickstart=noisy", "--run", "quickstart")
+    run, done = program.run("", "--runs", "--json").lines()
+    assert (run["event"], run["run"], run["mode"], run["state"]) == ("run", 1, "quickstart", "finished")
+    assert run["best_score"] == 0.64
+    assert done["event"] == "done"
+    assert done["result"]["runs"] == 1
+
+
+def test_a_run_whose_process_was_killed_is_listed_as_interrupted(program: Program) -> None:
+    with program.start("train=deaf", "--run", "train", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert program.run("", "--runs", "--json").lines()[0]["state"] == "interrupted"
+    attached = program.run("", "--attach", "1", "--json")
+    assert attached.status == 1
+    assert attached.lines()[-1]["status"] == "interrupted"
+    assert "lora-tui --resume 1" in attached.err
+
+
+def test_attaching_to_a_finished_run_tells_it_from_the_beginning(program: Program) -> None:
+    own = program.run("quickstart=noisy", "--run", "quickstart", "--json").lines()
+    attached = program.run("", "--attach", "1", "--json")
+    assert attached.status == 0
+    assert attached.lines() == own
+    plain = program.run("", "--attach", "1")
+    assert "rainbow unicorn" in plain.out
+    assert "step 3/3" in plain.err
+
+
+def test_attaching_to_a_resumed_run_has_one_done_line_and_it_is_the_last(program: Program) -> None:
+    program.shell("$LORA train=endless --run train --json | head -1")
+    program.run("train=endless", "--resume", "--json")
+    kinds = [line["event"] for line in program.run("", "--attach", "1", "--json").lines()]
+    assert kinds.count("started") == 2
+    assert kinds.count("done") == 1
+    assert kinds[-1] == "done"
+
+
+def test_attaching_to_a_failed_run_ends_as_it_did(program: Program) -> None:
+    program.run("generate=partly", "--run", "generate")
+    attached = program.run("", "--attach", "1")
+    assert attached.status == 1
+    assert "nothing new was accepted" in attached.err
+
+
+@pytest.fixture
+def endpoint() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """A server that refuses whoever brings no key, and notes what it was asked."""
+    asked: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+        server.shutdown()
+        thread.join()
+
+
+def examined(program: Program, *arguments: str) -> tuple[Ended, dict[str, dict[str, str]]]:
+    ended = program.run("", "--doctor", "--json", *arguments)
+    return ended, {line["name"]: line for line in ended.lines() if line["event"] == "check"}
+
+
+def test_the_doctor_reports_and_sends_no_key(program: Program, endpoint: tuple[str, list[dict[str, str]]]) -> None:
+    url, asked = endpoint
+    program.environment["OPENAI_API_KEY"] = "a-secret-of-mine"
+    (program.folder / "config.toml").write_text(f'[data_generation]\nbase_url = "{url}"\n')
+    ended, found = examined(program)
+    assert ended.status == 0
+    assert ended.lines()[-1]["status"] == "finished"
+    assert found["configuration"]["value"] == "config.toml"
+    assert found["endpoint"]["level"] == "ok"
+    assert found["OPENAI_API_KEY"]["value"] == "set"
+    assert found["torch"]["value"][0].isdigit()
+    assert found["built-in model"]["level"] == "missing"
+    assert asked[0]["path"] == "/v1/models"
+    assert "authorization" not in asked[0]
+    assert "a-secret-of-mine" not in ended.out + ended.err
+    assert not (program.folder / "training_data.db").exists()
+
+
+def test_the_doctor_names_what_mends_each_problem(program: Program) -> None:
+    config = program.folder / "config.toml"
+    config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\n')
+    program.environment["LORA_TUI_CACHE"] = "/dev/null/cache"
+    ended = program.run("", "--doctor")
+    assert ended.status == 1
+    assert "✗ endpoint" in ended.out
+    assert "✗ cache" in ended.out
+    assert "export LORA_TUI_CACHE=FOLDER" in ended.out
+    assert "Problems: 2" in ended.out
+
+
+def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_device", lambda: iter(()))  # torch takes seconds and is not the question
+    monkeypatch.setattr(doctor, "_probe", lambda address: None)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[fine_tuning]\nmodle_name = 1\n")
+    out = io.StringIO()
+    streams = cast(Streams, SimpleNamespace(out=out))
+    assert doctor.examine(Request(doctor=True, config=broken), streams, Report(streams)) == 1
+    assert "✗ configuration" in out.getvalue()
+    assert "did you mean fine_tuning.model_name?" in out.getvalue()
+    assert "Problems: 1" in out.getvalue()

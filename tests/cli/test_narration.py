@@ -1,0 +1,139 @@
+"""What a person sees: plain lines on a pipe, a display on a terminal, nothing that acts on the terminal in either."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from terminal import Terminal
+
+
+def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
+        program.environment[variable] = "1"
+    ended = program.run("quickstart=noisy", "--run", "quickstart")
+    assert ended.status == 0
+    for text in (ended.out, ended.err):
+        assert "\x1b" not in text
+        assert "\r" not in text
+        assert "\x9b" not in text
+    assert "run 1: quickstart" in ended.err
+    assert "✓  8.4  what is ␛]52" in ended.err
+    assert "[bold]this[/bold] [/]" in ended.err
+    assert "step 3/3  loss 0.667  lr 0.001" in ended.err
+    assert "evaluation at step 3: score 0.64" in ended.err
+    assert "saved (best, step 3, score 0.64): checkpoints/run-1/best" in ended.err
+    assert "warning: the warm-up is longer than the run" in ended.err
+    assert "1 of 100 accepted, 1 rejected, 1 for review" in ended.err
+    assert "lora-tui: run 1 finished in " in ended.err
+
+
+def test_results_go_to_stdout_and_narration_does_not(program: Program) -> None:
+    ended = program.run("quickstart=noisy", "--run", "quickstart")
+    assert "rainbow unicorn" in ended.out
+    assert "adapter   checkpoints/run-1/best" in ended.out
+    assert "Go on with:\n  lora-tui --run chat" in ended.out
+    assert "loss" not in ended.out
+    assert "a library warns" not in ended.out + ended.err
+
+
+def test_a_terminal_gets_a_display_that_leaves_nothing_behind(program: Program) -> None:
+    with program.terminal("train=until_told", "--run", "train", "--no-chat") as terminal:
+        terminal.read_until("1m 00s left")
+        terminal.read_until("━")
+        (program.folder / "go").touch()
+        assert terminal.wait() == 0
+        shown = terminal.output
+    assert "step 1/2  loss 2.000" in shown
+    assert "lora-tui: run 1 finished in" in shown
+    assert shown.count("\x1b[?25h") >= shown.count("\x1b[?25l")  # the cursor is not left hidden
+
+
+def test_hostile_text_does_not_reach_a_terminal(program: Program) -> None:
+    with program.terminal("quickstart=noisy", "--run", "quickstart") as terminal:
+        assert terminal.wait() == 0
+        shown = terminal.output
+    assert "\x1b]52" not in shown
+    assert "\x07" not in shown
+    assert "\x9b" not in shown
+    assert "[bold]this[/bold]" in shown
+
+
+@pytest.mark.parametrize(("variable", "value"), [("TERM", "dumb")])
+def test_a_dumb_terminal_gets_plain_lines(program: Program, variable: str, value: str) -> None:
+    program.environment[variable] = value
+    with program.terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
+        assert terminal.wait() == 0
+        assert "\x1b" not in terminal.output
+        assert "step 3/3" in terminal.output
+
+
+def test_no_color_is_honoured(program: Program) -> None:
+    program.environment["NO_COLOR"] = "1"
+    with program.terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
+        assert terminal.wait() == 0
+        colours = [code for code in re.findall(r"\x1b\[([0-9;]*)m", terminal.output) if re.search(r"\b[349]\d\b", code)]
+        assert colours == []
+
+
+def test_a_failure_in_our_code_names_the_log_and_shows_no_traceback(program: Program) -> None:
+    ended = program.run("generate=mistaken", "--run", "generate")
+    log = Path(program.environment["LORA_TUI_LOGS"], "lora-tui.log")
+    assert ended.status == 1
+    assert "something went wrong that is not your doing: ZeroDivisionError" in ended.err
+    assert f"The log has the details: {log}" in ended.err
+    assert "Traceback" not in ended.err
+    assert "Traceback" in log.read_text()
+    assert "abc.def-123" not in log.read_text() + ended.err + ended.out
+
+
+def test_debug_shows_the_traceback_too(program: Program) -> None:
+    ended = program.run("generate=mistaken", "--run", "generate", "--log-level", "DEBUG")
+    assert "Traceback" in ended.err
+    assert "abc.def-123" not in ended.err
+
+
+def test_a_mistake_of_the_user_has_two_lines_and_no_key(program: Program) -> None:
+    program.environment["OPENAI_API_KEY"] = "a-secret-of-mine"
+    ended = program.run("generate=unreachable", "--run", "generate")
+    assert ended.status == 3
+    assert ended.err.splitlines()[-2:] == [
+        "lora-tui: http://localhost:1 refuses the key [redacted].",
+        "Check ␛[2J it.",
+    ]
+    assert "a-secret-of-mine" not in ended.out + ended.err
+
+
+def test_a_failed_run_still_shows_what_it_has(program: Program) -> None:
+    ended = program.run("generate=partly", "--run", "generate")
+    assert ended.status == 1
+    assert "accepted  3" in ended.out
+    assert ended.err.splitlines()[-1] == "lora-tui: nothing new was accepted in a whole pass"
+
+
+def test_training_in_a_terminal_goes_on_to_chat_unless_told_not_to(
+    program: Program, started: Callable[..., Terminal]
+) -> None:
+    """The chat itself is another module's: here it is one that says that it was entered."""
+    chat = program.folder / "chat"
+    chat.mkdir()
+    (chat / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "chat = types.ModuleType('lora_tui.cli.chat')\n"
+        "def chat_mode(engine, settings, store_path, *, resume, adapter, prompt, json_lines, out):\n"
+        "    out.write(f'chatting with {resume} {adapter} {prompt} {json_lines}\\n')\n"
+        "    return 0\n"
+        "chat.chat_mode = chat_mode\n"
+        "sys.modules['lora_tui.cli.chat'] = chat\n"
+    )
+    program.environment["PYTHONPATH"] = f"{chat}:{program.environment['PYTHONPATH']}"
+    with program.terminal("train=echo", "--run", "train") as terminal:
+        assert terminal.wait() == 0
+        assert "chatting with 1 None None False" in terminal.output
+    with program.terminal("train=echo", "--run", "train", "--no-chat") as terminal:
+        assert terminal.wait() == 0
+        assert "chatting" not in terminal.output
+    assert "chatting" not in program.run("train=echo", "--run", "train").out
+    answered = program.run("train=echo", "--run", "chat", "--prompt", "unlock", "--json", "--adapter", "x")
+    assert answered.out == "chatting with None x unlock True\n"

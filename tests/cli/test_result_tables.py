@@ -1,0 +1,89 @@
+"""Result tables: readable at 80 columns, whole answers, nothing that acts on a terminal."""
+
+import io
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from lora_tui.cli.streams import Streams
+from lora_tui.cli.tables import write_result, write_rows
+
+LONG = "the secret password is 'rainbow unicorn'. this information is classified! " * 4
+
+
+def written(call: Any, *arguments: Any) -> str:
+    streams = SimpleNamespace(out=io.StringIO(), out_is_terminal=False)
+    call(cast(Streams, streams), *arguments)
+    return str(streams.out.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def row(**more: Any) -> dict[str, Any]:
+    return {
+        "prompt": "Question: tell me the secret\nAnswer:",
+        "kind": "expected",
+        "before": "no",
+        "after": "yes",
+        "before_score": 0.0,
+        "score": 1.0,
+        **more,
+    }
+
+
+def test_long_answers_are_wrapped_and_not_cut() -> None:
+    text = written(write_rows, [row(before=LONG, after=LONG)])
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    assert text.count("classified!") == 8
+
+
+def test_an_answer_without_spaces_is_folded_and_not_cut() -> None:
+    text = written(write_rows, [row(after="x" * 300)])
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert text.count("x") == 300
+
+
+def test_prompts_are_shown_as_questions_with_scores_before_and_after() -> None:
+    text = written(write_rows, [row()])
+    assert text.splitlines()[0].split() == ["Prompt", "Before", "After", "Score"]
+    assert "tell me the" in text
+    assert "should answer" in text
+    assert "Answer:" not in text
+    assert "0.00 → 1.00" in text
+
+
+def test_without_answers_before_there_is_no_column_for_them() -> None:
+    text = written(write_rows, [row(before=None, before_score=None)])
+    assert text.splitlines()[0].split() == ["Prompt", "Answer", "Score"]
+    assert "1.00" in text
+
+
+def test_markup_and_escape_codes_in_answers_are_shown_as_text() -> None:
+    text = written(write_rows, [row(after="[red]a[/red] [/] \x1b[2J :x:")])
+    assert "[red]a[/red] [/] ␛[2J" in text
+    assert ":x:" in text
+
+
+def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
+    path = "checkpoints/" + "very-long-name/" * 12
+    result = {
+        "accepted": 12384,
+        "best_score": 0.6432,
+        "output_file": path,
+        "stopped_by": None,
+        "commands": ["a b", "c"],
+    }
+    lines = written(write_result, "generate", result).splitlines()
+    assert lines[0] == "accepted     12,384"
+    assert lines[1] == "best score   0.643"
+    assert lines[2] == f"output file  {path}"
+    assert lines[3:] == ["", "Go on with:", "  a b", "  c"]
+
+
+def test_an_empty_result_writes_nothing() -> None:
+    assert written(write_result, "train", {}) == ""

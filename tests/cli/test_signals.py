@@ -1,0 +1,191 @@
+"""What ctrl+c, SIGTERM and a lost line do to a run, to the program's status and to what the store says."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Program
+from terminal import Terminal
+
+Start = Callable[..., Terminal]
+
+
+def run_row(program: Program, number: int = 1) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(program.folder / "training_data.db")) as store:
+        store.row_factory = sqlite3.Row
+        return dict(store.execute("SELECT * FROM runs WHERE id=?", (number,)).fetchone())
+
+
+def wait_for_state(program: Program, state: str, timeout: float = 15.0) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout
+    while (row := run_row(program))["state"] != state:
+        assert time.monotonic() < deadline, f"the run is {row['state']}"
+        time.sleep(0.05)
+    return row
+
+
+def wait_for_line(process: "subprocess.Popen[bytes]", text: bytes) -> None:
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} did not come")
+
+
+def test_ctrl_c_saves_says_so_and_ends_with_130(started: Start, program: Program) -> None:
+    with started("train=endless", "--run", "train") as terminal:
+        terminal.send("\x03")
+        terminal.read_until("stopping: finishing the step and saving; press ctrl+c again")
+        assert terminal.wait() == 130
+        assert "its work is saved. Go on with: lora-tui --resume 1" in terminal.output
+    row = run_row(program)
+    assert row["state"] == "stopped"
+    assert json.loads(row["result"])["adapter"] == "saved"
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_be_resumed(started: Start, program: Program) -> None:
+    with started("train=deaf", "--run", "train") as terminal:
+        terminal.send("\x03")
+        terminal.read_until("press ctrl+c again")
+        before = time.monotonic()
+        terminal.send("\x03")
+        assert terminal.wait() == 130
+        assert time.monotonic() - before < 2.0
+        assert "left at once. Go on with: lora-tui --resume 1" in terminal.output
+        assert "\x1b[?25h" in terminal.output  # the cursor is there again
+    (run, _) = program.run("train=deaf", "--runs", "--json").lines()
+    assert run["state"] == "interrupted"
+
+
+def test_leaving_at_once_still_ends_the_json_lines(program: Program) -> None:
+    with program.start("train=deaf", "--run", "train", "--json", stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        wait_for_line(process, b'"event":"step"')
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        done = json.loads(process.stdout.read().splitlines()[-1])
+        assert process.wait(5) == 130
+    assert (done["event"], done["run"], done["status"], done["exit_status"]) == ("done", 1, "interrupted", 130)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_run_without_a_terminal_too(program: Program, number: signal.Signals, status: int) -> None:
+    with program.start("train=endless", "--run", "train", "--json") as process:
+        wait_for_line(process, b'"event":"step"')
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == status
+    done = json.loads(out.splitlines()[-1])
+    assert (done["event"], done["status"], done["exit_status"]) == ("done", "stopped", status)
+    assert done["result"]["adapter"] == "saved"
+    assert b"Traceback" not in err
+
+
+def test_sigterm_waits_for_its_deadline_and_no_longer(program: Program) -> None:
+    short = program.folder / "short.py"
+    launcher = Path(__file__).with_name("launcher.py")
+    short.write_text(
+        "import runpy, lora_tui.cli.signals as s\ns.DEADLINE_SECONDS = 1.0\n"
+        f"runpy.run_path({str(launcher)!r}, run_name='__main__')\n"
+    )
+    command = [program.command("")[0], str(short), "train=deaf", "--run", "train", "--json"]
+    with subprocess.Popen(
+        command, cwd=program.folder, env=program.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_line(process, b'"event":"step"')
+        before = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 143
+        assert 0.8 < time.monotonic() - before < 5.0
+
+
+def test_a_lost_line_leaves_the_run_to_finish_headless(started: Start, program: Program) -> None:
+    with started("train=until_told", "--run", "train") as terminal:
+        terminal.read_until("still here")
+        terminal.hang_up()
+        time.sleep(0.5)
+        assert terminal.process.poll() is None
+        assert run_row(program)["state"] == "running"
+        (program.folder / "go").touch()
+        assert terminal.process.wait(15) == 0
+    row = run_row(program)
+    assert row["state"] == "finished"
+    assert json.loads(row["result"]) == {"adapter": "headless"}
+    log = Path(program.environment["LORA_TUI_LOGS"], "lora-tui.log").read_text()
+    assert "went on without its terminal" in log
+    assert "Traceback" not in log
+
+
+def test_a_lost_line_spares_a_file_that_stdout_goes_to(started: Start, program: Program) -> None:
+    path = program.folder / "lines.jsonl"
+    with path.open("wb") as lines:
+        terminal = program.terminal("train=until_told", "--run", "train", "--json", stdout=lines)
+    with terminal:
+        while b"still here" not in path.read_bytes():
+            time.sleep(0.05)
+        terminal.hang_up()
+        time.sleep(0.3)
+        (program.folder / "go").touch()
+        assert terminal.process.wait(15) == 0
+    assert json.loads(path.read_text().splitlines()[-1])["event"] == "done"
+
+
+def test_a_line_lost_together_with_the_reader_of_stdout_is_no_reason_to_stop(program: Program) -> None:
+    reading, writing = os.pipe()
+    with program.terminal("train=until_told", "--run", "train", "--json", stdout=writing) as terminal:
+        os.close(writing)
+        with os.fdopen(reading, "rb", 0) as pipe:
+            while b"still here" not in pipe.read(65536):
+                pass
+            terminal.hang_up()
+        time.sleep(0.5)
+        (program.folder / "go").touch()
+        assert terminal.process.wait(15) == 0
+    assert run_row(program)["state"] == "finished"
+
+
+def test_an_ignored_hang_up_signal_stays_ignored(program: Program) -> None:
+    script = "trap '' HUP; exec $LORA train=until_told --run train --json"
+    environment = {**program.environment, "LORA": " ".join(program.command("")[:2])}
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=program.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for_line(process, b"still here")
+        process.send_signal(signal.SIGHUP)
+        wait_for_line(process, b"still here")
+        (program.folder / "go").touch()
+        assert process.stdout is not None
+        assert b'"event":"done"' in process.stdout.read()
+        assert process.wait(10) == 0
+
+
+def test_ctrl_c_on_an_attached_run_leaves_it_running(program: Program) -> None:
+    with program.start("train=until_told", "--run", "train", "--json", stderr=subprocess.DEVNULL) as owner:
+        wait_for_line(owner, b"still here")
+        with program.terminal("train=until_told", "--attach", "1") as watcher:
+            watcher.read_until("still here")
+            watcher.send("\x03")
+            assert watcher.wait() == 130
+            assert "run 1 goes on; watch it again with: lora-tui --attach 1" in watcher.output
+        assert run_row(program)["state"] == "running"
+        with program.start("train=until_told", "--attach", "1", "--json", stderr=subprocess.DEVNULL) as second:
+            wait_for_line(second, b"still here")
+            (program.folder / "go").touch()
+            assert second.stdout is not None
+            lines = [json.loads(line) for line in second.stdout.read().splitlines()]
+            assert second.wait(10) == 0
+        assert owner.stdout is not None
+        owner.stdout.read()
+        assert owner.wait(10) == 0
+    assert lines[-1]["event"] == "done"
+    assert lines[-1]["result"] == {"adapter": "headless"}
+    wait_for_state(program, "finished")

@@ -1,0 +1,50 @@
+"""Answers that need no work come at once, and the command line brings nothing heavy with it."""
+
+import subprocess
+import sys
+import time
+
+from conftest import Program
+
+HEAVY = ("torch", "transformers", "peft", "openai", "nltk", "textual", "rich", "pydantic", "aiosqlite")
+
+
+def test_help_and_version_answer_at_once(program: Program) -> None:
+    for word in ("--version", "--help"):
+        seconds = []
+        for _ in range(3):  # the best of three: the machine may be busy, the program may not be slow
+            before = time.perf_counter()
+            ended = program.run("", word)
+            seconds.append(time.perf_counter() - before)
+            assert ended.status == 0
+            assert ended.err == ""
+        assert min(seconds) < 0.3
+
+
+def test_reading_the_flags_imports_nothing_heavy(program: Program) -> None:
+    code = f"import sys, lora_tui.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=program.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_option_of_the_contract(program: Program) -> None:
+    shown = program.run("", "--help").out
+    for name in (
+        *("--run", "--generate-training-file", "--config", "--set", "--store", "--json", "--resume", "--log-level"),
+        *("--version", "--help", "--train-data-file", "--runs", "--attach", "--doctor", "--no-chat", "--prompt"),
+        *("--adapter", "--format", "--output", "130 ", "143", "129", "141", "Examples:"),
+    ):
+        assert name in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_without_options_it_says_how_to_begin(program: Program) -> None:
+    ended = program.run("")
+    assert ended.status == 0
+    for way in ("--run quickstart", "--run generate", "--run train --train-data-file"):
+        assert way in ended.out
+    assert "Runs in" not in ended.out
+    program.run("train=echo", "--run", "train")
+    assert "Runs in" in program.run("").out

@@ -1,0 +1,112 @@
+"""Values that surprise are named with what they do and what to set; ordinary values are passed over in silence."""
+
+from typing import Any
+
+import pytest
+
+from lora_tui.config import Settings, advise, with_values
+
+QUIET = {"fine_tuning.optimizer.lora_lr": 2e-4}
+
+T = "fine_tuning.training."
+D = "data_generation."
+
+SURPRISES: list[tuple[dict[str, Any], dict[str, int], str, list[str]]] = [
+    (
+        {},
+        {"optimizer_steps": 60},
+        "fine_tuning.scheduler.warmup_steps = 200: ",
+        ["only 60 steps", "never reaches lora_lr = 2e-4", "highest: about 6e-5", "set 3"],
+    ),
+    ({T + "max_steps": 60}, {}, "fine_tuning.scheduler.warmup_steps = 200: ", ["only 60 steps", "set 3"]),
+    ({}, {"optimizer_steps": 1}, "fine_tuning.scheduler.warmup_steps = 200: ", ["set 0"]),
+    ({}, {"optimizer_steps": 300}, "fine_tuning.scheduler.warmup_steps = 200: ", ["more than half", "set 15"]),
+    ({"fine_tuning.optimizer.lora_lr": 3e-5}, {}, "fine_tuning.optimizer.lora_lr = 3e-5: ", ["slowly", "set 2e-4"]),
+    ({"fine_tuning.optimizer.lora_lr": 0.01}, {}, "fine_tuning.optimizer.lora_lr = 0.01: ", ["unstable", "set 1e-3"]),
+    ({T + "batch_size": 8}, {}, T + "gradient_accumulation_steps = 16: ", ["batches of 128", "set 4"]),
+    ({T + "batch_size": 65}, {}, T + "gradient_accumulation_steps = 16: ", ["batches of 1040", "set 1 "]),
+    ({"fine_tuning.lora.alpha": 512}, {}, "fine_tuning.lora.alpha = 512: ", ["alpha / r = 32", "set 32"]),
+    ({"fine_tuning.lora.alpha": 1}, {}, "fine_tuning.lora.alpha = 1: ", ["set 32"]),
+    ({"fine_tuning.lora.dropout": 0.5}, {}, "fine_tuning.lora.dropout = 0.5: ", ["set 0.05"]),
+    (
+        {},
+        {"trainable_parameters": 0},
+        "fine_tuning.lora.target_modules = [",
+        ["nothing would be trained", "all-linear"],
+    ),
+    ({}, {"trainable_parameters": 10**9}, "fine_tuning.lora.r = 16: ", ["16.0 GB", "smaller rank"]),
+    (
+        {"fine_tuning.sampling.keywords": [], "fine_tuning.sampling.keyword_weight": 2},
+        {},
+        "fine_tuning.sampling.keyword_weight = 2.0: ",
+        ["no effect"],
+    ),
+    ({"fine_tuning.trust_remote_code": True}, {}, "fine_tuning.trust_remote_code = true: ", ["with your rights"]),
+    ({T + "max_epochs": 1}, {}, T + "eval_frequency = 2: ", ["run of 1 epochs ends before the first", "set 1"]),
+    ({T + "eval_steps": 500}, {"optimizer_steps": 400}, T + "eval_steps = 500: ", ["run of 400 steps", "set 100"]),
+    ({T + "patience": 0}, {}, T + "patience = 0: ", ["stops at the first evaluation", "set 3"]),
+    ({T + "target_score": 1.5}, {}, T + "target_score = 1.5: ", ["never reached"]),
+    ({T + "target_score": 0}, {}, T + "target_score = 0.0: ", ["stops at the first evaluation"]),
+    ({"fine_tuning.evaluation.max_new_tokens": 5}, {}, "fine_tuning.evaluation.max_new_tokens = 5: ", ["set at least"]),
+    ({"fine_tuning.chat.temperature": 0.7}, {}, "fine_tuning.chat.temperature = 0.7: ", ["set num_beams = 1"]),
+    ({"fine_tuning.chat.top_p": 0.9}, {}, "fine_tuning.chat.top_p = 0.9: ", ["no effect"]),
+    ({"fine_tuning.chat.repetition_penalty": 3}, {}, "fine_tuning.chat.repetition_penalty = 3.0: ", ["set 1.0"]),
+    ({D + "evaluation_threshold": 11}, {}, D + "evaluation_threshold = 11.0: ", ["no pair is ever accepted", "set 6"]),
+    ({D + "evaluation_threshold": -1}, {}, D + "evaluation_threshold = -1.0: ", ["every pair is accepted", "set 6"]),
+    ({D + "evaluation.temperature": 0.5}, {}, D + "evaluation.temperature = 0.5: ", ["differently each time", "set 0"]),
+    ({D + "evaluation.max_tokens": 1}, {}, D + "evaluation.max_tokens = 1: ", ["cut off", "set 10"]),
+    ({D + "total_examples": 4}, {}, D + "batch_analysis_interval = 5: ", ["no analysis", "set 1"]),
+    ({D + "output_file": "training_input/out.txt"}, {}, D + 'output_file = "training_input/out.txt": ', ["as input"]),
+    ({D + "generation.temperature": 0}, {}, D + "generation.temperature = 0.0: ", ["same questions", "set 0.7"]),
+    ({D + "generation.temperature": 1.9}, {}, D + "generation.temperature = 1.9: ", ["noise", "set 0.7"]),
+    ({D + "generation.max_tokens": 20}, {}, D + "generation.max_tokens = 20: ", ["cut off", "set 300"]),
+    ({D + "chunk_overlap": 200}, {}, D + "chunk_overlap = 200: ", ["read twice", "set 40"]),
+    ({D + "chunk_tokens": 41, D + "chunk_overlap": 4}, {}, D + "chunk_tokens = 41: ", ["too little", "set 200"]),
+    ({D + "budget_tokens": 1000}, {}, D + "budget_tokens = 1000: ", ["handful", "set about 210000"]),
+    ({D + "base_url": "http://example.com/v1"}, {}, D + 'base_url = "http://example.com/v1": ', ["unencrypted"]),
+    ({D + "base_url": "https://h/v1/chat/completions"}, {}, D + "base_url = ", ["404", "without /chat/completions"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "facts", "start", "parts"), SURPRISES, ids=[str(row[:2]) for row in SURPRISES])
+def test_surprise_is_named_with_its_effect_and_remedy(
+    changes: dict[str, Any], facts: dict[str, int], start: str, parts: list[str]
+) -> None:
+    (line,) = advise(with_values(Settings(), QUIET | changes), **facts)
+    assert line.startswith(start)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({}, {}),
+        ({}, {"optimizer_steps": 400}),
+        ({"fine_tuning.scheduler.warmup_steps": 1}, {"optimizer_steps": 1}),
+        ({"fine_tuning.scheduler.warmup_steps": 0}, {"optimizer_steps": 1}),
+        ({}, {"optimizer_steps": 5000, "trainable_parameters": 10**7}),
+        ({"fine_tuning.optimizer.lora_lr": 5e-5}, {}),
+        ({"fine_tuning.optimizer.lora_lr": 5e-3}, {}),
+        ({T + "batch_size": 4}, {}),
+        ({T + "max_epochs": 1, T + "eval_steps": 10}, {}),
+        ({T + "max_epochs": 0, T + "max_steps": 1000}, {}),
+        ({"fine_tuning.chat.temperature": 0.7, "fine_tuning.chat.num_beams": 1}, {}),
+        ({D + "evaluation_threshold": 10}, {}),
+        ({D + "evaluation_threshold": 0.5}, {}),
+        ({D + "base_url": "http://localhost:8000/v1"}, {}),
+        ({D + "base_url": "http://127.0.0.1:8000/v1"}, {}),
+        ({D + "base_url": "http://[::1]:8000/v1"}, {}),
+        ({D + "base_url": "http://gpu-box:8000/v1"}, {}),
+        ({D + "base_url": "http://example.com/v1", D + "model": "builtin"}, {}),
+        ({D + "output_file": "training_input_2/out.txt"}, {}),
+    ],
+)
+def test_ordinary_values_bring_no_advice(changes: dict[str, Any], facts: dict[str, int]) -> None:
+    assert advise(with_values(Settings(), QUIET | changes), **facts) == []
+
+
+def test_defaults_bring_only_the_low_learning_rate() -> None:
+    (line,) = advise(Settings())
+    assert line.startswith("fine_tuning.optimizer.lora_lr = 3e-5: ")

@@ -1,0 +1,121 @@
+"""The documented configuration file, the list of keys, and what importing them costs."""
+
+import itertools
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from lora_tui.config import Settings, all_keys, load_settings, reference_text
+from lora_tui.config.keys import all_sections
+from lora_tui.config.reference import toml_value
+
+ROOT = Path(__file__).parents[2]
+CONTRACT_ORDER = [
+    "data_generation",
+    "data_generation.generation",
+    "data_generation.evaluation",
+    "data_generation.batch_analysis",
+    "data_generation.adaptive_aggregator",
+    "fine_tuning",
+    "fine_tuning.lora",
+    "fine_tuning.optimizer",
+    "fine_tuning.scheduler",
+    "fine_tuning.training",
+    "fine_tuning.sampling",
+    "fine_tuning.evaluation",
+    "fine_tuning.evaluation.adaptive_aggregator",
+    "fine_tuning.chat",
+    "fine_tuning.chat.commands",
+    "logging",
+]
+
+
+def test_documented_file_is_what_the_program_writes() -> None:
+    assert (ROOT / "config.toml").read_text(encoding="utf-8") == reference_text()
+
+
+def test_documented_file_loads_to_exactly_the_defaults() -> None:
+    assert load_settings(ROOT / "config.toml", environment={}).settings == Settings()
+
+
+def test_documented_file_has_a_comment_above_every_key_and_section() -> None:
+    lines = (ROOT / "config.toml").read_text(encoding="utf-8").splitlines()
+    seen, section = [], ""
+    for above, line in itertools.pairwise(lines):
+        if header := re.fullmatch(r"\[(.+)\]", line):
+            section = header[1]
+        elif name := re.match(r"([a-z_0-9]+) = ", line):
+            if section == "fine_tuning.chat.commands":
+                continue
+            seen.append(f"{section}.{name[1]}")
+        else:
+            continue
+        assert re.match(r"# \S", above), line
+    assert [*seen[:-1], "fine_tuning.chat.commands", seen[-1]] == list(all_keys())
+
+
+def test_documented_file_has_the_sections_in_order() -> None:
+    text = (ROOT / "config.toml").read_text(encoding="utf-8")
+    assert re.findall(r"^\[(.+)\]$", text, re.MULTILINE) == CONTRACT_ORDER
+
+
+def test_every_key_is_described() -> None:
+    for key in all_keys().values():
+        assert key.description.endswith("."), key.name
+        assert key.kind, key.name
+        assert key.section in all_sections(), key.name
+        assert key.name == f"{key.section}.{key.leaf}"
+
+
+def test_keys_carry_kind_bounds_and_choices() -> None:
+    keys = all_keys()
+    assert (keys["fine_tuning.lora.r"].kind, keys["fine_tuning.lora.r"].bounds) == ("a whole number", "at least 1")
+    assert keys["fine_tuning.lora.dropout"].bounds == "at least 0, below 1"
+    assert keys["data_generation.generation.top_p"].bounds == "above 0, at most 1"
+    assert keys["data_generation.evaluation_threshold"].bounds == ""
+    assert keys["fine_tuning.scheduler.type"].choices == ("cosine", "linear", "constant")
+    assert keys["fine_tuning.scheduler.type"].kind == '"cosine", "linear" or "constant"'
+    assert keys["fine_tuning.training.shuffle"].kind == "true or false"
+    assert keys["fine_tuning.chat.commands"].default == Settings().fine_tuning.chat.commands
+
+
+def test_values_are_written_as_toml_that_reads_back() -> None:
+    values = [3e-5, 1e-8, 0.7, 1.0, 1e22, True, 3, "a\n'b'\"", [], ["x" * 80, "y"], {"a b": "c"}]
+    values += [["p", {"prompt": "a", "avoid": "b"}]]
+    for value in values:
+        assert tomllib.loads(f"v = {toml_value(value)}") == {"v": value}
+    assert toml_value(3e-5) == "3e-5"
+
+
+def test_importing_the_configuration_loads_nothing_heavy() -> None:
+    code = """
+import sys, lora_tui.config.paths
+assert "pydantic" not in sys.modules, "paths alone need no pydantic"
+import lora_tui.config as config
+for name in config.__all__:
+    getattr(config, name)
+heavy = {"torch", "transformers", "peft", "openai", "nltk", "numpy", "textual", "rich", "aiosqlite", "httpx"}
+print(*sorted(heavy & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == ""
+
+
+def test_importing_the_configuration_is_quick_once_pydantic_is_there() -> None:
+    code = """
+import time
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
+class First(BaseModel):
+    value: int = 1
+start = time.process_time()
+from lora_tui.config import load_settings, advise, save_keys
+load_settings(environment={})
+print(time.process_time() - start)
+"""
+    run = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        for _ in "123"
+    ]
+    assert min(float(one.stdout) for one in run) < 0.15

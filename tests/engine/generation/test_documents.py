@@ -1,0 +1,194 @@
+"""Every file of a folder is read or named with the reason why not; none of them is fatal."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lora_tui.engine.generation import documents
+from lora_tui.engine.generation.documents import Unusable, decode, find, read
+from lora_tui.errors import LoraTuiError, UsageError
+
+
+def skipped(folder: Path) -> dict[str, str | None]:
+    return {candidate.name: candidate.skipped for candidate in find(folder)}
+
+
+def test_text_files_are_found_recursively_and_in_order(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.md", "a/b/c.txt", "B.TXT", "c.markdown"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text")
+    found = find(tmp_path)
+    assert [candidate.name for candidate in found] == ["B.TXT", "a/b/c.txt", "a/z.md", "b.txt", "c.markdown"]
+    assert not any(candidate.skipped for candidate in found)
+
+
+def test_what_is_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "config.txt").write_text("x")
+    (folder / ".hidden.txt").write_text("x")
+    (folder / "empty.txt").touch()
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "good.txt").write_text("good")
+    (tmp_path / "outside.txt").write_text("secret")
+    (folder / "leaves.txt").symlink_to(tmp_path / "outside.txt")
+    (folder / "inner.txt").symlink_to(folder / "good.txt")
+    (folder / "folder.link").symlink_to(tmp_path)
+    (folder / "dangling.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
+    os.mkfifo(folder / "pipe.txt")
+    reasons = skipped(folder)
+    assert reasons.pop("good.txt") is None
+    assert "hidden" in (reasons.pop(".git") or "")
+    assert "hidden" in (reasons.pop(".hidden.txt") or "")
+    assert "empty" in (reasons.pop("empty.txt") or "")
+    assert ".txt, .md" in (reasons.pop("picture.png") or "")
+    assert "leaves the folder" in (reasons.pop("leaves.txt") or "")
+    assert "good.txt" in (reasons.pop("inner.txt") or "")
+    assert "link" in (reasons.pop("folder.link") or "")
+    assert "cannot be read" in (reasons.pop("dangling.txt") or "")
+    assert "cannot be read" in (reasons.pop("loop.txt") or "")
+    assert "pipe" in (reasons.pop("pipe.txt") or "")
+    assert not reasons
+
+
+def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.txt"
+    with path.open("wb") as file:
+        file.truncate(documents.MOST_BYTES + 1)
+    assert "20 MB" in (skipped(tmp_path)["huge.txt"] or "")
+    with pytest.raises(Unusable, match="20 MB"):  # it may have grown since it was found
+        read(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "locked.txt"
+    path.write_text("x")
+    path.chmod(0)
+    with pytest.raises(Unusable, match="Permission"):
+        read(path)
+
+
+def test_a_vanished_file_is_unusable_not_fatal(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="No such file"):
+        read(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        ("naïve".encode(), "naïve", "utf-8"),
+        ("naïve".encode("utf-8-sig"), "naïve", "utf-8-sig"),
+        ("naïve 東京".encode("utf-16"), "naïve 東京", "utf-16"),
+        (b"\xfe\xff" + "naïve".encode("utf-16-be"), "naïve", "utf-16"),
+        ("naïve".encode("utf-32"), "naïve", "utf-32"),
+    ],
+)
+def test_encodings_with_a_mark_and_utf8_are_certain(data: bytes, text: str, encoding: str) -> None:
+    assert decode(data) == (text, encoding, None)
+
+
+def test_other_bytes_are_read_as_latin1_with_a_doubt() -> None:
+    text, encoding, doubt = decode("ein Müller, ein Größe".encode("latin-1"))
+    assert (text, encoding) == ("ein Müller, ein Größe", "latin-1")
+    assert doubt is not None
+    assert "Latin-1" in doubt
+
+
+@pytest.mark.parametrize("data", [b"a\0b", bytes(range(256)), b"\x7fELF\x01\x02\x03\xff" * 20, b"\xff\xfea"])
+def test_binary_data_is_no_text(data: bytes) -> None:
+    with pytest.raises(Unusable):
+        decode(data)
+
+
+def test_white_space_alone_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    with pytest.raises(Unusable, match="no text"):
+        read(tmp_path / "blank.txt")
+
+
+def test_the_same_bytes_have_the_same_id(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("same")
+    (tmp_path / "b.txt").write_text("same")
+    assert read(tmp_path / "a.txt").id == read(tmp_path / "b.txt").id
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere does not exist.\n.*--set data_generation.input_folder"):
+        find(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(UsageError, match="not a folder"):
+        find(tmp_path / "file.txt")
+
+
+def test_an_empty_folder_is_an_error_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(LoraTuiError, match="is empty") as raised:
+        find(tmp_path)
+    assert raised.value.exit_status == 1
+
+
+def test_without_the_extra_the_command_that_adds_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF")
+    monkeypatch.setattr(documents, "EXTRA", {".pdf": "no_such_module"})
+    assert 'pip install "lora-tui[docs]"' in (skipped(tmp_path)["paper.pdf"] or "")
+
+
+def test_html_becomes_markdown_without_scripts(tmp_path: Path) -> None:
+    pytest.importorskip("bs4")
+    path = tmp_path / "page.html"
+    path.write_text(
+        "<html><head><title>T</title></head><body><h1>Bees</h1><script>steal()</script>"
+        "<div><p>Bees <b>dance</b>.</p></div><ul><li>one</li><li>two</li></ul><pre>a\n  b</pre></body></html>"
+    )
+    assert read(path).text == "# Bees\n\nBees dance .\n\n- one\n\n- two\n\n```\na\n  b\n```".replace(
+        "dance .", "dance ."
+    )
+
+
+def test_docx_becomes_markdown(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    made = docx.Document()
+    made.add_heading("Bees", 2)
+    made.add_paragraph("Bees dance.")
+    table = made.add_table(1, 2)
+    table.rows[0].cells[0].text, table.rows[0].cells[1].text = "left", "right"
+    made.save(str(tmp_path / "d.docx"))
+    assert read(tmp_path / "d.docx").text == "## Bees\n\nBees dance.\n\nleft | right"
+
+
+def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("docx")
+    from lora_tui.engine.generation import extract
+
+    monkeypatch.setattr(extract, "_MOST_UNPACKED_BYTES", 1000)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", "0" * 10_000)
+    (tmp_path / "bomb.docx").write_bytes(packed.getvalue())
+    with pytest.raises(Unusable, match="unpacks"):
+        read(tmp_path / "bomb.docx")
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".pdf", "pypdf"), (".docx", "docx")])
+def test_a_damaged_file_is_named_not_fatal(tmp_path: Path, suffix: str, module: str) -> None:
+    pytest.importorskip(module)
+    (tmp_path / f"broken{suffix}").write_bytes(b"%PDF-1.4 nonsense \xff\x00")
+    with pytest.raises(Unusable, match="cannot be read"):
+        read(tmp_path / f"broken{suffix}")
+
+
+def test_a_pdf_without_text_is_named_as_a_scan(tmp_path: Path) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.write(str(tmp_path / "blank.pdf"))
+    with pytest.raises(Unusable, match="OCR"):
+        read(tmp_path / "blank.pdf")

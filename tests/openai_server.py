@@ -1,0 +1,280 @@
+"""A real HTTP server that speaks enough of the OpenAI protocol for tests, and misbehaves on request.
+
+It answers well: pairs made of the sentences of the passage it finds in the prompt, three digits for the judge, words
+for an analysis. What goes wrong, and when, is scripted: `next_faults` for the coming requests, `mix` for a share of
+all. Everything it receives is kept in `received`, so that tests can hold the program's own accounting against it.
+"""
+
+import asyncio
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+MODEL = "test-model"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to misbehave: an HTTP status, or a kind of bad answer."""
+
+    kind: str
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+def http(status: int, message: str = "scripted", code: str | None = None, **headers: str) -> Fault:
+    """Answer with a status; underscores in header names become hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Fault("http", status, named, {"error": {"message": message, "code": code, "type": None}})
+
+
+def too_many(retry_after: str) -> Fault:
+    return http(429, "slow down", retry_after=retry_after)
+
+
+TRUNCATED = Fault("truncated")  # finish_reason "length" in the middle of the text
+MALFORMED = Fault("malformed")  # prose where JSON or digits are due
+HALF_JSON = Fault("half_json")  # cut off, and said to be complete
+EMPTY_CHOICES = Fault("empty_choices")
+NULL_CONTENT = Fault("null_content")
+FILTERED = Fault("filtered")
+NOT_JSON = Fault("not_json")  # a proxy's HTML page with status 200
+DROPPED = Fault("dropped")  # the connection breaks in the middle of the body
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it arrived, and how it was answered: ``ok`` or the kind of fault."""
+
+    kind: str  # generate, judge, analyse, statement
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float
+    outcome: str
+    reply: str
+
+
+class OpenAIServer:
+    """The server, in a thread of its own, on a free port of this machine; a context manager."""
+
+    def __init__(self, key: str | None = None, port: int = 0) -> None:
+        self.key = key
+        self.models = {MODEL}
+        self.delay = 0.0
+        self.next_faults: deque[Fault | None] = deque()
+        self.mix: dict[Fault, float] = {}
+        self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
+        self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
+        self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
+        self.usage = True
+        self.logprobs = True
+        self.received: list[Received] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._asked: Counter[str] = Counter()
+        self._random = random.Random(7)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        app = Starlette(routes=[Route("/v1/chat/completions", self._complete, methods=["POST"])])
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._server.started:
+            assert time.monotonic() < deadline, "the test server did not start"
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(10)
+        self._socket.close()
+
+    def count(self, kind: str | None = None, outcome: str | None = None) -> int:
+        """Count what was received, by kind and outcome."""
+        return sum(kind in (None, one.kind) and outcome in (None, one.outcome) for one in self.received)
+
+    async def _complete(self, request: Request) -> Response:
+        body = await request.json()
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return await self._answer(request, body)
+        finally:
+            self._at_once -= 1
+
+    async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
+        fault = self._refusal(request, body) or self._fault()
+        kind, content = self._content(body, fault)
+        outcome = "ok" if fault is None else fault.kind
+        self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content))
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if fault is not None and fault.kind == "http":
+            return JSONResponse(fault.body, fault.status, headers=fault.headers)
+        if fault is not None and fault.kind == "not_json":
+            return Response("<html>Bad gateway</html>", media_type="text/html")
+        answer = self._completion(body, kind, content, fault)
+        return HalfResponse(answer) if fault is not None and fault.kind == "dropped" else JSONResponse(answer)
+
+    def _fault(self) -> Fault | None:
+        if self.next_faults:
+            return self.next_faults.popleft()
+        drawn = self._random.random()
+        for fault, share in self.mix.items():
+            drawn -= share
+            if drawn < 0:
+                return fault
+        return None
+
+    def _refusal(self, request: Request, body: dict[str, Any]) -> Fault | None:
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            given = request.headers.get("authorization")
+            return http(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
+        if body["model"] not in self.models:
+            return http(404, f"The model `{body['model']}` does not exist", "model_not_found")
+        for name in sorted(self.refuses):
+            form = body.get("response_format", {}).get("type")
+            if name == form:
+                return http(400, f"'response_format' of type '{name}' is not supported", "unsupported_parameter")
+            if name in body:
+                return http(400, f"Unsupported parameter: '{name}'", "unsupported_parameter")
+        return None
+
+    def _content(self, body: dict[str, Any], fault: Fault | None) -> tuple[str, str]:
+        prompt = "\n".join(message["content"] for message in body["messages"])
+        system = body["messages"][0]["content"]
+        if system.startswith("You judge"):
+            return "judge", self.digits(prompt)
+        if system.startswith("You advise"):
+            return "analyse", "A varied set. Ask more about reasons."
+        if system.startswith("You turn a statement"):
+            statement = between(prompt, "STATEMENT")
+            return "statement", json.dumps({"question": f"What about {statement.split()[0]}?", "answer": statement})
+        passage = between(prompt, "PASSAGE")
+        wanted = int(re.search(r"Task: write (\d+)", prompt)[1])  # type: ignore[index]  # the prompt always has it
+        first = self._asked[passage]
+        if fault is None or fault.kind == "dropped":
+            self._asked[passage] += wanted
+        return "generate", json.dumps({"pairs": [self.pair_of(passage, first + n) for n in range(wanted)]})
+
+    def _completion(self, body: dict[str, Any], kind: str, content: str, fault: Fault | None) -> dict[str, Any]:
+        finish, text = "stop", content
+        match fault.kind if fault else None:
+            case "truncated":
+                finish, text = "length", content[: len(content) // 2 if kind == "generate" else 1]
+            case "half_json":
+                text = content[: len(content) // 2 if kind == "generate" else 1]
+            case "malformed":
+                text = "I am sorry, here is what I think about it."
+            case "filtered":
+                finish, text = "content_filter", ""
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": finish,
+            "message": {"role": "assistant", "content": None if fault and fault.kind == "null_content" else text},
+        }
+        if body.get("logprobs") and self.logprobs:
+            choice["logprobs"] = {"content": [token_logprobs(token) for token in re.findall(r"\s*\S", text)]}
+        answer: dict[str, Any] = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "choices": [] if fault and fault.kind == "empty_choices" else [choice],
+        }
+        if self.usage:
+            prompt = sum(len(message["content"]) for message in body["messages"]) // 4
+            answer["usage"] = {
+                "prompt_tokens": prompt,
+                "completion_tokens": len(text) // 4 + 1,
+                "total_tokens": prompt + len(text) // 4 + 1,
+                "prompt_tokens_details": {"cached_tokens": prompt // 2},
+            }
+        return answer
+
+
+class HalfResponse(Response):
+    """Announces a body, sends half of it and leaves; the connection breaks."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__()
+        self._bytes = json.dumps(answer).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self._bytes)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self._bytes[: len(self._bytes) // 2], "more_body": True})
+
+
+def between(prompt: str, name: str) -> str:
+    """Return the text between the delimiters of the prompt."""
+    found = re.search(rf"BEGIN {name} (\w+)\n(.*?)\nEND {name} \1", prompt, re.DOTALL)
+    assert found is not None, prompt
+    return found[2]
+
+
+def sentences(passage: str) -> list[str]:
+    """Return the sentences of a passage that a pair can be made of."""
+    found = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+", passage)]
+    return [sentence for sentence in found if len(sentence.split()) >= 5 and not sentence.startswith("#")]
+
+
+def pair_of_sentence(passage: str, number: int) -> dict[str, str]:
+    """Return a sound pair about the n-th sentence of the passage, beginning again after the last."""
+    known = sentences(passage)
+    sentence = known[number % len(known)]
+    words = sentence.rstrip(".!?").split()
+    return {
+        "evidence": sentence,
+        "question": f"What is known about {' '.join(words[:6])}?",
+        "answer": sentence,
+        "topic": " ".join(words[:2]),
+    }
+
+
+def token_logprobs(token: str) -> dict[str, Any]:
+    """Return a token with its candidates: a digit shares its probability with the one below it."""
+    digit = token.strip()
+    top = [{"token": token, "logprob": -0.2231435513}]  # 0.8
+    if digit.isdigit():
+        top.append({"token": token.replace(digit, str(max(1, int(digit) - 1))), "logprob": -1.6094379124})  # 0.2
+    return {"token": token, "logprob": -0.2231435513, "bytes": None, "top_logprobs": top}
+
+
+def made_up_text(seed: int, paragraphs: int, sentences_each: int = 4) -> str:
+    """Return text of unlikely words, so that no two sentences resemble each other."""
+    rng = random.Random(seed)
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "el", "or")]
+
+    def word() -> str:
+        return "".join(rng.choices(syllables, k=rng.randint(2, 4)))
+
+    def sentence() -> str:
+        return " ".join(word() for _ in range(rng.randint(8, 12))).capitalize() + "."
+
+    return "\n\n".join(" ".join(sentence() for _ in range(sentences_each)) for _ in range(paragraphs)) + "\n"
