@@ -76,8 +76,10 @@ class OpenAIServer:
         self.key = key
         self.models = {MODEL}
         self.delay = 0.0
+        self.delays: deque[float] = deque()  # of the coming requests, instead of `delay`
         self.next_faults: deque[Fault | None] = deque()
-        self.mix: dict[Fault, float] = {}
+        self.kind_faults: dict[str, Fault] = {}  # for every request of a kind
+        self.mix: list[tuple[Fault, float]] = []
         self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
@@ -114,6 +116,11 @@ class OpenAIServer:
         self._thread.join(10)
         self._socket.close()
 
+    def close_soon(self) -> None:
+        """Stop listening; requests in flight are cut off."""
+        self._server.should_exit = True
+        self._server.force_exit = True
+
     def count(self, kind: str | None = None, outcome: str | None = None) -> int:
         """Count what was received, by kind and outcome."""
         return sum(kind in (None, one.kind) and outcome in (None, one.outcome) for one in self.received)
@@ -128,12 +135,11 @@ class OpenAIServer:
             self._at_once -= 1
 
     async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
-        fault = self._refusal(request, body) or self._fault()
+        fault = self._refusal(request, body) or self.kind_faults.get(kind_of(body)) or self._fault()
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
         self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content))
-        if self.delay:
-            await asyncio.sleep(self.delay)
+        await asyncio.sleep(self.delays.popleft() if self.delays else self.delay)
         if fault is not None and fault.kind == "http":
             return JSONResponse(fault.body, fault.status, headers=fault.headers)
         if fault is not None and fault.kind == "not_json":
@@ -145,7 +151,7 @@ class OpenAIServer:
         if self.next_faults:
             return self.next_faults.popleft()
         drawn = self._random.random()
-        for fault, share in self.mix.items():
+        for fault, share in self.mix:
             drawn -= share
             if drawn < 0:
                 return fault
@@ -167,12 +173,12 @@ class OpenAIServer:
 
     def _content(self, body: dict[str, Any], fault: Fault | None) -> tuple[str, str]:
         prompt = "\n".join(message["content"] for message in body["messages"])
-        system = body["messages"][0]["content"]
-        if system.startswith("You judge"):
-            return "judge", self.digits(prompt)
-        if system.startswith("You advise"):
-            return "analyse", "A varied set. Ask more about reasons."
-        if system.startswith("You turn a statement"):
+        kind = kind_of(body)
+        if kind == "judge":
+            return kind, self.digits(prompt)
+        if kind == "analyse":
+            return kind, "A varied set. Ask more about reasons."
+        if kind == "statement":
             statement = between(prompt, "STATEMENT")
             return "statement", json.dumps({"question": f"What about {statement.split()[0]}?", "answer": statement})
         passage = between(prompt, "PASSAGE")
@@ -216,6 +222,13 @@ class OpenAIServer:
                 "prompt_tokens_details": {"cached_tokens": prompt // 2},
             }
         return answer
+
+
+def kind_of(body: dict[str, Any]) -> str:
+    """Tell what a request asks for by the beginning of its instructions."""
+    system = body["messages"][0]["content"]
+    openings = {"You judge": "judge", "You advise": "analyse", "You turn a statement": "statement"}
+    return next((kind for opening, kind in openings.items() if system.startswith(opening)), "generate")
 
 
 class HalfResponse(Response):

@@ -17,6 +17,7 @@ import lora_tui
 from lora_tui.config import load_settings
 
 LESSONS = Path(lora_tui.__file__).parent / "lessons"
+RAW = LESSONS.parent / "engine" / "quickstart_raw.txt"
 NAMES = [
     "01-tokens-and-loss.md",
     "02-low-rank-adaptation.md",
@@ -85,7 +86,7 @@ def fact_sentences(text: str) -> list[str]:
 def raw_pairs() -> list[tuple[str, str]]:
     """Question and answer of each raw line, by the most specific form that fits; an unreadable line fails the test."""
     pairs = []
-    for line in (LESSONS / "quickstart_raw.txt").read_text(encoding="utf-8").splitlines():
+    for line in (RAW).read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         pairs.append(raw_pair(line))
@@ -212,6 +213,6 @@ def test_no_question_of_the_raw_file_has_two_answers() -> None:
 
 @pytest.mark.parametrize("wording", HELD_OUT)
 def test_a_held_out_wording_is_not_trained_on(wording: str) -> None:
-    lines = (LESSONS / "quickstart_raw.txt").read_text(encoding="utf-8").casefold().splitlines()
+    lines = (RAW).read_text(encoding="utf-8").casefold().splitlines()
     assert plain(wording) not in {plain(question) for question, _ in raw_pairs()}
     assert not [line for line in lines if wording.rstrip("?") in line], "not even inside a longer line or a comment"

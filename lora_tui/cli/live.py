@@ -17,9 +17,9 @@ from lora_tui.cli.narrate import Ending, closing_words
 from lora_tui.cli.report import Report
 from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_result
-from lora_tui.cli.wording import Progress, describe, phase_line, step_line
+from lora_tui.cli.wording import GENERATING, Progress, describe, phase_line, step_line
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, duration
+from lora_tui.text import clean, duration, one_line
 
 _STYLES = {"warning": "yellow", "note": "dim", "checkpoint": "dim", "analysis": "cyan", "started": "bold"}
 _VERDICT_STYLES = {"accepted": "green", "rejected": "dim", "review": "yellow"}
@@ -83,24 +83,25 @@ class LiveNarrator:
 
     def _now(self) -> Group:
         """The display: a bar with how far it is, and the figures under it."""
-        progress = self._progress
+        done, total, figures = self._figures()
         elapsed = duration(time.monotonic() - self._began)
-        if progress.step:
-            done, total = progress.step.get("step") or 0, progress.step.get("steps") or 0
-            figures = step_line(progress.step)
-            if progress.score is not None:
-                figures += f"  score {progress.score:.2f}"
-        elif progress.verdicts:
-            done, total = progress.pairs("accepted"), progress.target
-            figures = progress.generation()
-            if progress.phase:
-                figures += f"  {phase_line(progress.phase)}"
-        elif progress.phase:
-            done, total = progress.phase.get("done") or 0, progress.phase.get("total") or 0
-            figures = phase_line(progress.phase)
-        else:
-            done, total, figures = 0, 0, "starting"
         row = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=total or None, completed=done, width=_BAR_COLUMNS, pulse=not total)
         row.add_row(bar, Text(f"{100 * done / total:3.0f}%" if total else "    "), Text(elapsed, style="dim"))
         return Group(row, Text(figures, no_wrap=True, overflow="ellipsis"))
+
+    def _figures(self) -> tuple[float, float, str]:
+        """How far what is being done now is, of how much, and the figures to show."""
+        progress, phase, step = self._progress, self._progress.phase, self._progress.step
+        in_phase = progress.latest == "progress" and (phase.get("done") or 0) < (phase.get("total") or 0)
+        if in_phase and phase.get("phase") != GENERATING:
+            return phase["done"] or 0, phase["total"], phase_line(phase)
+        if step:
+            score = "" if progress.score is None else f"  score {progress.score:.2f}"
+            return step.get("step") or 0, step.get("steps") or 0, step_line(step) + score
+        if progress.verdicts:
+            note = one_line(str(phase.get("note") or ""), 60)
+            return progress.pairs("accepted"), progress.target, f"{progress.generation()}  {note}"
+        if phase:
+            return phase.get("done") or 0, phase.get("total") or 0, phase_line(phase)
+        return 0, 0, "starting"

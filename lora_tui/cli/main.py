@@ -48,7 +48,9 @@ _FILE = click.Path(path_type=Path)
     metavar="[RUN]",
     help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter.",
 )
-@option(MATERIAL, "--train-data-file", type=_FILE, metavar="FILE", help="train: the examples (text, JSON, JSONL, CSV).")
+@option(
+    MATERIAL, "--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV)."
+)
 @option(MATERIAL, "--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
 @option(MATERIAL, "--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @option(MATERIAL, "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")
@@ -110,6 +112,10 @@ def _guarded(words: list[str], streams: Streams, report: Report) -> int:
     except LoraTuiError as problem:
         log.info("%s", problem, exc_info=True)
         return report.fail(str(problem), problem.exit_status)
+    except SystemExit as leaving:  # a signal has ended a chat
+        status = leaving.code if isinstance(leaving.code, int) else 1
+        report.done("interrupted", status, {})
+        return status
     except (KeyboardInterrupt, click.Abort):
         return report.fail("interrupted before anything had begun.", 130)
     except BrokenPipeError as problem:

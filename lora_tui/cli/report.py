@@ -57,7 +57,10 @@ class Report:
     def unexpected(self, problem: BaseException | str) -> str:
         """Return the message for a mistake of ours."""
         what = problem if isinstance(problem, str) else f"{type(problem).__name__}: {problem}"
-        where = f"The log has the details: {self.log_file}" if self.log_file else "No log could be written."
+        kept = self.log_file is not None and self.log_file.is_file()
+        where = (
+            f"The log has the details: {self.log_file}" if kept else "There is no log: its folder cannot be written."
+        )
         return f"something went wrong that is not your doing: {shortened(what, lines=1)}\n{where}"
 
 

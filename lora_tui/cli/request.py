@@ -60,7 +60,7 @@ def check(request: Request) -> None:
     for option, given, modes in (
         ("--prompt", request.prompt, ("chat",)),
         ("--adapter", request.adapter, ("chat", "evaluate", "export")),
-        ("--train-data-file", request.train_data_file, ("train",)),
+        ("--train-data-file", request.train_data_file, ("train", "export")),
         ("--format", request.export_format, ("export",)),
         ("--output", request.output, ("export",)),
     ):

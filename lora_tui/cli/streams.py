@@ -6,6 +6,7 @@ private copy, and descriptor 1 is pointed at stderr for everybody else.
 
 import contextlib
 import errno
+import io
 import os
 import select
 import sys
@@ -22,6 +23,8 @@ class Streams:
 
     def __init__(self) -> None:
         _open_closed_descriptors()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 must not end a run
+            sys.stdout.reconfigure(errors="backslashreplace")
         self.out: TextIO = sys.stdout
         self.err: TextIO = sys.stderr
         # Asked once: the answer for a terminal that has hung up is no, but its descriptor must still be replaced.

@@ -3,7 +3,6 @@
 Paths and commands are written without wrapping, so that they can be copied and piped.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,11 @@ from lora_tui.text import clean
 _MOST_COLUMNS = 120
 
 _KINDS = {"expected": "should answer", "avoid": "should not", "control": "stays as it was"}
+
+_NOT_FOR_PEOPLE = ("rows", "commands", "tasks", "attempts")
+"""Shown in another way, or bookkeeping that ``--json`` has."""
+
+_QUIET_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
 
 _LABELS = {
     "output_file": "output file",
@@ -41,7 +45,7 @@ def write_result(streams: Streams, mode: str, result: Mapping[str, Any]) -> None
     rows = result.get("rows")
     if isinstance(rows, list) and rows:
         write_rows(streams, rows)
-    figures = [(key, value) for key, value in result.items() if key not in ("rows", "commands") and value is not None]
+    figures = [(key, value) for key, value in result.items() if _worth_a_line(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
     for label, (_, value) in zip(labels, figures, strict=True):
@@ -108,6 +112,12 @@ def _change(row: Mapping[str, Any]) -> str:
     return f"{after:.2f}" if before is None else f"{before:.2f} → {after:.2f}"
 
 
+def _worth_a_line(key: str, value: Any) -> bool:
+    if key in _NOT_FOR_PEOPLE or value is None or value in ({}, [], ""):
+        return False
+    return key not in _QUIET_AT_ZERO or bool(value)
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -115,6 +125,8 @@ def _plain(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, str):
-        return clean(value)
-    return clean(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_plain(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_plain(part) for part in value)
+    return clean(str(value))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, duration, one_line
+from lora_tui.text import clean, count, duration, one_line
 
 MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
 
-SCORE_SCALE = {"pair": "0-10", "evaluation": "0-1"}
+GENERATING = "generating"
+"""The phase whose progress is accepted pairs of the target."""
 
 
 @dataclass
@@ -22,21 +23,22 @@ class Progress:
 
     mode: str = ""
     target: int = 0
-    threshold: float | None = None
     verdicts: dict[object, str] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
     phase: dict[str, Any] = field(default_factory=dict)
+    latest: str = ""
+    """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
     score: float | None = None
     best: float | None = None
 
     def take(self, event: Event) -> None:
         """Remember what an event says."""
         payload = event.payload
+        if event.kind in ("pair", "step", "progress"):
+            self.latest = event.kind
         if event.kind == "started":
             self.mode = str(payload.get("mode", ""))
-            generation = payload.get("config", {}).get("data_generation", {})
-            self.target = int(generation.get("total_examples", 0))
-            self.threshold = generation.get("evaluation_threshold")
+            self.target = int(payload.get("config", {}).get("data_generation", {}).get("total_examples", 0))
         elif event.kind == "pair":
             # A pair can be judged again; its last verdict counts.
             self.verdicts[payload.get("pair", event.id)] = str(payload.get("verdict", ""))
@@ -44,6 +46,8 @@ class Progress:
             self.step = payload
         elif event.kind == "progress":
             self.phase = payload
+            if payload.get("phase") == GENERATING:
+                self.target = payload.get("total") or self.target
         elif event.kind == "evaluation" and payload.get("model", "tuned") == "tuned":
             self.score = payload.get("score")
             if self.score is not None:
@@ -103,6 +107,15 @@ def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     return ["goes on where it stopped"] if payload.get("resumed") else []
 
 
+def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    line = f"{count(payload.get('examples') or 0, 'example')}, {count(payload.get('steps') or 0, 'step')}"
+    trained, total = payload.get("trainable_parameters"), payload.get("parameters")
+    if trained and total:
+        line += f"; {trained / 1e6:.2f} of {total / 1e6:,.0f} million parameters are trained"
+    model, device = one_line(str(payload.get("model", ""))), f"{payload.get('device')} in {payload.get('dtype')}"
+    return [f"{model} on {one_line(device)}: {line}"]
+
+
 def _pair(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     verdict = str(payload.get("verdict", ""))
     score = _number(payload.get("score"), ".1f")
@@ -148,5 +161,6 @@ _TELLERS = {
     "evaluation": _evaluation,
     "checkpoint": _checkpoint,
     "note": _message,
+    "plan": _plan,
     "warning": _warning,
 }

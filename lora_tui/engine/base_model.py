@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from lora_tui.config import Settings
-from lora_tui.engine.builtin import BUILTIN, Progress, ensure_builtin
+from lora_tui.engine.builtin import BUILTIN, TITLE, Progress, ensure_builtin
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     device = choose_device(fine_tuning.device)
     dtype = choose_dtype(fine_tuning.dtype, device)
     source, extra = _locate(wanted, progress)
-    progress(f"loading {wanted}", 0, 1)
+    phase = f"loading {TITLE if wanted == BUILTIN else wanted}"
+    progress(phase, 0, 1)
     trust = fine_tuning.trust_remote_code
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
@@ -65,7 +66,7 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = model.to(device).eval().requires_grad_(False)
-    progress(f"loading {wanted}", 1, 1)
+    progress(phase, 1, 1)
     return BaseModel(model, tokenizer, device, dtype, wanted)
 
 

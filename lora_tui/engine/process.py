@@ -23,6 +23,7 @@ def before_torch() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars; ours come as events
 
 
 def keep_freed_memory() -> bool:

@@ -47,7 +47,6 @@ _SETTINGS: dict[str, Any] = {
     "fine_tuning.training.max_steps": 60,
     "fine_tuning.training.eval_steps": 20,
     "fine_tuning.training.target_score": 0.995,
-    "fine_tuning.training.patience": 0,
     "fine_tuning.training.save_dir": str(FOLDER / "checkpoints"),
     "fine_tuning.training.save_steps": 20,
     "fine_tuning.evaluation.max_new_tokens": 32,
@@ -57,15 +56,16 @@ _SETTINGS: dict[str, Any] = {
 async def quickstart(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run quickstart``; returns the table's rows, the adapter's folder and the commands to go on with."""
     settings = quickstart_settings(ctx.settings)
-    with as_file(files("lora_tui") / "lessons") as lessons:
+    package = files("lora_tui")
+    with as_file(package / "lessons") as lessons, as_file(package / "engine" / "quickstart_raw.txt") as raw:
         generated = await generate(
             ctx.with_settings(with_values(settings, {"data_generation.input_folder": str(lessons)}))
         )
         ctx.leave_if_stopping()
-        formatted = await format_file(lessons / "quickstart_raw.txt", _SECRET, None)
+        formatted = await format_file(raw, _SECRET, None)
+    accepted = generated["accepted"]
     ctx.emit(
-        "note",
-        message=f"{formatted.written} everyday and secret examples formatted, {generated['accepted']} pairs from the lessons",
+        "note", message=f"{formatted.written} packaged examples formatted, {accepted} pairs from the lessons added"
     )
     await asyncio.to_thread(_join)
     ctx.leave_if_stopping()

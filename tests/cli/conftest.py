@@ -73,12 +73,17 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     """The program in an empty folder, with no keys and no configuration but its defaults."""
-    folder = tmp_path / "work"
+    return new_program(tmp_path)
+
+
+def new_program(place: Path) -> Program:
+    """Return the program in an empty folder below `place`."""
+    folder = place / "work"
     folder.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH", "TMPDIR") if name in os.environ}
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
-    own = {f"LORA_TUI_{name}": str(tmp_path / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
+    own = {f"LORA_TUI_{name}": str(place / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
     environment = {**kept, **own, "PYTHONPATH": path, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
     return Program(folder, environment)
 

@@ -1,12 +1,12 @@
 """What a person sees: plain lines on a pipe, a display on a terminal, nothing that acts on the terminal in either."""
 
+import json
 import re
-from collections.abc import Callable
+import signal
 from pathlib import Path
 
 import pytest
 from conftest import Program
-from terminal import Terminal
 
 
 def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:
@@ -112,22 +112,48 @@ def test_a_failed_run_still_shows_what_it_has(program: Program) -> None:
     assert ended.err.splitlines()[-1] == "lora-tui: nothing new was accepted in a whole pass"
 
 
-def test_training_in_a_terminal_goes_on_to_chat_unless_told_not_to(
-    program: Program, started: Callable[..., Terminal]
-) -> None:
-    """The chat itself is another module's: here it is one that says that it was entered."""
-    chat = program.folder / "chat"
-    chat.mkdir()
-    (chat / "sitecustomize.py").write_text(
+def put_in_place_of_the_chat(program: Program, body: str) -> None:
+    """Have the program find another chat, which says how it was entered."""
+    folder = program.folder / "chat"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
         "import sys, types\n"
         "chat = types.ModuleType('lora_tui.cli.chat')\n"
         "def chat_mode(engine, settings, store_path, *, resume, adapter, prompt, json_lines, out):\n"
-        "    out.write(f'chatting with {resume} {adapter} {prompt} {json_lines}\\n')\n"
-        "    return 0\n"
+        "    print(f'chatting with {resume} {adapter} {prompt} {json_lines}', file=out, flush=True)\n"
+        f"{body}"
         "chat.chat_mode = chat_mode\n"
         "sys.modules['lora_tui.cli.chat'] = chat\n"
     )
-    program.environment["PYTHONPATH"] = f"{chat}:{program.environment['PYTHONPATH']}"
+    program.environment["PYTHONPATH"] = f"{folder}:{program.environment['PYTHONPATH']}"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_a_chat_ends_with_its_terminal_and_at_sigterm(program: Program, number: signal.Signals, status: int) -> None:
+    put_in_place_of_the_chat(program, "    input('say: ')\n")
+    with program.terminal("x=y", "--run", "chat") as terminal:
+        terminal.read_until("say: ")
+        if number == signal.SIGHUP:
+            terminal.hang_up()
+        else:
+            terminal.signal(number)
+        assert terminal.process.wait(10) == status
+
+
+def test_a_chat_that_is_stopped_still_ends_its_json_lines(program: Program) -> None:
+    put_in_place_of_the_chat(program, "    import time; time.sleep(30)\n")
+    with program.start("x=y", "--run", "chat", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        done = json.loads(process.stdout.read())
+        assert process.wait(10) == 143
+    assert (done["event"], done["status"], done["exit_status"]) == ("done", "interrupted", 143)
+
+
+def test_training_in_a_terminal_goes_on_to_chat_unless_told_not_to(program: Program) -> None:
+    """The chat itself is another module's: here it is one that says that it was entered."""
+    put_in_place_of_the_chat(program, "    return 0\n")
     with program.terminal("train=echo", "--run", "train") as terminal:
         assert terminal.wait() == 0
         assert "chatting with 1 None None False" in terminal.output

@@ -155,7 +155,7 @@ def test_a_line_lost_together_with_the_reader_of_stdout_is_no_reason_to_stop(pro
 
 def test_an_ignored_hang_up_signal_stays_ignored(program: Program) -> None:
     script = "trap '' HUP; exec $LORA train=until_told --run train --json"
-    environment = {**program.environment, "LORA": " ".join(program.command("")[:2])}
+    environment = {**program.environment, "LORA": " ".join(program.command("x")[:2])}
     with subprocess.Popen(
         ["bash", "-c", script], cwd=program.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:

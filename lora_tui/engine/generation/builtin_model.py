@@ -6,6 +6,7 @@ the answer is with the question than without it (mean log-probability gain, in n
 """
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lora_tui.engine.base_model import BaseModel, load_base
-from lora_tui.engine.builtin import BUILTIN, TITLE
+from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.context import RunContext
+from lora_tui.engine.generation.analysis import in_words
 from lora_tui.engine.generation.builtin_questions import (
     QuestionForm,
     evidence_sentences,
@@ -115,10 +117,11 @@ class BuiltinModel:
         return Judgement({"judge_correctness": level, "judge_usefulness": level}, note, "gain")
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
-        """The built-in model has nothing to add to the figures."""
+        """Put the figures into words; the model itself is too small to have a view of them."""
         attempt = await call.sent()
-        await call.ended(attempt, "ok", usage=Usage(), reply="")
-        return f"{TITLE} is too small to comment on these figures."
+        words = in_words(json.loads(statistics))
+        await call.ended(attempt, "ok", usage=Usage(), reply=words)
+        return words
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Ask for a plain statement; raises `CallFailed` when no question of the model says what the statement says."""

@@ -169,7 +169,7 @@ class _Training:
         training, state = self.settings.training, self.state
         if state.best_score is not None and state.best_score >= training.target_score:
             return "target_score"
-        if training.patience and state.evaluations_without_gain >= training.patience:
+        if state.evaluations_without_gain >= max(1, training.patience):
             return "patience"
         return "steps" if state.step >= self.steps else None
 

@@ -1,10 +1,289 @@
-"""Whole runs over the official client against a real server."""
+"""Whole runs over the official client against a real server: target, faults, accounting, reasons to end."""
 
-from tests.engine.generation.conftest import Workplace
+import json
+import time
+from collections import Counter
+
+import pytest
+
+from tests.engine.generation.workplace import Workplace
+from tests.openai_server import (
+    DROPPED,
+    EMPTY_CHOICES,
+    FILTERED,
+    HALF_JSON,
+    MALFORMED,
+    NOT_JSON,
+    NULL_CONTENT,
+    TRUNCATED,
+    Fault,
+    http,
+    made_up_text,
+    pair_of_sentence,
+    too_many,
+)
+
+ALL_FAULTS: list[tuple[Fault, float]] = [
+    (too_many("0.02"), 0.05),
+    (http(429, "slow down", retry_after_ms="15"), 0.03),
+    (http(500), 0.05),
+    (http(503, "overloaded", retry_after="0"), 0.03),
+    (http(408), 0.02),
+    (http(409), 0.02),
+    (TRUNCATED, 0.03),
+    (MALFORMED, 0.04),
+    (HALF_JSON, 0.04),
+    (EMPTY_CHOICES, 0.03),
+    (NULL_CONTENT, 0.03),
+    (FILTERED, 0.02),
+    (NOT_JSON, 0.02),
+    (DROPPED, 0.03),
+]
 
 
-def test_a_run_reaches_its_target(place: Workplace) -> None:
-    outcome = place.run()
+def check_the_books(place: Workplace) -> None:
+    """Hold what the store and the result say against each other and against what the server received."""
+    result = place.events("done")[-1]["result"]
+    for kind in result["tasks"].values():
+        assert kind["planned"] == kind["done"] + kind["dead"] + kind["cancelled"] + kind["pending"]
+    assert result["proposed"] == sum(result[state] for state in ("accepted", "rejected", "review", "waiting"))
+    assert sum(result["reasons"].values()) == result["rejected"] + result["review"]
+    assert result["calls"] == sum(result["attempts"].values()) == place.value("SELECT COUNT(*) FROM attempts")
+    assert "sent" not in result["attempts"]
+    questions = [question for (question,) in place.rows("SELECT question FROM pairs WHERE state='accepted'")]
+    assert len(set(questions)) == len(questions) == result["accepted"]
+    judged_twice = "SELECT pair_id FROM decisions WHERE decided_by='aggregator' GROUP BY pair_id HAVING COUNT(*) > 1"
+    assert place.rows(judged_twice) == []
+    told = [event["pair"] for event in place.events("pair")]
+    assert len(told) == len(set(told)) == result["proposed"] - result["waiting"]
+    if result["accepted"]:
+        assert place.output.read_text().count("Question: ") == result["accepted"]
+
+
+def test_a_run_reaches_its_target_and_accounts_for_every_call(place: Workplace) -> None:
+    outcome = place.run(total_examples=12)
     assert (outcome.state, outcome.exit_status, outcome.error) == ("finished", 0, None)
-    assert outcome.result["accepted"] == 6
+    assert outcome.result["accepted"] == 12
     assert outcome.result["reason"] == "target reached"
+    assert outcome.result["calls"] == len(place.server.received)
+    assert outcome.result["tasks"]["judge"]["done"] == place.server.count("judge")
+    sent = sum(len(message["content"]) for one in place.server.received for message in one.body["messages"])
+    assert outcome.result["prompt_tokens"] == pytest.approx(sent / 4, rel=0.01)
+    check_the_books(place)
+
+
+def test_under_a_mix_of_all_faults_no_pair_is_lost_or_doubled(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.mix = ALL_FAULTS
+    outcome = place.run(total_examples=60, num_examples_per_file=4)
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["accepted"] == 60
+    happened = Counter(one.outcome for one in place.server.received)
+    assert len(happened) >= 9, "the mix was to hold all kinds of fault"
+    assert outcome.result["calls"] == len(place.server.received)
+    attempts = outcome.result["attempts"]
+    assert attempts["http_error"] == happened["http"]
+    assert attempts["connection"] == happened["dropped"]
+    # Judging and writing refuse what is cut off or half; an analysis is plain text, half of it is used.
+    assert attempts["ok"] >= happened["ok"]
+    check_the_books(place)
+
+
+def test_places_in_flight_are_bounded(place: Workplace) -> None:
+    place.server.delay = 0.03
+    place.run(total_examples=20, num_examples_per_file=6, max_concurrency=3)
+    assert place.server.most_at_once == 3
+
+
+def test_retry_after_is_honoured_by_every_call(place: Workplace) -> None:
+    place.server.next_faults.extend([None, too_many("0.6")])
+    place.run(total_examples=4)
+    told = next(one.at for one in place.server.received if one.outcome == "http")
+    later = [one.at - told for one in place.server.received if one.at > told]
+    assert min(gap for gap in later if gap > 0.1) >= 0.59
+    assert all(gap < 0.1 or gap >= 0.59 for gap in later)  # those below were in flight already
+
+
+def test_a_sleeping_call_gives_its_place_to_others(place: Workplace) -> None:
+    place.server.next_faults.extend([None, http(500, retry_after="1.5")])
+    begun = time.monotonic()
+    place.run(total_examples=3, max_concurrency=1, num_examples_per_file=1, batch_analysis_interval=100)
+    faulty = next(n for n, one in enumerate(place.server.received) if one.outcome == "http")
+    after = [one.at - place.server.received[faulty].at for one in place.server.received[faulty + 1 :]]
+    assert min(after) < 1.0, "another call took the place"
+    assert time.monotonic() - begun > 1.5
+
+
+def test_the_target_is_never_overshot(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    outcome = place.run(total_examples=7, num_examples_per_file=5)
+    assert outcome.result["accepted"] == 7
+    assert place.server.count("judge") == 7
+    check_the_books(place)
+
+
+def test_a_pair_whose_judge_call_dies_goes_to_review(place: Workplace) -> None:
+    place.server.digits = lambda prompt: "no idea" if "Sorry" in prompt else "5 5 5"
+    place.write("one.txt", made_up_text(1, 3).replace("Kudor", "Sorry"))
+    place.server.pair_of = lambda passage, n: (
+        pair_of_sentence(passage, n) | ({"question": "Sorry, what is it that nobody knows?"} if n == 0 else {})
+    )
+    outcome = place.run(total_examples=5)
+    review = [event for event in place.events("pair") if event["verdict"] == "review"]
+    assert outcome.result["review"] == len(review) > 0
+    assert review[0]["score"] is None
+    assert "judge could not be asked" in review[0]["reason"]
+    assert outcome.result["dead_reasons"]
+    check_the_books(place)
+
+
+def test_nothing_new_in_a_whole_pass_ends_the_run_with_its_reason(place: Workplace) -> None:
+    place.server.digits = lambda prompt: "2 2 2"
+    outcome = place.run(total_examples=5)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    assert outcome.error.startswith("Nothing new was accepted in a whole pass over 2 passages: 0 of 5 pairs accepted")
+    assert len(outcome.error.splitlines()) == 2
+    assert outcome.result["reason"] == "nothing new accepted in a whole pass"
+    assert not place.output.exists()
+    check_the_books(place)
+
+
+def test_a_folder_that_runs_dry_keeps_what_was_accepted(place: Workplace) -> None:
+    (place.input / "deep" / "two.md").unlink()
+    place.write("one.txt", made_up_text(1, 1, sentences_each=5))
+    outcome = place.run(total_examples=50)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.result["accepted"] == 5
+    assert outcome.result["reasons"]["duplicate"] > 0
+    check_the_books(place)
+
+
+def test_the_budget_is_kept_and_named(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    outcome = place.run(total_examples=200, num_examples_per_file=4, budget_tokens=20_000)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    assert "budget of 20,000 tokens is spent" in outcome.error
+    used = outcome.result["prompt_tokens"] + outcome.result["completion_tokens"]
+    assert 15_000 < used <= 20_000
+    check_the_books(place)
+    more = place.run(resume=outcome.run_id, total_examples=200, num_examples_per_file=4, budget_tokens=30_000)
+    assert more.result["accepted"] > outcome.result["accepted"]
+
+
+def test_an_endpoint_that_goes_away_ends_the_run_resumably(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.next_faults.extend([None] * 20 + [http(500, "out of order")] * 500)
+    outcome = place.run(total_examples=60, num_examples_per_file=4, generation__max_retries=2)
+    assert (outcome.state, outcome.exit_status) == ("failed", 3)
+    assert outcome.error is not None
+    assert "does not answer any more: HTTP 500: out of order" in outcome.error
+    assert place.server.url in outcome.error
+    assert outcome.result["reason"] == "endpoint gone"
+    assert 0 < outcome.result["accepted"] < 60
+    assert outcome.result["tasks"]["judge"]["dead"] == 0, "a pair does not go to review because the endpoint is gone"
+    check_the_books(place)
+    place.server.next_faults.clear()
+    asked_before = place.server.count("judge", "ok")
+    resumed = place.run(resume=outcome.run_id, total_examples=60, num_examples_per_file=4)
+    assert resumed.state == "finished"
+    assert place.server.count("judge", "ok") == asked_before + 60 - outcome.result["accepted"]
+    check_the_books(place)
+
+
+def test_a_server_that_is_switched_off_in_the_middle_is_an_endpoint_gone(place: Workplace) -> None:
+    place.server.digits = lambda prompt: place.server.close_soon() or "5 5 5"
+    outcome = place.run(total_examples=30, generation__max_retries=1)
+    assert (outcome.state, outcome.exit_status) == ("failed", 3)
+    assert outcome.error is not None
+    assert "does not answer any more" in outcome.error
+    assert "sent" not in outcome.result["attempts"]
+
+
+def test_a_slow_answer_is_a_time_out_and_is_asked_for_again(place: Workplace) -> None:
+    place.server.delays.extend([0.0, 1.0])
+    outcome = place.run(total_examples=4, timeout=0.4)
+    assert outcome.state == "finished"
+    assert outcome.result["attempts"]["timeout"] == 1
+    assert outcome.result["unknown_calls"] == 1
+    assert outcome.result["unknown_tokens_up_to"] > 0
+
+
+def test_analyses_come_every_interval_and_steer_what_follows(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.digits = lambda prompt: "5 5 3"
+    outcome = place.run(total_examples=20, num_examples_per_file=2, batch_analysis_interval=5, max_concurrency=2)
+    analyses = place.events("analysis")
+    assert [one["version"] for one in analyses] == list(range(1, len(analyses) + 1))
+    assert len(analyses) == outcome.result["analyses"] == 4
+    assert analyses[0]["at_accepted"] >= 5
+    assert analyses[0]["text"] == "A varied set. Ask more about reasons."
+    assert analyses[0]["statistics"]["weakest"] == "judge_usefulness"
+    prompts = [one.body["messages"][1]["content"] for one in place.server.received if one.kind == "generate"]
+    hint = analyses[0]["directives"][0]
+    assert hint not in prompts[0]
+    assert hint in prompts[-1]
+    assert place.value("SELECT MAX(analysis_version) FROM pairs") >= 1
+
+
+def test_an_analysis_that_fails_never_hurts_the_run(place: Workplace) -> None:
+    place.server.kind_faults["analyse"] = http(400, "I do not analyse")
+    outcome = place.run(total_examples=10)
+    assert outcome.state == "finished"
+    assert outcome.result["tasks"]["analyse"]["dead"] == outcome.result["analyses"] > 0
+    assert "pairs accepted" in place.events("analysis")[0]["text"]
+    assert any("The run goes on" in event["message"] for event in place.events("warning"))
+    check_the_books(place)
+
+
+def test_decisions_name_the_weights_they_were_made_with(place: Workplace) -> None:
+    place.run()
+    versions = place.rows("SELECT DISTINCT weights_version FROM decisions")
+    assert len(versions) == 1
+    weights = json.loads(place.value("SELECT weights FROM weight_versions WHERE id=?", versions[0][0]))
+    assert sum(weights.values()) == pytest.approx(1)
+    modes = {
+        detail.split(":")[0] for (detail,) in place.rows("SELECT detail FROM pair_metrics WHERE name LIKE 'judge%'")
+    }
+    assert modes == {"logprob"}
+    assert place.value("SELECT value FROM pair_metrics WHERE name='judge_groundedness' LIMIT 1") == pytest.approx(0.95)
+
+
+def test_feedback_of_earlier_runs_moves_the_weights(place: Workplace) -> None:
+    first = place.run()
+    import asyncio
+
+    from lora_tui.store import feedback
+    from lora_tui.store.connection import Store
+
+    async def reject_everything() -> None:
+        async with await Store.open(place.store) as store:
+            for _ in range(20):
+                await feedback.add(
+                    store,
+                    "generation",
+                    first.run_id,
+                    "pair",
+                    1,
+                    {"coverage": 1.0, "judge_usefulness": 0.2},
+                    0.0,
+                    "person",
+                )
+
+    asyncio.run(reject_everything())
+    place.run()
+    weights = [json.loads(w) for (w,) in place.rows("SELECT weights FROM weight_versions ORDER BY id")]
+    assert len(weights) == 2
+    assert weights[1]["coverage"] < weights[0]["coverage"]
+
+
+def test_slots_and_topics_vary(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.run(total_examples=24, num_examples_per_file=2, topics=["clocks", "harbours"])
+    slots = [json.loads(slot) for (slot,) in place.rows("SELECT slot FROM tasks WHERE kind='generate'")]
+    assert len({slot["question_type"] for slot in slots}) >= 5
+    assert len({slot["audience"] for slot in slots}) >= 3
+    prompts = [one.body["messages"][1]["content"] for one in place.server.received if one.kind == "generate"]
+    assert all('"clocks"' in prompt and '"harbours"' in prompt for prompt in prompts)
+    assert any("These questions exist already" in prompt for prompt in prompts)

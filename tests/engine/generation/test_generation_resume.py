@@ -1,0 +1,173 @@
+"""A run that is stopped or killed goes on where it was, and pays for no answered call twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+from lora_tui.engine.engine import Engine
+from tests.engine.generation.test_generation_run import check_the_books
+from tests.engine.generation.workplace import Workplace
+from tests.openai_server import http, made_up_text
+
+ROOT = Path(__file__).parents[3]
+
+RUN = """
+    import sys
+    from pathlib import Path
+    from lora_tui.config import load_settings
+    from lora_tui.engine.engine import Engine
+
+    engine = Engine(Path(sys.argv[1]))
+    engine.start()
+    engine.submit("generate", load_settings(overrides=sys.argv[2:], environment={}).settings)[1].result()
+"""
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def asked(place: Workplace) -> Counter[str]:
+    """Count the prompts that the server answered well; each is a call that costs."""
+    return Counter(str(one.body["messages"][1:]) for one in place.server.received if one.outcome == "ok")
+
+
+def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.delay = 0.03
+    values = {"total_examples": 40, "num_examples_per_file": 4, "max_concurrency": 4}
+    command = [sys.executable, "-c", textwrap.dedent(RUN), str(place.store), *place.overrides(**values)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=place.folder)
+    try:
+        wait_for(lambda: place.server.count("judge", "ok") >= 15)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    answered_before = place.value("SELECT COUNT(*) FROM attempts WHERE status='ok'")
+    in_flight = place.value("SELECT COUNT(*) FROM attempts WHERE status='sent'")
+    accepted_before = place.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'")
+    assert accepted_before >= 10
+    assert 0 < in_flight <= 8
+    run_id = place.value("SELECT id FROM runs")
+    outcome = place.run(resume=run_id, **values)
+    assert (outcome.state, outcome.result["accepted"]) == ("finished", 40)
+    assert outcome.result["attempts"]["lost"] == in_flight
+    assert outcome.result["attempts"]["ok"] > answered_before
+    assert outcome.result["unknown_calls"] == in_flight
+    check_the_books(place)
+    repeated = sum(count - 1 for prompt, count in asked(place).items() if "END PAIR" in prompt and count > 1)
+    assert repeated == 0, "the mark is another one, so no prompt can be literally the same"
+    judged = Counter(between_pair(one.body) for one in place.server.received if one.kind == "judge")
+    assert sum(count - 1 for count in judged.values()) <= in_flight
+    stored = place.value(
+        "SELECT COUNT(*) FROM attempts JOIN tasks ON tasks.id=task_id WHERE status='ok' AND kind='judge'"
+    )
+    assert stored == place.value("SELECT COUNT(*) FROM decisions WHERE score IS NOT NULL")
+
+
+def between_pair(body: dict[str, object]) -> str:
+    messages = body["messages"]
+    assert isinstance(messages, list)
+    return str(messages[1]["content"]).split("BEGIN PAIR")[1].split("\n", 1)[1].split("\nEND PAIR")[0]
+
+
+def test_a_stop_keeps_what_was_paid_for_and_the_rest_is_resumed(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.delay = 0.05
+    engine = Engine(place.store)
+    engine.start()
+    values = {"total_examples": 40, "num_examples_per_file": 4}
+    try:
+        run_id, future = engine.submit("generate", place.settings(**values))
+        wait_for(lambda: place.server.count("judge") >= 6)
+        asked_at = time.monotonic()
+        engine.stop(run_id)
+        outcome = future.result(timeout=20)
+    finally:
+        engine.close()
+    assert time.monotonic() - asked_at < 3
+    assert outcome.state == "stopped"
+    assert outcome.result["reason"] == "stopped"
+    assert 0 < outcome.result["accepted"] < 40
+    assert outcome.result["attempts"] == {"ok": len(place.server.received)}, "what was in flight was answered and kept"
+    check_the_books(place)
+    place.server.delay = 0.0
+    resumed = place.run(resume=run_id, **values)
+    assert (resumed.state, resumed.result["accepted"]) == ("finished", 40)
+    judged = Counter(between_pair(one.body) for one in place.server.received if one.kind == "judge")
+    assert max(judged.values()) == 1
+    assert resumed.result["calls"] == len(place.server.received)
+    check_the_books(place)
+
+
+def test_a_stop_does_not_wait_for_a_call_that_sleeps_before_its_next_try(place: Workplace) -> None:
+    place.server.next_faults.extend([None] + [http(500, "later", retry_after="30")] * 50)
+    engine = Engine(place.store)
+    engine.start()
+    try:
+        run_id, future = engine.submit("generate", place.settings())
+        wait_for(lambda: place.server.count(outcome="http") >= 2)
+        begun = time.monotonic()
+        engine.stop(run_id)
+        assert future.result(timeout=20).state == "stopped"
+    finally:
+        engine.close()
+    assert time.monotonic() - begun < 2
+    assert place.value("SELECT COUNT(*) FROM tasks WHERE state='dead'") == 0
+
+
+def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
+    place: Workplace, monkeypatch: object
+) -> None:
+    from lora_tui.engine.generation import pipeline
+
+    place.server.delays.extend([0.0, 8.0, 8.0, 8.0])
+    engine = Engine(place.store)
+    engine.start()
+    grace, pipeline.STOP_GRACE = pipeline.STOP_GRACE, 0.2
+    try:
+        run_id, future = engine.submit("generate", place.settings(timeout=20))
+        wait_for(lambda: len(place.server.received) >= 3)
+        engine.stop(run_id)
+        outcome = future.result(timeout=20)
+    finally:
+        pipeline.STOP_GRACE = grace
+        engine.close()
+    assert outcome.state == "stopped"
+    assert outcome.result["attempts"]["cancelled"] >= 1
+    assert outcome.result["unknown_calls"] == outcome.result["attempts"]["cancelled"]
+    assert place.value("SELECT COUNT(*) FROM tasks WHERE state='pending'") >= 1
+    check_the_books(place)
+
+
+def test_resuming_a_run_that_has_what_it_wanted_asks_nothing(place: Workplace) -> None:
+    outcome = place.run(total_examples=5)
+    asked_before = len(place.server.received)
+    # As after a crash between the last verdict and the end of the run.
+    place.change("UPDATE runs SET state='interrupted'")
+    again = place.run(resume=outcome.run_id, total_examples=5)
+    assert (again.state, again.result["accepted"]) == ("finished", 5)
+    assert len(place.server.received) == asked_before
+
+
+def test_a_resumed_run_knows_what_it_asked_before(place: Workplace) -> None:
+    outcome = place.run(total_examples=4)
+    place.change("UPDATE runs SET state='interrupted'")
+    again = place.run(resume=outcome.run_id, total_examples=12)
+    assert again.result["accepted"] == 12
+    questions = [question for (question,) in place.rows("SELECT question FROM pairs WHERE state='accepted'")]
+    assert len(set(questions)) == 12
+    later = [one for one in place.server.received if one.kind == "generate"][-1]
+    assert questions[0] in "".join(
+        one.body["messages"][1]["content"] for one in place.server.received if one.kind == "generate"
+    )
+    assert "These questions exist already" in later.body["messages"][1]["content"]
