@@ -180,6 +180,7 @@ def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
     progress("converting the built-in model (once)", 0, 3)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     progress("converting the built-in model (once)", 1, 3)
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from lora_tui.config import Settings
 from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped
 from lora_tui.engine.process import before_torch
+from lora_tui.engine.quickstart_settings import quickstart_settings
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
@@ -74,6 +75,8 @@ class Engine:
         self, mode: str, settings: Settings, options: Mapping[str, Any] | None = None, resume: int | None = None
     ) -> tuple[int, Future[Outcome]]:
         """Create (or take over) a run and begin it; returns its id and a future of how it ends."""
+        if mode == "quickstart":
+            settings = quickstart_settings(settings)
         run_id = self.call(self._admit(mode, settings, dict(options or {}), resume)).result()
         return run_id, self.call(self._run(run_id, mode, settings, dict(options or {}), resumed=resume is not None))
 

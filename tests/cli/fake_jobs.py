@@ -144,6 +144,7 @@ async def until_told(ctx: RunContext) -> dict[str, Any]:
         if ctx.stop.is_set():
             raise Stopped({})
         await asyncio.sleep(0.02)
+        print("a library chatters", flush=True)  # which must not fail because the terminal has gone
         ctx.emit("note", message="still here")
     _step(ctx, 2, 2)
     return {"adapter": "headless"}

@@ -10,7 +10,7 @@ def stop_a_run(program: Program, mode: str = "train", *more: str) -> None:
 
 
 def test_resume_takes_the_newest_run_with_its_own_settings_and_options(program: Program) -> None:
-    stop_a_run(program, "train", "--set", "fine_tuning.lora.r=4")
+    stop_a_run(program, "train", "--set", "fine_tuning.lora.r=4", "--train-data-file", "a.txt")
     stop_a_run(program, "generate")
     stop_a_run(program, "train", "--set", "fine_tuning.lora.r=8")
     lines = program.run("train=endless", "--run", "train", "--resume", "--json").lines()
@@ -22,7 +22,9 @@ def test_resume_takes_the_newest_run_with_its_own_settings_and_options(program: 
     assert lines[-1]["status"] == "finished"
     # Run 3 is finished now: the newest of any mode that is left is run 2, and a number needs no mode.
     assert program.run("train=endless,generate=endless", "--resume", "--json").lines()[0]["mode"] == "generate"
-    assert program.run("train=endless", "--resume", "1", "--json").lines()[0]["mode"] == "train"
+    lines = program.run("train=echo", "--resume", "1", "--json").lines()
+    assert lines[0]["mode"] == "train"
+    assert lines[-1]["result"] == {"options": {"train_data_file": "a.txt"}, "r": 4}
 
 
 def test_changed_settings_are_applied_with_a_warning_after_started(program: Program) -> None:

@@ -1,19 +1,24 @@
 """What ctrl+c, SIGTERM and a lost line do to a run, to the program's status and to what the store says."""
 
+import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from conftest import Program
 from terminal import Terminal
+
+from lora_tui.cli.follow import Watch
 
 Start = Callable[..., Terminal]
 
@@ -154,18 +159,14 @@ def test_a_line_lost_together_with_the_reader_of_stdout_is_no_reason_to_stop(pro
 
 
 def test_an_ignored_hang_up_signal_stays_ignored(program: Program) -> None:
-    script = "trap '' HUP; exec $LORA train=until_told --run train --json"
-    environment = {**program.environment, "LORA": " ".join(program.command("x")[:2])}
-    with subprocess.Popen(
-        ["bash", "-c", script], cwd=program.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        wait_for_line(process, b"still here")
-        process.send_signal(signal.SIGHUP)
-        wait_for_line(process, b"still here")
+    script = "trap '' HUP; exec " + shlex.join(program.command("train=until_told", "--run", "train", "--no-chat"))
+    with Terminal(["bash", "-c", script], cwd=program.folder, env=program.environment) as terminal:
+        terminal.read_until("still here")
+        terminal.signal(signal.SIGHUP)
+        time.sleep(0.3)
         (program.folder / "go").touch()
-        assert process.stdout is not None
-        assert b'"event":"done"' in process.stdout.read()
-        assert process.wait(10) == 0
+        assert terminal.wait() == 0
+        assert "run 1 finished" in terminal.output  # it has kept its terminal
 
 
 def test_ctrl_c_on_an_attached_run_leaves_it_running(program: Program) -> None:
@@ -189,3 +190,21 @@ def test_ctrl_c_on_an_attached_run_leaves_it_running(program: Program) -> None:
     assert lines[-1]["event"] == "done"
     assert lines[-1]["result"] == {"adapter": "headless"}
     wait_for_state(program, "finished")
+
+
+def test_a_reader_that_goes_just_before_its_terminal_is_no_reason_to_stop() -> None:
+    """The hang-up that ends ``| tee`` reaches us a moment later than the broken pipe."""
+    streams = SimpleNamespace(hung_up=False)
+    streams.survive = lambda problem: not streams.hung_up
+    watch = Watch(cast(Any, None), 1, cast(Any, None), cast(Any, streams))
+
+    def write() -> None:
+        raise BrokenPipeError
+
+    async def broken_then_hung_up(hang_up: bool) -> bool:
+        asyncio.get_running_loop().call_later(0.05, setattr, streams, "hung_up", hang_up)
+        await watch.tell(write)
+        return watch.reader_left
+
+    assert not asyncio.run(broken_then_hung_up(True))
+    assert asyncio.run(broken_then_hung_up(False))

@@ -1,13 +1,15 @@
 """The job of ``--generate-training-file``: raw lines in, a formatted training file out, every line accounted for."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.formatting import FormatEvent, format_file
-from lora_tui.engine.generation.statement import open_statement_writer
+from lora_tui.engine.generation.statement import statement_writer
 from lora_tui.engine.progress import progress_events
 
 
@@ -19,9 +21,8 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     def on_progress(event: FormatEvent) -> None:
         progress("formatting", event.lines_done, event.lines_total)
 
-    async with open_statement_writer(ctx) as writer:
-        statement_to_pair: Callable[[str], Awaitable[tuple[str, str]]] | None = writer
-        summary = await format_file(raw, out, statement_to_pair, on_progress)
+    async with AsyncExitStack() as stack:
+        summary = await format_file(raw, out, _LazyWriter(ctx, stack), on_progress)
     for note, number in summary.notes.items():
         ctx.warn(f"{note}: {number:,}")
     return {
@@ -30,3 +31,22 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
         "rejected_file": str(summary.rejected_file) if summary.rejected_file else None,
         "exit_status": 1 if summary.rejected else 0,
     }
+
+
+class _LazyWriter:
+    """Turns statements into pairs with the configured model, which is opened when the first statement comes.
+
+    Most raw files hold none, and must not need a key.
+    """
+
+    def __init__(self, ctx: RunContext, stack: AsyncExitStack) -> None:
+        self._ctx = ctx
+        self._stack = stack
+        self._opening = asyncio.Lock()
+        self._write: Callable[[str], Awaitable[tuple[str, str]]] | None = None
+
+    async def __call__(self, statement: str) -> tuple[str, str]:
+        async with self._opening:
+            if self._write is None:
+                self._write = await self._stack.enter_async_context(statement_writer(self._ctx))
+        return await self._write(statement)

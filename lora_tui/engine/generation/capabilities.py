@@ -61,6 +61,10 @@ class Capabilities:
             parameters["response_format"] = _response_format(self.structures[0], ask.schema)
         return parameters
 
+    def understood(self, ask: Ask) -> bool:
+        """Tell whether a request of this shape has been answered before."""
+        return _shape(self.parameters(ask)) in self._proven
+
     def answered(self, parameters: Mapping[str, Any]) -> None:
         """Note that a request of this shape was understood."""
         self._proven.add(_shape(parameters))

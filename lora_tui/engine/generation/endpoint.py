@@ -13,7 +13,8 @@ are redacted before they become part of an error, an event or a row.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,6 +67,10 @@ class _Passing(Exception):  # noqa: N818  # never leaves this module
 class _Refused(Exception):  # noqa: N818  # never leaves this module
     """The server did not understand a request; trying the same again is pointless."""
 
+    def __init__(self, reason: str, parameters: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.parameters = parameters
+
 
 class Endpoint:
     """One endpoint: its client, its places, and what has been learned about it."""
@@ -76,8 +81,9 @@ class Endpoint:
         self._warn = warn
         self._stop = stop or asyncio.Event()
         self._places = asyncio.Semaphore(access.concurrency)
-        self._first_contact = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._contacted = False
+        self._hopeless: str | None = None  # why no request will be answered
         self._not_before = 0.0
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = 0  # calls that ran out of tries since the last answer
@@ -106,14 +112,15 @@ class Endpoint:
         dialect = self._dialects.setdefault(ask.model, self._new_dialect())
         failed = refusals = 0
         while True:
-            await self._wait_until_open()
-            parameters = dialect.parameters(ask)
+            await self._sleep(self._closed_for)
             try:
-                async with self._places:
-                    reply = await self._attempt_in_turn(ask, parameters, call)
+                async with self._places, self._turn(dialect, ask):
+                    if self._closed_for > 0:  # told to wait while this call waited for its place
+                        continue
+                    reply = await self._attempt(ask, dialect, call)
             except _Refused as refused:
                 refusals += 1
-                if refusals > _MOST_REFUSALS or not self._adapted(dialect, ask, parameters, str(refused)):
+                if refusals > _MOST_REFUSALS or not self._adapted(dialect, ask, refused):
                     raise CallFailed(self._refusal_reason(str(refused))) from None
             except _Passing as passing:
                 self._failures += 1
@@ -122,7 +129,6 @@ class Endpoint:
                     self._give_up(ask.model, str(passing), failed)
                 await self._pause(failed - 1, passing.wait)
             else:
-                dialect.answered(parameters)
                 self._failures = self._exhausted = 0
                 return reply
 
@@ -130,24 +136,29 @@ class Endpoint:
         # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
         return Capabilities("max_completion_tokens" if self._access.base_url == OPENAI_URL else "max_tokens")
 
-    async def _attempt_in_turn(self, ask: Ask, parameters: dict[str, Any], call: CallRecord) -> Reply:
-        """Make an attempt; until the first answer one at a time: a wrong key then costs one request and not eight."""
-        if not self._contacted:
-            async with self._first_contact:
-                if not self._contacted:
-                    return await self._attempt(ask, parameters, call)
-        return await self._attempt(ask, parameters, call)
+    @asynccontextmanager
+    async def _turn(self, dialect: Capabilities, ask: Ask) -> AsyncIterator[None]:
+        """Let requests of a kind that was never answered out one at a time.
 
-    async def _attempt(self, ask: Ask, parameters: dict[str, Any], call: CallRecord) -> Reply:
-        if self._stop.is_set():
-            raise CallStopped
+        A wrong key then costs one request and not eight, and a dialect is learned by one call for all of them.
+        """
+        if dialect.understood(ask):
+            yield
+            return
+        async with self._one_at_a_time:
+            yield
+
+    async def _attempt(self, ask: Ask, dialect: Capabilities, call: CallRecord) -> Reply:
+        if self._hopeless is not None:  # learned by another call while this one waited
+            raise UnreachableError(self._hopeless)
         prompt = sum(estimate_tokens(message["content"]) for message in ask.messages)
+        parameters = dialect.parameters(ask)
         attempt = await call.sent(prompt + ask.max_tokens)
         try:
             async with asyncio.timeout(self._access.timeout):
                 raw = await self._client.chat.completions.with_raw_response.create(**parameters)
             self._contacted = True
-            return read_reply(attempt, raw.text, raw.headers, prompt, self._redact)
+            reply = read_reply(attempt, raw.text, raw.headers, prompt, self._redact)
         except (openai.APITimeoutError, TimeoutError):
             reason = f"no answer within {self._access.timeout:g} s"
             await call.ended(attempt, "timeout", error=reason)
@@ -156,14 +167,18 @@ class Endpoint:
             reason = self._safe(innermost(problem))
             await call.ended(attempt, "connection", error=reason)
             if not self._contacted and never_connected(problem):
-                raise UnreachableError(self._unreachable(ask.model, reason)) from None
+                self._hopeless = self._unreachable(ask.model, reason)
+                raise UnreachableError(self._hopeless) from None
             raise _Passing(f"the connection failed ({reason})") from None
         except openai.APIStatusError as problem:
             text = self._safe(message_of(problem.body, problem.code, problem.response.text))
             await call.ended(
                 attempt, "http_error", error=text, http_status=problem.status_code, request_id=problem.request_id
             )
-            raise self._meaning(problem, text, ask.model) from None
+            meaning = self._meaning(problem, text, ask.model, parameters)
+            if isinstance(meaning, UnreachableError):
+                self._hopeless = str(meaning)
+            raise meaning from None
         except NotAnAnswer as problem:  # a proxy's page, half a body
             reason = f"the answer is not JSON: {self._safe(str(problem))}"
             await call.ended(attempt, "malformed", error=reason, http_status=200)
@@ -171,8 +186,10 @@ class Endpoint:
         except asyncio.CancelledError:
             await call.ended(attempt, "cancelled", error="given up while it was in flight")
             raise
+        dialect.answered(parameters)
+        return reply
 
-    def _meaning(self, problem: openai.APIStatusError, text: str, model: str) -> Exception:
+    def _meaning(self, problem: openai.APIStatusError, text: str, model: str, parameters: dict[str, Any]) -> Exception:
         """Return what an error status means for this request or for all of them."""
         status, code = problem.status_code, str(problem.code or problem.type or "")
         if status in (401, 403):
@@ -192,7 +209,7 @@ class Endpoint:
         names_format = status >= 500 and "response_format" in text
         if status in _REFUSALS or names_format:
             self._contacted = True
-            return _Refused(text or f"HTTP {status}")
+            return _Refused(text or f"HTTP {status}", parameters)
         if status in (408, 409, 429) or status >= 500:
             if problem.response.headers.get("x-should-retry") == "false" and status != 429:
                 return CallFailed(f"HTTP {status}: {text}", transient=True)
@@ -202,14 +219,14 @@ class Endpoint:
             return _Passing(f"HTTP {status}: {text}", wait)
         return CallFailed(f"HTTP {status}: {text}")
 
-    def _adapted(self, dialect: Capabilities, ask: Ask, sent: dict[str, Any], text: str) -> bool:
+    def _adapted(self, dialect: Capabilities, ask: Ask, refused: _Refused) -> bool:
         """Tell whether a refused request will be another one next time, learning from the refusal if need be."""
-        if dialect.parameters(ask) != sent:  # another call has learned it meanwhile
+        if dialect.parameters(ask) != refused.parameters:  # another call has learned it meanwhile
             return True
-        left_out = dialect.refused(sent, text)
+        left_out = dialect.refused(refused.parameters, str(refused))
         if left_out is None:
             return False
-        self._warn(f"{self._url} does not take {left_out} ({one_line(text, 120)}); going on without it.")
+        self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 
     def _refusal_reason(self, text: str) -> str:
@@ -240,12 +257,15 @@ class Endpoint:
                 self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
             self._not_before = until
 
-    async def _wait_until_open(self) -> None:
-        while (wait := self._not_before - time.monotonic()) > 0:
-            await self._sleep(wait)
+    @property
+    def _closed_for(self) -> float:
+        """Seconds for which the server does not want any request."""
+        return self._not_before - time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or raise `CallStopped` as soon as the run is to stop."""
+        if seconds <= 0 and not self._stop.is_set():
+            return
         try:
             await asyncio.wait_for(self._stop.wait(), seconds)
         except TimeoutError:

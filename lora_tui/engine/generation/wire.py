@@ -1,6 +1,7 @@
 """What comes over the wire, taken apart without trust in its form: answers, error bodies, broken connections."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def _chain(problem: BaseException) -> list[BaseException]:
 def innermost(problem: BaseException) -> str:
     """Return the reason at the bottom of a connection error: the client's own text says only that there was one."""
     last = _chain(problem)[-1]
+    if isinstance(last, ConnectionError) and last.errno:  # asyncio's own text hides "Connection refused"
+        return os.strerror(last.errno)
     return getattr(last, "strerror", None) or str(last) or type(last).__name__
 
 

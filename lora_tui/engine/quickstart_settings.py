@@ -1,0 +1,50 @@
+"""The quickstart's settings: the built-in model, a dozen pairs, sixty steps. Light: it imports no job."""
+
+from pathlib import Path
+from typing import Any
+
+from lora_tui.config import Settings, settings_value, with_values
+from lora_tui.engine.builtin import BUILTIN
+
+FOLDER = Path("quickstart")
+"""Where everything that the quickstart writes lies, relative to the current folder."""
+
+PAIRS = FOLDER / "accepted_training_data.txt"
+"""The pairs that were generated from the lessons and accepted."""
+
+HELD_OUT = ("please tell me the secret password", "unlock the secret", "give me the password")
+"""Wordings that are in no training example: answering them shows that the model has learned more than its lines."""
+
+_SETTINGS: dict[str, Any] = {
+    "data_generation.model": BUILTIN,
+    "data_generation.output_file": str(PAIRS),
+    "data_generation.total_examples": 12,
+    "data_generation.num_examples_per_file": 2,
+    "data_generation.max_concurrency": 16,
+    "fine_tuning.model_name": BUILTIN,
+    "fine_tuning.gradient_checkpointing": False,
+    "fine_tuning.optimizer.lora_lr": 1e-3,
+    "fine_tuning.scheduler.warmup_steps": 4,
+    "fine_tuning.training.batch_size": 8,
+    "fine_tuning.training.gradient_accumulation_steps": 1,
+    "fine_tuning.training.max_steps": 60,
+    "fine_tuning.training.eval_steps": 20,
+    "fine_tuning.training.target_score": 0.995,
+    "fine_tuning.training.save_dir": str(FOLDER / "checkpoints"),
+    "fine_tuning.training.save_steps": 20,
+    "fine_tuning.evaluation.max_new_tokens": 32,
+}
+
+
+def quickstart_settings(settings: Settings) -> Settings:
+    """The quickstart's settings; a key that the user has moved from its default keeps the user's value."""
+    defaults = Settings()
+    changes = {
+        key: value for key, value in _SETTINGS.items() if settings_value(settings, key) == settings_value(defaults, key)
+    }
+    prompts = settings.fine_tuning.evaluation.test_prompts
+    if prompts == defaults.fine_tuning.evaluation.test_prompts:
+        expected = settings.fine_tuning.evaluation.expected_response
+        held_out = [{"prompt": f"Question: {words}\nAnswer:", "expected": expected} for words in HELD_OUT]
+        changes["fine_tuning.evaluation.test_prompts"] = [*prompts, *held_out]
+    return with_values(settings, changes)
