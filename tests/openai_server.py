@@ -72,7 +72,20 @@ class Received:
 class OpenAIServer:
     """The server, in a thread of its own, on a free port of this machine; a context manager."""
 
-    def __init__(self, key: str | None = None, port: int = 0) -> None:
+    def __init__(self, key: str | None = None) -> None:
+        self._epoch = 0
+        self.reset(key)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        app = Starlette(routes=[Route("/v1/chat/completions", self._complete, methods=["POST"])])
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def reset(self, key: str | None = None) -> None:
+        """Forget everything that was scripted and received, as if it had just been started."""
+        self._epoch += 1
         self.key = key
         self.models = {MODEL}
         self.delay = 0.0
@@ -90,14 +103,6 @@ class OpenAIServer:
         self._at_once = 0
         self._asked: Counter[str] = Counter()
         self._random = random.Random(7)
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", port))
-        self.port = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        app = Starlette(routes=[Route("/v1/chat/completions", self._complete, methods=["POST"])])
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -126,13 +131,13 @@ class OpenAIServer:
         return sum(kind in (None, one.kind) and outcome in (None, one.outcome) for one in self.received)
 
     async def _complete(self, request: Request) -> Response:
-        body = await request.json()
+        body, epoch = await request.json(), self._epoch
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             return await self._answer(request, body)
         finally:
-            self._at_once -= 1
+            self._at_once -= epoch == self._epoch
 
     async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
         fault = self._refusal(request, body) or self.kind_faults.get(kind_of(body)) or self._fault()

@@ -83,13 +83,15 @@ class Store:
     async def transaction(self) -> AsyncIterator["Store"]:
         """Run the block as one transaction: committed at its end, rolled back when it raises."""
         async with self._writing:
-            await self._connection.execute("BEGIN IMMEDIATE")
             try:
+                # A coroutine that is cancelled here has begun all the same: the connection's thread does what it was
+                # told, whether anyone still waits or not. Rolling back is harmless where nothing was begun.
+                await self._connection.execute("BEGIN IMMEDIATE")
                 yield self
+                await self._connection.execute("COMMIT")
             except BaseException:
-                await self._connection.execute("ROLLBACK")
+                await self._connection.rollback()
                 raise
-            await self._connection.execute("COMMIT")
 
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""

@@ -35,6 +35,19 @@ def _refuse(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
 
 
+class Process(subprocess.Popen[bytes]):
+    """A process that does not outlive its test, and whose output is not waited for without end."""
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.poll() is None and exception[0] is not None:
+            self.kill()
+        super().__exit__(*exception)
+
+    def rest(self, timeout: float = 20.0) -> list[bytes]:
+        """The lines that are still to come, to the end."""
+        return self.communicate(timeout=timeout)[0].splitlines()
+
+
 @dataclass(frozen=True)
 class Program:
     """The program in a folder of its own."""
@@ -46,10 +59,10 @@ class Program:
         """The command line that starts it with these jobs, or with its own where `jobs` is empty."""
         return [sys.executable, *([LAUNCHER, jobs] if jobs else ["-m", "lora_tui"]), *arguments]
 
-    def start(self, jobs: str, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    def start(self, jobs: str, *arguments: str, **more: Any) -> Process:
         """Start it on pipes."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-        return subprocess.Popen(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
+        return Process(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
 
     def run(self, jobs: str, *arguments: str, **more: Any) -> Ended:
         """Run it on pipes to its end."""

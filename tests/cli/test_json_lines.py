@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import Ended, Program, new_program
 
-MODES = ["generate", "train", "quickstart"]
+MODES = ["generate", "quickstart"]
 
 
 @pytest.fixture(scope="module", params=MODES)

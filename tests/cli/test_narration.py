@@ -12,13 +12,13 @@ from conftest import Program
 def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
         program.environment[variable] = "1"
-    ended = program.run("quickstart=noisy", "--run", "quickstart")
+    ended = program.run("generate=noisy", "--run", "generate")
     assert ended.status == 0
     for text in (ended.out, ended.err):
         assert "\x1b" not in text
         assert "\r" not in text
         assert "\x9b" not in text
-    assert "run 1: quickstart" in ended.err
+    assert "run 1: generate" in ended.err
     assert "✓  8.4  what is ␛]52" in ended.err
     assert "[bold]this[/bold] [/]" in ended.err
     assert "step 3/3  loss 0.667  lr 0.001" in ended.err
@@ -155,8 +155,8 @@ def test_a_chat_that_is_stopped_still_ends_its_json_lines(program: Program) -> N
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        done = json.loads(process.stdout.read())
-        assert process.wait(10) == 143
+        done = json.loads(process.rest()[-1])
+        assert process.returncode == 143
     assert (done["event"], done["status"], done["exit_status"]) == ("done", "interrupted", 143)
 
 

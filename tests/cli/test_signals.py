@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from conftest import Program
+from conftest import Process, Program
 from terminal import Terminal
 
 from lora_tui.cli.follow import Watch
@@ -29,15 +29,7 @@ def run_row(program: Program, number: int = 1) -> dict[str, Any]:
         return dict(store.execute("SELECT * FROM runs WHERE id=?", (number,)).fetchone())
 
 
-def wait_for_state(program: Program, state: str, timeout: float = 15.0) -> dict[str, Any]:
-    deadline = time.monotonic() + timeout
-    while (row := run_row(program))["state"] != state:
-        assert time.monotonic() < deadline, f"the run is {row['state']}"
-        time.sleep(0.05)
-    return row
-
-
-def wait_for_line(process: "subprocess.Popen[bytes]", text: bytes) -> None:
+def wait_for_line(process: Process, text: bytes) -> None:
     assert process.stdout is not None
     while line := process.stdout.readline():
         if text in line:
@@ -72,13 +64,12 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_be_resumed(started: Star
 
 def test_leaving_at_once_still_ends_the_json_lines(program: Program) -> None:
     with program.start("train=deaf", "--run", "train", "--json", stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
         wait_for_line(process, b'"event":"step"')
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        done = json.loads(process.stdout.read().splitlines()[-1])
-        assert process.wait(5) == 130
+        done = json.loads(process.rest(5)[-1])
+        assert process.returncode == 130
     assert (done["event"], done["run"], done["status"], done["exit_status"]) == ("done", 1, "interrupted", 130)
 
 
@@ -103,7 +94,7 @@ def test_sigterm_waits_for_its_deadline_and_no_longer(program: Program) -> None:
         f"runpy.run_path({str(launcher)!r}, run_name='__main__')\n"
     )
     command = [program.command("")[0], str(short), "train=deaf", "--run", "train", "--json"]
-    with subprocess.Popen(
+    with Process(
         command, cwd=program.folder, env=program.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         wait_for_line(process, b'"event":"step"')
@@ -172,24 +163,22 @@ def test_an_ignored_hang_up_signal_stays_ignored(program: Program) -> None:
 def test_ctrl_c_on_an_attached_run_leaves_it_running(program: Program) -> None:
     with program.start("train=until_told", "--run", "train", "--json", stderr=subprocess.DEVNULL) as owner:
         wait_for_line(owner, b"still here")
-        with program.terminal("train=until_told", "--attach", "1") as watcher:
+        with program.terminal("", "--attach", "1") as watcher:
             watcher.read_until("still here")
             watcher.send("\x03")
             assert watcher.wait() == 130
             assert "run 1 goes on; watch it again with: lora-tui --attach 1" in watcher.output
         assert run_row(program)["state"] == "running"
-        with program.start("train=until_told", "--attach", "1", "--json", stderr=subprocess.DEVNULL) as second:
+        with program.start("", "--attach", "1", "--json", stderr=subprocess.DEVNULL) as second:
             wait_for_line(second, b"still here")
             (program.folder / "go").touch()
-            assert second.stdout is not None
-            lines = [json.loads(line) for line in second.stdout.read().splitlines()]
-            assert second.wait(10) == 0
-        assert owner.stdout is not None
-        owner.stdout.read()
-        assert owner.wait(10) == 0
-    assert lines[-1]["event"] == "done"
-    assert lines[-1]["result"] == {"adapter": "headless"}
-    wait_for_state(program, "finished")
+            done = json.loads(second.rest()[-1])
+            assert second.returncode == 0
+        owner.rest()
+        assert owner.returncode == 0
+    assert done["event"] == "done"
+    assert done["result"] == {"adapter": "headless"}
+    assert run_row(program)["state"] == "finished"
 
 
 def test_a_reader_that_goes_just_before_its_terminal_is_no_reason_to_stop() -> None:

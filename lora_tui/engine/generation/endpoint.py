@@ -114,7 +114,7 @@ class Endpoint:
         while True:
             await self._sleep(self._closed_for)
             try:
-                async with self._places, self._turn(dialect, ask):
+                async with self._turn(dialect, ask), self._places:
                     if self._closed_for > 0:  # told to wait while this call waited for its place
                         continue
                     reply = await self._attempt(ask, dialect, call)
@@ -142,13 +142,16 @@ class Endpoint:
 
         A wrong key then costs one request and not eight, and a dialect is learned by one call for all of them.
         """
-        if dialect.understood(ask):
-            yield
-            return
-        async with self._one_at_a_time:
-            yield
+        if not dialect.understood(ask):
+            async with self._one_at_a_time:
+                if not dialect.understood(ask):
+                    yield
+                    return
+        yield
 
     async def _attempt(self, ask: Ask, dialect: Capabilities, call: CallRecord) -> Reply:
+        if self._stop.is_set():
+            raise CallStopped
         if self._hopeless is not None:  # learned by another call while this one waited
             raise UnreachableError(self._hopeless)
         prompt = sum(estimate_tokens(message["content"]) for message in ask.messages)
@@ -264,7 +267,9 @@ class Endpoint:
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or raise `CallStopped` as soon as the run is to stop."""
-        if seconds <= 0 and not self._stop.is_set():
+        if self._stop.is_set():
+            raise CallStopped
+        if seconds <= 0:
             return
         try:
             await asyncio.wait_for(self._stop.wait(), seconds)

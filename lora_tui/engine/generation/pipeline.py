@@ -90,7 +90,7 @@ class Pipeline:
         if self._no_budget:
             return
         kinds = [task.kind for task in self._running.values()]
-        if ANALYSE not in kinds and self._standing.accepted - self._workers.last_analysed >= self._interval:
+        if ANALYSE not in kinds and self._analysis_due:
             self._begin(await self._workers.plan_analysis())
         judges = min(self._room, self._standing.need - kinds.count(JUDGE))
         for task in await self._next(JUDGE, judges):
@@ -101,6 +101,11 @@ class Pipeline:
                 self._begin(found[0])
             else:
                 await self._planner.plan(1)
+
+    @property
+    def _analysis_due(self) -> bool:
+        """Whether a multiple of the interval has been passed since the last analysis."""
+        return self._standing.accepted // self._interval > self._workers.last_analysed // self._interval
 
     @property
     def _only_surplus(self) -> bool:

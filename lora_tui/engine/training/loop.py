@@ -132,8 +132,7 @@ class _Training:
         else:
             torch.manual_seed(self.settings.training.seed)
         self._set_checkpointing()
-        with disable_input_dtype_casting(self.model, active=self.maths.base.dtype == torch.bfloat16):
-            stopped_by = self._already_over() or self._epochs()
+        stopped_by = self._already_over() or self._epochs()
         self.model.eval()
         return TrainingResult(
             self.state.step,
@@ -186,6 +185,8 @@ class _Training:
         examples = [self.dataset[index] for index in plan.examples]
         self.model.train()
         with ExitStack() as stack:
+            # Autocast makes the casts of the step; evaluation runs without it and needs PEFT's own.
+            stack.enter_context(disable_input_dtype_casting(self.model, self.maths.base.dtype == torch.bfloat16))
             if self.maths.packed:
                 stack.enter_context(packed_attention(self.maths.base))
             loss_tensor = self.maths.accumulate(examples)

@@ -10,10 +10,16 @@ from tests.engine.generation.workplace import KEY, Workplace
 from tests.openai_server import OpenAIServer, made_up_text
 
 
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer(KEY) as running:
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
         yield running
+
+
+@pytest.fixture
+def server(running_server: OpenAIServer) -> OpenAIServer:
+    running_server.reset(KEY)
+    return running_server
 
 
 @pytest.fixture

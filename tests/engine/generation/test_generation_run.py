@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine.generation.workplace import Workplace
+from tests.engine.generation.workplace import KEY, Workplace
 from tests.openai_server import (
     DROPPED,
     EMPTY_CHOICES,
@@ -17,6 +17,7 @@ from tests.openai_server import (
     NULL_CONTENT,
     TRUNCATED,
     Fault,
+    OpenAIServer,
     http,
     made_up_text,
     pair_of_sentence,
@@ -193,8 +194,9 @@ def test_an_endpoint_that_goes_away_ends_the_run_resumably(place: Workplace) -> 
 
 
 def test_a_server_that_is_switched_off_in_the_middle_is_an_endpoint_gone(place: Workplace) -> None:
-    place.server.digits = lambda prompt: place.server.close_soon() or "5 5 5"
-    outcome = place.run(total_examples=30, generation__max_retries=1)
+    with OpenAIServer(KEY) as other:
+        other.digits = lambda prompt: other.close_soon() or "5 5 5"
+        outcome = place.run(total_examples=30, generation__max_retries=1, base_url=other.url)
     assert (outcome.state, outcome.exit_status) == ("failed", 3)
     assert outcome.error is not None
     assert "does not answer any more" in outcome.error
@@ -216,8 +218,9 @@ def test_analyses_come_every_interval_and_steer_what_follows(place: Workplace) -
     outcome = place.run(total_examples=20, num_examples_per_file=2, batch_analysis_interval=5, max_concurrency=2)
     analyses = place.events("analysis")
     assert [one["version"] for one in analyses] == list(range(1, len(analyses) + 1))
-    assert len(analyses) == outcome.result["analyses"] == 4
-    assert analyses[0]["at_accepted"] >= 5
+    assert len(analyses) == outcome.result["analyses"] >= 3
+    assert [one["at_accepted"] // 5 for one in analyses] == sorted({one["at_accepted"] // 5 for one in analyses})
+    assert analyses[-1]["at_accepted"] == 20
     assert analyses[0]["text"] == "A varied set. Ask more about reasons."
     assert analyses[0]["statistics"]["weakest"] == "judge_usefulness"
     prompts = [one.body["messages"][1]["content"] for one in place.server.received if one.kind == "generate"]
