@@ -75,7 +75,8 @@ class OpenAIServer:
     def __init__(self, key: str | None = None) -> None:
         self._epoch = 0
         self.reset(key)
-        self._socket = socket.socket()
+        # With the protocol named, asyncio sets TCP_NODELAY; without, every second answer waits 40 ms.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"

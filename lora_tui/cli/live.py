@@ -35,6 +35,8 @@ class LiveNarrator:
         self._progress = Progress()
         self._console = make_console(streams.err, is_terminal=True)
         self._began = time.monotonic()
+        self._lines: list[Text] = []
+        self._drawn: tuple[object, ...] = ()
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._now)
 
     def recall(self, event: Event) -> None:
@@ -42,25 +44,31 @@ class LiveNarrator:
         self._progress.take(event)
 
     def event(self, event: Event) -> None:
-        """Let the event's lines scroll by, and have the display follow."""
+        """Have the event's lines scroll by at the next tick, and the display follow."""
         self._progress.take(event)
         style = _STYLES.get(event.kind, "")
         if event.kind == "pair":
             style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
         if event.kind == "started":
-            self._print(f"run {event.run_id}: {clean(self._progress.mode)}", "bold")
-            self._begin()
-        for line in describe(event, self._progress):
-            self._print(line, style)
+            self._lines.append(Text(f"run {event.run_id}: {clean(self._progress.mode)}", style="bold"))
+        self._lines += [Text(line, style=style) for line in describe(event, self._progress)]
 
     def say(self, text: str) -> None:
-        """Let a line scroll by."""
-        self._print(clean(text), "bold yellow")
+        """Let a line scroll by at once."""
+        self._lines.append(Text(clean(text), style="bold yellow"))
+        self.tick()
 
     def tick(self) -> None:
-        """Draw the display again."""
-        if self._live.is_started:
+        """Write what has gathered as one piece and draw the display again where it has changed: links can be slow."""
+        if not self._live.is_started:
+            self._live.start()
+            # A crash in native code must not leave the terminal without a cursor.
+            self._console.show_cursor(True)
+        now = (*self._figures(), duration(time.monotonic() - self._began))
+        self._write()
+        if now != self._drawn:
             self._live.refresh()
+        self._drawn = now
 
     def end(self, ending: Ending) -> None:
         """Clear the display, write the result to stdout and the last words to stderr."""
@@ -71,23 +79,23 @@ class LiveNarrator:
     def close(self) -> None:
         """Clear the display and give the terminal back."""
         self._live.stop()
+        self._write()
 
-    def _begin(self) -> None:
-        if not self._live.is_started:
-            self._live.start()
-            # A crash in native code must not leave the terminal without a cursor.
-            self._console.show_cursor(True)
-
-    def _print(self, line: str, style: str) -> None:
-        self._console.print(Text(line, style=style), soft_wrap=True)
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._console.print(Text("\n").join(lines), soft_wrap=True)
 
     def _now(self) -> Group:
         """The display: a bar with how far it is, and the figures under it."""
         done, total, figures = self._figures()
-        elapsed = duration(time.monotonic() - self._began)
         row = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=total or None, completed=done, width=_BAR_COLUMNS, pulse=not total)
-        row.add_row(bar, Text(f"{100 * done / total:3.0f}%" if total else "    "), Text(elapsed, style="dim"))
+        elapsed = Text(duration(time.monotonic() - self._began), style="dim")
+        if total:
+            share = min(done / total, 1.0)
+            row.add_row(ProgressBar(total=1.0, completed=share, width=_BAR_COLUMNS), Text(f"{share:4.0%}"), elapsed)
+        else:
+            row.add_row(elapsed)
         return Group(row, Text(figures, no_wrap=True, overflow="ellipsis"))
 
     def _figures(self) -> tuple[float, float, str]:

@@ -64,15 +64,24 @@ def check(request: Request) -> None:
         ("--format", request.export_format, ("export",)),
         ("--output", request.output, ("export",)),
     ):
+        if given is not None and not _is_unicode(given):
+            raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")
         if given is not None and request.run not in modes:
             wanted = " or ".join((", ".join(modes[:-1]), modes[-1]) if len(modes) > 1 else modes)
             raise UsageError(f"{option} belongs to --run {wanted}, not to {way or 'this command'}.")
+    if not all(map(_is_unicode, request.training_file or ())):
+        raise UsageError("--generate-training-file: a file name is not UTF-8 and cannot be kept in the store.")
     if request.adapter is not None and request.resume is not None:
         raise UsageError("--adapter and --resume both name the adapter; give one of them.")
     if request.prompt is not None and not request.prompt.strip():
         raise UsageError("--prompt is empty; write the question after it, in quotes.")
     if request.json_lines and request.asks_for_nothing:
         raise UsageError(f"--json needs something to report, such as --run {MODES[0]} or --runs.")
+
+
+def _is_unicode(given: object) -> bool:
+    """Tell whether an argument is text: bytes that are not UTF-8 arrive as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(given))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

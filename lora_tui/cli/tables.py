@@ -17,7 +17,7 @@ from lora_tui.text import clean
 
 _MOST_COLUMNS = 120
 
-_KINDS = {"expected": "should answer", "avoid": "should not", "control": "stays as it was"}
+_KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
 _NOT_FOR_PEOPLE = ("rows", "commands", "tasks", "attempts")
 """Shown in another way, or bookkeeping that ``--json`` has."""
@@ -69,7 +69,9 @@ def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
         prompt = Text(question_of(str(row.get("prompt", ""))), style="bold")
         if row.get("kind") in _KINDS:
             prompt.append(f"\n{_KINDS[row['kind']]}", style="not bold dim")
-        answers = [Text(clean(str(row.get(key) or ""))) for key in (("before", "after") if has_before else ("after",))]
+        # White space is squeezed: a base model's empty lines would make the table several screens long.
+        shown = ("before", "after") if has_before else ("after",)
+        answers = [Text(" ".join(clean(str(row.get(key) or "(nothing)")).split())) for key in shown]
         table.add_row(prompt, *answers, Text(_change(row)))
     _print(streams, table)
 

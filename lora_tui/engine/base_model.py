@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -56,16 +57,15 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
             dtype=dtype,
             trust_remote_code=trust,
             use_safetensors=None if extra else True,
-            attn_implementation="sdpa",
             **extra,
         )
-    except (OSError, ValueError, KeyError, ImportError, HFValidationError) as problem:
+        model = model.to(device).eval().requires_grad_(False)
+    except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
         raise _explained(wanted, problem) from problem
     except torch.OutOfMemoryError as problem:
         raise LoraTuiError(f"{wanted} does not fit on {device}: {_first_line(problem)}") from problem
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = model.to(device).eval().requires_grad_(False)
     progress(phase, 1, 1)
     return BaseModel(model, tokenizer, device, dtype, wanted)
 

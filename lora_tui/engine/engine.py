@@ -151,7 +151,7 @@ class Engine:
         pulse = asyncio.create_task(self._keep_alive(context))
         try:
             state, status, result, error = await _perform(context, mode)
-            context.emit("done", status=state, result=result, error=error)
+            context.emit("done", status=state, exit_status=status, result=result, error=error)
             await writer.close()
         except LoraTuiError as problem:  # the store itself cannot be written
             state, status, result, error = "failed", problem.exit_status, {}, str(problem)

@@ -95,12 +95,12 @@ class Store:
 
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""
-        async with self._connection.execute(sql, tuple(parameters)) as cursor:
+        async with self._connection.execute(sql, _storable(parameters)) as cursor:
             return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
 
     async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
         """Run one statement for each row of parameters."""
-        await self._connection.executemany(sql, [tuple(row) for row in rows])
+        await self._connection.executemany(sql, [_storable(row) for row in rows])
 
     async def all(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> list[Row]:
         """Return every row as `row_type`, a dataclass whose fields are named like the columns."""
@@ -127,15 +127,33 @@ class Store:
 
 def to_json(value: object) -> str:
     """Return `value` as the store writes it: JSON without NaN, which SQLite's JSON functions refuse."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def _storable(parameters: Iterable[Any]) -> tuple[Any, ...]:
+    """Replace lone surrogates, which SQLite's UTF-8 cannot hold, in the text among the parameters."""
+    return tuple(_utf8(value) if isinstance(value, str) and not value.isascii() else value for value in parameters)
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
 
 
 def _create_private(path: Path) -> None:
-    """Create the file with mode 0600 if it is missing, and take other users' access away if it is there."""
+    """Create the file with mode 0600 if it is missing, and take other users' access away if it is there.
+
+    A file that exists is not opened here: closing it would drop the POSIX locks that this process's other connections
+    hold on it, and another process could then delete the write-ahead log under them.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        if path.stat().st_mode & 0o077:
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        elif path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as problem:
         raise UsageError(

@@ -37,7 +37,7 @@ class PairRow:
 
 @dataclass(frozen=True, slots=True)
 class NewPair:
-    """A proposed pair in the state that the gates left it in: ``waiting`` for the judge, or ``rejected``."""
+    """A proposed pair; `question_key` is the form in which the same question is always the same."""
 
     ordinal: int
     question: str
@@ -45,14 +45,14 @@ class NewPair:
     evidence: str
     topic: str
     question_key: str
-    state: str
-    cause: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`."""
+    """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`.
+
+    `decided_by` is ``gate`` (a check before the judge), ``aggregator``, or whoever overrides them.
+    """
 
     verdict: str
     score: float | None
@@ -76,12 +76,11 @@ class AnalysisRow:
 
 
 async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:
-    """Store a proposed pair; returns its id."""
-    now = time.time()
+    """Store a proposed pair, in state ``waiting``; returns its id."""
     return await t.execute(
         "INSERT INTO pairs(run_id, task_id, ordinal, chunk_id, source, question, answer, evidence, topic, slot,"
-        " question_key, state, cause, reason, analysis_version, created_at, decided_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " question_key, state, analysis_version, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
         (
             run_id,
             task.id,
@@ -94,12 +93,8 @@ async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis
             pair.topic,
             to_json(task.slot),
             pair.question_key,
-            pair.state,
-            pair.cause,
-            pair.reason,
             analysis_version,
-            now,
-            None if pair.state == "waiting" else now,
+            time.time(),
         ),
     )
 

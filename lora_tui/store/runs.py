@@ -149,7 +149,9 @@ def owner_alive(run: Run) -> bool:
     if run.host != socket.gethostname():
         return time.time() - run.heartbeat < _SILENT_SECONDS
     try:
-        return bool(abs(psutil.Process(run.pid).create_time() - run.pid_started) < 1.0)
+        process = psutil.Process(run.pid)
+        same = abs(process.create_time() - run.pid_started) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

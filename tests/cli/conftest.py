@@ -1,5 +1,6 @@
 """Starting the real program with fake jobs, in a pipe or in a terminal."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lora_tui.config import Settings
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
@@ -73,6 +78,16 @@ class Program:
     def terminal(self, jobs: str, *arguments: str, **more: Any) -> Terminal:
         """Start it in a terminal."""
         return Terminal(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
+
+    def past_run(self, mode: str, state: str) -> None:
+        """Put a run that has ended into the store."""
+
+        async def put() -> None:
+            async with await Store.open(self.folder / "training_data.db") as store:
+                number = await runs.create(store, mode, Settings().model_dump(mode="json"), {})
+                await runs.end(store, number, state, {}, None)
+
+        asyncio.run(put())
 
     def shell(self, line: str) -> Ended:
         """Run a line of bash with ``$LORA`` as the program."""

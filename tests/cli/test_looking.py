@@ -126,26 +126,31 @@ def test_the_doctor_reports_and_sends_no_key(program: Program, endpoint: tuple[s
     assert not (program.folder / "training_data.db").exists()
 
 
-def test_the_doctor_names_what_mends_each_problem(program: Program) -> None:
-    config = program.folder / "config.toml"
+def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the doctor says in this process, without torch, which takes seconds and is not the question."""
+    monkeypatch.setattr(doctor, "_device", lambda: iter(()))
+    out = io.StringIO()
+    streams = cast(Streams, SimpleNamespace(out=out))
+    assert doctor.examine(Request(doctor=True, config=config), streams, Report(streams)) == 1
+    return out.getvalue()
+
+
+def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.toml"
     config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\n')
-    program.environment["LORA_TUI_CACHE"] = "/dev/null/cache"
-    ended = program.run("", "--doctor")
-    assert ended.status == 1
-    assert "✗ endpoint" in ended.out
-    assert "✗ cache" in ended.out
-    assert "export LORA_TUI_CACHE=FOLDER" in ended.out
-    assert "Problems: 2" in ended.out
+    monkeypatch.setenv("LORA_TUI_CACHE", "/dev/null/cache")
+    said = examined_here(config, monkeypatch)
+    assert "✗ endpoint" in said
+    assert "✗ cache" in said
+    assert "export LORA_TUI_CACHE=FOLDER" in said
+    assert "Problems: 2" in said
 
 
 def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_device", lambda: iter(()))  # torch takes seconds and is not the question
     monkeypatch.setattr(doctor, "_probe", lambda address: None)
-    broken = tmp_path / "broken.toml"
-    broken.write_text("[fine_tuning]\nmodle_name = 1\n")
-    out = io.StringIO()
-    streams = cast(Streams, SimpleNamespace(out=out))
-    assert doctor.examine(Request(doctor=True, config=broken), streams, Report(streams)) == 1
-    assert "✗ configuration" in out.getvalue()
-    assert "did you mean fine_tuning.model_name?" in out.getvalue()
-    assert "Problems: 1" in out.getvalue()
+    config = tmp_path / "broken.toml"
+    config.write_text("[fine_tuning]\nmodle_name = 1\n")
+    said = examined_here(config, monkeypatch)
+    assert "✗ configuration" in said
+    assert "did you mean fine_tuning.model_name?" in said
+    assert "Problems: 1" in said

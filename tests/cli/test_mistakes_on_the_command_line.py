@@ -33,13 +33,15 @@ MISTAKES = [
     (["--json"], "--json needs something to report"),
     (["--run", "train", "--set", "fine_tuning.lora.rank=8"], "fine_tuning.lora"),
     (["--run", "train", "--config", "missing.toml"], "missing.toml"),
+    (["--run", "train", "--train-data-file", "a\udcff.txt"], "--train-data-file: what follows is not UTF-8"),
+    (["--generate-training-file", "a\udcff.txt", "b"], "a file name is not UTF-8"),
     (["--resume"], "There are no runs yet"),
     (["--attach", "7"], "There are no runs yet"),
     (["--run", "train", "--store", "/dev/null/x.db"], "--store"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[ascii(" ".join(words)) for words, _ in MISTAKES])
 def test_a_mistake_is_one_or_two_lines_with_a_way_out(program: Program, arguments: list[str], said: str) -> None:
     ended = program.run("", *arguments)
     assert ended.status == 2

@@ -37,10 +37,8 @@ def test_changed_settings_are_applied_with_a_warning_after_started(program: Prog
 
 
 def test_runs_that_cannot_be_resumed_are_refused_with_a_way_on(program: Program) -> None:
-    program.run("generate=echo", "--run", "generate")
-    program.run("export=echo", "--run", "export")
-    program.run("train=echo", "--run", "train")
-    stop_a_run(program, "generate")
+    for mode, state in (("generate", "finished"), ("export", "failed"), ("train", "finished"), ("generate", "stopped")):
+        program.past_run(mode, state)
     for arguments, said in (
         (["--run", "train", "--resume"], "No train run in"),
         (["--run", "train", "--resume", "4"], "Run 4 is a generate run, not a train run. Resume it with --resume 4"),
@@ -68,7 +66,7 @@ def test_a_live_run_is_not_resumed_but_watched(program: Program) -> None:
 
 
 def test_modes_that_use_an_adapter_are_told_which(program: Program) -> None:
-    program.run("train=echo", "--run", "train")
+    program.past_run("train", "finished")
     for arguments, options in (
         (["--run", "evaluate", "--resume", "1"], {"adapter_run": 1}),
         (["--run", "evaluate", "--resume"], {}),

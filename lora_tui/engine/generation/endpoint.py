@@ -168,8 +168,9 @@ class Endpoint:
             raise _Passing(reason) from None
         except openai.APIConnectionError as problem:
             reason = self._safe(innermost(problem))
-            await call.ended(attempt, "connection", error=reason)
-            if not self._contacted and never_connected(problem):
+            unreached = never_connected(problem)
+            await call.ended(attempt, "unreached" if unreached else "connection", error=reason)
+            if unreached and not self._contacted:
                 self._hopeless = self._unreachable(ask.model, reason)
                 raise UnreachableError(self._hopeless) from None
             raise _Passing(f"the connection failed ({reason})") from None

@@ -6,11 +6,13 @@ everything it has done in its result; its accepted pairs are written all the sam
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings
+from lora_tui.config import Settings, advise
+from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.generation import judging
 from lora_tui.engine.generation.accounting import Ledger, spent_so_far
@@ -29,9 +31,10 @@ from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import feedback as store_feedback
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
-from lora_tui.text import count
+from lora_tui.text import count, one_line
 
-BUILTIN = "builtin"
+_BETWEEN_FILES = 5.0
+"""Seconds between two writings of the whole output file while the run lasts; its end always writes it."""
 
 
 class GenerationFailedError(LoraTuiError):
@@ -57,6 +60,9 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     when asked to stop.
     """
     settings = ctx.settings.data_generation
+    for advice in advise(ctx.settings):
+        if advice.startswith("data_generation"):
+            ctx.warn(advice)
     await tasks.lose_open_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
     corpus = await _read(ctx)
@@ -171,8 +177,13 @@ async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, out
         f"{settings.judge_model or model.name} judges; {standing.accepted} of {settings.total_examples} accepted",
     )
 
+    written_at = 0.0
+
     async def after_analysis() -> None:
-        await write_accepted(store, run_id, output)
+        nonlocal written_at
+        if time.monotonic() - written_at > _BETWEEN_FILES:
+            await write_accepted(store, run_id, output)
+            written_at = time.monotonic()
 
     def progress(done: int, total: int, note: str) -> None:
         ctx.emit("progress", phase="generating", done=done, total=total, note=note)
@@ -197,9 +208,10 @@ def _shortfall(end: End, result: dict[str, Any], settings: Settings) -> str:
             f"The budget of {settings.data_generation.budget_tokens:,} tokens is spent: {have}.\n"
             "Raise data_generation.budget_tokens and go on with --resume."
         )
-    kept_back = result["reasons"] | result["dead_reasons"]
-    most = max(kept_back, key=lambda cause: kept_back[cause], default="")
-    why = f"; most often: {most} ({kept_back[most]})" if most else ""
+    # A dead call's own reason says more than the cause it is counted under.
+    causes = {cause: n for cause, n in result["reasons"].items() if cause != "judge failed"} | result["dead_reasons"]
+    most = max(causes, key=lambda cause: causes[cause], default="")
+    why = f"; most often: {one_line(most, 150)} ({causes[most]})" if most else ""
     return (
         f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
         "Add files, lower data_generation.evaluation_threshold or total_examples, or change the model, and --resume."

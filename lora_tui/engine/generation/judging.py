@@ -6,8 +6,9 @@ judgement the verdict is ``review``.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.model import Judgement, ProposedPair
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator, Feedback
 from lora_tui.scoring.judge import ten_scale
@@ -49,6 +50,10 @@ class Bench:
     def review(self, cause: str, reason: str) -> Decision:
         """Return the verdict on a pair that nobody judged."""
         return self._decision("review", None, cause, reason)
+
+    def refuse(self, refusal: Refusal) -> Decision:
+        """Return the verdict on a pair that a gate keeps from the judge."""
+        return replace(self._decision("rejected", None, refusal.cause, refusal.reason), decided_by="gate")
 
     def _decision(self, verdict: str, score: float | None, cause: str, reason: str) -> Decision:
         return Decision(verdict, score, self.threshold, self.weights_version, "aggregator", cause, reason)

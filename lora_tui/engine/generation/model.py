@@ -12,9 +12,11 @@ from typing import Literal, Protocol
 from lora_tui.errors import UnreachableError
 
 AttemptStatus = Literal[
-    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "connection", "cancelled"
+    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "unreached", "connection", "cancelled"
 ]
-"""How an attempt ended, in the model's words. The store adds ``sent`` (open) and ``lost`` (the process ended)."""
+"""How an attempt ended, in the model's words: `unreached` never left, with `connection` the way broke on the way.
+
+The store adds ``sent`` (open) and ``lost`` (the process ended before the answer was stored)."""
 
 
 class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the run

@@ -74,19 +74,20 @@ class Planner:
         added = 0
         while added < wanted:
             self.round, source, call, count = next(self._calls)
+            key = f"{self.round}/{call}/{source.path}"
+            if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
+                continue  # planned before the run was interrupted
             position = ((self.round - 1) * len(self._plan.counts) + call) % source.chunks
             row = await store_corpus.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
-            key = f"{self.round}/{call}/{source.path}"
             slot = self._slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
             task = NewTask(
                 GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
             )
             async with self._store.transaction() as t:
-                new = await tasks.add_tasks(t, self._run_id, [task])
-            if new:
-                self._slots.add(slot, count)
-            added += new
+                await tasks.add_tasks(t, self._run_id, [task])
+            self._slots.add(slot, count)
+            added += 1
 
     async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:
         """Return what a planned task asks the model."""

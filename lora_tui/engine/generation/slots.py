@@ -38,7 +38,7 @@ AUDIENCES: Mapping[str, str] = {
     "an expert": "use the field's terms",
 }
 
-_EPSILON = 0.05
+_EPSILON = 0.02
 
 
 class SlotCounts:

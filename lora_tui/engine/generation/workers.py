@@ -112,14 +112,13 @@ class Workers:
             evidence=pair.evidence,
             topic=pair.topic or slot_of(task).topic,
             question_key=question_key(pair.question),
-            state="waiting" if refusal is None else "rejected",
-            cause=refusal.cause if refusal else "",
-            reason=refusal.reason if refusal else "",
         )
         version = self.latest.version if self.latest else 0
         pair_id = await store_generation.add_pair(t, self.run_id, task, new, version)
         if refusal is not None:
-            await self._tell(t, pair_id, "rejected", None, pair.question, pair.answer, refusal.reason, task.source)
+            decision = self.bench.refuse(refusal)
+            await store_generation.decide(t, pair_id, decision, {}, {})
+            await self._tell(t, pair_id, decision, pair.question, pair.answer, task.source)
         return pair_id
 
     # Judging
@@ -127,6 +126,9 @@ class Workers:
     async def judge(self, task: TaskRow, call: StoredCall) -> None:
         """Have one pair judged, measure it, and store the verdict."""
         pair = await self._pair(task)
+        if pair.state != "waiting":
+            await to_its_end(self._end(task, "cancelled", "the pair was decided in the meantime"))
+            return
         row = await self._chunk(pair.chunk_id)
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
         judgement = await self.model.judge(row.text, proposed, call)
@@ -150,9 +152,7 @@ class Workers:
             await store_generation.decide(t, pair.id, decision, metrics, details)
             ended = "dead" if call is None else "done"
             await tasks.end_task(t, task.id, ended, decision.reason if call is None else None)
-            await self._tell(
-                t, pair.id, decision.verdict, decision.score, pair.question, pair.answer, decision.reason, pair.source
-            )
+            await self._tell(t, pair.id, decision, pair.question, pair.answer, pair.source)
         handle = self._handles.pop(pair.id, None)
         if decision.verdict != "accepted":
             self.slots.add(slot_of(pair), -1)
@@ -231,13 +231,12 @@ class Workers:
 
     async def close_books(self) -> None:
         """End what is left when the target is reached: waiting pairs go to review, pending tasks are cancelled."""
-        reason = "the target was already reached when its turn came"
-        decision = self.bench.review("surplus", reason)
+        decision = self.bench.review("surplus", "the target was already reached when its turn came")
         while page := await store_generation.pairs(self.store, self.run_id, ("waiting",), 0, _PAGE):
             async with self.store.transaction() as t:
                 for pair in page:
                     await store_generation.decide(t, pair.id, decision, {}, {})
-                    await self._tell(t, pair.id, "review", None, pair.question, pair.answer, reason, pair.source)
+                    await self._tell(t, pair.id, decision, pair.question, pair.answer, pair.source)
             for pair in page:
                 self.standing.decided(pair.task_id, "review")
         async with self.store.transaction() as t:
@@ -253,25 +252,15 @@ class Workers:
         assert pair is not None, "judge tasks refer to stored pairs"
         return pair
 
-    async def _tell(
-        self,
-        t: Store,
-        pair_id: int,
-        verdict: str,
-        score: float | None,
-        question: str,
-        answer: str,
-        reason: str,
-        source: str,
-    ) -> None:
+    async def _tell(self, t: Store, pair_id: int, decision: Decision, question: str, answer: str, source: str) -> None:
         """Store the event of a verdict inside the caller's transaction."""
         payload: dict[str, Any] = {
             "pair": pair_id,
-            "verdict": verdict,
-            "score": score,
+            "verdict": decision.verdict,
+            "score": decision.score,
             "question": question,
             "answer": answer,
-            "reason": reason,
+            "reason": decision.reason,
             "source": source,
         }
         await events.insert(t, self.run_id, [(time.time(), "pair", payload)])

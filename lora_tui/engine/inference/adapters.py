@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.base_model import BaseModel
 from lora_tui.engine.inference.prompts import TestPrompt
+from lora_tui.engine.training.checkpoint import adapter_weights, best_folder, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -75,8 +76,6 @@ async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSourc
 
 def _folder_of_run(folder: str | None) -> Path | None:
     """The best adapter of a run's folder, or its newest checkpoint when no evaluation has happened yet."""
-    from lora_tui.engine.training.checkpoint import best_folder, step_folders
-
     if folder is None:
         return None
     return best_folder(Path(folder)) or next(reversed(step_folders(Path(folder))), None)
@@ -105,6 +104,7 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
     """Put the adapter on the base model, in evaluation mode. Raises `UsageError` when it was made for another one."""
     try:
         model = PeftModel.from_pretrained(base.model, str(source.folder), use_safetensors=True)
+        _check_layers(model, source.folder / _WEIGHTS)
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         raise UsageError(
@@ -112,3 +112,14 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
             "Name the base model it was trained on with --set fine_tuning.model_name=…"
         ) from problem
     return model.eval()
+
+
+def _check_layers(model: PeftModel, weights: Path) -> None:
+    """Raise ValueError unless the file's matrices are the model's: PEFT ignores those that are too many or too few."""
+    with safe_open(weights, framework="pt") as file:
+        saved = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118  # no mapping, for all that it has keys
+    wanted = {name for name in adapter_weights(model) if "lora_" in name}
+    if saved != wanted:
+        raise ValueError(
+            f"{len(saved - wanted)} of its matrices have no place there, {len(wanted - saved)} are missing"
+        )

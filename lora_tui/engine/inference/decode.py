@@ -73,7 +73,7 @@ def decode(
     input_ids, mask = _left_padded(tokenizer, prompts, model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    seen = input_ids
+    seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding has not been said: it is no repetition
     live = [True] * len(prompts)
     for _ in range(decoding.max_new_tokens):
         output = model(

@@ -20,18 +20,25 @@ _MATMUL_TOKENS = 512
 """Longest example for which keeping the scores is cheaper than recomputing them, in tokens."""
 
 
+_OTHERWISE = ("gpt_oss", "nemotron")
+"""Kinds of models whose configuration does not tell: attention with sinks, layers that drop extra arguments."""
+
+
 def supports_packing(model: PreTrainedModel) -> bool:
     """Tell whether every layer of `model` is plain causal attention, so that `packed_attention` equals its own.
 
-    Sliding windows, soft-capping, sinks and linear attention are not: such models train one example a row.
+    Sliding windows, soft-capping, sinks, linear attention and recurrent layers are not: such models train one example
+    a row.
     """
     config = model.config.get_text_config()
-    if not getattr(model, "_supports_attention_backend", False):
+    if not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
         return False
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return set(layer_types) == {"full_attention"} and not windowed and not capped and config.model_type != "gpt_oss"
+    return (
+        set(layer_types) == {"full_attention"} and not windowed and not capped and config.model_type not in _OTHERWISE
+    )
 
 
 @contextmanager

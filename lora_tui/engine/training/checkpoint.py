@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def restore(
         adapter = load_file(path / "adapter_model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         randoms = load_file(path / "random.safetensors")
-    except (OSError, ValueError, TypeError) as problem:
+    except (OSError, ValueError, TypeError, SafetensorError) as problem:
         raise LoraTuiError(
             f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start from the one before."
         ) from problem

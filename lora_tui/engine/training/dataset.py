@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lora_tui.engine.data.examples import (
@@ -160,7 +161,7 @@ class _Encoder:
         whole = self._render(messages, generation_prompt=False)
         is_label = [False] * len(whole)
         for turn, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or turn == 0:  # a greeting answers nothing
                 continue
             start = _common_prefix(whole, self._render(messages[:turn], generation_prompt=True))
             end = _common_prefix(whole, self._render(messages[: turn + 1], generation_prompt=False))
@@ -174,9 +175,12 @@ class _Encoder:
 
     def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> list[int]:
         # Since transformers 5.5 a dict comes back unless told otherwise (trl#6105): ask for it, and read it.
-        rendered = self._tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, add_generation_prompt=generation_prompt
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                messages, tokenize=True, return_dict=True, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as problem:  # templates refuse what they cannot show, such as a system message
+            raise _NotEncodableError(f"the model's chat template refuses the conversation: {problem}") from problem
         ids: list[int] = list(rendered["input_ids"])
         bos = self._tokenizer.bos_token_id
         return ids[1:] if ids[:2] == [bos, bos] else ids

@@ -117,8 +117,9 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
         ctx.warn(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
-    for advice in advise(ctx.settings, optimizer_steps=steps):
-        ctx.warn(advice)
+    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained):
+        if advice.startswith("fine_tuning"):
+            ctx.warn(advice)
     prompts, warning = resolve_prompts(fine_tuning, data.examples)
     if warning:
         ctx.warn(warning)

@@ -1,0 +1,148 @@
+"""Budget and attempts: nothing is forgotten, whatever interrupts it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from lora_tui.engine.generation.accounting import BudgetSpent, Ledger, StoredCall, spent_so_far, to_its_end
+from lora_tui.engine.generation.model import Usage
+from lora_tui.store import runs, tasks
+from lora_tui.store.connection import Store
+from lora_tui.store.tasks import AttemptTotals, NewTask
+
+
+def test_the_estimate_of_what_is_in_flight_is_reserved() -> None:
+    ledger = Ledger(1000, 200)
+    ledger.reserve(500)
+    with pytest.raises(BudgetSpent):
+        ledger.reserve(301)
+    ledger.settle(500, 100)
+    ledger.reserve(700)
+    assert (ledger.spent, ledger.reserved) == (300, 700)
+
+
+def test_a_budget_of_zero_is_none() -> None:
+    Ledger(0, 10**9).reserve(10**9)
+
+
+def test_calls_of_unknown_cost_count_at_their_estimate() -> None:
+    totals = [AttemptTotals("ok", 2, 100, 20, 0, 500), AttemptTotals("lost", 1, 0, 0, 0, 300)]
+    assert spent_so_far(totals) == 420
+
+
+async def opened(path: Path) -> tuple[Store, int, int]:
+    store = await Store.open(path)
+    run_id = await runs.create(store, "generate", {}, {})
+    async with store.transaction() as t:
+        await tasks.add_tasks(t, run_id, [NewTask("generate", "k")])
+    task = await tasks.task_by_key(store, run_id, "generate", "k")
+    assert task is not None
+    return store, run_id, task.id
+
+
+async def statuses(store: Store) -> list[str]:
+    return [status for (status,) in await store.tuples("SELECT status FROM attempts ORDER BY id")]
+
+
+def test_an_attempt_is_stored_before_it_leaves_and_an_answer_with_what_follows(tmp_path: Path) -> None:
+    async def story() -> None:
+        store, run_id, task_id = await opened(tmp_path / "s.db")
+        async with store:
+            call = StoredCall(store, run_id, task_id, Ledger(0, 0))
+            attempt = await call.sent(50)
+            assert await statuses(store) == ["sent"]
+            await call.ended(attempt, "ok", usage=Usage(7, 3, 1), reply="yes")
+            assert await statuses(store) == ["sent"], "not before what follows is stored"
+            async with store.transaction() as t:
+                await call.settle(t)
+            row = (await store.tuples("SELECT status, prompt_tokens, completion_tokens, cached_tokens FROM attempts"))[
+                0
+            ]
+            assert row == ("ok", 7, 3, 1)
+
+    asyncio.run(story())
+
+
+def test_a_failure_is_stored_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        store, run_id, task_id = await opened(tmp_path / "s.db")
+        async with store:
+            ledger = Ledger(1000, 0)
+            call = StoredCall(store, run_id, task_id, ledger)
+            await call.ended(await call.sent(50), "http_error", http_status=500, error="out of order")
+            await call.ended(await call.sent(60), "timeout")
+            assert await statuses(store) == ["http_error", "timeout"]
+            assert (ledger.spent, ledger.reserved) == (60, 0), "a time-out may have been charged for"
+
+    asyncio.run(story())
+
+
+def test_what_a_model_leaves_open_is_closed_as_cancelled(tmp_path: Path) -> None:
+    async def story() -> None:
+        store, run_id, task_id = await opened(tmp_path / "s.db")
+        async with store:
+            ledger = Ledger(1000, 0)
+            call = StoredCall(store, run_id, task_id, ledger)
+            await call.sent(50)
+            await call.abandon()
+            assert await statuses(store) == ["cancelled"]
+            assert (ledger.spent, ledger.reserved) == (50, 0)
+
+    asyncio.run(story())
+
+
+def test_without_budget_nothing_is_stored(tmp_path: Path) -> None:
+    async def story() -> None:
+        store, run_id, task_id = await opened(tmp_path / "s.db")
+        async with store:
+            with pytest.raises(BudgetSpent):
+                await StoredCall(store, run_id, task_id, Ledger(10, 0)).sent(50)
+            assert await statuses(store) == []
+
+    asyncio.run(story())
+
+
+def test_a_cancelled_task_leaves_no_transaction_half_way(tmp_path: Path) -> None:
+    async def story() -> None:
+        store, run_id, task_id = await opened(tmp_path / "s.db")
+        async with store:
+            for steps in range(12):
+                call = StoredCall(store, run_id, task_id, Ledger(0, 0))
+                sending = asyncio.create_task(call.sent(1))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                await call.abandon()
+            assert "sent" not in await statuses(store)
+            async with store.transaction() as t:
+                await t.execute("UPDATE tasks SET state='done'")
+
+    asyncio.run(story())
+
+
+def test_work_goes_to_its_end_and_the_cancellation_goes_on() -> None:
+    async def story() -> None:
+        done: list[str] = []
+
+        async def work() -> str:
+            await asyncio.sleep(0.05)
+            done.append("work")
+            return "result"
+
+        async def caller() -> None:
+            await to_its_end(work())
+            done.append("after")
+
+        task = asyncio.create_task(caller())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert done == ["work"]
+        assert await to_its_end(work()) == "result"
+
+    asyncio.run(story())

@@ -1,0 +1,77 @@
+"""Near-duplicate questions are found, different ones are not."""
+
+import random
+
+import pytest
+
+from lora_tui.engine.generation.duplicates import NEAR, NearDuplicates, grams, jaccard, question_key
+
+
+def index(*questions: str) -> NearDuplicates:
+    made = NearDuplicates()
+    for question in questions:
+        made.add(question)
+    return made
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How do bees show each other where the food is?",
+        "how do bees show each other where food is",
+        "How do the bees show each other where food is?",
+    ],
+)
+def test_the_same_question_in_nearly_the_same_words_is_found(question: str) -> None:
+    found = index("How do bees show each other where food is?").find(question)
+    assert found is not None
+    assert found[1] >= NEAR
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What is the capital of Spain?", "Why do bees dance?", "How do ants find their way home in the evening?", ""],
+)
+def test_another_question_is_not(question: str) -> None:
+    assert index("What is the capital of France?", "How do bees find food?").find(question) is None
+
+
+def test_questions_with_other_numbers_are_different() -> None:
+    assert (
+        index("What happened in the harbour of Orlen in 1889?").find("What happened in the harbour of Orlen in 1890?")
+        is None
+    )
+
+
+def test_the_most_similar_one_is_named() -> None:
+    made = index("How do bees show each other where some food is now?", "How do bees show each other where food is?")
+    found = made.find("How do bees show each other where food is")
+    assert found is not None
+    assert found[0] == "How do bees show each other where food is?"
+
+
+def test_a_removed_question_may_be_asked_again() -> None:
+    made = NearDuplicates()
+    handle = made.add("How do bees find food?")
+    made.remove(handle)
+    assert made.find("How do bees find food?") is None
+    assert len(made) == 0
+
+
+def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
+    rng = random.Random(3)
+    words = "bees ants dance food hive queen wax honey angle sun length direction flower field worker".split()
+    questions = [f"How do {' '.join(rng.choices(words, k=6))}?" for _ in range(200)]
+    questions += [question.replace("How do", "How will") for question in questions[:40]]
+    made = NearDuplicates()
+    missed = 0
+    for number, question in enumerate(questions):
+        near = any(jaccard(grams(question), grams(other)) >= NEAR for other in questions[:number])
+        missed += near and made.find(question) is None
+        assert near or made.find(question) is None
+        made.add(question)
+    assert missed <= 1  # 32 bands of 4 find a similarity of 0.7 with 99.98 %
+
+
+def test_the_key_ignores_case_signs_and_spaces() -> None:
+    assert question_key("What is  LoRA?") == question_key("what is LORA") != question_key("What is a LoRA rank?")

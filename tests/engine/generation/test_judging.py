@@ -1,0 +1,74 @@
+"""Verdicts: threshold, groundedness, and the reason in words."""
+
+from lora_tui.engine.generation.judging import Bench, aggregator_from, measure
+from lora_tui.engine.generation.model import Judgement, ProposedPair
+from lora_tui.scoring.aggregator import GENERATION_PRIORS
+from lora_tui.store.rows import FeedbackRow
+
+PAIR = ProposedPair("When was it built?", "It was built in 1703.", "The lighthouse was built in 1703 by Quill.", "")
+PASSAGE = PAIR.evidence + " It is high."
+
+
+def bench(threshold: float = 7.0) -> Bench:
+    return Bench(aggregator_from([], 0.01), 5, threshold)
+
+
+def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: float = 1.0) -> dict[str, float]:
+    judged = {"groundedness": groundedness, "correctness": correctness, "usefulness": usefulness}
+    return measure(PAIR, PASSAGE, Judgement({f"judge_{name}": value for name, value in judged.items()}, "", "single"))
+
+
+def test_every_metric_with_a_weight_is_measured() -> None:
+    found = metrics()
+    assert GENERATION_PRIORS.keys() <= found.keys()
+    assert all(0 <= value <= 1 for value in found.values())
+    assert found["grounding"] == 1.0
+    assert 0 < found["coverage"] < 1
+
+
+def test_a_good_pair_is_accepted_on_the_scale_of_ten() -> None:
+    decision = bench().decide(metrics())
+    assert decision.verdict == "accepted"
+    assert decision.score is not None
+    assert 7 < decision.score <= 10
+    assert (decision.threshold, decision.weights_version, decision.decided_by) == (7.0, 5, "aggregator")
+
+
+def test_at_the_threshold_it_is_kept() -> None:
+    score = bench().decide(metrics()).score
+    assert score is not None
+    assert bench(score).decide(metrics()).verdict == "accepted"
+    assert bench(score + 0.01).decide(metrics()).verdict == "rejected"
+
+
+def test_below_it_the_reason_names_what_cost_the_most() -> None:
+    decision = bench(9.9).decide(metrics(correctness=0.25))
+    assert (decision.verdict, decision.cause) == ("rejected", "below threshold")
+    assert "the threshold is 9.9" in decision.reason
+    assert "the judge's correctness (0.25 of 1)" in decision.reason
+
+
+def test_nothing_makes_up_for_an_answer_that_is_not_in_the_passage() -> None:
+    decision = bench(0.0).decide(metrics(groundedness=0.25))
+    assert (decision.verdict, decision.cause) == ("rejected", "not grounded")
+    assert "2.0 of 5" in decision.reason
+    assert bench(0.0).decide(metrics(groundedness=0.5)).verdict == "accepted"
+
+
+def test_a_judge_that_says_nothing_of_groundedness_is_not_held_against_the_pair() -> None:
+    found = metrics()
+    del found["judge_groundedness"]
+    assert bench().decide(found).verdict == "accepted"
+
+
+def test_without_a_judgement_the_verdict_is_review() -> None:
+    decision = bench().review("judge failed", "no answer within 5 s")
+    assert (decision.verdict, decision.score) == ("review", None)
+
+
+def test_stored_feedback_moves_the_weights_and_the_same_log_gives_the_same() -> None:
+    log = [FeedbackRow(n, "generation", 1, "pair", 1, metrics(usefulness=0.0), 0.0, "person", 0.0) for n in range(30)]
+    one, two = aggregator_from(log, 0.1), aggregator_from(log, 0.1)
+    assert one.weights == two.weights != aggregator_from([], 0.1).weights
+    assert one.version == 30
+    assert one.weights["judge_usefulness"] > GENERATION_PRIORS["judge_usefulness"] + 0.001

@@ -1,0 +1,130 @@
+"""Passes over the folder: what is asked of which passage, and that planning can be repeated."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from lora_tui.engine.generation.corpus import read_folder
+from lora_tui.engine.generation.planning import Plan, Planner
+from lora_tui.engine.generation.slots import SlotCounts
+from lora_tui.store import corpus as store_corpus
+from lora_tui.store import runs, tasks
+from lora_tui.store.connection import Store
+
+
+def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> Plan:
+    return Plan(pairs, tokens, 42, topics)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "tokens", "counts"),
+    [(1, 300, [1]), (2, 300, [2]), (5, 300, [2, 2, 1]), (3, 50, [1, 1, 1]), (12, 4000, [5, 5, 2])],
+)
+def test_a_call_asks_for_what_a_reply_has_room_for(pairs: int, tokens: int, counts: list[int]) -> None:
+    assert plan(pairs, tokens).counts == counts
+
+
+def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], made: Plan) -> None:
+    folder = tmp_path / "input"
+    folder.mkdir()
+    (folder / "long.md").write_text("# Bees\n\n" + "\n\n".join(f"Paragraph {n} says a thing or two." for n in range(3)))
+    (folder / "short.txt").write_text("Ants walk.")
+
+    async def run() -> None:
+        async with await Store.open(tmp_path / "store.db") as store:
+            run_id = await runs.create(store, "generate", {}, {})
+            corpus = await read_folder(store, run_id, folder, 12, 0, print, lambda done, total: None)
+            assert [source.chunks for source in corpus.sources] == [3, 1]
+            await story(store, run_id, Planner(store, run_id, corpus, made, SlotCounts(), 1))
+
+    asyncio.run(run())
+
+
+async def positions(store: Store, run_id: int) -> list[tuple[int, str, int]]:
+    """Return pass, file and position of the passage of every task."""
+    sql = (
+        "SELECT round, source, position FROM tasks JOIN chunks ON chunks.id = chunk_id WHERE run_id=? ORDER BY tasks.id"
+    )
+    return [tuple(row) for row in await store.tuples(sql, (run_id,))]  # type: ignore[misc]  # three columns
+
+
+def test_passages_of_a_file_take_turns(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(8)
+        found = await positions(store, run_id)
+        assert found == [
+            (1, "long.md", 0),
+            (1, "short.txt", 0),
+            (2, "long.md", 1),
+            (2, "short.txt", 0),
+            (3, "long.md", 2),
+            (3, "short.txt", 0),
+            (4, "long.md", 0),
+            (4, "short.txt", 0),
+        ]
+
+    with_planner(tmp_path, story, plan())
+
+
+def test_several_calls_of_a_pass_go_to_several_passages(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(8)
+        found = [position for _, source, position in await positions(store, run_id) if source == "long.md"]
+        assert found == [0, 1, 2, 0]
+
+    with_planner(tmp_path, story, plan(pairs=4))
+
+
+def test_planning_again_adds_nothing_twice_and_draws_the_same(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(3)
+        before = await store.tuples("SELECT key, CAST(slot AS TEXT) FROM tasks ORDER BY id")
+        again = Planner(store, run_id, planner._corpus, plan(), SlotCounts(), 1)
+        await again.plan(2)
+        after = await store.tuples("SELECT key, CAST(slot AS TEXT) FROM tasks ORDER BY id")
+        assert after[:3] == before
+        assert len(after) == 5
+        assert len({key for key, _ in after}) == 5
+
+    with_planner(tmp_path, story, plan())
+
+
+def test_every_passage_is_asked_once_before_the_folder_counts_as_exhausted(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        assert planner.fruitless_limit == 10, "few passages get some tries"
+        many = Planner(store, run_id, planner._corpus, plan(pairs=40), SlotCounts(), 1)
+        assert many.fruitless_limit == 40
+
+    with_planner(tmp_path, story, plan())
+
+
+def test_a_request_has_the_passage_its_slot_and_what_to_avoid(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(2)
+        long, short = await tasks.pending_tasks(store, run_id, "generate", 5)
+        row = await store_corpus.chunk(store, long.chunk_id or "")
+        assert row is not None
+        request = await planner.request(long, row, ["Be brief."])
+        assert request.passage == row.text
+        assert request.slot.topic == "Bees"
+        assert request.count == json.loads(json.dumps(long.slot))["count"] == 1
+        assert request.directives == ("Be brief.",)
+        assert "short" in request.further_topics
+        assert "Bees" not in request.further_topics
+        assert short.slot["topic"] == "short"
+
+    with_planner(tmp_path, story, plan())
+
+
+def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(1)
+        (task,) = await tasks.pending_tasks(store, run_id, "generate", 5)
+        row = await store_corpus.chunk(store, task.chunk_id or "")
+        assert row is not None
+        assert set((await planner.request(task, row, [])).further_topics) == {"clocks", "tides"}
+
+    with_planner(tmp_path, story, plan(topics=("clocks", "tides")))

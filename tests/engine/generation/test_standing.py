@@ -1,0 +1,59 @@
+"""When to ask for more, and when it no longer helps."""
+
+from lora_tui.engine.generation.standing import Standing
+
+
+def standing(target: int = 10, limit: int = 3, **counts: int) -> Standing:
+    return Standing(target, limit, 2, counts)
+
+
+def test_it_asks_for_no_more_than_is_missing() -> None:
+    now = standing(target=4)
+    assert now.wants_pairs
+    now.asked = 4
+    assert not now.wants_pairs
+
+
+def test_it_asks_for_more_where_little_is_accepted() -> None:
+    now = standing(target=20, accepted=10, rejected=40)
+    now.asked = 10
+    assert now.wants_pairs
+    assert 0.2 < now.acceptance < 0.3
+
+
+def test_it_waits_for_the_judge() -> None:
+    now = standing(target=1000)
+    now.proposed(1, waiting=8, rejected=0)
+    assert not now.wants_pairs
+    now.decided(1, "rejected")
+    assert now.wants_pairs
+
+
+def test_calls_without_an_accepted_pair_in_a_row_exhaust_it() -> None:
+    now = standing()
+    now.proposed(1, waiting=0, rejected=2)
+    now.proposed(2, waiting=2, rejected=0)
+    now.decided(2, "rejected")
+    assert now.fruitless == 1, "the second call has a pair left"
+    now.decided(2, "review")
+    assert now.fruitless == 2
+    now.proposed(3, waiting=0, rejected=0)
+    assert now.exhausted
+    assert not now.wants_pairs
+
+
+def test_an_accepted_pair_begins_the_count_again() -> None:
+    now = standing()
+    now.proposed(1, waiting=0, rejected=1)
+    now.proposed(2, waiting=1, rejected=0)
+    now.decided(2, "accepted")
+    assert now.fruitless == 0
+    assert (now.accepted, now.need) == (1, 9)
+
+
+def test_pairs_of_an_earlier_process_are_decided_without_their_call() -> None:
+    now = standing(waiting=2, accepted=3)
+    now.decided(77, "accepted")
+    assert (now.accepted, now.counts["waiting"]) == (4, 1)
+    now.decided(77, "rejected")
+    assert now.counts["waiting"] == 0

@@ -1,0 +1,116 @@
+"""Answers of any form are taken apart without an exception."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lora_tui.engine.generation.remote_model import _expected_levels
+from lora_tui.engine.generation.wire import NotAnAnswer, Reply, message_of, read_reply
+from lora_tui.scoring.judge import parse_reply
+from tests.openai_server import token_logprobs
+
+
+def read(body: Any) -> Reply:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return read_reply(1, text, {"x-request-id": "r1"}, 100, lambda shown: shown.replace("KEY", "[key]"))
+
+
+def answer(**message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+
+def test_an_answer_as_documented() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    reply = read(answer(content="hello KEY") | {"usage": usage})
+    assert (reply.text, reply.finish_reason, reply.request_id) == ("hello [key]", "stop", "r1")
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (5, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        "null",
+        "5",
+        {"choices": None},
+        {"choices": []},
+        {"choices": ["x"]},
+        {"choices": [{"message": None}]},
+        answer(),
+        answer(content=None),
+        answer(content=[{"type": "text", "text": "x"}]),
+        {"choices": {"0": {}}},
+    ],
+)
+def test_an_answer_without_content_is_empty(body: Any) -> None:
+    reply = read(body)
+    assert reply.text == ""
+    assert reply.usage.prompt_tokens == 100
+
+
+@pytest.mark.parametrize("body", ["", "<html>", '{"choices": [', "[" * 100_000])
+def test_what_is_no_json_is_no_answer(body: str) -> None:
+    with pytest.raises(NotAnAnswer):
+        read(body)
+
+
+def test_a_refusal_and_an_error_in_disguise_say_why() -> None:
+    assert read(answer(content=None, refusal="I must not")).refusal == "I must not"
+    assert read({"error": {"message": "model overloaded"}}).refusal == "model overloaded"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "x", [], [{}], [{"token": 5}], [{"token": "5", "top_logprobs": [{"token": "5", "logprob": "high"}]}]],
+)
+def test_log_probabilities_of_another_form_are_none_or_empty(content: Any) -> None:
+    body = answer(content="5")
+    body["choices"][0]["logprobs"] = {"content": content}
+    assert all(not candidates for _, candidates in read(body).logprobs)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"message": "a"}, "a"),
+        ({"error": {"message": "b"}}, "b"),
+        ({"error": "c"}, "c"),
+        ({"detail": "d"}, "d"),
+        (None, "raw"),
+        ("x", "raw"),
+        ({"error": {"message": 5}}, "raw"),
+    ],
+)
+def test_what_a_server_says_of_an_error_is_found(body: Any, text: str) -> None:
+    assert message_of(body, None, "raw") == text
+
+
+def test_the_code_of_an_error_is_told_too() -> None:
+    assert message_of({"message": "no"}, "quota", "raw") == "no [quota]"
+
+
+def levels(text: str, tokens: list[str]) -> list[float] | None:
+    parsed = parse_reply(text)
+    assert parsed is not None
+    body = answer(content=text)
+    body["choices"][0]["logprobs"] = {"content": [token_logprobs(token) for token in tokens]}
+    return _expected_levels(parsed, text, read(body).logprobs)
+
+
+def test_levels_are_expected_from_the_digits_own_tokens() -> None:
+    assert levels("5 4 3", ["5", " ", "4", " ", "3"]) == pytest.approx([4.8, 3.8, 2.8])
+    assert levels("5 4 3", ["5", " 4", " 3"]) == pytest.approx([4.8, 3.8, 2.8])
+
+
+def test_digits_in_the_thoughts_are_not_mistaken_for_the_levels() -> None:
+    text = "<think>1 or 2?</think>5 4 3"
+    assert levels(text, ["<think>", "1", " or ", "2", "?", "</think>", "5", " 4", " 3"]) == pytest.approx(
+        [4.8, 3.8, 2.8]
+    )
+
+
+@pytest.mark.parametrize("tokens", [[], ["5 4 3"], ["5", " 4"], ["x", " 4", " 3"]])
+def test_without_a_token_for_each_digit_there_is_no_expectation(tokens: list[str]) -> None:
+    assert levels("5 4 3", tokens) is None

@@ -1,0 +1,198 @@
+"""The loss: the fused head, the division by all labels of a step, and models that must take their own way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lora_tui.engine.training import loss as loss_module
+from lora_tui.engine.training.attention import packed_attention, supports_packing
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.step import StepMaths
+from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
+
+
+@pytest.mark.parametrize("chunk_bytes", [64 << 20, 4 * 300 * 5])
+def test_the_fused_head_is_the_full_cross_entropy(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", chunk_bytes)  # the second makes chunks of five labels
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 16, generator=generator)
+    targets = torch.randint(0, 300, (23,), generator=generator)
+    ours = torch.randn(23, 16, generator=generator).requires_grad_()
+    full = ours.detach().clone().requires_grad_()
+    fused = summed_cross_entropy(ours, weight, targets)
+    plain = functional.cross_entropy(full @ weight.T, targets, reduction="sum")
+    (fused / 7).backward()
+    (plain / 7).backward()
+    assert fused.dtype == torch.float32
+    assert float(fused) == pytest.approx(float(plain), rel=1e-6)
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, full.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_fused_head_sums_in_float32_for_bfloat16_states() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 16, generator=generator).bfloat16()
+    hidden = torch.randn(500, 16, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(0, 300, (500,), generator=generator)
+    fused = summed_cross_entropy(hidden, weight, targets)
+    exact = functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
+    assert fused.dtype == torch.float32
+    assert float(fused) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    weight = torch.eye(4) * 1e4
+    hidden = torch.eye(4).requires_grad_()
+    summed_cross_entropy(hidden, weight, torch.tensor([1, 1, 2, 2])).backward()
+    assert hidden.grad is not None
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_the_head_visits_label_positions_only(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visited: list[int] = []
+
+    def counting(hidden: Any, weight: Any, targets: Any) -> Any:
+        visited.append(len(hidden))
+        return summed_cross_entropy(hidden, weight, targets)
+
+    monkeypatch.setattr("lora_tui.engine.training.step.summed_cross_entropy", counting)
+    accumulate(new_model(), examples, 64)
+    assert sum(visited) == sum(example.labels for example in examples)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_many_small_rows_give_the_gradient_of_one_batch(
+    new_model: Callable[..., Any], examples: list[Encoded], tied: bool
+) -> None:
+    model = new_model(tied=tied)
+    one_loss, one = accumulate(model, examples, 10_000)
+    for budget in (1, 30, 64):
+        many_loss, many = accumulate(model, examples, budget)
+        assert many_loss == pytest.approx(one_loss, abs=1e-6)
+        assert largest_difference(many, one) <= 1e-6
+
+
+def test_the_loss_is_divided_by_the_labels_of_the_whole_step_not_row_by_row(
+    new_model: Callable[..., Any], examples: list[Encoded]
+) -> None:
+    model = new_model().eval()
+    short, long = examples[1], examples[0]
+    assert long.labels > 5 * short.labels, "a mean of means would show"
+    sums = {example: accumulate(model, [example], 64)[0] * example.labels for example in (short, long)}
+    together, _ = accumulate(model, [short, long], 1)
+    assert together == pytest.approx(sum(sums.values()) / (short.labels + long.labels), abs=1e-6)
+    mean_of_means = sum(total / example.labels for example, total in sums.items()) / 2
+    assert abs(together - mean_of_means) > 1e-3
+
+
+COMMON = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+
+
+def other_model(kind: str, vocabulary: int) -> Any:
+    """A tiny model of another family, with what makes it special switched on."""
+    import transformers as hf
+
+    common = {**COMMON, "vocab_size": vocabulary}
+    configuration = {
+        "mistral": lambda: hf.MistralConfig(**common, sliding_window=8),
+        "gemma2": lambda: hf.Gemma2Config(
+            **common,
+            head_dim=16,
+            sliding_window=8,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
+            query_pre_attn_scalar=16,
+        ),
+        "granite": lambda: hf.GraniteConfig(**common, logits_scaling=4.0, attention_multiplier=0.3),
+        "cohere": lambda: hf.CohereConfig(**common, logit_scale=0.5),
+        "nemotron": lambda: hf.NemotronConfig(**common, head_dim=16),
+        "qwen2": lambda: hf.Qwen2Config(**common, sliding_window=8, use_sliding_window=False),
+        "gpt2": lambda: hf.GPT2Config(
+            vocab_size=vocabulary, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2
+        ),
+    }[kind]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return hf.AutoModelForCausalLM.from_config(configuration)
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed", "plain_head"),
+    [
+        ("mistral", False, True),  # a sliding window
+        ("gemma2", False, False),  # soft-capped scores and logits
+        ("nemotron", False, True),  # layers that drop what attention needs
+        ("granite", True, False),  # scaled logits
+        ("cohere", True, False),
+        ("qwen2", True, True),
+        ("gpt2", True, True),  # learned positions
+    ],
+)
+def test_every_family_has_the_loss_and_gradients_of_transformers_own_forward(
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded], kind: str, packed: bool, plain_head: bool
+) -> None:
+    model = new_model(base=other_model(kind, len(tokenizer))).eval()
+    maths = StepMaths.of(model, 64)
+    assert (maths.packed, maths.plain_head) == (packed, plain_head)
+    if packed:
+        with packed_attention(maths.base):
+            ours = float(maths.accumulate(examples))
+    else:
+        ours = float(maths.accumulate(examples))
+    found = gradients(model)
+    labels = sum(example.labels for example in examples)
+    theirs = 0.0
+    for example in examples:
+        ids = torch.tensor([example.input_ids])
+        marked = torch.where(torch.tensor([example.is_label]), ids, -100)
+        loss = model(input_ids=ids, labels=marked).loss * example.labels / labels
+        loss.backward()
+        theirs += float(loss.detach())
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert largest_difference(found, gradients(model)) <= 1e-5
+
+
+def test_recurrent_layers_are_not_packed(tokenizer: Any) -> None:
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+    configuration = RecurrentGemmaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4
+    )
+    assert not supports_packing(RecurrentGemmaForCausalLM(configuration))
+
+
+def test_an_adapter_on_the_head_takes_the_models_own_forward(
+    new_model: Callable[..., Any], examples: list[Encoded]
+) -> None:
+    model = new_model(targets=["q_proj", "lm_head"], tied=False)
+    maths = StepMaths.of(model, 64)
+    assert not maths.plain_head
+    loss, found = accumulate(model, examples, 64)
+    labels = sum(example.labels for example in examples)
+    theirs = 0.0
+    for example in examples:
+        ids = torch.tensor([example.input_ids])
+        part = model(input_ids=ids, labels=torch.where(torch.tensor([example.is_label]), ids, -100)).loss
+        part = part * example.labels / labels
+        part.backward()
+        theirs += float(part.detach())
+    assert loss == pytest.approx(theirs, abs=1e-5)
+    assert any("lm_head" in name for name in found)
+    assert largest_difference(found, gradients(model)) <= 1e-6
