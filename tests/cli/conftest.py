@@ -15,10 +15,7 @@ import pytest
 from lora_tui.config import Settings
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-
-from terminal import Terminal
+from tests.e2e.terminal import Terminal
 
 LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 

@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from conftest import Ended, Program, new_program
+
+from tests.cli.conftest import Ended, Program, new_program
 
 MODES = ["generate", "quickstart"]
 

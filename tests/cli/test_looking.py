@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from conftest import Ended, Program
 
 from lora_tui.cli import doctor
 from lora_tui.cli.report import Report
 from lora_tui.cli.request import Request
 from lora_tui.cli.streams import Streams
+from tests.cli.conftest import Ended, Program
 
 
 def test_runs_are_listed_newest_first_within_80_columns(program: Program) -> None:

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import Program
+
+from tests.cli.conftest import Program
 
 MISTAKES = [
     (["--rnu", "train"], "Did you mean --run?"),

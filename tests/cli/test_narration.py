@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Program
+
+from tests.cli.conftest import Program
 
 
 def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:

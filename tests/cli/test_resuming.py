@@ -1,6 +1,6 @@
 """--resume: which run it takes, with which settings, and what it says when there is nothing to go on with."""
 
-from conftest import Program
+from tests.cli.conftest import Program
 
 
 def stop_a_run(program: Program, mode: str = "train", *more: str) -> None:

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from conftest import Process, Program
-from terminal import Terminal
 
 from lora_tui.cli.follow import Watch
+from tests.cli.conftest import Process, Program
+from tests.e2e.terminal import Terminal
 
 Start = Callable[..., Terminal]
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from conftest import Program
+from tests.cli.conftest import Program
 
 HEAVY = ("torch", "transformers", "peft", "openai", "nltk", "textual", "rich", "pydantic", "aiosqlite")
 

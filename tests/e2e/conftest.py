@@ -3,15 +3,12 @@
 import json
 import os
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
 
@@ -56,7 +53,7 @@ def builtin_cache() -> Path:
 @pytest.fixture(scope="session")
 def quickstart(builtin_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> "Quickstart":
     """One quickstart run of the installed command in a terminal, which the tests of the other modes go on from."""
-    from terminal import Terminal, installed_command
+    from tests.e2e.terminal import Terminal, installed_command
 
     folder = tmp_path_factory.mktemp("quickstart")
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from terminal import installed_command
 
+from tests.e2e.terminal import installed_command
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, http
 

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from terminal import Terminal, installed_command
+
+from tests.e2e.terminal import Terminal, installed_command
 
 pytestmark = [pytest.mark.builtin, pytest.mark.timeout(1200)]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lora_tui.errors import LoraTuiError, UsageError
 
 BEST = "best"
-_STEP_FOLDER = re.compile(r"step-(\d+)")
+_STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
 _STATE_FILE = "trainer_state.json"
 
 
@@ -68,9 +68,16 @@ def save_adapter(model: PeftModel, target: Path) -> None:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """Return the complete step checkpoints of a run, oldest first."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP_FOLDER.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    """Return the complete step checkpoints of a run, oldest first.
+
+    A crash between two renames may have left ``step-N.old``, which is as good and counts as older than ``step-N``.
+    """
+    found = [
+        (int(match[1]), match[2] is None, path)
+        for path in folder.glob("step-*")
+        if (match := _STEP_FOLDER.fullmatch(path.name))
+    ]
+    return [path for *_, path in sorted(found)]
 
 
 def best_folder(folder: Path) -> Path | None:

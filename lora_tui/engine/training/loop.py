@@ -274,7 +274,7 @@ class _Training:
         plan = plan_memory(self.settings.gradient_checkpointing, self.maths.base, tokens, self.maths.device)
         if not plan.checkpointing:
             return
-        self.maths.base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.maths.base.activation_checkpointing_enable({"use_reentrant": False})
         # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
         self.maths.base.disable_input_require_grads()
 

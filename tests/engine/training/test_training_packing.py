@@ -135,7 +135,7 @@ def test_long_examples_take_the_other_kernel_and_agree(new_model: Callable[..., 
 def test_recomputed_activations_give_the_same_gradients(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
     model = new_model().train()
     _, plain = accumulate(model, examples, 64)
-    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
     _, recomputed = accumulate(model, examples, 64)
     assert largest_difference(plain, recomputed) <= 1e-7
 
