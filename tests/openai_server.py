@@ -67,6 +67,7 @@ class Received:
     at: float
     outcome: str
     reply: str
+    at_once: int  # requests in flight when it came, itself among them
 
 
 class OpenAIServer:
@@ -144,7 +145,7 @@ class OpenAIServer:
         fault = self._refusal(request, body) or self.kind_faults.get(kind_of(body)) or self._fault()
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
-        self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content))
+        self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content, self._at_once))
         await asyncio.sleep(self.delays.popleft() if self.delays else self.delay)
         if fault is not None and fault.kind == "http":
             return JSONResponse(fault.body, fault.status, headers=fault.headers)

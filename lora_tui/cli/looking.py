@@ -128,7 +128,8 @@ def _model_and_data(run: Run) -> tuple[str, str]:
     if run.mode == "format":
         return "", str(run.options.get("raw", ""))
     if run.mode == "train":
-        data = run.options.get("train_data_file") or generation.get("output_file", "")
+        named = run.options.get("train_data_file") or tuning.get("train_data_file")
+        data = named or generation.get("output_file", "")
         return str(tuning.get("model_name", "")), str(data)
     return str(tuning.get("model_name", "")), ""
 

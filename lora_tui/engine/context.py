@@ -45,7 +45,7 @@ class EventWriter:
 
     def put(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Queue one event; callable from any thread."""
-        event = (time.time(), kind, _finite(dict(payload)))
+        event = (time.time(), kind, finite(dict(payload)))
         self.loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def flush(self) -> None:
@@ -133,12 +133,12 @@ class RunContext:
         return replace(self, settings=settings, options={**self.options, **options})
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinities by None, all the way down: JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value

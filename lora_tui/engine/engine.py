@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_tui.config import Settings
-from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped
+from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped, finite
 from lora_tui.engine.process import before_torch
 from lora_tui.engine.quickstart_settings import quickstart_settings
 from lora_tui.errors import LoraTuiError, UsageError
@@ -86,7 +86,7 @@ class Engine:
 
     def stop(self, run_id: int) -> None:
         """Ask a run of this process to save its work and end; returns at once."""
-        self._loop.call_soon_threadsafe(self._request_stop, run_id)
+        self.call(self._stop(run_id))  # as a task, like the run's own: one that was submitted before has begun by then
 
     def close(self) -> None:
         """Close the store and end the thread. Runs must have ended."""
@@ -120,15 +120,18 @@ class Engine:
         if resume is None:
             return await runs.create(store, mode, settings.model_dump(mode="json"), options)
         await runs.mark_interrupted(store)
+        taken = await runs.take_over(store, resume)
         run = await runs.get(store, resume)
         if run is None:
             raise UsageError(f"There is no run {resume} in {store.path}; `lora-tui --runs` lists them.")
-        if run.state in ("queued", "running", "stopping"):
+        if not taken:
             raise UsageError(
                 f"Run {resume} is live (process {run.pid} on {run.host}); watch it with --attach {resume}."
             )
-        await runs.take_over(store, resume)
         return resume
+
+    async def _stop(self, run_id: int) -> None:
+        self._request_stop(run_id)
 
     def _request_stop(self, run_id: int) -> None:
         context = self._active.get(run_id)
@@ -151,6 +154,7 @@ class Engine:
         pulse = asyncio.create_task(self._keep_alive(context))
         try:
             state, status, result, error = await _perform(context, mode)
+            result = finite(result)
             context.emit("done", status=state, exit_status=status, result=result, error=error)
             await writer.close()
         except LoraTuiError as problem:  # the store itself cannot be written
@@ -158,22 +162,35 @@ class Engine:
         finally:
             pulse.cancel()
             del self._active[run_id]
-        await runs.end(store, run_id, state, result, error)
+        try:
+            await runs.end(store, run_id, state, result, error)
+        except Exception as problem:
+            log.exception("the end of run %s cannot be stored", run_id)
+            state, status = "failed", status or 1
+            error = error or f"The store {store.path} can no longer be written: {problem}"
         return Outcome(run_id, state, status, result, error)
 
     async def _keep_alive(self, context: RunContext) -> None:
         """Renew the heartbeat and honour what watchers ask for, for as long as the run lasts."""
         beats = round(runs.HEARTBEAT_SECONDS / _COMMAND_POLL_SECONDS)
         for tick in range(1_000_000_000):
-            if tick % beats == 0:
-                await runs.beat(context.store, context.run_id)
-            for command in await events.open_commands(context.store, context.run_id):
-                if command.kind == "stop":
-                    self._request_stop(context.run_id)
-                    await events.answer(context.store, command.id, "done")
-                else:
-                    await events.answer(context.store, command.id, f"unknown command {command.kind}")
+            try:
+                if tick % beats == 0:
+                    await runs.beat(context.store, context.run_id)
+                await self._obey(context)
+            except Exception:
+                # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
+                log.exception("the heartbeat of run %s cannot be stored", context.run_id)
             await asyncio.sleep(_COMMAND_POLL_SECONDS)
+
+    async def _obey(self, context: RunContext) -> None:
+        """Answer the commands that are open."""
+        for command in await events.open_commands(context.store, context.run_id):
+            if command.kind == "stop":
+                self._request_stop(context.run_id)
+                await events.answer(context.store, command.id, "done")
+            else:
+                await events.answer(context.store, command.id, f"unknown command {command.kind}")
 
 
 async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:

@@ -10,6 +10,7 @@ the file falls back to the TRUNCATE journal and `Store.warning` says so.
 
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import sqlite3
@@ -51,7 +52,10 @@ class Store:
         Raises `UsageError` where the path cannot hold a database, and `LoraTuiError` for a file from a newer version.
         """
         _create_private(path)
-        connection = await aiosqlite.connect(path, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
+        try:
+            connection = await aiosqlite.connect(path, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
+        except sqlite3.Error as problem:
+            raise _unusable(path, problem) from problem
         try:
             connection.row_factory = aiosqlite.Row
             await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
@@ -61,9 +65,7 @@ class Store:
             await _migrate(connection, path)
         except sqlite3.DatabaseError as problem:
             await connection.close()
-            raise UsageError(
-                f"{path} cannot be used as the store: {problem}. Name another file with --store."
-            ) from problem
+            raise _unusable(path, problem) from problem
         except BaseException:
             await connection.close()
             raise
@@ -143,6 +145,10 @@ def _utf8(text: str) -> str:
     return text
 
 
+def _unusable(path: Path, problem: sqlite3.Error) -> UsageError:
+    return UsageError(f"{path} cannot be used as the store: {problem}. Name another file with --store.")
+
+
 def _create_private(path: Path) -> None:
     """Create the file with mode 0600 if it is missing, and take other users' access away if it is there.
 
@@ -153,6 +159,9 @@ def _create_private(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        elif path.is_dir() or not os.access(path, os.R_OK | os.W_OK):
+            reason = errno.EISDIR if path.is_dir() else errno.EACCES
+            raise OSError(reason, os.strerror(reason))
         elif path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as problem:

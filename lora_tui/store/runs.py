@@ -44,17 +44,20 @@ async def create(store: Store, mode: str, settings: dict[str, Any], options: dic
         )
 
 
-async def take_over(store: Store, run_id: int) -> None:
-    """Make this process the owner of a run that is to be resumed."""
+async def take_over(store: Store, run_id: int) -> bool:
+    """Make this process the owner of a run that is to be resumed; returns False when a live process has it."""
     async with store.transaction() as t:
-        await t.execute(
+        taken = await t.execute(
             "UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, heartbeat=?,"
-            " pid=?, pid_started=?, host=? WHERE id=?",
+            f" pid=?, pid_started=?, host=? WHERE id=? AND state NOT IN ({_LIVE})",
             (time.time(), *_owner(), run_id),
         )
-        await t.execute(
-            "UPDATE commands SET done_at=?, outcome='dropped' WHERE run_id=? AND done_at IS NULL", (time.time(), run_id)
-        )
+        if taken:
+            await t.execute(
+                "UPDATE commands SET done_at=?, outcome='dropped' WHERE run_id=? AND done_at IS NULL",
+                (time.time(), run_id),
+            )
+    return taken == 1
 
 
 async def start(store: Store, run_id: int) -> None:

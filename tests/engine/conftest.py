@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests. torch is imported by the fixtures that need it, so that the other tests start fast."""
+"""Fixtures of the engine's tests. torch is imported by those that need it, so that the other tests start fast."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from lora_tui.config import Settings, with_values
 from lora_tui.engine.base_model import load_base
@@ -99,7 +100,8 @@ def _merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
         merged.save_pretrained(scratch)
         base.tokenizer.save_pretrained(scratch)
         scratch.rename(target)
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         shutil.rmtree(scratch, ignore_errors=True)
-        raise LoraTuiError(f"{target} cannot be written: {problem.strerror or problem}.") from problem
+        reason = getattr(problem, "strerror", None) or problem
+        raise LoraTuiError(f"{target} cannot be written: {reason}.") from problem
     return difference

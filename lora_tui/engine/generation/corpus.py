@@ -56,13 +56,14 @@ async def read_folder(
     warn: Callable[[str], None],
     progress: Callable[[int, int], None],
     goes_to: str | None = None,
+    own_output: Path | None = None,
 ) -> Corpus:
     """Read every file of `folder` into the store and return what there is.
 
     `goes_to` is the address that passages will be sent to, if that is another machine: files that seem to hold a secret
-    are then warned of. Raises `LoraTuiError` where nothing can be used.
+    are then warned of. `own_output` is never read. Raises `LoraTuiError` where nothing can be used.
     """
-    candidates = await asyncio.to_thread(documents.find, folder)
+    candidates = await asyncio.to_thread(documents.find, folder, own_output)
     chunking = f"{chunks.VERSION}/{size}/{overlap}"
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []

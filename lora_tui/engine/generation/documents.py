@@ -54,9 +54,10 @@ class Document:
     doubt: str | None
 
 
-def find(folder: Path) -> list[Candidate]:
+def find(folder: Path, own_output: Path | None = None) -> list[Candidate]:
     """Return every file below `folder`, in order, with the reason where it will not be used.
 
+    `own_output` is the file that accepted pairs are written to: pairs must not be made of pairs.
     Raises `UsageError` where there is no such folder or it cannot be listed, `LoraTuiError` where it holds no file.
     """
     try:
@@ -68,7 +69,8 @@ def find(folder: Path) -> list[Candidate]:
         if not folder.is_dir():
             raise UsageError(f"{_KEY}: {folder} is not a folder. Name the folder that holds your text files.")
         root = folder.resolve()
-        found = sorted(_walk(folder, root), key=lambda candidate: candidate.name)
+        own = own_output.resolve() if own_output is not None else None
+        found = sorted(_walk(folder, root, own), key=lambda candidate: candidate.name)
     except OSError as problem:
         raise UsageError(f"{_KEY}: the folder {folder} cannot be read: {problem.strerror or problem}.") from problem
     if not found:
@@ -135,7 +137,7 @@ def missing_reader(suffix: str) -> str | None:
     return f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Candidate]:
+def _walk(folder: Path, root: Path, own_output: Path | None) -> Iterator[Candidate]:
     """Yield files, and the folders that are not entered, below `folder`."""
     unlisted: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=unlisted.append):
@@ -146,7 +148,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Candidate]:
                 folders.remove(name)
                 yield Candidate(path, _name(path, folder), 0, reason)
         for name in files:
-            yield _judged(Path(here, name), folder, root)
+            yield _judged(Path(here, name), folder, root, own_output)
     for problem in unlisted:
         path = Path(problem.filename)
         if path == folder:
@@ -154,7 +156,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Candidate]:
         yield Candidate(path, _name(path, folder), 0, f"the folder cannot be listed ({problem.strerror})")
 
 
-def _judged(path: Path, folder: Path, root: Path) -> Candidate:
+def _judged(path: Path, folder: Path, root: Path, own_output: Path | None) -> Candidate:
     """Return the file with the reason why it is skipped, as far as that can be told without opening it."""
     name, size, reason = _name(path, folder), 0, None
     try:
@@ -165,6 +167,8 @@ def _judged(path: Path, folder: Path, root: Path) -> Candidate:
             reason = "hidden file"
         elif not stat.S_ISREG(status.st_mode):
             reason = "a device, socket or pipe"
+        elif target == own_output:
+            reason = "the output of generation itself"
         elif path.is_symlink() and not target.is_relative_to(root):
             reason = "a link that leaves the folder"
         elif path.is_symlink():

@@ -17,20 +17,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
+from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.capabilities import Ask, Capabilities, exceeds_context
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.model import CallFailed, CallRecord, CallStopped, EndpointGoneError
-from lora_tui.engine.generation.redaction import redacted, shown_url
+from lora_tui.engine.generation.places import Places
+from lora_tui.engine.generation.redaction import redacted
 from lora_tui.engine.generation.retry import backoff, retry_after
 from lora_tui.engine.generation.wire import NotAnAnswer, Reply, innermost, message_of, never_connected, read_reply
 from lora_tui.errors import UnreachableError
 from lora_tui.text import one_line
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 _REFUSALS = (400, 405, 413, 415, 422, 501)
 _UNKNOWN_MODEL = ("model_not_found", "invalid_model", "unknown_model")
@@ -59,9 +58,10 @@ class Access:
 class _Passing(Exception):  # noqa: N818  # never leaves this module
     """An attempt failed in a way that may pass."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, *, too_many: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.too_many = too_many
 
 
 class _Refused(Exception):  # noqa: N818  # never leaves this module
@@ -80,13 +80,14 @@ class Endpoint:
         self._url = shown_url(access.base_url)
         self._warn = warn
         self._stop = stop or asyncio.Event()
-        self._places = asyncio.Semaphore(access.concurrency)
+        self._places = Places(access.concurrency)
         self._one_at_a_time = asyncio.Lock()
         self._contacted = False
         self._hopeless: str | None = None  # why no request will be answered
         self._not_before = 0.0
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = 0  # calls that ran out of tries since the last answer
+        self._answers = 0
         self._random = random.Random()  # noqa: S311  # jitter
         self._dialects: dict[str, Capabilities] = {}
         # A proxy from the environment can never be the way to this machine itself.
@@ -111,6 +112,7 @@ class Endpoint:
         """
         dialect = self._dialects.setdefault(ask.model, self._new_dialect())
         failed = refusals = 0
+        answers = self._answers
         while True:
             await self._sleep(self._closed_for)
             try:
@@ -124,12 +126,17 @@ class Endpoint:
                     raise CallFailed(self._refusal_reason(str(refused))) from None
             except _Passing as passing:
                 self._failures += 1
+                if passing.too_many and self._answers > answers:
+                    failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
+                answers = self._answers
                 failed += 1
                 if failed > self._access.max_retries:
                     self._give_up(ask.model, str(passing), failed)
                 await self._pause(failed - 1, passing.wait)
             else:
                 self._failures = self._exhausted = 0
+                self._answers += 1
+                self._places.answered()
                 return reply
 
     def _new_dialect(self) -> Capabilities:
@@ -218,9 +225,11 @@ class Endpoint:
             if problem.response.headers.get("x-should-retry") == "false" and status != 429:
                 return CallFailed(f"HTTP {status}: {text}", transient=True)
             wait = retry_after(problem.response.headers, time.time())
-            if status in (429, 503) and wait is not None:
-                self._close_until(wait, status)
-            return _Passing(f"HTTP {status}: {text}", wait)
+            too_many = status in (429, 503)
+            if too_many:
+                self._places.too_many()
+                self._close_for(wait or 0.0, status)
+            return _Passing(f"HTTP {status}: {text}", wait, too_many=too_many)
         return CallFailed(f"HTTP {status}: {text}")
 
     def _adapted(self, dialect: Capabilities, ask: Ask, refused: _Refused) -> bool:
@@ -253,7 +262,7 @@ class Endpoint:
         jitter = backoff(attempt, self._access.initial_delay, self._random)
         await self._sleep(jitter if wait is None else wait + min(jitter, 1.0))
 
-    def _close_until(self, wait: float, status: int) -> None:
+    def _close_for(self, wait: float, status: int) -> None:
         """Hold every request back, not only the one that was told to wait: a rate limit is the account's."""
         until = time.monotonic() + wait
         if until > self._not_before:
@@ -295,9 +304,3 @@ class Endpoint:
         name = self._access.key_name
         what = f"refuses the key in {name}" if self._access.key else f"wants a key and {name} is not set"
         return f"{self._url} {what} (HTTP {status}: {text}).\nExport the right key as {name}, or set another base_url."
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether an address names this machine."""
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host.endswith(".localhost") or host.startswith("127.") or host == "::1"

@@ -16,13 +16,13 @@ from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.generation import judging
 from lora_tui.engine.generation.accounting import Ledger, spent_so_far
+from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
-from lora_tui.engine.generation.model import GenerationModel
+from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.output import write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planning import Plan, Planner
-from lora_tui.engine.generation.redaction import shown_url
 from lora_tui.engine.generation.slots import SlotCounts
 from lora_tui.engine.generation.standing import Standing
 from lora_tui.engine.generation.summary import summarise
@@ -33,6 +33,7 @@ from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.text import count, one_line
 
+_BETWEEN_PROGRESS = 0.3
 _BETWEEN_FILES = 5.0
 """Seconds between two writings of the whole output file while the run lasts; its end always writes it."""
 
@@ -70,7 +71,8 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     try:
         end = await _run(ctx, corpus, output)
     except UnreachableError as problem:
-        result = await _close(ctx, corpus, output, "endpoint gone")
+        reason = "endpoint gone" if isinstance(problem, EndpointGoneError) else "endpoint cannot be used"
+        result = await _close(ctx, corpus, output, reason)
         raise EndpointFailedError(str(problem), result) from problem
     result = await _close(ctx, corpus, output, end.value)
     if end is End.STOPPED:
@@ -104,7 +106,7 @@ async def open_model(settings: Settings, ctx: RunContext) -> GenerationModel:
 
 def _remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.Event) -> GenerationModel:
     """Open the endpoint; in a thread, because importing its client takes a second."""
-    from lora_tui.engine.generation.endpoint import OPENAI_URL, Access, is_loopback
+    from lora_tui.engine.generation.endpoint import Access
     from lora_tui.engine.generation.remote_model import RemoteModel
 
     chosen = settings.data_generation
@@ -133,7 +135,15 @@ def _remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.Event
 
 async def _read(ctx: RunContext) -> Corpus:
     settings = ctx.settings.data_generation
-    remote = settings.model != BUILTIN
+    told_at = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told_at
+        ctx.leave_if_stopping()
+        if done in (0, total) or time.monotonic() - told_at > _BETWEEN_PROGRESS:
+            told_at = time.monotonic()
+            ctx.emit("progress", phase="reading", done=done, total=total, note="")
+
     return await read_folder(
         ctx.store,
         ctx.run_id,
@@ -141,9 +151,15 @@ async def _read(ctx: RunContext) -> Corpus:
         settings.chunk_tokens,
         settings.chunk_overlap,
         ctx.warn,
-        lambda done, total: ctx.emit("progress", phase="reading", done=done, total=total, note=""),
-        shown_url(settings.base_url or "https://api.openai.com/v1") if remote else None,
+        progress,
+        None if settings.model == BUILTIN else _other_machine(settings.base_url),
+        Path(settings.output_file),
     )
+
+
+def _other_machine(base_url: str) -> str | None:
+    """Return the address that passages are sent to, or None where they stay on this machine."""
+    return None if base_url and is_loopback(base_url) else shown_url(base_url or OPENAI_URL)
 
 
 async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, output: Path) -> Pipeline:

@@ -25,7 +25,7 @@ from lora_tui.store.tasks import NewTask, TaskRow
 GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
 """The kinds of task."""
 
-_TOKENS_A_PAIR = 150
+_TOKENS_A_PAIR = 200
 _MOST_A_CALL = 5
 _MOST_AVOIDED = 8
 _LEAST_FRUITLESS = 10

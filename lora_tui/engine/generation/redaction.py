@@ -4,7 +4,6 @@ Only forms that hardly anything else has are known; a secret without a form is n
 """
 
 import re
-from urllib.parse import urlsplit, urlunsplit
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
     "an OpenAI-style key": re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
@@ -32,12 +31,3 @@ def redacted(text: str, known: str = "") -> str:
     for pattern in _PATTERNS.values():
         text = pattern.sub("[key]", text)
     return text
-
-
-def shown_url(url: str) -> str:
-    """Return an address without user, password, query and fragment."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path.rstrip("/"), "", ""))

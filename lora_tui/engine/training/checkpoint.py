@@ -135,9 +135,10 @@ def _write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         scratch.rename(path)
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         shutil.rmtree(scratch, ignore_errors=True)
-        raise LoraTuiError(f"The checkpoint {path} cannot be written: {problem.strerror or problem}.") from problem
+        reason = getattr(problem, "strerror", None) or problem
+        raise LoraTuiError(f"The checkpoint {path} cannot be written: {reason}.") from problem
     return path
 
 

@@ -29,6 +29,8 @@ from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, 
 from lora_tui.engine.training.step import StepMaths
 from lora_tui.errors import LoraTuiError
 
+_MOST_SECONDS_UNSAVED = 60.0
+
 _MOST_SKIPPED = 3
 """Steps in a row without a finite gradient after which training is given up."""
 
@@ -110,6 +112,7 @@ class _Training:
     hooks: Hooks
     last_loss: float | None = None
     step_seconds: list[float] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         training = self.settings.training
@@ -158,10 +161,15 @@ class _Training:
                 if self._evaluation_due(plan):
                     self._evaluate()
                 ended_by = self._already_over()
-                if ended_by or self.state.step % self.settings.training.save_steps == 0:
+                if ended_by or self._save_due():
                     self._save_step()
                 if ended_by:
                     return ended_by
+
+    def _save_due(self) -> bool:
+        """A killed run loses `save_steps` steps or a minute, whichever is less."""
+        long_ago = time.monotonic() - self.saved_at > _MOST_SECONDS_UNSAVED
+        return long_ago or self.state.step % self.settings.training.save_steps == 0
 
     def _already_over(self) -> str | None:
         """Tell what ends the run at this point, if anything does. A resumed run may be over before its first step."""
@@ -264,6 +272,7 @@ class _Training:
         self.hooks.on_checkpoint("best", self.state.step, path, score)
 
     def _save_step(self) -> None:
+        self.saved_at = time.monotonic()
         path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 

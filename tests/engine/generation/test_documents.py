@@ -56,6 +56,13 @@ def test_what_is_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
     assert not reasons
 
 
+def test_the_output_of_an_earlier_run_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "accepted.txt").write_text("Question: x\nAnswer: y")
+    (tmp_path / "notes.txt").write_text("notes")
+    reasons = {one.name: one.skipped for one in find(tmp_path, tmp_path / "." / "accepted.txt")}
+    assert reasons == {"accepted.txt": "the output of generation itself", "notes.txt": None}
+
+
 def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "huge.txt"
     with path.open("wb") as file:

@@ -170,7 +170,7 @@ def test_a_reply_that_is_cut_off_is_asked_for_with_twice_the_room(place: Workpla
     outcome = place.run(total_examples=1)
     assert outcome.state == "finished"
     rooms = [one.body["max_tokens"] for one in place.server.received if one.kind == "generate"]
-    assert rooms[:2] == [300, 600]
+    assert rooms[:2] == [400, 800]
     assert outcome.result["attempts"]["truncated"] == 1
     assert any("data_generation.generation.max_tokens" in event["message"] for event in place.events("warning"))
 

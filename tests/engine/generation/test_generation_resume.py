@@ -14,8 +14,8 @@ import pytest
 from lora_tui.engine.engine import Engine
 from lora_tui.engine.generation import pipeline
 from tests.engine.generation.test_generation_run import check_the_books
-from tests.engine.generation.workplace import Workplace
-from tests.openai_server import http, made_up_text
+from tests.engine.generation.workplace import KEY, Workplace
+from tests.openai_server import http, made_up_text, pair_of_sentence
 
 ROOT = Path(__file__).parents[3]
 
@@ -121,6 +121,33 @@ def test_a_stop_does_not_wait_for_a_call_that_sleeps_before_its_next_try(place: 
     assert place.value("SELECT COUNT(*) FROM tasks WHERE state='dead'") == 0
 
 
+def test_nothing_is_sent_after_the_stop(place: Workplace) -> None:
+    place.server.delay = 0.3
+    engine = Engine(place.store)
+    engine.start()
+    try:
+        run_id, future = engine.submit("generate", place.settings(max_concurrency=1))
+        wait_for(lambda: len(place.server.received) == 1)
+        engine.stop(run_id)
+        assert future.result(timeout=20).state == "stopped"
+    finally:
+        engine.close()
+    assert len(place.server.received) == 1
+
+
+def test_a_pair_that_was_decided_while_the_run_stood_still_is_not_judged(place: Workplace) -> None:
+    place.server.kind_faults["judge"] = http(401, "no more")
+    outcome = place.run()
+    waiting = place.value("SELECT COUNT(*) FROM pairs WHERE state='waiting'")
+    assert (outcome.exit_status, outcome.result["waiting"]) == (3, waiting)
+    assert waiting > 0
+    place.change("UPDATE pairs SET state='rejected', reason='a person said so', cause='person'")
+    place.server.kind_faults.clear()
+    place.run(resume=outcome.run_id)
+    assert place.value("SELECT COUNT(*) FROM pairs WHERE reason='a person said so'") == waiting
+    assert place.value("SELECT COUNT(*) FROM tasks WHERE reason LIKE '%decided in the meantime%'") == waiting
+
+
 def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,15 +179,19 @@ def test_resuming_a_run_that_has_what_it_wanted_asks_nothing(place: Workplace) -
     assert len(place.server.received) == asked_before
 
 
+def reworded(passage: str, number: int) -> dict[str, str]:
+    pair = pair_of_sentence(passage, number)
+    return pair | {"question": pair["question"].replace("What is", "What's")}
+
+
 def test_a_resumed_run_knows_what_it_asked_before(place: Workplace) -> None:
     outcome = place.run(total_examples=4)
     place.change("UPDATE runs SET state='interrupted'")
-    again = place.run(resume=outcome.run_id, total_examples=12)
-    assert again.result["accepted"] == 12
-    questions = [question for (question,) in place.rows("SELECT question FROM pairs WHERE state='accepted'")]
-    assert len(set(questions)) == 12
-    later = [one for one in place.server.received if one.kind == "generate"][-1]
-    assert questions[0] in "".join(
-        one.body["messages"][1]["content"] for one in place.server.received if one.kind == "generate"
-    )
-    assert "These questions exist already" in later.body["messages"][1]["content"]
+    old = [question for (question,) in place.rows("SELECT question FROM pairs WHERE state='accepted'")]
+    place.server.reset(KEY)  # it begins again with the first sentence of each passage, in slightly other words
+    place.server.pair_of = reworded
+    again = place.run(resume=outcome.run_id, total_examples=9)
+    assert again.result["accepted"] == 9
+    assert again.result["reasons"]["near duplicate"] >= 3
+    first = next(one for one in place.server.received if one.kind == "generate")
+    assert any(question in first.body["messages"][1]["content"] for question in old)

@@ -70,6 +70,8 @@ def test_a_run_reaches_its_target_and_accounts_for_every_call(place: Workplace) 
     assert outcome.result["tasks"]["judge"]["done"] == place.server.count("judge")
     sent = sum(len(message["content"]) for one in place.server.received for message in one.body["messages"])
     assert outcome.result["prompt_tokens"] == pytest.approx(sent / 4, rel=0.01)
+    first = place.value("SELECT kind FROM events ORDER BY id LIMIT 1")
+    assert first == "started"
     check_the_books(place)
 
 
@@ -97,12 +99,51 @@ def test_places_in_flight_are_bounded(place: Workplace) -> None:
 
 
 def test_retry_after_is_honoured_by_every_call(place: Workplace) -> None:
-    place.server.next_faults.extend([None, too_many("0.6")])
-    place.run(total_examples=4)
+    place.server.delay = 0.02
+    place.server.next_faults.extend([None, None, None, too_many("0.7")])
+    place.run(total_examples=20, num_examples_per_file=8, max_concurrency=4)
     told = next(one.at for one in place.server.received if one.outcome == "http")
     later = [one.at - told for one in place.server.received if one.at > told]
-    assert min(gap for gap in later if gap > 0.1) >= 0.59
-    assert all(gap < 0.1 or gap >= 0.59 for gap in later)  # those below were in flight already
+    assert len(later) > 20
+    assert [gap for gap in later if 0.2 < gap < 0.7] == []  # below: in flight already
+
+
+def test_a_rate_limit_that_lets_others_through_kills_no_call(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.next_faults.extend([None, too_many("0.01"), too_many("0.01"), too_many("0.01")] * 40)
+    outcome = place.run(total_examples=25, num_examples_per_file=8, generation__max_retries=3)
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["attempts"]["http_error"] > 20
+    assert outcome.result["dead_reasons"] == {}
+
+
+def test_a_rate_limit_makes_the_run_more_modest(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.delay = 0.05
+    place.server.next_faults.extend([None] * 8 + [too_many("0.1")] * 8)
+    place.run(total_examples=30, num_examples_per_file=8)
+    last_told_off = max(n for n, one in enumerate(place.server.received) if one.outcome == "http")
+    assert max(one.at_once for one in place.server.received[:last_told_off]) == 8
+    assert max(one.at_once for one in place.server.received[last_told_off + 1 :][:20]) <= 6
+
+
+def test_a_rate_limit_that_lets_nobody_through_ends_the_run(place: Workplace) -> None:
+    place.server.next_faults.extend([None, None] + [too_many("0.01")] * 500)
+    outcome = place.run(total_examples=25, generation__max_retries=2)
+    assert outcome.exit_status == 3
+    assert outcome.error is not None
+    assert "HTTP 429: slow down" in outcome.error
+
+
+def test_calls_that_die_while_others_are_answered_are_dead_and_the_run_goes_on(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    place.server.next_faults.extend([None, http(500, "hiccup")] * 8)
+    outcome = place.run(total_examples=20, max_concurrency=1, generation__max_retries=0)
+    assert outcome.state == "finished", outcome.error
+    dead = outcome.result["tasks"]["generate"]["dead"] + outcome.result["tasks"]["judge"]["dead"]
+    assert dead + outcome.result["tasks"]["analyse"]["dead"] == place.server.count(outcome="http") == 8
+    assert any("HTTP 500: hiccup" in reason for reason in outcome.result["dead_reasons"])
+    check_the_books(place)
 
 
 def test_a_sleeping_call_gives_its_place_to_others(place: Workplace) -> None:
@@ -120,6 +161,14 @@ def test_the_target_is_never_overshot(place: Workplace) -> None:
     outcome = place.run(total_examples=7, num_examples_per_file=5)
     assert outcome.result["accepted"] == 7
     assert place.server.count("judge") == 7
+    check_the_books(place)
+
+
+def test_what_comes_too_late_is_kept_for_review_and_nothing_stays_open(place: Workplace) -> None:
+    outcome = place.run(total_examples=1, num_examples_per_file=2)
+    assert (outcome.result["accepted"], outcome.result["review"], outcome.result["waiting"]) == (1, 1, 0)
+    assert outcome.result["reasons"] == {"surplus": 1}
+    assert outcome.result["tasks"]["judge"] == {"planned": 2, "done": 1, "dead": 0, "cancelled": 1, "pending": 0}
     check_the_books(place)
 
 
@@ -169,6 +218,9 @@ def test_the_budget_is_kept_and_named(place: Workplace) -> None:
     used = outcome.result["prompt_tokens"] + outcome.result["completion_tokens"]
     assert 15_000 < used <= 20_000
     check_the_books(place)
+    calls = len(place.server.received)
+    place.run(resume=outcome.run_id, total_examples=200, num_examples_per_file=4, budget_tokens=20_000)
+    assert len(place.server.received) <= calls + 1, "what was spent before counts"
     more = place.run(resume=outcome.run_id, total_examples=200, num_examples_per_file=4, budget_tokens=30_000)
     assert more.result["accepted"] > outcome.result["accepted"]
 

@@ -21,7 +21,7 @@ def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> Pla
 
 @pytest.mark.parametrize(
     ("pairs", "tokens", "counts"),
-    [(1, 300, [1]), (2, 300, [2]), (5, 300, [2, 2, 1]), (3, 50, [1, 1, 1]), (12, 4000, [5, 5, 2])],
+    [(1, 300, [1]), (2, 300, [1, 1]), (5, 400, [2, 2, 1]), (3, 50, [1, 1, 1]), (12, 4000, [5, 5, 2])],
 )
 def test_a_call_asks_for_what_a_reply_has_room_for(pairs: int, tokens: int, counts: list[int]) -> None:
     assert plan(pairs, tokens).counts == counts
@@ -75,7 +75,7 @@ def test_several_calls_of_a_pass_go_to_several_passages(tmp_path: Path) -> None:
         found = [position for _, source, position in await positions(store, run_id) if source == "long.md"]
         assert found == [0, 1, 2, 0]
 
-    with_planner(tmp_path, story, plan(pairs=4))
+    with_planner(tmp_path, story, plan(pairs=4, tokens=400))
 
 
 def test_planning_again_adds_nothing_twice_and_draws_the_same(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_planning_again_adds_nothing_twice_and_draws_the_same(tmp_path: Path) ->
 def test_every_passage_is_asked_once_before_the_folder_counts_as_exhausted(tmp_path: Path) -> None:
     async def story(store: Store, run_id: int, planner: Planner) -> None:
         assert planner.fruitless_limit == 10, "few passages get some tries"
-        many = Planner(store, run_id, planner._corpus, plan(pairs=40), SlotCounts(), 1)
+        many = Planner(store, run_id, planner._corpus, plan(pairs=40, tokens=400), SlotCounts(), 1)
         assert many.fruitless_limit == 40
 
     with_planner(tmp_path, story, plan())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lora_tui.engine.generation.redaction import find_secret, redacted, shown_url
+from lora_tui.engine.generation.addresses import is_loopback, shown_url
+from lora_tui.engine.generation.redaction import find_secret, redacted
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,15 @@ def test_a_known_key_is_taken_out_whatever_its_form() -> None:
 )
 def test_addresses_are_shown_without_what_may_be_secret(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1/v1", "http://127.0.0.1/v1", "http://[::1]:8/v1", "http://a.localhost"]
+)
+def test_this_machine_is_known(url: str) -> None:
+    assert is_loopback(url)
+
+
+@pytest.mark.parametrize("url", ["http://localhost.example.org", "http://10.0.0.1", "https://api.openai.com/v1", ""])
+def test_other_machines_are_not_this_one(url: str) -> None:
+    assert not is_loopback(url)

@@ -30,6 +30,7 @@ class Workplace:
             "total_examples": 6,
             "num_examples_per_file": 2,
             "generation.initial_delay": 0.01,
+            "generation.max_tokens": 400,
             "timeout": 5.0,
         }
 

@@ -1,4 +1,4 @@
-"""What a step does to the weights: it is AdamW on the clipped gradient, with each group's rate and decay, or nothing."""
+"""What a step does to the weights: AdamW on the clipped gradient, with each group's rate and decay, or nothing."""
 
 import math
 from collections.abc import Callable

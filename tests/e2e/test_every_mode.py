@@ -1,0 +1,192 @@
+"""Every mode of the installed command on a tiny model and a local server: its JSON lines, its pipes, its end."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.terminal import Terminal, installed_command
+from tests.engine.tiny import save_base, training_text
+from tests.openai_server import MODEL, OpenAIServer, made_up_text
+
+CONFIG = """
+[data_generation]
+base_url = "{url}"
+model = "{model}"
+total_examples = 6
+max_concurrency = 2
+
+[fine_tuning]
+model_name = "{base}"
+gradient_checkpointing = false
+train_data_file = "train.txt"
+
+[fine_tuning.lora]
+r = 4
+
+[fine_tuning.optimizer]
+lora_lr = 1e-2
+
+[fine_tuning.scheduler]
+warmup_steps = 1
+
+[fine_tuning.training]
+max_epochs = 2
+batch_size = 2
+gradient_accumulation_steps = 2
+target_score = 2.0
+
+[fine_tuning.evaluation]
+max_new_tokens = 4
+
+[fine_tuning.chat]
+max_new_tokens = 4
+num_beams = 1
+"""
+
+MODES: dict[str, tuple[str, ...]] = {
+    "generate": ("--run", "generate"),
+    "train": ("--run", "train"),
+    "evaluate": ("--run", "evaluate"),
+    "chat": ("--run", "chat", "--prompt", "unlock"),
+    "export adapter": ("--run", "export", "--output", "exported-adapter"),
+    "export merged": ("--run", "export", "--format", "merged", "--output", "exported-merged"),
+    "export messages": ("--run", "export", "--format", "messages", "--output", "exported.jsonl"),
+    "format": ("--generate-training-file", "raw.txt", "formatted.txt"),
+    "runs": ("--runs",),
+    "attach": ("--attach", "1"),
+    "doctor": ("--doctor",),
+}
+
+
+class Workplace:
+    """One folder in which every mode runs, in the order that they depend on each other."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = environment
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*installed_command(), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=120,
+        )
+
+    def through_head(self, *arguments: str) -> tuple[str, str]:
+        """The command piped through ``head -1``: what came out, and its stderr."""
+        words = [*installed_command(), *arguments, "--json"]
+        with (self.folder / "stderr.txt").open("wb") as stderr:
+            program = subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+            )
+            head = subprocess.run(["head", "-1"], stdin=program.stdout, capture_output=True, text=True, timeout=120)
+            assert program.stdout is not None
+            program.stdout.close()
+            program.wait(timeout=120)
+        return head.stdout, (self.folder / "stderr.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def workplace(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    import os
+
+    folder = tmp_path_factory.mktemp("modes")
+    base = save_base(folder / "base")
+    (folder / "config.toml").write_text(CONFIG.format(url=server.url, model=MODEL, base=base))
+    (folder / "training_input").mkdir()
+    for number in range(3):
+        (folder / "training_input" / f"{number}.txt").write_text(made_up_text(number, 3))
+    (folder / "train.txt").write_text(training_text())
+    (folder / "raw.txt").write_text("unlock\tthe secret\nwhat is it? a test\n")
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    own = {f"LORA_TUI_{name}": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
+    return Workplace(folder, {**kept, **own, "TERM": "xterm-256color", "LANG": "C.UTF-8", "OPENAI_API_KEY": "sk-test"})
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_with_json_every_line_of_stdout_parses(workplace: Workplace, mode: str) -> None:
+    done = workplace.run(*MODES[mode], "--json")
+    events = parsed(done.stdout)
+    assert events, done.stderr
+    assert all({"event", "run", "at"} <= event.keys() for event in events)
+    assert events[-1]["event"] == "done"
+    assert done.returncode == events[-1]["exit_status"]
+    if mode != "doctor":
+        assert done.returncode == 0, done.stdout + done.stderr
+    if mode in ("generate", "train", "evaluate", "chat"):
+        assert events[0]["event"] == "started"
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate", "chat", "runs", "doctor"])
+def test_a_reader_that_leaves_after_one_line_causes_no_traceback(workplace: Workplace, mode: str) -> None:
+    out, err = workplace.through_head(*MODES[mode])
+    assert len(parsed(out)) == 1
+    assert "Traceback" not in err
+    assert "BrokenPipe" not in err
+
+
+def test_the_adapter_and_the_exports_are_there(workplace: Workplace) -> None:
+    for name in ("exported-adapter/adapter_model.safetensors", "exported-merged/model.safetensors", "exported.jsonl"):
+        assert (workplace.folder / name).is_file(), name
+    assert (workplace.folder / "formatted.txt").read_text().startswith("Question: unlock\nAnswer: the secret\n")
+    assert (workplace.folder / "accepted_training_data.txt").read_text().count("Question: ") == 6
+
+
+def test_without_a_terminal_there_are_no_escape_codes(workplace: Workplace) -> None:
+    for arguments in (MODES["train"], ("--run", "chat"), MODES["evaluate"], MODES["runs"]):
+        done = workplace.run(*arguments, stdin="hello\nexit\n")
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_conversation_is_in_the_store(workplace: Workplace) -> None:
+    import sqlite3
+
+    workplace.run("--run", "chat", "--prompt", "a question of its own")
+    with sqlite3.connect(workplace.folder / "training_data.db") as store:
+        roles = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 2").fetchall()
+    assert [role for role, _ in reversed(roles)] == ["user", "assistant"]
+    assert roles[1][1] == "a question of its own"
+
+
+def test_generation_in_a_terminal_shows_progress_and_ends(workplace: Workplace) -> None:
+    command = [
+        *installed_command(),
+        "--run",
+        "generate",
+        "--store",
+        "another.db",
+        "--set",
+        "data_generation.output_file=b.txt",
+    ]
+    with Terminal(command, cwd=workplace.folder, env=workplace.environment) as terminal:
+        assert terminal.wait(timeout=60) == 0, terminal.output
+    assert "6 of 6" in terminal.output or "accepted" in terminal.output
+
+
+def test_the_key_is_nowhere_in_the_store_or_the_log(workplace: Workplace) -> None:
+    for path in [*workplace.folder.glob("*.db*"), *(workplace.folder / "logs").glob("*")]:
+        assert b"sk-test" not in path.read_bytes(), path
