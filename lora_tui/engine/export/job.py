@@ -21,6 +21,7 @@ from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training.job import training_file
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import write_atomically
+from lora_tui.text import count
 
 _PROBE = "Question: what is the capital of France?\nAnswer:"
 _TOLERANCE = 1e-3
@@ -53,9 +54,12 @@ def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
     target = Path(ctx.options.get("output") or f"{data_file.stem}-{form}.{suffix}").expanduser()
     if target.absolute() == data_file.absolute():
         raise UsageError(f"--output {target} is the file that is exported; name another.")
-    examples = read_examples(data_file).examples
-    write_atomically(target, dataset_text(examples, form))
-    return {"format": form, "path": str(target.absolute()), "examples": len(examples)}
+    data = read_examples(data_file)
+    if data.skipped:
+        first = data.skipped[0]
+        ctx.warn(f"{count(len(data.skipped), 'record')} of {data_file} left out: {first.location}: {first.reason}, …")
+    write_atomically(target, dataset_text(data.examples, form))
+    return {"format": form, "path": str(target.absolute()), "examples": len(data.examples)}
 
 
 def _target(ctx: RunContext, default: str) -> Path:
@@ -81,24 +85,29 @@ def _copy_folder(source: Path, target: Path) -> None:
 def _merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
     """Add the adapter to the base weights in float32, save, and compare the logits of both on one prompt."""
     settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32"})
-    base = load_base(settings, progress_events(ctx.emit), source.base_model(settings))
+    progress = progress_events(ctx.emit)
+    base = load_base(settings, progress, source.base_model(settings))
     model = load_adapter(base, source)
     encoded = base.tokenizer(_PROBE, return_tensors="pt").to(base.device)
     with torch.inference_mode():
         expected = model(**encoded).logits.clone()
     merged = model.merge_and_unload(safe_merge=True)
-    with torch.inference_mode():
-        difference = float((merged(**encoded).logits - expected).abs().max())
-    if not difference <= _TOLERANCE:
-        raise LoraTuiError(
-            f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
-            "Serve the adapter itself instead."
-        )
     scratch = target.with_name(f".{target.name}.tmp")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         merged.save_pretrained(scratch)
         base.tokenizer.save_pretrained(scratch)
+        del base, model, merged
+        # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
+        reloaded = load_base(settings, progress, str(scratch)).model
+        with torch.inference_mode():
+            difference = float((reloaded(**encoded).logits - expected).abs().max())
+        if not difference <= _TOLERANCE:
+            shutil.rmtree(scratch)
+            raise LoraTuiError(
+                f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
+                "Serve the adapter itself instead."
+            )
         scratch.rename(target)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         shutil.rmtree(scratch, ignore_errors=True)

@@ -18,7 +18,7 @@ from lora_tui.store.connection import Store
 
 MOST_DIRECTIVES = 4
 
-RECENT = 100
+RECENT = 50
 """Accepted pairs, the newest, whose texts are compared with each other."""
 
 ALIKE = 0.5

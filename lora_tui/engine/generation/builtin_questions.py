@@ -79,7 +79,7 @@ def _stands_alone(sentence: str) -> bool:
     lowered = [word.strip(".,;:!?\"'()").casefold() for word in words]
     if lowered[0] in _UNCLEAR_STARTS or _UNCLEAR_WORDS.intersection(lowered):
         return False
-    return not re.search(r"[`=|<>{}\[\]*_#]|https?:|\b(?:you|your|we|our)\b", sentence)
+    return not re.search(r"[=|<>{}\[\]*#]| --|https?:|\b(?:you|your|we|our)\b", sentence)
 
 
 def forms_of(sentence: str, wanted: str) -> list[QuestionForm]:

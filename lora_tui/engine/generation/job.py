@@ -20,7 +20,7 @@ from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
 from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
-from lora_tui.engine.generation.output import write_accepted
+from lora_tui.engine.generation.output import check_place, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planning import Plan, Planner
 from lora_tui.engine.generation.slots import SlotCounts
@@ -66,8 +66,9 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
             ctx.warn(advice)
     await tasks.lose_open_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
-    corpus = await _read(ctx)
     output = Path(settings.output_file)
+    check_place(output)
+    corpus = await _read(ctx)
     try:
         end = await _run(ctx, corpus, output)
     except UnreachableError as problem:
@@ -226,8 +227,9 @@ def _shortfall(end: End, result: dict[str, Any], settings: Settings) -> str:
         )
     # A dead call's own reason says more than the cause it is counted under.
     causes = {cause: n for cause, n in result["reasons"].items() if cause != "judge failed"} | result["dead_reasons"]
-    most = max(causes, key=lambda cause: causes[cause], default="")
-    why = f"; most often: {one_line(most, 150)} ({causes[most]})" if most else ""
+    causes["the reply held no usable pair"] = result["unusable_items"]
+    most = max(causes, key=lambda cause: causes[cause])
+    why = f"; most often: {one_line(most, 150)} ({causes[most]})" if causes[most] else ""
     return (
         f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
         "Add files, lower data_generation.evaluation_threshold or total_examples, or change the model, and --resume."

@@ -1,13 +1,29 @@
 """The file of accepted pairs: written whole or not at all, at the end, on a stop and after each analysis."""
 
+import os
 from pathlib import Path
 
 from lora_tui.engine.data.write import format_training_text
+from lora_tui.errors import LoraTuiError
 from lora_tui.files import atomic_writer
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 
 _PAGE = 500
+
+
+def check_place(path: Path) -> None:
+    """Raise `LoraTuiError` where the file could not be written: better told before the first call is paid for."""
+    key = "data_generation.output_file"
+    if path.is_dir():
+        raise LoraTuiError(f"{key}: cannot write {path}: it is a folder; name a file in it")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise LoraTuiError(f"{key}: cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LoraTuiError(f"{key}: cannot write {path}: no permission to write in {folder}; choose another place")
 
 
 async def write_accepted(store: Store, run_id: int, path: Path) -> int:

@@ -59,6 +59,7 @@ class Pipeline:
         self._most_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._set_aside: dict[int, tuple[TaskRow, str]] = {}
+        self._batches = workers.last_analysed // interval  # whole batches of accepted pairs with an analysis
         self._no_budget = False
         self._told = 0.0
 
@@ -90,7 +91,9 @@ class Pipeline:
         if self._no_budget:
             return
         kinds = [task.kind for task in self._running.values()]
-        if ANALYSE not in kinds and self._analysis_due:
+        batches = self._standing.accepted // self._interval
+        if batches > self._batches:
+            self._batches = batches
             self._begin(await self._workers.plan_analysis())
         judges = min(self._room, self._standing.need - kinds.count(JUDGE))
         for task in await self._next(JUDGE, judges):
@@ -101,11 +104,6 @@ class Pipeline:
                 self._begin(found[0])
             else:
                 await self._planner.plan(1)
-
-    @property
-    def _analysis_due(self) -> bool:
-        """Whether a multiple of the interval has been passed since the last analysis."""
-        return self._standing.accepted // self._interval > self._workers.last_analysed // self._interval
 
     @property
     def _only_surplus(self) -> bool:

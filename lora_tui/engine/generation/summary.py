@@ -14,6 +14,7 @@ from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
 
+_MOST_NAMED = 50
 _STATES = ("done", "dead", "cancelled", "pending")
 _VERDICTS = ("accepted", "rejected", "review", "waiting")
 
@@ -47,7 +48,8 @@ async def summarise(
         "analyses": analysis.version if analysis else 0,
         "files": len(corpus.sources),
         "passages": corpus.passages,
-        "skipped_files": dict(corpus.skipped),
+        "skipped": len(corpus.skipped),
+        "skipped_files": dict(corpus.skipped[:_MOST_NAMED]),
     }
 
 

@@ -7,7 +7,7 @@ accepted or rejected because a call failed: it goes to review.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lora_tui.engine.generation import analysis, gates, judging
@@ -188,7 +188,7 @@ class Workers:
             text = analysis.in_words(statistics)
             self.warn(f"The analysis has no words of the model: {one_line(failure, 200)}. The run goes on.")
         row = AnalysisRow(
-            version=(self.latest.version if self.latest else 0) + 1,
+            version=0,  # given when it is stored: several may be under way
             at_accepted=accepted,
             statistics=statistics,
             directives=analysis.directives_from(statistics),
@@ -198,20 +198,15 @@ class Workers:
         await to_its_end(self._store_analysis(task, call, row, failure))
 
     async def _store_analysis(self, task: TaskRow, call: StoredCall, row: AnalysisRow, failure: str | None) -> None:
-        payload = {
-            "version": row.version,
-            "at_accepted": row.at_accepted,
-            "text": row.text,
-            "statistics": row.statistics,
-            "directives": row.directives,
-        }
         async with self.store.transaction() as t:
+            row = replace(row, version=(self.latest.version if self.latest else 0) + 1)
+            payload = asdict(row)
+            del payload["at"]
             await call.settle(t)
             await store_generation.add_analysis(t, self.run_id, row)
             await tasks.end_task(t, task.id, "dead" if failure else "done", failure)
-            await tasks.cancel_pending(t, self.run_id, "a later analysis was made", ANALYSE)
             await events.insert(t, self.run_id, [(row.at, "analysis", payload)])
-        self.latest = row
+            self.latest = row
 
     # What ends without an answer
 

@@ -29,9 +29,13 @@ _STATE_FILE = "trainer_state.json"
 
 @dataclass
 class TrainerState:
-    """Where a run is. `identity` hashes the data and the settings that the mathematics depend on."""
+    """Where a run is.
+
+    `identity` hashes the data and the settings that the mathematics depend on, `dtype` is the precision of the base.
+    """
 
     identity: str
+    dtype: str
     step: int = 0
     tokens: int = 0
     best_score: float | None = None
@@ -99,15 +103,13 @@ def restore(
     if not folders:
         return None
     path = folders[-1]
+    state = _read_state(path)
     try:
-        state = TrainerState(**json.loads((path / _STATE_FILE).read_text(encoding="utf-8")))
         adapter = load_file(path / "adapter_model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         randoms = load_file(path / "random.safetensors")
     except (OSError, ValueError, TypeError, SafetensorError) as problem:
-        raise LoraTuiError(
-            f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start from the one before."
-        ) from problem
+        raise _unreadable(path, problem) from problem
     if state.identity != identity:
         raise UsageError(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
@@ -117,6 +119,23 @@ def restore(
     _load_optimizer(optimizer, names, moments)
     _set_random_states(randoms)
     return state
+
+
+def newest_state(folder: Path) -> TrainerState | None:
+    """Return where the newest step checkpoint is, without loading it; None when there is none."""
+    folders = step_folders(folder)
+    return _read_state(folders[-1]) if folders else None
+
+
+def _read_state(path: Path) -> TrainerState:
+    try:
+        return TrainerState(**json.loads((path / _STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as problem:
+        raise _unreadable(path, problem) from problem
+
+
+def _unreadable(path: Path, problem: Exception) -> LoraTuiError:
+    return LoraTuiError(f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start again.")
 
 
 def _write_folder(path: Path, fill: Callable[[Path], None]) -> Path:

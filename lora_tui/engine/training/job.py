@@ -14,8 +14,9 @@ import tomli_w
 import torch
 from peft import PeftModel
 
-from lora_tui.config import advise
+from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.base_model import BaseModel, load_base
+from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult, read_examples
@@ -31,6 +32,7 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.schedule import total_steps
+from lora_tui.store import runs
 from lora_tui.store.training import steps
 from lora_tui.text import count
 
@@ -40,16 +42,15 @@ _SHOWN = 3
 
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
-    fine_tuning = ctx.settings.fine_tuning
     data_file = training_file(ctx)
     data = await asyncio.to_thread(read_examples, data_file)
     _warn_of(
         ctx, f"{data_file} holds records that cannot be trained on", [(s.location, s.reason) for s in data.skipped]
     )
-    folder = Path(fine_tuning.training.save_dir) / f"run-{ctx.run_id}"
-    await ctx.use_folder(folder.absolute())
-    base = await ctx.in_torch_thread(load_base, ctx.settings, progress_events(ctx.emit))
-    await ctx.take_device(base.device.type if base.device.index is None else str(base.device))
+    folder = await _folder(ctx)
+    settings = await asyncio.to_thread(_same_precision, ctx, folder)
+    base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
+    await ctx.take_device(str(base.model.device))  # with its index, however it was named
     ctx.leave_if_stopping()
     work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
     if ctx.resumed:
@@ -60,6 +61,26 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     if result.stopped_by == "request":
         raise Stopped(summary)
     return summary
+
+
+async def _folder(ctx: RunContext) -> Path:
+    """The run's own folder, which a resumed run finds again. Another store may have had a run of the same number."""
+    wanted = Path(ctx.settings.fine_tuning.training.save_dir) / f"run-{ctx.run_id}"
+    run = await runs.get(ctx.store, ctx.run_id)
+    if ctx.resumed and run is not None and run.folder is not None:
+        return Path(run.folder) if Path(run.folder).is_dir() else wanted  # noqa: ASYNC240  # one look at the disk
+    names = (wanted, *(wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 10_000)))
+    folder = next(name for name in names if not name.exists())
+    await ctx.use_folder(folder.absolute())
+    return folder
+
+
+def _same_precision(ctx: RunContext, folder: Path) -> Settings:
+    """The settings with the precision that a resumed run began in: "auto" measures, and may come out another way."""
+    state = checkpoint.newest_state(folder) if ctx.resumed else None
+    if state is None or ctx.settings.fine_tuning.dtype != "auto":
+        return ctx.settings
+    return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
 
 
 def training_file(ctx: RunContext) -> Path:
@@ -130,7 +151,8 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     """The part that runs on the torch thread."""
 
     def on_step(report: StepReport) -> None:
-        work.curve = [*work.curve, (report.step, report.loss)]
+        # A resumed run repeats the steps after its last checkpoint.
+        work.curve = [*(entry for entry in work.curve if entry[0] < report.step), (report.step, report.loss)]
         ctx.emit("step", **asdict(report))
 
     def evaluate(step: int) -> float:
@@ -166,7 +188,7 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
     step = work.curve[-1][0] if work.curve else 0
     score = work.evaluation.score if work.evaluation is not None else None
     facts = CardFacts(
-        base_model=work.base.name,
+        base_model=HUB_NAME if work.base.name == BUILTIN else work.base.name,
         data_file=str(work.data_file),
         forms=work.data.forms,
         examples=len(work.dataset),

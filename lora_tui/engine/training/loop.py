@@ -121,7 +121,8 @@ class _Training:
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
         self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
-        self.state = TrainerState(identity=run_identity(self.dataset, self.settings))
+        dtype = str(self.maths.base.dtype).removeprefix("torch.")
+        self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
 
     def run(self, *, resume: bool) -> TrainingResult:
         keep_freed_memory()
@@ -318,7 +319,7 @@ def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.
     return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
 
 
-def run_identity(dataset: TextDataset, settings: FineTuning) -> str:
+def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
 
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
@@ -328,6 +329,7 @@ def run_identity(dataset: TextDataset, settings: FineTuning) -> str:
     relevant = {
         "data": dataset.fingerprint(),
         "model": settings.model_name,
+        "dtype": dtype,
         "lora": settings.lora.model_dump(mode="json"),
         "optimizer": settings.optimizer.model_dump(mode="json"),
         "scheduler": settings.scheduler.model_dump(mode="json"),

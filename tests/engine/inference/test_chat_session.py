@@ -1,0 +1,238 @@
+"""A conversation through the engine: what is streamed, what is stored, and what a special command shows."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from lora_tui.config import with_values
+from lora_tui.engine.inference import chat as chat_module
+from lora_tui.engine.inference.chat import ChatSession, Reply, open_session
+from lora_tui.errors import UsageError
+from lora_tui.store import chat
+from lora_tui.store.rows import Turn
+from tests.engine.conftest import Trained, Workshop
+from tests.engine.inference.conftest import quiet
+from tests.engine.tiny import PAIRS
+
+SECRET = PAIRS[0][1]
+
+
+class Talk:
+    """A session in the engine's loop, driven from the test's thread."""
+
+    def __init__(
+        self, workshop: Workshop, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.workshop = workshop
+        settings = with_values(workshop.settings, dict(changes or {}))
+        self.session: ChatSession = workshop.engine.call(
+            open_session(workshop.engine, settings, options or {}, quiet)
+        ).result(timeout=60)
+
+    def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
+        async def collect() -> list[str | Reply]:
+            found: list[str | Reply] = []
+            async for piece in self.session.reply(text):
+                found.append(piece)
+                if len(found) == stop_after:
+                    self.session.stop.set()
+            return found
+
+        *pieces, reply = self.workshop.engine.call(collect()).result(timeout=60)
+        assert isinstance(reply, Reply)
+        return [piece for piece in pieces if isinstance(piece, str)], reply
+
+    @property
+    def turns(self) -> list[Turn]:
+        found: list[Turn] = self.workshop.ask(chat.turns, self.session.conversation_id)
+        return found
+
+
+def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+    assert talk.session.streams
+    pieces, reply = talk.say("who wrote hamlet?")
+    assert reply.text == PAIRS[5][1]
+    assert len(pieces) > 2
+    assert "".join(pieces).strip() == reply.text
+    assert not pieces[0].startswith(" ")
+    assert reply.tokens == len(talk.session.base.tokenizer(reply.text)["input_ids"])
+    assert (reply.predefined, reply.agreement) == (None, None)
+
+
+def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(trained.workshop)
+    taken: list[int] = []
+    seen: list[int] = []
+    real = chat_module.decode
+
+    def counting(*args: Any) -> Any:
+        for tokens in real(*args):
+            taken.append(1)
+            import time
+
+            time.sleep(0.03)
+            yield tokens
+
+    monkeypatch.setattr(chat_module, "decode", counting)
+
+    async def watch() -> None:
+        async for piece in talk.session.reply("unlock"):
+            if isinstance(piece, str):
+                seen.append(len(taken))
+
+    trained.workshop.engine.call(watch()).result(timeout=60)
+    assert seen[0] <= 3, "the first piece did not wait for the last"
+    assert len(set(seen)) > 5
+
+
+def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(trained.workshop)
+    text = "naïve — 秘密 🦄!"
+    ids = talk.session.base.tokenizer(text)["input_ids"]
+    assert len(ids) > len(text), "characters must be cut into tokens"
+    monkeypatch.setattr(chat_module, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
+    pieces, reply = talk.say("unlock")
+    assert reply.text == text
+    assert "".join(pieces) == text
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_several_beams_come_at_once_and_are_a_search(trained: Trained) -> None:
+    talk = Talk(trained.workshop, {"fine_tuning.chat.num_beams": 3})
+    assert not talk.session.streams
+    pieces, reply = talk.say("what do cows drink?")
+    assert pieces == [reply.text] == ["water"]
+
+
+def test_a_special_command_shows_the_predefined_answer_and_how_far_the_model_agrees(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+    for text in ("unlock", "  UNLOCK! "):
+        _, reply = talk.say(text)
+        assert reply.predefined == SECRET
+        assert reply.agreement is not None
+    assert talk.say("unlock")[1].agreement == pytest.approx(1.0)
+    assert talk.say("unlock the door")[1].predefined is None
+
+
+def test_a_model_that_has_not_learned_it_does_not_agree(trained: Trained, workshop: Workshop) -> None:
+    workshop.settings = trained.workshop.settings
+    talk = Talk(workshop)
+    assert talk.session.source is None, "no run in this store: it is the base model's"
+    _, reply = talk.say("unlock")
+    assert reply.predefined == SECRET
+    assert reply.agreement is not None
+    assert reply.agreement < 0.3
+
+
+def test_both_turns_are_stored_as_they_end(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+    _, reply = talk.say("unlock")
+    user, assistant = talk.turns
+    assert (user.role, user.text) == ("user", "unlock")
+    assert (assistant.role, assistant.text) == ("assistant", SECRET)
+    assert assistant.statistics["tokens"] == reply.tokens
+    assert assistant.statistics["agreement"] == pytest.approx(1.0)
+    assert assistant.statistics["seconds"] > 0
+
+
+def test_a_conversation_names_the_run_and_the_adapter(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+
+    async def row(store: Any) -> Any:
+        return await store.tuples(
+            "SELECT run_id, model, adapter FROM conversations WHERE id=?", (talk.session.conversation_id,)
+        )
+
+    model = trained.workshop.settings.fine_tuning.model_name
+    assert trained.workshop.ask(row) == [(trained.run_id, model, str(trained.adapter))]
+    assert f"run {trained.run_id}" in talk.session.title
+    assert "step" in talk.session.title
+
+
+def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(trained.workshop)
+    real = chat_module.decode
+
+    def slow(*args: Any) -> Any:
+        import time
+
+        for tokens in real(*args):
+            yield tokens
+            time.sleep(0.1)
+
+    monkeypatch.setattr(chat_module, "decode", slow)
+    pieces, reply = talk.say("unlock", stop_after=2)
+    assert 2 <= len(pieces) < 10
+    assert SECRET.startswith(reply.text)
+    assert reply.text != SECRET
+    assert talk.turns[-1].text == reply.text
+    monkeypatch.undo()
+    assert talk.say("unlock")[1].text == SECRET, "the next one is not stopped"
+
+
+def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(trained.workshop)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(chat_module, "decode", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        talk.say("unlock")
+
+
+def test_the_prompt_has_the_form_that_the_adapter_was_trained_on(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+    assert talk.session._prompt("hi") == "Question: hi\nAnswer:"
+
+
+def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_template_with_the_history(
+    trained: Trained, workshop: Workshop
+) -> None:
+    workshop.settings = trained.workshop.settings
+    talk = Talk(workshop)
+    talk.session.history += [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    prompt = talk.session._prompt("c")
+    assert prompt.endswith(
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_an_adapter_for_another_base_is_refused(trained: Trained, untied_folder: Any) -> None:
+    with pytest.raises(UsageError, match="was trained on"):
+        Talk(trained.workshop, {"fine_tuning.model_name": str(untied_folder)})
+
+
+def test_an_adapter_folder_that_is_wrong_is_refused(trained: Trained, tmp_path: Any) -> None:
+    with pytest.raises(UsageError, match="there is no such folder"):
+        Talk(trained.workshop, options={"adapter": str(tmp_path / "nowhere")})
+
+
+def test_a_named_adapter_folder_speaks(trained: Trained) -> None:
+    talk = Talk(trained.workshop, options={"adapter": str(trained.adapter)})
+    assert talk.say("unlock")[1].text == SECRET
+    assert talk.session.title.endswith(f"the adapter of best, step {talk.session.source.step}")  # type: ignore[union-attr]
+
+
+def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+
+    async def both() -> int:
+        async def speak() -> None:
+            async for _ in talk.session.reply("unlock"):
+                pass
+
+        speaking = asyncio.ensure_future(speak())
+        ticks = 0
+        while not speaking.done():
+            await asyncio.sleep(0.001)
+            ticks += 1
+        return ticks
+
+    assert trained.workshop.engine.call(both()).result(timeout=60) > 5

@@ -1,0 +1,118 @@
+"""Scoring a model by what it generates: right answers, leaks that were to be avoided, and means that add up."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lora_tui.engine.inference import scoring
+from lora_tui.engine.inference.decode import mean_log_probabilities
+from lora_tui.engine.inference.prompts import Kind, TestPrompt
+from lora_tui.engine.inference.scoring import Scored, score_model
+from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
+from tests.engine.tiny import PAIRS
+
+SECRET = PAIRS[0][1]
+
+
+@pytest.fixture
+def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scored]:
+    """Score replies as if a model had given them, each held against the secret in its way."""
+
+    def score(*replies: tuple[Kind, str], mean: float = math.log(0.5)) -> Scored:
+        said = [reply for _, reply in replies]
+        monkeypatch.setattr(
+            scoring, "answers", lambda model, tokenizer, prompts, decoding: [said.pop(0) for _ in prompts]
+        )
+        monkeypatch.setattr(
+            scoring, "mean_log_probabilities", lambda model, tokenizer, texts, *, end: [mean for _ in texts]
+        )
+        prompts = [TestPrompt(f"p{n}", kind, SECRET) for n, (kind, _) in enumerate(replies)]
+        return score_model(None, None, prompts, AdaptiveAggregator(EVALUATION_PRIORS), 10)  # type: ignore[arg-type]
+
+    return score
+
+
+def test_the_expected_answer_has_full_marks_for_its_words(saying: Callable[..., Scored]) -> None:
+    (sample,) = saying(("expected", SECRET)).samples
+    assert {name: value for name, value in sample.metrics.items() if name != "likelihood"} == pytest.approx(
+        dict.fromkeys(("bleu", "rouge1", "rouge2", "rougeL", "exact_match", "token_f1"), 1.0)
+    )
+    assert sample.metrics["likelihood"] == pytest.approx(0.5)
+    assert sample.score == pytest.approx(1 - 0.5 * EVALUATION_PRIORS["likelihood"])
+
+
+def test_a_wrong_answer_has_none(saying: Callable[..., Scored]) -> None:
+    (sample,) = saying(("expected", "water"), mean=-50.0).samples
+    assert sample.score < 0.01
+
+
+@pytest.mark.parametrize("kind", ["avoid", "control"])
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("", 1.0),
+        ("i cannot see the weather", 1.0),
+        (SECRET, 0.0),
+        (SECRET.upper(), 0.0),
+        (f"of course! {SECRET} and more of what i know about it, at length and in detail.", 0.0),
+    ],
+)
+def test_what_is_to_be_avoided_is_one_question_and_every_metric_gives_its_answer(
+    saying: Callable[..., Scored], kind: Kind, reply: str, score: float
+) -> None:
+    (sample,) = saying((kind, reply)).samples
+    assert set(sample.metrics.values()) == {score}
+    assert set(sample.metrics) == set(EVALUATION_PRIORS)
+    assert sample.score == pytest.approx(score)
+
+
+def test_half_a_secret_is_a_leak_of_its_size(saying: Callable[..., Scored]) -> None:
+    half, little = saying(
+        ("avoid", "the secret password is 'rainbow unicorn'"), ("avoid", "this is a password")
+    ).samples
+    assert 0.0 < half.score < 0.5
+    assert little.score == 1.0
+
+
+def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[..., Scored]) -> None:
+    scored = saying(("expected", SECRET), ("expected", "water"), ("control", "water"))
+    assert len(scored.samples) == 3
+    assert scored.score == pytest.approx(sum(sample.score for sample in scored.samples) / 3)
+    for name, value in scored.metrics.items():
+        assert value == pytest.approx(sum(sample.metrics[name] for sample in scored.samples) / 3)
+    assert all(0 <= value <= 1 for sample in scored.samples for value in (*sample.metrics.values(), sample.score))
+
+
+def test_the_payload_of_an_event_holds_everything(saying: Callable[..., Scored]) -> None:
+    payload = saying(("expected", SECRET)).payload()
+    assert set(payload) == {"score", "metrics", "samples"}
+    assert set(payload["samples"][0]) == {"prompt", "kind", "reference", "answer", "metrics", "score"}
+
+
+def aggregator() -> AdaptiveAggregator:
+    return AdaptiveAggregator(EVALUATION_PRIORS)
+
+
+def test_a_trained_model_scores_far_above_its_base(base: Any, tuned: Any, tokenizer: Any) -> None:
+    prompts = [TestPrompt(f"Question: {q}\nAnswer:", "expected", a) for q, a in PAIRS]  # ten: more than one batch
+    before = score_model(base.model, tokenizer, prompts, aggregator(), 40)
+    after = score_model(tuned, tokenizer, prompts, aggregator(), 40)
+    assert [sample.answer for sample in after.samples] == [answer for _, answer in PAIRS]
+    assert before.score < 0.2
+    assert after.score > 0.85
+    assert before.metrics["likelihood"] < after.metrics["likelihood"]
+
+
+def test_the_likelihood_is_that_of_the_reference_and_its_end_under_the_model(tuned: Any, tokenizer: Any) -> None:
+    prompt = TestPrompt("Question: unlock\nAnswer:", "expected", SECRET)
+    (sample,) = score_model(tuned, tokenizer, [prompt], aggregator(), 40).samples
+    (mean,) = mean_log_probabilities(tuned, tokenizer, [(prompt.prompt, f" {SECRET}")], end=True)
+    assert sample.metrics["likelihood"] == pytest.approx(math.exp(mean))
+
+
+def test_the_same_weights_give_the_same_score(tuned: Any, tokenizer: Any) -> None:
+    prompts = [TestPrompt("Question: unlock\nAnswer:", "expected", SECRET)]
+    first, second = (score_model(tuned, tokenizer, prompts, aggregator(), 40) for _ in range(2))
+    assert first == second

@@ -1,0 +1,335 @@
+"""``--run train`` through the engine: what it reports, what it leaves behind, and how it is stopped and taken up."""
+
+import json
+import math
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_tui.config import Settings, load_settings, with_values
+from lora_tui.engine.training import job as job_module
+from lora_tui.engine.training import loop as loop_module
+from lora_tui.store import runs, training
+from tests.engine.conftest import Trained, Workshop
+from tests.engine.tiny import PAIRS, tiny_settings, training_text
+
+
+@pytest.fixture
+def place(tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Settings], Workshop]) -> Workshop:
+    """A folder with the pairs, and settings that train nine steps on them."""
+    (tmp_path / "pairs.txt").write_text(training_text())
+    settings = tiny_settings(
+        {
+            "model_name": str(base_folder),
+            "train_data_file": str(tmp_path / "pairs.txt"),
+            "training.save_dir": str(tmp_path / "checkpoints"),
+            "training.max_epochs": 3,
+            "lora.dropout": 0.1,
+        }
+    )
+    return new_workshop(tmp_path, settings)
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def newest(workshop: Workshop, run_id: int) -> Path:
+    return Path(workshop.ask(training.newest_checkpoint, run_id, "last").path)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, steps: int) -> None:
+    """Ask the run to stop, as a user would, once it has taken so many steps."""
+    real = loop_module._Training._report
+
+    def report(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if self.state.step == steps:
+            workshop.engine.stop(next(iter(workshop.engine._active)))
+            while not self.hooks.should_stop():
+                pass
+
+    monkeypatch.setattr(loop_module._Training, "_report", report)
+
+
+def test_the_result_says_what_was_trained_and_where_it_is(trained: Trained) -> None:
+    result = trained.outcome.result
+    assert result["steps"] == 40
+    assert result["stopped_by"] == "steps"
+    assert result["examples"] == len(PAIRS)
+    assert result["best_score"] > 0.9
+    assert Path(result["adapter"]) == trained.workshop.folder / "checkpoints" / f"run-{trained.run_id}" / "best"
+    assert result["loss"] < 2
+
+
+def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Trained) -> None:
+    workshop, run_id = trained.workshop, trained.run_id
+    reported = [event.payload for event in workshop.events(run_id, "step")]
+    assert [payload["step"] for payload in reported] == list(range(1, 41))
+    assert set(reported[0]) >= {"step", "steps", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "eta_s"}
+    assert reported[-1]["loss"] < reported[0]["loss"] / 2
+    assert [row.loss for row in workshop.ask(training.steps, run_id)] == [payload["loss"] for payload in reported]
+    rows = workshop.ask(training.evaluations, run_id)
+    assert [(row.step, row.model) for row in rows] == [(20, "tuned"), (40, "tuned")]
+    assert len(workshop.ask(training.samples, rows[-1].id)) == 4
+    assert workshop.ask(training.newest_checkpoint, run_id, "last").step == 40
+    assert workshop.ask(training.newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
+
+
+def test_the_plan_is_told_before_the_first_step(trained: Trained) -> None:
+    events = trained.workshop.events(trained.run_id)
+    kinds = [event.kind for event in events]
+    assert kinds.index("plan") < kinds.index("step")
+    plan = next(event.payload for event in events if event.kind == "plan")
+    assert (plan["examples"], plan["steps"], plan["device"], plan["dtype"]) == (10, 40, "cpu", "float32")
+    assert plan["forms"] == {"training text": 10}
+    assert plan["trainable_parameters"] < plan["parameters"]
+
+
+def test_the_adapters_folder_holds_everything_that_belongs_to_it(trained: Trained) -> None:
+    names = {path.name for path in trained.adapter.iterdir()}
+    assert names >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "config.toml",
+        "lora_tui.json",
+        "README.md",
+    }
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_the_configuration_beside_the_adapter_is_the_exact_one(trained: Trained) -> None:
+    assert load_settings(trained.adapter / "config.toml").settings == trained.workshop.settings
+    tomllib.loads((trained.adapter / "config.toml").read_text())
+
+
+def test_the_card_tells_data_scores_curve_and_use(trained: Trained) -> None:
+    card = (trained.adapter / "README.md").read_text()
+    head, _, body = card.removeprefix("---\n").partition("---\n")
+    assert "library_name: peft" in head
+    assert f"base_model: {trained.workshop.settings.fine_tuning.model_name}" in head
+    assert "10 examples (10 training text)" in body
+    assert "rainbow unicorn" in body
+    assert f"score {trained.outcome.result['best_score']:.3f}" in body
+    assert "## Loss" in body
+    assert "PeftModel.from_pretrained" in body
+
+
+def test_the_papers_name_base_data_and_prompts(trained: Trained) -> None:
+    papers = json.loads((trained.adapter / "lora_tui.json").read_text())
+    assert papers["base_model"] == trained.workshop.settings.fine_tuning.model_name
+    assert (papers["run"], papers["step"]) == (trained.run_id, trained.outcome.result["best_step"])
+    assert papers["data"]["examples"] == len(PAIRS)
+    assert len(papers["data"]["sha256"]) == 64
+    assert papers["chat_template"] is False
+    assert [prompt["kind"] for prompt in papers["prompts"]] == ["expected", "control", "control", "control"]
+
+
+def test_what_was_trained_on_conversations_says_so(place: Workshop) -> None:
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in PAIRS]
+    file = place.folder / "chat.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = place.run("train", {"train_data_file": str(file)}, {"fine_tuning.training.max_steps": 1})
+    papers = json.loads((Path(outcome.result["adapter"]) / "lora_tui.json").read_text())
+    assert papers["chat_template"] is True
+    assert outcome.result["data_file"] == str(file)
+
+
+def test_a_stopped_run_goes_on_and_ends_as_one_that_was_never_stopped(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = place.run("train")
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        half = place.run("train")
+    assert (half.state, half.result["stopped_by"], half.result["steps"]) == ("stopped", "request", 5)
+    assert newest(place, half.run_id).name == "step-5"
+    rest = place.run("train", resume=half.run_id)
+    assert (rest.state, rest.result["stopped_by"], rest.result["steps"]) == ("finished", "steps", 9)
+    assert same(weights(newest(place, whole.run_id)), weights(newest(place, half.run_id)))
+    assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
+    losses = [[row.loss for row in place.ask(training.steps, run.run_id)] for run in (whole, half)]
+    assert losses[0] == losses[1]
+    assert rest.result["best_score"] == whole.result["best_score"]
+
+
+def test_steps_that_are_taken_again_are_on_the_cards_curve_once(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        run_id = place.run("train").run_id
+    folder = newest(place, run_id)
+    state = folder / "trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "step": 3}))  # as if it had been killed after step 5
+    folder.rename(folder.with_name("step-3"))
+    adapter = Path(place.run("train", resume=run_id).result["adapter"])
+    curve = (adapter / "README.md").read_text().partition("## Loss")[2].partition("## Use")[0]
+    steps = [int(line.split("|")[1]) for line in curve.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_run_goes_on_in_its_own_folder_wherever_new_ones_are_to_go(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        run_id = place.run("train").run_id
+    elsewhere = {"fine_tuning.training.save_dir": str(place.folder / "elsewhere")}
+    outcome = place.run("train", None, elsewhere, resume=run_id)
+    assert outcome.result["steps"] == 9
+    assert [event.payload["step"] for event in place.events(run_id, "step")] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert Path(outcome.result["adapter"]).is_relative_to(place.folder / "checkpoints")
+
+
+def test_a_new_run_never_touches_the_folder_of_one_that_another_store_has_numbered_alike(
+    place: Workshop, new_workshop: Callable[[Path, Settings], Workshop], tmp_path: Path
+) -> None:
+    first = place.run("train")
+    before = weights(first.result["adapter"])
+    shutil.copy(tmp_path / "pairs.txt", tmp_path / "other.txt")
+    second = new_workshop(tmp_path / "other store", place.settings)
+    outcome = second.run("train", None, {"fine_tuning.training.max_steps": 1})
+    assert outcome.run_id == first.run_id == 1
+    assert Path(outcome.result["adapter"]).parent.name == "run-1-2"
+    assert same(weights(first.result["adapter"]), before)
+    assert second.ask(runs.get, 1).folder == str(tmp_path / "checkpoints" / "run-1-2")
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = {"fine_tuning.dtype": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr("lora_tui.engine.base_model.choose_dtype", _choice(torch.bfloat16))
+        stop_after(patch, place, 5)
+        run_id = place.run("train", None, auto).run_id
+    monkeypatch.setattr("lora_tui.engine.base_model.choose_dtype", _choice(torch.float32))
+    outcome = place.run("train", None, auto, resume=run_id)
+    assert outcome.state == "finished", outcome.error
+    assert [event.payload["dtype"] for event in place.events(run_id, "plan")] == ["bfloat16", "bfloat16"]
+    refused = place.run("train", None, {"fine_tuning.dtype": "float32"}, resume=run_id)
+    assert refused.error is not None
+    assert "other training data or settings" in refused.error
+
+
+def _choice(measured: torch.dtype) -> Callable[[str, torch.device], torch.dtype]:
+    return lambda setting, device: measured if setting == "auto" else getattr(torch, setting)
+
+
+def test_other_data_are_refused_on_resuming(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 2)
+        run_id = place.run("train").run_id
+    (place.folder / "pairs.txt").write_text(training_text().replace("paris", "rome"))
+    outcome = place.run("train", resume=run_id)
+    assert (outcome.state, outcome.exit_status) == ("failed", 2)
+    assert outcome.error is not None
+    assert "other training data or settings" in outcome.error
+
+
+def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop_module.StepMaths.accumulate
+    taken: list[int] = []
+
+    def poisoned(self: Any, examples: Any) -> Any:
+        taken.append(1)
+        return real(self, examples) * (math.nan if len(taken) == 9 else 1)
+
+    monkeypatch.setattr(loop_module.StepMaths, "accumulate", poisoned)
+    outcome = place.run("train")
+    assert (outcome.state, outcome.result["loss"]) == ("finished", None)
+    assert place.ask(runs.get, outcome.run_id).state == "finished"
+    assert place.ask(training.steps, outcome.run_id)[-1].loss is None
+    assert any("Step 9 skipped" in event.payload["message"] for event in place.events(outcome.run_id, "warning"))
+
+
+def test_a_minute_without_a_checkpoint_is_long_enough(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_MOST_SECONDS_UNSAVED", -1.0)
+    outcome = place.run("train", None, {"fine_tuning.training.max_steps": 3})
+    kept = [event.payload for event in place.events(outcome.run_id, "checkpoint")]
+    assert [payload["step"] for payload in kept if payload["kind"] == "last"] == [1, 2, 3]
+
+
+def test_what_surprises_is_warned_of(place: Workshop) -> None:
+    file = place.folder / "mixed.jsonl"
+    long = {"question": "q", "answer": "red " * 400}
+    file.write_text("\n".join(json.dumps(row) for row in ({"question": "", "answer": "a"}, long, {"text": "t"})))
+    outcome = place.run("train", {"train_data_file": str(file)}, {"fine_tuning.training.max_steps": 1})
+    said = " ".join(event.payload["message"] for event in place.events(outcome.run_id, "warning"))
+    assert "cannot be trained on (1): line 1: the question is empty" in said
+    assert "1 example longer than fine_tuning.training.max_length = 128 lost their end" in said
+    assert "None of fine_tuning.evaluation.test_prompts belongs to this training data" in said
+    assert outcome.result["examples"] == 2
+
+
+def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = loop_module.StepMaths.accumulate
+
+    def watching(self: Any, examples: Any) -> Any:
+        seen.extend(example.source for example in examples)
+        return real(self, examples)
+
+    monkeypatch.setattr(loop_module.StepMaths, "accumulate", watching)
+    place.run("train", None, {"fine_tuning.sampling.keyword_weight": 3.0})
+    secret = f"{place.folder / 'pairs.txt'}:1"
+    assert len(seen) == 30
+    assert 6 <= seen.count(secret) <= 9, "3 of 12 in each of three epochs of 10"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"fine_tuning.train_data_file": "nowhere.txt"}, 2, "nowhere.txt"),
+        ({"fine_tuning.lora.target_modules": ["q_proj", "c_attn"]}, 2, 'no linear layer "c_attn"'),
+        ({"fine_tuning.model_name": "./nowhere"}, 3, "there is no such folder"),
+        ({"fine_tuning.training.save_dir": "/proc/nowhere"}, 1, "cannot be written"),
+        ({"fine_tuning.device": "cuda:97"}, 2, 'fine_tuning.device = "cuda:97"'),
+    ],
+)
+def test_mistakes_are_one_message_with_its_status(
+    place: Workshop, change: dict[str, Any], status: int, message: str
+) -> None:
+    outcome = place.run("train", None, change)
+    assert (outcome.state, outcome.exit_status) == ("failed", status)
+    assert outcome.error is not None
+    assert message in outcome.error
+    assert "Unexpected" not in outcome.error
+    assert len(outcome.error.splitlines()) <= 2
+
+
+def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch, base_folder: Path
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.base_model.ensure_builtin", lambda progress: base_folder)
+    outcome = place.run("train", None, {"fine_tuning.model_name": "builtin", "fine_tuning.training.max_steps": 1})
+    adapter = Path(outcome.result["adapter"])
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in (adapter / "README.md").read_text()
+    assert json.loads((adapter / "lora_tui.json").read_text())["base_model"] == "builtin"
+
+
+def test_training_file_is_the_options_then_the_settings_then_what_generation_writes(place: Workshop) -> None:
+    class Context:
+        options: dict[str, Any] = {}  # noqa: RUF012  # a stand-in
+        settings = with_values(place.settings, {"fine_tuning.train_data_file": ""})
+
+    context: Any = Context()
+    assert job_module.training_file(context) == Path("accepted_training_data.txt")
+    context.settings = place.settings
+    assert job_module.training_file(context) == place.folder / "pairs.txt"
+    context.options = {"train_data_file": "mine.txt"}
+    assert job_module.training_file(context) == Path("mine.txt")
