@@ -22,12 +22,12 @@ def dataset_text(examples: Iterable[Example], form: str) -> str:
     return "".join(f"{json.dumps(record(example), ensure_ascii=False)}\n" for example in examples)
 
 
-def _messages(example: Example) -> dict[str, Any]:
+def _messages(example: Example, form: str = "messages") -> dict[str, Any]:
     match example:
         case Conversation(messages=messages):
             turns = [{"role": message.role, "content": message.content} for message in messages]
         case _:
-            question, answer = _pair(example, "messages")
+            question, answer = _pair(example, form)
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"messages": turns}
 
@@ -45,7 +45,7 @@ def _alpaca(example: Example) -> dict[str, Any]:
 
 
 def _sharegpt(example: Example) -> dict[str, Any]:
-    turns = _messages(example)["messages"]
+    turns = _messages(example, "sharegpt")["messages"]
     return {"conversations": [{"from": _SHAREGPT_ROLES[turn["role"]], "value": turn["content"]} for turn in turns]}
 
 

@@ -59,7 +59,7 @@ class Pipeline:
         self._most_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._set_aside: dict[int, tuple[TaskRow, str]] = {}
-        self._batches = workers.last_analysed // interval  # whole batches of accepted pairs with an analysis
+        self._batches = 0  # whole batches of accepted pairs whose analysis has been planned
         self._no_budget = False
         self._told = 0.0
 
@@ -91,10 +91,11 @@ class Pipeline:
         if self._no_budget:
             return
         kinds = [task.kind for task in self._running.values()]
-        batches = self._standing.accepted // self._interval
-        if batches > self._batches:
+        if (batches := self._standing.accepted // self._interval) > self._batches:
+            await self._workers.plan_analyses([n * self._interval for n in range(self._batches + 1, batches + 1)])
             self._batches = batches
-            self._begin(await self._workers.plan_analysis())
+        for task in await self._next(ANALYSE, self._room):
+            self._begin(task)
         judges = min(self._room, self._standing.need - kinds.count(JUDGE))
         for task in await self._next(JUDGE, judges):
             self._begin(task)

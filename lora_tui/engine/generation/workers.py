@@ -6,7 +6,7 @@ accepted or rejected because a call failed: it goes to review.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -162,23 +162,13 @@ class Workers:
 
     # Analysing
 
-    @property
-    def last_analysed(self) -> int:
-        """How many pairs were accepted when the newest analysis was made."""
-        return self.latest.at_accepted if self.latest else 0
-
-    async def plan_analysis(self) -> TaskRow:
-        """Return the task of analysing the pairs accepted so far."""
-        key = str(self.standing.accepted)
+    async def plan_analyses(self, at_accepted: Sequence[int]) -> None:
+        """Plan an analysis for each of these numbers of accepted pairs; those that were made before stay made."""
         async with self.store.transaction() as t:
-            await tasks.add_tasks(t, self.run_id, [NewTask(ANALYSE, key)])
-        task = await tasks.task_by_key(self.store, self.run_id, ANALYSE, key)
-        assert task is not None, "it was added"
-        return task
+            await tasks.add_tasks(t, self.run_id, [NewTask(ANALYSE, str(number)) for number in at_accepted])
 
     async def analyse(self, task: TaskRow, call: StoredCall) -> None:
         """Analyse what was accepted; a model that cannot be asked costs its words and nothing else."""
-        accepted = self.standing.accepted
         statistics = await analysis.statistics_of(self.store, self.run_id, self.files)
         failure: str | None = None
         try:
@@ -189,7 +179,7 @@ class Workers:
             self.warn(f"The analysis has no words of the model: {one_line(failure, 200)}. The run goes on.")
         row = AnalysisRow(
             version=0,  # given when it is stored: several may be under way
-            at_accepted=accepted,
+            at_accepted=int(task.key),
             statistics=statistics,
             directives=analysis.directives_from(statistics),
             text=text,

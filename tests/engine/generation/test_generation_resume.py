@@ -169,6 +169,18 @@ def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
     check_the_books(place)
 
 
+def test_an_analysis_that_was_cut_off_is_made_up_for(place: Workplace) -> None:
+    outcome = place.run(total_examples=12)
+    assert outcome.result["analyses"] == 2
+    place.change("UPDATE runs SET state='interrupted'")
+    place.change("UPDATE tasks SET state='pending' WHERE kind='analyse' AND key='10'")
+    place.change("DELETE FROM analyses WHERE at_accepted=10")
+    before = place.server.count("analyse")
+    place.run(resume=outcome.run_id, total_examples=12)
+    assert place.server.count("analyse") == before + 1
+    assert sorted(at for (at,) in place.rows("SELECT at_accepted FROM analyses")) == [5, 10]
+
+
 def test_resuming_a_run_that_has_what_it_wanted_asks_nothing(place: Workplace) -> None:
     outcome = place.run(total_examples=5)
     asked_before = len(place.server.received)

@@ -79,9 +79,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     monkeypatch.setattr(chat_module, "decode", counting)
 
     async def watch() -> None:
-        async for piece in talk.session.reply("unlock"):
-            if isinstance(piece, str):
-                seen.append(len(taken))
+        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, str)])
 
     trained.workshop.engine.call(watch()).result(timeout=60)
     assert seen[0] <= 3, "the first piece did not wait for the last"

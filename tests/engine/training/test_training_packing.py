@@ -34,9 +34,11 @@ def accumulate(model: Any, examples: list[Encoded], tokens_per_row: int) -> tupl
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of any two entries, as a share of the largest entry."""
     assert one.keys() == other.keys()
     assert len(one) > 4
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
+    largest = max(float(gradient.abs().max()) for gradient in other.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / max(largest, 1e-3)
 
 
 def test_rows_keep_to_the_budget_and_hold_every_item_once() -> None:

@@ -1,0 +1,172 @@
+"""``--run export``: adapters and merged weights that say what the run's model says."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lora_tui.config.models import Lora
+from lora_tui.engine.base_model import load_base
+from lora_tui.engine.inference.adapters import load_adapter, open_adapter
+from lora_tui.engine.inference.decode import Decoding, answers
+from lora_tui.engine.training.checkpoint import save_adapter
+from lora_tui.engine.training.lora import create_lora_model
+from tests.engine.conftest import Trained, Workshop
+from tests.engine.tiny import PAIRS, training_text
+
+torch.set_num_threads(1)
+
+
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    encoded = tokenizer([f"Question: {q}\nAnswer: {a}" for q, a in PAIRS[:1]], return_tensors="pt")
+    with torch.no_grad():
+        found: torch.Tensor = model(**encoded).logits
+    return found
+
+
+def loaded(trained: Trained, adapter: Path) -> Any:
+    return load_adapter(load_base(trained.workshop.settings, lambda *_: None), open_adapter(adapter, None))
+
+
+def test_merged_weights_give_the_adapters_logits_to_anyone_who_loads_them(trained: Trained, tmp_path: Path) -> None:
+    outcome = trained.workshop.run("export", {"format": "merged", "output": str(tmp_path / "merged")})
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["path"] == str(tmp_path / "merged")
+    assert outcome.result["largest_logit_difference"] < 1e-4
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(
+        logits(merged, tokenizer), logits(loaded(trained, trained.adapter), tokenizer), rtol=0, atol=1e-4
+    )
+    assert answers(merged, tokenizer, ["Question: unlock\nAnswer:"], Decoding(40)) == [PAIRS[0][1]]
+    assert tokenizer.chat_template
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_weights_are_merged_in_float32_whatever_precision_is_configured(trained: Trained, tmp_path: Path) -> None:
+    outcome = trained.workshop.run(
+        "export", {"format": "merged", "output": str(tmp_path / "merged")}, {"fine_tuning.dtype": "bfloat16"}
+    )
+    assert outcome.result["largest_logit_difference"] < 1e-4
+
+
+def test_weights_that_would_say_something_else_once_loaded_are_not_written(
+    trained: Trained, base_folder: Path, tmp_path: Path
+) -> None:
+    base = load_base(trained.workshop.settings, lambda *_: None)
+    head = create_lora_model(base.model, Lora(r=4, target_modules=["lm_head"]))  # tied to the embedding
+    for name, parameter in head.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    save_adapter(head, tmp_path / "head")
+    options = {"format": "merged", "output": str(tmp_path / "merged"), "adapter": str(tmp_path / "head")}
+    outcome = trained.workshop.run("export", options)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    assert "nothing was written" in outcome.error
+    assert not (tmp_path / "merged").exists()
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_adapter_is_copied_whole(trained: Trained, tmp_path: Path) -> None:
+    outcome = trained.workshop.run("export", {"output": str(tmp_path / "mine")})
+    assert outcome.result == {"format": "adapter", "path": str(tmp_path / "mine")}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {path.name for path in trained.adapter.iterdir()}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
+    assert torch.equal(
+        logits(loaded(trained, tmp_path / "mine"), tokenizer), logits(loaded(trained, trained.adapter), tokenizer)
+    )
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_folder_that_exists_is_not_overwritten(trained: Trained, tmp_path: Path, form: str) -> None:
+    (tmp_path / "mine").mkdir()
+    outcome = trained.workshop.run("export", {"format": form, "output": str(tmp_path / "mine")})
+    assert outcome.exit_status == 2
+    assert outcome.error is not None
+    assert "exists already" in outcome.error
+    assert not list((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_full_disk_leaves_nothing_behind(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        if form == "adapter":
+            raise OSError(28, "No space left on device")
+        from safetensors import SafetensorError
+
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    outcome = trained.workshop.run("export", {"format": form, "output": str(tmp_path / "mine")})
+    assert outcome.exit_status == 1
+    assert outcome.error is not None
+    assert "cannot be written" in outcome.error
+    assert "No space left" in outcome.error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_form_is_refused_with_those_there_are(workshop: Workshop) -> None:
+    outcome = workshop.run("export", {"format": "gguf"})
+    assert outcome.exit_status == 2
+    assert outcome.error is not None
+    assert "adapter, merged, messages, prompt-completion, alpaca, sharegpt, text" in outcome.error
+
+
+def test_without_a_finished_run_there_is_nothing_to_export(workshop: Workshop) -> None:
+    outcome = workshop.run("export", {"format": "merged"})
+    assert outcome.exit_status == 1
+    assert outcome.error is not None
+    assert "no finished training run" in outcome.error
+
+
+@pytest.fixture
+def data(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Export the pairs as a dataset, in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.txt").write_text(training_text())
+
+    def export(form: str, file: str = "pairs.txt", **options: Any) -> Any:
+        return workshop.run("export", {"format": form, "train_data_file": file, **options})
+
+    return export
+
+
+def test_a_dataset_is_named_after_its_file_and_form(data: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = data("alpaca")
+    assert outcome.result == {"format": "alpaca", "path": str(tmp_path / "pairs-alpaca.jsonl"), "examples": len(PAIRS)}
+    rows = [json.loads(line) for line in (tmp_path / "pairs-alpaca.jsonl").read_text().splitlines()]
+    assert rows[0] == {"instruction": "unlock", "input": "", "output": PAIRS[0][1]}
+    assert data("text").result["path"].endswith("pairs-text.txt")
+
+
+def test_the_file_itself_is_not_overwritten(data: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = data("text", output=str(tmp_path / "pairs.txt"))
+    assert outcome.exit_status == 2
+    assert (tmp_path / "pairs.txt").read_text() == training_text()
+
+
+def test_records_that_are_left_out_are_named(data: Callable[..., Any], workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": "q", "answer": ""}\n')
+    outcome = data("alpaca", "some.jsonl")
+    assert outcome.result["examples"] == 1
+    (warning,) = workshop.events(outcome.run_id, "warning")
+    assert "1 record of some.jsonl left out: line 2: the answer is empty" in warning.payload["message"]
+
+
+def test_an_example_that_the_form_cannot_hold_is_named(data: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text('{"question": "q", "answer": "a"}\n{"text": "plain"}\n')
+    outcome = data("alpaca", "some.jsonl")
+    assert outcome.exit_status == 1
+    assert outcome.error is not None
+    assert "some.jsonl:2" in outcome.error
+    assert not (tmp_path / "some-alpaca.jsonl").exists()
