@@ -76,16 +76,15 @@ def _answer(engine: Engine, session: ChatSession, text: str, speaker: "_Speaker"
     while True:
         try:
             piece = next(pieces, None)
+            if piece is None:
+                return whole
+            if isinstance(piece, Reply):
+                speaker.finished(piece)
+            else:
+                speaker.piece(piece)
         except KeyboardInterrupt:
             whole = False
             session.stop.set()  # the reply ends at its next token, and its turn is stored
-            continue
-        if piece is None:
-            return whole
-        if isinstance(piece, Reply):
-            speaker.finished(piece)
-        else:
-            speaker.piece(piece)
 
 
 def _pulled(engine: Engine, stream: AsyncIterator[str | Reply]) -> "_Pulled":
@@ -182,9 +181,10 @@ class _LineSpeaker(_Speaker):
 
     def asked(self, text: str) -> None:
         if self._talks:
-            self._out.write("model  ")
-            if not self._streams:
-                sys.stderr.write("searching …")
+            if self._streams:
+                self._out.write("model  ")
+            else:
+                sys.stderr.write("model  searching …")
                 sys.stderr.flush()
         self._out.flush()
 
@@ -192,8 +192,9 @@ class _LineSpeaker(_Speaker):
         if not self._live:
             return  # on a pipe a reply is written whole
         if self._talks and not self._streams:
-            sys.stderr.write("\b" * 11 + " " * 11 + "\b" * 11)
+            sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+            self._out.write("model  ")
         self._out.write(clean(text))
         self._out.flush()
 

@@ -131,6 +131,8 @@ def _model_and_data(run: Run) -> tuple[str, str]:
         named = run.options.get("train_data_file") or tuning.get("train_data_file")
         data = named or generation.get("output_file", "")
         return str(tuning.get("model_name", "")), str(data)
+    if run.mode in ("evaluate", "export"):  # the adapter decides the model, not the configuration
+        return str((run.result or {}).get("base_model", "")), ""
     return str(tuning.get("model_name", "")), ""
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -139,6 +140,8 @@ def _wants_chat(request: Request, streams: Streams) -> bool:
 
 def chat(request: Request, streams: Streams, settings: Settings, store_path: Path) -> int:
     """Talk to a model until the person leaves; returns the exit status. The one place that starts a conversation."""
+    if streams.in_is_terminal and not request.json_lines:
+        print(f"{PREFIX}loading …", file=sys.stderr, flush=True)
     from lora_tui.cli.chat import chat_mode  # brings the decoder with it, which no other mode of ours needs
 
     engine = Engine(store_path)

@@ -74,7 +74,7 @@ def choose_device(setting: str) -> torch.device:
     """Return the device that ``fine_tuning.device`` means here; raises `ConfigError` for one that is missing."""
     if setting == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(setting)
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
@@ -82,7 +82,8 @@ def choose_device(setting: str) -> torch.device:
     )
     if missing:
         raise ConfigError(f'fine_tuning.device = "{setting}": this machine has no such device. Set "auto", or "cpu".')
-    return device
+    # Always with its index: "cuda" and "cuda:0" are one device, and only one run may train on it.
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:

@@ -113,11 +113,16 @@ async def listed(store: Store) -> list[Run]:
 
 
 async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
-    """Return the newest run of one of these modes that can be resumed, or None."""
+    """Return the newest run of one of these modes that can be resumed, or None.
+
+    A run that failed before it did anything (a refused device, a missing file) is not what people mean.
+    """
     await mark_interrupted(store)
     sql = (
         f"SELECT * FROM runs WHERE mode IN ({', '.join('?' * len(modes))})"
-        f" AND state IN ({', '.join('?' * len(RESUMABLE_STATES))}) ORDER BY id DESC LIMIT 1"
+        f" AND state IN ({', '.join('?' * len(RESUMABLE_STATES))})"
+        " AND (state <> 'failed' OR EXISTS (SELECT 1 FROM steps WHERE run_id = runs.id)"
+        " OR EXISTS (SELECT 1 FROM tasks WHERE run_id = runs.id)) ORDER BY id DESC LIMIT 1"
     )
     return await store.one(Run, sql, (*modes, *RESUMABLE_STATES))
 
@@ -138,12 +143,13 @@ async def mark_interrupted(store: Store) -> int:
     if gone:
         async with store.transaction() as t:
             for run in gone:
-                await t.execute(
+                marked = await t.execute(
                     f"UPDATE runs SET state='interrupted', ended_at=heartbeat WHERE id=? AND state IN ({_LIVE})"
                     " AND pid=? AND pid_started=?",
                     (run.id, run.pid, run.pid_started),
                 )
-                await t.execute("DELETE FROM device_locks WHERE run_id=?", (run.id,))
+                if marked:  # else another process has taken the run over meanwhile, and its device with it
+                    await t.execute("DELETE FROM device_locks WHERE run_id=?", (run.id,))
     return len(gone)
 
 

@@ -195,7 +195,7 @@ CASES = [
     Case("raw file missing", nothing, (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
     Case("raw file empty", raw(""), (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
     Case("raw equals out", raw("a | b\n"), (*FORMAT, "raw.txt", "raw.txt"), 2, ("raw.txt",)),
-    Case("raw file with NUL", raw(b"a | b\nc\0 | d\n"), (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt", "line 2")),
+    Case("raw file of NULs", raw(b"a\0 | b\n"), (*FORMAT, "raw.txt", "out.txt"), 1, ("raw.txt", "line 1")),
     # Runs
     Case("nothing to resume", lambda p: p.training(), ("--resume",), 2, ("There are no runs yet",)),
     Case("no such run", lambda p: p.training(), ("--attach", "77"), 2, ("There are no runs yet",)),
@@ -256,18 +256,17 @@ def _message(stderr: str) -> list[str]:
 
 
 def test_a_read_only_folder_is_told(place: Place) -> None:
-    if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("root may write everywhere")
+    is_root = os.geteuid() == 0
+    if is_root and shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere, and there is no setpriv to take that away")
+    override = "-dac_override,-dac_read_search"
+    as_anyone = ["setpriv", "--bounding-set", override, "--inh-caps", override] if is_root else []
     place.training()
     place.folder.chmod(0o555)
-    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
-    if as_nobody:
-        for parent in [place.folder, *place.folder.parents][:4]:
-            parent.chmod(parent.stat().st_mode | 0o055)
     done = subprocess.run(
-        [*as_nobody, *installed_command(), *TRAIN],
+        [*as_anyone, *installed_command(), *TRAIN],
         cwd=place.folder,
-        env={**place.environment, "LORA_TUI_LOGS": "/tmp/lora-tui-nobody-logs"},
+        env=place.environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import runs
+from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
 from tests.store.test_store_file import add_run, with_store
@@ -58,11 +58,14 @@ def test_the_states_of_a_run_follow_its_life(tmp_path: Path) -> None:
         ({}, "running"),
         ({"pid": 2**22 + 1}, "interrupted"),  # above the largest process id
         ({"pid_started": 5.0}, "interrupted"),  # the id is in use again, by another process
-        ({"host": "elsewhere", "heartbeat": time.time()}, "running"),
-        ({"host": "elsewhere", "heartbeat": time.time() - 3600}, "interrupted"),
+        ({"host": "elsewhere", "heartbeat": 0.0}, "running"),
+        ({"host": "elsewhere", "heartbeat": -3600.0}, "interrupted"),
     ],
 )
 def test_a_run_whose_owner_is_gone_is_interrupted(tmp_path: Path, columns: dict[str, Any], expected: str) -> None:
+    if "heartbeat" in columns:  # given as seconds from now: the test may run long after it was collected
+        columns = {**columns, "heartbeat": time.time() + columns["heartbeat"]}
+
     async def work(store: Store) -> tuple[int, str]:
         run_id = await add_run(store)
         await runs.start(store, run_id)
@@ -132,7 +135,23 @@ def test_the_newest_run_that_can_go_on_is_found_by_mode(tmp_path: Path) -> None:
         ]
         return [run and run.id for run in found]
 
-    assert with_store(tmp_path / "store.db", work) == [4, 2, 4, None]
+    assert with_store(tmp_path / "store.db", work) == [4, None, 4, None]
+
+
+def test_a_failed_run_can_be_gone_on_with_once_it_has_done_something(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[int | None]:
+        refused, worked = await add_run(store, "train"), await add_run(store, "train")
+        step = {"epoch": 1.0, "loss": 1.0, "lr": 1e-3, "grad_norm": 1.0, "tokens": 1, "tokens_per_s": 1.0}
+        news = (time.time(), "step", {"step": 1, **step, "seconds": 1.0, "memory_mb": 1.0})
+        await events.append(store, worked, [news])
+        found = []
+        for run_id in (refused, worked):
+            await runs.end(store, run_id, "failed", None, "a reason")
+            newest = await runs.newest_resumable(store, ["train"])
+            found.append(newest and newest.id)
+        return found
+
+    assert with_store(tmp_path / "store.db", work) == [None, 2]
 
 
 def test_the_newest_adapter_is_that_of_a_finished_training(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lora_tui.engine.data.lines import require_text_file, text_lines
+from lora_tui.engine.data.lines import BadLine, require_text_file, text_lines
 from lora_tui.engine.data.raw import RawPair, RawRejection, RawSkip, RawStatement, parse_raw_line
 from lora_tui.engine.data.write import format_example, normalise_pair
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
@@ -145,8 +145,8 @@ async def format_file(
     _require_distinct(raw, out, rejected_file)
     advice = "Write one example a line, such as: question | answer"
     require_text_file(raw, "raw file", advice)
-    # The first pass finds bad bytes before a model is paid for a file that cannot be finished.
-    tally = _Tally(total=sum(1 for _ in text_lines(raw)))
+    # The first pass counts, and finds an unreadable file before a model is paid.
+    tally = _Tally(total=sum(1 for _ in text_lines(raw, keep_bad=True)))
     calls = _Calls(statement_to_pair, concurrency)
     with atomic_writer(out) as output, atomic_writer(rejected_file) as rejected:
         try:
@@ -267,7 +267,7 @@ class _Report:
 async def _format_lines(lines: Iterator[tuple[int, str]], calls: _Calls, report: _Report) -> None:
     window: deque[_Line] = deque()
     for number, text in lines:
-        result = parse_raw_line(text)
+        result = RawRejection("not UTF-8 text", text.reason) if isinstance(text, BadLine) else parse_raw_line(text)
         window.append(_Line(number, text, calls.outcome(result.text) if isinstance(result, RawStatement) else result))
         while window and (len(window) > _WINDOW or not _waits(window[0])):
             await _finish(window.popleft(), report)
@@ -299,7 +299,10 @@ async def _finish(line: _Line, report: _Report) -> None:
 
 def _numbered(raw: Path) -> Iterator[tuple[int, str]]:
     corrected = raw.suffix == ".rejected"
-    for number, line in enumerate(text_lines(raw), start=1):
+    for number, line in enumerate(text_lines(raw, keep_bad=True), start=1):
+        if isinstance(line, BadLine):
+            yield number, line
+            continue
         yield number, _REJECTED_PREFIX.sub("", line, count=1) if corrected else line
 
 

@@ -6,12 +6,30 @@ and an answer may hold a form feed, so `str.splitlines` would tear records apart
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from lora_tui.errors import UsageError
 
 
-def text_lines(path: Path) -> Iterator[str]:
+class BadLine(str):
+    """A line that is no text, with its bad bytes replaced; `reason` says what is wrong with it."""
+
+    __slots__ = ("reason",)
+
+    def __new__(cls, shown: str, reason: str) -> Self:
+        """Make the line as it can be shown."""
+        line = super().__new__(cls, shown)
+        line.reason = reason
+        return line
+
+    reason: str
+
+
+def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without their ends, reading as it goes; a byte order mark is left out.
+
+    With `keep_bad` a line with a NUL or with bytes that are not UTF-8 comes as a `BadLine` instead of ending the
+    reading.
 
     Raises:
         UsageError: The file cannot be read or, at the line the message names, is not UTF-8 text.
@@ -20,7 +38,13 @@ def text_lines(path: Path) -> Iterator[str]:
         with path.open("rb") as file:
             number = 1
             for raw in file:
-                text = _decoded(path, number, _without_mark(path, raw) if number == 1 else raw)
+                content = _without_mark(path, raw) if number == 1 else raw
+                if keep_bad and (reason := _fault_of(content.removesuffix(b"\n").removesuffix(b"\r"))):
+                    number += 1
+                    shown = content.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+                    yield BadLine(shown.rstrip("\r\n"), reason)
+                    continue
+                text = _decoded(path, number, content)
                 for line in text.split("\r"):
                     number += 1
                     yield line
@@ -60,12 +84,17 @@ def _without_mark(path: Path, raw: bytes) -> bytes:
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:
     raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    if reason := _fault_of(raw):
+        raise UsageError(f"{path} line {number}: {reason}. Save the file as UTF-8 text.")
+    return raw.decode()
+
+
+def _fault_of(raw: bytes) -> str | None:
+    """Say why the bytes of a line are no text, or None."""
     if b"\0" in raw:
-        raise UsageError(f"{path} line {number}: a NUL byte. The file is binary or not UTF-8; save it as UTF-8 text.")
+        return "a NUL byte. The file is binary or not UTF-8"
     try:
-        return raw.decode()
+        raw.decode()
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} line {number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8. "
-            "Save the file as UTF-8 text."
-        ) from error
+        return f"byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8"
+    return None

@@ -28,6 +28,7 @@ from lora_tui.engine.generation.builtin_questions import (
 from lora_tui.engine.generation.model import (
     CallFailed,
     CallRecord,
+    CallStopped,
     Judgement,
     PairRequest,
     Proposals,
@@ -148,6 +149,8 @@ class BuiltinModel:
         written = await self._ctx.in_torch_thread(
             answers, base.model, base.tokenizer, prompts, _QUESTION, self._ctx.stop
         )
+        if self._ctx.stop.is_set():  # what was being written is cut off: ask again when the run goes on
+            raise CallStopped
         return [finished_question(draft.form.opening, f" {text}") for draft, text in zip(drafts, written, strict=True)]
 
     async def _gains(self, pairs: Sequence[tuple[str, str]]) -> list[float]:

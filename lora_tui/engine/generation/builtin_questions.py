@@ -32,7 +32,7 @@ _UNCLEAR_STARTS = frozenset(
 
 _UNCLEAR_WORDS = frozenset(("above below earlier later former latter following here lesson chapter section").split())
 _NOT_A_SUBJECT = re.compile(
-    r"\b(that|which|who|because|when|if|while|is|are|was|were|and so|but|than|such as)\b|[,;:(]"
+    r"\b(this|these|those|that|which|who|because|when|if|while|is|are|was|were|and so|but|than|such as)\b|[,;:(]"
 )
 # What a thing *is* begins with an article; "is measured" and "is lenient" are no definitions.
 _DEFINITION = re.compile(r"^(?P<subject>.{2,60}?) (?P<verb>is|are|was|were) (?P<rest>(?:a|an|the|half|one) .+)")

@@ -20,7 +20,7 @@ from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
 from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
-from lora_tui.engine.generation.output import check_place, write_accepted
+from lora_tui.engine.generation.output import check_place, keep_older, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planning import Plan, Planner
 from lora_tui.engine.generation.slots import SlotCounts
@@ -67,6 +67,9 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     await tasks.lose_open_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
+    kept = None if ctx.resumed else await asyncio.to_thread(keep_older, output)
+    if kept is not None:
+        ctx.warn(f"{output} is there already and will be replaced; the older one is kept as {kept}.")
     check_place(output)
     corpus = await _read(ctx)
     try:

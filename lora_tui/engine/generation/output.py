@@ -1,6 +1,7 @@
 """The file of accepted pairs: written whole or not at all, at the end, on a stop and after each analysis."""
 
 import os
+import shutil
 from pathlib import Path
 
 from lora_tui.engine.data.write import format_training_text
@@ -24,6 +25,20 @@ def check_place(path: Path) -> None:
         raise LoraTuiError(f"{key}: cannot write {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise LoraTuiError(f"{key}: cannot write {path}: no permission to write in {folder}; choose another place")
+
+
+def keep_older(path: Path) -> Path | None:
+    """Copy the file of an earlier run to the next free ``NAME.1``, ``NAME.2``, …; returns the copy, or None."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return None
+    number = 1
+    while (copy := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    try:
+        shutil.copy2(path, copy)
+    except OSError as problem:
+        raise LoraTuiError(f"{path} is there already and cannot be kept as {copy}: {problem.strerror}.") from problem
+    return copy
 
 
 async def write_accepted(store: Store, run_id: int, path: Path) -> int:

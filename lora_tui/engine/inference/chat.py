@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.config import Settings
 from lora_tui.engine.base_model import BaseModel, load_base
@@ -94,7 +94,8 @@ class ChatSession:
         by_template = self.source is None or self.source.papers.get("chat_template", False)
         if self.base.tokenizer.chat_template and by_template:
             turns = [*self.history, {"role": "user", "content": text}]
-            return str(self.base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            rendered = self.base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return _without_second_bos(self.base.tokenizer, str(rendered))
         return prompt_text(text)
 
     async def _pieces(self, prompt: str, decoding: Decoding) -> AsyncIterator[str]:
@@ -145,6 +146,14 @@ async def open_session(
     run_id = source.run_id if source is not None else None
     conversation = await chat.begin(store, run_id, base.name, str(source.folder) if source is not None else None)
     return ChatSession(engine, store, settings, base, model, source, conversation)
+
+
+def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
+    """Leave out the template's own beginning-of-sequence text where the tokenizer adds that token by itself."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
+        return rendered.removeprefix(str(tokenizer.bos_token))
+    return rendered
 
 
 def _predefined(commands: Mapping[str, str], text: str) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from lora_tui.config.models import Evaluation
 from lora_tui.engine.base_model import load_base
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
@@ -35,22 +36,20 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     )
     ctx.leave_if_stopping()
     evaluation = ctx.settings.fine_tuning.evaluation
+    most = _most_tokens(ctx, source)
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
-    before = await ctx.in_torch_thread(
-        score_model, base.model, base.tokenizer, prompts, aggregator, evaluation.max_new_tokens
-    )
+    before = await ctx.in_torch_thread(score_model, base.model, base.tokenizer, prompts, aggregator, most)
     emit_evaluation(ctx, before, aggregator, version, 0, "base")
     ctx.leave_if_stopping()
     model = await ctx.in_torch_thread(load_adapter, base, source)
-    after = await ctx.in_torch_thread(
-        score_model, model, base.tokenizer, prompts, aggregator, evaluation.max_new_tokens
-    )
+    after = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, most)
     emit_evaluation(ctx, after, aggregator, version, source.step, "tuned")
     return {
         "rows": side_by_side(before, after),
         "base_score": before.score,
         "tuned_score": after.score,
         "adapter": str(source.folder),
+        "base_model": base.name,
     }
 
 
@@ -84,7 +83,7 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     Prompts that the configuration does not change are the adapter's own, as they were when it was trained.
     """
     fine_tuning = ctx.settings.fine_tuning
-    if source.prompts and fine_tuning.evaluation == type(fine_tuning.evaluation)():
+    if source.prompts and _unchanged(ctx):
         return source.prompts
     data_file = Path(source.papers.get("data", {}).get("file", ""))
     if not data_file.is_file():
@@ -93,3 +92,14 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     if warning:
         ctx.warn(warning)
     return prompts
+
+
+def _most_tokens(ctx: RunContext, source: AdapterSource) -> int:
+    """How long answers may be: as in the adapter's training, so that the scores compare, unless the user says so."""
+    configured = ctx.settings.fine_tuning.evaluation.max_new_tokens
+    return int(source.papers.get("max_new_tokens", configured)) if _unchanged(ctx) else configured
+
+
+def _unchanged(ctx: RunContext) -> bool:
+    """Tell whether the configuration's evaluation section is still the built-in default."""
+    return ctx.settings.fine_tuning.evaluation == Evaluation()

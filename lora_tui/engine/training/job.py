@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config import Settings, advise, with_values
-from lora_tui.engine.base_model import BaseModel, load_base
+from lora_tui.engine.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
@@ -47,10 +47,11 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     _warn_of(
         ctx, f"{data_file} holds records that cannot be trained on", [(s.location, s.reason) for s in data.skipped]
     )
+    device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
+    await ctx.take_device(str(device))
     folder = await _folder(ctx)
     settings = await asyncio.to_thread(_same_precision, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
-    await ctx.take_device(str(base.model.device))  # with its index, however it was named
     ctx.leave_if_stopping()
     work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
     if ctx.resumed:
@@ -205,6 +206,7 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         "step": step,
         "score": score,
         "forms": dict(work.data.forms),
+        "max_new_tokens": ctx.settings.fine_tuning.evaluation.max_new_tokens,
         "chat_template": _mostly_conversations(work.data),
         "data": {"file": str(work.data_file), "sha256": work.dataset.fingerprint(), "examples": len(work.dataset)},
         "prompts": [asdict(prompt) for prompt in work.prompts],

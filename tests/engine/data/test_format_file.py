@@ -223,9 +223,9 @@ def test_reading_goes_no_further_ahead_than_the_window(tmp_path: Path, monkeypat
     lines_read = 0
     seen_by_the_first_call = 0
 
-    def counted(path: Path) -> Iterator[str]:
+    def counted(path: Path, *, keep_bad: bool) -> Iterator[str]:
         nonlocal lines_read
-        for lines_read, line in enumerate(text_lines(path), start=1):  # noqa: B007  # counts as it goes
+        for lines_read, line in enumerate(text_lines(path, keep_bad=keep_bad), start=1):  # noqa: B007  # counts as it goes
             yield line
 
     async def slow(statement: str) -> tuple[str, str]:
@@ -265,8 +265,6 @@ def test_other_work_on_the_loop_gets_its_turn_meanwhile(tmp_path: Path) -> None:
     [
         ("", "raw.txt is empty. Write one example a line, such as: question | answer"),
         ("\n# only a comment\n", "raw.txt holds no examples, only blank lines and comments"),
-        (b"q | a\n\x00\n", "raw.txt line 2: a NUL byte"),
-        (b"q | a\r\nq | caf\xe9\r\n", "raw.txt line 2: byte 8 of the line (0xe9) is not UTF-8"),
         ("q | a".encode("utf-16"), "raw.txt is UTF-16 text"),
     ],
 )
@@ -285,16 +283,18 @@ def test_a_raw_file_that_cannot_be_used_is_refused_and_nothing_is_written(
     assert sorted(tmp_path.iterdir()) == [out, raw]
 
 
-def test_bad_bytes_at_the_end_are_found_before_the_model_is_asked(tmp_path: Path) -> None:
-    calls: list[str] = []
-
-    async def counted(statement: str) -> tuple[str, str]:
-        calls.append(statement)
-        return await echo(statement)
-
-    with pytest.raises(UsageError, match="line 2"):
-        run(write(tmp_path, b"A statement.\n\xff\n"), tmp_path / "out.txt", counted)
-    assert calls == []
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"\x00", "not UTF-8 text (a NUL byte. The file is binary or not UTF-8)"),
+        (b"q | caf\xe9", "not UTF-8 text (byte 8 of the line (0xe9) is not UTF-8)"),
+    ],
+)
+def test_a_line_that_is_no_text_is_reported_and_the_rest_is_written(tmp_path: Path, bad: bytes, reason: str) -> None:
+    summary, _ = run(write(tmp_path, b"one | a\r\n" + bad + b"\r\ntwo | b\r\n"), tmp_path / "out.txt")
+    assert (summary.lines, summary.written, summary.rejected) == (3, 2, 1)
+    assert (tmp_path / "out.txt").read_text() == "Question: one\nAnswer: a\n\nQuestion: two\nAnswer: b\n"
+    assert (tmp_path / "out.txt.rejected").read_text().startswith(f"line 2: {reason}\t")
 
 
 def test_a_missing_raw_file_and_a_folder_are_refused(tmp_path: Path) -> None:

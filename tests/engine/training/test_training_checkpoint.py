@@ -307,7 +307,9 @@ def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_go_on_from(
     run = trainer("run")
     run.train(fine_tuning(), stop_after=4)
     (run.folder / "step-4").rename(run.folder / "step-4.old")
+    run.losses.clear()
     _, found = run.train(fine_tuning(), resume=True)
+    assert sorted(run.losses) == [5, 6, 7, 8, 9]
     assert same(found, wanted)
     assert [path.name for path in checkpoint.step_folders(run.folder)] == ["step-9"]
 
@@ -319,7 +321,9 @@ def test_a_half_written_checkpoint_has_no_name_and_is_not_gone_on_from(trainer: 
     half = run.folder / ".step-5.4711.tmp"
     shutil.copytree(run.folder / "step-2", half)
     (half / "optimizer.safetensors").unlink()
+    run.losses.clear()
     _, found = run.train(fine_tuning(), resume=True)
+    assert min(run.losses) == 3
     assert same(found, wanted)
 
 

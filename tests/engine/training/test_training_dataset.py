@@ -75,8 +75,9 @@ def test_a_beginning_of_sequence_comes_once_and_is_no_label() -> None:
     assert plain.labels == len(plain.input_ids) - 1
 
 
-def test_a_template_that_writes_a_beginning_of_sequence_does_not_double_the_tokenizers() -> None:
-    template = "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+@pytest.mark.parametrize("written", ["{{ bos_token }}", "{{ bos_token }}{{ bos_token }}"])
+def test_a_template_that_writes_a_beginning_of_sequence_does_not_double_the_tokenizers(written: str) -> None:
+    template = written + "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
     tokenizer = make_tokenizer(adds_bos=True, chat_template=template)
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=False

@@ -12,6 +12,7 @@ from lora_tui.config.models import FineTuning
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, make_optimizer, train_model
 from lora_tui.engine.training.schedule import epoch_order
+from lora_tui.engine.training.step import StepMaths
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import tiny_settings
 
@@ -180,6 +181,20 @@ def test_three_steps_in_a_row_without_a_finite_gradient_end_the_run(
         train_model(model, dataset, settings, tmp_path, Hooks(on_step=lambda report: seen.append(report.step)))
     assert len(seen) <= 3
     assert all(torch.equal(value, before[name]) for name, value in trained_parameters(model).items())
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, taken = StepMaths.accumulate, []
+
+    def poisoned(self: StepMaths, examples: Any) -> torch.Tensor:
+        taken.append(1)
+        return real(self, examples) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
+
+    monkeypatch.setattr(StepMaths, "accumulate", poisoned)
+    reports = train(new_model(), dataset, fine_tuning(**{"training.max_steps": 6}), tmp_path)
+    assert [math.isfinite(report.loss) for report in reports] == [False, False, True, False, False, True]
 
 
 def test_training_in_bfloat16_evaluates_saves_and_goes_on(
