@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -172,18 +173,31 @@ def _create_private(path: Path) -> None:
 
 async def _choose_journal(connection: aiosqlite.Connection, path: Path) -> str | None:
     """Switch to WAL where it works; return the warning to show where it does not."""
-    reason = "it is on a network file system" if _on_network(path) else None
+    reason = "it is on a network file system" if _on_network(path) else await _switch_to_wal(connection)
     if reason is None:
+        return None
+    await connection.execute("PRAGMA journal_mode=TRUNCATE")
+    return f"The store {path} uses the slower TRUNCATE journal instead of WAL: {reason}."
+
+
+async def _switch_to_wal(connection: aiosqlite.Connection) -> str | None:
+    """Switch to WAL; return None, or why it does not work here.
+
+    The switch needs the file for a moment, and SQLite does not wait for that with its busy time-out: where others open
+    the same new file, it is tried again until one of them has done it.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
         try:
             async with connection.execute("PRAGMA journal_mode=WAL") as cursor:
                 row = await cursor.fetchone()
-            if row is not None and row[0] == "wal":
-                return None
-            reason = "this file system does not support it"
         except sqlite3.OperationalError as problem:
-            reason = str(problem)
-    await connection.execute("PRAGMA journal_mode=TRUNCATE")
-    return f"The store {path} uses the slower TRUNCATE journal instead of WAL: {reason}."
+            busy = problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
+                return str(problem)
+            await asyncio.sleep(0.02)
+            continue
+        return None if row is not None and row[0] == "wal" else "this file system does not support it"
 
 
 def _on_network(path: Path) -> bool:

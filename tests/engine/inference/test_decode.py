@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference.decode import Decoding, answers, decode, mean_log_probabilities, stop_ids
+from lora_tui.engine.inference.decode import Decoding, _penalised, answers, decode, mean_log_probabilities, stop_ids
 from tests.engine.inference.conftest import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer
 
@@ -54,6 +54,19 @@ def test_a_padded_batch_gives_what_each_prompt_gives_alone(
     decoding = Decoding(max_new_tokens=20, repetition_penalty=penalty)
     together = ours(model, tokenizer, PROMPTS, decoding)
     assert together == [ours(model, tokenizer, [prompt], decoding)[0] for prompt in PROMPTS]
+
+
+def test_padding_does_not_shift_learned_positions(tokenizer: Any) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        configuration = GPT2Config(
+            vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2
+        )
+        model = GPT2LMHeadModel(configuration).eval()
+    together = ours(model, tokenizer, PROMPTS, Decoding(max_new_tokens=12))
+    assert together == [ours(model, tokenizer, [prompt], Decoding(max_new_tokens=12))[0] for prompt in PROMPTS]
 
 
 def test_padding_does_not_count_as_a_repetition_of_the_end(eager_to_end: Any, tokenizer: Any) -> None:
@@ -118,6 +131,17 @@ def test_the_repetition_penalty_is_transformers_own(base: Any, tokenizer: Any, p
         found = ours(base.model, tokenizer, [prompt], Decoding(max_new_tokens=20, repetition_penalty=penalty))[0]
         assert found == wanted
     assert len(set(wanted)) > len(set(theirs(base.model, tokenizer, PROMPTS[-1], max_new_tokens=20)))
+
+
+def test_the_penalty_makes_likely_and_unlikely_tokens_less_likely(tokenizer: Any) -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 30, generator=generator)
+    seen = torch.randint(0, 30, (2, 12), generator=generator)
+    penalised = _penalised(logits.clone(), seen, 1.7)
+    torch.testing.assert_close(penalised, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+    assert (penalised <= logits).all()
 
 
 def test_beam_search_is_transformers_own_and_finds_a_likelier_answer(base: Any, tokenizer: Any) -> None:
