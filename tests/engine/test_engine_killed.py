@@ -101,6 +101,16 @@ def test_a_killed_owner_that_nobody_has_collected_is_gone_all_the_same(
     assert workshop.ask(runs.listed)[0].state == "interrupted"
 
 
+def test_a_killed_owners_run_can_be_resumed_without_looking_first(
+    workshop: Workshop, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:finished_job")
+    process, run_id = owner()
+    process.kill()
+    process.wait()
+    assert workshop.start("train", resume=run_id)[1].result(timeout=20).state == "finished"
+
+
 def test_a_watcher_of_another_process_can_stop_a_run(workshop: Workshop, owner: Callable[..., Any]) -> None:
     _, run_id = owner()
     workshop.ask(events.ask, run_id, "stop")
