@@ -121,7 +121,7 @@ def _guarded(words: list[str], streams: Streams, report: Report) -> int:
     except BrokenPipeError as problem:
         streams.survive(problem)
         return BROKEN_PIPE_STATUS
-    except Exception as problem:
+    except Exception as problem:  # a bug of ours: told in two lines, with the traceback in the log
         from lora_tui.logs import set_up_logging
 
         if report.log_file is None:

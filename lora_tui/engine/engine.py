@@ -164,7 +164,7 @@ class Engine:
             del self._active[run_id]
         try:
             await runs.end(store, run_id, state, result, error)
-        except Exception as problem:
+        except Exception as problem:  # the caller waits for an outcome whatever happens to the store
             log.exception("the end of run %s cannot be stored", run_id)
             state, status = "failed", status or 1
             error = error or f"The store {store.path} can no longer be written: {problem}"
@@ -204,7 +204,7 @@ async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, 
     except LoraTuiError as problem:
         log.info("run %s failed: %s", context.run_id, problem, exc_info=True)
         return "failed", problem.exit_status, getattr(problem, "result", {}), str(problem)
-    except Exception as problem:
+    except Exception as problem:  # a job's bug ends its run, never the engine
         log.exception("run %s failed", context.run_id)
         return "failed", 1, {}, f"Unexpected {type(problem).__name__}: {problem}"
     state = str(result.pop("state", "finished"))

@@ -226,11 +226,9 @@ def test_there_are_at_least_forty_kinds() -> None:
     assert len({case.name for case in CASES}) >= 40
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: Place) -> None:
-    case.prepare(place)
-    done = subprocess.run(
-        [*installed_command(), *case.arguments],
+def run(place: Place, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
         cwd=place.folder,
         env=place.environment,
         capture_output=True,
@@ -238,6 +236,12 @@ def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: P
         stdin=subprocess.DEVNULL,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: Place) -> None:
+    case.prepare(place)
+    done = run(place, *installed_command(), *case.arguments)
     told = done.stdout + done.stderr
     assert done.returncode == case.status, told
     for words in case.said:
@@ -263,15 +267,7 @@ def test_a_read_only_folder_is_told(place: Place) -> None:
     as_anyone = ["setpriv", "--bounding-set", override, "--inh-caps", override] if is_root else []
     place.training()
     place.folder.chmod(0o555)
-    done = subprocess.run(
-        [*as_anyone, *installed_command(), *TRAIN],
-        cwd=place.folder,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
+    done = run(place, *as_anyone, *installed_command(), *TRAIN)
     place.folder.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert "training_data.db" in done.stderr
