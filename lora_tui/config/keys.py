@@ -4,7 +4,7 @@ The documented ``config.toml``, the app's Configuration screen, the suggestions 
 here, so a key that is added to a model appears everywhere. Nothing here reads files or words refusals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin
@@ -13,9 +13,6 @@ from pydantic.fields import FieldInfo
 
 from lora_tui.config.models import PromptCheck, Section, Settings
 from lora_tui.config.values import LARGEST, Kind
-
-OPEN_TABLES = ("fine_tuning.chat.commands",)
-"""Keys whose value is a table of the user's own names, which ``--set`` and the environment may fill one by one."""
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
@@ -51,6 +48,21 @@ class Key:
 def all_keys() -> dict[str, Key]:
     """Return every key by its dotted name, in the order of the documented configuration file."""
     return {key.name: key for key in _walk(Settings(), "")}
+
+
+@cache
+def open_tables() -> tuple[str, ...]:
+    """Return the keys whose value is a table of the user's own words, which can be set one by one."""
+    return tuple(key.name for key in all_keys().values() if isinstance(key.default, dict))
+
+
+def joined_word(path: Sequence[str]) -> tuple[str, ...]:
+    """Return `path` with what follows an open table as one word: ``app.keys.train.stop`` names "train.stop"."""
+    for table in open_tables():
+        length = table.count(".") + 1
+        if ".".join(path[:length]) == table and len(path) > length:
+            return (*path[:length], ".".join(path[length:]))
+    return tuple(path)
 
 
 @cache

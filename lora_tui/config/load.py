@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lora_tui.config.document import Document, parse_key, parse_value, read_document
-from lora_tui.config.keys import OPEN_TABLES, all_keys, all_sections, settings_value
+from lora_tui.config.keys import all_keys, all_sections, joined_word, open_tables, settings_value
 from lora_tui.config.models import Settings
 from lora_tui.config.paths import config_folder
 from lora_tui.config.problems import (
@@ -100,8 +100,13 @@ def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     problems: list[Problem] = []
     entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), _change) for name in all_keys()]
     for name, value in changes.items():
-        entries += _override(tuple(name.split(".")), value, _change, problems)
+        entries += _override(key_path(name), value, _change, problems)
     return _checked(entries, problems)
+
+
+def key_path(name: str) -> KeyPath:
+    """Return the path of a dotted key as the program names it; what follows an open table is one word of it."""
+    return joined_word(name.split("."))
 
 
 def check_values(values: Mapping[str, Any], source_of: SourceOf) -> Settings:
@@ -154,7 +159,7 @@ def _entries(
 
 def _override(path: KeyPath, value: Any, source_of: SourceOf, problems: list[Problem]) -> list[_Entry]:
     """Take one override apart: a key, a section given as a table, or one word of an open table."""
-    if ".".join(path[:-1]) in OPEN_TABLES:
+    if ".".join(path[:-1]) in open_tables():
         if (secret := secret_path(path, value)) is not None:
             problems.append(secret_problem(source_of(secret), secret))
         return [_Entry(path, value, source_of)]
@@ -168,7 +173,7 @@ def _from_environment(environment: Mapping[str, str], problems: list[Problem]) -
     entries: list[_Entry] = []
     seen: dict[KeyPath, str] = {}
     for name in sorted(name for name in environment if name.upper().startswith(_PREFIX)):
-        path = tuple(name[len(_PREFIX) :].lower().split("__"))
+        path = joined_word(name[len(_PREFIX) :].lower().split("__"))
         source = Source(f"environment variable {one_line(name)}")
         if path in seen:
             problems.append(
@@ -184,7 +189,7 @@ def _from_overrides(overrides: Iterable[str], problems: list[Problem]) -> list[_
     for text in overrides:
         name, equals, value = text.partition("=")
         try:
-            path = parse_key(name)
+            path = joined_word(parse_key(name))
         except ValueError:
             path = ()
         if not path or not equals:
@@ -213,13 +218,17 @@ def _checked(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
     values: dict[KeyPath, Any] = {}
     origins: dict[KeyPath, SourceOf] = {}
     for entry in entries:
-        table = entry.path[:-1]
-        if (name := ".".join(table)) in OPEN_TABLES:
-            current = values.get(table, all_keys()[name].default)
+        table, name = entry.path[:-1], ".".join(entry.path)
+        if ".".join(table) in open_tables():
+            current = values.get(table, all_keys()[".".join(table)].default)
             if isinstance(current, dict):  # anything else is refused below, as the value it is
-                values[table], origins[table] = {**current, entry.path[-1]: entry.value}, entry.source_of
+                values[table] = {**current, entry.path[-1]: entry.value}
+                origins[entry.path] = entry.source_of
+                origins.setdefault(table, entry.source_of)
         else:
             values[entry.path], origins[entry.path] = entry.value, entry.source_of
+            if name in open_tables():
+                origins = {path: source for path, source in origins.items() if path[:-1] != entry.path}
     nested: dict[str, Any] = {}
     for path, value in values.items():
         section = nested
@@ -249,7 +258,12 @@ def _told(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Probl
     path = tuple(str(part) for part in where[:length])
     # Behind the number of a list's item stands the name of the form it was tried as; nobody wrote that.
     rest = [part for before, part in pairwise(where[length - 1 :]) if not isinstance(before, int)]
-    return value_problem(_origin(origins, path), all_keys()[".".join(path)], details, rest)
+    if ".".join(path) in open_tables() and rest:
+        word = (*path, str(rest[0]))
+        source = origins.get(word, origins[path])(word)
+    else:
+        source = _origin(origins, path)
+    return value_problem(source, all_keys()[".".join(path)], details, rest)
 
 
 def _origin(origins: Mapping[KeyPath, SourceOf], path: KeyPath) -> Source:

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from lora_tui.config.values import (
     LARGEST,
+    Bindings,
     Commands,
     Count,
     Device,
@@ -116,6 +117,15 @@ class DataGeneration(Section):
     )
     topics: Texts = Field([], description="Further topics that prompts refer to; empty = those found in the folder.")
     budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
+    prompt_price: NotNegative = Field(
+        0.0, description="US dollars for a million tokens that are sent; 0 = not known, and not shown."
+    )
+    completion_price: NotNegative = Field(
+        0.0, description="US dollars for a million tokens that are written; 0 = not known, and not shown."
+    )
+    budget_dollars: NotNegative = Field(
+        0.0, description="Stop when calls have cost this many US dollars by those two prices; 0 = no cap."
+    )
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Calls in flight at once, at most.")
     timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
     chunk_tokens: Count = Field(400, description="Size of the passages that files are cut into, in tokens.")
@@ -325,9 +335,28 @@ class Logging(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
 
+class App(Section):
+    """The full-screen app: how it looks, and the keys it listens to."""
+
+    theme: Text = Field("lora-dark", description="Colours, by the name of a theme; the app's palette lists them.")
+    mouse: bool = Field(True, description="Listen to the mouse; false leaves it to the terminal, to select text.")
+    refresh_per_second: Annotated[int, Field(ge=1, le=10)] = Field(
+        5, description="How often what is shown is brought up to date, 1-10; fewer for a slow line."
+    )
+    animation: Literal["auto", "full", "none"] = Field(
+        "auto", description='Movement on the screen; "auto" has none over SSH.'
+    )
+    keys: Bindings = Field(
+        {},
+        description='Keys of your own: the name of a binding and its keys, as in "train.stop" = "ctrl+s,f8". '
+        "A name that is not here keeps its keys.",
+    )
+
+
 class Settings(Section):
     """The whole configuration; `Settings()` is the built-in defaults."""
 
     data_generation: DataGeneration = Field(default_factory=DataGeneration)
     fine_tuning: FineTuning = Field(default_factory=FineTuning)
     logging: Logging = Field(default_factory=Logging)
+    app: App = Field(default_factory=App)

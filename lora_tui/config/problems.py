@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.config.keys import OPEN_TABLES, Key, all_keys, all_sections
+from lora_tui.config.keys import Key, all_keys, all_sections, open_tables
 from lora_tui.config.suggest import nearest_choice, nearest_key, nearest_section
 from lora_tui.config.values import KEYS_COME_FROM_THE_ENVIRONMENT
 from lora_tui.errors import ConfigError
@@ -94,11 +94,11 @@ def dotted(path: Sequence[str]) -> str:
 def secret_path(path: tuple[str, ...], value: Any) -> tuple[str, ...] | None:
     """Return the path of a key that is named like a secret, at `path` or inside `value`; None where there is none.
 
-    Words of the chat's special commands are the user's own ("password" may be one), so of them only those that name
-    an API key count.
+    Words of open tables, such as the chat's special commands, are the user's own ("password" may be one), so of them
+    only those that name an API key count.
     """
     name = re.sub(r"\W", "_", path[-1].lower())
-    pattern = _CERTAIN_SECRET_NAME if ".".join(path[:-1]) in OPEN_TABLES else _SECRET_NAME
+    pattern = _CERTAIN_SECRET_NAME if ".".join(path[:-1]) in open_tables() else _SECRET_NAME
     return path if pattern.search(name) else secret_inside(path, value)
 
 
@@ -125,7 +125,7 @@ def unknown_problem(source: Source, path: tuple[str, ...], *, is_section: bool) 
     plain = ".".join(path)[:200]
     first, second = (nearest_section, nearest_key) if is_section else (nearest_key, nearest_section)
     if near := first(plain) or second(plain):
-        meant = f"[{near}]" if near in all_sections() else near
+        meant = f"[{near}]" if near in (*all_sections(), *open_tables()) else near
         return Problem(source, key, f"{key} is not a {what}; did you mean {meant}?")
     return Problem(source, key, f"{key} is not a {what}; {_what_there_is(path)}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from lora_tui.config.keys import OPEN_TABLES, all_keys, all_sections, plain_value
+from lora_tui.config.keys import all_keys, all_sections, open_tables, plain_value
 
 _WIDTH = 116
 
@@ -28,7 +28,7 @@ def reference_text() -> str:
     parts = [_HEADER]
     for name, model in all_sections().items():
         keys = [key for key in all_keys().values() if key.section == name]
-        tables = [key for key in keys if key.name in OPEN_TABLES]
+        tables = [key for key in keys if key.name in open_tables()]
         parts.append(f"\n{_comment(model.__doc__ or '')}[{name}]\n")
         parts += [
             f"{_comment(key.description)}{key.leaf} = {toml_value(key.default)}\n" for key in keys if key not in tables

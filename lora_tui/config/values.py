@@ -16,6 +16,9 @@ from pydantic_core import PydanticCustomError
 LARGEST = 10**12
 """The bound of every count: far beyond any use, and safely inside SQLite's 64-bit integers."""
 
+_KEY = re.compile(r"(?:(?:ctrl|shift|alt|meta|super|hyper)\+)+(?:[^\s+,A-Z]|[a-z0-9_]+)|[^\s,]|[a-z0-9_]+")
+"""One key as Textual names it: a character, a name such as ``f2`` or ``question_mark``, modifiers before either."""
+
 KEYS_COME_FROM_THE_ENVIRONMENT = "keys come from the environment: export OPENAI_API_KEY=…"
 
 
@@ -94,6 +97,12 @@ def _target_modules(value: Any) -> Any:
     return value
 
 
+def _words(table: Any) -> Any:
+    if isinstance(table, dict) and any(isinstance(value, dict) for value in table.values()):
+        raise refusal('must hold text in every line; a name with a dot goes in quotes, as in "train.stop" = "ctrl+s"')
+    return table
+
+
 def _commands(commands: dict[str, str]) -> dict[str, str]:
     for word, reply in commands.items():
         if not word.strip() or not reply.strip():
@@ -101,6 +110,18 @@ def _commands(commands: dict[str, str]) -> dict[str, str]:
         if word.strip().lower() == "exit":
             raise refusal('must not hold "exit": that word leaves the chat')
     return commands
+
+
+def _bindings(bindings: dict[str, str]) -> dict[str, str]:
+    if not all(name.strip() for name in bindings):
+        raise refusal("must hold the name of a binding in every line")
+    return bindings
+
+
+def _keys(text: str) -> str:
+    if not all(_KEY.fullmatch(key.strip()) for key in text.split(",")):
+        raise refusal('must be keys such as "ctrl+s", "f2" or "a,shift+tab": lower case, joined by +, no blanks inside')
+    return text
 
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -133,4 +154,12 @@ SwitchOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto
 TargetModules = Annotated[
     list[str] | Literal["all-linear"], BeforeValidator(_target_modules), Kind('a list of module names or "all-linear"')
 ]
-Commands = Annotated[dict[str, OptionalText], AfterValidator(_commands), Kind("a table of words and replies")]
+Commands = Annotated[
+    dict[str, OptionalText], BeforeValidator(_words), AfterValidator(_commands), Kind("a table of words and replies")
+]
+Bindings = Annotated[
+    dict[str, Annotated[str, AfterValidator(_keys)]],
+    BeforeValidator(_words),
+    AfterValidator(_bindings),
+    Kind("a table of the names of bindings and their keys"),
+]

@@ -112,6 +112,24 @@ def test_single_command_is_added_to_those_configured(folder: Path) -> None:
     assert one("fine_tuning.chat.commands={}") == {}
 
 
+@pytest.mark.parametrize(
+    "keys",
+    ["ctrl+s", "f8", "a", "A", "?", "+", "é", "ctrl+shift+left", "question_mark", "ctrl+_", "j,down", "ctrl+s, f2"],
+)
+def test_every_way_to_name_keys_is_taken(keys: str) -> None:
+    assert with_values(Settings(), {"app.keys": {"train.stop": keys}}).app.keys == {"train.stop": keys}
+
+
+def test_name_of_a_binding_is_one_word_with_its_dots(folder: Path) -> None:
+    (folder / "config.toml").write_text('[app.keys]\n"train.stop" = "f8"\n"train.save" = "f9"\n')
+    overrides = ["app.keys.train.save=ctrl+k", 'app.keys."chat.send"=ctrl+j']
+    environment = {"LORA_TUI__APP__KEYS__CHAT__COPY": "f5"}
+    loaded = load_settings(overrides=overrides, environment=environment).settings
+    expected = {"train.stop": "f8", "train.save": "ctrl+k", "chat.send": "ctrl+j", "chat.copy": "f5"}
+    assert loaded.app.keys == expected
+    assert with_values(loaded, {"app.keys.train.stop": "q"}).app.keys == {**expected, "train.stop": "q"}
+
+
 def test_test_prompts_of_every_form(folder: Path) -> None:
     (folder / "config.toml").write_text(
         "[fine_tuning.evaluation]\ntest_prompts = ['a', {prompt = 'b', expected = 'c'}, {prompt = 'd', avoid = 'e'}]\n"

@@ -46,6 +46,7 @@ IN_A_FILE = {
     "misspelt section": ("\n[fine_tunning]\n", ["line 2: fine_tunning is not a section", "mean [fine_tuning]?"]),
     "misspelt section above another": ("[fine_tunning.lora]\nr = 8", ["line 1: fine_tunning is not a section"]),
     "section without its parent": ("[lora]\nr = 8", ["line 1: lora is not a section", "mean [fine_tuning.lora]?"]),
+    "keys by their usual name": ("[app.keymap]\na = 'b'", ["is not a section", "mean [app.keys]?"]),
     "nothing near": (L + "zzzzzzzzz = 1", ["is not a key; [fine_tuning.lora] has r, alpha, dropout, target_modules."]),
     "a section nothing is near": ("[xqz]", ["xqz is not a section", "[data_generation], [fine_tuning], [logging]"]),
     "dotted name in quotes": ("[fine_tuning]\n'lora.r' = 8", ["line 2", "is not a key"]),
@@ -118,6 +119,23 @@ IN_A_FILE = {
         ["commands must not hold", "leaves the chat"],
     ),
     "command without text": ("[fine_tuning.chat.commands]\na = 3", ["fine_tuning.chat.commands a must be text, not 3"]),
+    "binding without quotes around its name": (
+        "[app.keys]\ntrain.stop = 'ctrl+s'",
+        ["line 1: app.keys must hold text in every line", 'a name with a dot goes in quotes, as in "train.stop" = '],
+    ),
+    "key as other programs write it": (
+        "[app.keys]\n'train.stop' = 'Ctrl+S'",
+        ['line 2: app.keys "train.stop" must be keys such as "ctrl+s"'],
+    ),
+    "key with a dash": ("[app.keys]\nstop = 'ctrl s'", ['app.keys stop must be keys such as "ctrl+s"']),
+    "key in words": ("[app.keys]\nstop = 'page down'", ['app.keys stop must be keys such as "ctrl+s"']),
+    "binding without keys": ("[app.keys]\nstop = ''", ["app.keys stop must be keys such as"]),
+    "binding with a comma too many": ("[app.keys]\nstop = 'a,'", ["app.keys stop must be keys such as"]),
+    "number for keys": ("[app.keys]\nstop = 3", ["app.keys stop must be text, not 3"]),
+    "keys without a name": ("[app.keys]\n'' = 'a'", ["app.keys must hold the name of a binding"]),
+    "refresh beyond any terminal": ("[app]\nrefresh_per_second = 60", ["must be at most 10, not 60"]),
+    "unknown animation": ("[app]\nanimation = 'off'", ['app.animation must be "auto", "full" or "none"']),
+    "negative price": (G + "prompt_price = -1", ["prompt_price must be at least 0, not -1"]),
     "overlap as large as the chunk": (
         G + "chunk_tokens = 30",
         ["line 2: data_generation.chunk_overlap = 40 must be less than chunk_tokens = 30"],
@@ -191,6 +209,7 @@ OVERRIDES = {
     "escape sequence": ("fine_tuning.lora.r=\x1b]52;c;AA\x07", ["fine_tuning.lora.r must be a whole number"]),
     "not UTF-8": ("data_generation.model=\udcff", ["data_generation.model is not UTF-8"]),
     "endless path": (".".join(["a"] * 2_000) + "=1", ["--set: a is not a section"]),
+    "keys of a binding": ("app.keys.train.stop=Ctrl+S", ['--set: app.keys "train.stop" must be keys such as']),
     "conflict": ("fine_tuning.training.max_epochs=0", ["--set: fine_tuning.training.max_epochs = 0 needs max_steps"]),
 }
 
@@ -225,6 +244,18 @@ def test_mistake_in_the_environment_is_told_with_the_variable(environment: dict[
     message = refusal(environment=environment)
     for part in parts:
         assert part in message
+
+
+def test_word_of_a_table_is_told_with_the_place_it_comes_from(folder: Path) -> None:
+    (folder / "config.toml").write_text("[app.keys]\n'a.b' = 'f1'\n'c.d' = 'F2 !'\n")
+    override = "app.keys.a.b=f3"
+    assert refusal(override).startswith('config.toml, line 3: app.keys "c.d" must be keys such as')
+    assert refusal(override, "app.keys.c.d=F4 !").startswith('--set: app.keys "c.d" must be keys such as')
+    variable = {"LORA_TUI__APP__KEYS__C__D": "F4 !"}
+    assert refusal(override, environment=variable).startswith(
+        "environment variable LORA_TUI__APP__KEYS__C__D: app.keys"
+    )
+    assert refusal("app.keys={'c.d' = '! !'}", environment=variable).startswith('--set: app.keys "c.d"')
 
 
 def test_several_mistakes_are_told_first_by_line_with_the_others_named(folder: Path) -> None:

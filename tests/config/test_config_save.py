@@ -24,6 +24,9 @@ CHANGES: dict[str, Any] = {
     "data_generation.base_url": "http://localhost:8000/v1",
     "logging.level": "ERROR",
     "fine_tuning.sampling.keywords": [],
+    "app.refresh_per_second": 2,
+    "app.animation": "none",
+    "app.keys": {"train.stop": "ctrl+s,f8", "chat.send": "?"},
 }
 
 
