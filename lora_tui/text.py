@@ -45,6 +45,13 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def dollars(amount: float) -> str:
+    """Return US dollars as people write them: "$12.40", and "$0.0031" where cents would say nothing."""
+    if amount >= 0.1 or amount < 1e-6:
+        return f"${amount:,.2f}"
+    return f"${float(f'{amount:.2g}'):f}".rstrip("0")
+
+
 def duration(seconds: float) -> str:
     """Return a time span as people say it: "8s", "4m 12s", "3h 05m"."""
     whole = max(0, round(seconds))

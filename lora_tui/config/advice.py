@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lora_tui.config.keys import settings_value
-from lora_tui.config.models import DataGeneration, FineTuning, Settings
+from lora_tui.config.models import App, DataGeneration, FineTuning, Settings
 from lora_tui.config.reference import toml_value
 from lora_tui.text import one_line
 
@@ -42,7 +42,9 @@ def advise(
         *_answers(tuning),
         *_acceptance(settings.data_generation),
         *_asking(settings.data_generation),
+        *_cost(settings.data_generation),
         *_endpoint(settings.data_generation),
+        *_keys(settings.app),
     ]
     return [f"{_given(settings, key)}: {what}" for key, what in found]
 
@@ -183,6 +185,39 @@ def _asking(data: DataGeneration) -> Advice:
         what = "that is spent after a handful of pairs"
         wanted = data.total_examples * (data.chunk_tokens + generation.max_tokens) * 3
         yield "data_generation.budget_tokens", f"{what}; set about {wanted} for total_examples = {data.total_examples}"
+
+
+def _cost(data: DataGeneration) -> Advice:
+    budget, sent, written = data.budget_dollars, data.prompt_price, data.completion_price
+    if budget == 0:
+        return
+    if data.model == "builtin":
+        yield "data_generation.budget_dollars", "has no effect, the built-in model costs nothing; set 0"
+    elif sent == written == 0:
+        what = "has no effect while both prices are 0, because nothing is known to cost anything"
+        yield "data_generation.budget_dollars", f"{what}; set prompt_price and completion_price, or budget_tokens"
+    elif sent == 0 or written == 0:
+        key, free = ("prompt_price", "sent") if sent == 0 else ("completion_price", "written")
+        what = f"tokens that are {free} count as free, so budget_dollars = {toml_value(budget)} is kept too late"
+        yield f"data_generation.{key}", f"{what}; set what the endpoint takes for a million of them"
+    else:
+        pair = (data.chunk_tokens * sent + data.generation.max_tokens * written) / 1e6
+        if budget < 20 * pair:
+            wanted = f"{float(f'{data.total_examples * pair * 3:.2g}'):g}"
+            what = "that is spent after a handful of pairs"
+            advice = f"set about {wanted} for total_examples = {data.total_examples}"
+            yield "data_generation.budget_dollars", f"{what}; {advice}"
+
+
+def _keys(app: App) -> Advice:
+    taken: dict[tuple[str, str], str] = {}
+    for name, keys in app.keys.items():
+        screen = name.rpartition(".")[0]
+        for key in (key.strip() for key in keys.split(",")):
+            other = taken.setdefault((screen, key), name)
+            if other != name:
+                what = f'{one_line(key, 20)} is given to "{one_line(other, 40)}" and to "{one_line(name, 40)}"'
+                yield "app.keys", f"{what}, of which only one can have it; set another key for one of them"
 
 
 def _endpoint(data: DataGeneration) -> Advice:

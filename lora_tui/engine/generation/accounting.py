@@ -1,4 +1,4 @@
-"""Every call is accounted for: the rows of attempts, and the token budget.
+"""Every call is accounted for: the rows of attempts, and the budgets of tokens and dollars.
 
 Effects are exactly once, calls at least once: the row of an attempt is committed before its request leaves, and the
 attempt that answered is closed in the transaction that stores what follows from the answer (`StoredCall.settle`). A
@@ -7,8 +7,11 @@ process that dies in between leaves a row ``sent``, which is shown as a call of 
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.generation.model import AttemptStatus, Usage
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
@@ -21,33 +24,85 @@ UNKNOWN_COST = ("lost", "cancelled", "timeout", "connection", "sent")
 
 
 class BudgetSpent(Exception):  # noqa: N818  # a limit that was set, not an error
-    """The next attempt would go beyond ``data_generation.budget_tokens``."""
+    """The next attempt would go beyond a budget; the text says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars for a million tokens sent, and written. 0 is not known; tokens from a server's cache count in full."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to reckon with."""
+        return self.prompt > 0 or self.completion > 0
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return what these tokens cost, in dollars."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+    def at_most(self, tokens: int) -> float:
+        """Return what tokens can cost at most, whichever way they go."""
+        return tokens * max(self.prompt, self.completion) / 1e6
+
+
+def prices_of(settings: DataGeneration) -> Prices:
+    """Return what tokens cost by the configuration; the built-in model costs nothing."""
+    return Prices() if settings.model == BUILTIN else Prices(settings.prompt_price, settings.completion_price)
 
 
 class Ledger:
-    """Tokens spent and reserved. The estimate of everything in flight is reserved, so that the budget holds."""
+    """Tokens and dollars spent and reserved. The estimate of all that is in flight is reserved: the budgets hold."""
 
-    def __init__(self, budget: int, spent: int) -> None:
+    def __init__(
+        self, budget: int, spent: int, prices: Prices | None = None, budget_dollars: float = 0.0, dollars: float = 0.0
+    ) -> None:
         self._budget = budget
+        self._prices = prices or Prices()
+        self._budget_dollars = budget_dollars if self._prices.known else 0.0
         self.spent = spent
+        self.dollars = dollars
         self.reserved = 0
+        self.exceeded: Literal["budget_tokens", "budget_dollars"] | None = None
+        """The key of the budget that refused the last attempt that was refused."""
 
     def reserve(self, tokens: int) -> None:
         """Set tokens aside for an attempt. Raises `BudgetSpent`; a budget of 0 is none."""
         if self._budget and self.spent + self.reserved + tokens > self._budget:
-            raise BudgetSpent
+            self.exceeded = "budget_tokens"
+            raise BudgetSpent("the token budget is spent")
+        if self._budget_dollars and self.dollars + self._prices.at_most(self.reserved + tokens) > self._budget_dollars:
+            self.exceeded = "budget_dollars"
+            raise BudgetSpent("the budget of dollars is spent")
         self.reserved += tokens
 
-    def settle(self, reserved: int, used: int) -> None:
-        """Replace a reservation by what was used."""
+    def settle(self, reserved: int, used: Usage | None) -> None:
+        """Replace a reservation by what was used; None where that is not known, which counts as all of it."""
         self.reserved -= reserved
-        self.spent += used
+        self.spent += reserved if used is None else used.prompt_tokens + used.completion_tokens
+        self.dollars += (
+            self._prices.at_most(reserved)
+            if used is None
+            else self._prices.of(used.prompt_tokens, used.completion_tokens)
+        )
 
 
 def spent_so_far(totals: list[AttemptTotals]) -> int:
     """Return the tokens that a run has spent, attempts of unknown cost at their estimate."""
     return sum(
         total.estimated_tokens if total.status in UNKNOWN_COST else total.prompt_tokens + total.completion_tokens
+        for total in totals
+    )
+
+
+def dollars_so_far(totals: list[AttemptTotals], prices: Prices) -> float:
+    """Return the dollars that a run has spent, attempts of unknown cost at the most that their estimate can cost."""
+    return sum(
+        prices.at_most(total.estimated_tokens)
+        if total.status in UNKNOWN_COST
+        else prices.of(total.prompt_tokens, total.completion_tokens)
         for total in totals
     )
 
@@ -87,8 +142,7 @@ class StoredCall:
         """Keep an answer for `settle`; store any other end at once."""
         used = usage or Usage()
         reserved = self._open.pop(attempt)
-        unknown = status in UNKNOWN_COST
-        self._ledger.settle(reserved, reserved if unknown else used.prompt_tokens + used.completion_tokens)
+        self._ledger.settle(reserved, None if status in UNKNOWN_COST else used)
         end = AttemptEnd(
             status=status,
             prompt_tokens=used.prompt_tokens,

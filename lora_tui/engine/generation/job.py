@@ -15,7 +15,7 @@ from lora_tui.config import Settings, advise
 from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.generation import judging
-from lora_tui.engine.generation.accounting import Ledger, spent_so_far
+from lora_tui.engine.generation.accounting import Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
@@ -31,7 +31,7 @@ from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import feedback as store_feedback
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
-from lora_tui.text import count, one_line
+from lora_tui.text import count, dollars, one_line
 
 _BETWEEN_PROGRESS = 0.3
 _BETWEEN_FILES = 5.0
@@ -72,8 +72,9 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         ctx.warn(f"{output} is there already and will be replaced; the older one is kept as {kept}.")
     check_place(output)
     corpus = await _read(ctx)
+    ledger = await _ledger(ctx)
     try:
-        end = await _run(ctx, corpus, output)
+        end = await _run(ctx, corpus, output, ledger)
     except UnreachableError as problem:
         reason = "endpoint gone" if isinstance(problem, EndpointGoneError) else "endpoint cannot be used"
         result = await _close(ctx, corpus, output, reason)
@@ -82,14 +83,24 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     if end is End.STOPPED:
         raise Stopped(result)
     if end is not End.TARGET:
-        raise GenerationFailedError(_shortfall(end, result, ctx.settings), result)
+        raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
     return result
 
 
-async def _run(ctx: RunContext, corpus: Corpus, output: Path) -> End:
+async def _ledger(ctx: RunContext) -> Ledger:
+    """Return the account of the run, with what was spent before it was taken up again."""
+    settings = ctx.settings.data_generation
+    totals = await tasks.attempt_totals(ctx.store, ctx.run_id)
+    prices = prices_of(settings)
+    return Ledger(
+        settings.budget_tokens, spent_so_far(totals), prices, settings.budget_dollars, dollars_so_far(totals, prices)
+    )
+
+
+async def _run(ctx: RunContext, corpus: Corpus, output: Path, ledger: Ledger) -> End:
     model = await open_model(ctx.settings, ctx)
     try:
-        pipeline = await _assemble(ctx, model, corpus, output)
+        pipeline = await _assemble(ctx, model, corpus, output, ledger)
         return await pipeline.run()
     finally:
         await model.close()
@@ -166,7 +177,7 @@ def _other_machine(base_url: str) -> str | None:
     return None if base_url and is_loopback(base_url) else shown_url(base_url or OPENAI_URL)
 
 
-async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, output: Path) -> Pipeline:
+async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, output: Path, ledger: Ledger) -> Pipeline:
     """Join the parts over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     log = await store_feedback.in_force(store, judging.SCOPE)
@@ -182,7 +193,7 @@ async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, out
         store=store,
         run_id=run_id,
         model=model,
-        ledger=Ledger(settings.budget_tokens, spent_so_far(await tasks.attempt_totals(store, run_id))),
+        ledger=ledger,
         bench=Bench(aggregator, version, settings.evaluation_threshold),
         planner=planner,
         slots=slots,
@@ -217,16 +228,22 @@ async def _close(ctx: RunContext, corpus: Corpus, output: Path, reason: str) -> 
     """Write the accepted pairs and return the summary."""
     written = await write_accepted(ctx.store, ctx.run_id, output)
     target = ctx.settings.data_generation.total_examples
-    return await summarise(ctx.store, ctx.run_id, target, reason, str(output) if written else None, corpus)
+    result = await summarise(ctx.store, ctx.run_id, target, reason, str(output) if written else None, corpus)
+    prices = prices_of(ctx.settings.data_generation)
+    totals = await tasks.attempt_totals(ctx.store, ctx.run_id)
+    return {**result, "dollars": round(dollars_so_far(totals, prices), 6) if prices.known else None}
 
 
-def _shortfall(end: End, result: dict[str, Any], settings: Settings) -> str:
+def _shortfall(end: End, result: dict[str, Any], settings: Settings, ledger: Ledger) -> str:
     """Return in one or two lines why the target was not reached and what to do."""
     have = f"{result['accepted']} of {result['target']} pairs accepted"
     if end is End.BUDGET:
+        chosen = settings.data_generation
+        in_dollars = ledger.exceeded == "budget_dollars"
+        budget = dollars(chosen.budget_dollars) if in_dollars else f"{chosen.budget_tokens:,} tokens"
         return (
-            f"The budget of {settings.data_generation.budget_tokens:,} tokens is spent: {have}.\n"
-            "Raise data_generation.budget_tokens and go on with --resume."
+            f"The budget of {budget} is spent: {have}.\n"
+            f"Raise data_generation.{ledger.exceeded or 'budget_tokens'} and go on with --resume."
         )
     # A dead call's own reason says more than the cause it is counted under.
     causes = {cause: n for cause, n in result["reasons"].items() if cause != "judge failed"} | result["dead_reasons"]

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.engine.generation.accounting import BudgetSpent, Ledger, StoredCall, spent_so_far, to_its_end
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.generation.accounting import (
+    BudgetSpent,
+    Ledger,
+    Prices,
+    StoredCall,
+    dollars_so_far,
+    prices_of,
+    spent_so_far,
+    to_its_end,
+)
 from lora_tui.engine.generation.model import Usage
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
@@ -17,13 +27,48 @@ def test_the_estimate_of_what_is_in_flight_is_reserved() -> None:
     ledger.reserve(500)
     with pytest.raises(BudgetSpent):
         ledger.reserve(301)
-    ledger.settle(500, 100)
+    ledger.settle(500, Usage(60, 40))
     ledger.reserve(700)
     assert (ledger.spent, ledger.reserved) == (300, 700)
 
 
 def test_a_budget_of_zero_is_none() -> None:
     Ledger(0, 10**9).reserve(10**9)
+
+
+def test_dollars_are_counted_by_both_prices_and_reserved_by_the_higher() -> None:
+    ledger = Ledger(0, 0, Prices(prompt=2.0, completion=10.0), budget_dollars=0.01)
+    ledger.reserve(600)
+    with pytest.raises(BudgetSpent, match="dollars"):
+        ledger.reserve(500)
+    assert ledger.exceeded == "budget_dollars"
+    ledger.settle(600, Usage(500, 100))
+    assert ledger.dollars == pytest.approx(0.002)
+    ledger.reserve(800)
+    ledger.settle(800, None)
+    assert ledger.dollars == pytest.approx(0.010), "what is not known counts as the most that it can be"
+    with pytest.raises(BudgetSpent):
+        ledger.reserve(1)
+
+
+def test_the_budget_that_refuses_is_named() -> None:
+    ledger = Ledger(1000, 900, Prices(1.0, 1.0), budget_dollars=1.0)
+    with pytest.raises(BudgetSpent, match="token budget"):
+        ledger.reserve(200)
+    assert ledger.exceeded == "budget_tokens"
+    assert (ledger.reserved, ledger.dollars) == (0, 0)
+
+
+def test_without_prices_or_with_the_built_in_model_dollars_are_no_cap() -> None:
+    Ledger(0, 0, Prices(), budget_dollars=0.01).reserve(10**9)
+    priced = {"data_generation.prompt_price": 2.5, "data_generation.completion_price": 10}
+    assert prices_of(with_values(Settings(), priced).data_generation) == Prices(2.5, 10.0)
+    assert not prices_of(with_values(Settings(), {**priced, "data_generation.model": "builtin"}).data_generation).known
+
+
+def test_dollars_of_a_run_that_is_taken_up_again() -> None:
+    totals = [AttemptTotals("ok", 2, 100, 20, 0, 500), AttemptTotals("lost", 1, 0, 0, 0, 300)]
+    assert dollars_so_far(totals, Prices(1.0, 5.0)) == pytest.approx((100 + 5 * 20 + 5 * 300) / 1e6)
 
 
 def test_calls_of_unknown_cost_count_at_their_estimate() -> None:

@@ -225,6 +225,29 @@ def test_the_budget_is_kept_and_named(place: Workplace) -> None:
     assert more.result["accepted"] > outcome.result["accepted"]
 
 
+def test_the_budget_of_dollars_is_kept_and_named(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 12))
+    asked = {"total_examples": 200, "num_examples_per_file": 4, "prompt_price": 10.0, "completion_price": 30.0}
+    outcome = place.run(budget_dollars=0.3, **asked)
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    assert "budget of $0.30 is spent" in outcome.error
+    assert "Raise data_generation.budget_dollars" in outcome.error
+    result = outcome.result
+    assert result["dollars"] == pytest.approx((10 * result["prompt_tokens"] + 30 * result["completion_tokens"]) / 1e6)
+    assert 0.2 < result["dollars"] <= 0.3
+    check_the_books(place)
+    calls = len(place.server.received)
+    place.run(resume=outcome.run_id, budget_dollars=0.3, **asked)
+    assert len(place.server.received) <= calls + 1, "what was spent before counts"
+    more = place.run(resume=outcome.run_id, budget_dollars=0.4, **asked)
+    assert more.result["accepted"] > result["accepted"]
+
+
+def test_without_prices_no_dollars_are_told(place: Workplace) -> None:
+    assert place.run().result["dollars"] is None
+
+
 def test_an_endpoint_that_goes_away_ends_the_run_resumably(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 12))
     place.server.next_faults.extend([None] * 20 + [http(500, "out of order")] * 500)

@@ -1,0 +1,22 @@
+"""Figures as people read them."""
+
+import pytest
+
+from lora_tui.text import dollars
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0.0, "$0.00"),
+        (12.4, "$12.40"),
+        (1234.5, "$1,234.50"),
+        (0.1, "$0.10"),
+        (0.0031, "$0.0031"),
+        (0.05, "$0.05"),
+        (0.000012, "$0.000012"),
+        (1e-9, "$0.00"),
+    ],
+)
+def test_dollars_are_shown_in_cents_or_as_finely_as_they_need(amount: float, shown: str) -> None:
+    assert dollars(amount) == shown
