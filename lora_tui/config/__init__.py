@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from lora_tui.config.models import Settings
     from lora_tui.config.paths import cache_folder, config_folder, log_folder, private_folder
     from lora_tui.config.reference import reference_text
-    from lora_tui.config.save import changed_keys, save_keys
+    from lora_tui.config.save import Saved, changed_keys, save_keys
 
 _HOMES = {
     "Key": "keys",
     "Loaded": "load",
+    "Saved": "save",
     "Settings": "models",
     "advise": "advice",
     "all_keys": "keys",
@@ -38,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Key",
     "Loaded",
+    "Saved",
     "Settings",
     "advise",
     "all_keys",

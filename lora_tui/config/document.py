@@ -5,6 +5,7 @@ complete as soon as its lines parse by themselves (an open string, list or table
 parsing statement after statement. That costs a few milliseconds and is done only when there is something to report.
 """
 
+import codecs
 import re
 import tomllib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ _DEEPEST = 20
 _LONGEST_STATEMENT = 1000
 """Lines; finding the end of a longer one would take too long, and keys below it are told without a line."""
 
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WHERE = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
 # What tomllib says, and what the person who wrote the line should do about it.
@@ -48,6 +50,8 @@ class Document:
     name: str
     text: str
     values: dict[str, Any]
+    marked: bool = False
+    """Whether the file begins with a byte order mark, which `text` does not have."""
 
     @cached_property
     def lines(self) -> dict[tuple[str, ...], int]:
@@ -86,7 +90,7 @@ def read_document(path: Path) -> Document:
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise ConfigError(f"{name}, line {line}: not UTF-8. Save the file as UTF-8 text.") from None
-    return Document(name, text, _parse(name, text))
+    return Document(name, text, _parse(name, text), data.startswith(codecs.BOM_UTF8))
 
 
 def parse_value(text: str) -> Any:
@@ -128,7 +132,7 @@ def _parse(name: str, text: str) -> dict[str, Any]:
     complaint = _WHERE.sub("", said) if where else "a value is out of range"
     remedy = next((advice for pattern, advice in _REMEDIES if re.search(pattern, said)), "correct this line")
     # What is never closed is noticed below, often at the end: the line where it begins is the one to mend.
-    opened = next((first for first, _, parsed in _statements(text) if parsed is None), None)
+    opened = next((first for first, _, parsed in statements(text) if parsed is None), None)
     line = int(where["line"]) if where and where["line"] else opened or len(text.splitlines())
     if opened is not None and opened < line:
         if "not closed" in remedy:
@@ -138,11 +142,14 @@ def _parse(name: str, text: str) -> dict[str, Any]:
     raise ConfigError(f"{name}, line {line}: not valid TOML ({complaint}). Probably: {remedy}.") from None
 
 
-def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
-    """Yield the first line, the text and the content of each statement; None for one that does not parse (the last)."""
+def statements(text: str) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
+    """Yield the first line, the text and the content of each statement; None for one that does not parse (the last).
+
+    Comments and blank lines are statements without content, so that the texts together are the whole.
+    """
     statement, first = "", 1
-    for number, line in enumerate(text.split("\n"), start=1):
-        statement += line + "\n"
+    for number, line in enumerate(_LINE.findall(text), start=1):
+        statement += line
         try:
             parsed = tomllib.loads(statement)
         except (ValueError, RecursionError):
@@ -158,11 +165,11 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
 def _lines(text: str) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     section: tuple[str, ...] = ()
-    for first, statement, parsed in _statements(text):
+    for first, statement, parsed in statements(text):
         if parsed is None:
             break
         if statement.lstrip().startswith("["):
-            section = _only_path(parsed)
+            section = header_path(parsed)
             for length in range(1, len(section) + 1):
                 found.setdefault(section[:length], first)
         else:
@@ -170,7 +177,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     return found
 
 
-def _only_path(parsed: Any) -> tuple[str, ...]:
+def header_path(parsed: Any) -> tuple[str, ...]:
     """Return the path that a parsed ``[section]`` or ``[[section]]`` line names."""
     parts: list[str] = []
     while parsed:

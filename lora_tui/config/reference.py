@@ -29,33 +29,37 @@ def reference_text() -> str:
     for name, model in all_sections().items():
         keys = [key for key in all_keys().values() if key.section == name]
         tables = [key for key in keys if key.name in open_tables()]
-        parts.append(f"\n{_comment(model.__doc__ or '')}[{name}]\n")
+        parts.append(f"\n{comment(model.__doc__ or '')}[{name}]\n")
         parts += [
-            f"{_comment(key.description)}{key.leaf} = {toml_value(key.default)}\n" for key in keys if key not in tables
+            f"{comment(key.description)}{key.leaf} = {toml_value(key.default)}\n" for key in keys if key not in tables
         ]
         for key in tables:
-            parts.append(f"\n{_comment(key.description)}[{key.name}]\n")
-            parts += [f"{_toml_key(word)} = {toml_value(reply)}\n" for word, reply in key.default.items()]
+            parts.append(f"\n{comment(key.description)}[{key.name}]\n")
+            parts += [f"{toml_key(word)} = {toml_value(reply)}\n" for word, reply in key.default.items()]
     return "".join(parts)
 
 
-def toml_value(value: Any) -> str:
+def toml_value(value: Any, *, on_one_line: bool = False) -> str:
     """Return a key's value as TOML: lists on one line where they fit, small numbers with an exponent (2e-4)."""
     value = plain_value(value)
     if isinstance(value, list):
-        items = [toml_value(item) for item in value]
+        items = [toml_value(item, on_one_line=True) for item in value]
         line = f"[{', '.join(items)}]"
-        return line if len(line) <= _WIDTH // 2 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+        short = on_one_line or len(line) <= _WIDTH // 2
+        return line if short else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_toml_key(name)} = {toml_value(inner)}' for name, inner in value.items())} }}"
+        pairs = [f"{toml_key(name)} = {toml_value(inner, on_one_line=True)}" for name, inner in value.items()]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         return f"{Decimal(repr(value)):e}"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 
-def _toml_key(name: str) -> str:
-    return tomli_w.dumps({name: 0}).removesuffix(" = 0\n")
+def toml_key(*path: str) -> str:
+    """Return a key as TOML, dotted where it has several parts, each in quotes where it needs them."""
+    return ".".join(tomli_w.dumps({part: 0}).removesuffix(" = 0\n") for part in path)
 
 
-def _comment(text: str) -> str:
+def comment(text: str) -> str:
+    """Return text as the lines of a comment."""
     return "".join(f"# {line}\n" for line in wrap(text, _WIDTH - 2))

@@ -1,0 +1,245 @@
+"""Changing keys in the text of a configuration file and nothing else: what is not asked for stays to the character.
+
+The text is a list of statements: headers, pairs of key and value, and notes (comments and blank lines). A changed key
+means that one statement is rewritten, a new one that a statement is put where its section ends, a removed one that a
+statement goes. Nothing is known here of files; whoever calls parses the result and compares it with what was wanted.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from lora_tui.config.document import header_path, statements
+from lora_tui.config.keys import all_keys, all_sections
+from lora_tui.config.load import KeyPath
+from lora_tui.config.reference import comment, toml_key
+from lora_tui.config.statement import key_of, new_pair, with_value, without
+
+_GONE = object()
+"""In place of a value: the key is to be taken out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """One statement. `table` is the section that it names or stands in, `path` the whole path of a pair's key."""
+
+    text: str
+    kind: Literal["note", "table", "array", "pair"]
+    table: KeyPath
+    path: KeyPath = ()
+
+
+def edited(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any], *, with_comments: bool = False) -> str:
+    """Return `text`, whose content is `before`, with the fewest changes that make its content `wanted`.
+
+    With `with_comments` a new key gets its description above it. Raises `ValueError` for a text that cannot be taken
+    apart.
+    """
+    editor = _Editor(list(_taken_apart(text)), with_comments)
+    for path, value in _differences(before, wanted):
+        editor.change(path, value)
+    return "".join(statement.text for statement in editor.statements)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Tell whether two TOML values are the same, kinds of numbers and truth values told apart."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return repr(left) == repr(right)
+
+
+def _taken_apart(text: str) -> Iterator[_Statement]:
+    table: KeyPath = ()
+    for _, statement, parsed in statements(text):
+        if parsed is None:
+            raise ValueError("a statement is too long to be taken apart")
+        if not parsed:
+            yield _Statement(statement, "note", table)
+        elif statement.lstrip().startswith("["):
+            table = header_path(parsed)
+            yield _Statement(statement, "array" if statement.lstrip().startswith("[[") else "table", table)
+        else:
+            yield _Statement(statement, "pair", table, (*table, *key_of(statement)))
+
+
+def _differences(
+    before: Mapping[str, Any], wanted: Mapping[str, Any], above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, Any]]:
+    for name in before:
+        if name not in wanted:
+            yield (*above, name), _GONE
+    for name, value in wanted.items():
+        path, old = (*above, name), before.get(name, _GONE)
+        if isinstance(value, dict) and (isinstance(old, dict) or (old is _GONE and value)):
+            yield from _differences(old if isinstance(old, dict) else {}, value, path)
+        elif old is _GONE or not same(old, value):
+            yield path, value
+
+
+class _Editor:
+    """The statements of a file while they are changed."""
+
+    def __init__(self, statements: list[_Statement], with_comments: bool) -> None:
+        self.statements = statements
+        self._with_comments = with_comments
+
+    def change(self, path: KeyPath, value: Any) -> None:
+        """Set the key at `path`, or take it out."""
+        holder = next((n for n, s in self._pairs() if path[: len(s.path)] == s.path), None)
+        array = [n for n, s in enumerate(self.statements) if s.kind == "array" and s.table == path]
+        if holder is not None and value is not _GONE:
+            held = self.statements[holder]
+            self._put(holder, with_value(held.text, path[len(held.table) :], value))
+        elif holder is not None and self.statements[holder].path != path:
+            held = self.statements[holder]
+            self._put(holder, without(held.text, path[len(held.table) :]))
+        elif array and isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            self._update_array(path, array, value)
+        elif value is _GONE:
+            self._remove(path)
+        else:
+            self._remove(path)  # tables of an array whose items are texts from now on
+            self._add(path, value)
+
+    def _pairs(self) -> Iterator[tuple[int, _Statement]]:
+        return ((place, statement) for place, statement in enumerate(self.statements) if statement.kind == "pair")
+
+    def _put(self, place: int, text: str) -> None:
+        self.statements[place] = replace(self.statements[place], text=text)
+
+    # Taking out
+
+    def _remove(self, path: KeyPath) -> None:
+        """Take out every statement of the key or table at `path`; of the notes only our own description goes."""
+        length = len(path)
+        self._remove_all(
+            place
+            for place, statement in enumerate(self.statements)
+            if path in (statement.table[:length], statement.path[:length])
+        )
+
+    def _remove_all(self, places: Iterable[int]) -> None:
+        for place in sorted(places, reverse=True):
+            if self.statements[place].kind != "note":
+                self._remove_one(place)
+
+    def _remove_one(self, place: int) -> None:
+        statement = self.statements[place]
+        description = _described(statement.path or statement.table).splitlines(keepends=True)
+        first = max(0, place - len(description))
+        if [other.text for other in self.statements[first:place]] != description:
+            first = place
+        del self.statements[first : place + 1]
+        blank = [not other.text.strip() for other in self.statements[max(0, first - 1) : first + 1]]
+        if statement.kind != "pair" and first > 0 and all(blank):  # a section leaves its blank line behind
+            del self.statements[first - 1]
+
+    # Putting in
+
+    def _add(self, path: KeyPath, value: Any) -> None:
+        """Put a new key where its section ends, or a new section below its neighbours."""
+        if value == {}:
+            self._add_header(path, [])
+            return
+        section, described = path[:-1], _described(path) if self._with_comments else ""
+        inside = [n for n, s in enumerate(self.statements) if s.kind == "table" and s.table == section]
+        dotted = [n for n, s in self._pairs() if s.path[: len(section)] == section and len(s.table) < len(section)]
+        if inside:
+            self._insert(self._end_of_block(inside[0]), section, path, described + new_pair(path[-1:], value))
+        elif dotted:
+            table = self.statements[dotted[-1]].table
+            self._insert(dotted[-1] + 1, table, path, described + new_pair(path[len(table) :], value))
+        else:
+            pair = _Statement(described + new_pair(path[-1:], value), "pair", section, path)
+            self._add_header(section, [pair])
+
+    def _insert(self, place: int, table: KeyPath, path: KeyPath, text: str) -> None:
+        self._end_line(place)
+        self.statements.insert(place, _Statement(text, "pair", table, path))
+
+    def _add_header(self, table: KeyPath, pairs: Sequence[_Statement]) -> None:
+        """Put a new section below the last one that shares the most of its path, or at the end."""
+        headers = [(n, s) for n, s in enumerate(self.statements) if s.kind in ("table", "array")]
+        shared = [_shared(s.table, table) for _, s in headers]
+        place = len(self.statements)
+        if any(shared):
+            nearest = max(range(len(headers)), key=lambda number: (shared[number], number))
+            place = self._end_of_block(headers[nearest][0])
+        self._end_line(place)
+        described = _described(table) if self._with_comments else ""
+        header = _Statement(f"{described}[{toml_key(*table)}]\n", "table", table)
+        blank = [_Statement("\n", "note", table)] if place > 0 else []
+        self.statements[place:place] = [*blank, header, *pairs]
+
+    def _end_of_block(self, header: int) -> int:
+        """Return the place behind the last pair below a header: the notes after it belong to what follows."""
+        end = header + 1
+        for place in range(header + 1, len(self.statements)):
+            if self.statements[place].kind in ("table", "array"):
+                break
+            if self.statements[place].kind == "pair":
+                end = place + 1
+        return end
+
+    def _end_line(self, place: int) -> None:
+        """Make sure that the statement before a place ends its line; the last one of a file may not."""
+        if place > 0 and not self.statements[place - 1].text.endswith("\n"):
+            self._put(place - 1, self.statements[place - 1].text + "\n")
+
+    # Arrays of tables
+
+    def _update_array(self, path: KeyPath, headers: list[int], wanted: list[dict[str, Any]]) -> None:
+        """Turn ``[[path]]`` tables into `wanted`, table by table, the last change first so that places hold."""
+        blocks = [(header, self._end_of_block(header)) for header in headers]
+        before = [_content(self.statements[first:end]) for first, end in blocks]
+        steps = SequenceMatcher(a=list(map(repr, before)), b=list(map(repr, wanted)), autojunk=False).get_opcodes()
+        for step, first, last, new_first, new_last in reversed(steps):
+            if step == "equal":
+                continue
+            new = wanted[new_first:new_last]
+            for table in reversed(new[last - first :]):
+                behind = blocks[last - 1][1] if last > 0 else blocks[0][0]
+                self._insert_table(behind, path, table, before_header=last == 0)
+            for number in range(last - 1, first + len(new) - 1, -1):
+                self._remove_all(range(*blocks[number]))
+            for number in reversed(range(first, min(last, first + len(new)))):
+                self._update_block(blocks[number], path, before[number], new[number - first])
+
+    def _update_block(
+        self, block: tuple[int, int], path: KeyPath, before: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> None:
+        header, *rest = self.statements[slice(*block)]
+        part = _Editor([replace(header, kind="table"), *rest], with_comments=False)
+        for key, value in _differences(before, wanted, path):
+            part.change(key, value)
+        self.statements[slice(*block)] = [header, *part.statements[1:]]
+
+    def _insert_table(self, place: int, path: KeyPath, table: dict[str, Any], *, before_header: bool) -> None:
+        self._end_line(place)
+        pairs = [_Statement(new_pair((name,), value), "pair", path, (*path, name)) for name, value in table.items()]
+        block = [_Statement(f"[[{toml_key(*path)}]]\n", "array", path), *pairs]
+        blank = _Statement("\n", "note", path)
+        self.statements[place:place] = [*block, blank] if before_header else [blank, *block]
+
+
+def _content(block: Sequence[_Statement]) -> dict[str, Any]:
+    """Return what the pairs of one table of an array hold."""
+    return tomllib.loads("".join(statement.text for statement in block[1:]))
+
+
+def _shared(one: KeyPath, other: KeyPath) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _described(path: KeyPath) -> str:
+    """Return the comment of the documented file above the key or section at `path`; empty where it has none."""
+    name = ".".join(path)
+    if name in all_keys():
+        return comment(all_keys()[name].description)
+    return comment(all_sections()[name].__doc__ or "") if name in all_sections() else ""
