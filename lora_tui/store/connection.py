@@ -108,8 +108,7 @@ class Store:
     async def all(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> list[Row]:
         """Return every row as `row_type`, a dataclass whose fields are named like the columns."""
         names = [field.name for field in dataclasses.fields(row_type)]
-        async with self._connection.execute(sql, tuple(parameters)) as cursor:
-            return [row_type(**{name: row[name] for name in names}) for row in await cursor.fetchall()]
+        return [row_type(**{name: row[name] for name in names}) for row in await self._rows(sql, parameters)]
 
     async def one(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> Row | None:
         """Return the first row as `row_type`, or None."""
@@ -118,14 +117,24 @@ class Store:
 
     async def value(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
         """Return the first column of the first row, or None."""
-        async with self._connection.execute(sql, tuple(parameters)) as cursor:
-            row = await cursor.fetchone()
-        return None if row is None else row[0]
+        rows = await self._rows(sql, parameters)
+        return rows[0][0] if rows else None
 
     async def tuples(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Return every row as a plain tuple."""
-        async with self._connection.execute(sql, tuple(parameters)) as cursor:
-            return [tuple(row) for row in await cursor.fetchall()]
+        return [tuple(row) for row in await self._rows(sql, parameters)]
+
+    async def columns(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the columns of the result, each as a tuple over all rows; no columns where there are no rows."""
+        return list(zip(*await self._rows(sql, parameters), strict=True))
+
+    async def _rows(self, sql: str, parameters: Iterable[Any]) -> list[sqlite3.Row]:
+        """Read a statement to its end in one go, so that none is ever open while other coroutines have their turn.
+
+        A statement that is half read holds on to what it saw when it began. ``BEGIN IMMEDIATE`` on the same connection
+        then fails at once, time-out or not, when another process has written since (SQLITE_BUSY_SNAPSHOT).
+        """
+        return list(await self._connection.execute_fetchall(sql, _storable(parameters)))
 
 
 def to_json(value: object) -> str:

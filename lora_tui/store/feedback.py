@@ -2,6 +2,9 @@
 
 Feedback is only ever appended or marked as undone; the weights are a pure function of what is in force, so an undo is a
 recomputation. `weight_versions` keeps what each version was, because decisions name the version they were made with.
+
+Subjects are what was judged: a ``pair``, a ``sample`` of an evaluation, a ``turn`` of a conversation, by its row's id.
+Functions whose first parameter is `t` work inside the caller's transaction.
 """
 
 import time
@@ -9,6 +12,9 @@ from collections.abc import Mapping
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import FeedbackRow
+
+PERSON = "person"
+"""Who gave the feedback, and who decided, where it was a person."""
 
 _COLUMNS = "id, scope, run_id, subject, subject_id, metrics, target, given_by, at"
 
@@ -25,17 +31,72 @@ async def add(
 ) -> int:
     """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id."""
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO feedback(scope, run_id, subject, subject_id, metrics, target, given_by, at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (scope, run_id, subject, subject_id, to_json(dict(metrics)), target, given_by, time.time()),
-        )
+        return await put(t, scope, run_id, subject, subject_id, metrics, target, given_by)
+
+
+async def put(
+    t: Store,
+    scope: str,
+    run_id: int | None,
+    subject: str,
+    subject_id: int,
+    metrics: Mapping[str, float],
+    target: float,
+    given_by: str,
+) -> int:
+    """Store one judgement as `add` does, inside the caller's transaction.
+
+    In scope ``chat``, which no aggregator replays, it is only kept.
+    """
+    return await t.execute(
+        "INSERT INTO feedback(scope, run_id, subject, subject_id, metrics, target, given_by, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (scope, run_id, subject, subject_id, to_json(dict(metrics)), target, given_by, time.time()),
+    )
 
 
 async def undo(store: Store, feedback_id: int) -> None:
     """Take a judgement out of force; it stays in the file."""
     async with store.transaction() as t:
         await t.execute("UPDATE feedback SET undone_at=? WHERE id=? AND undone_at IS NULL", (time.time(), feedback_id))
+
+
+async def withdraw(t: Store, subject: str, subject_id: int) -> int:
+    """Take what a person has said of a subject out of force; returns how many judgements that were."""
+    return await t.execute(
+        "UPDATE feedback SET undone_at=? WHERE subject=? AND subject_id=? AND given_by=? AND undone_at IS NULL",
+        (time.time(), subject, subject_id, PERSON),
+    )
+
+
+async def reinstate(t: Store, feedback_id: int) -> None:
+    """Put a judgement back in force, in its old place of the log: what had replaced it was taken back."""
+    await t.execute("UPDATE feedback SET undone_at=NULL WHERE id=?", (feedback_id,))
+
+
+async def ratings(store: Store, run_id: int) -> dict[int, int]:
+    """Return people's ratings (1-5) of the evaluation samples of a run, by sample id."""
+    rows = await store.tuples(
+        "SELECT subject_id, target FROM feedback"
+        " WHERE subject='sample' AND undone_at IS NULL AND given_by=? AND run_id=? ORDER BY id",
+        (PERSON, run_id),
+    )
+    return {sample_id: rating_of(target) for sample_id, target in rows}
+
+
+async def turn_ratings(store: Store, conversation_id: int) -> dict[int, int]:
+    """Return people's ratings (1-5) of the replies of a conversation, by turn id."""
+    rows = await store.tuples(
+        "SELECT subject_id, target FROM feedback WHERE subject='turn' AND undone_at IS NULL AND given_by=?"
+        " AND subject_id IN (SELECT id FROM turns WHERE conversation_id=?) ORDER BY id",
+        (PERSON, conversation_id),
+    )
+    return {turn_id: rating_of(target) for turn_id, target in rows}
+
+
+def rating_of(target: float) -> int:
+    """Return the rating (1-5) that a target (0-1) stands for."""
+    return round(4 * target) + 1
 
 
 async def in_force(store: Store, scope: str) -> list[FeedbackRow]:

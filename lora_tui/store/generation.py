@@ -145,18 +145,31 @@ async def questions_of_chunk(store: Store, run_id: int, chunk_id: str, limit: in
     return [question for (question,) in rows]
 
 
-async def decide(
-    t: Store, pair_id: int, decision: Decision, metrics: Mapping[str, float], details: Mapping[str, str]
-) -> None:
-    """Store a verdict with the metrics it rests on and move the pair to it. Decisions are only ever appended."""
-    now = time.time()
+async def put_metrics(t: Store, pair_id: int, metrics: Mapping[str, float], details: Mapping[str, str]) -> None:
+    """Store metrics (0-1) of a pair; `details` says of some how they were measured."""
     await t.execute_many(
         "INSERT OR REPLACE INTO pair_metrics(pair_id, name, value, detail) VALUES (?, ?, ?, ?)",
         [(pair_id, name, value, details.get(name)) for name, value in metrics.items()],
     )
+
+
+async def decide(
+    t: Store,
+    pair_id: int,
+    decision: Decision,
+    metrics: Mapping[str, float],
+    details: Mapping[str, str],
+    feedback_id: int | None = None,
+) -> None:
+    """Store a verdict with the metrics it rests on and move the pair to it. Decisions are only ever appended.
+
+    `feedback_id` is the feedback that a person's verdict gave.
+    """
+    now = time.time()
+    await put_metrics(t, pair_id, metrics, details)
     await t.execute(
-        "INSERT INTO decisions(pair_id, verdict, score, threshold, weights_version, decided_by, reason, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO decisions(pair_id, verdict, score, threshold, weights_version, decided_by, cause, reason, at,"
+        " feedback_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             pair_id,
             decision.verdict,
@@ -164,8 +177,10 @@ async def decide(
             decision.threshold,
             decision.weights_version,
             decision.decided_by,
+            decision.cause,
             decision.reason,
             now,
+            feedback_id,
         ),
     )
     await t.execute(
@@ -182,6 +197,24 @@ async def metrics(store: Store, pair_id: int) -> dict[str, float]:
 async def pair_counts(store: Store, run_id: int) -> dict[str, int]:
     """Return how many pairs there are by state."""
     return dict(await store.tuples("SELECT state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY state", (run_id,)))
+
+
+async def waiting_by_task(store: Store, run_id: int) -> dict[int, int]:
+    """Return how many pairs wait for their verdict, by the task that wrote them."""
+    return dict(
+        await store.tuples(
+            "SELECT task_id, COUNT(*) FROM pairs WHERE run_id=? AND state='waiting' GROUP BY task_id", (run_id,)
+        )
+    )
+
+
+async def accepted_texts(store: Store, run_id: int, after: int, limit: int) -> list[tuple[int, str, str]]:
+    """Return id, question and answer of up to `limit` accepted pairs whose id is above `after`, in order."""
+    rows = await store.tuples(
+        "SELECT id, question, answer FROM pairs WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?",
+        (run_id, after, limit),
+    )
+    return [(pair_id, question, answer) for pair_id, question, answer in rows]
 
 
 async def causes(store: Store, run_id: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,51 @@ async def set_folder(store: Store, run_id: int, folder: Path, device: str | None
         await t.execute(
             "UPDATE runs SET folder=?, device=COALESCE(?, device) WHERE id=?", (str(folder), device, run_id)
         )
+
+
+async def rename(store: Store, run_id: int, name: str) -> bool:
+    """Give a run a name; returns whether there is such a run."""
+    async with store.transaction() as t:
+        return await t.execute("UPDATE runs SET name=? WHERE id=?", (name, run_id)) == 1
+
+
+async def delete(t: Store, run_id: int) -> None:
+    """Delete a run and every row that belongs to it, inside the caller's transaction.
+
+    Passages belong to no run and stay, and so do conversations and the feedback that the weights follow from.
+    """
+    await t.execute("DELETE FROM runs WHERE id=?", (run_id,))
+
+
+async def folders_of_others(t: Store, run_id: int) -> list[str]:
+    """Return the folders that other runs have their results in."""
+    return [folder for (folder,) in await t.tuples("SELECT folder FROM runs WHERE folder>'' AND id<>?", (run_id,))]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A run that has written a file of accepted pairs, and the file's path as its settings have it."""
+
+    run_id: int
+    path: str
+
+
+async def output_files(t: Store) -> list[OutputFile]:
+    """Return the runs that wrote a file of accepted pairs, the one that wrote last first.
+
+    A run whose result does not tell (live, killed, or failed in a later life) has written one when it has accepted
+    pairs; one that is live will write last.
+    """
+    return await t.all(
+        OutputFile,
+        "SELECT id AS run_id, COALESCE(json_extract(result, '$.output_file'),"
+        " json_extract(settings, '$.data_generation.output_file')) AS path FROM runs"
+        " WHERE mode IN ('generate', 'quickstart') AND path > ''"
+        " AND CASE WHEN json_type(result, '$.output_file') IS NULL"
+        " THEN EXISTS (SELECT 1 FROM pairs WHERE run_id = runs.id AND state='accepted')"
+        " ELSE json_type(result, '$.output_file') = 'text' END"
+        f" ORDER BY state IN ({_LIVE}) DESC, ended_at DESC, id DESC",
+    )
 
 
 async def get(store: Store, run_id: int) -> Run | None:

@@ -273,7 +273,45 @@ CREATE TABLE turns (
 CREATE INDEX turns_of_conversation ON turns(conversation_id, id);
 """
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL,)
+_WHAT_PEOPLE_DO = """
+CREATE TABLE pair_edits (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    pair_id INTEGER NOT NULL REFERENCES pairs(id) ON DELETE CASCADE,
+    question TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    question_key TEXT NOT NULL,
+    at REAL NOT NULL,
+    undone_at REAL
+);
+CREATE INDEX edits_of_pair ON pair_edits(pair_id, id);
+CREATE INDEX edits_in_force ON pair_edits(at) WHERE undone_at IS NULL;
+
+ALTER TABLE decisions ADD COLUMN cause TEXT NOT NULL DEFAULT '';
+ALTER TABLE decisions ADD COLUMN feedback_id INTEGER;
+ALTER TABLE decisions ADD COLUMN undone_at REAL;
+UPDATE decisions SET cause = (SELECT cause FROM pairs WHERE pairs.id = pair_id)
+    WHERE id IN (SELECT MAX(id) FROM decisions GROUP BY pair_id);
+CREATE INDEX overrides_in_force ON decisions(at) WHERE decided_by = 'person' AND undone_at IS NULL;
+
+CREATE INDEX feedback_of_subject ON feedback(subject, subject_id) WHERE undone_at IS NULL;
+CREATE INDEX live_runs ON runs(state) WHERE state IN ('queued', 'running', 'stopping');
+CREATE INDEX pairs_of_source ON pairs(run_id, source, state, score);
+CREATE INDEX events_of_kind ON events(run_id, kind, id);
+CREATE INDEX evaluations_by_score ON evaluations(run_id, model, score);
+CREATE INDEX attempts_by_end ON attempts(run_id, ended_at);
+DROP INDEX attempts_of_run;
+CREATE INDEX attempts_of_run ON attempts(
+    run_id, status, http_status, prompt_tokens, completion_tokens, cached_tokens, estimated_tokens
+);
+"""
+"""What people change while they look (edits, overrides, ratings), and the indexes that summaries are read from.
+
+`pair_edits` holds a pair's text as it was before an edit. A decision's `feedback_id` is the feedback that a person's
+override gave; its `cause` is what the pair's was, so that taking back a later one restores it. Of older decisions only
+each pair's last is known to have had the pair's cause; earlier ones were superseded and are never restored.
+"""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

@@ -1,0 +1,99 @@
+"""Rows to look at: runs, pairs, calls, made by the store's own functions."""
+
+import time
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from lora_tui.store import corpus, generation, tasks
+from lora_tui.store.connection import Store
+from lora_tui.store.corpus import ChunkRow, SourceFile
+from lora_tui.store.generation import Decision, NewPair
+from lora_tui.store.tasks import NewTask
+
+SLOT = {"topic": "bees", "question_type": "why", "difficulty": "hard", "audience": "an expert", "count": 1}
+METRICS = {"judge_groundedness": 0.5, "coverage": 0.75}
+SETTINGS = {
+    "data_generation": {
+        "model": "writer",
+        "input_folder": "texts",
+        "output_file": "accepted.txt",
+        "adaptive_aggregator": {"learning_rate": 0.1},
+    },
+    "fine_tuning": {
+        "model_name": "base",
+        "train_data_file": "",
+        "training": {"save_dir": "checkpoints"},
+        "evaluation": {"adaptive_aggregator": {"learning_rate": 0.2}},
+    },
+}
+
+
+async def make_chunk(store: Store, name: str = "chunk") -> str:
+    """Store a passage; returns its id."""
+    async with store.transaction() as t:
+        row = ChunkRow(name, "document", 0, 0, 20, 5, "Bees", "Bees dance in the dark.")
+        await corpus.put_document(t, "document", 20, "utf-8", "1/400/40", [row])
+    return name
+
+
+async def make_file(store: Store, run_id: int, path: str, skipped: str | None = None) -> None:
+    async with store.transaction() as t:
+        await corpus.put_file(t, run_id, SourceFile(path, None if skipped else "document", 100, 3, skipped))
+
+
+async def make_pair(
+    store: Store,
+    run_id: int,
+    question: str = "Why do bees dance?",
+    state: str = "waiting",
+    score: float | None = None,
+    **more: Any,
+) -> int:
+    """Store a pair with its writing task and its judge's task, decided where `state` says so; returns its id."""
+    number = int(await store.value("SELECT COUNT(*) FROM tasks"))
+    source = more.get("source", "a.txt")
+    async with store.transaction() as t:
+        task = NewTask("generate", f"key {number}", more.get("chunk"), round=1, source=source, slot=SLOT)
+        await tasks.add_tasks(t, run_id, [task])
+        planned = await tasks.task_by_key(t, run_id, "generate", task.key)
+        assert planned is not None
+        answer, topic = more.get("answer", "To show the way."), more.get("topic", "bees")
+        new = NewPair(0, question, answer, "They show the way.", topic, question.lower())
+        pair_id = await generation.add_pair(t, run_id, planned, new, 0)
+        await tasks.end_task(t, planned.id, "done")
+        await tasks.add_tasks(t, run_id, [NewTask("judge", str(pair_id), None, pair_id, 1, source)])
+        if state != "waiting":
+            judge = await tasks.task_by_key(t, run_id, "judge", str(pair_id))
+            assert judge is not None
+            await tasks.end_task(t, judge.id, "done")
+            cause, reason = more.get("cause", "below threshold"), more.get("reason", "scores too little")
+            verdict = Decision(state, score, 7.0, more.get("weights_version", 1), "aggregator", cause, reason)
+            await generation.decide(t, pair_id, verdict, more.get("metrics", METRICS), {"coverage": "how"})
+    return pair_id
+
+
+async def make_call(store: Store, run_id: int, task_id: int, status: str, **more: Any) -> None:
+    """Store a call; `sent_at` and `ended_at` are seconds since the epoch."""
+    columns = {"task_id": task_id, "run_id": run_id, "status": status, "sent_at": time.time(), **more}
+    async with store.transaction() as t:
+        await t.execute(
+            f"INSERT INTO attempts({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", columns.values()
+        )
+
+
+async def plans(store: Store, ask: Awaitable[Any]) -> list[str]:
+    """Return how SQLite goes about what is asked, step by step, in the order of the statements."""
+    steps: list[str] = []
+    real = store._rows
+
+    async def watch(sql: str, parameters: Iterable[Any]) -> Any:
+        given = tuple(parameters)
+        steps.extend(str(row[3]) for row in await real(f"EXPLAIN QUERY PLAN {sql}", given))
+        return await real(sql, given)
+
+    store._rows = watch  # type: ignore[method-assign]
+    try:
+        await ask
+    finally:
+        store._rows = real  # type: ignore[method-assign]
+    return steps
