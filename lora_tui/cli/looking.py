@@ -15,8 +15,9 @@ from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts
 from lora_tui.cli.stores import find_run, open_existing, store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_runs
-from lora_tui.store import runs, training
+from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.looking import RunLine, run_lines
 from lora_tui.store.rows import Run
 from lora_tui.text import clean, duration
 
@@ -46,7 +47,7 @@ def overview(streams: Streams, report: Report, store_path: Path) -> int:
     listed = asyncio.run(_listed(store_path))
     if listed:
         report.data(f"\nRuns in {clean(str(store_path))}:\n")
-        write_runs(streams, [_row(run, score) for run, score in listed])
+        write_runs(streams, [_row(run) for run in listed])
     return 0
 
 
@@ -54,11 +55,11 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     """List every run, newest first; with ``--json`` one ``run`` line each."""
     listed = asyncio.run(_listed(store_path))
     if report.json_lines:
-        for run, score in listed:
-            report.data(json_line("run", run.id, run.created_at, _fields(run, score)))
+        for run in listed:
+            report.data(json_line("run", run.id, run.created_at, _fields(run)))
         report.done("finished", 0, {"runs": len(listed), "store": str(store_path)})
     elif listed:
-        write_runs(streams, [_row(run, score) for run, score in listed])
+        write_runs(streams, [_row(run) for run in listed])
     else:
         report.say(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
@@ -102,38 +103,13 @@ def _ending(run: Run, watch: Watch, go_on: str) -> Ending:
     return Ending(run.id, run.mode, at, run.state, status, run.result or {}, run.error, seconds, go_on)
 
 
-async def _listed(store_path: Path) -> list[tuple[Run, float | None]]:
-    """Return the runs with their best scores, newest first; none, and no new file, where there is no store."""
+async def _listed(store_path: Path) -> list[RunLine]:
+    """Return every run, newest first; none, and no new file, where there is no store."""
     if not await asyncio.to_thread(store_path.is_file):
         return []
     async with await Store.open(store_path) as store:
-        return [(run, await _best_score(store, run)) for run in await runs.listed(store)]
-
-
-async def _best_score(store: Store, run: Run) -> float | None:
-    for key in ("best_score", "tuned_score"):
-        if isinstance(score := (run.result or {}).get(key), int | float):
-            return float(score)
-    if run.mode not in ("train", "quickstart", "evaluate"):
-        return None
-    evaluations = await training.evaluations(store, run.id)
-    return max((evaluation.score for evaluation in evaluations if evaluation.model == "tuned"), default=None)
-
-
-def _model_and_data(run: Run) -> tuple[str, str]:
-    """Return what a run works with and on."""
-    generation, tuning = run.settings.get("data_generation", {}), run.settings.get("fine_tuning", {})
-    if run.mode == "generate":
-        return str(generation.get("model", "")), str(generation.get("input_folder", ""))
-    if run.mode == "format":
-        return "", str(run.options.get("raw", ""))
-    if run.mode == "train":
-        named = run.options.get("train_data_file") or tuning.get("train_data_file")
-        data = named or generation.get("output_file", "")
-        return str(tuning.get("model_name", "")), str(data)
-    if run.mode in ("evaluate", "export"):  # the adapter decides the model, not the configuration
-        return str((run.result or {}).get("base_model", "")), ""
-    return str(tuning.get("model_name", "")), ""
+        await runs.mark_interrupted(store)
+        return await run_lines(store, limit=-1)
 
 
 def _from_here(folder: str | None) -> str:
@@ -144,14 +120,14 @@ def _from_here(folder: str | None) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else folder
 
 
-def _seconds(run: Run) -> float | None:
+def _seconds(run: RunLine) -> float | None:
     """Return how long a run has taken; the heartbeat stands for the end of one that is live."""
     if run.started_at is None:
         return None
     return max(0.0, (run.ended_at or run.heartbeat) - run.started_at)
 
 
-def _row(run: Run, score: float | None) -> list[str]:
+def _row(run: RunLine) -> list[str]:
     started = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
     seconds = _seconds(run)
     return [
@@ -160,14 +136,13 @@ def _row(run: Run, score: float | None) -> list[str]:
         run.state,
         started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
         "–" if seconds is None else duration(seconds),
-        " on ".join(part for part in _model_and_data(run) if part),
-        "–" if score is None else f"{score:.2f}",
+        " on ".join(part for part in (run.model, run.data) if part),
+        "–" if run.best_score is None else f"{run.best_score:.2f}",
         _from_here(run.folder),
     ]
 
 
-def _fields(run: Run, score: float | None) -> dict[str, Any]:
-    model, data = _model_and_data(run)
+def _fields(run: RunLine) -> dict[str, Any]:
     return {
         "mode": run.mode,
         "name": run.name,
@@ -175,9 +150,9 @@ def _fields(run: Run, score: float | None) -> dict[str, Any]:
         "started": None if run.started_at is None else timestamp(run.started_at),
         "ended": None if run.ended_at is None else timestamp(run.ended_at),
         "seconds": _seconds(run),
-        "model": model,
-        "data": data,
-        "best_score": score,
+        "model": run.model,
+        "data": run.data,
+        "best_score": run.best_score,
         "folder": run.folder,
         "device": run.device,
         "host": run.host,
