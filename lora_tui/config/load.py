@@ -23,6 +23,7 @@ from lora_tui.config.problems import (
     Problem,
     Source,
     dotted,
+    in_order,
     not_a_section_problem,
     refuse,
     secret_inside,
@@ -107,6 +108,22 @@ def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 def key_path(name: str) -> KeyPath:
     """Return the path of a dotted key as the program names it; what follows an open table is one word of it."""
     return joined_word(name.split("."))
+
+
+def key_problem(path: KeyPath, value: Any) -> str | None:
+    """Return what is wrong with `value` for the key at `path` by itself, or None.
+
+    The sentence begins with the key's name. That a value contradicts another key's is left out: which of the two is to
+    change is for the whole configuration to tell.
+    """
+    problems: list[Problem] = []
+    nested, origins = _laid_over(_override(path, value, _change, problems))
+    try:
+        Settings.model_validate(nested)
+    except ValidationError as invalid:
+        told = [details for details in invalid.errors(include_url=False) if details["type"] != "conflict"]
+        problems += [_told(details, origins) for details in told]
+    return str(in_order(problems)[0]) if problems else None
 
 
 def check_values(values: Mapping[str, Any], source_of: SourceOf) -> Settings:
@@ -215,6 +232,20 @@ def _parsed(path: KeyPath, text: str, source: Source, problems: list[Problem]) -
 
 def _checked(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
     """Lay the entries over each other, later ones winning, and validate the result. Raises `ConfigError`."""
+    nested, origins = _laid_over(entries)
+    settings = None
+    try:
+        settings = Settings.model_validate(nested)
+    except ValidationError as invalid:
+        problems += [_told(details, origins) for details in invalid.errors(include_url=False)]
+    if problems or settings is None:
+        # Outside the handler: pydantic's error holds the values, and must not hang on ours as its context.
+        raise refuse(problems)
+    return settings
+
+
+def _laid_over(entries: Iterable[_Entry]) -> tuple[dict[str, Any], dict[KeyPath, SourceOf]]:
+    """Return the entries as nested values, and where the value at each path comes from."""
     values: dict[KeyPath, Any] = {}
     origins: dict[KeyPath, SourceOf] = {}
     for entry in entries:
@@ -235,15 +266,7 @@ def _checked(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
         for part in path[:-1]:
             section = section.setdefault(part, {})
         section[path[-1]] = value
-    settings = None
-    try:
-        settings = Settings.model_validate(nested)
-    except ValidationError as invalid:
-        problems += [_told(details, origins) for details in invalid.errors(include_url=False)]
-    if problems or settings is None:
-        # Outside the handler: pydantic's error holds the values, and must not hang on ours as its context.
-        raise refuse(problems)
-    return settings
+    return nested, origins
 
 
 def _told(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Problem:

@@ -69,11 +69,19 @@ class Problem:
     urgent: bool = False
     """Told before all others: a secret stands where it must not."""
 
+    def __str__(self) -> str:
+        return self.text + ("" if self.text.endswith(("?", "…")) else ".")
+
+
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """Return `problems`, the one to tell first in front: a secret, else the one that stands highest in the file."""
+    return sorted(problems, key=lambda problem: (not problem.urgent, problem.source.line or sys.maxsize))
+
 
 def refuse(problems: Sequence[Problem]) -> ConfigError:
     """Return the error for `problems` (at least one): the first in full, the others by name and place."""
-    first, *others = sorted(problems, key=lambda problem: (not problem.urgent, problem.source.line or sys.maxsize))
-    message = f"{first.source}: {first.text}" + ("" if first.text.endswith(("?", "…")) else ".")
+    first, *others = in_order(problems)
+    message = f"{first.source}: {first}"
     if others:
         named = [f"{other.key} ({_elsewhere(other.source, first.source)})" for other in others[:_NAMED_AT_MOST]]
         rest = "…" if len(others) > _NAMED_AT_MOST else "."
