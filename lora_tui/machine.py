@@ -1,0 +1,236 @@
+"""What this machine is and how busy it is, in figures that cost next to nothing: psutil and NVIDIA's own library.
+
+Neither torch nor any part of the program is needed or known here. What cannot be measured is None, never a guess and
+never an exception: a panel that is drawn once a second must not end because a driver does not answer.
+"""
+
+import os
+import platform
+import threading
+import time
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import psutil
+
+from lora_tui.text import count, one_line
+
+_SHORTEST = 0.05
+"""Seconds between two looks at the processor below which the older figure is given: ticks are 10 ms long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA card. `index` is the N of ``cuda:N``, `memory` all of its bytes."""
+
+    index: int
+    name: str
+    memory: int | None
+    compute_capability: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """How busy a card is: percent, bytes, degrees Celsius, watts; None for what it does not tell."""
+
+    index: int
+    name: str
+    utilisation: int | None
+    memory_used: int | None
+    memory_total: int | None
+    temperature: int | None
+    power: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLoad:
+    """How busy the machine is.
+
+    `process_cpu` is in percent of one core (two busy cores are 200) and `machine_cpu` in percent of all, both since the
+    look before: the first look has none. `process_memory` is what the process holds in bytes. The process's figures are
+    None once it is gone.
+    """
+
+    process_cpu: float | None
+    machine_cpu: float | None
+    process_memory: int | None
+    memory_used: int
+    memory_total: int
+    gpus: tuple[GpuLoad, ...]
+
+
+def machine_line() -> str:
+    """Return the machine in one line, such as "2 CPU cores, 23 GiB, no GPU"."""
+    memory = f"{psutil.virtual_memory().total // 2**30} GiB"
+    return f"{count(usable_cores(), 'CPU core')}, {memory}, {_gpu_words()}"
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use; two threads of one core count once."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+def has_apple_gpu() -> bool:
+    """Tell whether this is a Mac whose graphics torch can use."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """Return the NVIDIA cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order."""
+    return tuple(card for card, _ in _cards())
+
+
+def device_load(pid: int | None = None) -> DeviceLoad:
+    """Return how busy the machine is, and the process `pid` (this one where None). Never raises."""
+    memory = psutil.virtual_memory()
+    process_cpu, process_memory = _process_load(os.getpid() if pid is None else pid)
+    return DeviceLoad(
+        process_cpu=process_cpu,
+        machine_cpu=_machine_cpu(),
+        process_memory=process_memory,
+        memory_used=memory.total - memory.available,
+        memory_total=memory.total,
+        gpus=tuple(_gpu_load(card, handle) for card, handle in _cards()),
+    )
+
+
+def _gpu_words() -> str:
+    names = [card.name for card in gpus()]
+    if not names:
+        return "an Apple GPU" if has_apple_gpu() else "no GPU"
+    kinds = list(dict.fromkeys(names))
+    return ", ".join(f"{names.count(kind)} × {kind}" if names.count(kind) > 1 else kind for kind in kinds)
+
+
+class _Share:
+    """How fast one clock runs by another, in percent, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before: tuple[float, float] | None = None
+        self._percent: float | None = None
+
+    def percent(self, busy: float, passed: float) -> float | None:
+        """Return the share of the seconds `passed` since the last look that were `busy`, both counted from anywhere."""
+        with self._lock:
+            if self._before is not None:
+                busy_before, passed_before = self._before
+                if passed - passed_before < _SHORTEST:
+                    return self._percent
+                self._percent = max(0.0, 100.0 * (busy - busy_before) / (passed - passed_before))
+            self._before = (busy, passed)
+            return self._percent
+
+
+_MACHINE = _Share()
+_PROCESSES: dict[int, tuple[psutil.Process, _Share]] = {}
+"""The processes that have been looked at last."""
+
+_MOST_PROCESSES = 8
+
+
+def _machine_cpu() -> float | None:
+    times = psutil.cpu_times()
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)  # inside user and nice
+    return _MACHINE.percent(total - times.idle - getattr(times, "iowait", 0.0), total)
+
+
+def _process_load(pid: int) -> tuple[float | None, int | None]:
+    try:
+        if pid not in _PROCESSES or not _PROCESSES[pid][0].is_running():  # another process may have the number now
+            if len(_PROCESSES) >= _MOST_PROCESSES:
+                _PROCESSES.clear()
+            _PROCESSES[pid] = (psutil.Process(pid), _Share())
+        process, share = _PROCESSES[pid]
+        times = process.cpu_times()
+        return share.percent(times.user + times.system, time.monotonic()), process.memory_info().rss
+    except (psutil.Error, OSError):
+        _PROCESSES.pop(pid, None)
+        return None, None
+
+
+@cache
+def _nvml() -> ModuleType | None:
+    """Return NVIDIA's management library, ready to be asked, or None where there is no driver. Looked for once."""
+    import pynvml  # a second's tenth that a machine without the app's panels need not spend
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    library: ModuleType = pynvml
+    return library
+
+
+@cache
+def _cards() -> tuple[tuple[Gpu, Any], ...]:
+    """Return the visible cards, each with its handle."""
+    nvml = _nvml()
+    if nvml is None:
+        return ()
+    handles = [_asked("nvmlDeviceGetHandleByIndex", number) for number in range(_asked("nvmlDeviceGetCount") or 0)]
+    found: list[tuple[Gpu, Any]] = []
+    for handle in _visible(handles):
+        memory = _asked("nvmlDeviceGetMemoryInfo", handle)
+        name = _asked("nvmlDeviceGetName", handle) or "NVIDIA GPU"
+        card = Gpu(
+            index=len(found),
+            name=one_line(name.decode(errors="replace") if isinstance(name, bytes) else name, 60),
+            memory=None if memory is None else int(memory.total),
+            compute_capability=_asked("nvmlDeviceGetCudaComputeCapability", handle),
+        )
+        found.append((card, handle))
+    return tuple(found)
+
+
+def _visible(handles: list[Any]) -> list[Any]:
+    """Return the handles that CUDA would use: in the order of ``CUDA_VISIBLE_DEVICES``, up to the first unknown one."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [handle for handle in handles if handle is not None]
+    chosen = []
+    for part in (part.strip() for part in named.split(",")):
+        if part.isdecimal():
+            found = handles[int(part)] if int(part) < len(handles) else None
+        else:
+            found = next((handle for handle in handles if part and _uuid(handle).startswith(part)), None)
+        if found is None:
+            break
+        chosen.append(found)
+    return chosen
+
+
+def _uuid(handle: Any) -> str:
+    identity = _asked("nvmlDeviceGetUUID", handle) or ""
+    return identity.decode() if isinstance(identity, bytes) else str(identity)
+
+
+def _gpu_load(card: Gpu, handle: Any) -> GpuLoad:
+    nvml = _nvml()
+    utilisation = _asked("nvmlDeviceGetUtilizationRates", handle)
+    memory = _asked("nvmlDeviceGetMemoryInfo", handle)
+    power = _asked("nvmlDeviceGetPowerUsage", handle)
+    return GpuLoad(
+        index=card.index,
+        name=card.name,
+        utilisation=None if utilisation is None else int(utilisation.gpu),
+        memory_used=None if memory is None else int(memory.used),
+        memory_total=card.memory,
+        temperature=_asked("nvmlDeviceGetTemperature", handle, getattr(nvml, "NVML_TEMPERATURE_GPU", 0)),
+        power=None if power is None else power / 1000,  # milliwatts
+    )
+
+
+def _asked(function: str, *arguments: Any) -> Any:
+    """Ask NVML, or return None where it does not answer: a card in MIG mode, an old driver, a card that fell off."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        return getattr(nvml, function)(*arguments)
+    except nvml.NVMLError:
+        return None
