@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,11 +18,15 @@ from transformers.utils import logging as transformers_logging
 
 from lora_tui.config import Settings
 from lora_tui.engine.builtin import BUILTIN, TITLE, Progress, ensure_builtin
+from lora_tui.engine.construction import constructing
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_MODEL_FILES = ["*.json", "model.safetensors", "model-*-of-*.safetensors", "*.py"]
+"""What ``from_pretrained`` reads of a model on the hub."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class BaseModel:
 def load_base(settings: Settings, progress: Progress, name: str | None = None) -> BaseModel:
     """Load ``fine_tuning.model_name`` (or `name`) on the configured device.
 
-    Raises `UnreachableError` for a model that cannot be found or fetched, `LoraTuiError` for one that cannot be used.
+    torch's random state is left as it is: weights that are read need no first values. Raises `UnreachableError` for a
+    model that cannot be found or fetched, `LoraTuiError` for one that cannot be used.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -52,13 +58,16 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     trust = fine_tuning.trust_remote_code
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            trust_remote_code=trust,
-            use_safetensors=None if extra else True,
-            **extra,
-        )
+        if not Path(source).is_dir():
+            snapshot_download(source, allow_patterns=_MODEL_FILES)  # no trainer is to wait for a download
+        with constructing():
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                trust_remote_code=trust,
+                use_safetensors=None if extra else True,
+                **extra,
+            )
         model = model.to(device).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
         raise _explained(wanted, problem) from problem

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lora_tui.config.paths import cache_folder, private_folder
+from lora_tui.engine.construction import constructing
 from lora_tui.errors import LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -185,14 +186,16 @@ def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     progress("converting the built-in model (once)", 1, 3)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    progress("converting the built-in model (once)", 2, 3)
-    entries = loaded.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        entries.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**entries))
-    model.load_state_dict(loaded.state_dict())
-    model.tie_weights()
+    with constructing():
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        progress("converting the built-in model (once)", 2, 3)
+        entries = loaded.config.to_dict()
+        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+            entries.pop(key, None)
+        with torch.device("meta"):  # its first values would be drawn from the random state that a trainer uses
+            model = LlamaForCausalLM(LlamaConfig(**entries))
+        model.load_state_dict(loaded.state_dict(), assign=True)
+        model.tie_weights()
     model.generation_config = loaded.generation_config
     expanded.mkdir()
     tokenizer.save_pretrained(expanded)

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_tui.engine.construction import computing
 from lora_tui.engine.inference.decode import Decoding, answers, mean_log_probabilities
 from lora_tui.engine.inference.prompts import TestPrompt
 from lora_tui.scoring.aggregator import AdaptiveAggregator
@@ -58,11 +59,11 @@ def score_model(
     samples: list[ScoredSample] = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        replies = answers(
-            model, tokenizer, [prompt.prompt for prompt in batch], Decoding(max_new_tokens=max_new_tokens)
-        )
+        asked = [prompt.prompt for prompt in batch]
         expected = [(prompt.prompt, f" {prompt.reference}") for prompt in batch]
-        means = mean_log_probabilities(model, tokenizer, expected, end=True)
+        with computing():
+            replies = answers(model, tokenizer, asked, Decoding(max_new_tokens=max_new_tokens))
+            means = mean_log_probabilities(model, tokenizer, expected, end=True)
         for prompt, reply, mean in zip(batch, replies, means, strict=True):
             metrics = _metrics(prompt, reply, mean, tuple(aggregator.weights))
             samples.append(

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora_tui.config.models import Lora
+from lora_tui.engine.construction import constructing
 from lora_tui.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ def create_lora_model(model: PreTrainedModel, lora: Lora, seed: int = 42) -> Pef
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with constructing(), torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 

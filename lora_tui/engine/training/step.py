@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from lora_tui.engine.construction import computing
 from lora_tui.engine.training.attention import supports_packing
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.loss import summed_cross_entropy
@@ -56,12 +57,13 @@ class StepMaths:
     def accumulate(self, examples: Sequence[Encoded]) -> Tensor:
         """Add the gradient of the mean label loss of `examples` to ``.grad``; returns that loss, a float32 scalar."""
         labels = sum(example.labels for example in examples)
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for row in self.rows(examples):
-            loss = self.summed_loss(row)
-            (loss / labels).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total / labels
+        with computing():
+            total = torch.zeros((), dtype=torch.float32, device=self.device)
+            for row in self.rows(examples):
+                loss = self.summed_loss(row)
+                (loss / labels).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+            return total / labels
 
     def rows(self, examples: Sequence[Encoded]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
