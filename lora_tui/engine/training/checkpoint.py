@@ -45,15 +45,24 @@ class TrainerState:
 
 
 def save_step(
-    folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer, names: Mapping[int, str], state: TrainerState
+    folder: Path,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+    state: TrainerState,
+    describe: Callable[[Path], None] = lambda target: None,
 ) -> Path:
-    """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name."""
+    """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name.
+
+    `describe` adds what whoever loads the adapter needs to know of it.
+    """
 
     def fill(target: Path) -> None:
         save_adapter(model, target)
         save_file(_optimizer_tensors(optimizer, names), target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
         (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        describe(target)
 
     path = _write_folder(folder / f"step-{state.step}", fill)
     for older in step_folders(folder)[:-1]:

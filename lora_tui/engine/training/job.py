@@ -100,6 +100,7 @@ class _Work:
     dataset: TextDataset
     data: ReadResult
     data_file: Path
+    fingerprint: str
     prompts: list[TestPrompt]
     loop: asyncio.AbstractEventLoop
     evaluation: Scored | None = None
@@ -145,7 +146,7 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     prompts, warning = resolve_prompts(fine_tuning, data.examples)
     if warning:
         ctx.warn(warning)
-    return _Work(base, model, dataset, data, data_file, prompts, ctx.writer.loop)
+    return _Work(base, model, dataset, data, data_file, dataset.fingerprint(), prompts, ctx.writer.loop)
 
 
 def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
@@ -167,7 +168,10 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     def on_checkpoint(kind: str, step: int, path: Path, score: float | None) -> None:
         ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
 
-    hooks = Hooks(on_step, evaluate, fill_best, on_checkpoint, ctx.stop.is_set, ctx.warn)
+    def describe(target: Path, step: int) -> None:
+        checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, None))
+
+    hooks = Hooks(on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn)
     return train_model(work.model, work.dataset, ctx.settings.fine_tuning, folder, hooks, resume=ctx.resumed)
 
 
@@ -200,7 +204,12 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
     )
     (target / "README.md").write_text(model_card(facts), encoding="utf-8")
-    papers = {
+    checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, score))
+
+
+def _papers(ctx: RunContext, work: _Work, step: int, score: float | None) -> dict[str, Any]:
+    """What the adapter of a step belongs to; `score` is that of an evaluation at this very step."""
+    return {
         "base_model": work.base.name,
         "run": ctx.run_id,
         "step": step,
@@ -208,10 +217,9 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         "forms": dict(work.data.forms),
         "max_new_tokens": ctx.settings.fine_tuning.evaluation.max_new_tokens,
         "chat_template": _mostly_conversations(work.data),
-        "data": {"file": str(work.data_file), "sha256": work.dataset.fingerprint(), "examples": len(work.dataset)},
+        "data": {"file": str(work.data_file), "sha256": work.fingerprint, "examples": len(work.dataset)},
         "prompts": [asdict(prompt) for prompt in work.prompts],
     }
-    checkpoint.write_json(target / PAPERS, papers)
 
 
 def _mostly_conversations(data: ReadResult) -> bool:

@@ -60,12 +60,14 @@ class Hooks:
     """What the caller wants to hear of, and may decide. Each is called on the thread that trains.
 
     `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
-    folder of the best adapter; `should_stop` is asked between steps.
+    folder of the best adapter, `describe` what belongs beside the adapter of a step; `should_stop` is asked between
+    steps.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
     evaluate: Callable[[int], float] | None = None
     fill_best: Callable[[Path], None] | None = None
+    describe: Callable[[Path, int], None] = lambda target, step: None
     on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda message: None
@@ -274,7 +276,11 @@ class _Training:
 
     def _save_step(self) -> None:
         self.saved_at = time.monotonic()
-        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state)
+
+        def describe(target: Path) -> None:
+            self.hooks.describe(target, self.state.step)
+
+        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, describe)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 
     def _set_checkpointing(self) -> None:

@@ -334,3 +334,19 @@ def test_training_file_is_the_options_then_the_settings_then_what_generation_wri
     assert job_module.training_file(context) == place.folder / "pairs.txt"
     context.options = {"train_data_file": "mine.txt"}
     assert job_module.training_file(context) == Path("mine.txt")
+
+
+def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what a conversation with a run that still trains is loaded from: every adapter folder has its papers."""
+    stop_after(monkeypatch, place, 4)
+    run_id, future = place.start("train")
+    assert future.result(timeout=120).state == "stopped"
+    folder = newest(place, run_id)
+    assert folder.name == "step-4"
+    papers = json.loads((folder / "lora_tui.json").read_text())
+    best = json.loads((folder.parent / "best" / "lora_tui.json").read_text())
+    assert (papers["step"], papers["score"], best["step"]) == (4, None, 3)
+    assert {**papers, "step": 3, "score": best["score"]} == best
+    assert papers["base_model"] == place.settings.fine_tuning.model_name
