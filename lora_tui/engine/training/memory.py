@@ -10,8 +10,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
-_SHARE_TO_USE = 0.8
-"""Share of the free memory that activations may take; the rest is for workspaces and fragmentation."""
+from lora_tui.engine.training import footprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +26,17 @@ def plan_memory(setting: bool | str, model: PreTrainedModel, tokens_per_row: int
     """Decide whether to recompute activations, as ``fine_tuning.gradient_checkpointing`` asks."""
     needed = activation_bytes_per_token(model) * tokens_per_row
     free = free_bytes(device)
-    checkpointing = needed > _SHARE_TO_USE * free if setting == "auto" else bool(setting)
+    checkpointing = needed > footprint.SHARE_TO_USE * free if setting == "auto" else bool(setting)
     return MemoryPlan(needed, free, checkpointing)
 
 
 def activation_bytes_per_token(model: PreTrainedModel) -> int:
-    """Bytes that one token's activations keep until the backward pass, all layers together.
-
-    Per layer: the inputs of both norms and of every linear layer, queries, keys and values before and after rotation,
-    the feed-forward's three products, and the norms' float32 copies. Attention scores of short examples come on top on
-    the CPU (a few hundred values a token and head), which the factor of 1.25 covers.
-    """
+    """Bytes that one token's activations keep until the backward pass, all layers of a loaded model together."""
     config = model.config.get_text_config()
     width = torch.empty(0, dtype=model.dtype).element_size()
     hidden, layers = config.hidden_size, config.num_hidden_layers
     intermediate = getattr(config, "intermediate_size", None) or 4 * hidden
-    per_layer = width * (8 * hidden + 4 * intermediate) + 4 * 4 * hidden
-    return int(1.25 * layers * per_layer)
+    return footprint.activation_bytes_per_token(hidden, intermediate, layers, width)
 
 
 def free_bytes(device: torch.device) -> int:

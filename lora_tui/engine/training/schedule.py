@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lora_tui.engine.training.length import steps_per_epoch as steps_per_epoch
+from lora_tui.engine.training.length import total_steps as total_steps
+
 _EPOCH_STRIDE = 1_000_003
 """A prime, so that (seed, epoch) pairs of neighbouring runs do not share a generator."""
 
@@ -53,19 +56,6 @@ def _systematic(count: int, weights: Sequence[float], offset: float) -> list[int
             drawn.append(index)
     drawn += [len(weights) - 1] * (count - len(drawn))  # the last distance may fall to rounding
     return drawn
-
-
-def steps_per_epoch(count: int, examples_per_step: int) -> int:
-    """Optimizer steps of one epoch; the last may hold fewer examples."""
-    return math.ceil(count / examples_per_step)
-
-
-def total_steps(count: int, examples_per_step: int, max_epochs: int, max_steps: int) -> int:
-    """Optimizer steps of the whole run.
-
-    Those of the epochs, or `max_steps` where that is set (more epochs if needed).
-    """
-    return max_steps or max_epochs * steps_per_epoch(count, examples_per_step)
 
 
 def plan_epoch(order: Sequence[int], examples_per_step: int, epoch: int) -> list[StepPlan]:

@@ -1,0 +1,160 @@
+"""The shape of a base model, read off its config.json, and what follows from it: parameters, and those of LoRA.
+
+Known are the architectures whose layers are laid out like Llama's (SmolLM, Mistral, Qwen2, Qwen3 and DeepSeek's
+distillations of both). Of others nothing is said, rather than something wrong. Neither torch nor transformers is
+needed; tests hold the numbers against models that these have built.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class UnknownShapeError(Exception):
+    """The configuration does not tell the shape; the text says why, in words that follow a colon."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What an architecture has that its configuration may leave unsaid: biases by the name of the key that says so."""
+
+    qkv_bias: str | bool = False
+    output_bias: str | bool = False
+    mlp_bias: str | bool = False
+    head_norms: bool = False
+    tied: bool = False
+    head_dim: int | None = None
+    kv_heads_may_be_left_out: bool = False
+
+
+_FAMILIES = {
+    "llama": _Family("attention_bias", "attention_bias", "mlp_bias", kv_heads_may_be_left_out=True),
+    "mistral": _Family(),
+    "qwen2": _Family(qkv_bias=True),
+    "qwen3": _Family("attention_bias", "attention_bias", head_norms=True, head_dim=128),
+    "smollm3": _Family("attention_bias", "attention_bias", "mlp_bias", tied=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model; `tied` says that the output layer shares the embedding's weights."""
+
+    model_type: str
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    head_norms: bool
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, shared ones counted once."""
+        linear = sum(layer.inputs * layer.outputs + layer.bias for layer in linear_layers(self))
+        norms = self.layers * (2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)) + self.hidden
+        embedding = 0 if self.tied else self.vocabulary * self.hidden  # a tied one is the output layer's
+        return linear + norms + embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer, by its full name in the model; `bias` is how many numbers that has."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: int
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """Return the shape that the content of a config.json tells. Raises `UnknownShapeError`."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        raise UnknownShapeError(f"the shape of a model of type {str(model_type)[:40]} is not known here ({known} are)")
+    family = _FAMILIES[model_type]
+    hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
+    left_out = family.kv_heads_may_be_left_out and config.get("num_key_value_heads") is None
+    own_head_dim = family.head_dim if config.get("head_dim") is None else _number(config, "head_dim")
+
+    def has(bias: str | bool) -> bool:
+        return bool(config.get(bias, False)) if isinstance(bias, str) else bias
+
+    return Shape(
+        model_type=model_type,
+        hidden=hidden,
+        intermediate=_number(config, "intermediate_size"),
+        layers=_number(config, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=heads if left_out else _number(config, "num_key_value_heads"),
+        head_dim=hidden // heads if own_head_dim is None else own_head_dim,
+        vocabulary=_number(config, "vocab_size"),
+        tied=bool(config.get("tie_word_embeddings", family.tied)),
+        qkv_bias=has(family.qkv_bias),
+        output_bias=has(family.output_bias),
+        mlp_bias=has(family.mlp_bias),
+        head_norms=family.head_norms,
+    )
+
+
+def linear_layers(shape: Shape) -> Iterator[Linear]:
+    """Yield every linear layer of the model, the output layer last."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    parts = [
+        ("self_attn.q_proj", shape.hidden, queries, shape.qkv_bias),
+        ("self_attn.k_proj", shape.hidden, keys, shape.qkv_bias),
+        ("self_attn.v_proj", shape.hidden, keys, shape.qkv_bias),
+        ("self_attn.o_proj", queries, shape.hidden, shape.output_bias),
+        ("mlp.gate_proj", shape.hidden, shape.intermediate, shape.mlp_bias),
+        ("mlp.up_proj", shape.hidden, shape.intermediate, shape.mlp_bias),
+        ("mlp.down_proj", shape.intermediate, shape.hidden, shape.mlp_bias),
+    ]
+    for number in range(shape.layers):
+        for name, inputs, outputs, bias in parts:
+            yield Linear(f"model.layers.{number}.{name}", inputs, outputs, outputs if bias else 0)
+    yield Linear("lm_head", shape.hidden, shape.vocabulary, 0)
+
+
+def lora_parameters(shape: Shape, targets: Sequence[str] | str, r: int) -> int:
+    """Return how many parameters PEFT would train: two matrices of rank `r` beside every targeted layer.
+
+    `targets` are names as in ``fine_tuning.lora.target_modules``, whole or their last parts, or "all-linear": every
+    linear layer but the output layer.
+    """
+    chosen = [layer for layer in linear_layers(shape) if _targeted(layer.name, targets)]
+    return sum(r * (layer.inputs + layer.outputs) for layer in chosen)
+
+
+def unknown_targets(shape: Shape, targets: Sequence[str] | str) -> list[str]:
+    """Return the names among `targets` that no linear layer of the model has."""
+    if isinstance(targets, str):
+        return []
+    names = [layer.name for layer in linear_layers(shape)]
+    return [target for target in targets if not any(_targeted(name, [target]) for name in names)]
+
+
+def layer_names(shape: Shape) -> list[str]:
+    """Return the last parts of the names of the layers that LoRA is usually put beside."""
+    return list(
+        dict.fromkeys(layer.name.rpartition(".")[2] for layer in linear_layers(shape) if layer.name != "lm_head")
+    )
+
+
+def _targeted(name: str, targets: Sequence[str] | str) -> bool:
+    if isinstance(targets, str):
+        return name != "lm_head"
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _number(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UnknownShapeError(f"its config.json does not say {key}")
+    return value
