@@ -74,6 +74,14 @@ def test_parameters_are_those_of_the_model(config: Any, tmp_path: Path) -> None:
     assert shape_of(read(config, tmp_path)).parameters == sum(p.numel() for p in built(config).parameters())
 
 
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_what_a_configuration_leaves_out_is_as_transformers_has_it(config: Any, tmp_path: Path) -> None:
+    said = read(config, tmp_path)
+    for left_out in ("tie_word_embeddings", "head_dim", "attention_bias", "mlp_bias"):
+        said.pop(left_out, None)
+    assert shape_of(said).parameters == sum(p.numel() for p in built(type(config).from_dict(said)).parameters())
+
+
 @pytest.mark.parametrize("targets", TARGETS, ids=str)
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.filterwarnings("ignore")
