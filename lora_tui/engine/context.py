@@ -1,4 +1,4 @@
-"""What a job is given: its settings, the store, a way to say what happens, and a way to learn that it should stop.
+"""What a job is given: its settings, the store, a way to say what happens, and ways to learn what is asked of it.
 
 `RunContext.emit` may be called from any thread and never waits: events pass through a queue to one writer on the
 engine's loop, which stores whatever has gathered as one transaction. A slow watcher cannot hold a job up, and neither
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from lora_tui.config import Settings
+from lora_tui.engine.commands import Commands
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
@@ -91,6 +92,7 @@ class RunContext:
     resumed: bool
     writer: EventWriter
     torch_thread: ThreadPoolExecutor
+    commands: Commands = field(default_factory=Commands)
     stop: threading.Event = field(default_factory=threading.Event)
     stop_async: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lora_tui.config import Settings
+from lora_tui.engine.commands import DONE, Commands
 from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped, finite
 from lora_tui.engine.process import before_torch
 from lora_tui.engine.quickstart_settings import quickstart_settings
@@ -36,7 +37,7 @@ JOBS: dict[str, str] = {
 }
 """Where each mode's job lives. They are imported when they run: some bring torch with them."""
 
-_COMMAND_POLL_SECONDS = 0.5
+_COMMAND_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Engine:
     ) -> Outcome:
         store = self.open_store
         writer = EventWriter(store, run_id, on_failure=lambda: self._request_stop(run_id))
-        context = RunContext(run_id, settings, options, store, resumed, writer, self._torch_thread)
+        context = RunContext(run_id, settings, options, store, resumed, writer, self._torch_thread, Commands(mode))
         self._active[run_id] = context
         await runs.start(store, run_id)
         context.emit("started", mode=mode, resumed=resumed, config=settings.model_dump(mode="json"))
@@ -164,6 +165,8 @@ class Engine:
             del self._active[run_id]
         try:
             await runs.end(store, run_id, state, result, error)
+            # Not before: who changes something from now on sees a run that has ended, and counts on nobody else.
+            await self._obey(context, last=True)
         except Exception as problem:  # the caller waits for an outcome whatever happens to the store
             log.exception("the end of run %s cannot be stored", run_id)
             state, status = "failed", status or 1
@@ -183,14 +186,16 @@ class Engine:
                 log.exception("the heartbeat of run %s cannot be stored", context.run_id)
             await asyncio.sleep(_COMMAND_POLL_SECONDS)
 
-    async def _obey(self, context: RunContext) -> None:
-        """Answer the commands that are open."""
+    async def _obey(self, context: RunContext, *, last: bool = False) -> None:
+        """Answer the commands that are open, except for those that wait for their phase."""
         for command in await events.open_commands(context.store, context.run_id):
-            if command.kind == "stop":
+            outcome: str | None = DONE
+            if command.kind == "stop" and not last:
                 self._request_stop(context.run_id)
-                await events.answer(context.store, command.id, "done")
-            else:
-                await events.answer(context.store, command.id, f"unknown command {command.kind}")
+            elif command.kind != "stop":
+                outcome = await context.commands.outcome(command, last=last)
+            if outcome is not None:
+                await events.answer(context.store, command.id, outcome)
 
 
 async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:

@@ -5,6 +5,7 @@ This is where settings, store and the torch code meet; the mathematics are in `l
 
 import asyncio
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from peft import PeftModel
 from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.builtin import BUILTIN, HUB_NAME
+from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult, read_examples
@@ -56,7 +58,8 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
     if ctx.resumed:
         work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
-    result = await ctx.in_torch_thread(_train, ctx, work, folder)
+    with ctx.commands.honoured({"checkpoint": work.save_soon}):
+        result = await ctx.in_torch_thread(_train, ctx, work, folder)
     await ctx.flush()
     summary = _summary(work, result)
     if result.stopped_by == "request":
@@ -105,6 +108,19 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     evaluation: Scored | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
+    _save: threading.Event = field(default_factory=threading.Event)
+
+    async def save_soon(self) -> str:
+        """Have a checkpoint saved after the step that is under way."""
+        self._save.set()
+        return DONE
+
+    def save_wanted(self) -> bool:
+        """Tell, once for each wish, whether a checkpoint is wanted; asked on the thread that trains."""
+        if not self._save.is_set():
+            return False
+        self._save.clear()
+        return True
 
 
 def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path) -> _Work:
@@ -171,7 +187,7 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     def describe(target: Path, step: int) -> None:
         checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, None))
 
-    hooks = Hooks(on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn)
+    hooks = Hooks(on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn, work.save_wanted)
     return train_model(work.model, work.dataset, ctx.settings.fine_tuning, folder, hooks, resume=ctx.resumed)
 
 

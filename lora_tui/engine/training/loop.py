@@ -61,7 +61,7 @@ class Hooks:
 
     `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
     folder of the best adapter, `describe` what belongs beside the adapter of a step; `should_stop` is asked between
-    steps.
+    steps, `save_wanted` after each of them.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
@@ -71,6 +71,7 @@ class Hooks:
     on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda message: None
+    save_wanted: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ class _Training:
                 if self._evaluation_due(plan):
                     self._evaluate()
                 ended_by = self._already_over()
-                if ended_by or self._save_due():
+                wanted = self.hooks.save_wanted()
+                if ended_by or wanted or self._save_due():
                     self._save_step()
                 if ended_by:
                     return ended_by

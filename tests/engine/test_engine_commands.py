@@ -1,0 +1,170 @@
+"""What watchers ask of a run: honoured in its phase, answered with a reason elsewhere, never left open."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from lora_tui.engine import engine as engine_module
+from lora_tui.engine.context import RunContext
+from lora_tui.errors import LoraTuiError
+from lora_tui.store import events, runs
+from tests.engine.conftest import Workshop
+from tests.engine.test_engine_life import until_stopped, wait_for
+
+Job = Callable[[RunContext], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a function be the job of a mode."""
+
+    def use(function: Job, mode: str = "train") -> None:
+        monkeypatch.setitem(engine_module.JOBS, mode, f"{__name__}:current_job")
+        monkeypatch.setitem(globals(), "current_job", function)
+
+    return use
+
+
+def outcome_of(workshop: Workshop, number: int, seconds: float = 20.0) -> str:
+    """The outcome of a command, once it is answered."""
+
+    async def answered(store: Any) -> Any:
+        return await store.value("SELECT outcome FROM commands WHERE id=?", (number,))
+
+    return str(wait_for(lambda: workshop.ask(answered), seconds))
+
+
+def honouring(kind: str, heard: list[str], **more: Any) -> Job:
+    """A job that honours a command until it is stopped."""
+
+    async def obey() -> str:
+        heard.append(kind)
+        return "done"
+
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        await asyncio.sleep(more.get("first", 0.0))
+        with ctx.commands.honoured({kind: obey}):
+            ctx.emit("note", message="under way")
+            await asyncio.wait([asyncio.ensure_future(ctx.stop_async.wait())], timeout=more.get("seconds"))
+        ctx.emit("note", message="over")
+        await ctx.stop_async.wait()
+        return {}
+
+    return work
+
+
+def test_a_command_is_obeyed_within_half_a_second(workshop: Workshop, job: Callable[..., None]) -> None:
+    heard: list[str] = []
+    job(honouring("checkpoint", heard))
+    run_id, future = workshop.start("train")
+    wait_for(lambda: workshop.events(run_id, "note"))
+    for _ in range(3):
+        asked_at = time.monotonic()
+        number = workshop.ask(events.ask, run_id, "checkpoint")
+        assert outcome_of(workshop, number) == "done"
+        assert time.monotonic() - asked_at < 0.6
+    assert heard == ["checkpoint"] * 3, "each of them once"
+    workshop.engine.stop(run_id)
+    future.result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "outcome"),
+    [
+        ("train", "pause", "pause means nothing to a run of mode train"),
+        ("train", "recount", "recount means nothing to a run of mode train"),
+        ("generate", "checkpoint", "checkpoint means nothing to a run of mode generate"),
+        ("evaluate", "continue", "continue means nothing to a run of mode evaluate"),
+        ("train", "dance", "unknown command dance"),
+        ("quickstart", "checkpoint", "not now: the run is not training"),
+        ("quickstart", "pause", "not now: it writes no pairs"),
+        ("train", "checkpoint", "not now: the run is not training"),
+    ],
+)
+def test_what_does_not_fit_is_answered_with_the_reason_and_the_run_goes_on(
+    workshop: Workshop, job: Callable[..., None], mode: str, kind: str, outcome: str
+) -> None:
+    job(until_stopped, mode)
+    run_id, future = workshop.start(mode)
+    wait_for(lambda: workshop.events(run_id, "note"))
+    asked_at = time.monotonic()
+    assert outcome_of(workshop, workshop.ask(events.ask, run_id, kind)) == outcome
+    assert time.monotonic() - asked_at < 1.0
+    assert workshop.ask(runs.get, run_id).state == "running"
+    workshop.engine.stop(run_id)
+    assert future.result(timeout=20).state == "stopped"
+
+
+def test_a_command_that_comes_just_before_its_phase_is_obeyed_in_it(
+    workshop: Workshop, job: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_COMMAND_POLL_SECONDS", 0.4)
+    heard: list[str] = []
+    job(honouring("pause", heard, first=0.2), "quickstart")
+    run_id, future = workshop.start("quickstart")
+    number = workshop.ask(events.ask, run_id, "pause")
+    assert outcome_of(workshop, number) == "done"
+    assert heard == ["pause"]
+    workshop.engine.stop(run_id)
+    future.result(timeout=20)
+
+
+def test_a_command_that_comes_after_its_phase_is_not_obeyed(workshop: Workshop, job: Callable[..., None]) -> None:
+    heard: list[str] = []
+    job(honouring("pause", heard, seconds=0.05), "quickstart")
+    run_id, future = workshop.start("quickstart")
+    wait_for(lambda: len(workshop.events(run_id, "note")) == 2)
+    assert outcome_of(workshop, workshop.ask(events.ask, run_id, "pause")) == "not now: it writes no pairs"
+    assert heard == []
+    workshop.engine.stop(run_id)
+    future.result(timeout=20)
+
+
+def test_a_command_that_fails_says_why_and_does_not_end_the_run(workshop: Workshop, job: Callable[..., None]) -> None:
+    async def obey() -> str:
+        raise LoraTuiError("the disk is full")
+
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        with ctx.commands.honoured({"checkpoint": obey}):
+            return await until_stopped(ctx)
+
+    job(work)
+    run_id, future = workshop.start("train")
+    assert outcome_of(workshop, workshop.ask(events.ask, run_id, "checkpoint")) == "failed: the disk is full"
+    assert workshop.ask(runs.get, run_id).state == "running"
+    workshop.engine.stop(run_id)
+    future.result(timeout=20)
+
+
+def test_what_is_asked_in_the_last_moment_is_answered_when_the_run_has_ended(
+    workshop: Workshop, job: Callable[..., None]
+) -> None:
+    states: list[str] = []
+
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        async def obey() -> str:
+            run = await runs.get(ctx.store, ctx.run_id)
+            assert run is not None
+            states.append(run.state)
+            return "done"
+
+        ctx.commands.honour_from_now_on("recount", obey)
+        for kind in ("recount", "pause", "stop", "checkpoint"):
+            await events.ask(ctx.store, ctx.run_id, kind)
+        return {}
+
+    async def outcomes(store: Any) -> list[tuple[str, str]]:
+        return list(await store.tuples("SELECT kind, outcome FROM commands ORDER BY id"))
+
+    job(work, "generate")
+    assert workshop.run("generate").state == "finished"
+    assert workshop.ask(outcomes) == [
+        ("recount", "done"),
+        ("pause", "the run has ended"),
+        ("stop", "done"),
+        ("checkpoint", "checkpoint means nothing to a run of mode generate"),
+    ]
+    assert states == ["finished"], "who changes something from then on does not count on this process"
