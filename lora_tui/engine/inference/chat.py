@@ -20,6 +20,7 @@ from lora_tui.engine.builtin import Progress
 from lora_tui.engine.engine import Engine
 from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter
 from lora_tui.engine.inference.decode import Decoding, answers, decode
+from lora_tui.engine.inference.special import predefined_reply
 from lora_tui.engine.training.dataset import prompt_text
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
@@ -80,7 +81,7 @@ class ChatSession:
             pieces.append(piece)
             yield piece
         said = "".join(pieces).strip()
-        predefined = _predefined(options.commands, text)
+        predefined = predefined_reply(options.commands, text)
         agrees = None if predefined is None else agreement(said, predefined)
         tokens = len(self.base.tokenizer(said, add_special_tokens=False)["input_ids"])
         finished = Reply(said, tokens, time.perf_counter() - began, predefined, agrees)
@@ -154,9 +155,3 @@ def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> st
     if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
         return rendered.removeprefix(str(tokenizer.bos_token))
     return rendered
-
-
-def _predefined(commands: Mapping[str, str], text: str) -> str | None:
-    """The predefined answer when `text` is a special command, however it is written."""
-    wanted = " ".join(text.casefold().split()).rstrip("!.?")
-    return next((answer for word, answer in commands.items() if word.casefold() == wanted), None)
