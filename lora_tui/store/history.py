@@ -41,6 +41,6 @@ class PlannedRun:
     seconds: float
 
 
-async def planned_runs(store: Store, most: int = 50) -> list[PlannedRun]:
+async def planned_runs(store: Store, most: int = 20) -> list[PlannedRun]:
     """Return the newest training runs that have planned what they do, newest first."""
     return await store.all(PlannedRun, _PLANNED, (most,))
