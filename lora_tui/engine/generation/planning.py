@@ -25,7 +25,9 @@ from lora_tui.store.tasks import NewTask, TaskRow
 GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
 """The kinds of task."""
 
-_TOKENS_A_PAIR = 200
+TOKENS_A_PAIR = 200
+"""What a reply needs for a pair with its quotation."""
+
 _MOST_A_CALL = 5
 _MOST_AVOIDED = 8
 _LEAST_FRUITLESS = 10
@@ -44,7 +46,7 @@ class Plan:
     @property
     def counts(self) -> list[int]:
         """How many pairs each call of a file and pass asks for."""
-        most = max(1, min(_MOST_A_CALL, self.reply_tokens // _TOKENS_A_PAIR))
+        most = max(1, min(_MOST_A_CALL, self.reply_tokens // TOKENS_A_PAIR))
         calls, rest = divmod(self.pairs_per_file, most)
         return [most] * calls + ([rest] if rest else [])
 

@@ -1,0 +1,181 @@
+"""What a run of generation will take, seen before it begins: files, calls, tokens and dollars, roughly and at least.
+
+Calls, if every pair is accepted: a file is asked for `num_examples_per_file` pairs in each pass, in calls of as many
+pairs as a reply has room for (`Plan.counts`); every pair is judged by one call, and every `batch_analysis_interval`
+accepted pairs are analysed by one. Rejected pairs, retries and repairs come on top.
+
+Tokens: a call sends its own instructions, measured on the very prompts, and
+
+    writing    a passage                                  and gets back 200 tokens a pair, at most `max_tokens`
+    judging    a passage and a pair of 100 tokens         and gets back three digits, 6 tokens
+    analysing  statistics of 350 tokens                   and gets back at most `max_tokens`
+
+where a passage is `chunk_tokens` long, or as long as its file (4 characters a token) where that is shorter.
+Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,000,000.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tui.config import Settings
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.builtin import BUILTIN
+from lora_tui.engine.figure import Figure
+from lora_tui.engine.generation import documents
+from lora_tui.engine.generation.accounting import prices_of
+from lora_tui.engine.generation.chunks import estimate_tokens
+from lora_tui.engine.generation.documents import Candidate
+from lora_tui.engine.generation.model import PairRequest, ProposedPair, Slot
+from lora_tui.engine.generation.planning import TOKENS_A_PAIR, Plan
+from lora_tui.engine.generation.prompts import Message, Prompts
+from lora_tui.errors import LoraTuiError
+from lora_tui.text import count
+
+_TOKENS_OF_A_JUDGED_PAIR = 100
+_TOKENS_OF_A_JUDGEMENT = 6
+_TOKENS_OF_STATISTICS = 350
+"""About 1,300 characters of JSON once there are twenty topics, as measured."""
+
+_SECONDS_A_LISTING_HOLDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOutlook:
+    """What generation will read and cost.
+
+    `problem` says why the folder cannot be used; `skipped` counts the files in it that are not read. `key_set` tells
+    whether the variable `key_name` holds anything, never what; `key_needed` whether a run cannot begin without.
+    """
+
+    folder: Path
+    problem: str | None
+    files: Figure
+    bytes: Figure
+    skipped: int
+    write_calls: Figure
+    judge_calls: Figure
+    analysis_calls: Figure
+    prompt_tokens: Figure
+    completion_tokens: Figure
+    dollars: Figure
+    key_name: str
+    key_needed: bool
+    key_set: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    write: int
+    judge: int
+    analyse: int
+
+
+def generation_outlook(settings: Settings) -> GenerationOutlook:
+    """Return what generation with these settings will take; blocks while the folder is listed. Never raises."""
+    data = settings.data_generation
+    folder = Path(data.input_folder)
+    candidates, problem = _listing(folder, Path(data.output_file))
+    used = [candidate for candidate in candidates if candidate.skipped is None]
+    if problem is None and not used:
+        problem = f"data_generation.input_folder: no file in {folder} can be used"
+    calls = _calls(data)
+    sent, written, dollars = _cost(data, used, calls, problem)
+    note = "if every pair is accepted"
+    return GenerationOutlook(
+        folder=folder,
+        problem=problem,
+        files=Figure(None, problem) if problem and not candidates else Figure(len(used)),
+        bytes=Figure(None, problem) if problem and not candidates else Figure(sum(file.bytes for file in used)),
+        skipped=len(candidates) - len(used),
+        write_calls=Figure(calls.write, note),
+        judge_calls=Figure(calls.judge, note),
+        analysis_calls=Figure(calls.analyse, note),
+        prompt_tokens=sent,
+        completion_tokens=written,
+        dollars=dollars,
+        key_name=data.api_key_env,
+        key_needed=data.model != BUILTIN and not data.base_url,
+        key_set=bool(os.environ.get(data.api_key_env, "").strip()),
+    )
+
+
+_LISTED: dict[tuple[Path, Path], tuple[float, Sequence[Candidate], str | None]] = {}
+
+
+def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str | None]:
+    """Return the files of a folder, or why there are none; a walk through thousands of files is kept for a moment."""
+    key, now = (folder.absolute(), own_output.absolute()), time.monotonic()
+    if key in _LISTED and now - _LISTED[key][0] < _SECONDS_A_LISTING_HOLDS:
+        return _LISTED[key][1:]
+    try:
+        found: tuple[Sequence[Candidate], str | None] = (documents.find(folder, own_output), None)
+    except LoraTuiError as problem:
+        found = ((), str(problem))
+    _LISTED.clear()
+    _LISTED[key] = (time.monotonic(), *found)
+    return found
+
+
+def _calls(data: DataGeneration) -> _Calls:
+    """Return the fewest calls that can bring as many pairs as are wanted."""
+    counts = Plan(data.num_examples_per_file, data.generation.max_tokens, data.seed, topics=()).counts
+    rounds, left = divmod(data.total_examples, sum(counts))  # a round is what one file is asked for in one pass
+    write = rounds * len(counts)
+    for asked in counts:
+        if left <= 0:
+            break
+        write, left = write + 1, left - asked
+    return _Calls(write, data.total_examples, data.total_examples // data.batch_analysis_interval)
+
+
+def _cost(
+    data: DataGeneration, used: Sequence[Candidate], calls: _Calls, problem: str | None
+) -> tuple[Figure, Figure, Figure]:
+    """Return the tokens sent and written and what they cost."""
+    if data.model == BUILTIN:
+        local = "the built-in model works on this machine"
+        return Figure(0, local), Figure(0, local), Figure(0.0, local)
+    if problem is not None:
+        unknown = Figure(None, problem)
+        return unknown, unknown, unknown
+    passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
+    pairs = data.total_examples / calls.write
+    sent = (
+        calls.write * (_instructions(_writing(round(pairs))) + passage)
+        + calls.judge * (_instructions(_judging()) + passage + _TOKENS_OF_A_JUDGED_PAIR)
+        + calls.analyse * (_instructions(Prompts("-").analyse("")) + _TOKENS_OF_STATISTICS)
+    )
+    written = (
+        calls.write * min(data.generation.max_tokens, TOKENS_A_PAIR * pairs)
+        + calls.judge * min(data.evaluation.max_tokens, _TOKENS_OF_A_JUDGEMENT)
+        + calls.analyse * data.batch_analysis.max_tokens
+    )
+    note = f"for {count(calls.write + calls.judge + calls.analyse, 'call')}, if every pair is accepted"
+    prices = prices_of(data)
+    dollars = (
+        Figure(prices.of(round(sent), round(written)), note, estimated=True)
+        if prices.known
+        else Figure(None, "set data_generation.prompt_price and completion_price to see it")
+    )
+    return Figure(round(sent), note, estimated=True), Figure(round(written), note, estimated=True), dollars
+
+
+def _tokens_of(file: Candidate, chunk_tokens: int) -> int:
+    """Return the tokens of a file of plain text; of others the size says little, and a whole passage is assumed."""
+    return max(1, file.bytes // 4) if file.path.suffix.lower() in documents.NATIVE else chunk_tokens
+
+
+def _writing(pairs: int) -> list[Message]:
+    slot = Slot("a topic", "comparison", "medium", "a practitioner")
+    return Prompts("-").propose(PairRequest("", slot, max(1, pairs), (), (), ()))
+
+
+def _judging() -> list[Message]:
+    return Prompts("-").judge("", ProposedPair("", "", "", ""))
+
+
+def _instructions(messages: Sequence[Message]) -> int:
+    return sum(estimate_tokens(message["content"]) for message in messages)

@@ -1,0 +1,151 @@
+"""What generation will take, before it begins: nothing is asked of anybody, and the figures come near the run's own."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.generation import documents, forecast
+from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
+from tests.engine.generation.test_generation_run import made_up_text
+from tests.engine.generation.workplace import Workplace
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecast._LISTED.clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def outlook(folder: Path, **changes: Any) -> GenerationOutlook:
+    values = {f"data_generation.{name.replace('__', '.')}": value for name, value in changes.items()}
+    return generation_outlook(with_values(Settings(), {"data_generation.input_folder": str(folder), **values}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "input"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("a" * 400)
+    (folder / "deep" / "b.md").write_text("b" * 40_000)
+    (folder / "c.png").write_bytes(b"c")
+    (folder / "empty.txt").touch()
+    return folder
+
+
+def test_files_are_those_that_a_run_reads(folder: Path) -> None:
+    found = outlook(folder)
+    assert (found.files.value, found.bytes.value, found.skipped, found.problem) == (2, 40_400, 2, None)
+    own = outlook(folder, output_file=str(folder / "a.txt"))
+    assert (own.files.value, own.skipped) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls"),
+    [
+        ({"total_examples": 10}, (10, 10, 2)),
+        ({"total_examples": 10, "num_examples_per_file": 4, "generation__max_tokens": 1000}, (3, 10, 2)),
+        ({"total_examples": 12, "num_examples_per_file": 7, "generation__max_tokens": 1000}, (3, 12, 2)),
+        ({"total_examples": 13, "num_examples_per_file": 7, "generation__max_tokens": 1000}, (4, 13, 2)),
+        ({"total_examples": 4}, (4, 4, 0)),
+    ],
+)
+def test_calls_are_the_fewest_that_can_do(changes: dict[str, Any], calls: tuple[int, int, int], folder: Path) -> None:
+    found = outlook(folder, **changes)
+    assert (found.write_calls.value, found.judge_calls.value, found.analysis_calls.value) == calls
+
+
+def test_dollars_follow_from_tokens_and_prices(folder: Path) -> None:
+    without = outlook(folder)
+    assert without.dollars.value is None
+    assert "prompt_price" in without.dollars.note
+    found = outlook(folder, prompt_price=2.5, completion_price=10)
+    sent, written = found.prompt_tokens.value, found.completion_tokens.value
+    assert sent is not None
+    assert written is not None
+    assert found.dollars.value == pytest.approx((2.5 * sent + 10 * written) / 1e6)
+    assert found.dollars.estimated
+    assert found.prompt_tokens.estimated
+
+
+def test_larger_passages_send_more_tokens_up_to_the_size_of_the_files(folder: Path) -> None:
+    sent = [outlook(folder, chunk_tokens=size, total_examples=50).prompt_tokens.value or 0 for size in (100, 200, 400)]
+    # Two files: one of 100 tokens, one of 10,000; a passage goes out with every pair's two calls.
+    assert [round(more - less) for less, more in itertools.pairwise(sent)] == [100 * 50, 200 * 50]
+
+
+def test_the_built_in_model_costs_nothing_and_needs_no_key(folder: Path) -> None:
+    found = outlook(folder, model="builtin", prompt_price=3)
+    assert (found.prompt_tokens.value, found.completion_tokens.value, found.dollars.value) == (0, 0, 0.0)
+    assert not found.key_needed
+    assert found.write_calls.value == 100
+
+
+def test_a_key_is_told_of_and_never_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = outlook(folder)
+    assert (found.key_name, found.key_needed, found.key_set) == ("OPENAI_API_KEY", True, False)
+    monkeypatch.setenv("OTHER_KEY", "sk-VERYSECRET")
+    found = outlook(folder, api_key_env="OTHER_KEY")
+    assert (found.key_name, found.key_needed, found.key_set) == ("OTHER_KEY", True, True)
+    assert "VERYSECRET" not in repr(found)
+    monkeypatch.setenv("OTHER_KEY", "  ")
+    found = outlook(folder, api_key_env="OTHER_KEY", base_url="http://localhost:8000/v1")
+    assert (found.key_needed, found.key_set) == (False, False)
+
+
+def test_a_folder_that_cannot_be_used_is_told_and_nothing_is_made_up(tmp_path: Path) -> None:
+    for name, reason in (("none", "does not exist"), ("bare", "is empty"), ("file", "is not a folder")):
+        path = tmp_path / name
+        if name == "bare":
+            path.mkdir()
+        if name == "file":
+            path.touch()
+        found = outlook(path)
+        assert reason in (found.problem or "")
+        assert (found.files.value, found.bytes.value, found.prompt_tokens.value, found.dollars.value) == (None,) * 4
+    (tmp_path / "bare" / "x.png").touch()
+    forecast._LISTED.clear()
+    found = outlook(tmp_path / "bare")
+    assert "no file in" in (found.problem or "")
+    assert (found.files.value, found.skipped, found.prompt_tokens.value) == (0, 1, None)
+
+
+def test_folder_is_not_walked_again_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outlook(folder)
+    find = documents.find
+    monkeypatch.setattr(documents, "find", lambda *_: pytest.fail("walked again"))
+    assert outlook(folder, total_examples=3).files.value == 2
+    monkeypatch.setattr(forecast, "_SECONDS_A_LISTING_HOLDS", 0.0)
+    monkeypatch.setattr(documents, "find", find)
+    (folder / "d.txt").write_text("d")
+    assert outlook(folder).files.value == 3
+
+
+def test_figures_come_near_those_of_a_run(place: Workplace) -> None:
+    place.write("three.txt", made_up_text(3, 60))
+    place.write("four.md", made_up_text(4, 60))
+    values = {"total_examples": 40, "num_examples_per_file": 2, "evaluation_threshold": 0.0}
+    told = generation_outlook(place.settings(**values))
+    result = place.run(**values).result
+    assert told.prompt_tokens.value == pytest.approx(result["prompt_tokens"], rel=0.35)
+    assert told.write_calls.value is not None
+    assert told.write_calls.value <= result["tasks"]["generate"]["done"]
+    assert told.judge_calls.value == result["accepted"] == 40
+
+
+def test_nothing_heavy_is_needed() -> None:
+    code = (
+        "import sys; from lora_tui.config import Settings; "
+        "from lora_tui.engine.generation.forecast import generation_outlook; generation_outlook(Settings()); "
+        "print(*{n.partition('.')[0] for n in sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(run.stdout.split())
+    assert loaded & {"torch", "transformers", "peft", "openai", "textual", "rich", "numpy", "datasketch"} == set()
