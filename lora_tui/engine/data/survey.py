@@ -52,14 +52,15 @@ class Survey:
         return min(max(self.tokens, default=0), max_length)
 
 
-_REMEMBERED: dict[tuple[Path, int, int], Survey] = {}
+_REMEMBERED: dict[tuple[Path, Path, int, int], Survey] = {}
+"""By the path as it was given, which messages name, and as it resolves, date and size."""
 
 
 def survey(path: Path) -> Survey:
     """Return what the training file at `path` holds; blocks while it is read for the first time. Never raises."""
     try:
         status = path.stat()
-        key = (path.resolve(), status.st_mtime_ns, status.st_size)
+        key = (path, path.resolve(), status.st_mtime_ns, status.st_size)
     except OSError as problem:
         return Survey(path, exists=False, problem=_refusal(path) or f"{path} cannot be read: {problem.strerror}")
     if key not in _REMEMBERED:

@@ -87,8 +87,8 @@ def generation_outlook(settings: Settings) -> GenerationOutlook:
     return GenerationOutlook(
         folder=folder,
         problem=problem,
-        files=Figure(None, problem) if problem and not candidates else Figure(len(used)),
-        bytes=Figure(None, problem) if problem and not candidates else Figure(sum(file.bytes for file in used)),
+        files=_unknown(problem) if problem and not candidates else Figure(len(used)),
+        bytes=_unknown(problem) if problem and not candidates else Figure(sum(file.bytes for file in used)),
         skipped=len(candidates) - len(used),
         write_calls=Figure(calls.write, note),
         judge_calls=Figure(calls.judge, note),
@@ -139,8 +139,7 @@ def _cost(
         local = "the built-in model works on this machine"
         return Figure(0, local), Figure(0, local), Figure(0.0, local)
     if problem is not None:
-        unknown = Figure(None, problem)
-        return unknown, unknown, unknown
+        return _unknown(problem), _unknown(problem), _unknown(problem)
     passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
     pairs = data.total_examples / calls.write
     sent = (
@@ -161,6 +160,10 @@ def _cost(
         else Figure(None, "set data_generation.prompt_price and completion_price to see it")
     )
     return Figure(round(sent), note, estimated=True), Figure(round(written), note, estimated=True), dollars
+
+
+def _unknown(problem: str) -> Figure:
+    return Figure(None, problem.partition("\n")[0])
 
 
 def _tokens_of(file: Candidate, chunk_tokens: int) -> int:

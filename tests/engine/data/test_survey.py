@@ -106,6 +106,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "is a folder" in (survey(tmp_path).problem or "")
 
 
+def test_a_file_is_told_by_the_name_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text(pairs(1))
+    monkeypatch.chdir(tmp_path)
+    assert (survey(path).path, survey(Path("data.txt")).path) == (path, Path("data.txt"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data.txt").write_text(pairs(2))
+    monkeypatch.chdir(tmp_path / "other")
+    assert survey(Path("data.txt")).examples == 2
+
+
 def test_a_very_large_file_is_left_to_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 50)
     path = tmp_path / "data.txt"

@@ -1,0 +1,78 @@
+"""What will this do? The answer to a configuration while it is edited: no torch, no network, a few milliseconds.
+
+`training.forecast` and `generation.forecast` do the reckoning; here they are joined, together with everything that
+will surprise: the advice of the configuration, given the run's real length and size, and what this machine lacks.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tui.config import Settings, advise
+from lora_tui.config.reference import toml_value
+from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
+from lora_tui.engine.model_facts import model_facts
+from lora_tui.engine.training.forecast import TrainingOutlook, training_outlook
+from lora_tui.engine.training.shape import layer_names
+from lora_tui.store.connection import Store
+from lora_tui.store.history import PlannedRun, planned_runs
+from lora_tui.text import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What training and generation will be; each line of `warnings` begins with a key and its value."""
+
+    training: TrainingOutlook
+    generation: GenerationOutlook
+    warnings: tuple[str, ...]
+
+
+async def outlook(settings: Settings, store: Store | None = None, data_file: Path | None = None) -> Outlook:
+    """Return what these settings will do, with what the runs in `store` tell of speed and tokens.
+
+    `data_file` is what ``--train-data-file`` names. Files are read in a thread; the first time that takes a while.
+    """
+    history = await planned_runs(store) if store is not None else []
+    return await asyncio.to_thread(look_ahead, settings, history, data_file)
+
+
+def look_ahead(settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None) -> Outlook:
+    """Return what these settings will do; blocks while files are read. `history` is newest first."""
+    training = training_outlook(settings, history, data_file)
+    steps, trained = training.length.steps.value, training.model.trainable_parameters.value
+    warnings = [
+        *_lacking(settings, training),
+        *advise(
+            settings,
+            optimizer_steps=None if steps is None else int(steps),
+            trainable_parameters=None if trained is None else int(trained),
+        ),
+    ]
+    return Outlook(training, generation_outlook(settings), tuple(warnings))
+
+
+def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
+    """Yield what will keep training from beginning or from ending well on this machine."""
+    tuning = settings.fine_tuning
+    if not training.device.present:
+        missing = (
+            "an NVIDIA card that the installed torch can use" if training.device.kind == "cuda" else "an Apple GPU"
+        )
+        yield f'fine_tuning.device = "{tuning.device}": this machine lacks {missing}; set "auto", or "cpu"'
+    shape = model_facts(tuning.model_name).shape
+    if training.model.unknown_targets and shape is not None:
+        targets = one_line(toml_value(tuning.lora.target_modules), 60)
+        what = f'this model has no linear layer "{one_line(training.model.unknown_targets[0], 40)}"'
+        yield (
+            f"fine_tuning.lora.target_modules = {targets}: {what}, so training will refuse to begin; "
+            f'it has {", ".join(layer_names(shape))}, or set "all-linear"'
+        )
+    total, free = training.memory.total.value, training.memory.free.value
+    if total is not None and free is not None and total > free:
+        instead = "a smaller model" if training.memory.checkpointing else "fine_tuning.gradient_checkpointing = true"
+        yield (
+            f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {total / 1e9:.1f} GB '
+            f"where {max(0, free) / 1e9:.1f} GB are free; set {instead}"
+        )

@@ -1,0 +1,319 @@
+"""What a training run will be, seen before it begins and without torch: its length, its memory, its time.
+
+Three sources are joined: the training file (`survey`), the base model's shape (`model_facts`), and earlier runs of the
+same store. Each figure says where it comes from; what none of the three tells stays unknown, with the reason.
+"""
+
+import importlib.metadata
+import socket
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from lora_tui.config import Settings
+from lora_tui.config.models import FineTuning
+from lora_tui.engine.data.survey import Survey, survey
+from lora_tui.engine.figure import Figure
+from lora_tui.engine.model_facts import ModelFacts, model_facts
+from lora_tui.engine.training import footprint, length
+from lora_tui.engine.training.shape import lora_parameters, unknown_targets
+from lora_tui.machine import device_load, gpus, has_apple_gpu
+from lora_tui.store.history import PlannedRun
+from lora_tui.text import count
+
+
+@dataclass(frozen=True, slots=True)
+class DataOutlook:
+    """The training file: its examples by form, records that are skipped, and the tokens of one epoch."""
+
+    path: Path
+    exists: bool
+    problem: str | None
+    examples: Figure
+    forms: Mapping[str, int]
+    skipped: int
+    tokens: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class LengthOutlook:
+    """Optimizer steps, and what comes on the way if nothing ends the run early."""
+
+    steps_per_epoch: Figure
+    steps: Figure
+    warmup_steps: Figure
+    evaluations: Figure
+    checkpoints: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutlook:
+    """The base model's parameters, and those that LoRA adds to it."""
+
+    name: str
+    config: Path | None
+    parameters: Figure
+    trainable_parameters: Figure
+    unknown_targets: tuple[str, ...]
+    """Names among the targets that no linear layer of the model has: training refuses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOutlook:
+    """Where training will run, as far as that can be told without torch; `present` is False where there is none."""
+
+    kind: Literal["cpu", "cuda", "mps"]
+    index: int
+    name: str
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOutlook:
+    """Bytes on the device: the frozen weights, the adapters with all that trains them, a step's activations.
+
+    `dtype` is the precision that is reckoned with, `checkpointing` whether activations are recomputed, `free` what the
+    device has left now.
+    """
+
+    dtype: str
+    weights: Figure
+    adapters: Figure
+    activations: Figure
+    total: Figure
+    free: Figure
+    checkpointing: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutlook:
+    """What training will be. `seconds` is the time of its steps, evaluations left out."""
+
+    data: DataOutlook
+    length: LengthOutlook
+    model: ModelOutlook
+    device: DeviceOutlook
+    memory: MemoryOutlook
+    seconds: Figure
+
+
+def training_outlook(
+    settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
+) -> TrainingOutlook:
+    """Return what training with these settings will be; blocks while the data file is read. Never raises.
+
+    `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first.
+    """
+    tuning = settings.fine_tuning
+    named = tuning.train_data_file or settings.data_generation.output_file
+    found = survey(data_file or Path(named).expanduser())
+    facts = model_facts(tuning.model_name)
+    device = expected_device(tuning.device)
+    of_model = [run for run in history if run.plan.get("model") == tuning.model_name]
+    of_machine = [run for run in of_model if run.host == socket.gethostname() and _kind(run) == device.kind]
+    data = _data(found, of_model, tuning.training.max_length)
+    run_length = _length(data, tuning)
+    model = _model(facts, tuning, of_model)
+    return TrainingOutlook(
+        data=data,
+        length=run_length,
+        model=model,
+        device=device,
+        memory=_memory(facts, model, found, tuning, device, of_machine),
+        seconds=_seconds(data, run_length, tuning, device, of_machine),
+    )
+
+
+def expected_device(setting: str) -> DeviceOutlook:
+    """Return the device that ``fine_tuning.device`` will mean: for "auto" a card, else Apple's, else the processor."""
+    kind, _, number = setting.partition(":")
+    cards = gpus() if _torch_has_cuda() else ()
+    if kind == "auto":
+        kind = "cuda" if cards else "mps" if has_apple_gpu() else "cpu"
+    index = int(number or 0)
+    if kind == "cuda":
+        present = index < len(cards)
+        return DeviceOutlook("cuda", index, cards[index].name if present else "no such card", present)
+    if kind == "mps":
+        return DeviceOutlook("mps", 0, "Apple GPU" if has_apple_gpu() else "no Apple GPU", has_apple_gpu())
+    return DeviceOutlook("cpu", 0, "CPU", present=True)
+
+
+@cache
+def _torch_has_cuda() -> bool:
+    """Tell whether the installed torch was built for NVIDIA's cards; the CPU's build says so in its version."""
+    try:
+        return not importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _kind(run: PlannedRun) -> str:
+    return str(run.plan.get("device", "")).partition(":")[0]
+
+
+def _data(found: Survey, of_model: Sequence[PlannedRun], max_length: int) -> DataOutlook:
+    if found.problem is not None:
+        unknown = Figure(None, found.problem)
+        return DataOutlook(found.path, found.exists, found.problem, unknown, {}, 0, unknown)
+    same = next((run for run in of_model if _same_data(run, found, max_length)), None)
+    if same is not None:
+        note = f"as run {same.id} counted them"
+        examples, tokens = Figure(same.plan["examples"], note), Figure(same.plan["tokens"], note)
+    else:
+        examples = Figure(found.examples)
+        tokens = Figure(found.tokens_up_to(max_length), "four characters a token", estimated=True)
+    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens)
+
+
+def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
+    """Tell whether a run of the same model has tokenised this very file, and cut it at the same length."""
+    plan = run.plan
+    counted = (plan.get("examples", 0) + plan.get("dropped", 0), plan.get("skipped"), plan.get("forms"))
+    return (
+        run.data != ""
+        and run.max_length == max_length
+        and run.planned_at >= found.changed_at
+        and counted == (found.examples, found.skipped, dict(found.forms))
+        and Path(run.data).expanduser().absolute() == found.path.absolute()
+    )
+
+
+def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
+    training = tuning.training
+    together = training.batch_size * training.gradient_accumulation_steps
+    if data.examples.value is None:
+        per_epoch = None
+        steps = training.max_steps or None
+    else:
+        examples = int(data.examples.value)
+        per_epoch = length.steps_per_epoch(examples, together)
+        steps = length.total_steps(examples, together, training.max_epochs, training.max_steps)
+    if steps is None:
+        unknown = Figure(None, data.examples.note)
+        return LengthOutlook(unknown, unknown, unknown, unknown, unknown)
+    early = "at most: target_score or patience may end the run before"
+    if per_epoch is None and not training.eval_steps:
+        evaluations = Figure(None, data.examples.note)
+    else:
+        times = length.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
+        evaluations = Figure(times, early)
+    return LengthOutlook(
+        steps_per_epoch=Figure(None, data.examples.note) if per_epoch is None else Figure(per_epoch),
+        steps=Figure(steps, early),
+        warmup_steps=Figure(min(tuning.scheduler.warmup_steps, steps)),
+        evaluations=evaluations,
+        checkpoints=Figure(length.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"),
+    )
+
+
+def _model(facts: ModelFacts, tuning: FineTuning, of_model: Sequence[PlannedRun]) -> ModelOutlook:
+    targets, r = tuning.lora.target_modules, tuning.lora.r
+    if facts.shape is None:
+        why = facts.problem or "its shape is not known"
+        counted = next((run for run in of_model if "parameters" in run.plan), None)
+        parameters = Figure(None, why)
+        if counted is not None:
+            base = counted.plan["parameters"] - counted.plan.get("trainable_parameters", 0)
+            parameters = Figure(base, f"as run {counted.id} counted them")
+        return ModelOutlook(facts.name, facts.config, parameters, Figure(None, why), ())
+    parameters = Figure(facts.shape.parameters)
+    if unknown := unknown_targets(facts.shape, targets):
+        trained = Figure(None, f'this model has no linear layer "{unknown[0]}"')
+    else:
+        trained = Figure(lora_parameters(facts.shape, targets, r))
+    return ModelOutlook(facts.name, facts.config, parameters, trained, tuple(unknown))
+
+
+def _memory(
+    facts: ModelFacts,
+    model: ModelOutlook,
+    found: Survey,
+    tuning: FineTuning,
+    device: DeviceOutlook,
+    of_machine: Sequence[PlannedRun],
+) -> MemoryOutlook:
+    dtype, note = _precision(tuning.dtype, device, of_machine)
+    width = footprint.WIDTHS[dtype]
+    weights = _times(model.parameters, width, note)
+    adapters = _times(model.trainable_parameters, footprint.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
+    free = _free_bytes(device)
+    activations, checkpointing = Figure(None, facts.problem or "its shape is not known"), None
+    if facts.shape is not None:
+        sizes = (facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width)
+        row = max(found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch)
+        kept = footprint.activation_bytes_per_token(*sizes) * row
+        checkpointing = _recomputes(tuning.gradient_checkpointing, kept, free, weights)
+        of_row = f"for a row of {count(row, 'token')}"
+        recomputed = footprint.recomputed_bytes_per_token(*sizes) * row
+        activations = (
+            Figure(recomputed, f"{of_row}, recomputed layer by layer", estimated=True)
+            if checkpointing
+            else Figure(kept, of_row, estimated=True)
+        )
+    parts = [part.value for part in (weights, adapters, activations)]
+    known = [part for part in parts if part is not None]
+    missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
+    total = Figure(sum(known), note, estimated=True) if len(known) == len(parts) else Figure(None, missing)
+    return MemoryOutlook(dtype, weights, adapters, activations, total, free, checkpointing)
+
+
+def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[PlannedRun]) -> tuple[str, str]:
+    """Return the precision that is reckoned with, and how it was found."""
+    if setting != "auto":
+        return setting, f"in {setting}"
+    for run in of_machine:
+        if run.plan.get("dtype") in footprint.WIDTHS:
+            return run.plan["dtype"], f'in {run.plan["dtype"]}, which "auto" took in run {run.id}'
+    if device.kind == "cuda":
+        return "bfloat16", 'in bfloat16, which "auto" takes on a card'
+    if device.kind == "mps":
+        return "float32", 'in float32, which "auto" takes on Apple\'s GPU'
+    return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
+
+
+def _times(figure: Figure, bytes_each: int, note: str) -> Figure:
+    if figure.value is None:
+        return Figure(None, figure.note)
+    return Figure(figure.value * bytes_each, note, estimated=True)
+
+
+def _recomputes(setting: bool | Literal["auto"], kept: int, free: Figure, weights: Figure) -> bool | None:
+    """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
+    if setting != "auto":
+        return setting
+    if free.value is None or weights.value is None:
+        return None
+    return kept > footprint.SHARE_TO_USE * (free.value - weights.value)
+
+
+def _free_bytes(device: DeviceOutlook) -> Figure:
+    load = device_load()
+    if device.kind != "cuda":
+        return Figure(load.memory_total - load.memory_used)
+    card = load.gpus[device.index] if device.index < len(load.gpus) else None
+    if card is None or card.memory_total is None or card.memory_used is None:
+        return Figure(None, "the card does not tell" if card else "there is no such card")
+    return Figure(card.memory_total - card.memory_used)
+
+
+def _seconds(
+    data: DataOutlook, run: LengthOutlook, tuning: FineTuning, device: DeviceOutlook, of_machine: Sequence[PlannedRun]
+) -> Figure:
+    """Return the time of all steps: the tokens of the run by the median speed of earlier runs like it."""
+    if data.tokens.value is None or run.steps.value is None or not run.steps_per_epoch.value:
+        return Figure(None, data.tokens.note or data.examples.note)
+    speeds = [
+        past.tokens / past.seconds
+        for past in of_machine
+        if past.state == "finished" and past.seconds > 0 and tuning.dtype in ("auto", past.plan.get("dtype"))
+    ]
+    if not speeds:
+        return Figure(None, f"no finished run has trained {tuning.model_name} on this machine's {device.kind} yet")
+    speed = statistics.median(speeds)
+    epochs = run.steps.value / run.steps_per_epoch.value
+    note = f"at {speed:,.0f} tokens/s, the median of {count(len(speeds), 'earlier run')}; evaluations come on top"
+    return Figure(data.tokens.value * epochs / speed, note, estimated=True)

@@ -1,0 +1,152 @@
+"""The whole outlook: what it foretells comes true in a run, it is there in a moment, and it needs no torch."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_tui.config import Settings, advise, with_values
+from lora_tui.engine.outlook import Outlook, look_ahead, outlook
+from lora_tui.engine.training import forecast
+from lora_tui.store import training
+from lora_tui.store.connection import Store
+from tests.engine.conftest import Trained
+from tests.engine.test_model_facts import model
+from tests.engine.tiny import training_text
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(forecast, "gpus", lambda: ())
+    monkeypatch.setattr(forecast, "has_apple_gpu", lambda: False)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "pairs.txt").write_text(training_text())
+    return with_values(
+        Settings(),
+        {"fine_tuning.model_name": str(model(tmp_path / "model")), "fine_tuning.train_data_file": "pairs.txt"},
+    )
+
+
+def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
+    workshop, run_id = trained.workshop, trained.run_id
+    settings = workshop.settings
+
+    async def told(with_store: bool) -> Outlook:
+        async with await Store.open(workshop.store_path) as store:
+            return await outlook(settings, store if with_store else None)
+
+    plan = workshop.events(run_id, "plan")[0].payload
+    before = asyncio.run(told(False)).training
+    assert before.data.examples.value == plan["examples"]
+    assert dict(before.data.forms) == plan["forms"]
+    assert before.length.steps.value == plan["steps"]
+    assert before.model.trainable_parameters.value == plan["trainable_parameters"]
+    assert before.model.parameters.value == plan["parameters"] - plan["trainable_parameters"]
+    assert before.length.evaluations.value == len(workshop.ask(training.evaluations, run_id))
+    assert before.device.kind == plan["device"]
+    assert before.seconds.value is None
+    after = asyncio.run(told(True)).training
+    assert (after.data.tokens.value, after.data.tokens.estimated) == (plan["tokens"], False)
+    rows = workshop.ask(training.steps, run_id)
+    assert after.seconds.value == pytest.approx(sum(row.seconds for row in rows), rel=0.02)
+    assert plan["tokens"] * 0.3 < (before.data.tokens.value or 0) < plan["tokens"] * 3
+
+
+def test_advice_knows_the_real_length_and_size(settings: Settings) -> None:
+    found = look_ahead(settings)
+    steps = int(found.training.length.steps.value or 0)
+    trained = int(found.training.model.trainable_parameters.value or 0)
+    assert found.warnings == tuple(advise(settings, optimizer_steps=steps, trainable_parameters=trained))
+    assert any(
+        line.startswith("fine_tuning.scheduler.warmup_steps = 200: the run has only 40") for line in found.warnings
+    )
+
+
+def test_adapters_beyond_any_memory_are_told_by_their_size(settings: Settings) -> None:
+    vast = with_values(settings, {"fine_tuning.lora.r": 10**6, "fine_tuning.lora.alpha": 10**6})
+    assert "GB for AdamW alone" in only(vast, "fine_tuning.lora.r = 1000000: ")
+
+
+def only(settings: Settings, beginning: str) -> str:
+    (line,) = [line for line in look_ahead(settings).warnings if line.startswith(beginning)]
+    return line
+
+
+def test_targets_that_training_will_refuse_are_told(settings: Settings) -> None:
+    wrong = with_values(settings, {"fine_tuning.lora.target_modules": ["q_proj", "c_attn"]})
+    line = only(wrong, "fine_tuning.lora.target_modules = [")
+    assert 'no linear layer "c_attn"' in line
+    assert "it has q_proj, k_proj" in line
+    assert look_ahead(settings).warnings[0] != line
+
+
+@pytest.mark.parametrize(
+    ("device", "lacks"), [("cuda", "an NVIDIA card"), ("cuda:1", "an NVIDIA card"), ("mps", "Apple")]
+)
+def test_a_device_that_is_not_there_is_told(device: str, lacks: str, settings: Settings) -> None:
+    line = only(with_values(settings, {"fine_tuning.device": device}), f'fine_tuning.device = "{device}": ')
+    assert lacks in line
+
+
+def test_more_memory_than_is_free_is_told(settings: Settings, tmp_path: Path) -> None:
+    model(tmp_path / "model", hidden_size=48_000, num_hidden_layers=2000)
+    beginning = "fine_tuning.model_name = "
+    assert "set a smaller model" in only(settings, beginning)
+    plain = with_values(settings, {"fine_tuning.gradient_checkpointing": False})
+    assert "GB are free; set fine_tuning.gradient_checkpointing = true" in only(plain, beginning)
+
+
+def test_looking_again_takes_a_moment(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "large.txt"
+    path.write_text("".join(f"Question: is {n} odd?\nAnswer: {n % 2} is what is left.\n\n" for n in range(20_000)))
+    large = with_values(settings, {"fine_tuning.train_data_file": str(path)})
+    look_ahead(large)
+    took = []
+    for r in range(1, 8):
+        changed = with_values(large, {"fine_tuning.lora.r": r})
+        began = time.perf_counter()
+        assert look_ahead(changed).training.data.examples.value == 20_000
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[len(took) // 2] < 0.05
+
+
+def test_neither_torch_nor_a_client_nor_a_screen_comes_with_it(settings: Settings, tmp_path: Path) -> None:
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.outlook import outlook
+from lora_tui.store.connection import Store
+settings = with_values(Settings(), {{"fine_tuning.model_name": {settings.fine_tuning.model_name!r},
+                                    "fine_tuning.train_data_file": {str(tmp_path / "pairs.txt")!r}}})
+async def main():
+    async with await Store.open(Path({str(tmp_path / "s.db")!r})) as store:
+        found = await outlook(settings, store)
+        await outlook(with_values(settings, {{"fine_tuning.model_name": "owner/model"}}), store)
+    assert found.training.model.trainable_parameters.value, found
+asyncio.run(main())
+print(*{{name.partition(".")[0] for name in sys.modules}})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy = {
+        "torch",
+        "transformers",
+        "peft",
+        "openai",
+        "textual",
+        "rich",
+        "click",
+        "nltk",
+        "numpy",
+        "tomlkit",
+    }
+    assert set(run.stdout.split()) & heavy == set()
