@@ -31,9 +31,9 @@ from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.schedule import total_steps
 from lora_tui.store import runs
 from lora_tui.store.training import steps
 from lora_tui.text import count

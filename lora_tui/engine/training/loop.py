@@ -23,9 +23,10 @@ from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.attention import packed_attention
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.lora import parameter_groups
 from lora_tui.engine.training.memory import plan_memory, used_megabytes
-from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
+from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import StepMaths
 from lora_tui.errors import LoraTuiError
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lora_tui.engine.training.length import steps_per_epoch as steps_per_epoch
-from lora_tui.engine.training.length import total_steps as total_steps
+from lora_tui.engine.training.length import steps_per_epoch
 
 _EPOCH_STRIDE = 1_000_003
 """A prime, so that (seed, epoch) pairs of neighbouring runs do not share a generator."""

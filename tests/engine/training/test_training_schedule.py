@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from lora_tui.engine.training.schedule import epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
+from lora_tui.engine.training.length import steps_per_epoch, total_steps
+from lora_tui.engine.training.schedule import epoch_order, lr_factor, plan_epoch
 
 
 def order(
