@@ -174,7 +174,7 @@ def test_processor_time_is_counted_from_one_look_to_the_next() -> None:
     busy(0.4)
     working = device_load()
     assert working.process_cpu is not None
-    assert 20 < working.process_cpu <= 130
+    assert 5 < working.process_cpu <= 130
     assert working.machine_cpu is not None
     assert 0 < working.machine_cpu <= 100
     assert device_load().process_cpu == working.process_cpu, "too short a time says nothing"
