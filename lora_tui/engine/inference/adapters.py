@@ -6,23 +6,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from safetensors import SafetensorError, safe_open
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.base_model import BaseModel
+from lora_tui.engine.construction import constructing
 from lora_tui.engine.inference.prompts import TestPrompt
 from lora_tui.engine.training.checkpoint import adapter_weights, best_folder, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.rows import Run
 
 PAPERS = "lora_tui.json"
 """File in an adapter's folder that says what it belongs to: base model, data, test prompts, score."""
 
 _WEIGHTS = "adapter_model.safetensors"
 _DEFAULT_MODEL = FineTuning().model_name
+
+CHECKPOINTS = ("best", "last")
+"""Which adapter of a run can be asked for: that of the best evaluation, or the newest, also while the run goes on."""
+
+
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""First values that PEFT takes out of the base model's own weights, which it has to compute again when it loads."""
+
+
+class AdapterGoneError(UsageError):
+    """An adapter's folder has vanished since it was found: a run that trains replaces its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,11 @@ class AdapterSource:
         return int(self.papers.get("step", 0))
 
     @property
+    def trained_on(self) -> str | None:
+        """The base model it was trained on; None where that is not known."""
+        return str(self.papers["base_model"]) if self.papers.get("base_model") else None
+
+    @property
     def prompts(self) -> list[TestPrompt]:
         """The test prompts it was evaluated with; none for an adapter of another program."""
         return [TestPrompt(**prompt) for prompt in self.papers.get("prompts", [])]
@@ -46,7 +67,7 @@ class AdapterSource:
     def base_model(self, settings: Settings) -> str:
         """The base model to load; raises `UsageError` where the configuration names another one."""
         configured = settings.fine_tuning.model_name
-        trained_on = str(self.papers.get("base_model") or configured)
+        trained_on = self.trained_on or configured
         if configured not in (trained_on, _DEFAULT_MODEL):
             raise UsageError(
                 f"The adapter {self.folder} was trained on {trained_on}, but fine_tuning.model_name is {configured}. "
@@ -58,34 +79,55 @@ class AdapterSource:
 async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSource | None:
     """Return the adapter that the options name, else that of the newest finished run; None when there is no run.
 
-    Raises `LoraTuiError` when the one that is named cannot be used.
+    ``adapter`` names a folder, ``adapter_run`` a run and ``checkpoint`` which of its adapters (`CHECKPOINTS`). Raises
+    `LoraTuiError` when the one that is named cannot be used.
     """
     if (named := options.get("adapter")) is not None:
         return open_adapter(Path(named), None)
     run_id = options.get("adapter_run")
-    run = await (runs.newest_trained(store) if run_id is None else runs.get(store, int(run_id)))
+    run = await (runs.newest_trained(store) if run_id is None else named_run(store, int(run_id)))
     if run is None:
-        if run_id is not None:
-            raise UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
         return None
-    adapter = _folder_of_run(run.folder)
-    if adapter is None:
-        raise LoraTuiError(f"Run {run.id} ({run.mode}, {run.state}) has no adapter in {run.folder or 'any folder'}.")
-    return open_adapter(adapter, run.id)
+    which = options.get("checkpoint", "best")
+    folder = _folder_of_run(run, which)
+    try:
+        source = open_adapter(folder, run.id)
+    except LoraTuiError:
+        if _folder_of_run(run, which) == folder:
+            raise
+    else:
+        if _folder_of_run(run, which) == folder:
+            return source
+    return open_adapter(_folder_of_run(run, which), run.id)  # a trainer has replaced it while it was being read
 
 
-def _folder_of_run(folder: str | None) -> Path | None:
-    """The best adapter of a run's folder, or its newest checkpoint when no evaluation has happened yet."""
-    if folder is None:
-        return None
-    return best_folder(Path(folder)) or next(reversed(step_folders(Path(folder))), None)
+async def named_run(store: Store, run_id: int) -> Run:
+    """Return the run of that number; raises `UsageError` when there is none."""
+    run = await runs.get(store, run_id)
+    if run is None:
+        raise UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
+    return run
+
+
+def _folder_of_run(run: Run, which: str) -> Path:
+    """The best adapter of a run, or its newest checkpoint: asked for, or because no evaluation has happened yet."""
+    if which not in CHECKPOINTS:
+        raise UsageError(f"A run's adapter is {' or '.join(CHECKPOINTS)}, not {which}.")
+    found = None
+    if run.folder is not None:
+        best = best_folder(Path(run.folder)) if which == "best" else None
+        found = best or next(reversed(step_folders(Path(run.folder))), None)
+    if found is None:
+        missing = "adapter" if which == "best" else "checkpoint"
+        raise LoraTuiError(f"Run {run.id} ({run.mode}, {run.state}) has no {missing} in {run.folder or 'any folder'}.")
+    return found
 
 
 def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
     """Check that `folder` holds an adapter in safetensors form, and read its papers."""
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise UsageError(f"--adapter {folder}: there is no such folder.")
+        raise AdapterGoneError(f"--adapter {folder}: there is no such folder.")
     if not (folder / "adapter_config.json").is_file():
         raise UsageError(f"--adapter {folder}: the folder holds no adapter_config.json, so it is not a LoRA adapter.")
     if not (folder / _WEIGHTS).is_file():
@@ -101,11 +143,25 @@ def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
 
 
 def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
-    """Put the adapter on the base model, in evaluation mode. Raises `UsageError` when it was made for another one."""
+    """Put the adapter on the base model, in evaluation mode.
+
+    torch's random state is left as it is: PEFT's own loading draws first values for matrices that it then overwrites,
+    from the generator that a trainer of this process draws its dropout from. (Other programs' adapters whose first
+    values change the base model, such as PiSSA's, are loaded PEFT's way.) Raises `AdapterGoneError`, with the base
+    model untouched, when the files are no longer there, and `UsageError` when they were made for another model.
+    """
     try:
-        model = PeftModel.from_pretrained(base.model, str(source.folder), use_safetensors=True)
-        _check_layers(model, source.folder / _WEIGHTS)
-    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+        config = PeftConfig.from_pretrained(str(source.folder))
+        weights = load_file(source.folder / _WEIGHTS)
+        if str(getattr(config, "init_lora_weights", "")).lower().startswith(_CHANGES_BASE):
+            with constructing():
+                model = PeftModel.from_pretrained(base.model, str(source.folder), use_safetensors=True)
+            _check_layers(model, weights)
+        else:
+            model = _filled(base, config, weights)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as problem:
+        if not all((source.folder / name).is_file() for name in ("adapter_config.json", _WEIGHTS)):
+            raise AdapterGoneError(f"The adapter {source.folder} is no longer there.") from problem
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         raise UsageError(
             f"The adapter {source.folder} does not fit the base model {base.name}: {' '.join(lines)[:160]}…\n"
@@ -114,10 +170,33 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
     return model.eval()
 
 
-def _check_layers(model: PeftModel, weights: Path) -> None:
-    """Raise ValueError unless the file's matrices are the model's: PEFT ignores those that are too many or too few."""
-    with safe_open(weights, framework="pt") as file:
-        saved = {name for name in file.keys() if "lora_" in name}  # noqa: SIM118  # no mapping, for all that it has keys
+def _filled(base: BaseModel, config: PeftConfig, weights: Mapping[str, Tensor]) -> PeftModel:
+    """Build the adapter without values, give it memory, and copy the saved values into it.
+
+    PEFT's ``low_cpu_mem_usage`` would do the same, but rounds float32 adapters to the base model's precision on the way
+    (the logits of SmolLM2 in bfloat16 move by up to 1), and still draws for adapters of embeddings.
+    """
+    config.inference_mode = True
+    with constructing(), torch.device("meta"):  # a mode of this thread: whatever is drawn here is drawn nowhere
+        model = get_peft_model(base.model, config)
+    empty = {name for name, tensor in _named_tensors(model) if tensor.is_meta}
+    for module in list(model.modules()):
+        if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            module.to_empty(device=base.device, recurse=False)
+    _check_layers(model, weights)
+    unfilled = empty.intersection(set_peft_model_state_dict(model, dict(weights)).missing_keys)
+    if unfilled:
+        raise ValueError(f"{len(unfilled)} of its tensors are missing, such as {min(unfilled)}")
+    return model
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _check_layers(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the saved matrices are the model's: PEFT ignores those that are too many or too few."""
+    saved = {name for name in weights if "lora_" in name}
     wanted = {name for name in adapter_weights(model) if "lora_" in name}
     if saved != wanted:
         raise ValueError(

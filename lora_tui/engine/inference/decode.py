@@ -2,11 +2,11 @@
 
 The greedy and sampling loop is our own, so that it can stream, stop between two tokens, and score what it writes. Beam
 search is transformers'. Prompts are padded on the left, and the padding is masked: a batch gives what each prompt gives
-alone.
+alone. Nothing here draws from torch's global random state, which belongs to the trainer of this process.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase,
 class Decoding:
     """How to choose tokens. Temperature 0 is greedy; `num_beams` above 1 searches and ignores the temperature.
 
-    An answer also ends after a token whose text contains one of `until`.
+    Without a `seed` every sample is new. An answer also ends after a token whose text contains one of `until`.
     """
 
     max_new_tokens: int = 50
@@ -49,7 +49,8 @@ def answers(
     When `stop` is set in between, the answers so far are returned.
     """
     if decoding.num_beams > 1:
-        return [_beam_answer(model, tokenizer, prompt, decoding, stop) for prompt in prompts]
+        should_stop = stop.is_set if stop is not None else _never
+        return [beam_answer(model, tokenizer, prompt, decoding, should_stop) for prompt in prompts]
     written: list[list[int]] = [[] for _ in prompts]
     for tokens in decode(model, tokenizer, prompts, decoding):
         for answer, token in zip(written, tokens, strict=True):
@@ -68,7 +69,11 @@ def decode(
 
     Ends when all have, or at the limit.
     """
-    generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
+    generator = torch.Generator()
+    if decoding.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(decoding.seed)
     ends = stop_ids(model, tokenizer)
     input_ids, mask = _left_padded(tokenizer, prompts, model.device)
     cache = DynamicCache(config=model.config)
@@ -172,7 +177,7 @@ def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return logits.scatter(1, seen, torch.where(occurred > 0, occurred / penalty, occurred * penalty))
 
 
-def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator | None) -> Tensor:
+def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
     """Pick one token a row from logits ``(rows, vocabulary)``: the likeliest, or by sampling from the nucleus."""
     if decoding.temperature == 0.0:
         return logits.argmax(-1)
@@ -185,22 +190,21 @@ def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator | Non
     return drawn.squeeze(-1).to(logits.device)
 
 
-class _StopWhenSet(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
-        return torch.full((input_ids.shape[0],), self._event.is_set(), device=input_ids.device)
-
-
-def _beam_answer(
+def beam_answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     decoding: Decoding,
-    stop: threading.Event | None,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[int], None] = lambda tokens: None,
 ) -> str:
+    """Return the likeliest continuation that a search with ``num_beams`` finds, stripped.
+
+    `on_step` hears after each token how many the search has gone through. When `should_stop` says so, the best one so
+    far is returned.
+    """
     encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
+    length = encoded["input_ids"].shape[1]
     with torch.inference_mode():
         written = model.generate(
             **encoded,
@@ -210,6 +214,23 @@ def _beam_answer(
             repetition_penalty=decoding.repetition_penalty,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=sorted(stop_ids(model, tokenizer)),
-            stopping_criteria=StoppingCriteriaList([_StopWhenSet(stop)] if stop is not None else []),
+            stopping_criteria=StoppingCriteriaList([_BetweenSteps(length, should_stop, on_step)]),
         )
-    return str(tokenizer.decode(written[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+    return str(tokenizer.decode(written[0, length:], skip_special_tokens=True)).strip()
+
+
+def _never() -> bool:
+    return False
+
+
+class _BetweenSteps(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """transformers asks this after every token of the search."""
+
+    def __init__(self, prompt_length: int, should_stop: Callable[[], bool], on_step: Callable[[int], None]) -> None:
+        self._prompt_length = prompt_length
+        self._should_stop = should_stop
+        self._on_step = on_step
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
+        self._on_step(input_ids.shape[1] - self._prompt_length)
+        return torch.full((input_ids.shape[0],), self._should_stop(), device=input_ids.device)

@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_tui.config import with_values
 from lora_tui.config.models import Lora
-from lora_tui.engine.base_model import load_base
-from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter, open_adapter
+from lora_tui.engine.base_model import BaseModel, load_base
+from lora_tui.engine.inference.adapters import (
+    AdapterGoneError,
+    AdapterSource,
+    find_adapter,
+    load_adapter,
+    open_adapter,
+)
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.errors import LoraTuiError, UsageError
@@ -159,6 +165,68 @@ def test_an_adapter_for_a_model_of_another_shape_is_refused(
     save_adapter(adapter, tmp_path / "other")
     with pytest.raises(UsageError, match=r"does not fit the base model .*\n.*fine_tuning.model_name"):
         load_adapter(load_base(trained.workshop.settings, quiet), open_adapter(tmp_path / "other", None))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"target_modules": ["q_proj", "embed_tokens"]},  # PEFT draws these even where it draws no others
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [3, 4]},
+    ],
+    ids=["plain", "embedding", "dora", "rslora", "head", "tokens"],
+)
+def test_an_adapter_is_loaded_as_peft_loads_it_without_a_random_number(
+    tokenizer: Any, tmp_path: Path, kind: dict[str, Any], dtype: torch.dtype
+) -> None:
+    def fresh() -> Any:
+        return make_model(tokenizer, tied=False).to(dtype)
+
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | kind)
+    made = get_peft_model(fresh(), config)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    made.save_pretrained(tmp_path)
+    theirs = PeftModel.from_pretrained(fresh(), tmp_path).eval()
+    base = BaseModel(fresh(), tokenizer, torch.device("cpu"), dtype, "tiny")
+    ids = tokenizer("Question: unlock", return_tensors="pt")
+    with torch.no_grad():
+        plain = base.model(**ids).logits
+        before = torch.get_rng_state()
+        ours = load_adapter(base, open_adapter(tmp_path, None))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.testing.assert_close(ours(**ids).logits, theirs(**ids).logits, rtol=0, atol=0)
+        assert float((ours(**ids).logits - plain).abs().max()) > 0.3
+    assert not any(tensor.is_meta for tensor in (*ours.parameters(), *ours.buffers()))
+
+
+def test_an_adapter_that_takes_its_first_values_from_the_base_model_is_loaded_as_peft_loads_it(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights="pissa")
+    get_peft_model(make_model(tokenizer), config).save_pretrained(tmp_path)
+    base = BaseModel(make_model(tokenizer), tokenizer, torch.device("cpu"), torch.float32, "tiny")
+    ids = tokenizer("Question: unlock", return_tensors="pt")
+    theirs = PeftModel.from_pretrained(make_model(tokenizer), tmp_path).eval()
+    with torch.no_grad():
+        ours = load_adapter(base, open_adapter(tmp_path, None))
+        torch.testing.assert_close(ours(**ids).logits, theirs(**ids).logits)
+
+
+def test_an_adapter_that_vanishes_is_told_from_one_that_does_not_fit(copied: Path, trained: Trained) -> None:
+    base = load_base(trained.workshop.settings, quiet)
+    source = open_adapter(copied, None)
+    shutil.rmtree(copied)
+    with pytest.raises(AdapterGoneError, match="is no longer there"):
+        load_adapter(base, source)
+    assert not any("lora_" in name for name, _ in base.model.named_parameters()), "the base model can still be used"
 
 
 def test_papers_that_are_no_table_count_as_none(copied: Path) -> None:
