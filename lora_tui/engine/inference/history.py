@@ -1,0 +1,91 @@
+"""What each side of a conversation has been asked and has said, and the prompt that follows from it.
+
+Each side sees its own former replies. A prompt takes the form that the adapter was trained on: ``Question: … Answer:``,
+which holds the last question alone, or the model's own chat template with the history, as much of it as the model's
+context holds.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora_tui.engine.inference.reply import Side
+from lora_tui.engine.training.dataset import prompt_text
+from lora_tui.errors import UsageError
+
+Message = dict[str, str]
+"""``role`` and ``content``, as chat templates take them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model continues, for how many tokens at most, and how many earlier exchanges it no longer holds."""
+
+    text: str
+    max_new_tokens: int
+    forgotten: int = 0
+
+
+@dataclass
+class History:
+    """The messages of both sides. `context` is the model's longest text in tokens; None where it names none."""
+
+    tokenizer: PreTrainedTokenizerBase
+    by_template: bool
+    context: int | None
+    messages: dict[Side, list[Message]] = field(default_factory=lambda: {"tuned": [], "base": []})
+
+    def add(self, side: Side, question: str, reply: str) -> None:
+        """Remember an exchange."""
+        self.messages[side] += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+    def drop_last(self, side: Side) -> None:
+        """Forget a side's last exchange."""
+        del self.messages[side][-2:]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for messages in self.messages.values():
+            messages.clear()
+
+    def prompt(self, side: Side, question: str, max_new_tokens: int) -> Prompt:
+        """Return what `side` continues to answer `question`.
+
+        The oldest exchanges are left out until the reply has its `max_new_tokens` (or half of the context, if that is
+        less). Raises `UsageError` when the question alone fills the context.
+        """
+        past = self.messages[side] if self.by_template else []
+        if self.context is None:
+            return Prompt(self._rendered(past, question), max_new_tokens)
+        room = min(max_new_tokens, self.context // 2)
+        for forgotten in range(len(past) // 2 + 1):
+            text = self._rendered(past[2 * forgotten :], question)
+            used = len(self.tokenizer(text)["input_ids"])
+            if used + room <= self.context:
+                break
+        if used >= self.context:
+            raise UsageError(
+                f"The question is {used:,} tokens long, and this model's context holds {self.context:,} with the reply."
+            )
+        return Prompt(text, min(max_new_tokens, self.context - used), forgotten)
+
+    def _rendered(self, past: list[Message], question: str) -> str:
+        if not self.by_template:
+            return prompt_text(question)
+        turns = [*past, {"role": "user", "content": question}]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return _without_second_bos(self.tokenizer, str(rendered))
+
+
+def context_tokens(model: PreTrainedModel) -> int | None:
+    """Return the longest text that `model` can read, in tokens; None where its configuration does not say."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(longest) if longest else None
+
+
+def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
+    """Leave out the template's own beginning-of-sequence text where the tokenizer adds that token by itself."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
+        return rendered.removeprefix(str(tokenizer.bos_token))
+    return rendered
