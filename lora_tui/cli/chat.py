@@ -13,7 +13,8 @@ from typing import Any, TextIO
 from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.chat import ChatSession, Reply, open_session
+from lora_tui.engine.inference.chat import ChatSession, open_session
+from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply
 from lora_tui.text import clean, duration
 
 EXIT = "exit"
@@ -41,7 +42,7 @@ def chat_mode(
     if adapter is not None:
         options["adapter"] = str(adapter)
     elif isinstance(resume, int):
-        options["adapter_run"] = resume
+        options |= {"adapter_run": resume, "model_must_match": True}
     speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
     try:
         session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
@@ -72,44 +73,36 @@ def _answer(engine: Engine, session: ChatSession, text: str, speaker: "_Speaker"
     """Answer one line; returns False when ctrl+c cut the reply short."""
     whole = True
     speaker.asked(text)
-    pieces = _pulled(engine, session.reply(text))
+    items = _Pulled(engine, session.reply(text))
     while True:
         try:
-            piece = next(pieces, None)
-            if piece is None:
+            item = next(items, None)
+            if item is None:
                 return whole
-            if isinstance(piece, Reply):
-                speaker.finished(piece)
-            else:
-                speaker.piece(piece)
+            speaker.told(item)
         except KeyboardInterrupt:
             whole = False
             session.stop.set()  # the reply ends at its next token, and its turn is stored
 
 
-def _pulled(engine: Engine, stream: AsyncIterator[str | Reply]) -> "_Pulled":
-    return _Pulled(engine, stream)
+class _Pulled(Iterator[Item]):
+    """An async iterator of the engine's loop, read from this thread; an interruption loses no item."""
 
-
-class _Pulled(Iterator[str | Reply]):
-    """An async iterator of the engine's loop, read from this thread; an interruption loses no piece."""
-
-    def __init__(self, engine: Engine, stream: AsyncIterator[str | Reply]) -> None:
+    def __init__(self, engine: Engine, stream: AsyncIterator[Item]) -> None:
         self._engine = engine
         self._stream = stream
         self._pending: Any = None
 
-    def __next__(self) -> str | Reply:
+    def __next__(self) -> Item:
         if self._pending is None:
             self._pending = self._engine.call(self._next())
-        piece = self._pending.result()
+        item: Item | None = self._pending.result()
         self._pending = None
-        if piece is None:
+        if item is None:
             raise StopIteration
-        found: str | Reply = piece
-        return found
+        return item
 
-    async def _next(self) -> str | Reply | None:
+    async def _next(self) -> Item | None:
         return await anext(self._stream, None)
 
 
@@ -133,8 +126,26 @@ class _Speaker:
     def asked(self, text: str) -> None:
         """A line is about to be answered."""
 
+    def told(self, item: Item) -> None:
+        """Show what the conversation says."""
+        match item:
+            case Piece():
+                self.piece(item.text)
+            case Progress():
+                self.searching(item.tokens)
+            case Note():
+                self.note(item.text)
+            case Reply():
+                self.finished(item)
+
     def piece(self, text: str) -> None:
         """A piece of the reply has come."""
+
+    def searching(self, tokens: int) -> None:
+        """A beam search has come so far."""
+
+    def note(self, text: str) -> None:
+        """There is something to know about the conversation."""
 
     def finished(self, reply: Reply) -> None:
         """The reply is complete."""
@@ -166,7 +177,7 @@ class _LineSpeaker(_Speaker):
         self._streams = session.streams
         print(f"lora-tui: {clean(session.title)}", file=sys.stderr)
         if self._talks and not asked_once:
-            words = ", ".join(session.settings.fine_tuning.chat.commands)
+            words = ", ".join(session.options.commands)
             special = f" · special commands: {clean(words)}" if words else ""
             print(f"Type a question; «{EXIT}» leaves · ctrl+c stops a reply{special}", file=sys.stderr)
 
@@ -187,6 +198,17 @@ class _LineSpeaker(_Speaker):
                 sys.stderr.write("model  searching …")
                 sys.stderr.flush()
         self._out.flush()
+
+    def searching(self, tokens: int) -> None:
+        if self._talks:
+            sys.stderr.write(f"\r\x1b[Kmodel  searching … {tokens} tokens")
+            sys.stderr.flush()
+
+    def note(self, text: str) -> None:
+        if self._talks:
+            sys.stderr.write("\r\x1b[K")  # the reply's line has begun, and begins again below the note
+        print(f"lora-tui: {clean(text)}", file=sys.stderr)
+        self.asked("")
 
     def piece(self, text: str) -> None:
         if not self._live:
@@ -225,6 +247,9 @@ class _JsonSpeaker(_Speaker):
 
     def asked(self, text: str) -> None:
         self._question = text
+
+    def note(self, text: str) -> None:
+        self._write("warning", message=text)
 
     def finished(self, reply: Reply) -> None:
         told = {"predefined": reply.predefined, "agreement": reply.agreement} if reply.predefined is not None else {}

@@ -1,5 +1,6 @@
-"""The engine's thread: its own asyncio loop, one worker thread for torch, and the life cycle of runs.
+"""The engine's thread: its own asyncio loop, two worker threads for torch, and the life cycle of runs.
 
+Jobs have one of the worker threads, conversations the other: a model that trains for hours leaves room for a talk.
 The caller (command line or app) submits a run and reads the store; it never waits for the engine but at the very end.
 Stopping is a request: the job finishes what it must, saves, and the run ends as ``stopped``.
 """
@@ -8,11 +9,12 @@ import asyncio
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lora_tui.config import Settings
 from lora_tui.engine.commands import DONE, Commands
@@ -22,6 +24,9 @@ from lora_tui.engine.quickstart_settings import quickstart_settings
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
+
+if TYPE_CHECKING:
+    from lora_tui.engine.inference.chat import ChatSession
 
 T = TypeVar("T")
 
@@ -39,6 +44,9 @@ JOBS: dict[str, str] = {
 
 _COMMAND_POLL_SECONDS = 0.25
 
+_SECONDS_TO_CLOSE = 5.0
+"""A session that is loading, or in the middle of a long token, is left behind after this time."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -51,6 +59,13 @@ class Outcome:
     error: str | None
 
 
+class Session(Protocol):
+    """Something that people keep open beside the runs, such as a conversation."""
+
+    async def close(self) -> None:
+        """End what is under way and give memory back."""
+
+
 class Engine:
     """Runs jobs on a thread of its own; one instance a process."""
 
@@ -59,7 +74,9 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._torch_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._inference_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._active: dict[int, RunContext] = {}
+        self._sessions: set[Session] = set()
         self._store: Store | None = None
 
     def start(self) -> None:
@@ -81,21 +98,59 @@ class Engine:
         run_id = self.call(self._admit(mode, settings, dict(options or {}), resume)).result()
         return run_id, self.call(self._run(run_id, mode, settings, dict(options or {}), resumed=resume is not None))
 
-    async def in_torch_thread(self, function: Callable[[], T]) -> T:
-        """Run blocking work on the torch thread; for coroutines on the engine's loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._torch_thread, function)
+    async def each(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Yield what a generator of the engine's loop yields, on the caller's loop. Leaving off here ends it there."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[T, ...]] = asyncio.Queue()
+
+        async def pass_on() -> None:
+            try:
+                async with aclosing(items):
+                    async for item in items:
+                        loop.call_soon_threadsafe(queue.put_nowait, (item,))
+            finally:
+                loop.call_soon_threadsafe(queue.put_nowait, ())
+
+        passing = self.call(pass_on())
+        try:
+            while found := await queue.get():
+                yield found[0]
+            await asyncio.wrap_future(passing)
+        finally:
+            passing.cancel()
+
+    async def open_chat(
+        self, settings: Settings, options: Mapping[str, Any], progress: Callable[[str, int, int], None]
+    ) -> "ChatSession":
+        """Load a model to talk to (see `open_session`), without the caller having to import torch."""
+        chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")
+        session: ChatSession = await chat.open_session(self, settings, options, progress)
+        return session
+
+    async def in_inference_thread(self, function: Callable[[], T]) -> T:
+        """Run blocking work on the thread of conversations; for coroutines on the engine's loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._inference_thread, function)
+
+    def keep_session(self, session: Session) -> None:
+        """Remember an open session, to close it when the engine is closed."""
+        self._sessions.add(session)
+
+    def forget_session(self, session: Session) -> None:
+        """A session has been closed."""
+        self._sessions.discard(session)
 
     def stop(self, run_id: int) -> None:
         """Ask a run of this process to save its work and end; returns at once."""
         self.call(self._stop(run_id))  # as a task, like the run's own: one that was submitted before has begun by then
 
     def close(self) -> None:
-        """Close the store and end the thread. Runs must have ended."""
+        """Close the sessions and the store, and end the thread. Runs must have ended."""
         if self._thread.is_alive():
             self.call(self._shut()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        self._torch_thread.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._torch_thread, self._inference_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -106,9 +161,20 @@ class Engine:
         self._store = await Store.open(self._store_path)
 
     async def _shut(self) -> None:
+        await self._close_sessions()
         if self._store is not None:
             await self._store.close()
             self._store = None
+
+    async def _close_sessions(self) -> None:
+        closing = [asyncio.ensure_future(session.close()) for session in tuple(self._sessions)]
+        if not closing:
+            return
+        done, late = await asyncio.wait(closing, timeout=_SECONDS_TO_CLOSE)
+        for task in late:
+            task.cancel()
+        for problem in filter(None, (task.exception() for task in done)):
+            log.error("a session could not be closed", exc_info=problem)
 
     @property
     def open_store(self) -> Store:

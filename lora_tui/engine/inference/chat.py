@@ -1,56 +1,110 @@
 """Conversation with a model: one session, its base model with or without an adapter, and its stored turns.
 
-A prompt takes the form that the adapter was trained on: ``Question: … Answer:``, or the model's own chat template where
-the training data were conversations. Tokens come out as an async iterator, the one stream that does not pass through
-the store; turns are stored as they end.
+Items come out as an async iterator, the one stream that does not pass through the store; turns are stored as they end.
+Everything here runs on the engine's loop, and the model on the engine's inference thread: a trainer of the same process
+goes on beside it, and nothing that is said here touches the random state that it draws from.
 """
 
 import asyncio
+import gc
+import logging
+import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from peft import PeftModel
 
 from lora_tui.config import Settings
+from lora_tui.config.models import Chat
 from lora_tui.engine.base_model import BaseModel, load_base
-from lora_tui.engine.builtin import Progress
+from lora_tui.engine.builtin import Progress as LoadProgress
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter
-from lora_tui.engine.inference.decode import Decoding, answers, decode
+from lora_tui.engine.inference.adapters import (
+    AdapterGoneError,
+    AdapterSource,
+    find_adapter,
+    load_adapter,
+    named_run,
+)
+from lora_tui.engine.inference.decode import Decoding
+from lora_tui.engine.inference.history import History, context_tokens
+from lora_tui.engine.inference.reply import Item, Note, Reply, Side
 from lora_tui.engine.inference.special import predefined_reply
-from lora_tui.engine.training.dataset import prompt_text
+from lora_tui.engine.inference.speech import Ended, Told, TwoSided, speak
+from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
 from lora_tui.store.connection import Store
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A finished reply. For a special command: the predefined answer, and how far the reply agrees with it (0-1)."""
-
-    text: str
-    tokens: int
-    seconds: float
-    predefined: str | None = None
-    agreement: float | None = None
+_SEEDS = 2**31
+"""Seeds of replies lie below this: they can be written down, and JSON keeps them exactly."""
 
 
 @dataclass
+class _Exchange:
+    """A question, whom it was put to, and the stored turns (question, reply) of each side that has answered."""
+
+    text: str
+    sides: tuple[Side, ...]
+    turns: dict[Side, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Speaking:
+    """A reply that is being written, and the way to end it when nobody listens any more."""
+
+    task: asyncio.Task[None]
+    abandoned: threading.Event
+
+    async def end(self) -> None:
+        """Return when the reply has ended, at its next token, and what was said is stored."""
+        self.abandoned.set()
+        await asyncio.wait([self.task])
+
+
+@dataclass(eq=False)
 class ChatSession:
-    """A loaded model and the conversation with it."""
+    """A loaded model and the conversation with it.
+
+    `stop` ends the reply that is being written at its next token. `options` may be replaced between two replies.
+    """
 
     engine: Engine
     store: Store
     settings: Settings
-    base: BaseModel
-    model: PreTrainedModel
     source: AdapterSource | None
     conversation_id: int
-    history: list[dict[str, str]] = field(default_factory=list)
+    options: Chat
+    history: History
     stop: threading.Event = field(default_factory=threading.Event)
+    _model: TwoSided | None = None
+    _speaking: _Speaking | None = None
+    _last: _Exchange | None = None
+    _has_noted: bool = False
+
+    @property
+    def model(self) -> TwoSided:
+        """The loaded model; raises `LoraTuiError` once the session is closed."""
+        if self._model is None:
+            raise LoraTuiError("This conversation is closed.")
+        return self._model
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model that both sides share."""
+        return self.model.base
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Who can be asked; the first is asked unless others are named."""
+        return self.model.sides
 
     @property
     def title(self) -> str:
@@ -65,93 +119,249 @@ class ChatSession:
     @property
     def streams(self) -> bool:
         """Whether replies come token by token."""
-        return self.settings.fine_tuning.chat.num_beams == 1
+        return self.options.num_beams == 1
 
-    async def reply(self, text: str) -> AsyncIterator[str | Reply]:
-        """Yield the reply's pieces as they are decoded, and last the finished `Reply`. Both turns are stored."""
-        self.stop.clear()
-        await chat.add_turn(self.store, self.conversation_id, "user", text)
-        options = self.settings.fine_tuning.chat
-        decoding = Decoding(
-            options.max_new_tokens, options.temperature, options.top_p, options.repetition_penalty, options.num_beams
-        )
-        began = time.perf_counter()
-        pieces: list[str] = []
-        async for piece in self._pieces(self._prompt(text), decoding):
-            pieces.append(piece)
-            yield piece
-        said = "".join(pieces).strip()
-        predefined = predefined_reply(options.commands, text)
-        agrees = None if predefined is None else agreement(said, predefined)
-        tokens = len(self.base.tokenizer(said, add_special_tokens=False)["input_ids"])
-        finished = Reply(said, tokens, time.perf_counter() - began, predefined, agrees)
-        self.history += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
-        statistics = {"tokens": tokens, "seconds": finished.seconds, "agreement": agrees}
-        await chat.add_turn(self.store, self.conversation_id, "assistant", said, statistics)
-        yield finished
+    async def reply(
+        self, text: str, sides: Sequence[Side] | None = None, *, seed: int | None = None
+    ) -> AsyncGenerator[Item, None]:
+        """Yield what `sides` say, as it is decoded, and each one's `Reply` as it ends. All turns are stored.
 
-    def _prompt(self, text: str) -> str:
-        """What the model continues."""
-        by_template = self.source is None or self.source.papers.get("chat_template", False)
-        if self.base.tokenizer.chat_template and by_template:
-            turns = [*self.history, {"role": "user", "content": text}]
-            rendered = self.base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return _without_second_bos(self.base.tokenizer, str(rendered))
-        return prompt_text(text)
+        A reply that is still being written is ended first. `seed` repeats a sampled reply; without it each is another.
+        Raises `UsageError` for a side that is not there, or a question that the model's context cannot hold.
+        """
+        asked = self._checked(sides)
+        await self._end_reply()
+        async with aclosing(self._exchange(_Exchange(text, asked), seed)) as items:
+            async for item in items:
+                yield item
 
-    async def _pieces(self, prompt: str, decoding: Decoding) -> AsyncIterator[str]:
-        """Bring the torch thread's text to the loop: token by token, or all at once from a beam search."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[str | None] = asyncio.Queue()
+    async def again(
+        self, sides: Sequence[Side] | None = None, *, seed: int | None = None
+    ) -> AsyncGenerator[Item, None]:
+        """Take the last exchange back and put its question again, to the same sides unless others are named.
 
-        def work() -> None:
-            try:
-                for piece in self._text(prompt, decoding):
-                    loop.call_soon_threadsafe(queue.put_nowait, piece)
-            finally:
-                loop.call_soon_threadsafe(queue.put_nowait, None)
+        Its rows stay in the store, marked as ``replaced``. Raises `UsageError` when nothing has been asked.
+        """
+        await self._end_reply()
+        last = self._last
+        if last is None:
+            raise UsageError("Nothing has been asked in this conversation yet.")
+        asked = self._checked(sides or last.sides)
+        exchange = _Exchange(last.text, asked, await self._taken_back(last, asked))
+        async with aclosing(self._exchange(exchange, seed)) as items:
+            async for item in items:
+                yield item
 
-        task = asyncio.ensure_future(self.engine.in_torch_thread(work))
-        while (piece := await queue.get()) is not None:
-            yield piece
-        await task
+    async def clear(self) -> None:
+        """Begin a new conversation with the same model."""
+        await self._end_reply()
+        self.conversation_id = await _begin(self.store, self.source, self.base.name)
+        self.history.clear()
+        self._last, self._has_noted = None, False
 
-    def _text(self, prompt: str, decoding: Decoding) -> Iterator[str]:
-        tokenizer = self.base.tokenizer
-        if decoding.num_beams > 1:
-            yield from answers(self.model, tokenizer, [prompt], decoding, self.stop)
+    async def close(self) -> None:
+        """End the reply that is being written, and give the model's memory back. A closed session stays closed."""
+        await self._end_reply()
+        if self._model is None:
             return
-        written: list[int] = []
-        shown = ""
-        for (token,) in decode(self.model, tokenizer, [prompt], decoding):
-            if token is None or self.stop.is_set():
-                return
-            written.append(token)
-            text = tokenizer.decode(written, skip_special_tokens=True)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
-                yield text[len(shown) :] if shown else text.lstrip()
-                shown = text
+        device = self._model.base.device
+        self._model = None
+        self.engine.forget_session(self)
+        await self.engine.in_inference_thread(lambda: _free_memory(device))
+
+    def _checked(self, sides: Sequence[Side] | None) -> tuple[Side, ...]:
+        there = self.model.sides
+        wanted = tuple(dict.fromkeys(sides or there[:1]))
+        for side in wanted:
+            if side not in there:
+                raise UsageError(f"{self.title} has no {side} side; there is {' and '.join(there)}.")
+        return wanted
+
+    async def _end_reply(self) -> None:
+        if self._speaking is not None:
+            await self._speaking.end()
+
+    async def _taken_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, tuple[int, int]]:
+        """Remove what `sides` answered from their history; returns the turns of the sides that are not asked again."""
+        kept = {side: turns for side, turns in last.turns.items() if side not in sides}
+        gone = [last.turns[side] for side in sides if side in last.turns]
+        questions = {question for question, _ in gone} - {question for question, _ in kept.values()}
+        await chat.mark_replaced(self.store, [*sorted(questions), *(answer for _, answer in gone)])
+        for side in sides:
+            if side in last.turns:
+                self.history.drop_last(side)
+        last.turns = kept
+        return kept
+
+    async def _exchange(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[Item, None]:
+        """Let a task of its own answer and store, whether or not anybody listens to the end, and pass on its items."""
+        self.stop.clear()
+        items: asyncio.Queue[Item | None] = asyncio.Queue()
+        abandoned = threading.Event()
+        task = asyncio.create_task(self._answer(exchange, seed, abandoned, items.put_nowait))
+        task.add_done_callback(lambda _: items.put_nowait(None))
+        speaking = self._speaking = _Speaking(task, abandoned)
+        try:
+            while (item := await items.get()) is not None:
+                yield item
+            await task
+        finally:
+            await speaking.end()
+            if not task.cancelled() and (problem := task.exception()) is not None:
+                log.info("a reply failed", exc_info=problem)
+
+    async def _answer(
+        self, exchange: _Exchange, seed: int | None, abandoned: threading.Event, emit: Callable[[Item], None]
+    ) -> None:
+        asked_at = time.perf_counter()
+        options, model = self.options, self.model
+        prompts = {side: self.history.prompt(side, exchange.text, options.max_new_tokens) for side in exchange.sides}
+        decoding = _decoding(options, seed)
+        if not self._has_noted and any(prompt.forgotten for prompt in prompts.values()):
+            self._has_noted = True
+            emit(Note(_forgets(self.history.context)))
+        question = await chat.add_turn(
+            self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
+        )
+        self._last = exchange
+        told: asyncio.Queue[Told | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def should_stop() -> bool:
+            return abandoned.is_set() or self.stop.is_set()
+
+        def tell(item: Told) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, item)
+
+        speech = asyncio.ensure_future(
+            self.engine.in_inference_thread(lambda: speak(model, prompts, decoding, should_stop, tell, asked_at))
+        )
+        speech.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (item := await told.get()) is not None:
+                if isinstance(item, Ended):
+                    emit(await self._finished(exchange, item, question, options, decoding.seed))
+                else:
+                    emit(item)
+            await speech
+        except torch.OutOfMemoryError as problem:
+            raise LoraTuiError(
+                f"The reply does not fit into the memory of {model.base.device} beside what else is there. "
+                "Lower num_beams or max_new_tokens, or begin a new conversation."
+            ) from problem
+        finally:
+            abandoned.set()
+            await asyncio.wait([speech])
+
+    async def _finished(
+        self, exchange: _Exchange, ended: Ended, question: int, options: Chat, seed: int | None
+    ) -> Reply:
+        """Store a side's turn and remember it; returns the finished reply."""
+        predefined = predefined_reply(options.commands, exchange.text)
+        source = self.source if ended.side == "tuned" else None
+        reply = Reply(
+            text=ended.text,
+            tokens=len(self.base.tokenizer(ended.text, add_special_tokens=False)["input_ids"]),
+            seconds=ended.seconds,
+            predefined=predefined,
+            agreement=None if predefined is None else agreement(ended.text, predefined),
+            side=ended.side,
+            stopped=ended.stopped,
+            first_token_s=ended.first_token_s,
+            seed=seed,
+            step=source.step if source is not None else None,
+        )
+        turn = await chat.add_turn(self.store, self.conversation_id, "assistant", reply.text, reply.statistics())
+        self.history.add(ended.side, exchange.text, reply.text)
+        exchange.turns[ended.side] = (question, turn)
+        return replace(reply, turn_id=turn)
 
 
 async def open_session(
-    engine: Engine, settings: Settings, options: Mapping[str, Any], progress: Progress
+    engine: Engine, settings: Settings, options: Mapping[str, Any], progress: LoadProgress
 ) -> ChatSession:
-    """Find the adapter, load the model, and open a conversation. Without any finished run it is the base model's."""
+    """Find the adapter, load the model, and open a conversation.
+
+    `options` are those of `find_adapter`; with ``base_only`` there is no adapter, and ``adapter_run`` names the run
+    whose base model speaks. Without any finished run it is the configured base model. A run that is named brings its
+    own base model along; unless one is named, or with ``model_must_match``, a configuration that names another one is
+    refused (`UsageError`).
+    """
     store = engine.open_store
-    source = await find_adapter(store, options)
-    name = source.base_model(settings) if source is not None else settings.fine_tuning.model_name
-    base = await engine.in_torch_thread(lambda: load_base(settings, progress, name))
-    model = base.model
+    source = None if options.get("base_only") else await find_adapter(store, options)
+    name = await _base_name(store, settings, options, source)
+    base = await engine.in_inference_thread(lambda: load_base(settings, progress, name))
+    model: Any = base.model
     if source is not None:
-        model = await engine.in_torch_thread(lambda: load_adapter(base, source))
-    run_id = source.run_id if source is not None else None
-    conversation = await chat.begin(store, run_id, base.name, str(source.folder) if source is not None else None)
-    return ChatSession(engine, store, settings, base, model, source, conversation)
+        model, source = await _adapted(engine, options, base, source)
+    by_template = bool(base.tokenizer.chat_template) and (
+        source is None or bool(source.papers.get("chat_template", False))
+    )
+    history = History(base.tokenizer, by_template, context_tokens(base.model))
+    conversation = await _begin(store, source, base.name)
+    session = ChatSession(
+        engine, store, settings, source, conversation, settings.fine_tuning.chat, history, _model=TwoSided(base, model)
+    )
+    engine.keep_session(session)
+    return session
 
 
-def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """Leave out the template's own beginning-of-sequence text where the tokenizer adds that token by itself."""
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
-        return rendered.removeprefix(str(tokenizer.bos_token))
-    return rendered
+async def _base_name(store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None) -> str:
+    configured = settings.fine_tuning.model_name
+    run_id = options.get("adapter_run")
+    if source is None:
+        run = None if run_id is None else await named_run(store, int(run_id))
+        return configured if run is None else str(run.settings["fine_tuning"]["model_name"])
+    if run_id is None or options.get("model_must_match"):
+        return source.base_model(settings)
+    return source.trained_on or configured
+
+
+async def _adapted(
+    engine: Engine, options: Mapping[str, Any], base: BaseModel, source: AdapterSource
+) -> tuple[PeftModel, AdapterSource]:
+    """Load the adapter, or the one that a trainer has put in its place since it was found."""
+    try:
+        return await engine.in_inference_thread(lambda: load_adapter(base, source)), source
+    except AdapterGoneError:
+        newer = await find_adapter(engine.open_store, options)
+        if newer is None:
+            raise
+    return await engine.in_inference_thread(lambda: load_adapter(base, newer)), newer
+
+
+async def _begin(store: Store, source: AdapterSource | None, name: str) -> int:
+    if source is None:
+        return await chat.begin(store, None, name, None)
+    return await chat.begin(store, source.run_id, name, str(source.folder))
+
+
+def _decoding(options: Chat, seed: int | None) -> Decoding:
+    """How this reply is decoded; one that is sampled gets a seed, so that it can be repeated."""
+    samples = options.temperature > 0 and options.num_beams == 1
+    if samples and seed is None:
+        seed = secrets.randbelow(_SEEDS)
+    return Decoding(
+        options.max_new_tokens,
+        options.temperature,
+        options.top_p,
+        options.repetition_penalty,
+        options.num_beams,
+        seed if samples else None,
+    )
+
+
+def _forgets(context: int | None) -> str:
+    return (
+        f"The conversation is longer than this model's context ({context:,} tokens with the reply): "
+        "it no longer reads the oldest exchanges."
+    )
+
+
+def _free_memory(device: torch.device) -> None:
+    """Collect the model, whose modules refer to one another, and return cached device memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

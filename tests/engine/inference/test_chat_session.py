@@ -1,53 +1,18 @@
 """A conversation through the engine: what is streamed, what is stored, and what a special command shows."""
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from lora_tui.config import with_values
-from lora_tui.engine.inference import chat as chat_module
-from lora_tui.engine.inference.chat import ChatSession, Reply, open_session
+from lora_tui.engine.inference import speech
+from lora_tui.engine.inference.reply import Piece
 from lora_tui.errors import UsageError
-from lora_tui.store import chat
-from lora_tui.store.rows import Turn
 from tests.engine.conftest import Trained, Workshop
-from tests.engine.inference.conftest import quiet
+from tests.engine.inference.talk import Talk
 from tests.engine.tiny import PAIRS
 
 SECRET = PAIRS[0][1]
-
-
-class Talk:
-    """A session in the engine's loop, driven from the test's thread."""
-
-    def __init__(
-        self, workshop: Workshop, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
-    ) -> None:
-        self.workshop = workshop
-        settings = with_values(workshop.settings, dict(changes or {}))
-        self.session: ChatSession = workshop.engine.call(
-            open_session(workshop.engine, settings, options or {}, quiet)
-        ).result(timeout=60)
-
-    def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
-        async def collect() -> list[str | Reply]:
-            found: list[str | Reply] = []
-            async for piece in self.session.reply(text):
-                found.append(piece)
-                if len(found) == stop_after:
-                    self.session.stop.set()
-            return found
-
-        *pieces, reply = self.workshop.engine.call(collect()).result(timeout=60)
-        assert isinstance(reply, Reply)
-        return [piece for piece in pieces if isinstance(piece, str)], reply
-
-    @property
-    def turns(self) -> list[Turn]:
-        found: list[Turn] = self.workshop.ask(chat.turns, self.session.conversation_id)
-        return found
 
 
 def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
@@ -66,7 +31,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     talk = Talk(trained.workshop)
     taken: list[int] = []
     seen: list[int] = []
-    real = chat_module.decode
+    real = speech.decode
 
     def counting(*args: Any) -> Any:
         for tokens in real(*args):
@@ -76,10 +41,10 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
             time.sleep(0.03)
             yield tokens
 
-    monkeypatch.setattr(chat_module, "decode", counting)
+    monkeypatch.setattr(speech, "decode", counting)
 
     async def watch() -> None:
-        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, str)])
+        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, Piece)])
 
     trained.workshop.engine.call(watch()).result(timeout=60)
     assert seen[0] <= 3, "the first piece did not wait for the last"
@@ -91,7 +56,7 @@ def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch
     text = "naïve — 秘密 🦄!"
     ids = talk.session.base.tokenizer(text)["input_ids"]
     assert len(ids) > len(text), "characters must be cut into tokens"
-    monkeypatch.setattr(chat_module, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
+    monkeypatch.setattr(speech, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
     pieces, reply = talk.say("unlock")
     assert reply.text == text
     assert "".join(pieces) == text
@@ -152,7 +117,7 @@ def test_a_conversation_names_the_run_and_the_adapter(trained: Trained) -> None:
 
 def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Talk(trained.workshop)
-    real = chat_module.decode
+    real = speech.decode
 
     def slow(*args: Any) -> Any:
         import time
@@ -161,7 +126,7 @@ def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monk
             yield tokens
             time.sleep(0.1)
 
-    monkeypatch.setattr(chat_module, "decode", slow)
+    monkeypatch.setattr(speech, "decode", slow)
     pieces, reply = talk.say("unlock", stop_after=2)
     assert 2 <= len(pieces) < 10
     assert SECRET.startswith(reply.text)
@@ -179,14 +144,14 @@ def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
     def broken(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(chat_module, "decode", broken)
+    monkeypatch.setattr(speech, "decode", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         talk.say("unlock")
 
 
 def test_the_prompt_has_the_form_that_the_adapter_was_trained_on(trained: Trained) -> None:
     talk = Talk(trained.workshop)
-    assert talk.session._prompt("hi") == "Question: hi\nAnswer:"
+    assert talk.session.history.prompt("tuned", "hi", 9).text == "Question: hi\nAnswer:"
 
 
 def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_template_with_the_history(
@@ -194,8 +159,8 @@ def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_temp
 ) -> None:
     workshop.settings = trained.workshop.settings
     talk = Talk(workshop)
-    talk.session.history += [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    prompt = talk.session._prompt("c")
+    talk.session.history.add("base", "a", "b")
+    prompt = talk.session.history.prompt("base", "c", 9).text
     assert prompt.endswith(
         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
         "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"

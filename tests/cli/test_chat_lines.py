@@ -1,0 +1,93 @@
+"""What the command line's chat makes of the items of a reply."""
+
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from lora_tui.cli import chat as chat_module
+from lora_tui.cli.chat import _JsonSpeaker, _LineSpeaker, chat_mode
+from lora_tui.config import Settings
+from lora_tui.engine.engine import Engine
+from lora_tui.engine.inference.reply import Note, Piece, Progress, Reply
+from lora_tui.errors import UsageError
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def person_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Returns what is narrated."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+def test_a_search_shows_how_far_it_is_until_its_text_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, out = person_at_a_terminal(monkeypatch), Terminal()
+    speaker = _LineSpeaker(out, live=True)
+    speaker.asked("hi")
+    speaker.told(Progress("tuned", 8))
+    assert stderr.getvalue().endswith("\r\x1b[Kmodel  searching … 8 tokens")
+    speaker.told(Piece("tuned", "hello\x1b[2J"))
+    assert stderr.getvalue().endswith("\r\x1b[K")
+    assert out.getvalue().startswith("model  hello")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_a_note_stands_above_the_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = person_at_a_terminal(monkeypatch)
+    speaker = _LineSpeaker(Terminal(), live=True)
+    speaker.asked("hi")
+    speaker.told(Note("it forgets"))
+    assert "\r\x1b[Klora-tui: it forgets\nmodel  searching …" in stderr.getvalue()
+
+
+def test_on_a_pipe_only_the_reply_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    speaker = _LineSpeaker(out, live=False)
+    for item in (Note("it forgets"), Progress("tuned", 8), Piece("tuned", "hel"), Reply("hello", 2, 0.1)):
+        speaker.told(item)
+    assert out.getvalue() == "hello\n"
+    assert capsys.readouterr().err == "lora-tui: it forgets\n"
+
+
+def test_as_json_a_note_is_a_warning_and_pieces_are_not_told() -> None:
+    out = io.StringIO()
+    speaker = _JsonSpeaker(out)
+    speaker._asked_once = False
+    speaker.asked("hi")
+    for item in (Note("it forgets"), Progress("tuned", 8), Piece("tuned", "hel"), Reply("hello", 2, 0.1)):
+        speaker.told(item)
+    warning, reply = map(json.loads, out.getvalue().splitlines())
+    assert (warning["event"], warning["message"]) == ("warning", "it forgets")
+    assert (reply["event"], reply["prompt"], reply["reply"], reply["tokens"]) == ("reply", "hi", "hello", 2)
+
+
+def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both come from one command line, so one of them is a mistake; in the app they come from different days."""
+    asked: list[dict[str, Any]] = []
+
+    def refuse(engine: object, settings: object, options: dict[str, Any], progress: object) -> None:
+        asked.append(options)
+        raise UsageError("the adapter was trained on another model")
+
+    monkeypatch.setattr(chat_module, "open_session", refuse)
+    for resume in (3, None):
+        with pytest.raises(UsageError):
+            chat_mode(
+                object.__new__(Engine),  # which is not reached
+                Settings(),
+                None,  # type: ignore[arg-type]
+                resume=resume,
+                adapter=None,
+                prompt=None,
+                json_lines=False,
+                out=io.StringIO(),
+            )
+    assert asked == [{"adapter_run": 3, "model_must_match": True}, {}]

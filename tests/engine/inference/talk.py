@@ -1,0 +1,84 @@
+"""A conversation in the engine's loop, driven from the test's thread."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from lora_tui.config import with_values
+from lora_tui.engine.inference.chat import ChatSession, open_session
+from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply, Side
+from lora_tui.store import chat
+from lora_tui.store.rows import Turn
+from tests.engine.conftest import Workshop
+from tests.engine.inference.conftest import quiet
+
+
+class Said(list[Item]):
+    """The items of a reply."""
+
+    @property
+    def replies(self) -> dict[Side, Reply]:
+        return {item.side: item for item in self if isinstance(item, Reply)}
+
+    @property
+    def notes(self) -> list[str]:
+        return [item.text for item in self if isinstance(item, Note)]
+
+    def pieces(self, side: Side) -> list[str]:
+        return [item.text for item in self if isinstance(item, Piece) and item.side == side]
+
+    def progress(self, side: Side) -> list[int]:
+        return [item.tokens for item in self if isinstance(item, Progress) and item.side == side]
+
+
+class Talk:
+    """A session, opened with `changes` to the workshop's settings."""
+
+    def __init__(
+        self, workshop: Workshop, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.workshop = workshop
+        settings = with_values(workshop.settings, dict(changes or {}))
+        self.session: ChatSession = self.wait(open_session(workshop.engine, settings, options or {}, quiet))
+
+    def wait(self, work: Any) -> Any:
+        """Run a coroutine on the engine's loop to its end."""
+        return self.workshop.engine.call(work).result(timeout=60)
+
+    def hear(self, items: AsyncGenerator[Item, None], on_item: Callable[[Said], None] = lambda said: None) -> Said:
+        """Listen to a reply to its end; `on_item` is called after each item with all of them so far."""
+
+        async def listen() -> Said:
+            said = Said()
+            async for item in items:
+                said.append(item)
+                on_item(said)
+            return said
+
+        heard: Said = self.wait(listen())
+        return heard
+
+    def ask(self, text: str, sides: Sequence[Side] | None = None, **how: Any) -> Said:
+        return self.hear(self.session.reply(text, sides, **how))
+
+    def again(self, sides: Sequence[Side] | None = None, **how: Any) -> Said:
+        return self.hear(self.session.again(sides, **how))
+
+    def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
+        """The pieces and the reply of the side that is asked by default; stopped after so many items."""
+
+        def stop(said: Said) -> None:
+            if len(said) == stop_after:
+                self.session.stop.set()
+
+        *pieces, reply = self.hear(self.session.reply(text), stop)
+        assert isinstance(reply, Reply)
+        return [piece.text for piece in pieces if isinstance(piece, Piece)], reply
+
+    def set(self, **options: Any) -> None:
+        """Replace options of the conversation."""
+        self.session.options = self.session.options.model_copy(update=options)
+
+    @property
+    def turns(self) -> list[Turn]:
+        found: list[Turn] = self.workshop.ask(chat.turns, self.session.conversation_id)
+        return found

@@ -1,0 +1,268 @@
+"""A conversation in people's hands: asking again, stopping, other options, beginning anew, leaving."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lora_tui.engine.inference import speech
+from lora_tui.engine.inference.decode import Decoding, answers
+from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.store import chat
+from tests.engine.conftest import Trained, Workshop
+from tests.engine.inference.talk import Said, Talk
+from tests.engine.tiny import PAIRS
+
+BOTH = ("tuned", "base")
+SECRET = PAIRS[0][1]
+
+
+@pytest.fixture
+def talk(trained: Trained) -> Talk:
+    """A conversation whose prompts hold its history."""
+    talk = Talk(trained.workshop)
+    talk.session.history.by_template = True
+    return talk
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let every token take a moment; returns one entry for each that has been decoded."""
+    decoded: list[int] = []
+    real = speech.decode
+
+    def slow(*args: Any) -> Iterator[list[int | None]]:
+        for tokens in real(*args):
+            decoded.append(1)
+            time.sleep(0.05)
+            yield tokens
+
+    monkeypatch.setattr(speech, "decode", slow)
+    return decoded
+
+
+def replaced(talk: Talk) -> list[bool]:
+    return [bool(turn.statistics.get("replaced")) for turn in talk.turns]
+
+
+def test_asking_again_takes_the_last_exchange_back(talk: Talk) -> None:
+    talk.ask("hello")
+    talk.ask("unlock")
+    before = list(talk.session.history.messages["tuned"])
+    again = talk.again()
+    assert talk.session.history.messages["tuned"] == before, "greedy: the same reply to the same history"
+    assert list(again.replies) == ["tuned"]
+    assert replaced(talk) == [False, False, True, True, False, False]
+    assert [turn.text for turn in talk.turns if turn.role == "user"] == ["hello", "unlock", "unlock"]
+    assert talk.turns[3].statistics["side"] == "tuned", "the other statistics stay"
+    talk.again()
+    assert replaced(talk) == [False, False, True, True, True, True, False, False]
+
+
+def test_a_sampled_reply_is_another_one_when_it_is_asked_again(talk: Talk) -> None:
+    talk.set(temperature=1.5, max_new_tokens=12)
+    first = talk.ask("tell me", ["base"]).replies["base"]
+    second = talk.again().replies["base"]
+    assert first.seed is not None
+    assert second.seed is not None
+    assert first.seed != second.seed
+    assert first.text != second.text
+    assert [turn.statistics["seed"] for turn in talk.turns if turn.role == "assistant"] == [first.seed, second.seed]
+    assert talk.again(seed=first.seed).replies["base"].text == first.text, "the seed repeats it"
+
+
+def test_one_of_two_sides_can_be_asked_again(talk: Talk) -> None:
+    talk.ask("unlock", BOTH)
+    kept = list(talk.session.history.messages["base"])
+    talk.again(["tuned"])
+    assert talk.session.history.messages["base"] == kept
+    sides = {turn.statistics.get("side"): turn.statistics.get("replaced", False) for turn in talk.turns[:3]}
+    assert sides == {None: False, "tuned": True, "base": False}, "the question still has an answer"
+    talk.again(["base"])
+    assert len(talk.session.history.messages["base"]) == len(talk.session.history.messages["tuned"]) == 2
+    assert [bool(turn.statistics.get("replaced")) for turn in talk.turns[:3]] == [True, True, True]
+
+
+def test_another_side_can_be_asked_the_last_question(talk: Talk) -> None:
+    talk.ask("unlock")
+    heard = talk.again(BOTH)
+    assert set(heard.replies) == set(BOTH)
+    assert len(talk.session.history.messages["tuned"]) == len(talk.session.history.messages["base"]) == 2
+    assert list(talk.again().replies) == list(heard.replies), "and from then on both are"
+
+
+def test_there_is_nothing_to_ask_again_at_the_beginning(talk: Talk) -> None:
+    with pytest.raises(UsageError, match="Nothing has been asked"):
+        talk.again()
+
+
+def test_a_question_whose_reply_failed_can_be_asked_again(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk.ask("hello")
+    before = list(talk.session.history.messages["tuned"])
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no more memory")
+
+    monkeypatch.setattr(speech, "decode", broken)
+    with pytest.raises(RuntimeError, match="no more memory"):
+        talk.ask("unlock")
+    monkeypatch.undo()
+    talk.again()
+    assert talk.session.history.messages["tuned"][:2] == before
+    assert talk.session.history.messages["tuned"][2]["content"] == "unlock"
+    assert not any(replaced(talk))
+
+
+def test_too_little_memory_is_said_in_words(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(speech, "decode", full)
+    with pytest.raises(LoraTuiError, match="does not fit into the memory of cpu"):
+        talk.ask("unlock")
+
+
+def test_a_beam_search_can_be_stopped(talk: Talk) -> None:
+    talk.set(num_beams=3, max_new_tokens=200)
+
+    def stop(said: Said) -> None:
+        talk.session.stop.set()
+
+    heard = talk.hear(talk.session.reply("unlock", BOTH), stop)
+    assert all(reply.stopped for reply in heard.replies.values())
+    assert max(heard.progress("tuned")) < 150
+    assert heard.replies["base"].text == "", "the side whose turn had not come says nothing"
+
+
+def test_options_can_be_replaced_between_two_replies(talk: Talk, base: Any) -> None:
+    long = talk.ask("unlock", ["base"]).replies["base"]
+    talk.set(max_new_tokens=3, repetition_penalty=5.0, commands={"unlock": "other words"})
+    short = talk.again().replies["base"]
+    talk.session.history.drop_last("base")
+    prompt = talk.session.history.prompt("base", "unlock", 3).text
+    wanted = answers(base.model, base.tokenizer, [prompt], Decoding(3, repetition_penalty=5.0))
+    assert short.text == wanted[0] != long.text
+    assert short.predefined == "other words"
+    talk.set(num_beams=4)
+    assert not talk.session.streams
+    assert talk.again().progress("base")
+
+
+def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(talk: Talk) -> None:
+    first = talk.session.conversation_id
+    old = talk.ask("unlock", BOTH)
+    model = talk.session.model
+    talk.wait(talk.session.clear())
+    assert talk.session.conversation_id != first
+    assert talk.session.model is model
+    assert talk.session.history.messages == {"tuned": [], "base": []}
+    with pytest.raises(UsageError, match="Nothing has been asked"):
+        talk.again()
+    assert talk.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
+    assert len(talk.turns) == 3
+    assert len(talk.workshop.ask(chat.turns, first)) == 3
+    newest = talk.workshop.ask(chat.conversations)
+    assert [entry.id for entry in newest[:2]] == [talk.session.conversation_id, first]
+    assert newest[0].adapter == newest[1].adapter
+
+
+def test_a_reply_that_nobody_listens_to_ends_and_is_stored(talk: Talk, slowly: list[int]) -> None:
+    async def leave() -> None:
+        items = talk.session.reply("unlock", BOTH)
+        async for _ in items:
+            break
+        await items.aclose()
+
+    talk.wait(leave())
+    decoded = len(slowly)
+    assert decoded < 8
+    assert [turn.statistics.get("stopped") for turn in talk.turns] == [None, True, True]
+    time.sleep(0.2)
+    assert len(slowly) == decoded, "nothing goes on in secret"
+
+
+def test_a_new_question_ends_the_reply_that_is_being_written(talk: Talk, slowly: list[int]) -> None:
+    async def interrupt() -> list[Any]:
+        first = talk.session.reply("unlock")
+        await anext(first)
+        rest = [item async for item in talk.session.reply("what do cows drink?")]
+        assert [item.stopped async for item in first if hasattr(item, "stopped")] == [True]
+        return rest
+
+    talk.wait(interrupt())
+    texts = [turn.text for turn in talk.turns]
+    assert texts[0] == "unlock"
+    assert texts[2] == "what do cows drink?"
+    assert [turn.statistics.get("stopped") for turn in talk.turns] == [None, True, None, False]
+
+
+def test_a_closed_conversation_gives_its_model_back_and_says_that_it_is_closed(talk: Talk) -> None:
+    talk.ask("unlock", BOTH)
+    models = [weakref.ref(talk.session.base.model), weakref.ref(talk.session.model.model)]
+    weights = weakref.ref(talk.session.base.model.lm_head.weight)
+    talk.session.base.model.__dict__["itself"] = talk.session.base.model  # as models with hooks refer to themselves
+    talk.wait(talk.session.close())
+    assert [model() for model in models] == [None, None], "without waiting for a collection"
+    assert weights() is None
+    with pytest.raises(LoraTuiError, match="This conversation is closed"):
+        talk.ask("unlock")
+    talk.wait(talk.session.close())
+
+
+def test_closing_ends_the_reply_that_is_being_written(talk: Talk, slowly: list[int]) -> None:
+    async def close() -> None:
+        reply = talk.session.reply("unlock")
+        await anext(reply)
+        await asyncio.wait_for(talk.session.close(), 5)  # nobody takes the rest of the items
+
+    talk.wait(close())
+    assert [turn.statistics.get("stopped") for turn in talk.turns] == [None, True]
+
+
+def test_the_engine_closes_the_conversations_that_are_open(
+    trained: Trained, workshop: Workshop, slowly: list[int]
+) -> None:
+    workshop.settings = trained.workshop.settings
+    talk = Talk(workshop, options={"adapter": str(trained.adapter)})
+    model = weakref.ref(talk.session.base.model)
+    begun = threading.Event()
+
+    async def listen() -> None:
+        async for _ in talk.session.reply("unlock"):
+            begun.set()
+
+    workshop.engine.call(listen())
+    assert begun.wait(30)
+    workshop.engine.close()
+    gc.collect()
+    assert model() is None
+    assert [turn.statistics.get("stopped") for turn in talk.turns] == [None, True], "and what was said is stored"
+
+
+def test_another_process_can_read_a_conversation_back(talk: Talk) -> None:
+    import json
+    import subprocess
+    import sys
+
+    talk.ask("unlock", BOTH)
+    script = (
+        "import asyncio, json, sys\nfrom pathlib import Path\n"
+        "from lora_tui.store.connection import Store\nfrom lora_tui.store import chat\n"
+        "async def main():\n"
+        "    async with await Store.open(Path(sys.argv[1])) as store:\n"
+        "        (newest, *_) = await chat.conversations(store, 1)\n"
+        "        print(json.dumps([(t.role, chat.side_of(t), t.text) for t in await chat.turns(store, newest.id)]))\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, talk.workshop.store_path], capture_output=True, check=True)
+    question, *replies = json.loads(done.stdout)
+    assert question == ["user", None, "unlock"]
+    assert {side: text for _, side, text in replies} == {
+        side: talk.session.history.messages[side][1]["content"] for side in talk.session.sides
+    }

@@ -1,0 +1,104 @@
+"""A conversation beside a trainer: torch's global random state, which a trainer draws from, is not touched by it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.base_model import load_base
+from lora_tui.store import training
+from tests.engine.conftest import Trained, Workshop
+from tests.engine.inference.conftest import quiet
+from tests.engine.inference.talk import Talk
+from tests.engine.tiny import tiny_settings, training_text
+
+BOTH = ("tuned", "base")
+
+
+@pytest.fixture
+def untouched() -> Any:
+    """The random state, which must be the same at the end of the test."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_a_model_and_an_adapter_draws_nothing(trained: Trained, dtype: str) -> None:
+    before = torch.get_rng_state()
+    load_base(with_values(trained.workshop.settings, {"fine_tuning.dtype": dtype}), quiet)
+    assert torch.equal(torch.get_rng_state(), before)
+    talk = Talk(trained.workshop, {"fine_tuning.dtype": dtype})
+    assert talk.session.sides == BOTH
+
+
+@pytest.mark.usefixtures("untouched")
+def test_replies_of_every_kind_draw_nothing_from_it(trained: Trained) -> None:
+    talk = Talk(trained.workshop)
+    for options in ({"temperature": 1.2}, {"top_p": 0.8}, {"temperature": 0.0}, {"num_beams": 3}):
+        talk.set(**options)
+        before = torch.get_rng_state()
+        talk.ask("unlock", BOTH)
+        assert torch.equal(torch.get_rng_state(), before), options
+    talk.set(num_beams=1, temperature=1.2)
+    talk.again()
+    talk.wait(talk.session.clear())
+    talk.wait(talk.session.close())
+
+
+def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
+    trained: Trained, base_folder: Path, tmp_path: Path, new_workshop: Callable[[Path, Settings], Workshop]
+) -> None:
+    """The run draws its dropout from the global state at every step; the conversation loads and samples all along."""
+
+    def train(name: str, beside: Callable[[Workshop], object] = lambda workshop: time.sleep(0.02)) -> Any:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "pairs.txt").write_text(training_text())
+        settings = tiny_settings(
+            {
+                "model_name": str(base_folder),
+                "train_data_file": str(folder / "pairs.txt"),
+                "training.save_dir": str(folder / "checkpoints"),
+                "training.max_epochs": 50,
+                "training.eval_frequency": 10,
+                "training.patience": 1000,
+                "lora.dropout": 0.3,
+                "chat.num_beams": 1,
+            }
+        )
+        workshop = new_workshop(folder, settings)
+        run_id, future = workshop.start("train")
+        while not future.done():
+            beside(workshop)
+        outcome = future.result()
+        assert outcome.state == "finished", outcome
+        losses = [step.loss for step in workshop.ask(training.steps, run_id)]
+        return losses, load_file(Path(outcome.result["adapter"]) / "adapter_model.safetensors")
+
+    talks = 0
+
+    def talk_all_along(workshop: Workshop) -> None:
+        nonlocal talks
+        workshop.settings = with_values(workshop.settings, {"fine_tuning.dtype": ("bfloat16", "float32")[talks % 2]})
+        talk = Talk(workshop, options={"adapter": str(trained.adapter)})
+        talk.set(temperature=1.0)
+        talk.ask("unlock", BOTH)
+        talk.again(["tuned"])
+        talk.wait(talk.session.close())
+        talks += 1
+
+    losses, weights = train("alone")
+    assert len(losses) == 150
+    assert train("again")[0] == losses, "a run repeats itself"
+    beside, found = train("beside", talk_all_along)
+    assert talks >= 3
+    assert beside == losses
+    assert weights.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in weights.items())
