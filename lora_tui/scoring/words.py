@@ -115,6 +115,11 @@ def normalise(text: str) -> str:
     return "".join(parts)
 
 
+def question_key(question: str) -> str:
+    """Return the form in which two questions are the same question: case, punctuation and spacing do not count."""
+    return " ".join(tokens(question))
+
+
 def is_unspaced(token: str) -> bool:
     """Return whether a token is a single character of a script written without spaces."""
     return len(token) == 1 and _IS_UNSPACED.match(token) is not None

@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pytest
 
-from lora_tui.scoring.words import normalise, number_words, numbers, tokens
+from lora_tui.scoring.words import normalise, number_words, numbers, question_key, tokens
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,7 @@ def test_number_words_have_values() -> None:
     assert number_words(tokens("Zero, ten, twelve, twenty, ninety or a hundred")) == {
         Decimal(value) for value in (0, 10, 12, 20, 90, 100)
     }
+
+
+def test_the_key_of_a_question_ignores_case_signs_and_spaces() -> None:
+    assert question_key("What is  LoRA?") == question_key("what is LORA") != question_key("What is a LoRA rank?")

@@ -21,11 +21,6 @@ _PERMUTATIONS, _BANDS, _ROWS = 128, 32, 4
 _GRAM = 5
 
 
-def question_key(question: str) -> str:
-    """Return the form in which two questions are the same question: case, punctuation and spacing do not count."""
-    return " ".join(tokens(question))
-
-
 class NearDuplicates:
     """An index of questions by pair id."""
 

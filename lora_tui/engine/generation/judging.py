@@ -5,19 +5,15 @@ names the version of the weights it was made with. A pair is never accepted or r
 judgement the verdict is ``review``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.model import Judgement, ProposedPair
-from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator, Feedback
+from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, rouge, rouge_l_precision, token_f1
 from lora_tui.store.generation import Decision
-from lora_tui.store.rows import FeedbackRow
-
-SCOPE = "generation"
-"""The scope of the feedback and of the weights."""
 
 LEAST_GROUNDEDNESS = 0.375
 """Below half-way between the levels 2 and 3, the judge says that the passage does not hold the answer. No other
@@ -66,12 +62,6 @@ class Bench:
             f"scores {score:g} of 10, the threshold is {self.threshold:g}; most is lost by "
             f"{metric_in_words(worst)} ({metrics.get(worst, 1.0):.2f} of 1)"
         )
-
-
-def aggregator_from(feedback: Iterable[FeedbackRow], learning_rate: float) -> AdaptiveAggregator:
-    """Return the aggregator that the stored feedback makes of the priors."""
-    log = [Feedback(row.metrics, row.target) for row in feedback]
-    return AdaptiveAggregator.replay(GENERATION_PRIORS, log, learning_rate)
 
 
 def measure(pair: ProposedPair, passage: str, judgement: Judgement) -> dict[str, float]:

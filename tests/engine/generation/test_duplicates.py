@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.duplicates import NEAR, NearDuplicates, grams, jaccard, question_key
+from lora_tui.engine.generation.duplicates import NEAR, NearDuplicates, grams, jaccard
 
 
 def index(*questions: str) -> NearDuplicates:
@@ -71,7 +71,3 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
         assert near or made.find(question) is None
         made.add(question)
     assert missed <= 1  # 32 bands of 4 find a similarity of 0.7 with 99.98 %
-
-
-def test_the_key_ignores_case_signs_and_spaces() -> None:
-    assert question_key("What is  LoRA?") == question_key("what is LORA") != question_key("What is a LoRA rank?")

@@ -1,7 +1,8 @@
 """Verdicts: threshold, groundedness, and the reason in words."""
 
-from lora_tui.engine.generation.judging import Bench, aggregator_from, measure
+from lora_tui.engine.generation.judging import Bench, measure
 from lora_tui.engine.generation.model import Judgement, ProposedPair
+from lora_tui.engine.weights import GENERATION, replayed
 from lora_tui.scoring.aggregator import GENERATION_PRIORS
 from lora_tui.store.rows import FeedbackRow
 
@@ -10,7 +11,7 @@ PASSAGE = PAIR.evidence + " It is high."
 
 
 def bench(threshold: float = 7.0) -> Bench:
-    return Bench(aggregator_from([], 0.01), 5, threshold)
+    return Bench(replayed(GENERATION, [], 0.01), 5, threshold)
 
 
 def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: float = 1.0) -> dict[str, float]:
@@ -68,7 +69,7 @@ def test_without_a_judgement_the_verdict_is_review() -> None:
 
 def test_stored_feedback_moves_the_weights_and_the_same_log_gives_the_same() -> None:
     log = [FeedbackRow(n, "generation", 1, "pair", 1, metrics(usefulness=0.0), 0.0, "person", 0.0) for n in range(30)]
-    one, two = aggregator_from(log, 0.1), aggregator_from(log, 0.1)
-    assert one.weights == two.weights != aggregator_from([], 0.1).weights
+    one, two = replayed(GENERATION, log, 0.1), replayed(GENERATION, log, 0.1)
+    assert one.weights == two.weights != replayed(GENERATION, [], 0.1).weights
     assert one.version == 30
     assert one.weights["judge_usefulness"] > GENERATION_PRIORS["judge_usefulness"] + 0.001
