@@ -91,6 +91,7 @@ class OpenAIServer:
         self.key = key
         self.models = {MODEL}
         self.delay = 0.0
+        self.kind_delays: dict[str, float] = {}  # of requests of a kind, instead of `delay`
         self.delays: deque[float] = deque()  # of the coming requests, instead of `delay`
         self.next_faults: deque[Fault | None] = deque()
         self.kind_faults: dict[str, Fault] = {}  # for every request of a kind
@@ -146,7 +147,7 @@ class OpenAIServer:
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
         self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content, self._at_once))
-        await asyncio.sleep(self.delays.popleft() if self.delays else self.delay)
+        await asyncio.sleep(self.delays.popleft() if self.delays else self.kind_delays.get(kind, self.delay))
         if fault is not None and fault.kind == "http":
             return JSONResponse(fault.body, fault.status, headers=fault.headers)
         if fault is not None and fault.kind == "not_json":

@@ -48,10 +48,15 @@ async def last_id(store: Store, run_id: int) -> int:
 async def ask(store: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
     """Ask the owner of a run for something; returns the command's id."""
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO commands(run_id, kind, payload, created_at) VALUES (?, ?, ?, ?)",
-            (run_id, kind, to_json(payload or {}), time.time()),
-        )
+        return await put_command(t, run_id, kind, payload)
+
+
+async def put_command(t: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
+    """Ask the owner of a run for something inside the caller's transaction; returns the command's id."""
+    return await t.execute(
+        "INSERT INTO commands(run_id, kind, payload, created_at) VALUES (?, ?, ?, ?)",
+        (run_id, kind, to_json(payload or {}), time.time()),
+    )
 
 
 async def open_commands(store: Store, run_id: int) -> list[Command]:

@@ -1,4 +1,4 @@
-"""What people do to pairs: overrides and edits, the newest one still in force, and taking it back.
+"""What people do while they look: overrides and edits of pairs, taking them back, and what a rating is about.
 
 Nothing is deleted. A decision or edit that was taken back keeps its row with `undone_at`; the pair gets what the one
 before it says. All of these work inside the caller's transaction.
@@ -45,10 +45,48 @@ class PairEdit:
     undone_at: float | None
 
 
-async def run_of_pair(t: Store, pair_id: int) -> int | None:
-    """Return the run that a pair belongs to, or None."""
-    run_id: int | None = await t.value("SELECT run_id FROM pairs WHERE id=?", (pair_id,))
-    return run_id
+@dataclass(frozen=True, slots=True)
+class RatedSample:
+    """The answer to a test prompt as it can be rated: its metrics (0-1) and the run whose evaluation it belongs to."""
+
+    metrics: dict[str, float]
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RatedTurn:
+    """A message as it can be rated: who wrote it, what the user wrote before it, and the run that was talked to."""
+
+    role: str
+    text: str
+    question: str
+    run_id: int | None
+
+
+async def rated_sample(t: Store, sample_id: int) -> RatedSample | None:
+    """Return what a rating of a sample is about, or None."""
+    return await t.one(
+        RatedSample,
+        "SELECT samples.metrics, run_id FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
+        " WHERE samples.id=?",
+        (sample_id,),
+    )
+
+
+async def rated_turn(t: Store, turn_id: int) -> RatedTurn | None:
+    """Return what a rating of a message is about, or None."""
+    return await t.one(
+        RatedTurn,
+        "SELECT role, text, run_id, COALESCE((SELECT text FROM turns AS asked WHERE role='user'"
+        " AND asked.conversation_id = turns.conversation_id AND asked.id < turns.id ORDER BY id DESC LIMIT 1), '')"
+        " AS question FROM turns JOIN conversations ON conversations.id = conversation_id WHERE turns.id=?",
+        (turn_id,),
+    )
+
+
+async def run_of_pair(t: Store, pair_id: int) -> int:
+    """Return the run that a pair, which exists, belongs to."""
+    return int(await t.value("SELECT run_id FROM pairs WHERE id=?", (pair_id,)))
 
 
 async def decision_in_force(t: Store, pair_id: int) -> DecisionRow | None:
@@ -116,4 +154,15 @@ async def take_back_edit(t: Store, done: PairEdit) -> None:
 async def _put_text(t: Store, pair_id: int, question: str, answer: str, question_key: str) -> None:
     await t.execute(
         "UPDATE pairs SET question=?, answer=?, question_key=? WHERE id=?", (question, answer, question_key, pair_id)
+    )
+
+
+async def metrics_of_text(store: Store, pair_id: int) -> dict[str, float]:
+    """Return the metrics of a pair by name; none where its text is another one than was measured."""
+    return dict(
+        await store.tuples(
+            "SELECT name, value FROM pair_metrics WHERE pair_id=?1 AND NOT EXISTS"
+            " (SELECT 1 FROM pair_edits WHERE pair_id=?1 AND undone_at IS NULL) ORDER BY name",
+            (pair_id,),
+        )
     )

@@ -102,6 +102,18 @@ async def set_folder(store: Store, run_id: int, folder: Path, device: str | None
         )
 
 
+async def state(t: Store, run_id: int) -> str | None:
+    """Return the state of a run, or None where there is none."""
+    found: str | None = await t.value("SELECT state FROM runs WHERE id=?", (run_id,))
+    return found
+
+
+async def setting(t: Store, run_id: int, key: str, default: Any) -> Any:
+    """Return one value of a run's settings by its dotted key; `default` where it has none."""
+    value = await t.value("SELECT json_extract(settings, ?) FROM runs WHERE id=?", (f"$.{key}", run_id))
+    return default if value is None else value
+
+
 async def rename(store: Store, run_id: int, name: str) -> bool:
     """Give a run a name; returns whether there is such a run."""
     async with store.transaction() as t:

@@ -6,7 +6,7 @@ process that dies in between leaves a row ``sent``, which is shown as a call of 
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -107,19 +107,35 @@ def dollars_so_far(totals: list[AttemptTotals], prices: Prices) -> float:
     )
 
 
-class StoredCall:
-    """The `CallRecord` of one task."""
+async def at_once() -> None:
+    """Hold no request back."""
 
-    def __init__(self, store: Store, run_id: int, task_id: int, ledger: Ledger) -> None:
+
+class StoredCall:
+    """The `CallRecord` of one task. No request leaves before `may_call` and `still_wanted` have returned."""
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: int,
+        task_id: int,
+        ledger: Ledger,
+        may_call: Callable[[], Awaitable[None]] = at_once,
+    ) -> None:
         self._store = store
         self._run_id = run_id
         self._task_id = task_id
         self._ledger = ledger
+        self._may_call = may_call
+        self.still_wanted: Callable[[], Awaitable[None]] = at_once
+        """What the task has to say before a request leaves: it may have waited long. An exception ends the task."""
         self._open: dict[int, int] = {}
         self._answered: list[tuple[int, AttemptEnd]] = []
 
     async def sent(self, estimated_tokens: int = 0) -> int:
-        """Commit the attempt. Raises `BudgetSpent` before anything is stored."""
+        """Commit the attempt. Raises `BudgetSpent` and `CallStopped` before anything is stored."""
+        await self._may_call()
+        await self.still_wanted()
         self._ledger.reserve(estimated_tokens)
         return await to_its_end(self._begin(estimated_tokens))
 

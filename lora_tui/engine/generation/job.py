@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, advise
+from lora_tui.engine import weights
 from lora_tui.engine.builtin import BUILTIN
+from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
-from lora_tui.engine.generation import judging
 from lora_tui.engine.generation.accounting import Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
 from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
-from lora_tui.engine.generation.output import check_place, keep_older, write_accepted
+from lora_tui.engine.generation.output import check_place, keep_older, rewrite, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planning import Plan, Planner
 from lora_tui.engine.generation.slots import SlotCounts
 from lora_tui.engine.generation.standing import Standing
+from lora_tui.engine.generation.steering import Steering
 from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.errors import LoraTuiError, UnreachableError
-from lora_tui.store import feedback as store_feedback
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
+from lora_tui.store.looking import newest_event
 from lora_tui.text import count, dollars, one_line
 
 _BETWEEN_PROGRESS = 0.3
@@ -71,20 +73,45 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     if kept is not None:
         ctx.warn(f"{output} is there already and will be replaced; the older one is kept as {kept}.")
     check_place(output)
-    corpus = await _read(ctx)
-    ledger = await _ledger(ctx)
-    try:
-        end = await _run(ctx, corpus, output, ledger)
-    except UnreachableError as problem:
-        reason = "endpoint gone" if isinstance(problem, EndpointGoneError) else "endpoint cannot be used"
+    await _end_old_pause(ctx)
+    steering = Steering(ctx.stop_async, ctx.emit)
+    with steering.steers(ctx.commands):
+        corpus = await _read(ctx)
+        ledger = await _ledger(ctx)
+        try:
+            end: End | UnreachableError = await _run(ctx, steering, corpus, output, ledger)
+        except UnreachableError as problem:
+            end = problem
+    if isinstance(end, UnreachableError):
+        reason = "endpoint gone" if isinstance(end, EndpointGoneError) else "endpoint cannot be used"
         result = await _close(ctx, corpus, output, reason)
-        raise EndpointFailedError(str(problem), result) from problem
+        raise EndpointFailedError(str(end), result) from end
     result = await _close(ctx, corpus, output, end.value)
     if end is End.STOPPED:
         raise Stopped(result)
     if end is not End.TARGET:
         raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
     return result
+
+
+async def _end_old_pause(ctx: RunContext) -> None:
+    """Tell watchers that a run which was killed while it was paused goes on now."""
+    paused = await newest_event(ctx.store, ctx.run_id, "paused") if ctx.resumed else None
+    if paused is not None and paused.payload.get("paused"):
+        ctx.emit("paused", paused=False)
+
+
+def _keep_up_to_date(ctx: RunContext, output: Path, *, ours: bool) -> None:
+    """Write the file anew whenever people have changed pairs, to the end of the run.
+
+    A quickstart goes on for minutes after its pairs. `ours` is whether this run has written the file.
+    """
+
+    async def write() -> str:
+        await rewrite(ctx.store, ctx.run_id, output, even_if_none=ours)
+        return DONE
+
+    ctx.commands.honour_from_now_on("recount", write)
 
 
 async def _ledger(ctx: RunContext) -> Ledger:
@@ -97,10 +124,10 @@ async def _ledger(ctx: RunContext) -> Ledger:
     )
 
 
-async def _run(ctx: RunContext, corpus: Corpus, output: Path, ledger: Ledger) -> End:
+async def _run(ctx: RunContext, steering: Steering, corpus: Corpus, output: Path, ledger: Ledger) -> End:
     model = await open_model(ctx.settings, ctx)
     try:
-        pipeline = await _assemble(ctx, model, corpus, output, ledger)
+        pipeline = await _assemble(ctx, steering, model, corpus, output, ledger)
         return await pipeline.run()
     finally:
         await model.close()
@@ -177,13 +204,13 @@ def _other_machine(base_url: str) -> str | None:
     return None if base_url and is_loopback(base_url) else shown_url(base_url or OPENAI_URL)
 
 
-async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, output: Path, ledger: Ledger) -> Pipeline:
+async def _assemble(
+    ctx: RunContext, steering: Steering, model: GenerationModel, corpus: Corpus, output: Path, ledger: Ledger
+) -> Pipeline:
     """Join the parts over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
-    log = await store_feedback.in_force(store, judging.SCOPE)
-    aggregator = judging.aggregator_from(log, settings.adaptive_aggregator.learning_rate)
     async with store.transaction() as t:
-        version = await store_feedback.note_weights(t, judging.SCOPE, aggregator.version, aggregator.weights)
+        aggregator, version = await weights.noted(t, weights.GENERATION, settings.adaptive_aggregator.learning_rate)
     slots = SlotCounts()
     plan = Plan(settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics))
     planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))
@@ -200,6 +227,7 @@ async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, out
         standing=standing,
         warn=ctx.warn,
         files=len(corpus.sources),
+        may_call=steering.may_call,
     )
     await workers.recall()
     ctx.emit(
@@ -219,14 +247,15 @@ async def _assemble(ctx: RunContext, model: GenerationModel, corpus: Corpus, out
     def progress(done: int, total: int, note: str) -> None:
         ctx.emit("progress", phase="generating", done=done, total=total, note=note)
 
-    return Pipeline(
-        workers, planner, standing, ctx.stop_async, settings.batch_analysis_interval, progress, after_analysis
-    )
+    interval = settings.batch_analysis_interval
+    return Pipeline(workers, planner, standing, ctx.stop_async, steering, interval, progress, after_analysis)
 
 
 async def _close(ctx: RunContext, corpus: Corpus, output: Path, reason: str) -> dict[str, Any]:
     """Write the accepted pairs and return the summary."""
+    _keep_up_to_date(ctx, output, ours=False)
     written = await write_accepted(ctx.store, ctx.run_id, output)
+    _keep_up_to_date(ctx, output, ours=written > 0)
     target = ctx.settings.data_generation.total_examples
     result = await summarise(ctx.store, ctx.run_id, target, reason, str(output) if written else None, corpus)
     prices = prices_of(ctx.settings.data_generation)

@@ -41,16 +41,28 @@ def keep_older(path: Path) -> Path | None:
     return copy
 
 
-async def write_accepted(store: Store, run_id: int, path: Path) -> int:
-    """Write a run's accepted pairs as training text; returns how many. Without any, an older file is left alone."""
-    page = await store_generation.pairs(store, run_id, ("accepted",), 0, _PAGE)
+async def write_accepted(store: Store, run_id: int, path: Path, *, even_if_none: bool = False) -> int:
+    """Write a run's accepted pairs as training text; returns how many.
+
+    Without any, an older file is left alone, unless `even_if_none` says that it is this run's own.
+    """
+    page = await store_generation.accepted_texts(store, run_id, 0, _PAGE)
     written = 0
-    if not page:
+    if not page and not even_if_none:
         return 0
     with atomic_writer(path) as file:
         while page:
             file.write("\n" if written else "")
-            file.write(format_training_text((pair.question, pair.answer) for pair in page))
+            file.write(format_training_text((question, answer) for _, question, answer in page))
             written += len(page)
-            page = await store_generation.pairs(store, run_id, ("accepted",), page[-1].id, _PAGE)
+            page = await store_generation.accepted_texts(store, run_id, page[-1][0], _PAGE)
     return written
+
+
+async def rewrite(store: Store, run_id: int, path: Path, *, even_if_none: bool) -> None:
+    """Write the file of a run anew, as `write_accepted` does, after a person has changed its pairs.
+
+    Others wait meanwhile: what ends last was then also read last, whichever process writes it.
+    """
+    async with store.transaction() as t:
+        await write_accepted(t, run_id, path, even_if_none=even_if_none)

@@ -14,6 +14,7 @@ from lora_tui.engine.generation.accounting import BudgetSpent
 from lora_tui.engine.generation.model import CallFailed, CallStopped
 from lora_tui.engine.generation.planning import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.standing import Standing
+from lora_tui.engine.generation.steering import Steering
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.store import tasks
 from lora_tui.store.tasks import TaskRow
@@ -45,6 +46,7 @@ class Pipeline:
         planner: Planner,
         standing: Standing,
         stop: asyncio.Event,
+        steering: Steering,
         interval: int,
         progress: Callable[[int, int, str], None],
         after_analysis: Callable[[], Awaitable[None]],
@@ -53,6 +55,7 @@ class Pipeline:
         self._planner = planner
         self._standing = standing
         self._stop = stop
+        self._steering = steering
         self._interval = interval
         self._progress = progress
         self._after_analysis = after_analysis
@@ -71,13 +74,18 @@ class Pipeline:
         stop = asyncio.create_task(self._stop.wait())
         try:
             while not self._stop.is_set():
+                await self._heed()
+                if self._steering.paused:
+                    await self._wait_for_one(stop)
+                    continue
                 await self._dispatch()
                 if not self._running:
-                    if not self._set_aside:
-                        return await self._conclude()
-                    await self._bury_set_aside()
+                    if self._set_aside:
+                        await self._bury_set_aside()
+                    elif (end := await self._conclude()) is not None:
+                        return end
                 elif self._only_surplus:
-                    await self._wind_down(END_GRACE)
+                    await self._wind_down(END_GRACE, self._steering.changed)
                 else:
                     await self._wait_for_one(stop)
             await self._wind_down(STOP_GRACE)
@@ -85,6 +93,13 @@ class Pipeline:
         finally:
             stop.cancel()
             await self._cancel_running()
+
+    async def _heed(self) -> None:
+        """Look at what people have asked for since the last turn."""
+        self._steering.changed.clear()
+        if self._steering.recount_wanted:
+            self._steering.recount_wanted = False
+            await self._workers.recount()
 
     async def _dispatch(self) -> None:
         """Begin what can begin: an analysis that is due, then judging, then writing."""
@@ -141,7 +156,10 @@ class Pipeline:
             await self._after_analysis()
 
     async def _wait_for_one(self, stop: asyncio.Task[bool]) -> None:
-        await asyncio.wait([*self._running, stop], return_when=asyncio.FIRST_COMPLETED)
+        """Wait until a task has ended, or until people ask for something."""
+        changed = asyncio.create_task(self._steering.changed.wait())
+        await asyncio.wait([*self._running, stop, changed], return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
         await self._finish_ended()
         self._tell_progress()
 
@@ -177,18 +195,28 @@ class Pipeline:
             await self._workers.bury(task, reason)
         self._set_aside.clear()
 
-    async def _conclude(self) -> End:
+    async def _conclude(self) -> End | None:
+        """Return why nothing is left to do; None where a person's verdict makes that untrue."""
+        if await self._workers.recount():
+            return None
         if self._standing.need == 0:
             await self._workers.close_books()
             return End.TARGET
         return End.BUDGET if self._no_budget else End.NOTHING_NEW
 
-    async def _wind_down(self, grace: float) -> None:
-        """Let calls in flight be answered for a while; nothing new begins."""
+    async def _wind_down(self, grace: float, unless: asyncio.Event | None = None) -> None:
+        """Let calls in flight be answered for a while; nothing new begins. `unless` breaks it off: look again."""
         deadline = time.monotonic() + grace
-        while self._running and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait(self._running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            await self._finish_ended()
+        changed = [] if unless is None else [asyncio.create_task(unless.wait())]
+        try:
+            while self._running and (left := deadline - time.monotonic()) > 0:
+                await asyncio.wait([*self._running, *changed], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                await self._finish_ended()
+                if unless is not None and unless.is_set():
+                    return
+        finally:
+            for one in changed:
+                one.cancel()
         await self._cancel_running()
 
     async def _cancel_running(self) -> None:

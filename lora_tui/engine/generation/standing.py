@@ -4,6 +4,7 @@ Plain arithmetic over counts; the pipeline tells it what happened and asks it wh
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 _LOWEST_ACCEPTANCE = 0.1
 _BENEFIT_OF_DOUBT = 4
@@ -74,3 +75,16 @@ class Standing:
             self.fruitless = 0
         elif left == 0:
             self.fruitless += 1
+
+    def recount(self, counts: Mapping[str, int], waiting: Mapping[int, int]) -> bool:
+        """Take the counts as they are in the store; returns whether they were others here.
+
+        People change verdicts while a run works. `waiting` has the pairs that wait, by the task that wrote them. What
+        a person accepts shows as well as a judge's verdict that asking still helps.
+        """
+        changed = Counter(counts) != self.counts
+        if counts.get("accepted", 0) > self.accepted:
+            self.fruitless = 0
+        self.counts = Counter(counts)
+        self._undecided = {task: waiting[task] for task in self._undecided if waiting.get(task)}
+        return changed

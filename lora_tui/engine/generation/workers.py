@@ -6,23 +6,25 @@ accepted or rejected because a call failed: it goes to review.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from lora_tui.engine.generation import analysis, gates, judging
-from lora_tui.engine.generation.accounting import BudgetSpent, Ledger, StoredCall, to_its_end
-from lora_tui.engine.generation.duplicates import NearDuplicates, question_key
+from lora_tui.engine.generation.accounting import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
+from lora_tui.engine.generation.duplicates import NearDuplicates
 from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.judging import Bench
 from lora_tui.engine.generation.model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.planning import ANALYSE, JUDGE, Planner, slot_of
 from lora_tui.engine.generation.slots import SlotCounts
 from lora_tui.engine.generation.standing import Standing
+from lora_tui.engine.generation.telling import pair_event
 from lora_tui.errors import UnreachableError
+from lora_tui.scoring.words import question_key
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
+from lora_tui.store import people as store_people
 from lora_tui.store.connection import Store
 from lora_tui.store.corpus import ChunkRow
 from lora_tui.store.generation import AnalysisRow, Decision, NewPair, PairRow
@@ -46,6 +48,7 @@ class Workers:
     standing: Standing
     warn: Callable[[str], None]
     files: int
+    may_call: Callable[[], Awaitable[None]] = at_once
     near: NearDuplicates = field(default_factory=NearDuplicates)
     latest: AnalysisRow | None = None
     _handles: dict[int, int] = field(default_factory=dict)  # of pairs in `near` that may still be taken out of it
@@ -64,7 +67,7 @@ class Workers:
 
     def call(self, task: TaskRow) -> StoredCall:
         """Return the account of one task's call."""
-        return StoredCall(self.store, self.run_id, task.id, self.ledger)
+        return StoredCall(self.store, self.run_id, task.id, self.ledger, self.may_call)
 
     # Writing
 
@@ -117,8 +120,7 @@ class Workers:
         pair_id = await store_generation.add_pair(t, self.run_id, task, new, version)
         if refusal is not None:
             decision = self.bench.refuse(refusal)
-            await store_generation.decide(t, pair_id, decision, {}, {})
-            await self._tell(t, pair_id, decision, pair.question, pair.answer, task.source)
+            await self._pronounce(t, pair_id, decision, {}, {})
         return pair_id
 
     # Judging
@@ -126,39 +128,77 @@ class Workers:
     async def judge(self, task: TaskRow, call: StoredCall) -> None:
         """Have one pair judged, measure it, and store the verdict."""
         pair = await self._pair(task)
-        if pair.state != "waiting":
-            await to_its_end(self._end(task, "cancelled", "the pair was decided in the meantime"))
+        if known := await store_people.metrics_of_text(self.store, pair.id):
+            # Its judge had answered when a person decided; that was taken back. No call is paid for twice.
+            await to_its_end(self._decide(task, pair, call, _Verdict(self.bench.decide(known))))
             return
+
+        async def still_wanted() -> None:
+            if not _as_it_was(pair, await self._pair(task)):
+                raise _Overtaken
+
+        call.still_wanted = still_wanted
         row = await self._chunk(pair.chunk_id)
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
-        judgement = await self.model.judge(row.text, proposed, call)
+        try:
+            judgement = await self.model.judge(row.text, proposed, call)
+        except _Overtaken:
+            await to_its_end(self._let_go(task))
+            return
         metrics = judging.measure(proposed, row.text, judgement)
-        decision = self.bench.decide(metrics)
         details = dict.fromkeys(judgement.metrics, f"{judgement.mode}: {judgement.note}")
-        await to_its_end(self._decide(task, pair, call, decision, metrics, details))
+        verdict = _Verdict(self.bench.decide(metrics), metrics, details)
+        await to_its_end(self._decide(task, pair, call, verdict))
 
-    async def _decide(
-        self,
-        task: TaskRow,
-        pair: PairRow,
-        call: StoredCall | None,
-        decision: Decision,
-        metrics: dict[str, float],
-        details: dict[str, str],
-    ) -> None:
+    async def _let_go(self, task: TaskRow) -> None:
+        """End the judging of a pair that a person has decided; one that has another text now stays to be judged."""
+        if (await self._pair(task)).state != "waiting":
+            await self._end(task, "cancelled", "the pair was decided in the meantime")
+        await self.recount()
+
+    async def _decide(self, task: TaskRow, judged: PairRow, call: StoredCall | None, verdict: "_Verdict") -> None:
+        """Store the verdict on a pair as it was `judged`, unless a person has decided or edited it since.
+
+        Without a `call`, the judge could not be asked.
+        """
+        decided = False
         async with self.store.transaction() as t:
             if call is not None:
                 await call.settle(t)
-            await store_generation.decide(t, pair.id, decision, metrics, details)
-            ended = "dead" if call is None else "done"
-            await tasks.end_task(t, task.id, ended, decision.reason if call is None else None)
-            await self._tell(t, pair.id, decision, pair.question, pair.answer, pair.source)
+            pair = await self._pair(task, t)
+            if _as_it_was(judged, pair):
+                await self._pronounce(t, pair.id, verdict.decision, verdict.metrics, verdict.details)
+                ended, reason = ("done", None) if call is not None else ("dead", verdict.decision.reason)
+                await tasks.end_task(t, task.id, ended, reason)
+                decided = True
+            elif pair.state != "waiting":
+                await tasks.end_task(t, task.id, "done", "a person decided in the meantime")
+                if _same_text(judged, pair):
+                    await store_generation.put_metrics(t, pair.id, verdict.metrics, verdict.details)
+            # else it has another text by now: its task stays to be done
+        if decided:
+            self._settle(judged, verdict.decision.verdict)
+        else:
+            await self.recount()
+
+    def _settle(self, pair: PairRow, verdict: str) -> None:
+        """Take into account what was decided on a pair that waited."""
         handle = self._handles.pop(pair.id, None)
-        if decision.verdict != "accepted":
+        if verdict != "accepted":
             self.slots.add(slot_of(pair), -1)
             if handle is not None:
                 self.near.remove(handle)
-        self.standing.decided(pair.task_id, decision.verdict)
+        self.standing.decided(pair.task_id, verdict)
+
+    async def recount(self) -> bool:
+        """Count the pairs anew, because people may have changed verdicts; returns whether the counts were others.
+
+        Nobody else of this process is inside a transaction meanwhile, so the counts are those of one moment.
+        """
+        async with self.store.transaction() as t:
+            counts = await store_generation.pair_counts(t, self.run_id)
+            waiting = await store_generation.waiting_by_task(t, self.run_id)
+            return self.standing.recount(counts, waiting)
 
     # Analysing
 
@@ -204,7 +244,7 @@ class Workers:
         """Give a task up for good. A pair that waited for its judge goes to review."""
         if task.kind == JUDGE:
             decision = self.bench.review("judge failed", f"the judge could not be asked: {reason}")
-            await to_its_end(self._decide(task, await self._pair(task), None, decision, {}, {}))
+            await to_its_end(self._decide(task, await self._pair(task), None, _Verdict(decision)))
             return
         await to_its_end(self._end(task, "dead", reason))
         self.standing.proposed(task.id, 0, 0)
@@ -217,35 +257,58 @@ class Workers:
     async def close_books(self) -> None:
         """End what is left when the target is reached: waiting pairs go to review, pending tasks are cancelled."""
         decision = self.bench.review("surplus", "the target was already reached when its turn came")
-        while page := await store_generation.pairs(self.store, self.run_id, ("waiting",), 0, _PAGE):
-            async with self.store.transaction() as t:
-                for pair in page:
-                    await store_generation.decide(t, pair.id, decision, {}, {})
-                    await self._tell(t, pair.id, decision, pair.question, pair.answer, pair.source)
-            for pair in page:
-                self.standing.decided(pair.task_id, "review")
+        while await self._put_off(decision):
+            continue
         async with self.store.transaction() as t:
             await tasks.cancel_pending(t, self.run_id, "the target is reached")
+
+    async def _put_off(self, decision: Decision) -> bool:
+        """Give some waiting pairs the same verdict; returns whether there were any."""
+        async with self.store.transaction() as t:
+            page = await store_generation.pairs(t, self.run_id, ("waiting",), 0, _PAGE)
+            for pair in page:
+                await self._pronounce(t, pair.id, decision, {}, {})
+        for pair in page:
+            self.standing.decided(pair.task_id, decision.verdict)
+        return bool(page)
+
+    async def _pronounce(
+        self, t: Store, pair_id: int, decision: Decision, metrics: Mapping[str, float], details: Mapping[str, str]
+    ) -> None:
+        """Store a verdict and tell of it inside the caller's transaction."""
+        await store_generation.decide(t, pair_id, decision, metrics, details)
+        pair = await store_generation.pair(t, pair_id)
+        assert pair is not None, "it has just been decided"
+        await events.insert(t, self.run_id, [pair_event(pair)])
 
     async def _chunk(self, chunk_id: str | None) -> ChunkRow:
         row = await store_corpus.chunk(self.store, chunk_id or "")
         assert row is not None, "tasks and pairs refer to stored chunks"
         return row
 
-    async def _pair(self, task: TaskRow) -> PairRow:
-        pair = await store_generation.pair(self.store, task.pair_id or 0)
+    async def _pair(self, task: TaskRow, t: Store | None = None) -> PairRow:
+        pair = await store_generation.pair(t or self.store, task.pair_id or 0)
         assert pair is not None, "judge tasks refer to stored pairs"
         return pair
 
-    async def _tell(self, t: Store, pair_id: int, decision: Decision, question: str, answer: str, source: str) -> None:
-        """Store the event of a verdict inside the caller's transaction."""
-        payload: dict[str, Any] = {
-            "pair": pair_id,
-            "verdict": decision.verdict,
-            "score": decision.score,
-            "question": question,
-            "answer": answer,
-            "reason": decision.reason,
-            "source": source,
-        }
-        await events.insert(t, self.run_id, [(time.time(), "pair", payload)])
+
+class _Overtaken(Exception):  # noqa: N818  # never leaves this module
+    """A person has decided or edited a pair before its judge was asked."""
+
+
+def _same_text(one: PairRow, other: PairRow) -> bool:
+    return (one.question, one.answer) == (other.question, other.answer)
+
+
+def _as_it_was(judged: PairRow, now: PairRow) -> bool:
+    """Tell whether a pair still waits for the verdict on the text that the judge reads."""
+    return now.state == "waiting" and _same_text(judged, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A decision, the metrics (0-1) it rests on, and how they were measured."""
+
+    decision: Decision
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)

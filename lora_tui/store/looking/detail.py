@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lora_tui.store import generation
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import PairRow
-from lora_tui.store.people import PairEdit
+from lora_tui.store.people import PairEdit, run_of_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     pair = await generation.pair(store, pair_id)
     if pair is None:
         return None
-    run_id = int(await store.value("SELECT run_id FROM pairs WHERE id=?", (pair_id,)))
+    run_id = await run_of_pair(store, pair_id)
     chunk = await store.tuples("SELECT heading, text FROM chunks WHERE id=?", (pair.chunk_id,))
     heading, passage = chunk[0] if chunk else ("", "")
     metrics = await store.all(

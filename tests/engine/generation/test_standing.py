@@ -57,3 +57,36 @@ def test_pairs_of_an_earlier_process_are_decided_without_their_call() -> None:
     assert (now.accepted, now.counts["waiting"]) == (4, 1)
     now.decided(77, "rejected")
     assert now.counts["waiting"] == 0
+
+
+def test_what_people_change_is_counted_anew() -> None:
+    now = standing(target=10, accepted=3, waiting=2, rejected=4)
+    assert not now.recount({"accepted": 3, "rejected": 4, "waiting": 2}, {})
+    assert now.recount({"accepted": 5, "rejected": 3, "waiting": 1}, {})
+    assert (now.accepted, now.need, now.counts["waiting"], now.counts["review"]) == (5, 5, 1, 0)
+
+
+def test_a_state_that_no_pair_is_in_any_more_is_no_change_by_itself() -> None:
+    now = standing(waiting=1)
+    now.decided(7, "accepted")
+    assert not now.recount({"accepted": 1}, {})
+
+
+def test_a_pair_that_a_person_decided_leaves_its_call_with_the_others() -> None:
+    now = standing()
+    now.proposed(1, waiting=2, rejected=0)
+    now.proposed(2, waiting=1, rejected=0)
+    now.recount({"waiting": 1, "rejected": 2}, {1: 1, 99: 1})
+    now.decided(1, "rejected")
+    assert now.fruitless == 1, "the one pair that was left of the first call brought nothing"
+    now.decided(99, "rejected")
+    assert now.fruitless == 1, "a call of an earlier process"
+
+
+def test_only_an_acceptance_of_a_person_begins_the_count_of_fruitless_calls_again() -> None:
+    now = standing()
+    now.proposed(1, waiting=0, rejected=1)
+    now.recount({"rejected": 2}, {})
+    assert now.fruitless == 1
+    now.recount({"rejected": 1, "accepted": 1}, {})
+    assert now.fruitless == 0

@@ -1,0 +1,77 @@
+"""A generation run under way, watched and steered from another connection, as the app does it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lora_tui.engine.engine import Engine, Outcome
+from lora_tui.store import events
+from lora_tui.store.connection import Store
+from tests.engine.generation.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class Live:
+    """A run that has not ended."""
+
+    place: Workplace
+    engine: Engine
+    run_id: int
+    future: "Future[Outcome]"
+
+    def do(self, work: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """Run a coroutine function on a store of its own."""
+        return on_store(self.place, work, *args, **more)
+
+    def ask(self, command: str) -> str:
+        """Ask the run for something; returns the outcome once there is one."""
+        number = self.do(events.ask, self.run_id, command)
+        answered = "SELECT outcome FROM commands WHERE id=? AND done_at IS NOT NULL"
+        return str(wait_for(lambda: self.place.rows(answered, number))[0][0])
+
+    def sent(self) -> int:
+        """How many requests have left."""
+        return len(self.place.server.received)
+
+    def end(self, seconds: float = 30.0) -> Outcome:
+        """Wait for the run to end by itself."""
+        return self.future.result(timeout=seconds)
+
+
+@contextmanager
+def live(place: Workplace, resume: int | None = None, **values: Any) -> Iterator[Live]:
+    """Start a run that is stopped, if it has not ended, when the block ends."""
+    engine = Engine(place.store)
+    engine.start()
+    try:
+        run_id, future = engine.submit("generate", place.settings(**values), resume=resume)
+        try:
+            yield Live(place, engine, run_id, future)
+        finally:
+            engine.stop(run_id)
+            future.result(timeout=30)
+    finally:
+        engine.close()
+
+
+def on_store(place: Workplace, work: Callable[..., Any], *args: Any, **more: Any) -> Any:
+    """Run a coroutine function on a store of its own, as another process would."""
+
+    async def opened() -> Any:
+        async with await Store.open(place.store) as store:
+            return await work(store, *args, **more)
+
+    return asyncio.run(opened())
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait until a condition holds; returns what it found."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return found
