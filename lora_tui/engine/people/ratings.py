@@ -1,0 +1,133 @@
+"""Ratings of what a model says: answers to test prompts, and replies in a conversation.
+
+A rating of 1-5 is a target of 0-1 for the metrics of what was rated. It replaces the rater's earlier one, and the
+weights follow by replaying the log. A reply to which there is no right answer has no metrics: its rating is kept.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_tui.config import Settings
+from lora_tui.config.models import Aggregator
+from lora_tui.engine.inference.special import predefined_reply
+from lora_tui.engine.weights import EVALUATION, noted
+from lora_tui.errors import UsageError
+from lora_tui.store import feedback, people, runs
+from lora_tui.store.connection import Store
+
+KEPT = "chat"
+"""The scope of ratings that no aggregator replays."""
+
+_LOWEST, _HIGHEST = 1, 5
+_LEARNING_RATE = "fine_tuning.evaluation.adaptive_aggregator.learning_rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What a rating did; `rating` is None where one was taken back.
+
+    `before` and `after` are the evaluation's weights; `weights_version` is their stored row, None where the rating
+    moves nothing.
+    """
+
+    subject_id: int
+    rating: int | None
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    weights_version: int | None
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        if self.rating is None:
+            return "the rating is taken back"
+        if self.weights_version is None:
+            return f"rated {self.rating} of 5; kept, and no weight moves: nobody knows the right reply"
+        return f"rated {self.rating} of 5"
+
+
+async def rate_sample(store: Store, sample_id: int, rating: int) -> Rated:
+    """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
+    target = _target(rating)
+    async with store.transaction() as t:
+        sample, learning_rate = await _sample(t, sample_id)
+        before, _ = await noted(t, EVALUATION, learning_rate)
+        await feedback.withdraw(t, "sample", sample_id)
+        await feedback.put(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
+        after, version = await noted(t, EVALUATION, learning_rate)
+    return Rated(sample_id, rating, before.weights, after.weights, version)
+
+
+async def unrate_sample(store: Store, sample_id: int) -> Rated:
+    """Take the rating of an answer back; without one nothing changes."""
+    async with store.transaction() as t:
+        _, learning_rate = await _sample(t, sample_id)
+        return await _unrated(t, "sample", sample_id, learning_rate)
+
+
+async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> Rated:
+    """Rate (1-5) a reply; raises `UsageError` where there is no such reply or rating.
+
+    It moves the weights where the reply answers one of ``fine_tuning.chat.commands``.
+    """
+    target = _target(rating)
+    learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
+    metrics = await _metrics_of_reply(store, turn_id, settings)
+    async with store.transaction() as t:
+        run_id = (await _reply(t, turn_id)).run_id
+        before, _ = await noted(t, EVALUATION, learning_rate)
+        await feedback.withdraw(t, "turn", turn_id)
+        scope = EVALUATION if metrics else KEPT
+        await feedback.put(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
+        after, version = await noted(t, EVALUATION, learning_rate)
+    return Rated(turn_id, rating, before.weights, after.weights, version if metrics else None)
+
+
+async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> Rated:
+    """Take the rating of a reply back; without one nothing changes."""
+    learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
+    async with store.transaction() as t:
+        await _reply(t, turn_id)
+        return await _unrated(t, "turn", turn_id, learning_rate)
+
+
+async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float) -> Rated:
+    before, _ = await noted(t, EVALUATION, learning_rate)
+    await feedback.withdraw(t, subject, subject_id)
+    after, version = await noted(t, EVALUATION, learning_rate)
+    return Rated(subject_id, None, before.weights, after.weights, version)
+
+
+async def _sample(t: Store, sample_id: int) -> tuple[people.RatedSample, float]:
+    """Return a sample, and the learning rate that its run's configuration gives the aggregator."""
+    sample = await people.rated_sample(t, sample_id)
+    if sample is None:
+        raise UsageError(f"There is no answer {sample_id} in {t.path}.")
+    return sample, float(await runs.setting(t, sample.run_id, _LEARNING_RATE, Aggregator().learning_rate))
+
+
+async def _reply(t: Store, turn_id: int) -> people.RatedTurn:
+    turn = await people.rated_turn(t, turn_id)
+    if turn is None or turn.role != "assistant":
+        raise UsageError(f"There is no reply {turn_id} in {t.path}.")
+    return turn
+
+
+async def _metrics_of_reply(store: Store, turn_id: int, settings: Settings) -> dict[str, float]:
+    """Hold the reply to a special command against its predefined answer; any other has no metrics."""
+    turn = await _reply(store, turn_id)
+    predefined = predefined_reply(settings.fine_tuning.chat.commands, turn.question)
+    return {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
+
+
+def _text_metrics(reply: str, reference: str) -> dict[str, float]:
+    from lora_tui.scoring.metrics import text_metrics  # it loads nltk, which takes a second
+
+    return text_metrics(reply, reference)
+
+
+def _target(rating: int) -> float:
+    if not _LOWEST <= rating <= _HIGHEST:
+        raise UsageError(f"A rating is a number from {_LOWEST} to {_HIGHEST}, not {rating}.")
+    return (rating - _LOWEST) / (_HIGHEST - _LOWEST)

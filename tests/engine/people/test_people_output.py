@@ -1,0 +1,144 @@
+"""The file of accepted pairs follows what people change, where it is the run's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.engine.people import Changed, edit_pair, override_pair, undo
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
+from tests.engine.people.test_people_pairs import new_run
+from tests.store.made import SETTINGS, make_pair
+from tests.store.test_store_file import with_store
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "accepted.txt"
+    path.write_text("Question: old\nAnswer: old\n")
+    return path
+
+
+def content(file: Path) -> str:
+    return file.read_text()
+
+
+def put_a_folder_there(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def test_every_act_shows_in_the_file_of_a_run_that_has_ended(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> None:
+        run_id = await new_run(store, wrote="accepted.txt")
+        first = await make_pair(store, run_id, "One?", "accepted")
+        second = await make_pair(store, run_id, "Two?", "rejected")
+        done = await override_pair(store, second, "accepted")
+        assert done.file == file
+        assert done.words == "accepted: «Two?»; accepted.txt is written anew"
+        assert content(file).count("Question: ") == 2
+        assert (await edit_pair(store, first, "Uno?", "Sì.")).file == file
+        assert content(file) == "Question: Uno?\nAnswer: Sì.\n\nQuestion: Two?\nAnswer: To show the way.\n"
+        await override_pair(store, first, "rejected")
+        assert content(file) == "Question: Two?\nAnswer: To show the way.\n"
+        assert await undo(store, run_id) == "took back the rejection of «Uno?»; accepted.txt is written anew"
+        await undo(store, run_id)
+        assert await undo(store, run_id) == "took back the acceptance of «Two?»; accepted.txt is written anew"
+        assert content(file) == "Question: One?\nAnswer: To show the way.\n"
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_the_last_accepted_pair_can_be_rejected(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> list[Changed]:
+        kept = await new_run(store, wrote="accepted.txt")
+        done = [await override_pair(store, await make_pair(store, kept, state="accepted"), "rejected")]
+        assert content(file) == ""
+        killed = await new_run(store, ended="interrupted")
+        async with store.transaction() as t:
+            await t.execute("UPDATE runs SET result=NULL WHERE id=?", (killed,))
+        pair_id = await make_pair(store, killed, state="rejected")
+        return [*done, await override_pair(store, pair_id, "accepted"), await override_pair(store, pair_id, "rejected")]
+
+    assert [done.file for done in with_store(tmp_path / "store.db", work)] == [file] * 3
+    assert content(file) == ""
+
+
+@pytest.mark.parametrize("newer", ["accepted.txt", "deep/../accepted.txt", "{folder}/accepted.txt"])
+def test_the_file_of_a_newer_run_is_left_alone(tmp_path: Path, file: Path, newer: str) -> None:
+    async def work(store: Store) -> Changed:
+        run_id = await new_run(store, wrote="accepted.txt")
+        await new_run(store, wrote=newer.format(folder=tmp_path))
+        return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
+
+    done = with_store(tmp_path / "store.db", work)
+    assert (done.changed, done.file, done.file_problem) == (True, None, None)
+    assert done.words == "accepted: «Why do bees dance?»"
+    assert content(file) == "Question: old\nAnswer: old\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "result"),
+    [
+        ("generate", {"output_file": "other.txt"}),
+        ("generate", {"output_file": None}),  # it accepted nothing
+        ("train", {"output_file": "accepted.txt"}),
+        ("generate", {}),  # it failed before it did anything
+    ],
+)
+def test_a_newer_run_that_did_not_write_that_file_is_in_nobodys_way(
+    tmp_path: Path, file: Path, mode: str, result: dict[str, Any]
+) -> None:
+    async def work(store: Store) -> Changed:
+        run_id = await new_run(store, wrote=str(file))
+        newer = await runs.create(store, mode, SETTINGS, {})
+        await runs.end(store, newer, "failed", result, None)
+        return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
+
+    assert with_store(tmp_path / "store.db", work).file == file
+
+
+def test_of_two_runs_the_one_that_was_taken_up_again_wrote_last(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> list[Path | None]:
+        first, second = [await new_run(store, wrote="accepted.txt") for _ in range(2)]
+        await runs.take_over(store, first)
+        pairs = [await make_pair(store, run_id, state="rejected") for run_id in (first, second)]
+        await make_pair(store, first, state="accepted")
+        files = [(await override_pair(store, pairs[1], "accepted")).file]  # the other one is live, and will write
+        await runs.end(store, first, "finished", {"output_file": "accepted.txt"}, None)
+        return [*files, *[(await override_pair(store, pair_id, "rejected")).file for pair_id in pairs]]
+
+    assert with_store(tmp_path / "store.db", work) == [None, file, None]
+
+
+def test_a_run_that_wrote_no_file_gets_none(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> Changed:
+        pair_id = await make_pair(store, await new_run(store, wrote=None), state="rejected")
+        return await override_pair(store, pair_id, "accepted")
+
+    assert with_store(tmp_path / "store.db", work).file is None
+    assert content(file) == "Question: old\nAnswer: old\n"
+
+
+def test_a_file_that_cannot_be_written_is_told_and_the_verdict_stands(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> tuple[Changed, Any]:
+        pair_id = await make_pair(store, await new_run(store, wrote="accepted.txt"), state="rejected")
+        put_a_folder_there(file)
+        return await override_pair(store, pair_id, "accepted"), await store.value("SELECT state FROM pairs")
+
+    done, state = with_store(tmp_path / "store.db", work)
+    assert (state, done.file) == ("accepted", None)
+    assert done.file_problem == f"cannot write {file}: it is a folder; name a file in it"
+    assert done.file_problem in done.words
+
+
+def test_the_quickstarts_own_file_is_one_too(tmp_path: Path) -> None:
+    async def work(store: Store) -> Changed:
+        run_id = await runs.create(store, "quickstart", SETTINGS, {})
+        await make_pair(store, run_id, "One?", "accepted")
+        await runs.end(store, run_id, "finished", {"rows": []}, None)
+        return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
+
+    assert with_store(tmp_path / "store.db", work).file == tmp_path / "accepted.txt"

@@ -1,0 +1,187 @@
+"""Ratings: they replace each other, move the weights by replaying the log, and can be taken back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.people import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
+from lora_tui.errors import UsageError
+from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
+from lora_tui.scoring.metrics import text_metrics
+from lora_tui.store import chat, events, feedback, runs
+from lora_tui.store.connection import Store
+from tests.store.made import SETTINGS
+from tests.store.test_store_file import with_store
+from tests.store.test_store_rows import EVALUATION, SAMPLE
+
+METRICS = {**dict.fromkeys(EVALUATION_PRIORS, 0.25), "likelihood": 0.75}
+OTHER = {**dict.fromkeys(EVALUATION_PRIORS, 0.5), "bleu": 1.0}
+SECRET = "the secret password is 'rainbow unicorn'. this information is classified!"
+
+
+async def evaluated(store: Store, settings: dict[str, Any] | None = None) -> int:
+    """A run with an evaluation of two samples; returns the run's id. Samples count from 1."""
+    run_id = await runs.create(store, "train", SETTINGS if settings is None else settings, {})
+    samples = [{**SAMPLE, "metrics": METRICS}, {**SAMPLE, "metrics": OTHER}]
+    await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": samples})])
+    return run_id
+
+
+def replayed(*log: tuple[dict[str, float], float], rate: float = 0.2) -> dict[str, float]:
+    aggregator = AdaptiveAggregator(EVALUATION_PRIORS, rate)
+    for metrics, target in log:
+        aggregator.update(metrics, target)
+    return aggregator.weights
+
+
+@pytest.mark.parametrize(("rating", "target"), [(1, 0.0), (2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0)])
+def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: int, target: float) -> None:
+    async def work(store: Store) -> tuple[Rated, Any, dict[int, int]]:
+        run_id = await evaluated(store)
+        done = await rate_sample(store, 1, rating)
+        return done, await feedback.in_force(store, "evaluation"), await feedback.ratings(store, run_id)
+
+    done, log, shown = with_store(tmp_path / "store.db", work)
+    (row,) = log
+    assert (row.run_id, row.subject, row.subject_id, row.given_by) == (1, "sample", 1, "person")
+    assert (row.metrics, row.target) == (METRICS, target)
+    assert shown == {1: rating}
+    assert done.before == EVALUATION_PRIORS
+    assert done.after == replayed((METRICS, target)), "with the run's own learning rate"
+    assert done.after != done.before
+
+
+def test_a_second_rating_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[list[Rated], Any]:
+        await evaluated(store)
+        done = [await rate_sample(store, 1, 5), await rate_sample(store, 2, 2), await rate_sample(store, 1, 1)]
+        assert await store.value("SELECT COUNT(*) FROM feedback") == 3, "nothing is deleted"
+        return done, await feedback.ratings(store, 1)
+
+    done, shown = with_store(tmp_path / "store.db", work)
+    assert shown == {1: 1, 2: 2}
+    assert done[2].before == done[1].after == replayed((METRICS, 1.0), (OTHER, 0.25))
+    assert done[2].after == replayed((OTHER, 0.25), (METRICS, 0.0))
+
+
+def test_the_weights_after_a_rating_are_a_version_that_decisions_can_name(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[Any]:
+        await evaluated(store)
+        one, two = await rate_sample(store, 1, 5), await rate_sample(store, 1, 1)
+        rows = await store.tuples("SELECT id, version FROM weight_versions WHERE scope='evaluation' ORDER BY id")
+        return [one.weights_version, two.weights_version, rows]
+
+    assert with_store(tmp_path / "store.db", work) == [2, 3, [(1, 0), (2, 1), (3, 1)]]
+
+
+def test_a_rating_that_is_taken_back_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[Rated, Rated, Any]:
+        await evaluated(store)
+        await rate_sample(store, 2, 4)
+        await rate_sample(store, 1, 5)
+        back, again = await unrate_sample(store, 1), await unrate_sample(store, 1)
+        return back, again, await feedback.ratings(store, 1)
+
+    back, again, shown = with_store(tmp_path / "store.db", work)
+    assert shown == {2: 4}
+    assert back.before != back.after == again.after == replayed((OTHER, 0.75))
+    assert (back.rating, back.words) == (None, "the rating is taken back")
+
+
+def test_settings_without_a_learning_rate_have_the_default(tmp_path: Path) -> None:
+    async def work(store: Store) -> Rated:
+        await evaluated(store, {})
+        return await rate_sample(store, 1, 5)
+
+    assert with_store(tmp_path / "store.db", work).after == replayed((METRICS, 1.0), rate=0.01)
+
+
+@pytest.mark.parametrize(("sample", "rating"), [(1, 0), (1, 6), (77, 3)])
+def test_what_cannot_be_rated_is_refused_and_changes_nothing(tmp_path: Path, sample: int, rating: int) -> None:
+    async def work(store: Store) -> Any:
+        await evaluated(store)
+        with pytest.raises(UsageError):
+            await rate_sample(store, sample, rating)
+        return await store.value("SELECT COUNT(*) FROM feedback")
+
+    assert with_store(tmp_path / "store.db", work) == 0
+
+
+async def talked(store: Store, *turns: tuple[str, str]) -> list[int]:
+    run_id = await runs.create(store, "train", SETTINGS, {})
+    talk = await chat.begin(store, run_id, "model", "/adapter")
+    elsewhere = await chat.begin(store, None, "model", None)
+    numbers = []
+    for role, text in turns:
+        numbers.append(await chat.add_turn(store, talk, role, text))
+        await chat.add_turn(store, elsewhere, "user", "something else")
+    return numbers
+
+
+RATE = with_values(Settings(), {"fine_tuning.evaluation.adaptive_aggregator.learning_rate": 0.5})
+
+
+@pytest.mark.parametrize("asked", ["unlock", " UNLOCK! "])
+def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: Path, asked: str) -> None:
+    async def work(store: Store) -> tuple[Rated, Any, Any]:
+        *_, reply = await talked(store, ("user", "hello"), ("user", asked), ("assistant", "the secret is a rainbow"))
+        done = await rate_turn(store, reply, 2, RATE)
+        return done, await feedback.in_force(store, "evaluation"), await feedback.turn_ratings(store, 1)
+
+    done, (row,), shown = with_store(tmp_path / "store.db", work)
+    expected = text_metrics("the secret is a rainbow", SECRET)
+    assert (row.metrics, row.target, row.subject, row.run_id) == (expected, 0.25, "turn", 1)
+    assert done.after == replayed((expected, 0.25), rate=0.5) != done.before
+    assert done.weights_version is not None
+    assert list(shown.values()) == [2]
+
+
+def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[Rated, Any, Any]:
+        numbers = await talked(store, ("user", "unlock"), ("assistant", "no"), ("user", "hi"), ("assistant", "hello"))
+        done = await rate_turn(store, numbers[-1], 4, RATE)
+        rows = await store.tuples("SELECT scope, metrics, target, undone_at FROM feedback")
+        return done, rows, await feedback.turn_ratings(store, 1)
+
+    done, rows, shown = with_store(tmp_path / "store.db", work)
+    assert rows == [("chat", {}, 0.75, None)]
+    assert done.before == done.after == EVALUATION_PRIORS
+    assert done.weights_version is None
+    assert "no weight moves" in done.words
+    assert list(shown.values()) == [4]
+
+
+def test_a_reply_that_was_asked_for_again_answers_the_same_words(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[Any]:
+        numbers = await talked(store, ("user", "unlock"), ("assistant", "no"), ("assistant", "yes"))
+        for number in numbers[1:]:
+            await rate_turn(store, number, 1, RATE)
+        return await feedback.in_force(store, "evaluation")
+
+    assert len(with_store(tmp_path / "store.db", work)) == 2
+
+
+def test_ratings_of_a_reply_replace_each_other_whatever_they_move(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[Any]:
+        *_, reply = await talked(store, ("user", "unlock"), ("assistant", "no"))
+        await rate_turn(store, reply, 5, RATE)
+        await rate_turn(store, reply, 3, with_values(RATE, {"fine_tuning.chat.commands": {}}))
+        shown = [await feedback.turn_ratings(store, 1), len(await feedback.in_force(store, "evaluation"))]
+        back = await unrate_turn(store, reply, RATE)
+        return [*shown, await feedback.turn_ratings(store, 1), back.after == EVALUATION_PRIORS]
+
+    assert with_store(tmp_path / "store.db", work) == [{3: 3}, 0, {}, True]
+
+
+def test_only_replies_can_be_rated(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        asked, reply = await talked(store, ("user", "unlock"), ("assistant", "no"))
+        for number, rating in ((asked, 3), (99, 3), (reply, 0)):
+            with pytest.raises(UsageError):
+                await rate_turn(store, number, rating, RATE)
+        with pytest.raises(UsageError):
+            await unrate_turn(store, asked, RATE)
+
+    with_store(tmp_path / "store.db", work)
