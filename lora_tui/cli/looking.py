@@ -65,6 +65,16 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     return 0
 
 
+def check_run(run_id: int, store_path: Path) -> None:
+    """Raise `UsageError` where there is no such run: the app is not opened on nothing."""
+
+    async def look() -> None:
+        async with await open_existing(store_path) as store:
+            await find_run(store, run_id)
+
+    asyncio.run(look())
+
+
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
     """Tell a run's events from its beginning until it has ended; ctrl+c leaves it running."""
     narrator = make_narrator(streams, report, dumb=os.environ.get("TERM") == "dumb")

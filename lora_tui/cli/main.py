@@ -150,12 +150,18 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
     if request.log_level is None:
         set_level(loaded.settings.logging.level)
     store_path = choose_store(request, loaded.settings)
-    if request.asks_for_nothing:
-        return looking.overview(streams, report, store_path)
     if request.list_runs:
         return looking.list_runs(streams, report, store_path)
-    if request.attach is not None:
-        return looking.attach(request.attach, streams, report, store_path)
+    if request.asks_for_nothing or request.attach is not None:
+        from lora_tui.cli.fullscreen import can_show, open_app
+
+        if can_show(streams) and not request.json_lines:
+            if request.attach is not None:
+                looking.check_run(request.attach, store_path)
+            return open_app(streams, report, loaded, store_path, request.attach)
+        if request.attach is not None:
+            return looking.attach(request.attach, streams, report, store_path)
+        return looking.overview(streams, report, store_path)
     from lora_tui.cli.run import run
 
     return run(request, streams, report, loaded, store_path)

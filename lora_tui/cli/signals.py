@@ -49,6 +49,10 @@ class Interrupts:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _put_back(self._before)
 
+    def note(self, number: int) -> None:
+        """Take a signal into account that came before these handlers were there."""
+        self._stop(number, None)
+
     @property
     def exit_status(self) -> int | None:
         """The status of a run that a signal has stopped; None when none has."""

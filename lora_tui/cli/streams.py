@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import termios
+from pathlib import Path
 from typing import Any, TextIO
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -33,6 +34,8 @@ class Streams:
         self.out_is_terminal = STDOUT in self._terminals
         self.err_is_terminal = STDERR in self._terminals
         self.hung_up = False
+        self._lent: int | None = None
+        self._put_aside: dict[int, int] = {}
         self._saved_mode = _terminal_mode() if self.in_is_terminal else None
 
     def keep_stdout_to_ourselves(self) -> None:
@@ -45,6 +48,43 @@ class Streams:
         sys.stdout.flush()
         os.dup2(STDERR, STDOUT)
         sys.stdout = sys.stderr
+
+    def lend_terminal(self, log_file: Path | None) -> int:
+        """Return a private descriptor of the terminal for an app that draws on it, until `take_terminal_back`.
+
+        Meanwhile descriptors 1 and 2 lead to the log file: what libraries print, from C too, must not land on the
+        screen.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        private = os.dup(STDOUT)
+        self._terminals.add(private)
+        self._lent = private
+        path = os.devnull if log_file is None else str(log_file)
+        aside = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._put_aside = {}
+        for descriptor in (STDOUT, STDERR):
+            self._put_aside[descriptor] = os.dup(descriptor)
+            os.dup2(aside, descriptor)
+            if descriptor in self._terminals:
+                self._terminals.add(self._put_aside[descriptor])
+        os.close(aside)
+        return private
+
+    def take_terminal_back(self) -> None:
+        """Write to the terminal again, and give it the mode it had."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, kept in self._put_aside.items():
+            os.dup2(kept, descriptor)
+            self._terminals.discard(kept)
+            os.close(kept)
+        self._put_aside = {}
+        if self._lent is not None:
+            self._terminals.discard(self._lent)
+            os.close(self._lent)
+            self._lent = None
+        self.restore_terminal()
 
     def hang_up(self) -> None:
         """Let go of a terminal that is gone; files and pipes stay as they are. Safe inside a signal handler."""

@@ -76,6 +76,16 @@ async def samples(store: Store, evaluation_id: int) -> list[Sample]:
     return await store.all(Sample, "SELECT * FROM samples WHERE evaluation_id=? ORDER BY ordinal", (evaluation_id,))
 
 
+async def answers_to(store: Store, run_id: int, prompt: str) -> list[tuple[int, str, float, str]]:
+    """Return (step, model, score, answer) of a test prompt at every evaluation of a run, oldest first."""
+    rows = await store.tuples(
+        "SELECT step, model, samples.score, answer FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
+        " WHERE run_id=? AND prompt=? ORDER BY evaluations.id",
+        (run_id, prompt),
+    )
+    return [(int(step), str(model), float(score), str(answer)) for step, model, score, answer in rows]
+
+
 async def newest_checkpoint(store: Store, run_id: int, kind: str) -> Checkpoint | None:
     """Return the newest checkpoint of a kind (``last`` or ``best``), or None."""
     return await store.one(

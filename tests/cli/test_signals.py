@@ -160,27 +160,6 @@ def test_an_ignored_hang_up_signal_stays_ignored(program: Program) -> None:
         assert "run 1 finished" in terminal.output  # it has kept its terminal
 
 
-def test_ctrl_c_on_an_attached_run_leaves_it_running(program: Program) -> None:
-    with program.start("train=until_told", "--run", "train", "--json", stderr=subprocess.DEVNULL) as owner:
-        wait_for_line(owner, b"still here")
-        with program.terminal("", "--attach", "1") as watcher:
-            watcher.read_until("still here")
-            watcher.send("\x03")
-            assert watcher.wait() == 130
-            assert "run 1 goes on; watch it again with: lora-tui --attach 1" in watcher.output
-        assert run_row(program)["state"] == "running"
-        with program.start("", "--attach", "1", "--json", stderr=subprocess.DEVNULL) as second:
-            wait_for_line(second, b"still here")
-            (program.folder / "go").touch()
-            done = json.loads(second.rest()[-1])
-            assert second.returncode == 0
-        owner.rest()
-        assert owner.returncode == 0
-    assert done["event"] == "done"
-    assert done["result"] == {"adapter": "headless"}
-    assert run_row(program)["state"] == "finished"
-
-
 def test_a_reader_that_goes_just_before_its_terminal_is_no_reason_to_stop() -> None:
     """The hang-up that ends ``| tee`` reaches us a moment later than the broken pipe."""
     streams = SimpleNamespace(hung_up=False)

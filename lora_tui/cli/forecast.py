@@ -1,0 +1,99 @@
+"""What a configuration will do, in lines for people: every figure with where it comes from, unknown ones with why."""
+
+from collections.abc import Iterable
+
+from lora_tui.config import Settings
+from lora_tui.engine.figure import Figure
+from lora_tui.engine.outlook import Outlook
+from lora_tui.text import count, duration, one_line
+from lora_tui.tui.jobs import Forecast
+
+_GENERATION = "data_generation"
+
+
+def training_forecast(outlook: Outlook) -> Forecast:
+    """What training will be."""
+    training = outlook.training
+    data, length, model, memory = training.data, training.length, training.model, training.memory
+    lines = [("data", _data(outlook))]
+    if data.tokens.value is not None:
+        lines.append(("tokens", f"{_figure(data.tokens)} an epoch"))
+    lines.append(("model", f"{one_line(model.name, 60)}, {_millions(model.parameters)} parameters"))
+    lines.append(("trains", f"{_millions(model.trainable_parameters)} parameters"))
+    steps = _figure(length.steps)
+    if length.steps_per_epoch.value is not None:
+        steps += f", {_figure(length.steps_per_epoch)} an epoch, {_figure(length.warmup_steps)} of warm-up"
+    lines.append(("steps", steps))
+    if length.evaluations.value is not None:
+        evaluations = count(round(length.evaluations.value), "evaluation")
+        lines.append(("looks", f"{evaluations}, {count(round(length.checkpoints.value or 0), 'checkpoint')}"))
+    lines.append(("device", f"{training.device.name}, {memory.dtype}"))
+    total = memory.total
+    if total.value is None:
+        lines.append(("memory", f"unknown: {total.note}"))
+    else:
+        how = " with checkpointing" if memory.checkpointing else ""
+        free = "" if memory.free.value is None else f" of {memory.free.value / 1e9:.1f} GB free"
+        lines.append(("memory", f"about {total.value / 1e9:.1f} GB{free}{how}"))
+    seconds = training.seconds
+    lines.append(
+        (
+            "time",
+            f"unknown: {seconds.note}"
+            if seconds.value is None
+            else f"about {duration(seconds.value)} ({seconds.note})",
+        )
+    )
+    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=False)))
+
+
+def _data(outlook: Outlook) -> str:
+    data = outlook.training.data
+    if data.problem is not None:
+        return one_line(data.problem, 200)
+    forms = ", ".join(f"{number:,} {form}" for form, number in data.forms.items())
+    skipped = f", {data.skipped:,} skipped" if data.skipped else ""
+    return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped})"
+
+
+def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:
+    """What generation will be."""
+    generation = outlook.generation
+    if generation.problem is not None and generation.files.value is None:
+        lines = [("folder", one_line(generation.problem, 200))]
+    else:
+        size = "" if generation.bytes.value is None else f", {generation.bytes.value / 1000:,.0f} kB"
+        skipped = f", {generation.skipped:,} skipped" if generation.skipped else ""
+        lines = [
+            ("folder", f"{one_line(str(generation.folder), 60)}: {_figure(generation.files)} files{size}{skipped}")
+        ]
+    lines.append(("model", one_line(settings.data_generation.model, 60)))
+    calls = sum(
+        figure.value or 0 for figure in (generation.write_calls, generation.judge_calls, generation.analysis_calls)
+    )
+    lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
+    if generation.prompt_tokens.value is not None:
+        out = "" if generation.completion_tokens.value is None else f", {_figure(generation.completion_tokens)} back"
+        lines.append(("tokens", f"{_figure(generation.prompt_tokens)} sent{out}"))
+    if generation.dollars.value:
+        lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
+    if generation.key_needed or generation.key_set:
+        lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
+    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=True)))
+
+
+def _of(warnings: Iterable[str], *, generation: bool) -> Iterable[str]:
+    return [words for words in warnings if words.startswith(_GENERATION) == generation and not words.startswith("app")]
+
+
+def _figure(figure: Figure) -> str:
+    if figure.value is None:
+        return f"unknown ({figure.note})" if figure.note else "unknown"
+    return f"{'about ' if figure.estimated else ''}{figure.value:,.0f}"
+
+
+def _millions(figure: Figure) -> str:
+    if figure.value is None:
+        return f"unknown ({figure.note})" if figure.note else "unknown"
+    value = figure.value / 1e6
+    return f"{value:,.2f} M" if value < 100 else f"{value:,.0f} M" if value < 10_000 else f"{value / 1000:,.1f} G"

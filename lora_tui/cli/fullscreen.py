@@ -1,0 +1,166 @@
+"""The full-screen app from the outside: its terminal, its signals, and what becomes of runs when it has ended."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from lora_tui.cli.jobs import EngineJobs
+from lora_tui.cli.launcher import Leash, with_parent
+from lora_tui.cli.report import PREFIX, Report
+from lora_tui.cli.signals import Interrupts
+from lora_tui.cli.stores import store_option
+from lora_tui.cli.streams import Streams
+from lora_tui.config import Loaded
+
+log = logging.getLogger(__name__)
+
+_HUNG_UP_STATUS = 128 + signal.SIGHUP
+_CRASHED_STATUS = 1
+_SLOW_LINK = {"TEXTUAL_FPS": "30", "TEXTUAL_SMOOTH_SCROLL": "0"}
+"""What Textual is told over SSH, before it is imported: half as many frames, whole lines."""
+
+
+def can_show(streams: Streams) -> bool:
+    """Tell whether there is a terminal that the app can draw on."""
+    return (
+        streams.in_is_terminal and streams.out_is_terminal and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    )
+
+
+def open_app(streams: Streams, report: Report, loaded: Loaded, store_path: Path, attach: int | None = None) -> int:
+    """Show the app until it is left; returns the exit status."""
+
+    def child(leash: Leash) -> int:
+        return _Session(streams, report, loaded, store_path, attach, leash).run()
+
+    return with_parent(child)
+
+
+class _Session:
+    """The app's process."""
+
+    def __init__(
+        self, streams: Streams, report: Report, loaded: Loaded, store_path: Path, attach: int | None, leash: Leash
+    ) -> None:
+        self._streams = streams
+        self._report = report
+        self._loaded = loaded
+        self._store_path = store_path
+        self._attach = attach
+        self._leash = leash
+        self._stopped_by: int | None = None
+        self._hint = store_option(store_path)
+
+    def run(self) -> int:
+        """Show the app, then see to the runs that are left."""
+        app_settings = self._loaded.settings.app
+        over_ssh = "SSH_CONNECTION" in os.environ or "SSH_TTY" in os.environ
+        if over_ssh:
+            for name, value in _SLOW_LINK.items():
+                os.environ.setdefault(name, value)
+        if app_settings.animation == "none" or (app_settings.animation == "auto" and over_ssh):
+            os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+        jobs = EngineJobs(self._store_path, self._loaded)
+        terminal = self._streams.lend_terminal(self._report.log_file)
+        try:
+            ending = self._show(jobs, terminal)
+        finally:
+            self._streams.take_terminal_back()
+        try:
+            return self._see_to(jobs, ending)
+        finally:
+            jobs.close()
+
+    def _show(self, jobs: EngineJobs, terminal: int) -> str:
+        from lora_tui.tui.app import LoraApp, View
+        from lora_tui.tui.driver import SteadyDriver
+
+        SteadyDriver.terminal = terminal
+        settings = self._loaded.settings
+        view = View(settings, settings, self._loaded.path)
+        app = LoraApp(self._store_path, jobs, view, attach=self._attach, log_file=self._report.log_file)
+
+        async def show() -> None:
+            loop = asyncio.get_running_loop()
+
+            def on_signal(number: int, _frame: FrameType | None) -> None:
+                if number == signal.SIGHUP:
+                    self._streams.hang_up()
+                    loop.call_soon_threadsafe(app.terminal_gone)
+                elif self._stopped_by is None:
+                    self._stopped_by = number
+                    loop.call_soon_threadsafe(app.stop_and_leave)
+
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, on_signal)
+            await app.run_async(mouse=settings.app.mouse)
+
+        asyncio.run(show())
+        if app.failed:
+            return "failed"
+        return app.ending
+
+    def _see_to(self, jobs: EngineJobs, ending: str) -> int:
+        """Do what should become of the runs; returns the exit status."""
+        running = jobs.own_live_runs()
+        if ending == "gone":
+            self._streams.hang_up()
+        if not running:
+            if ending == "failed":
+                return self._report.fail(f"The interface failed; see {self._report.log_file}.", _CRASHED_STATUS)
+            if self._stopped_by is not None:
+                return 128 + self._stopped_by
+            return _HUNG_UP_STATUS if ending == "gone" else 0
+        names = ", ".join(f"run {number}" for number in running)
+        if ending == "background":
+            print(
+                f"{PREFIX}{names} goes on in the background (process {os.getpid()}). "
+                f"`lora-tui{self._hint}` finds it again.",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._streams.hang_up()
+            self._leash.release()
+        elif ending == "failed":
+            print(
+                f"{PREFIX}the interface failed; see {self._report.log_file}. {names} goes on; ctrl+c stops it with its "
+                "work saved.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return self._wait(jobs, running, stop=ending == "stop" or self._stopped_by is not None)
+
+    def _wait(self, jobs: EngineJobs, running: list[int], *, stop: bool) -> int:
+        """Wait for the runs to end; a signal asks them to save and end, ctrl+c a second time leaves at once."""
+        names = ", ".join(f"run {number}" for number in running)
+
+        def last_words(status: int) -> tuple[str, str]:
+            return "", f"\n{PREFIX}left at once. Go on with: lora-tui --resume {running[0]}{self._hint}\n"
+
+        with Interrupts(self._streams, last_words) as interrupts:
+            if self._stopped_by is not None:
+                interrupts.note(self._stopped_by)
+            asked = False
+            while True:
+                if not asked and (stop or interrupts.stopped_by is not None):
+                    asked = True
+                    if not self._streams.hung_up:
+                        print(f"{PREFIX}stopping and saving {names} …", file=sys.stderr, flush=True)
+                    jobs.stop_own()
+                outcomes = jobs.wait(0.2)
+                if outcomes is not None:
+                    break
+        for outcome in outcomes:
+            log.info("run %s ended as %s after the app", outcome.run_id, outcome.state)
+            if not self._streams.hung_up:
+                more = (
+                    f" Go on with: lora-tui --resume {outcome.run_id}{self._hint}" if outcome.state == "stopped" else ""
+                )
+                print(f"{PREFIX}run {outcome.run_id} {outcome.state}.{more}", file=sys.stderr, flush=True)
+        if interrupts.exit_status is not None:
+            return interrupts.exit_status
+        return max((outcome.exit_status for outcome in outcomes), default=0)

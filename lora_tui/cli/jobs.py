@@ -1,0 +1,299 @@
+"""The engine as the full-screen app sees it: `lora_tui.tui.jobs.Jobs`, joined to the real one.
+
+The engine is started, and its modules are imported, by the first call that needs them: the app is on the screen long
+before. Calls come from the app's loop and are carried out on the engine's.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lora_tui.config import Loaded, Settings
+from lora_tui.store.connection import Store
+from lora_tui.tui.jobs import (
+    Conversation,
+    Decoding,
+    Forecast,
+    Moved,
+    Remark,
+    Said,
+    Side,
+    Sign,
+    Speaker,
+    Speech,
+)
+
+if TYPE_CHECKING:
+    from lora_tui.engine.engine import Engine, Outcome
+    from lora_tui.engine.inference.chat import ChatSession
+
+T = TypeVar("T")
+Item = Speech | Sign | Remark | Said
+
+
+class EngineJobs:
+    """What the app asks of this process's engine."""
+
+    def __init__(self, store_path: Path, loaded: Loaded) -> None:
+        self._store_path = store_path
+        self._loaded = loaded
+        self._engine: Engine | None = None
+        self._starting = threading.Lock()
+        self._own: dict[int, Future[Outcome]] = {}
+
+    # The engine
+
+    def _started(self) -> "Engine":
+        """The engine, started. Blocks while its modules are imported."""
+        with self._starting:
+            if self._engine is None:
+                from lora_tui.engine.engine import Engine
+
+                engine = Engine(self._store_path)
+                engine.start()
+                self._engine = engine
+            return self._engine
+
+    async def _call(self, work: Callable[["Engine"], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the engine's loop, from the app's."""
+        engine = await asyncio.to_thread(self._started)
+        return await asyncio.wrap_future(engine.call(work(engine)))
+
+    async def _on_store(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+        return await self._call(lambda engine: work(engine.open_store))
+
+    # Runs
+
+    async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+        """Begin a run, or go on with one as the command line would: with its own settings, refused where it is live."""
+        from lora_tui.cli.plan import make_plan
+        from lora_tui.cli.request import Request
+
+        given = dict(options)
+        if resume is not None:
+            plan = await make_plan(Request(resume=resume), self._loaded, self._store_path)
+            mode, settings, given = plan.mode, plan.settings, {**plan.options, **given}
+        engine = await asyncio.to_thread(self._started)
+        run_id, ending = await asyncio.to_thread(engine.submit, mode, settings, given, resume)
+        self._own[run_id] = ending
+        return run_id
+
+    async def stop(self, run_id: int) -> None:
+        """Ask a run of any process to save its work and end."""
+        if run_id in self.own_live_runs() and self._engine is not None:
+            self._engine.stop(run_id)
+        else:
+            await self.ask(run_id, "stop")
+
+    async def ask(self, run_id: int, command: str) -> None:
+        """Ask the owner of a live run for something."""
+        from lora_tui.store import events
+
+        await self._on_store(lambda store: events.ask(store, run_id, command))
+
+    def own_live_runs(self) -> list[int]:
+        """The runs of this process that have not ended."""
+        return [run_id for run_id, ending in self._own.items() if not ending.done()]
+
+    def stop_own(self) -> None:
+        """Ask every run of this process to save its work and end."""
+        for run_id in self.own_live_runs():
+            if self._engine is not None:
+                self._engine.stop(run_id)
+
+    def wait(self, seconds: float) -> "list[Outcome] | None":
+        """Wait for the runs of this process to end; returns how they did, None while one goes on."""
+        _, going_on = wait_for(list(self._own.values()), timeout=seconds)
+        return None if going_on else [ending.result() for ending in self._own.values()]
+
+    def close(self) -> None:
+        """Stop what is still at work, and end the engine."""
+        self.stop_own()
+        wait_for(list(self._own.values()))
+        if self._engine is not None:
+            self._engine.close()
+
+    # What people decide
+
+    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+        """Rate the answer to a test prompt."""
+        from lora_tui.engine.people.ratings import rate_sample
+
+        rated = await self._on_store(lambda store: rate_sample(store, sample_id, rating))
+        return Moved(f"Rated {rating} of 5.", rated.before, rated.after)
+
+    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+        """Rate a reply of a conversation."""
+        from lora_tui.engine.people.ratings import rate_turn
+
+        rated = await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
+        moved = rated.before != rated.after
+        more = "it moved the weights of the score" if moved else "kept; only special commands move the weights"
+        return Moved(f"Rated {rating} of 5: {more}.", rated.before, rated.after)
+
+    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+        """Accept or reject a pair."""
+        from lora_tui.engine.people.pairs import override_pair
+
+        done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
+        return Moved(_in_file(done.words, done.file, done.file_problem), done.before, done.after)
+
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+        """Give a pair another wording."""
+        from lora_tui.engine.people.pairs import edit_pair
+
+        done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
+        return Moved(_in_file(done.words, done.file, done.file_problem))
+
+    async def undo(self, run_id: int) -> Moved | None:
+        """Take back the newest thing that a person did to a pair of the run."""
+        from lora_tui.engine.people.pairs import undo
+
+        words = await self._on_store(lambda store: undo(store, run_id))
+        return None if words is None else Moved(words[:1].upper() + words[1:] + ".")
+
+    async def rename(self, run_id: int, name: str) -> None:
+        """Name a run."""
+        from lora_tui.engine.people.runs import rename_run
+
+        await self._on_store(lambda store: rename_run(store, run_id, name))
+
+    async def delete(self, run_id: int, *, with_files: bool) -> str:
+        """Delete a run that has ended; returns what became of its folder."""
+        from lora_tui.engine.people.runs import delete_run
+
+        done = await self._on_store(lambda store: delete_run(store, run_id, with_files=with_files))
+        if done.removed is not None:
+            return f"Run {run_id} is deleted, with {done.removed}."
+        return f"Run {run_id} is deleted." + (f" {done.kept}" if done.kept else "")
+
+    # Looking ahead
+
+    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+        """What a training run with these settings will be."""
+        from lora_tui.cli.forecast import training_forecast
+
+        return training_forecast(await self._outlook(settings, data_file))
+
+    async def forecast_generation(self, settings: Settings) -> Forecast:
+        """What a generation run with these settings will be."""
+        from lora_tui.cli.forecast import generation_forecast
+
+        return generation_forecast(await self._outlook(settings, None), settings)
+
+    async def _outlook(self, settings: Settings, data_file: Path | None) -> Any:
+        outlook = await asyncio.to_thread(_outlook_function)
+        if self._engine is None and not self._store_path.is_file():  # one look at the disk
+            return await outlook(settings, None, data_file)  # looking ahead creates no store
+        return await self._on_store(lambda store: outlook(settings, store, data_file))
+
+    # Talking
+
+    async def converse(
+        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+    ) -> Conversation:
+        """Load a model and open a conversation with it."""
+        options: dict[str, Any] = {}
+        if speaker.base_only:
+            options["base_only"] = True
+        if speaker.adapter is not None:
+            options["adapter"] = str(speaker.adapter)
+        elif speaker.run_id is not None:
+            options |= {"adapter_run": speaker.run_id, "checkpoint": speaker.checkpoint}
+        here = asyncio.get_running_loop()
+
+        def tell(phase: str, done: int, total: int) -> None:
+            here.call_soon_threadsafe(progress, phase, done, total)
+
+        session = await self._call(lambda engine: engine.open_chat(settings, options, tell))
+        return _EngineConversation(self._started(), session)
+
+
+def _outlook_function() -> Any:
+    from lora_tui.engine.outlook import outlook
+
+    return outlook
+
+
+def _in_file(words: str, file: Path | None, problem: str | None) -> str:
+    """What was done, and whether the file of accepted pairs has it."""
+    said = words[:1].upper() + words[1:]
+    if problem:
+        return f"{said}. {problem}"
+    return f"{said}. {file} is written again." if file is not None else f"{said}."
+
+
+class _EngineConversation:
+    """A chat session of the engine, read from the app's loop."""
+
+    def __init__(self, engine: "Engine", session: "ChatSession") -> None:
+        self._engine = engine
+        self._session = session
+
+    @property
+    def title(self) -> str:
+        """Who speaks."""
+        return self._session.title
+
+    @property
+    def sides(self) -> Sequence[Side]:
+        """Who can speak."""
+        return self._session.sides
+
+    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Item]:
+        """Answer, piece by piece."""
+        return self._told(self._session.reply(text, sides))
+
+    def again(self, sides: Sequence[Side]) -> AsyncIterator[Item]:
+        """Answer the last question anew."""
+        return self._told(self._session.again(sides))
+
+    async def _told(self, stream: AsyncGenerator[Any, None]) -> AsyncIterator[Item]:
+        async with aclosing(self._engine.each(stream)) as items:
+            async for item in items:
+                yield _told(item)
+
+    def stop(self) -> None:
+        """End the reply at its next token."""
+        self._session.stop.set()
+
+    def decode_with(self, decoding: Decoding) -> None:
+        """Decode like this from the next reply on."""
+        chat = self._session.settings.fine_tuning.chat
+        self._session.options = chat.model_copy(
+            update={
+                "max_new_tokens": decoding.max_new_tokens,
+                "num_beams": decoding.num_beams,
+                "temperature": decoding.temperature,
+                "top_p": decoding.top_p,
+                "repetition_penalty": decoding.repetition_penalty,
+            }
+        )
+
+    async def clear(self) -> None:
+        """Begin a new conversation."""
+        await asyncio.wrap_future(self._engine.call(self._session.clear()))
+
+    async def close(self) -> None:
+        """Let go of the model."""
+        await asyncio.wrap_future(self._engine.call(self._session.close()))
+
+
+def _told(item: Any) -> Item:
+    """An item of the engine's as the app's."""
+    from lora_tui.engine.inference.reply import Note, Piece, Progress
+
+    if isinstance(item, Piece):
+        return Speech(item.side, item.text)
+    if isinstance(item, Progress):
+        return Sign(item.side, item.tokens)
+    if isinstance(item, Note):
+        return Remark(item.text)
+    return Said(
+        item.side, item.text, item.tokens, item.seconds, item.turn_id, item.stopped, item.predefined, item.agreement
+    )

@@ -1,0 +1,545 @@
+"""The application: modes, global keys, the loop that looks into the store, and how it ends.
+
+What a screen shows it asks for itself, when it is looked at and something has changed. Jobs belong to the engine behind
+`Jobs`; the app ends by saying in `ending` what should become of them, and the command line sees to it.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
+from textual.driver import Driver
+from textual.filter import LineFilter
+from textual.screen import Screen
+
+from lora_tui.config import Settings
+from lora_tui.errors import LoraTuiError
+from lora_tui.store.looking import RunLine, run_lines
+from lora_tui.store.rows import LIVE_STATES
+from lora_tui.tui.driver import SteadyDriver
+from lora_tui.tui.jobs import Jobs, Moved, Speaker
+from lora_tui.tui.look import Look
+from lora_tui.tui.plain import DIM, Content, Inert, line, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.confirm import Choice, Choose
+from lora_tui.tui.screens.problem import Problem, ProblemScreen
+from lora_tui.tui.theme import OURS, state
+from lora_tui.tui.widgets.bar import PLACES, TopBar
+
+log = logging.getLogger(__name__)
+
+Ending = Literal["leave", "background", "stop", "gone"]
+"""What becomes of this process's runs: there are none, they go on without a terminal by choice or because it went
+away, or they stop and save."""
+
+_NET = Inert()
+
+_RUNS_SECONDS = 1.0
+_GENERATING = ("generate", "quickstart")
+_TRAINING = ("train", "quickstart")
+
+
+@dataclass
+class View:
+    """Which runs are in view, and the configuration that new runs begin with."""
+
+    settings: Settings
+    saved: Settings
+    """The configuration as the file has it: what differs is not saved yet."""
+    config_path: Path | None
+    generation_run: int | None = None
+    training_run: int | None = None
+    runs: list[RunLine] = field(default_factory=list)
+
+    def run(self, run_id: int | None) -> RunLine | None:
+        """The line of a run, or None."""
+        return next((run for run in self.runs if run.id == run_id), None)
+
+    @property
+    def live(self) -> list[RunLine]:
+        """Runs that have an owner, newest first."""
+        return [run for run in self.runs if run.state in LIVE_STATES]
+
+
+def _mode(name: str) -> Callable[[], Screen[Any]]:
+    """A mode's screen, imported when it is first looked at: the first paint waits for one screen only."""
+
+    def make() -> Screen[Any]:
+        if name == "generate":
+            from lora_tui.tui.screens.generate import GenerateScreen as Wanted
+        elif name == "train":
+            from lora_tui.tui.screens.train import TrainScreen as Wanted  # type: ignore[assignment]
+        elif name == "chat":
+            from lora_tui.tui.screens.chat import ChatScreen as Wanted  # type: ignore[assignment]
+        elif name == "runs":
+            from lora_tui.tui.screens.runs import RunsScreen as Wanted  # type: ignore[assignment]
+        elif name == "learn":
+            from lora_tui.tui.screens.learn import LearnScreen as Wanted  # type: ignore[assignment]
+        else:
+            from lora_tui.tui.screens.configure import ConfigureScreen as Wanted  # type: ignore[assignment]
+        return Wanted()
+
+    return make
+
+
+class LoraApp(App[None]):
+    """The full-screen program."""
+
+    TITLE = "lora-tui"
+    CSS_PATH = "lora_tui.tcss"
+    DEFAULT_MODE = "generate"
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {mode.id: _mode(mode.id) for mode in PLACES}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012  # as Textual has it
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012  # as Textual has it
+    COMMAND_PALETTE_DISPLAY = "^p"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(f"{mode.key}", f"go('{mode.id}')", mode.name, show=False, id=f"mode.{mode.id}",
+                    tooltip=f"Go to {mode.name}")
+            for mode in PLACES
+        ),
+        *(
+            Binding(f"f{mode.key}", f"go('{mode.id}')", mode.name, show=False, priority=True,
+                    id=f"mode.{mode.id}.anywhere", tooltip=f"Go to {mode.name}, also while typing")
+            for mode in PLACES
+        ),
+        Binding("question_mark", "help", "Help", id="app.help", key_display="?",
+                tooltip="The keys here and the lesson that belongs to what has the focus"),
+        Binding("exclamation_mark", "problem", "What went wrong", show=False, id="app.problem", key_display="!",
+                tooltip="Show the last problem again"),
+        Binding("q", "leave", "Leave", id="app.leave", tooltip="Leave; runs can go on without the app"),
+        Binding("ctrl+q", "leave", "Leave", show=False, priority=True, id="app.leave.anywhere"),
+        Binding("ctrl+c", "copy_or_leave", "Copy, or leave", show=False, id="app.copy", system=True),
+        Binding("ctrl+z", "no_suspend", "Suspend", show=False, system=True),
+    ]  # fmt: skip
+
+    def __init__(
+        self,
+        store_path: Path,
+        jobs: Jobs,
+        view: View,
+        *,
+        attach: int | None = None,
+        log_file: Path | None = None,
+        driver_class: type[Driver] | None = None,
+    ) -> None:
+        super().__init__(driver_class=driver_class or (SteadyDriver if os.name == "posix" else None))
+        self.jobs = jobs
+        self.view = view
+        self.look = Look(store_path)
+        self.log_file = log_file
+        self.ending: Ending = "leave"
+        self.last_problem: Problem | None = None
+        self.wanted_lesson: str | None = None
+        self.host = socket.gethostname()
+        self._attached_to = attach
+        self._runs_at = 0.0
+        self._runs_stale = False
+        self._told_failed: set[int] | None = None
+        self._begun: set[int] = set()
+        """Runs that were begun here: whoever begins something wants to hear how it failed."""
+        self._pull_now = asyncio.Event()
+        self.looks = 0
+        """How often the store has been looked into."""
+        for theme in OURS:
+            self.register_theme(theme)
+        self._choose_theme(view.settings.app.theme)
+        if view.settings.app.animation == "none":
+            self.animation_level = "none"
+
+    def _choose_theme(self, name: str) -> None:
+        """Take a theme; one that does not exist is no reason not to start."""
+        known = self.available_themes
+        self.theme = name if name in known else OURS[0].name
+
+    # Life
+
+    def on_mount(self) -> None:
+        """Begin to look, once something is on the screen."""
+        keys = self.view.settings.app.keys
+        if keys:
+            self.set_keymap(dict(keys))
+        self.call_after_refresh(self._watch)
+
+    @work(exit_on_error=False, group="watch")
+    async def _watch(self) -> None:
+        """Look into the store a few times a second, for as long as the app lasts."""
+        period = 1 / self.view.settings.app.refresh_per_second
+        first = True
+        while True:
+            began = time.monotonic()
+            try:
+                await self._pull(first=first)
+                first = False
+                self.looks += 1
+            except NoMatches:
+                if self.is_running and not self._exit:
+                    raise
+                return  # the screens are being taken down
+            except Exception as problem:  # whatever it is, the next look may succeed, and the app must not go blind
+                log.exception("looking into the store failed")
+                self._pull_failed(problem)
+                await asyncio.sleep(2.0)
+            try:
+                await asyncio.wait_for(self._pull_now.wait(), max(0.01, period - (time.monotonic() - began)))
+            except TimeoutError:
+                continue
+            finally:
+                self._pull_now.clear()
+
+    async def on_unmount(self) -> None:
+        """Close the store: its connection's thread would keep the process from ending."""
+        await self.look.close()
+
+    def pull_soon(self) -> None:
+        """Look now: the user has done something that shows in the store."""
+        self._pull_now.set()
+
+    async def _pull(self, *, first: bool) -> None:
+        changed = await self.look.changed()
+        store = self.look.store
+        self._runs_stale |= changed
+        if store is not None and (first or (self._runs_stale and time.monotonic() - self._runs_at > _RUNS_SECONDS)):
+            self._runs_stale = False
+            self._runs_at = time.monotonic()
+            self.view.runs = await run_lines(store)
+            self._choose_runs(first=first)
+            self._tell_endings()
+        if first:
+            self._told_failed = self._told_failed or set()
+            if not self.view.runs:
+                self._greet()
+        for screen in self._showing():
+            await screen.pull(changed=changed or first)
+
+    def _showing(self) -> Iterable[ModeScreen]:
+        """The mode that is looked at, also from behind a dialogue."""
+        return [screen for screen in self.screen_stack if isinstance(screen, ModeScreen) and screen.is_mounted]
+
+    def _pull_failed(self, problem: Exception) -> None:
+        words = str(problem) if isinstance(problem, LoraTuiError) else f"{type(problem).__name__}: {problem}"
+        if self.last_problem is None or self.last_problem.what != words:
+            self.show_problem(Problem(words, "The store could not be read.", "It is tried again every other second."))
+
+    def _choose_runs(self, *, first: bool) -> None:
+        """Bring the newest runs into view where nothing else was chosen; with --attach, that run."""
+        view = self.view
+        if first and self._attached_to is not None and (run := view.run(self._attached_to)) is not None:
+            self.show_run(run)
+            return
+        if view.generation_run is None:
+            view.generation_run = next((run.id for run in view.runs if run.mode in _GENERATING), None)
+        if view.training_run is None:
+            view.training_run = next((run.id for run in view.runs if run.mode in _TRAINING), None)
+        if first and view.live:
+            self.show_run(view.live[0])
+
+    def show_run(self, run: RunLine) -> None:
+        """Bring a run into view, on the screen where it is at home."""
+        if run.mode in _GENERATING:
+            self.view.generation_run = run.id
+        if run.mode in _TRAINING:
+            self.view.training_run = run.id
+        target = "train" if run.mode in ("train", "evaluate") else "generate" if run.mode == "generate" else None
+        if run.mode == "quickstart":
+            target = "train" if run.best_score is not None else "generate"
+        if target is not None:
+            self.action_go(target)
+        self.pull_soon()
+
+    def _tell_endings(self) -> None:
+        """Say once that a run has failed while we were looking."""
+        failed = {run.id for run in self.view.runs if run.state in ("failed", "interrupted")}
+        if self._told_failed is not None:
+            for run in self.view.runs:
+                if run.id in failed - self._told_failed:
+                    self.show_problem(problem_of(run, self.log_file), quietly=run.id not in self._begun)
+        self._told_failed = failed
+
+    def _greet(self) -> None:
+        from lora_tui.tui.screens.welcome import Welcome
+
+        self.push_screen(Welcome())
+
+    # Keys
+
+    def action_go(self, mode: str) -> None:
+        """Show a mode. Dialogues of the mode that is left stay where they are."""
+        if mode != self.current_mode:
+            self.switch_mode(mode)
+            self.pull_soon()
+
+    def on_top_bar_chosen(self, event: TopBar.Chosen) -> None:
+        """A mode was clicked."""
+        self.action_go(event.mode)
+
+    def action_help(self) -> None:
+        """Show the keys and the lesson of what has the focus."""
+        from lora_tui.tui.screens.help import HelpScreen, help_for
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(*help_for(self.screen)))
+
+    def action_problem(self) -> None:
+        """Show the last problem again."""
+        if self.last_problem is not None:
+            self.show_problem(self.last_problem)
+        else:
+            self.notify("Nothing has gone wrong so far.", markup=False)
+
+    def action_no_suspend(self) -> None:
+        """Say why ctrl+z does nothing: it would stop the run along with the app."""
+        self.say("ctrl+z would stop the run too. Leave with q and let it go on, or use tmux.")
+
+    def action_copy_or_leave(self) -> None:
+        """Copy what is selected; with nothing selected, leave."""
+        selected = self.screen.get_selected_text()
+        if selected:
+            self.copy(selected)
+        else:
+            self.action_leave()
+
+    def action_leave(self) -> None:
+        """Leave at once, or ask what should become of the runs of this process."""
+        own = self.jobs.own_live_runs()
+        if not own:
+            self.exit()
+            return
+        if isinstance(self.screen, Choose):
+            return
+        names = ", ".join(f"run {number}" for number in own)
+        self.push_screen(
+            Choose(
+                f"{names} is still at work.",
+                [
+                    Choice("background", "k", "Keep running in the background", "lora-tui finds it again"),
+                    Choice("stop", "s", "Stop and keep what is done", "it can be resumed"),
+                    Choice("cancel", "c", "Cancel", "stay here"),
+                ],
+                safe="cancel",
+            ),
+            self._left,
+        )
+
+    def _left(self, choice: str | None) -> None:
+        if choice in ("background", "stop"):
+            self.ending = "background" if choice == "background" else "stop"
+            self.exit()
+
+    def terminal_gone(self) -> None:
+        """The terminal was closed or the link has died: end the interface, whatever is on it; runs go on."""
+        self.ending = "gone"
+        self.exit()
+
+    def stop_and_leave(self) -> None:
+        """A signal asks to end: runs of this process are stopped and saved by whoever has started the app."""
+        self.ending = "stop"
+        self.exit()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the app ended by an error of its own."""
+        return self._exception is not None
+
+    # Runs
+
+    async def begin(self, mode: str, options: dict[str, Any], resume: int | None) -> int:
+        """Begin a run with the settings in view (one that goes on keeps its own); returns its id."""
+        run_id = await self.jobs.start(mode, self.view.settings, options, resume)
+        self._begun.add(run_id)
+        self._list_anew()
+        return run_id
+
+    def _list_anew(self) -> None:
+        """Read the list of runs at the next look, however lately it was read."""
+        self._runs_at, self._runs_stale = 0.0, True
+
+    async def start_mode(self, mode: str, options: dict[str, Any]) -> None:
+        """Begin a run and look at it."""
+        try:
+            run_id = await self.begin(mode, options, None)
+        except LoraTuiError as problem:
+            self.refused(problem)
+            return
+        if mode in _GENERATING:
+            self.view.generation_run = run_id
+        if mode in _TRAINING:
+            self.view.training_run = run_id
+        self.action_go("train" if mode == "train" else "generate")
+        self.pull_soon()
+
+    async def action_quickstart(self) -> None:
+        """Run the whole way on packaged material."""
+        await self.start_mode("quickstart", {})
+
+    async def started_from_files(self, settings: Settings | None) -> None:
+        """Generate from a folder that was chosen at the first start."""
+        if settings is not None:
+            self.view.settings = settings
+            await self.start_mode("generate", {})
+
+    async def started_from_data(self, settings: Settings | None) -> None:
+        """Train on a file that was chosen at the first start."""
+        if settings is not None:
+            self.view.settings = settings
+            await self.start_mode("train", {})
+
+    async def resume(self, run: RunLine) -> None:
+        """Go on with a run that was stopped, has failed or lost its process."""
+        try:
+            await self.begin(run.mode, {}, run.id)
+        except LoraTuiError as problem:
+            self.refused(problem)
+            return
+        if self._told_failed is not None:
+            self._told_failed.discard(run.id)
+        self.show_run(run)
+
+    def forget(self, run_id: int) -> None:
+        """Look at something else: this run is deleted."""
+        view = self.view
+        view.runs = [run for run in view.runs if run.id != run_id]
+        view.generation_run = None if view.generation_run == run_id else view.generation_run
+        view.training_run = None if view.training_run == run_id else view.training_run
+        self._list_anew()
+
+    def talk_to(self, speaker: Speaker) -> None:
+        """Go to the chat, with this speaker."""
+        from lora_tui.tui.screens.chat import ChatScreen
+
+        self.action_go("chat")
+
+        def choose() -> None:
+            if isinstance(self.screen, ChatScreen):
+                self.screen.talk_to(speaker)
+
+        self.call_after_refresh(choose)
+
+    # What people decide
+
+    async def judge(self, pair_id: int, verdict: str) -> None:
+        """Accept or reject a pair, and say what came of it."""
+        await self._decided(self.jobs.override_pair(pair_id, verdict))
+
+    async def undo(self, run_id: int) -> None:
+        """Take back the last verdict or edit of a run."""
+        await self._decided(self.jobs.undo(run_id))
+
+    async def _decided(self, deed: Awaitable[Moved | None]) -> None:
+        try:
+            moved = await deed
+        except LoraTuiError as problem:
+            self.refused(problem)
+            return
+        self.say(moved.words if moved is not None else "There is nothing to take back.")
+        self.pull_soon()
+
+    async def edit(self, pair_id: int, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Open a pair's wording for editing."""
+        from lora_tui.store.looking import pair_detail
+        from lora_tui.tui.screens.pair import EditPair, edit_with
+
+        store = self.look.store
+        detail = await pair_detail(store, pair_id) if store is not None else None
+        if detail is None:
+            return
+
+        async def edited(wording: tuple[str, str] | None) -> None:
+            await edit_with(self, detail, wording)
+            if then is not None:
+                await then()
+
+        self.push_screen(EditPair(detail.pair.question, detail.pair.answer), edited)
+
+    def open_lesson(self, lesson_id: str) -> None:
+        """Show a lesson on Learn."""
+        self.wanted_lesson = lesson_id
+        self.action_go("learn")
+        self.pull_soon()
+
+    def action_shot(self) -> None:
+        """Save the screen as a picture."""
+        path = self.save_screenshot(path=str(Path.cwd()))
+        self.say(f"Saved: {path}")
+
+    # What screens use
+
+    def say(self, text: str, *, severity: Literal["information", "warning", "error"] = "information") -> None:
+        """Show a short message that goes away by itself; the text may be anybody's."""
+        self.notify(line(text, 300).plain, severity=severity, markup=False)
+
+    def copy(self, text: str) -> None:
+        """Hand text to the terminal's clipboard. Whether it takes it, nobody can tell."""
+        self.copy_to_clipboard(text)
+        self.say("Sent to the terminal's clipboard (OSC 52; tmux needs set-clipboard on).")
+
+    def show_problem(self, problem: Problem, *, quietly: bool = False) -> None:
+        """Show what went wrong; over a dialogue or in the middle of typing only say that there is something to see."""
+        self.last_problem = problem
+        typing = self.focused is not None and self.focused.__class__.__name__ in ("Input", "TextArea", "Prompt")
+        if quietly or typing or len(self.screen_stack) > 1:
+            self.notify(
+                f"{line(problem.what, 160).plain}\nPress ! to see more.", severity="error", markup=False, timeout=10
+            )
+        else:
+            self.push_screen(ProblemScreen(problem))
+
+    def refused(self, error: BaseException) -> None:
+        """Show an error that an action of the user has run into."""
+        known = isinstance(error, LoraTuiError)
+        if not known:
+            log.error("an action failed", exc_info=error)
+        what = str(error) if known else f"Unexpected {type(error).__name__}: {error}"
+        first, _, rest = what.partition("\n")
+        self.show_problem(Problem(first, "", rest, self.log_file))
+
+    def run_state(self, run: RunLine | None, more: str = "") -> Content:
+        """What the bar says of a run."""
+        if run is None:
+            return styled(("no run yet", DIM))
+        words, colour = state(run.state)
+        glyph, _, name = words.partition(" ")
+        title = f"run {run.id}"
+        narrow = self.size.width < 100
+        parts: list[Any] = [(glyph + " ", colour), (title, "bold")]
+        if not narrow or not more:
+            parts.append(f" · {name if run.state != 'running' else run.mode}")
+        if more:
+            parts.append(f" · {more}")
+        if run.device and run.state in LIVE_STATES and not narrow:
+            parts.append(f" · {run.device}")
+        return styled(*parts)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's filters, and under them our net."""
+        return [*super().get_line_filters(), _NET]
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: what can be done here and now, then everywhere."""
+        from lora_tui.tui.commands import commands
+
+        yield from commands(self, screen)
+
+
+def problem_of(run: RunLine, log_file: Path | None) -> Problem:
+    """The problem of a run that did not end well."""
+    if run.state == "interrupted":
+        what = f"Run {run.id} ({run.mode}) lost its process."
+        return Problem(
+            what, "It was killed, or the machine went down.", "Its work is saved: resume it on Runs (4).", log_file
+        )
+    first, _, rest = (run.error or "no reason was given").partition("\n")
+    return Problem(
+        f"Run {run.id} ({run.mode}) failed.", first, rest or "Mend it and start again, or resume on Runs (4).", log_file
+    )

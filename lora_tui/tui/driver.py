@@ -1,0 +1,200 @@
+"""The terminal's driver: Textual's, made to survive a slow link, a dead one, and bytes that are no text.
+
+Three things differ. Writing never waits: frames that a stalled link cannot take are dropped and the screen is painted
+anew when it can (Textual's own queue holds 30 writes and then blocks the event loop). A terminal that has gone, seen as
+an end of input or a failed write, is told to the app once instead of being read from for ever. And input that is not
+UTF-8, such as the mouse bytes a tmux re-attach can send, becomes replacement characters, not a crash (textual#6668).
+"""
+
+import codecs
+import contextlib
+import os
+import selectors
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from textual._parser import ParseError
+from textual._xterm_parser import XTermParser
+from textual.drivers.linux_driver import LinuxDriver
+
+_MOST_WAITING = 1 << 19
+"""Bytes that may wait for a slow terminal before frames are dropped: a few full screens."""
+
+_FRAME = 256
+"""Bytes from which a write is a frame; shorter ones set modes and are never dropped."""
+
+_GRACE = 1.0
+"""Seconds that the last words (leaving the alternate screen, mouse off) get to reach a slow terminal."""
+
+_READ = 4096
+_TICK = 0.1
+
+
+class TerminalWriter:
+    """Writes to a descriptor from a thread of its own; `write` only queues.
+
+    `on_recovered` is called from that thread when frames were dropped and the terminal takes them again, `on_gone` when
+    it takes nothing any more.
+    """
+
+    def __init__(self, descriptor: int, on_recovered: Callable[[], None], on_gone: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._on_recovered = on_recovered
+        self._on_gone = on_gone
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._dropped = False
+        self._gone = False
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="terminal-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Queue text; never waits."""
+        data = text.encode("utf-8", "replace")
+        with self._changed:
+            if self._gone or not data:
+                return
+            if self._bytes > _MOST_WAITING and len(data) >= _FRAME:
+                self._dropped = True
+                return
+            self._waiting.append(data)
+            self._bytes += len(data)
+            self._changed.notify_all()
+
+    def drain(self, seconds: float) -> None:
+        """Wait until everything is written, or for so long."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._bytes and not self._gone and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def end(self) -> None:
+        """Write what is queued, as far as the terminal takes it in time, and end the thread."""
+        self.drain(_GRACE)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join(_GRACE)  # a write that blocks on a dead link ends with the process
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            try:
+                _write_all(self._descriptor, batch)
+            except OSError:
+                with self._changed:
+                    self._gone = True
+                    self._changed.notify_all()
+                self._on_gone()
+                return
+            with self._changed:
+                self._bytes -= len(batch)
+                recovered = self._dropped and not self._bytes
+                self._dropped = self._dropped and not recovered
+                self._changed.notify_all()
+            if recovered:
+                self._on_recovered()
+
+    def _next(self) -> bytes | None:
+        with self._changed:
+            while not self._waiting and not self._ended:
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            batch = b"".join(self._waiting)
+            self._waiting.clear()
+            return batch
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class SteadyDriver(LinuxDriver):
+    """Textual's driver for Linux and macOS with the three differences above.
+
+    `terminal` is the descriptor to draw on: descriptors 1 and 2 belong to the log while the app runs, so that what
+    libraries print from C cannot land on the screen.
+    """
+
+    terminal: int | None = None
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        descriptor = self.terminal if self.terminal is not None else sys.__stderr__.fileno()  # type: ignore[union-attr]
+        self._out = TerminalWriter(descriptor, self._repaint, self._gone)
+        self._out.start()
+        self._said_gone = False
+
+    def write(self, data: str) -> None:
+        """Queue data for the terminal."""
+        self._out.write(data)
+
+    def close(self) -> None:
+        """Let the last words out and end the threads."""
+        self._out.end()
+        super().close()
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Return columns and rows of the terminal that is drawn on."""
+        for descriptor in (self.terminal, self.fileno):
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    size = os.get_terminal_size(descriptor)
+                    return size.columns or 80, size.lines or 24
+        return super()._get_terminal_size()
+
+    def run_input_thread(self) -> None:
+        """Read keys and mouse until the app leaves or the terminal is gone."""
+        parser = XTermParser(self._debug)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with selectors.SelectSelector() as selector:
+            selector.register(self.fileno, selectors.EVENT_READ)
+            while not self.exit_event.is_set():
+                if selector.select(_TICK):
+                    data = self._read()
+                    if not data:
+                        self._gone()
+                        return
+                    # Half a character decodes to nothing, which would tell the parser that the input has ended.
+                    if text := decoder.decode(data):
+                        for message in parser.feed(text):
+                            self.process_message(message)
+                for message in parser.tick():
+                    self.process_message(message)
+        with contextlib.suppress(EOFError, ParseError):
+            for _ in parser.feed(""):
+                pass
+
+    def _read(self) -> bytes:
+        """What the terminal sent; nothing when it is gone."""
+        try:
+            return os.read(self.fileno, _READ)
+        except OSError:
+            return b""
+
+    def _repaint(self) -> None:
+        """Paint everything again: what is on the screen is not what Textual thinks."""
+        self._loop.call_soon_threadsafe(self._paint)
+
+    def _paint(self) -> None:
+        self._app.screen.refresh()
+
+    def _gone(self) -> None:
+        if self._said_gone:
+            return
+        self._said_gone = True
+        hung_up = getattr(self._app, "terminal_gone", None)
+        if hung_up is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(hung_up)

@@ -1,0 +1,167 @@
+"""What the app asks of the engine, and the plain data that comes back.
+
+The app never imports the engine: the command line hands in an object that fits `Jobs`, and the tests another. Methods
+are awaited on the app's loop and never block it; what a user can mend is raised as `LoraTuiError`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lora_tui.config import Settings
+
+Side = Literal["tuned", "base"]
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A piece of a reply, as it is decoded; raw text."""
+
+    side: Side
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A sign of life of a reply that comes all at once: so many tokens have been looked at."""
+
+    side: Side
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something to know about the conversation, such as that its oldest part no longer fits."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A finished reply. `expected` and `agreement` (0-1) belong to special commands; `turn_id` is its stored row."""
+
+    side: Side
+    text: str
+    tokens: int
+    seconds: float
+    turn_id: int
+    stopped: bool = False
+    expected: str | None = None
+    agreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Whom a conversation is to be with: a run's checkpoint, an adapter folder, or the base model alone."""
+
+    run_id: int | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    adapter: Path | None = None
+    base_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How replies are decoded; the keys of ``[fine_tuning.chat]``."""
+
+    max_new_tokens: int = 50
+    num_beams: int = 5
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+
+class Conversation(Protocol):
+    """A loaded model that answers."""
+
+    @property
+    def title(self) -> str:
+        """Who speaks."""
+
+    @property
+    def sides(self) -> Sequence[Side]:
+        """Who can speak; the first is the one that is meant."""
+
+    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+        """Answer, piece by piece; one `Said` for each side ends it."""
+
+    def again(self, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+        """Take the last answer back and answer the same text anew."""
+
+    def stop(self) -> None:
+        """End the reply that is under way at its next token."""
+
+    def decode_with(self, decoding: Decoding) -> None:
+        """Decode like this from the next reply on."""
+
+    async def clear(self) -> None:
+        """Begin a new conversation with the same model."""
+
+    async def close(self) -> None:
+        """Let go of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a judgement did: weights before and after, and a sentence for people."""
+
+    words: str
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a configuration will do: lines of (what, figure), and what to be warned of."""
+
+    lines: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Jobs(Protocol):
+    """The engine of this process as the app sees it. It is started by the first call that needs it."""
+
+    async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+        """Begin a run, or go on with one; returns its id."""
+
+    async def stop(self, run_id: int) -> None:
+        """Ask a run of any process to save its work and end."""
+
+    async def ask(self, run_id: int, command: str) -> None:
+        """Ask the owner of a live run for ``checkpoint``, ``pause`` or ``continue``."""
+
+    def own_live_runs(self) -> list[int]:
+        """The runs of this process that have not ended."""
+
+    async def converse(
+        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+    ) -> Conversation:
+        """Load a model and open a conversation with it."""
+
+    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+        """Rate (1-5) the answer to a test prompt: it moves the aggregator's weights."""
+
+    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+        """Rate (1-5) a reply of a conversation."""
+
+    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+        """Accept or reject a pair, whatever its score."""
+
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+        """Give a pair another wording."""
+
+    async def undo(self, run_id: int) -> Moved | None:
+        """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
+
+    async def rename(self, run_id: int, name: str) -> None:
+        """Name a run."""
+
+    async def delete(self, run_id: int, *, with_files: bool) -> str:
+        """Delete a run that has ended, and its folder where that was made by this program; says what became of it."""
+
+    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+        """What a training run with these settings will be: examples, steps, time, memory."""
+
+    async def forecast_generation(self, settings: Settings) -> Forecast:
+        """What a generation run with these settings will be: files, calls, tokens, money."""

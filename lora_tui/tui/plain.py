@@ -1,0 +1,120 @@
+"""Text on its way to the screen: cleaned, never parsed as markup.
+
+Strings that Textual is handed as they are may be read as markup; a `Content` is not. Everything that we did not write
+(files, models, servers, exceptions) is shown through the functions here and nothing else.
+"""
+
+import math
+
+from rich.segment import Segment
+from textual.color import Color
+from textual.content import Content
+from textual.filter import LineFilter
+from textual.style import Style
+
+from lora_tui.text import clean, duration, one_line
+
+__all__ = [
+    "DIM",
+    "Content",
+    "agreement",
+    "brief",
+    "duration",
+    "gib",
+    "line",
+    "number",
+    "plain",
+    "rate",
+    "share",
+    "styled",
+]
+
+DIM = "$foreground 60%"
+"""The style of what is known already or only explains."""
+
+_TAB = 4
+
+
+def plain(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
+    """Return foreign text of any number of lines as content in one style."""
+    return (
+        Content.styled(clean(text, limit).expandtabs(_TAB), style)
+        if style
+        else Content(clean(text, limit).expandtabs(_TAB))
+    )
+
+
+def line(text: str, limit: int = 200, style: str | Style = "") -> Content:
+    """Return foreign text on one line, cut to `limit` characters."""
+    shown = one_line(text, limit)
+    return Content.styled(shown, style) if style else Content(shown)
+
+
+def styled(*parts: str | Content | tuple[str, str | Style]) -> Content:
+    """Join words and content; strings and (string, style) pairs are cleaned and taken as they are, unparsed."""
+    return Content.assemble(*[_inert(part) for part in parts])
+
+
+def _inert(part: str | Content | tuple[str, str | Style]) -> Content | tuple[str, str | Style]:
+    if isinstance(part, Content):
+        return part
+    return Content(clean(part)) if isinstance(part, str) else (clean(part[0]), part[1])
+
+
+class Inert(LineFilter):
+    """The net under everything: whatever a widget draws, such as what was pasted into a field, cannot act.
+
+    Cleaning before that, as above, is still right: it knows how wide the text will be.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """Make the active characters of a line visible."""
+        return [
+            Segment(clean(text), style, control) if not text.isprintable() else Segment(text, style, control)
+            for text, style, control in segments
+        ]
+
+
+def number(value: float | None, form: str = ",.0f") -> str:
+    """Return a number in a format, and a dash for one that is missing or not finite."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def brief(value: float | None) -> str:
+    """Return a count as people say it in a narrow place: "1,234", "84k", "1.2M"."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) < 10_000:
+        return f"{value:,.0f}"
+    for limit, divisor, unit in ((1e6, 1e3, "k"), (1e9, 1e6, "M"), (math.inf, 1e9, "G")):
+        if abs(value) < limit:
+            scaled = value / divisor
+            return f"{scaled:.0f}{unit}" if abs(scaled) >= 100 or unit == "k" else f"{scaled:.1f}{unit}"
+    raise AssertionError("the last limit is infinite")
+
+
+def rate(value: float | None) -> str:
+    """Return a learning rate: "8.1e-4", "0"."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part of a whole in per cent; a dash where there is no whole."""
+    return f"{100 * part / whole:.0f} %" if whole else "–"
+
+
+def agreement(value: float | None) -> str:
+    """Return a score of 0-1 with a glyph that says the same: "✓ 1.00", "◐ 0.41", "✗ 0.06"."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{'✓' if value >= 0.9 else '◐' if value >= 0.4 else '✗'} {value:.2f}"
+
+
+def gib(value: float | None) -> str:
+    """Return bytes in GiB: "1.9 GiB"."""
+    return "–" if value is None else f"{value / 2**30:.1f} GiB"

@@ -1,0 +1,1 @@
+"""One screen a file: a mode of the app or a dialogue over it."""

@@ -1,0 +1,140 @@
+"""The answer to a test prompt, whole: what was asked, what was wanted, what it said then and now; and its rating."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.store.feedback import ratings
+from lora_tui.store.rows import Sample
+from lora_tui.store.training import answers_to
+from lora_tui.tui.curve import bar
+from lora_tui.tui.plain import DIM, Content, agreement, line, plain, styled
+from lora_tui.tui.views.pair import metric_name
+from lora_tui.tui.widgets.hints import KeyHints
+
+if TYPE_CHECKING:
+    from lora_tui.tui.app import LoraApp
+
+_BAR = 16
+
+
+class AnswerScreen(ModalScreen[None]):
+    """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
+
+    LESSON = "06-adaptive-scores"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter", "dismiss", "Back", id="answer.close"),
+        Binding("left,p", "step(-1)", "Previous", id="answer.previous"),
+        Binding("right,n", "step(1)", "Next", id="answer.next"),
+        *(
+            Binding(
+                str(n),
+                f"rate({n})",
+                "Rate it",
+                show=n == 1,
+                key_display="1-5" if n == 1 else None,
+                id=f"answer.rate-{n}",
+                tooltip=f"Rate it {n} of 5",
+            )
+            for n in range(1, 6)
+        ),
+        Binding("y", "copy", "Copy", id="answer.copy", tooltip="Copy prompt and answer"),
+        Binding("question_mark", "app.help", show=False),
+    ]
+
+    def __init__(self, run_id: int, samples: Sequence[Sample], index: int) -> None:
+        super().__init__()
+        self._run_id = run_id
+        self._samples = samples
+        self._index = index
+        self._moved = Content("")
+
+    def compose(self) -> ComposeResult:
+        """One scroll with everything, hints below."""
+        with Vertical(classes="sheet"):
+            with VerticalScroll(id="answer-box", classes="box"):
+                yield Static(id="answer", markup=False)
+            yield KeyHints()
+
+    async def on_mount(self) -> None:
+        """Show the answer."""
+        self.query_one("#answer-box").focus()
+        await self._show()
+
+    async def _show(self) -> None:
+        store = self._lora.look.store
+        if store is None:
+            return
+        sample = self._samples[self._index]
+        rated = (await ratings(store, self._run_id)).get(sample.id)
+        earlier = await answers_to(store, self._run_id, sample.prompt)
+        box = self.query_one("#answer-box")
+        box.border_title = Content(f"Answer {self._index + 1} of {len(self._samples)}")
+        wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)"}
+        parts: list[Any] = [
+            ("Prompt\n", DIM), plain(sample.prompt, "bold"),
+            (f"\n\n{wanted.get(sample.kind, sample.kind)}\n", DIM), plain(sample.reference),
+            ("\n\nSays\n", DIM), plain(sample.answer or "(nothing)", "bold"),
+            ("\n\nAgrees ", DIM), (agreement(sample.score), "bold"),
+            ("   your rating ", DIM), (f"{rated} of 5" if rated else "none yet: 1 bad … 5 as it should be", "bold"),
+            self._moved, "\n\n", _measures(sample),
+        ]  # fmt: skip
+        if len(earlier) > 1:
+            parts.append(("\n\nAs it learned\n", DIM))
+            for step, model, score, answer in earlier:
+                who = "base" if model == "base" else f"step {step}"
+                parts += [(f"{who:>9}  {agreement(score):<7} ", DIM), line(answer, 300), "\n"]
+        self.query_one("#answer", Static).update(styled(*parts))
+
+    @property
+    def _lora(self) -> "LoraApp":
+        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        return app
+
+    async def action_step(self, by: int) -> None:
+        """Show a neighbour."""
+        if 0 <= self._index + by < len(self._samples):
+            self._index += by
+            self._moved = Content("")
+            self.query_one("#answer-box").scroll_home(animate=False)
+            await self._show()
+
+    async def action_rate(self, rating: int) -> None:
+        """Rate the answer, and say what that did to the weights."""
+        sample = self._samples[self._index]
+        try:
+            moved = await self._lora.jobs.rate_sample(sample.id, rating)
+        except LoraTuiError as problem:
+            self._lora.refused(problem)
+            return
+        changes = {name: moved.after[name] - moved.before.get(name, 0.0) for name in moved.after}
+        strongest = sorted(changes, key=lambda name: -abs(changes[name]))[:3]
+        told = ", ".join(f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if changes[name])
+        self._moved = styled((f"\nThe weights moved: {told or 'hardly'}", "$accent"))
+        self._lora.pull_soon()
+        await self._show()
+
+    def action_copy(self) -> None:
+        """Send prompt and answer to the clipboard."""
+        sample = self._samples[self._index]
+        self._lora.copy(f"{sample.prompt}\n{sample.answer}\n")
+
+
+def _measures(sample: Sample) -> Content:
+    lines = []
+    for name, value in sample.metrics.items():
+        lines.append(
+            styled(
+                (f"{metric_name(name):<14}", DIM),
+                (f"{bar(value, _BAR):<{_BAR}}", "$accent"),
+                f" {value:.2f}",
+            )
+        )
+    return Content("\n").join(lines)

@@ -1,0 +1,429 @@
+"""Chat: talk to a checkpoint, to the base model, or to both side by side on the same prompt."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events, on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.widgets import TextArea
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.files import write_atomically
+from lora_tui.tui.jobs import Conversation, Decoding, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.tui.plain import DIM, Content, line, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.widgets.message import Answer, Asked
+from lora_tui.tui.widgets.panel import Line
+
+log = logging.getLogger(__name__)
+
+_BETWEEN_FLUSHES = 0.06
+"""Seconds for which pieces gather before they are drawn."""
+
+_BOTH: tuple[Side, Side] = ("tuned", "base")
+Item = Speech | Sign | Remark | Said
+
+
+class Prompt(TextArea):
+    """Where people type: enter sends, ctrl+j or alt+enter begins a new line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="chat.send", priority=True),
+        Binding("ctrl+j,alt+enter", "newline", "New line", show=False, id="chat.newline", priority=True),
+    ]
+
+    class Sent(Message):
+        """The text is complete."""
+
+    def action_send(self) -> None:
+        """Hand the text over."""
+        self.post_message(self.Sent())
+
+    def action_newline(self) -> None:
+        """Begin a new line."""
+        self.insert("\n")
+
+
+class ChatScreen(ModeScreen):
+    """The mode in which one talks."""
+
+    MODE = "chat"
+    LESSON = "09-chatting-and-decoding"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "escape", "Stop", id="chat.stop", tooltip="Stop the reply; else leave the prompt"),
+        Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
+        Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
+                tooltip="The base model's answer beside the tuned one's"),
+        Binding("ctrl+t", "whom", "Whom", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
+                tooltip="Beams, temperature, length of replies"),
+        Binding("ctrl+y", "copy", "Copy", show=False, id="chat.copy", priority=True, tooltip="Copy the last reply"),
+        Binding("ctrl+s", "save", "Save", show=False, id="chat.save", priority=True,
+                tooltip="Save the conversation as Markdown in the current folder"),
+        Binding("ctrl+g", "rate(5)", "Good", show=False, id="chat.good", priority=True, tooltip="Rate it 5 of 5"),
+        Binding("ctrl+n", "rate(1)", "Bad", show=False, id="chat.bad", priority=True, tooltip="Rate the reply 1 of 5"),
+        Binding("plus", "rate(5)", "Good", show=False, key_display="+"),
+        Binding("minus", "rate(1)", "Bad", show=False, key_display="-"),
+        Binding("ctrl+l", "clear", "New", show=False, id="chat.clear", priority=True, tooltip="A new conversation"),
+        Binding("i", "prompt", "Type", show=False, id="chat.prompt", tooltip="Back to the prompt"),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._speaker: Speaker | None = None
+        self._conversation: Conversation | None = None
+        self._spoken_to: Speaker | None = None
+        self._beside = False
+        self._busy = False
+        self._title = ""
+        self._last: dict[Side, Answer] = {}
+        self._decoding: Decoding | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """The two columns, the prompt, and who is spoken to."""
+        with Horizontal(id="talk"):
+            for side in _BOTH:
+                yield VerticalScroll(id=f"talk-{side}", classes="box talk")
+        with Vertical(id="prompt-box", classes="box"):
+            yield Prompt(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
+        yield Line(id="chat-line")
+
+    def on_mount(self) -> None:
+        """Begin with the tuned model alone."""
+        self.query_one("#talk-base").display = False
+        self.query_one("#talk-base").border_title = Content("base model")
+        self.query_one("#prompt").focus()
+        self._show_speaker()
+        self._welcome()
+
+    def _welcome(self) -> None:
+        commands = self.lora.view.settings.fine_tuning.chat.commands
+        words: list[Content | str | tuple[str, str]] = [
+            ("The model is loaded with the first question. ", DIM),
+            ("ctrl+t", "bold"), (" chooses another checkpoint or the base model, ", DIM),
+            ("ctrl+b", "bold"), (" puts the base model beside it.", DIM),
+        ]  # fmt: skip
+        if commands:
+            shown = ", ".join(list(commands)[:6])
+            words += [("\nSpecial commands, whose answers are compared: ", DIM), line(shown, 200, "bold")]
+        from textual.widgets import Static
+
+        self.query_one("#talk-tuned").mount(Static(styled(*words), id="talk-welcome", markup=False))
+
+    # Whom
+
+    @property
+    def speaker(self) -> Speaker:
+        """Whom the next question goes to: the one chosen, else the newest finished adapter, else the base model."""
+        if self._speaker is not None:
+            return self._speaker
+        trained = (
+            run.id
+            for run in self.lora.view.runs
+            if run.mode in ("train", "quickstart") and run.state == "finished" and run.folder
+        )
+        newest = next(trained, None)
+        return Speaker(newest) if newest is not None else Speaker(base_only=True)
+
+    def talk_to(self, speaker: Speaker) -> None:
+        """Choose whom to talk to; the model is loaded with the next question."""
+        self._speaker = speaker
+        self._title = ""
+        self._show_speaker()
+        self.query_one("#prompt").focus()
+
+    def _describe(self, speaker: Speaker) -> str:
+        if speaker.base_only:
+            return "the base model"
+        if speaker.adapter is not None:
+            return f"the adapter in {speaker.adapter}"
+        return f"run {speaker.run_id}, {speaker.checkpoint} checkpoint"
+
+    async def pull(self, *, changed: bool) -> None:
+        """Say who speaks, and what runs meanwhile."""
+        if changed:
+            self._show_speaker()
+
+    def _show_speaker(self) -> None:
+        speaker = self.speaker
+        name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
+        self.query_one("#talk-tuned").border_title = Content(line(name, 70).plain)
+        live = self.lora.view.live
+        if live:
+            self.show_state(live[0])
+        else:
+            self.say_in_bar(styled(line(name, 60), (" · beside the base model" if self._beside else "", DIM)))
+        self._show_line()
+
+    def _decoded(self) -> Decoding:
+        chat = self.lora.view.settings.fine_tuning.chat
+        return Decoding(chat.max_new_tokens, chat.num_beams, chat.temperature, chat.top_p, chat.repetition_penalty)
+
+    def _show_line(self, words: str = "") -> None:
+        d = self._decoded()
+        how = f"{d.num_beams} beams, all at once" if d.num_beams > 1 else "streams"
+        how += f" · {d.max_new_tokens} new tokens · temperature {d.temperature:g}"
+        self.query_one("#chat-line", Line).show(
+            styled((words, "$accent"), "   " if words else "", (how + " · ctrl+o changes it", DIM))
+        )
+
+    # Talking
+
+    @on(Prompt.Sent)
+    def _sent(self) -> None:
+        prompt = self.query_one("#prompt", Prompt)
+        text = prompt.text.strip()
+        if not text:
+            return
+        if self._busy:
+            self.lora.say("The model is still answering; escape stops it.")
+            return
+        if text.casefold() == "exit":
+            prompt.clear()
+            self.lora.action_go("runs")
+            return
+        prompt.clear()
+        self._busy = True
+        self._converse(text)
+
+    @work(exit_on_error=False, group="talk")
+    async def _converse(self, text: str | None) -> None:
+        """Load what must be loaded, ask, and show the answers as they come; None asks the last question again."""
+        app = self.lora
+        try:
+            conversation = await self._open()
+            sides: Sequence[Side] = _BOTH if self._beside and len(conversation.sides) > 1 else conversation.sides[:1]
+            if text is not None:
+                await self._put_asked(text, sides)
+            answers = await self._put_answers(sides)
+            conversation.decode_with(self._decoded())
+            stream = conversation.reply(text, sides) if text is not None else conversation.again(sides)
+            await self._listen(stream, answers)
+        except LoraTuiError as problem:
+            self._put_back(text)
+            app.refused(problem)
+        except Exception as problem:  # a failure of the model ends this reply, not the conversation, and not the app
+            log.exception("a reply failed")
+            self._put_back(text)
+            app.refused(problem)
+        finally:
+            self._busy = False
+            self._show_line()
+
+    def _put_back(self, text: str | None) -> None:
+        """Give the question back to the prompt: nobody should have to type it again."""
+        prompt = self.query_one("#prompt", Prompt)
+        if text and not prompt.text:
+            prompt.text = text
+
+    async def _open(self) -> Conversation:
+        speaker = self.speaker
+        if self._conversation is not None and self._spoken_to == speaker:
+            return self._conversation
+        await self._close()
+        self._show_line("loading the model …")
+
+        def progress(phase: str, done: int, total: int) -> None:
+            share = f" {100 * done // total} %" if total > 1 else " …"
+            self._show_line(f"{line(phase, 60).plain}{share}" if done < total else "")
+
+        self._conversation = await self.lora.jobs.converse(speaker, self.lora.view.settings, progress)
+        self._spoken_to = speaker
+        self._title = self._conversation.title
+        self._show_speaker()
+        return self._conversation
+
+    async def _close(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        self._spoken_to = None
+        if conversation is not None:
+            await conversation.close()
+
+    def _column(self, side: Side) -> VerticalScroll:
+        return self.query_one(f"#talk-{side}", VerticalScroll)
+
+    async def _put_asked(self, text: str, sides: Sequence[Side]) -> None:
+        with contextlib.suppress(Exception):
+            await self.query_one("#talk-welcome").remove()
+        for side in self._places(sides):
+            await self._column(side).mount(Asked(text))
+
+    def _places(self, sides: Sequence[Side]) -> Sequence[Side]:
+        """Columns in which sides are shown: a base model that speaks alone speaks in the first."""
+        return sides if len(sides) > 1 else ("tuned",)
+
+    async def _put_answers(self, sides: Sequence[Side]) -> dict[Side, Answer]:
+        found: dict[Side, Answer] = {}
+        for side, place in zip(sides, self._places(sides), strict=True):
+            column = self._column(place)
+            column.anchor()
+            found[side] = Answer(side)
+            await column.mount(found[side])
+        self._last = found
+        return found
+
+    async def _listen(self, stream: AsyncIterator[Item], answers: dict[Side, Answer]) -> None:
+        """Draw what comes; pieces that come faster than they can be drawn are drawn together."""
+        began = time.monotonic()
+        pending: dict[Side, str] = {}
+        flushed = 0.0
+        try:
+            async for item in stream:
+                if isinstance(item, Speech):
+                    pending[item.side] = pending.get(item.side, "") + item.text
+                elif isinstance(item, Sign):
+                    answers[item.side].sign(f"thinking … {item.tokens} tokens, {time.monotonic() - began:.0f} s")
+                elif isinstance(item, Remark):
+                    self.lora.say(item.text)
+                else:
+                    await self._draw_pending(pending, answers)
+                    await answers[item.side].finish(item)
+                if pending and time.monotonic() - flushed > _BETWEEN_FLUSHES:
+                    await self._draw_pending(pending, answers)
+                    flushed = time.monotonic()
+        finally:
+            await self._draw_pending(pending, answers)
+            for answer in answers.values():
+                await answer.settle()
+
+    async def _draw_pending(self, pending: dict[Side, str], answers: dict[Side, Answer]) -> None:
+        for side, text in pending.items():
+            answers[side].sign("")
+            await answers[side].grow(text)
+        pending.clear()
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done now."""
+        if action in ("again", "copy", "rate", "save"):
+            return bool(self._last)
+        return True
+
+    def action_escape(self) -> None:
+        """Stop the reply; when there is none, leave the prompt, so that the keys of the app work again."""
+        if self._busy and self._conversation is not None:
+            self._conversation.stop()
+        elif isinstance(self.focused, Prompt):
+            self._column("tuned").focus()
+        else:
+            self.query_one("#prompt").focus()
+
+    def action_prompt(self) -> None:
+        """Go back to typing."""
+        self.query_one("#prompt").focus()
+
+    async def action_again(self) -> None:
+        """Take the last answer back and have another."""
+        if self._busy or self._conversation is None:
+            return
+        self._busy = True
+        for answer in self._last.values():
+            await answer.remove()
+        self._converse(None)
+
+    def action_beside(self) -> None:
+        """Put the base model beside, or away."""
+        self._beside = not self._beside
+        self.query_one("#talk-base").display = self._beside
+        self._show_speaker()
+
+    async def action_clear(self) -> None:
+        """Begin anew with the same model."""
+        if self._busy:
+            return
+        if self._conversation is not None:
+            await self._conversation.clear()
+        self._last = {}
+        for side in _BOTH:
+            await self._column(side).remove_children()
+        self._welcome()
+
+    def action_whom(self) -> None:
+        """Choose whom to talk to."""
+        from lora_tui.tui.screens.whom import Whom
+
+        self.app.push_screen(Whom(), self._chosen)
+
+    def _chosen(self, speaker: Speaker | None) -> None:
+        if speaker is not None:
+            self.talk_to(speaker)
+
+    def action_settings(self) -> None:
+        """Change how replies are decoded."""
+        from lora_tui.tui.screens.decoding import DecodingScreen
+
+        self.app.push_screen(DecodingScreen(self.lora.view.settings), self._settled)
+
+    def _settled(self, settings: object) -> None:
+        from lora_tui.config import Settings
+
+        if isinstance(settings, Settings):
+            self.lora.view.settings = settings
+        self._show_line()
+
+    def action_copy(self) -> None:
+        """Copy the newest reply."""
+        answer = self._last.get("tuned") or next(iter(self._last.values()), None)
+        if answer is not None:
+            self.lora.copy(answer.text)
+
+    async def action_rate(self, rating: int) -> None:
+        """Rate the newest reply."""
+        answer = self._last.get("tuned") or next(iter(self._last.values()), None)
+        if answer is None or answer.said is None:
+            return
+        try:
+            moved = await self.lora.jobs.rate_turn(answer.said.turn_id, rating, self.lora.view.settings)
+        except LoraTuiError as problem:
+            self.lora.refused(problem)
+            return
+        answer.rating = rating
+        answer.show_figures()
+        self.lora.say(moved.words)
+
+    async def action_save(self) -> None:
+        """Write the conversation to a file."""
+        text = self.transcript()
+        if not text:
+            return
+        path = Path.cwd() / f"chat-{datetime.now().astimezone():%Y%m%d-%H%M%S}.md"
+        try:
+            await asyncio.to_thread(write_atomically, path, text)
+        except LoraTuiError as problem:
+            self.lora.refused(problem)
+            return
+        self.lora.say(f"Saved: {path}")
+
+    def transcript(self) -> str:
+        """The conversation as Markdown, side by side parts one after the other."""
+        parts: list[str] = []
+        for side in _BOTH:
+            column = self._column(side)
+            messages = [child for child in column.children if isinstance(child, Asked | Answer)]
+            if not messages or (side == "base" and not self._beside):
+                continue
+            parts.append(f"# {self._title if side == 'tuned' else 'Base model'}\n")
+            for message in messages:
+                who = "you" if isinstance(message, Asked) else "model"
+                text = message.text
+                parts.append(f"**{who}**\n\n{text}\n")
+        return "\n".join(parts)
+
+    async def on_unmount(self) -> None:
+        """Let go of the model."""
+        await self._close()
+
+    @on(events.ScreenResume)
+    def _back(self) -> None:
+        self._show_speaker()

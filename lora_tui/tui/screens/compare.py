@@ -1,0 +1,133 @@
+"""Two to four runs side by side: curves over each other, what is set differently, and the same prompts' answers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from lora_tui.store import runs, training
+from lora_tui.store.connection import Store
+from lora_tui.store.looking import RunLine
+from lora_tui.store.rows import Sample
+from lora_tui.text import one_line
+from lora_tui.tui.plain import DIM, Content, agreement, line, styled
+from lora_tui.tui.views.runs import differences
+from lora_tui.tui.views.training import TrainingView, question_of
+from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.plot import LinePlot, Series
+
+if TYPE_CHECKING:
+    from lora_tui.tui.app import LoraApp
+
+_LOOKS = ("first", "second", "third", "level")
+_GLYPHS = "◆●▲■"
+_SECTIONS = ("data_generation", "fine_tuning")
+_KEY, _VALUE = 46, 24
+
+
+class CompareScreen(ModalScreen[None]):
+    """Shows runs that were marked."""
+
+    LESSON = "07-overfitting-and-early-stopping"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss", "Back", id="compare.close"),
+        Binding("v", "plot", "Loss or score", id="compare.plot"),
+        Binding("l", "log", "Log scale", id="compare.log"),
+    ]
+
+    def __init__(self, chosen: Sequence[RunLine]) -> None:
+        super().__init__()
+        self._views = [TrainingView(run) for run in chosen]
+        self._scores = False
+
+    def compose(self) -> ComposeResult:
+        """Plot above, differences and answers below."""
+        with Vertical(classes="sheet"):
+            with Container(id="compare-plot-box", classes="box"):
+                yield LinePlot("none of these runs has taken a step", id="compare-plot")
+            with Horizontal(id="compare-parts"):
+                with VerticalScroll(id="compare-settings-box", classes="box"):
+                    yield Static(id="compare-settings", markup=False)
+                with VerticalScroll(id="compare-answers-box", classes="box"):
+                    yield Static(id="compare-answers", markup=False)
+            yield KeyHints()
+
+    async def on_mount(self) -> None:
+        """Read and show all of it."""
+        self.query_one("#compare-settings-box").border_title = Content("What is set differently")
+        self.query_one("#compare-answers-box").border_title = Content("The same prompts")
+        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        store = app.look.store
+        if store is None:
+            return
+        for view in self._views:
+            await view.follow(store)
+        self._draw()
+        self.query_one("#compare-settings", Static).update(await self._settings(store))
+        self.query_one("#compare-answers", Static).update(await self._answers(store))
+        self.query_one("#compare-answers-box").focus()
+
+    def _title_of(self, view: TrainingView) -> str:
+        return one_line(view.run.name, 20) if view.run.name else f"run {view.run.id}"
+
+    def _draw(self) -> None:
+        series = []
+        for view, look, glyph in zip(self._views, _LOOKS, _GLYPHS, strict=False):
+            curve = view.score if self._scores else view.smooth
+            series.append(Series(f"{glyph} {self._title_of(view)}", curve, look=look))
+            if self._scores:
+                series[-1] = Series(self._title_of(view), curve, "points", look, glyph)
+        self.query_one("#compare-plot", LinePlot).show(series, limits=(0.0, 1.0) if self._scores else None)
+        title = "Score" if self._scores else "Loss, smoothed"
+        self.query_one("#compare-plot-box").border_title = Content(title)
+
+    async def _settings(self, store: Store) -> Content:
+        rows = [await runs.get(store, view.run.id) for view in self._views]
+        settings = [
+            {name: section for name, section in row.settings.items() if name in _SECTIONS}
+            for row in rows
+            if row is not None
+        ]
+        found = differences(settings)
+        if not found:
+            return Content.styled("Nothing: these runs had the same settings.", DIM)
+        lines = [styled(" " * _KEY, *[(f"{self._title_of(view):<{_VALUE}}", "bold") for view in self._views])]
+        for key, values in found:
+            shown = [line(value, _VALUE - 1).plain.ljust(_VALUE) for value in values]
+            lines.append(styled((one_line(key, _KEY - 1).ljust(_KEY), DIM), *shown))
+        return Content("\n").join(lines)
+
+    async def _answers(self, store: Store) -> Content:
+        """Each prompt with every run's answer at its best evaluation."""
+        by_prompt: dict[str, list[tuple[str, Sample]]] = {}
+        for view in self._views:
+            best = view.best
+            for sample in await training.samples(store, best.id) if best is not None else ():
+                by_prompt.setdefault(sample.prompt, []).append((self._title_of(view), sample))
+        if not by_prompt:
+            return Content.styled("None of these runs was evaluated.", DIM)
+        parts: list[Any] = []
+        for prompt, answers in by_prompt.items():
+            parts += [line(question_of(prompt), 200, "bold"), "\n"]
+            for name, sample in answers:
+                parts += [
+                    (f"  {name:<10} {agreement(sample.score):<7} ", DIM),
+                    line(sample.answer or "(nothing)", 300),
+                    "\n",
+                ]
+            parts.append("\n")
+        return styled(*parts)
+
+    def action_plot(self) -> None:
+        """Change between losses and scores."""
+        self._scores = not self._scores
+        self._draw()
+
+    def action_log(self) -> None:
+        """Switch the axis."""
+        plot = self.query_one("#compare-plot", LinePlot)
+        plot.set_log(not plot.log_scale)

@@ -1,0 +1,344 @@
+"""Configuration: every key with its meaning, edited with validation and advice, and what the whole will do."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.widgets import Input, Static
+
+from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, with_values
+from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
+from lora_tui.errors import ConfigError, LoraTuiError
+from lora_tui.text import one_line
+from lora_tui.tui.plain import DIM, Content, line, plain, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.rows import Cell, Column, RowList
+
+_COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
+_LESSONS = {
+    "fine_tuning.lora": "02-low-rank-adaptation",
+    "fine_tuning.optimizer": "03-hyper-parameters",
+    "fine_tuning.scheduler": "03-hyper-parameters",
+    "fine_tuning.training": "07-overfitting-and-early-stopping",
+    "fine_tuning.evaluation": "05-bleu-and-rouge",
+    "fine_tuning.chat": "09-chatting-and-decoding",
+    "fine_tuning": "08-memory-and-precision",
+    "data_generation": "04-data-and-judging",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A key, or the heading of the section that begins."""
+
+    section: str
+    key: Key | None = None
+
+
+def changed(now: Settings, before: Settings) -> dict[str, Any]:
+    """The values that are others than before, by dotted key."""
+    values = {name: settings_value(now, name) for name in all_keys()}
+    return {name: value for name, value in values.items() if value != settings_value(before, name)}
+
+
+class ConfigureScreen(ModeScreen):
+    """The mode with every key."""
+
+    MODE = "configure"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+s", "save", "Save", id="configure.save", priority=True, tooltip="Write the changes to the file shown"
+        ),
+        Binding("r", "default", "Default", id="configure.default", tooltip="Give this key its default again"),
+        Binding("space", "cycle", "Next value", id="configure.cycle", tooltip="The next of a few possible values"),
+        Binding(
+            "slash", "search", "Find", key_display="/", id="configure.find", tooltip="Find keys by name or meaning"
+        ),
+        Binding("w", "discard", "Undo all", show=False, id="configure.discard", tooltip="Back to what the file says"),
+        Binding("escape", "cancel", "Cancel", show=False, id="configure.cancel"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: list[_Row] = []
+        self._find = ""
+        self._editing: Key | None = None
+        self._problem = ""
+
+    @property
+    def LESSON(self) -> str:  # type: ignore[override]  # noqa: N802  # it goes by what is under the cursor
+        """The lesson of the section under the cursor."""
+        key = self._key
+        section = key.section if key is not None else ""
+        while section and section not in _LESSONS:
+            section = section.rpartition(".")[0]
+        return _LESSONS.get(section, "03-hyper-parameters")
+
+    def compose_body(self) -> ComposeResult:
+        """Keys at the left; the key under the cursor, its editor and the outlook at the right."""
+        with Horizontal(id="configure-parts"):
+            with Container(id="keys-box", classes="box"):
+                yield RowList(
+                    self._row, _COLUMNS, headings=False, id="keys", empty="no key has that in its name or meaning"
+                )
+                yield Input(placeholder="part of a key's name or meaning", id="find", compact=True)
+            with Vertical(id="configure-side"):
+                with VerticalScroll(id="key-box", classes="box"):
+                    yield Static(id="key-words", markup=False)
+                with Container(id="edit-box", classes="box"):
+                    yield Input(id="edit", compact=True)
+                    yield Static(id="edit-problem", markup=False)
+                yield Panel("What this will do", id="outlook")
+
+    def on_mount(self) -> None:
+        """List the keys."""
+        self.query_one("#key-box").border_title = Content("Key")
+        self.query_one("#find").display = False
+        self.query_one("#edit-box").display = False
+        self._list()
+        self.query_one("#keys").focus()
+        self._forecast()
+
+    async def pull(self, *, changed: bool) -> None:
+        """Say where the configuration is, and how much of it is not saved."""
+        self._show_place()
+
+    # What is shown
+
+    def _list(self) -> None:
+        """The keys that are looked for, under their sections."""
+        wanted = self._find.casefold()
+        rows: list[_Row] = []
+        for key in all_keys().values():
+            if wanted and wanted not in f"{key.name} {key.description}".casefold():
+                continue
+            if not rows or rows[-1].section != key.section:
+                rows.append(_Row(key.section))
+            rows.append(_Row(key.section, key))
+        self._rows = rows
+        keys = self.query_one("#keys", RowList)
+        keys.show(len(rows))
+        if rows and self._key is None:
+            keys.cursor = min(keys.cursor + 1, len(rows) - 1)
+        self._show_key()
+
+    def _row(self, index: int) -> Sequence[Cell]:
+        row = self._rows[index]
+        if row.key is None:
+            return [("", ""), (SECTION_TITLES.get(row.section, row.section), "accent"), (f"[{row.section}]", "dim")]
+        view = self.lora.view
+        value = settings_value(view.settings, row.key.name)
+        mark = "●" if value != settings_value(view.saved, row.key.name) else " "
+        moved = value != row.key.default
+        return [
+            (mark, "warn"),
+            (f"  {row.key.leaf}", "strong" if moved else ""),
+            (one_line(shown(row.key.name, value), 200), "" if moved else "dim"),
+        ]
+
+    @property
+    def _key(self) -> Key | None:
+        if not self._rows:
+            return None
+        cursor = self.query_one("#keys", RowList).cursor
+        return self._rows[cursor].key if cursor < len(self._rows) else None
+
+    def _show_key(self) -> None:
+        key, view = self._key, self.lora.view
+        words = self.query_one("#key-words", Static)
+        if key is None:
+            words.update("")
+            return
+        value = settings_value(view.settings, key.name)
+        parts: list[Any] = [(key.name, "bold $accent"), "\n", plain(key.description), "\n"]
+        facts = [
+            ("value", shown(key.name, value)),
+            ("default", shown(key.name, key.default)),
+            ("must be", key.kind),
+            ("range", key.bounds),
+        ]
+        saved = settings_value(view.saved, key.name)
+        if value != saved:
+            facts.insert(1, ("in the file", shown(key.name, saved)))
+        for name, fact in facts:
+            if fact:
+                parts += [(f"\n{name:<12}", DIM), line(fact, 400)]
+        for advice in advice_for(view.settings, key.name):
+            parts += ["\n\n", ("! ", "bold $warning"), plain(advice)]
+        words.update(styled(*parts))
+        self.refresh_bindings()
+
+    def _show_place(self) -> None:
+        view = self.lora.view
+        unsaved = len(changed(view.settings, view.saved))
+        what = f"{unsaved} unsaved · " if unsaved else ""
+        self.say_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), line(str(self._path), 80)))
+        self.query_one("#keys-box").border_title = Content(f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
+
+    @property
+    def _path(self) -> Path:
+        return (self.lora.view.config_path or Path("config.toml")).absolute()
+
+    @work(exclusive=True, group="forecast", exit_on_error=False)
+    async def _forecast(self) -> None:
+        """What the configuration will do; asked anew after each change."""
+        jobs, settings = self.lora.jobs, self.lora.view.settings
+        parts: list[Any] = []
+        for title, ask in (("Training", jobs.forecast_training), ("Generation", jobs.forecast_generation)):
+            forecast = await ask(settings)
+            width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+            parts += [(f"{title}\n", "bold")]
+            for what, figure in forecast.lines:
+                parts += [(what.ljust(width), DIM), line(figure, 200), "\n"]
+            for warning in forecast.warnings:
+                parts += [("! ", "bold $warning"), line(warning, 300), "\n"]
+        self.query_one("#outlook", Panel).show(styled(*parts))
+
+    @on(RowList.Moved, "#keys")
+    def _moved(self) -> None:
+        self._show_key()
+
+    # Changing
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done with the key under the cursor."""
+        if not self._rows:
+            return True
+        key, view = self._key, self.lora.view
+        if action == "default":
+            return key is not None and settings_value(view.settings, key.name) != key.default
+        if action == "cycle":
+            return key is not None and bool(_possible(key))
+        if action in ("save", "discard"):
+            return True if changed(view.settings, view.saved) else None
+        return True
+
+    @on(RowList.Chosen, "#keys")
+    def _edit(self) -> None:
+        key = self._key
+        if key is None:
+            return
+        self._editing = key
+        box = self.query_one("#edit-box")
+        box.display = True
+        box.border_title = Content(f"{key.leaf} = … (enter takes it, escape leaves it)")
+        self.query_one("#edit-problem", Static).update("")
+        field = self.query_one("#edit", Input)
+        field.value = shown(key.name, settings_value(self.lora.view.settings, key.name))
+        field.focus()
+
+    @on(Input.Changed, "#edit")
+    def _typed(self, event: Input.Changed) -> None:
+        """Say at once what is wrong with what is being typed, and what the right thing would be."""
+        if self._editing is not None:
+            problem = self._try(self._editing, event.value)[1]
+            words = styled(("✗ ", "bold $error"), plain(problem)) if problem else styled(("✓", "$success"))
+            self.query_one("#edit-problem", Static).update(words)
+
+    def _try(self, key: Key, text: str) -> tuple[Settings | None, str]:
+        try:
+            return with_values(self.lora.view.settings, {key.name: parse_edit(key.name, text)}), ""
+        except ConfigError as problem:
+            return None, str(problem)
+
+    @on(Input.Submitted, "#edit")
+    def _submitted(self, event: Input.Submitted) -> None:
+        if self._editing is None:
+            return
+        settings, problem = self._try(self._editing, event.value)
+        if settings is None:
+            self.query_one("#edit-problem", Static).update(styled(("✗ ", "bold $error"), plain(problem)))
+            return
+        self._take(settings)
+        self.action_cancel()
+
+    def _take(self, settings: Settings) -> None:
+        """Make these the settings that runs begin with, saved or not."""
+        self.lora.view.settings = settings
+        self.query_one("#keys", RowList).refresh()
+        self._show_key()
+        self._show_place()
+        self._forecast()
+
+    def action_default(self) -> None:
+        """Give the key its default."""
+        if (key := self._key) is not None:
+            self._set(key, key.default)
+
+    def action_cycle(self) -> None:
+        """Give the key the next of its possible values."""
+        key = self._key
+        if key is not None and (possible := _possible(key)):
+            value = settings_value(self.lora.view.settings, key.name)
+            self._set(key, possible[(possible.index(value) + 1) % len(possible)] if value in possible else possible[0])
+
+    def _set(self, key: Key, value: Any) -> None:
+        try:
+            self._take(with_values(self.lora.view.settings, {key.name: value}))
+        except ConfigError as problem:
+            self.lora.refused(problem)
+
+    def action_cancel(self) -> None:
+        """Leave the field, or end the search."""
+        if self._editing is not None:
+            self._editing = None
+            self.query_one("#edit-box").display = False
+        elif self._find or self.query_one("#find").display:
+            self._find = ""
+            self.query_one("#find", Input).value = ""
+            self.query_one("#find").display = False
+            self._list()
+        self.query_one("#keys").focus()
+
+    def action_search(self) -> None:
+        """Open the search line."""
+        find = self.query_one("#find", Input)
+        find.display = True
+        find.focus()
+
+    @on(Input.Changed, "#find")
+    def _finding(self, event: Input.Changed) -> None:
+        self._find = event.value
+        self._list()
+
+    @on(Input.Submitted, "#find")
+    def _found(self) -> None:
+        self.query_one("#keys").focus()
+
+    def action_discard(self) -> None:
+        """Go back to what the file says."""
+        self._take(self.lora.view.saved)
+
+    async def action_save(self) -> None:
+        """Write what has changed to the file; it is checked as a whole before anything is written."""
+        view = self.lora.view
+        changes = changed(view.settings, view.saved)
+        if not changes:
+            self.lora.say("Nothing has changed.")
+            return
+        path = self._path
+        try:
+            await asyncio.to_thread(save_keys, path, changes)
+        except LoraTuiError as problem:
+            self.lora.refused(problem)
+            return
+        view.saved, view.config_path = view.settings, path
+        self.query_one("#keys", RowList).refresh()
+        self._show_key()
+        self._show_place()
+        self.lora.say(f"{len(changes)} changed: saved to {path}")
+
+
+def _possible(key: Key) -> list[Any]:
+    """The values of a key that has few; none for the others."""
+    if isinstance(key.default, bool):
+        return [True, False, "auto"] if "auto" in key.kind else [True, False]
+    return list(key.choices)

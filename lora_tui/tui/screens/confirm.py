@@ -1,0 +1,101 @@
+"""Questions: one with a few answers, each on a key of its own, the safe one in focus; and one for a line of text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Static
+
+from lora_tui.text import one_line
+from lora_tui.tui.plain import DIM, Content, plain, styled
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An answer: what it returns, its key, its words, and what follows from it."""
+
+    id: str
+    key: str
+    words: str
+    follows: str = ""
+
+
+class Choose(ModalScreen[str | None]):
+    """Returns the id of the answer; escape is the safe one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "answer", "Cancel", show=False),
+        Binding("up,left", "app.focus_previous", show=False),
+        Binding("down,right", "app.focus_next", show=False),
+    ]
+
+    def __init__(self, question: str, choices: Sequence[Choice], *, safe: str, details: Content | None = None) -> None:
+        super().__init__()
+        self._question = question
+        self._choices = choices
+        self._safe = safe
+        self._details = details
+
+    def compose(self) -> ComposeResult:
+        """The question, then the answers below each other."""
+        with Vertical(classes="dialog"):
+            yield Static(plain(self._question, "bold"), classes="question")
+            if self._details is not None:
+                yield Static(self._details, classes="details")
+            for choice in self._choices:
+                label = styled((f" {choice.key} ", "bold reverse"), f" {choice.words}")
+                if choice.follows:
+                    label = styled(label, (f"  {choice.follows}", DIM))
+                yield Button(label, id=f"choice-{choice.id}", classes="answer", compact=True)
+
+    def on_mount(self) -> None:
+        """Begin on the answer that does no harm."""
+        self.query_one(f"#choice-{self._safe}").focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """An answer's own key; nothing gets through to the screen below."""
+        for choice in self._choices:
+            if event.key == choice.key:
+                event.stop()
+                self.dismiss(choice.id)
+                return
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Enter or a click on an answer."""
+        self.dismiss((event.button.id or "").removeprefix("choice-"))
+
+    def action_answer(self) -> None:
+        """Leave with the safe answer."""
+        self.dismiss(self._safe)
+
+
+class Ask(ModalScreen[str | None]):
+    """Returns the line that was typed, None when it was cancelled."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel", show=False)]
+
+    def __init__(self, question: str, value: str = "") -> None:
+        super().__init__()
+        self._question = question
+        self._value = one_line(value, 4000)
+
+    def compose(self) -> ComposeResult:
+        """The question and a field."""
+        with Vertical(classes="dialog"):
+            yield Static(plain(self._question, "bold"), classes="question")
+            yield Input(self._value, id="asked", compact=True)
+            yield Static(styled(("enter", "bold $accent"), " take it   ", ("escape", "bold $accent"), " cancel"))
+
+    def on_mount(self) -> None:
+        """Type at once."""
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Hand the line back."""
+        event.stop()
+        self.dismiss(event.value)

@@ -1,0 +1,426 @@
+"""Generate: the sources, the pairs as they are judged, and what it costs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.timer import Timer
+from textual.widgets import Input
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.store import generation as store_generation
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
+from lora_tui.store.looking import (
+    PairFilter,
+    RunLine,
+    call_figures,
+    newest_event,
+    score_histogram,
+    source_lines,
+)
+from lora_tui.store.rows import RESUMABLE_STATES
+from lora_tui.text import one_line
+from lora_tui.tui.plain import DIM, Content, number, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
+from lora_tui.tui.views.generation import BINS, GenerationView, analysis_lines, progress_lines, source_cells
+from lora_tui.tui.views.pairs import PairWindow, next_state
+from lora_tui.tui.views.throttle import Throttle
+from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.rows import Cell, Column, RowList
+
+_LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
+_NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
+_NORMAL = (
+    Column("", 10),
+    Column("score", 5, right=True),
+    Column("type", 10),
+    Column("topic", 16),
+    Column("question", 0),
+)
+_WIDE = (*_NORMAL, Column("why not", 34))
+_SOURCES = (Column("file", 0), Column("", 4, right=True), Column("", 4, right=True))
+_SOURCES_WIDE = (*_SOURCES, Column("parts", 5, right=True), Column("size", 7, right=True))
+_SEARCH_DELAY = 0.25
+_VIEWS = ("progress", "sources", "analysis")
+
+
+class GenerateScreen(ModeScreen):
+    """The mode in which pairs are made and judged."""
+
+    MODE = "generate"
+    LESSON = "04-data-and-judging"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "start", "Start", id="generate.start", tooltip="Generate pairs with the current configuration"),
+        Binding("space", "pause", "Pause", id="generate.pause", tooltip="Let calls in flight end, and wait"),
+        Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
+        Binding("R", "resume", "Resume", id="generate.resume", tooltip="Go on with this run where it was"),
+        Binding("x", "stop", "Stop", id="generate.stop", tooltip="Stop and keep; the run can be resumed"),
+        Binding("a", "verdict('accepted')", "Accept", id="pair.accept", tooltip="Accept this pair, whatever its score"),
+        Binding("r", "verdict('rejected')", "Reject", id="pair.reject", tooltip="Reject this pair, whatever its score"),
+        Binding("slash", "search", "Search", key_display="/", id="generate.search",
+                tooltip="Find pairs by their words; escape ends the search"),
+        Binding("f", "filter", "Filter", id="generate.filter", tooltip="All, accepted, rejected, review, waiting"),
+        Binding("e", "edit", "Edit", show=False, id="pair.edit", tooltip="Change the wording of this pair"),
+        Binding("u", "undo", "Undo", show=False, id="pair.undo", tooltip="Take back your last verdict or edit"),
+        Binding("v", "view", "View", show=False, id="generate.view",
+                tooltip="In a small terminal: progress, sources or analysis below"),
+        Binding("escape", "all", "All pairs", show=False, id="generate.all", tooltip="End search and filters"),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._view: GenerationView | None = None
+        self._window: PairWindow | None = None
+        self._summaries = Throttle()
+        self._below = 0
+        self._typing: Timer | None = None
+        self._forecast: Content | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """Sources and pairs side by side, progress and analysis under them."""
+        with Horizontal(id="above"):
+            with Container(id="sources-box", classes="box"):
+                yield RowList(self._source_row, _SOURCES, headings=False, id="sources", empty="no files read yet")
+            with Container(id="pairs-box", classes="box"):
+                yield RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
+                yield Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
+        with Horizontal(id="below"):
+            yield Panel("Progress", id="progress")
+            panel = Panel("Analysis", id="analysis")
+            panel.can_focus = True
+            yield panel
+
+    def on_mount(self) -> None:
+        """Name the boxes and begin on the pairs."""
+        self.query_one("#sources-box").border_title = Content("Sources")
+        self.query_one("#pairs-box").border_title = Content("Pairs")
+        self.query_one("#search").display = False
+        self.query_one("#pairs").focus()
+        self.set_class(True, f"-below-{_VIEWS[self._below]}")
+        self._nothing()
+
+    # Looking
+
+    async def pull(self, *, changed: bool) -> None:
+        """Follow the run in view."""
+        store = self.store
+        run = self.lora.view.run(self.lora.view.generation_run)
+        if store is None or run is None:
+            self._window = self._view = None
+            self._nothing()
+            await self._forecast_once()
+            return
+        if self._window is None or self._window.run_id != run.id:
+            await self._choose(store, run)
+            changed = True
+        assert self._view is not None
+        moved = self._view.run.state != run.state
+        self._view.run = run
+        if changed or moved:
+            await self._follow(store)
+        if (changed or moved or self._view.live) and self._summaries.due():
+            await self._summarise(store)
+            self._summaries.done()
+        await self._read(store)
+        self._draw()
+        if moved:
+            self.refresh_bindings()
+
+    async def _choose(self, store: Store, run: RunLine) -> None:
+        row = await runs.get(store, run.id)
+        assert row is not None, "it was listed"
+        self._view = GenerationView(run, row.settings.get("data_generation", {}))
+        self._window = PairWindow(run.id)
+        self._summaries.reset()
+        self.query_one("#pairs", RowList).following = True
+        self.refresh_bindings()
+
+    async def _follow(self, store: Store) -> None:
+        assert self._window is not None
+        assert self._view is not None
+        rows = self.query_one("#pairs", RowList)
+        chosen = self._window.ids[rows.cursor] if rows.cursor < len(self._window) and not rows.following else None
+        if not await self._window.follow(store):
+            return
+        rows.show(len(self._window))
+        if chosen is not None and (index := self._window.index_of(chosen)) is not None and index != rows.cursor:
+            rows.cursor = index  # pairs that came or went above it must not move what is looked at
+
+    async def _summarise(self, store: Store) -> None:
+        view, run_id = self._view, self._view.run.id if self._view else 0
+        assert view is not None
+        view.counts = await store_generation.pair_counts(store, run_id)
+        if view.began is None and view.live:
+            view.began = time.time(), view.accepted
+        view.sources = await source_lines(store, run_id)
+        view.calls = await call_figures(store, run_id, time.time())
+        view.histogram = await score_histogram(store, run_id, BINS)
+        view.analysis = await store_generation.newest_analysis(store, run_id)
+        event = await newest_event(store, run_id, "paused")
+        paused = view.live and event is not None and bool(event.payload.get("paused"))
+        if paused != view.paused:
+            view.paused = paused
+            self.refresh_bindings()
+
+    async def _read(self, store: Store) -> None:
+        """Have the rows in view read, and drawn when they were not there before."""
+        rows = self.query_one("#pairs", RowList)
+        if self._window is not None and await self._window.read(store, rows.visible_rows):
+            rows.refresh()
+
+    @on(RowList.Moved, "#pairs")
+    def _moved(self) -> None:
+        self.lora.pull_soon()
+
+    # Drawing
+
+    def _draw(self) -> None:
+        view, window = self._view, self._window
+        assert view is not None
+        assert window is not None
+        progress = self.query_one("#progress", Panel)
+        progress.show(progress_lines(view, time.time(), progress.content_size.width or 60), "Progress")
+        title, words = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
+        self.query_one("#analysis", Panel).show(words, title)
+        sources = self.query_one("#sources", RowList)
+        if sources.count != len(view.sources):
+            sources.show(len(view.sources))
+        else:
+            sources.refresh()
+        self.query_one("#sources-box").border_title = Content(f"Sources ({len(view.sources):,})")
+        self._title()
+        calls = view.calls
+        more = f"{view.accepted:,}/{view.target:,}"
+        if view.paused:
+            more += " · paused"
+        elif view.live and calls is not None and calls.in_flight:
+            more += f" · {calls.in_flight} in flight"
+        self.show_state(view.run, more)
+
+    def _title(self) -> None:
+        window = self._window
+        if window is None:
+            return
+        wanted, rows = window.filter, self.query_one("#pairs", RowList)
+        what = [VERDICT_WORDS.get(wanted.state, wanted.state) if wanted.state else "all"]
+        what += [f"from {one_line(wanted.source, 40)}"] if wanted.source else []
+        what += [f"«{one_line(wanted.search, 40)}»"] if wanted.search else []
+        after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
+        self.query_one("#pairs-box").border_title = Content(f"Pairs ({len(window):,}) · {', '.join(what)}{after}")
+        if not len(window):
+            rows.say_empty("No pair matches; escape shows all." if wanted != PairFilter() else "No pair yet.")
+
+    def _nothing(self) -> None:
+        """What is shown before there is a run."""
+        settings = self.lora.view.settings.data_generation
+        rows = self.query_one("#pairs", RowList)
+        rows.say_empty(f"No pairs yet. s starts: {settings.model} reads {settings.input_folder}.")
+        if rows.count:
+            rows.show(0)
+        self.query_one("#progress", Panel).show(self._forecast or Content("…"), "What s will do")
+        self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
+        self.show_state(None)
+
+    async def _forecast_once(self) -> None:
+        if self._forecast is None:
+            self._forecast = Content("…")
+            forecast = await self.lora.jobs.forecast_generation(self.lora.view.settings)
+            width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+            lines = [styled((what.ljust(width), DIM), figure) for what, figure in forecast.lines]
+            lines += [styled(("! ", "$warning"), warning) for warning in forecast.warnings]
+            self._forecast = Content("\n").join(lines)
+            self._nothing()
+
+    def _pair_row(self, index: int) -> Sequence[Cell]:
+        window = self._window
+        found = window.line(index) if window is not None and index < len(window) else None
+        if found is None:
+            return [("…", "dim")]
+        look = _LOOKS.get(found.state, "")
+        state = f"{VERDICT_GLYPHS.get(found.state, '·')} {VERDICT_WORDS.get(found.state, found.state)}"
+        score = number(found.score, ".1f") if found.score is not None else ""
+        question = _flat(found.question)
+        if self.size.width < 100:
+            return [(state, look), (score, look), (question, "")]
+        cells = [
+            (state, look),
+            (score, look),
+            (found.question_type, "dim"),
+            (_flat(found.topic), "dim"),
+            (question, ""),
+        ]
+        why = _flat(found.reason) if found.state in ("rejected", "review") else ""
+        return [*cells, (why, "dim")]
+
+    def _source_row(self, index: int) -> Sequence[Cell]:
+        return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
+
+    def on_resize(self) -> None:
+        """Show as many columns as fit."""
+        width = self.size.width
+        self.query_one("#pairs", RowList).columns = _NARROW if width < 100 else _NORMAL if width < 150 else _WIDE
+        self.query_one("#sources", RowList).columns = _SOURCES_WIDE if width < 100 or width >= 150 else _SOURCES
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done now."""
+        view = self._view
+        live = view is not None and view.live
+        if action == "start":
+            return not live
+        if action in ("pause", "unpause"):
+            return live and view is not None and view.run.state == "running" and view.paused == (action == "unpause")
+        if action == "stop":
+            return live
+        if action == "resume":
+            return view is not None and view.run.state in RESUMABLE_STATES
+        if action in ("verdict", "edit"):
+            return self._window is not None and len(self._window) > 0
+        return True
+
+    async def action_start(self) -> None:
+        """Begin a run with the current configuration."""
+        await self._begin(None)
+
+    async def action_resume(self) -> None:
+        """Go on with the run in view."""
+        if self._view is not None:
+            await self._begin(self._view.run.id)
+
+    async def _begin(self, resume: int | None) -> None:
+        app = self.lora
+        try:
+            mode = self._view.run.mode if resume is not None and self._view is not None else "generate"
+            run_id = await app.begin(mode, {}, resume)
+        except LoraTuiError as problem:
+            app.refused(problem)
+            return
+        app.view.generation_run = run_id
+        app.pull_soon()
+
+    async def action_pause(self) -> None:
+        """Begin no new calls."""
+        if self._view is not None:
+            await self.lora.jobs.ask(self._view.run.id, "pause")
+            self.lora.say("Calls in flight are still answered, then it waits.")
+
+    async def action_unpause(self) -> None:
+        """Go on after a pause."""
+        if self._view is not None:
+            await self.lora.jobs.ask(self._view.run.id, "continue")
+
+    async def action_stop(self) -> None:
+        """Stop and keep."""
+        if self._view is not None:
+            await self.lora.jobs.stop(self._view.run.id)
+            self.lora.say("Stopping: calls that are paid for are still taken in.")
+
+    @property
+    def _pair_id(self) -> int | None:
+        rows = self.query_one("#pairs", RowList)
+        return self._window.ids[rows.cursor] if self._window is not None and rows.cursor < len(self._window) else None
+
+    async def action_verdict(self, verdict: str) -> None:
+        """Decide on the pair under the cursor."""
+        if (pair_id := self._pair_id) is not None:
+            await self.lora.judge(pair_id, verdict)
+
+    async def action_edit(self) -> None:
+        """Change the wording of the pair under the cursor."""
+        if (pair_id := self._pair_id) is not None:
+            await self.lora.edit(pair_id)
+
+    async def action_undo(self) -> None:
+        """Take the last verdict or edit back."""
+        if self._window is not None:
+            await self.lora.undo(self._window.run_id)
+
+    def action_search(self) -> None:
+        """Open the search line."""
+        search = self.query_one("#search", Input)
+        search.display = True
+        search.focus()
+
+    async def action_filter(self) -> None:
+        """Go on to the next kind of pairs."""
+        if self._window is not None:
+            await self._refilter(next_state(self._window.filter))
+
+    async def action_all(self) -> None:
+        """Show all pairs again."""
+        search = self.query_one("#search", Input)
+        search.value = ""
+        search.display = False
+        self.query_one("#pairs").focus()
+        if self._window is not None and self._window.filter != PairFilter():
+            await self._refilter(PairFilter())
+
+    def action_view(self) -> None:
+        """Change what is shown below in a small terminal."""
+        self.set_class(False, f"-below-{_VIEWS[self._below]}")
+        self._below = (self._below + 1) % len(_VIEWS)
+        self.set_class(True, f"-below-{_VIEWS[self._below]}")
+
+    @on(Input.Changed, "#search")
+    def _search_typed(self, event: Input.Changed) -> None:
+        """Search when the typing pauses: each search reads the whole run."""
+        if self._typing is not None:
+            self._typing.stop()
+        self._typing = self.set_timer(_SEARCH_DELAY, self._search)
+
+    async def _search(self) -> None:
+        words = self.query_one("#search", Input).value
+        if self._window is not None and words != self._window.filter.search:
+            await self._refilter(replace(self._window.filter, search=words))
+
+    @on(Input.Submitted, "#search")
+    async def _search_entered(self) -> None:
+        await self._search()
+        self.query_one("#pairs").focus()
+
+    @on(RowList.Chosen, "#sources")
+    async def _source_chosen(self, event: RowList.Chosen) -> None:
+        """Show one file's pairs only, or those of all files again."""
+        if self._window is not None and self._view is not None and event.index < len(self._view.sources):
+            path = self._view.sources[event.index].path
+            chosen = None if self._window.filter.source == path else path
+            await self._refilter(replace(self._window.filter, source=chosen))
+
+    async def _refilter(self, wanted: PairFilter) -> None:
+        store, window = self.store, self._window
+        if store is None or window is None:
+            return
+        await window.refilter(store, wanted)
+        rows = self.query_one("#pairs", RowList)
+        rows.following = True
+        rows.show(len(window))
+        await self._read(store)
+        self._title()
+
+    @on(RowList.Chosen, "#pairs")
+    def _open(self) -> None:
+        from lora_tui.tui.screens.pair import PairScreen
+
+        if self._window is not None and (pair_id := self._pair_id) is not None:
+            self.app.push_screen(PairScreen(self._window, pair_id), self._opened)
+
+    def _opened(self, pair_id: int | None) -> None:
+        """Put the cursor on the pair that was looked at last."""
+        rows = self.query_one("#pairs", RowList)
+        if pair_id is not None and self._window is not None and (index := self._window.index_of(pair_id)) is not None:
+            rows.following = False
+            rows.cursor = index
+
+
+def _flat(text: str) -> str:
+    """Foreign text for a cell."""
+    return one_line(text, 300)

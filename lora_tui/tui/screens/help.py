@@ -1,0 +1,86 @@
+"""Help: the keys that work where the focus is, and the lesson that belongs there."""
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Markdown, Static
+
+from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.views.lessons import lesson, number
+from lora_tui.tui.widgets.hints import KeyHints
+
+if TYPE_CHECKING:
+    from lora_tui.tui.app import LoraApp
+
+Key = tuple[str, str, str]
+"""How a key is written, what it does in a word, and in a sentence."""
+
+
+def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
+    """The keys that are active on a screen now, each once, and the id of the lesson that belongs to it."""
+    app = screen.app
+    found: dict[str, tuple[list[str], str, str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.system or not active.enabled or not binding.description or binding.id is None:
+            continue
+        keys, _, _ = found.setdefault(
+            f"{binding.action} {binding.description}", ([], binding.description, active.tooltip or binding.tooltip)
+        )
+        keys.append(app.get_key_display(binding))
+    listed = [(" ".join(dict.fromkeys(names)), word, sentence) for names, word, sentence in found.values()]
+    focused = screen.focused
+    around = [focused, *(focused.ancestors if focused is not None else ()), screen]
+    lesson_id = next(
+        (node.LESSON for node in around if node is not None and hasattr(node, "LESSON")), "01-tokens-and-loss"
+    )
+    return listed, lesson_id
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys at the left, lesson at the right."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark", "dismiss", "Back", id="help.close"),
+        Binding("enter,l", "learn", "Open in Learn", id="help.learn"),
+    ]
+
+    def __init__(self, keys: Sequence[Key], lesson_id: str) -> None:
+        super().__init__()
+        self._keys = keys
+        self._lesson = lesson(lesson_id)
+
+    def compose(self) -> ComposeResult:
+        """Both beside each other."""
+        keys = [*self._keys, ("tab", "Next part", "shift+tab goes back; in text fields ctrl+arrows move by words")]
+        width = max(len(names) for names, _, _ in keys)
+        lines: list[Content] = []
+        for names, word, sentence in keys:
+            lines.append(styled((names.rjust(width), "bold $accent"), "  ", word))
+            if sentence and sentence != word:
+                wrapped = wrap(sentence, max(20, 40 - width))
+                lines += [styled(" " * (width + 2), (part, DIM)) for part in wrapped]
+        with Vertical(classes="sheet"):
+            with Horizontal(id="help-parts"):
+                with VerticalScroll(id="help-keys", classes="box"):
+                    yield Static(Content("\n").join(lines), markup=False)
+                with VerticalScroll(id="help-lesson", classes="box"):
+                    yield Markdown(self._lesson.text, open_links=False)
+            yield KeyHints()
+
+    def on_mount(self) -> None:
+        """Name the parts."""
+        self.query_one("#help-keys").border_title = Content("Keys here")
+        self.query_one("#help-lesson").border_title = Content(f"Lesson {number(self._lesson)} · {self._lesson.title}")
+        self.query_one("#help-keys").focus()
+
+    def action_learn(self) -> None:
+        """Open the lesson on Learn, with the panels of the user's own run."""
+        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        self.dismiss(None)
+        app.open_lesson(self._lesson.id)

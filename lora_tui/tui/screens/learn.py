@@ -1,0 +1,134 @@
+"""Learn: the lessons, each with a panel that fills from the user's own run."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.widgets import Markdown, Static
+
+from lora_tui.store.looking import RunLine
+from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.views.lessons import lesson, lessons, number
+from lora_tui.tui.views.own_run import Runs, own_run
+from lora_tui.tui.views.throttle import Throttle
+from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.widgets.plot import LinePlot
+from lora_tui.tui.widgets.rows import Cell, Column, RowList
+
+
+class LearnScreen(ModeScreen):
+    """The mode with the lessons."""
+
+    MODE = "learn"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left_square_bracket,p", "step(-1)", "Previous", key_display="[", id="learn.previous"),
+        Binding("right_square_bracket,n", "step(1)", "Next lesson", key_display="]", id="learn.next"),
+        Binding("t", "try", "Try it", id="learn.try", tooltip="Go to the screen where this lesson happens"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = ""
+        self._training: TrainingView | None = None
+        self._panel = Throttle(2.0)
+
+    def compose_body(self) -> ComposeResult:
+        """List, text, own run."""
+        with Horizontal(id="learn-parts"):
+            with Container(id="lessons-box", classes="box"):
+                yield RowList(self._row, (Column("", 2, right=True), Column("", 0)), headings=False, id="lessons")
+            with Horizontal(id="lesson-parts"):
+                with VerticalScroll(id="lesson-box", classes="box"):
+                    yield Markdown("", open_links=False, id="lesson")
+                with Vertical(id="own-box", classes="box"):
+                    yield LinePlot("", id="own-plot")
+                    with VerticalScroll(id="own-scroll"):
+                        yield Static(id="own-words", markup=False)
+
+    async def on_mount(self) -> None:
+        """Begin with the lesson that was asked for, else the first."""
+        self.query_one("#lessons-box").border_title = Content("Lessons")
+        self.query_one("#own-box").border_title = Content("In your own run")
+        self.query_one("#own-plot").display = False
+        self.query_one(RowList).show(len(lessons()))
+        self.query_one("#lesson-box").focus()
+        wanted = self.lora.wanted_lesson or lessons()[0].id
+        self.lora.wanted_lesson = None
+        await self.open(wanted)
+
+    def _row(self, index: int) -> Sequence[Cell]:
+        entry = lessons()[index]
+        return [(str(number(entry)), "accent"), (entry.title, "strong" if entry.id == self._shown else "")]
+
+    async def open(self, lesson_id: str) -> None:
+        """Show a lesson from its beginning."""
+        entry = lesson(lesson_id)
+        if entry.id == self._shown:
+            return
+        self._shown = entry.id
+        rows = self.query_one(RowList)
+        rows.cursor = lessons().index(entry)
+        rows.refresh()
+        box = self.query_one("#lesson-box")
+        box.border_title = Content(f"{number(entry)} · {entry.title}")
+        await self.query_one("#lesson", Markdown).update(entry.text)
+        box.scroll_home(animate=False)
+        self._panel.reset()
+        self.lora.pull_soon()
+
+    async def pull(self, *, changed: bool) -> None:
+        """Fill the panel anew when a run has something new, or the lesson is another."""
+        app = self.lora
+        if app.wanted_lesson is not None and self._shown:
+            wanted, app.wanted_lesson = app.wanted_lesson, None
+            await self.open(wanted)
+        live = app.view.live
+        if live:
+            self.show_state(live[0])
+        else:
+            self.say_in_bar(styled((f"lesson {number(lesson(self._shown))} of {len(lessons())}", DIM)))
+        store = self.store
+        if store is None or not self._shown or not self._panel.due():
+            if store is None:
+                self.query_one("#own-words", Static).update(
+                    Content("Nothing to show yet: start with Show me (press q, or 1).")
+                )
+            return
+        await self._follow(app.view.run(app.view.training_run))
+        panel = await own_run(self._shown, Runs(store, self._training, app.view.run(app.view.generation_run)))
+        plot = self.query_one("#own-plot", LinePlot)
+        plot.display = bool(panel.series)
+        plot.show(panel.series, level=panel.level)
+        self.query_one("#own-words", Static).update(panel.words)
+        self._panel.done()
+
+    async def _follow(self, run: RunLine | None) -> None:
+        """Keep up with the training run that panels are filled from."""
+        if run is None or self.store is None:
+            self._training = None
+            return
+        if self._training is None or self._training.run.id != run.id:
+            self._training = TrainingView(run)
+        self._training.run = run
+        await self._training.follow(self.store)
+
+    @on(RowList.Moved, "#lessons")
+    @on(RowList.Chosen, "#lessons")
+    async def _chosen(self, event: RowList.Moved | RowList.Chosen) -> None:
+        await self.open(lessons()[event.index].id)
+
+    async def action_step(self, by: int) -> None:
+        """Go to the lesson before or after."""
+        index = [entry.id for entry in lessons()].index(self._shown) + by
+        if 0 <= index < len(lessons()):
+            await self.open(lessons()[index].id)
+
+    def action_try(self) -> None:
+        """Go where the lesson happens."""
+        where = {"04": "generate", "05": "train", "09": "chat", "08": "configure", "03": "configure"}
+        self.lora.action_go(where.get(self._shown[:2], "train"))

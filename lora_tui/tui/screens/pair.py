@@ -1,0 +1,193 @@
+"""A pair, opened: passage and evidence, question and answer, what was measured, and the keys that change it."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static, TextArea
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.store.looking import PairDetail, pair_detail
+from lora_tui.text import clean, one_line
+from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.views import pair as words
+from lora_tui.tui.views.pairs import PairWindow
+from lora_tui.tui.widgets.hints import KeyHints
+
+if TYPE_CHECKING:
+    from lora_tui.tui.app import LoraApp
+
+
+class PairScreen(ModalScreen[int | None]):
+    """Shows one pair of a window and goes through its neighbours; returns the pair that was shown last."""
+
+    LESSON = "04-data-and-judging"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "close", "Back", id="pair.close"),
+        Binding("left,p", "step(-1)", "Previous", id="pair.previous"),
+        Binding("right,n", "step(1)", "Next", id="pair.next"),
+        Binding("a", "verdict('accepted')", "Accept", id="pair.accept"),
+        Binding("r", "verdict('rejected')", "Reject", id="pair.reject"),
+        Binding("e", "edit", "Edit", id="pair.edit"),
+        Binding("u", "undo", "Undo", id="pair.undo"),
+        Binding("y", "copy", "Copy", show=False, id="pair.copy", tooltip="Copy question and answer"),
+        Binding("question_mark", "app.help", show=False),
+    ]
+
+    def __init__(self, window: PairWindow, pair_id: int) -> None:
+        super().__init__()
+        self._window = window
+        self._pair_id = pair_id
+        self._detail: PairDetail | None = None
+
+    def compose(self) -> ComposeResult:
+        """Passage left, the pair and its figures right."""
+        with Vertical(classes="sheet"):
+            with Horizontal(id="pair-parts"):
+                with VerticalScroll(id="passage-box", classes="box"):
+                    yield Static(id="passage", markup=False)
+                with VerticalScroll(id="pair-box", classes="box"):
+                    yield Static(id="pair-text", markup=False)
+                    yield Static(id="pair-verdict", markup=False)
+                    yield Static(id="pair-measures", markup=False)
+                    yield Static(id="pair-judge", markup=False)
+                    yield Static(id="pair-history", markup=False)
+            yield KeyHints()
+
+    async def on_mount(self) -> None:
+        """Read and show the pair."""
+        self.query_one("#pair-box").focus()
+        await self._show()
+
+    async def _show(self) -> None:
+        store = self._lora.look.store
+        if store is None:
+            return
+        detail = await pair_detail(store, self._pair_id)
+        if detail is None:
+            self.dismiss(None)
+            return
+        self._detail = detail
+        pair = detail.pair
+        index = self._window.index_of(self._pair_id)
+        place = f" {index + 1:,} of {len(self._window):,}" if index is not None else ""
+        self.query_one("#passage-box").border_title = Content(
+            one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60)
+        )
+        self.query_one("#pair-box").border_title = Content(f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
+        self._put("passage", words.passage(detail))
+        kind = " · ".join(filter(None, (str(pair.slot.get("question_type", "")), str(pair.slot.get("difficulty", "")),
+                                        str(pair.slot.get("audience", "")), pair.topic)))  # fmt: skip
+        self._put(
+            "pair-text",
+            styled(
+                (one_line(kind, 200) + "\n", DIM),
+                plain(pair.question, "bold"),
+                "\n\n",
+                plain(pair.answer),
+            ),
+        )
+        self._put("pair-verdict", words.verdict(detail))
+        self._put("pair-measures", words.measures(detail))
+        judge = words.judge_words(detail)
+        self._put("pair-judge", styled(("The judge says\n", DIM), judge) if judge else judge)
+        self._put("pair-history", words.history(detail))
+
+    def _put(self, name: str, content: Content) -> None:
+        target = self.query_one(f"#{name}", Static)
+        target.display = bool(content.plain)
+        target.update(content)
+
+    @property
+    def _lora(self) -> "LoraApp":
+        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        return app
+
+    def action_close(self) -> None:
+        """Go back to the list."""
+        self.dismiss(self._pair_id)
+
+    async def action_step(self, by: int) -> None:
+        """Show a neighbour."""
+        index = self._window.index_of(self._pair_id)
+        target = (index if index is not None else 0) + by
+        if 0 <= target < len(self._window):
+            self._pair_id = self._window.ids[target]
+            self.query_one("#passage-box").scroll_home(animate=False)
+            self.query_one("#pair-box").scroll_home(animate=False)
+            await self._show()
+
+    async def action_verdict(self, verdict: str) -> None:
+        """Decide on this pair."""
+        await self._lora.judge(self._pair_id, verdict)
+        await self._show()
+
+    async def action_undo(self) -> None:
+        """Take back the last verdict or edit of the run."""
+        await self._lora.undo(self._window.run_id)
+        await self._show()
+
+    async def action_edit(self) -> None:
+        """Change the wording."""
+        await self._lora.edit(self._pair_id, self._show_again)
+
+    async def _show_again(self) -> None:
+        await self._show()
+
+    def action_copy(self) -> None:
+        """Send question and answer to the clipboard."""
+        if self._detail is not None:
+            self._lora.copy(f"Question: {self._detail.pair.question}\nAnswer: {self._detail.pair.answer}\n")
+
+
+class EditPair(ModalScreen[tuple[str, str] | None]):
+    """Two fields, question and answer; returns the new wording, None when it was cancelled."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="edit.cancel"),
+        Binding("ctrl+s", "save", "Save", id="edit.save", priority=True),
+    ]
+
+    def __init__(self, question: str, answer: str) -> None:
+        super().__init__()
+        # What cannot be shown cannot be edited: it becomes a visible sign.
+        self._question, self._answer = clean(question), clean(answer)
+
+    def compose(self) -> ComposeResult:
+        """Question above answer."""
+        with Vertical(classes="dialog -wide-dialog"):
+            with Container(id="edit-question-box", classes="box"):
+                yield TextArea(self._question, id="edit-question", soft_wrap=True, compact=True)
+            with Container(id="edit-answer-box", classes="box"):
+                yield TextArea(self._answer, id="edit-answer", soft_wrap=True, compact=True)
+            yield KeyHints()
+
+    def on_mount(self) -> None:
+        """Name the fields and begin in the first."""
+        self.query_one("#edit-question-box").border_title = Content("Question")
+        self.query_one("#edit-answer-box").border_title = Content("Answer")
+        self.query_one("#edit-question").focus()
+
+    def action_cancel(self) -> None:
+        """Leave the wording as it was."""
+        self.dismiss(None)
+
+    def action_save(self) -> None:
+        """Hand the new wording back; empty fields are refused where they are stored."""
+        self.dismiss((self.query_one("#edit-question", TextArea).text, self.query_one("#edit-answer", TextArea).text))
+
+
+async def edit_with(app: "LoraApp", detail: PairDetail, wording: tuple[str, str] | None) -> None:
+    """Store a new wording, and say what came of it."""
+    if wording is None or wording == (clean(detail.pair.question), clean(detail.pair.answer)):
+        return
+    try:
+        moved = await app.jobs.edit_pair(detail.pair.id, *wording)
+    except LoraTuiError as problem:
+        app.refused(problem)
+        return
+    app.say(moved.words)
+    app.pull_soon()

@@ -1,0 +1,259 @@
+"""Runs: everything that was ever started, to be looked at, compared, resumed, exported, named and deleted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.store.looking import RunLine, checkpoints, newest_event
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
+from lora_tui.text import count
+from lora_tui.tui.jobs import Speaker
+from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.confirm import Ask, Choice, Choose
+from lora_tui.tui.views import runs as run_words
+from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.rows import Cell, Column, RowList
+
+_NARROW = (
+    Column("run", 5), Column("what", 12), Column("state", 13), Column("score", 5, right=True),
+    Column("time", 8, right=True), Column("begun", 0),
+)  # fmt: skip
+_COLUMNS = (
+    Column("run", 5), Column("what", 12), Column("state", 13), Column("score", 5, right=True),
+    Column("time", 8, right=True), Column("begun", 12), Column("model", 22), Column("data", 0),
+)  # fmt: skip
+_TRAINING = ("train", "quickstart")
+_MOST_COMPARED = 4
+
+
+class RunsScreen(ModeScreen):
+    """The mode with the history."""
+
+    MODE = "runs"
+    LESSON = "07-overfitting-and-early-stopping"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "mark", "Mark", id="runs.mark", tooltip="Mark this run, to compare it with others"),
+        Binding(
+            "c", "compare", "Compare", id="runs.compare", tooltip="Curves, settings and answers of the marked runs"
+        ),
+        Binding("R", "resume", "Resume", id="runs.resume", tooltip="Go on exactly where this run was"),
+        Binding("x", "stop", "Stop", id="runs.stop", tooltip="Ask this run to save and end, whoever owns it"),
+        Binding("t", "talk", "Chat", id="runs.chat", tooltip="Talk to this run's adapter"),
+        Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights or the dataset"),
+        Binding("n", "rename", "Name", show=False, id="runs.name", tooltip="Give this run a name"),
+        Binding("d", "delete", "Delete", show=False, id="runs.delete", tooltip="Delete this run; asks first"),
+        Binding("y", "copy", "Copy", show=False, id="runs.copy", tooltip="Copy the folder of this run"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marked: list[int] = []
+        self._detail_of: tuple[int, str] | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """The list above, the run under the cursor below."""
+        with Vertical(id="runs-parts"):
+            with Container(id="runs-box", classes="box"):
+                yield RowList(self._row, _COLUMNS, id="runs", empty="No runs yet. 1 generates, 2 trains.")
+            yield Panel("This run", id="run-detail")
+
+    def on_mount(self) -> None:
+        """Begin in the list."""
+        self.query_one("#runs-box").border_title = Content("Runs")
+        self.query_one("#runs").focus()
+
+    def on_resize(self) -> None:
+        """Show as many columns as fit."""
+        self.query_one(RowList).columns = _NARROW if self.size.width < 100 else _COLUMNS
+
+    @property
+    def _runs(self) -> list[RunLine]:
+        return self.lora.view.runs
+
+    @property
+    def _run(self) -> RunLine | None:
+        cursor = self.query_one(RowList).cursor
+        return self._runs[cursor] if cursor < len(self._runs) else None
+
+    def _row(self, index: int) -> Sequence[Cell]:
+        if index >= len(self._runs):
+            return []
+        run = self._runs[index]
+        return run_words.cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
+
+    async def pull(self, *, changed: bool) -> None:
+        """Follow the list that the app keeps, and the run under the cursor."""
+        rows = self.query_one(RowList)
+        if rows.count != len(self._runs):
+            rows.show(len(self._runs))
+        elif changed or self.lora.view.live:
+            rows.refresh()
+        live = self.lora.view.live
+        self.show_state(live[0]) if live else self.say_in_bar(styled((count(len(self._runs), "run"), DIM)))
+        await self._show_detail()
+
+    async def _show_detail(self) -> None:
+        run, store = self._run, self.store
+        if run is None or store is None:
+            return
+        key = run.id, f"{run.state} {run.name} {run.best_score}"
+        if key == self._detail_of and run.state not in LIVE_STATES:
+            return
+        if key != self._detail_of:
+            self.refresh_bindings()
+        self._detail_of = key
+        found = await checkpoints(store, run.id)
+        step = await newest_event(store, run.id, "step")
+        steps = int(step.payload.get("step") or 0) if step is not None else 0
+        self.query_one("#run-detail", Panel).show(run_words.detail(run, Path.cwd(), found, steps))
+
+    @on(RowList.Moved)
+    async def _moved(self) -> None:
+        await self._show_detail()
+
+    @on(RowList.Chosen)
+    def _chosen(self) -> None:
+        if self._run is not None:
+            self.lora.show_run(self._run)
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done with the run under the cursor."""
+        run = self._run if self.is_mounted and self.lora.view.runs else None
+        if action in ("mark", "rename", "copy"):
+            return run is not None
+        if action == "compare":
+            return len(self._marked) > 1
+        if action == "resume":
+            return run is not None and run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
+        if action == "stop":
+            return run is not None and run.state in LIVE_STATES
+        if action in ("talk", "export"):
+            return run is not None and (run.mode in _TRAINING and run.folder is not None)
+        if action == "delete":
+            return run is not None and run.state not in LIVE_STATES
+        return True
+
+    def action_mark(self) -> None:
+        """Mark or unmark the run under the cursor; the oldest mark goes when there are too many."""
+        if self._run is None:
+            return
+        if self._run.id in self._marked:
+            self._marked.remove(self._run.id)
+        else:
+            self._marked = [*self._marked, self._run.id][-_MOST_COMPARED:]
+        self.query_one(RowList).refresh()
+        self.refresh_bindings()
+
+    def action_compare(self) -> None:
+        """Lay the marked runs beside each other."""
+        from lora_tui.tui.screens.compare import CompareScreen
+
+        chosen = [run for run in self._runs if run.id in self._marked]
+        self.app.push_screen(CompareScreen(chosen))
+
+    async def action_resume(self) -> None:
+        """Go on with the run."""
+        if self._run is not None:
+            await self.lora.resume(self._run)
+
+    async def action_stop(self) -> None:
+        """Ask the run's owner to save and end."""
+        if self._run is not None:
+            await self.lora.jobs.stop(self._run.id)
+            self.lora.say(f"Run {self._run.id} is asked to stop; its work is saved.")
+
+    def action_talk(self) -> None:
+        """Talk to the run's adapter."""
+        if self._run is not None:
+            self.lora.talk_to(Speaker(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
+
+    def action_export(self) -> None:
+        """Choose what to export, then where to."""
+        run = self._run
+        if run is None:
+            return
+        choices = [
+            Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
+            Choice("merged", "m", "Merged weights", "base and adapter as one model, checked on logits"),
+            Choice("cancel", "c", "Cancel"),
+        ]
+
+        def chosen(form: str | None) -> None:
+            if form in ("adapter", "merged"):
+                default = f"run-{run.id}-{form}"
+                self.app.push_screen(
+                    Ask(f"Write the {form} to this folder:", default), lambda path: self._export(run, form, path)
+                )
+
+        self.app.push_screen(Choose(f"Export run {run.id}", choices, safe="cancel"), chosen)
+
+    async def _export(self, run: RunLine, form: str, path: str | None) -> None:
+        if not path:
+            return
+        app = self.lora
+        try:
+            number = await app.begin("export", {"adapter_run": run.id, "format": form, "output": path}, None)
+        except LoraTuiError as problem:
+            app.refused(problem)
+            return
+        app.say(f"Run {number} exports to {path}; it is listed here when it is done.")
+        app.pull_soon()
+
+    def action_rename(self) -> None:
+        """Name the run."""
+        run = self._run
+        if run is not None:
+            self.app.push_screen(Ask(f"Name of run {run.id}:", run.name), lambda name: self._rename(run, name))
+
+    async def _rename(self, run: RunLine, name: str | None) -> None:
+        if name is None:
+            return
+        try:
+            await self.lora.jobs.rename(run.id, name)
+        except LoraTuiError as problem:
+            self.lora.refused(problem)
+        self.lora.pull_soon()
+
+    def action_delete(self) -> None:
+        """Ask, then delete."""
+        run = self._run
+        if run is None:
+            return
+        choices = [
+            Choice("row", "r", "Delete it from the list", "its folder stays"),
+            Choice("files", "f", "Delete it with its folder", run.folder or "it has none"),
+            Choice("cancel", "c", "Cancel"),
+        ]
+        details = run_words.detail(run, Path.cwd(), (), 0)
+        self.app.push_screen(
+            Choose(f"Delete run {run.id}?", choices, safe="cancel", details=details),
+            lambda choice: self._delete(run, choice),
+        )
+
+    async def _delete(self, run: RunLine, choice: str | None) -> None:
+        if choice not in ("row", "files"):
+            return
+        try:
+            words = await self.lora.jobs.delete(run.id, with_files=choice == "files")
+        except LoraTuiError as problem:
+            self.lora.refused(problem)
+            return
+        self._marked = [number for number in self._marked if number != run.id]
+        self.lora.forget(run.id)
+        self.lora.say(words)
+        self.lora.pull_soon()
+
+    def action_copy(self) -> None:
+        """Send the run's folder to the clipboard."""
+        if self._run is not None and self._run.folder is not None:
+            self.lora.copy(self._run.folder)

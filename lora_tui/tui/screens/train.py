@@ -1,0 +1,352 @@
+"""Train: the loss as it falls, the score and the weights behind it, and what the model answers now."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.machine import DeviceLoad, device_load
+from lora_tui.store import training as store_training
+from lora_tui.store.connection import Store
+from lora_tui.store.feedback import ratings
+from lora_tui.store.looking import weight_history
+from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
+from lora_tui.tui.jobs import Speaker
+from lora_tui.tui.plain import DIM, Content, line, styled
+from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.views import training as words
+from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.widgets.panel import Line, Panel
+from lora_tui.tui.widgets.plot import LinePlot, Series
+from lora_tui.tui.widgets.rows import Cell, Column, RowList
+
+_COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
+_WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
+_NARROW = (Column("prompt", 22), Column("says", 0), Column("agrees", 7))
+_LOAD_SECONDS = 1.0
+_PLOT_SECONDS = 0.5
+_PLOTS = ("loss", "score", "rate", "speed")
+
+
+class TrainScreen(ModeScreen):
+    """The mode in which a model is watched as it learns."""
+
+    MODE = "train"
+    LESSON = "01-tokens-and-loss"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "start", "Start", id="train.start", tooltip="Train with the current configuration"),
+        Binding("R", "resume", "Resume", id="train.resume", tooltip="Go on exactly where this run was"),
+        Binding("x", "stop", "Stop and keep", id="train.stop", tooltip="Finish the step, save, end; resumable"),
+        Binding("p", "checkpoint", "Checkpoint now", id="train.checkpoint", tooltip="Save after this step and go on"),
+        Binding("c", "chat", "Chat with it", id="train.chat", tooltip="Talk to this run's newest checkpoint"),
+        Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
+        Binding("l", "log", "Log scale", id="train.log", tooltip="Logarithmic loss axis"),
+        Binding("tab", "lower", "Answers", show=False, id="train.lower",
+                tooltip="In a small terminal: weights or answers below"),
+        Binding("left_square_bracket", "evaluation(-1)", "Earlier answers", show=False, key_display="[",
+                id="train.earlier", tooltip="What it answered at the evaluation before"),
+        Binding("right_square_bracket", "evaluation(1)", "Later answers", show=False, key_display="]",
+                id="train.later", tooltip="What it answered at the next evaluation"),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._view: TrainingView | None = None
+        self._samples: list[Sample] = []
+        self._shown_evaluation: Evaluation | None = None
+        self._back = 0
+        """How many evaluations before the newest are shown; 0 follows it."""
+        self._ratings: dict[int, int] = {}
+        self._weights: tuple[dict[str, float], dict[str, float]] = ({}, {})
+        self._load: DeviceLoad | None = None
+        self._loaded_at = 0.0
+        self._plot = 0
+        self._plotted_at = 0.0
+        self._stale = True
+        self._forecast: Content | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """Plots and the figures of the moment above, score, weights and answers below."""
+        yield Line(id="now-line")
+        with Horizontal(id="plots"):
+            with Container(id="plot-box", classes="box"):
+                yield LinePlot("the first step draws the first point", id="plot")
+            with Vertical(id="side"):
+                yield Panel("Now", id="now")
+                with Container(id="second-box", classes="box"):
+                    yield LinePlot("", id="second")
+        yield Line(id="score-line")
+        with Horizontal(id="lower"):
+            with Vertical(id="scores"):
+                with Container(id="score-box", classes="box"):
+                    yield LinePlot("the first evaluation draws the first point", id="score-plot")
+                yield Panel("Weights", id="weights")
+            with Container(id="answers-box", classes="box"):
+                yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
+
+    def on_mount(self) -> None:
+        """Name the boxes."""
+        self.query_one("#plot-box").border_title = Content("Loss")
+        self.query_one("#second-box").border_title = Content("Learning rate")
+        self.query_one("#score-box").border_title = Content("Score")
+        self.query_one("#answers-box").border_title = Content("What it answers")
+        self.query_one("#answers").focus()
+
+    # Looking
+
+    async def pull(self, *, changed: bool) -> None:
+        """Follow the run in view."""
+        store, run = self.store, self.lora.view.run(self.lora.view.training_run)
+        if store is None or run is None:
+            self._view = None
+            await self._nothing()
+            return
+        if self._view is None or self._view.run.id != run.id:
+            self._view = TrainingView(run)
+            self._back, self._shown_evaluation = 0, None
+            changed = True
+            self.refresh_bindings()
+        view = self._view
+        moved = view.run.state != run.state
+        view.run = run
+        news = (changed or moved) and await view.follow(store)
+        if news or self._shown_evaluation is None:
+            await self._answers(store)
+        if news or moved:
+            await self._weigh(store)
+            self._stale = True
+        self._measure()
+        self._draw(news=news or moved)
+        if moved:
+            self.refresh_bindings()
+
+    async def _answers(self, store: Store) -> None:
+        """Read the answers of the evaluation that is looked at, when it is another one now."""
+        assert self._view is not None
+        evaluations = self._view.evaluations
+        if not evaluations:
+            return
+        self._back = min(self._back, len(evaluations) - 1)
+        wanted = evaluations[-1 - self._back]
+        if self._shown_evaluation is None or wanted.id != self._shown_evaluation.id:
+            self._shown_evaluation = wanted
+            self._samples = await store_training.samples(store, wanted.id)
+            self._ratings = await ratings(store, self._view.run.id)
+
+    async def _weigh(self, store: Store) -> None:
+        """The weights at the first evaluation of the run, and those of today."""
+        assert self._view is not None
+        evaluations = self._view.evaluations
+        history = await weight_history(store, "evaluation")
+        start = dict(evaluations[0].weights) if evaluations else {}
+        now = dict(history[-1].weights) if history else start
+        if not self._view.live and evaluations:
+            now = dict(history[-1].weights) if history else dict(evaluations[-1].weights)
+        self._weights = start or now, now
+
+    def _measure(self) -> None:
+        """Ask the machine now and then, while somebody works here."""
+        view, now = self._view, time.monotonic()
+        if view is None or not view.live or now - self._loaded_at < _LOAD_SECONDS:
+            return
+        self._loaded_at = now
+        self._load = device_load(view.run.pid if view.run.host == self.lora.host else None)
+
+    # Drawing
+
+    def _draw(self, *, news: bool) -> None:
+        view = self._view
+        assert view is not None
+        now = time.time()
+        self.query_one("#now", Panel).show(self._now(now), "Now" if view.step else "Plan")
+        self.query_one("#now-line", Line).show(words.now_line(view, self._load, now))
+        self.show_state(view.run, f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or "")
+        if self._stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
+            self._stale = False
+            self._plotted_at = time.monotonic()
+            self._draw_plots()
+        if news:
+            start, weights = self._weights
+            panel = self.query_one("#weights", Panel)
+            panel.show(words.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
+            self.query_one("#score-line", Line).show(
+                styled((words.score_title(view) + "\n", "bold"), words.weight_line(start, weights))
+            )
+            self._draw_answers()
+
+    def _now(self, now: float) -> Content:
+        view = self._view
+        assert view is not None
+        panel = words.now_lines(view, self._load, now)
+        room = self.query_one("#now", Panel).content_size
+        if view.warnings and room.height > len(panel.plain.splitlines()) + 1:
+            panel = styled(panel, "\n\n", words.warning_lines(view.warnings, room.width))
+        return panel
+
+    def _draw_plots(self) -> None:
+        view = self._view
+        assert view is not None
+        name = _PLOTS[self._plot]
+        self._draw_plot(self.query_one("#plot", LinePlot), name)
+        titles = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
+        self.query_one("#plot-box").border_title = Content(titles[name])
+        second = "rate" if name != "rate" else "speed"
+        self._draw_plot(self.query_one("#second", LinePlot), second)
+        self.query_one("#second-box").border_title = Content(titles[second])
+        self._draw_plot(self.query_one("#score-plot", LinePlot), "score")
+        self.query_one("#score-box").border_title = Content(words.score_title(view))
+
+    def _draw_plot(self, plot: LinePlot, name: str) -> None:
+        view = self._view
+        assert view is not None
+        end = view.steps or None
+        if name == "loss":
+            series = [Series("raw", view.loss, look="faint"), Series("smoothed", view.smooth)]
+            if len(view.held_out.xs):
+                series.append(Series("held out", view.held_out, "points", "third", "◆"))
+            plot.show(series, end_x=end)
+        elif name == "score":
+            points = [Series("score", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
+            plot.show(points[1:] if len(view.score.xs) < 2 else points[:1] + points[1:], end_x=end,
+                      level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
+        elif name == "rate":
+            plot.show([Series("learning rate", view.lr, look="second")], end_x=end, limits=(0.0, 0.0))
+        else:
+            plot.show([Series("tokens/s", view.speed, look="second")], end_x=end, limits=(0.0, 0.0))
+
+    def _draw_answers(self) -> None:
+        view, shown = self._view, self._shown_evaluation
+        assert view is not None
+        rows = self.query_one("#answers", RowList)
+        rows.show(len(self._samples) if shown is not None else 0)
+        if shown is None:
+            rows.say_empty("The first evaluation shows what it answers.")
+            self.query_one("#answers-box").border_title = Content("What it answers")
+            return
+        number = len(view.evaluations) - self._back
+        title = "What it answers now" if self._back == 0 else "What it answered then"
+        place = f"evaluation {number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
+        self.query_one("#answers-box").border_title = Content(f"{title} ({place})")
+
+    def _answer_row(self, index: int) -> Sequence[Cell]:
+        if index >= len(self._samples):
+            return []
+        sample = self._samples[index]
+        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < 100)
+
+    async def _nothing(self) -> None:
+        """What is shown before there is a run."""
+        self.show_state(None)
+        if self._forecast is not None:
+            return
+        self._forecast = Content("…")
+        forecast = await self.lora.jobs.forecast_training(self.lora.view.settings)
+        width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+        lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
+        lines += [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
+        self._forecast = Content("\n").join(lines)
+        self.query_one("#now", Panel).show(self._forecast, "What s will do")
+        self.query_one("#now-line", Line).show(Content("\n").join(lines[:2]))
+
+    def on_resize(self) -> None:
+        """Show as many columns as fit, and the plots anew."""
+        width = self.size.width
+        self.query_one("#answers", RowList).columns = _NARROW if width < 100 else _COLUMNS if width < 140 else _WIDE
+        self._stale = True
+        self.lora.pull_soon()
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done now."""
+        view = self._view
+        live = view is not None and view.live
+        if action == "start":
+            return not live
+        if action in ("stop", "checkpoint"):
+            return live and view is not None and view.run.state == "running"
+        if action == "resume":
+            return view is not None and view.run.state in RESUMABLE_STATES
+        if action == "chat":
+            return view is not None and bool(view.checkpoint)
+        if action == "lower":
+            return self.size.width < 100
+        return True
+
+    async def action_start(self) -> None:
+        """Begin a run with the current configuration."""
+        app = self.lora
+        try:
+            run_id = await app.begin("train", {}, None)
+        except LoraTuiError as problem:
+            app.refused(problem)
+            return
+        app.view.training_run = run_id
+        app.pull_soon()
+
+    async def action_resume(self) -> None:
+        """Go on with the run in view."""
+        if self._view is not None:
+            await self.lora.resume(self._view.run)
+
+    async def action_stop(self) -> None:
+        """Stop and keep."""
+        if self._view is not None:
+            await self.lora.jobs.stop(self._view.run.id)
+            self.lora.say("Stopping: the step is finished and saved first.")
+
+    async def action_checkpoint(self) -> None:
+        """Have a checkpoint saved."""
+        if self._view is not None:
+            await self.lora.jobs.ask(self._view.run.id, "checkpoint")
+            self.lora.say("A checkpoint is saved after this step.")
+
+    def action_chat(self) -> None:
+        """Talk to the newest checkpoint."""
+        if self._view is not None:
+            best = self._view.best is not None and not self._view.live
+            self.lora.talk_to(Speaker(self._view.run.id, "best" if best else "last"))
+
+    def action_plot(self) -> None:
+        """Show the next plot in the large place."""
+        self._plot = (self._plot + 1) % len(_PLOTS)
+        if self._view is not None:
+            self._draw_plots()
+
+    def action_log(self) -> None:
+        """Switch the large plot between linear and logarithmic."""
+        plot = self.query_one("#plot", LinePlot)
+        plot.set_log(not plot.log_scale)
+
+    def action_lower(self) -> None:
+        """Turn the lower half in a small terminal."""
+        self.toggle_class("-answers")
+
+    async def action_evaluation(self, by: int) -> None:
+        """Look at the answers of another evaluation."""
+        if self._view is None or self.store is None or not self._view.evaluations:
+            return
+        self._back = min(max(0, self._back - by), len(self._view.evaluations) - 1)
+        await self._answers(self.store)
+        self._draw_answers()
+
+    @on(RowList.Chosen, "#answers")
+    def _open(self, event: RowList.Chosen) -> None:
+        from lora_tui.tui.screens.answer import AnswerScreen
+
+        if self._view is not None and event.index < len(self._samples):
+            screen = AnswerScreen(self._view.run.id, self._samples, event.index)
+            self.app.push_screen(screen, self._rated)
+
+    async def _rated(self, _: Any) -> None:
+        """Show what a rating has moved."""
+        if self._view is not None and self.store is not None:
+            self._ratings = await ratings(self.store, self._view.run.id)
+            await self._weigh(self.store)
+            self._draw(news=True)

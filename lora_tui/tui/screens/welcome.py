@@ -1,0 +1,215 @@
+"""The first start: three plain choices, each of which leads to something that runs within a minute."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Input, Static
+
+from lora_tui.config import Settings, with_values
+from lora_tui.errors import LoraTuiError
+from lora_tui.machine import machine_line
+from lora_tui.text import one_line
+from lora_tui.tui.plain import DIM, Content, plain, styled
+
+if TYPE_CHECKING:
+    from lora_tui.tui.app import LoraApp
+
+_CHOICES = (
+    ("show", "1", "Show me", "the quickstart: a built-in model, no key, about two minutes"),
+    ("files", "2", "From my files", "a folder of text, and OpenAI, any endpoint or the built-in model"),
+    ("data", "3", "I have the data", "a training file and a model to fine-tune"),
+)
+
+
+class Welcome(ModalScreen[None]):
+    """Shown when there is no run yet."""
+
+    LESSON = "01-tokens-and-loss"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Look around first", show=False),
+        Binding("up", "app.focus_previous", show=False),
+        Binding("down", "app.focus_next", show=False),
+        Binding("q", "app.leave", "Leave", show=False),
+        Binding("question_mark", "app.help", "Help", show=False),
+        *(Binding(key, f"choose('{name}')", words, show=False) for name, key, words, _ in _CHOICES),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """What the program is, the choices, and what this machine has."""
+        with Vertical(classes="dialog -wide-dialog", id="welcome"):
+            yield Static(
+                styled(("Teach a language model something, and watch it learn.", "bold $accent")), classes="question"
+            )
+            for name, key, words, follows in _CHOICES:
+                label = styled((f" {key} ", "bold reverse"), (f" {words}", "bold"), (f"\n    {follows}", DIM))
+                yield Button(label, id=f"choice-{name}", classes="answer -two-lines", compact=True)
+            yield Static(styled((f"{_machine(self._lora.view.settings)}", DIM)), markup=False)
+            yield Static(styled(("escape", "bold $accent"), " look around first   ", ("?", "bold $accent"), " help   ",
+                                ("q", "bold $accent"), " leave"))  # fmt: skip
+
+    def on_mount(self) -> None:
+        """The first choice is the one for somebody who knows nothing yet."""
+        self.query_one(".dialog").border_title = Content("lora-tui")
+        self.query_one("#choice-show").focus()
+
+    @property
+    def _lora(self) -> "LoraApp":
+        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        return app
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Enter or a click."""
+        self.run_worker(self.action_choose((event.button.id or "").removeprefix("choice-")), exit_on_error=False)
+
+    async def action_choose(self, name: str) -> None:
+        """Start the quickstart, or ask for what the other ways need."""
+        app = self._lora
+        if name == "show":
+            self.dismiss(None)
+            await app.start_mode("quickstart", {})
+        elif name == "files":
+            self.dismiss(None)
+            app.push_screen(FromFiles(app.view.settings), app.started_from_files)
+        else:
+            self.dismiss(None)
+            app.push_screen(FromData(app.view.settings), app.started_from_data)
+
+
+def _machine(settings: Settings) -> str:
+    variable = settings.data_generation.api_key_env
+    key = "is set" if os.environ.get(variable) else "is not set"
+    return f"This machine: {machine_line()} · {variable} {key}"
+
+
+class _Form(ModalScreen[Settings | None]):
+    """A few fields that become settings; what cannot be meant is said under them."""
+
+    TITLE_WORDS: ClassVar[str] = ""
+    FIELDS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    """Dotted key, what is asked for, and what helps to answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Back", show=False),
+        Binding("ctrl+s", "begin", "Start", show=False, priority=True),
+        Binding("up", "app.focus_previous", show=False),
+        Binding("down", "app.focus_next", show=False),
+    ]
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def compose(self) -> ComposeResult:
+        """Question, field, help; then the way on."""
+        from lora_tui.config import settings_value
+        from lora_tui.config.explain import shown
+
+        with VerticalScroll(classes="dialog -wide-dialog"):
+            for number, (name, question, helps) in enumerate(self.FIELDS):
+                yield Static(styled((question, "bold")), markup=False, classes="field-question")
+                yield Input(shown(name, settings_value(self._settings, name)), id=f"field-{number}", compact=True)
+                yield Static(styled((helps, DIM)), markup=False, classes="field-help")
+            yield Static("", id="form-problem", markup=False)
+            yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
+                                ("escape", "bold $accent"), " back"))  # fmt: skip
+
+    def on_mount(self) -> None:
+        """Begin in the first field."""
+        self.query_one(".dialog").border_title = Content(self.TITLE_WORDS)
+        self.query_one("#field-0").focus()
+
+    @on(Input.Submitted)
+    def _next(self, event: Input.Submitted) -> None:
+        number = int((event.input.id or "field-0").removeprefix("field-")) + 1
+        if number < len(self.FIELDS):
+            self.query_one(f"#field-{number}").focus()
+        else:
+            self.action_begin()
+
+    def action_begin(self) -> None:
+        """Check the fields, and hand the settings back."""
+        from lora_tui.config.explain import parse_edit
+
+        try:
+            changes = {
+                name: parse_edit(name, self.query_one(f"#field-{number}", Input).value)
+                for number, (name, _, _) in enumerate(self.FIELDS)
+            }
+            settings = with_values(self._settings, changes)
+            self.check(settings)
+        except LoraTuiError as problem:
+            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), plain(str(problem))))
+            return
+        self.dismiss(settings)
+
+    def check(self, settings: Settings) -> None:
+        """Raise `LoraTuiError` for what can be seen to fail before anything is started."""
+
+
+class FromFiles(_Form):
+    """Generate from a folder."""
+
+    TITLE_WORDS = "From my files"
+    FIELDS = (
+        ("data_generation.input_folder", "Which folder has the text?", ".txt and .md files, with subfolders"),
+        (
+            "data_generation.model",
+            "Which model writes the pairs?",
+            "a name such as gpt-4o-mini, or builtin: small, free, local",
+        ),
+        (
+            "data_generation.base_url",
+            "Where is it?",
+            "empty = OpenAI; any compatible endpoint, such as http://localhost:11434/v1",
+        ),
+        (
+            "data_generation.total_examples",
+            "How many accepted pairs?",
+            "a dozen shows how it goes; a few hundred teach something",
+        ),
+    )
+
+    def check(self, settings: Settings) -> None:
+        """The folder must be there, and OpenAI wants a key."""
+        generation = settings.data_generation
+        if not Path(generation.input_folder).expanduser().is_dir():
+            raise LoraTuiError(f"There is no folder {one_line(generation.input_folder, 100)} here ({Path.cwd()}).")
+        if generation.model != "builtin" and not generation.base_url and not os.environ.get(generation.api_key_env):
+            raise LoraTuiError(f"{generation.api_key_env} is not set: leave, export it and come back, or take builtin.")
+
+
+class FromData(_Form):
+    """Train on a file."""
+
+    TITLE_WORDS = "I have the data"
+    FIELDS = (
+        (
+            "fine_tuning.train_data_file",
+            "Which file?",
+            "Question/Answer text, .jsonl, .json or .csv: chat, Alpaca, ShareGPT, …",
+        ),
+        (
+            "fine_tuning.model_name",
+            "Which model?",
+            "a name on the Hugging Face hub, a folder, a .gguf file, or builtin",
+        ),
+        ("fine_tuning.optimizer.lora_lr", "Learning rate?", "5e-4 for models up to 4 billion parameters, 2e-4 above"),
+        (
+            "fine_tuning.training.max_epochs",
+            "How many times over the data?",
+            "3 for thousands of examples, 10 or more for dozens",
+        ),
+    )
+
+    def check(self, settings: Settings) -> None:
+        """The file must be there."""
+        named = settings.fine_tuning.train_data_file
+        if not named or not Path(named).expanduser().is_file():
+            raise LoraTuiError(f"There is no file {one_line(named, 100) or '(none named)'} here ({Path.cwd()}).")

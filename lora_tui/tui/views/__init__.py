@@ -1,0 +1,1 @@
+"""What screens show, gathered from the store and put into words: no widgets in here."""

@@ -1,0 +1,195 @@
+"""Generation in words: progress, calls, tokens and money, scores, sources and analyses of one run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_tui.store.generation import AnalysisRow
+from lora_tui.store.looking import CallFigures, RunLine, ScoreHistogram, SourceLine
+from lora_tui.store.rows import LIVE_STATES
+from lora_tui.text import one_line
+from lora_tui.tui.curve import bar
+from lora_tui.tui.plain import DIM, Content, brief, duration, line, number, plain, share, styled
+
+BINS = 20
+"""Bars of the histogram of scores: half a point each."""
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass
+class GenerationView:
+    """What is known of a generation run at a moment."""
+
+    run: RunLine
+    settings: Mapping[str, Any]
+    """The run's ``data_generation`` section."""
+    sources: Sequence[SourceLine] = ()
+    calls: CallFigures | None = None
+    histogram: ScoreHistogram = field(default_factory=lambda: ScoreHistogram((), ()))
+    """Pairs by score in `BINS` bins: the accepted, and the others."""
+    analysis: AnalysisRow | None = None
+    paused: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+    began: tuple[float, int] | None = None
+    """When this run was first looked at, and how many pairs were accepted then: what the pace is taken from."""
+
+    @property
+    def target(self) -> int:
+        """Accepted pairs to reach."""
+        return int(self.settings.get("total_examples", 0))
+
+    @property
+    def threshold(self) -> float:
+        """Score from which a pair is accepted, 0-10."""
+        return float(self.settings.get("evaluation_threshold", 7.0))
+
+    @property
+    def accepted(self) -> int:
+        """Accepted pairs."""
+        return self.counts.get("accepted", 0)
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody works on it."""
+        return self.run.state in LIVE_STATES
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds to the target at the pace so far; None where there is no pace."""
+        if not self.live or self.paused or self.run.started_at is None or not self.accepted:
+            return None
+        since, before = self.began or (self.run.started_at, 0)
+        # What has been watched says more than the whole run, which may have stood still; once there is enough of it.
+        gained, seconds = self.accepted - before, now - since
+        if gained < 3 or seconds < 20:
+            gained, seconds = self.accepted, now - self.run.started_at
+        return max(0, self.target - self.accepted) * seconds / gained if gained else None
+
+    def dollars(self) -> float | None:
+        """US dollars spent so far, from the configured prices; None where there are none."""
+        prompt, completion = (float(self.settings.get(key) or 0) for key in ("prompt_price", "completion_price"))
+        if self.calls is None or not (prompt or completion):
+            return None
+        return (self.calls.prompt_tokens * prompt + self.calls.completion_tokens * completion) / 1e6
+
+
+def progress_lines(view: GenerationView, now: float, width: int) -> Content:
+    """Progress, verdicts, calls, tokens, errors and the histogram, one line each."""
+    return Content("\n").join(
+        [
+            _progress(view, now, width),
+            _verdicts(view),
+            *_calls(view),
+            _errors(view, width),
+            histogram_line(view, width),
+        ]
+    )
+
+
+def _progress(view: GenerationView, now: float, width: int) -> Content:
+    left = view.seconds_left(now)
+    end = f" {duration(left)} left" if left is not None else f" {view.run.state}" if not view.live else ""
+    end = " paused" if view.paused else end
+    words = f"{view.accepted:,} of {view.target:,} accepted "
+    room = max(4, width - len(words) - len(end) - 3)
+    filled = bar(view.accepted / view.target if view.target else 0, room)
+    rest = ("─" * (room - len(filled)), "$foreground 25%")
+    return styled((words, "bold"), (filled, "$accent"), rest, (end, DIM))
+
+
+def _verdicts(view: GenerationView) -> Content:
+    counts = view.counts
+    decided = view.accepted + counts.get("rejected", 0)
+    parts: list[Any] = [f"✗ {counts.get('rejected', 0):,} rejected"]
+    if counts.get("review"):
+        parts.append((f" · ? {counts['review']:,} review", "$warning"))
+    if counts.get("waiting") and view.live:
+        parts.append(f" · … {counts['waiting']:,} to judge")
+    parts.append((f" · {share(view.accepted, decided)} accepted", DIM))
+    return styled(*parts)
+
+
+def _calls(view: GenerationView) -> list[Content]:
+    calls = view.calls
+    if calls is None:
+        return [Content(""), Content("")]
+    figures = f"{calls.in_flight} in flight · " if view.live else ""
+    figures += f"{calls.calls:,} calls · {calls.retried:,} retried · {calls.failed:,} failed"
+    tokens = f"{brief(calls.prompt_tokens)} tokens in · {brief(calls.completion_tokens)} out"
+    if view.live:
+        tokens += f" · {brief(calls.tokens_per_s)} tokens/s"
+    money = view.dollars()
+    budget = float(view.settings.get("budget_dollars") or 0)
+    cost = "" if money is None else f" · ${money:.2f}" + (f" of ${budget:.2f}" if budget else "")
+    return [styled(figures), styled(tokens, (cost, "bold"))]
+
+
+def _errors(view: GenerationView, width: int) -> Content:
+    """How long calls take, and the ways in which some have failed."""
+    calls = view.calls
+    if calls is None:
+        return Content("")
+    latency = ""
+    if calls.median_latency is not None:
+        latency = f"a call takes {calls.median_latency:.1f} s, 95 % {number(calls.p95_latency, '.1f')} s · "
+    words = " · ".join(
+        f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"
+        for failure in calls.failures
+    )
+    return styled((latency, DIM), line(words, max(10, width), "$warning") if words else ("no errors", DIM))
+
+
+def histogram_line(view: GenerationView, width: int) -> Content:
+    """The scores as bars from 0 to 10 with the threshold between them: accepted ones bright, the others dim."""
+    accepted, others = view.histogram.accepted, view.histogram.others
+    totals = [a + b for a, b in zip(accepted, others, strict=True)]
+    if not any(totals):
+        return Content.styled("score  no pair is judged yet", DIM)
+    top = max(totals)
+    cut = min(BINS, max(0, round(view.threshold / 10 * BINS)))
+    parts: list[Any] = ["score 0 "]
+    for index, total in enumerate(totals):
+        if index == cut:
+            parts.append(("┆", "bold $warning"))
+        block = " " if total == 0 else _BLOCKS[min(7, (total * 8 - 1) // top)]
+        parts.append((block, "$accent" if accepted[index] * 2 >= total else DIM))
+    parts += [" 10", (f"  threshold {view.threshold:g} ┆", DIM)] if width > 48 else [" 10"]
+    return styled(*parts)
+
+
+def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Content]:
+    """The newest analysis: its title, and what it says with what it changed in the prompts."""
+    if analysis is None:
+        return "Analysis", Content.styled(f"The first comes after {interval} accepted pairs.", DIM)
+    figures = analysis.statistics
+    facts = f"{figures.get('files_covered', 0)} of {figures.get('files', 0)} files"
+    facts += f" · {figures.get('different_topics', 0)} topics"
+    if isinstance(figures.get("entropy"), int | float):
+        facts += f" · entropy {figures['entropy']:.2f} bits"
+    parts: list[Any] = [(facts + "\n", DIM), plain(analysis.text.strip(), limit=1200)]
+    if analysis.directives:
+        parts.append(("\nNext prompts are told:", DIM))
+        for directive in analysis.directives:
+            parts += ["\n", ("↳ ", "$accent"), line(str(directive), 300)]
+    return f"Analysis {analysis.version} (after {analysis.at_accepted:,} accepted)", styled(*parts)
+
+
+def source_cells(source: SourceLine) -> list[tuple[str, str]]:
+    """A file's row: name, accepted, rejected, passages and size, or why it was skipped."""
+    name = one_line(source.path, 200)
+    if source.skipped:
+        return [(f"– {name}", "dim"), ("skip", "dim"), ("", ""), ("", ""), ("", "")]
+    return [
+        (name, ""),
+        (f"✓{source.accepted}", "good" if source.accepted else "dim"),
+        (f"✗{source.rejected}", "" if source.rejected else "dim"),
+        (f"{source.chunks}", "dim"),
+        (size(source.bytes), "dim"),
+    ]
+
+
+def size(count: int) -> str:
+    """Bytes as people say them: "812 B", "14 kB", "2.1 MB"."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,117 @@
+"""A window on the pairs of a run: the ids of all that match, and the rows of those that are looked at.
+
+A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What the run does is followed by its events,
+so a tick costs what has happened since the last one, however many pairs there are.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from dataclasses import replace
+
+from lora_tui.store import events
+from lora_tui.store.connection import Store
+from lora_tui.store.looking import PairFilter, PairLine, events_of_kinds, pair_ids, pair_lines, pairs_matching
+
+_MARGIN = 150
+"""Rows that are read beyond those in view, so that a page up or down finds them there."""
+
+_MOST_KEPT = 2000
+_BATCH = 2000
+
+
+class PairWindow:
+    """The pairs of one run that match a filter, in the order they were proposed."""
+
+    def __init__(self, run_id: int, wanted: PairFilter | None = None) -> None:
+        self.run_id = run_id
+        self.filter = wanted or PairFilter()
+        self.ids: array[int] = array("q")
+        self._lines: OrderedDict[int, PairLine] = OrderedDict()
+        self._cursor: int | None = None
+        self._newest = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def line(self, index: int) -> PairLine | None:
+        """The row at an index, where it has been read."""
+        found = self._lines.get(self.ids[index])
+        if found is not None:
+            self._lines.move_to_end(found.id)
+        return found
+
+    def index_of(self, pair_id: int) -> int | None:
+        """Where a pair stands; None when the filter leaves it out."""
+        index = bisect_left(self.ids, pair_id)
+        return index if index < len(self.ids) and self.ids[index] == pair_id else None
+
+    async def refilter(self, store: Store, wanted: PairFilter) -> None:
+        """Look at other pairs of the run."""
+        ids = await pair_ids(store, self.run_id, wanted)
+        self.filter = wanted
+        self.ids = ids
+        self._newest = max(self._newest, ids[-1] if ids else 0)
+
+    async def follow(self, store: Store) -> bool:
+        """Take in what has happened since the last call; returns whether the list is another one now."""
+        if self._cursor is None:
+            self._cursor = await events.last_id(store, self.run_id)
+            await self.refilter(store, self.filter)
+            return True
+        fresh = await pair_ids(store, self.run_id, self.filter, after=self._newest)
+        if fresh:
+            self._newest = fresh[-1]
+            for pair_id in fresh:
+                self._add(pair_id)
+        decided = await self._decided(store)
+        if decided:
+            await self._place(store, decided)
+        return bool(fresh or decided)
+
+    async def _decided(self, store: Store) -> list[int]:
+        """The pairs whose verdict or text has changed since the last call."""
+        decided: dict[int, None] = {}
+        while batch := await events_of_kinds(store, self.run_id, ("pair",), self._cursor or 0, _BATCH):
+            self._cursor = batch[-1].id
+            decided |= dict.fromkeys(int(e.payload["pair"]) for e in batch if e.payload.get("pair") is not None)
+            if len(batch) < _BATCH:
+                break
+        return list(decided)
+
+    async def _place(self, store: Store, decided: list[int]) -> None:
+        """Put pairs where they belong now: in, out, and their rows to be read anew."""
+        for pair_id in decided:
+            self._lines.pop(pair_id, None)
+        if self.filter == PairFilter():
+            return
+        matching = await pairs_matching(store, self.run_id, self.filter, decided)
+        for pair_id in decided:
+            if pair_id in matching:
+                self._add(pair_id)
+            elif (index := self.index_of(pair_id)) is not None:
+                self.ids.pop(index)
+
+    def _add(self, pair_id: int) -> None:
+        """Put an id where it belongs, once."""
+        if not self.ids or pair_id > self.ids[-1]:
+            self.ids.append(pair_id)
+        elif self.index_of(pair_id) is None:
+            self.ids.insert(bisect_left(self.ids, pair_id), pair_id)
+
+    async def read(self, store: Store, view: range) -> bool:
+        """Read the rows in view, and some beyond; returns whether any was new."""
+        first, last = max(0, view.start - _MARGIN), min(len(self.ids), view.stop + _MARGIN)
+        if all(self.ids[index] in self._lines for index in view):
+            return False
+        missing = [pair_id for pair_id in self.ids[first:last] if pair_id not in self._lines]
+        self._lines.update(await pair_lines(store, missing))
+        while len(self._lines) > _MOST_KEPT:
+            self._lines.popitem(last=False)
+        return True
+
+
+def next_state(wanted: PairFilter) -> PairFilter:
+    """The filter after this one when filters are gone through: all, accepted, rejected, review, waiting, all …"""
+    order = [None, "accepted", "rejected", "review", "waiting"]
+    return replace(wanted, state=order[(order.index(wanted.state) + 1) % len(order)])

@@ -1,0 +1,110 @@
+"""Runs in words: a row each, one in detail, and what is different between several."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lora_tui.store.looking import RunLine
+from lora_tui.store.rows import LIVE_STATES, Checkpoint
+from lora_tui.text import duration, one_line
+from lora_tui.tui.plain import DIM, Content, line, number, plain, styled
+from lora_tui.tui.theme import state
+
+_LOOKS = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
+
+
+def started(run: RunLine) -> str:
+    """When a run began: the time of day for one of today, else the day."""
+    at = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
+    now = datetime.now().astimezone()
+    if at.date() == now.date():
+        return at.strftime("today %H:%M")
+    return at.strftime("%d %b %H:%M" if at.year == now.year else "%Y-%m-%d")
+
+
+def seconds(run: RunLine) -> float | None:
+    """How long a run has taken; None for one that has not begun."""
+    if run.started_at is None:
+        return None
+    end = time.time() if run.state in LIVE_STATES else run.ended_at or run.heartbeat
+    return max(0.0, end - run.started_at)
+
+
+def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
+    """A run's row."""
+    words, _ = state(run.state)
+    took = seconds(run)
+    name = f"{'◆' if marked else ' '}{run.id}"
+    row = [
+        (name, "accent" if marked else "strong"),
+        (one_line(run.name or run.mode, 18), ""),
+        (words, _LOOKS.get(run.state, "dim")),
+        (number(run.best_score, ".2f"), "strong"),
+        ("–" if took is None else duration(took), ""),
+        (started(run), "dim"),
+        (one_line(run.model, 60), ""),
+        (one_line(run.data, 120), "dim"),
+    ]
+    return row[:6] if narrow else row
+
+
+def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) -> Content:
+    """What there is to know about the run under the cursor."""
+    words, colour = state(run.state)
+    took = seconds(run)
+    parts: list[Any] = [(f"Run {run.id}", "bold")]
+    if run.name:
+        parts += ["  ", line(run.name, 60, "bold $accent")]
+    parts += [f"  {run.mode}  ", (words, f"bold {colour}"), "\n"]
+    facts = [
+        ("model", run.model),
+        ("data", run.data),
+        ("device", run.device or ""),
+        ("folder", _short(run.folder, here)),
+    ]
+    for name, value in facts:
+        if value:
+            parts += [(f"{name:<8}", DIM), line(value, 200), "\n"]
+    parts += [("time", DIM), f"    {started(run)}" + (f", {duration(took)}" if took is not None else "")]
+    if run.state in LIVE_STATES:
+        parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
+    parts.append("\n")
+    if steps:
+        parts += [("steps", DIM), f"   {steps:,}\n"]
+    newest: dict[str, Checkpoint] = {}
+    for checkpoint in found:
+        newest.setdefault(checkpoint.kind, checkpoint)
+    for kind, checkpoint in sorted(newest.items()):
+        score = f", score {checkpoint.score:.2f}" if checkpoint.score is not None else ""
+        parts += [(f"{kind:<8}", DIM), f"step {checkpoint.step}{score}\n"]
+    if run.error:
+        parts += [("why     ", "$error"), plain(run.error, limit=1000), "\n"]
+    return styled(*parts)
+
+
+def _short(folder: str | None, here: Path) -> str:
+    if folder is None:
+        return ""
+    path = Path(folder)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else folder
+
+
+def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The dotted keys whose values are not the same in all of several configurations, each with its values."""
+    flat = [dict(_flat(entry, "")) for entry in settings]
+    keys = list(dict.fromkeys(key for entry in flat for key in entry))
+    found = []
+    for key in keys:
+        values = [entry.get(key) for entry in flat]
+        if any(value != values[0] for value in values[1:]):
+            found.append((key, [one_line(str(value), 60) if value is not None else "–" for value in values]))
+    return found
+
+
+def _flat(settings: Mapping[str, Any], above: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        found += _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else [(above + name, value)]
+    return found

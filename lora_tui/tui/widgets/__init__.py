@@ -1,0 +1,1 @@
+"""What screens are made of. Each widget draws what it is given and asks nobody."""

@@ -1,0 +1,87 @@
+"""The bar on top of every screen: the modes, and what the run in view is doing."""
+
+from dataclasses import dataclass
+
+from textual import events
+from textual.message import Message
+from textual.widget import Widget
+
+from lora_tui.tui.plain import DIM, Content, styled
+
+NAME = " lora-tui "
+_WIDE = 110
+"""Columns from which the program's name and the modes' whole names fit beside a run's state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A screen of the app: its key, its whole and its short name."""
+
+    id: str
+    key: str
+    name: str
+    short: str
+
+
+PLACES = (
+    Mode("generate", "1", "Generate", "Gen"),
+    Mode("train", "2", "Train", "Train"),
+    Mode("chat", "3", "Chat", "Chat"),
+    Mode("runs", "4", "Runs", "Runs"),
+    Mode("learn", "5", "Learn", "Learn"),
+    Mode("configure", "6", "Config", "Config"),
+)
+
+
+class TopBar(Widget):
+    """One line. A click on a mode goes there, a click on the state to the run."""
+
+    ALLOW_SELECT = False
+
+    DEFAULT_CSS = """
+    TopBar { dock: top; height: 1; background: $panel; color: $foreground; }
+    """
+
+    @dataclass
+    class Chosen(Message):
+        """A mode was clicked."""
+
+        mode: str
+
+    def __init__(self, current: str) -> None:
+        super().__init__()
+        self._current = current
+        self._state = Content("")
+        self._places: list[tuple[int, int, str]] = []
+
+    def show(self, state: Content) -> None:
+        """Show what the run in view is doing, at the right."""
+        if not self._state.is_same(state):
+            self._state = state
+            self.refresh()
+
+    def render(self) -> Content:
+        """The whole line."""
+        width = self.size.width
+        wide = width >= _WIDE
+        parts: list[str | Content | tuple[str, str]] = [(NAME, "bold $accent")] if wide else []
+        column = len(NAME) if wide else 0
+        self._places = []
+        for mode in PLACES:
+            here = mode.id == self._current
+            word = mode.name if wide or here else mode.short
+            text = f" {mode.key} {word.upper() if here else word} "
+            parts.append((text, "bold reverse" if here else DIM))
+            self._places.append((column, column + len(text), mode.id))
+            column += len(text)
+        room = width - column - 2
+        if room < 4:
+            return styled(*parts)
+        state = self._state.truncate(room, ellipsis=True)
+        return styled(*parts, " " * (room - state.cell_length + 1), state)
+
+    def on_click(self, event: events.Click) -> None:
+        """Go to the mode under the mouse."""
+        for start, end, mode in self._places:
+            if start <= event.x < end:
+                self.post_message(self.Chosen(mode))

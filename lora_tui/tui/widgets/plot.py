@@ -1,0 +1,185 @@
+"""A line plot in Braille dots that uses the width it has: gaps for missing values, labels beside colours."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from rich.segment import Segment
+from rich.style import Style as RichStyle
+from textual.strip import Strip
+from textual.widget import Widget
+
+from lora_tui.tui.curve import Canvas, Curve, Frame, draw_level, draw_line, draw_points, frame_of, tick_label, ticks
+from lora_tui.tui.plain import Content
+
+_LABEL = 7
+"""Columns for the numbers at the left."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn."""
+
+    label: str
+    curve: Curve
+    kind: Literal["line", "points"] = "line"
+    look: str = "first"
+    glyph: str = "◆"
+
+
+class LinePlot(Widget):
+    """Series over a common x axis. `end_x` fixes the right end where it is known, `level` draws a labelled line."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"plot--{name}" for name in ("first", "second", "third", "faint", "level", "axis", "title")
+    }
+
+    DEFAULT_CSS = """
+    LinePlot {
+        height: 1fr;
+        .plot--first { color: $accent; text-style: bold; }
+        .plot--second { color: $secondary; }
+        .plot--third { color: $success; text-style: bold; }
+        .plot--faint { color: $foreground 45%; text-style: dim; }
+        .plot--level { color: $warning; }
+        .plot--axis { color: $text-muted; }
+        .plot--title { color: $text-muted; }
+    }
+    """
+
+    def __init__(self, empty: str = "nothing yet", *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self._empty = empty
+        self._series: Sequence[Series] = ()
+        self._end_x: float | None = None
+        self._level: tuple[float, str] | None = None
+        self._range: tuple[float, float] | None = None
+        self.log_scale = False
+        self._lines: list[Strip] = []
+        self._drawn: object = None
+
+    def show(
+        self,
+        series: Sequence[Series],
+        *,
+        end_x: float | None = None,
+        level: tuple[float, str] | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        """Draw these series; `limits` are y values that must be in view."""
+        self._series, self._end_x, self._level, self._range = series, end_x, level, limits
+        self._drawn = None
+        self.refresh()
+
+    def set_log(self, log: bool) -> None:
+        """Switch the y axis between linear and logarithmic."""
+        self.log_scale = log
+        self._drawn = None
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        """Draw again: the theme has changed."""
+        self._drawn = None
+        super().notify_style_update()
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line; the plot is drawn once for all of them."""
+        key = (self.size, self.log_scale)
+        if self._drawn != key:
+            self._lines = self._draw()
+            self._drawn = key
+        return self._lines[y] if y < len(self._lines) else Strip.blank(self.size.width, self.rich_style)
+
+    def _style(self, name: str) -> RichStyle:
+        return self.get_component_rich_style(f"plot--{name}")
+
+    def _draw(self) -> list[Strip]:
+        width, height = self.size
+        cells, lines = width - _LABEL, height - 2  # one for the legend, one for the x axis
+        include = [self._level[0]] if self._level else []
+        include += list(self._range or ())
+        curves = [series.curve for series in self._series]
+        frame = (
+            frame_of(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
+            if cells > 3 and lines > 0
+            else None
+        )
+        if frame is None:
+            return self._nothing(width, height)
+        canvas = Canvas(cells, lines)
+        self._paint(canvas, frame)
+        labels = self._y_labels(frame, lines)
+        axis, blank = self._style("axis"), self.rich_style
+        drawn = [self._legend(width)]
+        for line in range(lines):
+            segments = [Segment(labels.get(line, "").rjust(_LABEL - 2) + ("┤" if line in labels else "│") + " ", axis)]
+            segments += self._cells(canvas, line)
+            drawn.append(Strip(segments).adjust_cell_length(width, blank))
+        drawn.append(Strip([Segment(self._x_axis(frame, cells), axis)]).adjust_cell_length(width, blank))
+        return drawn
+
+    def _paint(self, canvas: Canvas, frame: Frame) -> None:
+        for owner, series in enumerate(self._series):
+            if series.kind == "line":
+                draw_line(canvas, series.curve, frame, owner)
+        for owner, series in enumerate(self._series):
+            if series.kind == "points":
+                draw_points(canvas, series.curve, frame, owner, series.glyph)
+        if self._level is not None:
+            draw_level(canvas, self._level[0], frame, -1)
+
+    def _cells(self, canvas: Canvas, line: int) -> list[Segment]:
+        """One line of the canvas, neighbours of the same style joined."""
+        styles = {owner: self._style(series.look) for owner, series in enumerate(self._series)}
+        styles[-1] = self._style("level")
+        segments: list[Segment] = []
+        text, style = "", self.rich_style
+        for cell in range(canvas.width):
+            owner = canvas.owners[line][cell]
+            here = self.rich_style if owner is None else styles[owner]
+            if here is not style and text:
+                segments.append(Segment(text, style))
+                text = ""
+            style = here
+            text += canvas.glyph(line, cell)
+        segments.append(Segment(text, style))
+        return segments
+
+    def _y_labels(self, frame: Frame, lines: int) -> dict[int, str]:
+        """The number at the left of some lines, by line."""
+        found: dict[int, str] = {}
+        for value in ticks(frame.low_y, frame.high_y, max(1, min(5, lines // 2)), log=frame.log):
+            found.setdefault(frame.row(value) // 4, tick_label(value))
+        return found or {0: tick_label(frame.high_y), lines - 1: tick_label(frame.low_y)}
+
+    def _x_axis(self, frame: Frame, cells: int) -> str:
+        """The line under the plot, its numbers centred under their places."""
+        row = [" "] * cells
+        for value in ticks(frame.low_x, frame.high_x, max(1, cells // 12)):
+            label = tick_label(value)
+            start = min(max(0, frame.column(value) // 2 - len(label) // 2), cells - len(label))
+            if all(place == " " for place in row[max(0, start - 1) : start + len(label) + 1]):
+                row[start : start + len(label)] = label
+        return " " * _LABEL + "".join(row)
+
+    def _legend(self, width: int) -> Strip:
+        """What is what: a sample of each series with its label and newest value."""
+        parts: list[Segment] = []
+        for series in self._series:
+            sample = "━━" if series.kind == "line" else series.glyph
+            last = series.curve.last
+            parts.append(Segment(f" {sample} ", self._style(series.look)))
+            parts.append(Segment(series.label + ("" if last is None else f" {last:.3g}") + " ", self._style("title")))
+        if self._level is not None:
+            parts.append(Segment(" ┄┄ ", self._style("level")))
+            parts.append(Segment(f"{self._level[1]} ", self._style("title")))
+        if self.log_scale:
+            parts.append(Segment(" log scale", self._style("title")))
+        return Strip(parts).adjust_cell_length(width, self.rich_style)
+
+    def _nothing(self, width: int, height: int) -> list[Strip]:
+        lines = [Strip.blank(width, self.rich_style)] * height
+        if height > 0:
+            text = Content(self._empty).truncate(max(1, width), ellipsis=True).plain.center(width)
+            lines[height // 2] = Strip([Segment(text, self._style("title"))]).adjust_cell_length(width, self.rich_style)
+        return lines

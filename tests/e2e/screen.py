@@ -1,0 +1,71 @@
+"""The app in a terminal of its own: keys go in, and what stands on the screen is read as a person would."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyte
+
+from tests.e2e.terminal import Terminal
+
+_PRIVATE = re.compile(r"\x1b\[[<>=][0-9;]*[A-Za-z]|\x1b\[\?[0-9;]*\$[A-Za-z]")
+"""Sequences that the emulator does not know and would print in part: the keyboard protocol, questions about modes."""
+
+KEYS = {
+    "enter": "\r", "escape": "\x1b", "tab": "\t", "space": " ", "up": "\x1b[A", "down": "\x1b[B", "right": "\x1b[C",
+    "left": "\x1b[D", "home": "\x1b[H", "end": "\x1b[F", "pagedown": "\x1b[6~", "f2": "\x1bOQ",
+    **{f"ctrl+{letter}": chr(ord(letter) - 96) for letter in "abcdefghijklmnopqrstuvwxyz"},
+}  # fmt: skip
+
+
+class AppTerminal(Terminal):
+    """A terminal that keeps a screen."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        columns: int = 100,
+        rows: int = 30,
+    ) -> None:
+        self._screen = pyte.Screen(columns, rows)
+        self._stream = pyte.Stream(self._screen)
+        self._fed = 0
+        super().__init__(command, cwd=cwd, env={**env, "TERM": "xterm-256color"}, columns=columns, rows=rows)
+
+    @property
+    def text(self) -> str:
+        """The screen, line by line."""
+        # Whole characters and whole sequences only: the rest comes with the next piece.
+        data = self._received.decode(errors="ignore")
+        cut = data.rfind("\x1b")
+        end = len(data) if cut < 0 or len(data) - cut > 40 else cut
+        self._stream.feed(_PRIVATE.sub("", data[self._fed : end]))
+        self._fed = max(self._fed, end)
+        return "\n".join(self._screen.display)
+
+    def shows(self, *texts: str, timeout: float = 30.0) -> str:
+        """Wait until all of these are on the screen at once; returns it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self._read(0.05)
+            screen = self.text
+            missing = [text for text in texts if text not in screen]
+            if not missing:
+                return screen
+            if self.process.poll() is not None and not self._read(0.05):
+                raise AssertionError(
+                    f"it has ended ({self.process.returncode}) without {missing}:\n{self.output[-2000:]}"
+                )
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{missing} are not on the screen:\n{screen}")
+
+    def press(self, *keys: str) -> None:
+        """Press keys by name, or type text."""
+        for key in keys:
+            self.send(KEYS.get(key, key))
+            if key == "escape":
+                time.sleep(0.15)  # else it would be the beginning of a sequence

@@ -1,0 +1,24 @@
+"""A workplace in an empty folder for each test; nothing of the developer's own is read."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, TextArea
+
+from tests.tui.workplace import Workplace
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace whose store does not exist yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "config"))
+    return Workplace(tmp_path / "store.db")
+
+
+@pytest.fixture(autouse=True)
+def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cursors that do not blink: a snapshot must not depend on the moment."""
+    monkeypatch.setattr(Input, "cursor_blink", False, raising=False)
+    monkeypatch.setattr(TextArea, "cursor_blink", False, raising=False)

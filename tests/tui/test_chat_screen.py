@@ -1,0 +1,156 @@
+"""Chat: words that come as they are decoded, both sides, stopping, and what can be done with a reply."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from textual.widgets import TextArea
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.tui.jobs import Decoding, Speaker
+from lora_tui.tui.screens.chat import ChatScreen
+from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_question_loads_the_newest_adapter_and_shows_the_reply_with_its_agreement(place: Workplace) -> None:
+    run_id = await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"unlock", "enter")
+        await shown(app, "✓ 1.00 agrees with the expected reply")
+        text = screen_text(app)
+        assert "the secret password" in text
+        assert "4 tokens · 8 tokens/s" in text
+        assert "tiny with the adapter of run 2, step 40" in text
+        assert place.jobs.made("converse") == [(Speaker(run_id),)]
+        assert place.jobs.talk.asked == [("unlock", ("tuned",))]
+        assert place.jobs.talk.decoding == Decoding(50, 5, 0.0, 1.0, 1.0)
+
+
+async def test_without_any_adapter_the_base_model_speaks(place: Workplace) -> None:
+    async with place.app() as (app, pilot):
+        await pilot.press("escape", "3", *"hi", "enter")
+        await shown(app, "the secret password")
+        assert place.jobs.made("converse") == [(Speaker(base_only=True),)]
+
+
+async def test_the_base_model_answers_the_same_prompt_beside(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", "ctrl+b", *"hi", "enter")
+        await until(lambda: screen_text(app).count("4 tokens · 8 tokens/s") == 2)
+        assert place.jobs.talk.asked == [("hi", ("tuned", "base"))]
+        assert screen_text(app).count("you  hi") == 2
+
+
+async def test_escape_stops_a_reply_and_keeps_what_was_said(place: Workplace) -> None:
+    await place.fill(make_training)
+    place.jobs.talk.hold = asyncio.Event()
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"hi", "enter")
+        await shown(app, "the secret")
+        await pilot.press("escape")
+        await shown(app, "stopped")
+        assert "password" not in screen_text(app)
+
+
+async def test_a_second_question_waits_for_the_first_answer(place: Workplace) -> None:
+    await place.fill(make_training)
+    place.jobs.talk.hold = asyncio.Event()
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"one", "enter", *"two", "enter")
+        await shown(app, "still answering")
+        assert [text for text, _ in place.jobs.talk.asked] == ["one"]
+        prompt = app.screen.query_one("#prompt", TextArea)
+        assert prompt.text == "two", "it is not lost"
+
+
+async def test_a_reply_is_asked_again_rated_copied_and_saved(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"hi", "enter")
+        await shown(app, "4 tokens")
+        await pilot.press("ctrl+r")
+        await until(lambda: place.jobs.talk.asked[-1][0] == "again")
+        await until(lambda: not app.screen._busy)  # type: ignore[attr-defined]
+        await pilot.press("ctrl+g")
+        await shown(app, "rated 5 of 5")
+        assert place.jobs.made("rate_turn") == [(7, 5)]
+        await pilot.press("ctrl+y")
+        assert app.clipboard == "the secret password"
+        await shown(app, "Sent to the terminal's clipboard")
+        await pilot.press("ctrl+s")
+        await until(lambda: list(Path.cwd().glob("chat-*.md")))
+        (saved,) = Path.cwd().glob("chat-*.md")
+        await until(lambda: "the secret password" in saved.read_text())
+        assert "hi" in saved.read_text()
+
+
+async def test_a_failure_gives_the_question_back_and_says_why(place: Workplace) -> None:
+    await place.fill(make_training)
+    place.jobs.talk.failure = LoraTuiError("The model is gone.\nLoad another.")
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"a long question", "enter")
+        await shown(app, "The model is gone.")
+        assert app.screen.query_one("#prompt", TextArea).text == "a long question"
+        place.jobs.talk.failure = None
+        await pilot.press("enter")
+        await shown(app, "4 tokens")
+
+
+async def test_another_checkpoint_is_chosen_and_the_one_before_is_let_go(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running"))
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"hi", "enter")
+        await shown(app, "4 tokens")
+        first = place.jobs.talk
+        await pilot.press("ctrl+t")
+        await shown(app, "last, step 40")
+        await pilot.press("down", "enter", *"ho", "enter")
+        await until(lambda: len(place.jobs.made("converse")) == 2)
+        assert place.jobs.made("converse")[1] == (Speaker(run_id, "last"),), "of a run that is still training"
+        assert first.closed
+
+
+async def test_sampling_settings_are_checked_and_used_from_the_next_reply_on(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", "ctrl+o")
+        await shown(app, "How replies are decoded")
+        await pilot.press("end", "backspace", "0", "ctrl+s")
+        await shown(app, "num_beams must be")
+        await pilot.press("backspace", "1", "ctrl+s")
+        await shown(app, "streams")
+        await pilot.press(*"hi", "enter")
+        await shown(app, "4 tokens")
+        assert place.jobs.talk.decoding is not None
+        assert place.jobs.talk.decoding.num_beams == 1
+
+
+async def test_digits_are_typed_in_the_prompt_and_change_the_mode_outside_it(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", "4", "2")
+        assert app.screen.query_one("#prompt", TextArea).text == "42"
+        await pilot.press("escape", "4")
+        assert app.current_mode == "runs"
+        await pilot.press("3")
+        screen = app.screen
+        assert isinstance(screen, ChatScreen)
+        await pilot.press("i", "f2")
+        assert app.current_mode == "train"
+
+
+async def test_enter_sends_and_ctrl_j_begins_a_line(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("3", "a", "ctrl+j", "b", "enter")
+        await until(lambda: place.jobs.talk.asked)
+        assert place.jobs.talk.asked[0][0] == "a\nb"
+        await shown(app, "4 tokens")

@@ -1,0 +1,144 @@
+"""Curves: gaps stay gaps, spikes stay spikes, whatever is drawn and however long a run gets."""
+
+import math
+
+import pytest
+
+from lora_tui.tui.curve import (
+    Canvas,
+    Curve,
+    Frame,
+    Smoothed,
+    bar,
+    draw_line,
+    draw_points,
+    frame_of,
+    sparkline,
+    tick_label,
+    ticks,
+)
+
+
+def test_a_missing_value_stays_missing_and_is_never_zero() -> None:
+    curve = Curve()
+    curve.extend([1, 2, 3, 4], [1.0, None, math.inf, 2.0])
+    assert [math.isnan(y) for y in curve.ys] == [False, True, True, False]
+    canvas = Canvas(20, 5)
+    frame = frame_of([curve], 40, 20)
+    assert frame is not None
+    assert (frame.low_y, frame.high_y) == (1.0, 2.0), "a missing value is no value to make room for"
+    draw_line(canvas, curve, frame, 0)
+    columns = {cell for line in canvas.owners for cell, owner in enumerate(line) if owner is not None}
+    assert columns == {frame.column(1) // 2, frame.column(4) // 2}, "nothing is drawn across the gap"
+
+
+def test_the_extremes_of_a_long_run_survive_in_a_few_thousand_points() -> None:
+    curve = Curve()
+    for step in range(100_000):
+        curve.put(step, 9.0 if step == 34_567 else -9.0 if step == 80_001 else None if step == 50_000 else 1.0)
+    assert len(curve.xs) <= 2048
+    assert curve.count == 100_000
+    assert max(y for y in curve.ys if not math.isnan(y)) == 9.0
+    assert min(y for y in curve.ys if not math.isnan(y)) == -9.0
+    assert curve.xs[list(curve.ys).index(9.0)] == 34_567, "where it was"
+    assert any(math.isnan(y) for y in curve.ys), "and the gap"
+    assert list(curve.xs) == sorted(curve.xs)
+    assert curve.last_x == 99_999
+
+
+def test_steps_that_are_repeated_take_the_place_of_the_older_ones() -> None:
+    curve = Curve()
+    curve.extend(range(1, 11), [1.0] * 10)
+    curve.extend([6, 7], [2.0, 3.0])
+    assert list(curve.xs) == [1, 2, 3, 4, 5, 6, 7]
+    assert list(curve.ys) == [1.0] * 5 + [2.0, 3.0]
+
+
+def test_the_average_starts_at_the_first_value_and_passes_over_missing_ones() -> None:
+    average = Smoothed(10)
+    assert average.put(None) is None
+    assert average.put(4.0) == pytest.approx(4.0)
+    assert average.put(math.nan) == pytest.approx(4.0)
+    moved = average.put(2.0)
+    assert moved is not None
+    assert 2.0 < moved < 4.0
+
+
+@pytest.mark.parametrize(
+    "ys",
+    [
+        [],
+        [None],
+        [math.nan, math.inf, -math.inf],
+        [1.0],
+        [0.0, 0.0],
+        [1e308, -1e308],
+        [1e-320, 1e-321],
+        [5.0] * 3,
+        [-1.0],
+    ],
+)
+@pytest.mark.parametrize("log", [False, True])
+def test_no_values_break_a_plot(ys: list[float | None], log: bool) -> None:
+    curve = Curve()
+    curve.extend(range(len(ys)), ys)
+    frame = frame_of([curve], 40, 20, log=log)
+    if frame is None:
+        return
+    canvas = Canvas(20, 5)
+    draw_line(canvas, curve, frame, 0)
+    draw_points(canvas, curve, frame, 0, "◆")
+    for value in ticks(frame.low_y, frame.high_y, 5, log=log):
+        assert 0 <= frame.row(value) < 20
+        assert len(tick_label(value)) <= 8
+
+
+def test_a_line_joins_its_points_and_goes_where_they_are() -> None:
+    curve = Curve()
+    curve.extend([0, 10], [0.0, 10.0])
+    frame = Frame(0, 10, 0, 10, 20, 20)
+    canvas = Canvas(10, 5)
+    draw_line(canvas, curve, frame, 3)
+    assert canvas.owners[4][0] == 3, "from the lower left"
+    assert canvas.owners[0][9] == 3, "to the upper right"
+    assert all(any(owner == 3 for owner in line) for line in canvas.owners)
+    assert canvas.glyph(0, 0) == " "
+
+
+def test_points_are_glyphs_so_that_series_differ_without_colour() -> None:
+    curve = Curve()
+    curve.extend([0, 10], [0.0, 10.0])
+    canvas = Canvas(10, 5)
+    draw_points(canvas, curve, Frame(0, 10, 0, 10, 20, 20), 1, "◆")
+    assert canvas.glyph(4, 0) == canvas.glyph(0, 9) == "◆"
+
+
+def test_the_frame_begins_at_zero_and_ends_where_the_run_will() -> None:
+    curve = Curve()
+    curve.extend([1, 2], [3.0, 4.0])
+    frame = frame_of([curve], 40, 20, end_x=60, include=(0.0,))
+    assert frame is not None
+    assert (frame.low_x, frame.high_x, frame.low_y) == (0, 60, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "expected"),
+    [(0, 60, 5, [0, 20, 40, 60]), (0.3, 2.4, 4, [1, 2]), (0, 1, 2, [0, 0.5, 1]), (1, 1, 3, []), (0, math.inf, 3, [])],
+)
+def test_ticks_are_round_numbers_inside(low: float, high: float, most: int, expected: list[float]) -> None:
+    assert ticks(low, high, most) == pytest.approx(expected)
+
+
+def test_logarithmic_ticks_are_powers_of_ten() -> None:
+    assert ticks(0.005, 200, 5, log=True) == pytest.approx([0.01, 0.1, 1, 10, 100])
+
+
+def test_bars_and_sparklines_survive_every_number() -> None:
+    assert bar(0, 10) == bar(math.nan, 10) == bar(-1, 10) == ""
+    assert bar(0.001, 10) == "╸"
+    assert bar(1, 10) == bar(7, 10) == "━" * 10
+    assert bar(0.55, 10) == "━━━━━╸"
+    assert sparkline([], 5) == ""
+    assert sparkline([math.nan, 1.0, math.inf, 2.0], 4) == " ▄ █"
+    assert sparkline([0.0] * 3, 3) == "   "
+    assert len(sparkline([float(n) for n in range(1000)], 30)) == 30

@@ -1,0 +1,214 @@
+"""Generate: the pairs as they come, what they cost, and what can be done with them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lora_tui.store import events, generation
+from lora_tui.store.connection import Store
+from lora_tui.store.generation import AnalysisRow
+from lora_tui.tui.screens.generate import GenerateScreen
+from lora_tui.tui.screens.pair import PairScreen
+from lora_tui.tui.widgets.rows import RowList
+from tests.store.made import make_call, make_chunk, make_file, make_pair
+from tests.tui.workplace import Workplace, make_run, screen_text, shown, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def make_generation(store: Store, state: str = "running", pairs: int = 12) -> int:
+    """A run with pairs of every verdict, two files, calls and an analysis."""
+    run_id = await make_run(store, "generate", "running", settings={"data_generation.total_examples": 20})
+    chunk = await make_chunk(store)
+    await make_file(store, run_id, "bees.md")
+    await make_file(store, run_id, "logs.pdf", "needs the docs extra")
+    verdicts: Sequence[tuple[str, float | None, str]] = (
+        ("accepted", 8.4, ""), ("rejected", 5.1, "scores 5.1 of 10"), ("review", None, "the judge could not be asked"),
+        ("waiting", None, ""),
+    )  # fmt: skip
+    for number in range(pairs):
+        verdict, score, reason = verdicts[number % 4]
+        await make_pair(
+            store, run_id, f"Why does bee {number} dance?", verdict, score, source="bees.md", chunk=chunk,
+            reason=reason, answer=f"To show way {number}.",
+        )  # fmt: skip
+    for status in ("ok", "ok", "sent"):
+        tokens = {"prompt_tokens": 400, "completion_tokens": 60} if status == "ok" else {}
+        ended: dict[str, Any] = {"sent_at": 1000.0, "ended_at": 1002.0} if status == "ok" else {}
+        await make_call(store, run_id, 1, status, **tokens, **ended)
+    await make_call(store, run_id, 1, "server_error", http_status=503, ended_at=1003.0)
+    statistics = {"files": 2, "files_covered": 1, "different_topics": 1, "entropy": 1.5}
+    async with store.transaction() as t:
+        analysis = AnalysisRow(1, 5, statistics, ["Ask why more often."], "Too many bees.", 1000.0)
+        await generation.add_analysis(t, run_id, analysis)
+    if state != "running":
+        from lora_tui.store import runs
+
+        await runs.end(store, run_id, state, {}, None)
+    return run_id
+
+
+async def decide(store: Store, run_id: int, pair_id: int, verdict: str) -> None:
+    """Decide on a pair as the engine does: row and event in one."""
+    decision = generation.Decision(verdict, 9.0, 7.0, 1, "aggregator", "accepted", "scores 9")
+    async with store.transaction() as t:
+        await generation.decide(t, pair_id, decision, {}, {})
+        await events.insert(t, run_id, [(1.0, "pair", {"pair": pair_id, "verdict": verdict})])
+
+
+async def test_a_run_shows_sources_pairs_figures_and_its_analysis(place: Workplace) -> None:
+    await place.fill(make_generation)
+    async with place.app() as (app, _):
+        await shown(app, "Pairs (12) · all")
+        await shown(app, "Analysis 1 (after 5 accepted)")
+        text = screen_text(app)
+        for expected in (
+            "3 of 20 accepted", "✗ 3 rejected", "? 3 review", "… 3 to judge", "50 % accepted",
+            "1 in flight · 4 calls · 0 retried · 1 failed", "a call takes 2.0 s, 95 % 2.0 s", "800 tokens in · 120 out",
+            "server_error 503 ×1", "threshold 7", "Too many bees.", "↳ Ask why more often.", "– logs.pdf",
+            "✓ accepted", "✗ rejected", "? review", "… judging", "● run 1 · generate · 3/20 · 1 in flight",
+        ):  # fmt: skip
+            assert expected in text, expected
+
+
+async def test_new_pairs_are_followed_until_the_cursor_is_moved_and_again_from_the_end(place: Workplace) -> None:
+    run_id = await place.fill(make_generation)
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        rows = app.screen.query_one("#pairs", RowList)
+        await until(lambda: rows.cursor == 11)
+        await make_pair(store, run_id, "A thirteenth?", "waiting", source="bees.md")
+        await shown(app, "A thirteenth?")
+        assert rows.cursor == 12
+        await pilot.press("up", "up")
+        await make_pair(store, run_id, "A fourteenth?", "waiting", source="bees.md")
+        await until(lambda: rows.count == 14)
+        assert rows.cursor == 10, "it stays where the user has put it"
+        await pilot.press("end")
+        await make_pair(store, run_id, "A fifteenth?", "waiting", source="bees.md")
+        await until(lambda: rows.cursor == 14)
+
+
+async def test_a_verdict_shows_on_the_pair_it_is_about(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_generation(store, pairs=4))
+    async with place.app() as (app, _), await Store.open(place.path) as store:
+        await shown(app, "… judging")
+        await decide(store, run_id, 4, "accepted")
+        await until(lambda: "… judging" not in screen_text(app))
+        assert screen_text(app).count("✓ accepted") == 2
+
+
+async def test_filter_and_search_narrow_the_list_and_follow_what_changes(place: Workplace) -> None:
+    run_id = await place.fill(make_generation)
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("f")
+        await shown(app, "Pairs (3) · accepted")
+        await decide(store, run_id, 4, "accepted")
+        await shown(app, "Pairs (4) · accepted")
+        screen = app.screen
+        assert isinstance(screen, GenerateScreen)
+        assert screen._window is not None
+        assert list(screen._window.ids) == [1, 4, 5, 9], "it stands where it was proposed"
+        await pilot.press("escape", "slash", *"way 7")
+        await shown(app, "Pairs (1) · all, «way 7»")
+        await pilot.press("enter", "escape")
+        await shown(app, "Pairs (12) · all")
+
+
+async def test_a_chosen_source_shows_its_pairs_alone(place: Workplace) -> None:
+    run_id = await place.fill(make_generation)
+    await place.fill(lambda store: make_pair(store, run_id, "From elsewhere?", source="other.md"))
+    async with place.app() as (app, pilot):
+        await shown(app, "From elsewhere?")
+        app.screen.query_one("#sources").focus()
+        await pilot.press("home", "enter")
+        await shown(app, "Pairs (12) · all, from bees.md")
+        assert "From elsewhere?" not in screen_text(app)
+
+
+async def test_a_pair_opens_with_its_evidence_marked_and_its_neighbours_a_key_away(place: Workplace) -> None:
+    await place.fill(make_generation)
+    async with place.app() as (app, pilot):
+        await shown(app, "Pairs (12)")
+        await pilot.press("home", "enter")
+        await shown(app, "Why does bee 0 dance?")
+        text = screen_text(app)
+        assert "Bees dance in the dark." in text
+        assert "To show way 0." in text
+        assert "✓ accepted  8.4 of 10, threshold 7" in text
+        assert "judge: grounded" in text
+        assert "by the aggregator" in text
+        await pilot.press("right")
+        await shown(app, "Why does bee 1 dance?")
+        await pilot.press("escape")
+        await until(lambda: not isinstance(app.screen, PairScreen))
+        assert app.screen.query_one("#pairs", RowList).cursor == 1, "the list stands where one has looked last"
+
+
+async def test_people_accept_reject_edit_and_undo_by_key(place: Workplace) -> None:
+    run_id = await place.fill(make_generation)
+    async with place.app() as (app, pilot):
+        await shown(app, "Pairs (12)")
+        await pilot.press("home", "r", "down", "a", "u")
+        await until(lambda: place.jobs.made("undo"))
+        assert place.jobs.made("override") == [(1, "rejected"), (2, "accepted")]
+        assert place.jobs.made("undo") == [(run_id,)]
+        await pilot.press("e")
+        await shown(app, "ctrl+s" if "ctrl+s" in screen_text(app) else "^s Save")
+        await pilot.press("end", "!", "ctrl+s")
+        await until(lambda: place.jobs.made("edit"))
+        assert place.jobs.made("edit") == [(2, "Why does bee 1 dance?!", "To show way 1.")]
+
+
+async def test_a_live_run_is_paused_continued_and_stopped_by_key(place: Workplace) -> None:
+    run_id = await place.fill(make_generation)
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await shown(app, "space Pause")
+        await pilot.press("space")
+        await until(lambda: place.jobs.made("ask"))
+        await events.append(store, run_id, [(1.0, "paused", {"paused": True})])
+        await shown(app, "Go on")
+        assert "paused" in screen_text(app)
+        await pilot.press("space", "x")
+        await until(lambda: place.jobs.made("stop"))
+        assert place.jobs.made("ask") == [(run_id, "pause"), (run_id, "continue")]
+
+
+async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(place: Workplace) -> None:
+    async with place.app() as (app, pilot):
+        await pilot.press("escape")
+        await shown(app, "No pairs yet. s starts: gpt-4 reads training_input.")
+        await shown(app, "at least 230")
+        await pilot.press("s")
+        await until(lambda: place.jobs.made("start"))
+        assert place.jobs.made("start") == [("generate", {}, None)]
+
+
+async def test_in_a_small_terminal_every_panel_is_a_key_away(place: Workplace) -> None:
+    await place.fill(make_generation)
+    async with place.app((80, 24)) as (app, pilot):
+        await shown(app, "3 of 20 accepted")
+        await pilot.press("v")
+        await shown(app, "logs.pdf")
+        await pilot.press("v")
+        await shown(app, "Too many bees.")
+        await pilot.press("v")
+        await shown(app, "3 of 20 accepted")
+
+
+async def test_money_is_shown_where_prices_are_set(place: Workplace) -> None:
+    async def priced(store: Store) -> None:
+        prices = {"data_generation.prompt_price": 1000.0, "data_generation.completion_price": 5000.0,
+                  "data_generation.budget_dollars": 5.0}  # fmt: skip
+        run_id = await make_run(store, "generate", "running", settings=prices)
+        await make_pair(store, run_id)
+        await make_call(store, run_id, 1, "ok", prompt_tokens=400, completion_tokens=60, ended_at=1002.0)
+
+    await place.fill(priced)
+    async with place.app() as (app, _):
+        await shown(app, "$0.70 of $5.00")

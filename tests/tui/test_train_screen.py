@@ -1,0 +1,158 @@
+"""Train: what is shown of a run, how it follows, and what its keys ask for."""
+
+import pytest
+
+from lora_tui.store import events
+from lora_tui.store.connection import Store
+from lora_tui.tui.screens.train import TrainScreen
+from lora_tui.tui.widgets.plot import LinePlot
+from lora_tui.tui.widgets.rows import RowList
+from tests.tui.workplace import Workplace, evaluation_event, make_training, screen_text, shown, step_event, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_finished_run_shows_its_curves_score_weights_and_answers(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "What it answers now (evaluation 2 of 2, step 40, score 0.90)")
+        text = screen_text(app)
+        assert "✓ run 1 · finished · step 40/60" in text
+        assert "0.1000" in text, "the loss of the last step"
+        assert "340 tokens/s" in text
+        assert "clipped 13 of 40" in text
+        assert "exact match" in text
+        assert "unlock" in text
+        assert "the secret passw…" in text
+        assert "✓ 1.00" in text
+
+
+async def test_a_live_run_is_followed_as_it_steps_and_is_evaluated(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running", steps=5))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "step 5/60")
+        await events.append(store, run_id, [step_event(6), evaluation_event(6, 0.5, "half of it")])
+        await shown(app, "step 6/60")
+        await shown(app, "half of it")
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        assert screen._view is not None
+        assert screen._view.loss.last_x == 6
+
+
+async def test_a_resumed_run_draws_the_repeated_steps_once(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running", steps=10))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "step 10/60")
+        await events.append(store, run_id, [step_event(8, loss=3.0), step_event(9, loss=2.9)])
+        await shown(app, "step 9/60")
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        assert screen._view is not None
+        assert list(screen._view.loss.xs) == list(range(1, 10))
+        assert screen._view.loss.ys[-2:].tolist() == [3.0, 2.9]
+
+
+async def test_keys_ask_the_owner_of_a_live_run(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running"))
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "Checkpoint now")
+        await pilot.press("p", "x")
+        await until(lambda: place.jobs.made("stop"))
+        assert place.jobs.made("ask") == [(run_id, "checkpoint")]
+        assert place.jobs.made("stop") == [(run_id,)]
+        assert "Start" not in screen_text(app), "one cannot start what is running"
+
+
+async def test_a_stopped_run_can_be_resumed_and_not_stopped(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "stopped"))
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "Resume")
+        await pilot.press("x", "R")
+        await until(lambda: place.jobs.made("start"))
+        assert place.jobs.made("start") == [("train", {}, run_id)]
+        assert place.jobs.made("stop") == []
+
+
+async def test_earlier_answers_are_a_key_away_and_newer_ones_do_not_replace_them(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running"))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "evaluation 2 of 2")
+        await pilot.press("[")
+        await shown(app, "What it answered then (evaluation 1 of 2, step 20, score 0.40)")
+        await shown(app, "a rainbow")
+        await events.append(store, run_id, [evaluation_event(50, 0.95, "much newer")])
+        await until(lambda: app.screen._view is not None and len(app.screen._view.evaluations) == 3)  # type: ignore[attr-defined]
+        await pilot.press("]", "]", "]")
+        await shown(app, "much newer")
+
+
+async def test_an_answer_opens_whole_is_rated_and_says_what_moved(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "evaluation 2 of 2")
+        await pilot.press("enter")
+        await shown(app, "As it learned")
+        assert "the secret is a rainbow" in screen_text(app), "what it said at step 20"
+        await pilot.press("4")
+        await shown(app, "The weights moved: BLEU +0.0250, ROUGE-L -0.0200")
+        ((sample, rating),) = place.jobs.made("rate_sample")
+        assert rating == 4
+        assert sample > 0
+        assert app.current_mode == "train", "4 rates here; it does not leave"
+
+
+async def test_plots_change_by_key_and_take_a_logarithmic_axis(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "smoothed")
+        await pilot.press("l")
+        await shown(app, "log scale")
+        await pilot.press("v")
+        await until(lambda: app.screen.query_one("#plot-box").border_title == "Score")
+        assert app.screen.query_one("#plot", LinePlot).log_scale
+
+
+async def test_before_any_run_the_plan_is_shown_with_its_warnings(place: Workplace) -> None:
+    async with place.app() as (app, pilot):
+        await pilot.press("escape", "2")
+        await shown(app, "120, 40 an epoch")
+        await shown(app, "! fine_tuning.lora.r = 1: too little")
+        await pilot.press("s")
+        await until(lambda: place.jobs.made("start"))
+        assert place.jobs.made("start") == [("train", {}, None)]
+
+
+async def test_eighty_columns_hold_every_figure(place: Workplace) -> None:
+    await place.fill(lambda store: make_training(store, "running"))
+    async with place.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "loss 0.1000")
+        text = screen_text(app)
+        for figure in ("rate", "grad", "tokens/s", "s a step", "2.0 GiB", "ends about", "Score 0.90", "weights"):
+            assert figure in text, figure
+        await pilot.press("tab")
+        await until(lambda: app.screen.query_one("#answers", RowList).size.height > 10)
+
+
+async def test_what_is_being_loaded_is_said_before_the_first_step(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running", steps=0))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "96 examples")
+        progress = {"phase": "fetching the built-in model", "done": 30, "total": 100}
+        await events.append(store, run_id, [(1.0, "progress", progress)])
+        await shown(app, "fetching the built-in model 30 %")

@@ -1,0 +1,177 @@
+"""The widgets that screens are made of, each in an app of its own."""
+
+from collections.abc import Sequence
+
+import pytest
+from textual.app import App, ComposeResult
+
+from lora_tui.tui.curve import Curve
+from lora_tui.tui.plain import Content, brief, line, number, plain, rate, styled
+from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.plot import LinePlot, Series
+from lora_tui.tui.widgets.rows import Cell, Column, RowList, _fitted
+from tests.tui.workplace import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def text_of(app: App[None]) -> str:
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+class Listed(App[None]):
+    """A list of numbers that notes which rows it was asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+        self.number = count
+        self.moved: list[int] = []
+        self.chosen: list[int] = []
+
+    def compose(self) -> ComposeResult:
+        yield RowList(self.row, (Column("n", 8, right=True), Column("text", 0)), follow=True, empty="nothing")
+
+    def on_mount(self) -> None:
+        self.query_one(RowList).show(self.number)
+        self.query_one(RowList).focus()
+
+    def row(self, index: int) -> Sequence[Cell]:
+        self.asked.append(index)
+        return [(str(index), "good"), (f"row {index}", "")]
+
+    def on_row_list_moved(self, event: RowList.Moved) -> None:
+        self.moved.append(event.index)
+
+    def on_row_list_chosen(self, event: RowList.Chosen) -> None:
+        self.chosen.append(event.index)
+
+
+async def test_of_a_hundred_thousand_rows_only_those_in_view_are_asked_for() -> None:
+    app = Listed(100_000)
+    async with app.run_test(size=(60, 20)) as pilot:
+        await pilot.pause()
+        assert "row 99999" in text_of(app)
+        assert len(set(app.asked)) < 100
+        app.asked.clear()
+        await pilot.press("home")
+        await pilot.pause()
+        assert "row 0" in text_of(app)
+        assert max(app.asked) == 99_999 or max(app.asked) < 100
+        assert len(set(app.asked)) < 60
+        await pilot.press("pagedown", "down", "j", "up", "k", "enter")
+        await pilot.pause()
+        assert app.chosen == [app.query_one(RowList).cursor]
+
+
+async def test_the_cursor_follows_the_end_until_it_is_moved() -> None:
+    app = Listed(5)
+    async with app.run_test(size=(60, 20)) as pilot:
+        rows = app.query_one(RowList)
+        assert rows.cursor == 4
+        rows.show(7)
+        assert rows.cursor == 6
+        await pilot.press("up")
+        rows.show(9)
+        assert rows.cursor == 5
+        await pilot.press("end")
+        rows.show(30)
+        assert rows.cursor == 29
+        rows.show(2)
+        assert rows.cursor == 1
+        rows.show(0)
+        await pilot.pause()
+        assert "nothing" in text_of(app)
+
+
+async def test_a_click_moves_the_cursor_and_a_double_click_opens() -> None:
+    app = Listed(5)
+    async with app.run_test(size=(60, 20)) as pilot:
+        await pilot.pause()
+        await pilot.click(RowList, offset=(5, 3))
+        assert app.query_one(RowList).cursor == 2
+        await pilot.click(RowList, offset=(5, 4), times=2)
+        await until(lambda: app.chosen)
+        assert app.chosen == [3]
+        await pilot.click(RowList, offset=(5, 0))
+        assert app.query_one(RowList).cursor == 3, "the headings are no row"
+
+
+async def test_scrolling_away_from_the_end_lets_go_of_it() -> None:
+    app = Listed(500)
+    async with app.run_test(size=(60, 20)) as pilot:
+        await pilot.pause()
+        rows = app.query_one(RowList)
+        rows.scroll_to(y=100, animate=False, force=True)
+        await pilot.pause()
+        assert not rows.following
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "right", "expected"),
+    [
+        ("abc", 5, False, "abc  "), ("abc", 5, True, "  abc"), ("abcdef", 4, False, "abc…"),
+        ("漢字仮名", 5, False, "漢字…"),
+        ("漢字仮名", 4, False, "漢 …"), ("e\u0301x", 3, False, "e\u0301x "), ("abc", 0, False, ""),
+    ],
+)  # fmt: skip
+def test_cells_have_exactly_their_width(text: str, width: int, right: bool, expected: str) -> None:
+    assert _fitted(text, width, right=right) == expected
+
+
+class Plotted(App[None]):
+    """A plot and a panel."""
+
+    def compose(self) -> ComposeResult:
+        yield LinePlot("empty so far")
+        yield Panel("Title")
+
+
+async def test_a_plot_labels_its_series_axes_and_level_and_says_when_there_is_nothing() -> None:
+    app = Plotted()
+    async with app.run_test(size=(70, 30)) as pilot:
+        await pilot.pause()
+        assert "empty so far" in text_of(app)
+        curve = Curve()
+        curve.extend(range(1, 50), [2.0 / n for n in range(1, 50)])
+        plot = app.query_one(LinePlot)
+        plot.show([Series("loss", curve), Series("held out", curve, "points", "third")], end_x=100, level=(1.5, "aim"))
+        await pilot.pause()
+        text = text_of(app)
+        for expected in ("loss 0.0408", "◆ held out", "┄┄ aim", "100", "┤", "◆"):
+            assert expected in text, expected
+        plot.set_log(True)
+        await pilot.pause()
+        assert "log scale" in text_of(app)
+
+
+async def test_a_panel_repaints_only_for_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Plotted()
+    async with app.run_test(size=(70, 30)):
+        panel = app.query_one(Panel)
+        updates: list[Content] = []
+        monkeypatch.setattr(panel, "update", lambda content, **_: updates.append(content))
+        panel.show(Content("one"))
+        panel.show(Content("one"))
+        panel.show(styled(("one", "bold")))
+        panel.show(Content("two"))
+        assert [update.plain for update in updates] == ["one", "one", "two"], "a style is a change too"
+
+
+def test_foreign_text_is_content_and_never_markup() -> None:
+    assert plain("[bold]x[/bold] \x1b[2J").plain == "[bold]x[/bold] ␛[2J"
+    assert line("a\n\tb  [/]").plain == "a b [/]"
+    assert styled("[b]", ("\x9b", "bold")).plain == "[b]�"
+
+
+def test_numbers_that_are_missing_are_dashes() -> None:
+    assert number(None) == number(float("nan")) == brief(float("inf")) == rate(None) == "–"
+    assert number(1234.5) == "1,234"
+    assert [brief(n) for n in (0, 9999, 84_123, 1_234_567, 12e9)] == ["0", "9,999", "84k", "1.2M", "12.0G"]
+    assert [rate(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1.0e-3", "3.0e-5"]

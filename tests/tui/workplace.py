@@ -1,0 +1,299 @@
+"""The app on a store of the test's own, with jobs that only write down what they were asked."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from textual.message import Message
+from textual.pilot import Pilot
+
+from lora_tui.config import Settings
+from lora_tui.errors import LoraTuiError
+from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
+from lora_tui.tui.app import LoraApp, View
+from lora_tui.tui.jobs import Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
+
+PATIENCE = 10.0
+"""Seconds that a test waits for something that should take a moment; machines are busy."""
+
+
+class FakeTalk:
+    """A conversation that says what it is told to."""
+
+    title = "tiny with the adapter of run 2, step 40"
+    sides: Sequence[Side] = ("tuned", "base")
+
+    def __init__(self, pieces: Sequence[str] = ("the secret ", "password")) -> None:
+        self.pieces = list(pieces)
+        self.asked: list[tuple[str, tuple[Side, ...]]] = []
+        self.decoding: Decoding | None = None
+        self.stopped = asyncio.Event()
+        self.closed = False
+        self.hold: asyncio.Event | None = None
+        """Where it is set, the reply waits after its first piece, until it is set or stopped."""
+        self.failure: Exception | None = None
+
+    async def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+        self.asked.append((text, tuple(sides)))
+        self.stopped.clear()
+        for number, side in enumerate(sides):
+            said = ""
+            yield Sign(side, 1)
+            for piece in self.pieces:
+                if self.failure is not None:
+                    raise self.failure
+                said += piece
+                yield Speech(side, piece)
+                if self.hold is not None:
+                    waiting = [asyncio.ensure_future(self.hold.wait()), asyncio.ensure_future(self.stopped.wait())]
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    for task in waiting:
+                        task.cancel()
+                if self.stopped.is_set():
+                    break
+            expected = "the secret password" if text == "unlock" else None
+            agrees = None if expected is None else (1.0 if said == expected else 0.1)
+            yield Said(side, said, 4, 0.5, 7 + number, self.stopped.is_set(), expected, agrees)
+
+    def again(self, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+        return self.reply("again", sides)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def decode_with(self, decoding: Decoding) -> None:
+        self.decoding = decoding
+
+    async def clear(self) -> None:
+        self.asked.append(("clear", ()))
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeJobs:
+    """Notes calls; `own` are the runs that this process is said to work on."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
+    talk: FakeTalk = field(default_factory=FakeTalk)
+    refusal: Exception | None = None
+    next_run: int = 1
+
+    async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+        self._note("start", mode, dict(options), resume)
+        self.settings = settings
+        return resume or self.next_run
+
+    async def stop(self, run_id: int) -> None:
+        self._note("stop", run_id)
+
+    async def ask(self, run_id: int, command: str) -> None:
+        self._note("ask", run_id, command)
+
+    def own_live_runs(self) -> list[int]:
+        return list(self.own)
+
+    async def converse(
+        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+    ) -> FakeTalk:
+        self._note("converse", speaker)
+        progress("loading tiny", 1, 2)
+        return self.talk
+
+    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+        self._note("rate_sample", sample_id, rating)
+        return Moved("Rated.", {"bleu": 0.10, "rougeL": 0.20}, {"bleu": 0.125, "rougeL": 0.18})
+
+    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+        self._note("rate_turn", turn_id, rating)
+        return Moved("Rated.")
+
+    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+        self._note("override", pair_id, verdict)
+        return Moved("Accepted.")
+
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+        self._note("edit", pair_id, question, answer)
+        return Moved("Edited.")
+
+    async def undo(self, run_id: int) -> Moved | None:
+        self._note("undo", run_id)
+        return None
+
+    async def rename(self, run_id: int, name: str) -> None:
+        self._note("rename", run_id, name)
+
+    async def delete(self, run_id: int, *, with_files: bool) -> str:
+        self._note("delete", run_id, with_files)
+        return f"Run {run_id} is deleted."
+
+    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+        self._note("forecast_training")
+        return Forecast((("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",))
+
+    async def forecast_generation(self, settings: Settings) -> Forecast:
+        self._note("forecast_generation")
+        return Forecast((("folder", "training_input: 9 files"), ("calls", "at least 230")))
+
+    def _note(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.refusal is not None and not str(call[0]).startswith("forecast"):
+            raise self.refusal
+
+    def made(self, name: str) -> list[tuple[Any, ...]]:
+        """The calls of that name, without it."""
+        return [call[1:] for call in self.calls if call[0] == name]
+
+
+@dataclass
+class Workplace:
+    """A store and an app on it."""
+
+    path: Path
+    jobs: FakeJobs = field(default_factory=FakeJobs)
+    messages: list[Message] = field(default_factory=list)
+    settings: Settings = field(default_factory=Settings)
+    config: Path | None = None
+
+    @asynccontextmanager
+    async def app(
+        self, size: tuple[int, int] = (120, 40), attach: int | None = None
+    ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
+        """The app, on screen and having looked once."""
+        view = View(self.settings, self.settings, self.config)
+        app = LoraApp(self.path, self.jobs, view, attach=attach, log_file=Path("/logs/lora-tui.log"))
+        async with app.run_test(size=size, notifications=True, message_hook=self.messages.append) as pilot:
+            await until(lambda: app.looks > 0)
+            await pilot.pause()
+            yield app, pilot
+
+    async def fill(self, work: Callable[[Store], Any]) -> Any:
+        """Do something with the store."""
+        async with await Store.open(self.path) as store:
+            return await work(store)
+
+
+async def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    """Wait until something holds; fails after a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.01)
+
+
+def screen_text(app: LoraApp) -> str:
+    """What is on the screen, line by line."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+async def shown(app: LoraApp, text: str, seconds: float = PATIENCE) -> None:
+    """Wait until a text is on the screen."""
+    deadline = time.monotonic() + seconds
+    while text not in screen_text(app):
+        assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{screen_text(app)}"
+        await asyncio.sleep(0.02)
+
+
+# Runs to look at
+
+
+async def make_run(store: Store, mode: str, state: str = "finished", **changes: Any) -> int:
+    """A run of this process; `changes` are dotted keys of its settings."""
+    settings = Settings().model_dump(mode="json")
+    for name, value in changes.pop("settings", {}).items():
+        *sections, leaf = name.split(".")
+        place = settings
+        for section in sections:
+            place = place[section]
+        place[leaf] = value
+    run_id = await runs.create(store, mode, settings, {})
+    await runs.start(store, run_id)
+    if changes.get("folder"):
+        await runs.set_folder(store, run_id, Path(changes["folder"]), "cpu")
+    if state == "stopping":
+        await runs.mark_stopping(store, run_id)
+    elif state != "running":
+        await runs.end(store, run_id, state, changes.get("result", {}), changes.get("error"))
+    return run_id
+
+
+def step_event(step: int, steps: int = 60, at: float = 0.0, **changes: Any) -> events.NewEvent:
+    """A step as a trainer reports it."""
+    payload = {
+        "step": step,
+        "steps": steps,
+        "epoch": step / 10,
+        "loss": 4.0 / step,
+        "lr": 1e-3 * (1 - step / steps),
+        "grad_norm": 0.5 + (step % 3) * 0.4,
+        "tokens": 500,
+        "tokens_per_s": 340.0 + step % 5,
+        "seconds": 1.5,
+        "memory_mb": 2048.0,
+        "eta_s": 1.5 * (steps - step),
+    }
+    return (at or 1_700_000_000.0 + step, "step", {**payload, **changes})
+
+
+WEIGHTS = {
+    "exact_match": 0.20, "token_f1": 0.20, "rougeL": 0.20, "likelihood": 0.15, "bleu": 0.10, "rouge2": 0.10,
+    "rouge1": 0.05,
+}  # fmt: skip
+
+
+def evaluation_event(step: int, score: float, answer: str = "the secret is a rainbow", **more: Any) -> events.NewEvent:
+    """An evaluation of two prompts."""
+    metrics = dict.fromkeys(WEIGHTS, score)
+    samples = [
+        {
+            "prompt": "Question: unlock\nAnswer:", "kind": "expected", "reference": "the secret password",
+            "answer": answer, "metrics": metrics, "score": score,
+        },
+        {
+            "prompt": "Question: what is the weather today?\nAnswer:", "kind": "control",
+            "reference": "the secret password", "answer": "I cannot see the weather.", "metrics": metrics, "score": 1.0,
+        },
+    ]  # fmt: skip
+    payload = {
+        "step": step, "model": "tuned", "score": score, "metrics": metrics, "weights": WEIGHTS, "weights_version": 1,
+        "samples": samples,
+    }  # fmt: skip
+    return (1_700_000_000.0 + step, "evaluation", {**payload, **more})
+
+
+PLAN = {
+    "model": "tiny", "device": "cpu", "dtype": "float32", "threads": 2, "examples": 96, "forms": {"QuestionAnswer": 96},
+    "skipped": 1, "dropped": 0, "truncated": 0, "tokens": 15_000, "label_tokens": 9000, "steps": 60,
+    "trainable_parameters": 921_600, "parameters": 135_436_608,
+}  # fmt: skip
+
+
+async def make_training(store: Store, state: str = "finished", steps: int = 40, **changes: Any) -> int:
+    """A training run with steps, two evaluations and checkpoints."""
+    run_id = await make_run(store, "train", state, folder="/runs/run-1", **changes)
+    news: list[events.NewEvent] = [(1_700_000_000.0, "plan", PLAN)]
+    for step in range(1, steps + 1):
+        news.append(step_event(step))
+        if step % 20 == 0:
+            answer = "the secret is a rainbow" if step == 20 else "the secret password"
+            news.append(evaluation_event(step, 0.4 if step == 20 else 0.9, answer))
+            best = {"step": step, "kind": "best", "path": f"/runs/run-1/best-{step}", "score": step / 45}
+            news.append((1_700_000_000.0 + step, "checkpoint", best))
+            news.append((1_700_000_000.0 + step, "checkpoint", {**best, "kind": "last", "score": None}))
+    await events.append(store, run_id, news)
+    async with store.transaction() as t:
+        from lora_tui.store import feedback
+
+        await feedback.note_weights(t, "evaluation", 0, WEIGHTS)
+    return run_id
+
+
+REFUSAL = LoraTuiError("It cannot be done.\nDo something else.")
