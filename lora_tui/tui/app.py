@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,13 +21,15 @@ from textual.css.query import NoMatches
 from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from lora_tui.config import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import RunLine, run_lines
 from lora_tui.store.rows import LIVE_STATES
+from lora_tui.tui.deeds import Deeds
 from lora_tui.tui.driver import SteadyDriver
-from lora_tui.tui.jobs import Jobs, Moved, Speaker
+from lora_tui.tui.jobs import Jobs, Speaker
 from lora_tui.tui.look import Look
 from lora_tui.tui.plain import DIM, Content, Inert, line, styled
 from lora_tui.tui.screens.base import ModeScreen
@@ -136,6 +138,7 @@ class LoraApp(App[None]):
     ) -> None:
         super().__init__(driver_class=driver_class or (SteadyDriver if os.name == "posix" else None))
         self.jobs = jobs
+        self.deeds = Deeds(self)
         self.view = view
         self.look = Look(store_path)
         self.log_file = log_file
@@ -352,26 +355,10 @@ class LoraApp(App[None]):
         """Whether the app ended by an error of its own."""
         return self._exception is not None
 
-    # Runs
+    # Where deeds lead
 
-    async def begin(self, mode: str, options: dict[str, Any], resume: int | None) -> int:
-        """Begin a run with the settings in view (one that goes on keeps its own); returns its id."""
-        run_id = await self.jobs.start(mode, self.view.settings, options, resume)
-        self._begun.add(run_id)
-        self._list_anew()
-        return run_id
-
-    def _list_anew(self) -> None:
-        """Read the list of runs at the next look, however lately it was read."""
-        self._runs_at, self._runs_stale = 0.0, True
-
-    async def start_mode(self, mode: str, options: dict[str, Any]) -> None:
-        """Begin a run and look at it."""
-        try:
-            run_id = await self.begin(mode, options, None)
-        except LoraTuiError as problem:
-            self.refused(problem)
-            return
+    def bring_into_view(self, mode: str, run_id: int) -> None:
+        """Look at a run that has just begun, on the screen of its mode."""
         if mode in _GENERATING:
             self.view.generation_run = run_id
         if mode in _TRAINING:
@@ -379,32 +366,17 @@ class LoraApp(App[None]):
         self.action_go("train" if mode == "train" else "generate")
         self.pull_soon()
 
-    async def action_quickstart(self) -> None:
-        """Run the whole way on packaged material."""
-        await self.start_mode("quickstart", {})
-
-    async def started_from_files(self, settings: Settings | None) -> None:
-        """Generate from a folder that was chosen at the first start."""
-        if settings is not None:
-            self.view.settings = settings
-            await self.start_mode("generate", {})
-
-    async def started_from_data(self, settings: Settings | None) -> None:
-        """Train on a file that was chosen at the first start."""
-        if settings is not None:
-            self.view.settings = settings
-            await self.start_mode("train", {})
-
-    async def resume(self, run: RunLine) -> None:
-        """Go on with a run that was stopped, has failed or lost its process."""
-        try:
-            await self.begin(run.mode, {}, run.id)
-        except LoraTuiError as problem:
-            self.refused(problem)
-            return
+    def has_begun(self, run_id: int) -> None:
+        """Note a run that was begun here, and read the list at the next look."""
+        self._begun.add(run_id)
         if self._told_failed is not None:
-            self._told_failed.discard(run.id)
-        self.show_run(run)
+            self._told_failed.discard(run_id)
+        self.list_anew()
+
+    def list_anew(self) -> None:
+        """Read the list of runs at the next look, however lately it was read."""
+        self._runs_at, self._runs_stale = 0.0, True
+        self.pull_soon()
 
     def forget(self, run_id: int) -> None:
         """Look at something else: this run is deleted."""
@@ -412,7 +384,7 @@ class LoraApp(App[None]):
         view.runs = [run for run in view.runs if run.id != run_id]
         view.generation_run = None if view.generation_run == run_id else view.generation_run
         view.training_run = None if view.training_run == run_id else view.training_run
-        self._list_anew()
+        self.list_anew()
 
     def talk_to(self, speaker: Speaker) -> None:
         """Go to the chat, with this speaker."""
@@ -426,52 +398,25 @@ class LoraApp(App[None]):
 
         self.call_after_refresh(choose)
 
-    # What people decide
-
-    async def judge(self, pair_id: int, verdict: str) -> None:
-        """Accept or reject a pair, and say what came of it."""
-        await self._decided(self.jobs.override_pair(pair_id, verdict))
-
-    async def undo(self, run_id: int) -> None:
-        """Take back the last verdict or edit of a run."""
-        await self._decided(self.jobs.undo(run_id))
-
-    async def _decided(self, deed: Awaitable[Moved | None]) -> None:
-        try:
-            moved = await deed
-        except LoraTuiError as problem:
-            self.refused(problem)
-            return
-        self.say(moved.words if moved is not None else "There is nothing to take back.")
-        self.pull_soon()
-
-    async def edit(self, pair_id: int, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Open a pair's wording for editing."""
-        from lora_tui.store.looking import pair_detail
-        from lora_tui.tui.screens.pair import EditPair, edit_with
-
-        store = self.look.store
-        detail = await pair_detail(store, pair_id) if store is not None else None
-        if detail is None:
-            return
-
-        async def edited(wording: tuple[str, str] | None) -> None:
-            await edit_with(self, detail, wording)
-            if then is not None:
-                await then()
-
-        self.push_screen(EditPair(detail.pair.question, detail.pair.answer), edited)
-
     def open_lesson(self, lesson_id: str) -> None:
         """Show a lesson on Learn."""
         self.wanted_lesson = lesson_id
         self.action_go("learn")
         self.pull_soon()
 
+    def action_quickstart(self) -> None:
+        """Run the whole way on packaged material."""
+        self.deeds.begin_soon("quickstart")
+
     def action_shot(self) -> None:
         """Save the screen as a picture."""
         path = self.save_screenshot(path=str(Path.cwd()))
         self.say(f"Saved: {path}")
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Show what made a piece of work fail, whatever it was: nothing may fail in silence."""
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            self.refused(event.worker.error)
 
     # What screens use
 

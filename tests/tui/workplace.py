@@ -87,6 +87,7 @@ class FakeJobs:
     next_run: int = 1
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+        await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
         self._note("start", mode, dict(options), resume)
         self.settings = settings
         return resume or self.next_run

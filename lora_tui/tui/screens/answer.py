@@ -9,7 +9,6 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.store.feedback import ratings
 from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
@@ -109,10 +108,8 @@ class AnswerScreen(ModalScreen[None]):
     async def action_rate(self, rating: int) -> None:
         """Rate the answer, and say what that did to the weights."""
         sample = self._samples[self._index]
-        try:
-            moved = await self._lora.jobs.rate_sample(sample.id, rating)
-        except LoraTuiError as problem:
-            self._lora.refused(problem)
+        moved = await self._lora.deeds.attempt(self._lora.jobs.rate_sample(sample.id, rating))
+        if moved is None:
             return
         changes = {name: moved.after[name] - moved.before.get(name, 0.0) for name in moved.after}
         strongest = sorted(changes, key=lambda name: -abs(changes[name]))[:3]

@@ -383,10 +383,9 @@ class ChatScreen(ModeScreen):
         answer = self._last.get("tuned") or next(iter(self._last.values()), None)
         if answer is None or answer.said is None:
             return
-        try:
-            moved = await self.lora.jobs.rate_turn(answer.said.turn_id, rating, self.lora.view.settings)
-        except LoraTuiError as problem:
-            self.lora.refused(problem)
+        rated = self.lora.jobs.rate_turn(answer.said.turn_id, rating, self.lora.view.settings)
+        moved = await self.lora.deeds.attempt(rated)
+        if moved is None:
             return
         answer.rating = rating
         answer.show_figures()

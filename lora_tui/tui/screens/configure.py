@@ -193,7 +193,9 @@ class ConfigureScreen(ModeScreen):
         jobs, settings = self.lora.jobs, self.lora.view.settings
         parts: list[Any] = []
         for title, ask in (("Training", jobs.forecast_training), ("Generation", jobs.forecast_generation)):
-            forecast = await ask(settings)
+            forecast = await self.lora.deeds.attempt(ask(settings))
+            if forecast is None:
+                return
             width = max((len(what) for what, _ in forecast.lines), default=0) + 2
             parts += [(f"{title}\n", "bold")]
             for what, figure in forecast.lines:

@@ -12,7 +12,6 @@ from textual.containers import Container, Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -232,7 +231,9 @@ class GenerateScreen(ModeScreen):
     async def _forecast_once(self) -> None:
         if self._forecast is None:
             self._forecast = Content("…")
-            forecast = await self.lora.jobs.forecast_generation(self.lora.view.settings)
+            forecast = await self.lora.deeds.attempt(self.lora.jobs.forecast_generation(self.lora.view.settings))
+            if forecast is None:
+                return
             width = max((len(what) for what, _ in forecast.lines), default=0) + 2
             lines = [styled((what.ljust(width), DIM), figure) for what, figure in forecast.lines]
             lines += [styled(("! ", "$warning"), warning) for warning in forecast.warnings]
@@ -287,42 +288,29 @@ class GenerateScreen(ModeScreen):
             return self._window is not None and len(self._window) > 0
         return True
 
-    async def action_start(self) -> None:
+    def action_start(self) -> None:
         """Begin a run with the current configuration."""
-        await self._begin(None)
+        self.lora.deeds.begin_soon("generate")
 
     async def action_resume(self) -> None:
         """Go on with the run in view."""
         if self._view is not None:
-            await self._begin(self._view.run.id)
-
-    async def _begin(self, resume: int | None) -> None:
-        app = self.lora
-        try:
-            mode = self._view.run.mode if resume is not None and self._view is not None else "generate"
-            run_id = await app.begin(mode, {}, resume)
-        except LoraTuiError as problem:
-            app.refused(problem)
-            return
-        app.view.generation_run = run_id
-        app.pull_soon()
+            await self.lora.deeds.resume(self._view.run)
 
     async def action_pause(self) -> None:
         """Begin no new calls."""
         if self._view is not None:
-            await self.lora.jobs.ask(self._view.run.id, "pause")
-            self.lora.say("Calls in flight are still answered, then it waits.")
+            await self.lora.deeds.ask(self._view.run.id, "pause", "Calls in flight are still answered, then it waits.")
 
     async def action_unpause(self) -> None:
         """Go on after a pause."""
         if self._view is not None:
-            await self.lora.jobs.ask(self._view.run.id, "continue")
+            await self.lora.deeds.ask(self._view.run.id, "continue")
 
     async def action_stop(self) -> None:
         """Stop and keep."""
         if self._view is not None:
-            await self.lora.jobs.stop(self._view.run.id)
-            self.lora.say("Stopping: calls that are paid for are still taken in.")
+            await self.lora.deeds.stop(self._view.run.id, "Stopping: calls that are paid for are still taken in.")
 
     @property
     def _pair_id(self) -> int | None:
@@ -332,17 +320,17 @@ class GenerateScreen(ModeScreen):
     async def action_verdict(self, verdict: str) -> None:
         """Decide on the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
-            await self.lora.judge(pair_id, verdict)
+            await self.lora.deeds.judge(pair_id, verdict)
 
     async def action_edit(self) -> None:
         """Change the wording of the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
-            await self.lora.edit(pair_id)
+            await self.lora.deeds.edit(pair_id)
 
     async def action_undo(self) -> None:
         """Take the last verdict or edit back."""
         if self._window is not None:
-            await self.lora.undo(self._window.run_id)
+            await self.lora.deeds.undo(self._window.run_id)
 
     def action_search(self) -> None:
         """Open the search line."""

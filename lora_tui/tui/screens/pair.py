@@ -8,9 +8,8 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import PairDetail, pair_detail
-from lora_tui.text import clean, one_line
+from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.views import pair as words
 from lora_tui.tui.views.pairs import PairWindow
@@ -122,17 +121,17 @@ class PairScreen(ModalScreen[int | None]):
 
     async def action_verdict(self, verdict: str) -> None:
         """Decide on this pair."""
-        await self._lora.judge(self._pair_id, verdict)
+        await self._lora.deeds.judge(self._pair_id, verdict)
         await self._show()
 
     async def action_undo(self) -> None:
         """Take back the last verdict or edit of the run."""
-        await self._lora.undo(self._window.run_id)
+        await self._lora.deeds.undo(self._window.run_id)
         await self._show()
 
     async def action_edit(self) -> None:
         """Change the wording."""
-        await self._lora.edit(self._pair_id, self._show_again)
+        await self._lora.deeds.edit(self._pair_id, self._show_again)
 
     async def _show_again(self) -> None:
         await self._show()
@@ -153,8 +152,7 @@ class EditPair(ModalScreen[tuple[str, str] | None]):
 
     def __init__(self, question: str, answer: str) -> None:
         super().__init__()
-        # What cannot be shown cannot be edited: it becomes a visible sign.
-        self._question, self._answer = clean(question), clean(answer)
+        self._question, self._answer = question, answer
 
     def compose(self) -> ComposeResult:
         """Question above answer."""
@@ -178,16 +176,3 @@ class EditPair(ModalScreen[tuple[str, str] | None]):
     def action_save(self) -> None:
         """Hand the new wording back; empty fields are refused where they are stored."""
         self.dismiss((self.query_one("#edit-question", TextArea).text, self.query_one("#edit-answer", TextArea).text))
-
-
-async def edit_with(app: "LoraApp", detail: PairDetail, wording: tuple[str, str] | None) -> None:
-    """Store a new wording, and say what came of it."""
-    if wording is None or wording == (clean(detail.pair.question), clean(detail.pair.answer)):
-        return
-    try:
-        moved = await app.jobs.edit_pair(detail.pair.id, *wording)
-    except LoraTuiError as problem:
-        app.refused(problem)
-        return
-    app.say(moved.words)
-    app.pull_soon()

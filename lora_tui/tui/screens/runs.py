@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
@@ -164,13 +163,13 @@ class RunsScreen(ModeScreen):
     async def action_resume(self) -> None:
         """Go on with the run."""
         if self._run is not None:
-            await self.lora.resume(self._run)
+            await self.lora.deeds.resume(self._run)
 
     async def action_stop(self) -> None:
         """Ask the run's owner to save and end."""
         if self._run is not None:
-            await self.lora.jobs.stop(self._run.id)
-            self.lora.say(f"Run {self._run.id} is asked to stop; its work is saved.")
+            run_id = self._run.id
+            await self.lora.deeds.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
 
     def action_talk(self) -> None:
         """Talk to the run's adapter."""
@@ -198,16 +197,8 @@ class RunsScreen(ModeScreen):
         self.app.push_screen(Choose(f"Export run {run.id}", choices, safe="cancel"), chosen)
 
     async def _export(self, run: RunLine, form: str, path: str | None) -> None:
-        if not path:
-            return
-        app = self.lora
-        try:
-            number = await app.begin("export", {"adapter_run": run.id, "format": form, "output": path}, None)
-        except LoraTuiError as problem:
-            app.refused(problem)
-            return
-        app.say(f"Run {number} exports to {path}; it is listed here when it is done.")
-        app.pull_soon()
+        if path:
+            await self.lora.deeds.export(run, form, path)
 
     def action_rename(self) -> None:
         """Name the run."""
@@ -216,13 +207,8 @@ class RunsScreen(ModeScreen):
             self.app.push_screen(Ask(f"Name of run {run.id}:", run.name), lambda name: self._rename(run, name))
 
     async def _rename(self, run: RunLine, name: str | None) -> None:
-        if name is None:
-            return
-        try:
-            await self.lora.jobs.rename(run.id, name)
-        except LoraTuiError as problem:
-            self.lora.refused(problem)
-        self.lora.pull_soon()
+        if name is not None:
+            await self.lora.deeds.rename(run, name)
 
     def action_delete(self) -> None:
         """Ask, then delete."""
@@ -241,17 +227,9 @@ class RunsScreen(ModeScreen):
         )
 
     async def _delete(self, run: RunLine, choice: str | None) -> None:
-        if choice not in ("row", "files"):
-            return
-        try:
-            words = await self.lora.jobs.delete(run.id, with_files=choice == "files")
-        except LoraTuiError as problem:
-            self.lora.refused(problem)
-            return
-        self._marked = [number for number in self._marked if number != run.id]
-        self.lora.forget(run.id)
-        self.lora.say(words)
-        self.lora.pull_soon()
+        if choice in ("row", "files"):
+            await self.lora.deeds.delete(run, with_files=choice == "files")
+            self._marked = [number for number in self._marked if self.lora.view.run(number) is not None]
 
     def action_copy(self) -> None:
         """Send the run's folder to the clipboard."""

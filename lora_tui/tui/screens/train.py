@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.machine import DeviceLoad, device_load
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
@@ -246,7 +245,9 @@ class TrainScreen(ModeScreen):
         if self._forecast is not None:
             return
         self._forecast = Content("…")
-        forecast = await self.lora.jobs.forecast_training(self.lora.view.settings)
+        forecast = await self.lora.deeds.attempt(self.lora.jobs.forecast_training(self.lora.view.settings))
+        if forecast is None:
+            return
         width = max((len(what) for what, _ in forecast.lines), default=0) + 2
         lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
         lines += [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
@@ -279,33 +280,24 @@ class TrainScreen(ModeScreen):
             return self.size.width < 100
         return True
 
-    async def action_start(self) -> None:
+    def action_start(self) -> None:
         """Begin a run with the current configuration."""
-        app = self.lora
-        try:
-            run_id = await app.begin("train", {}, None)
-        except LoraTuiError as problem:
-            app.refused(problem)
-            return
-        app.view.training_run = run_id
-        app.pull_soon()
+        self.lora.deeds.begin_soon("train")
 
     async def action_resume(self) -> None:
         """Go on with the run in view."""
         if self._view is not None:
-            await self.lora.resume(self._view.run)
+            await self.lora.deeds.resume(self._view.run)
 
     async def action_stop(self) -> None:
         """Stop and keep."""
         if self._view is not None:
-            await self.lora.jobs.stop(self._view.run.id)
-            self.lora.say("Stopping: the step is finished and saved first.")
+            await self.lora.deeds.stop(self._view.run.id, "Stopping: the step is finished and saved first.")
 
     async def action_checkpoint(self) -> None:
         """Have a checkpoint saved."""
         if self._view is not None:
-            await self.lora.jobs.ask(self._view.run.id, "checkpoint")
-            self.lora.say("A checkpoint is saved after this step.")
+            await self.lora.deeds.ask(self._view.run.id, "checkpoint", "A checkpoint is saved after this step.")
 
     def action_chat(self) -> None:
         """Talk to the newest checkpoint."""

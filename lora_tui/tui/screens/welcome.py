@@ -1,6 +1,7 @@
 """The first start: three plain choices, each of which leads to something that runs within a minute."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -66,20 +67,24 @@ class Welcome(ModalScreen[None]):
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Enter or a click."""
-        self.run_worker(self.action_choose((event.button.id or "").removeprefix("choice-")), exit_on_error=False)
+        self.action_choose((event.button.id or "").removeprefix("choice-"))
 
-    async def action_choose(self, name: str) -> None:
+    def action_choose(self, name: str) -> None:
         """Start the quickstart, or ask for what the other ways need."""
         app = self._lora
+        self.dismiss(None)
         if name == "show":
-            self.dismiss(None)
-            await app.start_mode("quickstart", {})
+            app.action_quickstart()
         elif name == "files":
-            self.dismiss(None)
-            app.push_screen(FromFiles(app.view.settings), app.started_from_files)
+            app.push_screen(FromFiles(app.view.settings), partial(_begin, app, "generate"))
         else:
-            self.dismiss(None)
-            app.push_screen(FromData(app.view.settings), app.started_from_data)
+            app.push_screen(FromData(app.view.settings), partial(_begin, app, "train"))
+
+
+def _begin(app: "LoraApp", mode: str, settings: Settings | None) -> None:
+    """Begin what the form was filled in for."""
+    if settings is not None:
+        app.deeds.begin_soon(mode, settings)
 
 
 def _machine(settings: Settings) -> str:
