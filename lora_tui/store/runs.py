@@ -120,12 +120,23 @@ async def rename(store: Store, run_id: int, name: str) -> bool:
         return await t.execute("UPDATE runs SET name=? WHERE id=?", (name, run_id)) == 1
 
 
-async def delete(t: Store, run_id: int) -> None:
-    """Delete a run and every row that belongs to it, inside the caller's transaction.
+async def delete_some(t: Store, run_id: int, most: int) -> bool:
+    """Delete a part of a run inside the caller's transaction, in the end the run; returns whether it is gone.
 
-    Passages belong to no run and stay, and so do conversations and the feedback that the weights follow from.
+    A million rows take seconds, in which nobody else could write: so they go in parts, `most` rows of a table at once,
+    until this says that nothing is left. Passages belong to no run and stay, and so do conversations and the feedback
+    that the weights follow from.
     """
+    deleted = 0
+    for table, key in (("events", "id"), ("steps", "step"), ("tasks", "id")):  # with tasks go calls and pairs
+        deleted += await t.execute(
+            f"DELETE FROM {table} WHERE run_id=? AND {key} IN (SELECT {key} FROM {table} WHERE run_id=? LIMIT ?)",
+            (run_id, run_id, most),
+        )
+    if deleted:
+        return False
     await t.execute("DELETE FROM runs WHERE id=?", (run_id,))
+    return True
 
 
 async def folders_of_others(t: Store, run_id: int) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from lora_tui.config import Settings
+from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS
 from lora_tui.store.schema import MIGRATIONS, VERSION
 
 GENERATING, TRAINING = 1, 2
@@ -31,7 +32,8 @@ _TYPES = ("fact", "how", "why", "compare", "definition", "apply")
 _DIFFICULTIES = ("easy", "medium", "hard")
 _TOPICS = ("bees", "sourdough", "cranes", "checksums", "harbours", "clocks", "Straßen", "evaluation protocol")
 _METRICS = ("judge_groundedness", "judge_correctness", "judge_usefulness", "coverage", "grounding")
-_WEIGHTS = {name: 1 / len(_METRICS) for name in _METRICS}
+_WEIGHTS = dict(GENERATION_PRIORS)
+_ANSWER_WEIGHTS = dict(EVALUATION_PRIORS)
 _LOST = "the program ended before the answer was stored"
 
 
@@ -215,7 +217,7 @@ def _training(connection: sqlite3.Connection, size: Size) -> None:
         " 'steps', 2000000, 'epoch', epoch, 'loss', loss, 'lr', lr, 'grad_norm', grad_norm, 'tokens', tokens,"
         " 'tokens_per_s', tokens_per_s, 'seconds', seconds, 'memory_mb', memory_mb, 'eta_s', 60.0) FROM steps"
     )
-    weights = json.dumps(_WEIGHTS)
+    weights = json.dumps(_ANSWER_WEIGHTS)
     evaluations = range(1, 201)
     connection.executemany(
         "INSERT INTO evaluations VALUES (?, 2, ?, 'tuned', ?, ?, ?, 1, ?)",

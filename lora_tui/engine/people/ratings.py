@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lora_tui.config import Settings
 from lora_tui.config.models import Aggregator
 from lora_tui.engine.inference.special import predefined_reply
-from lora_tui.engine.weights import EVALUATION, noted
+from lora_tui.engine.weights import EVALUATION, PRIORS, noted
 from lora_tui.errors import UsageError
 from lora_tui.store import feedback, people, runs
 from lora_tui.store.connection import Store
@@ -104,6 +104,8 @@ async def _sample(t: Store, sample_id: int) -> tuple[people.RatedSample, float]:
     sample = await people.rated_sample(t, sample_id)
     if sample is None:
         raise UsageError(f"There is no answer {sample_id} in {t.path}.")
+    if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
+        raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
     return sample, float(await runs.setting(t, sample.run_id, _LEARNING_RATE, Aggregator().learning_rate))
 
 

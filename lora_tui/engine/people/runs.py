@@ -12,10 +12,12 @@ from lora_tui.config.models import Training
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import LIVE_STATES
+from lora_tui.store.rows import LIVE_STATES, Run
 
 _RUN_FOLDER = re.compile(r"run-\d+(-\d+)?")
 _LONGEST_NAME = 80
+_AT_ONCE = 5000
+"""Rows of a table that are deleted in one transaction: the others who write wait for a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +52,27 @@ async def delete_run(store: Store, run_id: int, *, with_files: bool) -> Deleted:
     With `with_files` its folder goes too, if this program made it and no other run has results there.
     """
     await runs.mark_interrupted(store)
+    gone = False
+    while not gone:
+        run, others, gone = await _delete_part(store, run_id)
+    if not with_files or not run.folder:
+        return Deleted(run_id)
+    folder = Path(run.folder)
+    save_dir = run.settings.get("fine_tuning", {}).get("training", {}).get("save_dir", Training().save_dir)
+    kept = await asyncio.to_thread(_remove, folder, Path(save_dir), [Path(other) for other in others], store.path)
+    return Deleted(run_id, None if kept else folder, kept)
+
+
+async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]:
+    """Delete some of a run; returns it, the folders of the other runs, and whether it is gone altogether."""
     async with store.transaction() as t:
         run = await runs.get(t, run_id)
         if run is None:
             raise _no_run(store, run_id)
-        if run.state in LIVE_STATES:
+        if run.state in LIVE_STATES:  # looked at each time: it can be taken up between two parts
             raise UsageError(f"Run {run_id} is live (process {run.pid} on {run.host}). Stop it before you delete it.")
         others = await runs.folders_of_others(t, run_id)
-        save_dir = await runs.setting(t, run_id, "fine_tuning.training.save_dir", Training().save_dir)
-        await runs.delete(t, run_id)
-    if not with_files or not run.folder:
-        return Deleted(run_id)
-    folder = Path(run.folder)
-    kept = await asyncio.to_thread(_remove, folder, Path(save_dir), [Path(other) for other in others], store.path)
-    return Deleted(run_id, None if kept else folder, kept)
+        return run, others, await runs.delete_some(t, run_id, _AT_ONCE)
 
 
 def _no_run(store: Store, run_id: int) -> UsageError:

@@ -109,6 +109,21 @@ def test_what_cannot_be_rated_is_refused_and_changes_nothing(tmp_path: Path, sam
     assert with_store(tmp_path / "store.db", work) == 0
 
 
+@pytest.mark.parametrize("metrics", [{}, {"coverage": 1.0}])
+def test_an_answer_without_metrics_that_have_a_weight_cannot_be_rated(
+    tmp_path: Path, metrics: dict[str, float]
+) -> None:
+    async def work(store: Store) -> Any:
+        run_id = await runs.create(store, "train", SETTINGS, {})
+        samples = [{**SAMPLE, "metrics": metrics}]
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": samples})])
+        with pytest.raises(UsageError, match="without metrics"):
+            await rate_sample(store, 1, 3)
+        return await store.value("SELECT COUNT(*) FROM feedback")
+
+    assert with_store(tmp_path / "store.db", work) == 0, "one that cannot be replayed would spoil the log for good"
+
+
 async def talked(store: Store, *turns: tuple[str, str]) -> list[int]:
     run_id = await runs.create(store, "train", SETTINGS, {})
     talk = await chat.begin(store, run_id, "model", "/adapter")

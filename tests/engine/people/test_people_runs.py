@@ -104,6 +104,55 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
     with_store(tmp_path / "store.db", work)
 
 
+def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_tui.engine.people.runs._AT_ONCE", 4)
+    parts: list[int] = []
+    real = runs.delete_some
+
+    async def counted(t: Store, run_id: int, most: int) -> bool:
+        before = await t.value("SELECT COUNT(*) FROM events")
+        gone = await real(t, run_id, most)
+        parts.append(before - await t.value("SELECT COUNT(*) FROM events"))
+        return gone
+
+    monkeypatch.setattr(runs, "delete_some", counted)
+
+    async def work(store: Store) -> None:
+        run_id, kept = await ended(store), await ended(store)
+        for where in (run_id, kept):
+            await events.append(store, where, [(1.0, "step", {**STEP, "step": n}) for n in range(10)])
+            await make_pair(store, where, state="accepted")
+        await delete_run(store, run_id, with_files=False)
+        assert parts == [4, 4, 2, 0]
+        left = await store.tuples("SELECT DISTINCT run_id FROM events UNION SELECT run_id FROM steps")
+        assert left == [(kept,)]
+        assert await store.value("SELECT COUNT(*) FROM pairs") == 1
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_a_run_that_is_taken_up_while_it_is_deleted_is_left_to_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runs.delete_some
+
+    async def resumed(t: Store, run_id: int, most: int) -> bool:
+        gone = await real(t, run_id, most)
+        await t.execute("UPDATE runs SET state='running' WHERE id=?", (run_id,))
+        return gone
+
+    monkeypatch.setattr(runs, "delete_some", resumed)
+
+    async def work(store: Store) -> Any:
+        run_id = await ended(store)
+        await events.append(store, run_id, [(1.0, "note", {})])
+        with pytest.raises(UsageError, match="Run 1 is live"):
+            await delete_run(store, run_id, with_files=True)
+        return await runs.get(store, run_id)
+
+    assert with_store(tmp_path / "store.db", work) is not None
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "stopping"])
 def test_a_live_run_is_not_deleted(tmp_path: Path, state: str) -> None:
     folder = adapter(tmp_path / "checkpoints" / "run-1")
