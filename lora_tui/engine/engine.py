@@ -256,9 +256,9 @@ class Engine:
         """Answer the commands that are open, except for those that wait for their phase."""
         for command in await events.open_commands(context.store, context.run_id):
             outcome: str | None = DONE
-            if command.kind == "stop" and not last:
+            if command.kind == "stop":
                 self._request_stop(context.run_id)
-            elif command.kind != "stop":
+            else:
                 outcome = await context.commands.outcome(command, last=last)
             if outcome is not None:
                 await events.answer(context.store, command.id, outcome)

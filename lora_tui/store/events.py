@@ -68,6 +68,12 @@ async def open_commands(store: Store, run_id: int) -> list[Command]:
     )
 
 
+async def outcome(store: Store, command_id: int) -> str | None:
+    """Return how a command was answered, "done" where it was obeyed; None while it is open."""
+    found: str | None = await store.value("SELECT outcome FROM commands WHERE id=?", (command_id,))
+    return found
+
+
 async def answer(store: Store, command_id: int, outcome: str) -> None:
     """Mark a command as done."""
     async with store.transaction() as t:

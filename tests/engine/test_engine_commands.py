@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from lora_tui.engine import engine as engine_module
+from lora_tui.engine.commands import Commands
 from lora_tui.engine.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
+from lora_tui.store.rows import Command
 from tests.engine.conftest import Workshop
 from tests.engine.test_engine_life import until_stopped, wait_for
 
@@ -30,11 +32,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def outcome_of(workshop: Workshop, number: int, seconds: float = 20.0) -> str:
     """The outcome of a command, once it is answered."""
-
-    async def answered(store: Any) -> Any:
-        return await store.value("SELECT outcome FROM commands WHERE id=?", (number,))
-
-    return str(wait_for(lambda: workshop.ask(answered), seconds))
+    return str(wait_for(lambda: workshop.ask(events.outcome, number), seconds))
 
 
 def honouring(kind: str, heard: list[str], **more: Any) -> Job:
@@ -45,7 +43,6 @@ def honouring(kind: str, heard: list[str], **more: Any) -> Job:
         return "done"
 
     async def work(ctx: RunContext) -> dict[str, Any]:
-        await asyncio.sleep(more.get("first", 0.0))
         with ctx.commands.honoured({kind: obey}):
             ctx.emit("note", message="under way")
             await asyncio.wait([asyncio.ensure_future(ctx.stop_async.wait())], timeout=more.get("seconds"))
@@ -98,18 +95,19 @@ def test_what_does_not_fit_is_answered_with_the_reason_and_the_run_goes_on(
     assert future.result(timeout=20).state == "stopped"
 
 
-def test_a_command_that_comes_just_before_its_phase_is_obeyed_in_it(
-    workshop: Workshop, job: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_COMMAND_POLL_SECONDS", 0.4)
-    heard: list[str] = []
-    job(honouring("pause", heard, first=0.2), "quickstart")
-    run_id, future = workshop.start("quickstart")
-    number = workshop.ask(events.ask, run_id, "pause")
-    assert outcome_of(workshop, number) == "done"
-    assert heard == ["pause"]
-    workshop.engine.stop(run_id)
-    future.result(timeout=20)
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_command_that_comes_too_early_waits_for_one_poll(begins: bool) -> None:
+    async def obey() -> str:
+        return "done"
+
+    async def polls() -> list[str | None]:
+        commands = Commands("quickstart")
+        early = Command(7, 1, "pause", {})
+        first = await commands.outcome(early, last=False)
+        with commands.honoured({"pause": obey} if begins else {}):
+            return [first, await commands.outcome(early, last=False)]
+
+    assert asyncio.run(polls()) == [None, "done" if begins else "not now: it writes no pairs"]
 
 
 def test_a_command_that_comes_after_its_phase_is_not_obeyed(workshop: Workshop, job: Callable[..., None]) -> None:
