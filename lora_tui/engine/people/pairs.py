@@ -26,7 +26,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a person's act did to a pair; `changed` is false where it was so already.
+    """What a person's act did to a pair, `words` for people; `changed` is false where it was so already.
 
     `live` says that the run has an owner, who has been told and writes the run's file. Else `file` is the path that was
     written anew, None where there was none to write, and `file_problem` what kept it from being written. `before` and
@@ -97,8 +97,8 @@ async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> C
 async def undo(store: Store, run_id: int) -> str | None:
     """Take back the newest override or edit of a pair of a run that is in force; returns it in words.
 
-    Verdict, score, cause, reason and text are as they were before, and so are the weights. None where there is nothing
-    to take back.
+    Verdict, score, cause, reason and text are as they were before, and so are the weights. The words say whether the
+    run's file was written anew. None where there is nothing to take back.
     """
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
@@ -115,7 +115,10 @@ async def undo(store: Store, run_id: int) -> str | None:
             words = f"took back the edit of {_title(replace(pair, question=edit.question))}"
             await people.take_back_edit(t, edit)
             await _tell(t, act, pair.id)
-    return (await _end(store, act, Changed(pair.id, run_id, words, live=act.live))).words
+    done = await _end(store, act, Changed(pair.id, run_id, words, live=act.live))
+    if done.file is not None:
+        return f"{words}; {done.file.name} is written anew"
+    return words if done.file_problem is None else f"{words}; {done.file_problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,7 @@ async def _end(store: Store, act: _Act, done: Changed) -> Changed:
     if act.live:
         return done
     file, problem = await write_again(store, act.run_id, act.file)
-    more = f"; {file.name} is written anew" if file is not None else f"; {problem}" if problem is not None else ""
-    return replace(done, words=done.words + more, file=file, file_problem=problem)
+    return replace(done, file=file, file_problem=problem)
 
 
 def _title(pair: PairRow) -> str:

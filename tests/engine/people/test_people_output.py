@@ -37,7 +37,7 @@ def test_every_act_shows_in_the_file_of_a_run_that_has_ended(tmp_path: Path, fil
         second = await make_pair(store, run_id, "Two?", "rejected")
         done = await override_pair(store, second, "accepted")
         assert done.file == file
-        assert done.words == "accepted: «Two?»; accepted.txt is written anew"
+        assert done.words == "accepted: «Two?»"
         assert content(file).count("Question: ") == 2
         assert (await edit_pair(store, first, "Uno?", "Sì.")).file == file
         assert content(file) == "Question: Uno?\nAnswer: Sì.\n\nQuestion: Two?\nAnswer: To show the way.\n"
@@ -123,15 +123,16 @@ def test_a_run_that_wrote_no_file_gets_none(tmp_path: Path, file: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told_and_the_verdict_stands(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> tuple[Changed, Any]:
+    async def work(store: Store) -> tuple[Changed, Any, str | None]:
         pair_id = await make_pair(store, await new_run(store, wrote="accepted.txt"), state="rejected")
         put_a_folder_there(file)
-        return await override_pair(store, pair_id, "accepted"), await store.value("SELECT state FROM pairs")
+        done = await override_pair(store, pair_id, "accepted")
+        return done, await store.value("SELECT state FROM pairs"), await undo(store, 1)
 
-    done, state = with_store(tmp_path / "store.db", work)
+    done, state, undone = with_store(tmp_path / "store.db", work)
     assert (state, done.file) == ("accepted", None)
     assert done.file_problem == f"cannot write {file}: it is a folder; name a file in it"
-    assert done.file_problem in done.words
+    assert undone == f"took back the acceptance of «Why do bees dance?»; {done.file_problem}"
 
 
 def test_the_quickstarts_own_file_is_one_too(tmp_path: Path) -> None:
