@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.people import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.people.files import write_again
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.people.test_people_pairs import new_run
@@ -143,3 +144,14 @@ def test_the_quickstarts_own_file_is_one_too(tmp_path: Path) -> None:
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
     assert with_store(tmp_path / "store.db", work).file == tmp_path / "accepted.txt"
+
+
+def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> Any:
+        run_id = await new_run(store, wrote="accepted.txt")
+        await make_pair(store, run_id, state="accepted")
+        await runs.take_over(store, run_id)
+        return await write_again(store, run_id, file)
+
+    assert with_store(tmp_path / "store.db", work) == (None, None)
+    assert content(file) == "Question: old\nAnswer: old\n"

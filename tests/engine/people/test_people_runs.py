@@ -106,13 +106,15 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
 
 def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.people.runs._AT_ONCE", 4)
-    parts: list[int] = []
+    parts: list[list[int]] = []
     real = runs.delete_some
 
     async def counted(t: Store, run_id: int, most: int) -> bool:
-        before = await t.value("SELECT COUNT(*) FROM events")
+        tables = ("events", "steps", "tasks")
+        before = [await t.value(f"SELECT COUNT(*) FROM {table}") for table in tables]
         gone = await real(t, run_id, most)
-        parts.append(before - await t.value("SELECT COUNT(*) FROM events"))
+        after = [await t.value(f"SELECT COUNT(*) FROM {table}") for table in tables]
+        parts.append([one - other for one, other in zip(before, after, strict=True)])
         return gone
 
     monkeypatch.setattr(runs, "delete_some", counted)
@@ -123,7 +125,7 @@ def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, mo
             await events.append(store, where, [(1.0, "step", {**STEP, "step": n}) for n in range(10)])
             await make_pair(store, where, state="accepted")
         await delete_run(store, run_id, with_files=False)
-        assert parts == [4, 4, 2, 0]
+        assert parts == [[4, 4, 2], [4, 4, 0], [2, 2, 0], [0, 0, 0]]
         left = await store.tuples("SELECT DISTINCT run_id FROM events UNION SELECT run_id FROM steps")
         assert left == [(kept,)]
         assert await store.value("SELECT COUNT(*) FROM pairs") == 1
