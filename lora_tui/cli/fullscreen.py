@@ -1,12 +1,14 @@
 """The full-screen app from the outside: its terminal, its signals, and what becomes of runs when it has ended."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from lora_tui.cli.jobs import EngineJobs
 from lora_tui.cli.launcher import Leash, with_parent
@@ -14,7 +16,12 @@ from lora_tui.cli.report import PREFIX, Report
 from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
-from lora_tui.config import Loaded
+from lora_tui.errors import ConfigError
+from lora_tui.logs import keep_secret, set_up_logging
+from lora_tui.tui.view import AppOptions, View
+
+if TYPE_CHECKING:
+    from lora_tui.config import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -31,43 +38,87 @@ def can_show(streams: Streams) -> bool:
     )
 
 
-def open_app(streams: Streams, report: Report, loaded: Loaded, store_path: Path, attach: int | None = None) -> int:
-    """Show the app until it is left; returns the exit status."""
+def main_of_the_app(words: list[str], streams: Streams) -> int:
+    """Show the app until it is left; returns the exit status. What is wrong is said before anything is drawn."""
+    report = Report(streams)
+    try:
+        return with_parent(lambda leash: _Session(streams, report, leash).run(), lambda: _errand(words))
+    except BaseException as problem:  # noqa: BLE001  # `tell` raises what is not to be told again
+        from lora_tui.cli.main import tell
 
-    def child(leash: Leash) -> int:
-        return _Session(streams, report, loaded, store_path, attach, leash).run()
+        return tell(problem, streams, report)
 
-    return with_parent(child)
+
+def _errand(words: list[str]) -> bytes:
+    """Read the command line and the configuration, and look for the run to attach to: what must be right beforehand.
+
+    The app's process reads the configuration again, later; what it needs at once is told here.
+    """
+    from lora_tui.cli.main import read
+    from lora_tui.cli.stores import choose_store
+    from lora_tui.config import load_settings
+
+    request = read(words)
+    assert request is not None, "no option of the app's is answered by itself"
+    settings = load_settings(request.config, request.overrides).settings
+    store_path = choose_store(request, settings)
+    if request.attach is not None:
+        from lora_tui.cli.looking import check_run
+
+        check_run(request.attach, store_path)
+    told = {
+        "store": str(store_path),
+        "attach": request.attach,
+        "config": None if request.config is None else str(request.config),
+        "overrides": list(request.overrides),
+        "log_level": request.log_level,
+        "key": settings.data_generation.api_key_env,
+        "level": settings.logging.level,
+        "app": settings.app.model_dump(mode="json"),
+    }
+    return json.dumps(told).encode()
 
 
 class _Session:
     """The app's process."""
 
-    def __init__(
-        self, streams: Streams, report: Report, loaded: Loaded, store_path: Path, attach: int | None, leash: Leash
-    ) -> None:
+    def __init__(self, streams: Streams, report: Report, leash: Leash) -> None:
+        self._told: dict[str, Any] = {}
         self._streams = streams
         self._report = report
-        self._loaded = loaded
-        self._store_path = store_path
-        self._attach = attach
         self._leash = leash
         self._stopped_by: int | None = None
-        self._hint = store_option(store_path)
+        self._hint = ""
 
     def run(self) -> int:
         """Show the app, then see to the runs that are left."""
-        app_settings = self._loaded.settings.app
         over_ssh = "SSH_CONNECTION" in os.environ or "SSH_TTY" in os.environ
         if over_ssh:
             for name, value in _SLOW_LINK.items():
                 os.environ.setdefault(name, value)
-        if app_settings.animation == "none" or (app_settings.animation == "auto" and over_ssh):
-            os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
-        jobs = EngineJobs(self._store_path, self._loaded)
+        # Everything that the first paint needs is imported while the parent reads the configuration.
+        import lora_tui.tui.app
+        import lora_tui.tui.screens.generate  # noqa: F401
+
+        received = self._leash.receive()
+        if received is None:
+            return 0  # the parent says what is wrong
+        self._told = told = json.loads(received)
+        self._report.log_file = set_up_logging(told["log_level"] or told["level"])
+        keep_secret(told["key"])
+        store_path = Path(told["store"])
+        self._hint = store_option(store_path)
+        jobs = EngineJobs(store_path, self._load)
+        animation = told["app"]["animation"]
+        options = AppOptions(
+            told["app"]["theme"],
+            told["app"]["refresh_per_second"],
+            animation == "full" or (animation == "auto" and not over_ssh),
+            told["app"]["keys"],
+        )
         terminal = self._streams.lend_terminal(self._report.log_file)
         try:
-            ending = self._show(jobs, terminal)
+            ending = self._show(jobs, terminal, store_path, options, mouse=told["app"]["mouse"])
         finally:
             self._streams.take_terminal_back()
         try:
@@ -75,14 +126,24 @@ class _Session:
         finally:
             jobs.close()
 
-    def _show(self, jobs: EngineJobs, terminal: int) -> str:
-        from lora_tui.tui.app import LoraApp, View
+    def _load(self) -> "Loaded":
+        """Read the configuration; the parent has found nothing wrong with it a moment ago."""
+        from lora_tui.config import Loaded, Settings, load_settings
+
+        try:
+            config = self._told["config"]
+            return load_settings(None if config is None else Path(config), self._told["overrides"])
+        except ConfigError:
+            log.exception("the configuration has changed since the start")
+            return Loaded(Settings(), None)
+
+    def _show(self, jobs: EngineJobs, terminal: int, store_path: Path, options: AppOptions, *, mouse: bool) -> str:
+        from lora_tui.tui.app import LoraApp
         from lora_tui.tui.driver import SteadyDriver
 
         SteadyDriver.terminal = terminal
-        settings = self._loaded.settings
-        view = View(settings, settings, self._loaded.path)
-        app = LoraApp(self._store_path, jobs, view, attach=self._attach, log_file=self._report.log_file)
+        view = View(self._load)
+        app = LoraApp(store_path, jobs, view, options, attach=self._told["attach"], log_file=self._report.log_file)
 
         async def show() -> None:
             loop = asyncio.get_running_loop()
@@ -97,7 +158,7 @@ class _Session:
 
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, on_signal)
-            await app.run_async(mouse=settings.app.mouse)
+            await app.run_async(mouse=mouse)
 
         asyncio.run(show())
         if app.failed:

@@ -13,7 +13,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.config import Loaded, Settings
 from lora_tui.store.connection import Store
 from lora_tui.tui.jobs import (
     Conversation,
@@ -29,6 +28,7 @@ from lora_tui.tui.jobs import (
 )
 
 if TYPE_CHECKING:
+    from lora_tui.config import Loaded, Settings
     from lora_tui.engine.engine import Engine, Outcome
     from lora_tui.engine.inference.chat import ChatSession
 
@@ -39,9 +39,9 @@ Item = Speech | Sign | Remark | Said
 class EngineJobs:
     """What the app asks of this process's engine."""
 
-    def __init__(self, store_path: Path, loaded: Loaded) -> None:
+    def __init__(self, store_path: Path, load: "Callable[[], Loaded]") -> None:
         self._store_path = store_path
-        self._loaded = loaded
+        self._load = load
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._own: dict[int, Future[Outcome]] = {}
@@ -69,14 +69,16 @@ class EngineJobs:
 
     # Runs
 
-    async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+    async def start(
+        self, mode: str, settings: "Settings", options: Mapping[str, Any], resume: int | None = None
+    ) -> int:
         """Begin a run, or go on with one as the command line would: with its own settings, refused where it is live."""
         from lora_tui.cli.plan import make_plan
         from lora_tui.cli.request import Request
 
         given = dict(options)
         if resume is not None:
-            plan = await make_plan(Request(resume=resume), self._loaded, self._store_path)
+            plan = await make_plan(Request(resume=resume), await asyncio.to_thread(self._load), self._store_path)
             mode, settings, given = plan.mode, plan.settings, {**plan.options, **given}
         engine = await asyncio.to_thread(self._started)
         run_id, ending = await asyncio.to_thread(engine.submit, mode, settings, given, resume)
@@ -127,7 +129,7 @@ class EngineJobs:
         rated = await self._on_store(lambda store: rate_sample(store, sample_id, rating))
         return Moved(f"Rated {rating} of 5.", rated.before, rated.after)
 
-    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> Moved:
         """Rate a reply of a conversation."""
         from lora_tui.engine.people.ratings import rate_turn
 
@@ -174,19 +176,19 @@ class EngineJobs:
 
     # Looking ahead
 
-    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> Forecast:
         """What a training run with these settings will be."""
         from lora_tui.cli.forecast import training_forecast
 
         return training_forecast(await self._outlook(settings, data_file))
 
-    async def forecast_generation(self, settings: Settings) -> Forecast:
+    async def forecast_generation(self, settings: "Settings") -> Forecast:
         """What a generation run with these settings will be."""
         from lora_tui.cli.forecast import generation_forecast
 
         return generation_forecast(await self._outlook(settings, None), settings)
 
-    async def _outlook(self, settings: Settings, data_file: Path | None) -> Any:
+    async def _outlook(self, settings: "Settings", data_file: Path | None) -> Any:
         outlook = await asyncio.to_thread(_outlook_function)
         if self._engine is None and not self._store_path.is_file():  # one look at the disk
             return await outlook(settings, None, data_file)  # looking ahead creates no store
@@ -195,7 +197,7 @@ class EngineJobs:
     # Talking
 
     async def converse(
-        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+        self, speaker: Speaker, settings: "Settings", progress: Callable[[str, int, int], None]
     ) -> Conversation:
         """Load a model and open a conversation with it."""
         options: dict[str, Any] = {}

@@ -2,7 +2,8 @@
 
 Leaving the app while a run goes on must give the shell its prompt back, and a process cannot leave its shell while its
 threads train. So the program forks before anything heavy is loaded: the child is everything, the parent waits, passes
-signals on, and ends early when the child says that it goes on without a terminal.
+signals on, and ends early when the child says that it goes on without a terminal. Before it waits it does what the
+child would otherwise have to do before the first paint.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _RELEASE = b"r"
@@ -21,42 +22,61 @@ _PR_SET_PDEATHSIG = 1
 class Leash:
     """What the child holds of its parent."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader = reader
+        self._writer: int | None = writer
+
+    def receive(self) -> bytes | None:
+        """Wait for what the parent has found out; None where it failed, and will say so itself."""
+        with open(self._reader, "rb") as pipe:  # noqa: PTH123  # a descriptor, not a path
+            return pipe.read() or None
 
     def release(self) -> None:
         """Let the parent end, with status 0, and belong to no terminal any more. The child goes on."""
-        if self._descriptor is None:
+        if self._writer is None:
             return
         _end_with_parent(0)
         # A session of its own: the terminal's hang-up, or ctrl+c for whatever runs in it next, is not for this process.
         with contextlib.suppress(OSError):
             os.setsid()
-        os.write(self._descriptor, _RELEASE)
-        os.close(self._descriptor)
-        self._descriptor = None
+        os.write(self._writer, _RELEASE)
+        os.close(self._writer)
+        self._writer = None
 
 
-def with_parent(child: Callable[[Leash], int]) -> int:
+def with_parent(child: Callable[[Leash], int], errand: Callable[[], bytes]) -> int:
     """Run `child` in a process of its own and return its status, or 0 as soon as it has been released.
 
-    Call it while there is one thread and no open store.
+    Meanwhile the parent, which has nothing else to do, runs `errand` and hands its result to the child. When that
+    raises, the child is to end at once, and the exception is raised here. Call it while there is one thread and no open
+    store.
     """
-    reader, writer = os.pipe()
+    from_parent, to_child = os.pipe()
+    from_child, to_parent = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
     if process == 0:
-        os.close(reader)
+        os.close(to_child)
+        os.close(from_child)
         # A parent that is killed takes nobody with it, but nobody would give the terminal back: go on without.
         _end_with_parent(signal.SIGHUP)
-        return child(Leash(writer))
-    os.close(writer)
-    return _stand_by(process, reader)
+        return child(Leash(from_parent, to_parent))
+    os.close(from_parent)
+    os.close(to_parent)
+    with _passing_signals_on(process):
+        try:
+            with open(to_child, "wb") as pipe:  # noqa: PTH123  # a descriptor, not a path
+                pipe.write(errand())
+        except BaseException:
+            os.waitpid(process, 0)
+            raise
+        return _stand_by(process, from_child)
 
 
-def _stand_by(process: int, reader: int) -> int:
-    """Wait for the child to end or to be released; signals are passed on to it."""
+@contextlib.contextmanager
+def _passing_signals_on(process: int) -> Iterator[None]:
+    """Hand signals to the child, for as long as the block lasts."""
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -64,13 +84,20 @@ def _stand_by(process: int, reader: int) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
-        if os.read(reader, 1) == _RELEASE:
-            os._exit(0)  # nothing of this process is to be cleaned up: the terminal and the streams are the child's
-        _, status = os.waitpid(process, 0)
+        yield
     finally:
-        os.close(reader)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stand_by(process: int, reader: int) -> int:
+    """Wait for the child to end or to be released."""
+    try:
+        if os.read(reader, 1) == _RELEASE:
+            os._exit(0)  # nothing of this process is to be cleaned up: the terminal and the streams are the child's
+    finally:
+        os.close(reader)
+    _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
 

@@ -1,4 +1,4 @@
-"""``lora-tui``: reads the command line, does what it asks for, ends with the status that follows.
+"""Everything but the app: reads the command line, does what it asks for, ends with the status that follows.
 
 Nothing heavy is imported before the flags are read: ``--help`` and ``--version`` answer at once, and a mistyped option
 is told without waiting for pydantic, Rich or torch.
@@ -103,31 +103,43 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _guarded(words: list[str], streams: Streams, report: Report) -> int:
     """Do what is asked; every way it can go wrong becomes one or two lines and a status."""
     try:
-        request = command.main(words, prog_name="lora-tui", standalone_mode=False)
-        if not isinstance(request, Request):  # --help and --version have answered
-            return 0
-        return _perform(request, streams, report)
-    except click.ClickException as problem:
+        request = read(words)
+        return 0 if request is None else _perform(request, streams, report)
+    except BaseException as problem:  # noqa: BLE001  # `tell` raises what is not to be told again
+        return tell(problem, streams, report)
+
+
+def read(words: list[str]) -> Request | None:
+    """Return the checked request that a command line makes; None where --help or --version has answered it."""
+    request = command.main(words, prog_name="lora-tui", standalone_mode=False)
+    return request if isinstance(request, Request) else None
+
+
+def tell(problem: BaseException, streams: Streams, report: Report) -> int:
+    """Say in one or two lines what went wrong; returns the status that follows."""
+    if isinstance(problem, click.ClickException):
         return report.fail(_in_our_words(problem), UsageError.exit_status)
-    except LoraTuiError as problem:
-        log.info("%s", problem, exc_info=True)
+    if isinstance(problem, LoraTuiError):
+        log.info("%s", problem, exc_info=problem)
         return report.fail(str(problem), problem.exit_status)
-    except SystemExit as leaving:  # a signal has ended a chat
-        status = leaving.code if isinstance(leaving.code, int) else 1
+    if isinstance(problem, SystemExit):  # a signal has ended a chat
+        status = problem.code if isinstance(problem.code, int) else 1
         report.done("interrupted", status, {})
         return status
-    except (KeyboardInterrupt, click.Abort):
+    if isinstance(problem, KeyboardInterrupt | click.Abort):
         return report.fail("interrupted before anything had begun.", 130)
-    except BrokenPipeError as problem:
+    if isinstance(problem, BrokenPipeError):
         streams.survive(problem)
         return BROKEN_PIPE_STATUS
-    except Exception as problem:  # a bug of ours: told in two lines, with the traceback in the log
-        from lora_tui.logs import set_up_logging
+    if not isinstance(problem, Exception):
+        raise problem
+    # A bug of ours: told in two lines, with the traceback in the log.
+    from lora_tui.logs import set_up_logging
 
-        if report.log_file is None:
-            report.log_file = set_up_logging()
-        log.exception("unexpected")
-        return report.fail(report.unexpected(problem), 1)
+    if report.log_file is None:
+        report.log_file = set_up_logging()
+    log.error("unexpected", exc_info=problem)
+    return report.fail(report.unexpected(problem), 1)
 
 
 def _perform(request: Request, streams: Streams, report: Report) -> int:
@@ -152,15 +164,9 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
     store_path = choose_store(request, loaded.settings)
     if request.list_runs:
         return looking.list_runs(streams, report, store_path)
-    if request.asks_for_nothing or request.attach is not None:
-        from lora_tui.cli.fullscreen import can_show, open_app
-
-        if can_show(streams) and not request.json_lines:
-            if request.attach is not None:
-                looking.check_run(request.attach, store_path)
-            return open_app(streams, report, loaded, store_path, request.attach)
-        if request.attach is not None:
-            return looking.attach(request.attach, streams, report, store_path)
+    if request.attach is not None:
+        return looking.attach(request.attach, streams, report, store_path)
+    if request.asks_for_nothing:
         return looking.overview(streams, report, store_path)
     from lora_tui.cli.run import run
 

@@ -3,18 +3,21 @@
 import asyncio
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lora_tui.cli.request import Request
-from lora_tui.config import Settings
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
 
+if TYPE_CHECKING:
+    from lora_tui.cli.request import Request
+    from lora_tui.config import Settings
+
 _DEFAULT = "training_data.db"
 
 
-def choose_store(request: Request, settings: Settings) -> Path:
+def choose_store(request: "Request", settings: "Settings") -> Path:
     """Return the store file: ``--store``, else what the configuration names, relative to the current folder."""
     return Path(request.store or settings.data_generation.db_path).expanduser().absolute()
 

@@ -5,12 +5,12 @@ What a screen shows it asks for itself, when it is looked at and something has c
 """
 
 import asyncio
+import gc
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,6 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
-from lora_tui.config import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import RunLine, run_lines
 from lora_tui.store.rows import LIVE_STATES
@@ -36,6 +35,7 @@ from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
 from lora_tui.tui.theme import OURS, state
+from lora_tui.tui.view import AppOptions, View
 from lora_tui.tui.widgets.bar import PLACES, TopBar
 
 log = logging.getLogger(__name__)
@@ -49,28 +49,6 @@ _NET = Inert()
 _RUNS_SECONDS = 1.0
 _GENERATING = ("generate", "quickstart")
 _TRAINING = ("train", "quickstart")
-
-
-@dataclass
-class View:
-    """Which runs are in view, and the configuration that new runs begin with."""
-
-    settings: Settings
-    saved: Settings
-    """The configuration as the file has it: what differs is not saved yet."""
-    config_path: Path | None
-    generation_run: int | None = None
-    training_run: int | None = None
-    runs: list[RunLine] = field(default_factory=list)
-
-    def run(self, run_id: int | None) -> RunLine | None:
-        """The line of a run, or None."""
-        return next((run for run in self.runs if run.id == run_id), None)
-
-    @property
-    def live(self) -> list[RunLine]:
-        """Runs that have an owner, newest first."""
-        return [run for run in self.runs if run.state in LIVE_STATES]
 
 
 def _mode(name: str) -> Callable[[], Screen[Any]]:
@@ -131,6 +109,7 @@ class LoraApp(App[None]):
         store_path: Path,
         jobs: Jobs,
         view: View,
+        options: AppOptions | None = None,
         *,
         attach: int | None = None,
         log_file: Path | None = None,
@@ -157,28 +136,37 @@ class LoraApp(App[None]):
         """How often the store has been looked into."""
         for theme in OURS:
             self.register_theme(theme)
-        self._choose_theme(view.settings.app.theme)
-        if view.settings.app.animation == "none":
+        self.options = options or AppOptions()
+        self._choose_theme(self.options.theme)
+        if not self.options.animated:
             self.animation_level = "none"
 
     def _choose_theme(self, name: str) -> None:
-        """Take a theme; one that does not exist is no reason not to start."""
-        known = self.available_themes
-        self.theme = name if name in known else OURS[0].name
+        """Take a theme; one that does not exist is no reason not to start.
+
+        Quietly: told of a change, Textual would parse every style once more before the first paint.
+        """
+        self.set_reactive(App.theme, name if name in self.available_themes else OURS[0].name)
+        self.stylesheet.set_variables(self.get_css_variables())
 
     # Life
 
     def on_mount(self) -> None:
         """Begin to look, once something is on the screen."""
-        keys = self.view.settings.app.keys
-        if keys:
-            self.set_keymap(dict(keys))
-        self.call_after_refresh(self._watch)
+        if self.options.keys:
+            self.set_keymap(self.options.keys)
+        self.call_after_refresh(self._painted)
+
+    def _painted(self) -> None:
+        """Something is on the screen: begin to look, and to collect garbage again."""
+        gc.freeze()  # what the start has made is there to stay
+        gc.enable()
+        self._watch()
 
     @work(exit_on_error=False, group="watch")
     async def _watch(self) -> None:
         """Look into the store a few times a second, for as long as the app lasts."""
-        period = 1 / self.view.settings.app.refresh_per_second
+        period = 1 / self.options.refresh_per_second
         first = True
         while True:
             began = time.monotonic()
@@ -210,6 +198,8 @@ class LoraApp(App[None]):
         self._pull_now.set()
 
     async def _pull(self, *, first: bool) -> None:
+        if not self.view.is_prepared:
+            await asyncio.to_thread(self.view.prepare)
         changed = await self.look.changed()
         store = self.look.store
         self._runs_stale |= changed

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.config import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import RunLine, pair_detail
 from lora_tui.text import clean
 from lora_tui.tui.jobs import Moved
 
 if TYPE_CHECKING:
+    from lora_tui.config import Settings
     from lora_tui.tui.app import LoraApp
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Deeds:
             app.has_begun(run_id)
         return run_id
 
-    def begin_soon(self, mode: str, settings: Settings | None = None) -> None:
+    def begin_soon(self, mode: str, settings: "Settings | None" = None) -> None:
         """Begin a run, with these settings from now on where they are given, and look at it."""
         if settings is not None:
             self._app.view.settings = settings

@@ -7,9 +7,10 @@ are awaited on the app's loop and never block it; what a user can mend is raised
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lora_tui.config import Settings
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
 
 Side = Literal["tuned", "base"]
 
@@ -122,7 +123,9 @@ class Forecast:
 class Jobs(Protocol):
     """The engine of this process as the app sees it. It is started by the first call that needs it."""
 
-    async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
+    async def start(
+        self, mode: str, settings: "Settings", options: Mapping[str, Any], resume: int | None = None
+    ) -> int:
         """Begin a run, or go on with one; returns its id."""
 
     async def stop(self, run_id: int) -> None:
@@ -135,14 +138,14 @@ class Jobs(Protocol):
         """The runs of this process that have not ended."""
 
     async def converse(
-        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+        self, speaker: Speaker, settings: "Settings", progress: Callable[[str, int, int], None]
     ) -> Conversation:
         """Load a model and open a conversation with it."""
 
     async def rate_sample(self, sample_id: int, rating: int) -> Moved:
         """Rate (1-5) the answer to a test prompt: it moves the aggregator's weights."""
 
-    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> Moved:
         """Rate (1-5) a reply of a conversation."""
 
     async def override_pair(self, pair_id: int, verdict: str) -> Moved:
@@ -160,8 +163,8 @@ class Jobs(Protocol):
     async def delete(self, run_id: int, *, with_files: bool) -> str:
         """Delete a run that has ended, and its folder where that was made by this program; says what became of it."""
 
-    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> Forecast:
         """What a training run with these settings will be: examples, steps, time, memory."""
 
-    async def forecast_generation(self, settings: Settings) -> Forecast:
+    async def forecast_generation(self, settings: "Settings") -> Forecast:
         """What a generation run with these settings will be: files, calls, tokens, money."""

@@ -11,12 +11,13 @@ from typing import Any
 from textual.message import Message
 from textual.pilot import Pilot
 
-from lora_tui.config import Settings
+from lora_tui.config import Loaded, Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-from lora_tui.tui.app import LoraApp, View
+from lora_tui.tui.app import LoraApp
 from lora_tui.tui.jobs import Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.tui.view import AppOptions, View
 
 PATIENCE = 10.0
 """Seconds that a test waits for something that should take a moment; machines are busy."""
@@ -168,8 +169,10 @@ class Workplace:
         self, size: tuple[int, int] = (120, 40), attach: int | None = None
     ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
         """The app, on screen and having looked once."""
-        view = View(self.settings, self.settings, self.config)
-        app = LoraApp(self.path, self.jobs, view, attach=attach, log_file=Path("/logs/lora-tui.log"))
+        view = View(lambda: Loaded(self.settings, self.config))
+        section = self.settings.app
+        options = AppOptions(section.theme, section.refresh_per_second, section.animation != "none", section.keys)
+        app = LoraApp(self.path, self.jobs, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))
         async with app.run_test(size=size, notifications=True, message_hook=self.messages.append) as pilot:
             await until(lambda: app.looks > 0)
             await pilot.pause()

@@ -26,6 +26,8 @@ _BAR = 16
 class AnswerScreen(ModalScreen[None]):
     """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
 
+    CSS_PATH = ["dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it
+
     LESSON = "06-adaptive-scores"
 
     BINDINGS: ClassVar[list[BindingType]] = [

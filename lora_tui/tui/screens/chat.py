@@ -56,6 +56,8 @@ class Prompt(TextArea):
 class ChatScreen(ModeScreen):
     """The mode in which one talks."""
 
+    CSS_PATH = "chat.tcss"
+
     MODE = "chat"
     LESSON = "09-chatting-and-decoding"
 

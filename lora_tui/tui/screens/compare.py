@@ -32,6 +32,8 @@ _KEY, _VALUE = 46, 24
 class CompareScreen(ModalScreen[None]):
     """Shows runs that were marked."""
 
+    CSS_PATH = ["dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it
+
     LESSON = "07-overfitting-and-early-stopping"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.close"),

@@ -51,6 +51,8 @@ def changed(now: Settings, before: Settings) -> dict[str, Any]:
 class ConfigureScreen(ModeScreen):
     """The mode with every key."""
 
+    CSS_PATH = "configure.tcss"
+
     MODE = "configure"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -332,7 +334,7 @@ class ConfigureScreen(ModeScreen):
         except LoraTuiError as problem:
             self.lora.refused(problem)
             return
-        view.saved, view.config_path = view.settings, path
+        view.have_saved(path)
         self.query_one("#keys", RowList).refresh()
         self._show_key()
         self._show_place()

@@ -28,6 +28,8 @@ class Choice:
 class Choose(ModalScreen[str | None]):
     """Returns the id of the answer; escape is the safe one."""
 
+    CSS_PATH = "dialogs.tcss"
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer", "Cancel", show=False),
         Binding("up,left", "app.focus_previous", show=False),
@@ -76,6 +78,8 @@ class Choose(ModalScreen[str | None]):
 
 class Ask(ModalScreen[str | None]):
     """Returns the line that was typed, None when it was cancelled."""
+
+    CSS_PATH = "dialogs.tcss"
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel", show=False)]
 

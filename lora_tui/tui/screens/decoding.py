@@ -22,6 +22,8 @@ _KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_pena
 class DecodingScreen(ModalScreen[Settings | None]):
     """Returns the settings with what was changed, None when it was cancelled."""
 
+    CSS_PATH = "dialogs.tcss"
+
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Cancel", id="decoding.cancel"),

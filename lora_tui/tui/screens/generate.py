@@ -53,6 +53,8 @@ _VIEWS = ("progress", "sources", "analysis")
 class GenerateScreen(ModeScreen):
     """The mode in which pairs are made and judged."""
 
+    CSS_PATH = "generate.tcss"
+
     MODE = "generate"
     LESSON = "04-data-and-judging"
 
@@ -104,7 +106,6 @@ class GenerateScreen(ModeScreen):
         self.query_one("#search").display = False
         self.query_one("#pairs").focus()
         self.set_class(True, f"-below-{_VIEWS[self._below]}")
-        self._nothing()
 
     # Looking
 

@@ -45,6 +45,8 @@ def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
 class HelpScreen(ModalScreen[None]):
     """Keys at the left, lesson at the right."""
 
+    CSS_PATH = ["dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark", "dismiss", "Back", id="help.close"),
         Binding("enter,l", "learn", "Open in Learn", id="help.learn"),

@@ -23,6 +23,8 @@ from lora_tui.tui.widgets.rows import Cell, Column, RowList
 class LearnScreen(ModeScreen):
     """The mode with the lessons."""
 
+    CSS_PATH = "learn.tcss"
+
     MODE = "learn"
 
     BINDINGS: ClassVar[list[BindingType]] = [

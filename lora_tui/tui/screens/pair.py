@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class PairScreen(ModalScreen[int | None]):
     """Shows one pair of a window and goes through its neighbours; returns the pair that was shown last."""
 
+    CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
+
     LESSON = "04-data-and-judging"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -144,6 +146,8 @@ class PairScreen(ModalScreen[int | None]):
 
 class EditPair(ModalScreen[tuple[str, str] | None]):
     """Two fields, question and answer; returns the new wording, None when it was cancelled."""
+
+    CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="edit.cancel"),

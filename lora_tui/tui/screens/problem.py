@@ -34,6 +34,8 @@ class Problem:
 class ProblemScreen(ModalScreen[None]):
     """Shows a problem until it is put away."""
 
+    CSS_PATH = "dialogs.tcss"
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q", "dismiss", "Put away", id="problem.dismiss"),
         Binding("y", "copy", "Copy", id="problem.copy", tooltip="Send all of it to the terminal's clipboard"),

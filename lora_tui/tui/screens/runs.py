@@ -35,6 +35,8 @@ _MOST_COMPARED = 4
 class RunsScreen(ModeScreen):
     """The mode with the history."""
 
+    CSS_PATH = "runs.tcss"
+
     MODE = "runs"
     LESSON = "07-overfitting-and-early-stopping"
 

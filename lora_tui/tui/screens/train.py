@@ -35,6 +35,8 @@ _PLOTS = ("loss", "score", "rate", "speed")
 class TrainScreen(ModeScreen):
     """The mode in which a model is watched as it learns."""
 
+    CSS_PATH = "train.tcss"
+
     MODE = "train"
     LESSON = "01-tokens-and-loss"
 

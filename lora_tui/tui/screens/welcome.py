@@ -31,6 +31,8 @@ _CHOICES = (
 class Welcome(ModalScreen[None]):
     """Shown when there is no run yet."""
 
+    CSS_PATH = "dialogs.tcss"
+
     LESSON = "01-tokens-and-loss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -95,6 +97,8 @@ def _machine(settings: Settings) -> str:
 
 class _Form(ModalScreen[Settings | None]):
     """A few fields that become settings; what cannot be meant is said under them."""
+
+    CSS_PATH = "dialogs.tcss"
 
     TITLE_WORDS: ClassVar[str] = ""
     FIELDS: ClassVar[tuple[tuple[str, str, str], ...]] = ()

@@ -34,6 +34,8 @@ _MOST_RUNS = 50
 class Whom(ModalScreen[Speaker | None]):
     """Returns whom to talk to, None when nobody was chosen."""
 
+    CSS_PATH = "dialogs.tcss"
+
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Cancel", id="whom.cancel")]
 

@@ -1,0 +1,35 @@
+"""The console script: chooses between the full-screen app, which must be on the screen at once, and everything else.
+
+Nothing is imported here that the app's first paint does not need. The command line is read by whoever has the time: for
+the app that is the waiting parent process.
+"""
+
+import gc
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+_OF_THE_APP = ("--attach", "--config", "--set", "--store", "--log-level")
+"""Options that can stand beside nothing at all: with any other one something else is asked for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and end the process."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if _may_open_the_app(words):
+        gc.disable()  # until something is on the screen: a tenth of the start went into looking for garbage
+        from lora_tui.cli.fullscreen import can_show, main_of_the_app
+        from lora_tui.cli.streams import Streams
+
+        streams = Streams()
+        if can_show(streams):
+            sys.exit(main_of_the_app(words, streams))
+    gc.enable()
+    from lora_tui.cli.main import main as everything_else
+
+    everything_else(words)
+
+
+def _may_open_the_app(words: Sequence[str]) -> bool:
+    """Tell whether the options are the app's; their values, and mistakes in them, are for the real reading."""
+    return all(word.partition("=")[0] in _OF_THE_APP for word in words if word.startswith("-"))
