@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cli.conftest import LAUNCHER, Process, Program
+from tests.cli.conftest import LAUNCHER, Program
 from tests.e2e.screen import AppTerminal
 
 TRAIN = "train=until_told"
@@ -259,4 +259,13 @@ def test_no_process_is_left_behind(program: Program) -> None:
     assert os.getpid() not in pids
 
 
-__all__ = ["Process"]
+@pytest.mark.parametrize("mode", ["1", "2", "4", "5", "6"])
+def test_where_nothing_happens_nothing_is_sent_to_the_terminal(program: Program, mode: str) -> None:
+    program.past_run("train", "finished")
+    program.past_run("generate", "finished")
+    with app(program, "") as terminal:
+        terminal.shows("run 2")
+        terminal.press(mode)
+        terminal.listen(4.0)
+        assert terminal.listen(2.5) == 0, terminal.output[-500:]
+

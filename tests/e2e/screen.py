@@ -63,6 +63,13 @@ class AppTerminal(Terminal):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{missing} are not on the screen:\n{screen}")
 
+    def listen(self, seconds: float) -> int:
+        """Read for so long; returns how much came, in bytes."""
+        before, deadline = len(self._received), time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+        return len(self._received) - before
+
     def press(self, *keys: str) -> None:
         """Press keys by name, or type text."""
         for key in keys:

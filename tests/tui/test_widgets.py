@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.events import MouseScrollDown, MouseScrollUp
 
 from lora_tui.tui.curve import Curve
 from lora_tui.tui.plain import Content, brief, line, number, plain, rate, styled
@@ -108,9 +109,22 @@ async def test_scrolling_away_from_the_end_lets_go_of_it() -> None:
     async with app.run_test(size=(60, 20)) as pilot:
         await pilot.pause()
         rows = app.query_one(RowList)
-        rows.scroll_to(y=100, animate=False, force=True)
-        await pilot.pause()
+        await pilot._post_mouse_events([MouseScrollUp], RowList, offset=(5, 5))
         assert not rows.following
+        assert rows.cursor < 499
+        await pilot._post_mouse_events([MouseScrollDown], RowList, offset=(5, 5))
+        assert rows.following, "and takes it up again at the end"
+
+
+async def test_a_long_list_has_a_bar_that_shows_where_one_is_and_takes_one_there() -> None:
+    app = Listed(1000)
+    async with app.run_test(size=(60, 21)) as pilot:
+        await pilot.pause()
+        last = [line[-1] for line in text_of(app).splitlines()[1:]]
+        assert last[-1] == "┃"
+        assert last[0] == "│"
+        await pilot.click(RowList, offset=(59, 11))
+        assert app.query_one(RowList).cursor == 500
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from lora_tui.tui.curve import bar
 from lora_tui.tui.plain import DIM, Content, agreement, line, plain, styled
 from lora_tui.tui.views.pair import metric_name
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -77,7 +78,7 @@ class AnswerScreen(ModalScreen[None]):
         rated = (await ratings(store, self._run_id)).get(sample.id)
         earlier = await answers_to(store, self._run_id, sample.prompt)
         box = self.query_one("#answer-box")
-        box.border_title = Content(f"Answer {self._index + 1} of {len(self._samples)}")
+        entitle(box, f"Answer {self._index + 1} of {len(self._samples)}")
         wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)"}
         parts: list[Any] = [
             ("Prompt\n", DIM), plain(sample.prompt, "bold"),

@@ -22,7 +22,7 @@ from lora_tui.tui.jobs import Conversation, Decoding, Remark, Said, Side, Sign, 
 from lora_tui.tui.plain import DIM, Content, line, styled
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.widgets.message import Answer, Asked
-from lora_tui.tui.widgets.panel import Line
+from lora_tui.tui.widgets.panel import Line, entitle
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class ChatScreen(ModeScreen):
     def on_mount(self) -> None:
         """Begin with the tuned model alone."""
         self.query_one("#talk-base").display = False
-        self.query_one("#talk-base").border_title = Content("base model")
+        entitle(self.query_one("#talk-base"), "base model")
         self.query_one("#prompt").focus()
         self._show_speaker()
         self._welcome()
@@ -159,7 +159,7 @@ class ChatScreen(ModeScreen):
     def _show_speaker(self) -> None:
         speaker = self.speaker
         name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
-        self.query_one("#talk-tuned").border_title = Content(line(name, 70).plain)
+        entitle(self.query_one("#talk-tuned"), line(name, 70).plain)
         live = self.lora.view.live
         if live:
             self.show_state(live[0])

@@ -18,6 +18,7 @@ from lora_tui.tui.plain import DIM, Content, agreement, line, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView, question_of
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 from lora_tui.tui.widgets.plot import LinePlot, Series
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class CompareScreen(ModalScreen[None]):
 
     async def on_mount(self) -> None:
         """Read and show all of it."""
-        self.query_one("#compare-settings-box").border_title = Content("What is set differently")
-        self.query_one("#compare-answers-box").border_title = Content("The same prompts")
+        entitle(self.query_one("#compare-settings-box"), "What is set differently")
+        entitle(self.query_one("#compare-answers-box"), "The same prompts")
         app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
         store = app.look.store
         if store is None:
@@ -85,7 +86,7 @@ class CompareScreen(ModalScreen[None]):
                 series[-1] = Series(self._title_of(view), curve, "points", look, glyph)
         self.query_one("#compare-plot", LinePlot).show(series, limits=(0.0, 1.0) if self._scores else None)
         title = "Score" if self._scores else "Loss, smoothed"
-        self.query_one("#compare-plot-box").border_title = Content(title)
+        entitle(self.query_one("#compare-plot-box"), title)
 
     async def _settings(self, store: Store) -> Content:
         rows = [await runs.get(store, view.run.id) for view in self._views]

@@ -16,9 +16,9 @@ from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, 
 from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, line, plain, styled
+from lora_tui.tui.plain import DIM, line, plain, styled
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
 _COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
@@ -102,7 +102,7 @@ class ConfigureScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """List the keys."""
-        self.query_one("#key-box").border_title = Content("Key")
+        entitle(self.query_one("#key-box"), "Key")
         self.query_one("#find").display = False
         self.query_one("#edit-box").display = False
         self._list()
@@ -183,7 +183,7 @@ class ConfigureScreen(ModeScreen):
         unsaved = len(changed(view.settings, view.saved))
         what = f"{unsaved} unsaved · " if unsaved else ""
         self.say_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), line(str(self._path), 80)))
-        self.query_one("#keys-box").border_title = Content(f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
+        entitle(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
 
     @property
     def _path(self) -> Path:
@@ -233,7 +233,7 @@ class ConfigureScreen(ModeScreen):
         self._editing = key
         box = self.query_one("#edit-box")
         box.display = True
-        box.border_title = Content(f"{key.leaf} = … (enter takes it, escape leaves it)")
+        entitle(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
         self.query_one("#edit-problem", Static).update("")
         field = self.query_one("#edit", Input)
         field.value = shown(key.name, settings_value(self.lora.view.settings, key.name))

@@ -14,6 +14,7 @@ from lora_tui.config.explain import parse_edit, shown
 from lora_tui.errors import ConfigError
 from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 
 _SECTION = "fine_tuning.chat"
 _KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
@@ -52,7 +53,7 @@ class DecodingScreen(ModalScreen[Settings | None]):
 
     def on_mount(self) -> None:
         """Begin in the first field."""
-        self.query_one(".dialog").border_title = Content("How replies are decoded")
+        entitle(self.query_one(".dialog"), "How replies are decoded")
         self.query_one(f"#decode-{_KEYS[0]}").focus()
 
     @on(Input.Submitted)

@@ -31,7 +31,7 @@ from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
 from lora_tui.tui.views.generation import BINS, GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, next_state
 from lora_tui.tui.views.throttle import Throttle
-from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
 _LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
@@ -101,8 +101,8 @@ class GenerateScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """Name the boxes and begin on the pairs."""
-        self.query_one("#sources-box").border_title = Content("Sources")
-        self.query_one("#pairs-box").border_title = Content("Pairs")
+        entitle(self.query_one("#sources-box"), "Sources")
+        entitle(self.query_one("#pairs-box"), "Pairs")
         self.query_one("#search").display = False
         self.query_one("#pairs").focus()
         self.set_class(True, f"-below-{_VIEWS[self._below]}")
@@ -126,11 +126,13 @@ class GenerateScreen(ModeScreen):
         self._view.run = run
         if changed or moved:
             await self._follow(store)
-        if (changed or moved or self._view.live) and self._summaries.due():
+        summarised = (changed or moved or self._view.live) and self._summaries.due()
+        if summarised:
             await self._summarise(store)
             self._summaries.done()
         await self._read(store)
-        self._draw()
+        if changed or moved or summarised:
+            self._draw(summarised=summarised)
         if moved:
             self.refresh_bindings()
 
@@ -178,11 +180,12 @@ class GenerateScreen(ModeScreen):
 
     @on(RowList.Moved, "#pairs")
     def _moved(self) -> None:
-        self.lora.pull_soon()
+        self._title()
+        self.lora.pull_soon()  # the rows that are in view now may not have been read
 
     # Drawing
 
-    def _draw(self) -> None:
+    def _draw(self, *, summarised: bool) -> None:
         view, window = self._view, self._window
         assert view is not None
         assert window is not None
@@ -191,11 +194,9 @@ class GenerateScreen(ModeScreen):
         title, words = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
         self.query_one("#analysis", Panel).show(words, title)
         sources = self.query_one("#sources", RowList)
-        if sources.count != len(view.sources):
+        if summarised:
             sources.show(len(view.sources))
-        else:
-            sources.refresh()
-        self.query_one("#sources-box").border_title = Content(f"Sources ({len(view.sources):,})")
+        entitle(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
         self._title()
         calls = view.calls
         more = f"{view.accepted:,}/{view.target:,}"
@@ -214,7 +215,7 @@ class GenerateScreen(ModeScreen):
         what += [f"from {one_line(wanted.source, 40)}"] if wanted.source else []
         what += [f"«{one_line(wanted.search, 40)}»"] if wanted.search else []
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
-        self.query_one("#pairs-box").border_title = Content(f"Pairs ({len(window):,}) · {', '.join(what)}{after}")
+        entitle(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {', '.join(what)}{after}")
         if not len(window):
             rows.say_empty("No pair matches; escape shows all." if wanted != PairFilter() else "No pair yet.")
 

@@ -13,6 +13,7 @@ from textual.widgets import Markdown, Static
 from lora_tui.tui.plain import DIM, Content, styled
 from lora_tui.tui.views.lessons import lesson, number
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -77,8 +78,8 @@ class HelpScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         """Name the parts."""
-        self.query_one("#help-keys").border_title = Content("Keys here")
-        self.query_one("#help-lesson").border_title = Content(f"Lesson {number(self._lesson)} · {self._lesson.title}")
+        entitle(self.query_one("#help-keys"), "Keys here")
+        entitle(self.query_one("#help-lesson"), f"Lesson {number(self._lesson)} · {self._lesson.title}")
         self.query_one("#help-keys").focus()
 
     def action_learn(self) -> None:

@@ -16,6 +16,7 @@ from lora_tui.tui.views.lessons import lesson, lessons, number
 from lora_tui.tui.views.own_run import Runs, own_run
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.widgets.panel import entitle
 from lora_tui.tui.widgets.plot import LinePlot
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
@@ -38,6 +39,7 @@ class LearnScreen(ModeScreen):
         self._shown = ""
         self._training: TrainingView | None = None
         self._panel = Throttle(2.0)
+        self._words: Content | None = None
 
     def compose_body(self) -> ComposeResult:
         """List, text, own run."""
@@ -54,8 +56,8 @@ class LearnScreen(ModeScreen):
 
     async def on_mount(self) -> None:
         """Begin with the lesson that was asked for, else the first."""
-        self.query_one("#lessons-box").border_title = Content("Lessons")
-        self.query_one("#own-box").border_title = Content("In your own run")
+        entitle(self.query_one("#lessons-box"), "Lessons")
+        entitle(self.query_one("#own-box"), "In your own run")
         self.query_one("#own-plot").display = False
         self.query_one(RowList).show(len(lessons()))
         self.query_one("#lesson-box").focus()
@@ -77,7 +79,7 @@ class LearnScreen(ModeScreen):
         rows.cursor = lessons().index(entry)
         rows.refresh()
         box = self.query_one("#lesson-box")
-        box.border_title = Content(f"{number(entry)} · {entry.title}")
+        entitle(box, f"{number(entry)} · {entry.title}")
         await self.query_one("#lesson", Markdown).update(entry.text)
         box.scroll_home(animate=False)
         self._panel.reset()
@@ -106,7 +108,9 @@ class LearnScreen(ModeScreen):
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
         plot.show(panel.series, level=panel.level)
-        self.query_one("#own-words", Static).update(panel.words)
+        if self._words is None or not self._words.is_same(panel.words):
+            self._words = panel.words
+            self.query_one("#own-words", Static).update(panel.words)
         self._panel.done()
 
     async def _follow(self, run: RunLine | None) -> None:

@@ -14,6 +14,7 @@ from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.views import pair as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -75,10 +76,8 @@ class PairScreen(ModalScreen[int | None]):
         pair = detail.pair
         index = self._window.index_of(self._pair_id)
         place = f" {index + 1:,} of {len(self._window):,}" if index is not None else ""
-        self.query_one("#passage-box").border_title = Content(
-            one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60)
-        )
-        self.query_one("#pair-box").border_title = Content(f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
+        entitle(self.query_one("#passage-box"), one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60))
+        entitle(self.query_one("#pair-box"), f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
         self._put("passage", words.passage(detail))
         kind = " · ".join(filter(None, (str(pair.slot.get("question_type", "")), str(pair.slot.get("difficulty", "")),
                                         str(pair.slot.get("audience", "")), pair.topic)))  # fmt: skip
@@ -169,8 +168,8 @@ class EditPair(ModalScreen[tuple[str, str] | None]):
 
     def on_mount(self) -> None:
         """Name the fields and begin in the first."""
-        self.query_one("#edit-question-box").border_title = Content("Question")
-        self.query_one("#edit-answer-box").border_title = Content("Answer")
+        entitle(self.query_one("#edit-question-box"), "Question")
+        entitle(self.query_one("#edit-answer-box"), "Answer")
         self.query_one("#edit-question").focus()
 
     def action_cancel(self) -> None:

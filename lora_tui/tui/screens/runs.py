@@ -13,11 +13,11 @@ from lora_tui.store.looking import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
 from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.plain import DIM, styled
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.confirm import Ask, Choice, Choose
 from lora_tui.tui.views import runs as run_words
-from lora_tui.tui.widgets.panel import Panel
+from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
 _NARROW = (
@@ -68,7 +68,7 @@ class RunsScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """Begin in the list."""
-        self.query_one("#runs-box").border_title = Content("Runs")
+        entitle(self.query_one("#runs-box"), "Runs")
         self.query_one("#runs").focus()
 
     def on_resize(self) -> None:

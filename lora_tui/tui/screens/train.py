@@ -20,7 +20,7 @@ from lora_tui.tui.plain import DIM, Content, line, styled
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.views import training as words
 from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.widgets.panel import Line, Panel
+from lora_tui.tui.widgets.panel import Line, Panel, entitle
 from lora_tui.tui.widgets.plot import LinePlot, Series
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
@@ -93,10 +93,10 @@ class TrainScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """Name the boxes."""
-        self.query_one("#plot-box").border_title = Content("Loss")
-        self.query_one("#second-box").border_title = Content("Learning rate")
-        self.query_one("#score-box").border_title = Content("Score")
-        self.query_one("#answers-box").border_title = Content("What it answers")
+        entitle(self.query_one("#plot-box"), "Loss")
+        entitle(self.query_one("#second-box"), "Learning rate")
+        entitle(self.query_one("#score-box"), "Score")
+        entitle(self.query_one("#answers-box"), "What it answers")
         self.query_one("#answers").focus()
 
     # Looking
@@ -196,12 +196,12 @@ class TrainScreen(ModeScreen):
         name = _PLOTS[self._plot]
         self._draw_plot(self.query_one("#plot", LinePlot), name)
         titles = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
-        self.query_one("#plot-box").border_title = Content(titles[name])
+        entitle(self.query_one("#plot-box"), titles[name])
         second = "rate" if name != "rate" else "speed"
         self._draw_plot(self.query_one("#second", LinePlot), second)
-        self.query_one("#second-box").border_title = Content(titles[second])
+        entitle(self.query_one("#second-box"), titles[second])
         self._draw_plot(self.query_one("#score-plot", LinePlot), "score")
-        self.query_one("#score-box").border_title = Content(words.score_title(view))
+        entitle(self.query_one("#score-box"), words.score_title(view))
 
     def _draw_plot(self, plot: LinePlot, name: str) -> None:
         view = self._view
@@ -228,12 +228,12 @@ class TrainScreen(ModeScreen):
         rows.show(len(self._samples) if shown is not None else 0)
         if shown is None:
             rows.say_empty("The first evaluation shows what it answers.")
-            self.query_one("#answers-box").border_title = Content("What it answers")
+            entitle(self.query_one("#answers-box"), "What it answers")
             return
         number = len(view.evaluations) - self._back
         title = "What it answers now" if self._back == 0 else "What it answered then"
         place = f"evaluation {number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
-        self.query_one("#answers-box").border_title = Content(f"{title} ({place})")
+        entitle(self.query_one("#answers-box"), f"{title} ({place})")
 
     def _answer_row(self, index: int) -> Sequence[Cell]:
         if index >= len(self._samples):

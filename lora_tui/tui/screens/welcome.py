@@ -16,7 +16,8 @@ from lora_tui.config import Settings, with_values
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.plain import DIM, plain, styled
+from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -59,7 +60,7 @@ class Welcome(ModalScreen[None]):
 
     def on_mount(self) -> None:
         """The first choice is the one for somebody who knows nothing yet."""
-        self.query_one(".dialog").border_title = Content("lora-tui")
+        entitle(self.query_one(".dialog"), "lora-tui")
         self.query_one("#choice-show").focus()
 
     @property
@@ -131,7 +132,7 @@ class _Form(ModalScreen[Settings | None]):
 
     def on_mount(self) -> None:
         """Begin in the first field."""
-        self.query_one(".dialog").border_title = Content(self.TITLE_WORDS)
+        entitle(self.query_one(".dialog"), self.TITLE_WORDS)
         self.query_one("#field-0").focus()
 
     @on(Input.Submitted)

@@ -13,9 +13,10 @@ from lora_tui.store.looking import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import Content, number
+from lora_tui.tui.plain import number
 from lora_tui.tui.theme import state
 from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.panel import entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Whom(ModalScreen[Speaker | None]):
     async def on_mount(self) -> None:
         """Gather the checkpoints that there are."""
         app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
-        self.query_one(".dialog").border_title = Content("Talk to")
+        entitle(self.query_one(".dialog"), "Talk to")
         store = app.look.store
         trained = [run for run in app.view.runs if run.mode in ("train", "quickstart")][:_MOST_RUNS]
         for run in trained:

@@ -1,7 +1,9 @@
 """A bordered panel of text that repaints only when its text has changed."""
 
+from textual.widget import Widget
 from textual.widgets import Static
 
+from lora_tui.text import clean
 from lora_tui.tui.plain import Content
 
 
@@ -25,12 +27,12 @@ class Panel(Static):
     def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
         super().__init__("", id=id, classes=classes, markup=False)
         self._shown: Content | None = None
-        self.border_title = Content(title)
+        entitle(self, title)
 
     def show(self, content: Content, title: str | None = None) -> None:
         """Show this text, under this title where one is given."""
-        if title is not None and (self._border_title is None or self._border_title.plain != title):
-            self.border_title = Content(title)
+        if title is not None:
+            entitle(self, title)
         if self._shown is None or not self._shown.is_same(content):
             self._shown = content
             self.update(content, layout=False)
@@ -50,3 +52,10 @@ class Line(Static):
         if self._shown is None or not self._shown.is_same(content):
             self._shown = content
             self.update(content, layout=False)
+
+
+def entitle(widget: Widget, title: str) -> None:
+    """Give a box its title, cleaned; the box is painted again only where the title is another one."""
+    content = Content(clean(title))
+    if widget._border_title is None or widget._border_title.plain != content.plain:
+        widget.border_title = content

@@ -1,7 +1,9 @@
 """A list of any number of one-line rows: only what is in view is asked for and drawn.
 
-Rows come from a function of the index, so a hundred thousand pairs cost what forty do. The cursor follows the last row
-until it is moved away from it, and follows again when it is brought back.
+Rows come from a function of the index, so a hundred thousand pairs cost what forty do. The list scrolls by itself:
+Textual's scroll views lay the whole screen out again when their content grows, five times a second while pairs arrive,
+which took 50 ms each time. The cursor follows the last row until it is moved away from it, and follows again when it is
+brought back.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +15,9 @@ from rich.segment import Segment
 from rich.style import Style as RichStyle
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
 from textual.message import Message
-from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from lora_tui.text import clean
 
@@ -26,7 +26,8 @@ Cell = tuple[str, str]
 
 LOOKS = ("good", "bad", "warn", "dim", "accent", "strong", "other")
 
-_CLASSES = (*LOOKS, "heading", "cursor", "cursor-blurred")
+_CLASSES = (*LOOKS, "heading", "cursor", "cursor-blurred", "bar", "thumb")
+_WHEEL_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,16 @@ class Column:
     right: bool = False
 
 
-class RowList(ScrollView, can_focus=True):
+class RowList(Widget, can_focus=True):
     """Rows with a cursor. `row` gives the cells of an index, one for each of the columns."""
+
+    ALLOW_SELECT = False
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"rows--{name}" for name in _CLASSES}
 
     DEFAULT_CSS = """
     RowList {
         height: 1fr;
-        overflow-x: hidden;
-        scrollbar-size-vertical: 1;
         .rows--good { color: $success; }
         .rows--bad { color: $error; }
         .rows--warn { color: $warning; }
@@ -58,6 +59,8 @@ class RowList(ScrollView, can_focus=True):
         .rows--heading { color: $text-muted; text-style: underline; }
         .rows--cursor { background: $block-cursor-background; color: $block-cursor-foreground; text-style: bold; }
         .rows--cursor-blurred { background: $block-cursor-blurred-background; }
+        .rows--bar { color: $border; }
+        .rows--thumb { color: $accent; }
     }
     """
 
@@ -71,11 +74,9 @@ class RowList(ScrollView, can_focus=True):
         Binding("enter", "choose", "Open", id="list.open", tooltip="Open the row under the cursor"),
     ]
 
-    cursor: reactive[int] = reactive(0)
-
     @dataclass
     class Moved(Message):
-        """The cursor is on another row, moved there by the user."""
+        """Another part of the list is looked at, by the user's doing: the cursor has moved, or the view."""
 
         rows: "RowList"
         index: int
@@ -112,26 +113,23 @@ class RowList(ScrollView, can_focus=True):
         self._row = row
         self.columns = tuple(columns)
         self._empty = empty
-        self._headings = headings
+        self._above = 1 if headings else 0
         self._can_follow = follow
         self.following = follow
         self.count = 0
+        self.top = 0
+        """The first row in view."""
+        self._cursor = 0
         self._looks: dict[tuple[str, str], RichStyle] = {}
 
     # What is shown
 
-    def show(self, count: int, *, columns: Sequence[Column] | None = None) -> None:
+    def show(self, count: int) -> None:
         """Show so many rows; the cursor stays on its index, or on the last row while it follows."""
-        if columns is not None:
-            self.columns = tuple(columns)
         self.count = count
-        self.virtual_size = Size(self.scrollable_content_region.width, count + self._above)
         last = max(0, count - 1)
-        target = last if self.following else min(self.cursor, last)
-        if target != self.cursor:
-            self.cursor = target
-        elif self.following:
-            self._bring_into_view()
+        self._cursor = last if self.following else min(self._cursor, last)
+        self._bring_into_view()
         self.refresh()
 
     def say_empty(self, text: str) -> None:
@@ -141,45 +139,47 @@ class RowList(ScrollView, can_focus=True):
             self.refresh()
 
     @property
-    def _above(self) -> int:
-        return 1 if self._headings else 0
+    def cursor(self) -> int:
+        """The index of the row that the cursor is on; 0 where there are none."""
+        return self._cursor
+
+    @cursor.setter
+    def cursor(self, index: int) -> None:
+        self._cursor = min(max(0, index), max(0, self.count - 1))
+        self._bring_into_view()
+        self.refresh()
+
+    @property
+    def _height(self) -> int:
+        """Rows that fit."""
+        return max(0, self.size.height - self._above)
 
     @property
     def visible_rows(self) -> range:
         """The indices that are in view."""
-        height = max(1, self.scrollable_content_region.height - self._above)
-        first = self.scroll_offset.y
-        return range(min(first, self.count), min(first + height, self.count))
+        return range(min(self.top, self.count), min(self.top + max(1, self._height), self.count))
 
-    def watch_cursor(self, old: int, new: int) -> None:
+    def _bring_into_view(self) -> None:
+        """Scroll as little as possible so that the cursor is in view, and no further down than there are rows."""
+        if self._height < 1:
+            return  # not laid out yet; `on_resize` comes back to it
+        self.top = max(min(self.top, self._cursor), self._cursor - self._height + 1)
+        self.top = max(0, min(self.top, self.count - self._height))
+
+    def on_resize(self) -> None:
         """Keep the cursor in view."""
         self._bring_into_view()
         self.refresh()
-
-    def _bring_into_view(self) -> None:
-        height = self.scrollable_content_region.height - self._above
-        first = self.scroll_offset.y
-        if height < 1:
-            return  # not laid out yet; `on_resize` comes back to it
-        if self.cursor < first:
-            self.scroll_to(y=self.cursor, animate=False, force=True)
-        elif self.cursor >= first + height:
-            self.scroll_to(y=self.cursor - height + 1, animate=False, force=True)
-
-    def on_resize(self) -> None:
-        """Lay out for the new size."""
-        self.show(self.count)
-        self._bring_into_view()
 
     # Keys and mouse
 
     def action_move(self, by: int) -> None:
         """Move the cursor by rows."""
-        self._go(self.cursor + by)
+        self._go(self._cursor + by)
 
     def action_page(self, by: int) -> None:
         """Move the cursor by screens."""
-        self._go(self.cursor + by * max(1, self.scrollable_content_region.height - self._above - 1))
+        self._go(self._cursor + by * max(1, self._height - 1))
 
     def action_edge(self, end: int) -> None:
         """Go to the first or the last row."""
@@ -188,32 +188,50 @@ class RowList(ScrollView, can_focus=True):
     def action_choose(self) -> None:
         """Open the row under the cursor."""
         if self.count:
-            self.post_message(self.Chosen(self, self.cursor))
+            self.post_message(self.Chosen(self, self._cursor))
 
     def _go(self, index: int) -> None:
         if not self.count:
             return
         index = min(max(0, index), self.count - 1)
         self.following = self._can_follow and index == self.count - 1
-        if index != self.cursor:
+        if index != self._cursor:
             self.cursor = index
             self.post_message(self.Moved(self, index))
 
+    def _scroll(self, by: int) -> None:
+        """Move the view; the cursor stays in it."""
+        self.top = max(0, min(self.top + by, self.count - self._height))
+        if self.count:
+            self._cursor = min(max(self._cursor, self.top), self.visible_rows[-1])
+            self.following = self._can_follow and self.visible_rows[-1] == self.count - 1
+            self._cursor = self.count - 1 if self.following else self._cursor
+        self.refresh()
+        self.post_message(self.Moved(self, self._cursor))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Scroll down."""
+        event.stop()
+        self._scroll(_WHEEL_ROWS)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Scroll up."""
+        event.stop()
+        self._scroll(-_WHEEL_ROWS)
+
     def on_click(self, event: events.Click) -> None:
-        """Put the cursor on the row under the mouse; a second click opens it."""
-        index = event.y - self._above + self.scroll_offset.y
-        if event.y < self._above or not 0 <= index < self.count:
+        """Put the cursor on the row under the mouse, or go to that part of the list; a second click opens the row."""
+        line = event.y - self._above
+        if not 0 <= line < self._height:
             return
-        self._go(index)
+        if event.x >= self.size.width - 1 and self.count > self._height:
+            self._go(line * self.count // self._height)
+            return
+        if self.top + line >= self.count:
+            return
+        self._go(self.top + line)
         if event.chain == 2:
             self.action_choose()
-
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Let go of the end when it is scrolled out of view."""
-        super().watch_scroll_y(old_value, new_value)
-        if self.following and new_value < old_value and self.count:
-            height = max(1, self.scrollable_content_region.height - self._above)
-            self.following = new_value + height >= self.count
 
     # Drawing
 
@@ -224,17 +242,28 @@ class RowList(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Return one line: the headings, a row, or nothing."""
-        width = self.scrollable_content_region.width
-        if self._headings and y == 0:
-            cells = [(column.heading, "heading") for column in self.columns]
-            return self._strip(cells, width, "", "heading")
+        width = self.size.width
+        if y < self._above:
+            return self._strip([(column.heading, "heading") for column in self.columns], width, "", "heading")
         if not self.count:
             return self._strip([(self._empty if y == self._above else "", "dim")], width, "", "", whole=True)
-        index = y - self._above + self.scroll_offset.y
+        index = self.top + y - self._above
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
-        under = ("cursor" if self.has_focus else "cursor-blurred") if index == self.cursor else ""
-        return self._strip(self._row(index), width, under, "")
+        under = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
+        if self.count <= self._height:
+            return self._strip(self._row(index), width, under, "")
+        return Strip([*self._strip(self._row(index), width - 1, under, ""), self._bar(y - self._above)], width)
+
+    def _bar(self, line: int) -> Segment:
+        """The part of the scroll bar beside a row."""
+        size = max(1, self._height * self._height // self.count)
+        start = round(self.top / max(1, self.count - self._height) * (self._height - size))
+        return (
+            Segment("┃", self._look("thumb", ""))
+            if start <= line < start + size
+            else Segment("│", self._look("bar", ""))
+        )
 
     def _strip(self, cells: Sequence[Cell], width: int, under: str, between: str, *, whole: bool = False) -> Strip:
         gap = self._look(between, under)
