@@ -268,4 +268,3 @@ def test_where_nothing_happens_nothing_is_sent_to_the_terminal(program: Program,
         terminal.press(mode)
         terminal.listen(4.0)
         assert terminal.listen(2.5) == 0, terminal.output[-500:]
-

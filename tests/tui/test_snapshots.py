@@ -1,0 +1,116 @@
+"""A dozen screens as they look, in two sizes and without colour. Written on Python 3.11 with Textual 8.2."""
+
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from lora_tui import machine
+from lora_tui.store.connection import Store
+from tests.tui.snapshots import assert_like_snapshot
+from tests.tui.test_generate_screen import make_generation
+from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(
+        sys.version_info[:2] != (3, 11) or not version("textual").startswith("8.2."),
+        reason="Textual's minor versions move single cells; other tests say what must be there",
+    ),
+]
+
+NOON = 1_700_000_000.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine, time zone and moment for every snapshot."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(machine, "machine_line", lambda: "2 CPU cores, 23 GiB, no GPU")
+    monkeypatch.setattr("lora_tui.tui.screens.welcome.machine_line", lambda: "2 CPU cores, 23 GiB, no GPU")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/work"))
+
+
+async def at_noon(place: Workplace, size: tuple[int, int], keys: str, until_shown: str, name: str) -> None:
+    """Open the app, press keys, wait, compare."""
+    async with place.app(size) as (app, pilot):
+        for key in keys.split():
+            await pilot.press(key)
+            await pilot.pause()
+        await shown(app, until_shown)
+        await until(lambda: app.looks > 3)
+        await pilot.pause(0.3)
+        assert "lora-tui" in screen_text(app) or size[0] < 100 or len(app.screen_stack) > 1
+        assert_like_snapshot(app, name)
+
+
+async def trained(store: Store) -> None:
+    """A training run whose times are fixed."""
+    run_id = await make_training(store)
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET created_at=?, started_at=?, ended_at=?, heartbeat=?, pid=4711, host='box' WHERE id=?",
+            (NOON, NOON, NOON + 95, NOON + 95, run_id),
+        )
+
+
+async def generated(store: Store) -> None:
+    """A finished generation run whose times are fixed."""
+    run_id = await make_generation(store, "finished")
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET created_at=?, started_at=?, ended_at=?, heartbeat=?, pid=4711, host='box' WHERE id=?",
+            (NOON, NOON, NOON + 95, NOON + 95, run_id),
+        )
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+@pytest.mark.parametrize(
+    ("mode", "key", "wait"),
+    [
+        ("generate", "1", "3 of 20 accepted"), ("train", "2", "smoothed"),
+        ("runs", "4", "✓ finished"), ("learn", "5", "now, smoothed"),
+    ],
+)  # fmt: skip
+async def test_modes(place: Workplace, size: tuple[int, int], mode: str, key: str, wait: str) -> None:
+    await place.fill(generated)
+    await place.fill(trained)
+    await at_noon(place, size, key, wait, f"{mode}-{size[0]}x{size[1]}")
+
+
+async def test_the_first_start(place: Workplace) -> None:
+    await at_noon(place, (80, 24), "", "I have the data", "welcome-80x24")
+
+
+async def test_a_pair_opened(place: Workplace) -> None:
+    await place.fill(generated)
+    await at_noon(place, (120, 40), "home enter", "judge: grounded", "pair-120x40")
+
+
+async def test_chat_with_both_sides(place: Workplace) -> None:
+    await place.fill(trained)
+    await at_noon(place, (120, 40), "3 ctrl+b u n l o c k enter", "4 tokens · 8 tokens/s", "chat-120x40")
+
+
+async def test_configuration(place: Workplace) -> None:
+    await place.fill(trained)
+    place.config = Path("/work/config.toml")
+    await at_noon(place, (120, 40), "6 down down", "Accepted pairs to reach", "configure-120x40")
+
+
+@pytest.mark.parametrize(("mode", "key", "wait"), [("train", "2", "smoothed"), ("generate", "1", "3 of 20 accepted")])
+async def test_without_colour(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, mode: str, key: str, wait: str
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    await place.fill(generated)
+    await place.fill(trained)
+    await at_noon(place, (120, 40), key, wait, f"{mode}-no-colour")
