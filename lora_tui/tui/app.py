@@ -211,10 +211,10 @@ class LoraApp(App[None]):
             self._tell_endings()
         if first:
             self._told_failed = self._told_failed or set()
-            if not self.view.runs:
-                self._greet()
+            if not self.view.runs and not self.view.is_configured:
+                self.action_greet()
         for screen in self._showing():
-            await screen.pull(changed=changed or first)
+            await screen.look(changed=changed or first)
 
     def _showing(self) -> Iterable[ModeScreen]:
         """The mode that is looked at, also from behind a dialogue."""
@@ -260,7 +260,8 @@ class LoraApp(App[None]):
                     self.show_problem(problem_of(run, self.log_file), quietly=run.id not in self._begun)
         self._told_failed = failed
 
-    def _greet(self) -> None:
+    def action_greet(self) -> None:
+        """Offer the ways to begin."""
         from lora_tui.tui.screens.welcome import Welcome
 
         self.push_screen(Welcome())

@@ -40,6 +40,7 @@ def commands(app: "LoraApp", screen: Screen[Any]) -> Iterable[SystemCommand]:
     for line in app.view.runs[:9]:
         yield SystemCommand(f"Look at run {line.id}", f"{line.mode}, {line.state}", partial(app.show_run, line))
     yield SystemCommand("Quickstart", "Generate, train and evaluate with the built-in model", app.action_quickstart)
+    yield SystemCommand("First steps", "Three ways to begin", app.action_greet)
     yield SystemCommand(
         "Theme", "Change the colours; save it as app.theme in the configuration", app.action_change_theme
     )

@@ -68,6 +68,13 @@ class View:
         self._settings = settings
 
     @property
+    def is_configured(self) -> bool:
+        """Whether the user has set anything at all: a file of nothing but defaults does not count."""
+        from lora_tui.config import Settings
+
+        return self.settings != Settings()
+
+    @property
     def saved(self) -> "Settings":
         """What the file says; what differs is not saved yet."""
         self.prepare()

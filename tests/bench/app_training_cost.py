@@ -4,8 +4,8 @@
 
 Both train the built-in model on the same examples in the same order. The one is `--run train --json` into a pipe that
 is read and thrown away, the other is begun by keys in the app in a pseudo-terminal of 120 × 40, with Train on the
-screen for the whole run. They take turns, and which goes first changes from pair to pair. Told are the median of each side's
-steps, each pair's ratio, and the median of the ratios.
+screen for the whole run. They take turns, and which goes first changes from pair to pair. Told are the median of each
+side's steps, each pair's ratio, and the median of the ratios.
 """
 
 import argparse

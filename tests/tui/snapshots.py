@@ -1,5 +1,6 @@
 """Snapshots of screens: what stands on each line, and in which style, in a form that a person can read in a diff."""
 
+import difflib
 import os
 from itertools import groupby
 from pathlib import Path
@@ -39,4 +40,5 @@ def assert_like_snapshot(app: App[None], name: str) -> None:
         return
     assert path.exists(), f"no snapshot {name} yet: LORA_TUI_SNAPSHOTS=write pytest tests/tui"
     before = path.read_text()
-    assert now == before, f"{name} looks another way; if it should: LORA_TUI_SNAPSHOTS=write"
+    changes = [line for line in difflib.ndiff(before.splitlines(), now.splitlines()) if line[:1] in "+-"]
+    assert not changes, "\n".join([f"{name} looks another way; if it should: LORA_TUI_SNAPSHOTS=write", *changes])

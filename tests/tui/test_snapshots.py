@@ -2,14 +2,17 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 
 from lora_tui import machine
 from lora_tui.store.connection import Store
-from tests.tui.snapshots import assert_like_snapshot
+from lora_tui.tui.app import LoraApp
+from tests.tui.snapshots import assert_like_snapshot, drawn
 from tests.tui.test_generate_screen import make_generation
 from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
@@ -30,13 +33,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+def _stand_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same machine, time zone and moment for every snapshot."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(machine, "machine_line", lambda: "2 CPU cores, 23 GiB, no GPU")
     monkeypatch.setattr("lora_tui.tui.screens.welcome.machine_line", lambda: "2 CPU cores, 23 GiB, no GPU")
     monkeypatch.setattr(Path, "cwd", lambda: Path("/work"))
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 async def at_noon(place: Workplace, size: tuple[int, int], keys: str, until_shown: str, name: str) -> None:
@@ -47,9 +53,18 @@ async def at_noon(place: Workplace, size: tuple[int, int], keys: str, until_show
             await pilot.pause()
         await shown(app, until_shown)
         await until(lambda: app.looks > 3)
-        await pilot.pause(0.3)
+        await still(app, pilot)
         assert "lora-tui" in screen_text(app) or size[0] < 100 or len(app.screen_stack) > 1
         assert_like_snapshot(app, name)
+
+
+async def still(app: LoraApp, pilot: Pilot[None]) -> None:
+    """Wait until nothing has changed for a while: hints and panels follow what they tell of."""
+    same, before = 0, ""
+    while same < 4:
+        await pilot.pause(0.15)
+        now = drawn(app)
+        same, before = (same + 1 if now == before else 0), now
 
 
 async def trained(store: Store) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _BAR = 16
 
 
+_TOLD = 5e-5
+"""Smaller changes of a weight are not worth a word."""
+
+
 class AnswerScreen(ModalScreen[None]):
     """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
 
@@ -116,8 +120,11 @@ class AnswerScreen(ModalScreen[None]):
             return
         changes = {name: moved.after[name] - moved.before.get(name, 0.0) for name in moved.after}
         strongest = sorted(changes, key=lambda name: -abs(changes[name]))[:3]
-        told = ", ".join(f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if changes[name])
-        self._moved = styled((f"\nThe weights moved: {told or 'hardly'}", "$accent"))
+        told = ", ".join(
+            f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _TOLD
+        )
+        words = f"The weights moved: {told}" if told else "The weights hardly moved: no metric sets this answer apart."
+        self._moved = styled((f"\n{words}", "$accent"))
         self._lora.pull_soon()
         await self._show()
 

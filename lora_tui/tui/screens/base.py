@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
+from textual.actions import parse
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.screen import Screen
 
 from lora_tui.store.connection import Store
@@ -22,6 +24,12 @@ class ModeScreen(Screen[None]):
     LESSON: ClassVar[str] = "01-tokens-and-loss"
     """The lesson that belongs here; a widget inside may name another."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        bindings = Binding.make_bindings(self.BINDINGS)
+        self._own_actions = list(dict.fromkeys(parse(binding.action)[1] for binding in bindings))
+        self._offered: list[bool | None] = []
+
     def compose(self) -> ComposeResult:
         """Bar, body, hints."""
         yield TopBar(self.MODE)
@@ -34,6 +42,14 @@ class ModeScreen(Screen[None]):
 
     async def pull(self, *, changed: bool) -> None:
         """Bring what is shown up to date; `changed` tells that the store has something new."""
+
+    async def look(self, *, changed: bool) -> None:
+        """Pull, and show other hints when other keys have come to apply."""
+        await self.pull(changed=changed)
+        offered = [self.check_action(name, ()) for name in self._own_actions]
+        if offered != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
 
     @property
     def lora(self) -> "LoraApp":

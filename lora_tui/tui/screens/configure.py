@@ -16,8 +16,9 @@ from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, 
 from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, line, plain, styled
+from lora_tui.tui.plain import DIM, Content, line, plain, styled
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.views.plan import forecast_lines
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
@@ -193,18 +194,13 @@ class ConfigureScreen(ModeScreen):
     async def _forecast(self) -> None:
         """What the configuration will do; asked anew after each change."""
         jobs, settings = self.lora.jobs, self.lora.view.settings
-        parts: list[Any] = []
+        parts: list[Content] = []
         for title, ask in (("Training", jobs.forecast_training), ("Generation", jobs.forecast_generation)):
             forecast = await self.lora.deeds.attempt(ask(settings))
             if forecast is None:
                 return
-            width = max((len(what) for what, _ in forecast.lines), default=0) + 2
-            parts += [(f"{title}\n", "bold")]
-            for what, figure in forecast.lines:
-                parts += [(what.ljust(width), DIM), line(figure, 200), "\n"]
-            for warning in forecast.warnings:
-                parts += [("! ", "bold $warning"), line(warning, 300), "\n"]
-        self.query_one("#outlook", Panel).show(styled(*parts))
+            parts += [styled((title, "bold")), *forecast_lines(forecast)]
+        self.query_one("#outlook", Panel).show(Content("\n").join(parts))
 
     @on(RowList.Moved, "#keys")
     def _moved(self) -> None:

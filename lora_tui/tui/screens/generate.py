@@ -25,11 +25,12 @@ from lora_tui.store.looking import (
 )
 from lora_tui.store.rows import RESUMABLE_STATES
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, number, styled
+from lora_tui.tui.plain import number
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
 from lora_tui.tui.views.generation import BINS, GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, next_state
+from lora_tui.tui.views.plan import Plan
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
@@ -82,8 +83,10 @@ class GenerateScreen(ModeScreen):
         self._window: PairWindow | None = None
         self._summaries = Throttle()
         self._below = 0
+        self._unsummed = False
+        """Whether something has happened that the sums do not hold yet."""
         self._typing: Timer | None = None
-        self._forecast: Content | None = None
+        self._plan = Plan()
 
     def compose_body(self) -> ComposeResult:
         """Sources and pairs side by side, progress and analysis under them."""
@@ -116,7 +119,7 @@ class GenerateScreen(ModeScreen):
         if store is None or run is None:
             self._window = self._view = None
             self._nothing()
-            await self._forecast_once()
+            await self._plan.make(self.lora, self.lora.jobs.forecast_generation)
             return
         if self._window is None or self._window.run_id != run.id:
             await self._choose(store, run)
@@ -126,15 +129,15 @@ class GenerateScreen(ModeScreen):
         self._view.run = run
         if changed or moved:
             await self._follow(store)
-        summarised = (changed or moved or self._view.live) and self._summaries.due()
+        self._unsummed |= changed or moved or self._view.live
+        summarised = self._unsummed and self._summaries.due()
         if summarised:
+            self._unsummed = False
             await self._summarise(store)
             self._summaries.done()
         await self._read(store)
         if changed or moved or summarised:
             self._draw(summarised=summarised)
-        if moved:
-            self.refresh_bindings()
 
     async def _choose(self, store: Store, run: RunLine) -> None:
         row = await runs.get(store, run.id)
@@ -143,7 +146,6 @@ class GenerateScreen(ModeScreen):
         self._window = PairWindow(run.id)
         self._summaries.reset()
         self.query_one("#pairs", RowList).following = True
-        self.refresh_bindings()
 
     async def _follow(self, store: Store) -> None:
         assert self._window is not None
@@ -167,10 +169,7 @@ class GenerateScreen(ModeScreen):
         view.histogram = await score_histogram(store, run_id, BINS)
         view.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")
-        paused = view.live and event is not None and bool(event.payload.get("paused"))
-        if paused != view.paused:
-            view.paused = paused
-            self.refresh_bindings()
+        view.paused = view.live and event is not None and bool(event.payload.get("paused"))
 
     async def _read(self, store: Store) -> None:
         """Have the rows in view read, and drawn when they were not there before."""
@@ -226,21 +225,9 @@ class GenerateScreen(ModeScreen):
         rows.say_empty(f"No pairs yet. s starts: {settings.model} reads {settings.input_folder}.")
         if rows.count:
             rows.show(0)
-        self.query_one("#progress", Panel).show(self._forecast or Content("…"), "What s will do")
+        self.query_one("#progress", Panel).show(self._plan.content, "What s will do")
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_state(None)
-
-    async def _forecast_once(self) -> None:
-        if self._forecast is None:
-            self._forecast = Content("…")
-            forecast = await self.lora.deeds.attempt(self.lora.jobs.forecast_generation(self.lora.view.settings))
-            if forecast is None:
-                return
-            width = max((len(what) for what, _ in forecast.lines), default=0) + 2
-            lines = [styled((what.ljust(width), DIM), figure) for what, figure in forecast.lines]
-            lines += [styled(("! ", "$warning"), warning) for warning in forecast.warnings]
-            self._forecast = Content("\n").join(lines)
-            self._nothing()
 
     def _pair_row(self, index: int) -> Sequence[Cell]:
         window = self._window
@@ -265,6 +252,10 @@ class GenerateScreen(ModeScreen):
 
     def _source_row(self, index: int) -> Sequence[Cell]:
         return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
+
+    def on_screen_resume(self) -> None:
+        """Look at the folder again: its files may have changed meanwhile."""
+        self._plan.forget()
 
     def on_resize(self) -> None:
         """Show as many columns as fit."""

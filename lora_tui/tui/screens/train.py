@@ -16,9 +16,10 @@ from lora_tui.store.feedback import ratings
 from lora_tui.store.looking import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import DIM, Content, line, styled
+from lora_tui.tui.plain import Content, styled
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.views import training as words
+from lora_tui.tui.views.plan import Plan
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.panel import Line, Panel, entitle
 from lora_tui.tui.widgets.plot import LinePlot, Series
@@ -70,10 +71,11 @@ class TrainScreen(ModeScreen):
         self._plot = 0
         self._plotted_at = 0.0
         self._stale = True
-        self._forecast: Content | None = None
+        self._plan = Plan()
 
     def compose_body(self) -> ComposeResult:
         """Plots and the figures of the moment above, score, weights and answers below."""
+        yield Panel("What s will do", id="plan")
         yield Line(id="now-line")
         with Horizontal(id="plots"):
             with Container(id="plot-box", classes="box"):
@@ -112,7 +114,6 @@ class TrainScreen(ModeScreen):
             self._view = TrainingView(run)
             self._back, self._shown_evaluation = 0, None
             changed = True
-            self.refresh_bindings()
         view = self._view
         moved = view.run.state != run.state
         view.run = run
@@ -124,8 +125,6 @@ class TrainScreen(ModeScreen):
             self._stale = True
         self._measure()
         self._draw(news=news or moved)
-        if moved:
-            self.refresh_bindings()
 
     async def _answers(self, store: Store) -> None:
         """Read the answers of the evaluation that is looked at, when it is another one now."""
@@ -165,6 +164,13 @@ class TrainScreen(ModeScreen):
         view = self._view
         assert view is not None
         now = time.time()
+        before = view.live and not view.step
+        self.set_class(before, "-before")
+        if not before and self.focused is None:
+            self.query_one("#answers").focus()  # a small terminal hid it, and what is hidden loses the focus
+        if before:
+            room = self.query_one("#plan", Panel).content_size.width or 76
+            self.query_one("#plan", Panel).show(words.first_lines(view, room), "Plan")
         self.query_one("#now", Panel).show(self._now(now), "Now" if view.step else "Plan")
         self.query_one("#now-line", Line).show(words.now_line(view, self._load, now))
         self.show_state(view.run, f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or "")
@@ -244,18 +250,13 @@ class TrainScreen(ModeScreen):
     async def _nothing(self) -> None:
         """What is shown before there is a run."""
         self.show_state(None)
-        if self._forecast is not None:
-            return
-        self._forecast = Content("…")
-        forecast = await self.lora.deeds.attempt(self.lora.jobs.forecast_training(self.lora.view.settings))
-        if forecast is None:
-            return
-        width = max((len(what) for what, _ in forecast.lines), default=0) + 2
-        lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
-        lines += [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
-        self._forecast = Content("\n").join(lines)
-        self.query_one("#now", Panel).show(self._forecast, "What s will do")
-        self.query_one("#now-line", Line).show(Content("\n").join(lines[:2]))
+        self.set_class(True, "-before")
+        await self._plan.make(self.lora, self.lora.jobs.forecast_training)
+        self.query_one("#plan", Panel).show(self._plan.content, "What s will do")
+
+    def on_screen_resume(self) -> None:
+        """Look at the data again: it may have changed meanwhile."""
+        self._plan.forget()
 
     def on_resize(self) -> None:
         """Show as many columns as fit, and the plots anew."""

@@ -30,7 +30,7 @@ _CHOICES = (
 
 
 class Welcome(ModalScreen[None]):
-    """Shown when there is no run yet."""
+    """Shown when there is no run yet and nothing is configured."""
 
     CSS_PATH = "dialogs.tcss"
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lora_tui.store.looking import PairDetail
+from lora_tui.store.looking import DecisionLine, PairDetail
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.plain import DIM, Content, line, plain, styled
@@ -58,10 +58,20 @@ def _find(text: str, evidence: str) -> tuple[int, int] | None:
     return found.span() if found else None
 
 
+def in_force(detail: PairDetail) -> DecisionLine | None:
+    """The decision that holds: the newest that was not taken back."""
+    return next((decision for decision in detail.decisions if decision.undone_at is None), None)
+
+
+def _who(decision: DecisionLine) -> str:
+    names = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
+    return names.get(decision.decided_by, one_line(decision.decided_by, 40))
+
+
 def verdict(detail: PairDetail) -> Content:
     """The verdict with its score, who gave it, and why."""
     pair = detail.pair
-    newest = detail.decisions[0] if detail.decisions else None
+    newest = in_force(detail)
     colour = VERDICT_COLOURS.get(pair.state, "")
     head = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
     parts: list[Any] = [(head, f"bold {colour}")]
@@ -69,9 +79,7 @@ def verdict(detail: PairDetail) -> Content:
         threshold = f" of 10, threshold {newest.threshold:g}" if newest and newest.threshold is not None else " of 10"
         parts += [(f"  {pair.score:.1f}", "bold"), (threshold, DIM)]
     if newest is not None:
-        by = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
-        who = by.get(newest.decided_by, newest.decided_by)
-        parts.append((f"\nby {who}, weights {newest.weights_version or '–'}", DIM))
+        parts.append((f"\nby {_who(newest)}, weights {newest.weights_version or '–'}", DIM))
     if pair.reason:
         parts += ["\n", plain(pair.reason)]
     return styled(*parts)
@@ -103,12 +111,14 @@ def judge_words(detail: PairDetail) -> Content:
 
 
 def history(detail: PairDetail) -> Content:
-    """Earlier decisions and wordings, newest first; nothing where there is just one."""
+    """Other decisions and earlier wordings, newest first; nothing where there is just one."""
     lines: list[Content] = []
-    for decision in detail.decisions[1:]:
-        gone = " (taken back)" if decision.undone_at else ""
-        lines.append(styled((f"before: {VERDICT_WORDS.get(decision.verdict, decision.verdict)} by ", DIM),
-                            line(decision.decided_by, 40), (gone, DIM)))  # fmt: skip
+    holds = in_force(detail)
+    for decision in detail.decisions:
+        if decision is not holds:
+            when = "before" if decision.undone_at is None else "taken back"
+            verdict = VERDICT_WORDS.get(decision.verdict, decision.verdict)
+            lines.append(styled((f"{when}: {verdict} by {_who(decision)}", DIM)))
     lines += [
         styled(("edited; it was: ", DIM), line(edit.question, 200)) for edit in detail.edits if edit.undone_at is None
     ]

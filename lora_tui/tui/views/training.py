@@ -281,6 +281,12 @@ def plan_lines(view: TrainingView) -> Content:
     return Content("\n").join(lines)
 
 
+def first_lines(view: TrainingView, width: int) -> Content:
+    """The plan of a run that has begun, with what it warns of, until its first step."""
+    plan = plan_lines(view)
+    return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
+
+
 def weight_lines(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
     """The aggregator's weights as bars, with where they began and which way they went."""
     if not now:

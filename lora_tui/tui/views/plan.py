@@ -1,0 +1,43 @@
+"""What a key will do before it is pressed: the forecast of a run, as lines."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.tui.jobs import Forecast
+from lora_tui.tui.plain import DIM, Content, line, styled
+
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
+    from lora_tui.tui.app import LoraApp
+
+
+class Plan:
+    """The forecast for the settings in view, asked for once and again when they are others."""
+
+    def __init__(self) -> None:
+        self.content = Content("…")
+        self._of: Settings | None = None
+
+    def forget(self) -> None:
+        """Ask again at the next opportunity: what was counted may have changed."""
+        self._of = None
+
+    async def make(self, app: "LoraApp", ask: Callable[["Settings"], Awaitable[Forecast]]) -> None:
+        """Bring `content` up to date."""
+        settings = app.view.settings
+        if self._of is settings:
+            return
+        self._of = settings
+        try:
+            forecast = await ask(settings)
+        except LoraTuiError as problem:
+            forecast = Forecast((), (str(problem),))
+        self.content = Content("\n").join(forecast_lines(forecast))
+
+
+def forecast_lines(forecast: Forecast) -> list[Content]:
+    """The figures of a forecast in two columns, then its warnings."""
+    width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+    lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
+    return lines + [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
