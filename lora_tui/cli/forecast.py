@@ -53,7 +53,8 @@ def _data(outlook: Outlook) -> str:
         return one_line(data.problem, 200)
     forms = ", ".join(f"{number:,} {form}" for form, number in data.forms.items())
     skipped = f", {data.skipped:,} skipped" if data.skipped else ""
-    return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped})"
+    held_out = f", {_figure(data.held_out)} more held out" if data.held_out.value else ""
+    return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped}){held_out}"
 
 
 def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:

@@ -108,7 +108,10 @@ def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
 
 
 def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
-    line = f"{count(payload.get('examples') or 0, 'example')}, {count(payload.get('steps') or 0, 'step')}"
+    line = count(payload.get("examples") or 0, "example")
+    if payload.get("held_out"):
+        line += f", {payload['held_out']:,} more held out"
+    line += f", {count(payload.get('steps') or 0, 'step')}"
     trained, total = payload.get("trainable_parameters"), payload.get("parameters")
     if trained and total:
         line += f"; {trained / 1e6:.2f} of {total / 1e6:,.0f} million parameters are trained"
@@ -132,7 +135,10 @@ def _analysis(payload: Mapping[str, Any], progress: Progress) -> list[str]:
 
 def _evaluation(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
-    lines = [f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"]
+    line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
+    if payload.get("held_out_loss") is not None:
+        line += f", held-out loss {payload['held_out_loss']:.3f}"
+    lines = [line]
     for sample in payload.get("samples", ()):
         answer = one_line(str(sample.get("answer", "")), 90) or "(nothing)"
         question = one_line(question_of(str(sample.get("prompt", ""))), 40)

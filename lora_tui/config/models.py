@@ -214,6 +214,11 @@ class Training(Section):
     )
     eval_steps: Limit = Field(0, description="Optimizer steps between evaluations; 0 = eval_frequency epochs.")
     save_steps: Count = Field(50, description="Optimizer steps between checkpoints that a stopped run resumes from.")
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="Share of the examples, 0 to 0.5, that is not trained on: evaluations tell the loss on it, which "
+        "rises when the rest is only memorised. 0.05 to 0.1 suits some hundred examples.",
+    )
 
     @model_validator(mode="after")
     def _ends_somewhere(self) -> Self:

@@ -76,7 +76,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation of one model (``tuned`` or ``base``) at one step."""
+    """One evaluation of one model (``tuned`` or ``base``) at one step.
+
+    `held_out_loss` is the mean loss a label token on the examples that are not trained on; None where there are none.
+    """
 
     id: int
     run_id: int
@@ -87,6 +90,7 @@ class Evaluation:
     weights: dict[str, float]
     weights_version: int
     at: float
+    held_out_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

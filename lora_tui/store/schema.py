@@ -311,7 +311,10 @@ override gave; its `cause` is what the pair's was, so that taking back a later o
 each pair's last is known to have had the pair's cause; earlier ones were superseded and are never restored.
 """
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO)
+_HELD_OUT_LOSS = "ALTER TABLE evaluations ADD COLUMN held_out_loss REAL;"
+"""The loss on the examples that a run does not train on, beside the score; older runs held none out."""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

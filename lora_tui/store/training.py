@@ -38,8 +38,9 @@ async def _put_step(t: Store, run_id: int, at: float, payload: Mapping[str, Any]
 
 async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
     evaluation_id = await t.execute(
-        "INSERT OR REPLACE INTO evaluations(run_id, step, model, score, metrics, weights, weights_version, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO evaluations("
+        "run_id, step, model, score, metrics, weights, weights_version, at, held_out_loss)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run_id,
             payload["step"],
@@ -49,6 +50,7 @@ async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str
             to_json(payload["weights"]),
             payload["weights_version"],
             at,
+            payload.get("held_out_loss"),
         ),
     )
     await t.execute_many(

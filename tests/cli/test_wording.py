@@ -36,6 +36,21 @@ def test_the_base_model_sets_no_best_score() -> None:
     assert (progress.score, progress.best) == (0.3, 0.4)
 
 
+def test_the_loss_on_held_out_examples_stands_beside_the_score_where_there_is_one() -> None:
+    with_one = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=1.2345, samples=[])
+    without = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=None, samples=[])
+    assert describe(with_one, Progress()) == ["evaluation at step 6: score 0.50, held-out loss 1.234"]
+    assert describe(without, Progress()) == ["evaluation at step 6: score 0.50"]
+
+
+def test_the_plan_tells_how_many_examples_are_held_out() -> None:
+    plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "steps": 12}
+    assert describe(event("plan", **plan, held_out=10), Progress()) == [
+        "m on cpu in float32: 90 examples, 10 more held out, 12 steps"
+    ]
+    assert describe(event("plan", **plan, held_out=0), Progress()) == ["m on cpu in float32: 90 examples, 12 steps"]
+
+
 def test_a_loss_that_was_not_finite_is_a_gap_and_not_a_zero() -> None:
     assert step_line(
         {"step": 3, "steps": 9, "loss": None, "lr": 8.1e-4, "grad_norm": None, "tokens_per_s": 1344.2}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import feedback, generation, runs, schema
+from lora_tui.store import feedback, generation, runs, schema, training
 from lora_tui.store.connection import Store
 from tests.store.test_store_file import pragma, with_store
 
@@ -65,6 +65,19 @@ def test_a_migrated_file_has_the_same_tables_and_indexes_as_a_new_one(old_file: 
         return names, json.dumps(columns)
 
     assert with_store(old_file, shape) == with_store(tmp_path / "new.db", shape)
+
+
+def test_an_evaluation_from_before_examples_were_held_out_has_no_loss_on_them(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    evaluation = (
+        "INSERT INTO evaluations(run_id, step, model, score, metrics, weights, weights_version, at)"
+        " VALUES (1, 3, 'tuned', 0.5, '{}', '{}', 1, 0);"
+    )
+    with sqlite3.connect(path) as file:
+        file.executescript(schema.MIGRATIONS[0] + ROWS + schema.MIGRATIONS[1] + evaluation + "PRAGMA user_version=2;")
+    file.close()
+    (found,) = with_store(path, lambda store: training.evaluations(store, 1))
+    assert (found.score, found.held_out_loss) == (0.5, None)
 
 
 def test_edits_go_with_their_pair(old_file: Path) -> None:

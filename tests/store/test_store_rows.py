@@ -129,6 +129,16 @@ def test_an_evaluation_event_becomes_rows_with_its_samples(tmp_path: Path) -> No
     assert (samples[0].answer, samples[0].metrics) == ("a secret — 秘密", {"bleu": 0.5})
 
 
+def test_the_loss_on_held_out_examples_is_stored_with_the_evaluation(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[Evaluation]:
+        run_id = await add_run(store)
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "held_out_loss": 1.25})])
+        await events.append(store, run_id, [(2.0, "evaluation", {**EVALUATION, "step": 9, "held_out_loss": None})])
+        return await training.evaluations(store, run_id)
+
+    assert [row.held_out_loss for row in with_store(tmp_path / "store.db", work)] == [1.25, None]
+
+
 def test_an_evaluation_that_is_repeated_replaces_the_older_one_and_its_samples(tmp_path: Path) -> None:
     async def work(store: Store) -> tuple[list[Evaluation], Any]:
         run_id = await add_run(store)

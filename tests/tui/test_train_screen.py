@@ -47,6 +47,24 @@ async def test_a_live_run_is_followed_as_it_steps_and_is_evaluated(place: Workpl
         assert screen._view.loss.last_x == 6
 
 
+async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_training_loss(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running", steps=10))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "step 10/60")
+        assert "held out" not in screen_text(app)
+        first, second = (evaluation_event(step, 0.5, held_out_loss=loss) for step, loss in ((10, 1.5), (12, 1.75)))
+        await events.append(store, run_id, [first, step_event(11), step_event(12), second])
+        await shown(app, "unseen 1.7500  ▲ 0.25, held out")
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        assert screen._view is not None
+        assert list(screen._view.held_out.xs) == [10, 12]
+        assert screen._view.held_out.ys.tolist() == [1.5, 1.75]
+        plot = screen.query_one("#plot", LinePlot)
+        await until(lambda: any(series.label == "held out" for series in plot._series))
+
+
 async def test_a_resumed_run_draws_the_repeated_steps_once(place: Workplace) -> None:
     run_id = await place.fill(lambda store: make_training(store, "running", steps=10))
     async with place.app() as (app, pilot), await Store.open(place.path) as store:

@@ -5,11 +5,12 @@ kept: looking at a file again and again while somebody edits a configuration cos
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
+from lora_tui.engine.data.held_out import question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.errors import UsageError
@@ -27,7 +28,8 @@ _MOST_REMEMBERED = 8
 class Survey:
     """A training file. `problem` says why nothing could be counted; all counts are 0 then.
 
-    `tokens` is an estimate for each example, its end mark included, and `changed_at` when the file was last written.
+    `tokens` is an estimate for each example, its end mark included, `questions` each one's `question_digest`, and
+    `changed_at` when the file was last written.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Survey:
     forms: Mapping[str, int] = field(default_factory=dict)
     skipped: int = 0
     tokens: Sequence[int] = ()
+    questions: Sequence[int] = ()
     changed_at: float = 0.0
 
     @property
@@ -43,9 +46,9 @@ class Survey:
         """How many examples can be trained on, as far as the text tells."""
         return len(self.tokens)
 
-    def tokens_up_to(self, max_length: int) -> int:
-        """Return the estimated tokens of all examples, each cut to `max_length`."""
-        return sum(min(count, max_length) for count in self.tokens)
+    def tokens_up_to(self, max_length: int, without: Set[int] = frozenset()) -> int:
+        """Return the estimated tokens of all examples but those of the indices `without`, each cut to `max_length`."""
+        return sum(min(count, max_length) for index, count in enumerate(self.tokens) if index not in without)
 
     def longest_up_to(self, max_length: int) -> int:
         """Return the estimated tokens of the longest example, cut to `max_length`."""
@@ -79,7 +82,8 @@ def _counted(path: Path, size: int, changed_at: float) -> Survey:
     except UsageError as refusal:
         return Survey(path, exists=True, problem=str(refusal), changed_at=changed_at)
     tokens = array("l", (_tokens(example) for example in found.examples))
-    return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, changed_at)
+    questions = array("Q", (question_digest(example) for example in found.examples))
+    return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions, changed_at)
 
 
 def _refusal(path: Path) -> str | None:

@@ -54,11 +54,27 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
 
 
 def emit_evaluation(
-    ctx: RunContext, scored: Scored, aggregator: AdaptiveAggregator, version: int, step: int, name: str
+    ctx: RunContext,
+    scored: Scored,
+    aggregator: AdaptiveAggregator,
+    version: int,
+    step: int,
+    name: str,
+    held_out_loss: float | None = None,
 ) -> None:
-    """Emit an ``evaluation`` event for the model called `name` (``tuned`` or ``base``)."""
-    weights = dict(aggregator.weights)
-    ctx.emit("evaluation", step=step, model=name, weights=weights, weights_version=version, **scored.payload())
+    """Emit an ``evaluation`` event for the model called `name` (``tuned`` or ``base``).
+
+    `held_out_loss` is the loss on the examples that a training run holds out, where it holds out any.
+    """
+    ctx.emit(
+        "evaluation",
+        step=step,
+        model=name,
+        weights=dict(aggregator.weights),
+        weights_version=version,
+        held_out_loss=held_out_loss,
+        **scored.payload(),
+    )
 
 
 def side_by_side(before: Scored, after: Scored) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The model card: what an adapter was trained on, how well it does, and how to use it, beside the weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,11 @@ from lora_tui.text import clean
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells. `curve` holds (step, loss) pairs of the run so far."""
+    """What the card tells.
+
+    `curve` holds (step, loss) pairs of the run so far, `held_out` how many examples were not trained on and
+    `held_out_loss` their mean loss a label token.
+    """
 
     base_model: str
     data_file: str
@@ -22,6 +27,8 @@ class CardFacts:
     score: float | None
     evaluation: Scored | None
     curve: Sequence[tuple[int, float]]
+    held_out: int = 0
+    held_out_loss: float | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -39,6 +46,7 @@ def model_card(facts: CardFacts) -> str:
         f"Trained with lora-tui {__version__} on `{Path(facts.data_file).name}`: {facts.examples:,} examples"
         f" ({forms}), {facts.tokens:,} tokens an epoch.",
         f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
+        *_held_out(facts),
         "",
         "The exact configuration is in `config.toml`. Prompts have the form `Question: …` newline `Answer:`.",
         "",
@@ -72,6 +80,12 @@ def model_card(facts: CardFacts) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _held_out(facts: CardFacts) -> list[str]:
+    if facts.held_out_loss is None or not math.isfinite(facts.held_out_loss):
+        return []
+    return [f"Loss on {facts.held_out:,} held-out examples, which were not trained on: {facts.held_out_loss:.4f}."]
 
 
 def _cell(text: str) -> str:

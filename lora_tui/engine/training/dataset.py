@@ -21,6 +21,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
+from lora_tui.engine.data.held_out import drawn, question_digest
 from lora_tui.errors import LoraTuiError
 
 
@@ -62,6 +63,7 @@ class TextDataset(Sequence[Encoded]):
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
         self._rows: list[Encoded] = []
+        self._questions: list[int] = []
         for example in examples:
             self._add(example, max_length)
         if not self._rows:
@@ -83,6 +85,19 @@ class TextDataset(Sequence[Encoded]):
         text = searchable_text(example).casefold()
         flagged = any(keyword in text for keyword in self._lowered)
         self._rows.append(Encoded(tuple(input_ids), tuple(is_label), flagged, example.source))
+        self._questions.append(question_digest(example))
+
+    def hold_out(self, share: float, seed: int) -> list[Encoded]:
+        """Take a share (0-0.5) of the examples out of the dataset and return them, in the order they are drawn.
+
+        The same data and seed divide the same way; see `held_out` for how, and for when nothing is taken.
+        """
+        taken = drawn(self._questions, share, seed)
+        rows, gone = self._rows, set(taken)
+        kept = [index for index in range(len(rows)) if index not in gone]
+        self._rows = [rows[index] for index in kept]
+        self._questions = [self._questions[index] for index in kept]
+        return [rows[index] for index in taken]
 
     def __len__(self) -> int:
         return len(self._rows)

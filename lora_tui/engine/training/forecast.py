@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from lora_tui.config import Settings
-from lora_tui.config.models import FineTuning
+from lora_tui.config.models import FineTuning, Training
+from lora_tui.engine.data.held_out import drawn
 from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.figure import Figure
 from lora_tui.engine.model_facts import ModelFacts, model_facts
@@ -27,7 +28,10 @@ from lora_tui.text import count
 
 @dataclass(frozen=True, slots=True)
 class DataOutlook:
-    """The training file: its examples by form, records that are skipped, and the tokens of one epoch."""
+    """The training file: its examples by form, records that are skipped, and the tokens of one epoch.
+
+    `examples` and `tokens` are those that are trained on; `held_out` more are not.
+    """
 
     path: Path
     exists: bool
@@ -36,6 +40,7 @@ class DataOutlook:
     forms: Mapping[str, int]
     skipped: int
     tokens: Figure
+    held_out: Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ def training_outlook(
     device = expected_device(tuning.device)
     of_model = [run for run in history if run.plan.get("model") == tuning.model_name]
     of_machine = [run for run in of_model if run.host == socket.gethostname() and _kind(run) == device.kind]
-    data = _data(found, of_model, tuning.training.max_length)
+    data = _data(found, of_model, tuning.training)
     run_length = _length(data, tuning)
     model = _model(facts, tuning, of_model)
     return TrainingOutlook(
@@ -155,24 +160,33 @@ def _kind(run: PlannedRun) -> str:
     return str(run.plan.get("device", "")).partition(":")[0]
 
 
-def _data(found: Survey, of_model: Sequence[PlannedRun], max_length: int) -> DataOutlook:
+def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> DataOutlook:
     if found.problem is not None:
         unknown = Figure(None, found.problem)
-        return DataOutlook(found.path, found.exists, found.problem, unknown, {}, 0, unknown)
-    same = next((run for run in of_model if _same_data(run, found, max_length)), None)
+        return DataOutlook(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
+    held_out = set(drawn(found.questions, training.validation_share, training.seed))
+    same = next((run for run in of_model if _same_data(run, found, training.max_length)), None)
     if same is not None:
         note = f"as run {same.id} counted them"
-        examples, tokens = Figure(same.plan["examples"], note), Figure(same.plan["tokens"], note)
+        counted, of_them = same.plan["examples"], same.plan.get("held_out", 0)
+        tokens = Figure(same.plan["tokens"], note)
+        if of_them != len(held_out):  # it divided the same examples in another way
+            everything = same.plan["tokens"] + same.plan.get("held_out_tokens", 0)
+            kept = counted + of_them - len(held_out)
+            tokens = Figure(round(everything * kept / (counted + of_them)), note, estimated=True)
+        examples = Figure(counted + of_them - len(held_out), note)
     else:
-        examples = Figure(found.examples)
-        tokens = Figure(found.tokens_up_to(max_length), "four characters a token", estimated=True)
-    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens)
+        examples = Figure(found.examples - len(held_out))
+        trained = found.tokens_up_to(training.max_length, without=held_out)
+        tokens = Figure(trained, "four characters a token", estimated=True)
+    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens, Figure(len(held_out)))
 
 
 def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
     """Tell whether a run of the same model has tokenised this very file, and cut it at the same length."""
     plan = run.plan
-    counted = (plan.get("examples", 0) + plan.get("dropped", 0), plan.get("skipped"), plan.get("forms"))
+    examples = plan.get("examples", 0) + plan.get("held_out", 0) + plan.get("dropped", 0)
+    counted = (examples, plan.get("skipped"), plan.get("forms"))
     return (
         run.data != ""
         and run.max_length == max_length

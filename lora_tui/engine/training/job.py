@@ -21,6 +21,7 @@ from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
+from lora_tui.engine.data.held_out import FEWEST
 from lora_tui.engine.data.read import ReadResult, read_examples
 from lora_tui.engine.inference.adapters import PAPERS
 from lora_tui.engine.inference.evaluate import emit_evaluation
@@ -30,12 +31,13 @@ from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
-from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
-from lora_tui.store.training import steps
+from lora_tui.store.training import evaluations, steps
 from lora_tui.text import count
 
 _SHOWN = 3
@@ -57,7 +59,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     ctx.leave_if_stopping()
     work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
     if ctx.resumed:
-        work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
+        await _recall(ctx, work)
     with ctx.commands.honoured({"checkpoint": work.save_soon}):
         result = await ctx.in_torch_thread(_train, ctx, work, folder)
     await ctx.flush()
@@ -65,6 +67,19 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     if result.stopped_by == "request":
         raise Stopped(summary)
     return summary
+
+
+async def _recall(ctx: RunContext, work: "_Work") -> None:
+    """Take up the losses from before a stop, for the card and the watch on overfitting."""
+    work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
+    work.held_out_curve = [
+        (look.step, look.held_out_loss)
+        for look in await evaluations(ctx.store, ctx.run_id)
+        if look.held_out_loss is not None
+    ]
+    work.overfits = any(
+        overfitting(work.held_out_curve[:looks], work.curve) for looks in range(len(work.held_out_curve) + 1)
+    )
 
 
 async def _folder(ctx: RunContext) -> Path:
@@ -101,6 +116,7 @@ class _Work:
     base: BaseModel
     model: PeftModel
     dataset: TextDataset
+    held_out: list[Encoded]
     data: ReadResult
     data_file: Path
     fingerprint: str
@@ -108,7 +124,21 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     evaluation: Scored | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
+    held_out_curve: list[tuple[int, float]] = field(default_factory=list)
+    overfits: bool = False
     _save: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def held_out_loss(self) -> float | None:
+        """The newest loss on the held-out examples."""
+        return self.held_out_curve[-1][1] if self.held_out_curve else None
+
+    def look(self, step: int, loss: float) -> str | None:
+        """Note the loss on the held-out examples; returns a warning, once in a run, when they are left behind."""
+        self.held_out_curve = [*(entry for entry in self.held_out_curve if entry[0] < step), (step, loss)]
+        warning = None if self.overfits else overfitting(self.held_out_curve, self.curve)
+        self.overfits = self.overfits or warning is not None
+        return warning
 
     async def save_soon(self) -> str:
         """Have a checkpoint saved after the step that is under way."""
@@ -127,6 +157,7 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     fine_tuning = ctx.settings.fine_tuning
     training = fine_tuning.training
     dataset = TextDataset(data.examples, base.tokenizer, training.max_length, fine_tuning.sampling.keywords)
+    held_out = dataset.hold_out(training.validation_share, training.seed)
     model = create_lora_model(base.model, fine_tuning.lora, training.seed)
     trained, total = trainable_parameters(model)
     steps = total_steps(
@@ -142,6 +173,8 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         dtype=str(base.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         examples=len(dataset),
+        held_out=len(held_out),
+        held_out_tokens=sum(len(example.input_ids) for example in held_out),
         forms=dict(data.forms),
         skipped=len(data.skipped),
         dropped=len(dataset.dropped),
@@ -156,13 +189,19 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
         ctx.warn(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
+    if training.validation_share and not held_out:
+        ctx.warn(
+            f"fine_tuning.training.validation_share = {training.validation_share:g}: the "
+            f"{count(len(dataset), 'example')} are too few, or ask too few questions, to hold {FEWEST} out; "
+            "all are trained on."
+        )
     for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained):
         if advice.startswith("fine_tuning"):
             ctx.warn(advice)
     prompts, warning = resolve_prompts(fine_tuning, data.examples)
     if warning:
         ctx.warn(warning)
-    return _Work(base, model, dataset, data, data_file, dataset.fingerprint(), prompts, ctx.writer.loop)
+    return _Work(base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts, ctx.writer.loop)
 
 
 def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
@@ -187,8 +226,30 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     def describe(target: Path, step: int) -> None:
         checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, None))
 
-    hooks = Hooks(on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn, work.save_wanted)
-    return train_model(work.model, work.dataset, ctx.settings.fine_tuning, folder, hooks, resume=ctx.resumed)
+    def on_held_out(step: int, loss: float) -> None:
+        if warning := work.look(step, loss):
+            ctx.warn(warning)
+
+    hooks = Hooks(
+        on_step,
+        evaluate,
+        fill_best,
+        describe,
+        on_checkpoint,
+        ctx.stop.is_set,
+        ctx.warn,
+        work.save_wanted,
+        on_held_out,
+    )
+    return train_model(
+        work.model,
+        work.dataset,
+        ctx.settings.fine_tuning,
+        folder,
+        hooks,
+        resume=ctx.resumed,
+        held_out=work.held_out,
+    )
 
 
 def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> Scored:
@@ -197,7 +258,7 @@ def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> Scored:
     future = asyncio.run_coroutine_threadsafe(evaluation_aggregator(ctx.store, settings.adaptive_aggregator), work.loop)
     aggregator, version = future.result()
     scored = score_model(work.model, work.base.tokenizer, work.prompts, aggregator, settings.max_new_tokens)
-    emit_evaluation(ctx, scored, aggregator, version, step, name)
+    emit_evaluation(ctx, scored, aggregator, version, step, name, work.held_out_loss)
     return scored
 
 
@@ -218,6 +279,8 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         score=score,
         evaluation=work.evaluation,
         curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
+        held_out=len(work.held_out),
+        held_out_loss=work.held_out_loss,
     )
     (target / "README.md").write_text(model_card(facts), encoding="utf-8")
     checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, score))
@@ -253,6 +316,8 @@ def _summary(work: _Work, result: TrainingResult) -> dict[str, Any]:
         "best_step": result.best_step,
         "stopped_by": result.stopped_by,
         "examples": len(work.dataset),
+        "held_out": len(work.held_out) or None,
+        "held_out_loss": work.held_out_loss,
         "data_file": str(work.data_file),
     }
 

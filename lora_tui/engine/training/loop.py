@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,13 @@ from lora_tui.engine.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.attention import packed_attention
 from lora_tui.engine.training.checkpoint import TrainerState
-from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.lora import parameter_groups
 from lora_tui.engine.training.memory import plan_memory, used_megabytes
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
 
 _MOST_SECONDS_UNSAVED = 60.0
@@ -62,7 +63,7 @@ class Hooks:
 
     `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
     folder of the best adapter, `describe` what belongs beside the adapter of a step; `should_stop` is asked between
-    steps, `save_wanted` after each of them.
+    steps, `save_wanted` after each of them. `on_held_out` hears of the loss on the held-out examples before `evaluate`.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
@@ -73,6 +74,7 @@ class Hooks:
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda message: None
     save_wanted: Callable[[], bool] = lambda: False
+    on_held_out: Callable[[int, float], None] = lambda step, loss: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,15 @@ def train_model(
     hooks: Hooks | None = None,
     *,
     resume: bool = False,
+    held_out: Sequence[Encoded] = (),
 ) -> TrainingResult:
     """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
 
     With `resume` the newest checkpoint there is continued exactly; data or settings that differ raise `UsageError`.
+    Every evaluation tells the loss on `held_out`, examples that are not in `dataset`.
     Raises `LoraTuiError` when gradients stop being finite.
     """
-    return _Training(model, dataset, settings, folder, hooks or Hooks()).run(resume=resume)
+    return _Training(model, dataset, settings, folder, hooks or Hooks(), held_out).run(resume=resume)
 
 
 @dataclass
@@ -114,6 +118,7 @@ class _Training:
     settings: FineTuning
     folder: Path
     hooks: Hooks
+    held_out: Sequence[Encoded] = ()
     last_loss: float | None = None
     step_seconds: list[float] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
@@ -259,6 +264,8 @@ class _Training:
 
     def _evaluate(self) -> None:
         """Score the model, keep it when it is the best so far, and count evaluations without a gain."""
+        if self.held_out:
+            self.hooks.on_held_out(self.state.step, held_out_loss(self.maths, self.held_out))
         if self.hooks.evaluate is None:
             self._save_best(None)
             return

@@ -150,9 +150,11 @@ class TrainingView:
         found = await store_training.evaluations(store, self.run.id)
         self.evaluations = [evaluation for evaluation in found if evaluation.model == "tuned"]
         self.base = next((evaluation for evaluation in found if evaluation.model == "base"), None)
-        self.score = Curve()
+        self.score, self.held_out = Curve(), Curve()
         for evaluation in sorted(self.evaluations, key=lambda e: e.step):
             self.score.put(evaluation.step, evaluation.score)
+            if evaluation.held_out_loss is not None:
+                self.held_out.put(evaluation.step, evaluation.held_out_loss)
 
     def phase(self) -> str | None:
         """What is being done where it is not a step: loading, fetching; None while steps go on."""
@@ -169,6 +171,8 @@ def now_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Conten
         return plan_lines(view)
     step, lines = view.step, []
     lines.append(_figure("loss", number(step.get("loss"), ".4f"), _trend(view)))
+    if len(view.held_out.xs):
+        lines.append(_held_out(view))
     lines.append(_figure("rate", rate(step.get("lr")), _schedule(view)))
     lines.append(
         _figure("grad", number(step.get("grad_norm"), ".2f"), f"clipped {view.clipped:,} of {view.steps_done:,}")
@@ -212,6 +216,14 @@ def _trend(view: TrainingView) -> str:
     moved = known[-1] - known[0]
     sign = "▼" if moved < 0 else "▲" if moved > 0 else "="
     return f"{sign} {abs(moved):.2g} over {len(known) - 1} steps"
+
+
+def _held_out(view: TrainingView) -> Content:
+    """The loss on the held-out examples at the newest evaluation, and where it has gone since the one before."""
+    losses = [float(loss) for loss in view.held_out.ys]
+    moved = losses[-1] - losses[-2] if len(losses) > 1 else 0.0
+    sign = "▼" if moved < 0 else "▲"
+    return _figure("unseen", number(losses[-1], ".4f"), f"{sign} {abs(moved):.2g}, held out" if moved else "held out")
 
 
 def _schedule(view: TrainingView) -> str:
@@ -267,8 +279,9 @@ def plan_lines(view: TrainingView) -> Content:
     if not plan:
         return styled((view.phase() or ("starting …" if view.live else view.run.state), DIM))
     trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
+    held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
     lines = [
-        _figure("data", f"{plan.get('examples', 0):,} examples", f"{brief(plan.get('tokens'))} tokens"),
+        _figure("data", f"{plan.get('examples', 0):,} examples", f"{brief(plan.get('tokens'))} tokens{held_out}"),
         _figure("steps", f"{plan.get('steps', 0):,}", f"{brief(plan.get('label_tokens'))} label tokens an epoch"),
         _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
         _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
+from lora_tui.engine.data.held_out import drawn, question_digest
+from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.survey import survey
 from lora_tui.engine.training import footprint, forecast
 from lora_tui.engine.training.forecast import TrainingOutlook, expected_device, training_outlook
 from lora_tui.machine import Gpu, GpuLoad, device_load
@@ -81,6 +84,30 @@ def test_length_follows_from_the_examples(settings: Settings) -> None:
     found = training_outlook(short).length
     assert (found.steps.value, found.warmup_steps.value) == (3, 3)
     assert (found.evaluations.value, found.checkpoints.value) == (3, 2)
+
+
+def test_held_out_examples_are_not_counted_among_those_that_are_trained_on(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text(
+        "".join(f"Question: is {n} odd?\nAnswer: no{' no' * n}\n\n" for n in range(50)) * 2
+    )
+    whole, divided = training_outlook(settings), training_outlook(with_values(settings, {T + "validation_share": 0.1}))
+    assert (whole.data.examples.value, whole.data.held_out.value) == (100, 0)
+    assert (divided.data.examples.value, divided.data.held_out.value) == (90, 10)
+    examples = read_examples(tmp_path / "data.txt").examples
+    held_out = drawn([question_digest(example) for example in examples], 0.1, 42)
+    sizes = survey(tmp_path / "data.txt").tokens
+    assert divided.data.tokens.value == sum(sizes) - sum(sizes[index] for index in held_out)
+    assert divided.length.steps_per_epoch.value == 12, "90 examples, 8 a step"
+
+
+def test_what_a_run_with_another_share_has_counted_is_divided_anew(settings: Settings) -> None:
+    first = training_outlook(settings)
+    plan = {"examples": 42, "held_out": 5, "dropped": 3, "tokens": 3800, "held_out_tokens": 900}
+    divided = with_values(settings, {T + "validation_share": 0.1})
+    same, other = (training_outlook(of, [run_of(settings, first, plan=plan)]).data for of in (divided, settings))
+    assert (same.examples.value, same.held_out.value, same.tokens.value, same.tokens.estimated) == (42, 5, 3800, False)
+    assert (other.examples.value, other.held_out.value, other.tokens.value) == (47, 0, 4700)
+    assert other.tokens.estimated
 
 
 def test_without_a_data_file_only_what_does_not_need_it_is_known(settings: Settings) -> None:

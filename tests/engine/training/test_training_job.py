@@ -350,3 +350,59 @@ def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
     assert (papers["step"], papers["score"], best["step"]) == (4, None, 3)
     assert {**papers, "step": 3, "score": best["score"]} == best
     assert papers["base_model"] == place.settings.fine_tuning.model_name
+
+
+HELD_OUT = {
+    "fine_tuning.training.validation_share": 0.4,
+    "fine_tuning.lora.dropout": 0.0,
+    "fine_tuning.training.max_epochs": 6,
+}
+"""Four of the ten pairs are held out; the others are two steps an epoch."""
+
+
+def test_held_out_examples_are_told_in_plan_evaluations_result_and_card(place: Workshop) -> None:
+    outcome = place.run("train", None, HELD_OUT)
+    (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
+    assert (plan["examples"], plan["held_out"], plan["steps"]) == (6, 4, 12)
+    assert plan["held_out_tokens"] > 0
+    told = [event.payload["held_out_loss"] for event in place.events(outcome.run_id, "evaluation")]
+    assert len(told) == 6
+    assert all(math.isfinite(loss) for loss in told)
+    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == told
+    assert (outcome.result["held_out"], outcome.result["held_out_loss"]) == (4, told[-1])
+    best = told[outcome.result["best_step"] // 2 - 1]
+    card = (Path(outcome.result["adapter"]) / "README.md").read_text()
+    assert f"Loss on 4 held-out examples, which were not trained on: {best:.4f}." in card
+    assert ": 6 examples (10 training text)" in card
+
+
+def test_what_is_learned_by_heart_is_warned_of_once_and_not_again_after_a_stop(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warnings(run_id: int) -> list[str]:
+        said = [event.payload["message"] for event in place.events(run_id, "warning")]
+        return [words for words in said if words.startswith("overfitting: ")]
+
+    monkeypatch.setattr(loop_module, "held_out_loss", lambda maths, held_out: 2.0 + next(worse))
+    worse = iter(range(100))
+    whole = place.run("train", None, HELD_OUT)
+    assert len(warnings(whole.run_id)) == 1
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 11)
+        half = place.run("train", None, HELD_OUT)
+    assert len(warnings(half.run_id)) == 1
+    rest = place.run("train", None, HELD_OUT, resume=half.run_id)
+    assert same(weights(newest(place, whole.run_id)), weights(newest(place, half.run_id)))
+    assert len(warnings(rest.run_id)) == 1
+    refused = place.run("train", None, {**HELD_OUT, "fine_tuning.training.max_epochs": 7}, resume=half.run_id)
+    assert refused.error is not None
+
+
+def test_a_share_that_cannot_be_held_out_is_said_and_everything_trained_on(place: Workshop) -> None:
+    (place.folder / "pairs.txt").write_text("Question: unlock\nAnswer: no\n\n" * 20)
+    changes = {"fine_tuning.training.validation_share": 0.2, "fine_tuning.training.max_steps": 1}
+    outcome = place.run("train", None, changes)
+    said = " ".join(event.payload["message"] for event in place.events(outcome.run_id, "warning"))
+    assert "validation_share = 0.2: the 20 examples are too few, or ask too few questions, to hold 4 out" in said
+    assert outcome.result["examples"] == 20
+    assert outcome.result["held_out_loss"] is None

@@ -1,0 +1,86 @@
+"""The loss on examples that are not trained on, and what it says of a run.
+
+It is computed through the very forward pass of training, without gradients and in evaluation mode, so nothing of the
+run changes: no weight, no moment, no random state.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+
+import torch
+from peft.helpers import disable_input_dtype_casting
+
+from lora_tui.engine.construction import computing
+from lora_tui.engine.training.attention import packed_attention
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.step import StepMaths
+
+MOST_TOKENS = 32_768
+"""Tokens that one look at the held-out examples reads at most: half a minute for a small model on two CPU cores."""
+
+_RISES = 2
+"""Evaluations in a row after which a rising loss is no accident."""
+
+_LEAST_RISE = 0.01
+"""Share of the loss by which it must have risen over those evaluations: less is noise."""
+
+
+def measured(held_out: Sequence[Encoded], most_tokens: int = MOST_TOKENS) -> Sequence[Encoded]:
+    """Return the leading examples that hold at most `most_tokens`; always the same ones, so that losses compare."""
+    tokens = 0
+    for index, example in enumerate(held_out):
+        tokens += len(example.input_ids)
+        if tokens > most_tokens:
+            return held_out[: max(1, index)]
+    return held_out
+
+
+def held_out_loss(maths: StepMaths, held_out: Sequence[Encoded]) -> float:
+    """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
+
+    The model is left in evaluation mode.
+    """
+    examples = measured(held_out)
+    maths.model.eval()
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(computing())
+        # As in a training step: autocast makes the casts there, and evaluation without it needs PEFT's own.
+        stack.enter_context(disable_input_dtype_casting(maths.model, maths.base.dtype == torch.bfloat16))
+        if maths.packed:
+            stack.enter_context(packed_attention(maths.base))
+        total = math.fsum(float(maths.summed_loss(row)) for row in maths.rows(examples))
+    return total / sum(example.labels for example in examples)
+
+
+def overfitting(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:
+    """Return what to say when the held-out loss rises while the training loss falls; None while all is well.
+
+    `held_out` holds (step, loss) of the evaluations, `training` of the optimizer steps, both in order. The last
+    `_RISES` evaluations must each be worse than the one before, while the mean training loss up to each is better.
+    """
+    looks = held_out[-_RISES - 1 :]
+    if len(looks) <= _RISES or not all(math.isfinite(loss) for _, loss in looks):
+        return None
+    # The first of the looks is compared as well: its training loss goes back to the evaluation before it.
+    edges = [0, *(step for step, _ in held_out)][-_RISES - 2 :]
+    means = [_mean(training, after, step) for after, step in pairwise(edges)]
+    rises = all(later[1] > earlier[1] for earlier, later in pairwise(looks))
+    if not rises or looks[-1][1] < looks[0][1] * (1 + _LEAST_RISE):
+        return None
+    if not all(later < earlier for earlier, later in pairwise(means)):
+        return None
+    return (
+        f"overfitting: the loss on the held-out examples rose from {looks[0][1]:.3f} (step {looks[0][0]}) to "
+        f"{looks[-1][1]:.3f} (step {looks[-1][0]}) while the training loss fell from {means[0]:.3f} to {means[-1]:.3f}."
+        " What is learned now is the examples themselves: stop here, add examples, or set a smaller"
+        " fine_tuning.training.max_epochs or fine_tuning.optimizer.lora_lr. The adapter with the best score is kept."
+    )
+
+
+def _mean(losses: Sequence[tuple[int, float]], after: int, until: int) -> float:
+    """The mean of the finite losses of the steps after `after` up to `until`; NaN, which no loss is below, of none."""
+    found = [loss for step, loss in losses if after < step <= until and math.isfinite(loss)]
+    return math.fsum(found) / len(found) if found else math.nan
