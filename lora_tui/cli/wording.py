@@ -109,6 +109,8 @@ def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
 
 def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     line = count(payload.get("examples") or 0, "example")
+    if len(payload.get("forms") or {}) > 1:
+        line += f" ({', '.join(f'{number:,} {one_line(form)}' for form, number in payload['forms'].items())})"
     if payload.get("held_out"):
         line += f", {payload['held_out']:,} more held out"
     line += f", {count(payload.get('steps') or 0, 'step')}"
@@ -116,7 +118,17 @@ def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     if trained and total:
         line += f"; {trained / 1e6:.2f} of {total / 1e6:,.0f} million parameters are trained"
     model, device = one_line(str(payload.get("model", ""))), f"{payload.get('device')} in {payload.get('dtype')}"
-    return [f"{model} on {one_line(device)}: {line}"]
+    return [f"{model} on {one_line(device)}: {line}", *_left_out(payload.get("reasons") or {})]
+
+
+def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for each fate that examples have met, with how many met it for which reason."""
+    return [
+        f"    {sum(counted.values()):,} {fate}: "
+        + "; ".join(f"{times:,} {one_line(reason, 90)}" for reason, times in counted.items())
+        for fate, counted in reasons.items()
+        if counted
+    ]
 
 
 def _pair(payload: Mapping[str, Any], progress: Progress) -> list[str]:

@@ -51,6 +51,20 @@ def test_the_plan_tells_how_many_examples_are_held_out() -> None:
     assert describe(event("plan", **plan, held_out=0), Progress()) == ["m on cpu in float32: 90 examples, 12 steps"]
 
 
+def test_the_plan_tells_forms_and_what_is_left_out_for_which_reason() -> None:
+    plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "steps": 12}
+    reasons = {
+        "skipped": {"the question is empty": 2, "the \x1b[31manswer is empty": 1},
+        "dropped": {},
+        "truncated": {"longer than 128 tokens": 4},
+    }
+    assert describe(event("plan", **plan, forms={"chat": 80, "text": 14}, reasons=reasons), Progress()) == [
+        "m on cpu in float32: 90 examples (80 chat, 14 text), 12 steps",
+        "    3 skipped: 2 the question is empty; 1 the ␛[31manswer is empty",
+        "    4 truncated: 4 longer than 128 tokens",
+    ]
+
+
 def test_a_loss_that_was_not_finite_is_a_gap_and_not_a_zero() -> None:
     assert step_line(
         {"step": 3, "steps": 9, "loss": None, "lr": 8.1e-4, "grad_norm": None, "tokens_per_s": 1344.2}

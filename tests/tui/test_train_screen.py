@@ -7,7 +7,17 @@ from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
 from lora_tui.tui.widgets.plot import LinePlot
 from lora_tui.tui.widgets.rows import RowList
-from tests.tui.workplace import Workplace, evaluation_event, make_training, screen_text, shown, step_event, until
+from tests.tui.workplace import (
+    PLAN,
+    Workplace,
+    evaluation_event,
+    make_run,
+    make_training,
+    screen_text,
+    shown,
+    step_event,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +73,24 @@ async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_traini
         assert screen._view.held_out.ys.tolist() == [1.5, 1.75]
         plot = screen.query_one("#plot", LinePlot)
         await until(lambda: any(series.label == "held out" for series in plot._series))
+
+
+async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(place: Workplace) -> None:
+    reasons = {"skipped": {"the question is empty": 1}, "dropped": {}, "truncated": {"longer than 128 tokens": 7}}
+    plan = {**PLAN, "forms": {"chat": 80, "text": 20}, "held_out": 4, "truncated": 7, "reasons": reasons}
+
+    async def begin(store: Store) -> None:
+        await events.append(store, await make_run(store, "train", "running"), [(1.0, "plan", plan)])
+
+    await place.fill(begin)
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "96 examples  15k tokens, 4 held out")
+        text = screen_text(app)
+        assert "80 chat, 20 text" in text
+        assert "1 skipped, 7 truncated" in text
+        assert "1  the question is empty" in text
+        assert "7  longer than 128 tokens" in text
 
 
 async def test_a_resumed_run_draws_the_repeated_steps_once(place: Workplace) -> None:

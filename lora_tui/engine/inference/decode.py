@@ -32,9 +32,15 @@ class Decoding:
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end an answer: the generation configuration's and the tokenizer's."""
+    own = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
+    return configured_stops(model) | own
+
+
+def configured_stops(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens that end an answer by the generation configuration alone, which is what other programs go by."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in (*listed, tokenizer.eos_token_id) if token is not None)
+    return frozenset(int(token) for token in listed if token is not None)
 
 
 def answers(

@@ -6,11 +6,10 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lora_tui.engine.data.examples import (
@@ -22,7 +21,9 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.held_out import drawn, question_digest
+from lora_tui.engine.training.conversation import ConversationEncoder, NotEncodableError, common_prefix, single_bos
 from lora_tui.errors import LoraTuiError
+from lora_tui.text import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class TextDataset(Sequence[Encoded]):
 
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
-    for weighted sampling. Raises `LoraTuiError` when nothing is left to train on.
+    for weighted sampling. `stops` are the tokens that end an answer of the model, as its generation configuration says.
+    Raises `LoraTuiError` when nothing is left to train on.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class TextDataset(Sequence[Encoded]):
         tokenizer: PreTrainedTokenizerBase,
         max_length: int = 1024,
         keywords: Sequence[str] = (),
+        stops: Collection[int] = (),
     ) -> None:
-        self._encoder = _Encoder(tokenizer)
+        self._encoder = _Encoder(tokenizer, stops)
         self._lowered = tuple(keyword.casefold() for keyword in keywords)
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
@@ -73,7 +76,7 @@ class TextDataset(Sequence[Encoded]):
     def _add(self, example: Example, max_length: int) -> None:
         try:
             input_ids, is_label = self._encoder.encode(example)
-        except _NotEncodableError as problem:
+        except NotEncodableError as problem:
             self.dropped.append((example.source, str(problem)))
             return
         if len(input_ids) > max_length:
@@ -115,6 +118,11 @@ class TextDataset(Sequence[Encoded]):
         """Tokens that count in the loss, of all examples together."""
         return sum(row.labels for row in self._rows)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the tokenizer and its chat template did to the examples that their author may not expect."""
+        return self._encoder.remarks()
+
     def fingerprint(self) -> str:
         """A hash of every token and label: two datasets train the same model only if these are equal."""
         digest = hashlib.sha256()
@@ -123,14 +131,10 @@ class TextDataset(Sequence[Encoded]):
         return digest.hexdigest()
 
 
-class _NotEncodableError(Exception):
-    """This tokenizer cannot express this example; the text says why."""
-
-
 class _Encoder:
     """Turns each form of example into tokens and label marks, with one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Collection[int]) -> None:
         self._tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise LoraTuiError(
@@ -138,6 +142,9 @@ class _Encoder:
                 "without one the model cannot learn when to stop."
             )
         self._eos: int = tokenizer.eos_token_id
+        self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
+        self._never_stops = bool(stops) and self._eos not in stops
+        self._split_tokens = 0
 
     def encode(self, example: Example) -> tuple[list[int], list[bool]]:
         """Return token ids and label marks of one example, both of shape ``(tokens,)``."""
@@ -149,66 +156,48 @@ class _Encoder:
             case PlainText(text=text):
                 return self._continuation("", text)
             case Conversation():
-                return self._conversation(example)
+                return self._conversations.encode(example)
+
+    def remarks(self) -> list[str]:
+        """Warnings about what was encoded so far."""
+        eos = str(self._tokenizer.eos_token)
+        found = self._conversations.remarks.lines(eos)
+        if self._split_tokens:
+            found.append(
+                f"In {count(self._split_tokens, 'example')} the prompt ends inside a token, which is learned with the "
+                "completion. End prompts before a space and begin completions with it."
+            )
+        if self._never_stops:
+            found.append(
+                f"{eos}, with which examples end, is not in eos_token_id of the model's generation_config.json: other "
+                "programs than this one may write on after an answer."
+            )
+        return found
 
     def _continuation(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
         """Tokenise prompt and completion as one text; labels begin where it stops agreeing with the prompt alone.
 
         Cutting at the common prefix keeps a token that spans the border on the label side (trl#5213).
         """
-        whole: list[int] = self._tokenizer(prompt + completion)["input_ids"]
+        whole = self._tokens(prompt + completion)
         if whole[-1:] != [self._eos]:
             whole = [*whole, self._eos]
-        start = _common_prefix(whole, self._tokenizer(prompt)["input_ids"]) if prompt else self._leading_bos(whole)
+        start = self._leading_bos(whole)
+        if prompt:
+            before = self._tokens(prompt)
+            start = common_prefix(whole, before)
+            # Some tokenizers end every text themselves; that is no token across the border.
+            self._split_tokens += start < len(before) - (before[-1:] == [self._eos])
         return whole, [position >= start for position in range(len(whole))]
+
+    def _tokens(self, text: str) -> list[int]:
+        """The tokens of a text; a beginning that is written out in it is not doubled by the tokenizer's own."""
+        return single_bos(self._tokenizer, list(self._tokenizer(text)["input_ids"]))
 
     def _leading_bos(self, ids: Sequence[int]) -> int:
         return int(ids[:1] == [self._tokenizer.bos_token_id])
-
-    def _conversation(self, example: Conversation) -> tuple[list[int], list[bool]]:
-        """Render a conversation with the model's own chat template.
-
-        The assistant's turns are labelled, with their stop token.
-        """
-        messages = [{"role": message.role, "content": message.content} for message in example.messages]
-        if not self._tokenizer.chat_template:
-            raise _NotEncodableError("a conversation needs a chat template, and this model's tokenizer has none")
-        whole = self._render(messages, generation_prompt=False)
-        is_label = [False] * len(whole)
-        for turn, message in enumerate(messages):
-            if message["role"] != "assistant" or turn == 0:  # a greeting answers nothing
-                continue
-            start = _common_prefix(whole, self._render(messages[:turn], generation_prompt=True))
-            end = _common_prefix(whole, self._render(messages[: turn + 1], generation_prompt=False))
-            stops = [position for position in range(start, end) if whole[position] == self._eos]
-            for position in range(start, stops[-1] + 1 if stops else end):
-                is_label[position] = True
-            if not stops and turn == len(messages) - 1:
-                whole.append(self._eos)
-                is_label.append(True)
-        return whole, is_label
-
-    def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> list[int]:
-        # Since transformers 5.5 a dict comes back unless told otherwise (trl#6105): ask for it, and read it.
-        try:
-            rendered = self._tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, add_generation_prompt=generation_prompt
-            )
-        except TemplateError as problem:  # templates refuse what they cannot show, such as a system message
-            raise _NotEncodableError(f"the model's chat template refuses the conversation: {problem}") from problem
-        ids: list[int] = list(rendered["input_ids"])
-        bos = self._tokenizer.bos_token_id
-        return ids[1:] if ids[:2] == [bos, bos] else ids
 
 
 def prompt_text(question: str) -> str:
     """The training form's prompt: everything before the answer."""
     return f"Question: {question}\nAnswer:"
-
-
-def _common_prefix(whole: Sequence[int], part: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
-    for position, (one, other) in enumerate(zip(whole, part, strict=False)):
-        if one != other:
-            return position
-    return min(len(whole), len(part))

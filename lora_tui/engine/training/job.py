@@ -6,7 +6,6 @@ This is where settings, store and the torch code meet; the mathematics are in `l
 import asyncio
 import math
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
-from lora_tui.engine.data.held_out import FEWEST
 from lora_tui.engine.data.read import ReadResult, read_examples
 from lora_tui.engine.inference.adapters import PAPERS
+from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.inference.evaluate import emit_evaluation
 from lora_tui.engine.inference.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.inference.scoring import Scored, score_model
@@ -31,6 +30,7 @@ from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
+from lora_tui.engine.training.data_plan import data_plan, data_warnings, named
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
@@ -38,19 +38,15 @@ from lora_tui.engine.training.lora import create_lora_model, trainable_parameter
 from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
 from lora_tui.store.training import evaluations, steps
-from lora_tui.text import count
-
-_SHOWN = 3
-"""Skipped or dropped examples that a warning names."""
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
     data_file = training_file(ctx)
     data = await asyncio.to_thread(read_examples, data_file)
-    _warn_of(
-        ctx, f"{data_file} holds records that cannot be trained on", [(s.location, s.reason) for s in data.skipped]
-    )
+    heading = f"{data_file} holds records that cannot be trained on"
+    for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
+        ctx.warn(warning)
     device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
     await ctx.take_device(str(device))
     folder = await _folder(ctx)
@@ -156,7 +152,13 @@ class _Work:
 def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path) -> _Work:
     fine_tuning = ctx.settings.fine_tuning
     training = fine_tuning.training
-    dataset = TextDataset(data.examples, base.tokenizer, training.max_length, fine_tuning.sampling.keywords)
+    dataset = TextDataset(
+        data.examples,
+        base.tokenizer,
+        training.max_length,
+        fine_tuning.sampling.keywords,
+        configured_stops(base.model),
+    )
     held_out = dataset.hold_out(training.validation_share, training.seed)
     model = create_lora_model(base.model, fine_tuning.lora, training.seed)
     trained, total = trainable_parameters(model)
@@ -172,35 +174,19 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         device=str(base.device),
         dtype=str(base.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
-        examples=len(dataset),
-        held_out=len(held_out),
-        held_out_tokens=sum(len(example.input_ids) for example in held_out),
-        forms=dict(data.forms),
-        skipped=len(data.skipped),
-        dropped=len(dataset.dropped),
-        truncated=dataset.truncated,
-        tokens=dataset.tokens,
-        label_tokens=dataset.label_tokens,
+        **data_plan(data, data_file, dataset, held_out, training),
         steps=steps,
         trainable_parameters=trained,
         parameters=total,
     )
-    _warn_of(ctx, "These examples cannot be trained on with this model", dataset.dropped)
-    if dataset.truncated:
-        longer = count(dataset.truncated, "example")
-        ctx.warn(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
-    if training.validation_share and not held_out:
-        ctx.warn(
-            f"fine_tuning.training.validation_share = {training.validation_share:g}: the "
-            f"{count(len(dataset), 'example')} are too few, or ask too few questions, to hold {FEWEST} out; "
-            "all are trained on."
-        )
+    for warning in data_warnings(dataset, held_out, training):
+        ctx.warn(warning)
     for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained):
         if advice.startswith("fine_tuning"):
             ctx.warn(advice)
-    prompts, warning = resolve_prompts(fine_tuning, data.examples)
-    if warning:
-        ctx.warn(warning)
+    prompts, doubt = resolve_prompts(fine_tuning, data.examples)
+    if doubt:
+        ctx.warn(doubt)
     return _Work(base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts, ctx.writer.loop)
 
 
@@ -320,10 +306,3 @@ def _summary(work: _Work, result: TrainingResult) -> dict[str, Any]:
         "held_out_loss": work.held_out_loss,
         "data_file": str(work.data_file),
     }
-
-
-def _warn_of(ctx: RunContext, heading: str, entries: Sequence[tuple[str, str]]) -> None:
-    """One warning for many entries: how many, and the first few by name."""
-    if entries:
-        shown = "; ".join(f"{where}: {why}" for where, why in entries[:_SHOWN])
-        ctx.warn(f"{heading} ({len(entries):,}): {shown}{'; …' if len(entries) > _SHOWN else '.'}")

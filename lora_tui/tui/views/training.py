@@ -287,8 +287,13 @@ def plan_lines(view: TrainingView) -> Content:
         _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),
     ]
     left_out = [f"{plan[key]:,} {key}" for key in ("skipped", "dropped", "truncated") if plan.get(key)]
+    if len(plan.get("forms") or {}) > 1:
+        forms = ", ".join(f"{count:,} {one_line(str(form), 20)}" for form, count in plan["forms"].items())
+        lines.insert(1, _figure("forms", "", forms))
     if left_out:
         lines.append(_figure("but", ", ".join(left_out)))
+    for counted in (plan.get("reasons") or {}).values():
+        lines += [_figure("", f"{times:,}", one_line(str(reason), 120)) for reason, times in counted.items()]
     if phase := view.phase():
         lines.append(styled((phase, "$accent")))
     return Content("\n").join(lines)

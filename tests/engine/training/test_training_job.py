@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.engine.training import job as job_module
 from lora_tui.engine.training import loop as loop_module
+from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.tiny import PAIRS, tiny_settings, training_text
@@ -275,6 +276,49 @@ def test_what_surprises_is_warned_of(place: Workshop) -> None:
     assert "1 example longer than fine_tuning.training.max_length = 128 lost their end" in said
     assert "None of fine_tuning.evaluation.test_prompts belongs to this training data" in said
     assert outcome.result["examples"] == 2
+
+
+def test_the_plan_counts_what_is_left_out_by_its_reason(place: Workshop) -> None:
+    file = place.folder / "mixed.jsonl"
+    messages = [{"role": "user", "content": "red " * 400}, {"role": "assistant", "content": "a"}]
+    rows = [
+        *({"question": "", "answer": "a"} for _ in range(2)),
+        {"question": "q", "answer": ""},
+        *({"question": "q", "answer": "red " * 400} for _ in range(3)),
+        {"messages": messages},
+        {"text": "t"},
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    outcome = place.run("train", {"train_data_file": str(file)}, {"fine_tuning.training.max_steps": 1})
+    (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
+    assert plan["data"] == str(file)
+    assert plan["forms"] == {"question/answer": 3, "chat": 1, "text": 1}
+    assert (plan["examples"], plan["skipped"], plan["dropped"], plan["truncated"]) == (4, 3, 1, 4)
+    assert plan["reasons"] == {
+        "skipped": {"the question is empty": 2, "the answer is empty": 1},
+        "dropped": {"no answer token within 128 tokens": 1},
+        "truncated": {"longer than 128 tokens": 4},
+    }
+
+
+def test_reasons_that_are_too_various_are_counted_together() -> None:
+    counted = by_reason([*(f"reason {n}" for n in range(20)), "often", "often"])
+    assert next(iter(counted)) == "often"
+    assert counted["other reasons"] == 13
+    assert sum(counted.values()) == 22
+
+
+def test_an_end_of_sequence_that_does_not_stop_the_model_is_warned_of(
+    place: Workshop, base_folder: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(base_folder, tmp_path / "base")
+    file = base / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": 0}))
+    changes = {"fine_tuning.model_name": str(base), "fine_tuning.training.max_steps": 1}
+    said = [event.payload["message"] for event in place.events(place.run("train", None, changes).run_id, "warning")]
+    assert any("is not in eos_token_id of the model's generation_config.json" in words for words in said)
+    said = [event.payload["message"] for event in place.events(place.run("train").run_id, "warning")]
+    assert not any("eos_token_id" in words for words in said)
 
 
 def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
