@@ -109,10 +109,10 @@ def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
 
 def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     line = count(payload.get("examples") or 0, "example")
+    if payload.get("held_out"):
+        line += f" and {payload['held_out']:,} held out"
     if len(payload.get("forms") or {}) > 1:
         line += f" ({', '.join(f'{number:,} {one_line(form)}' for form, number in payload['forms'].items())})"
-    if payload.get("held_out"):
-        line += f", {payload['held_out']:,} more held out"
     line += f", {count(payload.get('steps') or 0, 'step')}"
     trained, total = payload.get("trainable_parameters"), payload.get("parameters")
     if trained and total:

@@ -46,7 +46,7 @@ def test_the_loss_on_held_out_examples_stands_beside_the_score_where_there_is_on
 def test_the_plan_tells_how_many_examples_are_held_out() -> None:
     plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "steps": 12}
     assert describe(event("plan", **plan, held_out=10), Progress()) == [
-        "m on cpu in float32: 90 examples, 10 more held out, 12 steps"
+        "m on cpu in float32: 90 examples and 10 held out, 12 steps"
     ]
     assert describe(event("plan", **plan, held_out=0), Progress()) == ["m on cpu in float32: 90 examples, 12 steps"]
 
