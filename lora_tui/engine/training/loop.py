@@ -8,19 +8,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.attention import packed_attention
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
@@ -128,7 +125,7 @@ class _Training:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch)
+        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch, training.seed)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.maths.base.dtype).removeprefix("torch.")
         self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
@@ -203,12 +200,7 @@ class _Training:
             group["lr"] = group["peak_lr"] * factor
         examples = [self.dataset[index] for index in plan.examples]
         self.model.train()
-        with ExitStack() as stack:
-            # Autocast makes the casts of the step; evaluation runs without it and needs PEFT's own.
-            stack.enter_context(disable_input_dtype_casting(self.model, self.maths.base.dtype == torch.bfloat16))
-            if self.maths.packed:
-                stack.enter_context(packed_attention(self.maths.base))
-            loss_tensor = self.maths.accumulate(examples)
+        loss_tensor = self.maths.accumulate(examples, plan.step)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True))
         loss = float(loss_tensor)

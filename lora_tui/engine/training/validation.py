@@ -6,14 +6,11 @@ run changes: no weight, no moment, no random state.
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 
 import torch
-from peft.helpers import disable_input_dtype_casting
 
 from lora_tui.engine.construction import computing
-from lora_tui.engine.training.attention import packed_attention
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.step import StepMaths
 
@@ -44,13 +41,8 @@ def held_out_loss(maths: StepMaths, held_out: Sequence[Encoded]) -> float:
     """
     examples = measured(held_out)
     maths.model.eval()
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(computing())
-        # As in a training step: autocast makes the casts there, and evaluation without it needs PEFT's own.
-        stack.enter_context(disable_input_dtype_casting(maths.model, maths.base.dtype == torch.bfloat16))
-        if maths.packed:
-            stack.enter_context(packed_attention(maths.base))
+    with torch.no_grad(), computing(), maths.ready():
+        maths.fast.for_row(None)
         total = math.fsum(float(maths.summed_loss(row)) for row in maths.rows(examples))
     return total / sum(example.labels for example in examples)
 

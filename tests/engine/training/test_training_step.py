@@ -188,9 +188,9 @@ def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
 ) -> None:
     real, taken = StepMaths.accumulate, []
 
-    def poisoned(self: StepMaths, examples: Any) -> torch.Tensor:
+    def poisoned(self: StepMaths, examples: Any, step: int) -> torch.Tensor:
         taken.append(1)
-        return real(self, examples) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
+        return real(self, examples, step) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
 
     monkeypatch.setattr(StepMaths, "accumulate", poisoned)
     reports = train(new_model(), dataset, fine_tuning(**{"training.max_steps": 6}), tmp_path)

@@ -1,6 +1,7 @@
 """The loss on held-out examples: the mean over their labels, no trace of it in the run, and when it warns."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training import validation
 from lora_tui.engine.training.checkpoint import adapter_weights
 from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.step import StepMaths
 from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
@@ -62,7 +64,8 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
 def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
     model = new_model()
     maths = StepMaths.of(model, 64)
-    plain = StepMaths(model, maths.base, False, False, maths.device, 64)
+    fast = FastLayers.of(model, packed=False)
+    plain = replace(maths, packed=False, plain_head=False, fast=fast)
     assert held_out_loss(plain, examples) == pytest.approx(held_out_loss(maths, examples), rel=1e-5)
 
 
