@@ -216,6 +216,9 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
         if warning := work.look(step, loss):
             ctx.warn(warning)
 
+    def note(message: str) -> None:
+        ctx.emit("note", message=message)
+
     hooks = Hooks(
         on_step,
         evaluate,
@@ -225,6 +228,7 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
         ctx.stop.is_set,
         ctx.warn,
         work.save_wanted,
+        note,
         on_held_out,
     )
     return train_model(

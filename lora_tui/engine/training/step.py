@@ -34,9 +34,20 @@ _HEAD_TRANSFORMS = (
 """Configuration entries of models that do more to the logits than the head's product."""
 
 
-@dataclass(frozen=True)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class RowTooLargeError(Exception):
+    """Memory ran out for a row that cannot be cut: a single example, of `tokens` tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"memory ran out for a row of {tokens} tokens")
+        self.tokens = tokens
+
+
+@dataclass
 class StepMaths:
-    """How this model computes its loss, decided once."""
+    """How this model computes its loss, decided once; only `tokens_per_row` shrinks where memory runs out."""
 
     model: PeftModel
     base: PreTrainedModel
@@ -55,6 +66,15 @@ class StepMaths:
         fast = FastLayers.of(model, packed=packed)
         return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, seed)
 
+    def slower_because(self) -> Iterator[str]:
+        """Say what keeps this model from the fastest way, a sentence each."""
+        if not self.packed:
+            yield "One example a row: this model's attention is not plain causal, so rows are not packed."
+        if self.fast.why_not is not None:
+            yield f"PEFT's own layers are used, which are slower: {self.fast.why_not}."
+        elif self.device.type == "cpu" and "mlp" not in self.fast.kinds:
+            yield f"Only LoRA's layers are computed by hand; {self.base.config.model_type}'s own do the rest, slower."
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Set the model up for steps inside the block; outside it, it is as transformers and PEFT made it."""
@@ -71,10 +91,29 @@ class StepMaths:
             yield
 
     def accumulate(self, examples: Sequence[Encoded], step: int = 0) -> Tensor:
-        """Add the gradient of the mean label loss of `examples` to ``.grad``; returns that loss, a float32 scalar.
+        """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
-        `step` is the number of the optimizer step, which dropout's draws depend on.
+        `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
+        taken again in rows of half the size, with the same draws: the sum is the same. Raises `RowTooLargeError` when a
+        row is a single example.
         """
+        random_state = torch.get_rng_state()
+        while True:
+            self.model.zero_grad(set_to_none=True)
+            try:
+                return self._accumulate(examples, step)
+            except RuntimeError as problem:
+                if not out_of_memory(problem):
+                    raise
+            # Only here has the failed row been freed: the exception's traceback held its tensors.
+            largest = max(self.rows(examples), key=lambda row: len(row.input_ids))
+            free_cached_memory()
+            if len(largest.spans) == 1:
+                raise RowTooLargeError(len(largest.input_ids))
+            self.tokens_per_row = len(largest.input_ids) // 2
+            torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
+
+    def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -84,6 +123,20 @@ class StepMaths:
                 (loss / labels).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             return total / labels
+
+    def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
+        """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
+        with computing(), self.ready():
+            row = lay_out(examples, range(len(examples)), self.device)
+            places = tuple(range(first, first + len(examples)))
+            self.fast.for_row(Draws(self.seed, step, places, row.spans))
+            return self.summed_loss(row)
+
+    @torch.no_grad()
+    def without_finite_loss(self, examples: Sequence[Encoded], step: int) -> list[int]:
+        """Which of a step's examples have no finite loss by themselves."""
+        losses = [self.summed_loss_of([example], step, place) for place, example in enumerate(examples)]
+        return [place for place, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
 
     def rows(self, examples: Sequence[Encoded]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
@@ -109,6 +162,18 @@ class StepMaths:
             return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
         logits = output.logits[0].index_select(0, row.label_positions).float()
         return functional.cross_entropy(logits, row.targets, reduction="sum")
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Tell whether an exception says that memory has run out, on whichever device."""
+    told = isinstance(problem, RuntimeError) and any(words in str(problem) for words in _OUT_OF_MEMORY)
+    return told or isinstance(problem, torch.OutOfMemoryError)
+
+
+def free_cached_memory() -> None:
+    """Give back what the allocator has kept for later, so that smaller pieces fit."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _has_plain_head(base: PreTrainedModel) -> bool:

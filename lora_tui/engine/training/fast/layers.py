@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
@@ -37,6 +39,7 @@ class FastLayers:
     why_not: str | None = None
     kinds: dict[str, int] = field(default_factory=dict)
     draws: Draws | None = None
+    recomputes_feed_forward: bool = False
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
@@ -75,7 +78,7 @@ class FastLayers:
             if _is(module, "RMSNorm") and not module.weight.requires_grad:
                 self._take("norm", module, _norm(module))
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-                self._take("mlp", module, _mlp(module))
+                self._take("mlp", module, self._mlp(module))
             elif packed and _is(module, "Attention") and not module.attention_dropout:
                 self._take("attention", module, _attention(module))
 
@@ -92,6 +95,19 @@ class FastLayers:
             dropped = self.draws.dropped(number, x.shape[-1], rate, x.device)
             kept_scale = scale / (1.0 - rate)
             return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped)
+
+        return forward
+
+    def _mlp(self, module: Any) -> Forward:
+        def inner(x: Tensor) -> Tensor:
+            down: Tensor = module.down_proj(swiglu(module.gate_proj(x), module.up_proj(x)))
+            return down
+
+        def forward(x: Tensor) -> Tensor:
+            if not (self.recomputes_feed_forward and torch.is_grad_enabled()):
+                return inner(x)
+            again: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
+            return again
 
         return forward
 
@@ -129,14 +145,6 @@ def _is(module: nn.Module, kind: str) -> bool:
 def _norm(module: Any) -> Forward:
     def forward(x: Tensor) -> Tensor:
         return rms_norm(x, module.weight, module.variance_epsilon)
-
-    return forward
-
-
-def _mlp(module: Any) -> Forward:
-    def forward(x: Tensor) -> Tensor:
-        down: Tensor = module.down_proj(swiglu(module.gate_proj(x), module.up_proj(x)))
-        return down
 
     return forward
 
