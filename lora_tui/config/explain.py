@@ -78,9 +78,9 @@ def shown(key: str, value: Any) -> str:
 
 
 def _default(path: KeyPath) -> Any:
-    """Return the default of the key at `path`, empty text for a word of an open table, None for what is no key."""
-    if ".".join(path[:-1]) in open_tables():
-        return ""
+    """Return the default of the key at `path`, empty text or 0 for a word of an open table, None for what is no key."""
+    if (table := ".".join(path[:-1])) in open_tables():
+        return (all_keys()[table].word or str)()
     key = all_keys().get(".".join(path))
     return None if key is None else key.default
 
@@ -92,7 +92,7 @@ def _meant(path: KeyPath, text: str) -> Any:
         case list():
             return _list(path, text)
         case dict():
-            return _table(text)
+            return _table(path, text)
         case bool():
             return parse_value(text.lower() if text.lower() in ("true", "false") else text)
         case (int() | float()) as default if isinstance(parse_value(text), str):
@@ -135,13 +135,14 @@ def _items(text: str) -> list[str]:
     return items
 
 
-def _table(text: str) -> Any:
+def _table(path: KeyPath, text: str) -> Any:
     if not text:
         return {}
     try:
         value = parse_value(text if text.startswith("{") else f"{{ {text} }}")
     except ValueError:
-        raise ValueError('must be written as name = "text", with a comma between two of them') from None
+        word = "8" if all_keys()[".".join(path)].word is int else '"text"'
+        raise ValueError(f"must be written as name = {word}, with a comma between two of them") from None
     return value
 
 
