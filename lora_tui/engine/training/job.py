@@ -34,6 +34,7 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.residual import takes_from_base
 from lora_tui.store import runs
 from lora_tui.store.training import steps
 from lora_tui.text import count
@@ -55,7 +56,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     settings = await asyncio.to_thread(_same_precision, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.leave_if_stopping()
-    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
+    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
     if ctx.resumed:
         work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
     with ctx.commands.honoured({"checkpoint": work.save_soon}):
@@ -123,11 +124,13 @@ class _Work:
         return True
 
 
-def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path) -> _Work:
+def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path) -> _Work:
     fine_tuning = ctx.settings.fine_tuning
     training = fine_tuning.training
     dataset = TextDataset(data.examples, base.tokenizer, training.max_length, fine_tuning.sampling.keywords)
-    model = create_lora_model(base.model, fine_tuning.lora, training.seed)
+    begun = ctx.resumed and takes_from_base(fine_tuning.lora.init_lora_weights)
+    first = checkpoint.newest_first_matrices(folder) if begun else None
+    model = create_lora_model(base.model, fine_tuning.lora, training.seed, first)
     trained, total = trainable_parameters(model)
     steps = total_steps(
         len(dataset),
