@@ -39,12 +39,9 @@ SECTION_TITLES: dict[str, str] = {
 _ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?P<end>,|$)""")
 
 
-def advice_for(
-    settings: Settings, key: str, *, optimizer_steps: int | None = None, trainable_parameters: int | None = None
-) -> list[str]:
-    """Return the lines of `advise` that belong to the key; the numbers are as there."""
-    lines = advise(settings, optimizer_steps=optimizer_steps, trainable_parameters=trainable_parameters)
-    return [line for line in lines if line.startswith(f"{key} = ")]
+def advice_for(settings: Settings, key: str, **known: Any) -> list[str]:
+    """Return the lines of `advise` that belong to the key; what is `known` of the run is as there."""
+    return [line for line in advise(settings, **known) if line.startswith(f"{key} = ")]
 
 
 def parse_edit(key: str, text: str) -> Any:

@@ -12,6 +12,9 @@ BYTES_PER_TRAINED_PARAMETER = 16
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number, by the name of its precision."""
 
+FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of one number in NF4: half a byte, a scale in one byte for 64 of them, and one in float32 for 256 scales."""
+
 _ATTENTION_SCORES = 1.25
 """On the CPU short examples keep their attention scores, a few hundred values a token and head, on top of the rest."""
 

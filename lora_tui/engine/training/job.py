@@ -159,7 +159,13 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
         ctx.warn(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
-    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained):
+    shape = base.model.config.get_text_config()
+    known = {
+        "examples": len(dataset),
+        "hidden_size": getattr(shape, "hidden_size", None),
+        "model_type": shape.model_type,
+    }
+    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained, **known):
         if advice.startswith("fine_tuning"):
             ctx.warn(advice)
     prompts, warning = resolve_prompts(fine_tuning, data.examples)

@@ -14,6 +14,7 @@ from lora_tui.config import Settings, with_values
 from lora_tui.config.models import Lora
 from lora_tui.engine.base_model import BaseModel, check_qlora, load_base
 from lora_tui.engine.inference.adapters import load_adapter, open_adapter
+from lora_tui.engine.training import footprint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.step import StepMaths
@@ -67,6 +68,17 @@ def test_the_linear_layers_are_kept_in_four_bits_and_the_head_is_not(base_folder
     tuned = create_lora_model(base.model, Lora(r=4, target_modules="all-linear"))
     trained, total = trainable_parameters(tuned)
     assert total - trained == sum(parameter.numel() for parameter in whole.parameters())
+
+
+@installed
+def test_the_bytes_of_four_bits_are_those_that_are_foretold(base_folder: Path) -> None:
+    found = 0
+    for module in four_bits(base_folder).model.modules():
+        if type(module).__name__ == "Linear4bit":
+            state = module.weight.quant_state
+            found += module.weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    numbers = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)
+    assert found == pytest.approx(numbers * footprint.FOUR_BIT_BYTES, rel=0.01)
 
 
 @installed
