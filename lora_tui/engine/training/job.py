@@ -227,6 +227,8 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         score=score,
         evaluation=work.evaluation,
         curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
+        lora=ctx.settings.fine_tuning.lora,
+        conversations=_mostly_conversations(work.data),
     )
     (target / "README.md").write_text(model_card(facts), encoding="utf-8")
     checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, score))
