@@ -54,7 +54,7 @@ def create_lora_model(
         torch.manual_seed(seed)
         tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
         if taken:
-            _check_ranks(tuned, str(lora.init_lora_weights))
+            _check_matrices(tuned, str(lora.init_lora_weights))
             take_from_base(tuned, str(lora.init_lora_weights), first or {})
     _train_in_float32(tuned, model.dtype)
     return tuned
@@ -146,12 +146,18 @@ def _check_targets(linear: list[str], targets: list[str]) -> None:
         )
 
 
-def _check_ranks(model: PeftModel, initialisation: str) -> None:
-    """Raise `ConfigError` where a weight has fewer directions than the matrices that are to be taken out of it."""
+def _check_matrices(model: PeftModel, initialisation: str) -> None:
+    """Raise `ConfigError` where the matrices cannot be taken out of a weight: it has too few directions for them."""
     for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer) and (rank := max(layer.r.values())) > (
-            largest := min(layer.in_features, layer.out_features)
-        ):
+        if not isinstance(layer, LoraLayer):
+            continue
+        if initialisation == "olora" and layer.fan_in_fan_out:
+            raise ConfigError(
+                'fine_tuning.lora.init_lora_weights = "olora": PEFT does not know it for the layers of this model, '
+                'which hold their weights transposed. Set "pissa", or true.'
+            )
+        rank, largest = max(layer.r.values()), min(layer.in_features, layer.out_features)
+        if rank > largest:
             raise ConfigError(
                 f'fine_tuning.lora.r = {rank}: init_lora_weights = "{initialisation}" takes its matrices out of the '
                 f"weights, and {name.rpartition('.')[2]} has {largest} directions. Set at most {largest}."

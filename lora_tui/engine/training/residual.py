@@ -44,7 +44,9 @@ def take_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Te
         if saved[0] is not None and saved[1] is not None and (saved[0].shape, saved[1].shape) == (a.shape, b.shape):
             a.data, b.data = saved[0].to(a.device), saved[1].to(b.device)
             weight = layer.get_base_layer().weight
-            left = weight.data.float() - layer.scaling[_ADAPTER] * b.data @ a.data
+            taken = layer.scaling[_ADAPTER] * b.data @ a.data
+            # GPT-2's layers hold their weights the other way round.
+            left = weight.data.float() - (taken.T if layer.fan_in_fan_out else taken)
             weight.data = left.to(weight.dtype)
         elif initialisation.startswith("pissa"):
             layer.pissa_init(_ADAPTER, initialisation)

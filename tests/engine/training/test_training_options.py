@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lora_tui.config.models import FineTuning, Lora
 from lora_tui.engine.base_model import BaseModel
@@ -277,3 +277,25 @@ def test_trained_and_frozen_numbers_are_counted_with_the_copies(tokenizer: Any) 
     before = sum(parameter.numel() for parameter in base.parameters())
     trained, total = trainable_parameters(create_lora_model(base, Lora(**lora({}, modules_to_save=["lm_head"]))))
     assert total == before + trained
+
+
+def gpt2() -> Any:
+    """A model whose linear layers are transposed ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=500, n_embd=32, n_layer=1, n_head=2, n_positions=128)).eval()
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_transposed_layers_are_taken_apart_and_put_together_too(tmp_path: Path) -> None:
+    lora = Lora(r=4, target_modules="all-linear", init_lora_weights="pissa")
+    ours = create_lora_model(gpt2(), lora).eval()
+    torch.testing.assert_close(logits(ours), logits(gpt2()), rtol=0, atol=1e-4)
+    again = create_lora_model(gpt2(), lora, first=first_matrices(ours)).eval()
+    assert torch.equal(logits(again), logits(ours))
+    stir(ours)
+    checkpoint.save_adapter(ours, tmp_path)
+    theirs = PeftModel.from_pretrained(gpt2(), tmp_path).eval()
+    torch.testing.assert_close(logits(theirs), logits(ours), rtol=0, atol=1e-4)
+    with pytest.raises(ConfigError, match="PEFT does not know it for the layers of this model"):
+        create_lora_model(gpt2(), Lora(r=4, target_modules="all-linear", init_lora_weights="olora"))
