@@ -78,6 +78,9 @@ def lora_advice(tuning: FineTuning, examples: int | None, hidden_size: int | Non
         yield "fine_tuning.lora.alpha", f"{what}; set {2 * lora.r}, or move lora_lr the other way"
     if lora.dropout > 0.3:
         yield "fine_tuning.lora.dropout", "most of what a step teaches is dropped again; set 0.05, or 0 for speed"
+    elif lora.dropout > 0 and str(lora.init_lora_weights).startswith(("pissa", "olora")):
+        what = f'with "{lora.init_lora_weights}" it drops a part of the base model itself (Meng et al. 2024 use none)'
+        yield "fine_tuning.lora.dropout", f"{what}; set 0"
     elif lora.use_dora and lora.dropout > 0:
         what = "DoRA with dropout multiplies by every base weight twice a step (PEFT's guide)"
         yield "fine_tuning.lora.dropout", f"{what}; set 0"

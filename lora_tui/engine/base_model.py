@@ -81,7 +81,7 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
                 **(_in_four_bits(device, dtype) if fine_tuning.qlora else {}),
             )
         # bitsandbytes has put the layers on the device while it read them, and does not let them be moved.
-        model = (model if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
+        model = (_stay_as_read(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
         raise _explained(wanted, problem) from problem
     except torch.OutOfMemoryError as problem:
@@ -113,6 +113,18 @@ def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _stay_as_read(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking its weights at the first evaluation on a CPU with AVX512-BF16.
+
+    It would round their scales and, from then on, compute without autograd: training after an evaluation would get
+    wrong gradients and nobody would notice.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def choose_device(setting: str) -> torch.device:

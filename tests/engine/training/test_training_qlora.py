@@ -103,6 +103,26 @@ def test_the_gradient_is_that_of_the_plain_forward_pass(base_folder: Path, datas
 
 
 @installed
+def test_an_evaluation_changes_neither_the_weights_nor_the_next_gradient(
+    base_folder: Path, dataset: TextDataset
+) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes would repack its weights and leave autograd out from then on."""
+    lora = Lora(r=4, alpha=8, dropout=0.0, target_modules="all-linear")
+    model = stir(create_lora_model(four_bits(base_folder).model, lora, seed=7)).train()
+    examples = list(dataset)[:3]
+
+    def gradients() -> list[torch.Tensor]:
+        model.train().zero_grad()
+        StepMaths.of(model, 64).accumulate(examples)
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
+
+    before = gradients()
+    first = logits(model.eval())
+    assert torch.equal(logits(model), first)
+    assert all(torch.equal(one, other) for one, other in zip(before, gradients(), strict=True))
+
+
+@installed
 def test_modules_in_four_bits_cannot_be_trained_whole(base_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r'"down_proj" is kept in 4 bits.*set fine_tuning.qlora = false'):
         create_lora_model(four_bits(base_folder).model, Lora(target_modules=["q_proj"], modules_to_save=["down_proj"]))
