@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-_OF_THE_APP = ("--attach", "--config", "--set", "--store", "--log-level")
+_OF_THE_APP = ("--attach", "--config", "--set", "--store", "--log-level", "--no-chat")
 """Options that can stand beside nothing at all: with any other one something else is asked for."""
 
 
@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if _may_open_the_app(words):
         gc.disable()  # until something is on the screen: a tenth of the start went into looking for garbage
-        from lora_tui.cli.fullscreen import can_show, main_of_the_app
+        from lora_tui.cli.fullscreen import main_of_the_app
         from lora_tui.cli.streams import Streams
 
         streams = Streams()
-        if can_show(streams):
+        if streams.cannot_draw is None:
             sys.exit(main_of_the_app(words, streams))
     gc.enable()
     from lora_tui.cli.main import main as everything_else

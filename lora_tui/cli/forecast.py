@@ -32,7 +32,8 @@ def training_forecast(outlook: Outlook) -> Forecast:
     if total.value is None:
         lines.append(("memory", f"unknown: {total.note}"))
     else:
-        how = " with checkpointing" if memory.checkpointing else ""
+        way = memory.recomputation
+        how = f", activations {way.name}" if way is not None and way.extra else ""
         free = "" if memory.free.value is None else f" of {memory.free.value / 1e9:.1f} GB free"
         lines.append(("memory", f"about {total.value / 1e9:.1f} GB{free}{how}"))
     seconds = training.seconds

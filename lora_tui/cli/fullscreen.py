@@ -31,13 +31,6 @@ _SLOW_LINK = {"TEXTUAL_FPS": "30", "TEXTUAL_SMOOTH_SCROLL": "0"}
 """What Textual is told over SSH, before it is imported: half as many frames, whole lines."""
 
 
-def can_show(streams: Streams) -> bool:
-    """Tell whether there is a terminal that the app can draw on."""
-    return (
-        streams.in_is_terminal and streams.out_is_terminal and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
-    )
-
-
 def main_of_the_app(words: list[str], streams: Streams) -> int:
     """Show the app until it is left; returns the exit status. What is wrong is said before anything is drawn."""
     report = Report(streams)

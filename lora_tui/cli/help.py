@@ -24,10 +24,12 @@ Exit status:
   2    the command line or the configuration is wrong
   3    an endpoint, model or key cannot be reached or is refused
   130  stopped by ctrl+c, the work saved and resumable; 143: by SIGTERM;
-       129: a chat whose terminal has gone (runs go on without theirs)
+       129: the terminal of a chat, or of the app with nothing at work, has gone
+       (runs go on without theirs)
   141  stopped because the reader of stdout left early (| head); resumable
 
 Examples:
+  lora-tui
   lora-tui --run quickstart
   lora-tui --run generate --set data_generation.input_folder=notes
   lora-tui --generate-training-file raw.txt ideal_training.txt

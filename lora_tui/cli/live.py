@@ -21,7 +21,14 @@ from lora_tui.cli.wording import GENERATING, Progress, describe, phase_line, ste
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, duration, one_line
 
-_STYLES = {"warning": "yellow", "note": "dim", "checkpoint": "dim", "analysis": "cyan", "started": "bold"}
+_STYLES = {
+    "warning": "yellow",
+    "note": "dim",
+    "checkpoint": "dim",
+    "analysis": "cyan",
+    "started": "bold",
+    "paused": "yellow",
+}
 _VERDICT_STYLES = {"accepted": "green", "rejected": "dim", "review": "yellow"}
 _BAR_COLUMNS = 24
 

@@ -25,15 +25,17 @@ _OVERVIEW = """\
 lora-tui takes you from a folder of text to a fine-tuned model you can talk to:
 text files -> judged questions and answers -> LoRA adapter -> score -> chat.
 
-Three ways to begin:
+`lora-tui` alone is the full-screen app, in a terminal that it can draw on.
+Here it cannot: {why}. Three ways to begin without it:
 
   lora-tui --run quickstart
-      The whole way on packaged lessons with a small built-in model: no key, no GPU.
+      The whole way on packaged lessons with a small built-in model: no key,
+      no GPU.
 
   lora-tui --run generate --set data_generation.input_folder=FOLDER
-      Pairs from your own text. Export OPENAI_API_KEY, name any compatible endpoint
-      with --set data_generation.base_url=URL, or take the built-in model with
-      --set data_generation.model=builtin
+      Pairs from your own text. Export OPENAI_API_KEY, name any compatible
+      endpoint with --set data_generation.base_url=URL, or take the built-in
+      model with --set data_generation.model=builtin
 
   lora-tui --run train --train-data-file FILE
       You have the data: train on it, then chat.
@@ -42,8 +44,8 @@ Three ways to begin:
 
 
 def overview(streams: Streams, report: Report, store_path: Path) -> int:
-    """Say what the program does and how to begin, and list the runs where there are some."""
-    report.data(_OVERVIEW)
+    """Say what the program does, why its app is not on the screen and how to begin; list the runs if there are some."""
+    report.data(_OVERVIEW.format(why=clean(streams.cannot_draw or "other options are given")))
     listed = asyncio.run(_listed(store_path))
     if listed:
         report.data(f"\nRuns in {clean(str(store_path))}:\n")

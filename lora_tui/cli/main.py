@@ -28,7 +28,8 @@ _FILE = click.Path(path_type=Path)
 @click.command(
     cls=GroupedCommand,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 96},
-    help="From a folder of text to a fine-tuned language model you can talk to. Without options: how to begin.",
+    help="From a folder of text to a fine-tuned language model you can talk to. Without options: the "
+    "full-screen app; where there is no terminal for it, how to begin.",
 )
 @option(STARTING, "--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
 @option(
@@ -69,7 +70,13 @@ _FILE = click.Path(path_type=Path)
 @option(EVERY, "--no-chat", is_flag=True, help="End after training instead of entering chat.")
 @option(EVERY, "--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
 @option(LOOKING, "--runs", "list_runs", is_flag=True, help="List the runs in the store.")
-@option(LOOKING, "--attach", type=int, metavar="RUN", help="Follow a live or finished run.")
+@option(
+    LOOKING,
+    "--attach",
+    type=int,
+    metavar="RUN",
+    help="The app on a live or finished run; without a terminal, its events.",
+)
 @option(LOOKING, "--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
 @click.version_option(__version__, prog_name="lora-tui", message="%(prog)s %(version)s")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)

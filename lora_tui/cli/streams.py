@@ -38,6 +38,14 @@ class Streams:
         self._put_aside: dict[int, int] = {}
         self._saved_mode = _terminal_mode() if self.in_is_terminal else None
 
+    @property
+    def cannot_draw(self) -> str | None:
+        """Why the full-screen app cannot be shown here; None where it can."""
+        if not (self.in_is_terminal and self.out_is_terminal):
+            return f"the {'output' if self.in_is_terminal else 'input'} is no terminal"
+        term = os.environ.get("TERM", "")
+        return f"TERM is {term!r}" if term in ("", "dumb", "unknown") else None
+
     def keep_stdout_to_ourselves(self) -> None:
         """Move our data to a private copy of descriptor 1 and point descriptor 1 at stderr."""
         private = os.dup(STDOUT)

@@ -26,6 +26,7 @@ class Progress:
     verdicts: dict[object, str] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
     phase: dict[str, Any] = field(default_factory=dict)
+    paused: bool = False
     latest: str = ""
     """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
     score: float | None = None
@@ -38,6 +39,7 @@ class Progress:
             self.latest = event.kind
         if event.kind == "started":
             self.mode = str(payload.get("mode", ""))
+            self.paused = False  # a pause ends with the process that was asked for it
             self.target = int(payload.get("config", {}).get("data_generation", {}).get("total_examples", 0))
         elif event.kind == "pair":
             # A pair can be judged again; its last verdict counts.
@@ -48,6 +50,8 @@ class Progress:
             self.phase = payload
             if payload.get("phase") == GENERATING:
                 self.target = payload.get("total") or self.target
+        elif event.kind == "paused":
+            self.paused = bool(payload.get("paused"))
         elif event.kind == "evaluation" and payload.get("model", "tuned") == "tuned":
             self.score = payload.get("score")
             if self.score is not None:
@@ -58,10 +62,11 @@ class Progress:
         return sum(1 for given in self.verdicts.values() if given == verdict)
 
     def generation(self) -> str:
-        """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review"."""
+        """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review, paused"."""
         words = f"{self.pairs('accepted')} of {self.target} accepted, {self.pairs('rejected')} rejected"
         review = self.pairs("review")
-        return words + (f", {review} for review" if review else "")
+        words += f", {review} for review" if review else ""
+        return f"{words}, paused" if self.paused else words
 
 
 def describe(event: Event, progress: Progress) -> list[str]:
@@ -130,6 +135,12 @@ def _analysis(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
 
 
+def _paused(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+    if payload.get("paused"):
+        return ["paused: calls in flight are still answered, nothing new is begun"]
+    return ["the pause is over"]
+
+
 def _evaluation(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
     lines = [f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"]
@@ -158,6 +169,7 @@ _TELLERS = {
     "started": _started,
     "pair": _pair,
     "analysis": _analysis,
+    "paused": _paused,
     "evaluation": _evaluation,
     "checkpoint": _checkpoint,
     "note": _message,

@@ -85,7 +85,9 @@ def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
         )
     total, free = training.memory.total.value, training.memory.free.value
     if total is not None and free is not None and total > free:
-        instead = "a smaller model" if training.memory.checkpointing else "fine_tuning.gradient_checkpointing = true"
+        way = training.memory.recomputation
+        frugal = way is not None and way.every == 1
+        instead = "a smaller model" if frugal else "fine_tuning.gradient_checkpointing = true"
         yield (
             f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {total / 1e9:.1f} GB '
             f"where {max(0, free) / 1e9:.1f} GB are free; set {instead}"

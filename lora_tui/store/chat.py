@@ -1,4 +1,4 @@
-"""Conversations: who was talked to, and each turn as it ends.
+"""Conversations: who was talked to, and each turn as it ends. `looking.conversations` lists them.
 
 A turn's statistics say what its columns do not: for a question the `sides` it was put to, for a reply its `side`
 (``tuned`` or ``base``), speed and agreement, whether it was `stopped`, and whether it was `replaced` by another.
@@ -6,22 +6,10 @@ A turn's statistics say what its columns do not: for a question the `sides` it w
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import Turn
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """One conversation: the base model, and the run and folder of the adapter where there is one."""
-
-    id: int
-    run_id: int | None
-    model: str
-    adapter: str | None
-    created_at: float
 
 
 async def begin(store: Store, run_id: int | None, model: str, adapter: str | None) -> int:
@@ -56,16 +44,6 @@ async def mark_replaced(store: Store, turn_ids: Sequence[int]) -> None:
 async def turns(store: Store, conversation_id: int) -> list[Turn]:
     """Return the messages of a conversation in order; `side_of` tells who spoke."""
     return await store.all(Turn, "SELECT * FROM turns WHERE conversation_id=? ORDER BY id", (conversation_id,))
-
-
-async def conversations(store: Store, limit: int = 50) -> list[Conversation]:
-    """Return the newest conversations in which something was said, the newest first."""
-    return await store.all(
-        Conversation,
-        "SELECT id, run_id, model, adapter, created_at FROM conversations"
-        " WHERE EXISTS (SELECT 1 FROM turns WHERE conversation_id = conversations.id) ORDER BY id DESC LIMIT ?",
-        (limit,),
-    )
 
 
 def side_of(turn: Turn) -> str | None:

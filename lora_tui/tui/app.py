@@ -1,41 +1,37 @@
-"""The application: modes, global keys, the loop that looks into the store, and how it ends.
+"""The application: modes, global keys, what all screens use, and how it ends.
 
-What a screen shows it asks for itself, when it is looked at and something has changed. Jobs belong to the engine behind
-`Jobs`; the app ends by saying in `ending` what should become of them, and the command line sees to it.
+What a screen shows it asks for itself, when it is looked at and something has changed (`watch`). Jobs belong to the
+engine behind `Jobs`; the app ends by saying in `ending` what should become of them, and the command line sees to it.
 """
 
-import asyncio
 import gc
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.css.query import NoMatches
 from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.store.looking import RunLine, run_lines
+from lora_tui.store.looking import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.deeds import Deeds
 from lora_tui.tui.driver import SteadyDriver
 from lora_tui.tui.jobs import Jobs, Speaker
 from lora_tui.tui.look import Look
 from lora_tui.tui.plain import DIM, Content, Inert, line, styled
-from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
 from lora_tui.tui.theme import OURS, state
 from lora_tui.tui.view import AppOptions, View
+from lora_tui.tui.watch import GENERATING, TRAINING, Watch
 from lora_tui.tui.widgets.bar import PLACES, TopBar
 
 log = logging.getLogger(__name__)
@@ -45,10 +41,6 @@ Ending = Literal["leave", "background", "stop", "gone"]
 away, or they stop and save."""
 
 _NET = Inert()
-
-_RUNS_SECONDS = 1.0
-_GENERATING = ("generate", "quickstart")
-_TRAINING = ("train", "quickstart")
 
 
 def _mode(name: str) -> Callable[[], Screen[Any]]:
@@ -125,15 +117,7 @@ class LoraApp(App[None]):
         self.last_problem: Problem | None = None
         self.wanted_lesson: str | None = None
         self.host = socket.gethostname()
-        self._attached_to = attach
-        self._runs_at = 0.0
-        self._runs_stale = False
-        self._told_failed: set[int] | None = None
-        self._begun: set[int] = set()
-        """Runs that were begun here: whoever begins something wants to hear how it failed."""
-        self._pull_now = asyncio.Event()
-        self.looks = 0
-        """How often the store has been looked into."""
+        self.watching = Watch(self, attach)
         for theme in OURS:
             self.register_theme(theme)
         self.options = options or AppOptions()
@@ -161,88 +145,27 @@ class LoraApp(App[None]):
         """Something is on the screen: begin to look, and to collect garbage again."""
         gc.freeze()  # what the start has made is there to stay
         gc.enable()
-        self._watch()
-
-    @work(exit_on_error=False, group="watch")
-    async def _watch(self) -> None:
-        """Look into the store a few times a second, for as long as the app lasts."""
-        period = 1 / self.options.refresh_per_second
-        first = True
-        while True:
-            began = time.monotonic()
-            try:
-                await self._pull(first=first)
-                first = False
-                self.looks += 1
-            except NoMatches:
-                if self.is_running and not self._exit:
-                    raise
-                return  # the screens are being taken down
-            except Exception as problem:  # whatever it is, the next look may succeed, and the app must not go blind
-                log.exception("looking into the store failed")
-                self._pull_failed(problem)
-                await asyncio.sleep(2.0)
-            try:
-                await asyncio.wait_for(self._pull_now.wait(), max(0.01, period - (time.monotonic() - began)))
-            except TimeoutError:
-                continue
-            finally:
-                self._pull_now.clear()
+        looking = self.watching.go_on(self.options.refresh_per_second)
+        self.run_worker(looking, exit_on_error=False, group="watch")
 
     async def on_unmount(self) -> None:
         """Close the store: its connection's thread would keep the process from ending."""
         await self.look.close()
 
+    @property
+    def looks(self) -> int:
+        """How often the store has been looked into."""
+        return self.watching.looks
+
     def pull_soon(self) -> None:
         """Look now: the user has done something that shows in the store."""
-        self._pull_now.set()
-
-    async def _pull(self, *, first: bool) -> None:
-        if not self.view.is_prepared:
-            await asyncio.to_thread(self.view.prepare)
-        changed = await self.look.changed()
-        store = self.look.store
-        self._runs_stale |= changed
-        if store is not None and (first or (self._runs_stale and time.monotonic() - self._runs_at > _RUNS_SECONDS)):
-            self._runs_stale = False
-            self._runs_at = time.monotonic()
-            self.view.runs = await run_lines(store)
-            self._choose_runs(first=first)
-            self._tell_endings()
-        if first:
-            self._told_failed = self._told_failed or set()
-            if not self.view.runs and not self.view.is_configured:
-                self.action_greet()
-        for screen in self._showing():
-            await screen.look(changed=changed or first)
-
-    def _showing(self) -> Iterable[ModeScreen]:
-        """The mode that is looked at, also from behind a dialogue."""
-        return [screen for screen in self.screen_stack if isinstance(screen, ModeScreen) and screen.is_mounted]
-
-    def _pull_failed(self, problem: Exception) -> None:
-        words = str(problem) if isinstance(problem, LoraTuiError) else f"{type(problem).__name__}: {problem}"
-        if self.last_problem is None or self.last_problem.what != words:
-            self.show_problem(Problem(words, "The store could not be read.", "It is tried again every other second."))
-
-    def _choose_runs(self, *, first: bool) -> None:
-        """Bring the newest runs into view where nothing else was chosen; with --attach, that run."""
-        view = self.view
-        if first and self._attached_to is not None and (run := view.run(self._attached_to)) is not None:
-            self.show_run(run)
-            return
-        if view.generation_run is None:
-            view.generation_run = next((run.id for run in view.runs if run.mode in _GENERATING), None)
-        if view.training_run is None:
-            view.training_run = next((run.id for run in view.runs if run.mode in _TRAINING), None)
-        if first and view.live:
-            self.show_run(view.live[0])
+        self.watching.soon()
 
     def show_run(self, run: RunLine) -> None:
         """Bring a run into view, on the screen where it is at home."""
-        if run.mode in _GENERATING:
+        if run.mode in GENERATING:
             self.view.generation_run = run.id
-        if run.mode in _TRAINING:
+        if run.mode in TRAINING:
             self.view.training_run = run.id
         target = "train" if run.mode in ("train", "evaluate") else "generate" if run.mode == "generate" else None
         if run.mode == "quickstart":
@@ -250,15 +173,6 @@ class LoraApp(App[None]):
         if target is not None:
             self.action_go(target)
         self.pull_soon()
-
-    def _tell_endings(self) -> None:
-        """Say once that a run has failed while we were looking."""
-        failed = {run.id for run in self.view.runs if run.state in ("failed", "interrupted")}
-        if self._told_failed is not None:
-            for run in self.view.runs:
-                if run.id in failed - self._told_failed:
-                    self.show_problem(problem_of(run, self.log_file), quietly=run.id not in self._begun)
-        self._told_failed = failed
 
     def action_greet(self) -> None:
         """Offer the ways to begin."""
@@ -350,23 +264,11 @@ class LoraApp(App[None]):
 
     def bring_into_view(self, mode: str, run_id: int) -> None:
         """Look at a run that has just begun, on the screen of its mode."""
-        if mode in _GENERATING:
+        if mode in GENERATING:
             self.view.generation_run = run_id
-        if mode in _TRAINING:
+        if mode in TRAINING:
             self.view.training_run = run_id
         self.action_go("train" if mode == "train" else "generate")
-        self.pull_soon()
-
-    def has_begun(self, run_id: int) -> None:
-        """Note a run that was begun here, and read the list at the next look."""
-        self._begun.add(run_id)
-        if self._told_failed is not None:
-            self._told_failed.discard(run_id)
-        self.list_anew()
-
-    def list_anew(self) -> None:
-        """Read the list of runs at the next look, however lately it was read."""
-        self._runs_at, self._runs_stale = 0.0, True
         self.pull_soon()
 
     def forget(self, run_id: int) -> None:
@@ -375,7 +277,7 @@ class LoraApp(App[None]):
         view.runs = [run for run in view.runs if run.id != run_id]
         view.generation_run = None if view.generation_run == run_id else view.generation_run
         view.training_run = None if view.training_run == run_id else view.training_run
-        self.list_anew()
+        self.watching.list_anew()
 
     def talk_to(self, speaker: Speaker) -> None:
         """Go to the chat, with this speaker."""
@@ -466,16 +368,3 @@ class LoraApp(App[None]):
         from lora_tui.tui.commands import commands
 
         yield from commands(self, screen)
-
-
-def problem_of(run: RunLine, log_file: Path | None) -> Problem:
-    """The problem of a run that did not end well."""
-    if run.state == "interrupted":
-        what = f"Run {run.id} ({run.mode}) lost its process."
-        return Problem(
-            what, "It was killed, or the machine went down.", "Its work is saved: resume it on Runs (4).", log_file
-        )
-    first, _, rest = (run.error or "no reason was given").partition("\n")
-    return Problem(
-        f"Run {run.id} ({run.mode}) failed.", first, rest or "Mend it and start again, or resume on Runs (4).", log_file
-    )

@@ -46,7 +46,7 @@ class Deeds:
         app = self._app
         run_id = await self.attempt(app.jobs.start(mode, app.view.settings, dict(options or {}), None))
         if run_id is not None:
-            app.has_begun(run_id)
+            app.watching.has_begun(run_id)
         return run_id
 
     def begin_soon(self, mode: str, settings: "Settings | None" = None) -> None:
@@ -66,7 +66,7 @@ class Deeds:
         app = self._app
         run_id = await self.attempt(app.jobs.start(run.mode, app.view.settings, {}, run.id))
         if run_id is not None:
-            app.has_begun(run_id)
+            app.watching.has_begun(run_id)
             app.show_run(run)
 
     async def stop(self, run_id: int, words: str) -> None:
@@ -88,7 +88,7 @@ class Deeds:
     async def rename(self, run: RunLine, name: str) -> None:
         """Name a run."""
         if await self.attempt(_done(self._app.jobs.rename(run.id, name))):
-            self._app.list_anew()
+            self._app.watching.list_anew()
 
     async def delete(self, run: RunLine, *, with_files: bool) -> None:
         """Delete a run, and say what became of its folder."""

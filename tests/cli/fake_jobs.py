@@ -173,6 +173,17 @@ async def mistaken(ctx: RunContext) -> dict[str, Any]:
     raise ZeroDivisionError("Authorization: Bearer abc.def-123")
 
 
+async def pausing(ctx: RunContext) -> dict[str, Any]:
+    """Is paused until a file called ``go`` appears, and takes in one more pair meanwhile."""
+    ctx.emit("progress", phase="generating", done=0, total=3, note="")
+    ctx.emit("paused", paused=True)
+    ctx.emit("pair", pair=1, verdict="accepted", score=8.4, question="why?", answer="so", reason="", source="a.txt")
+    while not Path("go").exists():  # noqa: ASYNC110, ASYNC240  # a test's signal
+        await asyncio.sleep(0.02)
+    ctx.emit("paused", paused=False)
+    return {"accepted": 1}
+
+
 async def echo(ctx: RunContext) -> dict[str, Any]:
     """Returns what it was given."""
     return {"options": dict(ctx.options), "r": ctx.settings.fine_tuning.lora.r}

@@ -237,14 +237,23 @@ def test_a_broken_configuration_is_told_before_anything_is_drawn(program: Progra
 
 
 def test_a_terminal_that_cannot_draw_gets_the_overview(program: Program) -> None:
-    environment = {**program.environment, "TERM": "dumb"}
+    program.environment["TERM"] = "dumb"
     with program.terminal("") as terminal:
-        terminal.process.kill()
-    from tests.e2e.terminal import Terminal
-
-    with Terminal(program.command(""), cwd=program.folder, env=environment) as terminal:
         assert terminal.wait() == 0
-        assert "Three ways to begin" in terminal.output
+        assert "Here it cannot: TERM is 'dumb'. Three ways to begin" in terminal.output
+
+
+def test_a_terminal_whose_output_goes_elsewhere_gets_it_there(program: Program) -> None:
+    with (program.folder / "out").open("wb") as out, program.terminal("", stdout=out) as terminal:
+        assert terminal.wait() == 0
+    assert "Here it cannot: the output is no terminal." in (program.folder / "out").read_text()
+
+
+def test_the_option_that_every_mode_takes_does_not_keep_the_app_away(program: Program) -> None:
+    with app(program, "", "--no-chat") as terminal:
+        terminal.shows("Teach a language model something")
+        terminal.press("escape", "q")
+        assert terminal.wait() == 0
 
 
 def test_no_process_is_left_behind(program: Program) -> None:

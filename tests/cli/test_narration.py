@@ -52,6 +52,15 @@ def test_a_terminal_gets_a_display_that_leaves_nothing_behind(program: Program) 
     assert "lora-tui: run 1 finished in" in shown
 
 
+def test_a_pause_is_told_and_stands_in_the_display_until_it_is_over(program: Program) -> None:
+    with program.terminal("generate=pausing", "--run", "generate", columns=100) as terminal:
+        terminal.read_until("paused: calls in flight are still answered")
+        terminal.read_until("1 of 3 accepted, 0 rejected, paused")
+        (program.folder / "go").touch()
+        assert terminal.wait() == 0
+        assert "the pause is over" in terminal.output
+
+
 def test_hostile_text_does_not_reach_a_terminal(program: Program) -> None:
     with program.terminal("quickstart=noisy", "--run", "quickstart") as terminal:
         assert terminal.wait() == 0

@@ -34,15 +34,18 @@ def test_help_names_every_option_of_the_contract(program: Program) -> None:
     for name in (
         *("--run", "--generate-training-file", "--config", "--set", "--store", "--json", "--resume", "--log-level"),
         *("--version", "--help", "--train-data-file", "--runs", "--attach", "--doctor", "--no-chat", "--prompt"),
-        *("--adapter", "--format", "--output", "130 ", "143", "129", "141", "Examples:"),
+        *("--adapter", "--format", "--output", "130 ", "143", "129", "141", "Examples:", "full-screen app"),
     ):
         assert name in shown
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_without_options_it_says_how_to_begin(program: Program) -> None:
+def test_without_a_terminal_it_says_so_and_how_to_begin(program: Program) -> None:
     ended = program.run("")
     assert ended.status == 0
+    assert "`lora-tui` alone is the full-screen app" in ended.out
+    assert "Here it cannot: the input is no terminal." in ended.out
+    assert max(len(line) for line in ended.out.splitlines()) <= 80
     for way in ("--run quickstart", "--run generate", "--run train --train-data-file"):
         assert way in ended.out
     assert "Runs in" not in ended.out

@@ -71,3 +71,17 @@ def test_a_plan_says_what_is_trained_on_what() -> None:
     assert describe(plan, Progress()) == [
         "builtin on cpu in bfloat16: 96 examples, 60 steps; 1.84 of 136 million parameters are trained"
     ]
+
+
+def test_a_run_that_was_killed_in_a_pause_and_goes_on_is_not_paused() -> None:
+    progress = Progress()
+    progress.take(event("paused", paused=True))
+    assert progress.generation().endswith(", paused")
+    progress.take(event("started", mode="generate", resumed=True, config={}))
+    assert not progress.generation().endswith(", paused")
+
+
+def test_a_pause_and_its_end_are_told() -> None:
+    began, over = (describe(event("paused", paused=paused), Progress()) for paused in (True, False))
+    assert began == ["paused: calls in flight are still answered, nothing new is begun"]
+    assert over == ["the pause is over"]

@@ -33,6 +33,8 @@ class TrainerState:
     """Where a run is.
 
     `identity` hashes the data and the settings that the mathematics depend on, `dtype` is the precision of the base.
+    `rate_scale` is what the learning rate is multiplied by after the run went back to a checkpoint `times_back` times;
+    `tokens_per_row` is what memory has been found to hold (None: as configured).
     """
 
     identity: str
@@ -43,6 +45,9 @@ class TrainerState:
     best_step: int = 0
     evaluations_without_gain: int = 0
     skipped_in_a_row: int = 0
+    rate_scale: float = 1.0
+    times_back: int = 0
+    tokens_per_row: int | None = None
 
 
 def save_step(

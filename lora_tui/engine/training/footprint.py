@@ -3,6 +3,9 @@
 `memory` puts a loaded model's numbers in; whoever shows a run before it begins has them from a configuration file.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 SHARE_TO_USE = 0.8
 """Share of the free memory that activations may take; the rest is for workspaces and fragmentation."""
 
@@ -15,23 +18,91 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of one number in NF4: half a byte, a scale in one byte for 64 of them, and one in float32 for 256 scales."""
 
-_ATTENTION_SCORES = 1.25
-"""On the CPU short examples keep their attention scores, a few hundred values a token and head, on top of the rest."""
+BY_HAND = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Types of models whose layers `fast` computes on the CPU, which keeps half of what autograd keeps."""
+
+_ATTENTION_WEIGHTS = 1.25
+"""Short examples keep their attention weights, a few hundred values a token and head, on top of the rest."""
 
 
-def activation_bytes_per_token(hidden: int, intermediate: int, layers: int, width: int) -> int:
-    """Bytes that one token's activations keep until the backward pass, all layers together.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the activations of a model depend on: widths, layers, the bytes of a number, and who computes them."""
 
-    Per layer: the inputs of both norms and of every linear layer, queries, keys and values before and after rotation,
-    the feed-forward's three products, and the norms' float32 copies. `width` is the bytes of one number.
+    hidden: int
+    intermediate: int
+    layers: int
+    width: int
+    by_hand: bool = False
+
+    @property
+    def of_layer(self) -> float:
+        """Bytes that one token's activations of one layer keep until the backward pass.
+
+        By hand: the inputs of both norms and of the layers with LoRA, queries, keys and values after rotation, what
+        attention returns, and the feed-forward's two inner products. Otherwise also queries and keys before rotation,
+        the feed-forward's other products, and the norms' float32 copies.
+        """
+        if self.by_hand:
+            plain = self.width * (7 * self.hidden + 2 * self.intermediate)
+        else:
+            plain = self.width * (8 * self.hidden + 4 * self.intermediate) + 4 * 4 * self.hidden
+        return _ATTENTION_WEIGHTS * plain
+
+    @property
+    def of_feed_forward(self) -> float:
+        """The part of `of_layer` that computing the feed-forward's inner products again would save."""
+        return float(self.width * 2 * self.intermediate)
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputation:
+    """Which activations are computed again in the backward pass instead of being kept.
+
+    `every` says that every so many-th layer is (1: all, 0: none), `feed_forward` that only the inner products of the
+    feed-forward are, in all layers; `offload` moves what remains to the host's memory. `extra` is the time it adds, as
+    a share of a step without: a forward pass is half of such a step (two products a weight instead of three).
     """
-    return int(_ATTENTION_SCORES * layers * _of_a_layer(hidden, intermediate, width))
+
+    name: str
+    every: int = 0
+    feed_forward: bool = False
+    offload: bool = False
+    extra: float = 0.0
+
+    def bytes_per_token(self, sizes: Sizes) -> int:
+        """Bytes of activations on the device for each token of a row."""
+        if self.every:
+            again = -(-sizes.layers // self.every)
+            inputs = 0 if self.offload else again * sizes.width * sizes.hidden
+            live = sizes.of_layer if self.every == 1 else 0.0
+            return int((sizes.layers - again) * sizes.of_layer + inputs + live)
+        saved = sizes.of_feed_forward * (sizes.layers - 1) if self.feed_forward else 0.0
+        return int(sizes.layers * sizes.of_layer - saved)
 
 
-def recomputed_bytes_per_token(hidden: int, intermediate: int, layers: int, width: int) -> int:
-    """The same with ``gradient_checkpointing``: every layer keeps its input alone, and one at a time all it needs."""
-    return int(layers * width * hidden + _ATTENTION_SCORES * _of_a_layer(hidden, intermediate, width))
+NONE = Recomputation("kept")
+ALL = Recomputation("recomputed in every layer", every=1, extra=0.5)
+OFFLOADED = Recomputation("recomputed in every layer, their inputs moved to the host", every=1, offload=True, extra=0.6)
+RECOMPUTATIONS: Sequence[Recomputation] = (
+    NONE,
+    Recomputation("recomputed in every 4th layer", every=4, extra=0.125),
+    Recomputation("recomputed in every 3rd layer", every=3, extra=0.167),
+    Recomputation("recomputed in the feed-forward", feed_forward=True, extra=0.2),
+    Recomputation("recomputed in every 2nd layer", every=2, extra=0.25),
+    ALL,
+    OFFLOADED,
+)
+"""The ways there are, from the fastest to the most frugal."""
 
 
-def _of_a_layer(hidden: int, intermediate: int, width: int) -> int:
-    return width * (8 * hidden + 4 * intermediate) + 4 * 4 * hidden
+def cheapest(sizes: Sizes, tokens: int, free: float, *, scale: float = 1.0, offload: bool = False) -> Recomputation:
+    """The fastest way whose activations of a row of `tokens` fit into `free` bytes; the most frugal if none does.
+
+    `scale` corrects the estimate by what was measured; `offload` says that the host's memory is another one.
+    """
+    possible = [
+        way for way in RECOMPUTATIONS if (offload or not way.offload) and (sizes.by_hand or not way.feed_forward)
+    ]
+    fitting = (way for way in possible if way.bytes_per_token(sizes) * tokens * scale <= SHARE_TO_USE * free)
+    return next(fitting, possible[-1])

@@ -75,8 +75,8 @@ class DeviceOutlook:
 class MemoryOutlook:
     """Bytes on the device: the frozen weights, the adapters with all that trains them, a step's activations.
 
-    `dtype` is the precision that is reckoned with, `checkpointing` whether activations are recomputed, `free` what the
-    device has left now.
+    `dtype` is the precision that is reckoned with, `recomputation` which activations are computed again (None:
+    not known yet), `free` what the device has left now.
     """
 
     dtype: str
@@ -85,7 +85,7 @@ class MemoryOutlook:
     activations: Figure
     total: Figure
     free: Figure
-    checkpointing: bool | None
+    recomputation: footprint.Recomputation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,24 +243,20 @@ def _memory(
         weights = Figure(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
     adapters = _times(model.trainable_parameters, footprint.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
-    activations, checkpointing = Figure(None, facts.problem or "its shape is not known"), None
+    activations, way = Figure(None, facts.problem or "its shape is not known"), None
     if facts.shape is not None:
-        sizes = (facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width)
+        by_hand = device.kind == "cpu" and facts.shape.model_type in footprint.BY_HAND
+        sizes = footprint.Sizes(facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width, by_hand)
         row = max(found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch)
-        kept = footprint.activation_bytes_per_token(*sizes) * row
-        checkpointing = _recomputes(tuning.gradient_checkpointing, kept, free, weights)
-        of_row = f"for a row of {count(row, 'token')}"
-        recomputed = footprint.recomputed_bytes_per_token(*sizes) * row
-        activations = (
-            Figure(recomputed, f"{of_row}, recomputed layer by layer", estimated=True)
-            if checkpointing
-            else Figure(kept, of_row, estimated=True)
-        )
+        way = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
+        reckoned = way or footprint.NONE
+        of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
+        activations = Figure(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
     parts = [part.value for part in (weights, adapters, activations)]
     known = [part for part in parts if part is not None]
     missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
     total = Figure(sum(known), note, estimated=True) if len(known) == len(parts) else Figure(None, missing)
-    return MemoryOutlook(dtype, weights, adapters, activations, total, free, checkpointing)
+    return MemoryOutlook(dtype, weights, adapters, activations, total, free, way)
 
 
 def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[PlannedRun]) -> tuple[str, str]:
@@ -290,13 +286,20 @@ def _times(figure: Figure, bytes_each: int, note: str) -> Figure:
     return Figure(figure.value * bytes_each, note, estimated=True)
 
 
-def _recomputes(setting: bool | Literal["auto"], kept: int, free: Figure, weights: Figure) -> bool | None:
+def _recomputation(
+    setting: bool | Literal["auto"],
+    sizes: footprint.Sizes,
+    tokens: int,
+    free: Figure,
+    weights: Figure,
+    device: DeviceOutlook,
+) -> footprint.Recomputation | None:
     """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
     if setting != "auto":
-        return setting
+        return footprint.ALL if setting else footprint.NONE
     if free.value is None or weights.value is None:
         return None
-    return kept > footprint.SHARE_TO_USE * (free.value - weights.value)
+    return footprint.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
 
 
 def _free_bytes(device: DeviceOutlook) -> Figure:

@@ -196,7 +196,12 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     def describe(target: Path, step: int) -> None:
         checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, None))
 
-    hooks = Hooks(on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn, work.save_wanted)
+    def note(message: str) -> None:
+        ctx.emit("note", message=message)
+
+    hooks = Hooks(
+        on_step, evaluate, fill_best, describe, on_checkpoint, ctx.stop.is_set, ctx.warn, work.save_wanted, note
+    )
     return train_model(work.model, work.dataset, ctx.settings.fine_tuning, folder, hooks, resume=ctx.resumed)
 
 

@@ -7,33 +7,34 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.helpers import disable_input_dtype_casting
-from torch import nn
+from torch import Tensor, nn
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.process import keep_freed_memory
-from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.attention import packed_attention
+from lora_tui.engine.training import checkpoint, footprint
 from lora_tui.engine.training.checkpoint import TrainerState
-from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.lora import is_second_matrix, parameter_groups
-from lora_tui.engine.training.memory import plan_memory, used_megabytes
+from lora_tui.engine.training.memory import plan_memory, recompute, used_megabytes
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.errors import LoraTuiError
+from lora_tui.text import count
 
 _MOST_SECONDS_UNSAVED = 60.0
 
 _MOST_SKIPPED = 3
-"""Steps in a row without a finite gradient after which training is given up."""
+"""Steps in a row without a finite gradient after which training goes back to its last checkpoint."""
+
+_MOST_TIMES_BACK = 3
+"""How often that is tried, each time at half the rate, before training is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Hooks:
 
     `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
     folder of the best adapter, `describe` what belongs beside the adapter of a step; `should_stop` is asked between
-    steps, `save_wanted` after each of them.
+    steps, `save_wanted` after each of them. `note` hears how the steps are computed, `warn` what goes wrong.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
@@ -73,6 +74,7 @@ class Hooks:
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda message: None
     save_wanted: Callable[[], bool] = lambda: False
+    note: Callable[[str], None] = lambda message: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class _Training:
     folder: Path
     hooks: Hooks
     last_loss: float | None = None
+    recomputation: footprint.Recomputation = footprint.NONE
     step_seconds: list[float] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -123,7 +126,7 @@ class _Training:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch)
+        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch, training.seed)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.maths.base.dtype).removeprefix("torch.")
         self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
@@ -139,7 +142,8 @@ class _Training:
             self.state = restored
         else:
             torch.manual_seed(self.settings.training.seed)
-        self._set_checkpointing()
+        self.maths.tokens_per_row = self.state.tokens_per_row or self.maths.tokens_per_row
+        self._plan_memory()
         stopped_by = self._already_over() or self._epochs()
         self.model.eval()
         return TrainingResult(
@@ -154,26 +158,35 @@ class _Training:
 
     def _epochs(self) -> str:
         """Take steps until something ends the run; returns what did."""
+        for plan in self._plans():
+            if self.hooks.should_stop():
+                self._save_step()
+                return "request"
+            self._take_step(plan)
+            if self.state.step < plan.step:  # back at a checkpoint
+                continue
+            if self._evaluation_due(plan):
+                self._evaluate()
+            ended_by = self._already_over()
+            wanted = self.hooks.save_wanted()
+            if ended_by or wanted or self._save_due():
+                self._save_step()
+            if ended_by:
+                return ended_by
+        raise AssertionError("plans never end")
+
+    def _plans(self) -> Iterator[StepPlan]:
+        """The step after the one that the state names, again and again."""
         while True:
             epoch = self.state.step // self.per_epoch
-            for plan in plan_epoch(self._order(epoch), self.examples_per_step, epoch)[
-                self.state.step % self.per_epoch :
-            ]:
-                if self.hooks.should_stop():
-                    self._save_step()
-                    return "request"
-                self._take_step(plan)
-                if self._evaluation_due(plan):
-                    self._evaluate()
-                ended_by = self._already_over()
-                wanted = self.hooks.save_wanted()
-                if ended_by or wanted or self._save_due():
-                    self._save_step()
-                if ended_by:
-                    return ended_by
+            plans = plan_epoch(self._order(epoch), self.examples_per_step, epoch)
+            while self.state.step // self.per_epoch == epoch:
+                yield plans[self.state.step % self.per_epoch]
 
     def _save_due(self) -> bool:
-        """A killed run loses `save_steps` steps or a minute, whichever is less."""
+        """A killed run loses `save_steps` steps or a minute, whichever is less. What fails is not kept."""
+        if self.state.skipped_in_a_row:
+            return False
         long_ago = time.monotonic() - self.saved_at > _MOST_SECONDS_UNSAVED
         return long_ago or self.state.step % self.settings.training.save_steps == 0
 
@@ -193,38 +206,98 @@ class _Training:
 
     def _take_step(self, plan: StepPlan) -> None:
         began = time.perf_counter()
-        factor = lr_factor(self.settings.scheduler.type, plan.step, self.steps, self.settings.scheduler.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+        self._set_rate(plan.step)
         examples = [self.dataset[index] for index in plan.examples]
         self.model.train()
-        with ExitStack() as stack:
-            # Autocast makes the casts of the step; evaluation runs without it and needs PEFT's own.
-            stack.enter_context(disable_input_dtype_casting(self.model, self.maths.base.dtype == torch.bfloat16))
-            if self.maths.packed:
-                stack.enter_context(packed_attention(self.maths.base))
-            loss_tensor = self.maths.accumulate(examples)
+        loss_tensor = self._gradient(examples, plan.step)
+        if plan.step == 1:
+            self._check_gradients()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True))
-        loss = float(loss_tensor)
-        if math.isfinite(norm) and math.isfinite(loss):
+        norm_tensor = nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True)
+        loss, norm = torch.stack([loss_tensor, norm_tensor.to(loss_tensor)]).tolist()  # the one wait for the device
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite:
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
-        else:
-            self._skip(plan, loss, norm)
         self.optimizer.zero_grad(set_to_none=True)
         self._report(plan, loss, norm, sum(len(example.input_ids) for example in examples), time.perf_counter() - began)
+        if not finite:
+            self._skip(plan, examples, loss, norm)
 
-    def _skip(self, plan: StepPlan, loss: float, norm: float) -> None:
+    def _set_rate(self, step: int) -> None:
+        scheduler = self.settings.scheduler
+        factor = lr_factor(scheduler.type, step, self.steps, scheduler.warmup_steps) * self.state.rate_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+    def _gradient(self, examples: list[Encoded], step: int) -> Tensor:
+        """Compute the gradient of a step; where memory runs out, in smaller rows or with more computed again."""
+        before = self.maths.tokens_per_row
+        try:
+            loss = self.maths.accumulate(examples, step)
+        except RowTooLargeError as problem:
+            if self.recomputation.every == 1:
+                raise LoraTuiError(
+                    f"Memory ran out at step {step} for one example of {problem.tokens:,} tokens. Lower "
+                    "fine_tuning.training.max_length, or take a smaller model."
+                ) from problem
+            self.recomputation = footprint.ALL
+            recompute(self.maths, self.recomputation)
+            self.hooks.warn(f"Memory ran out at step {step}: from here on every layer's activations are recomputed.")
+            return self._gradient(examples, step)
+        if self.maths.tokens_per_row < before:
+            self.state.tokens_per_row = self.maths.tokens_per_row
+            self.hooks.warn(
+                f"Memory ran out at step {step}; it was taken again, and goes on, in rows of at most "
+                f"{self.maths.tokens_per_row:,} tokens instead of {before:,}."
+            )
+        return loss
+
+    def _check_gradients(self) -> None:
+        """After the first step's backward pass: what has no gradient will never learn (unsloth#1282)."""
+        reached: dict[str, bool] = {}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                layer = self.names[id(parameter)].partition(".lora_")[0]
+                alive = parameter.grad is not None and bool(parameter.grad.any())
+                reached[layer] = reached.get(layer, False) or alive
+        dead = [layer for layer, alive in reached.items() if not alive]
+        if len(dead) == len(reached):
+            raise LoraTuiError("The first step gave no trained layer a gradient: nothing would be learned.")
+        if dead:
+            self.hooks.warn(
+                f"{count(len(dead), 'trained layer')} of {len(reached)} got no gradient in the first step and will not "
+                f"learn: {', '.join(dead[:3])}{', …' if len(dead) > 3 else '.'}"
+            )
+
+    def _skip(self, plan: StepPlan, examples: list[Encoded], loss: float, norm: float) -> None:
         """Leave the weights alone after a step whose loss or gradient is not finite, and say which examples it held."""
         self.state.skipped_in_a_row += 1
-        named = ", ".join(self.dataset[index].source for index in plan.examples[:4])
-        self.hooks.warn(f"Step {plan.step} skipped: loss {loss}, gradient norm {norm}. Its examples: {named}, …")
+        guilty = self.maths.without_finite_loss(examples, plan.step)
+        named = ", ".join(examples[place].source for place in (guilty or range(len(examples)))[:4])
+        whose = "Without a finite loss" if guilty else "Its examples"
+        more = ", …" if len(guilty or examples) > 4 else "."
+        self.hooks.warn(f"Step {plan.step} skipped: loss {loss}, gradient norm {norm}. {whose}: {named}{more}")
         if self.state.skipped_in_a_row >= _MOST_SKIPPED:
+            self._go_back(plan.step)
+
+    def _go_back(self, step: int) -> None:
+        """Return to the last checkpoint, all of whose steps were good, and go on from there at half the rate."""
+        if self.state.times_back >= _MOST_TIMES_BACK:
             raise LoraTuiError(
-                f"{_MOST_SKIPPED} steps in a row had no finite gradient (the last was step {plan.step}). "
-                'Lower fine_tuning.optimizer.lora_lr, or set fine_tuning.dtype = "float32".'
+                f"{_MOST_SKIPPED} steps in a row had no finite gradient (the last was step {step}), even at an eighth "
+                'of the rate. Lower fine_tuning.optimizer.lora_lr, or set fine_tuning.dtype = "float32".'
             )
+        scale, times = self.state.rate_scale / 2, self.state.times_back + 1
+        restored = checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
+        self.state = restored or self.state
+        self.state.rate_scale, self.state.times_back, self.state.skipped_in_a_row = scale, times, 0
+        where = (
+            f"back at the checkpoint of step {restored.step}" if restored else "on without a checkpoint to go back to"
+        )
+        self.hooks.warn(
+            f"{_MOST_SKIPPED} steps in a row had no finite gradient: {where}, at {scale:g} times the learning rate."
+        )
 
     def _report(self, plan: StepPlan, loss: float, norm: float, tokens: int, seconds: float) -> None:
         self.state.step = plan.step
@@ -286,16 +359,15 @@ class _Training:
         path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, describe)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 
-    def _set_checkpointing(self) -> None:
-        """Recompute activations where the settings or the memory ask for it."""
-        longest = max(len(row.input_ids) for row in self.dataset)
-        tokens = max(longest, self.settings.training.tokens_per_micro_batch)
-        plan = plan_memory(self.settings.gradient_checkpointing, self.maths.base, tokens, self.maths.device)
-        if not plan.checkpointing:
-            return
-        self.maths.base.activation_checkpointing_enable({"use_reentrant": False})
-        # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
-        self.maths.base.disable_input_require_grads()
+    def _plan_memory(self) -> None:
+        """Decide what is computed again in the backward pass, and say how the steps are computed."""
+        first = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
+        plan = plan_memory(self.settings.gradient_checkpointing, self.maths, first)
+        self.recomputation = plan.recomputation
+        recompute(self.maths, plan.recomputation)
+        self.hooks.note(plan.in_words())
+        for note in self.maths.slower_because():
+            self.hooks.note(note)
 
 
 def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:

@@ -21,12 +21,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = (hidden[part] @ weight.T).float()
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += (normaliser.squeeze(-1) - logits.gather(-1, targets[part, None]).squeeze(-1)).sum()
-            logits.sub_(normaliser).exp_()  # now the probabilities
-            logits.scatter_add_(-1, targets[part, None], logits.new_full((logits.shape[0], 1), -1.0))
-            gradient[part] = logits.to(weight.dtype) @ weight
+            logits = hidden[part] @ weight.T
+            chosen = targets[part, None]
+            probabilities = logits.softmax(-1, dtype=torch.float32)
+            of_target = probabilities.gather(-1, chosen)
+            total += _surprise(of_target, logits, chosen)
+            probabilities.scatter_(-1, chosen, of_target - 1.0)
+            gradient[part] = probabilities.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total
 
@@ -35,6 +36,20 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
         return gradient * grad_output.to(gradient.dtype), None, None
+
+
+def _surprise(probability: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of the negative logarithms of the targets' probabilities, ``(labels, 1)``, in float32.
+
+    Where a probability is too small for float32 its logarithm comes from the logits.
+    """
+    surprise = probability.log().neg_()
+    vanishing = (probability < 1e-30).squeeze(-1)
+    if vanishing.any():
+        rows = logits[vanishing].float()
+        exact = rows.logsumexp(-1, keepdim=True) - rows.gather(-1, targets[vanishing])
+        surprise[vanishing] = exact
+    return surprise.sum()
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

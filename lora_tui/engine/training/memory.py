@@ -1,42 +1,106 @@
-"""How much memory a training step needs, estimated from the model's shape, and how much there is.
+"""How much memory a step's activations need, how much there is, and which of them are computed again for it.
 
-The estimate decides ``gradient_checkpointing = "auto"``: recomputing activations costs half as much again (6N instead
-of 4N FLOPs a token), so it is worth it only where the activations do not fit.
+Computing every layer again makes a step half as long again (6N instead of 4N FLOPs a token), so with
+``gradient_checkpointing = "auto"`` no more is recomputed than the memory asks for. The estimate comes from the model's
+shape; where it is near the limit, one row's forward pass shows what is really kept.
 """
 
 from dataclasses import dataclass
 
 import psutil
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_tui.engine.training import footprint
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.footprint import Recomputation, Sizes
+from lora_tui.engine.training.step import StepMaths, out_of_memory
+
+_WORTH_MEASURING = 0.25
+"""Share of the free memory from which on the estimate is checked by a forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes a step's activations take without recomputation, bytes that are free, and what follows from them."""
+    """Bytes of a row's activations as they will be kept, bytes that are free, and what is recomputed for it."""
 
+    recomputation: Recomputation
     activation_bytes: int
     free_bytes: int
-    checkpointing: bool
+    tokens: int
+    measured: bool
+
+    def in_words(self) -> str:
+        """One sentence for people."""
+        found = "measured" if self.measured else "estimated"
+        return (
+            f"Activations are {self.recomputation.name}: a row of {self.tokens:,} tokens takes "
+            f"{self.activation_bytes / 1e9:.2f} GB ({found}), {self.free_bytes / 1e9:.1f} GB are free."
+        )
 
 
-def plan_memory(setting: bool | str, model: PreTrainedModel, tokens_per_row: int, device: torch.device) -> MemoryPlan:
-    """Decide whether to recompute activations, as ``fine_tuning.gradient_checkpointing`` asks."""
-    needed = activation_bytes_per_token(model) * tokens_per_row
-    free = free_bytes(device)
-    checkpointing = needed > footprint.SHARE_TO_USE * free if setting == "auto" else bool(setting)
-    return MemoryPlan(needed, free, checkpointing)
+def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) -> MemoryPlan:
+    """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
+    sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.kinds), maths.device
+    row = max(maths.rows(examples), key=lambda row: len(row.input_ids))
+    tokens = max(len(row.input_ids), maths.tokens_per_row)
+    free, scale, measured = free_bytes(device), 1.0, False
+    if setting == "auto":
+        estimate = footprint.NONE.bytes_per_token(sizes)
+        if estimate * tokens > _WORTH_MEASURING * free:
+            kept = kept_bytes(maths, row.examples, examples)
+            scale, measured = kept / (estimate * len(row.input_ids)), True
+        way = footprint.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
+        if scale == float("inf"):  # not even one forward pass fitted: how much it would take is not known
+            scale, measured = 1.0, False
+    else:
+        way = footprint.ALL if setting else footprint.NONE
+    return MemoryPlan(way, int(way.bytes_per_token(sizes) * tokens * scale), free, tokens, measured)
 
 
-def activation_bytes_per_token(model: PreTrainedModel) -> int:
-    """Bytes that one token's activations keep until the backward pass, all layers of a loaded model together."""
+def recompute(maths: StepMaths, way: Recomputation) -> None:
+    """Have the model compute again what `way` says."""
+    maths.fast.recomputes_feed_forward = way.feed_forward
+    if not way.every:
+        return
+    # Dropout by hand needs no random state restored before a layer is computed again.
+    options = {"use_reentrant": False, "preserve_rng_state": maths.fast.why_not is not None}
+    maths.base.activation_checkpointing_enable(options, every_n_layers=way.every, offload=way.offload)
+    # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
+    maths.base.disable_input_require_grads()
+
+
+def kept_bytes(maths: StepMaths, items: tuple[int, ...], examples: list[Encoded]) -> float:
+    """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
+
+    Counts each tensor's memory once, and none of the model's own.
+    """
+    own = {parameter.untyped_storage().data_ptr() for parameter in maths.model.parameters()}
+    seen: dict[int, int] = {}
+
+    def count(kept: Tensor) -> Tensor:
+        storage = kept.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return kept
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+            maths.summed_loss_of([examples[item] for item in items])
+    except RuntimeError as problem:
+        if not out_of_memory(problem):
+            raise
+        return float("inf")
+    return float(sum(seen.values()))
+
+
+def sizes_of(model: PreTrainedModel, *, by_hand: bool) -> Sizes:
+    """What the activations of a loaded model depend on."""
     config = model.config.get_text_config()
     width = torch.empty(0, dtype=model.dtype).element_size()
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    intermediate = getattr(config, "intermediate_size", None) or 4 * hidden
-    return footprint.activation_bytes_per_token(hidden, intermediate, layers, width)
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return Sizes(config.hidden_size, intermediate, config.num_hidden_layers, width, by_hand)
 
 
 def free_bytes(device: torch.device) -> int:

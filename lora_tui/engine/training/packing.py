@@ -20,7 +20,7 @@ class Row:
     `input_ids` and `position_ids` have shape ``(T,)``; positions restart at 0 with each example. `spans` holds each
     example's (start, end). `label_positions` ``(L,)`` are the positions whose *next* token is a label, `targets`
     ``(L,)`` those next tokens: the last token of an example predicts nothing, since its successor belongs to the next
-    example.
+    example. `examples` says which of the step's examples they are.
     """
 
     input_ids: Tensor
@@ -28,6 +28,7 @@ class Row:
     spans: tuple[tuple[int, int], ...]
     label_positions: Tensor
     targets: Tensor
+    examples: tuple[int, ...]
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -49,14 +50,14 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def lay_out(examples: Sequence[Encoded], device: torch.device) -> Row:
-    """Build one row out of examples, in the order given."""
+def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.device) -> Row:
+    """Build one row out of the examples numbered `items`, in the order given."""
     input_ids: list[int] = []
     position_ids: list[int] = []
     label_positions: list[int] = []
     targets: list[int] = []
     spans: list[tuple[int, int]] = []
-    for example in examples:
+    for example in (examples[item] for item in items):
         start = len(input_ids)
         input_ids += example.input_ids
         position_ids += range(len(example.input_ids))
@@ -71,6 +72,7 @@ def lay_out(examples: Sequence[Encoded], device: torch.device) -> Row:
         tuple(spans),
         _indices(label_positions, device),
         _indices(targets, device),
+        tuple(items),
     )
 
 

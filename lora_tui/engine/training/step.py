@@ -5,19 +5,22 @@ answers more (transformers#34191). The backbone runs by hand so that the head se
 whose head or attention is not plain take their own forward, one example a row.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from lora_tui.engine.construction import computing
-from lora_tui.engine.training.attention import supports_packing
+from lora_tui.engine.training.attention import packed_attention, supports_packing
 from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.packing import Row, lay_out, pack
 
@@ -31,9 +34,20 @@ _HEAD_TRANSFORMS = (
 """Configuration entries of models that do more to the logits than the head's product."""
 
 
-@dataclass(frozen=True)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class RowTooLargeError(Exception):
+    """Memory ran out for a row that cannot be cut: a single example, of `tokens` tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"memory ran out for a row of {tokens} tokens")
+        self.tokens = tokens
+
+
+@dataclass
 class StepMaths:
-    """How this model computes its loss, decided once."""
+    """How this model computes its loss, decided once; only `tokens_per_row` shrinks where memory runs out."""
 
     model: PeftModel
     base: PreTrainedModel
@@ -41,55 +55,125 @@ class StepMaths:
     plain_head: bool
     device: torch.device
     tokens_per_row: int
+    fast: FastLayers
+    seed: int = 42
 
     @classmethod
-    def of(cls, model: PeftModel, tokens_per_row: int) -> "StepMaths":
-        """Look at the model and choose the packed or the plain path."""
+    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "StepMaths":
+        """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
-        return cls(model, base, supports_packing(base), _has_plain_head(base), base.device, tokens_per_row)
+        packed = supports_packing(base)
+        fast = FastLayers.of(model, packed=packed)
+        return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, seed)
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 arithmetic for a bfloat16 base, so that float32 adapters do not pull their inputs to float32."""
-        if self.base.dtype == torch.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+    def slower_because(self) -> Iterator[str]:
+        """Say what keeps this model from the fastest way, a sentence each."""
+        if not self.packed:
+            yield "One example a row: this model's attention is not plain causal, so rows are not packed."
+        if self.fast.why_not is not None:
+            yield f"PEFT's own layers are used, which are slower: {self.fast.why_not}."
+        elif self.device.type == "cpu" and "mlp" not in self.fast.kinds:
+            yield f"Only LoRA's layers are computed by hand; {self.base.config.model_type}'s own do the rest, slower."
 
-    def accumulate(self, examples: Sequence[Encoded]) -> Tensor:
-        """Add the gradient of the mean label loss of `examples` to ``.grad``; returns that loss, a float32 scalar."""
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Set the model up for steps inside the block; outside it, it is as transformers and PEFT made it."""
+        with ExitStack() as stack:
+            if self.packed:
+                stack.enter_context(packed_attention(self.base))
+            if self.fast.why_not is None:
+                stack.enter_context(self.fast.installed())
+            elif self.base.dtype == torch.bfloat16:
+                # bfloat16 arithmetic, so that float32 adapters do not pull their inputs to float32: the casts of PEFT
+                # would keep a float32 copy of every layer's input.
+                stack.enter_context(disable_input_dtype_casting(self.model))
+                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+            yield
+
+    def accumulate(self, examples: Sequence[Encoded], step: int = 0) -> Tensor:
+        """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
+
+        `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
+        taken again in rows of half the size, with the same draws: the sum is the same. Raises `RowTooLargeError` when a
+        row is a single example.
+        """
+        random_state = torch.get_rng_state()
+        while True:
+            self.model.zero_grad(set_to_none=True)
+            try:
+                return self._accumulate(examples, step)
+            except RuntimeError as problem:
+                if not out_of_memory(problem):
+                    raise
+            # Only here has the failed row been freed: the exception's traceback held its tensors.
+            largest = max(self.rows(examples), key=lambda row: len(row.input_ids))
+            free_cached_memory()
+            if len(largest.spans) == 1:
+                raise RowTooLargeError(len(largest.input_ids))
+            self.tokens_per_row = len(largest.input_ids) // 2
+            torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
+
+    def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
-        with computing():
+        with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
             for row in self.rows(examples):
+                self.fast.for_row(Draws(self.seed, step, row.examples, row.spans))
                 loss = self.summed_loss(row)
                 (loss / labels).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             return total / labels
 
+    def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
+        """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
+        with computing(), self.ready():
+            row = lay_out(examples, range(len(examples)), self.device)
+            places = tuple(range(first, first + len(examples)))
+            self.fast.for_row(Draws(self.seed, step, places, row.spans))
+            return self.summed_loss(row)
+
+    @torch.no_grad()
+    def without_finite_loss(self, examples: Sequence[Encoded], step: int) -> list[int]:
+        """Which of a step's examples have no finite loss by themselves."""
+        losses = [self.summed_loss_of([example], step, place) for place, example in enumerate(examples)]
+        return [place for place, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
+
     def rows(self, examples: Sequence[Encoded]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
         if not self.packed:
-            return [lay_out([example], self.device) for example in examples]
+            return [lay_out(examples, [item], self.device) for item in range(len(examples))]
         packing = pack([len(example.input_ids) for example in examples], self.tokens_per_row)
-        return [lay_out([examples[i] for i in items], self.device) for items in packing]
+        return [lay_out(examples, items, self.device) for items in packing]
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row, float32."""
         extra = {"spans": row.spans} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
-        with self.autocast():
-            # use_cache=False and no mask: anything else makes transformers ignore the restarting positions.
-            output = backbone(
-                input_ids=row.input_ids[None],
-                position_ids=row.position_ids[None],
-                attention_mask=None,
-                use_cache=False,
-                **extra,
-            )
+        # use_cache=False and no mask: anything else makes transformers ignore the restarting positions.
+        output = backbone(
+            input_ids=row.input_ids[None],
+            position_ids=row.position_ids[None],
+            attention_mask=None,
+            use_cache=False,
+            **extra,
+        )
         if self.plain_head:
             hidden = output.last_hidden_state[0].index_select(0, row.label_positions)
             return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
         logits = output.logits[0].index_select(0, row.label_positions).float()
         return functional.cross_entropy(logits, row.targets, reduction="sum")
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Tell whether an exception says that memory has run out, on whichever device."""
+    told = isinstance(problem, RuntimeError) and any(words in str(problem) for words in _OUT_OF_MEMORY)
+    return told or isinstance(problem, torch.OutOfMemoryError)
+
+
+def free_cached_memory() -> None:
+    """Give back what the allocator has kept for later, so that smaller pieces fit."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _has_plain_head(base: PreTrainedModel) -> bool:

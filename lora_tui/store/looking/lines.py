@@ -44,7 +44,7 @@ class ConversationLine:
     first_line: str
     user_turns: int
     assistant_turns: int
-    last_at: float | None
+    last_at: float
 
 
 # An evaluation and an export take their model from the adapter, not from the configuration.
@@ -88,7 +88,8 @@ SELECT id, run_id, model, adapter, created_at,
     (SELECT COUNT(*) FROM turns WHERE conversation_id = conversations.id AND role = 'user') AS user_turns,
     (SELECT COUNT(*) FROM turns WHERE conversation_id = conversations.id AND role = 'assistant') AS assistant_turns,
     (SELECT at FROM turns WHERE conversation_id = conversations.id ORDER BY id DESC LIMIT 1) AS last_at
-FROM conversations ORDER BY id DESC LIMIT ?"""
+FROM conversations WHERE EXISTS (SELECT 1 FROM turns WHERE conversation_id = conversations.id)
+ORDER BY id DESC LIMIT ?"""
 
 
 async def data_version(store: Store) -> int:
@@ -105,6 +106,6 @@ async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
 
 
 async def conversations(store: Store, limit: int = 100) -> list[ConversationLine]:
-    """Return the newest conversations, the newest first, each with the first line that the user wrote."""
+    """Return the newest conversations in which something was said, the newest first, each with how the user began."""
     rows = await store.all(ConversationLine, _CONVERSATIONS, (_FIRST_LINE, limit))
     return [replace(row, first_line=(row.first_line.strip().splitlines() or [""])[0]) for row in rows]

@@ -1,10 +1,8 @@
 """Chat: talk to a checkpoint, to the base model, or to both side by side on the same prompt."""
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
@@ -12,25 +10,19 @@ from typing import ClassVar
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
-from lora_tui.tui.jobs import Conversation, Decoding, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.tui.jobs import Conversation, Decoding, Side, Speaker
 from lora_tui.tui.plain import DIM, Content, line, styled
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.widgets.message import Answer, Asked
-from lora_tui.tui.widgets.panel import Line, entitle
+from lora_tui.tui.widgets.panel import Line
+from lora_tui.tui.widgets.talk import BOTH, Talk
 
 log = logging.getLogger(__name__)
-
-_BETWEEN_FLUSHES = 0.06
-"""Seconds for which pieces gather before they are drawn."""
-
-_BOTH: tuple[Side, Side] = ("tuned", "base")
-Item = Speech | Sign | Remark | Said
 
 
 class Prompt(TextArea):
@@ -85,25 +77,18 @@ class ChatScreen(ModeScreen):
         self._speaker: Speaker | None = None
         self._conversation: Conversation | None = None
         self._spoken_to: Speaker | None = None
-        self._beside = False
         self._busy = False
         self._title = ""
-        self._last: dict[Side, Answer] = {}
-        self._decoding: Decoding | None = None
 
     def compose_body(self) -> ComposeResult:
         """The two columns, the prompt, and who is spoken to."""
-        with Horizontal(id="talk"):
-            for side in _BOTH:
-                yield VerticalScroll(id=f"talk-{side}", classes="box talk")
+        yield Talk(id="talk")
         with Vertical(id="prompt-box", classes="box"):
             yield Prompt(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         yield Line(id="chat-line")
 
     def on_mount(self) -> None:
-        """Begin with the tuned model alone."""
-        self.query_one("#talk-base").display = False
-        entitle(self.query_one("#talk-base"), "base model")
+        """Begin at the prompt."""
         self.query_one("#prompt").focus()
         self._show_speaker()
         self._welcome()
@@ -118,9 +103,11 @@ class ChatScreen(ModeScreen):
         if commands:
             shown = ", ".join(list(commands)[:6])
             words += [("\nSpecial commands, whose answers are compared: ", DIM), line(shown, 200, "bold")]
-        from textual.widgets import Static
+        self._talk.hint(styled(*words))
 
-        self.query_one("#talk-tuned").mount(Static(styled(*words), id="talk-welcome", markup=False))
+    @property
+    def _talk(self) -> Talk:
+        return self.query_one(Talk)
 
     # Whom
 
@@ -159,12 +146,12 @@ class ChatScreen(ModeScreen):
     def _show_speaker(self) -> None:
         speaker = self.speaker
         name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
-        entitle(self.query_one("#talk-tuned"), line(name, 70).plain)
+        self._talk.entitle(line(name, 70).plain)
         live = self.lora.view.live
         if live:
             self.show_state(live[0])
         else:
-            self.say_in_bar(styled(line(name, 60), (" · beside the base model" if self._beside else "", DIM)))
+            self.say_in_bar(styled(line(name, 60), (" · beside the base model" if self._talk.beside else "", DIM)))
         self._show_line()
 
     def _decoded(self) -> Decoding:
@@ -204,13 +191,13 @@ class ChatScreen(ModeScreen):
         app = self.lora
         try:
             conversation = await self._open()
-            sides: Sequence[Side] = _BOTH if self._beside and len(conversation.sides) > 1 else conversation.sides[:1]
+            beside = self._talk.beside and len(conversation.sides) > 1
+            sides: Sequence[Side] = BOTH if beside else conversation.sides[:1]
             if text is not None:
-                await self._put_asked(text, sides)
-            answers = await self._put_answers(sides)
+                await self._talk.ask(text, sides)
             conversation.decode_with(self._decoded())
             stream = conversation.reply(text, sides) if text is not None else conversation.again(sides)
-            await self._listen(stream, answers)
+            await self._talk.listen(stream, sides, app.say)
         except LoraTuiError as problem:
             self._put_back(text)
             app.refused(problem)
@@ -251,65 +238,12 @@ class ChatScreen(ModeScreen):
         if conversation is not None:
             await conversation.close()
 
-    def _column(self, side: Side) -> VerticalScroll:
-        return self.query_one(f"#talk-{side}", VerticalScroll)
-
-    async def _put_asked(self, text: str, sides: Sequence[Side]) -> None:
-        with contextlib.suppress(Exception):
-            await self.query_one("#talk-welcome").remove()
-        for side in self._places(sides):
-            await self._column(side).mount(Asked(text))
-
-    def _places(self, sides: Sequence[Side]) -> Sequence[Side]:
-        """Columns in which sides are shown: a base model that speaks alone speaks in the first."""
-        return sides if len(sides) > 1 else ("tuned",)
-
-    async def _put_answers(self, sides: Sequence[Side]) -> dict[Side, Answer]:
-        found: dict[Side, Answer] = {}
-        for side, place in zip(sides, self._places(sides), strict=True):
-            column = self._column(place)
-            column.anchor()
-            found[side] = Answer(side)
-            await column.mount(found[side])
-        self._last = found
-        return found
-
-    async def _listen(self, stream: AsyncIterator[Item], answers: dict[Side, Answer]) -> None:
-        """Draw what comes; pieces that come faster than they can be drawn are drawn together."""
-        began = time.monotonic()
-        pending: dict[Side, str] = {}
-        flushed = 0.0
-        try:
-            async for item in stream:
-                if isinstance(item, Speech):
-                    pending[item.side] = pending.get(item.side, "") + item.text
-                elif isinstance(item, Sign):
-                    answers[item.side].sign(f"thinking … {item.tokens} tokens, {time.monotonic() - began:.0f} s")
-                elif isinstance(item, Remark):
-                    self.lora.say(item.text)
-                else:
-                    await self._draw_pending(pending, answers)
-                    await answers[item.side].finish(item)
-                if pending and time.monotonic() - flushed > _BETWEEN_FLUSHES:
-                    await self._draw_pending(pending, answers)
-                    flushed = time.monotonic()
-        finally:
-            await self._draw_pending(pending, answers)
-            for answer in answers.values():
-                await answer.settle()
-
-    async def _draw_pending(self, pending: dict[Side, str], answers: dict[Side, Answer]) -> None:
-        for side, text in pending.items():
-            answers[side].sign("")
-            await answers[side].grow(text)
-        pending.clear()
-
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         if action in ("again", "copy", "rate", "save"):
-            return bool(self._last)
+            return self._talk.newest is not None
         return True
 
     def action_escape(self) -> None:
@@ -317,7 +251,7 @@ class ChatScreen(ModeScreen):
         if self._busy and self._conversation is not None:
             self._conversation.stop()
         elif isinstance(self.focused, Prompt):
-            self._column("tuned").focus()
+            self._talk.focus_words()
         else:
             self.query_one("#prompt").focus()
 
@@ -330,14 +264,12 @@ class ChatScreen(ModeScreen):
         if self._busy or self._conversation is None:
             return
         self._busy = True
-        for answer in self._last.values():
-            await answer.remove()
+        await self._talk.take_back()
         self._converse(None)
 
     def action_beside(self) -> None:
         """Put the base model beside, or away."""
-        self._beside = not self._beside
-        self.query_one("#talk-base").display = self._beside
+        self._talk.beside = not self._talk.beside
         self._show_speaker()
 
     async def action_clear(self) -> None:
@@ -346,9 +278,7 @@ class ChatScreen(ModeScreen):
             return
         if self._conversation is not None:
             await self._conversation.clear()
-        self._last = {}
-        for side in _BOTH:
-            await self._column(side).remove_children()
+        await self._talk.clear()
         self._welcome()
 
     def action_whom(self) -> None:
@@ -376,13 +306,13 @@ class ChatScreen(ModeScreen):
 
     def action_copy(self) -> None:
         """Copy the newest reply."""
-        answer = self._last.get("tuned") or next(iter(self._last.values()), None)
+        answer = self._talk.newest
         if answer is not None:
             self.lora.copy(answer.text)
 
     async def action_rate(self, rating: int) -> None:
         """Rate the newest reply."""
-        answer = self._last.get("tuned") or next(iter(self._last.values()), None)
+        answer = self._talk.newest
         if answer is None or answer.said is None:
             return
         rated = self.lora.jobs.rate_turn(answer.said.turn_id, rating, self.lora.view.settings)
@@ -395,7 +325,7 @@ class ChatScreen(ModeScreen):
 
     async def action_save(self) -> None:
         """Write the conversation to a file."""
-        text = self.transcript()
+        text = self._talk.transcript(self._title)
         if not text:
             return
         path = Path.cwd() / f"chat-{datetime.now().astimezone():%Y%m%d-%H%M%S}.md"
@@ -405,21 +335,6 @@ class ChatScreen(ModeScreen):
             self.lora.refused(problem)
             return
         self.lora.say(f"Saved: {path}")
-
-    def transcript(self) -> str:
-        """The conversation as Markdown, side by side parts one after the other."""
-        parts: list[str] = []
-        for side in _BOTH:
-            column = self._column(side)
-            messages = [child for child in column.children if isinstance(child, Asked | Answer)]
-            if not messages or (side == "base" and not self._beside):
-                continue
-            parts.append(f"# {self._title if side == 'tuned' else 'Base model'}\n")
-            for message in messages:
-                who = "you" if isinstance(message, Asked) else "model"
-                text = message.text
-                parts.append(f"**{who}**\n\n{text}\n")
-        return "\n".join(parts)
 
     async def on_unmount(self) -> None:
         """Let go of the model."""

@@ -12,30 +12,18 @@ from textual.containers import Container, Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 
-from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.looking import (
-    PairFilter,
-    RunLine,
-    call_figures,
-    newest_event,
-    score_histogram,
-    source_lines,
-)
+from lora_tui.store.looking import PairFilter, RunLine
 from lora_tui.store.rows import RESUMABLE_STATES
-from lora_tui.text import one_line
-from lora_tui.tui.plain import number
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
-from lora_tui.tui.views.generation import BINS, GenerationView, analysis_lines, progress_lines, source_cells
-from lora_tui.tui.views.pairs import PairWindow, next_state
+from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
+from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
 from lora_tui.tui.views.plan import Plan
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
-_LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 _NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
 _NORMAL = (
     Column("", 10),
@@ -133,7 +121,7 @@ class GenerateScreen(ModeScreen):
         summarised = self._unsummed and self._summaries.due()
         if summarised:
             self._unsummed = False
-            await self._summarise(store)
+            await self._view.sum_up(store, time.time())
             self._summaries.done()
         await self._read(store)
         if changed or moved or summarised:
@@ -157,19 +145,6 @@ class GenerateScreen(ModeScreen):
         rows.show(len(self._window))
         if chosen is not None and (index := self._window.index_of(chosen)) is not None and index != rows.cursor:
             rows.cursor = index  # pairs that came or went above it must not move what is looked at
-
-    async def _summarise(self, store: Store) -> None:
-        view, run_id = self._view, self._view.run.id if self._view else 0
-        assert view is not None
-        view.counts = await store_generation.pair_counts(store, run_id)
-        if view.began is None and view.live:
-            view.began = time.time(), view.accepted
-        view.sources = await source_lines(store, run_id)
-        view.calls = await call_figures(store, run_id, time.time())
-        view.histogram = await score_histogram(store, run_id, BINS)
-        view.analysis = await store_generation.newest_analysis(store, run_id)
-        event = await newest_event(store, run_id, "paused")
-        view.paused = view.live and event is not None and bool(event.payload.get("paused"))
 
     async def _read(self, store: Store) -> None:
         """Have the rows in view read, and drawn when they were not there before."""
@@ -209,14 +184,11 @@ class GenerateScreen(ModeScreen):
         window = self._window
         if window is None:
             return
-        wanted, rows = window.filter, self.query_one("#pairs", RowList)
-        what = [VERDICT_WORDS.get(wanted.state, wanted.state) if wanted.state else "all"]
-        what += [f"from {one_line(wanted.source, 40)}"] if wanted.source else []
-        what += [f"«{one_line(wanted.search, 40)}»"] if wanted.search else []
+        rows = self.query_one("#pairs", RowList)
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
-        entitle(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {', '.join(what)}{after}")
+        entitle(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_words(window.filter)}{after}")
         if not len(window):
-            rows.say_empty("No pair matches; escape shows all." if wanted != PairFilter() else "No pair yet.")
+            rows.say_empty("No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet.")
 
     def _nothing(self) -> None:
         """What is shown before there is a run."""
@@ -234,21 +206,7 @@ class GenerateScreen(ModeScreen):
         found = window.line(index) if window is not None and index < len(window) else None
         if found is None:
             return [("…", "dim")]
-        look = _LOOKS.get(found.state, "")
-        state = f"{VERDICT_GLYPHS.get(found.state, '·')} {VERDICT_WORDS.get(found.state, found.state)}"
-        score = number(found.score, ".1f") if found.score is not None else ""
-        question = _flat(found.question)
-        if self.size.width < 100:
-            return [(state, look), (score, look), (question, "")]
-        cells = [
-            (state, look),
-            (score, look),
-            (found.question_type, "dim"),
-            (_flat(found.topic), "dim"),
-            (question, ""),
-        ]
-        why = _flat(found.reason) if found.state in ("rejected", "review") else ""
-        return [*cells, (why, "dim")]
+        return pair_cells(found, narrow=self.size.width < 100)
 
     def _source_row(self, index: int) -> Sequence[Cell]:
         return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
@@ -400,8 +358,3 @@ class GenerateScreen(ModeScreen):
         if pair_id is not None and self._window is not None and (index := self._window.index_of(pair_id)) is not None:
             rows.following = False
             rows.cursor = index
-
-
-def _flat(text: str) -> str:
-    """Foreign text for a cell."""
-    return one_line(text, 300)

@@ -4,8 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_tui.store import generation as store_generation
+from lora_tui.store.connection import Store
 from lora_tui.store.generation import AnalysisRow
-from lora_tui.store.looking import CallFigures, RunLine, ScoreHistogram, SourceLine
+from lora_tui.store.looking import (
+    CallFigures,
+    RunLine,
+    ScoreHistogram,
+    SourceLine,
+    call_figures,
+    newest_event,
+    score_histogram,
+    source_lines,
+)
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
@@ -19,7 +30,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass
 class GenerationView:
-    """What is known of a generation run at a moment."""
+    """What is known of a generation run at a moment; `sum_up` brings it up to date."""
 
     run: RunLine
     settings: Mapping[str, Any]
@@ -53,6 +64,19 @@ class GenerationView:
     def live(self) -> bool:
         """Whether somebody works on it."""
         return self.run.state in LIVE_STATES
+
+    async def sum_up(self, store: Store, now: float) -> None:
+        """Read the sums of the run anew: counts, files, calls, scores, the newest analysis, whether it is paused."""
+        run_id = self.run.id
+        self.counts = await store_generation.pair_counts(store, run_id)
+        if self.began is None and self.live:
+            self.began = now, self.accepted
+        self.sources = await source_lines(store, run_id)
+        self.calls = await call_figures(store, run_id, now)
+        self.histogram = await score_histogram(store, run_id, BINS)
+        self.analysis = await store_generation.newest_analysis(store, run_id)
+        event = await newest_event(store, run_id, "paused")
+        self.paused = self.live and event is not None and bool(event.payload.get("paused"))
 
     def seconds_left(self, now: float) -> float | None:
         """Seconds to the target at the pace so far; None where there is no pace."""

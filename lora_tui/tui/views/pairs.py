@@ -1,7 +1,7 @@
 """A window on the pairs of a run: the ids of all that match, and the rows of those that are looked at.
 
 A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What the run does is followed by its events,
-so a tick costs what has happened since the last one, however many pairs there are.
+so a tick costs what has happened since the last one, however many pairs there are. Below it, pairs in words.
 """
 
 from array import array
@@ -12,12 +12,16 @@ from dataclasses import replace
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.store.looking import PairFilter, PairLine, events_of_kinds, pair_ids, pair_lines, pairs_matching
+from lora_tui.text import one_line
+from lora_tui.tui.plain import number
+from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
 
 _MARGIN = 150
 """Rows that are read beyond those in view, so that a page up or down finds them there."""
 
 _MOST_KEPT = 2000
 _BATCH = 2000
+_LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 
 
 class PairWindow:
@@ -115,3 +119,30 @@ def next_state(wanted: PairFilter) -> PairFilter:
     """The filter after this one when filters are gone through: all, accepted, rejected, review, waiting, all …"""
     order = [None, "accepted", "rejected", "review", "waiting"]
     return replace(wanted, state=order[(order.index(wanted.state) + 1) % len(order)])
+
+
+def filter_words(wanted: PairFilter) -> str:
+    """Which pairs a filter shows: "rejected, from bees.md, «dance»"."""
+    words = [VERDICT_WORDS.get(wanted.state, wanted.state) if wanted.state else "all"]
+    words += [f"from {one_line(wanted.source, 40)}"] if wanted.source else []
+    words += [f"«{one_line(wanted.search, 40)}»"] if wanted.search else []
+    return ", ".join(words)
+
+
+def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
+    """A pair's row: verdict, score, type, topic, question, and why it is not accepted; three of them where narrow."""
+    look = _LOOKS.get(pair.state, "")
+    verdict = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
+    score = number(pair.score, ".1f") if pair.score is not None else ""
+    question = (one_line(pair.question, 300), "")
+    if narrow:
+        return [(verdict, look), (score, look), question]
+    why = one_line(pair.reason, 300) if pair.state in ("rejected", "review") else ""
+    return [
+        (verdict, look),
+        (score, look),
+        (pair.question_type, "dim"),
+        (one_line(pair.topic, 300), "dim"),
+        question,
+        (why, "dim"),
+    ]

@@ -247,9 +247,9 @@ def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, m
     real = loop_module.StepMaths.accumulate
     taken: list[int] = []
 
-    def poisoned(self: Any, examples: Any) -> Any:
+    def poisoned(self: Any, examples: Any, step: int) -> Any:
         taken.append(1)
-        return real(self, examples) * (math.nan if len(taken) == 9 else 1)
+        return real(self, examples, step) * (math.nan if len(taken) == 9 else 1)
 
     monkeypatch.setattr(loop_module.StepMaths, "accumulate", poisoned)
     outcome = place.run("train")
@@ -282,9 +282,9 @@ def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pyt
     seen: list[str] = []
     real = loop_module.StepMaths.accumulate
 
-    def watching(self: Any, examples: Any) -> Any:
+    def watching(self: Any, examples: Any, step: int) -> Any:
         seen.extend(example.source for example in examples)
-        return real(self, examples)
+        return real(self, examples, step)
 
     monkeypatch.setattr(loop_module.StepMaths, "accumulate", watching)
     place.run("train", None, {"fine_tuning.sampling.keyword_weight": 3.0})

@@ -28,8 +28,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 def accumulate(model: Any, examples: list[Encoded], tokens_per_row: int) -> tuple[float, dict[str, torch.Tensor]]:
     maths = StepMaths.of(model, tokens_per_row)
     assert maths.packed
-    with packed_attention(maths.base):
-        loss = float(maths.accumulate(examples))
+    loss = float(maths.accumulate(examples))
     return loss, gradients(model)
 
 
@@ -59,14 +58,15 @@ def test_packing_is_deterministic_and_keeps_the_order_of_equal_items() -> None:
 
 
 def test_positions_restart_with_each_example_and_spans_say_where() -> None:
-    row = lay_out([encoded([5, 6, 7], "..x"), encoded([8, 9], ".x")], CPU)
+    row = lay_out([encoded([5, 6, 7], "..x"), encoded([8, 9], ".x")], (0, 1), CPU)
     assert row.input_ids.tolist() == [5, 6, 7, 8, 9]
     assert row.position_ids.tolist() == [0, 1, 2, 0, 1]
     assert row.spans == ((0, 3), (3, 5))
+    assert row.examples == (0, 1)
 
 
 def test_the_last_token_of_an_example_predicts_nothing() -> None:
-    row = lay_out([encoded([5, 6, 7], ".xx"), encoded([8, 9], "xx")], CPU)
+    row = lay_out([encoded([5, 6, 7], ".xx"), encoded([8, 9], "xx")], (0, 1), CPU)
     assert row.label_positions.tolist() == [0, 1, 3]
     assert row.targets.tolist() == [6, 7, 9]  # 8, the first token of the second example, is no target
 
@@ -75,7 +75,7 @@ def test_the_logits_of_a_packed_row_are_those_of_its_examples_alone(
     new_model: Callable[..., Any], examples: list[Encoded]
 ) -> None:
     model = new_model().eval()
-    row = lay_out(examples[:4], CPU)
+    row = lay_out(examples, range(4), CPU)
     with torch.no_grad():
         with packed_attention(model.get_base_model()):
             packed = model(

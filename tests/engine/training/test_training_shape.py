@@ -13,7 +13,7 @@ from lora_tui.config.models import Lora
 from lora_tui.engine.training import footprint, length
 from lora_tui.engine.training.loop import _Training
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.memory import activation_bytes_per_token
+from lora_tui.engine.training.memory import sizes_of
 from lora_tui.engine.training.schedule import plan_epoch
 from lora_tui.engine.training.shape import (
     Shape,
@@ -203,24 +203,11 @@ def test_targets_that_no_layer_has_are_named(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_are_estimated_alike_with_and_without_the_model(dtype: torch.dtype, shape: Shape) -> None:
+def test_sizes_are_alike_with_and_without_the_model(dtype: torch.dtype, shape: Shape) -> None:
     model = built(MODELS["llama"]).to(dtype)
     width = footprint.WIDTHS[str(dtype).removeprefix("torch.")]
-    assert activation_bytes_per_token(model) == footprint.activation_bytes_per_token(
-        shape.hidden, shape.intermediate, shape.layers, width
-    )
-
-
-def test_recomputing_needs_less_from_the_second_layer_on() -> None:
-    def needed(layers: int) -> tuple[int, int]:
-        return (
-            footprint.recomputed_bytes_per_token(576, 1536, layers, 4),
-            footprint.activation_bytes_per_token(576, 1536, layers, 4),
-        )
-
-    recomputed, kept = needed(30)
-    assert kept / 20 < recomputed < kept / 5
-    assert needed(60)[0] - recomputed == 30 * 576 * 4, "a layer more costs its input"
+    wanted = footprint.Sizes(shape.hidden, shape.intermediate, shape.layers, width, by_hand=True)
+    assert sizes_of(model, by_hand=True) == wanted
 
 
 @pytest.mark.parametrize("eval_steps", [0, 1, 4, 7, 100])

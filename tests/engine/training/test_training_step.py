@@ -13,7 +13,6 @@ from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, make_optimizer, train_model
 from lora_tui.engine.training.schedule import epoch_order
 from lora_tui.engine.training.step import StepMaths
-from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import tiny_settings
 
 RATE, DECAY, BASE_RATE, BASE_DECAY = 3e-3, 0.1, 1e-3, 0.2
@@ -167,20 +166,7 @@ def test_a_step_without_a_finite_loss_changes_no_weight_and_the_next_one_goes_on
     assert all(torch.isfinite(value).all() for value in snapshots[3].values())
     (warning,) = warnings
     assert "Step 2 skipped" in warning
-    assert "pairs:3" in warning
-
-
-def test_three_steps_in_a_row_without_a_finite_gradient_end_the_run(
-    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path
-) -> None:
-    model = poisoned(new_model, dataset, example=3)
-    before = trained_parameters(model)
-    settings = fine_tuning(**{"training.batch_size": 10, "training.max_steps": 9})  # every step holds every example
-    seen: list[int] = []
-    with pytest.raises(LoraTuiError, match=r"3 steps in a row .*lora_lr"):
-        train_model(model, dataset, settings, tmp_path, Hooks(on_step=lambda report: seen.append(report.step)))
-    assert len(seen) <= 3
-    assert all(torch.equal(value, before[name]) for name, value in trained_parameters(model).items())
+    assert "Without a finite loss: pairs:3." in warning
 
 
 def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
@@ -188,9 +174,9 @@ def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
 ) -> None:
     real, taken = StepMaths.accumulate, []
 
-    def poisoned(self: StepMaths, examples: Any) -> torch.Tensor:
+    def poisoned(self: StepMaths, examples: Any, step: int) -> torch.Tensor:
         taken.append(1)
-        return real(self, examples) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
+        return real(self, examples, step) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
 
     monkeypatch.setattr(StepMaths, "accumulate", poisoned)
     reports = train(new_model(), dataset, fine_tuning(**{"training.max_steps": 6}), tmp_path)

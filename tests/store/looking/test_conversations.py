@@ -17,23 +17,22 @@ def test_a_conversation_is_a_line_with_how_it_began(tmp_path: Path) -> None:
         await chat.add_turn(store, first, "user", "\n  unlock\nthe door")
         for role in ("assistant", "user"):
             await chat.add_turn(store, first, role, "more")
-        await chat.begin(store, None, "third", None)
+        await chat.begin(store, None, "nothing was said", None)
         await chat.add_turn(store, second, "user", "x" * 500)
         newest = await store.value("SELECT MAX(at) FROM turns WHERE conversation_id=?", (first,))
         return [newest, *await looking.conversations(store, 3)]
 
-    newest, third, second, first = with_store(tmp_path / "store.db", work)
+    newest, second, first = with_store(tmp_path / "store.db", work)
     assert (first.id, first.run_id, first.model, first.adapter) == (1, 1, "model", "/adapter")
     assert (first.first_line, first.user_turns, first.assistant_turns) == ("unlock", 2, 2)
     assert first.last_at == newest > first.created_at
     assert (second.first_line, second.assistant_turns) == ("x" * 200, 0)
-    assert (third.first_line, third.user_turns, third.last_at) == ("", 0, None)
 
 
 def test_no_more_conversations_than_asked_for(tmp_path: Path) -> None:
     async def work(store: Store) -> list[int]:
         for _ in range(5):
-            await chat.begin(store, None, "model", None)
+            await chat.add_turn(store, await chat.begin(store, None, "model", None), "user", "hi")
         return [line.id for line in await looking.conversations(store, 2)]
 
     assert with_store(tmp_path / "store.db", work) == [5, 4]

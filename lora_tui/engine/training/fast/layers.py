@@ -1,0 +1,173 @@
+"""Which of a model's layers are computed by this package, and the swap for the length of a step.
+
+A layer is taken only if it is known to be the plain one: by its exact class, not by its name, and with nothing attached
+to it. The model's own layers stay where they are and serve evaluation, generation and saving.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.activations import SiLUActivation
+
+from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
+from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.linear import lora_linear
+from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
+
+_FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
+_FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
+
+Forward = Callable[..., Any]
+
+
+@dataclass
+class FastLayers:
+    """The replacements for one model: `forwards` pairs a module with what is called in its place.
+
+    `why_not` says why PEFT's own layers are used (None: they are replaced); `kinds` counts the replaced layers by kind.
+    """
+
+    forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
+    why_not: str | None = None
+    kinds: dict[str, int] = field(default_factory=dict)
+    draws: Draws | None = None
+    recomputes_feed_forward: bool = False
+
+    @classmethod
+    def of(cls, model: PeftModel, *, packed: bool) -> Self:
+        """Look through `model`; `packed` says that its attention may be computed span by span."""
+        layers = cls()
+        adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        layers.why_not = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
+        if layers.why_not is not None:
+            return layers
+        for number, module in enumerate(adapted):
+            layers._take("linear", module, layers._linear(module, number))
+        # On a GPU transformers' own kernels are as good, and nobody has measured these.
+        if next(model.parameters()).device.type == "cpu":
+            layers._take_blocks(model, packed=packed)
+        return layers
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the replacements be called inside the block."""
+        for module, forward in self.forwards:
+            module.forward = forward  # an instance's attribute hides its class's method
+        try:
+            yield
+        finally:
+            for module, _ in self.forwards:
+                del module.forward
+
+    def _take(self, kind: str, module: nn.Module, forward: Forward) -> None:
+        self.forwards.append((module, forward))
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+
+    def _take_blocks(self, model: nn.Module, *, packed: bool) -> None:
+        for module in model.modules():
+            if "forward" in module.__dict__:  # somebody else has replaced it already
+                continue
+            if _is(module, "RMSNorm") and not module.weight.requires_grad:
+                self._take("norm", module, _norm(module))
+            elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+                self._take("mlp", module, self._mlp(module))
+            elif packed and _is(module, "Attention") and not module.attention_dropout:
+                self._take("attention", module, _attention(module))
+
+    def _linear(self, module: Any, number: int) -> Forward:
+        (adapter,) = module.active_adapters
+        base, lora_a, lora_b = module.base_layer, module.lora_A[adapter], module.lora_B[adapter]
+        dropout = module.lora_dropout[adapter]
+        rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+        scale: float = module.scaling[adapter]
+
+        def forward(x: Tensor) -> Tensor:
+            if rate == 0.0 or self.draws is None or not dropout.training:
+                return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, scale)
+            dropped = self.draws.dropped(number, x.shape[-1], rate, x.device)
+            kept_scale = scale / (1.0 - rate)
+            return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped)
+
+        return forward
+
+    def _mlp(self, module: Any) -> Forward:
+        def inner(x: Tensor) -> Tensor:
+            down: Tensor = module.down_proj(swiglu(module.gate_proj(x), module.up_proj(x)))
+            return down
+
+        def forward(x: Tensor) -> Tensor:
+            if not (self.recomputes_feed_forward and torch.is_grad_enabled()):
+                return inner(x)
+            again: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
+            return again
+
+        return forward
+
+    def for_row(self, draws: Draws | None) -> None:
+        """Draw the dropout of the next row from `draws`; None drops nothing."""
+        self.draws = draws
+
+
+def _why_not_plain(module: Any) -> str | None:
+    """Say what keeps an adapted layer from being computed by `lora_linear`; None for a plain one."""
+    if type(module) is not PeftLinear:
+        return f"LoRA on a layer of the type {type(module.get_base_layer()).__name__}"
+    if type(module.base_layer) is not nn.Linear:
+        return f"a base layer of the type {type(module.base_layer).__name__}"
+    if len(module.active_adapters) != 1 or module.merged or module.disable_adapters:
+        return "more than one adapter"
+    (adapter,) = module.active_adapters
+    if module.lora_variant:
+        return "a variant of LoRA"
+    if module.lora_B[adapter].bias is not None:
+        return "LoRA with a bias"
+    if type(module.lora_dropout[adapter]) not in (nn.Identity, nn.Dropout):
+        return "a dropout of another kind"
+    if any(parameter.requires_grad for parameter in module.base_layer.parameters()):
+        return "trained base layers"
+    return "hooks on its layers" if "forward" in module.__dict__ else None
+
+
+def _is(module: nn.Module, kind: str) -> bool:
+    """Tell whether a module is the `kind` of layer of a family whose layers are the plain ones."""
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    return name in {f"transformers.models.{family}{kind}" for family in (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)}
+
+
+def _norm(module: Any) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        return rms_norm(x, module.weight, module.variance_epsilon)
+
+    return forward
+
+
+def _attention(module: Any) -> Forward:
+    width = module.head_dim
+    heads = Heads(module.k_proj.out_features // width, width, float(module.scaling))
+    normed = hasattr(module, "q_norm")
+
+    def forward(
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        *,
+        spans: Sequence[tuple[int, int]],
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        query, key, value = (project(hidden_states)[0] for project in (module.q_proj, module.k_proj, module.v_proj))
+        if normed:
+            query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
+            key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
+        cos, sin = position_embeddings
+        mixed = packed_rotary_attention(query, key, value, (cos[0], sin[0]), heads, spans)
+        return module.o_proj(mixed[None]), None
+
+    return forward

@@ -1,0 +1,74 @@
+"""A linear layer with LoRA beside it: ``y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ``, the sum formed inside the product.
+
+PEFT's layer adds a full product to a full product, casts its input to float32 for float32 adapters, and leaves autograd
+to keep what each operation wants. Here the input is kept once, the low-rank part is added in place, and the backward
+pass is the four products that the formula has. Hu et al. 2021 (arXiv 2106.09685).
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+
+from lora_tui.engine.training.fast.dropout import zero_dropped_
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        scale: float,
+        dropped: Tensor | None,
+    ) -> Tensor:
+        y = functional.linear(x, weight, bias)
+        low = functional.linear(_dropped_copy(x, dropped), lora_a.to(x.dtype))  # (T, r)
+        y.addmm_(low, lora_b.to(x.dtype).T, alpha=scale)
+        ctx.scale = scale  # type: ignore[attr-defined]  # torch types the context without its attributes
+        ctx.save_for_backward(x, low, weight, lora_a, lora_b, dropped)  # type: ignore[arg-type]  # None is allowed
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, low, weight, lora_a, lora_b, dropped = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale: float = ctx.scale  # type: ignore[attr-defined]
+        grad_low = (grad @ lora_b.to(grad.dtype)).mul_(scale)  # (T, r)
+        grad_b = (grad.T @ low).mul_(scale).to(lora_b.dtype)
+        grad_a = (grad_low.T @ _dropped_copy(x, dropped)).to(lora_a.dtype)
+        grad_x = None
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            grad_x = grad @ weight
+            if dropped is None:
+                grad_x.addmm_(grad_low, lora_a.to(grad.dtype))
+            else:
+                grad_x += zero_dropped_(grad_low @ lora_a.to(grad.dtype), dropped)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def _dropped_copy(x: Tensor, dropped: Tensor | None) -> Tensor:
+    return x if dropped is None else zero_dropped_(x.clone(memory_format=torch.contiguous_format), dropped)
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    scale: float,
+    dropped: Tensor | None = None,
+) -> Tensor:
+    """The layer's output ``(…, out)`` for `x` of shape ``(…, in)``.
+
+    `weight` ``(out, in)`` and `bias` are frozen, in x's precision; `lora_a` ``(r, in)`` and `lora_b` ``(out, r)`` are
+    trained and may be float32 beside a bfloat16 input: their gradients come in their own precision. `dropped` marks the
+    elements of x that the adapter does not see (`dropout.Draws.dropped`); `scale` holds the ``1 / (1 - rate)`` as well.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    y: Tensor = _LoraLinear.apply(flat, weight, bias, lora_a, lora_b, scale, dropped)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)

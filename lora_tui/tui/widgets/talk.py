@@ -1,0 +1,149 @@
+"""A conversation in two columns, tuned and base: questions, and answers as they are decoded."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Static
+
+from lora_tui.tui.jobs import Remark, Said, Side, Sign, Speech
+from lora_tui.tui.plain import Content
+from lora_tui.tui.widgets.message import Answer, Asked
+from lora_tui.tui.widgets.panel import entitle
+
+BOTH: tuple[Side, Side] = ("tuned", "base")
+Item = Speech | Sign | Remark | Said
+
+_BETWEEN_FLUSHES = 0.06
+"""Seconds for which pieces gather before they are drawn."""
+
+
+class Talk(Horizontal):
+    """What was said. The second column is shown where `beside` says so; a base model alone speaks in the first."""
+
+    DEFAULT_CSS = """
+    Talk {
+        height: 1fr;
+        VerticalScroll { width: 1fr; height: 100%; }
+        .hint { padding: 1 2; }
+    }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._last: dict[Side, Answer] = {}
+
+    def compose(self) -> ComposeResult:
+        """The columns; the tuned model's stands alone at first."""
+        for side in BOTH:
+            column = VerticalScroll(id=f"talk-{side}", classes="box")
+            column.display = side == "tuned"
+            entitle(column, "base model" if side == "base" else "")
+            yield column
+
+    @property
+    def beside(self) -> bool:
+        """Whether the base model's column is shown."""
+        return self._column("base").display
+
+    @beside.setter
+    def beside(self, beside: bool) -> None:
+        self._column("base").display = beside
+
+    @property
+    def newest(self) -> Answer | None:
+        """The newest reply, the tuned model's where both have spoken."""
+        return self._last.get("tuned") or next(iter(self._last.values()), None)
+
+    def entitle(self, speaker: str) -> None:
+        """Say who speaks in the first column."""
+        entitle(self._column("tuned"), speaker)
+
+    def focus_words(self) -> None:
+        """Give the focus to what was said, so that it can be scrolled."""
+        self._column("tuned").focus()
+
+    def hint(self, words: Content) -> None:
+        """Say something before the first question, which takes its place."""
+        self._column("tuned").mount(Static(words, classes="hint", markup=False))
+
+    async def ask(self, text: str, sides: Sequence[Side]) -> None:
+        """Put a question under what was said."""
+        await self.query(".hint").remove()
+        for place in self._places(sides):
+            await self._column(place).mount(Asked(text))
+
+    async def take_back(self) -> None:
+        """Remove the last answers: they are to be given anew."""
+        for answer in self._last.values():
+            await answer.remove()
+
+    async def clear(self) -> None:
+        """Remove everything."""
+        self._last = {}
+        for side in BOTH:
+            await self._column(side).remove_children()
+
+    async def listen(self, stream: AsyncIterator[Item], sides: Sequence[Side], remark: Callable[[str], None]) -> None:
+        """Draw the answers of these sides as they come; pieces that come faster than that are drawn together."""
+        answers = await self._begin(sides)
+        began = time.monotonic()
+        pending: dict[Side, str] = {}
+        flushed = 0.0
+        try:
+            async for item in stream:
+                if isinstance(item, Speech):
+                    pending[item.side] = pending.get(item.side, "") + item.text
+                elif isinstance(item, Sign):
+                    answers[item.side].sign(f"thinking … {item.tokens} tokens, {time.monotonic() - began:.0f} s")
+                elif isinstance(item, Remark):
+                    remark(item.text)
+                else:
+                    await _draw_pending(pending, answers)
+                    await answers[item.side].finish(item)
+                if pending and time.monotonic() - flushed > _BETWEEN_FLUSHES:
+                    await _draw_pending(pending, answers)
+                    flushed = time.monotonic()
+        finally:
+            await _draw_pending(pending, answers)
+            for answer in answers.values():
+                await answer.settle()
+
+    def transcript(self, speaker: str) -> str:
+        """The conversation as Markdown, side by side parts one after the other; empty where nothing was said."""
+        parts: list[str] = []
+        for side in BOTH:
+            messages = [child for child in self._column(side).children if isinstance(child, Asked | Answer)]
+            if not messages or (side == "base" and not self.beside):
+                continue
+            parts.append(f"# {speaker if side == 'tuned' else 'Base model'}\n")
+            for message in messages:
+                who = "you" if isinstance(message, Asked) else "model"
+                parts.append(f"**{who}**\n\n{message.text}\n")
+        return "\n".join(parts)
+
+    def _column(self, side: Side) -> VerticalScroll:
+        return self.query_one(f"#talk-{side}", VerticalScroll)
+
+    def _places(self, sides: Sequence[Side]) -> Sequence[Side]:
+        """Columns in which sides are shown."""
+        return sides if len(sides) > 1 else ("tuned",)
+
+    async def _begin(self, sides: Sequence[Side]) -> dict[Side, Answer]:
+        """An empty answer for each side, in view."""
+        found: dict[Side, Answer] = {}
+        for side, place in zip(sides, self._places(sides), strict=True):
+            column = self._column(place)
+            column.anchor()
+            found[side] = Answer(side)
+            await column.mount(found[side])
+        self._last = found
+        return found
+
+
+async def _draw_pending(pending: dict[Side, str], answers: dict[Side, Answer]) -> None:
+    for side, text in pending.items():
+        answers[side].sign("")
+        await answers[side].grow(text)
+    pending.clear()

@@ -1,0 +1,256 @@
+"""Layers computed by hand against torch's and transformers' own: outputs, gradients, dropout, and their use."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.fast import attention as attention_module
+from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
+from lora_tui.engine.training.fast.dropout import Draws, bernoulli_positions, zero_dropped_
+from lora_tui.engine.training.fast.layers import FastLayers
+from lora_tui.engine.training.fast.linear import lora_linear
+from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
+from lora_tui.engine.training.step import StepMaths
+from tests.engine.tiny import make_model
+from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
+
+CPU = torch.device("cpu")
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+# --- the functions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
+def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
+    x, a, b = numbers(2, 5, 12), numbers(3, 12), numbers(7, 3)
+    weight, bias = numbers(7, 12).detach(), numbers(7).detach()
+    dropped = Draws(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(3, 12, rate, CPU) if rate else None
+    keep = torch.ones(10, 12, dtype=torch.float64)
+    if dropped is not None:
+        zero_dropped_(keep, dropped)
+        assert 0 < float(keep.mean()) < 1
+    ours = lora_linear(x, weight, bias, a, b, 1.5, dropped)
+    plain = functional.linear(x, weight, bias) + 1.5 * (x * keep.view(2, 5, 12)) @ a.T @ b.T
+    torch.testing.assert_close(ours, plain)
+    seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, (x, a, b), seed), torch.autograd.grad(plain, (x, a, b), seed), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_input_without_a_gradient_gets_none() -> None:
+    x, a, b = numbers(4, 6).detach(), numbers(2, 6), numbers(5, 2)
+    lora_linear(x, numbers(5, 6).detach(), None, a, b, 2.0).sum().backward()
+    assert x.grad is None
+    assert a.grad is not None
+
+
+def test_norm_and_gated_unit_have_the_gradients_of_their_formulas() -> None:
+    x, weight, gate = numbers(4, 6), numbers(6).detach(), numbers(4, 6, seed=9)
+    assert torch.autograd.gradcheck(swiglu, (x, gate))
+    ours = rms_norm(x, weight, 1e-5)
+    plain = functional.rms_norm(x, (6,), weight, 1e-5)
+    torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)  # ours computes in float32 inside
+    seed = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, x, seed)[0], torch.autograd.grad(plain, x, seed)[0], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kept_tokens", [512, 0])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
+def test_attention_has_the_gradients_of_torchs_own(
+    monkeypatch: pytest.MonkeyPatch, heads: int, kv_heads: int, kept_tokens: int
+) -> None:
+    monkeypatch.setattr(attention_module, "_BLOCK", 4)  # spans of one block, of several, and of a rest of one query
+    monkeypatch.setattr(attention_module, "KEPT_TOKENS", kept_tokens)
+    attention_module._future.cache_clear()
+    spans = ((0, 3), (3, 12), (12, 20), (20, 21))
+    width, total = 6, 21
+    q, k, v = numbers(total, heads * width), numbers(total, kv_heads * width), numbers(total, kv_heads * width, seed=5)
+    angle = torch.arange(total, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
+    cos, sin = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
+    ours = packed_rotary_attention(q, k, v, (cos, sin), Heads(kv_heads, width, 0.4), spans)
+    plain = plain_attention(q, k, v, (cos, sin), kv_heads, 0.4, spans)
+    attention_module._future.cache_clear()
+    torch.testing.assert_close(ours, plain)
+    seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(plain, (q, k, v), seed), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def plain_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    kv_heads: int,
+    scaling: float,
+    spans: Sequence[tuple[int, int]],
+) -> torch.Tensor:
+    """The same by transformers' rotation and torch's attention, a span at a time."""
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    width = k.shape[1] // kv_heads
+    q, k, v = (x.view(1, len(x), -1, width).transpose(1, 2) for x in (q, k, v))
+    q, k = apply_rotary_pos_emb(q, k, angles[0][None], angles[1][None])
+    parts = [
+        functional.scaled_dot_product_attention(
+            q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
+        )
+        for a, b in spans
+    ]
+    return torch.cat(parts, 2).transpose(1, 2).flatten(2)[0]
+
+
+# --- dropout -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3, 0.9])
+def test_trials_come_true_as_often_as_they_should_and_one_by_one(rate: float) -> None:
+    count, rounds = 4000, 50
+    hits = np.zeros(count)
+    for seed in range(rounds):
+        positions = bernoulli_positions(np.random.Generator(np.random.SFC64(seed)), count, rate)
+        assert (np.diff(positions) > 0).all()
+        hits[positions] += 1
+    error = (rate * (1 - rate) / (count * rounds)) ** 0.5
+    assert abs(hits.mean() / rounds - rate) < 4 * error
+    # Independent trials have the binomial's variance, and neighbours know nothing of each other.
+    assert hits.var() == pytest.approx(rounds * rate * (1 - rate), rel=0.15)
+    assert abs(np.corrcoef(hits[:-1], hits[1:])[0, 1]) < 0.07
+
+
+def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
+    def dropped(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
+        return zero_dropped_(torch.ones(draws.spans[-1][1], 32), draws.dropped(layer, 32, rate, CPU))
+
+    one = dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
+    packed_anew = dropped(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
+    assert torch.equal(one[10:], packed_anew[:20])
+    assert torch.equal(one[:10], packed_anew[20:])
+    for other in (
+        dropped(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
+        dropped(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
+        dropped(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
+        dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer=1),
+    ):
+        assert not torch.equal(one[: len(other)], other)
+    # High rates come as a mask instead of positions: the same draws, the other form.
+    high = Draws(42, 3, (5, 2), ((0, 10), (10, 30)))
+    assert high.dropped(0, 32, 0.5, CPU).dtype == torch.bool
+    assert 0.4 < float(dropped(high, rate=0.5).mean()) < 0.6
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_with_dropout_a_step_is_the_same_however_it_is_packed(
+    new_model: Callable[..., Any], examples: list[Encoded], rate: float
+) -> None:
+    model = new_model(dropout=rate).train()
+    random_state = torch.get_rng_state()
+    one_loss, one = accumulate(model, examples, 10_000)
+    for budget in (1, 64):
+        loss, found = accumulate(model, examples, budget)
+        assert loss == pytest.approx(one_loss, rel=1e-6)
+        assert largest_difference(found, one) <= 1e-6
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+    _, recomputed = accumulate(model, examples, 64)
+    assert largest_difference(recomputed, one) <= 1e-6
+    assert torch.equal(torch.get_rng_state(), random_state)
+    another = StepMaths.of(model, 64)
+    assert float(another.accumulate(examples, 2)) != pytest.approx(one_loss, rel=1e-4), "another step drops others"
+    model.zero_grad()
+    dropless, _ = accumulate(model.eval(), examples, 64)
+    assert abs(dropless - one_loss) > 1e-4
+
+
+def test_dropout_is_pefts_with_the_same_elements_dropped(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT's own layers, with its dropout modules replaced by ones that drop what ours drop."""
+    model = new_model(dropout=0.2, targets=["q_proj", "up_proj", "down_proj"]).train()
+    loss, ours = accumulate(model, examples, 64)
+    maths = StepMaths.of(model, 64)
+    rows = maths.rows(examples)
+    total = 0.0
+    labels = sum(example.labels for example in examples)
+    for row in rows:
+        draws = Draws(42, 0, row.examples, row.spans)
+        adapted = [module for module in model.modules() if hasattr(module, "lora_dropout")]
+        for number, module in enumerate(adapted):
+
+            def drop(x: torch.Tensor, number: int = number, draws: Draws = draws) -> torch.Tensor:
+                keep = zero_dropped_(torch.ones(x.shape[-2:]), draws.dropped(number, x.shape[-1], 0.2, CPU))
+                return x * keep / 0.8
+
+            monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)
+        from lora_tui.engine.training.attention import packed_attention
+
+        with packed_attention(maths.base):
+            part = maths.summed_loss(row) / labels
+        part.backward()
+        total += float(part.detach())
+    assert loss == pytest.approx(total, rel=1e-6)
+    assert largest_difference(ours, gradients(model)) <= 1e-6
+
+
+# --- where they are used -------------------------------------------------------------------------------------------
+
+
+def test_all_layers_of_a_llama_are_replaced_for_the_step_and_only_for_it(new_model: Callable[..., Any]) -> None:
+    model = new_model()
+    fast = FastLayers.of(model, packed=True)
+    assert fast.why_not is None
+    assert fast.kinds == {"linear": 14, "norm": 5, "mlp": 2, "attention": 2}
+    with fast.installed():
+        assert sum("forward" in module.__dict__ for module in model.modules()) == 23
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_trained_norms_keep_their_own_layer(new_model: Callable[..., Any]) -> None:
+    model = new_model()
+    for name, parameter in model.named_parameters():
+        if "input_layernorm" in name:
+            parameter.requires_grad_(True)
+    assert FastLayers.of(model, packed=True).kinds["norm"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"use_dora": True}, "a variant of LoRA"), ({"lora_bias": True}, "LoRA with a bias")],
+)
+def test_what_is_not_plain_lora_is_left_to_peft(
+    tokenizer: Any, examples: list[Encoded], change: Any, reason: str
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = make_model(tokenizer).requires_grad_(False)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **change))
+    maths = StepMaths.of(model, 64)
+    assert maths.fast.why_not == reason
+    assert maths.fast.forwards == []
+    ours = float(maths.accumulate(examples))
+    labels = sum(example.labels for example in examples)
+    found = gradients(model)
+    theirs = 0.0
+    for example in examples:
+        ids = torch.tensor([example.input_ids])
+        part = model(input_ids=ids, labels=torch.where(torch.tensor([example.is_label]), ids, -100)).loss
+        part = part * example.labels / labels
+        part.backward()
+        theirs += float(part.detach())
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert found.keys() == gradients(model).keys()

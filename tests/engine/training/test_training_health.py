@@ -1,0 +1,296 @@
+"""What a run does when memory runs out or numbers stop being finite, and what it says of it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_tui.engine.training import checkpoint, footprint
+from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.fast import layers as layers_module
+from lora_tui.engine.training.footprint import Sizes
+from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+from lora_tui.engine.training.memory import kept_bytes, plan_memory, recompute
+from lora_tui.engine.training.step import RowTooLargeError, StepMaths
+from lora_tui.errors import LoraTuiError
+from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
+from tests.engine.training.test_training_step import fine_tuning, trained_parameters
+
+OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:123] . DefaultCPUAllocator: can't allocate memory: you tried …"
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, tokens: int, kind: type[RuntimeError] = RuntimeError) -> list[int]:
+    """Let memory run out in the backward pass of every row of more than `tokens`; returns the rows that fitted."""
+    real, fitted = StepMaths.summed_loss, []
+
+    def summed_loss(self: StepMaths, row: Any) -> torch.Tensor:
+        loss = real(self, row)
+        if len(row.input_ids) > tokens:
+            loss.register_hook(lambda gradient: (_ for _ in ()).throw(kind(OUT_OF_MEMORY)))
+        else:
+            fitted.append(len(row.input_ids))
+        return loss
+
+    monkeypatch.setattr(StepMaths, "summed_loss", summed_loss)
+    return fitted
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_step_for_which_memory_runs_out_is_taken_in_smaller_rows_with_the_same_result(
+    new_model: Callable[..., Any],
+    examples: list[Encoded],
+    monkeypatch: pytest.MonkeyPatch,
+    dropout: float,
+    kind: type[RuntimeError],
+) -> None:
+    model = new_model(dropout=dropout).train()
+    loss, undisturbed = accumulate(model, examples, 400)
+    fitted = limited(monkeypatch, 60, kind)
+    maths = StepMaths.of(model, 400)
+    assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
+    assert largest_difference(gradients(model), undisturbed) <= 1e-6
+    assert maths.tokens_per_row <= 60
+    assert max(fitted) <= 60
+
+
+def test_a_run_in_which_memory_runs_out_ends_as_an_undisturbed_one(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fine_tuning(**{"lora.dropout": 0.1, "training.batch_size": 5, "training.max_steps": 4})
+    undisturbed, disturbed = new_model(dropout=0.1), new_model(dropout=0.1)
+    train_model(undisturbed, dataset, settings, tmp_path / "whole")
+    limited(monkeypatch, 60)
+    warnings: list[str] = []
+    train_model(disturbed, dataset, settings, tmp_path / "cut", Hooks(warn=warnings.append))
+    wanted = trained_parameters(undisturbed)
+    for name, value in trained_parameters(disturbed).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
+    (warning,) = [line for line in warnings if "Memory" in line]
+    assert "Memory ran out at step 1" in warning
+    state = checkpoint.newest_state(tmp_path / "cut")
+    assert state is not None
+    assert state.tokens_per_row is not None, "a resumed run does not try again what did not fit"
+    assert state.tokens_per_row <= 60
+
+
+def test_one_example_that_does_not_fit_is_recomputed_and_then_refused(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, 5)
+    warnings: list[str] = []
+    with pytest.raises(LoraTuiError, match=r"one example of \d+ tokens.*max_length"):
+        train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(warn=warnings.append))
+    assert any("every layer's activations are recomputed" in line for line in warnings)
+
+
+def test_other_errors_are_not_taken_for_a_full_memory(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(StepMaths, "summed_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        StepMaths.of(new_model(), 64).accumulate(examples)
+    with pytest.raises(RowTooLargeError):
+        raise RowTooLargeError(3)
+
+
+# --- what is recomputed --------------------------------------------------------------------------------------------
+
+
+SIZES = Sizes(hidden=576, intermediate=1536, layers=30, width=2, by_hand=True)
+
+
+def test_each_way_of_recomputing_takes_longer_and_keeps_less_than_the_one_before() -> None:
+    ways = footprint.RECOMPUTATIONS
+    assert [way.extra for way in ways] == sorted(way.extra for way in ways)
+    kept = [way.bytes_per_token(SIZES) for way in ways if not way.feed_forward]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-2] < kept[0] / 10
+
+
+def test_the_fastest_way_that_fits_is_taken() -> None:
+    for way in footprint.RECOMPUTATIONS:
+        free = way.bytes_per_token(SIZES) * 1000 / footprint.SHARE_TO_USE
+        chosen = footprint.cheapest(SIZES, 1000, free * 1.001, offload=True)
+        assert chosen.extra <= way.extra
+        assert chosen.bytes_per_token(SIZES) <= way.bytes_per_token(SIZES)
+    assert footprint.cheapest(SIZES, 1000, 0) is footprint.ALL
+    assert footprint.cheapest(SIZES, 1000, 0, offload=True) is footprint.OFFLOADED
+    assert not any(
+        footprint.cheapest(Sizes(576, 1536, 30, 2), 1000, free * 1e6).feed_forward for free in range(1, 2000, 7)
+    )
+    half = footprint.cheapest(SIZES, 1000, 1e9, scale=1.0)
+    assert footprint.cheapest(SIZES, 1000, 1e9, scale=10.0).extra > half.extra
+
+
+@pytest.mark.parametrize("way", footprint.RECOMPUTATIONS[:-1], ids=lambda way: way.name)
+def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
+    new_model: Callable[..., Any], examples: list[Encoded], way: footprint.Recomputation
+) -> None:
+    model = new_model(dropout=0.1, num_hidden_layers=4).train()
+    loss, plain = accumulate(model, examples, 64)
+    everything = kept_bytes(StepMaths.of(model, 64), (0, 1, 2), examples)
+    maths = StepMaths.of(model, 64)
+    recompute(maths, way)
+    assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
+    assert largest_difference(gradients(model), plain) <= 1e-7
+    if way is not footprint.NONE:
+        assert kept_bytes(maths, (0, 1, 2), examples) < everything
+
+
+def test_the_estimate_is_near_what_is_kept(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+    model = new_model(targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
+    maths = StepMaths.of(model, 400)
+    tokens = sum(len(example.input_ids) for example in examples[:5])
+    kept = kept_bytes(maths, tuple(range(5)), examples) / tokens
+    sizes = Sizes(64, 128, 2, 4, by_hand=True)
+    assert 0.5 < kept / footprint.NONE.bytes_per_token(sizes) < 1.5
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_auto_measures_where_the_estimate_is_near_the_limit(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    maths = StepMaths.of(new_model().train(), 64)
+    sizes = Sizes(64, 128, 2, 4, by_hand=True)
+    need = footprint.NONE.bytes_per_token(sizes) * 64
+    monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: need * (100 if fits else 1.0))
+    plan = plan_memory("auto", maths, examples)
+    assert plan.measured is not fits
+    assert (plan.recomputation is footprint.NONE) is fits
+    assert ("measured" if plan.measured else "estimated") in plan.in_words()
+    assert plan_memory(True, maths, examples).recomputation is footprint.ALL
+    assert plan_memory(False, maths, examples).recomputation is footprint.NONE
+
+
+def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maths = StepMaths.of(new_model().train(), 64)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(StepMaths, "summed_loss", full)
+    assert math.isinf(kept_bytes(maths, (0,), examples))
+    monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: 1000)
+    assert plan_memory("auto", maths, examples).recomputation is footprint.ALL
+
+
+# --- numbers that are not finite -----------------------------------------------------------------------------------
+
+
+def poisoned_steps(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, int], bool]) -> list[int]:
+    """Make the gradient of a step infinite where `bad` (step, how often it was taken) says so."""
+    real, taken = StepMaths.accumulate, []
+
+    def accumulate(self: StepMaths, examples: Any, step: int = 0) -> torch.Tensor:
+        taken.append(step)
+        loss = real(self, examples, step)
+        if bad(step, taken.count(step)):
+            next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(StepMaths, "accumulate", accumulate)
+    return taken
+
+
+def test_three_bad_steps_in_a_row_lead_back_to_the_last_checkpoint_at_half_the_rate(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fine_tuning(
+        **{"scheduler.type": "constant", "scheduler.warmup_steps": 0, "training.max_steps": 9, "training.save_steps": 2}
+    )
+    taken = poisoned_steps(monkeypatch, lambda step, times: step in (5, 6, 7) and times == 1)
+    reports: list[StepReport] = []
+    warnings: list[str] = []
+    model = new_model()
+    train_model(model, dataset, settings, tmp_path, Hooks(on_step=reports.append, warn=warnings.append))
+    assert taken == [1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 9]
+    assert [report.lr for report in reports] == [3e-3] * 7 + [1.5e-3] * 5
+    assert "back at the checkpoint of step 4, at 0.5 times the learning rate" in warnings[-1]
+    # The same as a run that halves its rate after step 4 by itself.
+    other = new_model()
+    monkeypatch.undo()
+    half = fine_tuning(**{"scheduler.type": "constant", "scheduler.warmup_steps": 0, "training.max_steps": 9})
+    from lora_tui.engine.training import loop as loop_module
+
+    monkeypatch.setattr(loop_module, "lr_factor", lambda kind, step, *_: 1.0 if step <= 4 else 0.5)
+    train_model(other, dataset, half, tmp_path / "other")
+    wanted = trained_parameters(other)
+    assert all(torch.equal(value, wanted[name]) for name, value in trained_parameters(model).items())
+
+
+def test_a_run_that_cannot_be_saved_by_half_the_rate_ends(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = poisoned_steps(monkeypatch, lambda step, times: step > 2)
+    warnings: list[str] = []
+    settings = fine_tuning(**{"training.max_steps": 30, "training.save_steps": 2})
+    with pytest.raises(LoraTuiError, match=r"3 steps in a row .* even at an eighth of the rate.*lora_lr"):
+        train_model(new_model(), dataset, settings, tmp_path, Hooks(warn=warnings.append))
+    assert taken == [1, 2] + [3, 4, 5] * 4
+    assert sum("times the learning rate" in line for line in warnings) == 3
+
+
+def test_without_a_checkpoint_it_goes_on_where_it_stands(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned_steps(monkeypatch, lambda step, times: step <= 3)
+    model, warnings = new_model(), []
+    settings = fine_tuning(**{"training.max_steps": 5, "training.save_steps": 100})
+    train_model(model, dataset, settings, tmp_path, Hooks(warn=warnings.append))
+    assert "on without a checkpoint" in warnings[3]
+    assert all(torch.isfinite(value).all() for value in trained_parameters(model).values())
+
+
+def test_a_layer_that_gets_no_gradient_in_the_first_step_is_told(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = layers_module.lora_linear
+
+    def cut(x: Any, weight: Any, bias: Any, a: Any, b: Any, *rest: Any) -> torch.Tensor:
+        return (
+            real(x, weight, bias, a.detach(), b.detach(), *rest) if dead(weight) else real(x, weight, bias, a, b, *rest)
+        )
+
+    def dead(weight: torch.Tensor) -> bool:
+        return weight.shape == (128, 64)  # gate and up
+
+    monkeypatch.setattr(layers_module, "lora_linear", cut)
+    warnings: list[str] = []
+    train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(warn=warnings.append))
+    assert "4 trained layers of 14 got no gradient" in warnings[0]
+    assert "gate_proj" in warnings[0]
+
+
+def test_a_run_without_any_gradient_ends(
+    new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = layers_module.lora_linear
+    monkeypatch.setattr(
+        layers_module,
+        "lora_linear",
+        lambda x, weight, bias, a, b, *rest: real(x, weight, bias, a * 0.0, b * 0.0, *rest),
+    )
+    with pytest.raises(LoraTuiError, match="nothing would be learned"):
+        train_model(new_model(), dataset, fine_tuning(), tmp_path)
+
+
+def test_what_is_slower_is_said_once(new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path) -> None:
+    notes: list[str] = []
+    train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(note=notes.append))
+    assert len(notes) == 1
+    assert "Activations are kept: a row of" in notes[0]
+    maths = StepMaths.of(new_model(), 64)
+    maths.packed, maths.fast.why_not = False, "a variant of LoRA"
+    assert [note.split(":")[0] for note in maths.slower_because()] == [
+        "One example a row",
+        "PEFT's own layers are used, which are slower",
+    ]
