@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_tui import __version__
+from lora_tui.config.models import Lora
 from lora_tui.engine.inference.scoring import Scored
+from lora_tui.engine.training.serving import serving
 from lora_tui.text import clean
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells. `curve` holds (step, loss) pairs of the run so far."""
+    """What the card tells. `curve` holds (step, loss) pairs of the run so far.
+
+    `conversations` says that prompts go through the model's chat template.
+    """
 
     base_model: str
     data_file: str
@@ -22,6 +27,8 @@ class CardFacts:
     score: float | None
     evaluation: Scored | None
     curve: Sequence[tuple[int, float]]
+    lora: Lora
+    conversations: bool = False
 
 
 def model_card(facts: CardFacts) -> str:
@@ -40,7 +47,12 @@ def model_card(facts: CardFacts) -> str:
         f" ({forms}), {facts.tokens:,} tokens an epoch.",
         f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
         "",
-        "The exact configuration is in `config.toml`. Prompts have the form `Question: …` newline `Answer:`.",
+        "The exact configuration is in `config.toml`. "
+        + (
+            "Prompts go through the model's chat template."
+            if facts.conversations
+            else "Prompts have the form `Question: …` newline `Answer:`."
+        ),
         "",
     ]
     if facts.evaluation is not None:
@@ -70,6 +82,7 @@ def model_card(facts: CardFacts) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "```",
         "",
+        *serving(facts.base_model, facts.lora, conversations=facts.conversations),
     ]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from lora_tui.engine.training import checkpoint, footprint
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
-from lora_tui.engine.training.lora import parameter_groups
+from lora_tui.engine.training.lora import is_second_matrix, parameter_groups
 from lora_tui.engine.training.memory import plan_memory, recompute, used_megabytes
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
@@ -373,17 +373,22 @@ class _Training:
 def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
     """AdamW over LoRA's parameters and the other trained ones, each group with its own rate and weight decay.
 
+    With a ratio other than 1 the second matrices are a group of their own (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
     Returns the optimizer and the name of each parameter by its id. A group's peak rate is kept as ``peak_lr``.
     """
     options = settings.optimizer
     lora, others = parameter_groups(model)
+    ratio = options.loraplus_lr_ratio
     groups = [
         {
-            "params": [p for _, p in lora],
-            "lr": options.lora_lr,
-            "peak_lr": options.lora_lr,
+            "params": [p for name, p in lora if faster == (ratio != 1 and is_second_matrix(name))],
+            "lr": rate,
+            "peak_lr": rate,
             "weight_decay": options.lora_weight_decay,
-        },
+        }
+        for faster, rate in ((False, options.lora_lr), (True, options.lora_lr * ratio))
+    ]
+    groups += [
         {
             "params": [p for _, p in others],
             "lr": options.base_lr,
@@ -411,6 +416,7 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
         "data": dataset.fingerprint(),
         "model": settings.model_name,
         "dtype": dtype,
+        "qlora": settings.qlora,
         "lora": settings.lora.model_dump(mode="json"),
         "optimizer": settings.optimizer.model_dump(mode="json"),
         "scheduler": settings.scheduler.model_dump(mode="json"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -350,3 +351,26 @@ def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
     assert (papers["step"], papers["score"], best["step"]) == (4, None, 3)
     assert {**papers, "step": 3, "score": best["score"]} == best
     assert papers["base_model"] == place.settings.fine_tuning.model_name
+
+
+def test_a_run_with_pissa_goes_on_from_the_matrices_that_it_began_with(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "fine_tuning.lora.init_lora_weights": "pissa_niter_4",
+        "fine_tuning.lora.use_dora": True,
+        "fine_tuning.optimizer.loraplus_lr_ratio": 4.0,
+    }
+    whole = place.run("train", None, options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        half = place.run("train", None, options)
+    assert half.state == "stopped"
+
+    def elsewhere(*_: Any, **__: Any) -> None:
+        raise AssertionError("what was taken out of the weights is not to be computed again")
+
+    monkeypatch.setattr(peft.tuners.lora.layer, "svd_lowrank", elsewhere)
+    rest = place.run("train", None, options, resume=half.run_id)
+    assert rest.state == "finished", rest.error
+    assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
