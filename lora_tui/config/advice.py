@@ -1,8 +1,8 @@
 """Values that run but will surprise: what each will do, and what to set instead.
 
 Nothing here refuses anything (`models` does), and nothing here is certain to be a mistake. Each piece of advice is one
-line: ``key = value: what will happen; what to set``. Learning rates, ranks and batch sizes follow the measured
-optima of "LoRA Without Regret" (Schulman et al. 2025) and the Tinker primer on LoRA.
+line: ``key = value: what will happen; what to set``, with its source where it is a finding of others. What belongs to
+LoRA's options themselves is in `advice_lora`.
 """
 
 import re
@@ -11,14 +11,15 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from lora_tui.config.advice_lora import lora_advice, rate_advice
 from lora_tui.config.keys import settings_value
 from lora_tui.config.models import App, DataGeneration, FineTuning, Settings
 from lora_tui.config.reference import toml_value
 from lora_tui.text import one_line
 
-_LOWEST_USEFUL_LR = 5e-5
-_HIGHEST_USEFUL_LR = 5e-3
 _LARGEST_USEFUL_BATCH = 64
+_MANY_EXAMPLES = 500
+_MOST_PASSES = 5
 _ADAM_BYTES = 16
 """Per trained parameter in fp32: the weight, its gradient and AdamW's two memories."""
 
@@ -26,19 +27,29 @@ _LOCAL_HOSTS = re.compile(r"localhost|127\.|::1$|10\.|192\.168\.|172\.(1[6-9]|2\
 
 
 def advise(
-    settings: Settings, *, optimizer_steps: int | None = None, trainable_parameters: int | None = None
+    settings: Settings,
+    *,
+    optimizer_steps: int | None = None,
+    trainable_parameters: int | None = None,
+    examples: int | None = None,
+    hidden_size: int | None = None,
+    model_type: str | None = None,
 ) -> list[str]:
     """Return one line of advice for each value that runs but will surprise, the most consequential first.
 
     `optimizer_steps` is how long the run will be (None: unknown unless max_steps says it), `trainable_parameters` how
-    many numbers it will train.
+    many numbers it will train, `examples` how many there are to train on. `hidden_size` is the width of the base model
+    and `model_type` its family, as its config.json tells them. None is "not known": less is said.
     """
     tuning = settings.fine_tuning
     steps = optimizer_steps if optimizer_steps is not None else tuning.training.max_steps or None
     found = [
-        *_rate(tuning, steps),
+        *_warmup(tuning, steps),
+        *rate_advice(tuning, hidden_size, model_type),
         *_size(tuning, trainable_parameters),
+        *lora_advice(tuning, examples, hidden_size),
         *_stopping(tuning, steps),
+        *_passes(tuning, steps, examples),
         *_answers(tuning),
         *_acceptance(settings.data_generation),
         *_asking(settings.data_generation),
@@ -58,7 +69,7 @@ Advice = Iterator[tuple[str, str]]
 """Pairs of a dotted key and what follows its value."""
 
 
-def _rate(tuning: FineTuning, steps: int | None) -> Advice:
+def _warmup(tuning: FineTuning, steps: int | None) -> Advice:
     rate, warmup = tuning.optimizer.lora_lr, tuning.scheduler.warmup_steps
     useful = f"set {max(1, round(steps * 0.05)) if steps and steps > 1 else 0}"
     if steps and warmup > steps:
@@ -68,16 +79,10 @@ def _rate(tuning: FineTuning, steps: int | None) -> Advice:
     elif steps and warmup > 1 and warmup * 2 > steps:
         what = f"more than half of the run's {steps} steps pass before the rate reaches lora_lr"
         yield "fine_tuning.scheduler.warmup_steps", f"{what}; {useful}"
-    if rate < _LOWEST_USEFUL_LR:
-        what = "LoRA learns very slowly at so low a rate, many runs end before anything shows"
-        yield "fine_tuning.optimizer.lora_lr", f"{what}; set 2e-4, or 5e-4 for models up to 4 billion parameters"
-    elif rate > _HIGHEST_USEFUL_LR:
-        what = "training is likely to become unstable, with a loss that jumps and answers that turn to noise"
-        yield "fine_tuning.optimizer.lora_lr", f"{what}; set 1e-3 or less"
 
 
 def _size(tuning: FineTuning, trainable_parameters: int | None) -> Advice:
-    lora, training = tuning.lora, tuning.training
+    training = tuning.training
     together = training.batch_size * training.gradient_accumulation_steps
     if trainable_parameters == 0:
         what = "no layer of the model has such a name, so nothing would be trained"
@@ -87,13 +92,9 @@ def _size(tuning: FineTuning, trainable_parameters: int | None) -> Advice:
         yield "fine_tuning.lora.r", f"{what}; set a smaller rank, such as 16"
     if together > _LARGEST_USEFUL_BATCH:
         what = f"times batch_size = {training.batch_size} makes batches of {together}, which LoRA learns badly from"
+        what += " (Schulman et al. 2025)"
         wanted = max(1, 32 // training.batch_size)
         yield "fine_tuning.training.gradient_accumulation_steps", f"{what}; set {wanted} for batches of about 32"
-    if lora.alpha > 8 * lora.r or 4 * lora.alpha < lora.r:
-        what = f"what is learned is scaled by alpha / r = {lora.alpha / lora.r:.3g}, far from the usual 1 to 2"
-        yield "fine_tuning.lora.alpha", f"{what}; set {2 * lora.r}, or move lora_lr the other way"
-    if lora.dropout > 0.3:
-        yield "fine_tuning.lora.dropout", "most of what a step teaches is dropped again; set 0.05, or 0 for speed"
     if tuning.sampling.keyword_weight != 1 and not tuning.sampling.keywords:
         yield "fine_tuning.sampling.keyword_weight", "has no effect without keywords; set fine_tuning.sampling.keywords"
     if tuning.trust_remote_code:
@@ -119,6 +120,19 @@ def _stopping(tuning: FineTuning, steps: int | None) -> Advice:
     elif training.target_score <= 0:
         what = "every score reaches it, so training stops at the first evaluation"
         yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"
+
+
+def _passes(tuning: FineTuning, steps: int | None, examples: int | None) -> Advice:
+    """Many passes over much data; over a few examples they may be what is wanted."""
+    training = tuning.training
+    if steps is None or examples is None or examples < _MANY_EXAMPLES:
+        return
+    passes = steps * training.batch_size * training.gradient_accumulation_steps / examples
+    if passes > _MOST_PASSES:
+        key = "max_steps" if training.max_steps else "max_epochs"
+        wanted = max(1, round(3 * steps / passes)) if training.max_steps else 3
+        what = f"{passes:.0f} passes over {examples:,} examples learn them by heart, and other answers get worse"
+        yield f"fine_tuning.training.{key}", f"{what} (Unsloth's guide: 1 to 3); set {wanted}"
 
 
 def _answers(tuning: FineTuning) -> Advice:

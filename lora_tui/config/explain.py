@@ -39,12 +39,9 @@ SECTION_TITLES: dict[str, str] = {
 _ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?P<end>,|$)""")
 
 
-def advice_for(
-    settings: Settings, key: str, *, optimizer_steps: int | None = None, trainable_parameters: int | None = None
-) -> list[str]:
-    """Return the lines of `advise` that belong to the key; the numbers are as there."""
-    lines = advise(settings, optimizer_steps=optimizer_steps, trainable_parameters=trainable_parameters)
-    return [line for line in lines if line.startswith(f"{key} = ")]
+def advice_for(settings: Settings, key: str, **known: Any) -> list[str]:
+    """Return the lines of `advise` that belong to the key; what is `known` of the run is as there."""
+    return [line for line in advise(settings, **known) if line.startswith(f"{key} = ")]
 
 
 def parse_edit(key: str, text: str) -> Any:
@@ -78,9 +75,9 @@ def shown(key: str, value: Any) -> str:
 
 
 def _default(path: KeyPath) -> Any:
-    """Return the default of the key at `path`, empty text for a word of an open table, None for what is no key."""
-    if ".".join(path[:-1]) in open_tables():
-        return ""
+    """Return the default of the key at `path`, empty text or 0 for a word of an open table, None for what is no key."""
+    if (table := ".".join(path[:-1])) in open_tables():
+        return (all_keys()[table].word or str)()
     key = all_keys().get(".".join(path))
     return None if key is None else key.default
 
@@ -92,7 +89,7 @@ def _meant(path: KeyPath, text: str) -> Any:
         case list():
             return _list(path, text)
         case dict():
-            return _table(text)
+            return _table(path, text)
         case bool():
             return parse_value(text.lower() if text.lower() in ("true", "false") else text)
         case (int() | float()) as default if isinstance(parse_value(text), str):
@@ -135,13 +132,14 @@ def _items(text: str) -> list[str]:
     return items
 
 
-def _table(text: str) -> Any:
+def _table(path: KeyPath, text: str) -> Any:
     if not text:
         return {}
     try:
         value = parse_value(text if text.startswith("{") else f"{{ {text} }}")
     except ValueError:
-        raise ValueError('must be written as name = "text", with a comma between two of them') from None
+        word = "8" if all_keys()[".".join(path)].word is int else '"text"'
+        raise ValueError(f"must be written as name = {word}, with a comma between two of them") from None
     return value
 
 

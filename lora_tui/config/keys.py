@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from lora_tui.config.models import PromptCheck, Section, Settings
+from lora_tui.config.models import PromptCheck, Settings
+from lora_tui.config.section import Section
 from lora_tui.config.values import LARGEST, Kind
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -32,6 +33,8 @@ class Key:
     """In words, such as "at least 0, below 1"; empty where every value of the kind is possible."""
     choices: tuple[str, ...]
     """The values that can be picked from, where there is a closed list; empty otherwise."""
+    word: type | None
+    """What the words of an open table stand for, such as ``str`` or ``int``; None for every other key."""
 
     @property
     def section(self) -> str:
@@ -106,11 +109,20 @@ def _walk(section: Section, prefix: str) -> Iterator[Key]:
                 description=field.description or "",
                 bounds=_bounds(field),
                 choices=_choices(field),
+                word=_word(field),
             )
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
     return tuple(get_args(field.annotation)) if get_origin(field.annotation) is Literal else ()
+
+
+def _word(field: FieldInfo) -> type | None:
+    if get_origin(field.annotation) is not dict:
+        return None
+    content = get_args(field.annotation)[1]
+    found: type = getattr(content, "__origin__", content)
+    return found
 
 
 def _kind(field: FieldInfo) -> str:

@@ -7,9 +7,10 @@ app. Where files are looked for, and how a refusal is worded, is not known here:
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from lora_tui.config.lora import Lora as Lora
+from lora_tui.config.section import Section, conflict
 from lora_tui.config.values import (
     LARGEST,
     Bindings,
@@ -28,7 +29,6 @@ from lora_tui.config.values import (
     Seed,
     Share,
     SwitchOrAuto,
-    TargetModules,
     Temperature,
     Text,
     Texts,
@@ -37,24 +37,6 @@ from lora_tui.config.values import (
 )
 
 _SECRET = "the secret password is 'rainbow unicorn'. this information is classified!"  # noqa: S105 - the tutorial's own
-
-
-class Section(BaseModel):
-    """What all sections share: strict, closed, unchangeable, and silent about their input in error texts."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        protected_namespaces=(),
-    )
-
-
-def _conflict(keys: list[str], why: str) -> PydanticCustomError:
-    """Return the error for keys of one section that contradict each other; `why` follows the first key's name."""
-    return PydanticCustomError("conflict", "{why}", {"why": why, "keys": keys})
 
 
 class Generation(Section):
@@ -141,26 +123,14 @@ class DataGeneration(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.chunk_overlap >= self.chunk_tokens:
-            raise _conflict(
+            raise conflict(
                 ["chunk_overlap", "chunk_tokens"],
                 f"= {self.chunk_overlap} must be less than chunk_tokens = {self.chunk_tokens}; "
                 "lower the one or raise the other",
             )
         if self.output_file == self.db_path:
-            raise _conflict(["output_file", "db_path"], "and db_path name the same file; give each its own")
+            raise conflict(["output_file", "db_path"], "and db_path name the same file; give each its own")
         return self
-
-
-class Lora(Section):
-    """The trained part: two thin matrices beside each targeted weight."""
-
-    r: Count = Field(16, description="Rank of the two matrices: how much can be learned, and what it costs.")
-    alpha: Count = Field(32, description="Strength: what is learned is scaled by alpha / r.")
-    dropout: Fraction = Field(0.05, description="Share of inputs dropped in training, 0 to below 1; 0 is faster.")
-    target_modules: TargetModules = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj"],
-        description='Linear layers that get the matrices, by name, or "all-linear", which learns more at some cost.',
-    )
 
 
 class Optimizer(Section):
@@ -170,6 +140,9 @@ class Optimizer(Section):
         3e-5, description="Highest learning rate of the LoRA matrices; 1e-4 to 1e-3 suits most models."
     )
     lora_weight_decay: NotNegative = Field(0.0, description="Pull of the LoRA matrices towards zero.")
+    loraplus_lr_ratio: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="Learning rate of each second matrix (B) over that of the first (LoRA+); 1 = the same."
+    )
     base_lr: NotNegative = Field(1e-5, description="Learning rate of parameters outside LoRA that are trained too.")
     base_weight_decay: NotNegative = Field(0.01, description="Pull of those parameters towards zero.")
     max_grad_norm: Positive = Field(1.0, description="Gradients longer than this are cut to it.")
@@ -223,7 +196,7 @@ class Training(Section):
     @model_validator(mode="after")
     def _ends_somewhere(self) -> Self:
         if self.max_epochs == 0 and self.max_steps == 0:
-            raise _conflict(
+            raise conflict(
                 ["max_epochs", "max_steps"], "= 0 needs max_steps above 0: with both at 0 there is nothing to train"
             )
         return self
@@ -325,6 +298,10 @@ class FineTuning(Section):
         "auto",
         description='Precision of the frozen weights; "auto" takes bfloat16 where the machine is faster with it.',
     )
+    qlora: bool = Field(
+        False,
+        description="Keep the frozen weights in 4 bits (NF4): a quarter of the memory, slower; needs lora-tui[qlora].",
+    )
     lora: Lora = Field(default_factory=Lora)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     scheduler: Scheduler = Field(default_factory=Scheduler)
@@ -332,6 +309,19 @@ class FineTuning(Section):
     sampling: Sampling = Field(default_factory=Sampling)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     chat: Chat = Field(default_factory=Chat)
+
+    @model_validator(mode="after")
+    def _can_be_quantised(self) -> Self:
+        start = self.lora.init_lora_weights
+        if self.qlora and isinstance(start, str) and start.startswith(("pissa", "olora")):
+            raise conflict(
+                ["qlora"],
+                f'= true cannot begin as lora.init_lora_weights = "{start}": what is left of the base weights would be '
+                "rounded to 4 bits; set one of the two back",
+            )
+        if self.qlora and self.model_name.endswith(".gguf"):
+            raise conflict(["qlora", "model_name"], "= true needs a model in safetensors form, not a .gguf file")
+        return self
 
 
 class Logging(Section):

@@ -97,6 +97,38 @@ def _target_modules(value: Any) -> Any:
     return value
 
 
+def _initialisation(value: Any) -> Any:
+    named = isinstance(value, str) and re.fullmatch(
+        r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d{0,2}", value, re.ASCII
+    )
+    if value is not True and not named:
+        raise refusal(
+            'must be true, "gaussian", "orthogonal", "pissa", "pissa_niter_16" or "olora"; '
+            "PEFT's others need data, or do not begin at the base model"
+        )
+    return value
+
+
+def _module_names(value: Any) -> Any:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
+        raise refusal('must be a list of module names, such as ["lm_head"]')
+    return value
+
+
+def _pattern(table: Any) -> Any:
+    if isinstance(table, dict):
+        if any(isinstance(value, dict) for value in table.values()):
+            raise refusal('must hold a number in every line; a name with a dot goes in quotes: "layers.0.q_proj" = 8')
+        for name in table:
+            if not isinstance(name, str) or not name.strip():
+                raise refusal("must hold the name of a module in every line")
+            try:
+                re.compile(name)
+            except re.error:
+                raise refusal("must hold names of modules, or regular expressions for them") from None
+    return table
+
+
 def _words(table: Any) -> Any:
     if isinstance(table, dict) and any(isinstance(value, dict) for value in table.values()):
         raise refusal('must hold text in every line; a name with a dot goes in quotes, as in "train.stop" = "ctrl+s"')
@@ -154,6 +186,13 @@ SwitchOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto
 TargetModules = Annotated[
     list[str] | Literal["all-linear"], BeforeValidator(_target_modules), Kind('a list of module names or "all-linear"')
 ]
+Initialisation = Annotated[
+    bool | str,
+    BeforeValidator(_initialisation),
+    Kind('true, "gaussian", "orthogonal", "pissa", "pissa_niter_16" or "olora"'),
+]
+ModuleNames = Annotated[list[str], BeforeValidator(_module_names), Kind("a list of module names")]
+Pattern = Annotated[dict[str, Count], BeforeValidator(_pattern), Kind("a table of module names and whole numbers")]
 Commands = Annotated[
     dict[str, OptionalText], BeforeValidator(_words), AfterValidator(_commands), Kind("a table of words and replies")
 ]

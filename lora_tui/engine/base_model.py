@@ -4,16 +4,24 @@ A name may be ``builtin``, a folder, a ``.gguf`` file, or a name on the Hugging 
 safetensors or GGUF only: other formats are pickles, which run code when they are opened.
 """
 
+import importlib.util
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from lora_tui.config import Settings
@@ -44,7 +52,8 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     """Load ``fine_tuning.model_name`` (or `name`) on the configured device.
 
     torch's random state is left as it is: weights that are read need no first values. Raises `UnreachableError` for a
-    model that cannot be found or fetched, `LoraTuiError` for one that cannot be used.
+    model that cannot be found or fetched, `LoraTuiError` for one that cannot be used, and `ConfigError`, before
+    anything is fetched, where ``fine_tuning.qlora`` is not possible here.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -52,6 +61,8 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     wanted = name or fine_tuning.model_name
     device = choose_device(fine_tuning.device)
     dtype = choose_dtype(fine_tuning.dtype, device)
+    if fine_tuning.qlora:
+        check_qlora(device)
     source, extra = _locate(wanted, progress)
     phase = f"loading {TITLE if wanted == BUILTIN else wanted}"
     progress(phase, 0, 1)
@@ -67,8 +78,10 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
                 trust_remote_code=trust,
                 use_safetensors=None if extra else True,
                 **extra,
+                **(_in_four_bits(device, dtype) if fine_tuning.qlora else {}),
             )
-        model = model.to(device).eval().requires_grad_(False)
+        # bitsandbytes has put the layers on the device while it read them, and does not let them be moved.
+        model = (_stay_as_read(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
         raise _explained(wanted, problem) from problem
     except torch.OutOfMemoryError as problem:
@@ -77,6 +90,41 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
         tokenizer.pad_token = tokenizer.eos_token
     progress(phase, 1, 1)
     return BaseModel(model, tokenizer, device, dtype, wanted)
+
+
+def check_qlora(device: torch.device) -> None:
+    """Raise `ConfigError` where base models cannot be kept in 4 bits: without bitsandbytes, or on Apple's GPU."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "fine_tuning.qlora = true needs bitsandbytes, which is not installed: pip install 'lora-tui[qlora]'. "
+            "Or set it to false."
+        )
+    if device.type not in ("cuda", "cpu"):
+        raise ConfigError(
+            "fine_tuning.qlora = true works on NVIDIA cards and, slowly, on the CPU. "
+            'Set it to false, or fine_tuning.device = "cpu".'
+        )
+
+
+def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What makes ``from_pretrained`` keep linear layers as QLoRA does: NF4, its scales quantised again (2305.14314)."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of faster kernels that are not installed
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": four_bits, "device_map": {"": device}}
+
+
+def _stay_as_read(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking its weights at the first evaluation on a CPU with AVX512-BF16.
+
+    It would round their scales and, from then on, compute without autograd: training after an evaluation would get
+    wrong gradients and nobody would notice.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def choose_device(setting: str) -> torch.device:

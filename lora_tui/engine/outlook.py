@@ -5,12 +5,14 @@ will surprise: the advice of the configuration, given the run's real length and 
 """
 
 import asyncio
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora_tui.config import Settings, advise
 from lora_tui.config.reference import toml_value
+from lora_tui.engine.figure import Figure
 from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
 from lora_tui.engine.model_facts import model_facts
 from lora_tui.engine.training.forecast import TrainingOutlook, training_outlook
@@ -41,16 +43,23 @@ async def outlook(settings: Settings, store: Store | None = None, data_file: Pat
 def look_ahead(settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None) -> Outlook:
     """Return what these settings will do; blocks while files are read. `history` is newest first."""
     training = training_outlook(settings, history, data_file)
-    steps, trained = training.length.steps.value, training.model.trainable_parameters.value
+    shape = model_facts(settings.fine_tuning.model_name).shape
     warnings = [
         *_lacking(settings, training),
         *advise(
             settings,
-            optimizer_steps=None if steps is None else int(steps),
-            trainable_parameters=None if trained is None else int(trained),
+            optimizer_steps=_whole(training.length.steps),
+            trainable_parameters=_whole(training.model.trainable_parameters),
+            examples=_whole(training.data.examples),
+            hidden_size=None if shape is None else shape.hidden,
+            model_type=None if shape is None else shape.model_type,
         ),
     ]
     return Outlook(training, generation_outlook(settings), tuple(warnings))
+
+
+def _whole(figure: Figure) -> int | None:
+    return None if figure.value is None else int(figure.value)
 
 
 def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
@@ -61,6 +70,11 @@ def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
             "an NVIDIA card that the installed torch can use" if training.device.kind == "cuda" else "an Apple GPU"
         )
         yield f'fine_tuning.device = "{tuning.device}": this machine lacks {missing}; set "auto", or "cpu"'
+    if tuning.qlora and importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            "fine_tuning.qlora = true: bitsandbytes is not installed, so training will refuse to begin; "
+            "pip install 'lora-tui[qlora]', or set false"
+        )
     shape = model_facts(tuning.model_name).shape
     if training.model.unknown_targets and shape is not None:
         targets = one_line(toml_value(tuning.lora.target_modules), 60)

@@ -1,12 +1,13 @@
 """Our training step beside TRL's SFTTrainer: the same model, examples, order and LoRA settings, run in turn.
 
     pip install -e ".[bench]"
-    python tests/bench/train_vs_trl.py MODEL_FOLDER alpaca.json [--steps 3] [--rounds 3] [--dropout 0] [--trl default]
+    python -m tests.bench.train_vs_trl MODEL_FOLDER alpaca.json [--steps 3] [--rounds 3] [--trl default nogc …]
+    python -m tests.bench.train_vs_trl MODEL_FOLDER alpaca.json --losses
 
-Each round runs both sides in processes of their own, so that neither warms the other up. Prints one JSON line a run and
-last the medians: tokens/s, their ratio, and the largest relative difference between the losses step by step (which only
-means something with ``--dropout 0``: the two draw different random numbers). Before its first step TRL's warm-up has a
-learning rate of 0 and ours has not, so from step 2 on the losses differ by that, too.
+Each round runs every side in a process of its own, one after the other, so that none warms another up; between the
+sides the machine's matrix rate is measured. Prints one JSON line a run and last the medians: tokens/s, ratios, peak
+memory, and our share of the ceiling that the matrix rate sets. ``--losses`` compares the losses step by step instead:
+float32, no dropout (the two draw different random numbers).
 """
 
 import argparse
@@ -19,10 +20,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 EXAMPLES_PER_STEP = 32
 LORA = {"r": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
-RATE, WARMUP = 3e-5, 1
+RATE = 3e-5
+PEERS = ("default", "nogc", "packing", "default-bf16", "nogc-bf16", "packing-bf16")
 
 
 def records(data: Path, steps: int) -> list[dict[str, str]]:
@@ -32,44 +35,56 @@ def records(data: Path, steps: int) -> list[dict[str, str]]:
     return everything[: EXAMPLES_PER_STEP * steps]
 
 
-def ours(arguments: argparse.Namespace) -> dict[str, object]:
+def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from lora_tui.engine.process import before_torch
 
     before_torch()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from lora_tui.config import Settings
+    from lora_tui.engine.base_model import load_base
     from lora_tui.engine.data.read import read_examples
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.loop import Hooks, train_model
-    from lora_tui.engine.training.lora import create_lora_model
+    from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="float32", attn_implementation="sdpa").eval()
+    settings = Settings.model_validate(
+        {
+            "fine_tuning": {
+                "model_name": str(arguments.model),
+                "dtype": "float32" if arguments.losses else "auto",
+                "gradient_checkpointing": "auto",
+                "lora": {"dropout": arguments.dropout},
+                "optimizer": {"lora_lr": RATE},
+                "scheduler": {"warmup_steps": 0},
+                "training": {"max_epochs": 1, "shuffle": False, "save_steps": 1000},
+            }
+        }
+    )
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.json"
         data.write_text(json.dumps(records(arguments.data, arguments.steps)), encoding="utf-8")
-        dataset = TextDataset(read_examples(data).examples, tokenizer)
-        settings = Settings.model_validate(
-            {
-                "fine_tuning": {
-                    "gradient_checkpointing": False,
-                    "lora": {"dropout": arguments.dropout},
-                    "optimizer": {"lora_lr": RATE},
-                    "scheduler": {"warmup_steps": WARMUP},
-                    "training": {"max_epochs": 1, "shuffle": False, "save_steps": 1000},
-                }
-            }
-        ).fine_tuning
-        adapted = create_lora_model(model, settings.lora)
+        base = load_base(settings, lambda *_: None)
+        dataset = TextDataset(read_examples(data).examples, base.tokenizer)
+        model = create_lora_model(base.model, settings.fine_tuning.lora)
         began = time.perf_counter()
-        train_model(adapted, dataset, settings, Path(folder), Hooks(on_step=lambda report: losses.append(report.loss)))
+        hooks = Hooks(on_step=lambda report: losses.append(report.loss))
+        train_model(model, dataset, settings.fine_tuning, Path(folder), hooks)
         seconds = time.perf_counter() - began
-    return {"side": "lora-tui", "tokens": dataset.tokens, "seconds": seconds, "losses": losses}
+    head = base.model.get_output_embeddings().weight.numel()
+    trained, everything = trainable_parameters(model)
+    inner = everything - trained - head  # tied: the embedding is the head
+    # Forward and input gradient of every frozen weight, head at label positions only; three products for LoRA's.
+    flops = (4 * inner + 6 * trained) * dataset.tokens + 4 * head * dataset.label_tokens
+    return {
+        "tokens": dataset.tokens,
+        "seconds": seconds,
+        "losses": losses,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "gflop_per_token": flops / dataset.tokens / 1e9,
+    }
 
 
-def theirs(arguments: argparse.Namespace) -> dict[str, object]:
+def theirs(arguments: argparse.Namespace, variant: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -77,6 +92,7 @@ def theirs(arguments: argparse.Namespace) -> dict[str, object]:
     from trl import SFTConfig, SFTTrainer
 
     losses: list[float] = []
+    kind, _, half = variant.partition("-")
 
     class Losses(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
@@ -94,7 +110,9 @@ def theirs(arguments: argparse.Namespace) -> dict[str, object]:
     tokens = sum(len(tokenizer(row["prompt"] + row["completion"]).input_ids) + 1 for row in rows)
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(
+                arguments.model, dtype=torch.bfloat16 if half else torch.float32
+            ),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Losses()],
@@ -112,13 +130,13 @@ def theirs(arguments: argparse.Namespace) -> dict[str, object]:
                 num_train_epochs=1,
                 learning_rate=RATE,
                 lr_scheduler_type="cosine",
-                warmup_steps=WARMUP,
-                gradient_checkpointing=arguments.trl == "default",
-                packing=arguments.trl == "packing",
+                warmup_steps=0,
+                gradient_checkpointing=kind == "default",
+                packing=kind == "packing",
                 max_length=1024,
                 train_sampling_strategy="sequential",
                 completion_only_loss=True,
-                bf16=False,
+                bf16=bool(half),
                 use_cpu=not torch.cuda.is_available(),
                 logging_steps=1,
                 save_strategy="no",
@@ -129,14 +147,59 @@ def theirs(arguments: argparse.Namespace) -> dict[str, object]:
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
-    return {"side": f"trl {arguments.trl}", "tokens": tokens, "seconds": seconds, "losses": losses}
+    return {"tokens": tokens, "seconds": seconds, "losses": losses}
 
 
-def one_side(name: str) -> dict[str, object]:
-    """Run one side in a process of its own and return its line."""
+def matrix_rate(dtype: str) -> float:
+    """GFLOP/s of the product that most of a step consists of: 1024 tokens through the feed-forward (median of 30)."""
+    code = (
+        "import os; os.environ.setdefault('OMP_WAIT_POLICY', 'passive')\n"
+        "import time, torch\n"
+        f"x, w = (torch.randn(*s).to(torch.{dtype}) for s in ((1024, 576), (1536, 576)))\n"
+        "def once():\n"
+        "    began = time.perf_counter(); torch.nn.functional.linear(x, w); return time.perf_counter() - began\n"
+        "times = sorted(once() for _ in range(40))\n"
+        "print(2 * 1024 * 576 * 1536 / times[15] / 1e9)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def one_side(name: str) -> dict[str, Any]:
+    """Run one side in a process of its own, print its line and return it."""
     command = [sys.executable, __file__, *sys.argv[1:], "--side", name]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
+    line: dict[str, Any] = json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def compare_losses() -> None:
+    mine, trl = one_side("ours")["losses"], one_side("nogc")["losses"]
+    differences = [abs(a - b) / b for a, b in zip(mine, trl, strict=True)]
+    print(json.dumps({"relative_loss_differences": [round(value, 6) for value in differences]}))
+
+
+def compare_speed(arguments: argparse.Namespace) -> None:
+    rounds = []
+    for _ in range(arguments.rounds):
+        lines = {"ours": one_side("ours")}
+        rate = matrix_rate(lines["ours"]["dtype"])
+        lines |= {name: one_side(name) for name in arguments.trl}
+        rounds.append((rate, lines))
+    speeds = {name: [lines[name]["tokens_per_s"] for _, lines in rounds] for name in ("ours", *arguments.trl)}
+    ceilings = [rate / lines["ours"]["gflop_per_token"] for rate, lines in rounds]
+    shares = [own / ceiling for own, ceiling in zip(speeds["ours"], ceilings, strict=True)]
+    summary = {
+        "tokens_per_s": {name: statistics.median(values) for name, values in speeds.items()},
+        "ratio": {
+            name: round(statistics.median(a / b for a, b in zip(speeds["ours"], speeds[name], strict=True)), 2)
+            for name in arguments.trl
+        },
+        "peak_mb": {name: max(lines[name]["peak_mb"] for _, lines in rounds) for name in speeds},
+        "gflop_per_s": [round(rate) for rate, _ in rounds],
+        "share_of_matrix_ceiling": round(statistics.median(shares), 3),
+    }
+    print(json.dumps(summary))
 
 
 def main() -> None:
@@ -145,35 +208,23 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--trl", choices=["default", "nogc", "packing"], default="default")
-    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--trl", nargs="+", choices=PEERS, default=["default", "nogc"])
+    parser.add_argument("--losses", action="store_true")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.losses:
+        arguments.dropout = 0.0
     if arguments.side:
-        line = ours(arguments) if arguments.side == "ours" else theirs(arguments)
+        line = ours(arguments) if arguments.side == "ours" else theirs(arguments, arguments.side)
+        line["side"] = arguments.side
         line["tokens_per_s"] = round(line["tokens"] / line["seconds"], 1)
         line["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(line))
-        return
-    pairs = []
-    for _ in range(arguments.rounds):
-        pair = one_side("ours"), one_side("theirs")
-        for line in pair:
-            print(json.dumps(line), flush=True)
-        pairs.append(pair)
-    first, second = pairs[0]
-    difference = max(abs(a - b) / b for a, b in zip(first["losses"], second["losses"], strict=True))
-    speeds = [[line["tokens_per_s"] for line in side] for side in zip(*pairs, strict=True)]
-    print(
-        json.dumps(
-            {
-                "ours_tokens_per_s": statistics.median(speeds[0]),
-                "trl_tokens_per_s": statistics.median(speeds[1]),
-                "ratio": round(statistics.median(a / b for a, b in zip(*speeds, strict=True)), 2),
-                "largest_relative_loss_difference": round(difference, 5),
-            }
-        )
-    )
+    elif arguments.losses:
+        compare_losses()
+    else:
+        compare_speed(arguments)
 
 
 if __name__ == "__main__":

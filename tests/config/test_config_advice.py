@@ -5,13 +5,20 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, advise, with_values
+from lora_tui.config.advice_lora import optimal_rate
 
 QUIET = {"fine_tuning.optimizer.lora_lr": 2e-4}
 
 T = "fine_tuning.training."
 D = "data_generation."
 
-SURPRISES: list[tuple[dict[str, Any], dict[str, int], str, list[str]]] = [
+L = "fine_tuning.lora."
+RATES = "fine_tuning.optimizer."
+SMALL = {"hidden_size": 576, "model_type": "llama"}
+QWEN = {"hidden_size": 1536, "model_type": "qwen2"}
+ALL = {L + "target_modules": "all-linear"}
+
+SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
     (
         {},
         {"optimizer_steps": 60},
@@ -23,7 +30,62 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, int], str, list[str]]] = [
     ({}, {"optimizer_steps": 300}, "fine_tuning.scheduler.warmup_steps = 200: ", ["more than half", "set 15"]),
     ({"fine_tuning.optimizer.lora_lr": 3e-5}, {}, "fine_tuning.optimizer.lora_lr = 3e-5: ", ["slowly", "set 2e-4"]),
     ({"fine_tuning.optimizer.lora_lr": 0.01}, {}, "fine_tuning.optimizer.lora_lr = 0.01: ", ["unstable", "set 1e-3"]),
-    ({T + "batch_size": 8}, {}, T + "gradient_accumulation_steps = 16: ", ["batches of 128", "set 4"]),
+    (
+        {RATES + "lora_lr": 3e-5},
+        QWEN,
+        RATES + "lora_lr = 3e-5: ",
+        ["17 times below LoRA's optimum for a model of width 1,536 (Schulman et al. 2025)", "set 5e-4"],
+    ),
+    ({RATES + "lora_lr": 1e-4}, SMALL, RATES + "lora_lr = 1e-4: ", ["10 times below", "width 576", "set 0.001"]),
+    (
+        {RATES + "lora_lr": 4e-3},
+        QWEN,
+        RATES + "lora_lr = 0.004: ",
+        ["8 times above", "Schulman", "unstable", "set 5e-4"],
+    ),
+    ({RATES + "lora_lr": 3e-5}, {"hidden_size": 64, "model_type": "gemma2"}, RATES + "lora_lr = 3e-5: ", ["set 2e-4"]),
+    (
+        {RATES + "loraplus_lr_ratio": 16},
+        QWEN,
+        RATES + "loraplus_lr_ratio = 16.0: ",
+        ["second matrices learn at 0.0032", "Hayou et al. 2024", "set 1, or lora_lr = 8e-5"],
+    ),
+    (
+        {RATES + "loraplus_lr_ratio": 100},
+        {},
+        RATES + "loraplus_lr_ratio = 100.0: ",
+        ["learn at 0.02", "lora_lr = 3e-5"],
+    ),
+    (
+        {L + "r": 256, L + "alpha": 32},
+        {},
+        L + "use_rslora = false: ",
+        ["alpha / r = 0.125", "Kalajdz", "set true", "16"],
+    ),
+    ({L + "r": 64, L + "alpha": 128, L + "use_rslora": True}, {}, L + "alpha = 128: ", ["alpha / √r = 16", "set 16"]),
+    ({L + "use_dora": True, L + "dropout": 0}, {}, L + "use_dora = true: ", ["in full size (Liu et al. 2024)", "vLLM"]),
+    ({L + "init_lora_weights": "olora"}, {}, L + "dropout = 0.05: ", ["part of the base model itself", "set 0"]),
+    (
+        {L + "init_lora_weights": "pissa", L + "dropout": 0},
+        QWEN,
+        L + 'init_lora_weights = "pissa": ',
+        ["Meng", 'set "pissa_niter_16"'],
+    ),
+    ({}, {"examples": 2000}, L + "target_modules = [", ["attention alone", "Schulman et al. 2025", '"all-linear"']),
+    (ALL, {"examples": 20_000}, L + "dropout = 0.05: ", ["20,000 examples", "Unsloth", "set 0"]),
+    (
+        {},
+        {"examples": 640, "optimizer_steps": 800},
+        T + "max_epochs = 40: ",
+        ["40 passes over 640 examples", "by heart", "set 3"],
+    ),
+    (
+        {T + "max_steps": 400, T + "max_epochs": 0},
+        {"examples": 640},
+        T + "max_steps = 400: ",
+        ["20 passes over 640 examples", "set 60"],
+    ),
+    ({T + "batch_size": 8}, {}, T + "gradient_accumulation_steps = 16: ", ["batches of 128", "Schulman", "set 4"]),
     ({T + "batch_size": 65}, {}, T + "gradient_accumulation_steps = 16: ", ["batches of 1040", "set 1 "]),
     ({"fine_tuning.lora.alpha": 512}, {}, "fine_tuning.lora.alpha = 512: ", ["alpha / r = 32", "set 32"]),
     ({"fine_tuning.lora.alpha": 1}, {}, "fine_tuning.lora.alpha = 1: ", ["set 32"]),
@@ -91,7 +153,7 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, int], str, list[str]]] = [
 
 @pytest.mark.parametrize(("changes", "facts", "start", "parts"), SURPRISES, ids=[str(row[:2]) for row in SURPRISES])
 def test_surprise_is_named_with_its_effect_and_remedy(
-    changes: dict[str, Any], facts: dict[str, int], start: str, parts: list[str]
+    changes: dict[str, Any], facts: dict[str, Any], start: str, parts: list[str]
 ) -> None:
     (line,) = advise(with_values(Settings(), QUIET | changes), **facts)
     assert line.startswith(start)
@@ -108,6 +170,18 @@ def test_surprise_is_named_with_its_effect_and_remedy(
         ({"fine_tuning.scheduler.warmup_steps": 1}, {"optimizer_steps": 1}),
         ({"fine_tuning.scheduler.warmup_steps": 0}, {"optimizer_steps": 1}),
         ({}, {"optimizer_steps": 5000, "trainable_parameters": 10**7}),
+        ({}, {"examples": 100, "optimizer_steps": 400}),  # the tutorial's forty passes over few examples are meant
+        ({}, {"examples": 999}),
+        ({T + "max_epochs": 5, "fine_tuning.scheduler.warmup_steps": 5}, {"examples": 640, "optimizer_steps": 100}),
+        ({RATES + "lora_lr": 1.1e-4}, QWEN),
+        ({RATES + "lora_lr": 2.4e-3}, QWEN),
+        ({RATES + "lora_lr": 1e-3}, SMALL),
+        ({RATES + "lora_lr": 3e-5, RATES + "loraplus_lr_ratio": 16}, QWEN),
+        ({L + "r": 128, L + "alpha": 128}, {}),
+        ({L + "r": 256, L + "alpha": 32, L + "use_rslora": True}, {}),
+        (ALL, {"examples": 9999}),
+        ({L + "init_lora_weights": "pissa", L + "dropout": 0}, SMALL | {"hidden_size": 900}),
+        ({L + "init_lora_weights": "pissa_niter_16", L + "dropout": 0}, QWEN),
         ({"fine_tuning.optimizer.lora_lr": 5e-5}, {}),
         ({"fine_tuning.optimizer.lora_lr": 5e-3}, {}),
         ({T + "batch_size": 4}, {}),
@@ -127,10 +201,23 @@ def test_surprise_is_named_with_its_effect_and_remedy(
         ({D + "output_file": "training_input_2/out.txt"}, {}),
     ],
 )
-def test_ordinary_values_bring_no_advice(changes: dict[str, Any], facts: dict[str, int]) -> None:
+def test_ordinary_values_bring_no_advice(changes: dict[str, Any], facts: dict[str, Any]) -> None:
     assert advise(with_values(Settings(), QUIET | changes), **facts) == []
 
 
 def test_defaults_bring_only_the_low_learning_rate() -> None:
     (line,) = advise(Settings())
     assert line.startswith("fine_tuning.optimizer.lora_lr = 3e-5: ")
+
+
+def test_dora_with_dropout_brings_a_word_on_each() -> None:
+    found = advise(with_values(Settings(), QUIET | {L + "use_dora": True}))
+    assert [line.partition(" = ")[0] for line in found] == [L + "dropout", L + "use_dora"]
+    assert "multiplies by every base weight twice a step" in found[0]
+
+
+def test_the_optimum_is_that_of_the_formula() -> None:
+    """5e-4 · (2000 / 4096)^0.781 = 2.85e-4 for Llama-3.1-8B, 5e-4 · (2000 / 4096)^0.0775 = 4.73e-4 for Qwen3-8B."""
+    assert optimal_rate(4096, "llama") == 3e-4
+    assert optimal_rate(4096, "qwen3") == 5e-4
+    assert optimal_rate(4096, "gemma2") is optimal_rate(None, "llama") is None

@@ -78,6 +78,8 @@ def test_a_mistake_that_a_later_layer_replaces_is_no_mistake(folder: Path) -> No
         ("fine_tuning.lora.target_modules=all-linear", "all-linear"),
         ('fine_tuning.lora.target_modules=["a", "b"]', ["a", "b"]),
         ("fine_tuning.device=cuda:1", "cuda:1"),
+        ("fine_tuning.lora.init_lora_weights=pissa", "pissa"),
+        ("fine_tuning.lora.init_lora_weights=true", True),
         ("data_generation.evaluation_threshold=11", 11.0),
     ],
 )
@@ -93,6 +95,13 @@ def test_section_as_a_table_changes_only_the_keys_in_it(folder: Path) -> None:
     (folder / "config.toml").write_text("[fine_tuning.lora]\nr = 4\nalpha = 4\n")
     lora = load_settings(overrides=["fine_tuning.lora={r = 8}"], environment={}).settings.fine_tuning.lora
     assert (lora.r, lora.alpha) == (8, 4)
+
+
+def test_rank_of_a_single_layer_is_set_by_its_dotted_name(folder: Path) -> None:
+    (folder / "config.toml").write_text("[fine_tuning.lora.rank_pattern]\nv_proj = 4\n")
+    override = ["fine_tuning.lora.rank_pattern.layers.0.self_attn.q_proj=8"]
+    lora = load_settings(overrides=override, environment={}).settings.fine_tuning.lora
+    assert lora.rank_pattern == {"v_proj": 4, "layers.0.self_attn.q_proj": 8}
 
 
 def test_single_command_is_added_to_those_configured(folder: Path) -> None:

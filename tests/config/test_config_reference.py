@@ -20,6 +20,8 @@ CONTRACT_ORDER = [
     "data_generation.adaptive_aggregator",
     "fine_tuning",
     "fine_tuning.lora",
+    "fine_tuning.lora.rank_pattern",
+    "fine_tuning.lora.alpha_pattern",
     "fine_tuning.optimizer",
     "fine_tuning.scheduler",
     "fine_tuning.training",
@@ -66,7 +68,8 @@ def test_documented_file_has_the_sections_in_order() -> None:
 
 
 def test_tables_of_the_users_own_words_are_known_by_their_defaults() -> None:
-    assert open_tables() == ("fine_tuning.chat.commands", "app.keys")
+    patterns = ("fine_tuning.lora.rank_pattern", "fine_tuning.lora.alpha_pattern")
+    assert open_tables() == (*patterns, "fine_tuning.chat.commands", "app.keys")
 
 
 def test_every_key_is_described() -> None:

@@ -1,6 +1,7 @@
 """The whole outlook: what it foretells comes true in a run, it is there in a moment, and it needs no torch."""
 
 import asyncio
+import importlib.util
 import subprocess
 import sys
 import time
@@ -65,7 +66,12 @@ def test_advice_knows_the_real_length_and_size(settings: Settings) -> None:
     found = look_ahead(settings)
     steps = int(found.training.length.steps.value or 0)
     trained = int(found.training.model.trainable_parameters.value or 0)
-    assert found.warnings == tuple(advise(settings, optimizer_steps=steps, trainable_parameters=trained))
+    examples = int(found.training.data.examples.value or 0)
+    known = {"examples": examples, "hidden_size": 48, "model_type": "llama"}
+    assert found.warnings == tuple(
+        advise(settings, optimizer_steps=steps, trainable_parameters=trained, **known)  # type: ignore[arg-type]
+    )
+    assert any("below LoRA's optimum for a model of width 48" in line for line in found.warnings)
     assert any(
         line.startswith("fine_tuning.scheduler.warmup_steps = 200: the run has only 40") for line in found.warnings
     )
@@ -87,6 +93,13 @@ def test_targets_that_training_will_refuse_are_told(settings: Settings) -> None:
     assert 'no linear layer "c_attn"' in line
     assert "it has q_proj, k_proj" in line
     assert look_ahead(settings).warnings[0] != line
+
+
+def test_four_bits_without_bitsandbytes_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    line = only(with_values(settings, {"fine_tuning.qlora": True}), "fine_tuning.qlora = true: ")
+    assert "training will refuse to begin; pip install 'lora-tui[qlora]'" in line
+    assert not [line for line in look_ahead(settings).warnings if "qlora" in line]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The job of ``--run export``: what is exported, in which form, and to where.
 
-Merged weights are computed in float32 and checked: the reloaded model must give the adapter's logits.
+Merged weights are computed in float32, on the base model as it was published, and checked: the reloaded model must give
+the adapter's logits.
 """
 
 import asyncio
@@ -84,7 +85,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
     """Add the adapter to the base weights in float32, save, and compare the logits of both on one prompt."""
-    settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32"})
+    settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
     progress = progress_events(ctx.emit)
     base = load_base(settings, progress, source.base_model(settings))
     model = load_adapter(base, source)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_tui import __version__
+from lora_tui.config.models import Lora
 from lora_tui.engine.inference.scoring import Scored
+from lora_tui.engine.training.serving import serving
 from lora_tui.text import clean
 
 
@@ -15,7 +17,8 @@ class CardFacts:
     """What the card tells.
 
     `curve` holds (step, loss) pairs of the run so far, `held_out` how many examples were not trained on and
-    `held_out_loss` their mean loss a label token.
+    `held_out_loss` their mean loss a label token; `conversations` says that prompts go through the
+    model's chat template.
     """
 
     base_model: str
@@ -27,6 +30,8 @@ class CardFacts:
     score: float | None
     evaluation: Scored | None
     curve: Sequence[tuple[int, float]]
+    lora: Lora
+    conversations: bool = False
     held_out: int = 0
     held_out_loss: float | None = None
 
@@ -48,7 +53,12 @@ def model_card(facts: CardFacts) -> str:
         f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
         *_held_out(facts),
         "",
-        "The exact configuration is in `config.toml`. Prompts have the form `Question: …` newline `Answer:`.",
+        "The exact configuration is in `config.toml`. "
+        + (
+            "Prompts go through the model's chat template."
+            if facts.conversations
+            else "Prompts have the form `Question: …` newline `Answer:`."
+        ),
         "",
     ]
     if facts.evaluation is not None:
@@ -78,6 +88,7 @@ def model_card(facts: CardFacts) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "```",
         "",
+        *serving(facts.base_model, facts.lora, conversations=facts.conversations),
     ]
     return "\n".join(lines)
 

@@ -15,6 +15,9 @@ BYTES_PER_TRAINED_PARAMETER = 16
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number, by the name of its precision."""
 
+FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of one number in NF4: half a byte, a scale in one byte for 64 of them, and one in float32 for 256 scales."""
+
 BY_HAND = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Types of models whose layers `fast` computes on the CPU, which keeps half of what autograd keeps."""
 

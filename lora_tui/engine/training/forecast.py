@@ -20,7 +20,7 @@ from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.figure import Figure
 from lora_tui.engine.model_facts import ModelFacts, model_facts
 from lora_tui.engine.training import footprint, length
-from lora_tui.engine.training.shape import lora_parameters, unknown_targets
+from lora_tui.engine.training.shape import Shape, linear_layers, lora_parameters, unknown_targets
 from lora_tui.machine import device_load, gpus, has_apple_gpu
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
@@ -225,7 +225,6 @@ def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
 
 
 def _model(facts: ModelFacts, tuning: FineTuning, of_model: Sequence[PlannedRun]) -> ModelOutlook:
-    targets, r = tuning.lora.target_modules, tuning.lora.r
     if facts.shape is None:
         why = facts.problem or "its shape is not known"
         counted = next((run for run in of_model if "parameters" in run.plan), None)
@@ -235,10 +234,10 @@ def _model(facts: ModelFacts, tuning: FineTuning, of_model: Sequence[PlannedRun]
             parameters = Figure(base, f"as run {counted.id} counted them")
         return ModelOutlook(facts.name, facts.config, parameters, Figure(None, why), ())
     parameters = Figure(facts.shape.parameters)
-    if unknown := unknown_targets(facts.shape, targets):
+    if unknown := unknown_targets(facts.shape, tuning.lora.target_modules):
         trained = Figure(None, f'this model has no linear layer "{unknown[0]}"')
     else:
-        trained = Figure(lora_parameters(facts.shape, targets, r))
+        trained = Figure(lora_parameters(facts.shape, tuning.lora))
     return ModelOutlook(facts.name, facts.config, parameters, trained, tuple(unknown))
 
 
@@ -253,6 +252,9 @@ def _memory(
     dtype, note = _precision(tuning.dtype, device, of_machine)
     width = footprint.WIDTHS[dtype]
     weights = _times(model.parameters, width, note)
+    if tuning.qlora:
+        why = "4-bit weights: " + (facts.problem or "its shape is not known")
+        weights = Figure(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
     adapters = _times(model.trainable_parameters, footprint.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
     activations, way = Figure(None, facts.problem or "its shape is not known"), None
@@ -283,6 +285,13 @@ def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[Planned
     if device.kind == "mps":
         return "float32", 'in float32, which "auto" takes on Apple\'s GPU'
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
+
+
+def _in_four_bits(shape: Shape, width: int) -> Figure:
+    """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
+    packed = sum(layer.inputs * layer.outputs for layer in linear_layers(shape) if layer.name != "lm_head")
+    rest = shape.parameters - packed
+    return Figure(round(packed * footprint.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
 
 
 def _times(figure: Figure, bytes_each: int, note: str) -> Figure:

@@ -35,6 +35,7 @@ from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.residual import takes_from_base
 from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
 from lora_tui.store.training import evaluations, steps
@@ -53,7 +54,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     settings = await asyncio.to_thread(_same_precision, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.leave_if_stopping()
-    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file)
+    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
     if ctx.resumed:
         await _recall(ctx, work)
     with ctx.commands.honoured({"checkpoint": work.save_soon}):
@@ -149,7 +150,7 @@ class _Work:
         return True
 
 
-def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path) -> _Work:
+def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path) -> _Work:
     fine_tuning = ctx.settings.fine_tuning
     training = fine_tuning.training
     dataset = TextDataset(
@@ -160,7 +161,9 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         configured_stops(base.model),
     )
     held_out = dataset.hold_out(training.validation_share, training.seed)
-    model = create_lora_model(base.model, fine_tuning.lora, training.seed)
+    begun = ctx.resumed and takes_from_base(fine_tuning.lora.init_lora_weights)
+    first = checkpoint.newest_first_matrices(folder) if begun else None
+    model = create_lora_model(base.model, fine_tuning.lora, training.seed, first)
     trained, total = trainable_parameters(model)
     steps = total_steps(
         len(dataset),
@@ -181,7 +184,13 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     )
     for warning in data_warnings(dataset, held_out, training):
         ctx.warn(warning)
-    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained):
+    shape = base.model.config.get_text_config()
+    known = {
+        "examples": len(dataset),
+        "hidden_size": getattr(shape, "hidden_size", None),
+        "model_type": shape.model_type,
+    }
+    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained, **known):
         if advice.startswith("fine_tuning"):
             ctx.warn(advice)
     prompts, doubt = resolve_prompts(fine_tuning, data.examples)
@@ -269,6 +278,8 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         score=score,
         evaluation=work.evaluation,
         curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
+        lora=ctx.settings.fine_tuning.lora,
+        conversations=_mostly_conversations(work.data),
         held_out=len(work.held_out),
         held_out_loss=work.held_out_loss,
     )

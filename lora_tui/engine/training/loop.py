@@ -3,8 +3,6 @@
 It reads like the run it performs. It knows nothing of stores or screens: what happens goes out through `Hooks`.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +18,10 @@ from lora_tui.engine.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint, footprint
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
-from lora_tui.engine.training.lora import parameter_groups
 from lora_tui.engine.training.memory import plan_memory, recompute, used_megabytes
+from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.engine.training.validation import held_out_loss
@@ -376,53 +375,3 @@ class _Training:
         self.hooks.note(plan.in_words())
         for note in self.maths.slower_because():
             self.hooks.note(note)
-
-
-def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
-    """AdamW over LoRA's parameters and the other trained ones, each group with its own rate and weight decay.
-
-    Returns the optimizer and the name of each parameter by its id. A group's peak rate is kept as ``peak_lr``.
-    """
-    options = settings.optimizer
-    lora, others = parameter_groups(model)
-    groups = [
-        {
-            "params": [p for _, p in lora],
-            "lr": options.lora_lr,
-            "peak_lr": options.lora_lr,
-            "weight_decay": options.lora_weight_decay,
-        },
-        {
-            "params": [p for _, p in others],
-            "lr": options.base_lr,
-            "peak_lr": options.base_lr,
-            "weight_decay": options.base_weight_decay,
-        },
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-        fused=True,
-    )
-    return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
-
-
-def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
-    """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
-
-    How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
-    epochs and steps count; when to evaluate, stop early or save does not.
-    """
-    free = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
-    relevant = {
-        "data": dataset.fingerprint(),
-        "model": settings.model_name,
-        "dtype": dtype,
-        "lora": settings.lora.model_dump(mode="json"),
-        "optimizer": settings.optimizer.model_dump(mode="json"),
-        "scheduler": settings.scheduler.model_dump(mode="json"),
-        "sampling": settings.sampling.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude=free),
-    }
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()

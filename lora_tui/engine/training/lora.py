@@ -1,44 +1,77 @@
-"""The LoRA model: frozen base, small trainable matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+"""The LoRA model: frozen base, small trainable matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685).
+
+Also what is trained whole beside them. What the options are is said in `lora_tui.config.lora`; PEFT builds them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.construction import constructing
+from lora_tui.engine.training.residual import take_from_base, takes_from_base
 from lora_tui.errors import ConfigError
+from lora_tui.text import one_line
+
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+"""The names that PEFT ties together where the model does."""
 
 
-def create_lora_model(model: PreTrainedModel, lora: Lora, seed: int = 42) -> PeftModel:
-    """Freeze `model` and add adapters of rank ``lora.r`` to its ``lora.target_modules``.
+def create_lora_model(
+    model: PreTrainedModel, lora: Lora, seed: int = 42, first: Mapping[str, Tensor] | None = None
+) -> PeftModel:
+    """Freeze `model` and add what ``[fine_tuning.lora]`` asks for.
 
-    The adapters are float32 whatever the base is (updates are smaller than bfloat16 can represent, peft#1706) and their
-    first values depend on `seed` alone. Raises `ConfigError` when a target module is not in the model.
+    Everything that is trained is float32 whatever the base is (updates are smaller than bfloat16 can represent,
+    peft#1706), and its first values depend on `seed` alone. `first` are those that a resumed run began with, for
+    initialisations that take them out of the base weights. Raises `ConfigError` when an option does not fit the model.
     """
     model.requires_grad_(False)
-    targets = lora.target_modules
-    if not isinstance(targets, str):
-        _check_targets(model, targets)
+    _check(model, lora)
+    taken = takes_from_base(lora.init_lora_weights)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=lora.target_modules,
         bias="none",
         task_type="CAUSAL_LM",
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if taken else lora.init_lora_weights,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=_trains_tied(model, lora),
     )
     with constructing(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
+        tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
+        if taken:
+            _check_matrices(tuned, str(lora.init_lora_weights))
+            take_from_base(tuned, str(lora.init_lora_weights), first or {})
+    _train_in_float32(tuned, model.dtype)
+    return tuned
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
     """Return how many parameters are trained, and how many there are."""
     return (
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        sum(parameter.numel() for parameter in model.parameters()),
+        sum(_numbers(parameter) for parameter in model.parameters()),
     )
+
+
+def _numbers(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter holds; bitsandbytes packs two 4-bit ones in a byte and knows their shape."""
+    packed = getattr(parameter, "quant_state", None)
+    return packed.shape.numel() if packed is not None else parameter.numel()
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
@@ -47,14 +80,89 @@ def parameter_groups(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], 
     return [entry for entry in trained if "lora_" in entry[0]], [entry for entry in trained if "lora_" not in entry[0]]
 
 
-def _check_targets(model: nn.Module, targets: list[str]) -> None:
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def is_second_matrix(name: str) -> bool:
+    """Tell whether a LoRA parameter learns at LoRA+'s higher rate: B, and DoRA's magnitudes, as in PEFT's grouping."""
+    return ".lora_B." in name or ".lora_magnitude_vector." in name
+
+
+def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
+    """Keep modules that are trained whole in float32 on a base of another precision, and translate at their ends."""
+    if dtype == torch.float32:
+        return
+
+    def widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(entry.float() if entry.is_floating_point() else entry for entry in inputs)
+
+    def narrowed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.to(dtype)
+
+    for wrapper in model.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            for module in wrapper.modules_to_save.values():
+                module.float()
+                module.register_forward_pre_hook(widened)
+                module.register_forward_hook(narrowed)
+
+
+def _trains_tied(model: PreTrainedModel, lora: Lora) -> bool:
+    """Tell whether embedding and head, one weight in this model, are trained: they stay one (peft#2777)."""
+    tied = model.config.get_text_config().tie_word_embeddings
+    return bool(tied) and any(name.rpartition(".")[2] in _EMBEDDINGS for name in lora.modules_to_save)
+
+
+def _check(model: nn.Module, lora: Lora) -> None:
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not isinstance(lora.target_modules, str):
+        _check_targets(linear, lora.target_modules)
+    names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    for wanted in lora.modules_to_save:
+        if not any(name.endswith(wanted) for name in names):
+            raise ConfigError(
+                f'fine_tuning.lora.modules_to_save: this model has no module "{one_line(wanted, 40)}". '
+                f"It has {', '.join(_last_parts(names)[:12])}."
+            )
+        if any(parameter.dtype.itemsize == 1 for name, parameter in model.named_parameters() if wanted in name):
+            raise ConfigError(
+                f'fine_tuning.lora.modules_to_save: "{one_line(wanted, 40)}" is kept in 4 bits, which cannot be '
+                "trained whole. Leave it to the matrices, or set fine_tuning.qlora = false."
+            )
+    for key, pattern in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
+        for wanted in pattern:
+            if not any(re.fullmatch(rf"(.*\.)?({wanted})", name) for name in linear):
+                raise ConfigError(
+                    f'fine_tuning.lora.{key}: this model has no linear layer "{one_line(wanted, 40)}". '
+                    f"It has {', '.join(_last_parts(linear)[:12])}."
+                )
+
+
+def _check_targets(linear: list[str], targets: list[str]) -> None:
     unknown = [
         target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)
     ]
     if unknown:
-        known = sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
         raise ConfigError(
             f'fine_tuning.lora.target_modules: this model has no linear layer "{unknown[0]}". '
-            f'It has {", ".join(known[:12])}; or set "all-linear".'
+            f'It has {", ".join(_last_parts(linear, but="lm_head")[:12])}; or set "all-linear".'
         )
+
+
+def _check_matrices(model: PeftModel, initialisation: str) -> None:
+    """Raise `ConfigError` where the matrices cannot be taken out of a weight: it has too few directions for them."""
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        if initialisation == "olora" and layer.fan_in_fan_out:
+            raise ConfigError(
+                'fine_tuning.lora.init_lora_weights = "olora": PEFT does not know it for the layers of this model, '
+                'which hold their weights transposed. Set "pissa", or true.'
+            )
+        rank, largest = max(layer.r.values()), min(layer.in_features, layer.out_features)
+        if rank > largest:
+            raise ConfigError(
+                f'fine_tuning.lora.r = {rank}: init_lora_weights = "{initialisation}" takes its matrices out of the '
+                f"weights, and {name.rpartition('.')[2]} has {largest} directions. Set at most {largest}."
+            )
+
+
+def _last_parts(names: Iterable[str], but: str = "") -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names} - {but})

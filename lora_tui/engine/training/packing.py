@@ -20,7 +20,8 @@ class Row:
     `input_ids` and `position_ids` have shape ``(T,)``; positions restart at 0 with each example. `spans` holds each
     example's (start, end). `label_positions` ``(L,)`` are the positions whose *next* token is a label, `targets`
     ``(L,)`` those next tokens: the last token of an example predicts nothing, since its successor belongs to the next
-    example. `examples` says which of the step's examples they are.
+    example. `examples` says which of the step's examples they are; `boundaries` holds the spans' starts and the end, as
+    int32 ``(examples + 1,)``, for kernels that take them from the device.
     """
 
     input_ids: Tensor
@@ -29,6 +30,7 @@ class Row:
     label_positions: Tensor
     targets: Tensor
     examples: tuple[int, ...]
+    boundaries: Tensor
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -73,6 +75,7 @@ def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.dev
         _indices(label_positions, device),
         _indices(targets, device),
         tuple(items),
+        torch.tensor([0, *(end for _, end in spans)], dtype=torch.int32, device=device),
     )
 
 

@@ -5,9 +5,12 @@ distillations of both). Of others nothing is said, rather than something wrong. 
 needed; tests hold the numbers against models that these have built.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from lora_tui.config.models import Lora
 
 
 class UnknownShapeError(Exception):
@@ -57,10 +60,8 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All parameters, shared ones counted once."""
-        linear = sum(layer.inputs * layer.outputs + layer.bias for layer in linear_layers(self))
-        norms = self.layers * (2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)) + self.hidden
-        embedding = 0 if self.tied else self.vocabulary * self.hidden  # a tied one is the output layer's
-        return linear + norms + embedding
+        everything = sum(numbers for _, numbers in modules(self))
+        return everything - (self.vocabulary * self.hidden if self.tied else 0)  # a tied one is the output layer's
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ class Linear:
     inputs: int
     outputs: int
     bias: int
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return self.inputs * self.outputs + self.bias
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -122,14 +128,41 @@ def linear_layers(shape: Shape) -> Iterator[Linear]:
     yield Linear("lm_head", shape.hidden, shape.vocabulary, 0)
 
 
-def lora_parameters(shape: Shape, targets: Sequence[str] | str, r: int) -> int:
-    """Return how many parameters PEFT would train: two matrices of rank `r` beside every targeted layer.
+def modules(shape: Shape) -> Iterator[tuple[str, int]]:
+    """Yield every module that holds numbers: its full name, and how many. Tied ones both have all of theirs."""
+    yield "model.embed_tokens", shape.vocabulary * shape.hidden
+    for layer in linear_layers(shape):
+        yield layer.name, layer.numbers
+    for number in range(shape.layers):
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            yield f"model.layers.{number}.{name}", shape.hidden
+        for name in ("self_attn.q_norm", "self_attn.k_norm") if shape.head_norms else ():
+            yield f"model.layers.{number}.{name}", shape.head_dim
+    yield "model.norm", shape.hidden
 
-    `targets` are names as in ``fine_tuning.lora.target_modules``, whole or their last parts, or "all-linear": every
-    linear layer but the output layer.
+
+def lora_parameters(shape: Shape, lora: Lora) -> int:
+    """Return how many parameters PEFT would train with these options.
+
+    Two matrices beside every targeted layer, DoRA's magnitude for each of its outputs, and whole modules; an embedding
+    that is tied to the output layer is trained as one with it.
     """
-    chosen = [layer for layer in linear_layers(shape) if _targeted(layer.name, targets)]
-    return sum(r * (layer.inputs + layer.outputs) for layer in chosen)
+    whole = {name: numbers for name, numbers in modules(shape) if name.endswith(tuple(lora.modules_to_save))}
+    if shape.tied and not whole.keys().isdisjoint(("model.embed_tokens", "lm_head")):
+        whole["model.embed_tokens"] = shape.vocabulary * shape.hidden
+        whole.pop("lm_head", None)
+    matrices = 0
+    for layer in linear_layers(shape):
+        if _targeted(layer.name, lora.target_modules) and layer.name not in whole:
+            rank = _rank(layer.name, lora)
+            matrices += rank * (layer.inputs + layer.outputs) + (layer.outputs if lora.use_dora else 0)
+    return matrices + sum(whole.values())
+
+
+def _rank(name: str, lora: Lora) -> int:
+    """Return the rank of the layer called `name`: the first pattern that it ends in decides, as in PEFT."""
+    own = (rank for pattern, rank in lora.rank_pattern.items() if re.match(rf"(.*\.)?({pattern})$", name))
+    return next(own, lora.r)
 
 
 def unknown_targets(shape: Shape, targets: Sequence[str] | str) -> list[str]:

@@ -147,7 +147,7 @@ class StepMaths:
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row, float32."""
-        extra = {"spans": row.spans} if self.packed else {}
+        extra = {"spans": row.spans, "boundaries": row.boundaries} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
         # use_cache=False and no mask: anything else makes transformers ignore the restarting positions.
         output = backbone(

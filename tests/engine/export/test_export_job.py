@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lora_tui.config import with_values
 from lora_tui.config.models import Lora
 from lora_tui.engine.base_model import load_base
 from lora_tui.engine.inference.adapters import load_adapter, open_adapter
@@ -54,6 +55,41 @@ def test_weights_are_merged_in_float32_whatever_precision_is_configured(trained:
         "export", {"format": "merged", "output": str(tmp_path / "merged")}, {"fine_tuning.dtype": "bfloat16"}
     )
     assert outcome.result["largest_logit_difference"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"use_rslora": True, "rank_pattern": {"q_proj": 2}},
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora", "use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["norm", "embed_tokens"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_every_kind_of_adapter_is_merged(
+    workshop: Workshop, base_folder: Path, untied_folder: Path, tmp_path: Path, option: dict[str, Any], tied: bool
+) -> None:
+    changes = {"fine_tuning.model_name": str(base_folder if tied else untied_folder)}
+    base = load_base(with_values(workshop.settings, changes), lambda *_: None)
+    made = create_lora_model(base.model, Lora(r=4, target_modules="all-linear", **option))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    save_adapter(made, tmp_path / "adapter")
+    options = {"format": "merged", "output": str(tmp_path / "merged"), "adapter": str(tmp_path / "adapter")}
+    outcome = workshop.run("export", options, changes)
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["largest_logit_difference"] < 1e-4
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    found, wanted = logits(merged, base.tokenizer), logits(made.eval(), base.tokenizer)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    assert (merged.get_output_embeddings().weight is merged.get_input_embeddings().weight) == tied
 
 
 def test_weights_that_would_say_something_else_once_loaded_are_not_written(

@@ -199,6 +199,27 @@ def test_model_is_read_off_its_configuration(settings: Settings) -> None:
     assert 'no linear layer "c_attn"' in wrong.trainable_parameters.note
 
 
+def test_options_of_lora_are_counted(settings: Settings) -> None:
+    options = {
+        L + "r": 4,
+        L + "use_dora": True,
+        L + "target_modules": ["q_proj"],
+        L + "rank_pattern": {"0..*.q_proj": 2},
+    }
+    found = training_outlook(with_values(settings, options)).model
+    assert found.trainable_parameters.value == (4 + 4 + 2) * (48 + 48) + 3 * 48
+
+
+def test_four_bits_hold_the_layers_and_leave_the_rest(settings: Settings) -> None:
+    plain = with_values(settings, {"fine_tuning.dtype": "bfloat16"})
+    parameters = training_outlook(plain).model.parameters.value
+    found = training_outlook(with_values(plain, {"fine_tuning.qlora": True})).memory.weights
+    layers = 3 * (48 * (48 + 16 + 16 + 48) + 3 * 48 * 88)
+    assert parameters is not None
+    assert found.value == pytest.approx(0.516 * layers + 2 * (parameters - layers), rel=1e-3)
+    assert found.note == "in 4 bits"
+
+
 def test_model_that_is_not_here_is_known_by_what_an_earlier_run_counted(settings: Settings, tmp_path: Path) -> None:
     absent = with_values(settings, {"fine_tuning.model_name": "model.gguf"})
     first = training_outlook(absent)

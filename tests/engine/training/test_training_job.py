@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -450,3 +451,26 @@ def test_a_share_that_cannot_be_held_out_is_said_and_everything_trained_on(place
     assert "validation_share = 0.2: the 20 examples are too few, or ask too few questions, to hold 4 out" in said
     assert outcome.result["examples"] == 20
     assert outcome.result["held_out_loss"] is None
+
+
+def test_a_run_with_pissa_goes_on_from_the_matrices_that_it_began_with(
+    place: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "fine_tuning.lora.init_lora_weights": "pissa_niter_4",
+        "fine_tuning.lora.use_dora": True,
+        "fine_tuning.optimizer.loraplus_lr_ratio": 4.0,
+    }
+    whole = place.run("train", None, options)
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        half = place.run("train", None, options)
+    assert half.state == "stopped"
+
+    def elsewhere(*_: Any, **__: Any) -> None:
+        raise AssertionError("what was taken out of the weights is not to be computed again")
+
+    monkeypatch.setattr(peft.tuners.lora.layer, "svd_lowrank", elsewhere)
+    rest = place.run("train", None, options, resume=half.run_id)
+    assert rest.state == "finished", rest.error
+    assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))

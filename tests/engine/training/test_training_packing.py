@@ -1,6 +1,7 @@
 """Packed rows: how examples are laid out, and that a row computes what its examples compute alone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -63,6 +64,7 @@ def test_positions_restart_with_each_example_and_spans_say_where() -> None:
     assert row.position_ids.tolist() == [0, 1, 2, 0, 1]
     assert row.spans == ((0, 3), (3, 5))
     assert row.examples == (0, 1)
+    assert (row.boundaries.tolist(), row.boundaries.dtype) == ([0, 3, 5], torch.int32)
 
 
 def test_the_last_token_of_an_example_predicts_nothing() -> None:
@@ -132,6 +134,37 @@ def test_long_examples_take_the_other_kernel_and_agree(new_model: Callable[..., 
         total += float(loss.detach())
     assert packed_loss == pytest.approx(total, abs=1e-5)
     assert largest_difference(packed, gradients(model)) <= 1e-6
+
+
+def test_on_cuda_all_spans_go_through_one_kernel_in_the_layout_it_takes(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has no CPU version: one that follows its documentation stands in for it here."""
+    shapes: list[tuple[int, ...]] = []
+
+    def stand_in(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, **options: Any) -> torch.Tensor:
+        assert options["window_size"] == (-1, 0)
+        assert options["enable_gqa"]
+        assert max_q == max_k == max(int(end - start) for start, end in pairwise(cu_q))
+        shapes.append(tuple(q.shape))
+        heads = [x.transpose(0, 1)[None] for x in (q, k, v)]
+        parts = [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(x[:, :, a:b] for x in heads), is_causal=True, scale=options["scale"], enable_gqa=True
+            )
+            for a, b in zip(cu_q.tolist(), cu_k.tolist()[1:], strict=False)
+        ]
+        return torch.cat(parts, 2)[0].transpose(0, 1)
+
+    model = new_model()
+    _, wanted = accumulate(model, examples, 64)
+    monkeypatch.setattr("lora_tui.engine.training.attention.has_varlen_kernel", lambda query: True)
+    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
+    monkeypatch.setattr("lora_tui.engine.training.fast.layers.FastLayers._take_blocks", lambda *_, **__: None)
+    _, found = accumulate(model, examples, 64)
+    assert largest_difference(found, wanted) <= 1e-6
+    assert {len(shape) for shape in shapes} == {3}
+    assert all(shape[1:] == (4, 16) for shape in shapes)
 
 
 def test_recomputed_activations_give_the_same_gradients(new_model: Callable[..., Any], examples: list[Encoded]) -> None:

@@ -88,8 +88,32 @@ def test_what_a_configuration_leaves_out_is_as_transformers_has_it(config: Any, 
 def test_trained_parameters_are_those_that_peft_makes(config: Any, targets: Any, tmp_path: Path) -> None:
     shape = shape_of(read(config, tmp_path))
     for r in (1, 5, 64):
-        model = create_lora_model(built(config), Lora(r=r, target_modules=targets))
-        assert lora_parameters(shape, targets, r) == trainable_parameters(model)[0]
+        lora = Lora(r=r, target_modules=targets)
+        assert lora_parameters(shape, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"use_dora": True},
+        {"use_rslora": True, "init_lora_weights": "pissa_niter_2"},
+        {"rank_pattern": {"q_proj": 3, "layers.1.self_attn.v_proj": 7, "model.layers.0..*": 2, "v_proj": 5}},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"], "use_dora": True},
+        {"modules_to_save": ["norm"]},
+        {"modules_to_save": ["down_proj", "0.self_attn.q_proj"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.filterwarnings("ignore")
+def test_trained_parameters_of_every_option_are_those_that_peft_makes(
+    config: Any, option: dict[str, Any], tmp_path: Path
+) -> None:
+    lora = Lora(r=4, target_modules="all-linear", **option)
+    shape = shape_of(read(config, tmp_path))
+    assert lora_parameters(shape, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
@@ -111,10 +135,9 @@ def test_the_tests_own_model_as_it_is_saved(tied: bool, tmp_path: Path) -> None:
     folder = save_base(tmp_path, tied=tied)
     model = AutoModelForCausalLM.from_pretrained(folder)
     shape = shape_of(json.loads((folder / "config.json").read_text()))
-    tuned = create_lora_model(model, Lora(r=4, target_modules="all-linear"))
-    assert (lora_parameters(shape, "all-linear", 4), shape.parameters + lora_parameters(shape, "all-linear", 4)) == (
-        trainable_parameters(tuned)
-    )
+    lora = Lora(r=4, target_modules="all-linear")
+    trained = lora_parameters(shape, lora)
+    assert (trained, shape.parameters + trained) == trainable_parameters(create_lora_model(model, lora))
 
 
 def test_old_configurations_without_heads_of_their_own_for_keys() -> None:
@@ -175,7 +198,7 @@ def shape() -> Shape:
 def test_targets_that_no_layer_has_are_named(shape: Shape) -> None:
     assert unknown_targets(shape, ["q_proj", "c_attn", "proj", "lm_head"]) == ["c_attn", "proj"]
     assert unknown_targets(shape, "all-linear") == []
-    assert lora_parameters(shape, ["c_attn"], 8) == 0
+    assert lora_parameters(shape, Lora(r=8, target_modules=["c_attn"])) == 0
     assert layer_names(shape) == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

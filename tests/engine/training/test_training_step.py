@@ -10,7 +10,8 @@ import torch
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.training.dataset import Encoded, TextDataset
-from lora_tui.engine.training.loop import Hooks, StepReport, make_optimizer, train_model
+from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.schedule import epoch_order
 from lora_tui.engine.training.step import StepMaths
 from tests.engine.tiny import tiny_settings

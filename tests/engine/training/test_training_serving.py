@@ -1,0 +1,126 @@
+"""The card's commands for other programs: right for each kind of adapter, and ours can be run as they stand."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.config.models import Lora
+from lora_tui.engine.training.checkpoint import save_adapter
+from lora_tui.engine.training.lora import create_lora_model
+from lora_tui.engine.training.serving import saved_rank, serving
+from tests.engine.conftest import Trained
+from tests.engine.tiny import make_model
+
+
+def card(option: dict[str, Any], base: str = "org/model", *, conversations: bool = False) -> str:
+    return "\n".join(serving(base, Lora(**option), conversations=conversations))
+
+
+def vllm(text: str) -> list[str]:
+    (line,) = re.findall(r"^vllm serve .*$", text, re.MULTILINE)
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize(
+    ("option", "rank"),
+    [
+        ({"r": 1}, None),
+        ({"r": 16}, None),
+        ({"r": 17}, "32"),
+        ({"r": 64, "use_rslora": True}, "64"),
+        ({"r": 300}, "320"),
+        ({"r": 16, "init_lora_weights": "pissa"}, "32"),
+        ({"r": 8, "init_lora_weights": "olora"}, None),
+    ],
+)
+def test_vllm_loads_the_adapter_with_room_for_its_rank(option: dict[str, Any], rank: str | None) -> None:
+    command = vllm(card(option))
+    assert command[:6] == ["vllm", "serve", "org/model", "--enable-lora", "--lora-modules", "tuned=THIS_FOLDER"]
+    assert command[6:] == ([] if rank is None else ["--max-lora-rank", rank])
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "trained whole"),
+        ({"rank_pattern": {"q_proj": 4}}, "one scale"),
+        ({"alpha_pattern": {"q_proj": 4}}, "one scale"),
+        ({"r": 300, "init_lora_weights": "pissa"}, "highest rank is 512"),
+    ],
+)
+def test_what_vllm_cannot_load_is_merged_first(option: dict[str, Any], why: str) -> None:
+    text = card(option).partition("## Ollama")[0]
+    assert re.search(rf"vLLM cannot load this adapter .*{why}", text)
+    assert vllm(text) == ["vllm", "serve", "merged", "--served-model-name", "tuned"]
+    assert text.index("lora-tui --run export --format merged") < text.index("vllm serve merged")
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["norm"]}, "trained whole"),
+        ({"use_rslora": True}, "alpha / √r"),
+        ({"alpha_pattern": {"q_proj": 4}}, "one alpha"),
+    ],
+)
+def test_what_llama_cpp_would_convert_wrongly_is_told(option: dict[str, Any], why: str) -> None:
+    text = card(option)
+    assert re.search(f"The adapter alone cannot be converted: .*{why}", text)
+    assert "ADAPTER" not in text
+    assert "FROM ./tuned.gguf" in text
+
+
+def test_ollama_gets_the_adapter_or_merged_weights_with_the_prompts_of_training() -> None:
+    text = card({"rank_pattern": {"q_proj": 4}})
+    assert "python convert_lora_to_gguf.py THIS_FOLDER --base-model-id org/model --outfile adapter.gguf" in text
+    template = 'TEMPLATE """Question: {{ .Prompt }}\nAnswer:"""\n'
+    assert f"FROM ./base.gguf\nADAPTER ./adapter.gguf\n{template}" in text
+    assert f"FROM ./tuned.gguf\n{template}" in text
+    assert "TEMPLATE" not in card({}, conversations=True), "the converted file holds the model's own"
+    assert "--base '/my models/one'" in card({}, "/my models/one")
+
+
+@pytest.mark.parametrize("conversations", [True, False])
+def test_vllm_is_asked_in_the_form_of_training(conversations: bool) -> None:
+    (line,) = re.findall(r"^curl .*$", card({}, conversations=conversations), re.MULTILINE)
+    command = shlex.split(line)
+    sent = json.loads(command[-1])
+    assert sent["model"] == "tuned"
+    if conversations:
+        assert (command[1], sent["messages"][0]["role"]) == ("localhost:8000/v1/chat/completions", "user")
+    else:
+        assert (command[1], sent["prompt"]) == ("localhost:8000/v1/completions", "Question: …\nAnswer:")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{}, {"init_lora_weights": "pissa"}, {"rank_pattern": {"q_proj": 6}}, {"init_lora_weights": "olora", "r": 8}],
+    ids=str,
+)
+def test_the_rank_is_the_one_that_is_saved(tokenizer: Any, tmp_path: Path, option: dict[str, Any]) -> None:
+    lora = Lora(**{"r": 4, "target_modules": ["q_proj", "v_proj"], **option})
+    save_adapter(create_lora_model(make_model(tokenizer), lora), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved_rank(lora) == max(config["r"], *config["rank_pattern"].values(), 0)
+
+
+def test_the_command_that_merges_works_as_it_stands(trained: Trained, tmp_path: Path) -> None:
+    readme = (trained.adapter / "README.md").read_text()
+    line = next(line for line in readme.splitlines() if line.startswith("lora-tui --run export"))
+    assert vllm(readme)[2] == trained.workshop.settings.fine_tuning.model_name
+    command = [word.replace("THIS_FOLDER", str(trained.adapter)) for word in shlex.split(line)]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_tui", *command[1:]],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
