@@ -39,15 +39,20 @@ class Sizes:
     def of_layer(self) -> float:
         """Bytes that one token's activations of one layer keep until the backward pass.
 
-        By hand: the inputs of both norms and of the layers with LoRA, queries, keys and values after rotation, what
-        attention returns, and the feed-forward's two inner products. Otherwise also queries and keys before rotation,
-        the feed-forward's other products, and the norms' float32 copies.
+        By hand: the inputs of both norms in float32, those of the layers with LoRA, queries, keys and values after
+        rotation, what attention returns, and the feed-forward's two inner products. Otherwise also queries and keys
+        before rotation, the feed-forward's other products, and the norms' float32 copies.
         """
         if self.by_hand:
-            plain = self.width * (7 * self.hidden + 2 * self.intermediate)
+            plain = self.width * (5 * self.hidden + 2 * self.intermediate) + 2 * 4 * self.hidden
         else:
             plain = self.width * (8 * self.hidden + 4 * self.intermediate) + 4 * 4 * self.hidden
         return _ATTENTION_WEIGHTS * plain
+
+    @property
+    def of_input(self) -> int:
+        """Bytes of a layer's input, for one token."""
+        return (4 if self.by_hand else self.width) * self.hidden
 
     @property
     def of_feed_forward(self) -> float:
@@ -74,7 +79,7 @@ class Recomputation:
         """Bytes of activations on the device for each token of a row."""
         if self.every:
             again = -(-sizes.layers // self.every)
-            inputs = 0 if self.offload else again * sizes.width * sizes.hidden
+            inputs = 0 if self.offload else again * sizes.of_input
             live = sizes.of_layer if self.every == 1 else 0.0
             return int((sizes.layers - again) * sizes.of_layer + inputs + live)
         saved = sizes.of_feed_forward * (sizes.layers - 1) if self.feed_forward else 0.0

@@ -214,9 +214,9 @@ def test_all_layers_of_a_llama_are_replaced_for_the_step_and_only_for_it(new_mod
     model = new_model()
     fast = FastLayers.of(model, packed=True)
     assert fast.why_not is None
-    assert fast.kinds == {"linear": 14, "norm": 5, "mlp": 2, "attention": 2}
+    assert fast.kinds == {"linear": 14, "norm": 5, "mlp": 2, "attention": 2, "embedding": 1}
     with fast.installed():
-        assert sum("forward" in module.__dict__ for module in model.modules()) == 23
+        assert sum("forward" in module.__dict__ for module in model.modules()) == 24
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
@@ -225,7 +225,9 @@ def test_trained_norms_keep_their_own_layer(new_model: Callable[..., Any]) -> No
     for name, parameter in model.named_parameters():
         if "input_layernorm" in name:
             parameter.requires_grad_(True)
-    assert FastLayers.of(model, packed=True).kinds["norm"] == 3
+    kinds = FastLayers.of(model, packed=True).kinds
+    assert kinds["norm"] == 3
+    assert "embedding" not in kinds, "a norm of transformers' own would not take a float32 sum"
 
 
 @pytest.mark.parametrize(
@@ -254,3 +256,24 @@ def test_what_is_not_plain_lora_is_left_to_peft(
         theirs += float(part.detach())
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert found.keys() == gradients(model).keys()
+
+
+def test_in_bfloat16_gradients_are_as_near_the_exact_ones_as_pefts_own_or_nearer(
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded]
+) -> None:
+    def base(dtype: torch.dtype) -> Any:
+        return make_model(tokenizer).to(torch.bfloat16).to(dtype)  # the same weights
+
+    _, exact = accumulate(new_model(base=base(torch.float32)), examples, 64)
+    _, ours = accumulate(new_model(base=base(torch.bfloat16)), examples, 64)
+    maths = StepMaths.of(new_model(base=base(torch.bfloat16)), 64)
+    maths.fast = FastLayers(why_not="for comparison")
+    maths.accumulate(examples)
+    pefts = gradients(maths.model)
+
+    def relative_error(found: dict[str, torch.Tensor]) -> float:
+        distance = sum(float((found[name] - exact[name]).square().sum()) for name in exact)
+        return float((distance / sum(float(value.square().sum()) for value in exact.values())) ** 0.5)
+
+    assert relative_error(ours) <= 2e-2
+    assert relative_error(ours) <= 1.05 * relative_error(pefts)

@@ -130,7 +130,7 @@ def packed_rotary_attention(
     `angles` are the cosines and sines of the rotary embedding, ``(T, width)``, both halves alike (Su et al. 2021, arXiv
     2104.09864). Returns ``(T, heads · width)``.
     """
-    cos, sin = (x[..., : heads.width // 2].reshape(-1, 1, heads.width // 2) for x in angles)
+    cos, sin = (x[..., : heads.width // 2].to(query.dtype).reshape(-1, 1, heads.width // 2) for x in angles)
     mixed: Tensor = _PackedAttention.apply(query, key, value, cos, sin, heads, spans)  # type: ignore[no-untyped-call]
     return mixed
 

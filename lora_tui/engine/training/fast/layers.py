@@ -14,6 +14,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
@@ -82,6 +83,13 @@ class FastLayers:
             elif packed and _is(module, "Attention") and not module.attention_dropout:
                 self._take("attention", module, _attention(module))
 
+        taken = {id(module) for module, _ in self.forwards}
+        norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+        if norms and all(id(norm) in taken for norm in norms):  # nobody else reads what the layers add up to
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):
+                    self._take("embedding", module, _embedding(module))
+
     def _linear(self, module: Any, number: int) -> Forward:
         (adapter,) = module.active_adapters
         base, lora_a, lora_b = module.base_layer, module.lora_A[adapter], module.lora_B[adapter]
@@ -140,6 +148,15 @@ def _is(module: nn.Module, kind: str) -> bool:
     """Tell whether a module is the `kind` of layer of a family whose layers are the plain ones."""
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     return name in {f"transformers.models.{family}{kind}" for family in (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)}
+
+
+def _embedding(module: nn.Embedding) -> Forward:
+    """Begin the sum that the layers add to in float32, so that a bfloat16 model does not round it sixty times."""
+
+    def forward(ids: Tensor) -> Tensor:
+        return functional.embedding(ids, module.weight, module.padding_idx).float()
+
+    return forward
 
 
 def _norm(module: Any) -> Forward:

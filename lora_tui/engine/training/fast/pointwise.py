@@ -16,7 +16,7 @@ class _RmsNorm(torch.autograd.Function):
         wide = x.float()
         inverse = (torch.linalg.vecdot(wide, wide).unsqueeze(-1) / x.shape[-1]).add_(eps).rsqrt_()  # (…, 1)
         ctx.save_for_backward(x, weight, inverse)
-        normed: Tensor = (wide * inverse).to(x.dtype).mul_(weight)
+        normed: Tensor = (wide * inverse).to(weight.dtype).mul_(weight)
         return normed
 
     @staticmethod
@@ -46,7 +46,8 @@ class _SwiGlu(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each vector of `x` ``(…, width)`` to a mean square of 1, times `weight` ``(width,)``, which is frozen.
 
-    Computed in float32 and returned in x's precision, rounded before the weight is applied, as transformers does it.
+    Computed in float32 and returned in the weight's precision, rounded before the weight is applied, as transformers
+    does it; the gradient comes in x's.
     """
     y: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return y
