@@ -5,9 +5,11 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
+from lora_tui.tui.views.training_words import weight_line
 from lora_tui.tui.widgets.plot import LinePlot
 from lora_tui.tui.widgets.rows import RowList
 from tests.tui.workplace import (
+    WEIGHTS,
     Workplace,
     evaluation_event,
     make_run,
@@ -225,6 +227,13 @@ async def test_eighty_columns_hold_every_weight_each_on_one_line(place: Workplac
         for words in ("exact match 0.20", "shared words 0.20", "ROUGE-L 0.20", "likelihood 0.15", "BLEU 0.10",
                       "ROUGE-2 0.10", "ROUGE-1 0.05"):  # fmt: skip
             await shown(app, words)
+
+
+@pytest.mark.parametrize("width", range(24, 80))
+def test_no_line_ends_between_a_weight_and_its_name(width: int) -> None:
+    lines = weight_line(WEIGHTS, {**WEIGHTS, "bleu": 0.12}, width).plain.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert all(line == "weights" or line.rstrip("▲")[-4:-2] == "0." for line in lines)
 
 
 async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(place: Workplace) -> None:
