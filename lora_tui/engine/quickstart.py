@@ -52,6 +52,7 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
         "rejected": generated["rejected"],
         "examples": trained["examples"],
         "steps": trained["steps"],
+        "stopped_by": trained["stopped_by"],
         "base_score": compared["base_score"],
         "tuned_score": compared["tuned_score"],
         "adapter": trained["adapter"],

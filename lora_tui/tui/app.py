@@ -91,7 +91,8 @@ class LoraApp(App[None]):
         Binding("exclamation_mark", "problem", "What went wrong", show=False, id="app.problem", key_display="!",
                 tooltip="Show the last problem again"),
         Binding("q", "leave", "Leave", id="app.leave", tooltip="Leave; runs can go on without the app"),
-        Binding("ctrl+q", "leave", "Leave", show=False, priority=True, id="app.leave.anywhere"),
+        Binding("ctrl+q", "leave", "Leave", show=False, priority=True, id="app.leave.anywhere",
+                tooltip="Leave, also while typing; runs can go on without the app"),
         Binding("ctrl+c", "copy_or_leave", "Copy, or leave", show=False, id="app.copy", system=True),
         Binding("ctrl+z", "no_suspend", "Suspend", show=False, system=True),
     ]  # fmt: skip
@@ -226,10 +227,10 @@ class LoraApp(App[None]):
             return
         if isinstance(self.screen, Choose):
             return
-        names = ", ".join(f"run {number}" for number in own)
+        which = f"run {own[0]} is" if len(own) == 1 else f"runs {', '.join(map(str, own))} are"
         self.push_screen(
             Choose(
-                f"{names} is still at work.",
+                f"{which} still at work.",
                 [
                     Choice("background", "k", "Keep running in the background", "lora-tui finds it again"),
                     Choice("stop", "s", "Stop and keep what is done", "it can be resumed"),

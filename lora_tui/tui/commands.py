@@ -12,7 +12,7 @@ from lora_tui.tui.widgets.bar import PLACES
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
 
-_NOT_COMMANDS = ("move", "page", "edge", "go", "focus", "command_palette", "escape")
+_NOT_COMMANDS = ("move", "page", "edge", "go", "focus", "focus_next", "focus_previous", "command_palette", "escape")
 
 
 def commands(app: "LoraApp", screen: Screen[Any]) -> Iterable[SystemCommand]:

@@ -226,10 +226,18 @@ def tick_label(value: float) -> str:
     """A tick's number in at most six characters."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e5 or abs(value) < 1e-3:
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.4g}"
+    # From a hundredth down, so that the ticks of a learning rate are all written alike: 1e-3 stands over 8e-4.
+    return _exponential(value) if abs(value) >= 1e5 or abs(value) < 1e-2 else f"{value:.4g}"
+
+
+def value_label(value: float) -> str:
+    """A curve's newest value as the legend has it: "0.507", "147", "3.1e-4"."""
+    return f"{value:.3g}" if value == 0 or 1e-2 <= abs(value) < 1e5 else _exponential(value)
+
+
+def _exponential(value: float) -> str:
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

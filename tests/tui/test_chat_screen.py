@@ -154,3 +154,33 @@ async def test_enter_sends_and_ctrl_j_begins_a_line(place: Workplace) -> None:
         await until(lambda: place.jobs.talk.asked)
         assert place.jobs.talk.asked[0][0] == "a\nb"
         await shown(app, "4 tokens")
+
+
+async def test_escape_is_offered_for_what_it_does_now(place: Workplace) -> None:
+    await place.fill(make_training)
+    place.jobs.talk.hold = asyncio.Event()
+    async with place.app() as (app, pilot):
+        await pilot.press("3")
+        await shown(app, "esc Out")
+        await pilot.press(*"hi", "enter")
+        await shown(app, "esc Stop")
+        place.jobs.talk.hold.set()
+        await shown(app, "esc Out")
+        await pilot.press("escape")
+        await shown(app, "esc Type")
+
+
+async def test_no_blank_line_between_a_reply_and_its_figures(place: Workplace) -> None:
+    await place.fill(make_training)
+    place.jobs.talk.pieces = ["first paragraph\n\n", "second paragraph"]
+    async with place.app() as (app, pilot):
+        await pilot.press("3", *"hi", "enter")
+        await shown(app, "4 tokens")
+        await until(lambda: "4 tokens" in _below(screen_text(app), "second paragraph")[0])
+        assert "second paragraph" in _below(screen_text(app), "first paragraph")[1], "paragraphs stay apart"
+
+
+def _below(text: str, words: str) -> list[str]:
+    """The lines under the one that has these words."""
+    lines = text.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if words in line) + 1 :]

@@ -132,3 +132,10 @@ async def test_eighty_columns_show_key_meaning_and_editor(place: Workplace) -> N
         await pilot.press("enter")
         await shown(app, "lora_lr = …")
         assert "Highest learning rate" in screen_text(app)
+
+
+async def test_a_long_section_keeps_the_end_that_tells_it_from_others(place: Workplace) -> None:
+    async with place.app((120, 40)) as (app, pilot):
+        await pilot.press("escape", "6")
+        await shown(app, "generation.evaluation]")
+        assert "[data_generation]" in screen_text(app), "what fits is whole"

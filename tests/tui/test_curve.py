@@ -16,6 +16,7 @@ from lora_tui.tui.curve import (
     sparkline,
     tick_label,
     ticks,
+    value_label,
 )
 
 
@@ -142,3 +143,13 @@ def test_bars_and_sparklines_survive_every_number() -> None:
     assert sparkline([math.nan, 1.0, math.inf, 2.0], 4) == " ▄ █"
     assert sparkline([0.0] * 3, 3) == "   "
     assert len(sparkline([float(n) for n in range(1000)], 30)) == 30
+
+
+def test_the_ticks_of_a_learning_rate_are_written_alike() -> None:
+    assert [tick_label(value) for value in (0, 2e-4, 1e-3, 1.5e-3)] == ["0", "2e-4", "1e-3", "1.5e-3"]
+    assert [tick_label(value) for value in (0.05, 0.5, 12)] == ["0.05", "0.5", "12"]
+
+
+def test_a_newest_value_is_short_whatever_its_size() -> None:
+    values = (0, 0.5068, 147.2, 3.09e-4, 123_456)
+    assert [value_label(value) for value in values] == ["0", "0.507", "147", "3.1e-4", "1.2e5"]

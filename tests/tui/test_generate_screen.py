@@ -1,5 +1,6 @@
 """Generate: the pairs as they come, what they cost, and what can be done with them."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
 from lora_tui.tui.widgets.rows import RowList
 from tests.store.made import make_call, make_chunk, make_file, make_pair
-from tests.tui.workplace import Workplace, make_run, screen_text, shown, until
+from tests.tui.workplace import PLAN, Workplace, make_run, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +70,7 @@ async def test_a_run_shows_sources_pairs_figures_and_its_analysis(place: Workpla
         await shown(app, "Analysis 1 (after 5 accepted)")
         text = screen_text(app)
         for expected in (
-            "3 of 20 accepted", "✗ 3 rejected", "? 3 review", "… 3 to judge", "50 % accepted",
+            "3 of 20 accepted", "✗ 3 rejected", "? 3 review", "… 3 to judge", "50 % pass",
             "1 in flight · 4 calls · 0 retried · 1 failed", "a call takes 2.0 s, 95 % 2.0 s", "800 tokens in · 120 out",
             "server_error 503 ×1", "threshold 7", "Too many bees.", "↳ Ask why more often.", "– logs.pdf",
             "✓ accepted", "✗ rejected", "? review", "… judging", "● run 1 · generate · 3/20 · 1 in flight",
@@ -187,6 +188,44 @@ async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(p
         await pilot.press("s")
         await until(lambda: place.jobs.made("start"))
         assert place.jobs.made("start") == [("generate", {}, None)]
+
+
+async def test_nothing_is_offered_that_needs_pairs_before_there_are_any(place: Workplace) -> None:
+    async with place.app() as (app, pilot):
+        await pilot.press("escape")
+        await shown(app, "s Start")
+        for hint in ("Open", "Search", "Filter", "Accept"):
+            assert hint not in screen_text(app), hint
+
+
+async def test_a_local_model_costs_nothing_and_counts_no_tokens(place: Workplace) -> None:
+    async def local(store: Store) -> None:
+        run_id = await make_run(store, "generate", settings={"data_generation.model": "builtin"})
+        await make_pair(store, run_id)
+        await make_call(store, run_id, 1, "ok", ended_at=1002.0)
+
+    await place.fill(local)
+    async with place.app() as (app, _):
+        await shown(app, "local model · no cost")
+        assert "tokens in" not in screen_text(app)
+
+
+async def test_a_quickstart_says_on_generate_that_it_has_gone_on_to_training(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_run(store, "quickstart", "running"))
+    async with place.app() as (app, _), await Store.open(place.path) as store:
+        await shown(app, "run 1 · quickstart")
+        assert "training begins" not in screen_text(app)
+        await events.append(store, run_id, [(time.time(), "plan", PLAN)])
+        await shown(app, "The pairs are done and training begins: 2 shows it.")
+        await shown(app, "0/100 · training: 2")
+
+
+async def test_that_training_began_long_ago_is_no_news(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_run(store, "quickstart", "running"))
+    await place.fill(lambda store: events.append(store, run_id, [(1.0, "plan", PLAN)]))
+    async with place.app() as (app, _):
+        await shown(app, "0/100 · training: 2")
+        assert "training begins" not in screen_text(app)
 
 
 async def test_in_a_small_terminal_every_panel_is_a_key_away(place: Workplace) -> None:

@@ -26,16 +26,16 @@ async def test_every_run_is_listed_with_state_score_and_what_it_works_on(place: 
     await place.fill(three)
     async with place.app((140, 40)) as (app, pilot):
         await pilot.press("4")
-        await shown(app, "3 runs")
+        await shown(app, "No key.")
         text = screen_text(app)
         for expected in (
+            "3 runs",
             "✗ failed",
             "■ stopped",
             "✓ finished",
             "0.90",
             "accepted_training_data.txt",
             "gpt-4",
-            "No key.",
         ):
             assert expected in text, expected
         await pilot.press("down", "down")

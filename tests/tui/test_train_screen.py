@@ -2,13 +2,15 @@
 
 import pytest
 
-from lora_tui.store import events
+from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
+from lora_tui.tui.views.training_words import weight_line
 from lora_tui.tui.widgets.plot import LinePlot
 from lora_tui.tui.widgets.rows import RowList
 from tests.tui.workplace import (
     PLAN,
+    WEIGHTS,
     Workplace,
     evaluation_event,
     make_run,
@@ -202,3 +204,98 @@ async def test_what_is_being_loaded_is_said_before_the_first_step(place: Workpla
         progress = {"phase": "fetching the built-in model", "done": 30, "total": 100}
         await events.append(store, run_id, [(1.0, "progress", progress)])
         await shown(app, "fetching the built-in model 30 %")
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "words"),
+    [
+        ("steps", "all steps taken"),
+        ("target_score", "target score reached"),
+        ("patience", "score stopped rising"),
+        ("request", "stopped on request"),
+    ],
+)
+async def test_a_run_that_ends_says_why(place: Workplace, stopped_by: str, words: str) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running"))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "ends about")
+        assert words not in screen_text(app)
+        await runs.end(store, run_id, "finished", {"stopped_by": stopped_by}, None)
+        await shown(app, f"✓ run 1 · finished · {words}")
+        await shown(app, f"step 40 of 60  {words}")
+
+
+async def test_a_small_terminal_says_how_a_run_ended_and_where(place: Workplace) -> None:
+    await place.fill(lambda store: make_training(store, result={"stopped_by": "patience"}))
+    async with place.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "✓ run 1 · step 40/60")
+        await shown(app, "finished · score stopped rising · 340 tokens/s · 1.5 s a step · 2.0 GiB")
+
+
+async def test_a_run_that_goes_on_again_no_longer_says_why_it_ended(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "stopped", result={"stopped_by": "request"}))
+    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+        await pilot.press("2")
+        await shown(app, "stopped on request")
+        assert await runs.take_over(store, run_id)
+        await runs.start(store, run_id)
+        await shown(app, "● run 1 · train · step 40/60")
+        assert "stopped on request" not in screen_text(app)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_run_that_took_no_step_says_so_in_its_plots_and_why(place: Workplace, size: tuple[int, int]) -> None:
+    await place.fill(lambda store: make_run(store, "train", "failed", error="No memory left.\nUse less."))
+    async with place.app(size) as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "no step was taken")
+        await shown(app, "No memory left.")
+        await shown(app, "This run was not evaluated.")
+        assert "first step" not in screen_text(app)
+        assert "Log scale" not in screen_text(app), "there is nothing to draw"
+
+
+async def test_eighty_columns_hold_every_weight_each_on_one_line(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        for words in ("exact match 0.20", "shared words 0.20", "ROUGE-L 0.20", "likelihood 0.15", "BLEU 0.10",
+                      "ROUGE-2 0.10", "ROUGE-1 0.05"):  # fmt: skip
+            await shown(app, words)
+
+
+@pytest.mark.parametrize("width", range(24, 80))
+def test_no_line_ends_between_a_weight_and_its_name(width: int) -> None:
+    lines = weight_line(WEIGHTS, {**WEIGHTS, "bleu": 0.12}, width).plain.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert all(line == "weights" or line.rstrip("▲")[-4:-2] == "0." for line in lines)
+
+
+async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(place: Workplace) -> None:
+    settings = {"fine_tuning.training.target_score": 0.995}
+    await place.fill(lambda store: make_training(store, settings=settings))
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "Score 0.90 → target 0.995")
+
+
+async def test_the_base_models_answer_stands_before_what_was_learned(place: Workplace) -> None:
+    run_id = await place.fill(make_training)
+    base = evaluation_event(0, 0.1, "", model="base")
+    await place.fill(lambda store: events.append(store, run_id, [base]))
+    async with place.app() as (app, pilot):
+        await pilot.press("2")
+        await shown(app, "evaluation 2 of 2")
+        await pilot.press("enter")
+        await shown(app, "base  ✗ 0.10  (nothing)")
+        lines = screen_text(app).splitlines()
+        (base_line,) = [number for number, line in enumerate(lines) if "base  ✗" in line]
+        assert "step 20" in lines[base_line + 1]
+        await pilot.press("4")
+        await shown(app, "The weights moved")
+        lines = screen_text(app).splitlines()
+        (told,) = [number for number, line in enumerate(lines) if "The weights moved" in line]
+        assert "Agrees" in lines[told - 1], "it stands under the rating"
+        assert not lines[told + 1].strip(" │▎▏"), "and apart from the metrics"

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
 
 _BAR = 16
-
+_WHO = 9
+_BEFORE_ANSWER = _WHO + 10
+"""Columns before an earlier answer: whose it is, and how well it agreed."""
 
 _TOLD = 5e-5
 """Smaller changes of a weight are not worth a word."""
@@ -74,6 +76,10 @@ class AnswerScreen(ModalScreen[None]):
         self.query_one("#answer-box").focus()
         await self._show()
 
+    async def on_resize(self) -> None:
+        """Cut earlier answers where the line ends now."""
+        await self._show()
+
     async def _show(self) -> None:
         store = self._lora.look.store
         if store is None:
@@ -90,13 +96,15 @@ class AnswerScreen(ModalScreen[None]):
             ("\n\nSays\n", DIM), plain(sample.answer or "(nothing)", "bold"),
             ("\n\nAgrees ", DIM), (agreement(sample.score), "bold"),
             ("   your rating ", DIM), (f"{rated} of 5" if rated else "none yet: 1 bad … 5 as it should be", "bold"),
-            self._moved, "\n\n", _measures(sample),
+            *(("\n", self._moved) if self._moved.plain else ()), "\n\n", _measures(sample),
         ]  # fmt: skip
         if len(earlier) > 1:
-            parts.append(("\n\nAs it learned\n", DIM))
-            for step, model, score, answer in earlier:
-                who = "base" if model == "base" else f"step {step}"
-                parts += [(f"{who:>9}  {agreement(score):<7} ", DIM), line(answer, 300), "\n"]
+            parts.append(("\n\nAs it learned", DIM))
+            room = max(20, box.content_size.width - _BEFORE_ANSWER - 1)
+            # The base model is asked last, and is where the run began.
+            for step, model, score, answer in sorted(earlier, key=lambda one: (one[1] != "base", one[0])):
+                who = "base" if model == "base" else f"step {step:,}"
+                parts += ["\n", (f"{who:>{_WHO}}  {agreement(score):<7} ", DIM), line(answer or "(nothing)", room)]
         self.query_one("#answer", Static).update(styled(*parts))
 
     @property
@@ -124,7 +132,7 @@ class AnswerScreen(ModalScreen[None]):
             f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _TOLD
         )
         words = f"The weights moved: {told}" if told else "The weights hardly moved: no metric sets this answer apart."
-        self._moved = styled((f"\n{words}", "$accent"))
+        self._moved = styled((words, "$accent"))
         self._lora.pull_soon()
         await self._show()
 

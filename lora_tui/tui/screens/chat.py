@@ -54,7 +54,10 @@ class ChatScreen(ModeScreen):
     LESSON = "09-chatting-and-decoding"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "escape", "Stop", id="chat.stop", tooltip="Stop the reply; else leave the prompt"),
+        Binding("escape", "stop", "Stop", id="chat.stop", tooltip="Stop the reply and keep what was said"),
+        Binding("escape", "leave_prompt", "Out", id="chat.leave-prompt",
+                tooltip="Leave the prompt, so that keys such as 1-6, + and - work; i is back"),
+        Binding("i,escape", "prompt", "Type", id="chat.prompt", tooltip="Back to the prompt"),
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
@@ -69,7 +72,6 @@ class ChatScreen(ModeScreen):
         Binding("plus", "rate(5)", "Good", show=False, key_display="+"),
         Binding("minus", "rate(1)", "Bad", show=False, key_display="-"),
         Binding("ctrl+l", "clear", "New", show=False, id="chat.clear", priority=True, tooltip="A new conversation"),
-        Binding("i", "prompt", "Type", show=False, id="chat.prompt", tooltip="Back to the prompt"),
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -151,7 +153,8 @@ class ChatScreen(ModeScreen):
         if live:
             self.show_state(live[0])
         else:
-            self.say_in_bar(styled(line(name, 60), (" · beside the base model" if self._talk.beside else "", DIM)))
+            beside = " · beside the base model" if self._talk.beside and self.size.width >= 100 else ""
+            self.say_in_bar(styled(line(name, 60), (beside, DIM)))
         self._show_line()
 
     def _decoded(self) -> Decoding:
@@ -182,7 +185,7 @@ class ChatScreen(ModeScreen):
             self.lora.action_go("runs")
             return
         prompt.clear()
-        self._busy = True
+        self._set_busy(True)
         self._converse(text)
 
     @work(exit_on_error=False, group="talk")
@@ -206,8 +209,13 @@ class ChatScreen(ModeScreen):
             self._put_back(text)
             app.refused(problem)
         finally:
-            self._busy = False
+            self._set_busy(False)
             self._show_line()
+
+    def _set_busy(self, busy: bool) -> None:
+        """Note that a reply is under way or over; escape is another key then."""
+        self._busy = busy
+        self.refresh_bindings()
 
     def _put_back(self, text: str | None) -> None:
         """Give the question back to the prompt: nobody should have to type it again."""
@@ -244,16 +252,22 @@ class ChatScreen(ModeScreen):
         """Offer only what can be done now."""
         if action in ("again", "copy", "rate", "save"):
             return self._talk.newest is not None
+        if action == "stop":
+            return self._busy
+        if action == "leave_prompt":
+            return not self._busy and isinstance(self.focused, Prompt)
+        if action == "prompt":
+            return not isinstance(self.focused, Prompt)
         return True
 
-    def action_escape(self) -> None:
-        """Stop the reply; when there is none, leave the prompt, so that the keys of the app work again."""
-        if self._busy and self._conversation is not None:
+    def action_stop(self) -> None:
+        """Stop the reply."""
+        if self._conversation is not None:
             self._conversation.stop()
-        elif isinstance(self.focused, Prompt):
-            self._talk.focus_words()
-        else:
-            self.query_one("#prompt").focus()
+
+    def action_leave_prompt(self) -> None:
+        """Leave the prompt, so that the keys of the app work again."""
+        self._talk.focus_words()
 
     def action_prompt(self) -> None:
         """Go back to typing."""
@@ -263,7 +277,7 @@ class ChatScreen(ModeScreen):
         """Take the last answer back and have another."""
         if self._busy or self._conversation is None:
             return
-        self._busy = True
+        self._set_busy(True)
         await self._talk.take_back()
         self._converse(None)
 

@@ -16,7 +16,8 @@ from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, agreement, line, styled
 from lora_tui.tui.views.runs import differences
-from lora_tui.tui.views.training import TrainingView, question_of
+from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.views.training_words import question_of
 from lora_tui.tui.widgets.hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 from lora_tui.tui.widgets.plot import LinePlot, Series

@@ -23,6 +23,8 @@ from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
 
 _COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
+_BEFORE_VALUE = 1 + 28 + len(_COLUMNS) + 2
+"""Columns that a row needs besides its value, the scroll bar's among them."""
 _LESSONS = {
     "fine_tuning.lora": "02-low-rank-adaptation",
     "fine_tuning.optimizer": "03-hyper-parameters",
@@ -136,7 +138,8 @@ class ConfigureScreen(ModeScreen):
     def _row(self, index: int) -> Sequence[Cell]:
         row = self._rows[index]
         if row.key is None:
-            return [("", ""), (SECTION_TITLES.get(row.section, row.section), "accent"), (f"[{row.section}]", "dim")]
+            title = SECTION_TITLES.get(row.section, row.section)
+            return [("", ""), (title, "accent"), (self._section(row.section), "dim")]
         view = self.lora.view
         value = settings_value(view.settings, row.key.name)
         mark = "●" if value != settings_value(view.saved, row.key.name) else " "
@@ -146,6 +149,12 @@ class ConfigureScreen(ModeScreen):
             (f"  {row.key.leaf}", "strong" if moved else ""),
             (one_line(shown(row.key.name, value), 200), "" if moved else "dim"),
         ]
+
+    def _section(self, name: str) -> str:
+        """A section as the file has it, cut from the left: its end tells it from its neighbours."""
+        room = self.query_one("#keys", RowList).size.width - _BEFORE_VALUE
+        words = f"[{name}]"
+        return words if len(words) <= room else f"[…{words[len(words) - max(1, room) + 2 :]}"
 
     @property
     def _key(self) -> Key | None:

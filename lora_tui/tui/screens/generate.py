@@ -19,7 +19,7 @@ from lora_tui.store.rows import RESUMABLE_STATES
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
-from lora_tui.tui.views.plan import Plan
+from lora_tui.tui.views.plan import PLAN, Plan
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
@@ -28,14 +28,17 @@ _NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0)
 _NORMAL = (
     Column("", 10),
     Column("score", 5, right=True),
-    Column("type", 10),
-    Column("topic", 16),
+    Column("type", 11),
+    Column("topic", 17),
     Column("question", 0),
 )
-_WIDE = (*_NORMAL, Column("why not", 34))
+_WIDE = (*_NORMAL, Column("why not", 26))
 _SOURCES = (Column("file", 0), Column("", 4, right=True), Column("", 4, right=True))
 _SOURCES_WIDE = (*_SOURCES, Column("parts", 5, right=True), Column("size", 7, right=True))
 _SEARCH_DELAY = 0.25
+_NEWS_SECONDS = 15.0
+"""What happened longer ago is no news."""
+
 _VIEWS = ("progress", "sources", "analysis")
 
 
@@ -74,13 +77,15 @@ class GenerateScreen(ModeScreen):
         self._unsummed = False
         """Whether something has happened that the sums do not hold yet."""
         self._typing: Timer | None = None
+        self._told: int | None = None
+        """The quickstart of which it was said that it trains now."""
         self._plan = Plan()
 
     def compose_body(self) -> ComposeResult:
         """Sources and pairs side by side, progress and analysis under them."""
         with Horizontal(id="above"):
             with Container(id="sources-box", classes="box"):
-                yield RowList(self._source_row, _SOURCES, headings=False, id="sources", empty="no files read yet")
+                yield RowList(self._source_row, _SOURCES, id="sources", empty="no files read yet")
             with Container(id="pairs-box", classes="box"):
                 yield RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
                 yield Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
@@ -123,6 +128,7 @@ class GenerateScreen(ModeScreen):
             self._unsummed = False
             await self._view.sum_up(store, time.time())
             self._summaries.done()
+            self._tell_of_training()
         await self._read(store)
         if changed or moved or summarised:
             self._draw(summarised=summarised)
@@ -157,6 +163,15 @@ class GenerateScreen(ModeScreen):
         self._title()
         self.lora.pull_soon()  # the rows that are in view now may not have been read
 
+    def _tell_of_training(self) -> None:
+        """Say once that a quickstart has gone on to training; to whoever looks later the bar says it."""
+        view = self._view
+        if view is None or view.trains_since is None or self._told == view.run.id:
+            return
+        self._told = view.run.id
+        if time.time() - view.trains_since < _NEWS_SECONDS:
+            self.lora.say("The pairs are done and training begins: 2 shows it.")
+
     # Drawing
 
     def _draw(self, *, summarised: bool) -> None:
@@ -176,6 +191,8 @@ class GenerateScreen(ModeScreen):
         more = f"{view.accepted:,}/{view.target:,}"
         if view.paused:
             more += " · paused"
+        elif view.trains_since is not None:
+            more += " · training: 2"
         elif view.live and calls is not None and calls.in_flight:
             more += f" · {calls.in_flight} in flight"
         self.show_state(view.run, more)
@@ -197,7 +214,7 @@ class GenerateScreen(ModeScreen):
         rows.say_empty(f"No pairs yet. s starts: {settings.model} reads {settings.input_folder}.")
         if rows.count:
             rows.show(0)
-        self.query_one("#progress", Panel).show(self._plan.content, "What s will do")
+        self.query_one("#progress", Panel).show(self._plan.content, PLAN)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_state(None)
 
@@ -218,7 +235,7 @@ class GenerateScreen(ModeScreen):
     def on_resize(self) -> None:
         """Show as many columns as fit."""
         width = self.size.width
-        self.query_one("#pairs", RowList).columns = _NARROW if width < 100 else _NORMAL if width < 150 else _WIDE
+        self.query_one("#pairs", RowList).columns = _NARROW if width < 100 else _NORMAL if width < 156 else _WIDE
         self.query_one("#sources", RowList).columns = _SOURCES_WIDE if width < 100 or width >= 150 else _SOURCES
 
     # Keys
@@ -235,6 +252,8 @@ class GenerateScreen(ModeScreen):
             return live
         if action == "resume":
             return view is not None and view.run.state in RESUMABLE_STATES
+        if action in ("search", "filter"):
+            return self._window is not None
         if action in ("verdict", "edit"):
             return self._window is not None and len(self._window) > 0
         return True

@@ -18,8 +18,8 @@ from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.jobs import Speaker
 from lora_tui.tui.plain import Content, styled
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.views import training as words
-from lora_tui.tui.views.plan import Plan
+from lora_tui.tui.views import training_words as words
+from lora_tui.tui.views.plan import PLAN, Plan
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.panel import Line, Panel, entitle
 from lora_tui.tui.widgets.plot import LinePlot, Series
@@ -28,6 +28,9 @@ from lora_tui.tui.widgets.rows import Cell, Column, RowList
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
 _NARROW = (Column("prompt", 22), Column("says", 0), Column("agrees", 7))
+_WHAT_IS_WANTED = 116
+"""Columns from which there is room for what is wanted beside what is said."""
+
 _LOAD_SECONDS = 1.0
 _PLOT_SECONDS = 0.5
 _PLOTS = ("loss", "score", "rate", "speed")
@@ -75,20 +78,20 @@ class TrainScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """Plots and the figures of the moment above, score, weights and answers below."""
-        yield Panel("What s will do", id="plan")
+        yield Panel(PLAN, id="plan")
         yield Line(id="now-line")
         with Horizontal(id="plots"):
             with Container(id="plot-box", classes="box"):
-                yield LinePlot("the first step draws the first point", id="plot")
+                yield LinePlot(id="plot")
             with Vertical(id="side"):
                 yield Panel("Now", id="now")
                 with Container(id="second-box", classes="box"):
-                    yield LinePlot("", id="second")
+                    yield LinePlot(id="second")
         yield Line(id="score-line")
         with Horizontal(id="lower"):
             with Vertical(id="scores"):
                 with Container(id="score-box", classes="box"):
-                    yield LinePlot("the first evaluation draws the first point", id="score-plot")
+                    yield LinePlot("the first evaluation draws it", id="score-plot")
                 yield Panel("Weights", id="weights")
             with Container(id="answers-box", classes="box"):
                 yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
@@ -171,9 +174,11 @@ class TrainScreen(ModeScreen):
         if before:
             room = self.query_one("#plan", Panel).content_size.width or 76
             self.query_one("#plan", Panel).show(words.first_lines(view, room), "Plan")
-        self.query_one("#now", Panel).show(self._now(now), "Now" if view.step else "Plan")
+        title = "Plan" if not view.step else "Now" if view.live else "Last step"
+        self.query_one("#now", Panel).show(self._now(now), title)
         self.query_one("#now-line", Line).show(words.now_line(view, self._load, now))
-        self.show_state(view.run, f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or "")
+        place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
+        self.show_state(view.run, place if self.size.width < 100 else words.ending(view) or place)
         if self._stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._stale = False
             self._plotted_at = time.monotonic()
@@ -182,9 +187,8 @@ class TrainScreen(ModeScreen):
             start, weights = self._weights
             panel = self.query_one("#weights", Panel)
             panel.show(words.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
-            self.query_one("#score-line", Line).show(
-                styled((words.score_title(view) + "\n", "bold"), words.weight_line(start, weights))
-            )
+            weighed = words.weight_line(start, weights, self.size.width - 2)
+            self.query_one("#score-line", Line).show(styled((words.score_line(view) + "\n", "bold"), weighed))
             self._draw_answers()
 
     def _now(self, now: float) -> Content:
@@ -192,7 +196,7 @@ class TrainScreen(ModeScreen):
         assert view is not None
         panel = words.now_lines(view, self._load, now)
         room = self.query_one("#now", Panel).content_size
-        if view.warnings and room.height > len(panel.plain.splitlines()) + 1:
+        if view.warnings and (self.has_class("-tall") or room.height > len(panel.plain.splitlines()) + 1):
             panel = styled(panel, "\n\n", words.warning_lines(view.warnings, room.width))
         return panel
 
@@ -212,6 +216,7 @@ class TrainScreen(ModeScreen):
     def _draw_plot(self, plot: LinePlot, name: str) -> None:
         view = self._view
         assert view is not None
+        plot.say_empty(words.no_points(view, name))
         end = view.steps or None
         if name == "loss":
             series = [Series("raw", view.loss, look="faint"), Series("smoothed", view.smooth)]
@@ -219,7 +224,7 @@ class TrainScreen(ModeScreen):
                 series.append(Series("held out", view.held_out, "points", "third", "◆"))
             plot.show(series, end_x=end)
         elif name == "score":
-            points = [Series("score", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
+            points = [Series("", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
             plot.show(points[1:] if len(view.score.xs) < 2 else points[:1] + points[1:], end_x=end,
                       level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
         elif name == "rate":
@@ -233,7 +238,9 @@ class TrainScreen(ModeScreen):
         rows = self.query_one("#answers", RowList)
         rows.show(len(self._samples) if shown is not None else 0)
         if shown is None:
-            rows.say_empty("The first evaluation shows what it answers.")
+            rows.say_empty(
+                "The first evaluation shows what it answers." if view.live else "This run was not evaluated."
+            )
             entitle(self.query_one("#answers-box"), "What it answers")
             return
         number = len(view.evaluations) - self._back
@@ -245,14 +252,15 @@ class TrainScreen(ModeScreen):
         if index >= len(self._samples):
             return []
         sample = self._samples[index]
-        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < 100)
+        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _WHAT_IS_WANTED)
 
     async def _nothing(self) -> None:
         """What is shown before there is a run."""
         self.show_state(None)
         self.set_class(True, "-before")
         await self._plan.make(self.lora, self.lora.jobs.forecast_training)
-        self.query_one("#plan", Panel).show(self._plan.content, "What s will do")
+        self.query_one("#plan", Panel).show(self._plan.content, PLAN)
+        self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
 
     def on_screen_resume(self) -> None:
         """Look at the data again: it may have changed meanwhile."""
@@ -261,7 +269,9 @@ class TrainScreen(ModeScreen):
     def on_resize(self) -> None:
         """Show as many columns as fit, and the plots anew."""
         width = self.size.width
-        self.query_one("#answers", RowList).columns = _NARROW if width < 100 else _COLUMNS if width < 140 else _WIDE
+        self.query_one("#answers", RowList).columns = (
+            _NARROW if width < _WHAT_IS_WANTED else _COLUMNS if width < 140 else _WIDE
+        )
         self._stale = True
         self.lora.pull_soon()
 
@@ -281,6 +291,10 @@ class TrainScreen(ModeScreen):
             return view is not None and bool(view.checkpoint)
         if action == "lower":
             return self.size.width < 100
+        if action in ("plot", "log"):
+            return view is not None and bool(view.loss.xs)
+        if action == "evaluation":
+            return view is not None and len(view.evaluations) > 1
         return True
 
     def action_start(self) -> None:

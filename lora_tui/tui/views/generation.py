@@ -25,6 +25,9 @@ from lora_tui.tui.plain import DIM, Content, brief, duration, line, number, plai
 BINS = 20
 """Bars of the histogram of scores: half a point each."""
 
+_BUILTIN = "builtin"
+"""The name of the model that runs in this program: its tokens are not counted, for nobody pays for them."""
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -41,6 +44,8 @@ class GenerationView:
     """Pairs by score in `BINS` bins: the accepted, and the others."""
     analysis: AnalysisRow | None = None
     paused: bool = False
+    trains_since: float | None = None
+    """When a quickstart, which makes its pairs first, has begun to train."""
     counts: dict[str, int] = field(default_factory=dict)
     began: tuple[float, int] | None = None
     """When this run was first looked at, and how many pairs were accepted then: what the pace is taken from."""
@@ -77,6 +82,8 @@ class GenerationView:
         self.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")
         self.paused = self.live and event is not None and bool(event.payload.get("paused"))
+        plan = await newest_event(store, run_id, "plan") if self.run.mode == "quickstart" and self.live else None
+        self.trains_since = plan.at if plan is not None else None
 
     def seconds_left(self, now: float) -> float | None:
         """Seconds to the target at the pace so far; None where there is no pace."""
@@ -129,7 +136,7 @@ def _verdicts(view: GenerationView) -> Content:
         parts.append((f" · ? {counts['review']:,} review", "$warning"))
     if counts.get("waiting") and view.live:
         parts.append(f" · … {counts['waiting']:,} to judge")
-    parts.append((f" · {share(view.accepted, decided)} accepted", DIM))
+    parts.append((f" · {share(view.accepted, decided)} pass", DIM))
     return styled(*parts)
 
 
@@ -139,6 +146,8 @@ def _calls(view: GenerationView) -> list[Content]:
         return [Content(""), Content("")]
     figures = f"{calls.in_flight} in flight · " if view.live else ""
     figures += f"{calls.calls:,} calls · {calls.retried:,} retried · {calls.failed:,} failed"
+    if view.settings.get("model") == _BUILTIN and not calls.prompt_tokens:
+        return [styled(figures), styled("local model · no cost")]
     tokens = f"{brief(calls.prompt_tokens)} tokens in · {brief(calls.completion_tokens)} out"
     if view.live:
         tokens += f" · {brief(calls.tokens_per_s)} tokens/s"

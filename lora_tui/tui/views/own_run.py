@@ -12,7 +12,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.looking import PairFilter, RunLine, conversations, pair_ids, pair_lines, weight_history
 from lora_tui.store.rows import Turn
 from lora_tui.tui.plain import DIM, Content, agreement, line, number, rate, styled
-from lora_tui.tui.views import training as training_words
+from lora_tui.tui.views import training_words
 from lora_tui.tui.views.pair import metric_name
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.plot import Series

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from lora_tui.config import Settings
     from lora_tui.tui.app import LoraApp
 
+PLAN = "Plan · s starts it"
+"""The title over a forecast: what a key of the screen would do."""
+
 
 class Plan:
     """The forecast for the settings in view, asked for once and again when they are others."""

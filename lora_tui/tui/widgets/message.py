@@ -30,7 +30,7 @@ class Answer(Vertical):
         border-left: outer $accent 40%;
         margin: 0 0 0 1;
         Markdown { padding: 0; margin: 0; background: transparent; }
-        MarkdownParagraph { margin: 0 0 0 0; }
+        Markdown > *:last-child { margin-bottom: 0; }
         .figures { height: auto; color: $text-muted; }
     }
     """

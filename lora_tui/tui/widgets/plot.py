@@ -9,7 +9,18 @@ from rich.style import Style as RichStyle
 from textual.strip import Strip
 from textual.widget import Widget
 
-from lora_tui.tui.curve import Canvas, Curve, Frame, draw_level, draw_line, draw_points, frame_of, tick_label, ticks
+from lora_tui.tui.curve import (
+    Canvas,
+    Curve,
+    Frame,
+    draw_level,
+    draw_line,
+    draw_points,
+    frame_of,
+    tick_label,
+    ticks,
+    value_label,
+)
 from lora_tui.tui.plain import Content
 
 _LABEL = 7
@@ -18,7 +29,10 @@ _LABEL = 7
 
 @dataclass(frozen=True)
 class Series:
-    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn."""
+    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn.
+
+    One without a label is not in the legend.
+    """
 
     label: str
     curve: Curve
@@ -28,7 +42,7 @@ class Series:
 
 
 class LinePlot(Widget):
-    """Series over a common x axis. `end_x` fixes the right end where it is known, `level` draws a labelled line."""
+    """Series over steps. `end_x` fixes the right end where it is known, `level` draws a labelled line."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"plot--{name}" for name in ("first", "second", "third", "faint", "level", "axis", "title")
@@ -71,6 +85,13 @@ class LinePlot(Widget):
         self._drawn = None
         self.refresh()
 
+    def say_empty(self, words: str) -> None:
+        """Say this where there is nothing to draw."""
+        if words != self._empty:
+            self._empty = words
+            self._drawn = None
+            self.refresh()
+
     def set_log(self, log: bool) -> None:
         """Switch the y axis between linear and logarithmic."""
         self.log_scale = log
@@ -96,14 +117,12 @@ class LinePlot(Widget):
     def _draw(self) -> list[Strip]:
         width, height = self.size
         cells, lines = width - _LABEL, height - 2  # one for the legend, one for the x axis
+        if cells <= 3 or lines <= 0:
+            return []  # there may be points, but there is no room for them
         include = [self._level[0]] if self._level else []
         include += list(self._range or ())
         curves = [series.curve for series in self._series]
-        frame = (
-            frame_of(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
-            if cells > 3 and lines > 0
-            else None
-        )
+        frame = frame_of(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
         if frame is None:
             return self._nothing(width, height)
         canvas = Canvas(cells, lines)
@@ -160,16 +179,20 @@ class LinePlot(Widget):
             start = min(max(0, frame.column(value) // 2 - len(label) // 2), cells - len(label))
             if all(place == " " for place in row[max(0, start - 1) : start + len(label) + 1]):
                 row[start : start + len(label)] = label
-        return " " * _LABEL + "".join(row)
+        return f"{'step':>{_LABEL - 2}}".ljust(_LABEL) + "".join(row)
 
     def _legend(self, width: int) -> Strip:
         """What is what: a sample of each series with its label and newest value."""
         parts: list[Segment] = []
         for series in self._series:
+            if not series.label:
+                continue
             sample = "━━" if series.kind == "line" else series.glyph
             last = series.curve.last
             parts.append(Segment(f" {sample} ", self._style(series.look)))
-            parts.append(Segment(series.label + ("" if last is None else f" {last:.3g}") + " ", self._style("title")))
+            parts.append(
+                Segment(series.label + ("" if last is None else f" {value_label(last)}") + " ", self._style("title"))
+            )
         if self._level is not None:
             parts.append(Segment(" ┄┄ ", self._style("level")))
             parts.append(Segment(f"{self._level[1]} ", self._style("title")))

@@ -126,7 +126,9 @@ class RowList(Widget, can_focus=True):
 
     def show(self, count: int) -> None:
         """Show so many rows; the cursor stays on its index, or on the last row while it follows."""
-        self.count = count
+        before, self.count = self.count, count
+        if bool(before) != bool(count):
+            self.refresh_bindings()
         last = max(0, count - 1)
         self._cursor = last if self.following else min(self._cursor, last)
         self._bring_into_view()
@@ -172,6 +174,10 @@ class RowList(Widget, can_focus=True):
         self.refresh()
 
     # Keys and mouse
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing can be opened where there are no rows."""
+        return bool(self.count) if action == "choose" else True
 
     def action_move(self, by: int) -> None:
         """Move the cursor by rows."""

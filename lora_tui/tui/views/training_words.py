@@ -1,0 +1,276 @@
+"""Training in words: the figures of the moment, the plan, the weights and the answers of one run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from lora_tui.machine import DeviceLoad
+from lora_tui.store.rows import Sample
+from lora_tui.text import one_line
+from lora_tui.tui.curve import bar
+from lora_tui.tui.plain import DIM, Content, agreement, brief, duration, gib, line, number, rate, styled
+from lora_tui.tui.views.pair import metric_name
+from lora_tui.tui.views.training import TrainingView
+
+_RECENT = 10
+_BAR = 11
+
+
+def now_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
+    """The figures of the moment, one a line."""
+    if not view.step:
+        return plan_lines(view)
+    step, lines = view.step, []
+    lines.append(_figure("loss", number(step.get("loss"), ".4f"), _trend(view)))
+    if len(view.held_out.xs):
+        lines.append(_held_out(view))
+    lines.append(_figure("rate", rate(step.get("lr")), _schedule(view)))
+    lines.append(
+        _figure("grad", number(step.get("grad_norm"), ".2f"), f"clipped {view.clipped:,} of {view.steps_done:,}")
+    )
+    a_step = f"{number(step.get('seconds'), '.2g')} s a step"
+    lines.append(_figure("speed", f"{brief(step.get('tokens_per_s'))} tokens/s", a_step))
+    lines.append(_memory(view, load))
+    if load is not None and view.live:
+        lines.append(_figure("load", *_load(load)))
+    if score := _score(view):
+        lines.append(_figure("score", *score))
+    lines.append(_figure(*_left(view, now)))
+    return Content("\n").join(lines)
+
+
+def now_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
+    """The same on two lines, for a small terminal."""
+    if not view.step:
+        return styled((view.phase() or "starting", DIM)) if view.live else plan_lines(view)
+    step = view.step
+    # The bar above has the step; here stands how it ended, or what is left.
+    over = () if view.live else (view.run.state, ending(view))
+    left = _left(view, now)[1:] if view.live else ()
+    memory = f"{number((step.get('memory_mb') or 0) / 1024, '.1f')} GiB"
+    first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
+    first += [("  rate ", DIM), rate(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
+    pace = [f"{brief(step.get('tokens_per_s'))} tokens/s", f"{number(step.get('seconds'), '.2g')} s a step", memory]
+    return styled(*first, "\n", " · ".join(filter(None, (*over, *pace, *left))))
+
+
+def _figure(name: str, value: str, more: str = "") -> Content:
+    return styled((f"{name:<7}", DIM), (value, "bold"), (f"  {more}" if more else "", DIM))
+
+
+def _trend(view: TrainingView) -> str:
+    """How the smoothed loss has moved lately, as a sign and a number."""
+    known = [y for y in view.smooth.ys[-_RECENT - 1 :] if not math.isnan(y)]
+    if len(known) < 2:
+        return ""
+    moved = known[-1] - known[0]
+    sign = "▼" if moved < 0 else "▲" if moved > 0 else "="
+    return f"{sign} {abs(moved):.2g} over {len(known) - 1} steps"
+
+
+def _held_out(view: TrainingView) -> Content:
+    """The loss on the held-out examples at the newest evaluation, and where it has gone since the one before."""
+    losses = [float(loss) for loss in view.held_out.ys]
+    moved = losses[-1] - losses[-2] if len(losses) > 1 else 0.0
+    sign = "▼" if moved < 0 else "▲"
+    return _figure("unseen", number(losses[-1], ".4f"), f"{sign} {abs(moved):.2g}, held out" if moved else "held out")
+
+
+def _schedule(view: TrainingView) -> str:
+    scheduler = view.settings.get("scheduler", {})
+    warmup = int(scheduler.get("warmup_steps") or 0)
+    where = f"warm-up {view.steps_done} of {warmup}" if view.steps_done < warmup else "warm-up done" if warmup else ""
+    return ", ".join(filter(None, (str(scheduler.get("type", "")), where)))
+
+
+def _memory(view: TrainingView, load: DeviceLoad | None) -> Content:
+    used = f"{(view.step.get('memory_mb') or 0) / 1024:.1f} GiB"
+    of = f"of {gib(load.memory_total)}" if load is not None and load.memory_total else ""
+    checkpointing = view.plan.get("gradient_checkpointing")
+    more = of if checkpointing is None else f"{of} · {_checkpointing(checkpointing)}"
+    return _figure("memory", used, more)
+
+
+def _checkpointing(value: object) -> str:
+    return (
+        "no checkpointing"
+        if value in (False, "none")
+        else "checkpointing"
+        if value is True
+        else f"{value} checkpointing"
+    )
+
+
+def _load(load: DeviceLoad) -> tuple[str, str]:
+    """What the device is doing: the GPU where there is one, else the cores."""
+    gpu = load.gpus[0] if load.gpus else None
+    if gpu is not None and gpu.utilisation is not None:
+        more = [f"{gpu.temperature} °C" if gpu.temperature is not None else ""]
+        more += [f"{gpu.power:.0f} W" if gpu.power is not None else ""]
+        return f"GPU {gpu.utilisation} %", " · ".join(filter(None, more))
+    return f"CPU {number(load.process_cpu)} %", f"machine {number(load.machine_cpu)} %"
+
+
+def _score(view: TrainingView) -> tuple[str, str] | None:
+    """The newest score, with the best and the target; None before the first evaluation."""
+    best = view.best
+    if best is None:
+        return None
+    newest = view.evaluations[-1]
+    which = f"best {best.score:.2f} at {best.step:,}" if best is not newest else f"at step {best.step:,}"
+    return f"{newest.score:.2f}", f"{which} · target {view.target:g}"
+
+
+def ending(view: TrainingView) -> str:
+    """Why a run that is over has ended; empty where it has failed or nothing is known."""
+    return {
+        "steps": "all steps taken",
+        "target_score": "target score reached",
+        "patience": "score stopped rising",
+        "request": "stopped on request",
+    }.get(view.stopped_by, "")
+
+
+def no_points(view: TrainingView, plot: str) -> str:
+    """What stands where a plot (``loss``, ``score``, ``rate`` or ``speed``) has nothing to draw."""
+    if plot == "score":
+        return "the first evaluation draws it" if view.live else "it was not evaluated"
+    return "the first step draws the first point" if view.live else "no step was taken"
+
+
+def _left(view: TrainingView, now: float) -> tuple[str, str, str]:
+    """What is left of a run, or how far it came: a name, a figure, and what there is to say about it."""
+    if not view.live:
+        return "done", f"step {view.steps_done:,} of {view.steps:,}", ending(view) or view.run.state
+    if view.run.state == "stopping":
+        return "left", "stopping", "saving after this step"
+    seconds = view.step.get("eta_s")
+    if seconds is None:
+        return "left", "–", ""
+    ends = datetime.fromtimestamp(now + seconds).astimezone()
+    return "left", duration(seconds), f"ends about {ends:%H:%M}"
+
+
+def plan_lines(view: TrainingView) -> Content:
+    """What a run is going to do, before its first step."""
+    plan = view.plan
+    if not plan:
+        if not view.live:
+            return _no_step(view)
+        return styled((view.phase() or "starting …", DIM))
+    trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
+    held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
+    lines = [
+        _figure("data", f"{plan.get('examples', 0):,} examples", f"{brief(plan.get('tokens'))} tokens{held_out}"),
+        _figure("steps", f"{plan.get('steps', 0):,}", f"{brief(plan.get('label_tokens'))} label tokens an epoch"),
+        _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
+        _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),
+    ]
+    left_out = [f"{plan[key]:,} {key}" for key in ("skipped", "dropped", "truncated") if plan.get(key)]
+    if len(plan.get("forms") or {}) > 1:
+        forms = ", ".join(f"{count:,} {one_line(str(form), 20)}" for form, count in plan["forms"].items())
+        lines.insert(1, _figure("forms", "", forms))
+    if left_out:
+        lines.append(_figure("but", ", ".join(left_out)))
+    for counted in (plan.get("reasons") or {}).values():
+        lines += [_figure("", f"{times:,}", one_line(str(reason), 120)) for reason, times in counted.items()]
+    if phase := view.phase():
+        lines.append(styled((phase, "$accent")))
+    if not view.live:
+        lines.append(_no_step(view))
+    return Content("\n").join(lines)
+
+
+def _no_step(view: TrainingView) -> Content:
+    """How a run has ended that took no step, and the first line of why; Runs has the rest."""
+    ended = _figure("done", "no step", ending(view) or view.run.state)
+    why = (view.run.error or "").partition("\n")[0]
+    return styled(ended, "\n", line(why, 300, "$error")) if why else ended
+
+
+def first_lines(view: TrainingView, width: int) -> Content:
+    """The plan of a run that has begun, with what it warns of, until its first step."""
+    plan = plan_lines(view)
+    return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
+
+
+def weight_lines(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
+    """The aggregator's weights as bars, with where they began and which way they went."""
+    if not now:
+        return Content.styled("The first evaluation shows them.", DIM)
+    name_width = min(14, max(6, width - _BAR - 15))
+    lines = [styled((f"{'':{name_width}} {'':{_BAR}} start   now", DIM))]
+    top = max(now.values())
+    for name, weight in sorted(now.items(), key=lambda item: -item[1]):
+        before = start.get(name, weight)
+        lines.append(
+            styled(
+                f"{one_line(metric_name(name), name_width):<{name_width}} ",
+                (f"{bar(weight / top, _BAR - 1):<{_BAR}}", "$accent"),
+                (f" {before:5.3f}"[:6], DIM),
+                f" {weight:5.3f}",
+                (f" {_sign(weight - before)}", "bold"),
+            )
+        )
+    return Content("\n").join(lines)
+
+
+def weight_line(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
+    """The weights one after the other, for a small terminal; no line ends between a name and its weight."""
+    if not now:
+        return styled(("weights ", DIM), ("the first evaluation shows them", DIM))
+    parts: list[Any] = [("weights", DIM)]
+    column = len("weights")
+    for name, weight in sorted(now.items(), key=lambda item: -item[1]):
+        words, sign = f"{metric_name(name)} {weight:.2f}", _sign(weight - start.get(name, weight)).strip()
+        between = "  " if column + len(words) + len(sign) + 2 <= width else "\n"
+        column = (column + 2 if between == "  " else 0) + len(words) + len(sign)
+        parts += [between, words, (sign, "bold")]
+    return styled(*parts)
+
+
+def _sign(moved: float) -> str:
+    """Which way a weight went; a space where it did not."""
+    return "▲" if moved > 5e-4 else "▼" if moved < -5e-4 else " "
+
+
+def score_title(view: TrainingView) -> str:
+    """The score so far and where it is to go, short enough for the box it stands on."""
+    best = view.best
+    if best is None:
+        return "Score"
+    newest = view.evaluations[-1]
+    further = f", best {best.score:.2f}" if best is not newest else ""
+    return f"Score {newest.score:.2f}{further} → target {view.target:g}"
+
+
+def score_line(view: TrainingView) -> str:
+    """The same on a line of its own, with the step of the best."""
+    score = _score(view)
+    return f"Score {score[0]}  {score[1]}" if score else "Score: no evaluation yet"
+
+
+def answer_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tuple[str, str]]:
+    """A test prompt's row: prompt, what is wanted, what it says, how well that agrees."""
+    wanted = sample.reference if sample.kind == "expected" else f"not: {sample.reference}"
+    look = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
+    stars = f"{rating}★" if rating else ""
+    cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]
+    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (agreement(sample.score), look), (stars, "accent")]
+    return [cells[0], cells[2], cells[3]] if narrow else cells
+
+
+def question_of(prompt: str) -> str:
+    """A test prompt without the training form round it."""
+    inner = prompt.strip()
+    if inner.startswith("Question:"):
+        inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
+    return inner or prompt
+
+
+def warning_lines(warnings: Sequence[str], width: int) -> Content:
+    """The warnings of a run, the newest first, one line each."""
+    return Content("\n").join(
+        [styled(("! ", "bold $warning"), line(words, max(20, width * 2))) for words in reversed(warnings)]
+    )
