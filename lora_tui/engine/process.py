@@ -4,12 +4,14 @@
 """
 
 import ctypes
+import logging
 import os
 import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _LARGEST_BLOCK = 1 << 30
 """Blocks up to this size (bytes) come from the heap, which is kept, instead of from fresh pages."""
 
@@ -24,6 +26,8 @@ def before_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars; ours come as events
+    # Where it is installed PEFT imports it, and it warns on the terminal of a faster kernel that nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> bool:
@@ -44,5 +48,6 @@ def keep_freed_memory() -> bool:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK),
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1),
         mallopt(_M_TOP_PAD, 64 << 20),
+        mallopt(_M_ARENA_MAX, 1),  # threads with heaps of their own could not use what another has freed
     ]
     return all(kept)

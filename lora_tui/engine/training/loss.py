@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-_CHUNK_BYTES = 64 << 20
+_CHUNK_BYTES = 32 << 20
 """Size of one chunk of float32 logits: large enough for the matrix product, small enough for the memory."""
 
 

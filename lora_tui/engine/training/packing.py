@@ -52,6 +52,28 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
+def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int]]:
+    """Distribute items over rows of like length, at most `budget` tokens each, their number a multiple of `multiple`.
+
+    For rows that are computed side by side: nobody waits for a long one. Longest first, each to the shortest row so
+    far; a longer item than the budget gets its own row. Returns the item indices of each row; deterministic.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    alone = [[item] for item in longest_first if lengths[item] > budget]
+    shared = longest_first[len(alone) :]
+    wanted = -(-sum(lengths[item] for item in shared) // budget)
+    for rows in range(-(-wanted // multiple) * multiple, len(shared), multiple):
+        found: list[list[int]] = [[] for _ in range(rows)]
+        used = [0] * rows
+        for item in shared:
+            shortest = used.index(min(used))
+            found[shortest].append(item)
+            used[shortest] += lengths[item]
+        if max(used) <= budget:
+            return alone + found
+    return [[item] for item in longest_first]
+
+
 def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.device) -> Row:
     """Build one row out of the examples numbered `items`, in the order given."""
     input_ids: list[int] = []

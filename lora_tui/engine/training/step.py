@@ -22,7 +22,8 @@ from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
-from lora_tui.engine.training.packing import Row, lay_out, pack
+from lora_tui.engine.training.packing import Row, balance, lay_out, pack
+from lora_tui.engine.training.side_by_side import SideBySide
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -56,6 +57,7 @@ class StepMaths:
     device: torch.device
     tokens_per_row: int
     fast: FastLayers
+    side_by_side: SideBySide
     seed: int = 42
 
     @classmethod
@@ -64,7 +66,9 @@ class StepMaths:
         base: PreTrainedModel = model.get_base_model()
         packed = supports_packing(base)
         fast = FastLayers.of(model, packed=packed)
-        return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, seed)
+        # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
+        threads = SideBySide(base.device, allowed=fast.why_not is None)
+        return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, threads, seed)
 
     def slower_because(self) -> Iterator[str]:
         """Say what keeps this model from the fastest way, a sentence each."""
@@ -115,14 +119,33 @@ class StepMaths:
 
     def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+        def of_row(row: Row) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            self.fast.for_row(Draws(self.seed, step, row.examples, row.spans))
+            loss = self.summed_loss(row)
+            return loss.detach(), torch.autograd.grad(loss / labels, parameters, allow_unused=True)
+
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
-            for row in self.rows(examples):
-                self.fast.for_row(Draws(self.seed, step, row.examples, row.spans))
-                loss = self.summed_loss(row)
-                (loss / labels).backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
+            large, small = self._large_and_small(self.rows(examples))
+            # Added up in the order of the rows, whoever is first: the same sum to the last bit.
+            for rows, at_once in ((large, 1), (small, self.rows_at_once)):
+                for loss, gradients in self.side_by_side.map(of_row, rows, at_once):
+                    total += loss
+                    _add_gradients(parameters, gradients)
             return total / labels
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are computed side by side, which share `tokens_per_row`."""
+        return self.side_by_side.workers(self.tokens_per_row) if self.packed else 1
+
+    def _large_and_small(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Rows too large for their share of the memory take it alone, and all cores."""
+        share = self.tokens_per_row // self.rows_at_once
+        large = [row for row in rows if len(row.input_ids) > share]
+        return large, [row for row in rows if len(row.input_ids) <= share]
 
     def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
@@ -142,7 +165,11 @@ class StepMaths:
         """The packed rows of one step; one example a row for models that cannot be packed."""
         if not self.packed:
             return [lay_out(examples, [item], self.device) for item in range(len(examples))]
-        packing = pack([len(example.input_ids) for example in examples], self.tokens_per_row)
+        lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once
+        if at_once == 1:
+            packing = pack(lengths, self.tokens_per_row)
+        else:
+            packing = balance(lengths, self.tokens_per_row // at_once, at_once)
         return [lay_out(examples, items, self.device) for items in packing]
 
     def summed_loss(self, row: Row) -> Tensor:
@@ -174,6 +201,16 @@ def free_cached_memory() -> None:
     """Give back what the allocator has kept for later, so that smaller pieces fit."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
 
 
 def _has_plain_head(base: PreTrainedModel) -> bool:

@@ -4,6 +4,7 @@ A layer is taken only if it is known to be the plain one: by its exact class, no
 to it. The model's own layers stay where they are and serve evaluation, generation and saving.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 Forward = Callable[..., Any]
 
 
+class _OfRow(threading.local):
+    """What belongs to the row that a thread computes: rows may be computed side by side."""
+
+    draws: Draws | None = None
+
+
 @dataclass
 class FastLayers:
     """The replacements for one model: `forwards` pairs a module with what is called in its place.
@@ -39,7 +46,7 @@ class FastLayers:
     forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
     why_not: str | None = None
     kinds: dict[str, int] = field(default_factory=dict)
-    draws: Draws | None = None
+    row: _OfRow = field(default_factory=_OfRow)
     recomputes_feed_forward: bool = False
 
     @classmethod
@@ -98,9 +105,10 @@ class FastLayers:
         scale: float = module.scaling[adapter]
 
         def forward(x: Tensor) -> Tensor:
-            if rate == 0.0 or self.draws is None or not dropout.training:
+            draws = self.row.draws
+            if rate == 0.0 or draws is None or not dropout.training:
                 return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, scale)
-            dropped = self.draws.dropped(number, x.shape[-1], rate, x.device)
+            dropped = draws.dropped(number, x.shape[-1], rate, x.device)
             kept_scale = scale / (1.0 - rate)
             return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped)
 
@@ -120,8 +128,8 @@ class FastLayers:
         return forward
 
     def for_row(self, draws: Draws | None) -> None:
-        """Draw the dropout of the next row from `draws`; None drops nothing."""
-        self.draws = draws
+        """Draw the dropout of this thread's next row from `draws`; None drops nothing."""
+        self.row.draws = draws
 
 
 def _why_not_plain(module: Any) -> str | None:

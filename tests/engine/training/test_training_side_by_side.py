@@ -1,0 +1,111 @@
+"""Rows computed side by side: the same sum as one after the other, to the last bit every time."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.packing import balance
+from lora_tui.engine.training.side_by_side import SideBySide
+from lora_tui.engine.training.step import StepMaths
+from tests.engine.training.test_training_health import limited
+from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 32)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_rows_are_of_like_length_and_hold_every_item_once() -> None:
+    lengths = [20, 14, 25, 14, 23, 15, 13, 26, 12, 22]
+    rows = balance(lengths, 56, 2)
+    assert sorted(item for row in rows for item in row) == list(range(10))
+    used = [sum(lengths[item] for item in row) for row in rows]
+    assert len(rows) == 4
+    assert max(used) <= 56
+    assert max(used) - min(used) <= 12
+    assert balance([10, 90, 10, 10], 30, 2) == [[1], [0, 3], [2]], "a long item gets its own row"
+    assert balance([5, 5], 100, 4) == [[0], [1]]
+    assert balance([7, 3, 7, 3], 10, 2) == [[0, 1], [2, 3]]
+    assert balance([], 10, 2) == []
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
+    new_model: Callable[..., Any], examples: list[Encoded], dropout: float
+) -> None:
+    model = new_model(dropout=dropout).train()
+    maths = StepMaths.of(model, 96)
+    seen: set[str] = set()
+    real = maths.fast.for_row
+
+    def watched(draws: Any) -> None:
+        seen.add(threading.current_thread().name)
+        real(draws)
+
+    maths.fast.for_row = watched  # type: ignore[method-assign]
+    assert maths.rows_at_once == 2
+    loss = float(maths.accumulate(examples))
+    found = gradients(model)
+    assert len(seen) == 2, "two threads have computed rows"
+    for _ in range(3):
+        assert float(maths.accumulate(examples)) == loss
+        again = gradients(model)
+        assert all(torch.equal(value, found[name]) for name, value in again.items())
+    maths.side_by_side.close()
+    torch.set_num_threads(1)
+    plain_loss, plain = accumulate(model, examples, 96)
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    assert largest_difference(found, plain) <= 1e-6
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    maths = StepMaths.of(new_model(), 40)
+    large, small = maths._large_and_small(maths.rows(examples))
+    assert all(len(row.input_ids) <= 20 for row in small)
+    assert all(len(row.spans) == 1 for row in large)
+    assert large, "one of the pairs is longer than half of the budget"
+    assert small
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model().train()
+    _, undisturbed = accumulate(model, examples, 200)
+    fitted = limited(monkeypatch, 60)
+    maths = StepMaths.of(model, 200)
+    maths.accumulate(examples)
+    assert largest_difference(gradients(model), undisturbed) <= 1e-6
+    assert max(fitted) <= 60
+
+
+def test_threads_take_their_share_and_leave_torchs_setting_alone() -> None:
+    torch.set_num_threads(4)
+    try:
+        threads = SideBySide(CPU, allowed=True)
+        assert threads.workers(1024) == 4
+        assert threads.workers(600) == 2
+        assert threads.workers(100) == 1
+        assert list(threads.map(lambda _: torch.get_num_threads(), range(8), 2)) == [2] * 8
+        assert torch.get_num_threads() == 4
+        threads.close()
+        assert SideBySide(CPU, allowed=False).workers(10_000) == 1
+        assert SideBySide(torch.device("cuda"), allowed=True).workers(10_000) == 1
+    finally:
+        torch.set_num_threads(1)
