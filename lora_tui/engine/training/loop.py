@@ -149,7 +149,10 @@ class _Training:
             torch.manual_seed(self.settings.training.seed)
         self.maths.tokens_per_row = self.state.tokens_per_row or self.maths.tokens_per_row
         self._plan_memory()
-        stopped_by = self._already_over() or self._epochs()
+        try:
+            stopped_by = self._already_over() or self._epochs()
+        finally:
+            self.maths.side_by_side.close()
         self.model.eval()
         return TrainingResult(
             self.state.step,

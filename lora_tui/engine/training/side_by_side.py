@@ -7,7 +7,7 @@ need no more memory. Python itself is no hindrance: torch lets go of the interpr
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -32,13 +32,24 @@ class SideBySide:
         return max(1, min(self._cores, tokens // _LEAST_TOKENS))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-        """Call `function` for every item, `workers` at a time; results come in the order of the items."""
+        """Call `function` for every item, `workers` at a time; results come in the order of the items.
+
+        After an exception, or when no more results are asked for, nothing is left at work.
+        """
         if workers == 1:
-            return map(function, items)
+            yield from map(function, items)
+            return
         if self._pool is None or self._workers != workers:
             self.close()
             self._pool, self._workers = _pool(workers, self._cores), workers
-        return self._pool.map(function, items)
+        calls = [self._pool.submit(function, item) for item in items]
+        try:
+            for call in calls:
+                yield call.result()
+        finally:
+            for call in calls:
+                call.cancel()
+            wait(calls)
 
     def close(self) -> None:
         """End the threads."""

@@ -1,6 +1,7 @@
 """Rows computed side by side: the same sum as one after the other, to the last bit every time."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,4 +109,32 @@ def test_threads_take_their_share_and_leave_torchs_setting_alone() -> None:
         assert SideBySide(CPU, allowed=False).workers(10_000) == 1
         assert SideBySide(torch.device("cuda"), allowed=True).workers(10_000) == 1
     finally:
+        torch.set_num_threads(1)
+
+
+def test_after_an_exception_nothing_is_left_at_work() -> None:
+    torch.set_num_threads(2)
+    threads = SideBySide(CPU, allowed=True)
+    ended: list[int] = []
+    other_is_at_work = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert other_is_at_work.wait(10)
+            raise RuntimeError("out of memory")
+        other_is_at_work.set()
+        time.sleep(0.3)
+        ended.append(item)
+        return item
+
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(threads.map(work, range(20), 2))
+        so_far = list(ended)
+        time.sleep(0.5)
+        assert ended == so_far, "nobody works on after map has ended"
+        assert 1 in ended
+        assert len(ended) < 5, "what had not begun is not begun"
+    finally:
+        threads.close()
         torch.set_num_threads(1)
