@@ -147,7 +147,8 @@ class _Training:
             self.state = restored
         else:
             torch.manual_seed(self.settings.training.seed)
-        self.maths.tokens_per_row = self.state.tokens_per_row or self.maths.tokens_per_row
+        if self.state.tokens_per_row is not None:  # what did not fit before the stop is not tried again
+            self.maths.tokens_per_row, self.maths.one_at_a_time = self.state.tokens_per_row, True
         self._plan_memory()
         try:
             stopped_by = self._already_over() or self._epochs()
@@ -296,10 +297,11 @@ class _Training:
                 f"{_MOST_SKIPPED} steps in a row had no finite gradient (the last was step {step}), even at an eighth "
                 'of the rate. Lower fine_tuning.optimizer.lora_lr, or set fine_tuning.dtype = "float32".'
             )
-        scale, times = self.state.rate_scale / 2, self.state.times_back + 1
+        scale, times, tokens = self.state.rate_scale / 2, self.state.times_back + 1, self.state.tokens_per_row
         restored = checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
         self.state = restored or self.state
         self.state.rate_scale, self.state.times_back, self.state.skipped_in_a_row = scale, times, 0
+        self.state.tokens_per_row = tokens
         where = (
             f"back at the checkpoint of step {restored.step}" if restored else "on without a checkpoint to go back to"
         )

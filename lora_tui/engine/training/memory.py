@@ -85,8 +85,10 @@ def kept_bytes(maths: StepMaths, items: tuple[int, ...], examples: list[Encoded]
             seen[storage.data_ptr()] = storage.nbytes()
         return kept
 
+    own_devices = [maths.device] if maths.device.type == "cuda" else []
     try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+        # PEFT's own dropout draws: a run must not depend on whether its memory was measured.
+        with torch.random.fork_rng(own_devices), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
             maths.summed_loss_of([examples[item] for item in items])
     except RuntimeError as problem:
         if not out_of_memory(problem):

@@ -48,7 +48,7 @@ class RowTooLargeError(Exception):
 
 @dataclass
 class StepMaths:
-    """How this model computes its loss, decided once; only `tokens_per_row` shrinks where memory runs out."""
+    """How this model computes its loss, decided once; where memory runs out, rows shrink and come `one_at_a_time`."""
 
     model: PeftModel
     base: PreTrainedModel
@@ -59,6 +59,7 @@ class StepMaths:
     fast: FastLayers
     side_by_side: SideBySide
     seed: int = 42
+    one_at_a_time: bool = False
 
     @classmethod
     def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "StepMaths":
@@ -98,8 +99,9 @@ class StepMaths:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
         `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
-        taken again in rows of half the size, with the same draws: the sum is the same. Raises `RowTooLargeError` when a
-        row is a single example.
+        taken again with one row at a time, and then in rows of half the size, with the same draws: the sum is the same.
+        (PEFT's own dropout begins at the same random state, but draws for rows and not for examples.) Raises
+        `RowTooLargeError` when a row is a single example.
         """
         random_state = torch.get_rng_state()
         while True:
@@ -112,9 +114,11 @@ class StepMaths:
             # Only here has the failed row been freed: the exception's traceback held its tensors.
             largest = max(self.rows(examples), key=lambda row: len(row.input_ids))
             free_cached_memory()
-            if len(largest.spans) == 1:
-                raise RowTooLargeError(len(largest.input_ids))
-            self.tokens_per_row = len(largest.input_ids) // 2
+            tokens, side_by_side = len(largest.input_ids), self.rows_at_once(examples) > 1
+            if len(largest.spans) == 1 and not side_by_side:
+                raise RowTooLargeError(tokens)
+            self.tokens_per_row = tokens if side_by_side else tokens // 2
+            self.one_at_a_time = True
             torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
 
     def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
@@ -128,22 +132,25 @@ class StepMaths:
 
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
-            large, small = self._large_and_small(self.rows(examples))
+            at_once = self.rows_at_once(examples)
+            large, small = self._large_and_small(self.rows(examples), at_once)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
-            for rows, at_once in ((large, 1), (small, self.rows_at_once)):
-                for loss, gradients in self.side_by_side.map(of_row, rows, at_once):
+            for rows, workers in ((large, 1), (small, at_once)):
+                for loss, gradients in self.side_by_side.map(of_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
             return total / labels
 
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows are computed side by side, which share `tokens_per_row`."""
-        return self.side_by_side.workers(self.tokens_per_row) if self.packed else 1
+    def rows_at_once(self, examples: Sequence[Encoded]) -> int:
+        """How many rows of a step are computed side by side; they share `tokens_per_row`."""
+        if not self.packed or self.one_at_a_time:
+            return 1
+        tokens = sum(len(example.input_ids) for example in examples)
+        return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
-    def _large_and_small(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    def _large_and_small(self, rows: Sequence[Row], at_once: int) -> tuple[list[Row], list[Row]]:
         """Rows too large for their share of the memory take it alone, and all cores."""
-        share = self.tokens_per_row // self.rows_at_once
+        share = self.tokens_per_row // at_once
         large = [row for row in rows if len(row.input_ids) > share]
         return large, [row for row in rows if len(row.input_ids) <= share]
 
@@ -165,7 +172,7 @@ class StepMaths:
         """The packed rows of one step; one example a row for models that cannot be packed."""
         if not self.packed:
             return [lay_out(examples, [item], self.device) for item in range(len(examples))]
-        lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once
+        lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
         if at_once == 1:
             packing = pack(lengths, self.tokens_per_row)
         else:

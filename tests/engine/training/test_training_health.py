@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lora_tui.engine.training import checkpoint, footprint
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.fast import layers as layers_module
+from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.memory import kept_bytes, plan_memory, recompute
@@ -181,6 +184,32 @@ def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
     assert math.isinf(kept_bytes(maths, (0,), examples))
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: 1000)
     assert plan_memory("auto", maths, examples).recomputation is footprint.ALL
+
+
+def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it_recomputes(
+    new_model: Callable[..., Any], examples: list[Encoded]
+) -> None:
+    model = new_model(dropout=0.2).train()
+    _, wanted = accumulate(model, examples[:3], 400)
+    maths = StepMaths.of(model, 400)
+    maths.fast.row = layers_module._OfRow()  # what it is on a GPU
+    recompute(maths, footprint.ALL)
+    labels = sum(example.labels for example in examples[:3])
+    with maths.ready():
+        (row,) = maths.rows(examples[:3])
+        maths.fast.for_row(Draws(42, 0, row.examples, row.spans))
+        loss = maths.summed_loss(row) / labels
+        with ThreadPoolExecutor(1) as other:
+            other.submit(loss.backward).result()
+    assert largest_difference(gradients(model), wanted) <= 1e-6
+
+
+def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+    maths = StepMaths.of(new_model(dropout=0.2).train(), 64)
+    maths.fast = FastLayers(why_not="for the test")
+    before = torch.get_rng_state()
+    kept_bytes(maths, (0, 1), examples)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- numbers that are not finite -----------------------------------------------------------------------------------

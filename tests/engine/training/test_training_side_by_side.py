@@ -55,7 +55,8 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
         real(draws)
 
     maths.fast.for_row = watched  # type: ignore[method-assign]
-    assert maths.rows_at_once == 2
+    assert maths.rows_at_once(examples) == 2
+    assert maths.rows_at_once(examples[:1]) == 1, "a small step is one row"
     loss = float(maths.accumulate(examples))
     found = gradients(model)
     assert len(seen) == 2, "two threads have computed rows"
@@ -76,7 +77,7 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
     maths = StepMaths.of(new_model(), 40)
-    large, small = maths._large_and_small(maths.rows(examples))
+    large, small = maths._large_and_small(maths.rows(examples), maths.rows_at_once(examples))
     assert all(len(row.input_ids) <= 20 for row in small)
     assert all(len(row.spans) == 1 for row in large)
     assert large, "one of the pairs is longer than half of the budget"
@@ -94,6 +95,33 @@ def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
     maths.accumulate(examples)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
     assert max(fitted) <= 60
+    assert maths.rows_at_once(examples) == 1
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is a single example: halving could not help."""
+    long = sorted(examples, key=lambda example: -len(example.input_ids))[:2]
+    tokens = len(long[0].input_ids)
+    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    model = new_model().train()
+    _, undisturbed = accumulate(model, long, 1)
+    maths = StepMaths.of(model, 2 * tokens)
+    assert maths.rows_at_once(long) == 2
+    real, first = StepMaths.summed_loss, threading.Event()
+
+    def summed_loss(self: StepMaths, row: Any) -> torch.Tensor:
+        if not first.is_set():
+            first.set()
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, row)
+
+    monkeypatch.setattr(StepMaths, "summed_loss", summed_loss)
+    maths.accumulate(long)
+    assert (maths.rows_at_once(long), maths.tokens_per_row) == (1, tokens)
+    assert largest_difference(gradients(model), undisturbed) <= 1e-6
 
 
 def test_threads_take_their_share_and_leave_torchs_setting_alone() -> None:

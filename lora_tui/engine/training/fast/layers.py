@@ -30,8 +30,15 @@ _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 Forward = Callable[..., Any]
 
 
-class _OfRow(threading.local):
-    """What belongs to the row that a thread computes: rows may be computed side by side."""
+@dataclass
+class _OfRow:
+    """What belongs to the row under way. A GPU's backward pass runs on a thread of its own and must see it, too."""
+
+    draws: Draws | None = None
+
+
+class _OfThreadsRow(threading.local):
+    """The same on the CPU, where rows are computed side by side, each on one thread from end to end."""
 
     draws: Draws | None = None
 
@@ -46,13 +53,14 @@ class FastLayers:
     forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
     why_not: str | None = None
     kinds: dict[str, int] = field(default_factory=dict)
-    row: _OfRow = field(default_factory=_OfRow)
+    row: _OfRow | _OfThreadsRow = field(default_factory=_OfThreadsRow)
     recomputes_feed_forward: bool = False
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
         """Look through `model`; `packed` says that its attention may be computed span by span."""
-        layers = cls()
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        layers = cls(row=_OfThreadsRow() if on_cpu else _OfRow())
         adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
         layers.why_not = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
         if layers.why_not is not None:
@@ -60,7 +68,7 @@ class FastLayers:
         for number, module in enumerate(adapted):
             layers._take("linear", module, layers._linear(module, number))
         # On a GPU transformers' own kernels are as good, and nobody has measured these.
-        if next(model.parameters()).device.type == "cpu":
+        if on_cpu:
             layers._take_blocks(model, packed=packed)
         return layers
 
@@ -128,7 +136,7 @@ class FastLayers:
         return forward
 
     def for_row(self, draws: Draws | None) -> None:
-        """Draw the dropout of this thread's next row from `draws`; None drops nothing."""
+        """Draw the dropout of the next row from `draws` (on the CPU: this thread's); None drops nothing."""
         self.row.draws = draws
 
 
