@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from lora_tui.store.feedback import ratings
@@ -14,6 +13,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
 from lora_tui.tui.curve import bar
 from lora_tui.tui.plain import DIM, Content, agreement, line, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.views.pair import metric_name
 from lora_tui.tui.widgets.hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
@@ -30,7 +30,7 @@ _TOLD = 5e-5
 """Smaller changes of a weight are not worth a word."""
 
 
-class AnswerScreen(ModalScreen[None]):
+class AnswerScreen(Dialog[None]):
     """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
 
     CSS_PATH = ["dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it

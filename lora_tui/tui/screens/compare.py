@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from lora_tui.store import runs, training
@@ -15,6 +14,7 @@ from lora_tui.store.looking import RunLine
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, agreement, line, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_words import question_of
@@ -31,7 +31,7 @@ _SECTIONS = ("data_generation", "fine_tuning")
 _KEY, _VALUE = 46, 24
 
 
-class CompareScreen(ModalScreen[None]):
+class CompareScreen(Dialog[None]):
     """Shows runs that were marked."""
 
     CSS_PATH = ["dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it

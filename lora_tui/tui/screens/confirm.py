@@ -8,11 +8,11 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Choice:
     follows: str = ""
 
 
-class Choose(ModalScreen[str | None]):
+class Choose(Dialog[str | None]):
     """Returns the id of the answer; escape is the safe one."""
 
     CSS_PATH = "dialogs.tcss"
@@ -76,7 +76,7 @@ class Choose(ModalScreen[str | None]):
         self.dismiss(self._safe)
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str | None]):
     """Returns the line that was typed, None when it was cancelled."""
 
     CSS_PATH = "dialogs.tcss"

@@ -6,13 +6,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
 from lora_tui.config import Settings, all_keys, settings_value, with_values
 from lora_tui.config.explain import parse_edit, shown
 from lora_tui.errors import ConfigError
 from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.widgets.hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
@@ -20,7 +20,7 @@ _SECTION = "fine_tuning.chat"
 _KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
 
 
-class DecodingScreen(ModalScreen[Settings | None]):
+class DecodingScreen(Dialog[Settings | None]):
     """Returns the settings with what was changed, None when it was cancelled."""
 
     CSS_PATH = "dialogs.tcss"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
 from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.views.lessons import lesson, number
 from lora_tui.tui.widgets.hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
@@ -43,7 +44,7 @@ def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
     return listed, lesson_id
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """Keys at the left, lesson at the right."""
 
     CSS_PATH = ["dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
@@ -85,5 +86,7 @@ class HelpScreen(ModalScreen[None]):
     def action_learn(self) -> None:
         """Open the lesson on Learn, with the panels of the user's own run."""
         app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
+        if not self.is_open:
+            return
         self.dismiss(None)
         app.open_lesson(self._lesson.id)

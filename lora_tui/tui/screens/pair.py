@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
 from lora_tui.store.looking import PairDetail, pair_detail
 from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.views import pair as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.hints import KeyHints
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
 
 
-class PairScreen(ModalScreen[int | None]):
+class PairScreen(Dialog[int | None]):
     """Shows one pair of a window and goes through its neighbours; returns the pair that was shown last."""
 
     CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
@@ -143,7 +143,7 @@ class PairScreen(ModalScreen[int | None]):
             self._lora.copy(f"Question: {self._detail.pair.question}\nAnswer: {self._detail.pair.answer}\n")
 
 
-class EditPair(ModalScreen[tuple[str, str] | None]):
+class EditPair(Dialog[tuple[str, str] | None]):
     """Two fields, question and answer; returns the new wording, None when it was cancelled."""
 
     CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it

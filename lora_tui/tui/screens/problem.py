@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from lora_tui.tui.plain import DIM, Content, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -31,7 +31,7 @@ class Problem:
         return "\n".join(part for part in parts if part)
 
 
-class ProblemScreen(ModalScreen[None]):
+class ProblemScreen(Dialog[None]):
     """Shows a problem until it is put away."""
 
     CSS_PATH = "dialogs.tcss"

@@ -9,7 +9,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from lora_tui.config import Settings, with_values
@@ -17,6 +16,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, plain, styled
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CHOICES = (
 )
 
 
-class Welcome(ModalScreen[None]):
+class Welcome(Dialog[None]):
     """Shown when there is no run yet and nothing is configured."""
 
     CSS_PATH = "dialogs.tcss"
@@ -75,6 +75,8 @@ class Welcome(ModalScreen[None]):
     def action_choose(self, name: str) -> None:
         """Start the quickstart, or ask for what the other ways need."""
         app = self._lora
+        if not self.is_open:
+            return  # a second key, pressed before the first has closed it: one run is enough
         self.dismiss(None)
         if name == "show":
             app.action_quickstart()
@@ -96,7 +98,7 @@ def _machine(settings: Settings) -> str:
     return f"This machine: {machine_line()} · {variable} {key}"
 
 
-class _Form(ModalScreen[Settings | None]):
+class _Form(Dialog[Settings | None]):
     """A few fields that become settings; what cannot be meant is said under them."""
 
     CSS_PATH = "dialogs.tcss"

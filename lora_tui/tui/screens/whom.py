@@ -7,13 +7,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from lora_tui.store.looking import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.jobs import Speaker
 from lora_tui.tui.plain import number
+from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.theme import state
 from lora_tui.tui.widgets.hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
@@ -32,7 +32,7 @@ _COLUMNS = (
 _MOST_RUNS = 50
 
 
-class Whom(ModalScreen[Speaker | None]):
+class Whom(Dialog[Speaker | None]):
     """Returns whom to talk to, None when nobody was chosen."""
 
     CSS_PATH = "dialogs.tcss"

@@ -1,0 +1,99 @@
+"""Dialogs: answered once, whatever is pressed after that."""
+
+import importlib
+import pkgutil
+
+import pytest
+from textual import events
+from textual.screen import ModalScreen
+
+from lora_tui.tui import screens
+from lora_tui.tui.app import LoraApp
+from lora_tui.tui.screens.confirm import Choice, Choose
+from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.screens.welcome import Welcome
+from tests.tui.workplace import Workplace, make_training, shown, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def at_once(app: LoraApp, keys: str) -> None:
+    """Keys that arrive together: the second is on its way before the first has done anything."""
+    for key in keys:
+        app.post_message(events.Key(key, key))
+
+
+def test_every_screen_over_a_mode_is_answered_once() -> None:
+    for module in pkgutil.iter_modules(screens.__path__, f"{screens.__name__}."):
+        importlib.import_module(module.name)
+    waiting, ours = [ModalScreen], []
+    while waiting:
+        found = waiting.pop().__subclasses__()
+        waiting += found
+        ours += [screen for screen in found if screen.__module__.startswith("lora_tui.")]
+    assert len(ours) > 10
+    assert [screen for screen in ours if not issubclass(screen, Dialog)] == []
+
+
+async def test_two_quick_keys_answer_a_question_once(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        await pilot.press("4")
+        await shown(app, "✓ finished")
+        await pilot.press("e")
+        await until(lambda: isinstance(app.screen, Choose))
+        at_once(app, "ccc")
+        await until(lambda: not isinstance(app.screen, Choose))
+        await pilot.press("c", "c")
+        assert app.is_running
+        assert app.current_mode == "runs"
+        await pilot.press("e")
+        await shown(app, "Merged weights")
+        at_once(app, "aa")
+        await shown(app, "Write the adapter")
+        await pilot.press("escape")
+        await until(lambda: len(app.screen_stack) == 1)
+
+
+async def test_any_keys_after_the_question_how_to_leave(place: Workplace) -> None:
+    run_id = await place.fill(lambda store: make_training(store, "running"))
+    place.jobs.own = [run_id]
+    async with place.app() as (app, pilot):
+        await pilot.press("2", "q")
+        await shown(app, "still at work")
+        at_once(app, "xcvcc")
+        await until(lambda: not isinstance(app.screen, Choose))
+        await pilot.press("1", "2")
+        assert app.is_running
+        assert app.current_mode == "train"
+
+
+async def test_two_quick_clicks_begin_one_quickstart(place: Workplace) -> None:
+    async with place.app() as (app, pilot):
+        await until(lambda: isinstance(app.screen, Welcome))
+        welcome = app.screen
+        assert isinstance(welcome, Welcome)
+        for _ in range(2):  # as two clicks do that are on their way before the first has closed it
+            welcome.action_choose("show")
+        await until(lambda: place.jobs.made("start"))
+        await pilot.pause(0.2)
+        assert place.jobs.made("start") == [("quickstart", {}, None)]
+
+
+async def test_what_lies_under_another_does_not_close_it(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        below, above = (Choose(question, [Choice("x", "x", "Yes")], safe="x") for question in ("below", "above"))
+        await app.push_screen(below)
+        await app.push_screen(above)
+        below.dismiss(None)
+        await pilot.pause()
+        assert app.screen is above
+        above.dismiss(None)
+        await pilot.pause()
+        assert app.screen is below
