@@ -6,13 +6,14 @@ import pkgutil
 import pytest
 from textual import events
 from textual.screen import ModalScreen
+from textual.widgets import Button
 
 from lora_tui.tui import screens
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.screens.welcome import Welcome
-from tests.tui.workplace import Workplace, make_training, shown, until
+from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 
@@ -97,3 +98,42 @@ async def test_what_lies_under_another_does_not_close_it(place: Workplace) -> No
         above.dismiss(None)
         await pilot.pause()
         assert app.screen is below
+
+
+def labels_that_fit(app: LoraApp) -> int:
+    """How many answers there are; fails where one is cut."""
+    answers = list(app.screen.query(Button))
+    for answer in answers:
+        lines = str(answer.label).split("\n")
+        assert max(len(words) for words in lines) <= answer.content_size.width, answer.label
+        assert len(lines) <= answer.content_size.height, answer.label
+    return len(answers)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_no_answer_is_cut(place: Workplace, size: tuple[int, int]) -> None:
+    run_id = await place.fill(make_training)
+    place.jobs.own = [run_id]
+    async with place.app(size) as (app, pilot):
+        await pilot.press("4")
+        await shown(app, "✓ finished")
+        for key in ("e", "d", "q"):
+            await pilot.press(key)
+            await until(lambda: isinstance(app.screen, Choose))
+            await pilot.pause()
+            assert labels_that_fit(app) == 3
+            await pilot.press("escape")
+
+
+async def test_what_does_not_fit_beside_an_answer_stands_below_it(place: Workplace) -> None:
+    await place.fill(make_training)
+    async with place.app() as (app, pilot):
+        app.push_screen(
+            Choose("?", [Choice("x", "x", "Delete it", f"{'/a-long-folder' * 3}/run-1 and more")], safe="x")
+        )
+        await shown(app, "run-1 and more")
+        assert labels_that_fit(app) == 1
+        assert "Delete it  /" not in screen_text(app)
+        app.push_screen(Choose("?", [Choice("x", "x", "Delete it", "/a-long-folder" * 8)], safe="x"))
+        await pilot.pause()
+        assert labels_that_fit(app) == 1

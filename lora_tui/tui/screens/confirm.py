@@ -14,6 +14,9 @@ from lora_tui.text import one_line
 from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
 
+_WIDTH = 66
+"""Columns inside a dialogue of 72: the least there are from a terminal of 80 on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -50,10 +53,7 @@ class Choose(Dialog[str | None]):
             if self._details is not None:
                 yield Static(self._details, classes="details")
             for choice in self._choices:
-                label = styled((f" {choice.key} ", "bold reverse"), f" {choice.words}")
-                if choice.follows:
-                    label = styled(label, (f"  {choice.follows}", DIM))
-                yield Button(label, id=f"choice-{choice.id}", classes="answer", compact=True)
+                yield _answer(choice)
 
     def on_mount(self) -> None:
         """Begin on the answer that does no harm."""
@@ -74,6 +74,17 @@ class Choose(Dialog[str | None]):
     def action_answer(self) -> None:
         """Leave with the safe answer."""
         self.dismiss(self._safe)
+
+
+def _answer(choice: Choice) -> Button:
+    """A choice as a button; what follows from it stands below where there is no room beside the words."""
+    label = styled((f" {choice.key} ", "bold reverse"), f" {choice.words}")
+    beside = styled(label, (f"  {one_line(choice.follows, _WIDTH)}", DIM))
+    name = f"choice-{choice.id}"
+    if not choice.follows or beside.cell_length <= _WIDTH:
+        return Button(beside if choice.follows else label, id=name, classes="answer", compact=True)
+    below = styled(label, (f"\n    {one_line(choice.follows, _WIDTH - 4)}", DIM))
+    return Button(below, id=name, classes="answer -two-lines", compact=True)
 
 
 class Ask(Dialog[str | None]):

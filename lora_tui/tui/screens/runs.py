@@ -185,7 +185,7 @@ class RunsScreen(ModeScreen):
             return
         choices = [
             Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
-            Choice("merged", "m", "Merged weights", "base and adapter as one model, checked on logits"),
+            Choice("merged", "m", "Merged weights", "one model of base and adapter, checked"),
             Choice("cancel", "c", "Cancel"),
         ]
 
