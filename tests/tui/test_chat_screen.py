@@ -9,6 +9,7 @@ from textual.widgets import TextArea
 from lora_tui.errors import LoraTuiError
 from lora_tui.tui.jobs import Decoding, Speaker
 from lora_tui.tui.screens.chat import ChatScreen
+from lora_tui.tui.widgets.hints import MOST, KeyHints
 from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
@@ -161,13 +162,32 @@ async def test_escape_is_offered_for_what_it_does_now(place: Workplace) -> None:
     place.jobs.talk.hold = asyncio.Event()
     async with place.app() as (app, pilot):
         await pilot.press("3")
-        await shown(app, "esc Out")
+        await shown(app, "esc Leave box")
         await pilot.press(*"hi", "enter")
         await shown(app, "esc Stop")
         place.jobs.talk.hold.set()
-        await shown(app, "esc Out")
+        await shown(app, "esc Leave box")
         await pilot.press("escape")
         await shown(app, "esc Type")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_while_the_box_is_typed_in_the_hints_say_the_keys_that_work(
+    place: Workplace, size: tuple[int, int]
+) -> None:
+    await place.fill(make_training)
+    async with place.app(size) as (app, pilot):
+        await pilot.press("3")
+        await shown(app, "esc Leave box")
+        hints = screen_text(app).splitlines()[-1]
+        assert "f1-f6 Screens" in hints
+        assert "? Help" not in hints, "it would be typed"
+        assert len(app.screen.query_one(KeyHints)._places) <= MOST
+        await pilot.press("escape")
+        await shown(app, "? Help")
+        assert "f1-f6" not in screen_text(app)
+        await pilot.press("i", "f1")
+        assert app.current_mode == "generate"
 
 
 async def test_no_blank_line_between_a_reply_and_its_figures(place: Workplace) -> None:

@@ -30,8 +30,10 @@ class Prompt(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", id="chat.send", priority=True),
+        Binding("f1", "app.go('generate')", "Screens", id="chat.screens", priority=True, key_display="f1-f6",
+                tooltip="Go to another screen; the digits are typed here"),
         Binding("ctrl+j,alt+enter", "newline", "New line", show=False, id="chat.newline", priority=True),
-    ]
+    ]  # fmt: skip
 
     class Sent(Message):
         """The text is complete."""
@@ -55,7 +57,7 @@ class ChatScreen(ModeScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="chat.stop", tooltip="Stop the reply and keep what was said"),
-        Binding("escape", "leave_prompt", "Out", id="chat.leave-prompt",
+        Binding("escape", "leave_prompt", "Leave box", id="chat.leave-prompt",
                 tooltip="Leave the prompt, so that keys such as 1-6, + and - work; i is back"),
         Binding("i,escape", "prompt", "Type", id="chat.prompt", tooltip="Back to the prompt"),
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
