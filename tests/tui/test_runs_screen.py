@@ -42,6 +42,16 @@ async def test_every_run_is_listed_with_state_score_and_what_it_works_on(place: 
         await shown(app, "best    step 40, score 0.89")
 
 
+async def test_a_quickstart_works_on_what_is_built_in(place: Workplace) -> None:
+    await place.fill(lambda store: make_run(store, "quickstart"))
+    async with place.app((140, 40)) as (app, pilot):
+        await pilot.press("4")
+        await shown(app, "✓ finished")
+        await shown(app, "data    built-in")
+        row = next(line for line in screen_text(app).splitlines() if "✓ finished" in line)
+        assert "built-in" in row
+
+
 async def test_a_run_opens_on_the_screen_where_it_is_at_home(place: Workplace) -> None:
     await place.fill(three)
     async with place.app() as (app, pilot):

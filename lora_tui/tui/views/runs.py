@@ -45,7 +45,7 @@ def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
         ("–" if took is None else duration(took), ""),
         (started(run), "dim"),
         (one_line(run.model, 60), ""),
-        (one_line(run.data, 120), "dim"),
+        (one_line(_data(run), 120), "dim"),
     ]
     return row[:6] if narrow else row
 
@@ -60,7 +60,7 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
     parts += [f"  {run.mode}  ", (words, f"bold {colour}"), "\n"]
     facts = [
         ("model", run.model),
-        ("data", run.data),
+        ("data", _data(run)),
         ("device", run.device or ""),
         ("folder", _short(run.folder, here)),
     ]
@@ -82,6 +82,11 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
     if run.error:
         parts += [("why     ", "$error"), plain(run.error, limit=1000), "\n"]
     return styled(*parts)
+
+
+def _data(run: RunLine) -> str:
+    """What a run works on; a quickstart brings its own."""
+    return "built-in" if run.mode == "quickstart" and not run.data else run.data
 
 
 def _short(folder: str | None, here: Path) -> str:
