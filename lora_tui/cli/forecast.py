@@ -6,7 +6,7 @@ from lora_tui.config import Settings
 from lora_tui.engine.figure import Figure
 from lora_tui.engine.outlook import Outlook
 from lora_tui.text import count, duration, one_line
-from lora_tui.tui.jobs import Forecast
+from lora_tui.tui.jobs import Blocker, Forecast
 
 _GENERATION = "data_generation"
 
@@ -45,11 +45,25 @@ def training_forecast(outlook: Outlook) -> Forecast:
             else f"about {duration(seconds.value)} ({seconds.note})",
         )
     )
-    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=False)))
+    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=False)), _no_file(outlook))
+
+
+def _no_file(outlook: Outlook) -> Blocker | None:
+    """What to say where the training file does not exist."""
+    data = outlook.training.data
+    if data.exists:
+        return None
+    return Blocker(
+        f"Training has no file to learn from: {one_line(str(data.path), 100)}",
+        "It does not exist.",
+        "1 makes one from your text (Generate), 6 names another (Config): fine_tuning.train_data_file.",
+    )
 
 
 def _data(outlook: Outlook) -> str:
     data = outlook.training.data
+    if not data.exists:
+        return f"{one_line(str(data.path), 60)} does not exist: 1 makes one, 6 names another"
     if data.problem is not None:
         return one_line(data.problem, 200)
     forms = ", ".join(f"{number:,} {form}" for form, number in data.forms.items())
@@ -61,7 +75,10 @@ def _data(outlook: Outlook) -> str:
 def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:
     """What generation will be."""
     generation = outlook.generation
-    if generation.problem is not None and generation.files.value is None:
+    blocker = _no_folder(outlook) or _no_key(outlook)
+    if _no_folder(outlook) is not None:
+        lines = [("folder", f"{one_line(str(generation.folder), 60)} does not exist: create it, or 6 names another")]
+    elif generation.problem is not None and generation.files.value is None:
         lines = [("folder", one_line(generation.problem, 200))]
     else:
         size = "" if generation.bytes.value is None else f", {generation.bytes.value / 1000:,.0f} kB"
@@ -81,7 +98,32 @@ def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:
         lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
     if generation.key_needed or generation.key_set:
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
-    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=True)))
+    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=True)), blocker)
+
+
+def _no_folder(outlook: Outlook) -> Blocker | None:
+    """What to say where the folder with the text does not exist."""
+    generation = outlook.generation
+    if generation.problem is None or generation.folder.exists():  # one look at the disk
+        return None
+    return Blocker(
+        f"Generation has no folder to read: {one_line(str(generation.folder), 100)}",
+        "It does not exist.",
+        "Create it and put .txt or .md files into it, or 6 names another (Config): data_generation.input_folder.",
+    )
+
+
+def _no_key(outlook: Outlook) -> Blocker | None:
+    """What to say where the endpoint wants a key and none is set."""
+    generation = outlook.generation
+    if generation.key_set or not generation.key_needed:
+        return None
+    return Blocker(
+        f"Generation needs a key: {generation.key_name} is not set.",
+        "The model that writes the pairs is asked at OpenAI, which wants one.",
+        "Leave with q, export it and come back. Or set data_generation.model to builtin, or data_generation.base_url "
+        "to an endpoint of your own, on 6 (Config).",
+    )
 
 
 def _of(warnings: Iterable[str], *, generation: bool) -> Iterable[str]:

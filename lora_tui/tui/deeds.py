@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.looking import RunLine, pair_detail
 from lora_tui.text import clean
-from lora_tui.tui.jobs import Moved
+from lora_tui.tui.jobs import Forecast, Moved
+from lora_tui.tui.screens.problem import Problem
 
 if TYPE_CHECKING:
     from lora_tui.config import Settings
@@ -58,6 +59,20 @@ class Deeds:
             run_id = await self.begin(mode)
             if run_id is not None:
                 self._app.bring_into_view(mode, run_id)
+
+        self._app.run_worker(work(), exit_on_error=False, group="begin")
+
+    def begin_if_possible(self, mode: str, ask: Callable[["Settings"], Awaitable[Forecast]]) -> None:
+        """Begin a run and look at it; one that is known to fail is not begun: what is missing is shown instead."""
+
+        async def work() -> None:
+            app = self._app
+            forecast = await self.attempt(ask(app.view.settings))  # anew: the file may be there by now
+            blocker = forecast.blocker if forecast is not None else None
+            if blocker is None:
+                self.begin_soon(mode)
+            else:
+                app.show_problem(Problem(blocker.what, blocker.why, blocker.remedy))
 
         self._app.run_worker(work(), exit_on_error=False, group="begin")
 

@@ -113,11 +113,21 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocker:
+    """A fact that ends a run before it has begun, such as a file that does not exist, and what to do about it."""
+
+    what: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a configuration will do: lines of (what, figure), and what to be warned of."""
+    """What a configuration will do: lines of (what, figure), what to be warned of, and what keeps it from beginning."""
 
     lines: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
+    blocker: Blocker | None = None
 
 
 class Jobs(Protocol):

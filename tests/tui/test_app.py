@@ -10,6 +10,7 @@ from lora_tui.config import with_values
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.commands import commands
+from lora_tui.tui.jobs import Blocker
 from lora_tui.tui.screens.confirm import Choose
 from lora_tui.tui.screens.problem import ProblemScreen
 from lora_tui.tui.screens.welcome import Welcome
@@ -334,3 +335,22 @@ def test_the_process_is_not_told_to_draw_more_than_a_link_carries() -> None:
 
     assert int(fullscreen._SLOW_LINK["TEXTUAL_FPS"]) <= 30
     assert os.environ.get("TEXTUAL_FPS") != "30", "only over SSH"
+
+
+@pytest.mark.parametrize(("key", "mode"), [("1", "generate"), ("2", "train")])
+async def test_a_run_that_is_known_to_fail_is_not_begun(place: Workplace, key: str, mode: str) -> None:
+    place.jobs.blocker = Blocker("There is no such file: pairs.txt", "It does not exist.", "6 names another.")
+    async with place.app() as (app, pilot):
+        await until(lambda: isinstance(app.screen, Welcome))
+        await pilot.press("escape", key)
+        await shown(app, "Plan · cannot start yet")
+        assert "s starts" not in screen_text(app)
+        await pilot.press("s")
+        await until(lambda: isinstance(app.screen, ProblemScreen))
+        for words in ("There is no such file: pairs.txt", "It does not exist.", "6 names another."):
+            assert words in screen_text(app)
+        assert place.jobs.made("start") == []
+        place.jobs.blocker = None  # the file has been written meanwhile
+        await pilot.press("escape", "s")
+        await until(lambda: place.jobs.made("start"))
+        assert place.jobs.made("start") == [(mode, {}, None)]

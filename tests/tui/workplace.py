@@ -16,7 +16,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.jobs import Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.tui.jobs import Blocker, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
 from lora_tui.tui.view import AppOptions, View
 
 PATIENCE = 10.0
@@ -86,6 +86,7 @@ class FakeJobs:
     talk: FakeTalk = field(default_factory=FakeTalk)
     refusal: Exception | None = None
     next_run: int = 1
+    blocker: Blocker | None = None
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -138,11 +139,13 @@ class FakeJobs:
 
     async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
         self._note("forecast_training")
-        return Forecast((("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",))
+        return Forecast(
+            (("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",), self.blocker
+        )
 
     async def forecast_generation(self, settings: Settings) -> Forecast:
         self._note("forecast_generation")
-        return Forecast((("folder", "training_input: 9 files"), ("calls", "at least 230")))
+        return Forecast((("folder", "training_input: 9 files"), ("calls", "at least 230")), (), self.blocker)
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)

@@ -19,7 +19,7 @@ from lora_tui.store.rows import RESUMABLE_STATES
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
-from lora_tui.tui.views.plan import PLAN, Plan
+from lora_tui.tui.views.plan import Plan
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.rows import Cell, Column, RowList
@@ -211,10 +211,11 @@ class GenerateScreen(ModeScreen):
         """What is shown before there is a run."""
         settings = self.lora.view.settings.data_generation
         rows = self.query_one("#pairs", RowList)
-        rows.say_empty(f"No pairs yet. s starts: {settings.model} reads {settings.input_folder}.")
+        starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
+        rows.say_empty(f"No pairs yet.{starts}")
         if rows.count:
             rows.show(0)
-        self.query_one("#progress", Panel).show(self._plan.content, PLAN)
+        self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_state(None)
 
@@ -260,7 +261,7 @@ class GenerateScreen(ModeScreen):
 
     def action_start(self) -> None:
         """Begin a run with the current configuration."""
-        self.lora.deeds.begin_soon("generate")
+        self.lora.deeds.begin_if_possible("generate", self.lora.jobs.forecast_generation)
 
     async def action_resume(self) -> None:
         """Go on with the run in view."""

@@ -259,7 +259,7 @@ class TrainScreen(ModeScreen):
         self.show_state(None)
         self.set_class(True, "-before")
         await self._plan.make(self.lora, self.lora.jobs.forecast_training)
-        self.query_one("#plan", Panel).show(self._plan.content, PLAN)
+        self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
 
     def on_screen_resume(self) -> None:
@@ -298,8 +298,8 @@ class TrainScreen(ModeScreen):
         return True
 
     def action_start(self) -> None:
-        """Begin a run with the current configuration."""
-        self.lora.deeds.begin_soon("train")
+        """Begin a run with the current configuration, or show what keeps it from beginning."""
+        self.lora.deeds.begin_if_possible("train", self.lora.jobs.forecast_training)
 
     async def action_resume(self) -> None:
         """Go on with the run in view."""

@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 PLAN = "Plan · s starts it"
 """The title over a forecast: what a key of the screen would do."""
 
+_BLOCKED = "Plan · cannot start yet"
+
 
 class Plan:
     """The forecast for the settings in view, asked for once and again when they are others."""
 
     def __init__(self) -> None:
         self.content = Content("…")
+        self.blocked = False
+        """Whether a run is known to fail at once."""
         self._of: Settings | None = None
+
+    @property
+    def title(self) -> str:
+        """What stands above `content`; it promises no start that is known to fail."""
+        return _BLOCKED if self.blocked else PLAN
 
     def forget(self) -> None:
         """Ask again at the next opportunity: what was counted may have changed."""
@@ -36,6 +45,7 @@ class Plan:
             forecast = await ask(settings)
         except LoraTuiError as problem:
             forecast = Forecast((), (str(problem),))
+        self.blocked = forecast.blocker is not None
         self.content = Content("\n").join(forecast_lines(forecast))
 
 

@@ -1,0 +1,46 @@
+"""What the app is told of a run before it begins: each reason once, and what is certain to keep it from beginning."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_tui.cli.forecast import generation_forecast, training_forecast
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.outlook import look_ahead
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_a_training_file_that_does_not_exist_keeps_training_from_beginning() -> None:
+    forecast = training_forecast(look_ahead(Settings()))
+    assert forecast.blocker is not None
+    assert "accepted_training_data.txt" in forecast.blocker.what
+    assert "6 names another" in forecast.blocker.remedy
+    Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
+    assert training_forecast(look_ahead(Settings())).blocker is None
+
+
+def test_an_empty_training_file_may_be_filled_and_is_no_blocker() -> None:
+    Path("accepted_training_data.txt").touch()
+    assert training_forecast(look_ahead(Settings())).blocker is None
+
+
+def test_a_missing_folder_then_a_missing_key_keep_generation_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_values(Settings(), {"data_generation.input_folder": "notes"})
+    blocker = generation_forecast(look_ahead(settings), settings).blocker
+    assert blocker is not None
+    assert "notes" in blocker.what
+    Path("notes").mkdir()
+    Path("notes/a.txt").write_text("Bees dance.")
+    blocker = generation_forecast(look_ahead(settings), settings).blocker
+    assert blocker is not None
+    assert "OPENAI_API_KEY is not set" in blocker.what
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert generation_forecast(look_ahead(settings), settings).blocker is None
+    monkeypatch.delenv("OPENAI_API_KEY")
+    local = with_values(settings, {"data_generation.model": "builtin"})
+    assert generation_forecast(look_ahead(local), local).blocker is None
