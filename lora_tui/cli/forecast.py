@@ -1,6 +1,6 @@
 """What a configuration will do, in lines for people: every figure with where it comes from, unknown ones with why."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lora_tui.config import Settings
 from lora_tui.engine.figure import Figure
@@ -18,9 +18,12 @@ def training_forecast(outlook: Outlook) -> Forecast:
     lines = [("data", _data(outlook))]
     if data.tokens.value is not None:
         lines.append(("tokens", f"{_figure(data.tokens)} an epoch"))
-    lines.append(("model", f"{one_line(model.name, 60)}, {_millions(model.parameters)} parameters"))
-    lines.append(("trains", f"{_millions(model.trainable_parameters)} parameters"))
-    steps = _figure(length.steps)
+    said = [data.problem or ""]  # a reason that stands in one line is not repeated in those below
+    lines.append(("model", f"{one_line(model.name, 60)}, {_parameters(model.parameters, said)}"))
+    said.append(model.parameters.note)
+    lines.append(("trains", _parameters(model.trainable_parameters, said)))
+    said.append(model.trainable_parameters.note)
+    steps = _figure(length.steps) if length.steps.value is not None else _unknown(length.steps.note, said)
     if length.steps_per_epoch.value is not None:
         steps += f", {_figure(length.steps_per_epoch)} an epoch, {_figure(length.warmup_steps)} of warm-up"
     lines.append(("steps", steps))
@@ -30,7 +33,7 @@ def training_forecast(outlook: Outlook) -> Forecast:
     lines.append(("device", f"{training.device.name}, {memory.dtype}"))
     total = memory.total
     if total.value is None:
-        lines.append(("memory", f"unknown: {total.note}"))
+        lines.append(("memory", _unknown(total.note, said)))
     else:
         way = memory.recomputation
         how = f", activations {way.name}" if way is not None and way.extra else ""
@@ -40,7 +43,7 @@ def training_forecast(outlook: Outlook) -> Forecast:
     lines.append(
         (
             "time",
-            f"unknown: {seconds.note}"
+            _unknown(seconds.note, said)
             if seconds.value is None
             else f"about {duration(seconds.value)} ({seconds.note})",
         )
@@ -136,8 +139,15 @@ def _figure(figure: Figure) -> str:
     return f"{'about ' if figure.estimated else ''}{figure.value:,.0f}"
 
 
-def _millions(figure: Figure) -> str:
+def _parameters(figure: Figure, said: Sequence[str]) -> str:
     if figure.value is None:
-        return f"unknown ({figure.note})" if figure.note else "unknown"
+        return _unknown(figure.note, said)
     value = figure.value / 1e6
-    return f"{value:,.2f} M" if value < 100 else f"{value:,.0f} M" if value < 10_000 else f"{value / 1000:,.1f} G"
+    millions = f"{value:,.2f} M" if value < 100 else f"{value:,.0f} M" if value < 10_000 else f"{value / 1000:,.1f} G"
+    return f"{millions} parameters"
+
+
+def _unknown(why: str, said: Sequence[str]) -> str:
+    """Say that a figure is not known, and why unless one of the reasons that were `said` is that one."""
+    known = not why or any(reason and reason in why for reason in said)
+    return "unknown" if known else f"unknown: {one_line(why, 200)}"

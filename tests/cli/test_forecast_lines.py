@@ -44,3 +44,20 @@ def test_a_missing_folder_then_a_missing_key_keep_generation_from_beginning(monk
     monkeypatch.delenv("OPENAI_API_KEY")
     local = with_values(settings, {"data_generation.model": "builtin"})
     assert generation_forecast(look_ahead(local), local).blocker is None
+
+
+def test_a_reason_is_given_once_and_what_is_not_known_has_no_unit() -> None:
+    settings = with_values(Settings(), {"fine_tuning.model_name": "nobody/nothing"})
+    lines = dict(training_forecast(look_ahead(settings)).lines)
+    assert lines["data"] == "accepted_training_data.txt does not exist: 1 makes one, 6 names another"
+    assert lines["model"].startswith("nobody/nothing, unknown: it is fetched from")
+    assert [lines[name] for name in ("trains", "steps", "memory", "time")] == ["unknown"] * 4
+    assert not any("unknown" in words and "parameters" in words for words in lines.values())
+    assert not any("--" in words for words in lines.values()), "the app has keys, not flags"
+
+
+def test_another_reason_is_given_too() -> None:
+    Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
+    settings = with_values(Settings(), {"fine_tuning.model_name": "nobody/nothing"})
+    lines = dict(training_forecast(look_ahead(settings)).lines)
+    assert lines["time"].startswith("unknown: no finished run has trained nobody/nothing")
