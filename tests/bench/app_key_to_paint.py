@@ -140,8 +140,7 @@ def measure(folder: Path, keys: int, rate: float, *, idle: bool) -> None:
     sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
     env = environment(folder)
     with TimedTerminal(program(*sets), folder, env) as terminal:
-        terminal.wait_for("Teach a language model")
-        terminal.press("escape")
+        terminal.wait_for("No pairs yet")
         time.sleep(0.5)
         if not idle:
             terminal.press("2")

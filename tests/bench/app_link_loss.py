@@ -54,8 +54,7 @@ def one(folder: Path, moment: float, steps: int) -> tuple[bool, bool, str]:
     env = environment(folder)
     terminal = TimedTerminal(program(*sets), folder, env)
     try:
-        terminal.wait_for("Teach a language model")
-        terminal.press("escape")
+        terminal.wait_for("No pairs yet")
         time.sleep(0.4)
         terminal.press("2")
         time.sleep(0.4)

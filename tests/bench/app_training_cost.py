@@ -66,8 +66,7 @@ def with_app(folder: Path, steps: int) -> float:
     """Tokens a second with Train on the screen."""
     prepare(folder)
     with TimedTerminal(program(*options(steps)), folder, environment(folder)) as terminal:
-        terminal.wait_for("Teach a language model")
-        terminal.press("escape")
+        terminal.wait_for("No pairs yet")
         time.sleep(0.5)
         terminal.press("2")
         time.sleep(0.5)
