@@ -247,7 +247,7 @@ class Engine:
                 if tick % beats == 0:
                     await runs.beat(context.store, context.run_id)
                 await self._obey(context)
-            except Exception:
+            except Exception:  # whatever it is, the run goes on without this beat
                 # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
                 log.exception("the heartbeat of run %s cannot be stored", context.run_id)
             await asyncio.sleep(_COMMAND_POLL_SECONDS)

@@ -1,0 +1,63 @@
+"""Gradients of the fast step against transformers and PEFT in float32: relative errors on a real model and real text.
+
+    python -m tests.bench.train_gradients MODEL_FOLDER alpaca.json
+
+Weights are rounded to bfloat16 first, so that both precisions have the same ones; LoRA's second matrices are stirred.
+Prints the loss and the relative error of all gradients together: ours in float32, ours and PEFT's own in bfloat16.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lora_tui.config.models import Lora
+from lora_tui.engine.data.examples import QuestionAnswer
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.lora import create_lora_model
+from lora_tui.engine.training.step import StepMaths
+
+
+def gradient(folder: Path, examples: list[Any], dtype: torch.dtype, *, fast: bool) -> tuple[float, torch.Tensor]:
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(dtype)
+    model = create_lora_model(base, Lora(dropout=0.0)).train()
+    numbers = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.02, generator=numbers)
+    labels, total = sum(example.labels for example in examples), 0.0
+    if fast:
+        total = float(StepMaths.of(model, 1024).accumulate(examples))
+    for example in [] if fast else examples:
+        ids = torch.tensor([example.input_ids])
+        marked = torch.where(torch.tensor([example.is_label]), ids, -100)[0, 1:]
+        logits = model(input_ids=ids).logits[0, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits, marked, reduction="sum", ignore_index=-100) / labels
+        loss.backward()
+        total += float(loss.detach())
+    return total, torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    arguments = parser.parse_args()
+    records = json.loads(arguments.data.read_text(encoding="utf-8"))
+    random.Random(42).shuffle(records)
+    pairs = [QuestionAnswer(f"{r['instruction']} {r['input']}".strip(), r["output"], "x") for r in records[:8]]
+    examples = list(TextDataset(pairs, AutoTokenizer.from_pretrained(arguments.model)))
+    loss, exact = gradient(arguments.model, examples, torch.float32, fast=False)
+    print(json.dumps({"reference_loss": loss}))
+    for dtype, fast in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        loss, found = gradient(arguments.model, examples, dtype, fast=fast)
+        error = float((found - exact).norm() / exact.norm())
+        print(json.dumps({"step": "ours" if fast else "peft", "dtype": str(dtype), "loss": loss, "error": error}))
+
+
+if __name__ == "__main__":
+    main()
