@@ -19,8 +19,14 @@ TRAIN = "train=until_told"
 
 
 def app(program: Program, jobs: str = TRAIN, *arguments: str, **more: Any) -> AppTerminal:
-    """The app in a terminal."""
+    """The app in a terminal, where there is a file to learn from."""
+    something_to_learn_from(program)
     return AppTerminal(program.command(jobs, *arguments), cwd=program.folder, env=program.environment, **more)
+
+
+def something_to_learn_from(program: Program) -> None:
+    """The training file without which the app starts no run."""
+    (program.folder / "accepted_training_data.txt").write_text("Question: Why?\nAnswer: Because.\n")
 
 
 def row(program: Program) -> dict[str, Any]:
@@ -216,6 +222,7 @@ def test_an_interface_that_breaks_leaves_the_run_alone_and_says_where_to_look(pr
         f"runpy.run_path({LAUNCHER!r}, run_name='__main__')\n"
     )
     command = [program.command("")[0], str(broken), TRAIN]
+    something_to_learn_from(program)
     with AppTerminal(command, cwd=program.folder, env=program.environment) as terminal:
         start_training(terminal)
         (program.folder / "break").touch()
