@@ -30,7 +30,8 @@ _TABLE = _Visible(_VISIBLE)
 
 def clean(text: str, limit: int = 200_000) -> str:
     """Return `text` with every active character replaced by a visible one, at most `limit` characters long."""
-    shown = text.replace("\r\n", "\n").translate(_TABLE)
+    # Nothing of the table is printable, and nearly all text is.
+    shown = text if text.isprintable() else text.replace("\r\n", "\n").translate(_TABLE)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 

@@ -33,6 +33,8 @@ _WHAT_IS_WANTED = 116
 
 _LOAD_SECONDS = 1.0
 _PLOT_SECONDS = 0.5
+_CLOCK_SECONDS = 1.0
+"""How often what only the clock has changed is drawn: the training has better uses for the processor."""
 _PLOTS = ("loss", "score", "rate", "speed")
 
 
@@ -73,6 +75,7 @@ class TrainScreen(ModeScreen):
         self._loaded_at = 0.0
         self._plot = 0
         self._plotted_at = 0.0
+        self._drawn_at = 0.0
         self._stale = True
         self._plan = Plan()
 
@@ -126,8 +129,10 @@ class TrainScreen(ModeScreen):
         if news or moved:
             await self._weigh(store)
             self._stale = True
-        self._measure()
-        self._draw(news=news or moved)
+        if news or moved or self._stale or time.monotonic() - self._drawn_at >= _CLOCK_SECONDS:
+            self._drawn_at = time.monotonic()
+            self._measure()
+            self._draw(news=news or moved)
 
     async def _answers(self, store: Store) -> None:
         """Read the answers of the evaluation that is looked at, when it is another one now."""

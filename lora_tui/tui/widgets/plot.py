@@ -1,6 +1,6 @@
 """A line plot in Braille dots that uses the width it has: gaps for missing values, labels beside colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -129,10 +129,12 @@ class LinePlot(Widget):
         self._paint(canvas, frame)
         labels = self._y_labels(frame, lines)
         axis, blank = self._style("axis"), self.rich_style
+        styles = {owner: self._style(series.look) for owner, series in enumerate(self._series)}
+        styles |= {-1: self._style("level"), None: blank}
         drawn = [self._legend(width)]
         for line in range(lines):
             segments = [Segment(labels.get(line, "").rjust(_LABEL - 2) + ("┤" if line in labels else "│") + " ", axis)]
-            segments += self._cells(canvas, line)
+            segments += _cells(canvas, line, styles)
             drawn.append(Strip(segments).adjust_cell_length(width, blank))
         drawn.append(Strip([Segment(self._x_axis(frame, cells), axis)]).adjust_cell_length(width, blank))
         return drawn
@@ -146,23 +148,6 @@ class LinePlot(Widget):
                 draw_points(canvas, series.curve, frame, owner, series.glyph)
         if self._level is not None:
             draw_level(canvas, self._level[0], frame, -1)
-
-    def _cells(self, canvas: Canvas, line: int) -> list[Segment]:
-        """One line of the canvas, neighbours of the same style joined."""
-        styles = {owner: self._style(series.look) for owner, series in enumerate(self._series)}
-        styles[-1] = self._style("level")
-        segments: list[Segment] = []
-        text, style = "", self.rich_style
-        for cell in range(canvas.width):
-            owner = canvas.owners[line][cell]
-            here = self.rich_style if owner is None else styles[owner]
-            if here is not style and text:
-                segments.append(Segment(text, style))
-                text = ""
-            style = here
-            text += canvas.glyph(line, cell)
-        segments.append(Segment(text, style))
-        return segments
 
     def _y_labels(self, frame: Frame, lines: int) -> dict[int, str]:
         """The number at the left of some lines, by line."""
@@ -206,3 +191,18 @@ class LinePlot(Widget):
             text = Content(self._empty).truncate(max(1, width), ellipsis=True).plain.center(width)
             lines[height // 2] = Strip([Segment(text, self._style("title"))]).adjust_cell_length(width, self.rich_style)
         return lines
+
+
+def _cells(canvas: Canvas, line: int, styles: Mapping[int | None, RichStyle]) -> list[Segment]:
+    """One line of the canvas in the styles of the cells' owners, neighbours of the same style joined."""
+    segments: list[Segment] = []
+    text, style = "", styles[None]
+    for cell in range(canvas.width):
+        here = styles[canvas.owners[line][cell]]
+        if here is not style and text:
+            segments.append(Segment(text, style))
+            text = ""
+        style = here
+        text += canvas.glyph(line, cell)
+    segments.append(Segment(text, style))
+    return segments
