@@ -129,8 +129,8 @@ class LinePlot(Widget):
         self._paint(canvas, frame)
         labels = self._y_labels(frame, lines)
         axis, blank = self._style("axis"), self.rich_style
-        styles = {owner: self._style(series.look) for owner, series in enumerate(self._series)}
-        styles |= {-1: self._style("level"), None: blank}
+        styles: dict[int | None, RichStyle] = {None: blank, -1: self._style("level")}
+        styles |= {owner: self._style(series.look) for owner, series in enumerate(self._series)}
         drawn = [self._legend(width)]
         for line in range(lines):
             segments = [Segment(labels.get(line, "").rjust(_LABEL - 2) + ("┤" if line in labels else "│") + " ", axis)]

@@ -8,13 +8,19 @@ random numbers, and torch's own dropout costs the CPU more than the layer's matr
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
 _INDEX_RATE = 0.125
 """Up to this rate eight bytes for each dropped element take less memory than one byte for every element."""
+
+
+_LAYERS_AT_ONCE = 64
+"""Layers whose seeds are made together: numpy makes them in Python, while no other row's thread can go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +45,52 @@ class Draws:
         mask = torch.empty(self.spans[-1][1], width, dtype=torch.bool, device=device)
         generator = torch.Generator(device)
         for example, (start, end) in zip(self.examples, self.spans, strict=True):
-            generator.manual_seed(int(self._entropy(example, layer).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+            generator.manual_seed(int(self._seed(example, layer)[0] >> np.uint64(1)))
             mask[start:end].bernoulli_(rate, generator=generator)
         return mask
 
     def _on_cpu(self, layer: int, width: int, rate: float) -> Tensor:
         found = []
         for example, (start, end) in zip(self.examples, self.spans, strict=True):
-            numbers = np.random.Generator(np.random.SFC64(self._entropy(example, layer)))
-            found.append(start * width + bernoulli_positions(numbers, (end - start) * width, rate))
-        positions = torch.from_numpy(np.concatenate(found))
+            source = np.random.SFC64(_Ready(self._seed(example, layer)))  # type: ignore[arg-type]  # numpy's stub
+            numbers = np.random.Generator(source)
+            positions = bernoulli_positions(numbers, (end - start) * width, rate)
+            positions += start * width
+            found.append(positions)
+        dropped = torch.from_numpy(np.concatenate(found))
         if rate <= _INDEX_RATE:
-            return positions
+            return dropped
         mask = torch.zeros(self.spans[-1][1] * width, dtype=torch.bool)
-        return mask.index_fill_(0, positions, value=True).view(-1, width)
+        return mask.index_fill_(0, dropped, value=True).view(-1, width)
 
-    def _entropy(self, example: int, layer: int) -> np.random.SeedSequence:
-        return np.random.SeedSequence([self.seed, self.step, example, layer])
+    def _seed(self, example: int, layer: int) -> np.ndarray:
+        block, place = divmod(layer, _LAYERS_AT_ONCE)
+        words: np.ndarray = _seeds(self.seed, self.step, example, block)[place]
+        return words
+
+
+class _Ready(ISeedSequence):
+    """A seed that is there already, in the form in which a generator asks for it."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> np.ndarray:
+        return self._words
+
+
+@lru_cache(maxsize=1024)
+def _seeds(seed: int, step: int, example: int, block: int) -> np.ndarray:
+    """What SFC64 begins with, three words for each layer of a block."""
+    words = np.random.SeedSequence([seed, step, example, block]).generate_state(3 * _LAYERS_AT_ONCE, np.uint64)
+    return words.reshape(_LAYERS_AT_ONCE, 3)
 
 
 def bernoulli_positions(numbers: np.random.Generator, count: int, rate: float) -> np.ndarray:
     """Which of `count` independent trials, each with probability `rate`, come true: their positions, ascending.
 
-    The gap to the next success is geometric: the ceiling of an exponential variable of mean ``-1 / log(1 - rate)``.
+    The gap to the next success is geometric: one more than the floor of an exponential variable of mean
+    ``-1 / log(1 - rate)``.
     """
     mean_gap = -1.0 / math.log1p(-rate)
     expected = count * rate
@@ -70,10 +99,13 @@ def bernoulli_positions(numbers: np.random.Generator, count: int, rate: float) -
     while last < count:
         # Six standard deviations more than expected: a second round is needed once in a billion.
         gaps = numbers.standard_exponential(int(expected + 6 * math.sqrt(expected) + 8), dtype=np.float32)
-        steps = np.maximum(np.ceil(gaps * np.float32(mean_gap)), 1.0).astype(np.int64)
-        parts.append(np.cumsum(steps) + last)
+        gaps *= np.float32(mean_gap)
+        steps = gaps.astype(np.int64)
+        steps += 1
+        steps[0] += last
+        parts.append(np.cumsum(steps, out=steps))
         last = int(parts[-1][-1])
-    positions = np.concatenate(parts)
+    positions = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return positions[: np.searchsorted(positions, count)]
 
 
