@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.text import dollars
+from lora_tui.text import _VISIBLE, clean, dollars
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ from lora_tui.text import dollars
 )
 def test_dollars_are_shown_in_cents_or_as_finely_as_they_need(amount: float, shown: str) -> None:
     assert dollars(amount) == shown
+
+
+def test_whatever_is_made_visible_is_not_printable() -> None:
+    """`clean` returns printable text as it is."""
+    active = [*_VISIBLE, *range(0xD800, 0xE000)]
+    assert not any(chr(code).isprintable() for code in active)
+    assert clean("plain · “text”") == "plain · “text”"
+    assert all(chr(code) not in clean(f"a{chr(code)}b") for code in active)

@@ -28,6 +28,7 @@ class Deeds:
 
     def __init__(self, app: "LoraApp") -> None:
         self._app = app
+        self._is_beginning = False
 
     async def attempt(self, deed: Awaitable[T]) -> T | None:
         """Await something that may be refused; None when it was, and the user has been told."""
@@ -54,25 +55,33 @@ class Deeds:
         """Begin a run, with these settings from now on where they are given, and look at it."""
         if settings is not None:
             self._app.view.settings = settings
+        self._app.run_worker(self._begin_in_view(mode), exit_on_error=False, group="begin")
 
-        async def work() -> None:
-            run_id = await self.begin(mode)
-            if run_id is not None:
-                self._app.bring_into_view(mode, run_id)
-
-        self._app.run_worker(work(), exit_on_error=False, group="begin")
+    async def _begin_in_view(self, mode: str) -> None:
+        run_id = await self.begin(mode)
+        if run_id is not None:
+            self._app.bring_into_view(mode, run_id)
 
     def begin_if_possible(self, mode: str, ask: Callable[["Settings"], Awaitable[Forecast]]) -> None:
-        """Begin a run and look at it; one that is known to fail is not begun: what is missing is shown instead."""
+        """Begin a run and look at it; one that is known to fail is not begun: what is missing is shown instead.
+
+        While one is about to begin, another call does nothing: a key that is held down begins one run.
+        """
+        if self._is_beginning:
+            return
+        self._is_beginning = True
 
         async def work() -> None:
             app = self._app
-            forecast = await self.attempt(ask(app.view.settings))  # anew: the file may be there by now
-            blocker = forecast.blocker if forecast is not None else None
-            if blocker is None:
-                self.begin_soon(mode)
-            else:
-                app.show_problem(Problem(blocker.what, blocker.why, blocker.remedy))
+            try:
+                forecast = await self.attempt(ask(app.view.settings))  # anew: the file may be there by now
+                blocker = forecast.blocker if forecast is not None else None
+                if blocker is None:
+                    await self._begin_in_view(mode)
+                else:
+                    app.show_problem(Problem(blocker.what, blocker.why, blocker.remedy))
+            finally:
+                self._is_beginning = False
 
         self._app.run_worker(work(), exit_on_error=False, group="begin")
 

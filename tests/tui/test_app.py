@@ -354,3 +354,16 @@ async def test_a_run_that_is_known_to_fail_is_not_begun(place: Workplace, key: s
         await pilot.press("escape", "s")
         await until(lambda: place.jobs.made("start"))
         assert place.jobs.made("start") == [(mode, {}, None)]
+
+
+@pytest.mark.parametrize(("key", "mode"), [("1", "generate"), ("2", "train")])
+async def test_a_key_that_is_pressed_twice_begins_one_run(place: Workplace, key: str, mode: str) -> None:
+    async with place.app() as (app, pilot):
+        await until(lambda: isinstance(app.screen, Welcome))
+        await pilot.press("escape", key)
+        await shown(app, "Plan")
+        for _ in range(3):
+            app.screen.action_start()  # type: ignore[attr-defined]  # both screens have it
+        await until(lambda: place.jobs.made("start"))
+        await until(lambda: not app.deeds._is_beginning)
+        assert place.jobs.made("start") == [(mode, {}, None)]

@@ -31,10 +31,9 @@ _NARROW = (Column("prompt", 22), Column("says", 0), Column("agrees", 7))
 _WHAT_IS_WANTED = 116
 """Columns from which there is room for what is wanted beside what is said."""
 
-_LOAD_SECONDS = 1.0
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
-"""How often what only the clock has changed is drawn: the training has better uses for the processor."""
+"""How often the machine is asked and drawn what only the clock has changed: training has better uses for its time."""
 _PLOTS = ("loss", "score", "rate", "speed")
 
 
@@ -72,10 +71,9 @@ class TrainScreen(ModeScreen):
         self._ratings: dict[int, int] = {}
         self._weights: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._load: DeviceLoad | None = None
-        self._loaded_at = 0.0
         self._plot = 0
         self._plotted_at = 0.0
-        self._drawn_at = 0.0
+        self._ticked_at = 0.0
         self._stale = True
         self._plan = Plan()
 
@@ -119,7 +117,7 @@ class TrainScreen(ModeScreen):
         if self._view is None or self._view.run.id != run.id:
             self._view = TrainingView(run)
             self._back, self._shown_evaluation = 0, None
-            changed = True
+            changed = self._stale = True
         view = self._view
         moved = view.run.state != run.state
         view.run = run
@@ -129,9 +127,11 @@ class TrainScreen(ModeScreen):
         if news or moved:
             await self._weigh(store)
             self._stale = True
-        if news or moved or self._stale or time.monotonic() - self._drawn_at >= _CLOCK_SECONDS:
-            self._drawn_at = time.monotonic()
+        tick = time.monotonic() - self._ticked_at >= _CLOCK_SECONDS
+        if tick:
+            self._ticked_at = time.monotonic()
             self._measure()
+        if news or moved or self._stale or tick:
             self._draw(news=news or moved)
 
     async def _answers(self, store: Store) -> None:
@@ -159,12 +159,10 @@ class TrainScreen(ModeScreen):
         self._weights = start or now, now
 
     def _measure(self) -> None:
-        """Ask the machine now and then, while somebody works here."""
-        view, now = self._view, time.monotonic()
-        if view is None or not view.live or now - self._loaded_at < _LOAD_SECONDS:
-            return
-        self._loaded_at = now
-        self._load = device_load(view.run.pid if view.run.host == self.lora.host else None)
+        """Ask the machine what it is doing, while somebody works here."""
+        view = self._view
+        if view is not None and view.live:
+            self._load = device_load(view.run.pid if view.run.host == self.lora.host else None)
 
     # Drawing
 

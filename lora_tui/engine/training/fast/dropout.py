@@ -20,7 +20,7 @@ _INDEX_RATE = 0.125
 
 
 _LAYERS_AT_ONCE = 64
-"""Layers whose seeds are made together: numpy makes them in Python, while no other row's thread can go on."""
+"""Layers whose seeds are made together: numpy holds the interpreter for it, and the other rows wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,13 @@ class Draws:
 
 
 class _Ready(ISeedSequence):
-    """A seed that is there already, in the form in which a generator asks for it."""
+    """The three words that SFC64 asks for, there already."""
 
     def __init__(self, words: np.ndarray) -> None:
         self._words = words
 
     def generate_state(self, n_words: int, dtype: object = np.uint32) -> np.ndarray:
+        assert n_words == len(self._words)
         return self._words
 
 
