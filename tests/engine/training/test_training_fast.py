@@ -146,7 +146,7 @@ def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
         dropped(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
         dropped(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
         dropped(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
-        dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer=1),
+        *(dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
     ):
         assert not torch.equal(one[: len(other)], other)
     # High rates come as a mask instead of positions: the same draws, the other form.
