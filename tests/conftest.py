@@ -1,6 +1,10 @@
 """What holds for every test, whoever starts them."""
 
+import os
 import signal
+
+# A GPU's kernels run in an interpreter. Triton asks for this when it is first imported, which bitsandbytes does, too.
+os.environ["TRITON_INTERPRET"] = "1"
 
 # A job that a shell starts in the background ignores ctrl+c, and hands that on to its children: the program rightly
 # keeps ignoring it. The tests send signals, so their children must start with the usual handling.

@@ -1,9 +1,10 @@
 """The training step on a GPU: tokens/s, MFU and peak memory, with plain PEFT and TRL beside it, in one call.
 
     python -m tests.bench.train_gpu [--layers 28] [--rows 8] [--targets all-linear] [--sides ours peft trl]
+    python -m tests.bench.train_gpu --check gradients   (or: profile)
 
 The model has the architecture of deepseek-r1-distill-qwen-1.5b and random weights in bfloat16 (no download). Rows hold
-4096 tokens of packed examples, half of them labels; LoRA has r 16 and dropout 0. Useful work is counted as 4 FLOPs a
+4096 tokens of packed examples, half of them labels; LoRA has r 16 and no dropout. Useful work is counted as 4 FLOPs a
 weight and token (forward and input gradient) in the layers and at label positions in the head, 6 for LoRA's weights;
 MFU is held against the rate of an 8192³ bfloat16 product measured in the same call. With ``--tiny`` everything shrinks
 so that the command itself can be tried on a CPU; its figures mean nothing.
@@ -20,6 +21,7 @@ from typing import Any
 
 ROW = 4096
 SIDES = ("ours", "peft", "trl")
+CHECKS = ("gradients", "profile")
 
 
 def new_base(arguments: argparse.Namespace) -> Any:
@@ -66,10 +68,11 @@ def new_examples(arguments: argparse.Namespace, vocabulary: int) -> list[Any]:
 def lora_settings(arguments: argparse.Namespace) -> Any:
     from lora_tui.config.models import Lora
 
-    return Lora(r=16, alpha=32, dropout=0.0, target_modules=arguments.targets)
+    return Lora(r=16, alpha=32, dropout=arguments.dropout, target_modules=arguments.targets)
 
 
-def ours(arguments: argparse.Namespace) -> dict[str, Any]:
+def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
+    """The step's mathematics as the program sets them up, the examples of a step, and what is recomputed."""
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import plan_memory, recompute
     from lora_tui.engine.training.step import StepMaths
@@ -80,8 +83,68 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     maths = StepMaths.of(model, 256 if arguments.tiny else ROW)
     plan = plan_memory("auto", maths, examples)
     recompute(maths, plan.recomputation)
-    line = timed(lambda: maths.accumulate(examples, 1), examples, model)
-    return line | {"activations": plan.recomputation.name, "by_hand": maths.fast.kinds}
+    return maths, examples, plan.recomputation.name
+
+
+def ours(arguments: argparse.Namespace) -> dict[str, Any]:
+    maths, examples, activations = our_step(arguments)
+    line = timed(lambda: maths.accumulate(examples, 1), examples, maths.model)
+    return line | {"activations": activations, "by_hand": maths.fast.kinds, "slower": list(maths.slower_because())}
+
+
+def profile(arguments: argparse.Namespace) -> None:
+    """Print where a step's time goes, kernel by kernel and call by call."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as recorded
+
+    maths, examples, _ = our_step(arguments)
+    for _ in range(2):
+        maths.accumulate(examples, 1)
+    with recorded(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+        maths.accumulate(examples, 1)
+        wait()
+    averages = record.key_averages()
+    for order in ("self_cuda_time_total", "self_cpu_time_total"):
+        print(averages.table(sort_by=order, row_limit=45, max_name_column_width=90))
+
+
+def gradients(arguments: argparse.Namespace) -> None:
+    """Print how far gradients are from plain PEFT's in float32: ours, PEFT's own in bfloat16, ours in smaller rows."""
+    import torch
+
+    from lora_tui.engine.training.lora import create_lora_model
+    from lora_tui.engine.training.step import StepMaths
+
+    arguments.layers, arguments.rows = 4, 2
+
+    def gradient(way: str, tokens: int = ROW, dropout: float = 0.0) -> torch.Tensor:
+        base = new_base(arguments)
+        if way == "float32":
+            base = base.float()
+        model = create_lora_model(base, lora_settings(arguments).model_copy(update={"dropout": dropout})).train()
+        numbers = torch.Generator(base.device).manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.02, generator=numbers)
+        examples = new_examples(arguments, base.config.vocab_size)
+        if way == "ours":
+            StepMaths.of(model, tokens).accumulate(examples, 1)
+        labels = sum(example.labels for example in examples)
+        for example in [] if way == "ours" else examples:
+            ids = torch.tensor([example.input_ids], device=base.device)
+            marked = torch.where(torch.tensor([example.is_label]), torch.tensor([example.input_ids]), -100)[0, 1:]
+            logits = model(input_ids=ids).logits[0, :-1].float()
+            aim = marked.to(base.device)
+            (torch.nn.functional.cross_entropy(logits, aim, reduction="sum") / labels).backward()
+        return torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+    def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+        return float((found - exact).norm() / exact.norm())
+
+    exact = gradient("float32")
+    print(json.dumps({"ours": error(gradient("ours"), exact), "peft": error(gradient("peft"), exact)}))
+    smaller = error(gradient("ours", ROW // 4, 0.05), gradient("ours", ROW, 0.05))
+    print(json.dumps({"dropout 0.05, rows a quarter as long, against whole rows": smaller}))
 
 
 def peft(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -227,11 +290,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--targets", nargs="+", default=["q_proj", "k_proj", "v_proj", "o_proj"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--check", choices=CHECKS, help="instead: gradients against float32, or a profile of our step")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.targets == ["all-linear"]:
         arguments.targets = "all-linear"
+    if arguments.check:
+        {"gradients": gradients, "profile": profile}[arguments.check](arguments)
+        return
     if arguments.side:
         line = {"ours": ours, "peft": peft, "trl": trl}[arguments.side](arguments)
         rate = matrix_tflops()
@@ -239,7 +307,7 @@ def main() -> None:
         print(json.dumps({"side": arguments.side, **line, "matrix_tflops": rate, "mfu": round(mfu, 3)}))
         return
     for side in arguments.sides:
-        command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+        command = [sys.executable, "-m", "tests.bench.train_gpu", *sys.argv[1:], "--side", side]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         print([line for line in output.splitlines() if line.startswith("{")][-1], flush=True)
 

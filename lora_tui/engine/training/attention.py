@@ -6,6 +6,7 @@ examples go through plain matrix products, whose backward is several times faste
 at 150-200 tokens; long ones go through scaled_dot_product_attention, which does not keep the T × T scores.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,9 @@ _MATMUL_TOKENS = 512
 
 _WIDEST_HEAD = 256
 """Widest head that the variable-length kernel takes."""
+
+_ASKED_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether this version of torch wants to be told that queries share their keys; older ones see it from the shapes."""
 
 _OTHERWISE = ("gpt_oss", "nemotron")
 """Kinds of models whose configuration does not tell: attention with sinks, layers that drop extra arguments."""
@@ -75,7 +79,8 @@ def _attend_per_span(
     Returns ``(1, T, heads, d)``, as transformers expects it.
     """
     if boundaries is not None and dropout == 0.0 and has_varlen_kernel(query):
-        return _varlen_attention(query, key, value, scaling, spans, boundaries), None
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return varlen_attention(q, k, v, scaling, spans, boundaries)[None].contiguous(), None
     outputs = []
     for start, end in spans:
         q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
@@ -96,25 +101,28 @@ def has_varlen_kernel(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in halves and query.shape[-1] <= _WIDEST_HEAD
 
 
-def _varlen_attention(
+def varlen_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[tuple[int, int]], boundaries: Tensor
 ) -> Tensor:
-    """All spans in one call: no padding, no mask, and no wait for the device, since the lengths are known here."""
+    """All spans in one call: no padding, no mask, and no wait for the device, since the lengths are known here.
+
+    `query` is ``(T, heads, width)``, `key` and `value` ``(T, kv_heads, width)``; returns the query's shape.
+    """
     longest = max(end - start for start, end in spans)
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, width)
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if _ASKED_FOR_GROUPS else {}
     mixed: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only where its normaliser is asked for
-        q,
-        k,
-        v,
+        query,
+        key,
+        value,
         boundaries,
         boundaries,
         longest,
         longest,
         scale=scaling,
         window_size=(-1, 0),  # causal
-        enable_gqa=q.shape[1] != k.shape[1],
+        **grouped,
     )
-    return mixed[None].contiguous()
+    return mixed
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

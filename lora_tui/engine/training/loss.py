@@ -9,19 +9,29 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from lora_tui.engine.training.fast import fused
+
 _CHUNK_BYTES = 32 << 20
 """Size of one chunk of float32 logits: large enough for the matrix product, small enough for the memory."""
+
+_CHUNK_BYTES_ON_GPU = 512 << 20
+"""The same where hundreds of processors share the product."""
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        rows = max(1, _CHUNK_BYTES // (4 * weight.shape[0]))
+        rows = max(1, (_CHUNK_BYTES_ON_GPU if hidden.is_cuda else _CHUNK_BYTES) // (4 * weight.shape[0]))
+        in_one_pass = fused.why_unusable(hidden.device) is None
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             logits = hidden[part] @ weight.T
+            if in_one_pass:
+                total += fused.kernels().cross_entropy_(logits, targets[part]).sum()
+                torch.mm(logits, weight, out=gradient[part])
+                continue
             chosen = targets[part, None]
             probabilities = logits.softmax(-1, dtype=torch.float32)
             of_target = probabilities.gather(-1, chosen)

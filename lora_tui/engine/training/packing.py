@@ -6,11 +6,13 @@ rows whatever the packing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +78,20 @@ def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int
 
 def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.device) -> Row:
     """Build one row out of the examples numbered `items`, in the order given."""
-    input_ids: list[int] = []
-    position_ids: list[int] = []
-    label_positions: list[int] = []
-    targets: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for example in (examples[item] for item in items):
-        start = len(input_ids)
-        input_ids += example.input_ids
-        position_ids += range(len(example.input_ids))
-        spans.append((start, len(input_ids)))
-        for i in range(1, len(example.input_ids)):
-            if example.is_label[i]:
-                label_positions.append(start + i - 1)
-                targets.append(example.input_ids[i])
+    chosen = [examples[item] for item in items]
+    ends = list(accumulate(len(example.input_ids) for example in chosen))
+    starts = [0, *ends[:-1]]
+    ids = torch.tensor([token for example in chosen for token in example.input_ids])
+    positions = torch.cat([torch.arange(end - start) for start, end in zip(starts, ends, strict=True)])
+    is_label = torch.tensor([label for example in chosen for label in example.is_label])
+    is_label[starts] = False  # an example's first token has nothing before it in the row
+    labels = is_label.nonzero().squeeze(1)
     return Row(
-        _indices(input_ids, device),
-        _indices(position_ids, device),
-        tuple(spans),
-        _indices(label_positions, device),
-        _indices(targets, device),
+        to_device(ids, device),
+        to_device(positions, device),
+        tuple(zip(starts, ends, strict=True)),
+        to_device(labels - 1, device),
+        to_device(ids[labels], device),
         tuple(items),
-        torch.tensor([0, *(end for _, end in spans)], dtype=torch.int32, device=device),
+        to_device(torch.tensor([0, *ends], dtype=torch.int32), device),
     )
-
-
-def _indices(values: list[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=device)

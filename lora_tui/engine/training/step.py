@@ -77,7 +77,9 @@ class StepMaths:
             yield "One example a row: this model's attention is not plain causal, so rows are not packed."
         if self.fast.why_not is not None:
             yield f"PEFT's own layers are used, which are slower: {self.fast.why_not}."
-        elif self.device.type == "cpu" and "mlp" not in self.fast.kinds:
+        elif self.fast.why_slower is not None:
+            yield f"One of the slower ways: {self.fast.why_slower}."
+        elif "mlp" not in self.fast.kinds:
             yield f"Only LoRA's layers are computed by hand; {self.base.config.model_type}'s own do the rest, slower."
 
     @contextmanager
@@ -125,7 +127,8 @@ class StepMaths:
         labels = sum(example.labels for example in examples)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-        def of_row(row: Row) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def of_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
             self.fast.for_row(Draws(self.seed, step, row.examples, row.spans))
             loss = self.summed_loss(row)
             return loss.detach(), torch.autograd.grad(loss / labels, parameters, allow_unused=True)
@@ -133,7 +136,7 @@ class StepMaths:
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
             at_once = self.rows_at_once(examples)
-            large, small = self._large_and_small(self.rows(examples), at_once)
+            large, small = self._large_and_small(examples, at_once)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
             for rows, workers in ((large, 1), (small, at_once)):
                 for loss, gradients in self.side_by_side.map(of_row, rows, workers):
@@ -148,11 +151,14 @@ class StepMaths:
         tokens = sum(len(example.input_ids) for example in examples)
         return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
-    def _large_and_small(self, rows: Sequence[Row], at_once: int) -> tuple[list[Row], list[Row]]:
+    def _large_and_small(self, examples: Sequence[Encoded], at_once: int) -> tuple[list[list[int]], list[list[int]]]:
         """Rows too large for their share of the memory take it alone, and all cores."""
-        share = self.tokens_per_row // at_once
-        large = [row for row in rows if len(row.input_ids) > share]
-        return large, [row for row in rows if len(row.input_ids) <= share]
+        large: list[list[int]] = []
+        small: list[list[int]] = []
+        for items in self._packing(examples):
+            tokens = sum(len(examples[item].input_ids) for item in items)
+            (large if tokens > self.tokens_per_row // at_once else small).append(items)
+        return large, small
 
     def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
@@ -170,14 +176,16 @@ class StepMaths:
 
     def rows(self, examples: Sequence[Encoded]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
+        return [lay_out(examples, items, self.device) for items in self._packing(examples)]
+
+    def _packing(self, examples: Sequence[Encoded]) -> list[list[int]]:
+        """Which examples share a row."""
         if not self.packed:
-            return [lay_out(examples, [item], self.device) for item in range(len(examples))]
+            return [[item] for item in range(len(examples))]
         lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
         if at_once == 1:
-            packing = pack(lengths, self.tokens_per_row)
-        else:
-            packing = balance(lengths, self.tokens_per_row // at_once, at_once)
-        return [lay_out(examples, items, self.device) for items in packing]
+            return pack(lengths, self.tokens_per_row)
+        return balance(lengths, self.tokens_per_row // at_once, at_once)
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row, float32."""
@@ -211,13 +219,17 @@ def free_cached_memory() -> None:
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    sums, parts = [], []
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
         if parameter.grad is None:
             parameter.grad = gradient
         else:
-            parameter.grad += gradient
+            sums.append(parameter.grad)
+            parts.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, parts)  # the optimizer's own way: a GPU is asked once for all of them
 
 
 def _has_plain_head(base: PreTrainedModel) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import attention as attention_module
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
-from lora_tui.engine.training.fast.dropout import Draws, bernoulli_positions, zero_dropped_
+from lora_tui.engine.training.fast.dropout import Draws, bernoulli_positions
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.fast.linear import lora_linear
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
@@ -37,7 +37,7 @@ def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
     dropped = Draws(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(3, 12, rate, CPU) if rate else None
     keep = torch.ones(10, 12, dtype=torch.float64)
     if dropped is not None:
-        zero_dropped_(keep, dropped)
+        keep = dropped.copy_of(keep)
         assert 0 < float(keep.mean()) < 1
     ours = lora_linear(x, weight, bias, a, b, 1.5, dropped)
     plain = functional.linear(x, weight, bias) + 1.5 * (x * keep.view(2, 5, 12)) @ a.T @ b.T
@@ -136,7 +136,7 @@ def test_trials_come_true_as_often_as_they_should_and_one_by_one(rate: float) ->
 
 def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
     def dropped(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
-        return zero_dropped_(torch.ones(draws.spans[-1][1], 32), draws.dropped(layer, 32, rate, CPU))
+        return draws.dropped(layer, 32, rate, CPU).copy_of(torch.ones(draws.spans[-1][1], 32))
 
     one = dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
     packed_anew = dropped(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
@@ -151,7 +151,7 @@ def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
         assert not torch.equal(one[: len(other)], other)
     # High rates come as a mask instead of positions: the same draws, the other form.
     high = Draws(42, 3, (5, 2), ((0, 10), (10, 30)))
-    assert high.dropped(0, 32, 0.5, CPU).dtype == torch.bool
+    assert high.dropped(0, 32, 0.5, CPU).marks.dtype == torch.bool
     assert 0.4 < float(dropped(high, rate=0.5).mean()) < 0.6
 
 
@@ -193,7 +193,7 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
         for number, module in enumerate(adapted):
 
             def drop(x: torch.Tensor, number: int = number, draws: Draws = draws) -> torch.Tensor:
-                keep = zero_dropped_(torch.ones(x.shape[-2:]), draws.dropped(number, x.shape[-1], 0.2, CPU))
+                keep = draws.dropped(number, x.shape[-1], 0.2, CPU).copy_of(torch.ones(x.shape[-2:]))
                 return x * keep / 0.8
 
             monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)

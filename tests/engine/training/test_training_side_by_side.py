@@ -77,9 +77,9 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
     maths = StepMaths.of(new_model(), 40)
-    large, small = maths._large_and_small(maths.rows(examples), maths.rows_at_once(examples))
-    assert all(len(row.input_ids) <= 20 for row in small)
-    assert all(len(row.spans) == 1 for row in large)
+    large, small = maths._large_and_small(examples, maths.rows_at_once(examples))
+    assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in small)
+    assert all(len(row) == 1 for row in large)
     assert large, "one of the pairs is longer than half of the budget"
     assert small
 

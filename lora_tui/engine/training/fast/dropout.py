@@ -15,12 +15,50 @@ import torch
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
+from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.transfer import to_device
+
 _INDEX_RATE = 0.125
 """Up to this rate eight bytes for each dropped element take less memory than one byte for every element."""
 
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""What the seeds of neighbouring tokens differ by: odd, so that no two tokens of an example share one."""
+
 _LAYERS_AT_ONCE = 64
 """Layers whose seeds are made together: numpy holds the interpreter for it, and the other rows wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Which elements of a ``(T, width)`` tensor are dropped.
+
+    `marks` holds their flat positions as int64, or a bool mask of that shape. With `drawn_at`, a rate, it holds a seed
+    for each token, ``(T,)``, and a GPU draws the elements anew whenever it passes them: no mask is kept or read.
+    """
+
+    marks: Tensor
+    drawn_at: float | None = None
+
+    def copy_of(self, values: Tensor) -> Tensor:
+        """`values` with zeros at the dropped elements, contiguous."""
+        if self.drawn_at is not None:
+            without: Tensor = fused.kernels().drop(values.contiguous(), self.marks, self.drawn_at)
+            return without
+        return self._zero_(values.clone(memory_format=torch.contiguous_format))
+
+    def add_kept_(self, total: Tensor, part: Tensor) -> None:
+        """Add the other elements of `part` to `total`, both contiguous; `part` may be overwritten."""
+        if self.drawn_at is not None:
+            fused.kernels().add_kept_(total, part, self.marks, self.drawn_at)
+        else:
+            total += self._zero_(part)
+
+    def _zero_(self, values: Tensor) -> Tensor:
+        if self.marks.dtype == torch.bool:
+            return values.masked_fill_(self.marks, 0.0)
+        values.view(-1).index_fill_(0, self.marks, 0.0)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +73,19 @@ class Draws:
     examples: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
 
-    def dropped(self, layer: int, width: int, rate: float, device: torch.device) -> Tensor:
-        """The elements of a ``(T, width)`` input that layer number `layer` drops, each with probability `rate`.
-
-        Returns their flat positions as int64, or, on a GPU and for higher rates, a bool mask of shape ``(T, width)``.
-        """
+    def dropped(self, layer: int, width: int, rate: float, device: torch.device) -> "Dropped":
+        """The elements of a ``(T, width)`` input that layer number `layer` drops, each with probability `rate`."""
+        if fused.why_unusable(device) is None:
+            block, place = divmod(layer, _LAYERS_AT_ONCE)
+            return Dropped(_seeds_of_tokens(self, block, device)[place], drawn_at=rate)
         if device.type == "cpu":
-            return self._on_cpu(layer, width, rate)
+            return Dropped(self._on_cpu(layer, width, rate))
         mask = torch.empty(self.spans[-1][1], width, dtype=torch.bool, device=device)
         generator = torch.Generator(device)
         for example, (start, end) in zip(self.examples, self.spans, strict=True):
             generator.manual_seed(int(self._seed(example, layer)[0] >> np.uint64(1)))
             mask[start:end].bernoulli_(rate, generator=generator)
-        return mask
+        return Dropped(mask)
 
     def _on_cpu(self, layer: int, width: int, rate: float) -> Tensor:
         found = []
@@ -87,6 +125,17 @@ def _seeds(seed: int, step: int, example: int, block: int) -> np.ndarray:
     return words.reshape(_LAYERS_AT_ONCE, 3)
 
 
+@lru_cache(maxsize=16)
+def _seeds_of_tokens(draws: Draws, block: int, device: torch.device) -> Tensor:
+    """A seed for every token in each of a block of layers, int64 ``(layers, T)``, whichever row the token is in."""
+    parts = []
+    for example, (start, end) in zip(draws.examples, draws.spans, strict=True):
+        of_layers = _seeds(draws.seed, draws.step, example, block)[:, :1]
+        parts.append(of_layers + np.arange(end - start, dtype=np.uint64) * _GOLDEN)
+    table = torch.from_numpy(np.concatenate(parts, axis=1).view(np.int64))
+    return to_device(table, device)
+
+
 def bernoulli_positions(numbers: np.random.Generator, count: int, rate: float) -> np.ndarray:
     """Which of `count` independent trials, each with probability `rate`, come true: their positions, ascending.
 
@@ -108,11 +157,3 @@ def bernoulli_positions(numbers: np.random.Generator, count: int, rate: float) -
         last = int(parts[-1][-1])
     positions = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return positions[: np.searchsorted(positions, count)]
-
-
-def zero_dropped_(values: Tensor, dropped: Tensor) -> Tensor:
-    """Set the dropped elements of `values` to zero in place; returns `values`, contiguous, of shape ``(T, width)``."""
-    if dropped.dtype == torch.bool:
-        return values.masked_fill_(dropped, 0.0)
-    values.view(-1).index_fill_(0, dropped, 0.0)
-    return values

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -19,6 +19,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
+from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
+from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.linear import lora_linear
@@ -28,6 +30,14 @@ _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "
 _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 
 Forward = Callable[..., Any]
+
+
+class _Operations(NamedTuple):
+    """What the layers between the matrix products are computed by, on this device."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    swiglu: Callable[[Tensor, Tensor], Tensor]
+    attention: Callable[..., Tensor] | None
 
 
 @dataclass
@@ -47,11 +57,13 @@ class _OfThreadsRow(threading.local):
 class FastLayers:
     """The replacements for one model: `forwards` pairs a module with what is called in its place.
 
-    `why_not` says why PEFT's own layers are used (None: they are replaced); `kinds` counts the replaced layers by kind.
+    `why_not` says why PEFT's own layers are used (None: they are replaced), `why_slower` why those between them are not
+    the fastest; `kinds` counts the replaced layers by kind.
     """
 
     forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
     why_not: str | None = None
+    why_slower: str | None = None
     kinds: dict[str, int] = field(default_factory=dict)
     row: _OfRow | _OfThreadsRow = field(default_factory=_OfThreadsRow)
     recomputes_feed_forward: bool = False
@@ -67,9 +79,16 @@ class FastLayers:
             return layers
         for number, module in enumerate(adapted):
             layers._take("linear", module, layers._linear(module, number))
-        # On a GPU transformers' own kernels are as good, and nobody has measured these.
-        if on_cpu:
-            layers._take_blocks(model, packed=packed)
+        device = next(model.parameters()).device
+        reason = fused.why_unusable(device)
+        if reason is None:
+            attention = varlen_rotary_attention if packed and _takes_varlen(model) else None
+            layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
+        elif on_cpu:
+            layers._take_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
+            layers._take_embedding(model)
+        elif device.type == "cuda":
+            layers.why_slower = f"the kernels for what is between the matrix products cannot be used: {reason}"
         return layers
 
     @contextmanager
@@ -87,20 +106,22 @@ class FastLayers:
         self.forwards.append((module, forward))
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
 
-    def _take_blocks(self, model: nn.Module, *, packed: bool) -> None:
+    def _take_blocks(self, model: nn.Module, by_hand: "_Operations") -> None:
         for module in model.modules():
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
             if _is(module, "RMSNorm") and not module.weight.requires_grad:
-                self._take("norm", module, _norm(module))
+                self._take("norm", module, _norm(module, by_hand.rms_norm))
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-                self._take("mlp", module, self._mlp(module))
-            elif packed and _is(module, "Attention") and not module.attention_dropout:
-                self._take("attention", module, _attention(module))
+                self._take("mlp", module, self._mlp(module, by_hand.swiglu))
+            elif by_hand.attention and _is(module, "Attention") and not module.attention_dropout:
+                self._take("attention", module, _attention(module, by_hand.attention))
 
+    def _take_embedding(self, model: nn.Module) -> None:
+        """Begin the sum that the layers add to in float32, where nobody else but norms taken by hand reads it."""
         taken = {id(module) for module, _ in self.forwards}
         norms = [module for module in model.modules() if "Norm" in type(module).__name__]
-        if norms and all(id(norm) in taken for norm in norms):  # nobody else reads what the layers add up to
+        if norms and all(id(norm) in taken for norm in norms):
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
                     self._take("embedding", module, _embedding(module))
@@ -122,9 +143,9 @@ class FastLayers:
 
         return forward
 
-    def _mlp(self, module: Any) -> Forward:
+    def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> Forward:
         def inner(x: Tensor) -> Tensor:
-            down: Tensor = module.down_proj(swiglu(module.gate_proj(x), module.up_proj(x)))
+            down: Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x)))
             return down
 
         def forward(x: Tensor) -> Tensor:
@@ -166,6 +187,31 @@ def _is(module: nn.Module, kind: str) -> bool:
     return name in {f"transformers.models.{family}{kind}" for family in (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)}
 
 
+def _takes_varlen(model: nn.Module) -> bool:
+    """Tell whether queries as wide as the model's go through the variable-length kernel and the rotation before it."""
+    attentions: list[Any] = [module for module in model.modules() if _is(module, "Attention")]
+    widths = {int(module.head_dim) for module in attentions}
+    in_precision_of = attentions[0].k_proj.weight if attentions else torch.empty(0)
+    # A kernel's block is a power of two wide.
+    return all(has_varlen_kernel(in_precision_of.new_empty(0, width)) and width.bit_count() == 1 for width in widths)
+
+
+def varlen_rotary_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    angles: tuple[Tensor, Tensor],
+    heads: Heads,
+    spans: Sequence[tuple[int, int]],
+    boundaries: Tensor,
+) -> Tensor:
+    """What `packed_rotary_attention` computes, by the kernel of torch that takes spans of any length, on a GPU."""
+    tokens = len(query)
+    q, k = (fused.rotated(x.view(tokens, -1, heads.width), *angles) for x in (query, key))
+    v = value.view(tokens, -1, heads.width)
+    return varlen_attention(q, k, v, heads.scaling, spans, boundaries).view(tokens, -1)
+
+
 def _embedding(module: nn.Embedding) -> Forward:
     """Begin the sum that the layers add to in float32, so that a bfloat16 model does not round it sixty times."""
 
@@ -175,14 +221,14 @@ def _embedding(module: nn.Embedding) -> Forward:
     return forward
 
 
-def _norm(module: Any) -> Forward:
+def _norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
     def forward(x: Tensor) -> Tensor:
-        return rms_norm(x, module.weight, module.variance_epsilon)
+        return normed(x, module.weight, module.variance_epsilon)
 
     return forward
 
 
-def _attention(module: Any) -> Forward:
+def _attention(module: Any, attend: Callable[..., Tensor]) -> Forward:
     width = module.head_dim
     heads = Heads(module.k_proj.out_features // width, width, float(module.scaling))
     normed = hasattr(module, "q_norm")
@@ -193,6 +239,7 @@ def _attention(module: Any) -> Forward:
         attention_mask: Tensor | None = None,
         *,
         spans: Sequence[tuple[int, int]],
+        boundaries: Tensor,
         **_: Any,
     ) -> tuple[Tensor, None]:
         query, key, value = (project(hidden_states)[0] for project in (module.q_proj, module.k_proj, module.v_proj))
@@ -200,7 +247,7 @@ def _attention(module: Any) -> Forward:
             query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
             key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
         cos, sin = position_embeddings
-        mixed = packed_rotary_attention(query, key, value, (cos[0], sin[0]), heads, spans)
+        mixed = attend(query, key, value, (cos[0], sin[0]), heads, spans, boundaries)
         return module.o_proj(mixed[None]), None
 
     return forward

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from lora_tui.engine.training.fast.dropout import zero_dropped_
+from lora_tui.engine.training.fast.dropout import Dropped
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -23,35 +23,35 @@ class _LoraLinear(torch.autograd.Function):
         lora_a: Tensor,
         lora_b: Tensor,
         scale: float,
-        dropped: Tensor | None,
+        dropped: Dropped | None,
     ) -> Tensor:
         y = functional.linear(x, weight, bias)
-        low = functional.linear(_dropped_copy(x, dropped), lora_a.to(x.dtype))  # (T, r)
-        y.addmm_(low, lora_b.to(x.dtype).T, alpha=scale)
-        ctx.scale = scale  # type: ignore[attr-defined]  # torch types the context without its attributes
-        ctx.save_for_backward(x, low, weight, lora_a, lora_b, dropped)  # type: ignore[arg-type]  # None is allowed
+        low_in, low_out = lora_a.to(x.dtype), lora_b.to(x.dtype)
+        low = functional.linear(dropped.copy_of(x) if dropped else x, low_in)  # (T, r)
+        y.addmm_(low, low_out.T, alpha=scale)
+        ctx.scale, ctx.dropped = scale, dropped  # type: ignore[attr-defined]  # torch types the context without them
+        ctx.trained = lora_a.dtype  # type: ignore[attr-defined]
+        marks = dropped.marks if dropped else None  # saved only so that it counts as memory that is kept
+        ctx.save_for_backward(x, low, weight, low_in, low_out, marks)  # type: ignore[arg-type]  # None is allowed
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, weight, lora_a, lora_b, dropped = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale: float = ctx.scale  # type: ignore[attr-defined]
-        grad_low = (grad @ lora_b.to(grad.dtype)).mul_(scale)  # (T, r)
-        grad_b = (grad.T @ low).mul_(scale).to(lora_b.dtype)
-        grad_a = (grad_low.T @ _dropped_copy(x, dropped)).to(lora_a.dtype)
+        x, low, weight, low_in, low_out, _ = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale, dropped = ctx.scale, ctx.dropped  # type: ignore[attr-defined]
+        trained: torch.dtype = ctx.trained  # type: ignore[attr-defined]
+        grad_low = (grad @ low_out).mul_(scale)  # (T, r)
+        grad_b = (grad.T @ low).to(trained).mul_(scale)
+        grad_a = (grad_low.T @ (dropped.copy_of(x) if dropped else x)).to(trained)
         grad_x = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
             grad_x = grad @ weight
             if dropped is None:
-                grad_x.addmm_(grad_low, lora_a.to(grad.dtype))
+                grad_x.addmm_(grad_low, low_in)
             else:
-                grad_x += zero_dropped_(grad_low @ lora_a.to(grad.dtype), dropped)
+                dropped.add_kept_(grad_x, grad_low @ low_in)
         return grad_x, None, None, grad_a, grad_b, None, None
-
-
-def _dropped_copy(x: Tensor, dropped: Tensor | None) -> Tensor:
-    return x if dropped is None else zero_dropped_(x.clone(memory_format=torch.contiguous_format), dropped)
 
 
 def lora_linear(
@@ -61,7 +61,7 @@ def lora_linear(
     lora_a: Tensor,
     lora_b: Tensor,
     scale: float,
-    dropped: Tensor | None = None,
+    dropped: Dropped | None = None,
 ) -> Tensor:
     """The layer's output ``(…, out)`` for `x` of shape ``(…, in)``.
 

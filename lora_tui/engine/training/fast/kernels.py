@@ -1,0 +1,227 @@
+"""What a Llama does between its matrix products on a GPU, each in one pass over memory: kernels in Triton.
+
+On a GPU these operations wait for memory, not for arithmetic: a norm in six of torch's operations reads and writes its
+input six times. The formulas are those of `pointwise`, with everything inside in float32. Triton comes with torch on
+CUDA and compiles a kernel when it is first called, which takes a C compiler: `usable` tries.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 1024
+"""Elements that one program of an element-wise kernel computes."""
+
+_VOCABULARY_BLOCK = 8192
+"""Logits that a program of the cross-entropy holds at once."""
+
+
+@triton.jit
+def _rms_norm_forward(x, weight, y, inverse, width, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    of_row = tl.rsqrt(tl.sum(values * values) / width + eps)
+    tl.store(inverse + row, of_row)
+    # Rounded before the weight is applied, as transformers does it.
+    normed = (values * of_row).to(y.dtype.element_ty).to(tl.float32)
+    scaled = normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + row * width + columns, scaled.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rms_norm_backward(grad, x, weight, inverse, of_x, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    inner = tl.load(grad + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    inner *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    of_row = tl.load(inverse + row)
+    along = tl.sum(inner * values) * of_row * of_row * of_row / width
+    result = inner * of_row - values * along
+    tl.store(of_x + row * width + columns, result.to(of_x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _swiglu_forward(gate, up, y, count, BLOCK: tl.constexpr):
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + places, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _swiglu_backward(grad, gate, up, of_gate, of_up, count, BLOCK: tl.constexpr):
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    d = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
+    share = tl.sigmoid(g)
+    tl.store(of_up + places, (d * g * share).to(of_up.dtype.element_ty), mask=inside)
+    slope = share * (1.0 + g * (1.0 - share))
+    tl.store(of_gate + places, (d * u * slope).to(of_gate.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rotate(x, cos, sin, y, heads, sign, HEADS: tl.constexpr, HALF: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    place = tl.arange(0, HALF)[None, :]
+    inside = head < heads
+    first = token * heads * 2 * HALF + head * 2 * HALF + place
+    c = tl.load(cos + token * 2 * HALF + place).to(tl.float32)
+    s = tl.load(sin + token * 2 * HALF + place).to(tl.float32) * sign
+    a = tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(x + first + HALF, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + first, (a * c - b * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + first + HALF, (b * c + a * s).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _keeps(seeds, row, columns, rate):
+    """Which of a token's elements dropout keeps: a function of the token's seed and the column alone."""
+    return tl.rand(tl.load(seeds + row), columns) >= rate
+
+
+@triton.jit
+def _drop(x, seeds, y, width, rate, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    values = tl.load(x + row * width + columns, mask=inside, other=0.0)
+    tl.store(y + row * width + columns, tl.where(_keeps(seeds, row, columns, rate), values, 0.0), mask=inside)
+
+
+@triton.jit
+def _add_kept(total, part, seeds, width, rate, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    more = tl.load(part + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    before = tl.load(total + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    after = before + tl.where(_keeps(seeds, row, columns, rate), more, 0.0)
+    tl.store(total + row * width + columns, after.to(total.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _cross_entropy(logits, targets, losses, vocabulary, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * vocabulary
+    target = tl.load(targets + row)
+    of_target = tl.load(logits + target).to(tl.float32)
+    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        values = tl.load(logits + places, mask=places < vocabulary, other=float("-inf")).to(tl.float32)
+        larger = tl.maximum(largest, values)
+        # A lane that has seen nothing but minus infinity keeps its sum of zero.
+        safe = tl.where(larger == float("-inf"), 0.0, larger)
+        total = total * tl.exp(largest - safe) + tl.exp(values - safe)
+        largest = larger
+    top = tl.max(largest)
+    normaliser = top + tl.log(tl.sum(total * tl.exp(largest - top)))
+    tl.store(losses + row, normaliser - of_target)
+    for start in range(0, vocabulary, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        inside = places < vocabulary
+        values = tl.load(logits + places, mask=inside, other=float("-inf")).to(tl.float32)
+        gradient = tl.exp(values - normaliser) - tl.where(places == target, 1.0, 0.0)
+        tl.store(logits + places, gradient.to(logits.dtype.element_ty), mask=inside)
+
+
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of `x` ``(…, width)``, contiguous, in the weight's precision, and the inverse roots, float32."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    y, inverse = torch.empty_like(x, dtype=weight.dtype), torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    _rms_norm_forward[(rows,)](x, weight, y, inverse, width, eps, BLOCK=block, num_warps=_warps(block))
+    return y, inverse
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient of the norm's input, in its precision."""
+    width, of_x, block = x.shape[-1], torch.empty_like(x), triton.next_power_of_2(x.shape[-1])
+    _rms_norm_backward[(len(inverse),)](grad, x, weight, inverse, of_x, width, BLOCK=block, num_warps=_warps(block))
+    return of_x
+
+
+def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``, both contiguous."""
+    y = torch.empty_like(gate)
+    _swiglu_forward[(triton.cdiv(y.numel(), _BLOCK),)](gate, up, y, y.numel(), BLOCK=_BLOCK)
+    return y
+
+
+def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of `gate` and `up`."""
+    of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
+    programs = triton.cdiv(gate.numel(), _BLOCK)
+    _swiglu_backward[(programs,)](grad, gate, up, of_gate, of_up, gate.numel(), BLOCK=_BLOCK)
+    return of_gate, of_up
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:
+    """Rotate the pairs (i, i + width / 2) of `x` ``(T, heads, width)`` by angles ``(T, width)``, both halves alike.
+
+    With a `sign` of -1 it turns back.
+    """
+    tokens, heads, width = x.shape
+    y = torch.empty_like(x)
+    _rotate[(tokens,)](x, cos, sin, y, heads, sign, HEADS=triton.next_power_of_2(heads), HALF=width // 2)
+    return y
+
+
+def drop(x: Tensor, seeds: Tensor, rate: float) -> Tensor:
+    """`x` ``(T, width)`` with each element zero with probability `rate`, as `seeds` ``(T,)`` have it; int64."""
+    y = torch.empty_like(x)
+    _drop[(len(x), triton.cdiv(x.shape[1], _BLOCK))](x, seeds, y, x.shape[1], rate, BLOCK=_BLOCK)
+    return y
+
+
+def add_kept_(total: Tensor, part: Tensor, seeds: Tensor, rate: float) -> None:
+    """Add to `total` those elements of `part`, both ``(T, width)``, that `drop` keeps."""
+    width = total.shape[1]
+    _add_kept[(len(total), triton.cdiv(width, _BLOCK))](total, part, seeds, width, rate, BLOCK=_BLOCK)
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropies ``(L,)``, float32, of `logits` ``(L, vocabulary)``, which are overwritten by their gradients.
+
+    The gradients are those of the sum.
+    """
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    vocabulary = logits.shape[1]
+    block = min(_VOCABULARY_BLOCK, triton.next_power_of_2(vocabulary))
+    _cross_entropy[(len(logits),)](logits, targets, losses, vocabulary, BLOCK=block, num_warps=_warps(block))
+    return losses
+
+
+def _warps(block: int) -> int:
+    """Threads for a block of numbers, in groups of 32: eight numbers or more each."""
+    return max(1, min(16, block // 256))
+
+
+@lru_cache(maxsize=8)
+def why_unusable(device: torch.device) -> str | None:
+    """Call each kernel once on `device`; say what went wrong, or None."""
+    try:
+        x, angles = torch.ones(2, 8, device=device), torch.ones(2, 4, device=device)
+        y, inverse = rms_norm_forward(x, x[0], 1e-6)
+        rms_norm_backward(y, x, x[0], inverse)
+        swiglu_backward(swiglu_forward(x, y), x, y)
+        rotate(x.view(2, 2, 4), angles, angles)
+        seeds = torch.ones(2, dtype=torch.int64, device=device)
+        add_kept_(y, drop(x, seeds, 0.5), seeds, 0.5)
+        cross_entropy_(y, torch.ones(2, dtype=torch.int64, device=device))
+    except Exception as problem:  # noqa: BLE001  # Triton raises whatever its compiler, driver or the C compiler does
+        return type(problem).__name__
+    return None

@@ -1,0 +1,179 @@
+"""A GPU's kernels, run by Triton's interpreter on the CPU: each equals the plain formula, and so does a whole step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+pytest.importorskip("triton")
+
+from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.fast import fused, pointwise
+from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.layers import FastLayers
+from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.step import StepMaths
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this machine's CPU for a GPU: kernels are interpreted, torch's own variable-length kernel is replaced."""
+
+    def stand_in(query: Any, key: Any, value: Any, starts: torch.Tensor, *_: Any, scale: float, **__: Any) -> Any:
+        mixed = []
+        for start, end in zip(starts.tolist(), starts.tolist()[1:], strict=False):
+            q, k, v = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
+            one = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            mixed.append(one[0].transpose(0, 1))
+        return torch.cat(mixed)
+
+    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
+    monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
+    monkeypatch.setattr(fused, "why_unusable", lambda device: None)
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_norm_and_gated_unit_equal_the_plain_ones(dtype: torch.dtype, error: float) -> None:
+    x, weight = numbers(2, 5, 48, dtype=dtype), numbers(48, dtype=dtype).detach()
+    gate, up = numbers(5, 1300, seed=1, dtype=dtype), numbers(5, 1300, seed=2, dtype=dtype)
+    for ours, plain, inputs in (
+        (fused.rms_norm(x, weight, 1e-5), pointwise.rms_norm(x, weight, 1e-5), (x,)),
+        (fused.swiglu(gate, up), pointwise.swiglu(gate, up), (gate, up)),
+    ):
+        torch.testing.assert_close(ours, plain, rtol=error, atol=error)
+        seed = numbers(*ours.shape, seed=3, dtype=dtype).detach()
+        for one, other in zip(
+            torch.autograd.grad(ours, inputs, seed), torch.autograd.grad(plain, inputs, seed), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=3 * error, atol=3 * error)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_rotation_is_that_of_transformers() -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    x = numbers(7, 3, 16)
+    cos, sin = (numbers(7, 8, seed=seed).detach().repeat(1, 2) for seed in (1, 2))
+    ours = fused.rotated(x, cos, sin)
+    by_head = x.transpose(0, 1)[None]
+    plain = apply_rotary_pos_emb(by_head, by_head, cos[None], sin[None])[0][0].transpose(0, 1)
+    torch.testing.assert_close(ours, plain)
+    seed = numbers(7, 3, 16, seed=3).detach()
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, seed, retain_graph=True)[0] for y in (ours, plain)))
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("vocabulary", [50, 8192 + 77])
+def test_the_cross_entropy_equals_the_plain_one(vocabulary: int) -> None:
+    hidden, weight = numbers(6, 12), numbers(vocabulary, 12, seed=1).detach()
+    targets = torch.tensor([0, 1, vocabulary - 1, 7, 7, 3])
+    ours = summed_cross_entropy(hidden, weight, targets)
+    plain = functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (ours, plain)))
+    certain = (hidden * 1e4).detach().requires_grad_()  # probabilities of 0 and 1: the logarithm must not overflow
+    torch.testing.assert_close(
+        summed_cross_entropy(certain, weight, targets),
+        functional.cross_entropy(certain @ weight.T, targets, reduction="sum"),
+    )
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
+    def dropped(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
+        return draws.dropped(layer, 32, rate, CPU).copy_of(torch.ones(draws.spans[-1][1], 32))
+
+    one = dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
+    packed_anew = dropped(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
+    assert torch.equal(one[10:], packed_anew[:20])
+    assert torch.equal(one[:10], packed_anew[20:])
+    for other in (
+        dropped(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
+        dropped(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
+        dropped(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
+        *(dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
+    ):
+        assert not torch.equal(one[: len(other)], other)
+    assert not any(torch.equal(one[0], row) for row in one[1:]), "a token has its own draws"
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(rate: float) -> None:
+    dropped = Draws(1, 2, (0, 1), ((0, 30), (30, 50))).dropped(3, 1200, rate, CPU)
+    keep = dropped.copy_of(torch.ones(50, 1200))
+    error = (rate * (1 - rate) / keep.numel()) ** 0.5
+    assert abs(1 - float(keep.mean()) - rate) < 4 * error
+    total, part = numbers(50, 1200).detach(), numbers(50, 1200, seed=1).detach()
+    expected = total + part * keep
+    dropped.add_kept_(total, part)
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
+def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
+) -> None:
+    model = new_model(targets=targets).train()
+
+    def gradient() -> tuple[float, torch.Tensor, dict[str, int]]:
+        maths = StepMaths.of(model, 64)
+        loss = float(maths.accumulate(examples[:2], 1))
+        found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return loss, found, maths.fast.kinds
+
+    loss, found, kinds = gradient()
+    monkeypatch.setattr(fused, "why_unusable", lambda device: "not here")
+    plain_loss, plain, plain_kinds = gradient()
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-6)
+    assert kinds == {kind: count for kind, count in plain_kinds.items() if kind != "embedding"}
+    assert {"linear", "norm", "mlp", "attention"} == set(kinds)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_with_dropout_a_step_is_the_same_however_it_is_packed(
+    new_model: Callable[..., Any], examples: list[Encoded]
+) -> None:
+    model = new_model(dropout=0.1, targets=["q_proj"]).train()
+    losses = [float(StepMaths.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
+    assert losses == pytest.approx([losses[0]] * 2, rel=1e-6)
+    model.eval()
+    assert abs(float(StepMaths.of(model, 64).accumulate(examples[:2], 1)) - losses[0]) > 1e-4
+
+
+def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = fused.kernels()
+    kernels.why_unusable.cache_clear()
+    assert kernels.why_unusable(CPU) is None
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(kernels, "rotate", broken)
+    kernels.why_unusable.cache_clear()
+    assert kernels.why_unusable(CPU) == "RuntimeError"
+    kernels.why_unusable.cache_clear()
+    assert fused.why_unusable(CPU) == "they are for GPUs"
+
+
+def test_without_the_kernels_a_model_says_that_it_is_slower(
+    new_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model()
+    fast = FastLayers.of(model, packed=True)
+    fast.why_slower = "they cannot be used"
+    maths = StepMaths.of(model, 64)
+    monkeypatch.setattr(maths, "fast", fast)
+    assert any("they cannot be used" in line for line in maths.slower_because())
