@@ -83,13 +83,16 @@ def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
     maths = StepMaths.of(model, 256 if arguments.tiny else ROW)
     plan = plan_memory("auto", maths, examples)
     recompute(maths, plan.recomputation)
+    if arguments.without_graphs:
+        maths.graphs = None
     return maths, examples, plan.recomputation.name
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     maths, examples, activations = our_step(arguments)
     line = timed(lambda: maths.accumulate(examples, 1), examples, maths.model)
-    return line | {"activations": activations, "by_hand": maths.fast.kinds, "slower": list(maths.slower_because())}
+    way = [*maths.slower_because(), *filter(None, [maths.graphs_failed])]
+    return line | {"activations": activations, "graphs": maths.graphs is not None, "slower": way}
 
 
 def profile(arguments: argparse.Namespace) -> None:
@@ -98,7 +101,7 @@ def profile(arguments: argparse.Namespace) -> None:
     from torch.profiler import profile as recorded
 
     maths, examples, _ = our_step(arguments)
-    for _ in range(2):
+    for _ in range(3):
         maths.accumulate(examples, 1)
     with recorded(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
         maths.accumulate(examples, 1)
@@ -127,10 +130,16 @@ def gradients(arguments: argparse.Namespace) -> None:
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.02, generator=numbers)
         examples = new_examples(arguments, base.config.vocab_size)
-        if way == "ours":
-            StepMaths.of(model, tokens).accumulate(examples, 1)
+        if way in ("ours", "graphs"):
+            maths = StepMaths.of(model, tokens)
+            if way == "graphs":
+                maths.record_graphs()
+            for _ in range(3 if way == "graphs" else 1):
+                maths.accumulate(examples, 1)
+            if way == "graphs":
+                assert maths.graphs is not None, maths.graphs_failed
         labels = sum(example.labels for example in examples)
-        for example in [] if way == "ours" else examples:
+        for example in [] if way in ("ours", "graphs") else examples:
             ids = torch.tensor([example.input_ids], device=base.device)
             marked = torch.where(torch.tensor([example.is_label]), torch.tensor([example.input_ids]), -100)[0, 1:]
             logits = model(input_ids=ids).logits[0, :-1].float()
@@ -142,8 +151,10 @@ def gradients(arguments: argparse.Namespace) -> None:
         return float((found - exact).norm() / exact.norm())
 
     exact = gradient("float32")
-    print(json.dumps({"ours": error(gradient("ours"), exact), "peft": error(gradient("peft"), exact)}))
-    smaller = error(gradient("ours", ROW // 4, 0.05), gradient("ours", ROW, 0.05))
+    print(json.dumps({way: error(gradient(way), exact) for way in ("ours", "graphs", "peft")}))
+    whole = gradient("ours", ROW, 0.05)
+    print(json.dumps({"dropout 0.05, by graphs against not": error(gradient("graphs", ROW, 0.05), whole)}))
+    smaller = error(gradient("ours", ROW // 4, 0.05), whole)
     print(json.dumps({"dropout 0.05, rows a quarter as long, against whole rows": smaller}))
 
 
@@ -226,8 +237,9 @@ def trl(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(step: Any, examples: list[Any], model: Any, rounds: int = 5) -> dict[str, Any]:
-    """Median seconds of a step after one that warms up."""
-    step()
+    """Median seconds of a step after three that warm up, and record what is recorded."""
+    for _ in range(3):
+        step()
     reset_peak()
     times = []
     for _ in range(rounds):
@@ -291,6 +303,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=["q_proj", "k_proj", "v_proj", "o_proj"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--without-graphs", action="store_true", help="ask for each of our kernels by itself")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--check", choices=CHECKS, help="instead: gradients against float32, or a profile of our step")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -26,7 +26,7 @@ from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, 
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
-from lora_tui.text import count
+from lora_tui.text import count, one_line
 
 _MOST_SECONDS_UNSAVED = 60.0
 
@@ -254,6 +254,9 @@ class _Training:
             recompute(self.maths, self.recomputation)
             self.hooks.warn(f"Memory ran out at step {step}: from here on every layer's activations are recomputed.")
             return self._gradient(examples, step)
+        if self.maths.graphs_failed is not None:
+            reason, self.maths.graphs_failed = one_line(self.maths.graphs_failed, 120), None
+            self.hooks.warn(f"Steps go on without CUDA graphs, slower: the GPU could not record one ({reason}).")
         if self.maths.tokens_per_row < before:
             self.state.tokens_per_row = self.maths.tokens_per_row
             self.hooks.warn(

@@ -62,7 +62,10 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
 def recompute(maths: StepMaths, way: Recomputation) -> None:
     """Have the model compute again what `way` says."""
     maths.fast.recomputes_feed_forward = way.feed_forward
+    maths.graphs = None
     if not way.every:
+        if maths.device.type == "cuda" and not maths.one_at_a_time:
+            maths.record_graphs()
         return
     # Dropout by hand needs no random state restored before a layer is computed again.
     options = {"use_reentrant": False, "preserve_rng_state": maths.fast.why_not is not None}

@@ -21,6 +21,7 @@ from lora_tui.engine.training.attention import packed_attention, supports_packin
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
+from lora_tui.engine.training.graphs import GraphedRows
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.packing import Row, balance, lay_out, pack
 from lora_tui.engine.training.side_by_side import SideBySide
@@ -60,6 +61,11 @@ class StepMaths:
     side_by_side: SideBySide
     seed: int = 42
     one_at_a_time: bool = False
+    graphs: GraphedRows | None = None
+    graphs_failed: str | None = None
+
+    def __post_init__(self) -> None:
+        self._nothing = torch.zeros(1, 1, 1, 1, device=self.device)
 
     @classmethod
     def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "StepMaths":
@@ -112,7 +118,10 @@ class StepMaths:
                 return self._accumulate(examples, step)
             except RuntimeError as problem:
                 if not out_of_memory(problem):
-                    raise
+                    if self.graphs is None:
+                        raise
+                    self.graphs, self.graphs_failed = None, str(problem)
+                    continue
             # Only here has the failed row been freed: the exception's traceback held its tensors.
             largest = max(self.rows(examples), key=lambda row: len(row.input_ids))
             free_cached_memory()
@@ -121,10 +130,13 @@ class StepMaths:
                 raise RowTooLargeError(tokens)
             self.tokens_per_row = tokens if side_by_side else tokens // 2
             self.one_at_a_time = True
+            self.graphs = None  # they hold memory of their own
             torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
 
     def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
+        if self.graphs is not None:
+            return self._accumulate_by_graphs(self.graphs, examples, labels, step)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         def of_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -143,6 +155,24 @@ class StepMaths:
                     total += loss
                     _add_gradients(parameters, gradients)
             return total / labels
+
+    def _accumulate_by_graphs(self, graphs: GraphedRows, examples: Sequence[Encoded], labels: int, step: int) -> Tensor:
+        with computing(), self.ready():
+            graphs.begin(labels)
+            for items in self._packing(examples):
+                row = lay_out(examples, items, torch.device("cpu"))
+                graphs.add(row, Draws(self.seed, step, row.examples, row.spans))
+        for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
+            parameter.grad = gradient
+        return graphs.total / labels
+
+    def record_graphs(self) -> None:
+        """Compute rows by CUDA graphs from now on, where the GPU's own kernels take the whole row."""
+        attentions = sum("Attention" in type(module).__name__ for module in self.base.modules())
+        if self.plain_head and self.fast.by_kernels and self.fast.kinds.get("attention") == attentions > 0:
+            parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            layers = self.fast.kinds["linear"]
+            self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.for_row)
 
     def rows_at_once(self, examples: Sequence[Encoded]) -> int:
         """How many rows of a step are computed side by side; they share `tokens_per_row`."""
@@ -183,7 +213,7 @@ class StepMaths:
         if not self.packed:
             return [[item] for item in range(len(examples))]
         lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
-        if at_once == 1:
+        if at_once == 1 and self.graphs is None:
             return pack(lengths, self.tokens_per_row)
         return balance(lengths, self.tokens_per_row // at_once, at_once)
 
@@ -191,16 +221,17 @@ class StepMaths:
         """The summed cross-entropy of one row, float32."""
         extra = {"spans": row.spans, "boundaries": row.boundaries} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
-        # use_cache=False and no mask: anything else makes transformers ignore the restarting positions.
+        # use_cache=False and no mask: anything else makes transformers ignore the restarting positions. Packed, nobody
+        # reads the mask, and one of four dimensions keeps transformers from looking for spans and waiting for a GPU.
         output = backbone(
             input_ids=row.input_ids[None],
             position_ids=row.position_ids[None],
-            attention_mask=None,
+            attention_mask=self._nothing if self.packed else None,
             use_cache=False,
             **extra,
         )
         if self.plain_head:
-            hidden = output.last_hidden_state[0].index_select(0, row.label_positions)
+            hidden = output.last_hidden_state.squeeze(0).index_select(0, row.label_positions)
             return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
         logits = output.logits[0].index_select(0, row.label_positions).float()
         return functional.cross_entropy(logits, row.targets, reduction="sum")

@@ -153,6 +153,64 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     assert abs(float(StepMaths.of(model, 64).accumulate(examples[:2], 1)) - losses[0]) > 1e-4
 
 
+class Recorded:
+    """In a CUDA graph's place on the CPU: run once when it is recorded, and again at each replay."""
+
+    def __init__(self, function: Callable[[], None], _pool: Any) -> None:
+        self._function, self.replays = function, 0
+        function()
+
+    def replay(self) -> None:
+        self.replays += 1
+        self._function()
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.training.graphs._TOKENS", 8)
+    monkeypatch.setattr("lora_tui.engine.training.graphs._LABELS", 4)
+    model = new_model(dropout=dropout, targets=["q_proj"]).train()
+
+    def gradients_of_three_steps(maths: StepMaths) -> list[torch.Tensor]:
+        found = []
+        for step in (1, 2, 1):
+            loss = maths.accumulate(examples[step - 1 : step + 1], step)
+            found.append(torch.cat([loss[None], *(p.grad.flatten() for p in model.parameters() if p.grad is not None)]))
+        return found
+
+    plain = gradients_of_three_steps(StepMaths.of(model, 1000))
+    maths = StepMaths.of(model, 1000)
+    maths.record_graphs()
+    assert maths.graphs is not None
+    monkeypatch.setattr(maths.graphs, "_record", Recorded)
+    monkeypatch.setattr("lora_tui.engine.training.graphs._SEEN_BEFORE", 0)
+    for ours, expected in zip(gradients_of_three_steps(maths), plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert [recorded.replays for _, recorded in maths.graphs._graphs.values()] in ([1, 2], [3])
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model(targets=["q_proj"]).train()
+    expected = float(StepMaths.of(model, 1000).accumulate(examples[:2], 1))
+    maths = StepMaths.of(model, 1000)
+    maths.record_graphs()
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(maths.graphs, "_record", refuse)
+    monkeypatch.setattr("lora_tui.engine.training.graphs._SEEN_BEFORE", 0)
+    assert float(maths.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
+    assert maths.graphs is None
+    assert "not permitted" in str(maths.graphs_failed)
+
+
 def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = fused.kernels()
     kernels.why_unusable.cache_clear()

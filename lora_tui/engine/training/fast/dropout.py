@@ -22,7 +22,10 @@ _INDEX_RATE = 0.125
 """Up to this rate eight bytes for each dropped element take less memory than one byte for every element."""
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MOST_LAYERS = 512
+"""Layers whose seeds are sent to a GPU together."""
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 """What the seeds of neighbouring tokens differ by: odd, so that no two tokens of an example share one."""
 
 _LAYERS_AT_ONCE = 64
@@ -76,8 +79,8 @@ class Draws:
     def dropped(self, layer: int, width: int, rate: float, device: torch.device) -> "Dropped":
         """The elements of a ``(T, width)`` input that layer number `layer` drops, each with probability `rate`."""
         if fused.why_unusable(device) is None:
-            block, place = divmod(layer, _LAYERS_AT_ONCE)
-            return Dropped(_seeds_of_tokens(self, block, device)[place], drawn_at=rate)
+            layers = -(-(layer + 1) // _MOST_LAYERS) * _MOST_LAYERS
+            return Dropped(_seeds_of_row(self, layers, device)[layer], drawn_at=rate)
         if device.type == "cpu":
             return Dropped(self._on_cpu(layer, width, rate))
         mask = torch.empty(self.spans[-1][1], width, dtype=torch.bool, device=device)
@@ -125,15 +128,26 @@ def _seeds(seed: int, step: int, example: int, block: int) -> np.ndarray:
     return words.reshape(_LAYERS_AT_ONCE, 3)
 
 
-@lru_cache(maxsize=16)
-def _seeds_of_tokens(draws: Draws, block: int, device: torch.device) -> Tensor:
-    """A seed for every token in each of a block of layers, int64 ``(layers, T)``, whichever row the token is in."""
-    parts = []
-    for example, (start, end) in zip(draws.examples, draws.spans, strict=True):
-        of_layers = _seeds(draws.seed, draws.step, example, block)[:, :1]
-        parts.append(of_layers + np.arange(end - start, dtype=np.uint64) * _GOLDEN)
-    table = torch.from_numpy(np.concatenate(parts, axis=1).view(np.int64))
-    return to_device(table, device)
+def seeds_of_layers(draws: Draws, layers: int) -> Tensor:
+    """A seed for each of the first `layers` layers and each example, int64 ``(layers, examples)``, on the CPU."""
+    blocks = range(-(-layers // _LAYERS_AT_ONCE))
+    columns = [[_seeds(draws.seed, draws.step, example, block)[:, 0] for block in blocks] for example in draws.examples]
+    words = np.stack([np.concatenate(column)[:layers] for column in columns], axis=1)
+    return torch.from_numpy(words.view(np.int64))
+
+
+def seeds_of_tokens(seeds: Tensor, span_of_token: Tensor, positions: Tensor) -> Tensor:
+    """A seed for each layer and token, ``(layers, T)``, from those of the examples: whichever row a token is in."""
+    return seeds.index_select(1, span_of_token) + positions * _GOLDEN
+
+
+@lru_cache(maxsize=2)
+def _seeds_of_row(draws: Draws, layers: int, device: torch.device) -> Tensor:
+    lengths = torch.tensor([end - start for start, end in draws.spans])
+    span_of_token = torch.arange(len(lengths)).repeat_interleave(lengths)
+    positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    inputs = (seeds_of_layers(draws, layers), span_of_token, positions)
+    return seeds_of_tokens(*(to_device(values, device) for values in inputs))
 
 
 def bernoulli_positions(numbers: np.random.Generator, count: int, rate: float) -> np.ndarray:

@@ -115,7 +115,8 @@ def _cross_entropy(logits, targets, losses, vocabulary, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocabulary
     target = tl.load(targets + row)
-    of_target = tl.load(logits + target).to(tl.float32)
+    counts = target >= 0
+    of_target = tl.load(logits + tl.maximum(target, 0)).to(tl.float32)
     largest = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -128,12 +129,12 @@ def _cross_entropy(logits, targets, losses, vocabulary, BLOCK: tl.constexpr):
         largest = larger
     top = tl.max(largest)
     normaliser = top + tl.log(tl.sum(total * tl.exp(largest - top)))
-    tl.store(losses + row, normaliser - of_target)
+    tl.store(losses + row, tl.where(counts, normaliser - of_target, 0.0))
     for start in range(0, vocabulary, BLOCK):
         places = start + tl.arange(0, BLOCK)
         inside = places < vocabulary
         values = tl.load(logits + places, mask=inside, other=float("-inf")).to(tl.float32)
-        gradient = tl.exp(values - normaliser) - tl.where(places == target, 1.0, 0.0)
+        gradient = tl.where(counts, tl.exp(values - normaliser) - tl.where(places == target, 1.0, 0.0), 0.0)
         tl.store(logits + places, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
@@ -196,7 +197,7 @@ def add_kept_(total: Tensor, part: Tensor, seeds: Tensor, rate: float) -> None:
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropies ``(L,)``, float32, of `logits` ``(L, vocabulary)``, which are overwritten by their gradients.
 
-    The gradients are those of the sum.
+    The gradients are those of the sum. A negative target counts nothing.
     """
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     vocabulary = logits.shape[1]

@@ -22,7 +22,6 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
 from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
-from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.linear import lora_linear
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
@@ -44,13 +43,39 @@ class _Operations(NamedTuple):
 class _OfRow:
     """What belongs to the row under way. A GPU's backward pass runs on a thread of its own and must see it, too."""
 
-    draws: Draws | None = None
+    draws: Any = None
 
 
 class _OfThreadsRow(threading.local):
     """The same on the CPU, where rows are computed side by side, each on one thread from end to end."""
 
-    draws: Draws | None = None
+    draws: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounded:
+    """Float32 matrices as the products of a bfloat16 model take them, rounded all at once instead of one by one."""
+
+    exact: list[Tensor]
+    copies: list[Tensor]
+
+    @classmethod
+    def of(cls, adapted: Sequence[Any]) -> "_Rounded | None":
+        """For a GPU, where each rounding by itself is a kernel to ask for; None on the CPU and where none is needed."""
+        bases = [module.base_layer.weight for module in adapted]
+        if not all(base.is_cuda and base.dtype == torch.bfloat16 for base in bases):
+            return None
+        exact = [m[a].weight for layer in adapted for a in layer.active_adapters for m in (layer.lora_A, layer.lora_B)]
+        return cls(exact, [torch.empty_like(matrix, dtype=torch.bfloat16) for matrix in exact])
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Round the matrices as they are now."""
+        torch._foreach_copy_(self.copies, self.exact)
+
+    def of_layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """Both matrices of a layer."""
+        return self.copies[2 * number], self.copies[2 * number + 1]
 
 
 @dataclass
@@ -67,6 +92,8 @@ class FastLayers:
     kinds: dict[str, int] = field(default_factory=dict)
     row: _OfRow | _OfThreadsRow = field(default_factory=_OfThreadsRow)
     recomputes_feed_forward: bool = False
+    by_kernels: bool = False
+    rounded: "_Rounded | None" = None
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
@@ -77,6 +104,7 @@ class FastLayers:
         layers.why_not = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
         if layers.why_not is not None:
             return layers
+        layers.rounded = _Rounded.of(adapted)
         for number, module in enumerate(adapted):
             layers._take("linear", module, layers._linear(module, number))
         device = next(model.parameters()).device
@@ -84,6 +112,7 @@ class FastLayers:
         if reason is None:
             attention = varlen_rotary_attention if packed and _takes_varlen(model) else None
             layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
+            layers.by_kernels = True
         elif on_cpu:
             layers._take_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
             layers._take_embedding(model)
@@ -93,7 +122,9 @@ class FastLayers:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Let the replacements be called inside the block."""
+        """Let the replacements be called inside the block. What is trained must not change meanwhile."""
+        if self.rounded is not None:
+            self.rounded.take()
         for module, forward in self.forwards:
             module.forward = forward  # an instance's attribute hides its class's method
         try:
@@ -132,14 +163,15 @@ class FastLayers:
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         scale: float = module.scaling[adapter]
+        rounded = self.rounded.of_layer(number) if self.rounded is not None else None
 
         def forward(x: Tensor) -> Tensor:
             draws = self.row.draws
             if rate == 0.0 or draws is None or not dropout.training:
-                return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, scale)
+                return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, scale, None, rounded)
             dropped = draws.dropped(number, x.shape[-1], rate, x.device)
             kept_scale = scale / (1.0 - rate)
-            return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped)
+            return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped, rounded)
 
         return forward
 
@@ -156,8 +188,11 @@ class FastLayers:
 
         return forward
 
-    def for_row(self, draws: Draws | None) -> None:
-        """Draw the dropout of the next row from `draws` (on the CPU: this thread's); None drops nothing."""
+    def for_row(self, draws: Any) -> None:
+        """Draw the dropout of the next row from `draws`, a `Draws` or what draws like one; None drops nothing.
+
+        On the CPU this holds for the calling thread.
+        """
         self.row.draws = draws
 
 
@@ -242,12 +277,15 @@ def _attention(module: Any, attend: Callable[..., Tensor]) -> Forward:
         boundaries: Tensor,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        query, key, value = (project(hidden_states)[0] for project in (module.q_proj, module.k_proj, module.v_proj))
+        # Not [0]: its backward pass would copy the gradient into a tensor of zeros.
+        query, key, value = (
+            project(hidden_states).squeeze(0) for project in (module.q_proj, module.k_proj, module.v_proj)
+        )
         if normed:
             query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
             key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
         cos, sin = position_embeddings
         mixed = attend(query, key, value, (cos[0], sin[0]), heads, spans, boundaries)
-        return module.o_proj(mixed[None]), None
+        return module.o_proj(mixed.unsqueeze(0)), None
 
     return forward
