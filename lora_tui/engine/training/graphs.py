@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from lora_tui.engine.training.fast.dropout import Draws, Dropped, seeds_of_layers, seeds_of_tokens
 from lora_tui.engine.training.packing import Row
 
-_TOKENS, _LABELS, _SPANS = 128, 512, 8
-"""What tokens and labels are rounded up to, and the fewest spans; these are rounded to a power of two."""
+_TOKENS, _LABELS = 128, 512
+"""What tokens and labels are rounded up to."""
+
+_SPANS, _LONGEST = 8, 512
+"""The fewest spans and the shortest longest one; both are rounded up to a power of two."""
 
 _SEEN_BEFORE = 1
 """How often a size must have come before it is worth a recording."""
@@ -33,13 +36,20 @@ class Size:
     tokens: int
     spans: int
     labels: int
+    longest: int
 
     @classmethod
     def of(cls, row: Row) -> "Size":
         """The smallest size that holds `row` and, where it does not fill it, a span of padding."""
         tokens = _rounded(len(row.input_ids), _TOKENS)
         spans = len(row.spans) + (tokens > len(row.input_ids))
-        return cls(tokens, max(_SPANS, 1 << (spans - 1).bit_length()), _rounded(len(row.targets), _LABELS))
+        longest = max(end - start for start, end in row.spans)
+        return cls(
+            tokens,
+            max(_SPANS, _power_of_two(spans)),
+            _rounded(len(row.targets), _LABELS),
+            max(_LONGEST, _power_of_two(longest)),
+        )
 
 
 class _Replayable(Protocol):
@@ -92,10 +102,10 @@ class _Inputs:
 
     def row(self) -> tuple[Row, _FixedDraws]:
         """The row that the inputs hold, as the model takes it: its spans' ends are known on the device alone."""
-        whole = ((0, self.size.tokens),)  # as long as any span may be
+        longest = ((0, self.size.longest),)  # which is all that the attention wants to know of the spans
         ends = self.ends.to(torch.int32)
         places = tuple(range(self.size.spans))
-        row = Row(self.ids, self.positions, whole, self.label_positions, self.targets, places, ends)
+        row = Row(self.ids, self.positions, longest, self.label_positions, self.targets, places, ends)
         return row, _FixedDraws(seeds_of_tokens(self.seeds, self.span_of_token, self.positions))
 
 
@@ -182,6 +192,10 @@ class GraphedRows:
         self.total += loss.detach()
         pairs = [(total, part) for total, part in zip(self.sums, gradients, strict=True) if part is not None]
         torch._foreach_add_([total for total, _ in pairs], [part for _, part in pairs])
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 def _rounded(number: int, step: int) -> int:

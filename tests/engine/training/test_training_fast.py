@@ -13,7 +13,7 @@ from lora_tui.engine.training.fast import attention as attention_module
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Draws, bernoulli_positions
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.fast.linear import lora_linear
+from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 from lora_tui.engine.training.step import StepMaths
 from tests.engine.tiny import make_model
@@ -39,7 +39,7 @@ def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
     if dropped is not None:
         keep = dropped.copy_of(keep)
         assert 0 < float(keep.mean()) < 1
-    ours = lora_linear(x, weight, bias, a, b, 1.5, dropped)
+    (ours,) = lora_linears(x, [Linear(weight, bias, a, b, 1.5, dropped)])
     plain = functional.linear(x, weight, bias) + 1.5 * (x * keep.view(2, 5, 12)) @ a.T @ b.T
     torch.testing.assert_close(ours, plain)
     seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
@@ -49,9 +49,35 @@ def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate: float) -> None:
+    """Two with LoRA, of unlike ranks and scales, and one without between them."""
+    x = numbers(10, 12)
+    a, b, other_a, other_b = numbers(3, 12), numbers(7, 3), numbers(2, 12), numbers(5, 2)
+    weights = [numbers(out, 12, seed=out).detach() for out in (7, 4, 5)]
+    drops = [Draws(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(layer, 12, rate, CPU) if rate else None for layer in (3, 4)]
+    keeps = [dropped.copy_of(torch.ones_like(x)) if dropped else torch.ones_like(x) for dropped in drops]
+    layers = [
+        Linear(weights[0], None, a, b, 1.5, drops[0]),
+        Linear(weights[1], numbers(4).detach()),
+        Linear(weights[2], None, other_a, other_b, 0.5, drops[1]),
+    ]
+    ours = torch.cat(lora_linears(x, layers), dim=1)
+    plain = [functional.linear(x, layer.weight, layer.bias) for layer in layers]
+    plain[0] = plain[0] + 1.5 * (x * keeps[0]) @ a.T @ b.T
+    plain[2] = plain[2] + 0.5 * (x * keeps[1]) @ other_a.T @ other_b.T
+    torch.testing.assert_close(ours, torch.cat(plain, dim=1))
+    seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
+    inputs = (x, a, b, other_a, other_b)
+    for one, other in zip(
+        torch.autograd.grad(ours, inputs, seed), torch.autograd.grad(torch.cat(plain, dim=1), inputs, seed), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def test_an_input_without_a_gradient_gets_none() -> None:
     x, a, b = numbers(4, 6).detach(), numbers(2, 6), numbers(5, 2)
-    lora_linear(x, numbers(5, 6).detach(), None, a, b, 2.0).sum().backward()
+    lora_linears(x, [Linear(numbers(5, 6).detach(), None, a, b, 2.0)])[0].sum().backward()
     assert x.grad is None
     assert a.grad is not None
 

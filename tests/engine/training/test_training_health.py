@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,17 +283,18 @@ def test_without_a_checkpoint_it_goes_on_where_it_stands(
 def test_a_layer_that_gets_no_gradient_in_the_first_step_is_told(
     new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = layers_module.lora_linear
+    real = layers_module.lora_linears
 
-    def cut(x: Any, weight: Any, bias: Any, a: Any, b: Any, *rest: Any) -> torch.Tensor:
-        return (
-            real(x, weight, bias, a.detach(), b.detach(), *rest) if dead(weight) else real(x, weight, bias, a, b, *rest)
-        )
+    def cut(x: torch.Tensor, layers: list[Any]) -> Any:
+        return real(x, [without_gradient(layer) if dead(layer.weight) else layer for layer in layers])
+
+    def without_gradient(layer: Any) -> Any:
+        return replace(layer, lora_a=layer.lora_a.detach(), lora_b=layer.lora_b.detach())
 
     def dead(weight: torch.Tensor) -> bool:
         return weight.shape == (128, 64)  # gate and up
 
-    monkeypatch.setattr(layers_module, "lora_linear", cut)
+    monkeypatch.setattr(layers_module, "lora_linears", cut)
     warnings: list[str] = []
     train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(warn=warnings.append))
     assert "4 trained layers of 14 got no gradient" in warnings[0]
@@ -302,12 +304,12 @@ def test_a_layer_that_gets_no_gradient_in_the_first_step_is_told(
 def test_a_run_without_any_gradient_ends(
     new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = layers_module.lora_linear
-    monkeypatch.setattr(
-        layers_module,
-        "lora_linear",
-        lambda x, weight, bias, a, b, *rest: real(x, weight, bias, a * 0.0, b * 0.0, *rest),
-    )
+    real = layers_module.lora_linears
+
+    def nothing(x: torch.Tensor, layers: list[Any]) -> Any:
+        return real(x, [replace(layer, lora_a=layer.lora_a * 0.0, lora_b=layer.lora_b * 0.0) for layer in layers])
+
+    monkeypatch.setattr(layers_module, "lora_linears", nothing)
     with pytest.raises(LoraTuiError, match="nothing would be learned"):
         train_model(new_model(), dataset, fine_tuning(), tmp_path)
 

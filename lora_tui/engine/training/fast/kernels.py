@@ -15,6 +15,12 @@ from torch import Tensor
 _BLOCK = 1024
 """Elements that one program of an element-wise kernel computes."""
 
+_TOKENS, _COLUMNS = 32, 128
+"""The block of a wide tensor that one program takes where low-rank parts are added to it."""
+
+LowRank = tuple[Tensor, Tensor, float]
+"""A part ``scale · low outᵀ``: `low` ``(T, rank)``, a slice of wider rows, `out` ``(width, rank)``, and the scale."""
+
 _VOCABULARY_BLOCK = 8192
 """Logits that a program of the cross-entropy holds at once."""
 
@@ -63,6 +69,67 @@ def _swiglu_backward(grad, gate, up, of_gate, of_up, count, BLOCK: tl.constexpr)
     d = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
+    share = tl.sigmoid(g)
+    tl.store(of_up + places, (d * g * share).to(of_up.dtype.element_ty), mask=inside)
+    slope = share * (1.0 + g * (1.0 - share))
+    tl.store(of_gate + places, (d * u * slope).to(of_gate.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _low_rank_part(low, stride, out, scale, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
+    """``scale · low outᵀ`` for a block of tokens and columns; `low` ``(T, rank)`` has rows `stride` apart."""
+    ranks = tl.arange(0, RANK)
+    inside_r = ranks < rank
+    of_tokens = tl.load(
+        low + tokens[:, None] * stride + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
+    )
+    of_columns = tl.load(
+        out + columns[None, :] * rank + ranks[:, None], mask=inside_c[None, :] & inside_r[:, None], other=0.0
+    )
+    return scale * tl.dot(of_tokens, of_columns, input_precision="ieee")
+
+
+@triton.jit
+def _gated_forward(
+    gate, up, y, low_g, low_u, stride, out_g, out_u, scale_g, scale_u, count, width, rank_g, rank_u,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside_t, inside_c = tokens < count, columns < width
+    places = tokens[:, None] * width + columns[None, :]
+    inside = inside_t[:, None] & inside_c[None, :]
+    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
+    g += _low_rank_part(low_g, stride, out_g, scale_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
+    u += _low_rank_part(low_u, stride, out_u, scale_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
+    tl.store(y + places, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gated_backward(
+    grad, gate, up, of_gate, of_up, low_g, low_u, stride, out_g, out_u, scale_g, scale_u, of_low, into,
+    count, width, rank_g, rank_u, rank_d, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside_t, inside_c = tokens < count, columns < width
+    places = tokens[:, None] * width + columns[None, :]
+    inside = inside_t[:, None] & inside_c[None, :]
+    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
+    g += _low_rank_part(low_g, stride, out_g, scale_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
+    u += _low_rank_part(low_u, stride, out_u, scale_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
+    ranks = tl.arange(0, RANK)
+    inside_r = ranks < rank_d
+    of_tokens = tl.load(
+        of_low + tokens[:, None] * rank_d + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
+    )
+    of_columns = tl.load(
+        into + ranks[:, None] * width + columns[None, :], mask=inside_r[:, None] & inside_c[None, :], other=0.0
+    )
+    d += tl.dot(of_tokens, of_columns, input_precision="ieee")
     share = tl.sigmoid(g)
     tl.store(of_up + places, (d * g * share).to(of_up.dtype.element_ty), mask=inside)
     slope = share * (1.0 + g * (1.0 - share))
@@ -168,6 +235,40 @@ def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
     programs = triton.cdiv(gate.numel(), _BLOCK)
     _swiglu_backward[(programs,)](grad, gate, up, of_gate, of_up, gate.numel(), BLOCK=_BLOCK)
     return of_gate, of_up
+
+
+def gated_forward(gate: Tensor, up: Tensor, of_gate: LowRank, of_up: LowRank) -> Tensor:
+    """``silu(gate + part) * (up + part)`` ``(T, width)``, each part ``scale · low outᵀ`` of a low rank."""
+    y = torch.empty_like(gate)
+    (low_g, out_g, scale_g), (low_u, out_u, scale_u) = of_gate, of_up
+    count, width = gate.shape
+    grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
+    _gated_forward[grid](
+        gate, up, y, low_g, low_u, low_g.stride(0), out_g, out_u, scale_g, scale_u, count, width,
+        out_g.shape[1], out_u.shape[1], TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g, out_u),
+    )  # fmt: skip
+    return y
+
+
+def gated_backward(
+    grad: Tensor, gate: Tensor, up: Tensor, of_gate: LowRank, of_up: LowRank, of_low: Tensor, into: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `gate` and `up`, where that of the product is ``grad + of_low into``."""
+    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+    (low_g, out_g, scale_g), (low_u, out_u, scale_u) = of_gate, of_up
+    count, width = gate.shape
+    grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
+    _gated_backward[grid](
+        grad, gate, up, grad_gate, grad_up, low_g, low_u, low_g.stride(0), out_g, out_u, scale_g, scale_u,
+        of_low, into, count, width, out_g.shape[1], out_u.shape[1], len(into),
+        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g, out_u, into.T),
+    )  # fmt: skip
+    return grad_gate, grad_up
+
+
+def _padded_rank(*out: Tensor) -> int:
+    """What the tensor cores' products take: a power of two, 16 at least."""
+    return max(16, triton.next_power_of_2(max(matrix.shape[1] for matrix in out)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:

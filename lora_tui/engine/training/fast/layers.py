@@ -7,7 +7,8 @@ to it. The model's own layers stay where they are and serve evaluation, generati
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,7 +23,8 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
 from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
-from lora_tui.engine.training.fast.linear import lora_linear
+from lora_tui.engine.training.fast.feed_forward import can_be_fused, feed_forward
+from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
 _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
@@ -94,6 +96,7 @@ class FastLayers:
     recomputes_feed_forward: bool = False
     by_kernels: bool = False
     rounded: "_Rounded | None" = None
+    _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
@@ -107,6 +110,7 @@ class FastLayers:
         layers.rounded = _Rounded.of(adapted)
         for number, module in enumerate(adapted):
             layers._take("linear", module, layers._linear(module, number))
+        layers._describe_frozen(model)
         device = next(model.parameters()).device
         reason = fused.why_unusable(device)
         if reason is None:
@@ -146,7 +150,9 @@ class FastLayers:
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
                 self._take("mlp", module, self._mlp(module, by_hand.swiglu))
             elif by_hand.attention and _is(module, "Attention") and not module.attention_dropout:
-                self._take("attention", module, _attention(module, by_hand.attention))
+                attention: Any = module
+                project = self._together(attention.q_proj, attention.k_proj, attention.v_proj)
+                self._take("attention", module, _attention(module, project, by_hand.attention))
 
     def _take_embedding(self, model: nn.Module) -> None:
         """Begin the sum that the layers add to in float32, where nobody else but norms taken by hand reads it."""
@@ -165,19 +171,45 @@ class FastLayers:
         scale: float = module.scaling[adapter]
         rounded = self.rounded.of_layer(number) if self.rounded is not None else None
 
-        def forward(x: Tensor) -> Tensor:
+        def describe(x: Tensor) -> Linear:
+            layer = Linear(base.weight, base.bias, lora_a.weight, lora_b.weight, scale, None, rounded)
             draws = self.row.draws
             if rate == 0.0 or draws is None or not dropout.training:
-                return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, scale, None, rounded)
+                return layer
             dropped = draws.dropped(number, x.shape[-1], rate, x.device)
-            kept_scale = scale / (1.0 - rate)
-            return lora_linear(x, base.weight, base.bias, lora_a.weight, lora_b.weight, kept_scale, dropped, rounded)
+            return replace(layer, scale=scale / (1.0 - rate), dropped=dropped)
 
-        return forward
+        self._described[module] = describe
+        return lambda x: lora_linears(x, [describe(x)])[0]
+
+    def _describe_frozen(self, model: nn.Module) -> None:
+        for module in model.modules():
+            if type(module) is nn.Linear and not any(entry.requires_grad for entry in module.parameters()):
+                self._described[module] = partial(_frozen, module)
+
+    def _linears(self, *modules: Any) -> list[Callable[[Tensor], Linear]] | None:
+        """How to describe layers that are about to be computed; None where one of them is not plain."""
+        if any(module not in self._described or _has_hooks(module) for module in modules):
+            return None
+        return [self._described[module] for module in modules]
+
+    def _together(self, *modules: Any) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """The outputs of layers that share their input."""
+        described = self._linears(*modules)
+        if described is None:
+            return lambda x: tuple(module(x) for module in modules)
+        return lambda x: lora_linears(x, [describe(x) for describe in described])
 
     def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> Forward:
+        both = self._together(module.gate_proj, module.up_proj)
+        described = self._linears(module.gate_proj, module.up_proj, module.down_proj) if gated is fused.swiglu else None
+
         def inner(x: Tensor) -> Tensor:
-            down: Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x)))
+            if described is not None:
+                layers = [describe(x) for describe in described]
+                if can_be_fused(layers):
+                    return feed_forward(x, *layers)
+            down: Tensor = module.down_proj(gated(*both(x)))
             return down
 
         def forward(x: Tensor) -> Tensor:
@@ -222,6 +254,12 @@ def _is(module: nn.Module, kind: str) -> bool:
     return name in {f"transformers.models.{family}{kind}" for family in (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)}
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    """Tell whether somebody wants to be told when a layer is called, or has replaced what is called."""
+    inner = [module, *module.children()]
+    return any(entry._forward_hooks or entry._forward_pre_hooks or entry._backward_hooks for entry in inner)
+
+
 def _takes_varlen(model: nn.Module) -> bool:
     """Tell whether queries as wide as the model's go through the variable-length kernel and the rotation before it."""
     attentions: list[Any] = [module for module in model.modules() if _is(module, "Attention")]
@@ -256,6 +294,10 @@ def _embedding(module: nn.Embedding) -> Forward:
     return forward
 
 
+def _frozen(module: nn.Linear, _: Tensor) -> Linear:
+    return Linear(module.weight, module.bias)
+
+
 def _norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
     def forward(x: Tensor) -> Tensor:
         return normed(x, module.weight, module.variance_epsilon)
@@ -263,7 +305,7 @@ def _norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> For
     return forward
 
 
-def _attention(module: Any, attend: Callable[..., Tensor]) -> Forward:
+def _attention(module: Any, project: Callable[[Tensor], tuple[Tensor, ...]], attend: Callable[..., Tensor]) -> Forward:
     width = module.head_dim
     heads = Heads(module.k_proj.out_features // width, width, float(module.scaling))
     normed = hasattr(module, "q_norm")
@@ -278,9 +320,7 @@ def _attention(module: Any, attend: Callable[..., Tensor]) -> Forward:
         **_: Any,
     ) -> tuple[Tensor, None]:
         # Not [0]: its backward pass would copy the gradient into a tensor of zeros.
-        query, key, value = (
-            project(hidden_states).squeeze(0) for project in (module.q_proj, module.k_proj, module.v_proj)
-        )
+        query, key, value = (x.squeeze(0) for x in project(hidden_states))
         if normed:
             query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
             key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
