@@ -147,6 +147,7 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     new_model: Callable[..., Any], examples: list[Encoded]
 ) -> None:
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
+    examples = sorted(examples, key=lambda example: len(example.input_ids))
     losses = [float(StepMaths.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-6)
     model.eval()
@@ -166,13 +167,13 @@ class Recorded:
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, dropout: float
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.graphs._TOKENS", 8)
     monkeypatch.setattr("lora_tui.engine.training.graphs._LABELS", 4)
-    model = new_model(dropout=dropout, targets=["q_proj"]).train()
+    model = new_model(dropout=0.1, targets=["q_proj"]).train()
+    examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
     def gradients_of_three_steps(maths: StepMaths) -> list[torch.Tensor]:
         found = []
@@ -221,9 +222,23 @@ def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: py
 
     monkeypatch.setattr(kernels, "rotate", broken)
     kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU) == "RuntimeError"
+    assert kernels.why_unusable(CPU) == "Triton could not compile them (RuntimeError)"
+    monkeypatch.setattr(kernels, "rotate", lambda x, cos, sin: x)
+    kernels.why_unusable.cache_clear()
+    assert kernels.why_unusable(CPU) == "they compute something else on this device (rotation)"
     kernels.why_unusable.cache_clear()
     assert fused.why_unusable(CPU) == "they are for GPUs"
+
+
+def test_low_ranks_are_added_in_passing_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = fused.kernels()
+    kernels.can_add_low_ranks.cache_clear()
+    assert kernels.can_add_low_ranks(CPU)
+    real = kernels.gated_forward
+    monkeypatch.setattr(kernels, "gated_forward", lambda *inputs: real(*inputs) + 0.5)
+    kernels.can_add_low_ranks.cache_clear()
+    assert not kernels.can_add_low_ranks(CPU)
+    kernels.can_add_low_ranks.cache_clear()
 
 
 def test_without_the_kernels_a_model_says_that_it_is_slower(

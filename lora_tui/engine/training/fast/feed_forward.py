@@ -21,10 +21,11 @@ _HIGHEST_RANK = 64
 
 def can_be_fused(layers: Sequence[Linear]) -> bool:
     """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, and no dropout."""
-    return all(
+    fitting = all(
         layer.lora_a is not None and layer.dropped is None and layer.bias is None and len(layer.lora_a) <= _HIGHEST_RANK
         for layer in layers
     )
+    return fitting and bool(fused.kernels().can_add_low_ranks(layers[0].weight.device))
 
 
 class _FeedForward(torch.autograd.Function):

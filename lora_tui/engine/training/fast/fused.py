@@ -23,7 +23,7 @@ def why_unusable(device: torch.device) -> str | None:
         reason: str | None = kernels().why_unusable(device)
     except ImportError:
         return "Triton is not installed"
-    return reason and f"Triton could not compile them: {reason}"
+    return reason
 
 
 class _RmsNorm(torch.autograd.Function):
