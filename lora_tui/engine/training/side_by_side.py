@@ -6,6 +6,7 @@ need no more memory. Python itself is no hindrance: torch lets go of the interpr
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -42,10 +43,10 @@ class SideBySide:
         if self._pool is None or self._workers != workers:
             self.close()
             self._pool, self._workers = _pool(workers, self._cores), workers
-        calls = [self._pool.submit(function, item) for item in items]
+        calls = deque(self._pool.submit(function, item) for item in items)
         try:
-            for call in calls:
-                yield call.result()
+            while calls:
+                yield calls.popleft().result()  # kept no longer than it is wanted
         finally:
             for call in calls:
                 call.cancel()
