@@ -55,12 +55,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
                 "lora": {"dropout": arguments.dropout},
                 "optimizer": {"lora_lr": RATE},
                 "scheduler": {"warmup_steps": 0},
-                "training": {
-                    "max_epochs": 1,
-                    "shuffle": False,
-                    "save_steps": 1000,
-                    "tokens_per_micro_batch": arguments.tokens,
-                },
+                "training": {"max_epochs": 1, "shuffle": False, "save_steps": 1000},
             }
         }
     )
@@ -216,7 +211,6 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--trl", nargs="+", choices=PEERS, default=["default", "nogc"])
     parser.add_argument("--losses", action="store_true")
-    parser.add_argument("--tokens", type=int, default=2048, help="most tokens that our step computes at once")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.losses:

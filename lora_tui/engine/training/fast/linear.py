@@ -85,7 +85,7 @@ class LowRanks:
         of_low = torch.empty_like(self.low)
         of_b = []
         for grad, layer, part, out in zip(grads, self.layers, self.slices, self.out, strict=True):
-            of_low[:, part] = (grad @ out).mul_(layer.scale)
+            torch.mm(grad, out, out=of_low[:, part]).mul_(layer.scale)
             assert layer.lora_b is not None
             of_b.append(_product(grad.T, self.low[:, part], layer.lora_b.dtype).mul_(layer.scale))
         if any(layer.dropped for layer in self.layers):
