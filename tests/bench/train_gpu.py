@@ -75,7 +75,7 @@ def lora_settings(arguments: argparse.Namespace) -> Any:
 def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
     """The step's mathematics as the program sets them up, the examples of a step, and what is recomputed."""
     from lora_tui.engine.training.lora import create_lora_model
-    from lora_tui.engine.training.memory import plan_memory, recompute
+    from lora_tui.engine.training.memory import follow, plan_memory
     from lora_tui.engine.training.step import StepMaths
 
     base = new_base(arguments)
@@ -83,7 +83,7 @@ def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
     examples = new_examples(arguments, base.config.vocab_size)
     maths = StepMaths.of(model, 256 if arguments.tiny else ROW)
     plan = plan_memory("auto", maths, examples)
-    recompute(maths, plan.recomputation)
+    follow(plan, maths)
     if arguments.without_graphs:
         maths.graphs = None
     return maths, examples, plan.recomputation.name

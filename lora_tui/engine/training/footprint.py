@@ -19,7 +19,7 @@ FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of one number in NF4: half a byte, a scale in one byte for 64 of them, and one in float32 for 256 scales."""
 
 BY_HAND = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Types of models whose layers `fast` computes on the CPU, which keeps half of what autograd keeps."""
+"""Types of models whose layers `fast` computes, which keeps half of what autograd keeps."""
 
 _ATTENTION_WEIGHTS = 1.25
 """Short examples keep their attention weights, a few hundred values a token and head, on top of the rest."""

@@ -5,7 +5,7 @@ inputs stand at fixed addresses, so a row is padded to a size that many rows hav
 and reach no label, and with labels that count nothing. What is computed is the same.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ _SEEN_BEFORE = 1
 """How often a size must have come before it is worth a recording."""
 
 _MOST_GRAPHS = 16
-"""Graphs that are kept; the one that was used longest ago goes."""
+"""Graphs that are kept; a size that comes twice as often as one of them takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _FixedDraws:
 
     seeds: Tensor
 
-    def dropped(self, layer: int, width: int, rate: float, device: torch.device) -> Dropped:
+    def dropped(self, layer: int, width: int, rate: float, device: torch.device, dtype: torch.dtype) -> Dropped:
         return Dropped(self.seeds[layer], drawn_at=rate)
 
 
@@ -146,7 +146,7 @@ class GraphedRows:
         self.sums = [torch.zeros_like(parameter) for parameter in parameters]
         self._share = torch.ones((), dtype=torch.float32, device=device)
         self._addresses = [parameter.data_ptr() for parameter in parameters]
-        self._graphs: OrderedDict[Size, tuple[_Inputs, _Replayable]] = OrderedDict()
+        self._graphs: dict[Size, tuple[_Inputs, _Replayable]] = {}
         self._seen: Counter[Size] = Counter()
         self._pool: Any = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
@@ -163,26 +163,40 @@ class GraphedRows:
         """Add the summed loss of a row that is still on the CPU, and its gradients."""
         size = Size.of(row)
         graph = self._graphs.get(size)
-        if graph is None and self._seen[size] < _SEEN_BEFORE:
-            self._seen[size] += 1
+        self._seen[size] += 1
+        if graph is None and not self._worth_recording(size):
             inputs = _Inputs(size, self._layers, self.total.device)
             inputs.hold(row, draws)
             self._compute(inputs)
             return
         if graph is None:
             graph = self._graphs[size] = self._recording(size)
-        self._graphs.move_to_end(size)
-        if len(self._graphs) > _MOST_GRAPHS:
-            self._graphs.popitem(last=False)
         inputs, replayable = graph
         inputs.hold(row, draws)
         replayable.replay()
 
+    def _worth_recording(self, size: Size) -> bool:
+        """A size that came before is; where there are graphs enough, one that comes more often than another does."""
+        if self._seen[size] <= _SEEN_BEFORE:
+            return False
+        if len(self._graphs) < _MOST_GRAPHS:
+            return True
+        rarest = min(self._graphs, key=lambda other: self._seen[other])
+        if self._seen[size] <= 2 * self._seen[rarest]:
+            return False
+        del self._graphs[rarest]
+        return True
+
     def _recording(self, size: Size) -> tuple[_Inputs, _Replayable]:
         inputs = _Inputs(size, self._layers, self.total.device)
-        inputs.targets.fill_(-1)  # the run that warms up has no labels: it adds nothing
-        inputs.ends[1:] = size.tokens
-        return inputs, self._record(lambda: self._compute(inputs), self._pool)
+        # The run that warms up has no labels; its spans are no longer than the attention will be told.
+        inputs.targets.fill_(-1)
+        ends = torch.arange(1, size.spans + 1, device=self.total.device) * size.longest
+        inputs.ends[1:] = ends.clamp(max=size.tokens)
+        before = [sums.clone() for sums in (self.total, *self.sums)]
+        recorded = self._record(lambda: self._compute(inputs), self._pool)
+        torch._foreach_copy_([self.total, *self.sums], before)
+        return inputs, recorded
 
     def _compute(self, inputs: _Inputs) -> None:
         row, draws = inputs.row()

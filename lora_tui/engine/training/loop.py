@@ -20,7 +20,7 @@ from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
-from lora_tui.engine.training.memory import plan_memory, recompute, used_megabytes
+from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
 from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
@@ -346,7 +346,7 @@ class _Training:
     def _evaluate(self) -> None:
         """Score the model, keep it when it is the best so far, and count evaluations without a gain."""
         if self.held_out:
-            self.hooks.on_held_out(self.state.step, held_out_loss(self.maths, self.held_out))
+            self._tell_held_out_loss()
         if self.hooks.evaluate is None:
             self._save_best(None)
             return
@@ -359,6 +359,17 @@ class _Training:
             self._save_best(score)
         else:
             self.state.evaluations_without_gain += 1
+
+    def _tell_held_out_loss(self) -> None:
+        try:
+            loss = held_out_loss(self.maths, self.held_out)
+        except RowTooLargeError as problem:
+            self.hooks.warn(
+                f"The held-out loss of step {self.state.step} is missing: memory ran out for an example of "
+                f"{problem.tokens:,} tokens."
+            )
+        else:
+            self.hooks.on_held_out(self.state.step, loss)
 
     def _save_best(self, score: float | None) -> None:
         fill = self.hooks.fill_best or (lambda target: checkpoint.save_adapter(self.model, target))
@@ -379,7 +390,7 @@ class _Training:
         first = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
         plan = plan_memory(self.settings.gradient_checkpointing, self.maths, first)
         self.recomputation = plan.recomputation
-        recompute(self.maths, plan.recomputation)
+        without_graphs = follow(plan, self.maths)
         self.hooks.note(plan.in_words())
-        for note in self.maths.slower_because():
+        for note in filter(None, [*self.maths.slower_because(), without_graphs]):
             self.hooks.note(note)

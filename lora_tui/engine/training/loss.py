@@ -21,8 +21,8 @@ _CHUNK_BYTES_ON_GPU = 512 << 20
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        rows = max(1, (_CHUNK_BYTES_ON_GPU if hidden.is_cuda else _CHUNK_BYTES) // (4 * weight.shape[0]))
-        in_one_pass = fused.why_unusable(hidden.device) is None
+        in_one_pass = fused.why_unusable(hidden.device, weight.dtype) is None
+        rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (4 * weight.shape[0]))
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], rows):
@@ -30,7 +30,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             logits = hidden[part] @ weight.T
             if in_one_pass:
                 total += fused.kernels().cross_entropy_(logits, targets[part]).sum()
-                torch.mm(logits, weight, out=gradient[part])
+                gradient[part] = logits @ weight
                 continue
             chosen = targets[part, None]
             probabilities = logits.softmax(-1, dtype=torch.float32)

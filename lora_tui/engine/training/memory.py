@@ -31,6 +31,11 @@ class MemoryPlan:
     tokens: int
     measured: bool
 
+    @property
+    def has_room_for_graphs(self) -> bool:
+        """Tell whether a row fits twice: a CUDA graph keeps its memory while the row of another size is recorded."""
+        return self.recomputation.every == 0 and 2 * self.activation_bytes <= footprint.SHARE_TO_USE * self.free_bytes
+
     def in_words(self) -> str:
         """One sentence for people."""
         found = "measured" if self.measured else "estimated"
@@ -59,13 +64,27 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
     return MemoryPlan(way, int(way.bytes_per_token(sizes) * tokens * scale), free, tokens, measured)
 
 
+def follow(plan: MemoryPlan, maths: StepMaths) -> str | None:
+    """Have the model compute its steps as the plan says; returns what keeps a GPU from being asked once a row."""
+    recompute(maths, plan.recomputation)
+    if not maths.fast.by_kernels or maths.device.type != "cuda":
+        return None
+    if plan.recomputation.every:
+        return (
+            "CUDA graphs are not used, which make a small model's steps more than twice as fast: layers are computed "
+            'again. With fine_tuning.gradient_checkpointing = "auto" they are only where memory asks for it.'
+        )
+    if maths.one_at_a_time or not plan.has_room_for_graphs:
+        return "CUDA graphs are not used: a row's activations do not fit into the memory twice."
+    maths.record_graphs()
+    return None
+
+
 def recompute(maths: StepMaths, way: Recomputation) -> None:
     """Have the model compute again what `way` says."""
     maths.fast.recomputes_feed_forward = way.feed_forward
     maths.graphs = None
     if not way.every:
-        if maths.device.type == "cuda" and not maths.one_at_a_time:
-            maths.record_graphs()
         return
     # Dropout by hand needs no random state restored before a layer is computed again.
     options = {"use_reentrant": False, "preserve_rng_state": maths.fast.why_not is not None}

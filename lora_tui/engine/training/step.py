@@ -92,6 +92,8 @@ class StepMaths:
     def ready(self) -> Iterator[None]:
         """Set the model up for steps inside the block; outside it, it is as transformers and PEFT made it."""
         with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))  # Triton and graphs take the current one
             if self.packed:
                 stack.enter_context(packed_attention(self.base))
             if self.fast.why_not is None:
@@ -117,20 +119,21 @@ class StepMaths:
             try:
                 return self._accumulate(examples, step)
             except RuntimeError as problem:
-                if not out_of_memory(problem):
-                    if self.graphs is None:
-                        raise
-                    self.graphs, self.graphs_failed = None, str(problem)
-                    continue
+                if self.graphs is None and not out_of_memory(problem):
+                    raise
+                failed = str(problem)
+            if self.graphs is not None:  # they hold memory of their own: the step may do without them
+                self.graphs, self.graphs_failed = None, failed
+                free_cached_memory()
+                continue
             # Only here has the failed row been freed: the exception's traceback held its tensors.
-            largest = max(self.rows(examples), key=lambda row: len(row.input_ids))
             free_cached_memory()
-            tokens, side_by_side = len(largest.input_ids), self.rows_at_once(examples) > 1
-            if len(largest.spans) == 1 and not side_by_side:
+            tokens, largest = max((self._tokens(examples, items), items) for items in self.packing(examples))
+            side_by_side = self.rows_at_once(examples) > 1
+            if len(largest) == 1 and not side_by_side:
                 raise RowTooLargeError(tokens)
             self.tokens_per_row = tokens if side_by_side else tokens // 2
             self.one_at_a_time = True
-            self.graphs = None  # they hold memory of their own
             torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
 
     def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
@@ -159,7 +162,7 @@ class StepMaths:
     def _accumulate_by_graphs(self, graphs: GraphedRows, examples: Sequence[Encoded], labels: int, step: int) -> Tensor:
         with computing(), self.ready():
             graphs.begin(labels)
-            for items in self._packing(examples):
+            for items in self.packing(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
                 graphs.add(row, Draws(self.seed, step, row.examples, row.spans))
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
@@ -182,13 +185,14 @@ class StepMaths:
         return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
     def _large_and_small(self, examples: Sequence[Encoded], at_once: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Rows too large for their share of the memory take it alone, and all cores."""
-        large: list[list[int]] = []
-        small: list[list[int]] = []
-        for items in self._packing(examples):
-            tokens = sum(len(examples[item].input_ids) for item in items)
-            (large if tokens > self.tokens_per_row // at_once else small).append(items)
-        return large, small
+        """Rows too large for their share of the memory take it alone, and all cores; each kind longest first.
+
+        What a row leaves in the heap, between the other thread's tensors, fits a shorter row and not a longer one.
+        """
+        rows = [(self._tokens(examples, items), items) for items in self.packing(examples)]
+        rows.sort(key=lambda row: -row[0])
+        share = self.tokens_per_row // at_once
+        return [items for tokens, items in rows if tokens > share], [items for tokens, items in rows if tokens <= share]
 
     def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
@@ -206,9 +210,13 @@ class StepMaths:
 
     def rows(self, examples: Sequence[Encoded]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
-        return [lay_out(examples, items, self.device) for items in self._packing(examples)]
+        return [lay_out(examples, items, self.device) for items in self.packing(examples)]
 
-    def _packing(self, examples: Sequence[Encoded]) -> list[list[int]]:
+    @staticmethod
+    def _tokens(examples: Sequence[Encoded], items: Sequence[int]) -> int:
+        return sum(len(examples[item].input_ids) for item in items)
+
+    def packing(self, examples: Sequence[Encoded]) -> list[list[int]]:
         """Which examples share a row."""
         if not self.packed:
             return [[item] for item in range(len(examples))]

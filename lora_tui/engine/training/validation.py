@@ -12,7 +12,8 @@ import torch
 
 from lora_tui.engine.construction import computing
 from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.packing import lay_out
+from lora_tui.engine.training.step import RowTooLargeError, StepMaths, free_cached_memory, out_of_memory
 
 MOST_TOKENS = 32_768
 """Tokens that one look at the held-out examples reads at most: half a minute for a small model on two CPU cores."""
@@ -37,14 +38,28 @@ def measured(held_out: Sequence[Encoded], most_tokens: int = MOST_TOKENS) -> Seq
 def held_out_loss(maths: StepMaths, held_out: Sequence[Encoded]) -> float:
     """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
 
-    The model is left in evaluation mode.
+    The model is left in evaluation mode. Where memory runs out, a row is looked at in halves; raises `RowTooLargeError`
+    when a single example does not fit.
     """
     examples = measured(held_out)
     maths.model.eval()
     with torch.no_grad(), computing(), maths.ready():
         maths.fast.for_row(None)
-        total = math.fsum(float(maths.summed_loss(row)) for row in maths.rows(examples))
+        total = math.fsum(_summed_loss(maths, examples, items) for items in maths.packing(examples))
     return total / sum(example.labels for example in examples)
+
+
+def _summed_loss(maths: StepMaths, examples: Sequence[Encoded], items: Sequence[int]) -> float:
+    try:
+        return float(maths.summed_loss(lay_out(examples, items, maths.device)))
+    except RuntimeError as problem:
+        if not out_of_memory(problem):
+            raise
+    free_cached_memory()
+    half = len(items) // 2
+    if not half:
+        raise RowTooLargeError(len(examples[items[0]].input_ids))
+    return _summed_loss(maths, examples, items[:half]) + _summed_loss(maths, examples, items[half:])
 
 
 def overfitting(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:

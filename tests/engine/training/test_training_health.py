@@ -17,7 +17,7 @@ from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
-from lora_tui.engine.training.memory import kept_bytes, plan_memory, recompute
+from lora_tui.engine.training.memory import MemoryPlan, kept_bytes, plan_memory, recompute
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.errors import LoraTuiError
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -131,6 +131,15 @@ def test_the_fastest_way_that_fits_is_taken() -> None:
     )
     half = footprint.cheapest(SIZES, 1000, 1e9, scale=1.0)
     assert footprint.cheapest(SIZES, 1000, 1e9, scale=10.0).extra > half.extra
+
+
+def test_graphs_are_recorded_only_where_a_row_fits_twice() -> None:
+    def plan(way: footprint.Recomputation, free: int) -> MemoryPlan:
+        return MemoryPlan(way, 400, free, 1000, measured=False)
+
+    assert plan(footprint.NONE, 1000).has_room_for_graphs
+    assert not plan(footprint.NONE, 999).has_room_for_graphs
+    assert not plan(footprint.ALL, 10_000).has_room_for_graphs
 
 
 @pytest.mark.parametrize("way", footprint.RECOMPUTATIONS[:-1], ids=lambda way: way.name)

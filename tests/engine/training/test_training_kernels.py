@@ -6,15 +6,23 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 pytest.importorskip("triton")
 
+from lora_tui.config.models import Lora
+from lora_tui.engine.training import footprint
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import fused, pointwise
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
+from lora_tui.engine.training.graphs import GraphedRows
+from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.memory import recompute
+from lora_tui.engine.training.packing import Row, lay_out
 from lora_tui.engine.training.step import StepMaths
+from tests.engine.training.conftest import stir
 
 CPU = torch.device("cpu")
 
@@ -23,7 +31,10 @@ CPU = torch.device("cpu")
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take this machine's CPU for a GPU: kernels are interpreted, torch's own variable-length kernel is replaced."""
 
-    def stand_in(query: Any, key: Any, value: Any, starts: torch.Tensor, *_: Any, scale: float, **__: Any) -> Any:
+    def stand_in(
+        query: Any, key: Any, value: Any, starts: torch.Tensor, _: Any, longest: int, *__: Any, scale: float, **___: Any
+    ) -> Any:
+        assert starts.diff().max() <= longest, "the kernel would leave the rest of the span as it finds it"
         mixed = []
         for start, end in zip(starts.tolist(), starts.tolist()[1:], strict=False):
             q, k, v = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
@@ -33,7 +44,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
-    monkeypatch.setattr(fused, "why_unusable", lambda device: None)
+    monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: None)
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -125,8 +136,38 @@ def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(ra
 def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
-    model = new_model(targets=targets).train()
+    compare_with_the_cpus_way(new_model(targets=targets).train(), examples, monkeypatch)
 
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("kind", [Qwen3Config, Qwen2Config], ids=["norms of the heads", "biases"])
+def test_other_families_and_unlike_ranks_are_computed_alike(
+    tokenizer: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = kind(**shape, num_key_value_heads=2, head_dim=8, vocab_size=len(tokenizer), pad_token_id=0)
+    pattern = Lora(r=4, alpha=8, target_modules="all-linear", rank_pattern={"up_proj": 6, "k_proj": 2})
+    lora = pattern.model_copy(update={"dropout": 0.0, "alpha_pattern": {"down_proj": 2, "v_proj": 3}})
+    model = stir(create_lora_model(AutoModelForCausalLM.from_config(config), lora)).train()
+    compare_with_the_cpus_way(model, examples, monkeypatch)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+    fused.kernels().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
+    model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
+    maths = StepMaths.of(model, 64)
+    recompute(maths, footprint.ALL)
+    maths.accumulate(short, 1)
+    again = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.get_base_model().gradient_checkpointing_disable()
+    StepMaths.of(model, 64).accumulate(short, 1)
+    once = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-7)
+
+
+def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> tuple[float, torch.Tensor, dict[str, int]]:
         maths = StepMaths.of(model, 64)
         loss = float(maths.accumulate(examples[:2], 1))
@@ -134,12 +175,12 @@ def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
         return loss, found, maths.fast.kinds
 
     loss, found, kinds = gradient()
-    monkeypatch.setattr(fused, "why_unusable", lambda device: "not here")
+    monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: "not here")
     plain_loss, plain, plain_kinds = gradient()
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-6)
     assert kinds == {kind: count for kind, count in plain_kinds.items() if kind != "embedding"}
-    assert {"linear", "norm", "mlp", "attention"} == set(kinds)
+    assert set(kinds) == {"linear", "norm", "mlp", "attention"}
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -211,35 +252,78 @@ def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
     monkeypatch.setattr("lora_tui.engine.training.graphs._SEEN_BEFORE", 0)
     assert float(maths.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
     assert maths.graphs is None
+    assert maths.tokens_per_row == 1000, "and nothing but time where its memory did not suffice"
     assert "not permitted" in str(maths.graphs_failed)
+
+
+class Sums:
+    """Graphs of a model of one parameter, whose loss is that parameter for each label."""
+
+    def __init__(self) -> None:
+        self.parameter = torch.nn.Parameter(torch.tensor(2.0))
+        self.rows = GraphedRows([self.parameter], 1, self.loss, lambda draws: None, recorded=Recorded)
+
+    def loss(self, row: Row) -> torch.Tensor:
+        return self.parameter * (row.targets >= 0).sum()
+
+    def step(self, *tokens: int) -> tuple[float, float]:
+        self.rows.begin(10)
+        for count in tokens:
+            self.rows.add(lay_out([Encoded((5,) * count, (True,) * count, False, "x")], [0], CPU), None)
+        return float(self.rows.total), float(self.rows.sums[0])
+
+
+def test_the_first_row_of_a_size_is_not_recorded_and_recording_adds_nothing() -> None:
+    sums = Sums()
+    for _ in range(3):
+        assert sums.step(100, 130) == pytest.approx((2.0 * 228, 22.8))
+    assert [recorded.replays for _, recorded in sums.rows._graphs.values()] == [2, 2]
+
+
+def test_graphs_are_few_and_of_the_sizes_that_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_tui.engine.training.graphs._MOST_GRAPHS", 1)
+    sums = Sums()
+    for tokens in (100, 100, 200, 200, 200, 200):
+        assert sums.step(tokens)[0] == 2.0 * (tokens - 1)
+        assert [size.tokens for size in sums.rows._graphs] in ([], [128])
+    sums.step(200)
+    assert [size.tokens for size in sums.rows._graphs] == [256]
+
+
+def test_weights_that_have_moved_are_recorded_anew() -> None:
+    sums = Sums()
+    sums.step(100, 100)
+    assert len(sums.rows._graphs) == 1
+    sums.parameter.data = torch.tensor(3.0)
+    assert sums.step(100) == pytest.approx((3.0 * 99, 9.9))
 
 
 def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = fused.kernels()
     kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU) is None
+    assert kernels.why_unusable(CPU, torch.float32) is None
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no C compiler")
 
     monkeypatch.setattr(kernels, "rotate", broken)
     kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU) == "Triton could not compile them (RuntimeError)"
+    assert kernels.why_unusable(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
     monkeypatch.setattr(kernels, "rotate", lambda x, cos, sin: x)
     kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU) == "they compute something else on this device (rotation)"
+    assert kernels.why_unusable(CPU, torch.float32) == "they compute something else on this device (rotation)"
     kernels.why_unusable.cache_clear()
-    assert fused.why_unusable(CPU) == "they are for GPUs"
+    assert fused.why_unusable(CPU, torch.float32) == "they are for GPUs"
 
 
 def test_low_ranks_are_added_in_passing_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = fused.kernels()
     kernels.can_add_low_ranks.cache_clear()
-    assert kernels.can_add_low_ranks(CPU)
+    assert kernels.can_add_low_ranks(CPU, torch.float32, 5)
     real = kernels.gated_forward
     monkeypatch.setattr(kernels, "gated_forward", lambda *inputs: real(*inputs) + 0.5)
     kernels.can_add_low_ranks.cache_clear()
-    assert not kernels.can_add_low_ranks(CPU)
+    assert not kernels.can_add_low_ranks(CPU, torch.float32, 5)
     kernels.can_add_low_ranks.cache_clear()
 
 

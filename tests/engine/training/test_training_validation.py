@@ -15,7 +15,7 @@ from lora_tui.engine.training.checkpoint import adapter_weights
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
 from lora_tui.errors import UsageError
 from tests.engine.tiny import PAIRS, tiny_settings
@@ -59,6 +59,44 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
     assert found == pytest.approx(mean_over_labels(model, examples), rel=1e-5)
     means = [mean_over_labels(model, [example]) for example in examples]
     assert found != pytest.approx(sum(means) / len(means), rel=1e-3), "examples would count alike"
+
+
+def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maths = StepMaths.of(new_model(), 512)
+    expected = held_out_loss(maths, examples)
+    real, room = StepMaths.summed_loss, 1
+
+    def cramped(self: StepMaths, row: Any) -> torch.Tensor:
+        if len(row.spans) > room:
+            raise RuntimeError("out of memory")
+        return real(self, row)
+
+    monkeypatch.setattr(StepMaths, "summed_loss", cramped)
+    assert held_out_loss(maths, examples) == pytest.approx(expected, rel=1e-6)
+    room = 0
+    with pytest.raises(RowTooLargeError):
+        held_out_loss(maths, examples)
+
+
+def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
+    new_model: Callable[..., Any],
+    divided: tuple[TextDataset, list[Encoded]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large(*_: Any) -> float:
+        raise RowTooLargeError(40)
+
+    dataset, held_out = divided
+    monkeypatch.setattr("lora_tui.engine.training.loop.held_out_loss", too_large)
+    warnings: list[str] = []
+    result = train_model(
+        new_model(), dataset, tiny_settings().fine_tuning, tmp_path, Hooks(warn=warnings.append), held_out=held_out
+    )
+    assert result.steps > 0
+    assert "is missing: memory ran out for an example of 40 tokens" in warnings[0]
 
 
 def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[Encoded]) -> None:

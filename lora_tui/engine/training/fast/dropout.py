@@ -76,9 +76,11 @@ class Draws:
     examples: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
 
-    def dropped(self, layer: int, width: int, rate: float, device: torch.device) -> "Dropped":
+    def dropped(
+        self, layer: int, width: int, rate: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> "Dropped":
         """The elements of a ``(T, width)`` input that layer number `layer` drops, each with probability `rate`."""
-        if fused.why_unusable(device) is None:
+        if fused.why_unusable(device, dtype) is None:
             layers = -(-(layer + 1) // _MOST_LAYERS) * _MOST_LAYERS
             return Dropped(_seeds_of_row(self, layers, device)[layer], drawn_at=rate)
         if device.type == "cpu":

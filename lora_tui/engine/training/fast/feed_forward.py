@@ -15,17 +15,19 @@ from torch.nn import functional
 from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.linear import Linear, LowRanks, input_gradient
 
-_HIGHEST_RANK = 64
+HIGHEST_RANK = 64
 """Rank up to which a kernel holds the low-rank matrices of a block."""
 
 
 def can_be_fused(layers: Sequence[Linear]) -> bool:
-    """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, and no dropout."""
-    fitting = all(
-        layer.lora_a is not None and layer.dropped is None and layer.bias is None and len(layer.lora_a) <= _HIGHEST_RANK
+    """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, and no dropout.
+
+    The kernels must have been tried for the highest of these ranks (`fused.adds_low_ranks`).
+    """
+    return all(
+        layer.lora_a is not None and layer.dropped is None and layer.bias is None and len(layer.lora_a) <= HIGHEST_RANK
         for layer in layers
     )
-    return fitting and bool(fused.kernels().can_add_low_ranks(layers[0].weight.device))
 
 
 class _FeedForward(torch.autograd.Function):

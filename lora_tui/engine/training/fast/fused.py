@@ -15,15 +15,22 @@ def kernels() -> Any:
 
 
 @lru_cache(maxsize=8)
-def why_unusable(device: torch.device) -> str | None:
-    """Say in a few words what keeps the kernels from being used on `device`; None where they can be."""
+def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say in a few words what keeps the kernels from being used on `device` in `dtype`; None where they can be."""
     if device.type != "cuda":
         return "they are for GPUs"
     try:
-        reason: str | None = kernels().why_unusable(device)
+        with torch.cuda.device(device):  # Triton asks the current one
+            reason: str | None = kernels().why_unusable(device, dtype)
     except ImportError:
         return "Triton is not installed"
     return reason
+
+
+def adds_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
+    """Tell whether the gated unit's kernels may add low-rank parts of a `rank`, where the others can be used."""
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        return bool(kernels().can_add_low_ranks(device, dtype, rank))
 
 
 class _RmsNorm(torch.autograd.Function):

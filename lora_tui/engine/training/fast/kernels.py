@@ -314,69 +314,76 @@ def _warps(block: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def why_unusable(device: torch.device) -> str | None:
-    """Call each kernel once on `device` and compare with torch; say what went wrong, or None."""
+def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Call each kernel once on `device` in `dtype` and compare with torch; say what went wrong, or None."""
     try:
-        wrong = [name for name, found, expected in _trials(device) if not torch.allclose(found, expected, atol=1e-3)]
+        wrong = [name for name, found, expected in _trials(device, dtype) if not _alike(found, expected)]
     except Exception as problem:  # noqa: BLE001  # Triton raises whatever its compiler, driver or the C compiler does
         return f"Triton could not compile them ({type(problem).__name__})"
     return f"they compute something else on this device ({', '.join(wrong)})" if wrong else None
 
 
 @lru_cache(maxsize=8)
-def can_add_low_ranks(device: torch.device) -> bool:
-    """Tell whether the gated unit's kernels that add low-rank parts compile on `device` and are right."""
+def can_add_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
+    """Tell whether the gated unit's kernels that add parts of a `rank` compile for `device` and `dtype`, and are right.
+
+    Triton's interpreter has no products in bfloat16.
+    """
     try:
-        return all(torch.allclose(found, expected, atol=1e-2) for found, expected in _trials_of_low_ranks(device))
+        return all(_alike(found, expected) for found, expected in _trials_of_low_ranks(device, dtype, rank))
     except Exception:  # noqa: BLE001  # as above; there is another way to compute the same
         return False
 
 
-def _trials(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
-    x, other = (torch.linspace(-2.0, 2.0, 24, device=device).roll(by).view(3, 8) for by in (0, 5))
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """Compare with what float32 gives, as closely as the precision of `found` allows."""
+    tolerance = 1e-3 if found.dtype == torch.float32 else 2e-2
+    return torch.allclose(found.float(), expected.float(), rtol=tolerance, atol=tolerance)
+
+
+def _trials(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
+    x, other = (torch.linspace(-2.0, 2.0, 24, device=device).roll(by).view(3, 8).to(dtype) for by in (0, 5))
     with torch.enable_grad():
-        leaf, leaf_of_other = x.clone().requires_grad_(), other.clone().requires_grad_()
-        weight = other[0]
-        normed = nn.functional.rms_norm(leaf, (8,), weight, 1e-6)
-        (of_leaf,) = torch.autograd.grad(normed, leaf, other)
+        leaf, leaf_of_other = x.float().requires_grad_(), other.float().requires_grad_()
+        normed = nn.functional.rms_norm(leaf, (8,), leaf_of_other[0].detach(), 1e-6)
+        (of_leaf,) = torch.autograd.grad(normed, leaf, other.float())
         gated = nn.functional.silu(leaf) * leaf_of_other
-        of_gate, of_up = torch.autograd.grad(gated, (leaf, leaf_of_other), other)
+        of_gate, of_up = torch.autograd.grad(gated, (leaf, leaf_of_other), other.float())
         targets = torch.tensor([0, 7, 3], device=device)
         losses = nn.functional.cross_entropy(leaf, targets, reduction="none")
         (of_logits,) = torch.autograd.grad(losses.sum(), leaf)
-    y, inverse = rms_norm_forward(x, weight, 1e-6)
+    y, inverse = rms_norm_forward(x, other[0], 1e-6)
     yield "norm", y, normed
-    yield "norm's gradient", rms_norm_backward(other, x, weight, inverse), of_leaf
+    yield "norm's gradient", rms_norm_backward(other, x, other[0], inverse), of_leaf
     yield "gated unit", swiglu_forward(x, other), gated
     for name, found, expected in zip(("gate", "up"), swiglu_backward(other, x, other), (of_gate, of_up), strict=True):
         yield f"{name}'s gradient", found, expected
     by_head, cos = x.view(3, 2, 4), other[:, :2].repeat(1, 2)
-    first, second = by_head[..., :2], by_head[..., 2:]
-    c, s = cos[:, None, :2], -cos[:, None, :2]
-    yield "rotation", rotate(by_head, cos, -cos), torch.cat([first * c - second * s, second * c + first * s], -1)
+    first, second = by_head.float().chunk(2, dim=-1)
+    c = cos.float()[:, None, :2]
+    yield "rotation", rotate(by_head, cos, -cos), torch.cat([first * c + second * c, second * c - first * c], -1)
     logits = x.clone()
     yield "cross-entropy", cross_entropy_(logits, targets), losses
     yield "cross-entropy's gradient", logits, of_logits
     seeds = torch.arange(3, device=device)
     kept, total = drop(torch.ones_like(x), seeds, 0.5), x.clone()
     add_kept_(total, other, seeds, 0.5)
-    yield "dropout", total, x + other * kept
+    yield "dropout", total, x.float() + other.float() * kept.float()
 
 
-def _trials_of_low_ranks(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """In bfloat16 on a GPU, with sums that it holds exactly. Triton's interpreter has no products in bfloat16."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    gate, up, grad = (
-        torch.arange(48, device=device).roll(by).remainder(5).sub(2).view(3, 16).to(dtype) / 2 for by in (0, 7, 11)
-    )
-    low, of_low = gate[:, :4].contiguous(), up[:, :2].contiguous()
-    out_g, out_u, into = gate.T[:, :2].contiguous(), up.T[:, :2].contiguous(), grad[:2].contiguous()
-    parts = ((low[:, :2], out_g, 2.0), (low[:, 2:], out_u, 0.5))
+def _trials_of_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
+    numbers = torch.arange(16 * rank, device=device)
+
+    def matrix(rows: int, columns: int, by: int) -> Tensor:
+        return numbers.roll(by).remainder(5).sub(2)[: rows * columns].view(rows, columns).to(dtype) / 8
+
+    gate, up, grad = (torch.linspace(-2.0, 2.0, 48, device=device).roll(by).view(3, 16).to(dtype) for by in (0, 7, 11))
+    low, of_low, into = matrix(3, 2 * rank, 1), matrix(3, rank, 2), matrix(rank, 16, 3)
+    parts = ((low[:, :rank], matrix(16, rank, 4), 2.0), (low[:, rank:], matrix(16, rank, 6), 0.5))
     g, u = (x.float() + scale * a.float() @ b.float().T for x, (a, b, scale) in zip((gate, up), parts, strict=True))
     with torch.enable_grad():
         g, u = g.requires_grad_(), u.requires_grad_()
         y = nn.functional.silu(g) * u
         expected = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float())
-    yield gated_forward(gate, up, *parts), y.to(gate.dtype)
-    for found, exact in zip(gated_backward(grad, gate, up, *parts, of_low, into), expected, strict=True):
-        yield found, exact.to(found.dtype)
+    yield gated_forward(gate, up, *parts), y
+    yield from zip(gated_backward(grad, gate, up, *parts, of_low, into), expected, strict=True)

@@ -23,7 +23,7 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
 from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
-from lora_tui.engine.training.fast.feed_forward import can_be_fused, feed_forward
+from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
@@ -95,6 +95,7 @@ class FastLayers:
     row: _OfRow | _OfThreadsRow = field(default_factory=_OfThreadsRow)
     recomputes_feed_forward: bool = False
     by_kernels: bool = False
+    adds_low_ranks: bool = False
     rounded: "_Rounded | None" = None
     _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
 
@@ -112,8 +113,10 @@ class FastLayers:
             layers._take("linear", module, layers._linear(module, number))
         layers._describe_frozen(model)
         device = next(model.parameters()).device
-        reason = fused.why_unusable(device)
+        dtype = next(model.parameters()).dtype
+        reason = fused.why_unusable(device, dtype)
         if reason is None:
+            layers.adds_low_ranks = _tried_ranks(adapted, device, dtype)
             attention = varlen_rotary_attention if packed and _takes_varlen(model) else None
             layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
             layers.by_kernels = True
@@ -176,7 +179,7 @@ class FastLayers:
             draws = self.row.draws
             if rate == 0.0 or draws is None or not dropout.training:
                 return layer
-            dropped = draws.dropped(number, x.shape[-1], rate, x.device)
+            dropped = draws.dropped(number, x.shape[-1], rate, x.device, x.dtype)
             return replace(layer, scale=scale / (1.0 - rate), dropped=dropped)
 
         self._described[module] = describe
@@ -202,7 +205,8 @@ class FastLayers:
 
     def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> Forward:
         both = self._together(module.gate_proj, module.up_proj)
-        described = self._linears(module.gate_proj, module.up_proj, module.down_proj) if gated is fused.swiglu else None
+        all_three = (module.gate_proj, module.up_proj, module.down_proj)
+        described = self._linears(*all_three) if self.adds_low_ranks else None
 
         def inner(x: Tensor) -> Tensor:
             if described is not None:
@@ -255,9 +259,17 @@ def _is(module: nn.Module, kind: str) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Tell whether somebody wants to be told when a layer is called, or has replaced what is called."""
+    """Tell whether somebody wants to be told when a layer is called, or has replaced what a frozen one calls."""
+    if type(module) is nn.Linear and "forward" in module.__dict__:
+        return True
     inner = [module, *module.children()]
     return any(entry._forward_hooks or entry._forward_pre_hooks or entry._backward_hooks for entry in inner)
+
+
+def _tried_ranks(adapted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> bool:
+    """Try the kernels that add low-rank parts, for the highest rank of the model that they hold."""
+    ranks = [rank for layer in adapted for rank in layer.r.values() if rank <= HIGHEST_RANK]
+    return bool(ranks) and fused.adds_low_ranks(device, dtype, max(ranks))
 
 
 def _takes_varlen(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ Hu et al. 2021 (arXiv 2106.09685).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -121,7 +121,7 @@ def _seen(x: Tensor, layer: Linear) -> Tensor:
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """``a @ b`` in `dtype`; a GPU writes the sums as they are, instead of rounding them to the factors' precision."""
-    if a.is_cuda and dtype != a.dtype:
+    if a.is_cuda and torch.version.hip is None and dtype != a.dtype:
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
 
@@ -131,13 +131,16 @@ class _Linears(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, layers: Sequence[Linear], *_: Tensor) -> tuple[Tensor, ...]:
         ys = tuple(functional.linear(x, layer.weight, layer.bias) for layer in layers)
         adapted = [place for place, layer in enumerate(layers) if layer.lora_a is not None]
-        ctx.layers, ctx.adapted = layers, adapted  # type: ignore[attr-defined]  # torch types the context without them
+        # What is dropped is kept with the tensors, so that it is counted, and let go where it is computed again.
+        ctx.layers = [replace(layer, dropped=None) for layer in layers]  # type: ignore[attr-defined]  # torch types it bare
+        ctx.adapted = adapted  # type: ignore[attr-defined]
+        ctx.drawn_at = [layer.dropped and layer.dropped.drawn_at for layer in layers]  # type: ignore[attr-defined]
+        ctx.dropping = [place for place, layer in enumerate(layers) if layer.dropped]  # type: ignore[attr-defined]
         kept: list[Tensor] = [layer.weight for layer in layers]
         if adapted:
             ranks = LowRanks.of(x, [layers[place] for place in adapted])
             ranks.add_([ys[place] for place in adapted])
             ctx.slices = ranks.slices  # type: ignore[attr-defined]
-            # The marks of what is dropped are kept by the layers; here they count as memory that is kept.
             marks = [layer.dropped.marks for layer in layers if layer.dropped]
             kept += [x, ranks.into, ranks.low, *ranks.out, *marks]
         ctx.save_for_backward(*kept)
@@ -146,16 +149,20 @@ class _Linears(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layers: Sequence[Linear] = ctx.layers  # type: ignore[attr-defined]
+        layers: list[Linear] = [*ctx.layers]  # type: ignore[attr-defined]
         adapted: list[int] = ctx.adapted  # type: ignore[attr-defined]
         saved = ctx.saved_tensors  # type: ignore[attr-defined]  # a checkpoint lets them be asked for once
         weights, kept = saved[: len(layers)], saved[len(layers) :]
         of_x: Tensor | None = None
         trained: list[Tensor] = []
         if adapted:
-            x, into, low, *out = kept
+            x, into, low, *rest = kept
+            out, marks = rest[: len(adapted)], iter(rest[len(adapted) :])
+            drawn_at, dropping = ctx.drawn_at, ctx.dropping  # type: ignore[attr-defined]
+            for place in dropping:
+                layers[place] = replace(layers[place], dropped=Dropped(next(marks), drawn_at[place]))
             slices: Sequence[slice] = ctx.slices  # type: ignore[attr-defined]
-            ranks = LowRanks([layers[place] for place in adapted], slices, into, out[: len(adapted)], low)
+            ranks = LowRanks([layers[place] for place in adapted], slices, into, out, low)
             of_low, trained = ranks.backward(x, [grads[place] for place in adapted])
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
             of_x = input_gradient(grads, weights)
