@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 KEPT_TOKENS = 256
 """Longest span whose attention weights are kept for the backward pass, in tokens: beyond it they would be the most."""
 
-_BLOCK = 256
+_BLOCK = 128
 """Queries visited at once: large enough for the product, small enough to skip most of what lies in the future."""
 
 
