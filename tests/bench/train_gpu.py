@@ -120,6 +120,7 @@ def gradients(arguments: argparse.Namespace) -> None:
     from lora_tui.engine.training.step import StepMaths
 
     arguments.layers, arguments.rows = 4, 2
+    parts: list[int] = []
 
     def gradient(way: str, tokens: int = ROW, dropout: float = 0.0) -> torch.Tensor:
         base = new_base(arguments)
@@ -131,30 +132,38 @@ def gradients(arguments: argparse.Namespace) -> None:
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.02, generator=numbers)
         examples = new_examples(arguments, base.config.vocab_size)
-        if way in ("ours", "graphs"):
+        times = {"ours": 1, "recording": 2, "graphs": 3}.get(way, 0)  # the second time records, the third replays
+        if times:
             maths = StepMaths.of(model, tokens)
-            if way == "graphs":
+            if times > 1:
                 maths.record_graphs()
-            for _ in range(3 if way == "graphs" else 1):
+            for _ in range(times):
                 maths.accumulate(examples, 1)
-            if way == "graphs":
-                assert maths.graphs is not None, maths.graphs_failed
+            assert times == 1 or maths.graphs is not None, maths.graphs_failed
         labels = sum(example.labels for example in examples)
-        for example in [] if way in ("ours", "graphs") else examples:
+        for example in [] if times else examples:
             ids = torch.tensor([example.input_ids], device=base.device)
             marked = torch.where(torch.tensor([example.is_label]), torch.tensor([example.input_ids]), -100)[0, 1:]
             logits = model(input_ids=ids).logits[0, :-1].float()
             aim = marked.to(base.device)
             (torch.nn.functional.cross_entropy(logits, aim, reduction="sum") / labels).backward()
+        parts[:] = [p.grad.numel() for p in model.parameters() if p.grad is not None]
         return torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+    def worst(found: torch.Tensor, exact: torch.Tensor) -> float:
+        return max(error(one, other) for one, other in zip(found.split(parts), exact.split(parts), strict=True))
 
     def error(found: torch.Tensor, exact: torch.Tensor) -> float:
         return float((found - exact).norm() / exact.norm())
 
     exact = gradient("float32")
-    print(json.dumps({way: error(gradient(way), exact) for way in ("ours", "graphs", "peft")}))
+    by_graphs = ("recording", "graphs") if torch.cuda.is_available() else ()
+    for way in ("ours", *by_graphs, "peft"):
+        found = gradient(way)
+        print(json.dumps({"way": way, "error": error(found, exact), "of the worst matrix": worst(found, exact)}))
     whole = gradient("ours", ROW, 0.05)
-    print(json.dumps({"dropout 0.05, by graphs against not": error(gradient("graphs", ROW, 0.05), whole)}))
+    for way in by_graphs:
+        print(json.dumps({f"dropout 0.05, {way} against not": error(gradient(way, ROW, 0.05), whole)}))
     smaller = error(gradient("ours", ROW // 4, 0.05), whole)
     print(json.dumps({"dropout 0.05, rows a quarter as long, against whole rows": smaller}))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
-from lora_tui.engine.training.memory import MemoryPlan, kept_bytes, plan_memory, recompute
+from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.errors import LoraTuiError
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -140,6 +141,30 @@ def test_graphs_are_recorded_only_where_a_row_fits_twice() -> None:
     assert plan(footprint.NONE, 1000).has_room_for_graphs
     assert not plan(footprint.NONE, 999).has_room_for_graphs
     assert not plan(footprint.ALL, 10_000).has_room_for_graphs
+
+
+def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
+    def told(way: footprint.Recomputation, free: int, one_at_a_time: bool = False) -> tuple[str | None, list[str]]:
+        called: list[str] = []
+        maths: Any = SimpleNamespace(
+            device=torch.device("cuda"),
+            fast=SimpleNamespace(by_kernels=True, why_not=None),
+            base=SimpleNamespace(
+                activation_checkpointing_enable=lambda *_, **__: called.append("checkpoints"),
+                disable_input_require_grads=lambda: None,
+            ),
+            one_at_a_time=one_at_a_time,
+            record_graphs=lambda: called.append("graphs"),
+        )
+        return follow(MemoryPlan(way, 400, free, 1000, measured=False), maths), called
+
+    assert told(footprint.NONE, 1000) == (None, ["graphs"])
+    for told_of in (told(footprint.NONE, 900), told(footprint.NONE, 1000, one_at_a_time=True)):
+        assert told_of[1] == []
+        assert "do not fit into the memory twice" in str(told_of[0])
+    reason, called = told(footprint.ALL, 1000)
+    assert called == ["checkpoints"]
+    assert 'gradient_checkpointing = "auto"' in str(reason)
 
 
 @pytest.mark.parametrize("way", footprint.RECOMPUTATIONS[:-1], ids=lambda way: way.name)
