@@ -54,7 +54,7 @@ def measure(model_folder: Path, length: int, tokens: int, row: int) -> dict[str,
         "tokens_per_s": round(sum(len(example.input_ids) for example in examples) / seconds, 1),
         "kept_mb": round(kept / 1e6),
         "kept_kb_per_token": round(kept / len(first.input_ids) / 1e3, 1),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6,
     }
 
 

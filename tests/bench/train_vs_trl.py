@@ -219,7 +219,7 @@ def main() -> None:
         line = ours(arguments) if arguments.side == "ours" else theirs(arguments, arguments.side)
         line["side"] = arguments.side
         line["tokens_per_s"] = round(line["tokens"] / line["seconds"], 1)
-        line["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        line["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
         print(json.dumps(line))
     elif arguments.losses:
         compare_losses()

@@ -160,7 +160,10 @@ class GraphedRows:
         self._share.fill_(1.0 / labels)
 
     def add(self, row: Row, draws: Draws | None) -> None:
-        """Add the summed loss of a row that is still on the CPU, and its gradients."""
+        """Add the summed loss of a row that is still on the CPU, and its gradients.
+
+        `draws` may be None where the model drops nothing.
+        """
         size = Size.of(row)
         graph = self._graphs.get(size)
         self._seen[size] += 1

@@ -164,7 +164,7 @@ class StepMaths:
             graphs.begin(labels)
             for items in self.packing(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
-                graphs.add(row, Draws(self.seed, step, row.examples, row.spans))
+                graphs.add(row, Draws(self.seed, step, row.examples, row.spans) if self.fast.drops else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
             parameter.grad = gradient
         return graphs.total / labels

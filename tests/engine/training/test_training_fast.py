@@ -17,6 +17,7 @@ from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 from lora_tui.engine.training.step import StepMaths
 from tests.engine.tiny import make_model
+from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 
 CPU = torch.device("cpu")
@@ -161,24 +162,11 @@ def test_trials_come_true_as_often_as_they_should_and_one_by_one(rate: float) ->
 
 
 def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
-    def dropped(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
-        return draws.dropped(layer, 32, rate, CPU).copy_of(torch.ones(draws.spans[-1][1], 32))
-
-    one = dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
-    packed_anew = dropped(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
-    assert torch.equal(one[10:], packed_anew[:20])
-    assert torch.equal(one[:10], packed_anew[20:])
-    for other in (
-        dropped(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
-        dropped(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
-        dropped(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
-        *(dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
-    ):
-        assert not torch.equal(one[: len(other)], other)
+    draws_follow_seed_step_example_and_layer_alone()
     # High rates come as a mask instead of positions: the same draws, the other form.
     high = Draws(42, 3, (5, 2), ((0, 10), (10, 30)))
     assert high.dropped(0, 32, 0.5, CPU).marks.dtype == torch.bool
-    assert 0.4 < float(dropped(high, rate=0.5).mean()) < 0.6
+    assert 0.4 < float(kept_of_ones(high, rate=0.5).mean()) < 0.6
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])

@@ -1,5 +1,6 @@
 """A GPU's kernels, run by Triton's interpreter on the CPU: each equals the plain formula, and so does a whole step."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-pytest.importorskip("triton")
+if not os.environ.get("CI"):  # the test extra brings it: in CI a missing one is a failure
+    pytest.importorskip("triton")
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.training import footprint
@@ -22,7 +24,7 @@ from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.memory import recompute
 from lora_tui.engine.training.packing import Row, lay_out
 from lora_tui.engine.training.step import StepMaths
-from tests.engine.training.conftest import stir
+from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones, stir
 
 CPU = torch.device("cpu")
 
@@ -101,20 +103,8 @@ def test_the_cross_entropy_equals_the_plain_one(vocabulary: int) -> None:
 
 @pytest.mark.usefixtures("on_gpu")
 def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
-    def dropped(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
-        return draws.dropped(layer, 32, rate, CPU).copy_of(torch.ones(draws.spans[-1][1], 32))
-
-    one = dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
-    packed_anew = dropped(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
-    assert torch.equal(one[10:], packed_anew[:20])
-    assert torch.equal(one[:10], packed_anew[20:])
-    for other in (
-        dropped(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
-        dropped(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
-        dropped(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
-        *(dropped(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
-    ):
-        assert not torch.equal(one[: len(other)], other)
+    draws_follow_seed_step_example_and_layer_alone()
+    one = kept_of_ones(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
     assert not any(torch.equal(one[0], row) for row in one[1:]), "a token has its own draws"
 
 

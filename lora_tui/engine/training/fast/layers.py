@@ -96,6 +96,7 @@ class FastLayers:
     recomputes_feed_forward: bool = False
     by_kernels: bool = False
     adds_low_ranks: bool = False
+    drops: bool = False
     rounded: "_Rounded | None" = None
     _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
 
@@ -171,6 +172,7 @@ class FastLayers:
         base, lora_a, lora_b = module.base_layer, module.lora_A[adapter], module.lora_B[adapter]
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+        self.drops = self.drops or rate > 0.0
         scale: float = module.scaling[adapter]
         rounded = self.rounded.of_layer(number) if self.rounded is not None else None
 
