@@ -8,14 +8,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.chat import ChatSession, open_session
+from lora_tui.engine.inference.adapter_source import find_adapter
 from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply
 from lora_tui.text import clean, duration
+
+if TYPE_CHECKING:
+    from lora_tui.engine.inference.chat import ChatSession
 
 EXIT = "exit"
 """The word that leaves."""
@@ -45,6 +48,9 @@ def chat_mode(
         options |= {"adapter_run": resume, "model_must_match": True}
     speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
     try:
+        engine.call(find_adapter(engine.open_store, options)).result()  # refused, if at all, before torch is imported
+        from lora_tui.engine.inference.chat import open_session
+
         session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -54,7 +60,7 @@ def chat_mode(
     return _converse(engine, session, speaker)
 
 
-def _converse(engine: Engine, session: ChatSession, speaker: "_Speaker") -> int:
+def _converse(engine: Engine, session: "ChatSession", speaker: "_Speaker") -> int:
     """Read lines and answer them until ``exit``, the end of the input, or ctrl+c at the prompt."""
     while True:
         try:
@@ -69,7 +75,7 @@ def _converse(engine: Engine, session: ChatSession, speaker: "_Speaker") -> int:
             _answer(engine, session, text.strip(), speaker)
 
 
-def _answer(engine: Engine, session: ChatSession, text: str, speaker: "_Speaker") -> bool:
+def _answer(engine: Engine, session: "ChatSession", text: str, speaker: "_Speaker") -> bool:
     """Answer one line; returns False when ctrl+c cut the reply short."""
     whole = True
     speaker.asked(text)
@@ -115,7 +121,7 @@ class _Speaker:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Loading goes on."""
 
-    def begin(self, session: ChatSession, *, asked_once: bool) -> None:
+    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
         """The model is ready."""
 
     def ask(self) -> str | None:
@@ -173,7 +179,7 @@ class _LineSpeaker(_Speaker):
             print(f"lora-tui: {clean(phase)}", file=sys.stderr)
         self._phase = phase
 
-    def begin(self, session: ChatSession, *, asked_once: bool) -> None:
+    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
         self._streams = session.streams
         print(f"lora-tui: {clean(session.title)}", file=sys.stderr)
         if self._talks and not asked_once:
@@ -239,7 +245,7 @@ class _JsonSpeaker(_Speaker):
         self._question = ""
         self._run: int | None = None
 
-    def begin(self, session: ChatSession, *, asked_once: bool) -> None:
+    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
         self._run = session.source.run_id if session.source is not None else None
         config = session.settings.model_dump(mode="json")
         self._write("started", mode="chat", model=session.base.name, config=config)

@@ -25,8 +25,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lora_tui.config import Settings
-from lora_tui.engine.builtin import BUILTIN, TITLE, Progress, ensure_builtin
+from lora_tui.engine.builtin import BUILTIN, TITLE, Progress
 from lora_tui.engine.construction import constructing
+from lora_tui.engine.model_source import locate
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     dtype = choose_dtype(fine_tuning.dtype, device)
     if fine_tuning.qlora:
         check_qlora(device)
-    source, extra = _locate(wanted, progress)
+    source, extra = locate(wanted, progress)
     phase = f"loading {TITLE if wanted == BUILTIN else wanted}"
     progress(phase, 0, 1)
     trust = fine_tuning.trust_remote_code
@@ -167,26 +168,6 @@ def _bfloat16_is_faster() -> bool:
         return sorted(times)[2]
 
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
-
-
-def _locate(name: str, progress: Progress) -> tuple[str, dict[str, str]]:
-    """Return what to hand to ``from_pretrained``, and the extra argument that a GGUF file needs."""
-    if name == BUILTIN:
-        return str(ensure_builtin(progress)), {}
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UnreachableError(f'fine_tuning.model_name = "{name}": there is no such file.')
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UnreachableError(
-                f'fine_tuning.model_name = "{name}": the folder holds no config.json, so it is not a model.'
-            )
-        return str(path), {}
-    if name.startswith(("/", "./", "../", "~")):
-        raise UnreachableError(f'fine_tuning.model_name = "{name}": there is no such folder.')
-    return name, {}
 
 
 def _explained(name: str, problem: Exception) -> LoraTuiError:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from lora_tui.config import Settings
 from lora_tui.engine.commands import DONE, Commands
 from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped, finite
+from lora_tui.engine.inference.adapter_source import find_adapter
 from lora_tui.engine.process import before_torch
 from lora_tui.engine.quickstart_settings import quickstart_settings
 from lora_tui.errors import LoraTuiError, UsageError
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 JOBS: dict[str, str] = {
     "generate": "lora_tui.engine.generation.job:generate",
     "format": "lora_tui.engine.data.job:format_raw_file",
-    "train": "lora_tui.engine.training.job:train",
-    "evaluate": "lora_tui.engine.inference.evaluate:evaluate",
+    "train": "lora_tui.engine.entrances:train",
+    "evaluate": "lora_tui.engine.entrances:evaluate",
     "export": "lora_tui.engine.export.job:export",
     "quickstart": "lora_tui.engine.quickstart:quickstart",
 }
@@ -122,7 +123,12 @@ class Engine:
     async def open_chat(
         self, settings: Settings, options: Mapping[str, Any], progress: Callable[[str, int, int], None]
     ) -> "ChatSession":
-        """Load a model to talk to (see `open_session`), without the caller having to import torch."""
+        """Load a model to talk to (see `open_session`), without the caller having to import torch.
+
+        What can be refused of the options without torch is refused before it is imported.
+        """
+        if not options.get("base_only"):
+            await find_adapter(self.open_store, options)
         chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")
         session: ChatSession = await chat.open_session(self, settings, options, progress)
         return session

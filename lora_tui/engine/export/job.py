@@ -1,32 +1,20 @@
-"""The job of ``--run export``: what is exported, in which form, and to where.
-
-Merged weights are computed in float32, on the base model as it was published, and checked: the reloaded model must give
-the adapter's logits.
-"""
+"""The job of ``--run export``: what is exported, in which form, and to where. Only merging needs torch."""
 
 import asyncio
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-
-from lora_tui.config import Settings, with_values
-from lora_tui.engine.base_model import load_base
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
-from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter
-from lora_tui.engine.progress import progress_events
-from lora_tui.engine.training.job import training_file
+from lora_tui.engine.inference.adapter_source import find_adapter
+from lora_tui.engine.model_source import check_source
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import write_atomically
 from lora_tui.text import count
-
-_PROBE = "Question: what is the capital of France?\nAnswer:"
-_TOLERANCE = 1e-3
-"""Largest difference between the logits of adapter and merged model (float32) that rounding explains."""
 
 
 async def export(ctx: RunContext) -> dict[str, Any]:
@@ -45,7 +33,10 @@ async def export(ctx: RunContext) -> dict[str, Any]:
     if form == "adapter":
         await asyncio.to_thread(_copy_folder, source.folder, target)
         return {"format": form, "path": str(target.absolute())}
-    difference = await ctx.in_torch_thread(_merge, ctx, source, target)
+    check_source(source.base_model(ctx.settings))
+    merging = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.export.merge")
+    ctx.leave_if_stopping()
+    difference = await ctx.in_torch_thread(merging.merge, ctx, source, target)
     return {"format": form, "path": str(target.absolute()), "largest_logit_difference": difference}
 
 
@@ -81,37 +72,3 @@ def _copy_folder(source: Path, target: Path) -> None:
     except OSError as problem:
         shutil.rmtree(scratch, ignore_errors=True)
         raise LoraTuiError(f"{target} cannot be written: {problem.strerror or problem}.") from problem
-
-
-def _merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
-    """Add the adapter to the base weights in float32, save, and compare the logits of both on one prompt."""
-    settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
-    progress = progress_events(ctx.emit)
-    base = load_base(settings, progress, source.base_model(settings))
-    model = load_adapter(base, source)
-    encoded = base.tokenizer(_PROBE, return_tensors="pt").to(base.device)
-    with torch.inference_mode():
-        expected = model(**encoded).logits.clone()
-    merged = model.merge_and_unload(safe_merge=True)
-    scratch = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        merged.save_pretrained(scratch)
-        base.tokenizer.save_pretrained(scratch)
-        del base, model, merged
-        # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
-        reloaded = load_base(settings, progress, str(scratch)).model
-        with torch.inference_mode():
-            difference = float((reloaded(**encoded).logits - expected).abs().max())
-        if not difference <= _TOLERANCE:
-            shutil.rmtree(scratch)
-            raise LoraTuiError(
-                f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
-                "Serve the adapter itself instead."
-            )
-        scratch.rename(target)
-    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
-        shutil.rmtree(scratch, ignore_errors=True)
-        reason = getattr(problem, "strerror", None) or problem
-        raise LoraTuiError(f"{target} cannot be written: {reason}.") from problem
-    return difference

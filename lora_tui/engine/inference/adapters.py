@@ -1,10 +1,6 @@
-"""Finding an adapter, and putting it on the base model it was trained for."""
+"""Putting an adapter on the base model it was trained for."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -12,134 +8,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_tui.config import Settings
-from lora_tui.config.models import FineTuning
 from lora_tui.engine.base_model import BaseModel
 from lora_tui.engine.construction import constructing
-from lora_tui.engine.inference.prompts import TestPrompt
-from lora_tui.engine.training.checkpoint import adapter_weights, best_folder, step_folders
-from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.store import runs
-from lora_tui.store.connection import Store
-from lora_tui.store.rows import Run
-
-PAPERS = "lora_tui.json"
-"""File in an adapter's folder that says what it belongs to: base model, data, test prompts, score."""
-
-_WEIGHTS = "adapter_model.safetensors"
-_DEFAULT_MODEL = FineTuning().model_name
-
-CHECKPOINTS = ("best", "last")
-"""Which adapter of a run can be asked for: that of the best evaluation, or the newest, also while the run goes on."""
-
+from lora_tui.engine.inference.adapter_source import WEIGHTS, AdapterGoneError, AdapterSource
+from lora_tui.engine.training.checkpoint import adapter_weights
+from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """First values that PEFT takes out of the base model's own weights, which it has to compute again when it loads."""
-
-
-class AdapterGoneError(UsageError):
-    """An adapter's folder has vanished since it was found: a run that trains replaces its checkpoints."""
-
-
-@dataclass(frozen=True)
-class AdapterSource:
-    """An adapter on disk: its folder, the run it comes from, and what its papers say."""
-
-    folder: Path
-    run_id: int | None
-    papers: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def step(self) -> int:
-        """The optimizer step it was kept at; 0 where that is not known."""
-        return int(self.papers.get("step", 0))
-
-    @property
-    def trained_on(self) -> str | None:
-        """The base model it was trained on; None where that is not known."""
-        return str(self.papers["base_model"]) if self.papers.get("base_model") else None
-
-    @property
-    def prompts(self) -> list[TestPrompt]:
-        """The test prompts it was evaluated with; none for an adapter of another program."""
-        return [TestPrompt(**prompt) for prompt in self.papers.get("prompts", [])]
-
-    def base_model(self, settings: Settings) -> str:
-        """The base model to load; raises `UsageError` where the configuration names another one."""
-        configured = settings.fine_tuning.model_name
-        trained_on = self.trained_on or configured
-        if configured not in (trained_on, _DEFAULT_MODEL):
-            raise UsageError(
-                f"The adapter {self.folder} was trained on {trained_on}, but fine_tuning.model_name is {configured}. "
-                f"Remove the key, or set it to {trained_on}."
-            )
-        return trained_on
-
-
-async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSource | None:
-    """Return the adapter that the options name, else that of the newest finished run; None when there is no run.
-
-    ``adapter`` names a folder, ``adapter_run`` a run and ``checkpoint`` which of its adapters (`CHECKPOINTS`). Raises
-    `LoraTuiError` when the one that is named cannot be used.
-    """
-    if (named := options.get("adapter")) is not None:
-        return open_adapter(Path(named), None)
-    run_id = options.get("adapter_run")
-    run = await (runs.newest_trained(store) if run_id is None else named_run(store, int(run_id)))
-    if run is None:
-        return None
-    which = options.get("checkpoint", "best")
-    folder = _folder_of_run(run, which)
-    try:
-        source = open_adapter(folder, run.id)
-    except LoraTuiError:
-        if _folder_of_run(run, which) == folder:
-            raise
-    else:
-        if _folder_of_run(run, which) == folder:
-            return source
-    return open_adapter(_folder_of_run(run, which), run.id)  # a trainer has replaced it while it was being read
-
-
-async def named_run(store: Store, run_id: int) -> Run:
-    """Return the run of that number; raises `UsageError` when there is none."""
-    run = await runs.get(store, run_id)
-    if run is None:
-        raise UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
-    return run
-
-
-def _folder_of_run(run: Run, which: str) -> Path:
-    """The best adapter of a run, or its newest checkpoint: asked for, or because no evaluation has happened yet."""
-    if which not in CHECKPOINTS:
-        raise UsageError(f"A run's adapter is {' or '.join(CHECKPOINTS)}, not {which}.")
-    found = None
-    if run.folder is not None:
-        best = best_folder(Path(run.folder)) if which == "best" else None
-        found = best or next(reversed(step_folders(Path(run.folder))), None)
-    if found is None:
-        missing = "adapter" if which == "best" else "checkpoint"
-        raise LoraTuiError(f"Run {run.id} ({run.mode}, {run.state}) has no {missing} in {run.folder or 'any folder'}.")
-    return found
-
-
-def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
-    """Check that `folder` holds an adapter in safetensors form, and read its papers."""
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise AdapterGoneError(f"--adapter {folder}: there is no such folder.")
-    if not (folder / "adapter_config.json").is_file():
-        raise UsageError(f"--adapter {folder}: the folder holds no adapter_config.json, so it is not a LoRA adapter.")
-    if not (folder / _WEIGHTS).is_file():
-        hint = " Pickled weights (.bin) are not opened: they can run code." if list(folder.glob("*.bin")) else ""
-        raise UsageError(f"--adapter {folder}: {_WEIGHTS} is missing.{hint}")
-    try:
-        papers = json.loads((folder / PAPERS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        papers = {}
-    except (OSError, ValueError) as problem:
-        raise LoraTuiError(f"{folder / PAPERS} cannot be read: {problem}.") from problem
-    return AdapterSource(folder, run_id, papers if isinstance(papers, dict) else {})
 
 
 def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
@@ -152,7 +28,7 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
     """
     try:
         config = PeftConfig.from_pretrained(str(source.folder))
-        weights = load_file(source.folder / _WEIGHTS)
+        weights = load_file(source.folder / WEIGHTS)
         if str(getattr(config, "init_lora_weights", "")).lower().startswith(_CHANGES_BASE):
             with constructing():
                 model = PeftModel.from_pretrained(base.model, str(source.folder), use_safetensors=True)
@@ -160,7 +36,7 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
         else:
             model = _filled(base, config, weights)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as problem:
-        if not all((source.folder / name).is_file() for name in ("adapter_config.json", _WEIGHTS)):
+        if not all((source.folder / name).is_file() for name in ("adapter_config.json", WEIGHTS)):
             raise AdapterGoneError(f"The adapter {source.folder} is no longer there.") from problem
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         raise UsageError(

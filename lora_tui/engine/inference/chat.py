@@ -24,13 +24,8 @@ from lora_tui.config.models import Chat
 from lora_tui.engine.base_model import BaseModel, load_base
 from lora_tui.engine.builtin import Progress as LoadProgress
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.adapters import (
-    AdapterGoneError,
-    AdapterSource,
-    find_adapter,
-    load_adapter,
-    named_run,
-)
+from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource, find_adapter, named_run
+from lora_tui.engine.inference.adapters import load_adapter
 from lora_tui.engine.inference.decode import Decoding
 from lora_tui.engine.inference.history import History, context_tokens
 from lora_tui.engine.inference.reply import Item, Note, Reply, Side

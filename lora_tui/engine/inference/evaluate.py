@@ -1,4 +1,4 @@
-"""The job of ``--run evaluate``: a run's adapter and the bare base model on the same prompts, side by side."""
+"""A run's adapter and the bare base model on the same prompts, side by side."""
 
 import asyncio
 from pathlib import Path
@@ -8,24 +8,13 @@ from lora_tui.config.models import Evaluation
 from lora_tui.engine.base_model import load_base
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.inference.adapters import AdapterSource, find_adapter, load_adapter
+from lora_tui.engine.inference.adapter_source import AdapterSource
+from lora_tui.engine.inference.adapters import load_adapter
 from lora_tui.engine.inference.prompts import TestPrompt, plain_prompts, resolve_prompts
 from lora_tui.engine.inference.scoring import Scored, score_model
 from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.progress import progress_events
-from lora_tui.errors import LoraTuiError
 from lora_tui.scoring.aggregator import AdaptiveAggregator
-
-
-async def evaluate(ctx: RunContext) -> dict[str, Any]:
-    """Score the adapter and the base model; returns both scores and a row for each prompt."""
-    source = await find_adapter(ctx.store, ctx.options)
-    if source is None:
-        raise LoraTuiError(
-            "There is no finished training run to evaluate. "
-            "Train first (--run train), or name an adapter with --adapter FOLDER."
-        )
-    return await evaluate_adapter(ctx, source)
 
 
 async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, Any]:

@@ -7,7 +7,6 @@ renamed, so a folder that has its name is complete. The run's folder holds the n
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora_tui.engine.training import residual
+from lora_tui.engine.training.folders import BEST, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 
-BEST = "best"
-_STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
 _STATE_FILE = "trainer_state.json"
 
 
@@ -86,27 +84,6 @@ def save_adapter(model: PeftModel, target: Path) -> None:
     model.save_pretrained(str(target), safe_serialization=True, save_embedding_layers=False)
     if residual.first_matrices(model):
         residual.save_as_plain(model, target)
-
-
-def step_folders(folder: Path) -> list[Path]:
-    """Return the complete step checkpoints of a run, oldest first.
-
-    A crash between two renames may have left ``step-N.old``, which is as good and counts as older than ``step-N``.
-    """
-    found = [
-        (int(match[1]), match[2] is None, path)
-        for path in folder.glob("step-*")
-        if (match := _STEP_FOLDER.fullmatch(path.name))
-    ]
-    return [path for *_, path in sorted(found)]
-
-
-def best_folder(folder: Path) -> Path | None:
-    """Return the run's best adapter, or None; finds the older one if a crash fell between the two renames."""
-    for candidate in (folder / BEST, folder / f"{BEST}.old"):
-        if (candidate / "adapter_model.safetensors").is_file():
-            return candidate
-    return None
 
 
 def restore(

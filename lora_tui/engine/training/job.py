@@ -20,8 +20,8 @@ from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
-from lora_tui.engine.data.read import ReadResult, read_examples
-from lora_tui.engine.inference.adapters import PAPERS
+from lora_tui.engine.data.read import ReadResult
+from lora_tui.engine.inference.adapter_source import PAPERS
 from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.inference.evaluate import emit_evaluation
 from lora_tui.engine.inference.prompts import TestPrompt, resolve_prompts
@@ -41,10 +41,8 @@ from lora_tui.store import runs
 from lora_tui.store.training import evaluations, steps
 
 
-async def train(ctx: RunContext) -> dict[str, Any]:
-    """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
-    data_file = training_file(ctx)
-    data = await asyncio.to_thread(read_examples, data_file)
+async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str, Any]:
+    """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended."""
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
@@ -97,13 +95,6 @@ def _same_precision(ctx: RunContext, folder: Path) -> Settings:
     if state is None or ctx.settings.fine_tuning.dtype != "auto":
         return ctx.settings
     return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
-
-
-def training_file(ctx: RunContext) -> Path:
-    """The file to train on: the command line's, the configuration's, or what generation writes."""
-    settings = ctx.settings
-    named = ctx.options.get("train_data_file") or settings.fine_tuning.train_data_file
-    return Path(named or settings.data_generation.output_file).expanduser()
 
 
 @dataclass

@@ -18,6 +18,7 @@ from lora_tui.engine.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint, footprint
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.folders import best_folder
 from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
@@ -162,7 +163,7 @@ class _Training:
             self.state.best_score,
             self.state.best_step,
             stopped_by,
-            checkpoint.best_folder(self.folder),
+            best_folder(self.folder),
         )
 
     def _epochs(self) -> str:

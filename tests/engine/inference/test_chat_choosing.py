@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lora_tui.config import with_values
-from lora_tui.engine.inference import adapters
+from lora_tui.engine.inference import adapter_source
 from lora_tui.engine.inference import chat as chat_module
-from lora_tui.engine.inference.adapters import AdapterGoneError, find_adapter
+from lora_tui.engine.inference.adapter_source import AdapterGoneError, find_adapter
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from tests.engine.conftest import Trained, Workshop, trained_settings
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_is_being_removed_while_it_is_read_is_found_anew(
     workshop: Workshop, run: int, trained: Trained, monkeypatch: pytest.MonkeyPatch, left: tuple[str, ...]
 ) -> None:
     """Files go one by one: the one that says what the adapter belongs to may be the first."""
-    real = adapters.open_adapter
+    real = adapter_source.open_adapter
     opened: list[str] = []
 
     def meanwhile(folder: Path, run_id: int | None) -> Any:
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_is_being_removed_while_it_is_read_is_found_anew(
                 (folder / name).write_bytes(content)
         return real(folder, run_id)
 
-    monkeypatch.setattr(adapters, "open_adapter", meanwhile)
+    monkeypatch.setattr(adapter_source, "open_adapter", meanwhile)
     source = workshop.ask(find_adapter, {"adapter_run": run, "checkpoint": "last"})
     assert (source.folder.name, source.step) == ("step-40", 40)
     assert source.trained_on == trained.workshop.settings.fine_tuning.model_name

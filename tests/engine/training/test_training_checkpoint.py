@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.folders import best_folder, step_folders
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.errors import LoraTuiError, UsageError
 from tests.engine.tiny import tiny_settings
@@ -122,7 +123,7 @@ def test_checkpoints_come_every_save_steps_and_only_the_newest_stays(trainer: Ca
     run = trainer("run")
     run.train(fine_tuning(**{"training.save_steps": 2}))
     assert [step for kind, step in run.checkpoints if kind == "last"] == [2, 4, 6, 8, 9]
-    assert [path.name for path in checkpoint.step_folders(run.folder)] == ["step-9"]
+    assert [path.name for path in step_folders(run.folder)] == ["step-9"]
     assert sorted(path.name for path in run.folder.iterdir()) == ["best", "step-9"]
 
 
@@ -232,7 +233,7 @@ def test_reaching_the_target_score_ends_the_run(trainer: Callable[[str], Trainer
     settings = fine_tuning(**{"training.target_score": 0.7, "training.eval_steps": 2})
     result, _ = run.train(settings, evaluate=scores(0.5, 0.7))
     assert (result.stopped_by, result.steps, result.best_score) == ("target_score", 4, 0.7)
-    assert [path.name for path in checkpoint.step_folders(run.folder)] == ["step-4"]
+    assert [path.name for path in step_folders(run.folder)] == ["step-4"]
 
 
 @pytest.mark.parametrize(
@@ -291,11 +292,11 @@ def test_a_crash_between_the_two_renames_still_finds_the_best(tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save_best(tmp_path, fill("second"))
     monkeypatch.undo()
-    found = checkpoint.best_folder(tmp_path)
+    found = best_folder(tmp_path)
     assert found is not None
     assert (found / "adapter_model.safetensors").read_text() == "first"
     checkpoint.save_best(tmp_path, fill("third"))
-    found = checkpoint.best_folder(tmp_path)
+    found = best_folder(tmp_path)
     assert found == tmp_path / "best"
     assert (found / "adapter_model.safetensors").read_text() == "third"
 
@@ -311,7 +312,7 @@ def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_go_on_from(
     _, found = run.train(fine_tuning(), resume=True)
     assert sorted(run.losses) == [5, 6, 7, 8, 9]
     assert same(found, wanted)
-    assert [path.name for path in checkpoint.step_folders(run.folder)] == ["step-9"]
+    assert [path.name for path in step_folders(run.folder)] == ["step-9"]
 
 
 def test_a_half_written_checkpoint_has_no_name_and_is_not_gone_on_from(trainer: Callable[[str], Trainer]) -> None:

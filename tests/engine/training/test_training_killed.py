@@ -12,6 +12,7 @@ import torch
 
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.folders import step_folders
 from lora_tui.engine.training.loop import Hooks, train_model
 from tests.engine.tiny import make_model, tiny_settings
 
@@ -69,7 +70,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
                 break
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert [path.name for path in checkpoint.step_folders(tmp_path / "killed")] == ["step-4"]
+    assert [path.name for path in step_folders(tmp_path / "killed")] == ["step-4"]
 
     after, found = train(tmp_path / "killed", resume=True)
     assert sorted(after) == [5, 6, 7, 8, 9], "step 5 was taken, but not saved: it is taken again"

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from lora_tui.config import Settings, with_values
 from lora_tui.config.models import Lora
 from lora_tui.engine.base_model import BaseModel, check_qlora, load_base
-from lora_tui.engine.inference.adapters import load_adapter, open_adapter
+from lora_tui.engine.inference.adapter_source import open_adapter
+from lora_tui.engine.inference.adapters import load_adapter
 from lora_tui.engine.training import footprint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters

@@ -1,0 +1,47 @@
+"""How the jobs that need a model begin: with all that can be refused before torch is imported.
+
+torch, transformers and PEFT take ten seconds to import on a slow machine, which is long to wait for being told of a
+file that is not there. The jobs themselves are in `lora_tui.engine.training.job` and `lora_tui.engine.inference`.
+"""
+
+import asyncio
+import importlib
+from typing import Any
+
+from lora_tui.engine.context import RunContext
+from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.training_file import training_file
+from lora_tui.engine.inference.adapter_source import find_adapter
+from lora_tui.engine.model_source import check_source
+from lora_tui.errors import LoraTuiError
+
+
+async def train(ctx: RunContext) -> dict[str, Any]:
+    """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
+    data_file = training_file(ctx)
+    data = await asyncio.to_thread(read_examples, data_file)
+    check_source(ctx.settings.fine_tuning.model_name)
+    job = await _imported("lora_tui.engine.training.job")
+    ctx.leave_if_stopping()
+    result: dict[str, Any] = await job.train(ctx, data_file, data)
+    return result
+
+
+async def evaluate(ctx: RunContext) -> dict[str, Any]:
+    """Run ``--run evaluate``: scores the adapter and the base model; returns both scores and a row for each prompt."""
+    source = await find_adapter(ctx.store, ctx.options)
+    if source is None:
+        raise LoraTuiError(
+            "There is no finished training run to evaluate. "
+            "Train first (--run train), or name an adapter with --adapter FOLDER."
+        )
+    check_source(source.base_model(ctx.settings))
+    job = await _imported("lora_tui.engine.inference.evaluate")
+    ctx.leave_if_stopping()
+    result: dict[str, Any] = await job.evaluate_adapter(ctx, source)
+    return result
+
+
+async def _imported(module: str) -> Any:
+    """The module, imported on a thread, so that the loop goes on beside it."""
+    return await asyncio.to_thread(importlib.import_module, module)

@@ -1,0 +1,57 @@
+"""An adapter added to its base model's weights: a model that needs no PEFT.
+
+Merged weights are computed in float32, on the base model as it was published, and checked: the reloaded model must give
+the adapter's logits.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from lora_tui.config import Settings, with_values
+from lora_tui.engine.base_model import load_base
+from lora_tui.engine.context import RunContext
+from lora_tui.engine.inference.adapter_source import AdapterSource
+from lora_tui.engine.inference.adapters import load_adapter
+from lora_tui.engine.progress import progress_events
+from lora_tui.errors import LoraTuiError
+
+_PROBE = "Question: what is the capital of France?\nAnswer:"
+_TOLERANCE = 1e-3
+"""Largest difference between the logits of adapter and merged model (float32) that rounding explains."""
+
+
+def merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
+    """Add the adapter to the base weights in float32, save, and compare the logits of both on one prompt."""
+    settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
+    progress = progress_events(ctx.emit)
+    base = load_base(settings, progress, source.base_model(settings))
+    model = load_adapter(base, source)
+    encoded = base.tokenizer(_PROBE, return_tensors="pt").to(base.device)
+    with torch.inference_mode():
+        expected = model(**encoded).logits.clone()
+    merged = model.merge_and_unload(safe_merge=True)
+    scratch = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        merged.save_pretrained(scratch)
+        base.tokenizer.save_pretrained(scratch)
+        del base, model, merged
+        # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
+        reloaded = load_base(settings, progress, str(scratch)).model
+        with torch.inference_mode():
+            difference = float((reloaded(**encoded).logits - expected).abs().max())
+        if not difference <= _TOLERANCE:
+            shutil.rmtree(scratch)
+            raise LoraTuiError(
+                f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
+                "Serve the adapter itself instead."
+            )
+        scratch.rename(target)
+    except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
+        shutil.rmtree(scratch, ignore_errors=True)
+        reason = getattr(problem, "strerror", None) or problem
+        raise LoraTuiError(f"{target} cannot be written: {reason}.") from problem
+    return difference
