@@ -1,13 +1,41 @@
 """What holds for every test, whoever starts them."""
 
 import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 # A GPU's kernels run in an interpreter. Triton asks for this when it is first imported, which bitsandbytes does, too.
 os.environ["TRITON_INTERPRET"] = "1"
+
+_NOBODY = 65534
 
 # A job that a shell starts in the background ignores ctrl+c, and hands that on to its children: the program rightly
 # keeps ignoring it. The tests send signals, so their children must start with the usual handling.
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture
+def folder_of_nobody() -> Iterator[Path]:
+    """An empty folder of a user who may not read and write everything, who runs the test: root becomes nobody for it.
+
+    Not below pytest's own folder, into which nobody else may look.
+    """
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.chown(folder, _NOBODY, -1)
+        os.setresuid(_NOBODY, _NOBODY, 0)  # the real one, too, which os.access asks
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)

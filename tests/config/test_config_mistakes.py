@@ -1,6 +1,5 @@
 """Every mistake is refused in one or two lines that name the place, the key, what is wrong and what to do."""
 
-import os
 import re
 import traceback
 from pathlib import Path
@@ -323,9 +322,9 @@ def test_link_to_nothing_is_not_taken_for_no_file(folder: Path) -> None:
     assert "config.toml is a link to a file that is not there" in refusal()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_file_that_may_not_be_read(folder: Path) -> None:
-    (folder / "config.toml").touch(mode=0)
+def test_file_that_may_not_be_read(folder_of_nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_of_nobody)
+    Path("config.toml").touch(mode=0)
     assert "config.toml cannot be read: Permission denied." in refusal()
 
 

@@ -72,9 +72,8 @@ def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pyte
         read(path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "locked.txt"
+def test_an_unreadable_file_is_skipped(folder_of_nobody: Path) -> None:
+    path = folder_of_nobody / "locked.txt"
     path.write_text("x")
     path.chmod(0)
     with pytest.raises(Unusable, match="Permission"):

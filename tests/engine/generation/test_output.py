@@ -1,6 +1,5 @@
 """The file of accepted pairs: checked before anything is paid for, written whole."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -27,11 +26,10 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
         check_place(tmp_path / "file" / "deep" / "out.txt")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+def test_a_folder_without_permission_is_told(folder_of_nobody: Path) -> None:
+    folder_of_nobody.chmod(0o500)
     with pytest.raises(LoraTuiError, match="no permission"):
-        check_place(tmp_path / "out.txt")
+        check_place(folder_of_nobody / "out.txt")
 
 
 def test_a_new_folder_is_fine(tmp_path: Path) -> None:
