@@ -19,7 +19,7 @@ from pathlib import Path
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 
 
-def measure(model_folder: Path, length: int, tokens: int, row: int) -> dict[str, float]:
+def measure(model_folder: Path, length: int, tokens: int, row: int, *, long_alone: bool) -> dict[str, float]:
     from lora_tui.engine.process import before_torch, keep_freed_memory
 
     before_torch()
@@ -27,7 +27,7 @@ def measure(model_folder: Path, length: int, tokens: int, row: int) -> dict[str,
     from lora_tui.engine.base_model import load_base
     from lora_tui.engine.training.dataset import Encoded
     from lora_tui.engine.training.lora import create_lora_model
-    from lora_tui.engine.training.memory import kept_bytes
+    from lora_tui.engine.training.memory import kept_bytes, plan_memory
     from lora_tui.engine.training.step import StepMaths
 
     keep_freed_memory()
@@ -42,9 +42,11 @@ def measure(model_folder: Path, length: int, tokens: int, row: int) -> dict[str,
         for _ in range(max(1, tokens // length))
     ]
     maths = StepMaths.of(model, row)
+    if not long_alone:
+        maths.long_rows_at_once = plan_memory(False, maths, examples).rows_that_fit
     first = maths.rows(examples)[0]
     kept = kept_bytes(maths, first.examples, examples)
-    maths.accumulate(examples[: max(1, row // length)], 1)  # the first row pays for what later ones find ready
+    maths.accumulate(examples[: max(2, row // length)], 1)  # the first row pays for what later ones find ready
     began = time.perf_counter()
     maths.accumulate(examples, 2)
     seconds = time.perf_counter() - began
@@ -64,10 +66,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--rows", type=int, nargs="+", default=[1024])
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--long-alone", action="store_true", help="examples longer than their share take all cores")
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.model, *arguments.one[:1], arguments.tokens, arguments.one[1])))
+        length, row = arguments.one
+        figures = measure(arguments.model, length, arguments.tokens, row, long_alone=arguments.long_alone)
+        print(json.dumps(figures))
         return
     for row in arguments.rows:
         for length in arguments.lengths:

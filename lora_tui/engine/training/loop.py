@@ -150,7 +150,7 @@ class _Training:
             torch.manual_seed(self.settings.training.seed)
         if self.state.tokens_per_row is not None:  # what did not fit before the stop is not tried again
             self.maths.tokens_per_row, self.maths.one_at_a_time = self.state.tokens_per_row, True
-        self._plan_memory()
+        self._plan_memory(fresh=restored is None)
         try:
             stopped_by = self._already_over() or self._epochs()
         finally:
@@ -386,12 +386,17 @@ class _Training:
         path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, describe)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 
-    def _plan_memory(self) -> None:
+    def _plan_memory(self, *, fresh: bool) -> None:
         """Decide what is computed again in the backward pass, and say how the steps are computed."""
         first = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
         plan = plan_memory(self.settings.gradient_checkpointing, self.maths, first)
         self.recomputation = plan.recomputation
         without_graphs = follow(plan, self.maths)
+        if fresh:
+            self.state.long_rows_at_once = plan.rows_that_fit
+        self.maths.long_rows_at_once = self.state.long_rows_at_once
         self.hooks.note(plan.in_words())
+        if (at_once := self.maths.long_rows_together(first)) > 1:
+            self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")
         for note in filter(None, [*self.maths.slower_because(), without_graphs]):
             self.hooks.note(note)

@@ -61,6 +61,7 @@ class StepMaths:
     side_by_side: SideBySide
     seed: int = 42
     one_at_a_time: bool = False
+    long_rows_at_once: int = 1
     graphs: GraphedRows | None = None
     graphs_failed: str | None = None
 
@@ -151,9 +152,9 @@ class StepMaths:
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
             at_once = self.rows_at_once(examples)
-            large, small = self._large_and_small(examples, at_once)
+            alone, together = self._alone_and_together(examples, at_once)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
-            for rows, workers in ((large, 1), (small, at_once)):
+            for rows, workers in ((alone, 1), (together, at_once)):
                 for loss, gradients in self.side_by_side.map(of_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
@@ -184,15 +185,25 @@ class StepMaths:
         tokens = sum(len(example.input_ids) for example in examples)
         return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
-    def _large_and_small(self, examples: Sequence[Encoded], at_once: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Rows too large for their share of the memory take it alone, and all cores; each kind longest first.
-
-        What a row leaves in the heap, between the other thread's tensors, fits a shorter row and not a longer one.
-        """
-        rows = [(self._tokens(examples, items), items) for items in self.packing(examples)]
-        rows.sort(key=lambda row: -row[0])
+    def long_rows_together(self, examples: Sequence[Encoded]) -> int:
+        """How many of a step's rows above their share of `tokens_per_row` are in work at once; 0: each alone."""
+        at_once = self.rows_at_once(examples)
+        _, together = self._alone_and_together(examples, at_once)
         share = self.tokens_per_row // at_once
-        return [items for tokens, items in rows if tokens > share], [items for tokens, items in rows if tokens <= share]
+        return min(at_once, sum(self._tokens(examples, items) > share for items in together))
+
+    def _alone_and_together(self, examples: Sequence[Encoded], at_once: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Which rows take all the cores, one after the other, and which are computed side by side; longest first.
+
+        Rows too large for their share of `tokens_per_row` (one long example each) are computed alone, or in groups
+        where `long_rows_at_once` says that there is memory for it. What a row leaves in the heap, between the other
+        thread's tensors, fits a shorter row and not a longer one.
+        """
+        rows = sorted(self.packing(examples), key=lambda items: -self._tokens(examples, items))
+        share = self.tokens_per_row // at_once
+        large = sum(self._tokens(examples, items) > share for items in rows)
+        alone = large % at_once if self.long_rows_at_once >= at_once else large
+        return rows[:alone], rows[alone:]
 
     def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""

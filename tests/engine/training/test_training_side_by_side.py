@@ -77,11 +77,33 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
     maths = StepMaths.of(new_model(), 40)
-    large, small = maths._large_and_small(examples, maths.rows_at_once(examples))
-    assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in small)
-    assert all(len(row) == 1 for row in large)
-    assert large, "one of the pairs is longer than half of the budget"
-    assert small
+    alone, together = maths._alone_and_together(examples, maths.rows_at_once(examples))
+    assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in together)
+    assert all(len(row) == 1 for row in alone)
+    assert alone, "one of the pairs is longer than half of the budget"
+    assert together
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("count", [4, 5])
+def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Each is above its share of the budget; an odd one is computed alone, on both cores."""
+    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    long = sorted(examples, key=lambda example: -len(example.input_ids))[:count]
+    model = new_model(dropout=0.1).train()
+    one_by_one, side_by_side = (StepMaths.of(model, 32) for _ in range(2))
+    loss = float(one_by_one.accumulate(long, 1))
+    expected = gradients(model)
+    assert (one_by_one.long_rows_together(long), side_by_side.long_rows_together(long)) == (0, 0)
+    side_by_side.long_rows_at_once = 2
+    assert side_by_side.long_rows_together(long) == 2
+    alone, together = side_by_side._alone_and_together(long, 2)
+    assert (len(alone), len(together)) == (count % 2, count - count % 2)
+    assert float(side_by_side.accumulate(long, 1)) == pytest.approx(loss, rel=1e-6)
+    assert largest_difference(gradients(model), expected) <= 1e-6
+    side_by_side.side_by_side.close()
 
 
 @pytest.mark.usefixtures("two_cores")
