@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_tui.config import Settings, load_settings, with_values
-from lora_tui.engine.training import job as job_module
+from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
@@ -361,7 +361,7 @@ def test_mistakes_are_one_message_with_its_status(
 def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
     place: Workshop, monkeypatch: pytest.MonkeyPatch, base_folder: Path
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.base_model.ensure_builtin", lambda progress: base_folder)
+    monkeypatch.setattr("lora_tui.engine.model_source.ensure_builtin", lambda progress: base_folder)
     outcome = place.run("train", None, {"fine_tuning.model_name": "builtin", "fine_tuning.training.max_steps": 1})
     adapter = Path(outcome.result["adapter"])
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in (adapter / "README.md").read_text()
@@ -374,11 +374,11 @@ def test_training_file_is_the_options_then_the_settings_then_what_generation_wri
         settings = with_values(place.settings, {"fine_tuning.train_data_file": ""})
 
     context: Any = Context()
-    assert job_module.training_file(context) == Path("accepted_training_data.txt")
+    assert training_file(context) == Path("accepted_training_data.txt")
     context.settings = place.settings
-    assert job_module.training_file(context) == place.folder / "pairs.txt"
+    assert training_file(context) == place.folder / "pairs.txt"
     context.options = {"train_data_file": "mine.txt"}
-    assert job_module.training_file(context) == Path("mine.txt")
+    assert training_file(context) == Path("mine.txt")
 
 
 def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
