@@ -8,14 +8,18 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import psutil
 
 from lora_tui.text import count, one_line
+
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _SHORTEST = 0.05
 """Seconds between two looks at the processor below which the older figure is given: ticks are 10 ms long."""
@@ -71,6 +75,40 @@ def usable_cores() -> int:
     """Return the cores that this process may use; two threads of one core count once."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process may still take: the machine's, or less in a container with a limit."""
+    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups()]))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """What each limit of a Linux control group leaves; what it has cached of files can be let go."""
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = _GROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root) and (left := _left(folder, *names)) is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, used: str, cached: str) -> int | None:
+    try:
+        allowed, taken = (int((folder / name).read_text()) for name in (limit, used))
+        figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return allowed - taken + int(figures.get(cached, 0))
+    except (OSError, ValueError):  # no such group in this container, or "max"
+        return None
 
 
 def has_apple_gpu() -> bool:

@@ -248,3 +248,34 @@ def test_no_part_of_the_program_and_no_torch_comes_with_it() -> None:
     loaded = set(run.stdout.split())
     assert loaded & {"torch", "transformers", "peft", "pydantic", "textual", "rich", "openai"} == set()
     assert {name for name in loaded if name.startswith("lora_tui.")} == {"lora_tui.machine", "lora_tui.text"}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "left"),
+    [
+        ("0::/a/b", {"memory.max": 5000, "memory.current": 4000, "inactive_file": 300}, 1300),
+        ("0::/a/b", {"memory.max": "max", "memory.current": 4000, "inactive_file": 300}, 10**6),
+        ("3:cpu,memory:/a/b", {"limit_in_bytes": 5000, "usage_in_bytes": 4500, "total_inactive_file": 0}, 500),
+        ("3:cpu:/a/b", {"memory.max": 5000, "memory.current": 4000, "inactive_file": 300}, 10**6),
+        ("0::/a/b", {"memory.max": 5000, "memory.current": 6000, "inactive_file": 0}, 0),
+        ("0::/elsewhere", {}, 10**6),
+    ],
+)
+def test_a_containers_limit_counts_where_it_leaves_less_than_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, object], left: int
+) -> None:
+    """The limit may be that of the own group or of one above it."""
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(f"7:name=systemd:/\n{own}\n")
+    group = tmp_path / ("memory/a" if "limit_in_bytes" in files else "a")
+    group.mkdir(parents=True)
+    for name, value in files.items():
+        if "inactive_file" in name:
+            (group / "memory.stat").write_text(f"anon 17\n{name} {value}\n")
+        else:
+            (group / (name if "." in name else f"memory.{name}")).write_text(f"{value}\n")
+    assert machine.free_memory() == left
+    (tmp_path / "own").unlink()
+    assert machine.free_memory() == 10**6

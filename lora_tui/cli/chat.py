@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.adapter_source import find_adapter
+from lora_tui.engine.entrances import refuse_chat
 from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply
 from lora_tui.text import clean, duration
 
@@ -47,13 +47,10 @@ def chat_mode(
     elif isinstance(resume, int):
         options |= {"adapter_run": resume, "model_must_match": True}
     speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
-    try:
-        engine.call(find_adapter(engine.open_store, options)).result()  # refused, if at all, before torch is imported
-        from lora_tui.engine.inference.chat import open_session
+    engine.call(refuse_chat(engine.open_store, settings, options)).result()
+    from lora_tui.engine.inference.chat import open_session  # torch comes with it: only now, and where ctrl+c ends it
 
-        session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
     speaker.begin(session, asked_once=prompt is not None)
     if prompt is not None:
         return 0 if _answer(engine, session, prompt, speaker) else _INTERRUPTED

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import Watch, follow_own
 from lora_tui.cli.lines import done_line
 from lora_tui.cli.narrate import Ending, Narrator, make_narrator
@@ -142,7 +143,6 @@ def chat(request: Request, streams: Streams, settings: Settings, store_path: Pat
     """Talk to a model until the person leaves; returns the exit status. The one place that starts a conversation."""
     if streams.in_is_terminal and not request.json_lines:
         print(f"{PREFIX}loading …", file=sys.stderr, flush=True)
-    from lora_tui.cli.chat import chat_mode  # it is needed by no other mode of ours
 
     engine = Engine(store_path)
     with chat_signals(streams):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from lora_tui.config import Settings
 from lora_tui.engine.commands import DONE, Commands
 from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped, finite
-from lora_tui.engine.inference.adapter_source import find_adapter
 from lora_tui.engine.process import before_torch
 from lora_tui.engine.quickstart_settings import quickstart_settings
 from lora_tui.errors import LoraTuiError, UsageError
@@ -127,8 +126,8 @@ class Engine:
 
         What can be refused of the options without torch is refused before it is imported.
         """
-        if not options.get("base_only"):
-            await find_adapter(self.open_store, options)
+        entrances = importlib.import_module("lora_tui.engine.entrances")
+        await entrances.refuse_chat(self.open_store, settings, options)
         chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")
         session: ChatSession = await chat.open_session(self, settings, options, progress)
         return session

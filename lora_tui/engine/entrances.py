@@ -6,20 +6,27 @@ file that is not there. The jobs themselves are in `lora_tui.engine.training.job
 
 import asyncio
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
+from lora_tui.config import Settings
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.training_file import training_file
-from lora_tui.engine.inference.adapter_source import find_adapter
+from lora_tui.engine.inference.adapter_source import base_name, find_adapter
 from lora_tui.engine.model_source import check_source
+from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError
+from lora_tui.store.connection import Store
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
     data_file = training_file(ctx)
     data = await asyncio.to_thread(read_examples, data_file)
+    heading = f"{data_file} holds records that cannot be trained on"
+    for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
+        ctx.warn(warning)
     check_source(ctx.settings.fine_tuning.model_name)
     job = await _imported("lora_tui.engine.training.job")
     ctx.leave_if_stopping()
@@ -40,6 +47,12 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
     ctx.leave_if_stopping()
     result: dict[str, Any] = await job.evaluate_adapter(ctx, source)
     return result
+
+
+async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
+    """Raise what opening a conversation would raise for an adapter or a model that is not there, or do not match."""
+    source = None if options.get("base_only") else await find_adapter(store, options)
+    check_source(await base_name(store, settings, options, source))
 
 
 async def _imported(module: str) -> Any:

@@ -43,7 +43,7 @@ def measure(model_folder: Path, length: int, tokens: int, row: int, *, long_alon
     ]
     maths = StepMaths.of(model, row)
     if not long_alone:
-        maths.long_rows_at_once = plan_memory(False, maths, examples).rows_that_fit
+        maths.long_rows_that_fit = plan_memory(False, maths, examples).rows_that_fit()
     first = maths.rows(examples)[0]
     kept = kept_bytes(maths, first.examples, examples)
     maths.accumulate(examples[: max(2, row // length)], 1)  # the first row pays for what later ones find ready

@@ -73,11 +73,11 @@ def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monk
     """Both come from one command line, so one of them is a mistake; in the app they come from different days."""
     asked: list[dict[str, Any]] = []
 
-    def refuse(store: object, options: dict[str, Any]) -> None:
+    def refuse(store: object, settings: object, options: dict[str, Any]) -> None:
         asked.append(options)
         raise UsageError("the adapter was trained on another model")
 
-    monkeypatch.setattr(chat_module, "find_adapter", refuse)
+    monkeypatch.setattr(chat_module, "refuse_chat", refuse)
     engine = object.__new__(Engine)
     engine._store = object()  # type: ignore[assignment]  # which is not reached
     for resume in (3, None):

@@ -9,7 +9,7 @@ from typing import Any
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.inference.prompts import TestPrompt
-from lora_tui.engine.training.folders import best_folder, step_folders
+from lora_tui.engine.training.folders import WEIGHTS, best_folder, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -17,9 +17,6 @@ from lora_tui.store.rows import Run
 
 PAPERS = "lora_tui.json"
 """File in an adapter's folder that says what it belongs to: base model, data, test prompts, score."""
-
-WEIGHTS = "adapter_model.safetensors"
-"""File in an adapter's folder that holds its matrices."""
 
 _DEFAULT_MODEL = FineTuning().model_name
 
@@ -97,6 +94,18 @@ async def named_run(store: Store, run_id: int) -> Run:
     if run is None:
         raise UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
     return run
+
+
+async def base_name(store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None) -> str:
+    """The base model of a conversation with `source`, or without one that of the run which the options name."""
+    configured = settings.fine_tuning.model_name
+    run_id = options.get("adapter_run")
+    if source is None:
+        run = None if run_id is None else await named_run(store, int(run_id))
+        return configured if run is None else str(run.settings["fine_tuning"]["model_name"])
+    if run_id is None or options.get("model_must_match"):
+        return source.base_model(settings)
+    return source.trained_on or configured
 
 
 def _folder_of_run(run: Run, which: str) -> Path:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lora_tui.engine.base_model import BaseModel
 from lora_tui.engine.construction import constructing
-from lora_tui.engine.inference.adapter_source import WEIGHTS, AdapterGoneError, AdapterSource
+from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource
 from lora_tui.engine.training.checkpoint import adapter_weights
+from lora_tui.engine.training.folders import WEIGHTS
 from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

@@ -24,7 +24,7 @@ from lora_tui.config.models import Chat
 from lora_tui.engine.base_model import BaseModel, load_base
 from lora_tui.engine.builtin import Progress as LoadProgress
 from lora_tui.engine.engine import Engine
-from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource, find_adapter, named_run
+from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
 from lora_tui.engine.inference.adapters import load_adapter
 from lora_tui.engine.inference.decode import Decoding
 from lora_tui.engine.inference.history import History, context_tokens
@@ -284,7 +284,7 @@ async def open_session(
     """
     store = engine.open_store
     source = None if options.get("base_only") else await find_adapter(store, options)
-    name = await _base_name(store, settings, options, source)
+    name = await base_name(store, settings, options, source)
     base = await engine.in_inference_thread(lambda: load_base(settings, progress, name))
     model: Any = base.model
     if source is not None:
@@ -299,17 +299,6 @@ async def open_session(
     )
     engine.keep_session(session)
     return session
-
-
-async def _base_name(store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None) -> str:
-    configured = settings.fine_tuning.model_name
-    run_id = options.get("adapter_run")
-    if source is None:
-        run = None if run_id is None else await named_run(store, int(run_id))
-        return configured if run is None else str(run.settings["fine_tuning"]["model_name"])
-    if run_id is None or options.get("model_must_match"):
-        return source.base_model(settings)
-    return source.trained_on or configured
 
 
 async def _adapted(

@@ -32,8 +32,8 @@ class TrainerState:
 
     `identity` hashes the data and the settings that the mathematics depend on, `dtype` is the precision of the base.
     `rate_scale` is what the learning rate is multiplied by after the run went back to a checkpoint `times_back` times;
-    `tokens_per_row` is what memory has been found to hold (None: as configured), `long_rows_at_once` how many rows
-    above that were found to fit beside each other: how many cores a product has changes its last bits.
+    `tokens_per_row` is what memory has been found to hold (None: as configured), `long_rows_that_fit` how many
+    rows above that were found to fit beside each other: how many cores a product has changes its last bits.
     """
 
     identity: str
@@ -47,7 +47,7 @@ class TrainerState:
     rate_scale: float = 1.0
     times_back: int = 0
     tokens_per_row: int | None = None
-    long_rows_at_once: int = 1
+    long_rows_that_fit: int = 1
 
 
 def save_step(

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.models import Training
 from lora_tui.engine.data.held_out import FEWEST
 from lora_tui.engine.data.read import ReadResult
-from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.text import count
+
+if TYPE_CHECKING:
+    from lora_tui.engine.training.dataset import Encoded, TextDataset
 
 _MOST_REASONS = 8
 """Different reasons that a plan lists; a file can hold as many as it has records."""
@@ -19,7 +21,7 @@ _SHOWN = 3
 
 
 def data_plan(
-    data: ReadResult, data_file: Path, dataset: TextDataset, held_out: Sequence[Encoded], training: Training
+    data: ReadResult, data_file: Path, dataset: "TextDataset", held_out: "Sequence[Encoded]", training: Training
 ) -> dict[str, Any]:
     """Return the part of a ``plan`` event that is about the data.
 
@@ -45,7 +47,7 @@ def data_plan(
     }
 
 
-def data_warnings(dataset: TextDataset, held_out: Sequence[Encoded], training: Training) -> list[str]:
+def data_warnings(dataset: "TextDataset", held_out: "Sequence[Encoded]", training: Training) -> list[str]:
     """Return what the author of the data may not expect: examples that were dropped, cut or changed by a template."""
     found = named("These examples cannot be trained on with this model", dataset.dropped)
     if dataset.truncated:

@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 BEST = "best"
+
+WEIGHTS = "adapter_model.safetensors"
+"""File in an adapter's folder that holds its matrices."""
+
 _STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
 
 
@@ -23,6 +27,6 @@ def step_folders(folder: Path) -> list[Path]:
 def best_folder(folder: Path) -> Path | None:
     """Return the run's best adapter, or None; finds the older one if a crash fell between the two renames."""
     for candidate in (folder / BEST, folder / f"{BEST}.old"):
-        if (candidate / "adapter_model.safetensors").is_file():
+        if (candidate / WEIGHTS).is_file():
             return candidate
     return None

@@ -21,7 +21,7 @@ from lora_tui.engine.figure import Figure
 from lora_tui.engine.model_facts import ModelFacts, model_facts
 from lora_tui.engine.training import footprint, length
 from lora_tui.engine.training.shape import Shape, linear_layers, lora_parameters, unknown_targets
-from lora_tui.machine import device_load, gpus, has_apple_gpu
+from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
 
@@ -261,10 +261,13 @@ def _memory(
     if facts.shape is not None:
         by_hand = device.kind == "cpu" and facts.shape.model_type in footprint.BY_HAND
         sizes = footprint.Sizes(facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width, by_hand)
-        row = max(found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch)
+        longest, budget = found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
+        row = max(longest, budget)
         way = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
         reckoned = way or footprint.NONE
         of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
+        if by_hand and longest > budget // 2:
+            of_row += "; others beside it where half of the free memory holds them"
         activations = Figure(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
     parts = [part.value for part in (weights, adapters, activations)]
     known = [part for part in parts if part is not None]
@@ -319,7 +322,7 @@ def _recomputation(
 def _free_bytes(device: DeviceOutlook) -> Figure:
     load = device_load()
     if device.kind != "cuda":
-        return Figure(load.memory_total - load.memory_used)
+        return Figure(min(load.memory_total - load.memory_used, free_memory()))
     card = load.gpus[device.index] if device.index < len(load.gpus) else None
     if card is None or card.memory_total is None or card.memory_used is None:
         return Figure(None, "the card does not tell" if card else "there is no such card")

@@ -30,7 +30,7 @@ from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
-from lora_tui.engine.training.data_plan import data_plan, data_warnings, named
+from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
@@ -43,9 +43,6 @@ from lora_tui.store.training import evaluations, steps
 
 async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str, Any]:
     """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended."""
-    heading = f"{data_file} holds records that cannot be trained on"
-    for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
-        ctx.warn(warning)
     device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
     await ctx.take_device(str(device))
     folder = await _folder(ctx)

@@ -258,12 +258,14 @@ class _Training:
         if self.maths.graphs_failed is not None:
             reason, self.maths.graphs_failed = one_line(self.maths.graphs_failed, 120), None
             self.hooks.warn(f"Steps go on without CUDA graphs, slower: the GPU could not record one ({reason}).")
-        if self.maths.tokens_per_row < before:
+        if self.maths.long_rows_that_fit < self.state.long_rows_that_fit:
+            self.state.long_rows_that_fit = self.maths.long_rows_that_fit
+            self.hooks.warn(f"Memory ran out at step {step}; it goes on with long rows one at a time.")
+        if self.maths.one_at_a_time and self.state.tokens_per_row != self.maths.tokens_per_row:
             self.state.tokens_per_row = self.maths.tokens_per_row
-            self.hooks.warn(
-                f"Memory ran out at step {step}; it was taken again, and goes on, in rows of at most "
-                f"{self.maths.tokens_per_row:,} tokens instead of {before:,}."
-            )
+            smaller = f" of at most {self.maths.tokens_per_row:,} tokens instead of {before:,}"
+            how = smaller if self.maths.tokens_per_row < before else ", one at a time"
+            self.hooks.warn(f"Memory ran out at step {step}; it was taken again, and goes on, in rows{how}.")
         return loss
 
     def _check_gradients(self) -> None:
@@ -393,8 +395,16 @@ class _Training:
         self.recomputation = plan.recomputation
         without_graphs = follow(plan, self.maths)
         if fresh:
-            self.state.long_rows_at_once = plan.rows_that_fit
-        self.maths.long_rows_at_once = self.state.long_rows_at_once
+            self.state.long_rows_that_fit = plan.rows_that_fit()
+        elif (still := plan.rows_that_fit(footprint.SHARE_TO_USE)) < self.state.long_rows_that_fit:
+            self.maths.long_rows_that_fit = self.state.long_rows_that_fit
+            if still < self.maths.long_rows_together(first):
+                self.hooks.warn(
+                    f"Less memory is free than when the run began: long rows go {still} at a time, and the last bits "
+                    "of the result may not be those of an undisturbed run."
+                )
+                self.state.long_rows_that_fit = still
+        self.maths.long_rows_that_fit = self.state.long_rows_that_fit
         self.hooks.note(plan.in_words())
         if (at_once := self.maths.long_rows_together(first)) > 1:
             self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lora_tui import machine
 from lora_tui.engine.training import footprint
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.footprint import Recomputation, Sizes
@@ -28,23 +29,27 @@ of its activations at 4096 tokens."""
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of a row's activations as they will be kept, bytes that are free, and what is recomputed for it."""
+    """Bytes of a row's activations as they will be kept, bytes that are free, and what is recomputed for it.
+
+    `kept_bytes` is what the row would take with nothing recomputed: as much as it does take, with its workspaces, where
+    every layer is (None: it did not fit).
+    """
 
     recomputation: Recomputation
     activation_bytes: int
     free_bytes: int
     tokens: int
     measured: bool
+    kept_bytes: int | None = None
 
     @property
     def has_room_for_graphs(self) -> bool:
         """Tell whether a row fits twice: a CUDA graph keeps its memory while the row of another size is recorded."""
         return self.recomputation.every == 0 and 2 * self.activation_bytes <= footprint.SHARE_TO_USE * self.free_bytes
 
-    @property
-    def rows_that_fit(self) -> int:
-        """How many rows of this size may be in work at once; at least one, which is tried in any case."""
-        return max(1, int(_SHARE_FOR_MORE_ROWS * self.free_bytes / max(1, self.activation_bytes)))
+    def rows_that_fit(self, share: float = _SHARE_FOR_MORE_ROWS) -> int:
+        """How many rows of this size fit into `share` of the free memory; at least one, which is tried in any case."""
+        return max(1, int(share * self.free_bytes / self.kept_bytes)) if self.kept_bytes else 1
 
     def in_words(self) -> str:
         """One sentence for people."""
@@ -67,11 +72,13 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
             kept = kept_bytes(maths, row.examples, examples)
             scale, measured = kept / (estimate * len(row.input_ids)), True
         way = footprint.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
-        if scale == float("inf"):  # not even one forward pass fitted: how much it would take is not known
-            scale, measured = 1.0, False
     else:
         way = footprint.ALL if setting else footprint.NONE
-    return MemoryPlan(way, int(way.bytes_per_token(sizes) * tokens * scale), free, tokens, measured)
+    fitted = scale != float("inf")
+    if not fitted:  # not even one forward pass: how much it would take is not known
+        scale, measured = 1.0, False
+    kept_bytes_of_row = int(footprint.NONE.bytes_per_token(sizes) * tokens * scale) if fitted else None
+    return MemoryPlan(way, int(way.bytes_per_token(sizes) * tokens * scale), free, tokens, measured, kept_bytes_of_row)
 
 
 def follow(plan: MemoryPlan, maths: StepMaths) -> str | None:
@@ -141,7 +148,7 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated on `device`."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return machine.free_memory()
 
 
 def used_megabytes(device: torch.device) -> float:

@@ -2,7 +2,8 @@
 
 A small model's layers are too small to keep several cores busy: between two matrix products one core works and the
 others wait. Two rows of half the size on one core each are a quarter faster than one row on two (SmolLM2-135M), and
-need no more memory. Python itself is no hindrance: torch lets go of the interpreter while it computes.
+need no more memory, which long examples do that go side by side. Python itself is no hindrance: torch lets go of the
+interpreter while it computes.
 """
 
 import threading

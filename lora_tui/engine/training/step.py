@@ -61,7 +61,7 @@ class StepMaths:
     side_by_side: SideBySide
     seed: int = 42
     one_at_a_time: bool = False
-    long_rows_at_once: int = 1
+    long_rows_that_fit: int = 1
     graphs: GraphedRows | None = None
     graphs_failed: str | None = None
 
@@ -110,9 +110,9 @@ class StepMaths:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
         `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
-        taken again with one row at a time, and then in rows of half the size, with the same draws: the sum is the same.
-        (PEFT's own dropout begins at the same random state, but draws for rows and not for examples.) Raises
-        `RowTooLargeError` when a row is a single example.
+        taken again with long rows one at a time, then with all of them, and then in rows of half the size, with the
+        same draws: the sum is the same. (PEFT's own dropout begins at the same random state, but draws for rows and not
+        for examples.) Raises `RowTooLargeError` when a row is a single example.
         """
         random_state = torch.get_rng_state()
         while True:
@@ -123,19 +123,22 @@ class StepMaths:
                 if self.graphs is None and not out_of_memory(problem):
                     raise
                 failed = str(problem)
+            # Only here has the failed row been freed: the exception's traceback held its tensors.
+            torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
             if self.graphs is not None:  # they hold memory of their own: the step may do without them
                 self.graphs, self.graphs_failed = None, failed
                 free_cached_memory()
                 continue
-            # Only here has the failed row been freed: the exception's traceback held its tensors.
             free_cached_memory()
+            if self.long_rows_together(examples) > 1:
+                self.long_rows_that_fit = 1
+                continue
             tokens, largest = max((self._tokens(examples, items), items) for items in self.packing(examples))
             side_by_side = self.rows_at_once(examples) > 1
             if len(largest) == 1 and not side_by_side:
                 raise RowTooLargeError(tokens)
-            self.tokens_per_row = tokens if side_by_side else tokens // 2
+            self.tokens_per_row = min(self.tokens_per_row, tokens) if side_by_side else tokens // 2
             self.one_at_a_time = True
-            torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
 
     def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
@@ -152,9 +155,8 @@ class StepMaths:
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
             at_once = self.rows_at_once(examples)
-            alone, together = self._alone_and_together(examples, at_once)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
-            for rows, workers in ((alone, 1), (together, at_once)):
+            for rows, workers in self._row_groups(examples, at_once):
                 for loss, gradients in self.side_by_side.map(of_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
@@ -179,31 +181,30 @@ class StepMaths:
             self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.for_row)
 
     def rows_at_once(self, examples: Sequence[Encoded]) -> int:
-        """How many rows of a step are computed side by side; they share `tokens_per_row`."""
+        """How many rows of a step are computed side by side within `tokens_per_row`; long ones exceed it."""
         if not self.packed or self.one_at_a_time:
             return 1
         tokens = sum(len(example.input_ids) for example in examples)
         return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
     def long_rows_together(self, examples: Sequence[Encoded]) -> int:
-        """How many of a step's rows above their share of `tokens_per_row` are in work at once; 0: each alone."""
+        """How many of a step's rows above their share of `tokens_per_row` are in work at once; 1: each alone."""
         at_once = self.rows_at_once(examples)
-        _, together = self._alone_and_together(examples, at_once)
-        share = self.tokens_per_row // at_once
-        return min(at_once, sum(self._tokens(examples, items) > share for items in together))
+        long = sum(self._tokens(examples, items) > self.tokens_per_row // at_once for items in self.packing(examples))
+        return max(1, min(at_once, self.long_rows_that_fit, long))
 
-    def _alone_and_together(self, examples: Sequence[Encoded], at_once: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Which rows take all the cores, one after the other, and which are computed side by side; longest first.
+    def _row_groups(self, examples: Sequence[Encoded], at_once: int) -> list[tuple[list[list[int]], int]]:
+        """A step's rows, longest first, in groups with how many of each are computed side by side.
 
-        Rows too large for their share of `tokens_per_row` (one long example each) are computed alone, or in groups
-        where `long_rows_at_once` says that there is memory for it. What a row leaves in the heap, between the other
-        thread's tensors, fits a shorter row and not a longer one.
+        Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
+        for them; those that are left over take all the cores, one after the other. What a row leaves in the heap,
+        between the other thread's tensors, fits a shorter row and not a longer one.
         """
         rows = sorted(self.packing(examples), key=lambda items: -self._tokens(examples, items))
-        share = self.tokens_per_row // at_once
-        large = sum(self._tokens(examples, items) > share for items in rows)
-        alone = large % at_once if self.long_rows_at_once >= at_once else large
-        return rows[:alone], rows[alone:]
+        long = sum(self._tokens(examples, items) > self.tokens_per_row // at_once for items in rows)
+        together = self.long_rows_together(examples)
+        alone = long if together == 1 else long % together
+        return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
 
     def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""

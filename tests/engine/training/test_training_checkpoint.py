@@ -106,25 +106,6 @@ def test_a_run_that_is_stopped_twice_still_equals_the_whole(trainer: Callable[[s
     assert parts.losses == whole.losses
 
 
-def test_a_run_goes_on_with_as_many_long_rows_at_once_as_it_began_with(
-    trainer: Callable[[str], Trainer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """How many cores a product has shows in its last bits, and how much memory is free changes from day to day."""
-    free = "lora_tui.engine.training.memory.free_bytes"
-    run = trainer("run")
-    for bytes_free, steps in ((10**9, 2), (10, 4)):
-        monkeypatch.setattr(free, lambda device, found=bytes_free: found)
-        run.train(fine_tuning(), resume=True, stop_after=steps)
-        state = checkpoint.newest_state(run.folder)
-        assert state is not None
-        assert (state.step, state.long_rows_at_once > 1) == (steps, True)
-    other = trainer("other")
-    other.train(fine_tuning(), stop_after=2)
-    state = checkpoint.newest_state(other.folder)
-    assert state is not None
-    assert state.long_rows_at_once == 1
-
-
 def test_dropout_is_on_in_these_runs(trainer: Callable[[str], Trainer]) -> None:
     one, other = trainer("one"), trainer("other")
     one.train(fine_tuning())

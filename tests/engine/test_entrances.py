@@ -1,0 +1,101 @@
+"""What a job can refuse without a model is refused before anything that takes seconds is imported."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.config import with_values
+from lora_tui.engine import entrances
+from lora_tui.engine.model_source import check_source, locate
+from lora_tui.errors import LoraTuiError, UnreachableError
+from tests.engine.conftest import Workshop
+
+MODEL = "fine_tuning.model_name"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(module: str) -> None:
+        raise AssertionError(f"{module} was imported")
+
+    monkeypatch.setattr(entrances, "_imported", refuse)
+
+
+def adapter(folder: Path, **papers: Any) -> Path:
+    folder.mkdir()
+    for name, content in (("adapter_config.json", {}), ("lora_tui.json", papers)):
+        (folder / name).write_text(json.dumps(content))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
+
+
+def test_training_tells_of_its_file_and_its_model(workshop: Workshop) -> None:
+    options = {"train_data_file": str(workshop.folder / "pairs.jsonl")}
+    assert "pairs.jsonl does not exist" in (workshop.run("train", options).error or "")
+    records = [{"prompt": "a", "completion": "b"}, {"prompt": "", "completion": "b"}]
+    (workshop.folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    outcome = workshop.run("train", options, {MODEL: "./no-model"})
+    assert (outcome.exit_status, outcome.error) == (3, f'{MODEL} = "./no-model": there is no such folder.')
+    (warning,) = workshop.events(outcome.run_id, "warning")
+    assert "holds records that cannot be trained on (1)" in warning.payload["message"]
+
+
+def test_with_both_there_training_goes_on_to_what_is_imported(workshop: Workshop) -> None:
+    (workshop.folder / "pairs.txt").write_text("Question: q\nAnswer: a\n")
+    outcome = workshop.run("train", {"train_data_file": str(workshop.folder / "pairs.txt")})
+    assert outcome.error == "Unexpected AssertionError: lora_tui.engine.training.job was imported"
+
+
+def test_evaluation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
+    assert "no finished training run to evaluate" in (workshop.run("evaluate").error or "")
+    options = {"adapter": str(adapter(workshop.folder / "adapter", base_model="./gone"))}
+    assert workshop.run("evaluate", options, {MODEL: "./gone"}).exit_status == 3
+    assert "trained on ./gone" in (workshop.run("evaluate", options, {MODEL: "another"}).error or "")
+
+
+def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
+    def refusal(options: dict[str, Any], model: str) -> str:
+        settings = with_values(workshop.settings, {MODEL: model})
+        asked = entrances.refuse_chat(workshop.engine.open_store, settings, options)
+        with pytest.raises(LoraTuiError) as told:
+            workshop.engine.call(asked).result()
+        return str(told.value)
+
+    named = str(adapter(workshop.folder / "adapter", base_model="builtin"))
+    assert "there is no such folder" in refusal({"adapter": "./nowhere"}, "builtin")
+    assert "was trained on builtin" in refusal({"adapter": named}, "another")
+    assert "./no-model" in refusal({}, "./no-model")
+    assert "./no-model" in refusal({"base_only": True}, "./no-model")
+    workshop.engine.call(
+        entrances.refuse_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
+    ).result()
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("gone.gguf", "there is no such file"),
+        ("./gone", "there is no such folder"),
+        ("~/no/such/folder", "there is no such folder"),
+        ("folder", "the folder holds no config.json"),
+    ],
+)
+def test_a_path_without_a_model_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, missing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for look in (check_source, lambda name: locate(name, lambda *_: None)):
+        with pytest.raises(UnreachableError, match=missing):
+            look(name)
+
+
+def test_a_model_is_located_as_transformers_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for file in ("folder/config.json", "folder/small.gguf"):
+        Path(file).touch()
+    found = [locate(name, lambda *_: None) for name in ("folder", "folder/small.gguf", "owner/name")]
+    assert found == [("folder", {}), ("folder", {"gguf_file": "small.gguf"}), ("owner/name", {})]
