@@ -21,7 +21,6 @@ from lora_tui.engine.training.step import StepMaths, out_of_memory
 _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
 
-
 _SHARE_FOR_MORE_ROWS = 0.5
 """Share of the free memory for rows beside each other. They only save time, and each has workspaces of its own: a third
 of its activations at 4096 tokens."""
