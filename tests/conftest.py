@@ -30,7 +30,7 @@ def folder_of_nobody() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     is_root = os.geteuid() == 0
     if is_root:
-        if not hasattr(os, "setresuid"):
+        if not hasattr(os, "setresuid") and not os.environ.get("CI"):  # macOS
             pytest.skip("root may read and write everything here")
         os.chown(folder, _NOBODY, -1)
         os.setresuid(_NOBODY, _NOBODY, 0)  # the real one, too, which os.access asks

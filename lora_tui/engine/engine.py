@@ -126,8 +126,9 @@ class Engine:
 
         What can be refused of the options without torch is refused before it is imported.
         """
-        entrances = importlib.import_module("lora_tui.engine.entrances")
-        await entrances.refuse_chat(self.open_store, settings, options)
+        from lora_tui.engine.entrances import refuse_chat  # no torch, and still more than opening the app needs
+
+        await refuse_chat(self.open_store, settings, options)
         chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")
         session: ChatSession = await chat.open_session(self, settings, options, progress)
         return session

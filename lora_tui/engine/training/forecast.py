@@ -21,7 +21,7 @@ from lora_tui.engine.figure import Figure
 from lora_tui.engine.model_facts import ModelFacts, model_facts
 from lora_tui.engine.training import footprint, length
 from lora_tui.engine.training.shape import Shape, linear_layers, lora_parameters, unknown_targets
-from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu
+from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
 
@@ -266,7 +266,7 @@ def _memory(
         way = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
         reckoned = way or footprint.NONE
         of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
-        if by_hand and longest > budget // 2:
+        if by_hand and usable_cores() > 1 and longest > budget // 2:
             of_row += "; others beside it where half of the free memory holds them"
         activations = Figure(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
     parts = [part.value for part in (weights, adapters, activations)]

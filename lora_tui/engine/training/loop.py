@@ -22,7 +22,7 @@ from lora_tui.engine.training.folders import best_folder
 from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
-from lora_tui.engine.training.optimizer import make_optimizer
+from lora_tui.engine.training.optimizer import layers_with_gradient, make_optimizer
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.engine.training.validation import held_out_loss
@@ -270,12 +270,7 @@ class _Training:
 
     def _check_gradients(self) -> None:
         """After the first step's backward pass: what has no gradient will never learn (unsloth#1282)."""
-        reached: dict[str, bool] = {}
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                layer = self.names[id(parameter)].partition(".lora_")[0]
-                alive = parameter.grad is not None and bool(parameter.grad.any())
-                reached[layer] = reached.get(layer, False) or alive
+        reached = layers_with_gradient(self.optimizer, self.names)
         dead = [layer for layer, alive in reached.items() if not alive]
         if len(dead) == len(reached):
             raise LoraTuiError("The first step gave no trained layer a gradient: nothing would be learned.")
@@ -394,17 +389,15 @@ class _Training:
         plan = plan_memory(self.settings.gradient_checkpointing, self.maths, first)
         self.recomputation = plan.recomputation
         without_graphs = follow(plan, self.maths)
-        if fresh:
-            self.state.long_rows_that_fit = plan.rows_that_fit()
-        elif (still := plan.rows_that_fit(footprint.SHARE_TO_USE)) < self.state.long_rows_that_fit:
-            self.maths.long_rows_that_fit = self.state.long_rows_that_fit
-            if still < self.maths.long_rows_together(first):
-                self.hooks.warn(
-                    f"Less memory is free than when the run began: long rows go {still} at a time, and the last bits "
-                    "of the result may not be those of an undisturbed run."
-                )
-                self.state.long_rows_that_fit = still
-        self.maths.long_rows_that_fit = self.state.long_rows_that_fit
+        self.maths.long_rows_that_fit = plan.rows_that_fit() if fresh else self.state.long_rows_that_fit
+        still = plan.rows_that_fit(footprint.SHARE_TO_USE)
+        if still < self.maths.long_rows_together(first):
+            self.maths.long_rows_that_fit = still
+            self.hooks.warn(
+                f"Less memory is free than when the run began: long rows go {still} at a time, and the last bits of "
+                "the result may not be those of an undisturbed run."
+            )
+        self.state.long_rows_that_fit = self.maths.long_rows_that_fit
         self.hooks.note(plan.in_words())
         if (at_once := self.maths.long_rows_together(first)) > 1:
             self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")

@@ -30,8 +30,8 @@ of its activations at 4096 tokens."""
 class MemoryPlan:
     """Bytes of a row's activations as they will be kept, bytes that are free, and what is recomputed for it.
 
-    `kept_bytes` is what the row would take with nothing recomputed: as much as it does take, with its workspaces, where
-    every layer is (None: it did not fit).
+    `whole_bytes` is what the row would take with nothing recomputed, which rows beside each other are reckoned with
+    whatever is: a layer that is computed again has workspaces, too (None: it did not fit).
     """
 
     recomputation: Recomputation
@@ -39,7 +39,7 @@ class MemoryPlan:
     free_bytes: int
     tokens: int
     measured: bool
-    kept_bytes: int | None = None
+    whole_bytes: int | None = None
 
     @property
     def has_room_for_graphs(self) -> bool:
@@ -48,7 +48,7 @@ class MemoryPlan:
 
     def rows_that_fit(self, share: float = _SHARE_FOR_MORE_ROWS) -> int:
         """How many rows of this size fit into `share` of the free memory; at least one, which is tried in any case."""
-        return max(1, int(share * self.free_bytes / self.kept_bytes)) if self.kept_bytes else 1
+        return max(1, int(share * self.free_bytes / self.whole_bytes)) if self.whole_bytes else 1
 
     def in_words(self) -> str:
         """One sentence for people."""
@@ -76,8 +76,8 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
     fitted = scale != float("inf")
     if not fitted:  # not even one forward pass: how much it would take is not known
         scale, measured = 1.0, False
-    kept_bytes_of_row = int(footprint.NONE.bytes_per_token(sizes) * tokens * scale) if fitted else None
-    return MemoryPlan(way, int(way.bytes_per_token(sizes) * tokens * scale), free, tokens, measured, kept_bytes_of_row)
+    needed, whole = (int(one.bytes_per_token(sizes) * tokens * scale) for one in (way, footprint.NONE))
+    return MemoryPlan(way, needed, free, tokens, measured, whole if fitted else None)
 
 
 def follow(plan: MemoryPlan, maths: StepMaths) -> str | None:

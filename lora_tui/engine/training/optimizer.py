@@ -1,5 +1,7 @@
 """AdamW over what is trained: LoRA's matrices and other parameters, each with its own rate and weight decay."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -40,3 +42,14 @@ def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.
         fused=True,
     )
     return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
+
+
+def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
+    """Tell of each trained layer whether any of its parameters has a gradient that is not all zero."""
+    reached: dict[str, bool] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            layer = names[id(parameter)].partition(".lora_")[0]
+            alive = parameter.grad is not None and bool(parameter.grad.any())
+            reached[layer] = reached.get(layer, False) or alive
+    return reached

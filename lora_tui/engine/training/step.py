@@ -154,9 +154,8 @@ class StepMaths:
 
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
-            at_once = self.rows_at_once(examples)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
-            for rows, workers in self._row_groups(examples, at_once):
+            for rows, workers in self._row_groups(examples):
                 for loss, gradients in self.side_by_side.map(of_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
@@ -189,20 +188,19 @@ class StepMaths:
 
     def long_rows_together(self, examples: Sequence[Encoded]) -> int:
         """How many of a step's rows above their share of `tokens_per_row` are in work at once; 1: each alone."""
-        at_once = self.rows_at_once(examples)
-        long = sum(self._tokens(examples, items) > self.tokens_per_row // at_once for items in self.packing(examples))
-        return max(1, min(at_once, self.long_rows_that_fit, long))
+        return self._row_groups(examples)[1][1]
 
-    def _row_groups(self, examples: Sequence[Encoded], at_once: int) -> list[tuple[list[list[int]], int]]:
-        """A step's rows, longest first, in groups with how many of each are computed side by side.
+    def _row_groups(self, examples: Sequence[Encoded]) -> list[tuple[list[list[int]], int]]:
+        """A step's rows, longest first, in three groups with how many of each are computed side by side.
 
         Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
         for them; those that are left over take all the cores, one after the other. What a row leaves in the heap,
         between the other thread's tensors, fits a shorter row and not a longer one.
         """
+        at_once = self.rows_at_once(examples)
         rows = sorted(self.packing(examples), key=lambda items: -self._tokens(examples, items))
         long = sum(self._tokens(examples, items) > self.tokens_per_row // at_once for items in rows)
-        together = self.long_rows_together(examples)
+        together = max(1, min(at_once, self.long_rows_that_fit, long))
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
 

@@ -10,6 +10,7 @@ from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import PAIRS
+from tests.extras import needed
 
 TRICKY = [
     *PAIRS,
@@ -92,8 +93,8 @@ def test_a_longer_conversation_has_no_place_in_a_form_of_pairs(form: str) -> Non
 
 
 def test_the_datasets_library_and_trl_read_prompts_and_completions(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed; it comes with the extra `test`")
-    trl = pytest.importorskip("trl", reason="TRL is not installed; it comes with the extra `test`")
+    datasets = needed("datasets")
+    trl = needed("trl")
     file = tmp_path / "data.jsonl"
     file.write_text(dataset_text(pairs(), "prompt-completion"), encoding="utf-8")
     rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))

@@ -10,6 +10,7 @@ import pytest
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.documents import Unusable, decode, find, read
 from lora_tui.errors import LoraTuiError, UsageError
+from tests.extras import needed
 
 
 def skipped(folder: Path) -> dict[str, str | None]:
@@ -148,7 +149,7 @@ def test_without_the_extra_the_command_that_adds_it_is_named(tmp_path: Path, mon
 
 
 def test_html_becomes_markdown_without_scripts(tmp_path: Path) -> None:
-    pytest.importorskip("bs4")
+    needed("bs4")
     path = tmp_path / "page.html"
     path.write_text(
         "<html><head><title>T</title></head><body><h1>Bees</h1><script>steal()</script>"
@@ -160,7 +161,7 @@ def test_html_becomes_markdown_without_scripts(tmp_path: Path) -> None:
 
 
 def test_docx_becomes_markdown(tmp_path: Path) -> None:
-    docx = pytest.importorskip("docx")
+    docx = needed("docx")
     made = docx.Document()
     made.add_heading("Bees", 2)
     made.add_paragraph("Bees dance.")
@@ -171,7 +172,7 @@ def test_docx_becomes_markdown(tmp_path: Path) -> None:
 
 
 def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("docx")
+    needed("docx")
     from lora_tui.engine.generation import extract
 
     monkeypatch.setattr(extract, "_MOST_UNPACKED_BYTES", 1000)
@@ -185,14 +186,14 @@ def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(("suffix", "module"), [(".pdf", "pypdf"), (".docx", "docx")])
 def test_a_damaged_file_is_named_not_fatal(tmp_path: Path, suffix: str, module: str) -> None:
-    pytest.importorskip(module)
+    needed(module)
     (tmp_path / f"broken{suffix}").write_bytes(b"%PDF-1.4 nonsense \xff\x00")
     with pytest.raises(Unusable, match="cannot be read"):
         read(tmp_path / f"broken{suffix}")
 
 
 def test_a_pdf_without_text_is_named_as_a_scan(tmp_path: Path) -> None:
-    pypdf = pytest.importorskip("pypdf")
+    pypdf = needed("pypdf")
     writer = pypdf.PdfWriter()
     writer.add_blank_page(100, 100)
     writer.write(str(tmp_path / "blank.pdf"))

@@ -128,16 +128,32 @@ def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_told_and_remem
     assert TOGETHER not in run.notes
 
 
-@pytest.mark.parametrize("setting", [True, False, "auto"])
+@pytest.mark.parametrize("setting", [True, False])
 def test_rows_are_reckoned_with_all_their_activations_also_where_they_are_recomputed(
-    new_model: Callable[..., Any], dataset: TextDataset, free: Callable[[float], None], setting: bool | str
+    new_model: Callable[..., Any], dataset: TextDataset, free: Callable[[float], None], setting: bool
 ) -> None:
     """A layer that is computed again has workspaces of its own: as much as is saved."""
     maths = StepMaths.of(new_model().train(), 32)
     for rows, fitting in ((0.5, 1), (2, 1), (4.1, 2), (6.1, 3)):
         free(rows)
-        plan = plan_memory(setting, maths, list(dataset))
-        assert plan.measured or plan.rows_that_fit() == fitting
+        assert plan_memory(setting, maths, list(dataset)).rows_that_fit() == fitting
+
+
+def test_rows_that_were_measured_are_reckoned_with_that(
+    new_model: Callable[..., Any],
+    dataset: TextDataset,
+    free: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maths = StepMaths.of(new_model().train(), 32)
+    per_token = footprint.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True))
+    monkeypatch.setattr(
+        "lora_tui.engine.training.memory.kept_bytes",
+        lambda maths, items, examples: per_token / 2 * sum(len(examples[item].input_ids) for item in items),
+    )
+    free(3.1)
+    plan = plan_memory("auto", maths, list(dataset))
+    assert (plan.measured, plan.rows_that_fit()) == (True, 3)
 
 
 def test_where_not_even_one_row_fitted_none_goes_beside_it(

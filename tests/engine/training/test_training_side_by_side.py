@@ -77,7 +77,7 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
     maths = StepMaths.of(new_model(), 40)
-    (alone, one), (together, _), (short, two) = maths._row_groups(examples, maths.rows_at_once(examples))
+    (alone, one), (together, _), (short, two) = maths._row_groups(examples)
     assert (one, two) == (1, 2)
     assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in short)
     assert all(len(row) == 1 for row in alone)
@@ -101,7 +101,7 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
     assert (one_by_one.long_rows_together(long), side_by_side.long_rows_together(long)) == (1, 1)
     side_by_side.long_rows_that_fit = 2
     assert side_by_side.long_rows_together(long) == 2
-    groups = [(len(rows), workers) for rows, workers in side_by_side._row_groups(long, 2)]
+    groups = [(len(rows), workers) for rows, workers in side_by_side._row_groups(long)]
     assert groups == [(count % 2, 1), (count - count % 2, 2), (0, 2)]
     assert float(side_by_side.accumulate(long, 1)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), expected) <= 1e-6

@@ -11,8 +11,9 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.lora import create_lora_model
 from tests.engine.tiny import PAIRS, make_model, tiny_settings
+from tests.extras import needed
 
-trl = pytest.importorskip("trl", reason="TRL is not installed; it comes with the extra `test`")
+trl = needed("trl")
 
 
 def test_the_losses_of_two_steps_are_those_of_trl(tokenizer: Any, tmp_path: Path) -> None:
