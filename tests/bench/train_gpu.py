@@ -113,9 +113,15 @@ def profile(arguments: argparse.Namespace) -> None:
 
 
 def gradients(arguments: argparse.Namespace) -> None:
-    """Print how far gradients are from plain PEFT's in float32: ours, PEFT's own in bfloat16, ours in smaller rows."""
+    """Print how far gradients are from plain PEFT's in float32: ours, PEFT's own in bfloat16, ours in smaller rows.
+
+    And how far ours with dropout are from those by graphs, and from those with low ranks and dropout apart.
+    """
+    from unittest.mock import patch
+
     import torch
 
+    from lora_tui.engine.training.fast import fused
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import StepMaths
 
@@ -132,9 +138,12 @@ def gradients(arguments: argparse.Namespace) -> None:
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.02, generator=numbers)
         examples = new_examples(arguments, base.config.vocab_size)
-        times = {"ours": 1, "recording": 2, "graphs": 3}.get(way, 0)  # the second time records, the third replays
+        times = {"ours": 1, "apart": 1, "recording": 2, "graphs": 3}.get(
+            way, 0
+        )  # the second records, the third replays
         if times:
-            maths = StepMaths.of(model, tokens)
+            with patch.object(fused, "adds_low_ranks", (lambda *_: False) if way == "apart" else fused.adds_low_ranks):
+                maths = StepMaths.of(model, tokens)
             if times > 1:
                 maths.record_graphs()
             for _ in range(times):
@@ -162,7 +171,7 @@ def gradients(arguments: argparse.Namespace) -> None:
         found = gradient(way)
         print(json.dumps({"way": way, "error": error(found, exact), "of the worst matrix": worst(found, exact)}))
     whole = gradient("ours", ROW, 0.05)
-    for way in by_graphs:
+    for way in (*by_graphs, "apart"):
         print(json.dumps({f"dropout 0.05, {way} against not": error(gradient(way, ROW, 0.05), whole)}))
     smaller = error(gradient("ours", ROW // 4, 0.05), whole)
     print(json.dumps({"dropout 0.05, rows a quarter as long, against whole rows": smaller}))

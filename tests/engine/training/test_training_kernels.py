@@ -16,7 +16,7 @@ from lora_tui.config.models import Lora
 from lora_tui.engine.training import footprint
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import fused, pointwise
-from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.dropout import Draws, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.graphs import GraphedRows
 from lora_tui.engine.training.lora import create_lora_model
@@ -117,8 +117,8 @@ def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(ra
     assert abs(1 - float(keep.mean()) - rate) < 4 * error
     total, part = numbers(50, 1200).detach(), numbers(50, 1200, seed=1).detach()
     expected = total + part * keep
-    dropped.add_kept_(total, part)
-    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(dropped.kept(part.clone(), None), part * keep)
+    torch.testing.assert_close(dropped.kept(part, total), expected)
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -184,6 +184,69 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-6)
     model.eval()
     assert abs(float(StepMaths.of(model, 64).accumulate(examples[:2], 1)) - losses[0]) > 1e-4
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "o_proj"], "all-linear"])
+def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
+) -> None:
+    monkeypatch.setattr(fused.kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    for name, size in {"_LOW_TOKENS": 8, "_LOW_COLUMNS": 16, "_COLUMNS_EACH": 32, "_TOKENS_EACH": 16}.items():
+        monkeypatch.setattr(fused.kernels(), name, size)  # sums of parts, and parts that the input does not fill
+    model = new_model(dropout=0.2, targets=targets).train()
+    shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    calls = dict.fromkeys(("dropped_low_ranks_", "dropped_outer", "dropped_input", "copy_of"), 0)
+
+    def count(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counting(*inputs: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return real(*inputs, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    for name in calls:
+        count(Dropped if name == "copy_of" else fused.kernels(), name)
+
+    def step() -> tuple[float, torch.Tensor]:
+        maths = StepMaths.of(model, 64)
+        loss = float(maths.accumulate(shortest, 1))
+        return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    loss, inside = step()
+    before = dict(calls)
+    assert [name for name, times in before.items() if not times] == ["copy_of"]
+    monkeypatch.setattr(fused, "adds_low_ranks", lambda *_: False)
+    plain_loss, plain = step()
+    assert [name for name, times in calls.items() if times != before[name]] == ["copy_of"]
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    torch.testing.assert_close(inside, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_draws_of_neighbours_have_nothing_in_common() -> None:
+    """Of tokens, columns and layers, for the gaps at which a poor hash of counters shows."""
+    rate, spans = 0.3, ((0, 40), (40, 64))
+    layers = [
+        Draws(1, 1, (0, 1), spans).dropped(layer, 1024, rate, CPU).copy_of(torch.ones(64, 1024)) for layer in (0, 1)
+    ]
+    dropped = [(1 - kept) - rate for kept in layers]
+
+    def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+        """In standard deviations of what independent draws have."""
+        return float((a * b).sum() / (rate * (1 - rate) * a.numel() ** 0.5))
+
+    pairs = [(dropped[0], dropped[1])]
+    for gap in (1, 2, 3, 4, 8, 16, 32):
+        pairs += [(dropped[0][gap:], dropped[0][:-gap]), (dropped[0][:, gap:], dropped[0][:, :-gap])]
+        pairs.append((dropped[0][gap:, gap:], dropped[0][:-gap, :-gap]))
+    assert max(abs(correlation(*pair)) for pair in pairs) < 4
+    for axis, others in ((0, 64), (1, 1024)):
+        means = dropped[0].mean(axis) / (rate * (1 - rate) / others) ** 0.5
+        assert float(means.abs().max()) < 4.5
+        assert 0.8 < float(means.std()) < 1.2
 
 
 class Recorded:

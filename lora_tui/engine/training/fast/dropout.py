@@ -50,12 +50,15 @@ class Dropped:
             return without
         return self._zero_(values.clone(memory_format=torch.contiguous_format))
 
-    def add_kept_(self, total: Tensor, part: Tensor) -> None:
-        """Add the other elements of `part` to `total`, both contiguous; `part` may be overwritten."""
-        if self.drawn_at is not None:
-            fused.kernels().add_kept_(total, part, self.marks, self.drawn_at)
-        else:
-            total += self._zero_(part)
+    def kept(self, part: Tensor, total: Tensor | None) -> Tensor:
+        """The other elements of `part`, added to a `total` where there is one; both contiguous, both overwritten."""
+        if self.drawn_at is None:
+            self._zero_(part)
+            return part if total is None else total.add_(part)
+        if total is None:
+            return self.copy_of(part)
+        fused.kernels().add_kept_(total, part, self.marks, self.drawn_at)
+        return total
 
     def _zero_(self, values: Tensor) -> Tensor:
         if self.marks.dtype == torch.bool:

@@ -5,7 +5,7 @@ gated unit itself. So the gated unit's kernels compute those parts in passing, f
 the frozen weights are kept as they came.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,19 +13,23 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from lora_tui.engine.training.fast import fused
-from lora_tui.engine.training.fast.linear import Linear, LowRanks, input_gradient
+from lora_tui.engine.training.fast.linear import Linear, LowRanks, add_products
 
 HIGHEST_RANK = 64
 """Rank up to which a kernel holds the low-rank matrices of a block."""
 
 
-def can_be_fused(layers: Sequence[Linear]) -> bool:
-    """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, and no dropout.
+def can_be_fused(*layers: Linear) -> bool:
+    """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, no bias.
 
-    The kernels must have been tried for the highest of these ranks (`fused.adds_low_ranks`).
+    What is dropped must be drawn inside the products. The kernels must have been tried for the highest of these ranks
+    (`fused.adds_low_ranks`).
     """
     return all(
-        layer.lora_a is not None and layer.dropped is None and layer.bias is None and len(layer.lora_a) <= HIGHEST_RANK
+        layer.lora_a is not None
+        and (layer.dropped is None or layer.rate_inside is not None)
+        and layer.bias is None
+        and len(layer.lora_a) <= HIGHEST_RANK
         for layer in layers
     )
 
@@ -33,49 +37,40 @@ def can_be_fused(layers: Sequence[Linear]) -> bool:
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, layers: tuple[Linear, Linear, Linear], *_: Tensor) -> Tensor:
-        first, down = layers[:2], layers[2]
-        gate, up = (functional.linear(x, layer.weight) for layer in first)
-        ranks = LowRanks.of(x, first)
-        parts = [
-            (ranks.low[:, part], out, layer.scale)
-            for part, out, layer in zip(ranks.slices, ranks.out, first, strict=True)
-        ]
-        inner = fused.kernels().gated_forward(gate, up, *parts)
-        y = functional.linear(inner, down.weight)
-        of_down = LowRanks.of(inner, [down])
-        of_down.add_([y])
-        ctx.layers, ctx.slices = layers, ranks.slices  # type: ignore[attr-defined]  # torch types the context bare
+        gate, up = (functional.linear(x, layer.weight) for layer in layers[:2])
+        first = LowRanks.of(x, layers[:2])
+        inner = fused.kernels().gated_forward(gate, up, *_parts(first))
+        last = LowRanks.of(inner, layers[2:])
+        (y,) = last.outputs(inner)
+        ctx.outlines = first.without_marks(), last.without_marks()  # type: ignore[attr-defined]  # torch types it bare
         weights = [layer.weight for layer in layers]
-        ctx.save_for_backward(
-            x, gate, up, inner, *weights, ranks.low, ranks.into, *ranks.out, of_down.low, of_down.into, *of_down.out
-        )
+        ctx.save_for_backward(x, gate, up, inner, *weights, *first.tensors(), *last.tensors())
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, up, inner, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
-        of_gate_w, of_up_w, of_down_w, low, into, gate_out, up_out, low_of_down, into_of_down, out_of_down = rest
-        layers: tuple[Linear, Linear, Linear] = ctx.layers  # type: ignore[attr-defined]
-        slices: Sequence[slice] = ctx.slices  # type: ignore[attr-defined]
+        of_gate_w, of_up_w, of_down_w, *kept = rest
+        tensors = iter(kept)
+        first, last = (outline.filled(tensors) for outline in ctx.outlines)  # type: ignore[attr-defined]
         grad = grad.contiguous()
-        whole = slice(0, low_of_down.shape[1])
-        down = LowRanks(layers[2:], [whole], into_of_down, [out_of_down], low_of_down)
-        of_low_of_down, of_down = down.backward(inner, [grad])
-        first = LowRanks(layers[:2], slices, into, [gate_out, up_out], low)
-        parts = [
-            (low[:, part], out, layer.scale)
-            for part, out, layer in zip(slices, (gate_out, up_out), layers, strict=False)
-        ]
+        of_low_of_inner, of_down = last.backward(inner, [grad])
+        (down,) = last.layers
+        seeds = down.dropped.marks if down.dropped is not None else None
         of_gate, of_up = fused.kernels().gated_backward(
-            grad @ of_down_w, gate, up, *parts, of_low_of_down, into_of_down
+            grad @ of_down_w, gate, up, *_parts(first), (of_low_of_inner, last.into), seeds, down.rate_inside
         )
         of_low, of_first = first.backward(x, [of_gate, of_up])
         of_x = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            of_x = input_gradient([of_gate, of_up], [of_gate_w, of_up_w])
-            first.add_to_input_(of_x, of_low)
+            of_x = add_products(first.input_gradient(of_low), [of_gate, of_up], [of_gate_w, of_up_w])
         return of_x, None, *of_first, *of_down
+
+
+def _parts(ranks: LowRanks) -> list[Any]:
+    """The low ranks of gate and up, a slice each, and what they are multiplied by."""
+    return [(ranks.low[:, part], out) for part, out in zip(ranks.slices, ranks.out, strict=True)]
 
 
 def feed_forward(x: Tensor, gate: Linear, up: Linear, down: Linear) -> Tensor:

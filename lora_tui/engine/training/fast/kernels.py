@@ -19,8 +19,14 @@ _BLOCK = 1024
 _TOKENS, _COLUMNS = 32, 128
 """The block of a wide tensor that one program takes where low-rank parts are added to it."""
 
-LowRank = tuple[Tensor, Tensor, float]
-"""A part ``scale · low outᵀ``: `low` ``(T, rank)``, a slice of wider rows, `out` ``(width, rank)``, and the scale."""
+_LOW_TOKENS, _LOW_COLUMNS = 32, 128
+"""The block that one program drops from on its way through an input that is multiplied by low-rank matrices."""
+
+_COLUMNS_EACH, _TOKENS_EACH = 2048, 512
+"""Columns and tokens that one program sums over; where there are more, partial sums are added up afterwards."""
+
+LowRank = tuple[Tensor, Tensor]
+"""A part ``low outᵀ``: `low` ``(T, rank)``, a slice of wider rows, and `out` ``(width, rank)``."""
 
 _VOCABULARY_BLOCK = 8192
 """Logits that a program of the cross-entropy holds at once."""
@@ -77,8 +83,8 @@ def _swiglu_backward(grad, gate, up, of_gate, of_up, count, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _low_rank_part(low, stride, out, scale, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
-    """``scale · low outᵀ`` for a block of tokens and columns; `low` ``(T, rank)`` has rows `stride` apart."""
+def _low_rank_part(low, stride, out, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
+    """``low outᵀ`` for a block of tokens and columns; `low` ``(T, rank)`` has rows `stride` apart."""
     ranks = tl.arange(0, RANK)
     inside_r = ranks < rank
     of_tokens = tl.load(
@@ -87,12 +93,40 @@ def _low_rank_part(low, stride, out, scale, tokens, columns, rank, inside_t, ins
     of_columns = tl.load(
         out + columns[None, :] * rank + ranks[:, None], mask=inside_c[None, :] & inside_r[:, None], other=0.0
     )
-    return scale * tl.dot(of_tokens, of_columns, input_precision="ieee")
+    return tl.dot(of_tokens, of_columns, input_precision="ieee")
+
+
+@triton.jit
+def _into_part(low, stride, into, width, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
+    """``low into`` for a block of tokens and columns; `low` as above, `into` ``(rank, width)``."""
+    ranks = tl.arange(0, RANK)
+    inside_r = ranks < rank
+    of_tokens = tl.load(
+        low + tokens[:, None] * stride + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
+    )
+    of_columns = tl.load(
+        into + ranks[:, None] * width + columns[None, :], mask=inside_r[:, None] & inside_c[None, :], other=0.0
+    )
+    return tl.dot(of_tokens, of_columns, input_precision="ieee")
+
+
+@triton.jit
+def _keeps(seeds, columns, threshold):
+    """Which elements dropout keeps: a function of each token's seed, int64, and the column alone.
+
+    Both are given in a block's shape. A multiply-xorshift hash of 64 bits of key (Wellons 2018, "hash prospector"): ten
+    integer operations an element, where the ten rounds of Philox that Triton has take a hundred.
+    """
+    bits = columns.to(tl.uint32) * 0x9E3779B9 + seeds.to(tl.uint32)
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352D
+    bits = bits ^ (seeds >> 32).to(tl.uint32)
+    bits = (bits ^ (bits >> 15)) * 0x846CA68B
+    return (bits >> 1).to(tl.int32) >= threshold
 
 
 @triton.jit
 def _gated_forward(
-    gate, up, y, low_g, low_u, stride, out_g, out_u, scale_g, scale_u, count, width, rank_g, rank_u,
+    gate, up, y, low_g, low_u, stride, out_g, out_u, count, width, rank_g, rank_u,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
     tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
@@ -102,15 +136,16 @@ def _gated_forward(
     inside = inside_t[:, None] & inside_c[None, :]
     g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
-    g += _low_rank_part(low_g, stride, out_g, scale_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
-    u += _low_rank_part(low_u, stride, out_u, scale_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
+    g += _low_rank_part(low_g, stride, out_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
+    u += _low_rank_part(low_u, stride, out_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
     tl.store(y + places, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _gated_backward(
-    grad, gate, up, of_gate, of_up, low_g, low_u, stride, out_g, out_u, scale_g, scale_u, of_low, into,
-    count, width, rank_g, rank_u, rank_d, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+    grad, gate, up, of_gate, of_up, low_g, low_u, stride, out_g, out_u, of_low, into, seeds, threshold,
+    count, width, rank_g, rank_u, rank_d,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
     tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -120,21 +155,98 @@ def _gated_backward(
     g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
     d = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
-    g += _low_rank_part(low_g, stride, out_g, scale_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
-    u += _low_rank_part(low_u, stride, out_u, scale_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
-    ranks = tl.arange(0, RANK)
-    inside_r = ranks < rank_d
-    of_tokens = tl.load(
-        of_low + tokens[:, None] * rank_d + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
-    )
-    of_columns = tl.load(
-        into + ranks[:, None] * width + columns[None, :], mask=inside_r[:, None] & inside_c[None, :], other=0.0
-    )
-    d += tl.dot(of_tokens, of_columns, input_precision="ieee")
+    g += _low_rank_part(low_g, stride, out_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
+    u += _low_rank_part(low_u, stride, out_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
+    more = _into_part(of_low, rank_d, into, width, tokens, columns, rank_d, inside_t, inside_c, RANK)
+    if DROPS:
+        of_token = tl.load(seeds + tokens, mask=inside_t, other=0)
+        more = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), more, 0.0)
+    d += more
     share = tl.sigmoid(g)
     tl.store(of_up + places, (d * g * share).to(of_up.dtype.element_ty), mask=inside)
     slope = share * (1.0 + g * (1.0 - share))
     tl.store(of_gate + places, (d * u * slope).to(of_gate.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _dropped_low_ranks(
+    x, into, seeds, low, stride, apart, scale, threshold, count, width, rank, columns_each,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    layer, part = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    tokens = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    ranks = tl.arange(0, RANK)
+    inside_t, inside_r = tokens < count, ranks < rank
+    of_token = tl.load(seeds + layer * count + tokens, mask=inside_t, other=0)
+    total = tl.zeros((TOKENS, RANK), tl.float32)
+    first = tl.program_id(2) * columns_each
+    for start in range(first, tl.minimum(first + columns_each, width), COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        inside_c = columns < width
+        values = tl.load(
+            x + tokens[:, None] * width + columns[None, :], mask=inside_t[:, None] & inside_c[None, :], other=0.0
+        )
+        values = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), values, 0.0).to(values.dtype)
+        matrix = tl.load(
+            into + (layer * rank + ranks[None, :]) * width + columns[:, None],
+            mask=inside_r[None, :] & inside_c[:, None],
+            other=0.0,
+        )
+        total += tl.dot(values, matrix, input_precision="ieee")
+    places = part * apart + tokens[:, None] * stride + layer * rank + ranks[None, :]
+    tl.store(low + places, (total * scale).to(low.dtype.element_ty), mask=inside_t[:, None] & inside_r[None, :])
+
+
+@triton.jit
+def _dropped_outer(
+    of_low, stride, x, seeds, y, apart, threshold, count, width, rank, tokens_each,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    layer, part = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    ranks = tl.arange(0, RANK)
+    inside_c, inside_r = columns < width, ranks < rank
+    total = tl.zeros((RANK, COLUMNS), tl.float32)
+    first = tl.program_id(2) * tokens_each
+    for start in range(first, tl.minimum(first + tokens_each, count), TOKENS):
+        tokens = (start + tl.arange(0, TOKENS)).to(tl.int64)
+        inside_t = tokens < count
+        of_token = tl.load(seeds + layer * count + tokens, mask=inside_t, other=0)
+        values = tl.load(
+            x + tokens[:, None] * width + columns[None, :], mask=inside_t[:, None] & inside_c[None, :], other=0.0
+        )
+        values = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), values, 0.0).to(values.dtype)
+        gradients = tl.load(
+            of_low + tokens[None, :] * stride + layer * rank + ranks[:, None],
+            mask=inside_t[None, :] & inside_r[:, None],
+            other=0.0,
+        )
+        total += tl.dot(gradients, values, input_precision="ieee")
+    places = part * apart + (layer * rank + ranks[:, None]) * width + columns[None, :]
+    tl.store(y + places, total, mask=inside_r[:, None] & inside_c[None, :])
+
+
+@triton.jit
+def _dropped_input(
+    of_low, stride, into, seeds, y, threshold, count, width, rank,
+    LAYERS: tl.constexpr, ADDS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside_t, inside_c = tokens < count, columns < width
+    places = tokens[:, None] * width + columns[None, :]
+    inside = inside_t[:, None] & inside_c[None, :]
+    total = tl.zeros((TOKENS, COLUMNS), tl.float32)
+    if ADDS:
+        total += tl.load(y + places, mask=inside, other=0.0).to(tl.float32)
+    for layer in tl.static_range(LAYERS):
+        of_token = tl.load(seeds + layer * count + tokens, mask=inside_t, other=0)
+        part = _into_part(
+            of_low + layer * rank, stride, into + layer * rank * width, width,
+            tokens, columns, rank, inside_t, inside_c, RANK,
+        )  # fmt: skip
+        total += tl.where(_keeps(of_token[:, None], columns[None, :], threshold), part, 0.0)
+    tl.store(y + places, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -153,28 +265,23 @@ def _rotate(x, cos, sin, y, heads, sign, HEADS: tl.constexpr, HALF: tl.constexpr
 
 
 @triton.jit
-def _keeps(seeds, row, columns, rate):
-    """Which of a token's elements dropout keeps: a function of the token's seed and the column alone."""
-    return tl.rand(tl.load(seeds + row), columns) >= rate
-
-
-@triton.jit
-def _drop(x, seeds, y, width, rate, BLOCK: tl.constexpr):
+def _drop(x, seeds, y, width, threshold, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
     values = tl.load(x + row * width + columns, mask=inside, other=0.0)
-    tl.store(y + row * width + columns, tl.where(_keeps(seeds, row, columns, rate), values, 0.0), mask=inside)
+    kept = tl.where(_keeps(tl.load(seeds + row), columns, threshold), values, 0.0)
+    tl.store(y + row * width + columns, kept, mask=inside)
 
 
 @triton.jit
-def _add_kept(total, part, seeds, width, rate, BLOCK: tl.constexpr):
+def _add_kept(total, part, seeds, width, threshold, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
     more = tl.load(part + row * width + columns, mask=inside, other=0.0).to(tl.float32)
     before = tl.load(total + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    after = before + tl.where(_keeps(seeds, row, columns, rate), more, 0.0)
+    after = before + tl.where(_keeps(tl.load(seeds + row), columns, threshold), more, 0.0)
     tl.store(total + row * width + columns, after.to(total.dtype.element_ty), mask=inside)
 
 
@@ -239,37 +346,94 @@ def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
 
 
 def gated_forward(gate: Tensor, up: Tensor, of_gate: LowRank, of_up: LowRank) -> Tensor:
-    """``silu(gate + part) * (up + part)`` ``(T, width)``, each part ``scale · low outᵀ`` of a low rank."""
+    """``silu(gate + part) * (up + part)`` ``(T, width)``, each part ``low outᵀ`` of a low rank."""
     y = torch.empty_like(gate)
-    (low_g, out_g, scale_g), (low_u, out_u, scale_u) = of_gate, of_up
+    (low_g, out_g), (low_u, out_u) = of_gate, of_up
     count, width = gate.shape
     grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
     _gated_forward[grid](
-        gate, up, y, low_g, low_u, low_g.stride(0), out_g, out_u, scale_g, scale_u, count, width,
-        out_g.shape[1], out_u.shape[1], TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g, out_u),
+        gate, up, y, low_g, low_u, low_g.stride(0), out_g, out_u, count, width, out_g.shape[1], out_u.shape[1],
+        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g.shape[1], out_u.shape[1]),
     )  # fmt: skip
     return y
 
 
 def gated_backward(
-    grad: Tensor, gate: Tensor, up: Tensor, of_gate: LowRank, of_up: LowRank, of_low: Tensor, into: Tensor
+    grad: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    of_gate: LowRank,
+    of_up: LowRank,
+    of_product: LowRank,
+    seeds: Tensor | None = None,
+    rate: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `gate` and `up`, where that of the product is ``grad + of_low into``."""
+    """The gradients of `gate` and `up`, where that of the product is ``grad + drop(low into)``.
+
+    `of_product` is `low` ``(T, rank)``, contiguous, and `into` ``(rank, width)``; without `seeds` nothing is dropped.
+    """
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    (low_g, out_g, scale_g), (low_u, out_u, scale_u) = of_gate, of_up
+    (low_g, out_g), (low_u, out_u), (of_low, into) = of_gate, of_up, of_product
     count, width = gate.shape
     grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
     _gated_backward[grid](
-        grad, gate, up, grad_gate, grad_up, low_g, low_u, low_g.stride(0), out_g, out_u, scale_g, scale_u,
-        of_low, into, count, width, out_g.shape[1], out_u.shape[1], len(into),
-        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g, out_u, into.T),
+        grad, gate, up, grad_gate, grad_up, low_g, low_u, low_g.stride(0), out_g, out_u, of_low, into,
+        seeds, _threshold(rate or 0.0), count, width, out_g.shape[1], out_u.shape[1], len(into),
+        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g.shape[1], out_u.shape[1], len(into)),
+        DROPS=seeds is not None,
     )  # fmt: skip
     return grad_gate, grad_up
 
 
-def _padded_rank(*out: Tensor) -> int:
+def dropped_low_ranks_(low: Tensor, x: Tensor, into: Tensor, seeds: Tensor, rate: float, scale: float) -> None:
+    """Fill `low` ``(T, layers · rank)``, a slice of wider rows, with ``scale · drop(x) intoᵀ``, dropped for each layer.
+
+    `x` is ``(T, width)``, `into` ``(layers · rank, width)``, and `seeds` ``(layers, T)``.
+    """
+    (count, width), layers = x.shape, len(seeds)
+    rank, parts = len(into) // layers, triton.cdiv(width, _COLUMNS_EACH)
+    y = low if parts == 1 else low.new_empty(parts, *low.shape, dtype=torch.float32)
+    columns_each = triton.cdiv(triton.cdiv(width, parts), _LOW_COLUMNS) * _LOW_COLUMNS
+    _dropped_low_ranks[triton.cdiv(count, _LOW_TOKENS), layers, parts](
+        x, into, seeds, y, y.stride(-2), low.numel(), scale, _threshold(rate), count, width, rank, columns_each,
+        TOKENS=_LOW_TOKENS, COLUMNS=_LOW_COLUMNS, RANK=_padded_rank(rank),
+    )  # fmt: skip
+    if y is not low:
+        low.copy_(y.sum(0))
+
+
+def dropped_outer(of_low: Tensor, x: Tensor, seeds: Tensor, rate: float) -> Tensor:
+    """``of_lowᵀ drop(x)`` ``(layers · rank, width)``, float32, dropped for each layer; shapes as above."""
+    (count, width), layers = x.shape, len(seeds)
+    rank, parts = of_low.shape[1] // layers, triton.cdiv(count, _TOKENS_EACH)
+    y = x.new_empty(parts, layers * rank, width, dtype=torch.float32)
+    _dropped_outer[triton.cdiv(width, _LOW_COLUMNS), layers, parts](
+        of_low, of_low.stride(0), x, seeds, y, layers * rank * width, _threshold(rate), count, width, rank,
+        _TOKENS_EACH, TOKENS=_LOW_TOKENS, COLUMNS=_LOW_COLUMNS, RANK=_padded_rank(rank),
+    )  # fmt: skip
+    return y.sum(0)
+
+
+def dropped_input(of_low: Tensor, into: Tensor, seeds: Tensor, rate: float, total: Tensor | None) -> Tensor:
+    """The sum of all layers' ``drop(of_low into)``, ``(T, width)``, added to a `total` where there is one."""
+    (rows, width), (layers, count) = into.shape, seeds.shape
+    rank = rows // layers
+    y = of_low.new_empty(count, width) if total is None else total
+    _dropped_input[triton.cdiv(width, _LOW_COLUMNS), triton.cdiv(count, _LOW_TOKENS)](
+        of_low, of_low.stride(0), into, seeds, y, _threshold(rate), count, width, rank,
+        LAYERS=layers, ADDS=total is not None, TOKENS=_LOW_TOKENS, COLUMNS=_LOW_COLUMNS, RANK=_padded_rank(rank),
+    )  # fmt: skip
+    return y
+
+
+def _threshold(rate: float) -> int:
+    """Below it lie, of the 2³¹ values of a hash, as many as the rate says."""
+    return min(round(rate * 2**31), 2**31 - 1)
+
+
+def _padded_rank(*ranks: int) -> int:
     """What the tensor cores' products take: a power of two, 16 at least."""
-    return max(16, triton.next_power_of_2(max(matrix.shape[1] for matrix in out)))
+    return max(16, triton.next_power_of_2(max(ranks)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:
@@ -286,14 +450,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:
 def drop(x: Tensor, seeds: Tensor, rate: float) -> Tensor:
     """`x` ``(T, width)`` with each element zero with probability `rate`, as `seeds` ``(T,)`` have it; int64."""
     y = torch.empty_like(x)
-    _drop[(len(x), triton.cdiv(x.shape[1], _BLOCK))](x, seeds, y, x.shape[1], rate, BLOCK=_BLOCK)
+    _drop[(len(x), triton.cdiv(x.shape[1], _BLOCK))](x, seeds, y, x.shape[1], _threshold(rate), BLOCK=_BLOCK)
     return y
 
 
 def add_kept_(total: Tensor, part: Tensor, seeds: Tensor, rate: float) -> None:
     """Add to `total` those elements of `part`, both ``(T, width)``, that `drop` keeps."""
     width = total.shape[1]
-    _add_kept[(len(total), triton.cdiv(width, _BLOCK))](total, part, seeds, width, rate, BLOCK=_BLOCK)
+    _add_kept[(len(total), triton.cdiv(width, _BLOCK))](total, part, seeds, width, _threshold(rate), BLOCK=_BLOCK)
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
@@ -372,18 +536,38 @@ def _trials(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Ten
 
 
 def _trials_of_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
-    numbers = torch.arange(16 * rank, device=device)
+    numbers = torch.arange(32 * rank, device=device)
 
     def matrix(rows: int, columns: int, by: int) -> Tensor:
         return numbers.roll(by).remainder(5).sub(2)[: rows * columns].view(rows, columns).to(dtype) / 8
 
     gate, up, grad = (torch.linspace(-2.0, 2.0, 48, device=device).roll(by).view(3, 16).to(dtype) for by in (0, 7, 11))
     low, of_low, into = matrix(3, 2 * rank, 1), matrix(3, rank, 2), matrix(rank, 16, 3)
-    parts = ((low[:, :rank], matrix(16, rank, 4), 2.0), (low[:, rank:], matrix(16, rank, 6), 0.5))
-    g, u = (x.float() + scale * a.float() @ b.float().T for x, (a, b, scale) in zip((gate, up), parts, strict=True))
+    parts = ((low[:, :rank], matrix(16, rank, 4)), (low[:, rank:], matrix(16, rank, 6)))
+    g, u = (x.float() + a.float() @ b.float().T for x, (a, b) in zip((gate, up), parts, strict=True))
+    seeds = torch.arange(6, device=device).view(2, 3) * 0x123456789
     with torch.enable_grad():
         g, u = g.requires_grad_(), u.requires_grad_()
         y = nn.functional.silu(g) * u
-        expected = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float())
+        kept = drop(torch.ones_like(gate), seeds[0], 0.5).float()
+        whole = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float(), retain_graph=True)
+        dropped = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float() * kept)
     yield gated_forward(gate, up, *parts), y
-    yield from zip(gated_backward(grad, gate, up, *parts, of_low, into), expected, strict=True)
+    yield from zip(gated_backward(grad, gate, up, *parts, (of_low, into)), whole, strict=True)
+    yield from zip(gated_backward(grad, gate, up, *parts, (of_low, into), seeds[0], 0.5), dropped, strict=True)
+    yield from _trials_of_dropping(gate, low, matrix(2 * rank, 16, 5), seeds)
+
+
+def _trials_of_dropping(x: Tensor, low: Tensor, into: Tensor, seeds: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    kept = [drop(torch.ones_like(x), of_layer, 0.5).float() for of_layer in seeds]
+    matrices = into.float().chunk(2)
+    found = torch.empty_like(low)
+    dropped_low_ranks_(found, x, into, seeds, 0.5, 2.0)
+    expected = [2.0 * (x.float() * keeps) @ matrix.T for keeps, matrix in zip(kept, matrices, strict=True)]
+    yield found, torch.cat(expected, dim=1)
+    of_low = low.float().chunk(2, dim=1)
+    expected = [part.T @ (x.float() * keeps) for keeps, part in zip(kept, of_low, strict=True)]
+    yield dropped_outer(low, x, seeds, 0.5), torch.cat(expected)
+    both = [keeps * (part @ matrix) for keeps, part, matrix in zip(kept, of_low, matrices, strict=True)]
+    yield dropped_input(low, into, seeds, 0.5, None), both[0] + both[1]
+    yield dropped_input(low, into, seeds, 0.5, x.clone()), x.float() + both[0] + both[1]

@@ -182,7 +182,8 @@ class FastLayers:
             if rate == 0.0 or draws is None or not dropout.training:
                 return layer
             dropped = draws.dropped(number, x.shape[-1], rate, x.device, x.dtype)
-            return replace(layer, scale=scale / (1.0 - rate), dropped=dropped)
+            inside = self.adds_low_ranks and len(lora_a.weight) <= HIGHEST_RANK
+            return replace(layer, scale=scale / (1.0 - rate), dropped=dropped, draws_inside=inside)
 
         self._described[module] = describe
         return lambda x: lora_linears(x, [describe(x)])[0]
@@ -213,7 +214,7 @@ class FastLayers:
         def inner(x: Tensor) -> Tensor:
             if described is not None:
                 layers = [describe(x) for describe in described]
-                if can_be_fused(layers):
+                if can_be_fused(*layers):
                     return feed_forward(x, *layers)
             down: Tensor = module.down_proj(gated(*both(x)))
             return down

@@ -1,13 +1,13 @@
 """Linear layers with LoRA beside them: ``y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ``, the sum formed inside the product.
 
 PEFT's layer adds a full product to a full product, casts its input to float32 for float32 adapters, and leaves autograd
-to keep what each operation wants. Here the input is kept once, the low-rank part is added in place, and the backward
-pass is the products that the formula has. Layers that share their input, as queries, keys and values do, are computed
-together: their low ranks are one product, and their input's gradient is summed inside the products.
-Hu et al. 2021 (arXiv 2106.09685).
+to keep what each operation wants. Here the input is kept once, the backward pass is the products that the formula has,
+and the large products are added onto the small ones, so that a half-precision sum is rounded once. Layers that share
+their input, as queries, keys and values do, are computed together: their low ranks are one product, and their input's
+gradient is summed inside the products. Hu et al. 2021 (arXiv 2106.09685).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.dropout import Dropped
 
 
@@ -25,8 +26,8 @@ class Linear:
 
     `lora_a` ``(r, in)`` and `lora_b` ``(out, r)`` may be float32 beside a bfloat16 input: their gradients come in their
     own precision. `rounded` holds both in the input's, where they are at hand already. `dropped` marks the elements of
-    the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. Without `lora_a` and
-    `lora_b` nothing is trained.
+    the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With `draws_inside`, kernels
+    that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and `lora_b` nothing is trained.
     """
 
     weight: Tensor
@@ -36,6 +37,7 @@ class Linear:
     scale: float = 1.0
     dropped: Dropped | None = None
     rounded: tuple[Tensor, Tensor] | None = None
+    draws_inside: bool = False
 
     def low_rank(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both trained matrices in the precision of `like`."""
@@ -43,13 +45,18 @@ class Linear:
         assert self.lora_b is not None
         return self.rounded or (self.lora_a.to(like.dtype), self.lora_b.to(like.dtype))
 
+    @property
+    def rate_inside(self) -> float | None:
+        """The rate of a dropout that is drawn within the products; None where nothing is, or beforehand."""
+        return self.dropped.drawn_at if self.dropped is not None and self.draws_inside else None
+
 
 @dataclass(frozen=True, slots=True)
 class LowRanks:
     """The low-rank parts of layers that share their input, for both passes.
 
-    `low` is ``(T, r of all)``, of which each layer has its slice, as of `into` ``(r of all, in)``; `out` holds a matrix
-    ``(out, r)`` for each layer.
+    `low` ``(T, r of all)`` is ``s · drop(x) Aᵀ``, of which each layer has its slice, as of `into` ``(r of all, in)``;
+    `out` holds a matrix ``(out, r)`` for each layer.
     """
 
     layers: Sequence[Linear]
@@ -67,116 +74,163 @@ class LowRanks:
             ends.append(ends[-1] + len(a))
         slices = [slice(start, end) for start, end in pairwise(ends)]
         into = pairs[0][0] if len(pairs) == 1 else torch.cat([a for a, _ in pairs])
-        if any(layer.dropped for layer in layers):
-            low = x.new_empty(len(x), ends[-1])
-            for layer, part in zip(layers, slices, strict=True):
-                low[:, part] = functional.linear(_seen(x, layer), into[part])
-        else:
-            low = functional.linear(x, into)
-        return cls(layers, slices, into, [b for _, b in pairs], low)
+        ranks = cls(layers, slices, into, [b for _, b in pairs], x.new_empty(len(x), ends[-1]))
+        for alike, part in ranks._groups():
+            low = ranks.low[:, part]
+            if alike[0].rate_inside is not None:
+                seeds = _seeds(alike)
+                fused.kernels().dropped_low_ranks_(low, x, into[part], seeds, alike[0].rate_inside, alike[0].scale)
+            else:
+                low.addmm_(_seen(x, alike[0]), into[part].T, beta=0.0, alpha=alike[0].scale)
+        return ranks
 
-    def add_(self, ys: Sequence[Tensor]) -> None:
-        """Add each layer's part to its output."""
-        for y, layer, part, out in zip(ys, self.layers, self.slices, self.out, strict=True):
-            y.addmm_(self.low[:, part], out.T, alpha=layer.scale)
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """What the layers give: the frozen products added onto the low-rank parts."""
+        ys = []
+        for layer, part, out in zip(self.layers, self.slices, self.out, strict=True):
+            low = self.low[:, part]
+            y = low @ out.T if layer.bias is None else torch.addmm(layer.bias, low, out.T)
+            ys.append(y.addmm_(x, layer.weight.T))
+        return ys
 
     def backward(self, x: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The gradients of `low` and of the trained matrices, A and B of each layer in turn."""
+        """The gradients of ``drop(x) Aᵀ``, of all layers, and of the trained matrices, A and B of each in turn."""
         of_low = torch.empty_like(self.low)
         of_b = []
         for grad, layer, part, out in zip(grads, self.layers, self.slices, self.out, strict=True):
-            torch.mm(grad, out, out=of_low[:, part]).mul_(layer.scale)
-            assert layer.lora_b is not None
-            of_b.append(_product(grad.T, self.low[:, part], layer.lora_b.dtype).mul_(layer.scale))
-        if any(layer.dropped for layer in self.layers):
-            of_a = [
-                self._of_into(of_low[:, part].T, _seen(x, layer))
-                for layer, part in zip(self.layers, self.slices, strict=True)
-            ]
-        else:
-            together = self._of_into(of_low.T, x)
-            of_a = [together[part] for part in self.slices]
+            of_low[:, part].addmm_(grad, out, beta=0.0, alpha=layer.scale)
+            of_b.append(_product(grad.T, self.low[:, part], layer.lora_b))
+        of_a: list[Tensor] = []
+        for alike, part in self._groups():
+            if alike[0].rate_inside is not None:
+                together = fused.kernels().dropped_outer(of_low[:, part], x, _seeds(alike), alike[0].rate_inside)
+                together = together.to(alike[0].lora_a)
+            else:
+                together = _product(of_low[:, part].T, _seen(x, alike[0]), alike[0].lora_a)
+            of_a += together.chunk(len(alike))
         return of_low, [matrix for pair in zip(of_a, of_b, strict=True) for matrix in pair]
 
-    def add_to_input_(self, of_x: Tensor, of_low: Tensor) -> None:
-        """Add what reaches the input through the low ranks to its gradient."""
-        if not any(layer.dropped for layer in self.layers):
-            of_x.addmm_(of_low, self.into)
-            return
-        for layer, part in zip(self.layers, self.slices, strict=True):
-            if layer.dropped is None:
-                of_x.addmm_(of_low[:, part], self.into[part])
+    def input_gradient(self, of_low: Tensor) -> Tensor:
+        """What reaches the input through the low ranks, ``(T, in)``."""
+        total: Tensor | None = None
+        for alike, part in self._groups():
+            first, low, into = alike[0], of_low[:, part], self.into[part]
+            if first.rate_inside is not None:
+                total = fused.kernels().dropped_input(low, into, _seeds(alike), first.rate_inside, total)
+            elif first.dropped is None:
+                total = low @ into if total is None else total.addmm_(low, into)
             else:
-                layer.dropped.add_kept_(of_x, of_low[:, part] @ self.into[part])
+                total = first.dropped.kept(low @ into, total)
+        assert total is not None
+        return total
 
-    def _of_into(self, of_low: Tensor, x: Tensor) -> Tensor:
-        lora_a = self.layers[0].lora_a
-        assert lora_a is not None
-        return _product(of_low, x, lora_a.dtype)
+    def _groups(self) -> Iterator[tuple[Sequence[Linear], slice]]:
+        """The layers, and their slices, whose low ranks are one product: all of them where they are alike.
+
+        Alike they are with one scale and nothing dropped, or with a dropout that is drawn inside and one rank as well.
+        """
+        layers = self.layers
+        inside = [layer.rate_inside for layer in layers]
+        ranks = {part.stop - part.start for part in self.slices}
+        dropping = any(layer.dropped is not None for layer in layers)
+        one_way = len(set(inside)) == 1 and (not dropping or (inside[0] is not None and len(ranks) == 1))
+        if one_way and len({layer.scale for layer in layers}) == 1:
+            yield layers, slice(0, self.slices[-1].stop)
+        else:
+            yield from (([layer], part) for layer, part in zip(layers, self.slices, strict=True))
+
+    def without_marks(self) -> "Outline":
+        """What is left when autograd has `tensors` in keeping."""
+        marked = [layer.dropped is not None for layer in self.layers]
+        drawn_at = [layer.dropped.drawn_at if layer.dropped is not None else None for layer in self.layers]
+        return Outline([replace(layer, dropped=None) for layer in self.layers], self.slices, marked, drawn_at)
+
+    def tensors(self) -> list[Tensor]:
+        """All that the backward pass reads, what is dropped among it, so that it is counted and can be let go."""
+        marks = [layer.dropped.marks for layer in self.layers if layer.dropped is not None]
+        return [self.into, self.low, *self.out, *marks]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Low-rank parts without their tensors."""
+
+    layers: Sequence[Linear]
+    slices: Sequence[slice]
+    marked: Sequence[bool]
+    drawn_at: Sequence[float | None]
+
+    def filled(self, tensors: Iterator[Tensor]) -> LowRanks:
+        """The parts again, from as many `tensors` as were kept."""
+        into, low = next(tensors), next(tensors)
+        out = [next(tensors) for _ in self.layers]
+        layers = [
+            replace(layer, dropped=Dropped(next(tensors), rate)) if marked else layer
+            for layer, marked, rate in zip(self.layers, self.marked, self.drawn_at, strict=True)
+        ]
+        return LowRanks(layers, self.slices, into, out, low)
 
 
 def _seen(x: Tensor, layer: Linear) -> Tensor:
     return layer.dropped.copy_of(x) if layer.dropped else x
 
 
-def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """``a @ b`` in `dtype`; a GPU writes the sums as they are, instead of rounding them to the factors' precision."""
-    if a.is_cuda and torch.version.hip is None and dtype != a.dtype:
-        return torch.mm(a, b, out_dtype=dtype)
-    return (a @ b).to(dtype)
+def _seeds(layers: Sequence[Linear]) -> Tensor:
+    """The seeds of all tokens for each layer, ``(layers, T)``."""
+    marks = [layer.dropped.marks for layer in layers if layer.dropped is not None]
+    return marks[0][None] if len(marks) == 1 else torch.stack(marks)
+
+
+def _product(a: Tensor, b: Tensor, like: Tensor | None) -> Tensor:
+    """``a @ b`` in the precision of `like`; a GPU writes the sums as they are, instead of rounding them before."""
+    assert like is not None
+    if a.is_cuda and torch.version.hip is None and like.dtype != a.dtype:
+        return torch.mm(a, b, out_dtype=like.dtype)
+    return (a @ b).to(like.dtype)
 
 
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, layers: Sequence[Linear], *_: Tensor) -> tuple[Tensor, ...]:
-        ys = tuple(functional.linear(x, layer.weight, layer.bias) for layer in layers)
         adapted = [place for place, layer in enumerate(layers) if layer.lora_a is not None]
-        # What is dropped is kept with the tensors, so that it is counted, and let go where it is computed again.
-        ctx.layers = [replace(layer, dropped=None) for layer in layers]  # type: ignore[attr-defined]  # torch types it bare
-        ctx.adapted = adapted  # type: ignore[attr-defined]
-        ctx.drawn_at = [layer.dropped and layer.dropped.drawn_at for layer in layers]  # type: ignore[attr-defined]
-        ctx.dropping = [place for place, layer in enumerate(layers) if layer.dropped]  # type: ignore[attr-defined]
         kept: list[Tensor] = [layer.weight for layer in layers]
-        if adapted:
-            ranks = LowRanks.of(x, [layers[place] for place in adapted])
-            ranks.add_([ys[place] for place in adapted])
-            ctx.slices = ranks.slices  # type: ignore[attr-defined]
-            marks = [layer.dropped.marks for layer in layers if layer.dropped]
-            kept += [x, ranks.into, ranks.low, *ranks.out, *marks]
-        ctx.save_for_backward(*kept)
+        ctx.adapted, ctx.layers = adapted, len(layers)  # type: ignore[attr-defined]  # torch types it bare
+        if not adapted:
+            ctx.save_for_backward(*kept)
+            return tuple(functional.linear(x, layer.weight, layer.bias) for layer in layers)
+        ranks = LowRanks.of(x, [layers[place] for place in adapted])
+        of_adapted = iter(ranks.outputs(x))
+        ys = tuple(
+            functional.linear(x, layer.weight, layer.bias) if layer.lora_a is None else next(of_adapted)
+            for layer in layers
+        )
+        ctx.outline = ranks.without_marks()  # type: ignore[attr-defined]
+        ctx.save_for_backward(*kept, x, *ranks.tensors())
         return ys
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layers: list[Linear] = [*ctx.layers]  # type: ignore[attr-defined]
         adapted: list[int] = ctx.adapted  # type: ignore[attr-defined]
-        saved = ctx.saved_tensors  # type: ignore[attr-defined]  # a checkpoint lets them be asked for once
-        weights, kept = saved[: len(layers)], saved[len(layers) :]
+        saved = iter(ctx.saved_tensors)  # type: ignore[attr-defined]  # a checkpoint lets them be asked for once
+        weights = [next(saved) for _ in range(ctx.layers)]  # type: ignore[attr-defined]
         of_x: Tensor | None = None
         trained: list[Tensor] = []
         if adapted:
-            x, into, low, *rest = kept
-            out, marks = rest[: len(adapted)], iter(rest[len(adapted) :])
-            drawn_at, dropping = ctx.drawn_at, ctx.dropping  # type: ignore[attr-defined]
-            for place in dropping:
-                layers[place] = replace(layers[place], dropped=Dropped(next(marks), drawn_at[place]))
-            slices: Sequence[slice] = ctx.slices  # type: ignore[attr-defined]
-            ranks = LowRanks([layers[place] for place in adapted], slices, into, out, low)
+            x, outline = next(saved), ctx.outline  # type: ignore[attr-defined]
+            ranks: LowRanks = outline.filled(saved)
             of_low, trained = ranks.backward(x, [grads[place] for place in adapted])
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            of_x = input_gradient(grads, weights)
-            if adapted:
-                ranks.add_to_input_(of_x, of_low)
+            of_x = add_products(ranks.input_gradient(of_low) if adapted else None, grads, weights)
         return of_x, None, *trained
 
 
-def input_gradient(grads: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """The gradient of the input that frozen layers share, summed inside the products."""
-    of_x = grads[0] @ weights[0]
-    for grad, weight in zip(grads[1:], weights[1:], strict=True):
-        of_x.addmm_(grad, weight)
-    return of_x
+def add_products(total: Tensor | None, grads: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Add to `total` the gradient of the input that frozen layers share, inside the products."""
+    for grad, weight in zip(grads, weights, strict=True):
+        total = grad @ weight if total is None else total.addmm_(grad, weight)
+    assert total is not None
+    return total
 
 
 def lora_linears(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
