@@ -47,6 +47,16 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: None)
+    monkeypatch.setattr(fused, "attends", lambda *_: False)  # slow to interpret: where it is asked for
+
+
+@pytest.fixture
+def with_attention(on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention's kernels as well, in blocks as small as the examples are short."""
+    kernels = fused.attention_kernels()
+    monkeypatch.setattr(fused, "attends", lambda *_: True)
+    for name, queries, keys in (("FORWARD", 16, 8), ("BACKWARD_OF_KEYS", 8, 16), ("BACKWARD_OF_QUERIES", 16, 8)):
+        monkeypatch.setattr(kernels, f"_{name}", {"QUERIES": queries, "KEYS": keys})
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -129,6 +139,66 @@ def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
     compare_with_the_cpus_way(new_model(targets=targets).train(), examples, monkeypatch)
 
 
+@pytest.mark.usefixtures("with_attention")
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_attention_by_kernels_equals_the_cpus(
+    tokenizer: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, kv_heads: int
+) -> None:
+    """With biases, and LoRA on queries and values alone, so that a part of the joint layer has none."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = Qwen2Config(**shape, num_key_value_heads=kv_heads, vocab_size=len(tokenizer), pad_token_id=0)
+    base = AutoModelForCausalLM.from_config(config)
+    for name, parameter in base.named_parameters():
+        if "bias" in name:
+            torch.nn.init.normal_(parameter)
+    lora = Lora(r=4, alpha=8, dropout=0.0, target_modules=["q_proj", "v_proj"])
+    model = stir(create_lora_model(base, lora)).train()
+    calls = []
+    real = fused.rotary_attention
+    monkeypatch.setattr(fused, "rotary_attention", lambda *inputs: calls.append(len(inputs)) or real(*inputs))
+    compare_with_the_cpus_way(model, examples, monkeypatch)
+    assert calls
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_layers_that_are_joined_keep_their_weights_and_are_joined_once(new_model: Callable[..., Any]) -> None:
+    model = new_model(targets=["q_proj", "up_proj"]).train()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    FastLayers.of(model, packed=True)
+    after = model.state_dict()
+    assert all(torch.equal(values, after[name]) for name, values in before.items())
+    addresses = {name: values.data_ptr() for name, values in after.items()}
+    storages = {values.untyped_storage().data_ptr() for name, values in after.items() if ".layers.0.mlp." in name}
+    assert len(storages) == len([name for name in after if ".layers.0.mlp." in name]) - 1, "gate and up share theirs"
+    FastLayers.of(model, packed=True)
+    assert {name: values.data_ptr() for name, values in model.state_dict().items()} == addresses
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (3, 3)])
+def test_the_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch, heads: int, key_heads: int) -> None:
+    kernels = fused.attention_kernels()
+    kernels.can_attend.cache_clear()
+    assert kernels.can_attend(CPU, torch.float32, heads, key_heads, 16)
+    assert fused.attends(CPU, torch.float32, heads, key_heads, 16)
+    real = kernels.attend_backward
+    monkeypatch.setattr(kernels, "attend_backward", lambda *inputs: (real(*inputs)[0],) * 3)
+    kernels.can_attend.cache_clear()
+    assert not kernels.can_attend(CPU, torch.float32, heads, key_heads, 16)
+    kernels.can_attend.cache_clear()
+
+
+def test_what_the_program_runs_fits_its_loops() -> None:
+    """One block goes through the other kind in whole blocks, or what is on the diagonal would be seen twice."""
+    kernels = fused.attention_kernels()
+    for blocks, inner, outer in (
+        (kernels._FORWARD, "KEYS", "QUERIES"),
+        (kernels._BACKWARD_OF_KEYS, "QUERIES", "KEYS"),
+        (kernels._BACKWARD_OF_QUERIES, "KEYS", "QUERIES"),
+    ):
+        assert blocks[outer] % blocks[inner] == 0
+
+
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("kind", [Qwen3Config, Qwen2Config], ids=["norms of the heads", "biases"])
 def test_other_families_and_unlike_ranks_are_computed_alike(
@@ -169,6 +239,7 @@ def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: 
     plain_loss, plain, plain_kinds = gradient()
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-6)
+    assert kinds.pop("layer") == model.config.num_hidden_layers
     assert kinds == {kind: count for kind, count in plain_kinds.items() if kind != "embedding"}
     assert set(kinds) == {"linear", "norm", "mlp", "attention"}
 
@@ -362,9 +433,11 @@ def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: py
     monkeypatch.setattr(kernels, "rotate", broken)
     kernels.why_unusable.cache_clear()
     assert kernels.why_unusable(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
-    monkeypatch.setattr(kernels, "rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr(kernels, "rotate", lambda x, *_: x)
     kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU, torch.float32) == "they compute something else on this device (rotation)"
+    assert kernels.why_unusable(CPU, torch.float32) == (
+        "they compute something else on this device (rotation, rotation of some heads)"
+    )
     kernels.why_unusable.cache_clear()
     assert fused.why_unusable(CPU, torch.float32) == "they are for GPUs"
 

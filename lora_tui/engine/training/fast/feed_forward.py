@@ -5,8 +5,6 @@ gated unit itself. So the gated unit's kernels compute those parts in passing, f
 the frozen weights are kept as they came.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -19,64 +17,64 @@ HIGHEST_RANK = 64
 """Rank up to which a kernel holds the low-rank matrices of a block."""
 
 
-def can_be_fused(*layers: Linear) -> bool:
-    """Tell whether `feed_forward` takes gate, up and down: all with LoRA, of ranks it can hold, no bias.
+def can_be_fused(both: Linear, down: Linear) -> bool:
+    """Tell whether `feed_forward` takes gate and up, described as one, and down: all with LoRA, none with a bias.
 
-    What is dropped must be drawn inside the products. The kernels must have been tried for the highest of these ranks
-    (`fused.adds_low_ranks`).
+    Their ranks must be ones that a kernel can hold and has been tried for (`fused.adds_low_ranks`), and what is dropped
+    must be drawn inside the products.
     """
-    return all(
-        layer.lora_a is not None
-        and (layer.dropped is None or layer.rate_inside is not None)
-        and layer.bias is None
-        and len(layer.lora_a) <= HIGHEST_RANK
-        for layer in layers
+    ranks = [len(a) for a in (*(member.lora_a for member in both.members), down.lora_a) if a is not None]
+    return (
+        len(both.members) == 2
+        and down.lora_a is not None
+        and max(ranks) <= HIGHEST_RANK
+        and both.bias is None
+        and down.bias is None
+        and (down.dropped is None or down.rate_inside is not None)
     )
 
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, layers: tuple[Linear, Linear, Linear], *_: Tensor) -> Tensor:
-        gate, up = (functional.linear(x, layer.weight) for layer in layers[:2])
-        first = LowRanks.of(x, layers[:2])
-        inner = fused.kernels().gated_forward(gate, up, *_parts(first))
-        last = LowRanks.of(inner, layers[2:])
+    def forward(ctx: FunctionCtx, x: Tensor, layers: tuple[Linear, Linear], *_: Tensor) -> Tensor:
+        gate_and_up, down = layers
+        both = functional.linear(x, gate_and_up.weight)
+        first = LowRanks.of(x, [gate_and_up])
+        inner = fused.kernels().gated_forward(both, first.low, first.out[0])
+        last = LowRanks.of(inner, [down])
         (y,) = last.outputs(inner)
         ctx.outlines = first.without_marks(), last.without_marks()  # type: ignore[attr-defined]  # torch types it bare
         weights = [layer.weight for layer in layers]
-        ctx.save_for_backward(x, gate, up, inner, *weights, *first.tensors(), *last.tensors())
+        ctx.save_for_backward(x, both, inner, *weights, *first.tensors(), *last.tensors())
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, up, inner, *rest = ctx.saved_tensors  # type: ignore[attr-defined]
-        of_gate_w, of_up_w, of_down_w, *kept = rest
+        x, both, inner, of_both_w, of_down_w, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         tensors = iter(kept)
         first, last = (outline.filled(tensors) for outline in ctx.outlines)  # type: ignore[attr-defined]
         grad = grad.contiguous()
         of_low_of_inner, of_down = last.backward(inner, [grad])
         (down,) = last.layers
-        seeds = down.dropped.marks if down.dropped is not None else None
-        of_gate, of_up = fused.kernels().gated_backward(
-            grad @ of_down_w, gate, up, *_parts(first), (of_low_of_inner, last.into), seeds, down.rate_inside
+        of_both = fused.kernels().gated_backward(
+            grad @ of_down_w,
+            both,
+            (first.low, first.out[0]),
+            (of_low_of_inner, last.into),
+            down.dropped.marks if down.dropped is not None else None,
+            down.rate_inside,
         )
-        of_low, of_first = first.backward(x, [of_gate, of_up])
+        of_low, of_first = first.backward(x, [of_both])
         of_x = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            of_x = add_products(first.input_gradient(of_low), [of_gate, of_up], [of_gate_w, of_up_w])
+            of_x = add_products(first.input_gradient(of_low), [of_both], [of_both_w])
         return of_x, None, *of_first, *of_down
 
 
-def _parts(ranks: LowRanks) -> list[Any]:
-    """The low ranks of gate and up, a slice each, and what they are multiplied by."""
-    return [(ranks.low[:, part], out) for part, out in zip(ranks.slices, ranks.out, strict=True)]
-
-
-def feed_forward(x: Tensor, gate: Linear, up: Linear, down: Linear) -> Tensor:
+def feed_forward(x: Tensor, gate_and_up: Linear, down: Linear) -> Tensor:
     """The feed-forward's output for `x` ``(…, hidden)``, of its shape."""
     flat = x.reshape(-1, x.shape[-1])
-    layers = (gate, up, down)
-    trained = [m for layer in layers for m in (layer.lora_a, layer.lora_b)]
-    y: Tensor = _FeedForward.apply(flat, layers, *trained)  # type: ignore[no-untyped-call]
+    trained = [*gate_and_up.trained, *down.trained]
+    y: Tensor = _FeedForward.apply(flat, (gate_and_up, down), *trained)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)

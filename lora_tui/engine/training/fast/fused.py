@@ -14,6 +14,11 @@ def kernels() -> Any:
     return importlib.import_module("lora_tui.engine.training.fast.kernels")
 
 
+def attention_kernels() -> Any:
+    """The module of the attention's kernels; raises as `kernels` does."""
+    return importlib.import_module("lora_tui.engine.training.fast.attention_kernels")
+
+
 @lru_cache(maxsize=8)
 def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Say in a few words what keeps the kernels from being used on `device` in `dtype`; None where they can be."""
@@ -33,11 +38,22 @@ def adds_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
         return bool(kernels().can_add_low_ranks(device, dtype, rank))
 
 
+def attends(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int) -> bool:
+    """Tell whether attention may be computed by kernels of ours, where the others can be used.
+
+    On GPUs before Hopper torch's own kernel, which is made for them, is left to do it.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        return bool(attention_kernels().can_attend(device, dtype, heads, key_heads, width))
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
-        normed, inverse = kernels().rms_norm_forward(x, weight, eps)
+        normed, inverse, _ = kernels().rms_norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
         return normed  # type: ignore[no-any-return]  # the kernels' module has no types
 
@@ -46,6 +62,25 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
         return kernels().rms_norm_backward(grad.contiguous(), x, weight, inverse), None, None
+
+
+class _Branch(torch.autograd.Function):
+    """Where the sum that the layers add to goes on and its norm branches off: both gradients meet in one kernel."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        normed, inverse, total = kernels().rms_norm_forward(x, weight, eps, None if more is None else more.contiguous())
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.adds = more is not None  # type: ignore[attr-defined]
+        return total, normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, of_total: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+        total, weight, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_x = kernels().rms_norm_backward(grad.contiguous(), total, weight, inverse, of_total.contiguous())
+        return of_x, of_x if ctx.adds else None, None, None  # type: ignore[attr-defined]
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -60,6 +95,61 @@ class _SwiGlu(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors  # type: ignore[attr-defined]
         return kernels().swiglu_backward(grad.contiguous(), gate, up)  # type: ignore[no-any-return]
+
+
+class _GatedUnit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        return kernels().gated_forward(both)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return kernels().gated_backward(grad.contiguous(), both)  # type: ignore[no-any-return]
+
+
+class _RotatedHeads(torch.autograd.Function):
+    """Queries, keys and values that came out of one product, for an attention that takes them apart."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        turned = kernels().rotate(x, cos, sin, 1.0, x.shape[1] - key_heads)
+        return turned[:, : -2 * key_heads], turned[:, -2 * key_heads : -key_heads], turned[:, -key_heads:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_q, of_k, of_v = (grad.contiguous() for grad in grads)
+        return kernels().rotate_back(of_q, of_k, of_v, cos, sin, of_k.shape[1]), None, None, None
+
+
+class _RotaryAttention(torch.autograd.Function):
+    """The rotation and the attention after it; of what came out of the product nothing is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, numbers: tuple[int, int, float]
+    ) -> Tensor:
+        key_heads, longest, scaling = numbers
+        turned = kernels().rotate(x, cos, sin, 1.0, x.shape[1] - key_heads)
+        mixed, normaliser = attention_kernels().attend(turned, key_heads, boundaries, longest, scaling)
+        ctx.numbers = numbers  # type: ignore[attr-defined]
+        ctx.save_for_backward(turned, mixed, normaliser, cos, sin, boundaries)
+        return mixed  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        turned, mixed, normaliser, cos, sin, boundaries = ctx.saved_tensors  # type: ignore[attr-defined]
+        key_heads, longest, scaling = ctx.numbers  # type: ignore[attr-defined]
+        of_heads = attention_kernels().attend_backward(
+            grad.contiguous(), turned, key_heads, mixed, normaliser, boundaries, longest, scaling
+        )
+        return kernels().rotate_back(*of_heads, cos, sin, key_heads), None, None, None, None
 
 
 class _Rotation(torch.autograd.Function):
@@ -82,9 +172,43 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
+def branch(x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x + more``, or `x` where there is no more, and its norm."""
+    both: tuple[Tensor, Tensor] = _Branch.apply(x, more, weight, eps)  # type: ignore[no-untyped-call]
+    return both
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """What `pointwise.swiglu` computes."""
     y: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    return y
+
+
+def gated_unit(both: Tensor) -> Tensor:
+    """``silu(gate) * up`` ``(…, width)`` of gate and up side by side ``(…, 2 · width)``."""
+    flat = both.reshape(-1, both.shape[-1])
+    y: Tensor = _GatedUnit.apply(flat)  # type: ignore[no-untyped-call]
+    return y.view(*both.shape[:-1], -1)
+
+
+def rotated_heads(x: Tensor, cos: Tensor, sin: Tensor, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of `x` ``(T, heads, width)``, in which they lie in turn, the first two rotated.
+
+    There are `key_heads` heads of keys, and of values; the angles' cosines and sines are ``(T, width)``.
+    """
+    apart: tuple[Tensor, Tensor, Tensor] = _RotatedHeads.apply(x, cos.contiguous(), sin.contiguous(), key_heads)  # type: ignore[no-untyped-call]
+    return apart
+
+
+def rotary_attention(
+    x: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, key_heads: int, longest: int, scaling: float
+) -> Tensor:
+    """Causal attention over the spans between `boundaries`, ``(T, heads, width)``; `x` and angles as above.
+
+    `boundaries` ``(spans + 1,)`` are int32, on the device, and no span is longer than `longest`.
+    """
+    numbers = (key_heads, longest, scaling)
+    y: Tensor = _RotaryAttention.apply(x, cos.contiguous(), sin.contiguous(), boundaries, numbers)  # type: ignore[no-untyped-call]
     return y
 
 

@@ -25,19 +25,21 @@ _LOW_TOKENS, _LOW_COLUMNS = 32, 128
 _COLUMNS_EACH, _TOKENS_EACH = 2048, 512
 """Columns and tokens that one program sums over; where there are more, partial sums are added up afterwards."""
 
-LowRank = tuple[Tensor, Tensor]
-"""A part ``low outᵀ``: `low` ``(T, rank)``, a slice of wider rows, and `out` ``(width, rank)``."""
-
 _VOCABULARY_BLOCK = 8192
 """Logits that a program of the cross-entropy holds at once."""
 
 
 @triton.jit
-def _rms_norm_forward(x, weight, y, inverse, width, eps, BLOCK: tl.constexpr):
+def _rms_norm_forward(x, more, total, weight, y, inverse, width, eps, ADDS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     values = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    if ADDS:
+        values += tl.load(more + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + row * width + columns, rounded, mask=inside)
+        values = rounded.to(tl.float32)
     of_row = tl.rsqrt(tl.sum(values * values) / width + eps)
     tl.store(inverse + row, of_row)
     # Rounded before the weight is applied, as transformers does it.
@@ -47,7 +49,7 @@ def _rms_norm_forward(x, weight, y, inverse, width, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rms_norm_backward(grad, x, weight, inverse, of_x, width, BLOCK: tl.constexpr):
+def _rms_norm_backward(grad, more, x, weight, inverse, of_x, width, ADDS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -57,6 +59,8 @@ def _rms_norm_backward(grad, x, weight, inverse, of_x, width, BLOCK: tl.constexp
     of_row = tl.load(inverse + row)
     along = tl.sum(inner * values) * of_row * of_row * of_row / width
     result = inner * of_row - values * along
+    if ADDS:
+        result += tl.load(more + row * width + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(of_x + row * width + columns, result.to(of_x.dtype.element_ty), mask=inside)
 
 
@@ -83,22 +87,22 @@ def _swiglu_backward(grad, gate, up, of_gate, of_up, count, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _low_rank_part(low, stride, out, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
-    """``low outᵀ`` for a block of tokens and columns; `low` ``(T, rank)`` has rows `stride` apart."""
+def _low_rank_part(low, stride, out, apart, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
+    """``low outᵀ`` for a block of tokens and columns; rows of `low` are `stride` apart, those of `out` `apart`."""
     ranks = tl.arange(0, RANK)
     inside_r = ranks < rank
     of_tokens = tl.load(
         low + tokens[:, None] * stride + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
     )
     of_columns = tl.load(
-        out + columns[None, :] * rank + ranks[:, None], mask=inside_c[None, :] & inside_r[:, None], other=0.0
+        out + columns[None, :] * apart + ranks[:, None], mask=inside_c[None, :] & inside_r[:, None], other=0.0
     )
     return tl.dot(of_tokens, of_columns, input_precision="ieee")
 
 
 @triton.jit
 def _into_part(low, stride, into, width, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
-    """``low into`` for a block of tokens and columns; `low` as above, `into` ``(rank, width)``."""
+    """``low into`` for a block of tokens and columns; rows of `low` are `stride` apart, `into` is ``(rank, width)``."""
     ranks = tl.arange(0, RANK)
     inside_r = ranks < rank
     of_tokens = tl.load(
@@ -126,46 +130,50 @@ def _keeps(seeds, columns, threshold):
 
 @triton.jit
 def _gated_forward(
-    gate, up, y, low_g, low_u, stride, out_g, out_u, count, width, rank_g, rank_u,
-    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+    both, y, low, out, count, width, rank,
+    LOW: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
     tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside_t, inside_c = tokens < count, columns < width
-    places = tokens[:, None] * width + columns[None, :]
     inside = inside_t[:, None] & inside_c[None, :]
-    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
-    g += _low_rank_part(low_g, stride, out_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
-    u += _low_rank_part(low_u, stride, out_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
-    tl.store(y + places, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
+    places = tokens[:, None] * (2 * width) + columns[None, :]
+    g = tl.load(both + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(both + width + places, mask=inside, other=0.0).to(tl.float32)
+    if LOW:
+        stride, of_up = 2 * rank, out + width * 2 * rank + rank
+        g += _low_rank_part(low, stride, out, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        u += _low_rank_part(low + rank, stride, of_up, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+    to = y + tokens[:, None] * width + columns[None, :]
+    tl.store(to, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _gated_backward(
-    grad, gate, up, of_gate, of_up, low_g, low_u, stride, out_g, out_u, of_low, into, seeds, threshold,
-    count, width, rank_g, rank_u, rank_d,
-    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr, DROPS: tl.constexpr,
+    grad, both, of_both, low, out, of_low, into, seeds, threshold, count, width, rank, rank_d,
+    LOW: tl.constexpr, DROPS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
     tokens = tl.program_id(1).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside_t, inside_c = tokens < count, columns < width
-    places = tokens[:, None] * width + columns[None, :]
     inside = inside_t[:, None] & inside_c[None, :]
-    g = tl.load(gate + places, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + places, mask=inside, other=0.0).to(tl.float32)
-    d = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
-    g += _low_rank_part(low_g, stride, out_g, tokens, columns, rank_g, inside_t, inside_c, RANK)
-    u += _low_rank_part(low_u, stride, out_u, tokens, columns, rank_u, inside_t, inside_c, RANK)
-    more = _into_part(of_low, rank_d, into, width, tokens, columns, rank_d, inside_t, inside_c, RANK)
-    if DROPS:
-        of_token = tl.load(seeds + tokens, mask=inside_t, other=0)
-        more = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), more, 0.0)
-    d += more
+    places = tokens[:, None] * (2 * width) + columns[None, :]
+    g = tl.load(both + places, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(both + width + places, mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(grad + tokens[:, None] * width + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    if LOW:
+        stride, of_up = 2 * rank, out + width * 2 * rank + rank
+        g += _low_rank_part(low, stride, out, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        u += _low_rank_part(low + rank, stride, of_up, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        more = _into_part(of_low, rank_d, into, width, tokens, columns, rank_d, inside_t, inside_c, RANK)
+        if DROPS:
+            of_token = tl.load(seeds + tokens, mask=inside_t, other=0)
+            more = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), more, 0.0)
+        d += more
     share = tl.sigmoid(g)
-    tl.store(of_up + places, (d * g * share).to(of_up.dtype.element_ty), mask=inside)
+    tl.store(of_both + width + places, (d * g * share).to(of_both.dtype.element_ty), mask=inside)
     slope = share * (1.0 + g * (1.0 - share))
-    tl.store(of_gate + places, (d * u * slope).to(of_gate.dtype.element_ty), mask=inside)
+    tl.store(of_both + places, (d * u * slope).to(of_both.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -250,18 +258,56 @@ def _dropped_input(
 
 
 @triton.jit
-def _rotate(x, cos, sin, y, heads, sign, HEADS: tl.constexpr, HALF: tl.constexpr):
+def _rotate(x, cos, sin, y, heads, turned, sign, HEADS: tl.constexpr, HALF: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, HEADS)[:, None]
     place = tl.arange(0, HALF)[None, :]
     inside = head < heads
     first = token * heads * 2 * HALF + head * 2 * HALF + place
-    c = tl.load(cos + token * 2 * HALF + place).to(tl.float32)
-    s = tl.load(sin + token * 2 * HALF + place).to(tl.float32) * sign
+    c = tl.where(head < turned, tl.load(cos + token * 2 * HALF + place).to(tl.float32), 1.0)
+    s = tl.where(head < turned, tl.load(sin + token * 2 * HALF + place).to(tl.float32) * sign, 0.0)
     a = tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(x + first + HALF, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + first, (a * c - b * s).to(y.dtype.element_ty), mask=inside)
-    tl.store(y + first + HALF, (b * c + a * s).to(y.dtype.element_ty), mask=inside)
+    to = y + first
+    tl.store(to, (a * c - b * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(to + HALF, (b * c + a * s).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _of_heads(of_q, of_k, of_v, head, place, q_heads, k_heads, GROUP: tl.constexpr, WIDTH: tl.constexpr):
+    """The gradients of a token's heads, queries, keys and values in turn; the latter two are sums of groups."""
+    before_v = q_heads + k_heads
+    found = tl.load(of_q + head * WIDTH + place, mask=head < q_heads, other=0.0).to(tl.float32)
+    is_key = (head >= q_heads) & (head < before_v)
+    is_value = (head >= before_v) & (head < before_v + k_heads)
+    for one in tl.static_range(GROUP):
+        of_key = ((head - q_heads) * GROUP + one) * WIDTH + place
+        of_value = ((head - before_v) * GROUP + one) * WIDTH + place
+        found += tl.load(of_k + of_key, mask=is_key, other=0.0).to(tl.float32)
+        found += tl.load(of_v + of_value, mask=is_value, other=0.0).to(tl.float32)
+    return found
+
+
+@triton.jit
+def _rotate_back(
+    of_q, of_k, of_v, cos, sin, y, q_heads, k_heads,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    place = tl.arange(0, HALF)[None, :]
+    rotated = head < q_heads + k_heads
+    c = tl.where(rotated, tl.load(cos + token * 2 * HALF + place).to(tl.float32), 1.0)
+    s = tl.where(rotated, tl.load(sin + token * 2 * HALF + place).to(tl.float32), 0.0)
+    of_q += token * q_heads * 2 * HALF
+    of_k += token * k_heads * GROUP * 2 * HALF
+    of_v += token * k_heads * GROUP * 2 * HALF
+    a = _of_heads(of_q, of_k, of_v, head, place, q_heads, k_heads, GROUP, 2 * HALF)
+    b = _of_heads(of_q, of_k, of_v, head, place + HALF, q_heads, k_heads, GROUP, 2 * HALF)
+    heads = q_heads + 2 * k_heads
+    to = y + token * heads * 2 * HALF + head * 2 * HALF + place
+    tl.store(to, (a * c + b * s).to(y.dtype.element_ty), mask=head < heads)
+    tl.store(to + HALF, (b * c - a * s).to(y.dtype.element_ty), mask=head < heads)
 
 
 @triton.jit
@@ -313,20 +359,30 @@ def _cross_entropy(logits, targets, losses, vocabulary, BLOCK: tl.constexpr):
         tl.store(logits + places, gradient.to(logits.dtype.element_ty), mask=inside)
 
 
-def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The norm of `x` ``(…, width)``, contiguous, in the weight's precision, and the inverse roots, float32."""
+def rms_norm_forward(
+    x: Tensor, weight: Tensor, eps: float, more: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of `x` ``(…, width)``, contiguous, in the weight's precision, the inverse roots, float32, and `x`.
+
+    With `more`, of the same shape, it is the sum's norm, and the sum comes in the place of `x`.
+    """
     width = x.shape[-1]
     rows = x.numel() // width
     y, inverse = torch.empty_like(x, dtype=weight.dtype), torch.empty(rows, dtype=torch.float32, device=x.device)
+    total = x if more is None else torch.empty_like(x)
     block = triton.next_power_of_2(width)
-    _rms_norm_forward[(rows,)](x, weight, y, inverse, width, eps, BLOCK=block, num_warps=_warps(block))
-    return y, inverse
+    _rms_norm_forward[(rows,)](
+        x, more, total, weight, y, inverse, width, eps, ADDS=more is not None, BLOCK=block, num_warps=_warps(block)
+    )
+    return y, inverse, total
 
 
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient of the norm's input, in its precision."""
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, more: Tensor | None = None) -> Tensor:
+    """The gradient of the norm's input, in its precision, plus `more` where it is given."""
     width, of_x, block = x.shape[-1], torch.empty_like(x), triton.next_power_of_2(x.shape[-1])
-    _rms_norm_backward[(len(inverse),)](grad, x, weight, inverse, of_x, width, BLOCK=block, num_warps=_warps(block))
+    _rms_norm_backward[(len(inverse),)](
+        grad, more, x, weight, inverse, of_x, width, ADDS=more is not None, BLOCK=block, num_warps=_warps(block)
+    )
     return of_x
 
 
@@ -345,44 +401,45 @@ def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
     return of_gate, of_up
 
 
-def gated_forward(gate: Tensor, up: Tensor, of_gate: LowRank, of_up: LowRank) -> Tensor:
-    """``silu(gate + part) * (up + part)`` ``(T, width)``, each part ``low outᵀ`` of a low rank."""
-    y = torch.empty_like(gate)
-    (low_g, out_g), (low_u, out_u) = of_gate, of_up
-    count, width = gate.shape
-    grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
-    _gated_forward[grid](
-        gate, up, y, low_g, low_u, low_g.stride(0), out_g, out_u, count, width, out_g.shape[1], out_u.shape[1],
-        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g.shape[1], out_u.shape[1]),
+def gated_forward(both: Tensor, low: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """``silu(gate) * up`` ``(T, width)`` of gate and up side by side, ``(T, 2 · width)``, plus ``low outᵀ`` for each.
+
+    `low` ``(T, 2 · rank)`` and `out` ``(2 · width, 2 · rank)`` are contiguous; of `out` only the blocks on the diagonal
+    are read.
+    """
+    count, width = both.shape[0], both.shape[1] // 2
+    y = both.new_empty(count, width)
+    rank = 0 if low is None else low.shape[1] // 2
+    _gated_forward[triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS)](
+        both, y, low, out, count, width, rank,
+        LOW=low is not None, TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(rank),
     )  # fmt: skip
     return y
 
 
 def gated_backward(
     grad: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    of_gate: LowRank,
-    of_up: LowRank,
-    of_product: LowRank,
+    both: Tensor,
+    ranks: tuple[Tensor, Tensor] | None = None,
+    of_product: tuple[Tensor, Tensor] | None = None,
     seeds: Tensor | None = None,
     rate: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of `gate` and `up`, where that of the product is ``grad + drop(low into)``.
+) -> Tensor:
+    """The gradient of `both`, where that of the product is ``grad + drop(low into)``.
 
-    `of_product` is `low` ``(T, rank)``, contiguous, and `into` ``(rank, width)``; without `seeds` nothing is dropped.
+    `ranks` are `low` and `out` as above; `of_product` is another `low` ``(T, rank)``, contiguous, and `into` ``(rank,
+    width)``; without `seeds` nothing is dropped.
     """
-    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    (low_g, out_g), (low_u, out_u), (of_low, into) = of_gate, of_up, of_product
-    count, width = gate.shape
-    grid = (triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS))
-    _gated_backward[grid](
-        grad, gate, up, grad_gate, grad_up, low_g, low_u, low_g.stride(0), out_g, out_u, of_low, into,
-        seeds, _threshold(rate or 0.0), count, width, out_g.shape[1], out_u.shape[1], len(into),
-        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(out_g.shape[1], out_u.shape[1], len(into)),
-        DROPS=seeds is not None,
+    of_both = torch.empty_like(both)
+    count, width = grad.shape
+    (low, out), (of_low, into) = ranks or (None, None), of_product or (None, None)
+    rank, rank_d = (0 if matrix is None else matrix.shape[1] for matrix in (low, of_low))
+    _gated_backward[triton.cdiv(width, _COLUMNS), triton.cdiv(count, _TOKENS)](
+        grad, both, of_both, low, out, of_low, into, seeds, _threshold(rate or 0.0), count, width, rank // 2, rank_d,
+        LOW=ranks is not None, DROPS=seeds is not None,
+        TOKENS=_TOKENS, COLUMNS=_COLUMNS, RANK=_padded_rank(rank // 2, rank_d),
     )  # fmt: skip
-    return grad_gate, grad_up
+    return of_both
 
 
 def dropped_low_ranks_(low: Tensor, x: Tensor, into: Tensor, seeds: Tensor, rate: float, scale: float) -> None:
@@ -436,14 +493,31 @@ def _padded_rank(*ranks: int) -> int:
     return max(16, triton.next_power_of_2(max(ranks)))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float = 1.0, turned: int | None = None) -> Tensor:
     """Rotate the pairs (i, i + width / 2) of `x` ``(T, heads, width)`` by angles ``(T, width)``, both halves alike.
 
-    With a `sign` of -1 it turns back.
+    With a `sign` of -1 it turns back. `turned` says how many of the heads are rotated; the others are copied.
     """
     tokens, heads, width = x.shape
     y = torch.empty_like(x)
-    _rotate[(tokens,)](x, cos, sin, y, heads, sign, HEADS=triton.next_power_of_2(heads), HALF=width // 2)
+    padded = triton.next_power_of_2(heads)
+    _rotate[(tokens,)](x, cos, sin, y, heads, heads if turned is None else turned, sign, HEADS=padded, HALF=width // 2)
+    return y
+
+
+def rotate_back(of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, key_heads: int) -> Tensor:
+    """The gradient ``(T, heads + 2 · key heads, width)`` of heads side by side, from those of the rotated ones.
+
+    `of_q` is ``(T, heads, width)``; `of_k` and `of_v` may have several parts for each of the `key_heads`, one after the
+    other, which are added up. All are contiguous; what reaches the values was not rotated.
+    """
+    tokens, heads, width = of_q.shape
+    y = of_q.new_empty(tokens, heads + 2 * key_heads, width)
+    padded = triton.next_power_of_2(y.shape[1])
+    _rotate_back[(tokens,)](
+        of_q, of_k, of_v, cos, sin, y, heads, key_heads,
+        GROUP=of_k.shape[1] // key_heads, HEADS=padded, HALF=width // 2,
+    )  # fmt: skip
     return y
 
 
@@ -516,16 +590,31 @@ def _trials(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Ten
         targets = torch.tensor([0, 7, 3], device=device)
         losses = nn.functional.cross_entropy(leaf, targets, reduction="none")
         (of_logits,) = torch.autograd.grad(losses.sum(), leaf)
-    y, inverse = rms_norm_forward(x, other[0], 1e-6)
+    y, inverse, _ = rms_norm_forward(x, other[0], 1e-6)
     yield "norm", y, normed
     yield "norm's gradient", rms_norm_backward(other, x, other[0], inverse), of_leaf
+    halves = rms_norm_forward(x / 2, other[0], 1e-6, x / 2)
+    yield "norm of a sum", halves[0], normed
+    yield "sum", halves[2], x
+    yield "gradient of a branch", rms_norm_backward(other, x, other[0], inverse, x), of_leaf + x.float()
     yield "gated unit", swiglu_forward(x, other), gated
     for name, found, expected in zip(("gate", "up"), swiglu_backward(other, x, other), (of_gate, of_up), strict=True):
         yield f"{name}'s gradient", found, expected
     by_head, cos = x.view(3, 2, 4), other[:, :2].repeat(1, 2)
     first, second = by_head.float().chunk(2, dim=-1)
     c = cos.float()[:, None, :2]
-    yield "rotation", rotate(by_head, cos, -cos), torch.cat([first * c + second * c, second * c - first * c], -1)
+    turned = torch.cat([first * c + second * c, second * c - first * c], -1)
+    yield "rotation", rotate(by_head, cos, -cos), turned
+    keys = by_head[:, :1].contiguous()
+    beside = torch.cat([by_head, keys], 1)
+    yield "rotation of some heads", rotate(beside, cos, -cos, 1.0, 2), torch.cat([turned, keys], 1)
+    back = torch.cat([turned, turned[:, :1], keys], 1)
+    yield "rotation back", rotate_back(by_head, keys, keys, cos, cos, 1), back
+    back = torch.cat([turned, turned.sum(1, keepdim=True), by_head.float().sum(1, keepdim=True)], 1)
+    yield "rotation back of groups", rotate_back(by_head, by_head, by_head, cos, cos, 1), back
+    both, of_both = torch.cat([x, other], 1), torch.cat([of_gate, of_up], 1)
+    yield "gated unit of both", gated_forward(both), gated
+    yield "gradient of both", gated_backward(other, both), of_both
     logits = x.clone()
     yield "cross-entropy", cross_entropy_(logits, targets), losses
     yield "cross-entropy's gradient", logits, of_logits
@@ -542,19 +631,19 @@ def _trials_of_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) ->
         return numbers.roll(by).remainder(5).sub(2)[: rows * columns].view(rows, columns).to(dtype) / 8
 
     gate, up, grad = (torch.linspace(-2.0, 2.0, 48, device=device).roll(by).view(3, 16).to(dtype) for by in (0, 7, 11))
-    low, of_low, into = matrix(3, 2 * rank, 1), matrix(3, rank, 2), matrix(rank, 16, 3)
-    parts = ((low[:, :rank], matrix(16, rank, 4)), (low[:, rank:], matrix(16, rank, 6)))
-    g, u = (x.float() + a.float() @ b.float().T for x, (a, b) in zip((gate, up), parts, strict=True))
+    both, low, of_low, into = torch.cat([gate, up], 1), matrix(3, 2 * rank, 1), matrix(3, rank, 2), matrix(rank, 16, 3)
+    out = torch.block_diag(matrix(16, rank, 4), matrix(16, rank, 6))
     seeds = torch.arange(6, device=device).view(2, 3) * 0x123456789
     with torch.enable_grad():
-        g, u = g.requires_grad_(), u.requires_grad_()
-        y = nn.functional.silu(g) * u
+        sums = (both.float() + low.float() @ out.float().T).requires_grad_()
+        y = nn.functional.silu(sums[:, :16]) * sums[:, 16:]
         kept = drop(torch.ones_like(gate), seeds[0], 0.5).float()
-        whole = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float(), retain_graph=True)
-        dropped = torch.autograd.grad(y, (g, u), grad.float() + of_low.float() @ into.float() * kept)
-    yield gated_forward(gate, up, *parts), y
-    yield from zip(gated_backward(grad, gate, up, *parts, (of_low, into)), whole, strict=True)
-    yield from zip(gated_backward(grad, gate, up, *parts, (of_low, into), seeds[0], 0.5), dropped, strict=True)
+        more = of_low.float() @ into.float()
+        (whole,) = torch.autograd.grad(y, sums, grad.float() + more, retain_graph=True)
+        (dropped,) = torch.autograd.grad(y, sums, grad.float() + more * kept)
+    yield gated_forward(both, low, out), y
+    yield gated_backward(grad, both, (low, out), (of_low, into)), whole
+    yield gated_backward(grad, both, (low, out), (of_low, into), seeds[0], 0.5), dropped
     yield from _trials_of_dropping(gate, low, matrix(2 * rank, 16, 5), seeds)
 
 

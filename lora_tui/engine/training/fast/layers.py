@@ -1,11 +1,12 @@
 """Which of a model's layers are computed by this package, and the swap for the length of a step.
 
 A layer is taken only if it is known to be the plain one: by its exact class, not by its name, and with nothing attached
-to it. The model's own layers stay where they are and serve evaluation, generation and saving.
+to it. The model's own layers stay where they are and serve evaluation, generation and saving; on a GPU the weights of
+those that share their input are moved into one tensor (`joint`).
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,9 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
 from lora_tui.engine.training.fast import fused
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
+from lora_tui.engine.training.fast.dropout import Dropped
 from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
+from lora_tui.engine.training.fast.joint import Adapted, Joint
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
@@ -56,28 +59,35 @@ class _OfThreadsRow(threading.local):
 
 @dataclass(frozen=True, slots=True)
 class _Rounded:
-    """Float32 matrices as the products of a bfloat16 model take them, rounded all at once instead of one by one."""
+    """The trained matrices as a GPU's products take them: in the model's precision, rounded together at each step."""
 
     exact: list[Tensor]
     copies: list[Tensor]
 
     @classmethod
-    def of(cls, adapted: Sequence[Any]) -> "_Rounded | None":
-        """For a GPU, where each rounding by itself is a kernel to ask for; None on the CPU and where none is needed."""
-        bases = [module.base_layer.weight for module in adapted]
-        if not all(base.is_cuda and base.dtype == torch.bfloat16 for base in bases):
-            return None
+    def of(cls, adapted: Sequence[Any], dtype: torch.dtype) -> "_Rounded":
         exact = [m[a].weight for layer in adapted for a in layer.active_adapters for m in (layer.lora_A, layer.lora_B)]
-        return cls(exact, [torch.empty_like(matrix, dtype=torch.bfloat16) for matrix in exact])
+        return cls(exact, [torch.empty_like(matrix, dtype=dtype, requires_grad=False) for matrix in exact])
 
     @torch.no_grad()
     def take(self) -> None:
         """Round the matrices as they are now."""
-        torch._foreach_copy_(self.copies, self.exact)
+        pairs = list(zip(self.copies, self.exact, strict=True))
+        dense = [(copy, matrix) for copy, matrix in pairs if copy.is_contiguous()]
+        if dense:  # asked for at once; one with gaps between its rows would have each asked for by itself
+            torch._foreach_copy_([copy for copy, _ in dense], [matrix for _, matrix in dense])
+        for copy, matrix in pairs:
+            if not copy.is_contiguous():
+                copy.copy_(matrix)
 
     def of_layer(self, number: int) -> tuple[Tensor, Tensor]:
         """Both matrices of a layer."""
         return self.copies[2 * number], self.copies[2 * number + 1]
+
+    def place(self, copies: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+        """Round the matrices of some layers, given by number, into these."""
+        for number, pair in copies.items():
+            self.copies[2 * number : 2 * number + 2] = pair
 
 
 @dataclass
@@ -99,6 +109,7 @@ class FastLayers:
     drops: bool = False
     rounded: "_Rounded | None" = None
     _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
+    _adapted: dict[nn.Module, Adapted] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
@@ -109,18 +120,20 @@ class FastLayers:
         layers.why_not = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
         if layers.why_not is not None:
             return layers
-        layers.rounded = _Rounded.of(adapted)
-        for number, module in enumerate(adapted):
-            layers._take("linear", module, layers._linear(module, number))
-        layers._describe_frozen(model)
         device = next(model.parameters()).device
         dtype = next(model.parameters()).dtype
         reason = fused.why_unusable(device, dtype)
+        if reason is None or (device.type == "cuda" and dtype == torch.bfloat16):
+            layers.rounded = _Rounded.of(adapted, dtype)
+        for number, module in enumerate(adapted):
+            layers._take("linear", module, layers._linear(module, number))
+        layers._describe_frozen(model)
         if reason is None:
             layers.adds_low_ranks = _tried_ranks(adapted, device, dtype)
             attention = varlen_rotary_attention if packed and _takes_varlen(model) else None
-            layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
             layers.by_kernels = True
+            layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
+            layers._take_layers(model)
         elif on_cpu:
             layers._take_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
             layers._take_embedding(model)
@@ -154,9 +167,17 @@ class FastLayers:
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
                 self._take("mlp", module, self._mlp(module, by_hand.swiglu))
             elif by_hand.attention and _is(module, "Attention") and not module.attention_dropout:
-                attention: Any = module
-                project = self._together(attention.q_proj, attention.k_proj, attention.v_proj)
-                self._take("attention", module, _attention(module, project, by_hand.attention))
+                self._take("attention", module, self._attention(module, by_hand.attention))
+
+    def _take_layers(self, model: nn.Module) -> None:
+        """Let norms be computed with the additions beside them, in layers whose norms are computed by kernels."""
+        taken = {module for module, _ in self.forwards}
+        for module in model.modules():
+            if not _is(module, "DecoderLayer") or "forward" in module.__dict__:
+                continue
+            norms: tuple[Any, Any] = (module.input_layernorm, module.post_attention_layernorm)
+            if taken.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
+                self._take("layer", module, _layer(module))
 
     def _take_embedding(self, model: nn.Module) -> None:
         """Begin the sum that the layers add to in float32, where nobody else but norms taken by hand reads it."""
@@ -169,24 +190,30 @@ class FastLayers:
 
     def _linear(self, module: Any, number: int) -> Forward:
         (adapter,) = module.active_adapters
-        base, lora_a, lora_b = module.base_layer, module.lora_A[adapter], module.lora_B[adapter]
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         self.drops = self.drops or rate > 0.0
-        scale: float = module.scaling[adapter]
-        rounded = self.rounded.of_layer(number) if self.rounded is not None else None
+        matrices = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+        adapted = Adapted(number, module.base_layer, *matrices, module.scaling[adapter], dropout, rate)
+        self._adapted[module] = adapted
 
         def describe(x: Tensor) -> Linear:
-            layer = Linear(base.weight, base.bias, lora_a.weight, lora_b.weight, scale, None, rounded)
-            draws = self.row.draws
-            if rate == 0.0 or draws is None or not dropout.training:
-                return layer
-            dropped = draws.dropped(number, x.shape[-1], rate, x.device, x.dtype)
-            inside = self.adds_low_ranks and len(lora_a.weight) <= HIGHEST_RANK
-            return replace(layer, scale=scale / (1.0 - rate), dropped=dropped, draws_inside=inside)
+            rounded = self.rounded.of_layer(number) if self.rounded is not None else None
+            plain = Linear(adapted.base.weight, adapted.base.bias, *matrices, adapted.scale, None, rounded)
+            return self._dropping(plain, [adapted], x)
 
         self._described[module] = describe
         return lambda x: lora_linears(x, [describe(x)])[0]
+
+    def _dropping(self, layer: Linear, adapted: Sequence[Adapted], x: Tensor) -> Linear:
+        """`layer`, which stands for the `adapted` ones, with what the row under way drops of its input."""
+        draws, rate = self.row.draws, adapted[0].rate if adapted else 0.0
+        if rate == 0.0 or draws is None or not adapted[0].dropout.training:
+            return layer
+        drawn = [draws.dropped(one.number, x.shape[-1], rate, x.device, x.dtype) for one in adapted]
+        dropped = drawn[0] if len(drawn) == 1 else Dropped(torch.stack([one.marks for one in drawn]), rate)
+        inside = self.adds_low_ranks and adapted[0].rank <= HIGHEST_RANK
+        return replace(layer, scale=layer.scale / (1.0 - rate), dropped=dropped, draws_inside=inside)
 
     def _describe_frozen(self, model: nn.Module) -> None:
         for module in model.modules():
@@ -206,18 +233,30 @@ class FastLayers:
             return lambda x: tuple(module(x) for module in modules)
         return lambda x: lora_linears(x, [describe(x) for describe in described])
 
+    def _joined(self, *modules: Any) -> Callable[[Tensor], Linear] | None:
+        """How to describe layers that share their input as one; None where they cannot be one, or need not."""
+        if not self.by_kernels or self._linears(*modules) is None:
+            return None
+        joint = Joint.of([self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0)
+        if joint is None:
+            return None
+        if joint.adapted:
+            assert self.rounded is not None
+            self.rounded.place(joint.copies())
+        return lambda x: self._dropping(joint.linear, joint.adapted, x)
+
     def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> Forward:
-        both = self._together(module.gate_proj, module.up_proj)
-        all_three = (module.gate_proj, module.up_proj, module.down_proj)
-        described = self._linears(*all_three) if self.adds_low_ranks else None
+        joined = self._joined(module.gate_proj, module.up_proj)
+        together = self._together(module.gate_proj, module.up_proj)
+        down = self._linears(module.down_proj) if self.adds_low_ranks else None
 
         def inner(x: Tensor) -> Tensor:
-            if described is not None:
-                layers = [describe(x) for describe in described]
-                if can_be_fused(*layers):
-                    return feed_forward(x, *layers)
-            down: Tensor = module.down_proj(gated(*both(x)))
-            return down
+            if joined is None:
+                return module.down_proj(gated(*together(x)))  # type: ignore[no-any-return]
+            both = joined(x)
+            if down is not None and can_be_fused(both, last := down[0](x)):
+                return feed_forward(x, both, last)
+            return module.down_proj(fused.gated_unit(*lora_linears(x, [both])))  # type: ignore[no-any-return]
 
         def forward(x: Tensor) -> Tensor:
             if not (self.recomputes_feed_forward and torch.is_grad_enabled()):
@@ -226,6 +265,12 @@ class FastLayers:
             return again
 
         return forward
+
+    def _attention(self, module: Any, attend: Callable[..., Tensor]) -> Forward:
+        layers = (module.q_proj, module.k_proj, module.v_proj)
+        if hasattr(module, "q_norm") or (joined := self._joined(*layers)) is None:
+            return _attention(module, self._together(*layers), attend)
+        return _joined_attention(module, joined)
 
     def for_row(self, draws: Any) -> None:
         """Draw the dropout of the next row from `draws`, a `Draws` or what draws like one; None drops nothing.
@@ -300,6 +345,35 @@ def varlen_rotary_attention(
     return varlen_attention(q, k, v, heads.scaling, spans, boundaries).view(tokens, -1)
 
 
+def _joined_attention(module: Any, joined: Callable[[Tensor], Linear]) -> Forward:
+    """As `_attention`, on a GPU, with queries, keys and values out of one product."""
+    width, scaling, weight = module.head_dim, float(module.scaling), module.o_proj.weight
+    heads, key_heads = weight.shape[1] // width, module.k_proj.out_features // width
+    by_kernels = fused.attends(weight.device, weight.dtype, heads, key_heads, width)
+
+    def forward(
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        *,
+        spans: Sequence[tuple[int, int]],
+        boundaries: Tensor,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        (both,) = lora_linears(hidden_states, [joined(hidden_states)])
+        cos, sin = (angles[0] for angles in position_embeddings)
+        tokens = hidden_states.shape[1]
+        x = both.view(tokens, -1, width)
+        if by_kernels:
+            longest = max(end - start for start, end in spans)
+            mixed = fused.rotary_attention(x, cos, sin, boundaries, key_heads, longest, scaling)
+        else:
+            mixed = varlen_attention(*fused.rotated_heads(x, cos, sin, key_heads), scaling, spans, boundaries)
+        return module.o_proj(mixed.view(1, tokens, -1)), None
+
+    return forward
+
+
 def _embedding(module: nn.Embedding) -> Forward:
     """Begin the sum that the layers add to in float32, so that a bfloat16 model does not round it sixty times."""
 
@@ -311,6 +385,21 @@ def _embedding(module: nn.Embedding) -> Forward:
 
 def _frozen(module: nn.Linear, _: Tensor) -> Linear:
     return Linear(module.weight, module.bias)
+
+
+def _layer(module: Any) -> Forward:
+    before, after = module.input_layernorm, module.post_attention_layernorm
+
+    def forward(hidden_states: Tensor, **more: Any) -> Tensor:
+        if module.gradient_checkpointing and module.training and torch.is_grad_enabled():
+            whole: Tensor = type(module).forward(module, hidden_states, **more)  # which sees to it
+            return whole
+        residual, normed = fused.branch(hidden_states, None, before.weight, before.variance_epsilon)
+        mixed, _ = module.self_attn(hidden_states=normed, **more)
+        residual, normed = fused.branch(residual, mixed, after.weight, after.variance_epsilon)
+        return residual + module.mlp(normed)  # type: ignore[no-any-return]
+
+    return forward
 
 
 def _norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:

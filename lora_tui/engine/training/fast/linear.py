@@ -28,6 +28,9 @@ class Linear:
     own precision. `rounded` holds both in the input's, where they are at hand already. `dropped` marks the elements of
     the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With `draws_inside`, kernels
     that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and `lora_b` nothing is trained.
+
+    Several layers can be described as one (`joint`): their weights one below the other, their A likewise, their B on
+    the diagonal of `rounded`, and the marks of what they drop in rows. What is trained are then their `members`.
     """
 
     weight: Tensor
@@ -38,6 +41,7 @@ class Linear:
     dropped: Dropped | None = None
     rounded: tuple[Tensor, Tensor] | None = None
     draws_inside: bool = False
+    members: tuple["Member", ...] = ()
 
     def low_rank(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both trained matrices in the precision of `like`."""
@@ -46,9 +50,26 @@ class Linear:
         return self.rounded or (self.lora_a.to(like.dtype), self.lora_b.to(like.dtype))
 
     @property
+    def trained(self) -> list[Tensor]:
+        """A and B, of each member in turn."""
+        if self.members:
+            return [matrix for member in self.members for matrix in (member.lora_a, member.lora_b)]
+        return [matrix for matrix in (self.lora_a, self.lora_b) if matrix is not None]
+
+    @property
     def rate_inside(self) -> float | None:
         """The rate of a dropout that is drawn within the products; None where nothing is, or beforehand."""
         return self.dropped.drawn_at if self.dropped is not None and self.draws_inside else None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of the layers that are described as one: what is trained, its rows of the output, its ranks of them all."""
+
+    lora_a: Tensor
+    lora_b: Tensor
+    rows: slice
+    ranks: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +129,8 @@ class LowRanks:
             else:
                 together = _product(of_low[:, part].T, _seen(x, alike[0]), alike[0].lora_a)
             of_a += together.chunk(len(alike))
-        return of_low, [matrix for pair in zip(of_a, of_b, strict=True) for matrix in pair]
+        apart = map(_of_members, self.layers, of_a, of_b)
+        return of_low, [matrix for matrices in apart for matrix in matrices]
 
     def input_gradient(self, of_low: Tensor) -> Tensor:
         """What reaches the input through the low ranks, ``(T, in)``."""
@@ -171,14 +193,23 @@ class Outline:
         return LowRanks(layers, self.slices, into, out, low)
 
 
+def _of_members(layer: Linear, of_a: Tensor, of_b: Tensor) -> list[Tensor]:
+    """The gradients of what is trained in a layer, from those of its A and B; members' B have one rank."""
+    if not layer.members:
+        return [of_a, of_b]
+    blocks = torch.cat([of_b[member.rows, member.ranks] for member in layer.members])
+    of_bs = torch.split(blocks, [len(member.lora_b) for member in layer.members])
+    return [part for member, of_one in zip(layer.members, of_bs, strict=True) for part in (of_a[member.ranks], of_one)]
+
+
 def _seen(x: Tensor, layer: Linear) -> Tensor:
     return layer.dropped.copy_of(x) if layer.dropped else x
 
 
 def _seeds(layers: Sequence[Linear]) -> Tensor:
-    """The seeds of all tokens for each layer, ``(layers, T)``."""
+    """The seeds of all tokens for each layer, ``(layers, T)``; a layer of several has them in rows already."""
     marks = [layer.dropped.marks for layer in layers if layer.dropped is not None]
-    return marks[0][None] if len(marks) == 1 else torch.stack(marks)
+    return marks[0].view(-1, marks[0].shape[-1]) if len(marks) == 1 else torch.stack(marks)
 
 
 def _product(a: Tensor, b: Tensor, like: Tensor | None) -> Tensor:
@@ -236,6 +267,6 @@ def add_products(total: Tensor | None, grads: Sequence[Tensor], weights: Sequenc
 def lora_linears(x: Tensor, layers: Sequence[Linear]) -> tuple[Tensor, ...]:
     """The outputs ``(…, out)`` of `layers` for one `x` of shape ``(…, in)``."""
     flat = x.reshape(-1, x.shape[-1])
-    trained = [m for layer in layers for m in (layer.lora_a, layer.lora_b) if m is not None]
+    trained = [matrix for layer in layers for matrix in layer.trained]
     ys: tuple[Tensor, ...] = _Linears.apply(flat, tuple(layers), *trained)  # type: ignore[no-untyped-call]
     return tuple(y.view(*x.shape[:-1], -1) for y in ys)
