@@ -85,14 +85,25 @@ def test_an_input_without_a_gradient_gets_none() -> None:
 
 def test_norm_and_gated_unit_have_the_gradients_of_their_formulas() -> None:
     x, weight, gate = numbers(4, 6), numbers(6).detach(), numbers(4, 6, seed=9)
-    assert torch.autograd.gradcheck(swiglu, (x, gate))
-    ours = rms_norm(x, weight, 1e-5)
-    plain = functional.rms_norm(x, (6,), weight, 1e-5)
-    torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)  # ours computes in float32 inside
     seed = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 6)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, x, seed)[0], torch.autograd.grad(plain, x, seed)[0], rtol=1e-5, atol=1e-6
-    )
+    for ours, plain, inputs in (
+        (rms_norm(x, weight, 1e-5), functional.rms_norm(x, (6,), weight, 1e-5), (x,)),
+        (swiglu(gate, x), functional.silu(gate) * x, (gate, x)),
+    ):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)  # ours computes in float32 inside
+        for one, other in zip(
+            torch.autograd.grad(ours, inputs, seed), torch.autograd.grad(plain, inputs, seed), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_norm_and_gated_unit_round_once_in_bfloat16() -> None:
+    x, weight, gate = (numbers(64, 96, seed=seed, dtype=torch.bfloat16).detach() for seed in (0, 1, 2))
+    for ours, exact in (
+        (rms_norm(x, weight[0], 1e-5), functional.rms_norm(x.double(), (96,), weight[0].double(), 1e-5)),
+        (swiglu(gate, x), functional.silu(gate.double()) * x.double()),
+    ):
+        assert ((ours.double() - exact).abs() <= 1.01 * 2**-8 * exact.abs()).all()
 
 
 @pytest.mark.parametrize("kept_tokens", [512, 0])

@@ -42,9 +42,7 @@ def _rms_norm_forward(x, more, total, weight, y, inverse, width, eps, ADDS: tl.c
         values = rounded.to(tl.float32)
     of_row = tl.rsqrt(tl.sum(values * values) / width + eps)
     tl.store(inverse + row, of_row)
-    # Rounded before the weight is applied, as transformers does it.
-    normed = (values * of_row).to(y.dtype.element_ty).to(tl.float32)
-    scaled = normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    scaled = values * of_row * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row * width + columns, scaled.to(y.dtype.element_ty), mask=inside)
 
 
