@@ -50,9 +50,10 @@ def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("other_scale", [0.5, 1.5], ids=["unlike scales", "one scale"])
 @pytest.mark.parametrize("rate", [0.0, 0.05])
-def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate: float) -> None:
-    """Two with LoRA, of unlike ranks and scales, and one without between them."""
+def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate: float, other_scale: float) -> None:
+    """Two with LoRA, of unlike ranks, and one without between them."""
     x = numbers(10, 12)
     a, b, other_a, other_b = numbers(3, 12), numbers(7, 3), numbers(2, 12), numbers(5, 2)
     weights = [numbers(out, 12, seed=out).detach() for out in (7, 4, 5)]
@@ -61,12 +62,12 @@ def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate
     layers = [
         Linear(weights[0], None, a, b, 1.5, drops[0]),
         Linear(weights[1], numbers(4).detach()),
-        Linear(weights[2], None, other_a, other_b, 0.5, drops[1]),
+        Linear(weights[2], None, other_a, other_b, other_scale, drops[1]),
     ]
     ours = torch.cat(lora_linears(x, layers), dim=1)
     plain = [functional.linear(x, layer.weight, layer.bias) for layer in layers]
     plain[0] = plain[0] + 1.5 * (x * keeps[0]) @ a.T @ b.T
-    plain[2] = plain[2] + 0.5 * (x * keeps[1]) @ other_a.T @ other_b.T
+    plain[2] = plain[2] + other_scale * (x * keeps[1]) @ other_a.T @ other_b.T
     torch.testing.assert_close(ours, torch.cat(plain, dim=1))
     seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
     inputs = (x, a, b, other_a, other_b)

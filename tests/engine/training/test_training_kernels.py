@@ -48,6 +48,10 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: None)
     monkeypatch.setattr(fused, "attends", lambda *_: False)  # slow to interpret: where it is asked for
+    monkeypatch.setattr(
+        fused.kernels(), "_TOKENS", 16
+    )  # more than one block of each kind, and blocks that are not full
+    monkeypatch.setattr(fused.kernels(), "_COLUMNS", 32)
 
 
 @pytest.fixture
@@ -211,6 +215,31 @@ def test_other_families_and_unlike_ranks_are_computed_alike(
     lora = pattern.model_copy(update={"dropout": 0.0, "alpha_pattern": {"down_proj": 2, "v_proj": 3}})
     model = stir(create_lora_model(AutoModelForCausalLM.from_config(config), lora)).train()
     compare_with_the_cpus_way(model, examples, monkeypatch)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_norm_that_somebody_listens_to_is_called(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+    model = new_model(targets=["q_proj"]).train()
+    norm = model.get_base_model().model.layers[0].post_attention_layernorm
+    heard: list[int] = []
+    norm.register_forward_hook(lambda *_: heard.append(1))
+    maths = StepMaths.of(model, 64)
+    maths.accumulate(examples[:1], 1)
+    assert heard == [1]
+    assert maths.fast.kinds["layer"] == model.config.num_hidden_layers - 1
+
+
+@pytest.mark.usefixtures("with_attention")
+def test_longer_examples_than_were_measured_go_through_torchs_attention(
+    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = new_model(targets=["q_proj"]).train(), []
+    real = fused.kernels().rotate_back
+    monkeypatch.setattr(fused, "rotary_attention", lambda *_: pytest.fail("not for these"))
+    monkeypatch.setattr(fused.attention_kernels(), "LONGEST", 8)
+    monkeypatch.setattr(fused.kernels(), "rotate_back", lambda *inputs: calls.append(1) or real(*inputs))
+    StepMaths.of(model, 64).accumulate(examples[:1], 1)
+    assert len(calls) == model.config.num_hidden_layers
 
 
 @pytest.mark.usefixtures("on_gpu")

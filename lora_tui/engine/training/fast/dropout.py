@@ -51,7 +51,7 @@ class Dropped:
         return self._zero_(values.clone(memory_format=torch.contiguous_format))
 
     def kept(self, part: Tensor, total: Tensor | None) -> Tensor:
-        """The other elements of `part`, added to a `total` where there is one; both contiguous, both overwritten."""
+        """The other elements of `part`, added to a `total` where there is one; contiguous, and maybe overwritten."""
         if self.drawn_at is None:
             self._zero_(part)
             return part if total is None else total.add_(part)

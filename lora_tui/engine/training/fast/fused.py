@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+_WIDEST_HEAD = 128
+"""Widest head that the attention's blocks were chosen for: two sums of a wider one do not fit into registers."""
+
 
 def kernels() -> Any:
     """The module of kernels; raises `ImportError` where Triton is not installed."""
@@ -33,7 +36,10 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def adds_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
-    """Tell whether the gated unit's kernels may add low-rank parts of a `rank`, where the others can be used."""
+    """Tell whether kernels may compute low-rank parts of a `rank`, where the others can be used.
+
+    The gated unit adds them in passing then, and what is dropped is drawn inside their products.
+    """
     with torch.cuda.device(device if device.type == "cuda" else -1):
         return bool(kernels().can_add_low_ranks(device, dtype, rank))
 
@@ -41,8 +47,11 @@ def adds_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
 def attends(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int) -> bool:
     """Tell whether attention may be computed by kernels of ours, where the others can be used.
 
-    On GPUs before Hopper torch's own kernel, which is made for them, is left to do it.
+    On GPUs before Hopper torch's own kernel, which is made for them, is left to do it, as it is for wider heads than
+    were measured.
     """
+    if width > _WIDEST_HEAD:
+        return False
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
         return False
     with torch.cuda.device(device if device.type == "cuda" else -1):

@@ -36,14 +36,17 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """Layers as one: `linear` describes them without their dropout; `adapted` are those of them that have LoRA."""
+    """Layers as one: `linear` describes them without their dropout; `adapted` are those of them that have LoRA.
+
+    It holds the weights as they are now: nobody may give a layer another tensor afterwards.
+    """
 
     linear: Linear
     adapted: Sequence[Adapted]
 
     @classmethod
     def of(cls, layers: Sequence[Adapted | nn.Linear], highest_rank_that_drops: int) -> "Joint | None":
-        """Join `layers`, in this order; None where they are too unlike.
+        """Join `layers`, in this order; None where they are too unlike, or of too high a rank to drop inside products.
 
         Their weights are moved, not copied: each layer keeps its own, as a part of one tensor.
         """
@@ -67,10 +70,8 @@ class Joint:
         )
         into = weight.new_empty(len(adapted) * rank, weight.shape[1])
         out = weight.new_zeros(len(weight), len(adapted) * rank)
-        rounded = (into, out)
-        return cls(
-            Linear(weight, bias, first.lora_a, first.lora_b, first.scale, None, rounded, False, members), adapted
-        )
+        linear = Linear(weight, bias, first.lora_a, first.lora_b, first.scale, rounded=(into, out), members=members)
+        return cls(linear, adapted)
 
     def copies(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Where in the joint matrices a layer's own A and B stand, by its number."""

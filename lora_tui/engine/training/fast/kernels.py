@@ -1,4 +1,4 @@
-"""What a Llama does between its matrix products on a GPU, each in one pass over memory: kernels in Triton.
+"""What a Llama does between its large matrix products on a GPU, in as few passes over memory as can be, in Triton.
 
 On a GPU these operations wait for memory, not for arithmetic: a norm in six of torch's operations reads and writes its
 input six times. The formulas are those of `pointwise`, with everything inside in float32. Triton comes with torch on
@@ -85,29 +85,22 @@ def _swiglu_backward(grad, gate, up, of_gate, of_up, count, BLOCK: tl.constexpr)
 
 
 @triton.jit
-def _low_rank_part(low, stride, out, apart, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
-    """``low outᵀ`` for a block of tokens and columns; rows of `low` are `stride` apart, those of `out` `apart`."""
+def _low_rank_part(
+    low, stride, matrix, of_rank, of_column, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr
+):  # fmt: skip
+    """A block of ``low matrix``, tokens by columns.
+
+    Rows of `low` are `stride` apart, neighbours in a column of `matrix` `of_rank`, and those in a row `of_column`.
+    """
     ranks = tl.arange(0, RANK)
     inside_r = ranks < rank
     of_tokens = tl.load(
         low + tokens[:, None] * stride + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
     )
     of_columns = tl.load(
-        out + columns[None, :] * apart + ranks[:, None], mask=inside_c[None, :] & inside_r[:, None], other=0.0
-    )
-    return tl.dot(of_tokens, of_columns, input_precision="ieee")
-
-
-@triton.jit
-def _into_part(low, stride, into, width, tokens, columns, rank, inside_t, inside_c, RANK: tl.constexpr):
-    """``low into`` for a block of tokens and columns; rows of `low` are `stride` apart, `into` is ``(rank, width)``."""
-    ranks = tl.arange(0, RANK)
-    inside_r = ranks < rank
-    of_tokens = tl.load(
-        low + tokens[:, None] * stride + ranks[None, :], mask=inside_t[:, None] & inside_r[None, :], other=0.0
-    )
-    of_columns = tl.load(
-        into + ranks[:, None] * width + columns[None, :], mask=inside_r[:, None] & inside_c[None, :], other=0.0
+        matrix + ranks[:, None] * of_rank + columns[None, :] * of_column,
+        mask=inside_r[:, None] & inside_c[None, :],
+        other=0.0,
     )
     return tl.dot(of_tokens, of_columns, input_precision="ieee")
 
@@ -140,8 +133,8 @@ def _gated_forward(
     u = tl.load(both + width + places, mask=inside, other=0.0).to(tl.float32)
     if LOW:
         stride, of_up = 2 * rank, out + width * 2 * rank + rank
-        g += _low_rank_part(low, stride, out, stride, tokens, columns, rank, inside_t, inside_c, RANK)
-        u += _low_rank_part(low + rank, stride, of_up, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        g += _low_rank_part(low, stride, out, 1, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        u += _low_rank_part(low + rank, stride, of_up, 1, stride, tokens, columns, rank, inside_t, inside_c, RANK)
     to = y + tokens[:, None] * width + columns[None, :]
     tl.store(to, (g * tl.sigmoid(g) * u).to(y.dtype.element_ty), mask=inside)
 
@@ -161,9 +154,9 @@ def _gated_backward(
     d = tl.load(grad + tokens[:, None] * width + columns[None, :], mask=inside, other=0.0).to(tl.float32)
     if LOW:
         stride, of_up = 2 * rank, out + width * 2 * rank + rank
-        g += _low_rank_part(low, stride, out, stride, tokens, columns, rank, inside_t, inside_c, RANK)
-        u += _low_rank_part(low + rank, stride, of_up, stride, tokens, columns, rank, inside_t, inside_c, RANK)
-        more = _into_part(of_low, rank_d, into, width, tokens, columns, rank_d, inside_t, inside_c, RANK)
+        g += _low_rank_part(low, stride, out, 1, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        u += _low_rank_part(low + rank, stride, of_up, 1, stride, tokens, columns, rank, inside_t, inside_c, RANK)
+        more = _low_rank_part(of_low, rank_d, into, width, 1, tokens, columns, rank_d, inside_t, inside_c, RANK)
         if DROPS:
             of_token = tl.load(seeds + tokens, mask=inside_t, other=0)
             more = tl.where(_keeps(of_token[:, None], columns[None, :], threshold), more, 0.0)
@@ -247,8 +240,8 @@ def _dropped_input(
         total += tl.load(y + places, mask=inside, other=0.0).to(tl.float32)
     for layer in tl.static_range(LAYERS):
         of_token = tl.load(seeds + layer * count + tokens, mask=inside_t, other=0)
-        part = _into_part(
-            of_low + layer * rank, stride, into + layer * rank * width, width,
+        part = _low_rank_part(
+            of_low + layer * rank, stride, into + layer * rank * width, width, 1,
             tokens, columns, rank, inside_t, inside_c, RANK,
         )  # fmt: skip
         total += tl.where(_keeps(of_token[:, None], columns[None, :], threshold), part, 0.0)
@@ -452,6 +445,7 @@ def dropped_low_ranks_(low: Tensor, x: Tensor, into: Tensor, seeds: Tensor, rate
     _dropped_low_ranks[triton.cdiv(count, _LOW_TOKENS), layers, parts](
         x, into, seeds, y, y.stride(-2), low.numel(), scale, _threshold(rate), count, width, rank, columns_each,
         TOKENS=_LOW_TOKENS, COLUMNS=_LOW_COLUMNS, RANK=_padded_rank(rank),
+        num_stages=2 if x.dtype == torch.float32 else 3,  # what a block of a small GPU has room for
     )  # fmt: skip
     if y is not low:
         low.copy_(y.sum(0))
@@ -561,9 +555,9 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @lru_cache(maxsize=8)
 def can_add_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
-    """Tell whether the gated unit's kernels that add parts of a `rank` compile for `device` and `dtype`, and are right.
+    """Tell whether the kernels that compute low-rank parts compile for `device`, `dtype` and a `rank`, and are right.
 
-    Triton's interpreter has no products in bfloat16.
+    They are those of the gated unit and of dropout inside products. Triton's interpreter has no products in bfloat16.
     """
     try:
         return all(_alike(found, expected) for found, expected in _trials_of_low_ranks(device, dtype, rank))

@@ -65,9 +65,14 @@ class _Rounded:
     copies: list[Tensor]
 
     @classmethod
-    def of(cls, adapted: Sequence[Any], dtype: torch.dtype) -> "_Rounded":
-        exact = [m[a].weight for layer in adapted for a in layer.active_adapters for m in (layer.lora_A, layer.lora_B)]
-        return cls(exact, [torch.empty_like(matrix, dtype=dtype, requires_grad=False) for matrix in exact])
+    def of(cls, adapted: Sequence[Any]) -> "_Rounded":
+        exact, copies = [], []
+        for layer in adapted:
+            (adapter,) = layer.active_adapters
+            for matrix in (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight):
+                exact.append(matrix)
+                copies.append(torch.empty_like(matrix, dtype=layer.base_layer.weight.dtype, requires_grad=False))
+        return cls(exact, copies)
 
     @torch.no_grad()
     def take(self) -> None:
@@ -124,7 +129,7 @@ class FastLayers:
         dtype = next(model.parameters()).dtype
         reason = fused.why_unusable(device, dtype)
         if reason is None or (device.type == "cuda" and dtype == torch.bfloat16):
-            layers.rounded = _Rounded.of(adapted, dtype)
+            layers.rounded = _Rounded.of(adapted)
         for number, module in enumerate(adapted):
             layers._take("linear", module, layers._linear(module, number))
         layers._describe_frozen(model)
@@ -210,6 +215,7 @@ class FastLayers:
         draws, rate = self.row.draws, adapted[0].rate if adapted else 0.0
         if rate == 0.0 or draws is None or not adapted[0].dropout.training:
             return layer
+        # Of several layers the marks are seeds in rows: only where a GPU draws inside the products are layers joined.
         drawn = [draws.dropped(one.number, x.shape[-1], rate, x.device, x.dtype) for one in adapted]
         dropped = drawn[0] if len(drawn) == 1 else Dropped(torch.stack([one.marks for one in drawn]), rate)
         inside = self.adds_low_ranks and adapted[0].rank <= HIGHEST_RANK
@@ -234,7 +240,10 @@ class FastLayers:
         return lambda x: lora_linears(x, [describe(x) for describe in described])
 
     def _joined(self, *modules: Any) -> Callable[[Tensor], Linear] | None:
-        """How to describe layers that share their input as one; None where they cannot be one, or need not."""
+        """How to describe layers that share their input as one, also where nothing of them is trained.
+
+        None on the CPU, where it saves nothing, and where they are too unlike.
+        """
         if not self.by_kernels or self._linears(*modules) is None:
             return None
         joint = Joint.of([self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0)
@@ -254,6 +263,7 @@ class FastLayers:
             if joined is None:
                 return module.down_proj(gated(*together(x)))  # type: ignore[no-any-return]
             both = joined(x)
+            # A GPU's draws depend on tokens and columns, not on the width: any input describes the last layer.
             if down is not None and can_be_fused(both, last := down[0](x)):
                 return feed_forward(x, both, last)
             return module.down_proj(fused.gated_unit(*lora_linears(x, [both])))  # type: ignore[no-any-return]
@@ -315,7 +325,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _tried_ranks(adapted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> bool:
-    """Try the kernels that add low-rank parts, for the highest rank of the model that they hold."""
+    """Try the kernels that compute low-rank parts, for the highest rank of the model that they hold."""
     ranks = [rank for layer in adapted for rank in layer.r.values() if rank <= HIGHEST_RANK]
     return bool(ranks) and fused.adds_low_ranks(device, dtype, max(ranks))
 
@@ -364,8 +374,8 @@ def _joined_attention(module: Any, joined: Callable[[Tensor], Linear]) -> Forwar
         cos, sin = (angles[0] for angles in position_embeddings)
         tokens = hidden_states.shape[1]
         x = both.view(tokens, -1, width)
-        if by_kernels:
-            longest = max(end - start for start, end in spans)
+        longest = max(end - start for start, end in spans)
+        if by_kernels and longest <= fused.attention_kernels().LONGEST:
             mixed = fused.rotary_attention(x, cos, sin, boundaries, key_heads, longest, scaling)
         else:
             mixed = varlen_attention(*fused.rotated_heads(x, cos, sin, key_heads), scaling, spans, boundaries)

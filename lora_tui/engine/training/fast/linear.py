@@ -29,8 +29,9 @@ class Linear:
     the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With `draws_inside`, kernels
     that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and `lora_b` nothing is trained.
 
-    Several layers can be described as one (`joint`): their weights one below the other, their A likewise, their B on
-    the diagonal of `rounded`, and the marks of what they drop in rows. What is trained are then their `members`.
+    Several layers can be described as one (`joint`): their weights one below the other, their A likewise and their B on
+    the diagonal in `rounded`, and the marks of what they drop in rows. What is trained are then their `members`;
+    `lora_a` and `lora_b` are those of the first and tell no more than the precision of all.
     """
 
     weight: Tensor
@@ -47,6 +48,7 @@ class Linear:
         """Both trained matrices in the precision of `like`."""
         assert self.lora_a is not None
         assert self.lora_b is not None
+        assert self.rounded or not self.members
         return self.rounded or (self.lora_a.to(like.dtype), self.lora_b.to(like.dtype))
 
     @property
@@ -128,7 +130,8 @@ class LowRanks:
                 together = together.to(alike[0].lora_a)
             else:
                 together = _product(of_low[:, part].T, _seen(x, alike[0]), alike[0].lora_a)
-            of_a += together.chunk(len(alike))
+            sizes = [len(together)] if len(alike) == 1 else [one.stop - one.start for one in self.slices]
+            of_a += torch.split(together, sizes)
         apart = map(_of_members, self.layers, of_a, of_b)
         return of_low, [matrix for matrices in apart for matrix in matrices]
 
