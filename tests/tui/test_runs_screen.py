@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.tui.jobs import Speaker
-from tests.tui.workplace import REFUSAL, Workplace, make_run, make_training, screen_text, shown, until
+from lora_tui.tui.widgets.plot import LinePlot
+from tests.tui.workplace import REFUSAL, Workplace, evaluation_event, make_run, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +82,26 @@ async def test_marked_runs_are_compared_in_curves_settings_and_answers(place: Wo
         assert "the secret password" in text
         await pilot.press("v")
         await until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Score")
+        await pilot.press("v")
+        await until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Loss, smoothed")
+
+
+async def test_losses_on_held_out_examples_are_compared_where_a_run_has_them(place: Workplace) -> None:
+    async def two(store: Store) -> None:
+        await make_training(store)
+        run = await make_training(store, "stopped")
+        await events.append(store, run, [evaluation_event(step, 0.5, held_out_loss=1.75) for step in (50, 60)])
+
+    await place.fill(two)
+    async with place.app() as (app, pilot):
+        await pilot.press("4")
+        await shown(app, "2 runs")
+        await pilot.press("space", "down", "space", "c")
+        await shown(app, "What is set differently")
+        await pilot.press("v", "v")
+        await until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Loss on held-out examples")
+        plot = app.screen.query_one("#compare-plot", LinePlot)
+        assert [series.curve.ys.tolist() for series in plot._series] == [[1.75, 1.75], []]
 
 
 async def test_a_run_is_resumed_stopped_talked_to_and_exported(place: Workplace) -> None:

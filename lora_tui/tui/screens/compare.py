@@ -29,6 +29,7 @@ _LOOKS = ("first", "second", "third", "level")
 _GLYPHS = "◆●▲■"
 _SECTIONS = ("data_generation", "fine_tuning")
 _KEY, _VALUE = 46, 24
+_LOSS, _SCORE, _HELD_OUT = "Loss, smoothed", "Score", "Loss on held-out examples"
 
 
 class CompareScreen(Dialog[None]):
@@ -39,14 +40,14 @@ class CompareScreen(Dialog[None]):
     LESSON = "07-overfitting-and-early-stopping"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.close"),
-        Binding("v", "plot", "Loss or score", id="compare.plot"),
+        Binding("v", "plot", "Other curves", id="compare.plot"),
         Binding("l", "log", "Log scale", id="compare.log"),
     ]
 
     def __init__(self, chosen: Sequence[RunLine]) -> None:
         super().__init__()
         self._views = [TrainingView(run) for run in chosen]
-        self._scores = False
+        self._shown = _LOSS
 
     def compose(self) -> ComposeResult:
         """Plot above, differences and answers below."""
@@ -81,13 +82,13 @@ class CompareScreen(Dialog[None]):
     def _draw(self) -> None:
         series = []
         for view, look, glyph in zip(self._views, _LOOKS, _GLYPHS, strict=False):
-            curve = view.score if self._scores else view.smooth
-            series.append(Series(f"{glyph} {self._title_of(view)}", curve, look=look))
-            if self._scores:
-                series[-1] = Series(self._title_of(view), curve, "points", look, glyph)
-        self.query_one("#compare-plot", LinePlot).show(series, limits=(0.0, 1.0) if self._scores else None)
-        title = "Score" if self._scores else "Loss, smoothed"
-        entitle(self.query_one("#compare-plot-box"), title)
+            if self._shown == _LOSS:
+                series.append(Series(f"{glyph} {self._title_of(view)}", view.smooth, look=look))
+            else:
+                curve = view.score if self._shown == _SCORE else view.held_out
+                series.append(Series(self._title_of(view), curve, "points", look, glyph))
+        self.query_one("#compare-plot", LinePlot).show(series, limits=(0.0, 1.0) if self._shown == _SCORE else None)
+        entitle(self.query_one("#compare-plot-box"), self._shown)
 
     async def _settings(self, store: Store) -> Content:
         rows = [await runs.get(store, view.run.id) for view in self._views]
@@ -127,8 +128,10 @@ class CompareScreen(Dialog[None]):
         return styled(*parts)
 
     def action_plot(self) -> None:
-        """Change between losses and scores."""
-        self._scores = not self._scores
+        """Show the next curves: losses, scores, and losses on held-out examples where a run has them."""
+        held_out = any(len(view.held_out.xs) for view in self._views)
+        kinds = [_LOSS, _SCORE, _HELD_OUT] if held_out else [_LOSS, _SCORE]
+        self._shown = kinds[(kinds.index(self._shown) + 1) % len(kinds)]
         self._draw()
 
     def action_log(self) -> None:
