@@ -48,10 +48,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: None)
     monkeypatch.setattr(fused, "attends", lambda *_: False)  # slow to interpret: where it is asked for
-    monkeypatch.setattr(
-        fused.kernels(), "_TOKENS", 16
-    )  # more than one block of each kind, and blocks that are not full
-    monkeypatch.setattr(fused.kernels(), "_COLUMNS", 32)
+    # More than one block of each kind, and blocks that are not full.
+    monkeypatch.setattr(fused.low_rank_kernels(), "_TOKENS", 16)
+    monkeypatch.setattr(fused.low_rank_kernels(), "_COLUMNS", 32)
 
 
 @pytest.fixture
@@ -244,7 +243,7 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
 
 @pytest.mark.usefixtures("on_gpu")
 def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
-    fused.kernels().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
+    fused.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     maths = StepMaths.of(model, 64)
     recompute(maths, footprint.ALL)
@@ -277,7 +276,7 @@ def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: 
 def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused.kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))
     losses = [float(StepMaths.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
@@ -291,9 +290,10 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
 def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
-    monkeypatch.setattr(fused.kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     for name, size in {"_LOW_TOKENS": 8, "_LOW_COLUMNS": 16, "_COLUMNS_EACH": 32, "_TOKENS_EACH": 16}.items():
-        monkeypatch.setattr(fused.kernels(), name, size)  # sums of parts, and parts that the input does not fill
+        # Sums of parts, and parts that the input does not fill.
+        monkeypatch.setattr(fused.low_rank_kernels(), name, size)
     model = new_model(dropout=0.2, targets=targets).train()
     shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
     calls = dict.fromkeys(("dropped_low_ranks_", "dropped_outer", "dropped_input", "copy_of"), 0)
@@ -308,7 +308,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
         monkeypatch.setattr(owner, name, counting)
 
     for name in calls:
-        count(Dropped if name == "copy_of" else fused.kernels(), name)
+        count(Dropped if name == "copy_of" else fused.low_rank_kernels(), name)
 
     def step() -> tuple[float, torch.Tensor]:
         maths = StepMaths.of(model, 64)
@@ -367,7 +367,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.graphs._TOKENS", 8)
     monkeypatch.setattr("lora_tui.engine.training.graphs._LABELS", 4)
-    monkeypatch.setattr(fused.kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
@@ -452,34 +452,34 @@ def test_weights_that_have_moved_are_recorded_anew() -> None:
 
 
 def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = fused.kernels()
-    kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU, torch.float32) is None
+    kernels, trials = fused.kernels(), fused.trials()
+    trials.why_unusable.cache_clear()
+    assert trials.why_unusable(CPU, torch.float32) is None
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no C compiler")
 
     monkeypatch.setattr(kernels, "rotate", broken)
-    kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
+    trials.why_unusable.cache_clear()
+    assert trials.why_unusable(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
     monkeypatch.setattr(kernels, "rotate", lambda x, *_: x)
-    kernels.why_unusable.cache_clear()
-    assert kernels.why_unusable(CPU, torch.float32) == (
+    trials.why_unusable.cache_clear()
+    assert trials.why_unusable(CPU, torch.float32) == (
         "they compute something else on this device (rotation, rotation of some heads)"
     )
-    kernels.why_unusable.cache_clear()
+    trials.why_unusable.cache_clear()
     assert fused.why_unusable(CPU, torch.float32) == "they are for GPUs"
 
 
 def test_low_ranks_are_added_in_passing_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = fused.kernels()
-    kernels.can_add_low_ranks.cache_clear()
-    assert kernels.can_add_low_ranks(CPU, torch.float32, 5)
+    kernels, trials = fused.low_rank_kernels(), fused.trials()
+    trials.can_add_low_ranks.cache_clear()
+    assert trials.can_add_low_ranks(CPU, torch.float32, 5)
     real = kernels.gated_forward
     monkeypatch.setattr(kernels, "gated_forward", lambda *inputs: real(*inputs) + 0.5)
-    kernels.can_add_low_ranks.cache_clear()
-    assert not kernels.can_add_low_ranks(CPU, torch.float32, 5)
-    kernels.can_add_low_ranks.cache_clear()
+    trials.can_add_low_ranks.cache_clear()
+    assert not trials.can_add_low_ranks(CPU, torch.float32, 5)
+    trials.can_add_low_ranks.cache_clear()
 
 
 def test_without_the_kernels_a_model_says_that_it_is_slower(

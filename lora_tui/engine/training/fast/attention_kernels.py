@@ -35,6 +35,16 @@ def _rows(x, stride, rows, inside, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _span(q, k, v, boundaries, stride, GROUP: tl.constexpr, WIDTH: tl.constexpr):
+    """Where a program's span begins, how long it is, and its queries, keys and values for the program's head."""
+    head, span = tl.program_id(2), tl.program_id(1)
+    start = tl.load(boundaries + span).to(tl.int64)
+    length = (tl.load(boundaries + span + 1) - start).to(tl.int32)
+    of_key_head = start * stride + (head // GROUP) * WIDTH
+    return start, length, q + start * stride + head * WIDTH, k + of_key_head, v + of_key_head
+
+
+@triton.jit
 def _weigh(q, k, v, rows, columns, total, largest, mixed, scale, MASKED: tl.constexpr):
     """Take one more block of keys into the running softmax of a block of queries."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -53,15 +63,11 @@ def _attend(
     q, k, v, boundaries, y, normaliser, stride, tokens, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    head, span = tl.program_id(2), tl.program_id(1)
-    start = tl.load(boundaries + span).to(tl.int64)
-    length = (tl.load(boundaries + span + 1) - start).to(tl.int32)
+    head = tl.program_id(2)
+    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
     # Blocks that see the most keys come first: what is left for the end is short.
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
     if first < length:
-        q += start * stride + head * WIDTH
-        k += start * stride + (head // GROUP) * WIDTH
-        v += start * stride + (head // GROUP) * WIDTH
         rows = first + tl.arange(0, QUERIES)
         of_q = _rows(q, stride, rows, rows < length, WIDTH)
         total = tl.zeros((QUERIES,), tl.float32)
@@ -114,14 +120,10 @@ def _backward_of_keys(
     q, k, v, grad, boundaries, normaliser, inner, of_k, of_v, stride, tokens, scale, scaling,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    head, span = tl.program_id(2), tl.program_id(1)
-    start = tl.load(boundaries + span).to(tl.int64)
-    length = (tl.load(boundaries + span + 1) - start).to(tl.int32)
+    head = tl.program_id(2)
+    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
     first = tl.program_id(0) * KEYS
     if first < length:
-        q += start * stride + head * WIDTH
-        k += start * stride + (head // GROUP) * WIDTH
-        v += start * stride + (head // GROUP) * WIDTH
         grad += (start * HEADS + head) * WIDTH
         normaliser += head * tokens + start
         inner += head * tokens + start
@@ -170,14 +172,10 @@ def _backward_of_queries(
     q, k, v, grad, boundaries, normaliser, inner, of_q, stride, tokens, scale, scaling,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    head, span = tl.program_id(2), tl.program_id(1)
-    start = tl.load(boundaries + span).to(tl.int64)
-    length = (tl.load(boundaries + span + 1) - start).to(tl.int32)
+    head = tl.program_id(2)
+    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
     if first < length:
-        q += start * stride + head * WIDTH
-        k += start * stride + (head // GROUP) * WIDTH
-        v += start * stride + (head // GROUP) * WIDTH
         rows = first + tl.arange(0, QUERIES)
         inside = rows < length
         queries = _rows(q, stride, rows, inside, WIDTH)

@@ -46,7 +46,7 @@ class Dropped:
     def copy_of(self, values: Tensor) -> Tensor:
         """`values` with zeros at the dropped elements, contiguous."""
         if self.drawn_at is not None:
-            without: Tensor = fused.kernels().drop(values.contiguous(), self.marks, self.drawn_at)
+            without: Tensor = fused.low_rank_kernels().drop(values.contiguous(), self.marks, self.drawn_at)
             return without
         return self._zero_(values.clone(memory_format=torch.contiguous_format))
 
@@ -57,7 +57,7 @@ class Dropped:
             return part if total is None else total.add_(part)
         if total is None:
             return self.copy_of(part)
-        fused.kernels().add_kept_(total, part, self.marks, self.drawn_at)
+        fused.low_rank_kernels().add_kept_(total, part, self.marks, self.drawn_at)
         return total
 
     def _zero_(self, values: Tensor) -> Tensor:

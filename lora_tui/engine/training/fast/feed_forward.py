@@ -40,7 +40,7 @@ class _FeedForward(torch.autograd.Function):
         gate_and_up, down = layers
         both = functional.linear(x, gate_and_up.weight)
         first = LowRanks.of(x, [gate_and_up])
-        inner = fused.kernels().gated_forward(both, first.low, first.out[0])
+        inner = fused.low_rank_kernels().gated_forward(*both.chunk(2, dim=1), first.low, first.out[0])
         last = LowRanks.of(inner, [down])
         (y,) = last.outputs(inner)
         ctx.outlines = first.without_marks(), last.without_marks()  # type: ignore[attr-defined]  # torch types it bare
@@ -57,9 +57,9 @@ class _FeedForward(torch.autograd.Function):
         grad = grad.contiguous()
         of_low_of_inner, of_down = last.backward(inner, [grad])
         (down,) = last.layers
-        of_both = fused.kernels().gated_backward(
+        of_both = fused.low_rank_kernels().gated_backward(
             grad @ of_down_w,
-            both,
+            *both.chunk(2, dim=1),
             (first.low, first.out[0]),
             (of_low_of_inner, last.into),
             down.dropped.marks if down.dropped is not None else None,

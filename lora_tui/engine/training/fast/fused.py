@@ -13,13 +13,23 @@ _WIDEST_HEAD = 128
 
 
 def kernels() -> Any:
-    """The module of kernels; raises `ImportError` where Triton is not installed."""
+    """The module of kernels; raises `ImportError` where Triton is not installed, as the next ones do."""
     return importlib.import_module("lora_tui.engine.training.fast.kernels")
 
 
+def low_rank_kernels() -> Any:
+    """The module of the kernels that compute low-rank parts and drop."""
+    return importlib.import_module("lora_tui.engine.training.fast.low_rank_kernels")
+
+
 def attention_kernels() -> Any:
-    """The module of the attention's kernels; raises as `kernels` does."""
+    """The module of the attention's kernels."""
     return importlib.import_module("lora_tui.engine.training.fast.attention_kernels")
+
+
+def trials() -> Any:
+    """The module that tries them."""
+    return importlib.import_module("lora_tui.engine.training.fast.trials")
 
 
 @lru_cache(maxsize=8)
@@ -29,7 +39,7 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
         return "they are for GPUs"
     try:
         with torch.cuda.device(device):  # Triton asks the current one
-            reason: str | None = kernels().why_unusable(device, dtype)
+            reason: str | None = trials().why_unusable(device, dtype)
     except ImportError:
         return "Triton is not installed"
     return reason
@@ -41,7 +51,7 @@ def adds_low_ranks(device: torch.device, dtype: torch.dtype, rank: int) -> bool:
     The gated unit adds them in passing then, and what is dropped is drawn inside their products.
     """
     with torch.cuda.device(device if device.type == "cuda" else -1):
-        return bool(kernels().can_add_low_ranks(device, dtype, rank))
+        return bool(trials().can_add_low_ranks(device, dtype, rank))
 
 
 def attends(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int) -> bool:
@@ -95,28 +105,29 @@ class _Branch(torch.autograd.Function):
 class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
-        gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        return kernels().swiglu_forward(gate, up)  # type: ignore[no-any-return]
+        return low_rank_kernels().gated_forward(gate, up)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors  # type: ignore[attr-defined]
-        return kernels().swiglu_backward(grad.contiguous(), gate, up)  # type: ignore[no-any-return]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
+        of_both: Tensor = low_rank_kernels().gated_backward(grad.contiguous(), *ctx.saved_tensors)  # type: ignore[attr-defined]
+        return of_both.chunk(2, dim=1)
 
 
 class _GatedUnit(torch.autograd.Function):
+    """The same of halves: autograd would join their gradients by a copy."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, both: Tensor) -> Tensor:
         ctx.save_for_backward(both)
-        return kernels().gated_forward(both)  # type: ignore[no-any-return]
+        return low_rank_kernels().gated_forward(*both.chunk(2, dim=1))  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         (both,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return kernels().gated_backward(grad.contiguous(), both)  # type: ignore[no-any-return]
+        return low_rank_kernels().gated_backward(grad.contiguous(), *both.chunk(2, dim=1))  # type: ignore[no-any-return]
 
 
 class _RotatedHeads(torch.autograd.Function):
@@ -189,8 +200,9 @@ def branch(x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """What `pointwise.swiglu` computes."""
-    y: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
-    return y
+    flat = (values.reshape(-1, values.shape[-1]).contiguous() for values in (gate, up))
+    y: Tensor = _SwiGlu.apply(*flat)  # type: ignore[no-untyped-call]
+    return y.view(gate.shape)
 
 
 def gated_unit(both: Tensor) -> Tensor:

@@ -17,13 +17,12 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
-from lora_tui.engine.training.attention import has_varlen_kernel, varlen_attention
-from lora_tui.engine.training.fast import fused
-from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
+from lora_tui.engine.training.attention import has_varlen_kernel
+from lora_tui.engine.training.fast import blocks, fused
+from lora_tui.engine.training.fast.attention import packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Dropped
 from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
 from lora_tui.engine.training.fast.joint import Adapted, Joint
@@ -32,8 +31,6 @@ from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
 _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
-
-Forward = Callable[..., Any]
 
 
 class _Operations(NamedTuple):
@@ -103,7 +100,7 @@ class FastLayers:
     the fastest; `kinds` counts the replaced layers by kind.
     """
 
-    forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
+    forwards: list[tuple[nn.Module, blocks.Forward]] = field(default_factory=list)
     why_not: str | None = None
     why_slower: str | None = None
     kinds: dict[str, int] = field(default_factory=dict)
@@ -135,7 +132,7 @@ class FastLayers:
         layers._describe_frozen(model)
         if reason is None:
             layers.adds_low_ranks = _tried_ranks(adapted, device, dtype)
-            attention = varlen_rotary_attention if packed and _takes_varlen(model) else None
+            attention = blocks.varlen_rotary_attention if packed and _takes_varlen(model) else None
             layers.by_kernels = True
             layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
             layers._take_layers(model)
@@ -159,7 +156,7 @@ class FastLayers:
             for module, _ in self.forwards:
                 del module.forward
 
-    def _take(self, kind: str, module: nn.Module, forward: Forward) -> None:
+    def _take(self, kind: str, module: nn.Module, forward: blocks.Forward) -> None:
         self.forwards.append((module, forward))
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
 
@@ -168,7 +165,7 @@ class FastLayers:
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
             if _is(module, "RMSNorm") and not module.weight.requires_grad:
-                self._take("norm", module, _norm(module, by_hand.rms_norm))
+                self._take("norm", module, blocks.norm(module, by_hand.rms_norm))
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
                 self._take("mlp", module, self._mlp(module, by_hand.swiglu))
             elif by_hand.attention and _is(module, "Attention") and not module.attention_dropout:
@@ -182,7 +179,7 @@ class FastLayers:
                 continue
             norms: tuple[Any, Any] = (module.input_layernorm, module.post_attention_layernorm)
             if taken.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
-                self._take("layer", module, _layer(module))
+                self._take("layer", module, blocks.layer(module))
 
     def _take_embedding(self, model: nn.Module) -> None:
         """Begin the sum that the layers add to in float32, where nobody else but norms taken by hand reads it."""
@@ -191,9 +188,9 @@ class FastLayers:
         if norms and all(id(norm) in taken for norm in norms):
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
-                    self._take("embedding", module, _embedding(module))
+                    self._take("embedding", module, blocks.embedding(module))
 
-    def _linear(self, module: Any, number: int) -> Forward:
+    def _linear(self, module: Any, number: int) -> blocks.Forward:
         (adapter,) = module.active_adapters
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
@@ -254,7 +251,7 @@ class FastLayers:
             self.rounded.place(joint.copies())
         return lambda x: self._dropping(joint.linear, joint.adapted, x)
 
-    def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> Forward:
+    def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> blocks.Forward:
         joined = self._joined(module.gate_proj, module.up_proj)
         together = self._together(module.gate_proj, module.up_proj)
         down = self._linears(module.down_proj) if self.adds_low_ranks else None
@@ -276,11 +273,11 @@ class FastLayers:
 
         return forward
 
-    def _attention(self, module: Any, attend: Callable[..., Tensor]) -> Forward:
+    def _attention(self, module: Any, attend: Callable[..., Tensor]) -> blocks.Forward:
         layers = (module.q_proj, module.k_proj, module.v_proj)
         if hasattr(module, "q_norm") or (joined := self._joined(*layers)) is None:
-            return _attention(module, self._together(*layers), attend)
-        return _joined_attention(module, joined)
+            return blocks.attention(module, blocks.apart(module, self._together(*layers), attend))
+        return blocks.attention(module, blocks.together(module, joined))
 
     def for_row(self, draws: Any) -> None:
         """Draw the dropout of the next row from `draws`, a `Draws` or what draws like one; None drops nothing.
@@ -339,107 +336,5 @@ def _takes_varlen(model: nn.Module) -> bool:
     return all(has_varlen_kernel(in_precision_of.new_empty(0, width)) and width.bit_count() == 1 for width in widths)
 
 
-def varlen_rotary_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    angles: tuple[Tensor, Tensor],
-    heads: Heads,
-    spans: Sequence[tuple[int, int]],
-    boundaries: Tensor,
-) -> Tensor:
-    """What `packed_rotary_attention` computes, by the kernel of torch that takes spans of any length, on a GPU."""
-    tokens = len(query)
-    q, k = (fused.rotated(x.view(tokens, -1, heads.width), *angles) for x in (query, key))
-    v = value.view(tokens, -1, heads.width)
-    return varlen_attention(q, k, v, heads.scaling, spans, boundaries).view(tokens, -1)
-
-
-def _joined_attention(module: Any, joined: Callable[[Tensor], Linear]) -> Forward:
-    """As `_attention`, on a GPU, with queries, keys and values out of one product."""
-    width, scaling, weight = module.head_dim, float(module.scaling), module.o_proj.weight
-    heads, key_heads = weight.shape[1] // width, module.k_proj.out_features // width
-    by_kernels = fused.attends(weight.device, weight.dtype, heads, key_heads, width)
-
-    def forward(
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        *,
-        spans: Sequence[tuple[int, int]],
-        boundaries: Tensor,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        (both,) = lora_linears(hidden_states, [joined(hidden_states)])
-        cos, sin = (angles[0] for angles in position_embeddings)
-        tokens = hidden_states.shape[1]
-        x = both.view(tokens, -1, width)
-        longest = max(end - start for start, end in spans)
-        if by_kernels and longest <= fused.attention_kernels().LONGEST:
-            mixed = fused.rotary_attention(x, cos, sin, boundaries, key_heads, longest, scaling)
-        else:
-            mixed = varlen_attention(*fused.rotated_heads(x, cos, sin, key_heads), scaling, spans, boundaries)
-        return module.o_proj(mixed.view(1, tokens, -1)), None
-
-    return forward
-
-
-def _embedding(module: nn.Embedding) -> Forward:
-    """Begin the sum that the layers add to in float32, so that a bfloat16 model does not round it sixty times."""
-
-    def forward(ids: Tensor) -> Tensor:
-        return functional.embedding(ids, module.weight, module.padding_idx).float()
-
-    return forward
-
-
 def _frozen(module: nn.Linear, _: Tensor) -> Linear:
     return Linear(module.weight, module.bias)
-
-
-def _layer(module: Any) -> Forward:
-    before, after = module.input_layernorm, module.post_attention_layernorm
-
-    def forward(hidden_states: Tensor, **more: Any) -> Tensor:
-        if module.gradient_checkpointing and module.training and torch.is_grad_enabled():
-            whole: Tensor = type(module).forward(module, hidden_states, **more)  # which sees to it
-            return whole
-        residual, normed = fused.branch(hidden_states, None, before.weight, before.variance_epsilon)
-        mixed, _ = module.self_attn(hidden_states=normed, **more)
-        residual, normed = fused.branch(residual, mixed, after.weight, after.variance_epsilon)
-        return residual + module.mlp(normed)  # type: ignore[no-any-return]
-
-    return forward
-
-
-def _norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
-    def forward(x: Tensor) -> Tensor:
-        return normed(x, module.weight, module.variance_epsilon)
-
-    return forward
-
-
-def _attention(module: Any, project: Callable[[Tensor], tuple[Tensor, ...]], attend: Callable[..., Tensor]) -> Forward:
-    width = module.head_dim
-    heads = Heads(module.k_proj.out_features // width, width, float(module.scaling))
-    normed = hasattr(module, "q_norm")
-
-    def forward(
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        *,
-        spans: Sequence[tuple[int, int]],
-        boundaries: Tensor,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        # Not [0]: its backward pass would copy the gradient into a tensor of zeros.
-        query, key, value = (x.squeeze(0) for x in project(hidden_states))
-        if normed:
-            query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
-            key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
-        cos, sin = position_embeddings
-        mixed = attend(query, key, value, (cos[0], sin[0]), heads, spans, boundaries)
-        return module.o_proj(mixed.unsqueeze(0)), None
-
-    return forward

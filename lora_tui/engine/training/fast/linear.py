@@ -102,7 +102,9 @@ class LowRanks:
             low = ranks.low[:, part]
             if alike[0].rate_inside is not None:
                 seeds = _seeds(alike)
-                fused.kernels().dropped_low_ranks_(low, x, into[part], seeds, alike[0].rate_inside, alike[0].scale)
+                fused.low_rank_kernels().dropped_low_ranks_(
+                    low, x, into[part], seeds, alike[0].rate_inside, alike[0].scale
+                )
             else:
                 low.addmm_(_seen(x, alike[0]), into[part].T, beta=0.0, alpha=alike[0].scale)
         return ranks
@@ -126,7 +128,9 @@ class LowRanks:
         of_a: list[Tensor] = []
         for alike, part in self._groups():
             if alike[0].rate_inside is not None:
-                together = fused.kernels().dropped_outer(of_low[:, part], x, _seeds(alike), alike[0].rate_inside)
+                together = fused.low_rank_kernels().dropped_outer(
+                    of_low[:, part], x, _seeds(alike), alike[0].rate_inside
+                )
                 together = together.to(alike[0].lora_a)
             else:
                 together = _product(of_low[:, part].T, _seen(x, alike[0]), alike[0].lora_a)
@@ -141,7 +145,7 @@ class LowRanks:
         for alike, part in self._groups():
             first, low, into = alike[0], of_low[:, part], self.into[part]
             if first.rate_inside is not None:
-                total = fused.kernels().dropped_input(low, into, _seeds(alike), first.rate_inside, total)
+                total = fused.low_rank_kernels().dropped_input(low, into, _seeds(alike), first.rate_inside, total)
             elif first.dropped is None:
                 total = low @ into if total is None else total.addmm_(low, into)
             else:
