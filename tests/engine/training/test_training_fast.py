@@ -107,6 +107,37 @@ def test_norm_and_gated_unit_round_once_in_bfloat16() -> None:
         assert ((ours.double() - exact).abs() <= 1.01 * 2**-8 * exact.abs()).all()
 
 
+def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32() -> None:
+    x, weight, grad = (numbers(*shape, dtype=torch.bfloat16).detach() for shape in ((64, 96), (48, 96), (64, 48)))
+    a, b = numbers(8, 96, dtype=torch.float32), numbers(48, 8, dtype=torch.float32)
+    dropped = Draws(1, 2, (0,), ((0, 64),)).dropped(3, 96, 0.05, CPU)
+    (ours,) = lora_linears(x.requires_grad_(), [Linear(weight, None, a, b, 1.5, dropped)])
+    assert ours.dtype == torch.bfloat16
+    wide = x.detach().double().requires_grad_()
+    seen = wide * dropped.copy_of(torch.ones(64, 96, dtype=torch.float64))
+    exact = wide @ weight.double().T + 1.5 * seen @ a.double().T @ b.double().T
+    assert float((ours.double() - exact).norm() / exact.norm()) <= 2**-8  # two roundings
+    of_x, *found = torch.autograd.grad(ours, (x, a, b), grad)
+    of_wide, *expected = torch.autograd.grad(exact, (wide, a, b), grad.double())
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm() / other.norm()) <= 1e-6
+    assert float((of_x.double() - of_wide).norm() / of_wide.norm()) <= 2**-8
+
+
+def test_attention_rounds_once_in_bfloat16() -> None:
+    spans, heads = ((0, 30), (30, 50)), Heads(2, 8, 0.4)
+    q, k, v = (numbers(50, wide, seed=wide, dtype=torch.bfloat16) for wide in (32, 16, 16))
+    angle = torch.arange(50, dtype=torch.float32)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
+    angles = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    ours, exact = (packed_rotary_attention(*inputs, angles, heads, spans) for inputs in ((q, k, v), wide))
+    assert torch.equal(ours, exact.bfloat16())
+    seed = torch.linspace(-1, 1, ours.numel()).view_as(ours).bfloat16()
+    found, expected = torch.autograd.grad(ours, (q, k, v), seed), torch.autograd.grad(exact, wide, seed.float())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+
 @pytest.mark.parametrize("kept_tokens", [512, 0])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
 def test_attention_has_the_gradients_of_torchs_own(

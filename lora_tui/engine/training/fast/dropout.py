@@ -43,12 +43,13 @@ class Dropped:
     marks: Tensor
     drawn_at: float | None = None
 
-    def copy_of(self, values: Tensor) -> Tensor:
-        """`values` with zeros at the dropped elements, contiguous."""
+    def copy_of(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`values`, in the precision `dtype` where one is given, with zeros at the dropped elements; contiguous."""
+        dtype = dtype or values.dtype
         if self.drawn_at is not None:
             without: Tensor = fused.low_rank_kernels().drop(values.contiguous(), self.marks, self.drawn_at)
-            return without
-        return self._zero_(values.clone(memory_format=torch.contiguous_format))
+            return without.to(dtype)
+        return self._zero_(torch.empty(values.shape, dtype=dtype, device=values.device).copy_(values))
 
     def kept(self, part: Tensor, total: Tensor | None) -> Tensor:
         """The other elements of `part`, added to a `total` where there is one; contiguous, and maybe overwritten."""
