@@ -165,6 +165,7 @@ def _fields(run: RunLine) -> dict[str, Any]:
         "model": run.model,
         "data": run.data,
         "best_score": run.best_score,
+        "held_out_loss": run.held_out_loss,
         "folder": run.folder,
         "device": run.device,
         "host": run.host,

@@ -39,6 +39,7 @@ def test_runs_as_json_lines(program: Program) -> None:
     run, done = program.run("", "--runs", "--json").lines()
     assert (run["event"], run["run"], run["mode"], run["state"]) == ("run", 1, "quickstart", "finished")
     assert run["best_score"] == 0.64
+    assert run["held_out_loss"] is None
     assert done["event"] == "done"
     assert done["result"]["runs"] == 1
 

@@ -21,7 +21,9 @@ from lora_tui.text import count
 TRAINING_TEXT = "training text"
 """The name under which `ReadResult.forms` counts examples of the ``Question: … Answer: …`` text."""
 
-_ADVICE = "Make one with lora-tui --run generate, or name another with --train-data-file FILE."
+_ADVICE = (
+    "Generate one (lora-tui --run generate) or name another (fine_tuning.train_data_file, --train-data-file FILE)."
+)
 
 
 @dataclass(frozen=True, slots=True)

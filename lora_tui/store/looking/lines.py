@@ -9,9 +9,10 @@ _FIRST_LINE = 200
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run without its settings: what it works with and on, and the best score (0-1) of its tuned model.
+    """A run without its settings: what it works with and on, and how good its tuned model became.
 
-    `model` and `data` are empty where its mode has none. Times are seconds since the epoch.
+    Of its evaluations, `best_score` (0-1) is the highest, `held_out_loss` (nats a label token) the lowest. `model` and
+    `data` are empty where its mode has none. Times are seconds since the epoch.
     """
 
     id: int
@@ -30,6 +31,7 @@ class RunLine:
     model: str
     data: str
     best_score: float | None
+    held_out_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ END"""
 
 _RUN_LINES = f"""
 SELECT id, mode, name, state, device, folder, created_at, started_at, ended_at, heartbeat, pid, host, error,
-    COALESCE({_MODEL}, '') AS model, COALESCE({_DATA}, '') AS data, CAST({_BEST_SCORE} AS REAL) AS best_score
+    COALESCE({_MODEL}, '') AS model, COALESCE({_DATA}, '') AS data, CAST({_BEST_SCORE} AS REAL) AS best_score,
+    (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss
 FROM runs ORDER BY id DESC LIMIT ?"""
 
 _CONVERSATIONS = """

@@ -105,7 +105,7 @@ class RunsScreen(ModeScreen):
         run, store = self._run, self.store
         if run is None or store is None:
             return
-        key = run.id, f"{run.state} {run.name} {run.best_score}"
+        key = run.id, f"{run.state} {run.name} {run.best_score} {run.held_out_loss}"
         if key == self._detail_of and run.state not in LIVE_STATES:
             return
         if key != self._detail_of:

@@ -334,7 +334,7 @@ def test_a_skipped_record_of_a_list_has_number_and_line(tmp_path: Path) -> None:
             "a.txt line 4: a question without an 'Ans",
         ),
         ("a.txt", "Question: q Answer: a\n", "a.txt line 1: a question without an 'Answer:' line"),
-        ("a.txt", "", "a.txt is empty. Make one with lora-tui --run generate, or name another with --train-data-file"),
+        ("a.txt", "", "a.txt is empty. Generate one (lora-tui --run generate) or name another (fine_tuning"),
         ("a.txt", " \n\n", "a.txt holds blank lines only"),
         ("a.txt", b"Question: q\nAnswer: caf\xe9\n", "a.txt line 2: byte 12 of the line (0xe9) is not UTF-8"),
         ("a.txt", "Question: q\nAnswer: a".encode("utf-16"), "a.txt is UTF-16 text. Save it as UTF-8."),
@@ -354,9 +354,8 @@ def test_what_cannot_be_read_is_refused_with_its_place(
 
 def test_a_missing_file_is_refused_with_the_ways_to_get_one(tmp_path: Path) -> None:
     message = refusal(tmp_path / "none.txt")
-    assert (
-        "does not exist. Make one with lora-tui --run generate, or name another with --train-data-file FILE." in message
-    )
+    assert "does not exist. Generate one (lora-tui --run generate) or name another (" in message
+    assert message.endswith("(fine_tuning.train_data_file, --train-data-file FILE).")
 
 
 def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_the_best_score_is_the_results_or_that_of_the_evaluations(
     async def work(store: Store) -> RunLine:
         run_id = await runs.create(store, mode, SETTINGS, {})
         for step, model, value in ((1, "tuned", 0.125), (2, "tuned", 0.25), (3, "tuned", 0.0), (0, "base", 0.875)):
-            evaluation = {**EVALUATION, "step": step, "model": model, "score": value}
+            loss = {"held_out_loss": 2.0 - value} if step else {}
+            evaluation = {**EVALUATION, **loss, "step": step, "model": model, "score": value}
             await events.append(store, run_id, [(1.0, "evaluation", evaluation)])
         if result is not None:
             await runs.end(store, run_id, "finished", result, None)
@@ -81,6 +82,7 @@ def test_the_best_score_is_the_results_or_that_of_the_evaluations(
     line = with_store(tmp_path / "store.db", work)
     assert line.best_score == score
     assert score is None or isinstance(line.best_score, float)
+    assert line.held_out_loss == 1.75
 
 
 def test_lines_are_the_newest_first_and_no_more_than_asked_for(tmp_path: Path) -> None:
