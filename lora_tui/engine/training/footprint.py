@@ -27,13 +27,17 @@ _ATTENTION_WEIGHTS = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the activations of a model depend on: widths, layers, the bytes of a number, and who computes them."""
+    """What the activations of a model depend on: widths, layers, the bytes of a number, and who computes them.
+
+    Layers computed by hand attend in numbers of `attention_width` bytes: on the CPU in float32, whatever the model is.
+    """
 
     hidden: int
     intermediate: int
     layers: int
     width: int
     by_hand: bool = False
+    attention_width: int = 4
 
     @property
     def of_layer(self) -> float:
@@ -44,7 +48,8 @@ class Sizes:
         before rotation, the feed-forward's other products, and the norms' float32 copies.
         """
         if self.by_hand:
-            plain = self.width * (5 * self.hidden + 2 * self.intermediate) + 2 * 4 * self.hidden
+            plain = self.width * (2 * self.hidden + 2 * self.intermediate) + 2 * 4 * self.hidden
+            plain += self.attention_width * 3 * self.hidden
         else:
             plain = self.width * (8 * self.hidden + 4 * self.intermediate) + 4 * 4 * self.hidden
         return _ATTENTION_WEIGHTS * plain

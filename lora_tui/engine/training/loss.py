@@ -52,8 +52,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
 def _logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The logits ``(labels, vocabulary)``; in half precision their distance from the target's, which serves as well.
 
-    A logit of 20 is off by up to 0.06 in bfloat16. Those that share the probability lie near the target's: subtracted
-    inside the product, before it is rounded, it leaves them the more digits the more they matter.
+    A logit of 20 is off by up to 0.06 in bfloat16. Those that share the probability mostly lie near the target's:
+    subtracted inside the product, before it is rounded, it leaves them the more digits the nearer they are.
     """
     if weight.dtype.itemsize >= 4:
         return hidden @ weight.T

@@ -140,7 +140,8 @@ def sizes_of(model: PreTrainedModel, *, by_hand: bool) -> Sizes:
     config = model.config.get_text_config()
     width = torch.empty(0, dtype=model.dtype).element_size()
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return Sizes(config.hidden_size, intermediate, config.num_hidden_layers, width, by_hand)
+    attention_width = 4 if model.device.type == "cpu" else width
+    return Sizes(config.hidden_size, intermediate, config.num_hidden_layers, width, by_hand, attention_width)
 
 
 def free_bytes(device: torch.device) -> int:

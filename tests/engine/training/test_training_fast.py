@@ -107,15 +107,19 @@ def test_norm_and_gated_unit_round_once_in_bfloat16() -> None:
         assert ((ours.double() - exact).abs() <= 1.01 * 2**-8 * exact.abs()).all()
 
 
-def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32() -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32(biased: bool) -> None:
     x, weight, grad = (numbers(*shape, dtype=torch.bfloat16).detach() for shape in ((64, 96), (48, 96), (64, 48)))
     a, b = numbers(8, 96, dtype=torch.float32), numbers(48, 8, dtype=torch.float32)
     dropped = Draws(1, 2, (0,), ((0, 64),)).dropped(3, 96, 0.05, CPU)
-    (ours,) = lora_linears(x.requires_grad_(), [Linear(weight, None, a, b, 1.5, dropped)])
+    bias = numbers(48, dtype=torch.bfloat16).detach() if biased else None
+    (ours,) = lora_linears(x.requires_grad_(), [Linear(weight, bias, a, b, 1.5, dropped)])
     assert ours.dtype == torch.bfloat16
     wide = x.detach().double().requires_grad_()
     seen = wide * dropped.copy_of(torch.ones(64, 96, dtype=torch.float64))
     exact = wide @ weight.double().T + 1.5 * seen @ a.double().T @ b.double().T
+    if bias is not None:
+        exact = exact + bias.double()
     assert float((ours.double() - exact).norm() / exact.norm()) <= 2**-8  # two roundings
     of_x, *found = torch.autograd.grad(ours, (x, a, b), grad)
     of_wide, *expected = torch.autograd.grad(exact, (wide, a, b), grad.double())

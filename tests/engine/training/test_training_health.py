@@ -18,9 +18,10 @@ from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
-from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute
+from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute, sizes_of
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
 from lora_tui.errors import LoraTuiError
+from tests.engine.tiny import make_model
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 from tests.engine.training.test_training_step import fine_tuning, trained_parameters
 
@@ -182,13 +183,18 @@ def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
         assert kept_bytes(maths, (0, 1, 2), examples) < everything
 
 
-def test_the_estimate_is_near_what_is_kept(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
-    model = new_model(targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimate_is_near_what_is_kept(
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded], dtype: torch.dtype
+) -> None:
+    base = make_model(tokenizer).to(dtype)
+    model = new_model(base=base, targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
     maths = StepMaths.of(model, 400)
     tokens = sum(len(example.input_ids) for example in examples[:5])
     kept = kept_bytes(maths, tuple(range(5)), examples) / tokens
-    sizes = Sizes(64, 128, 2, 4, by_hand=True)
-    assert 0.5 < kept / footprint.NONE.bytes_per_token(sizes) < 1.5
+    sizes = sizes_of(base, by_hand=True)
+    assert (sizes.width, sizes.attention_width) == (dtype.itemsize, 4)
+    assert 0.7 < kept / footprint.NONE.bytes_per_token(sizes) < 1.3
 
 
 @pytest.mark.parametrize("fits", [True, False])

@@ -3,8 +3,8 @@
 torch's CPU flash kernel takes four times as long for the backward pass at 150-200 tokens. Here a span is visited in
 blocks of queries, which see no key after their last one: the half of the scores that the mask would erase is mostly
 never computed, and memory stays linear in tokens. Short spans keep their weights for the backward pass, long ones
-compute them again (Dao et al. 2022, arXiv 2205.14135). Inside, all of it is float32: what was rounded here added 8 % to
-the error of a bfloat16 model's gradients.
+compute them again (Dao et al. 2022, arXiv 2205.14135). Inside, all of it is float32, also in a bfloat16 model: its
+scores, rounded, are a large part of its gradients' error, most of all in short spans.
 """
 
 from collections.abc import Iterator, Sequence

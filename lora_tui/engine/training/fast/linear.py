@@ -3,9 +3,9 @@
 PEFT's layer adds a full product to a full product, casts its input to float32 for float32 adapters, and leaves autograd
 to keep what each operation wants. Here the input is kept once, the backward pass is the products that the formula has,
 and the large products are added onto the small ones, so that a half-precision sum is rounded once. On the CPU the small
-ones are float32, as what is trained, also beside a bfloat16 layer: rounded they add 4 % to its gradients' error. Layers
-that share their input, as queries, keys and values do, are computed together: their low ranks are one product, and the
-gradient of their input is summed inside the products. Hu et al. 2021 (arXiv 2106.09685).
+ones are float32, as what is trained; a GPU's products take it rounded to the model's precision. Layers that share their
+input, as queries, keys and values do, are computed together: their low ranks are one product, and their input's
+gradient is summed inside the products. Hu et al. 2021 (arXiv 2106.09685).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,10 @@ class Linear:
     """A frozen layer, `weight` ``(out, in)`` and `bias`, in the precision of its input, and what is trained beside it.
 
     `lora_a` ``(r, in)`` and `lora_b` ``(out, r)`` may be float32 beside a bfloat16 input: their gradients come in their
-    own precision. `rounded` holds both in the input's, where they are at hand already. `dropped` marks the elements of
-    the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With `draws_inside`, kernels
-    that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and `lora_b` nothing is trained.
+    own precision. `rounded` holds both in the input's, where the low ranks are to be computed in that. `dropped` marks
+    the elements of the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With
+    `draws_inside`, kernels that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and
+    `lora_b` nothing is trained.
 
     Several layers can be described as one (`joint`): their weights one below the other, their A likewise and their B on
     the diagonal in `rounded`, and the marks of what they drop in rows. What is trained are then their `members`;
