@@ -1,6 +1,6 @@
 """Gradients of the fast step against transformers and PEFT in float32: relative errors on a real model and real text.
 
-    python -m tests.bench.train_gradients MODEL_FOLDER alpaca.json
+    python -m tests.bench.train_gradients MODEL_FOLDER alpaca.json [--records 8] [--first 0]
 
 Weights are rounded to bfloat16 first, so that both precisions have the same ones; LoRA's second matrices are stirred.
 Prints the loss and the relative error of all gradients together: ours in float32, ours and PEFT's own in bfloat16.
@@ -46,10 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--records", type=int, default=8, help="how many examples the gradient is that of")
+    parser.add_argument("--first", type=int, default=0, help="the place of the first of them in the shuffled file")
     arguments = parser.parse_args()
     records = json.loads(arguments.data.read_text(encoding="utf-8"))
     random.Random(42).shuffle(records)
-    pairs = [QuestionAnswer(f"{r['instruction']} {r['input']}".strip(), r["output"], "x") for r in records[:8]]
+    chosen = records[arguments.first : arguments.first + arguments.records]
+    pairs = [QuestionAnswer(f"{r['instruction']} {r['input']}".strip(), r["output"], "x") for r in chosen]
     examples = list(TextDataset(pairs, AutoTokenizer.from_pretrained(arguments.model)))
     loss, exact = gradient(arguments.model, examples, torch.float32, fast=False)
     print(json.dumps({"reference_loss": loss}))
