@@ -96,7 +96,7 @@ async def test_losses_on_held_out_examples_are_compared_where_a_run_has_them(pla
     async with place.app() as (app, pilot):
         await pilot.press("4")
         await shown(app, "2 runs")
-        await shown(app, "1.750 at the lowest, on held-out examples")
+        await shown(app, "40, held-out loss 1.750 at the lowest")
         await pilot.press("space", "down", "space", "c")
         await shown(app, "What is set differently")
         await pilot.press("v", "v")

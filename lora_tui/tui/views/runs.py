@@ -72,15 +72,14 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
         parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
     parts.append("\n")
     if steps:
-        parts += [("steps", DIM), f"   {steps:,}\n"]
+        loss = f", held-out loss {run.held_out_loss:.3f} at the lowest" if run.held_out_loss is not None else ""
+        parts += [("steps", DIM), f"   {steps:,}{loss}\n"]
     newest: dict[str, Checkpoint] = {}
     for checkpoint in found:
         newest.setdefault(checkpoint.kind, checkpoint)
     for kind, checkpoint in sorted(newest.items()):
         score = f", score {checkpoint.score:.2f}" if checkpoint.score is not None else ""
         parts += [(f"{kind:<8}", DIM), f"step {checkpoint.step}{score}\n"]
-    if run.held_out_loss is not None:
-        parts += [("loss", DIM), f"    {run.held_out_loss:.3f} at the lowest, on held-out examples\n"]
     if run.error:
         parts += [("why     ", "$error"), plain(run.error, limit=1000), "\n"]
     return styled(*parts)
