@@ -1,6 +1,6 @@
 """Training tokens/s and memory against the length of the examples and the size of a row, on made-up tokens.
 
-    python -m tests.bench.train_lengths MODEL_FOLDER [--tokens 4096] [--lengths 128 256 …]
+    python -m tests.bench.train_lengths MODEL_FOLDER [--tokens 4096] [--lengths 128 256 …] [--dtype bfloat16]
 
 One line for each length, in a process of its own: half of every example's tokens are labels, the settings are the
 contract's (LoRA r 16 on q, k, v, o, dropout 0.05), activations are kept. `kept_mb` is what a row keeps for its backward
@@ -19,7 +19,9 @@ from pathlib import Path
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 
 
-def measure(model_folder: Path, length: int, tokens: int, row: int, *, long_alone: bool) -> dict[str, float]:
+def measure(
+    model_folder: Path, length: int, tokens: int, row: int, dtype: str, *, long_alone: bool
+) -> dict[str, float]:
     from lora_tui.engine.process import before_torch, keep_freed_memory
 
     before_torch()
@@ -31,7 +33,7 @@ def measure(model_folder: Path, length: int, tokens: int, row: int, *, long_alon
     from lora_tui.engine.training.step import StepMaths
 
     keep_freed_memory()
-    settings = Settings.model_validate({"fine_tuning": {"model_name": str(model_folder)}})
+    settings = Settings.model_validate({"fine_tuning": {"model_name": str(model_folder), "dtype": dtype}})
     base = load_base(settings, lambda *_: None)
     model = create_lora_model(base.model, settings.fine_tuning.lora).train()
     numbers = random.Random(length)
@@ -66,12 +68,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--rows", type=int, nargs="+", default=[1024])
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--long-alone", action="store_true", help="examples longer than their share take all cores")
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         length, row = arguments.one
-        figures = measure(arguments.model, length, arguments.tokens, row, long_alone=arguments.long_alone)
+        figures = measure(
+            arguments.model, length, arguments.tokens, row, arguments.dtype, long_alone=arguments.long_alone
+        )
         print(json.dumps(figures))
         return
     for row in arguments.rows:
