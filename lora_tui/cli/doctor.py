@@ -28,7 +28,7 @@ from lora_tui.cli.stores import choose_store
 from lora_tui.cli.streams import Streams
 from lora_tui.config import Loaded, Settings, load_settings
 from lora_tui.config.paths import cache_folder, log_folder
-from lora_tui.engine.builtin import BUILTIN, TITLE, cached_folder
+from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError
 from lora_tui.text import clean, one_line
 

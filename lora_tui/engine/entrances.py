@@ -13,8 +13,8 @@ from lora_tui.config import Settings
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.training_file import training_file
-from lora_tui.engine.inference.adapter_source import base_name, find_adapter
-from lora_tui.engine.model_source import check_source
+from lora_tui.engine.models.adapter_source import base_name, find_adapter
+from lora_tui.engine.models.model_source import check_source
 from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.connection import Store

@@ -14,9 +14,9 @@ from lora_tui.config import Settings, advise
 from lora_tui.config.reference import toml_value
 from lora_tui.engine.figure import Figure
 from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
-from lora_tui.engine.model_facts import model_facts
+from lora_tui.engine.models.architecture import layer_names
+from lora_tui.engine.models.hub_info import model_facts
 from lora_tui.engine.training.forecast import TrainingOutlook, training_outlook
-from lora_tui.engine.training.shape import layer_names
 from lora_tui.store.connection import Store
 from lora_tui.store.history import PlannedRun, planned_runs
 from lora_tui.text import one_line

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, settings_value, with_values
-from lora_tui.engine.builtin import BUILTIN
+from lora_tui.engine.models.builtin import BUILTIN
 
 FOLDER = Path("quickstart")
 """Where everything that the quickstart writes lies, relative to the current folder."""

@@ -26,7 +26,7 @@ def measure(
 
     before_torch()
     from lora_tui.config import Settings
-    from lora_tui.engine.base_model import load_base
+    from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import Encoded
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import kept_bytes, plan_memory

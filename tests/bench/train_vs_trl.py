@@ -40,8 +40,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
 
     before_torch()
     from lora_tui.config import Settings
-    from lora_tui.engine.base_model import load_base
     from lora_tui.engine.data.read import read_examples
+    from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.loop import Hooks, train_model
     from lora_tui.engine.training.lora import create_lora_model, trainable_parameters

@@ -38,7 +38,7 @@ def builtin_cache() -> Path:
     Without a network the tests that need it are skipped; in CI that is a failure.
     """
     from lora_tui.config.paths import cache_folder
-    from lora_tui.engine.builtin import ensure_builtin
+    from lora_tui.engine.models.builtin import ensure_builtin
     from lora_tui.errors import UnreachableError
 
     try:

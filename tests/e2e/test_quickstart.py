@@ -83,10 +83,10 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_programs_logits(quickst
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lora_tui.engine.base_model import BaseModel
-    from lora_tui.engine.builtin import cached_folder
-    from lora_tui.engine.inference.adapter_source import open_adapter
-    from lora_tui.engine.inference.adapters import load_adapter
+    from lora_tui.engine.models.adapter_source import open_adapter
+    from lora_tui.engine.models.adapters import load_adapter
+    from lora_tui.engine.models.base_model import BaseModel
+    from lora_tui.engine.models.builtin import cached_folder
 
     folder = Path(quickstart.of("done")[0]["result"]["adapter"])
     base_folder = cached_folder()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.engine import builtin
+from lora_tui.engine.models import builtin
 from lora_tui.errors import LoraTuiError
 
 

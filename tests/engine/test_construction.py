@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.construction import Gate, computing, constructing
+from lora_tui.engine.models.build_lock import Gate, computing, constructing
 from tests.engine.tiny import make_model, make_tokenizer, tiny_settings
 
 
@@ -93,7 +93,7 @@ def test_an_error_leaves_the_gate_open(threads: ThreadPoolExecutor) -> None:
 def test_a_base_model_and_a_lora_model_are_built_while_no_step_is_computed(
     base_folder: Path, threads: ThreadPoolExecutor
 ) -> None:
-    from lora_tui.engine.base_model import load_base
+    from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.lora import create_lora_model
 
     model = make_model(make_tokenizer())
@@ -140,7 +140,7 @@ def test_a_download_keeps_no_trainer_waiting(
     """A model of the hub is fetched first and built then."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lora_tui.engine import base_model
+    from lora_tui.engine.models import base_model
 
     seen: list[str] = []
 

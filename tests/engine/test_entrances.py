@@ -8,7 +8,7 @@ import pytest
 
 from lora_tui.config import with_values
 from lora_tui.engine import entrances
-from lora_tui.engine.model_source import check_source, locate
+from lora_tui.engine.models.model_source import check_source, locate
 from lora_tui.errors import LoraTuiError, UnreachableError
 from tests.engine.conftest import Workshop
 

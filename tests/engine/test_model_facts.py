@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import model_facts as module
-from lora_tui.engine.model_facts import model_facts
+from lora_tui.engine.models import hub_info as module
+from lora_tui.engine.models.hub_info import model_facts
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -111,7 +111,7 @@ def test_configuration_that_tells_nothing_is_told(content: str, problem: str, tm
 
 def test_nothing_heavy_is_needed() -> None:
     code = (
-        "import sys; from lora_tui.engine.model_facts import model_facts; model_facts('owner/model'); "
+        "import sys; from lora_tui.engine.models.hub_info import model_facts; model_facts('owner/model'); "
         "print(*{n.partition('.')[0] for n in sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.base_model import load_base
 from lora_tui.engine.context import RunContext
-from lora_tui.engine.inference.adapter_source import AdapterSource
-from lora_tui.engine.inference.adapters import load_adapter
+from lora_tui.engine.models.adapter_source import AdapterSource
+from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.progress import progress_events
 from lora_tui.errors import LoraTuiError
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lora_tui.engine.base_model import BaseModel, load_base
-from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.context import RunContext
 from lora_tui.engine.generation.analysis import in_words
 from lora_tui.engine.generation.builtin_questions import (
@@ -36,6 +34,8 @@ from lora_tui.engine.generation.model import (
     Usage,
 )
 from lora_tui.engine.inference.decode import Decoding, answers, mean_log_probabilities
+from lora_tui.engine.models.base_model import BaseModel, load_base
+from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.progress import progress_events
 
 _BATCH = 8

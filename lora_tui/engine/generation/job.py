@@ -13,7 +13,6 @@ from typing import Any
 
 from lora_tui.config import Settings, advise
 from lora_tui.engine import weights
-from lora_tui.engine.builtin import BUILTIN
 from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.generation.accounting import Ledger, dollars_so_far, prices_of, spent_so_far
@@ -29,6 +28,7 @@ from lora_tui.engine.generation.standing import Standing
 from lora_tui.engine.generation.steering import Steering
 from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
+from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora_tui.engine.models.run_folder import BEST, step_folders
 from lora_tui.engine.training import residual
-from lora_tui.engine.training.folders import BEST, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 
 _STATE_FILE = "trainer_state.json"

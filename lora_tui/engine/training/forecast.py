@@ -18,9 +18,10 @@ from lora_tui.config.models import FineTuning, Training
 from lora_tui.engine.data.held_out import drawn
 from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.figure import Figure
-from lora_tui.engine.model_facts import ModelFacts, model_facts
-from lora_tui.engine.training import footprint, length
-from lora_tui.engine.training.shape import Shape, linear_layers, lora_parameters, unknown_targets
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.architecture import Shape, linear_layers, lora_parameters, unknown_targets
+from lora_tui.engine.models.hub_info import ModelFacts, model_facts
+from lora_tui.engine.training import length
 from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
@@ -90,7 +91,7 @@ class MemoryOutlook:
     activations: Figure
     total: Figure
     free: Figure
-    recomputation: footprint.Recomputation | None
+    recomputation: activation_memory.Recomputation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,21 +251,23 @@ def _memory(
     of_machine: Sequence[PlannedRun],
 ) -> MemoryOutlook:
     dtype, note = _precision(tuning.dtype, device, of_machine)
-    width = footprint.WIDTHS[dtype]
+    width = activation_memory.WIDTHS[dtype]
     weights = _times(model.parameters, width, note)
     if tuning.qlora:
         why = "4-bit weights: " + (facts.problem or "its shape is not known")
         weights = Figure(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
-    adapters = _times(model.trainable_parameters, footprint.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
+    adapters = _times(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
     activations, way = Figure(None, facts.problem or "its shape is not known"), None
     if facts.shape is not None:
-        by_hand = device.kind == "cpu" and facts.shape.model_type in footprint.BY_HAND
-        sizes = footprint.Sizes(facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width, by_hand)
+        by_hand = device.kind == "cpu" and facts.shape.model_type in activation_memory.BY_HAND
+        sizes = activation_memory.Sizes(
+            facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width, by_hand
+        )
         longest, budget = found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
         row = max(longest, budget)
         way = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
-        reckoned = way or footprint.NONE
+        reckoned = way or activation_memory.NONE
         of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
         if by_hand and usable_cores() > 1 and longest > budget // 2:
             of_row += "; others beside it where half of the free memory holds them"
@@ -281,7 +284,7 @@ def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[Planned
     if setting != "auto":
         return setting, f"in {setting}"
     for run in of_machine:
-        if run.plan.get("dtype") in footprint.WIDTHS:
+        if run.plan.get("dtype") in activation_memory.WIDTHS:
             return run.plan["dtype"], f'in {run.plan["dtype"]}, which "auto" took in run {run.id}'
     if device.kind == "cuda":
         return "bfloat16", 'in bfloat16, which "auto" takes on a card'
@@ -294,7 +297,7 @@ def _in_four_bits(shape: Shape, width: int) -> Figure:
     """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
     packed = sum(layer.inputs * layer.outputs for layer in linear_layers(shape) if layer.name != "lm_head")
     rest = shape.parameters - packed
-    return Figure(round(packed * footprint.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
+    return Figure(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
 
 
 def _times(figure: Figure, bytes_each: int, note: str) -> Figure:
@@ -305,18 +308,18 @@ def _times(figure: Figure, bytes_each: int, note: str) -> Figure:
 
 def _recomputation(
     setting: bool | Literal["auto"],
-    sizes: footprint.Sizes,
+    sizes: activation_memory.Sizes,
     tokens: int,
     free: Figure,
     weights: Figure,
     device: DeviceOutlook,
-) -> footprint.Recomputation | None:
+) -> activation_memory.Recomputation | None:
     """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
     if setting != "auto":
-        return footprint.ALL if setting else footprint.NONE
+        return activation_memory.ALL if setting else activation_memory.NONE
     if free.value is None or weights.value is None:
         return None
-    return footprint.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
+    return activation_memory.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
 
 
 def _free_bytes(device: DeviceOutlook) -> Figure:

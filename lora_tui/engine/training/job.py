@@ -15,18 +15,18 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config import Settings, advise, with_values
-from lora_tui.engine.base_model import BaseModel, choose_device, load_base
-from lora_tui.engine.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.commands import DONE
 from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
-from lora_tui.engine.inference.adapter_source import PAPERS
 from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.inference.evaluate import emit_evaluation
 from lora_tui.engine.inference.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.inference.scoring import Scored, score_model
 from lora_tui.engine.inference.weights import evaluation_aggregator
+from lora_tui.engine.models.adapter_source import PAPERS
+from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
+from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card

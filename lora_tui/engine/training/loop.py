@@ -14,11 +14,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lora_tui.config.models import FineTuning
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.run_folder import best_folder
 from lora_tui.engine.process import keep_freed_memory
-from lora_tui.engine.training import checkpoint, footprint
+from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import TrainerState
 from lora_tui.engine.training.dataset import Encoded, TextDataset
-from lora_tui.engine.training.folders import best_folder
 from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
@@ -123,7 +124,7 @@ class _Training:
     hooks: Hooks
     held_out: Sequence[Encoded] = ()
     last_loss: float | None = None
-    recomputation: footprint.Recomputation = footprint.NONE
+    recomputation: activation_memory.Recomputation = activation_memory.NONE
     step_seconds: list[float] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -251,7 +252,7 @@ class _Training:
                     f"Memory ran out at step {step} for one example of {problem.tokens:,} tokens. Lower "
                     "fine_tuning.training.max_length, or take a smaller model."
                 ) from problem
-            self.recomputation = footprint.ALL
+            self.recomputation = activation_memory.ALL
             recompute(self.maths, self.recomputation)
             self.hooks.warn(f"Memory ran out at step {step}: from here on every layer's activations are recomputed.")
             return self._gradient(examples, step)
@@ -390,7 +391,7 @@ class _Training:
         self.recomputation = plan.recomputation
         without_graphs = follow(plan, self.maths)
         self.maths.long_rows_that_fit = plan.rows_that_fit() if fresh else self.state.long_rows_that_fit
-        still = plan.rows_that_fit(footprint.SHARE_TO_USE)
+        still = plan.rows_that_fit(activation_memory.SHARE_TO_USE)
         if still < self.maths.long_rows_together(first):
             self.maths.long_rows_that_fit = still
             self.hooks.warn(

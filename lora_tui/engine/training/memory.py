@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora_tui import machine
-from lora_tui.engine.training import footprint
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.activation_memory import Recomputation, Sizes
 from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.footprint import Recomputation, Sizes
 from lora_tui.engine.training.step import StepMaths, out_of_memory
 
 _WORTH_MEASURING = 0.25
@@ -44,7 +44,10 @@ class MemoryPlan:
     @property
     def has_room_for_graphs(self) -> bool:
         """Tell whether a row fits twice: a CUDA graph keeps its memory while the row of another size is recorded."""
-        return self.recomputation.every == 0 and 2 * self.activation_bytes <= footprint.SHARE_TO_USE * self.free_bytes
+        return (
+            self.recomputation.every == 0
+            and 2 * self.activation_bytes <= activation_memory.SHARE_TO_USE * self.free_bytes
+        )
 
     def rows_that_fit(self, share: float = _SHARE_FOR_MORE_ROWS) -> int:
         """How many rows of this size fit into `share` of the free memory; at least one, which is tried in any case."""
@@ -66,17 +69,17 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
     tokens = max(len(row.input_ids), maths.tokens_per_row)
     free, scale, measured = free_bytes(device), 1.0, False
     if setting == "auto":
-        estimate = footprint.NONE.bytes_per_token(sizes)
+        estimate = activation_memory.NONE.bytes_per_token(sizes)
         if estimate * tokens > _WORTH_MEASURING * free:
             kept = kept_bytes(maths, row.examples, examples)
             scale, measured = kept / (estimate * len(row.input_ids)), True
-        way = footprint.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
+        way = activation_memory.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
     else:
-        way = footprint.ALL if setting else footprint.NONE
+        way = activation_memory.ALL if setting else activation_memory.NONE
     fitted = scale != float("inf")
     if not fitted:  # not even one forward pass: how much it would take is not known
         scale, measured = 1.0, False
-    needed, whole = (int(one.bytes_per_token(sizes) * tokens * scale) for one in (way, footprint.NONE))
+    needed, whole = (int(one.bytes_per_token(sizes) * tokens * scale) for one in (way, activation_memory.NONE))
     return MemoryPlan(way, needed, free, tokens, measured, whole if fitted else None)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from lora_tui.engine.construction import computing
+from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.attention import packed_attention, supports_packing
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast.dropout import Draws

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 
-from lora_tui.engine.construction import computing
+from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import lay_out
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths, free_cached_memory, out_of_memory

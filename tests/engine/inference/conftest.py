@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.base_model import load_base
-from lora_tui.engine.inference.adapter_source import open_adapter
-from lora_tui.engine.inference.adapters import load_adapter
+from lora_tui.engine.models.adapter_source import open_adapter
+from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.base_model import load_base
 from tests.engine.conftest import Trained
 from tests.engine.tiny import make_model, tiny_settings
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_tui.config import with_values
 from lora_tui.config.models import Lora
-from lora_tui.engine.base_model import BaseModel, load_base
-from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource, find_adapter, open_adapter
-from lora_tui.engine.inference.adapters import load_adapter
+from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, find_adapter, open_adapter
+from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.errors import LoraTuiError, UsageError

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.base_model import load_base
+from lora_tui.engine.models.base_model import load_base
 from lora_tui.store import training
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.conftest import quiet

@@ -13,7 +13,8 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.data.held_out import drawn, question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.survey import survey
-from lora_tui.engine.training import footprint, forecast
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.training import forecast
 from lora_tui.engine.training.forecast import TrainingOutlook, expected_device, training_outlook
 from lora_tui.machine import Gpu, GpuLoad, device_load
 from lora_tui.store.history import PlannedRun
@@ -239,17 +240,17 @@ def test_memory_is_weights_adapters_and_activations(settings: Settings) -> None:
     assert parameters is not None
     assert trained is not None
     memory = found.memory
-    sizes = footprint.Sizes(48, 88, 3, 4, by_hand=True)
+    sizes = activation_memory.Sizes(48, 88, 3, 4, by_hand=True)
     assert memory.weights.value == 4 * parameters
     assert memory.adapters.value == 16 * trained
-    assert memory.activations.value == 1024 * footprint.NONE.bytes_per_token(sizes)
+    assert memory.activations.value == 1024 * activation_memory.NONE.bytes_per_token(sizes)
     assert memory.total.value == memory.weights.value + memory.adapters.value + memory.activations.value
-    assert memory.recomputation is footprint.NONE
+    assert memory.recomputation is activation_memory.NONE
     assert "1,024 tokens" in memory.activations.note
     half = training_outlook(with_values(plain, {"fine_tuning.dtype": "bfloat16"})).memory
     assert (half.dtype, half.weights.value, half.adapters.value) == ("bfloat16", 2 * parameters, 16 * trained)
     recomputed = training_outlook(with_values(plain, {"fine_tuning.gradient_checkpointing": True})).memory
-    assert recomputed.activations.value == 1024 * footprint.ALL.bytes_per_token(sizes)
+    assert recomputed.activations.value == 1024 * activation_memory.ALL.bytes_per_token(sizes)
 
 
 def test_a_long_example_makes_a_row_of_its_own(settings: Settings, tmp_path: Path) -> None:
@@ -267,14 +268,14 @@ def test_auto_checkpointing_follows_the_free_memory(settings: Settings, monkeypa
     plain = training_outlook(with_values(automatic, {"fine_tuning.gradient_checkpointing": False})).memory
     assert plain.weights.value is not None
     assert plain.activations.value is not None
-    limit = plain.activations.value / footprint.SHARE_TO_USE + plain.weights.value
+    limit = plain.activations.value / activation_memory.SHARE_TO_USE + plain.weights.value
     for free, kept in ((limit * 1.01, True), (limit * 0.99, False)):
         load = replace(device_load(), memory_total=int(free), memory_used=0)
         monkeypatch.setattr(forecast, "device_load", lambda load=load: load)
         way = training_outlook(automatic).memory.recomputation
         assert way is not None
-        assert (way is footprint.NONE) is kept
-        assert way is not footprint.ALL, "no more than the memory asks for"
+        assert (way is activation_memory.NONE) is kept
+        assert way is not activation_memory.ALL, "no more than the memory asks for"
     unknown = with_values(automatic, {"fine_tuning.model_name": "x.gguf"})
     assert training_outlook(unknown).memory.recomputation is None
 

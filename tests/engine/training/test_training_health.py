@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.training import checkpoint, footprint
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.activation_memory import Sizes
+from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.fast import layers as layers_module
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute, sizes_of
 from lora_tui.engine.training.step import RowTooLargeError, StepMaths
@@ -113,7 +114,7 @@ SIZES = Sizes(hidden=576, intermediate=1536, layers=30, width=2, by_hand=True)
 
 
 def test_each_way_of_recomputing_takes_longer_and_keeps_less_than_the_one_before() -> None:
-    ways = footprint.RECOMPUTATIONS
+    ways = activation_memory.RECOMPUTATIONS
     assert [way.extra for way in ways] == sorted(way.extra for way in ways)
     kept = [way.bytes_per_token(SIZES) for way in ways if not way.feed_forward]
     assert kept == sorted(kept, reverse=True)
@@ -121,31 +122,33 @@ def test_each_way_of_recomputing_takes_longer_and_keeps_less_than_the_one_before
 
 
 def test_the_fastest_way_that_fits_is_taken() -> None:
-    for way in footprint.RECOMPUTATIONS:
-        free = way.bytes_per_token(SIZES) * 1000 / footprint.SHARE_TO_USE
-        chosen = footprint.cheapest(SIZES, 1000, free * 1.001, offload=True)
+    for way in activation_memory.RECOMPUTATIONS:
+        free = way.bytes_per_token(SIZES) * 1000 / activation_memory.SHARE_TO_USE
+        chosen = activation_memory.cheapest(SIZES, 1000, free * 1.001, offload=True)
         assert chosen.extra <= way.extra
         assert chosen.bytes_per_token(SIZES) <= way.bytes_per_token(SIZES)
-    assert footprint.cheapest(SIZES, 1000, 0) is footprint.ALL
-    assert footprint.cheapest(SIZES, 1000, 0, offload=True) is footprint.OFFLOADED
+    assert activation_memory.cheapest(SIZES, 1000, 0) is activation_memory.ALL
+    assert activation_memory.cheapest(SIZES, 1000, 0, offload=True) is activation_memory.OFFLOADED
     assert not any(
-        footprint.cheapest(Sizes(576, 1536, 30, 2), 1000, free * 1e6).feed_forward for free in range(1, 2000, 7)
+        activation_memory.cheapest(Sizes(576, 1536, 30, 2), 1000, free * 1e6).feed_forward for free in range(1, 2000, 7)
     )
-    half = footprint.cheapest(SIZES, 1000, 1e9, scale=1.0)
-    assert footprint.cheapest(SIZES, 1000, 1e9, scale=10.0).extra > half.extra
+    half = activation_memory.cheapest(SIZES, 1000, 1e9, scale=1.0)
+    assert activation_memory.cheapest(SIZES, 1000, 1e9, scale=10.0).extra > half.extra
 
 
 def test_graphs_are_recorded_only_where_a_row_fits_twice() -> None:
-    def plan(way: footprint.Recomputation, free: int) -> MemoryPlan:
+    def plan(way: activation_memory.Recomputation, free: int) -> MemoryPlan:
         return MemoryPlan(way, 400, free, 1000, measured=False)
 
-    assert plan(footprint.NONE, 1000).has_room_for_graphs
-    assert not plan(footprint.NONE, 999).has_room_for_graphs
-    assert not plan(footprint.ALL, 10_000).has_room_for_graphs
+    assert plan(activation_memory.NONE, 1000).has_room_for_graphs
+    assert not plan(activation_memory.NONE, 999).has_room_for_graphs
+    assert not plan(activation_memory.ALL, 10_000).has_room_for_graphs
 
 
 def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
-    def told(way: footprint.Recomputation, free: int, one_at_a_time: bool = False) -> tuple[str | None, list[str]]:
+    def told(
+        way: activation_memory.Recomputation, free: int, one_at_a_time: bool = False
+    ) -> tuple[str | None, list[str]]:
         called: list[str] = []
         maths: Any = SimpleNamespace(
             device=torch.device("cuda"),
@@ -159,18 +162,18 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
         )
         return follow(MemoryPlan(way, 400, free, 1000, measured=False), maths), called
 
-    assert told(footprint.NONE, 1000) == (None, ["graphs"])
-    for told_of in (told(footprint.NONE, 900), told(footprint.NONE, 1000, one_at_a_time=True)):
+    assert told(activation_memory.NONE, 1000) == (None, ["graphs"])
+    for told_of in (told(activation_memory.NONE, 900), told(activation_memory.NONE, 1000, one_at_a_time=True)):
         assert told_of[1] == []
         assert "do not fit into the memory twice" in str(told_of[0])
-    reason, called = told(footprint.ALL, 1000)
+    reason, called = told(activation_memory.ALL, 1000)
     assert called == ["checkpoints"]
     assert 'gradient_checkpointing = "auto"' in str(reason)
 
 
-@pytest.mark.parametrize("way", footprint.RECOMPUTATIONS[:-1], ids=lambda way: way.name)
+@pytest.mark.parametrize("way", activation_memory.RECOMPUTATIONS[:-1], ids=lambda way: way.name)
 def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
-    new_model: Callable[..., Any], examples: list[Encoded], way: footprint.Recomputation
+    new_model: Callable[..., Any], examples: list[Encoded], way: activation_memory.Recomputation
 ) -> None:
     model = new_model(dropout=0.1, num_hidden_layers=4).train()
     loss, plain = accumulate(model, examples, 64)
@@ -179,7 +182,7 @@ def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
     recompute(maths, way)
     assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), plain) <= 1e-7
-    if way is not footprint.NONE:
+    if way is not activation_memory.NONE:
         assert kept_bytes(maths, (0, 1, 2), examples) < everything
 
 
@@ -194,7 +197,7 @@ def test_the_estimate_is_near_what_is_kept(
     kept = kept_bytes(maths, tuple(range(5)), examples) / tokens
     sizes = sizes_of(base, by_hand=True)
     assert (sizes.width, sizes.attention_width) == (dtype.itemsize, 4)
-    assert 0.7 < kept / footprint.NONE.bytes_per_token(sizes) < 1.3
+    assert 0.7 < kept / activation_memory.NONE.bytes_per_token(sizes) < 1.3
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -203,14 +206,14 @@ def test_auto_measures_where_the_estimate_is_near_the_limit(
 ) -> None:
     maths = StepMaths.of(new_model().train(), 64)
     sizes = Sizes(64, 128, 2, 4, by_hand=True)
-    need = footprint.NONE.bytes_per_token(sizes) * 64
+    need = activation_memory.NONE.bytes_per_token(sizes) * 64
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: need * (100 if fits else 1.0))
     plan = plan_memory("auto", maths, examples)
     assert plan.measured is not fits
-    assert (plan.recomputation is footprint.NONE) is fits
+    assert (plan.recomputation is activation_memory.NONE) is fits
     assert ("measured" if plan.measured else "estimated") in plan.in_words()
-    assert plan_memory(True, maths, examples).recomputation is footprint.ALL
-    assert plan_memory(False, maths, examples).recomputation is footprint.NONE
+    assert plan_memory(True, maths, examples).recomputation is activation_memory.ALL
+    assert plan_memory(False, maths, examples).recomputation is activation_memory.NONE
 
 
 def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
@@ -224,7 +227,7 @@ def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
     monkeypatch.setattr(StepMaths, "summed_loss", full)
     assert math.isinf(kept_bytes(maths, (0,), examples))
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: 1000)
-    assert plan_memory("auto", maths, examples).recomputation is footprint.ALL
+    assert plan_memory("auto", maths, examples).recomputation is activation_memory.ALL
 
 
 def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it_recomputes(
@@ -234,7 +237,7 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
     _, wanted = accumulate(model, examples[:3], 400)
     maths = StepMaths.of(model, 400)
     maths.fast.row = layers_module._OfRow()  # what it is on a GPU
-    recompute(maths, footprint.ALL)
+    recompute(maths, activation_memory.ALL)
     labels = sum(example.labels for example in examples[:3])
     with maths.ready():
         (row,) = maths.rows(examples[:3])

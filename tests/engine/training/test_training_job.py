@@ -217,10 +217,10 @@ def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(
 ) -> None:
     auto = {"fine_tuning.dtype": "auto"}
     with monkeypatch.context() as patch:
-        patch.setattr("lora_tui.engine.base_model.choose_dtype", _choice(torch.bfloat16))
+        patch.setattr("lora_tui.engine.models.base_model.choose_dtype", _choice(torch.bfloat16))
         stop_after(patch, place, 5)
         run_id = place.run("train", None, auto).run_id
-    monkeypatch.setattr("lora_tui.engine.base_model.choose_dtype", _choice(torch.float32))
+    monkeypatch.setattr("lora_tui.engine.models.base_model.choose_dtype", _choice(torch.float32))
     outcome = place.run("train", None, auto, resume=run_id)
     assert outcome.state == "finished", outcome.error
     assert [event.payload["dtype"] for event in place.events(run_id, "plan")] == ["bfloat16", "bfloat16"]
@@ -361,7 +361,7 @@ def test_mistakes_are_one_message_with_its_status(
 def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
     place: Workshop, monkeypatch: pytest.MonkeyPatch, base_folder: Path
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.model_source.ensure_builtin", lambda progress: base_folder)
+    monkeypatch.setattr("lora_tui.engine.models.model_source.ensure_builtin", lambda progress: base_folder)
     outcome = place.run("train", None, {"fine_tuning.model_name": "builtin", "fine_tuning.training.max_steps": 1})
     adapter = Path(outcome.result["adapter"])
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in (adapter / "README.md").read_text()

@@ -13,7 +13,7 @@ if not os.environ.get("CI"):  # the test extra brings it: in CI a missing one is
     pytest.importorskip("triton")
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.training import footprint
+from lora_tui.engine.models import activation_memory
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import fused, pointwise
 from lora_tui.engine.training.fast.dropout import Draws, Dropped
@@ -246,7 +246,7 @@ def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., An
     fused.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     maths = StepMaths.of(model, 64)
-    recompute(maths, footprint.ALL)
+    recompute(maths, activation_memory.ALL)
     maths.accumulate(short, 1)
     again = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.get_base_model().gradient_checkpointing_disable()

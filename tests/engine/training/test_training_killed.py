@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from lora_tui.engine.models.run_folder import step_folders
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.folders import step_folders
 from lora_tui.engine.training.loop import Hooks, train_model
 from tests.engine.tiny import make_model, tiny_settings
 

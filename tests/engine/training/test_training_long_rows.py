@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.training import checkpoint, footprint
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.activation_memory import Sizes
+from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.footprint import Sizes
 from lora_tui.engine.training.memory import plan_memory
 from lora_tui.engine.training.step import StepMaths
 from tests.engine.training.test_training_checkpoint import Trainer, fine_tuning, same
@@ -18,7 +19,7 @@ from tests.engine.training.test_training_health import OUT_OF_MEMORY
 
 TOGETHER = "Long rows are computed 2 at a time: there is memory for it."
 SETTINGS = fine_tuning(**{"training.tokens_per_micro_batch": 32})
-OF_ROW = footprint.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True)) * 32
+OF_ROW = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True)) * 32
 """Bytes that a row is reckoned with, whatever is recomputed."""
 
 
@@ -146,7 +147,7 @@ def test_rows_that_were_measured_are_reckoned_with_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     maths = StepMaths.of(new_model().train(), 32)
-    per_token = footprint.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True))
+    per_token = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True))
     monkeypatch.setattr(
         "lora_tui.engine.training.memory.kept_bytes",
         lambda maths, items, examples: per_token / 2 * sum(len(examples[item].input_ids) for item in items),

@@ -11,9 +11,9 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lora_tui.config.models import FineTuning, Lora
-from lora_tui.engine.base_model import BaseModel
-from lora_tui.engine.inference.adapter_source import open_adapter
-from lora_tui.engine.inference.adapters import load_adapter
+from lora_tui.engine.models.adapter_source import open_adapter
+from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.identity import run_identity

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from lora_tui.config import Settings, with_values
 from lora_tui.config.models import Lora
-from lora_tui.engine.base_model import BaseModel, check_qlora, load_base
-from lora_tui.engine.inference.adapter_source import open_adapter
-from lora_tui.engine.inference.adapters import load_adapter
-from lora_tui.engine.training import footprint
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.adapter_source import open_adapter
+from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.base_model import BaseModel, check_qlora, load_base
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.step import StepMaths
@@ -82,7 +82,7 @@ def test_the_bytes_of_four_bits_are_those_that_are_foretold(base_folder: Path) -
             state = module.weight.quant_state
             found += module.weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
     numbers = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)
-    assert found == pytest.approx(numbers * footprint.FOUR_BIT_BYTES, rel=0.01)
+    assert found == pytest.approx(numbers * activation_memory.FOUR_BIT_BYTES, rel=0.01)
 
 
 @installed

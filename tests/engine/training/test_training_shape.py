@@ -10,12 +10,8 @@ import torch
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.training import footprint, length
-from lora_tui.engine.training.loop import _Training
-from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.memory import sizes_of
-from lora_tui.engine.training.schedule import plan_epoch
-from lora_tui.engine.training.shape import (
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.architecture import (
     Shape,
     UnknownShapeError,
     layer_names,
@@ -24,6 +20,11 @@ from lora_tui.engine.training.shape import (
     shape_of,
     unknown_targets,
 )
+from lora_tui.engine.training import length
+from lora_tui.engine.training.loop import _Training
+from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.memory import sizes_of
+from lora_tui.engine.training.schedule import plan_epoch
 from tests.engine.tiny import save_base
 
 SIZES = {
@@ -205,8 +206,8 @@ def test_targets_that_no_layer_has_are_named(shape: Shape) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sizes_are_alike_with_and_without_the_model(dtype: torch.dtype, shape: Shape) -> None:
     model = built(MODELS["llama"]).to(dtype)
-    width = footprint.WIDTHS[str(dtype).removeprefix("torch.")]
-    wanted = footprint.Sizes(shape.hidden, shape.intermediate, shape.layers, width, by_hand=True)
+    width = activation_memory.WIDTHS[str(dtype).removeprefix("torch.")]
+    wanted = activation_memory.Sizes(shape.hidden, shape.intermediate, shape.layers, width, by_hand=True)
     assert sizes_of(model, by_hand=True) == wanted
 
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lora_tui.config.paths import cache_folder, private_folder
-from lora_tui.engine.construction import constructing
+from lora_tui.engine.models.build_lock import constructing
 from lora_tui.errors import LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)

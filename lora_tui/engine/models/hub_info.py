@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.builtin import BUILTIN, cached_folder
-from lora_tui.engine.training.shape import Shape, UnknownShapeError, shape_of
+from lora_tui.engine.models.architecture import Shape, UnknownShapeError, shape_of
+from lora_tui.engine.models.builtin import BUILTIN, cached_folder
 
 _LARGEST_CONFIG = 1_000_000
 

@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_tui.engine.base_model import BaseModel
-from lora_tui.engine.construction import constructing
-from lora_tui.engine.inference.adapter_source import AdapterGoneError, AdapterSource
+from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource
+from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.engine.models.build_lock import constructing
+from lora_tui.engine.models.run_folder import WEIGHTS
 from lora_tui.engine.training.checkpoint import adapter_weights
-from lora_tui.engine.training.folders import WEIGHTS
 from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lora_tui.engine.builtin import BUILTIN, Progress, ensure_builtin
+from lora_tui.engine.models.builtin import BUILTIN, Progress, ensure_builtin
 from lora_tui.errors import UnreachableError
 
 
