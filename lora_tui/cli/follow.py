@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from lora_tui.cli.narrate import Narrator
 from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.streams import Streams
-from lora_tui.engine.engine import Outcome
+from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import LIVE_STATES, Event, Run

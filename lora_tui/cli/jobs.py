@@ -29,8 +29,8 @@ from lora_tui.tui.jobs import (
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded, Settings
-    from lora_tui.engine.engine import Engine, Outcome
     from lora_tui.engine.inference.chat import ChatSession
+    from lora_tui.engine.runtime.engine import Engine, Outcome
 
 T = TypeVar("T")
 Item = Speech | Sign | Remark | Said
@@ -52,7 +52,7 @@ class EngineJobs:
         """The engine, started. Blocks while its modules are imported."""
         with self._starting:
             if self._engine is None:
-                from lora_tui.engine.engine import Engine
+                from lora_tui.engine.runtime.engine import Engine
 
                 engine = Engine(self._store_path)
                 engine.start()

@@ -18,7 +18,7 @@ from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts, chat_signals
 from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.config import Loaded, Settings
-from lora_tui.engine.engine import Engine, Outcome
+from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.logs import keep_secret
 from lora_tui.store import runs
 from lora_tui.store.connection import Store

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_tui.config import Settings
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.models.adapter_source import base_name, find_adapter
 from lora_tui.engine.models.model_source import check_source
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.connection import Store

@@ -22,7 +22,7 @@ LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 def measure(
     model_folder: Path, length: int, tokens: int, row: int, dtype: str, *, long_alone: bool
 ) -> dict[str, float]:
-    from lora_tui.engine.process import before_torch, keep_freed_memory
+    from lora_tui.engine.runtime.process import before_torch, keep_freed_memory
 
     before_torch()
     from lora_tui.config import Settings

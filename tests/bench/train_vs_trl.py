@@ -36,7 +36,7 @@ def records(data: Path, steps: int) -> list[dict[str, str]]:
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    from lora_tui.engine.process import before_torch
+    from lora_tui.engine.runtime.process import before_torch
 
     before_torch()
     from lora_tui.config import Settings

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.context import RunContext, Stopped
+from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
 
 HOSTILE = "what is \x1b]52;c;cm0gLXJm\x07 [bold]this[/bold] [/] \x9b2J?"

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lora_tui.cli.entry import main
-from lora_tui.engine import engine
+from lora_tui.engine.runtime import engine
 
 for entry in sys.argv.pop(1).split(","):
     mode, _, job = entry.partition("=")

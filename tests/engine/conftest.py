@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.engine import Engine, Outcome
+from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Event

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import engine as engine_module
-from lora_tui.engine.commands import Commands
-from lora_tui.engine.context import RunContext
+from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.runtime.commands import Commands
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Command

@@ -22,7 +22,7 @@ def brought_by(*modules: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "lora_tui.engine.engine, lora_tui.engine.entrances, lora_tui.engine.export.job",
+        "lora_tui.engine.runtime.engine, lora_tui.engine.entrances, lora_tui.engine.export.job",
         "lora_tui.cli.chat",
         "lora_tui.config.load, lora_tui.config.advice, lora_tui.config.save",
         "lora_tui.store.connection, lora_tui.store.events, lora_tui.store.runs, lora_tui.store.training",

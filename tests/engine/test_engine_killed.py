@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import engine as engine_module
-from lora_tui.engine.context import RunContext
+from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, runs
 from tests.engine.conftest import Workshop
 
@@ -23,7 +23,7 @@ import asyncio, sys
 from pathlib import Path
 from lora_tui.config import Settings
 from lora_tui.engine import engine
-from lora_tui.engine.engine import Engine
+from lora_tui.engine.runtime.engine import Engine
 
 async def job(ctx):
     await ctx.take_device("cpu")

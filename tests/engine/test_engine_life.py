@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import engine as engine_module
-from lora_tui.engine.context import RunContext, Stopped
-from lora_tui.engine.engine import Engine
+from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.runtime.context import RunContext, Stopped
+from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Command, Run

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import progress as progress_module
-from lora_tui.engine.process import before_torch, keep_freed_memory
-from lora_tui.engine.progress import progress_events
+from lora_tui.engine.runtime import progress as progress_module
+from lora_tui.engine.runtime.process import before_torch, keep_freed_memory
+from lora_tui.engine.runtime.progress import progress_events
 
 
 class Clock:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import engine as engine_module
+from lora_tui.engine.runtime import engine as engine_module
 from tests.engine.conftest import Trained, Workshop
 
 
@@ -131,7 +131,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
 
 def test_neither_the_engine_nor_what_a_reply_consists_of_brings_torch(workshop: Workshop) -> None:
     script = (
-        "import sys\nimport lora_tui.engine.engine, lora_tui.engine.inference.reply, lora_tui.store.chat\n"
+        "import sys\nimport lora_tui.engine.runtime.engine, lora_tui.engine.inference.reply, lora_tui.store.chat\n"
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

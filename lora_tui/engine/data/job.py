@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.formatting import FormatEvent, format_file
 from lora_tui.engine.generation.statement import statement_writer
-from lora_tui.engine.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.runtime.progress import progress_events
 
 
 async def format_raw_file(ctx: RunContext) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lora_tui.engine.context import RunContext
+from lora_tui.engine.runtime.context import RunContext
 
 
 def training_file(ctx: RunContext) -> Path:

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.engine.models.adapter_source import find_adapter
 from lora_tui.engine.models.model_source import check_source
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import write_atomically
 from lora_tui.text import count

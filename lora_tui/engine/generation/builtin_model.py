@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.generation.analysis import in_words
 from lora_tui.engine.generation.builtin_questions import (
     QuestionForm,
@@ -36,7 +35,8 @@ from lora_tui.engine.generation.model import (
 from lora_tui.engine.inference.decode import Decoding, answers, mean_log_probabilities
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
-from lora_tui.engine.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.runtime.progress import progress_events
 
 _BATCH = 8
 _GATHER_SECONDS = 0.02

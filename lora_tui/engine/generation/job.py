@@ -13,8 +13,6 @@ from typing import Any
 
 from lora_tui.config import Settings, advise
 from lora_tui.engine import weights
-from lora_tui.engine.commands import DONE
-from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.generation.accounting import Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
@@ -29,6 +27,8 @@ from lora_tui.engine.generation.steering import Steering
 from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
+from lora_tui.engine.runtime.commands import DONE
+from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks

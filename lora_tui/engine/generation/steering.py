@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lora_tui.engine.commands import DONE, Commands
 from lora_tui.engine.generation.model import CallStopped
-from lora_tui.engine.progress import Emit
+from lora_tui.engine.runtime.commands import DONE, Commands
+from lora_tui.engine.runtime.progress import Emit
 
 
 class Steering:

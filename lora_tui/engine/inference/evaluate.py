@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config.models import Evaluation
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.inference.prompts import TestPrompt, plain_prompts, resolve_prompts
 from lora_tui.engine.inference.scoring import Scored, score_model
@@ -13,7 +12,8 @@ from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
-from lora_tui.engine.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.runtime.progress import progress_events
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 
 

@@ -15,8 +15,6 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config import Settings, advise, with_values
-from lora_tui.engine.commands import DONE
-from lora_tui.engine.context import RunContext, Stopped
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.inference.decode import configured_stops
@@ -27,7 +25,9 @@ from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.models.adapter_source import PAPERS
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
-from lora_tui.engine.progress import progress_events
+from lora_tui.engine.runtime.commands import DONE
+from lora_tui.engine.runtime.context import RunContext, Stopped
+from lora_tui.engine.runtime.progress import progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
 from lora_tui.engine.training.data_plan import data_plan, data_warnings

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lora_tui.engine.engine import Engine, Outcome
+from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from tests.engine.generation.workplace import Workplace

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.generation import job
 from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.pipeline import Pipeline
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events
 from tests.engine.generation.live import live, on_store, wait_for
 from tests.engine.generation.test_generation_resume import ROOT, RUN

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine import engine as engine_module
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.generation.job import generate
 from lora_tui.engine.people import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, generation, looking
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Command

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.engine.engine import Engine
 from lora_tui.engine.generation import pipeline
+from lora_tui.engine.runtime.engine import Engine
 from tests.engine.generation.test_generation_run import check_the_books
 from tests.engine.generation.workplace import KEY, Workplace
 from tests.openai_server import http, made_up_text, pair_of_sentence
@@ -23,7 +23,7 @@ RUN = """
     import sys
     from pathlib import Path
     from lora_tui.config import load_settings
-    from lora_tui.engine.engine import Engine
+    from lora_tui.engine.runtime.engine import Engine
 
     engine = Engine(Path(sys.argv[1]))
     engine.start()

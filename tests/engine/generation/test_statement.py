@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.context import RunContext
 from lora_tui.engine.generation.statement import statement_writer
+from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store.connection import Store
 from tests.engine.generation.workplace import Workplace
@@ -18,7 +18,7 @@ def convert(place: Workplace, work: Callable[[Callable[[str], Awaitable[tuple[st
     async def story() -> Any:
         from concurrent.futures import ThreadPoolExecutor
 
-        from lora_tui.engine.context import EventWriter
+        from lora_tui.engine.runtime.context import EventWriter
         from lora_tui.store import runs
 
         async with await Store.open(place.store) as store:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, load_settings
-from lora_tui.engine.engine import Engine, Outcome
+from lora_tui.engine.runtime.engine import Engine, Outcome
 from tests.openai_server import MODEL, OpenAIServer
 
 KEY = "sk-test-0123456789abcdefghijkl"

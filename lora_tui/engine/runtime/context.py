@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from lora_tui.config import Settings
-from lora_tui.engine.commands import Commands
+from lora_tui.engine.runtime.commands import Commands
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store

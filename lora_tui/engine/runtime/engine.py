@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lora_tui.config import Settings
-from lora_tui.engine.commands import DONE, Commands
-from lora_tui.engine.context import EventWriter, Job, RunContext, Stopped, finite
-from lora_tui.engine.process import before_torch
 from lora_tui.engine.quickstart_settings import quickstart_settings
+from lora_tui.engine.runtime.commands import DONE, Commands
+from lora_tui.engine.runtime.context import EventWriter, Job, RunContext, Stopped, finite
+from lora_tui.engine.runtime.process import before_torch
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
