@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
-from lora_tui.engine.entrances import refuse_chat
 from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply
+from lora_tui.engine.jobs.preflight import refuse_chat
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.text import clean, duration
 

@@ -22,7 +22,7 @@ def brought_by(*modules: str) -> set[str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "lora_tui.engine.runtime.engine, lora_tui.engine.entrances, lora_tui.engine.export.job",
+        "lora_tui.engine.runtime.engine, lora_tui.engine.jobs.preflight, lora_tui.engine.jobs.export",
         "lora_tui.cli.chat",
         "lora_tui.config.load, lora_tui.config.advice, lora_tui.config.save",
         "lora_tui.store.connection, lora_tui.store.events, lora_tui.store.runs, lora_tui.store.training",
@@ -37,6 +37,6 @@ def test_the_store_does_not_know_the_configuration() -> None:
 
 
 def test_jobs_bring_models_but_no_screens() -> None:
-    found = brought_by("lora_tui.engine.training.job", "lora_tui.engine.inference.chat", "lora_tui.engine.export.merge")
+    found = brought_by("lora_tui.engine.jobs.train", "lora_tui.engine.inference.chat", "lora_tui.engine.export.merge")
     assert {"torch", "transformers", "peft"} <= found, "or the test looks in the wrong place"
     assert found & {"textual"} == set()

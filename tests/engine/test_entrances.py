@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import with_values
-from lora_tui.engine import entrances
+from lora_tui.engine.jobs import preflight
 from lora_tui.engine.models.model_source import check_source, locate
 from lora_tui.errors import LoraTuiError, UnreachableError
 from tests.engine.conftest import Workshop
@@ -20,7 +20,7 @@ def nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(module: str) -> None:
         raise AssertionError(f"{module} was imported")
 
-    monkeypatch.setattr(entrances, "_imported", refuse)
+    monkeypatch.setattr(preflight, "_imported", refuse)
 
 
 def adapter(folder: Path, **papers: Any) -> Path:
@@ -45,7 +45,7 @@ def test_training_tells_of_its_file_and_its_model(workshop: Workshop) -> None:
 def test_with_both_there_training_goes_on_to_what_is_imported(workshop: Workshop) -> None:
     (workshop.folder / "pairs.txt").write_text("Question: q\nAnswer: a\n")
     outcome = workshop.run("train", {"train_data_file": str(workshop.folder / "pairs.txt")})
-    assert outcome.error == "Unexpected AssertionError: lora_tui.engine.training.job was imported"
+    assert outcome.error == "Unexpected AssertionError: lora_tui.engine.jobs.train was imported"
 
 
 def test_evaluation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
@@ -58,7 +58,7 @@ def test_evaluation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> No
 def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
     def refusal(options: dict[str, Any], model: str) -> str:
         settings = with_values(workshop.settings, {MODEL: model})
-        asked = entrances.refuse_chat(workshop.engine.open_store, settings, options)
+        asked = preflight.refuse_chat(workshop.engine.open_store, settings, options)
         with pytest.raises(LoraTuiError) as told:
             workshop.engine.call(asked).result()
         return str(told.value)
@@ -69,7 +69,7 @@ def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -
     assert "./no-model" in refusal({}, "./no-model")
     assert "./no-model" in refusal({"base_only": True}, "./no-model")
     workshop.engine.call(
-        entrances.refuse_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
+        preflight.refuse_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
     ).result()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lora_tui.config import Settings
-from lora_tui.engine.quickstart_settings import quickstart_settings
+from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import EventWriter, Job, RunContext, Stopped, finite
 from lora_tui.engine.runtime.process import before_torch
@@ -33,12 +33,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 JOBS: dict[str, str] = {
-    "generate": "lora_tui.engine.generation.job:generate",
-    "format": "lora_tui.engine.data.job:format_raw_file",
-    "train": "lora_tui.engine.entrances:train",
-    "evaluate": "lora_tui.engine.entrances:evaluate",
-    "export": "lora_tui.engine.export.job:export",
-    "quickstart": "lora_tui.engine.quickstart:quickstart",
+    "generate": "lora_tui.engine.jobs.generate:generate",
+    "format": "lora_tui.engine.jobs.format_file:format_raw_file",
+    "train": "lora_tui.engine.jobs.preflight:train",
+    "evaluate": "lora_tui.engine.jobs.preflight:evaluate",
+    "export": "lora_tui.engine.jobs.export:export",
+    "quickstart": "lora_tui.engine.jobs.quickstart:quickstart",
 }
 """Where each mode's job lives. They are imported when they run: some bring torch with them."""
 
@@ -126,7 +126,7 @@ class Engine:
 
         What can be refused of the options without torch is refused before it is imported.
         """
-        from lora_tui.engine.entrances import refuse_chat  # no torch, and still more than opening the app needs
+        from lora_tui.engine.jobs.preflight import refuse_chat  # no torch, and still more than opening the app needs
 
         await refuse_chat(self.open_store, settings, options)
         chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from lora_tui.engine.generation import job
 from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.pipeline import Pipeline
+from lora_tui.engine.jobs import generate
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events
 from tests.engine.generation.live import live, on_store, wait_for
@@ -136,14 +136,14 @@ def test_what_is_no_change_is_said_and_told_to_nobody(place: Workplace) -> None:
 
 
 def test_a_run_can_be_paused_while_it_still_reads(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = job._read
+    real = generate._read
 
     async def slowly(ctx: RunContext) -> Corpus:
         while not paused_events(place):  # noqa: ASYNC110  # another connection writes it
             await asyncio.sleep(0.05)
         return await real(ctx)
 
-    monkeypatch.setattr(job, "_read", slowly)
+    monkeypatch.setattr(generate, "_read", slowly)
     with live(place) as run:
         assert run.ask("pause") == "done"
         wait_for(lambda: place.events("note"))  # it knows its folder and its model

@@ -1,7 +1,7 @@
 """How the jobs that need a model begin: with all that can be refused before torch is imported.
 
 torch, transformers and PEFT take ten seconds to import on a slow machine, which is long to wait for being told of a
-file that is not there. The jobs themselves are in `lora_tui.engine.training.job` and `lora_tui.engine.inference`.
+file that is not there. The jobs themselves are in `lora_tui.engine.jobs.train` and `lora_tui.engine.inference`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
     check_source(ctx.settings.fine_tuning.model_name)
-    job = await _imported("lora_tui.engine.training.job")
+    job = await _imported("lora_tui.engine.jobs.train")
     ctx.leave_if_stopping()
     result: dict[str, Any] = await job.train(ctx, data_file, data)
     return result
@@ -43,7 +43,7 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
             "Train first (--run train), or name an adapter with --adapter FOLDER."
         )
     check_source(source.base_model(ctx.settings))
-    job = await _imported("lora_tui.engine.inference.evaluate")
+    job = await _imported("lora_tui.engine.jobs.evaluate")
     ctx.leave_if_stopping()
     result: dict[str, Any] = await job.evaluate_adapter(ctx, source)
     return result

@@ -12,12 +12,12 @@ from typing import Any
 from lora_tui.config import with_values
 from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.entrances import train
 from lora_tui.engine.export.datasets import dataset_text
-from lora_tui.engine.generation.job import generate
-from lora_tui.engine.inference.evaluate import evaluate_adapter
+from lora_tui.engine.jobs.evaluate import evaluate_adapter
+from lora_tui.engine.jobs.generate import generate
+from lora_tui.engine.jobs.preflight import train
+from lora_tui.engine.jobs.quickstart_settings import FOLDER, PAIRS
 from lora_tui.engine.models.adapter_source import open_adapter
-from lora_tui.engine.quickstart_settings import FOLDER, PAIRS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
