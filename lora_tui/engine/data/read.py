@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lora_tui.engine.data.examples import Example, QuestionAnswer
 from lora_tui.engine.data.forms import Malformed, Unusable
-from lora_tui.engine.data.lines import require_text_file, text_lines
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_delimiter
+from lora_tui.engine.data.text_lines import require_text_file, text_lines
 from lora_tui.engine.data.training_text import parse_training_text
 from lora_tui.errors import UsageError
 from lora_tui.text import count

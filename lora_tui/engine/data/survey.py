@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.held_out import question_digest
+from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.errors import UsageError

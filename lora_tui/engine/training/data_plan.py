@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.models import Training
-from lora_tui.engine.data.held_out import FEWEST
+from lora_tui.engine.data.holdout import FEWEST
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.text import count
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lora_tui.engine.data.chat_template import ConversationEncoder, NotEncodableError, common_prefix, single_bos
 from lora_tui.engine.data.examples import (
     Conversation,
     Example,
@@ -20,8 +21,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
-from lora_tui.engine.data.held_out import drawn, question_digest
-from lora_tui.engine.training.conversation import ConversationEncoder, NotEncodableError, common_prefix, single_bos
+from lora_tui.engine.data.holdout import drawn, question_digest
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
 

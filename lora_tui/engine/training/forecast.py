@@ -15,7 +15,7 @@ from typing import Literal
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning, Training
-from lora_tui.engine.data.held_out import drawn
+from lora_tui.engine.data.holdout import drawn
 from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.figure import Figure
 from lora_tui.engine.models import activation_memory

@@ -7,8 +7,8 @@ import pytest
 
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.formatting import FormatEvent, FormatSummary, format_file
-from lora_tui.engine.data.lines import text_lines
 from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.text_lines import text_lines
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 
 Model = Callable[[str], Awaitable[tuple[str, str]]]

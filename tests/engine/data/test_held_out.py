@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.held_out import FEWEST, drawn, question_digest
+from lora_tui.engine.data.holdout import FEWEST, drawn, question_digest
 
 
 def ask(question: str, answer: str = "a") -> QuestionAnswer:

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lora_tui.engine.data.raw import RawPair, RawRejection, RawSkip, RawStatement, parse_raw_line
+from lora_tui.engine.data.raw_lines import RawPair, RawRejection, RawSkip, RawStatement, parse_raw_line
 
 PAIRS = [
     # question<TAB>answer

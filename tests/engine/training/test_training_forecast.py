@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.data.held_out import drawn, question_digest
+from lora_tui.engine.data.holdout import drawn, question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.survey import survey
 from lora_tui.engine.models import activation_memory
