@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, Unusable
-from lora_tui.engine.generation.redaction import find_secret
 from lora_tui.errors import LoraTuiError
+from lora_tui.secrets import find_secret
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store.connection import Store
 from lora_tui.store.corpus import ChunkRow, SourceFile

@@ -10,8 +10,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from lora_tui.engine.generation.model import ProposedPair
-from lora_tui.engine.generation.redaction import find_secret
 from lora_tui.scoring.metrics import numbers_supported
+from lora_tui.secrets import find_secret
 
 _LEAST_QUESTION, _MOST_QUESTION, _MOST_ANSWER = 8, 400, 3000
 _LEAST_EVIDENCE = 12

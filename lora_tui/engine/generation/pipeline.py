@@ -10,11 +10,11 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
-from lora_tui.engine.generation.accounting import BudgetSpent
+from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.model import CallFailed, CallStopped
-from lora_tui.engine.generation.planning import ANALYSE, GENERATE, JUDGE, Planner
-from lora_tui.engine.generation.standing import Standing
-from lora_tui.engine.generation.steering import Steering
+from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
+from lora_tui.engine.generation.progress import Standing
+from lora_tui.engine.generation.run_control import Steering
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.store import tasks
 from lora_tui.store.tasks import TaskRow

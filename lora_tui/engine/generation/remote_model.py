@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from lora_tui.config import Settings
 from lora_tui.engine.generation import replies
-from lora_tui.engine.generation.capabilities import Ask
-from lora_tui.engine.generation.endpoint import Access, Endpoint
+from lora_tui.engine.generation.client.capabilities import Ask
+from lora_tui.engine.generation.client.endpoint import Access, Endpoint
+from lora_tui.engine.generation.client.wire import Reply, TokenLogprobs
 from lora_tui.engine.generation.model import (
     AttemptStatus,
     CallFailed,
@@ -35,7 +36,6 @@ from lora_tui.engine.generation.prompts import (
     Prompts,
     repair,
 )
-from lora_tui.engine.generation.wire import Reply, TokenLogprobs
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ attempts   calls = the sum over every way to end
 
 from typing import Any
 
-from lora_tui.engine.generation.accounting import UNKNOWN_COST
 from lora_tui.engine.generation.corpus import Corpus
-from lora_tui.engine.generation.planning import ANALYSE, GENERATE, JUDGE
+from lora_tui.engine.generation.ledger import UNKNOWN_COST
+from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store

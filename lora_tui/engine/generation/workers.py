@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from lora_tui.engine.generation import analysis, gates, judging
-from lora_tui.engine.generation.accounting import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
 from lora_tui.engine.generation.duplicates import NearDuplicates
 from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.judging import Bench
+from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
 from lora_tui.engine.generation.model import CallFailed, GenerationModel, Proposals, ProposedPair
-from lora_tui.engine.generation.planning import ANALYSE, JUDGE, Planner, slot_of
-from lora_tui.engine.generation.slots import SlotCounts
-from lora_tui.engine.generation.standing import Standing
-from lora_tui.engine.generation.telling import pair_event
+from lora_tui.engine.generation.pair_event import pair_event
+from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
+from lora_tui.engine.generation.progress import Standing
+from lora_tui.engine.generation.sampling_plan import SlotCounts
 from lora_tui.errors import UnreachableError
 from lora_tui.scoring.words import question_key
 from lora_tui.store import corpus as store_corpus

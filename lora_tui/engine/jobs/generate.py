@@ -13,17 +13,17 @@ from typing import Any
 
 from lora_tui.config import Settings, advise
 from lora_tui.engine import weights
-from lora_tui.engine.generation.accounting import Ledger, dollars_so_far, prices_of, spent_so_far
-from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
+from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
+from lora_tui.engine.generation.ledger import Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.output import check_place, keep_older, rewrite, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
-from lora_tui.engine.generation.planning import Plan, Planner
-from lora_tui.engine.generation.slots import SlotCounts
-from lora_tui.engine.generation.standing import Standing
-from lora_tui.engine.generation.steering import Steering
+from lora_tui.engine.generation.planner import Plan, Planner
+from lora_tui.engine.generation.progress import Standing
+from lora_tui.engine.generation.run_control import Steering
+from lora_tui.engine.generation.sampling_plan import SlotCounts
 from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
@@ -148,7 +148,7 @@ async def open_model(settings: Settings, ctx: RunContext) -> GenerationModel:
 
 def _remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.Event) -> GenerationModel:
     """Open the endpoint; in a thread, because importing its client takes a second."""
-    from lora_tui.engine.generation.endpoint import Access
+    from lora_tui.engine.generation.client.endpoint import Access
     from lora_tui.engine.generation.remote_model import RemoteModel
 
     chosen = settings.data_generation

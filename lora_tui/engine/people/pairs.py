@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_tui.config.models import Aggregator
-from lora_tui.engine.generation.telling import pair_event
+from lora_tui.engine.generation.pair_event import pair_event
 from lora_tui.engine.people.files import own_file, write_again
 from lora_tui.engine.weights import GENERATION, PRIORS, noted
 from lora_tui.errors import UsageError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.generation.accounting import (
+from lora_tui.engine.generation.ledger import (
     BudgetSpent,
     Ledger,
     Prices,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from lora_tui.engine.generation.places import Places
+from lora_tui.engine.generation.client.rate_limit import Places
 
 
 async def most_at_once(places: Places, workers: int = 20, complain: int = 0) -> int:

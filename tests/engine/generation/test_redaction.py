@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_tui.engine.generation.addresses import is_loopback, shown_url
-from lora_tui.engine.generation.redaction import find_secret, redacted
+from lora_tui.engine.generation.client.addresses import is_loopback, shown_url
+from lora_tui.secrets import find_secret, redacted
 
 
 @pytest.mark.parametrize(

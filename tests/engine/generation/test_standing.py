@@ -1,6 +1,6 @@
 """When to ask for more, and when it no longer helps."""
 
-from lora_tui.engine.generation.standing import Standing
+from lora_tui.engine.generation.progress import Standing
 
 
 def standing(target: int = 10, limit: int = 3, **counts: int) -> Standing:

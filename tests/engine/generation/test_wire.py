@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from lora_tui.engine.generation.client.wire import NotAnAnswer, Reply, message_of, read_reply
 from lora_tui.engine.generation.remote_model import _expected_levels
-from lora_tui.engine.generation.wire import NotAnAnswer, Reply, message_of, read_reply
 from lora_tui.scoring.judge import parse_reply
 from tests.openai_server import token_logprobs
 

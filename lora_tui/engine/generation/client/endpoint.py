@@ -20,15 +20,22 @@ from typing import Any
 
 import openai
 
-from lora_tui.engine.generation.addresses import OPENAI_URL, is_loopback, shown_url
-from lora_tui.engine.generation.capabilities import Ask, Capabilities, exceeds_context
 from lora_tui.engine.generation.chunks import estimate_tokens
+from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
+from lora_tui.engine.generation.client.capabilities import Ask, Capabilities, exceeds_context
+from lora_tui.engine.generation.client.rate_limit import Places
+from lora_tui.engine.generation.client.retry import backoff, retry_after
+from lora_tui.engine.generation.client.wire import (
+    NotAnAnswer,
+    Reply,
+    innermost,
+    message_of,
+    never_connected,
+    read_reply,
+)
 from lora_tui.engine.generation.model import CallFailed, CallRecord, CallStopped, EndpointGoneError
-from lora_tui.engine.generation.places import Places
-from lora_tui.engine.generation.redaction import redacted
-from lora_tui.engine.generation.retry import backoff, retry_after
-from lora_tui.engine.generation.wire import NotAnAnswer, Reply, innermost, message_of, never_connected, read_reply
 from lora_tui.errors import UnreachableError
+from lora_tui.secrets import redacted
 from lora_tui.text import one_line
 
 _REFUSALS = (400, 405, 413, 415, 422, 501)

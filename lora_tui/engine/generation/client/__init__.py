@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint: requests, rate limits, what its replies and refusals mean."""
