@@ -217,7 +217,7 @@ class EngineJobs:
 
 
 def _outlook_function() -> Any:
-    from lora_tui.engine.outlook import outlook
+    from lora_tui.engine.forecast.forecast import outlook
 
     return outlook
 

@@ -6,7 +6,7 @@ import pytest
 
 from lora_tui.cli.forecast import generation_forecast, training_forecast
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.outlook import look_ahead
+from lora_tui.engine.forecast.forecast import look_ahead
 
 
 @pytest.fixture(autouse=True)

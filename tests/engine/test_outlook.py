@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config import Settings, advise, with_values
-from lora_tui.engine.outlook import Outlook, look_ahead, outlook
-from lora_tui.engine.training import forecast
+from lora_tui.engine.forecast import training
+from lora_tui.engine.forecast.forecast import Outlook, look_ahead, outlook
 from lora_tui.store import training
 from lora_tui.store.connection import Store
 from tests.engine.conftest import Trained
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(forecast, "gpus", lambda: ())
-    monkeypatch.setattr(forecast, "has_apple_gpu", lambda: False)
+    monkeypatch.setattr(training, "gpus", lambda: ())
+    monkeypatch.setattr(training, "has_apple_gpu", lambda: False)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_neither_torch_nor_a_client_nor_a_screen_comes_with_it(settings: Setting
 import asyncio, sys
 from pathlib import Path
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.outlook import outlook
+from lora_tui.engine.forecast.forecast import outlook
 from lora_tui.store.connection import Store
 settings = with_values(Settings(), {{"fine_tuning.model_name": {settings.fine_tuning.model_name!r},
                                     "fine_tuning.train_data_file": {str(tmp_path / "pairs.txt")!r}}})

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.generation import documents, forecast
-from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
+from lora_tui.engine.forecast import generation
+from lora_tui.engine.forecast.generation import GenerationOutlook, generation_outlook
+from lora_tui.engine.generation import documents
 from tests.engine.generation.test_generation_run import made_up_text
 from tests.engine.generation.workplace import Workplace
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def _nothing_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forecast._LISTED.clear()
+    generation._LISTED.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
@@ -111,7 +112,7 @@ def test_a_folder_that_cannot_be_used_is_told_and_nothing_is_made_up(tmp_path: P
         assert reason in (found.problem or "")
         assert (found.files.value, found.bytes.value, found.prompt_tokens.value, found.dollars.value) == (None,) * 4
     (tmp_path / "bare" / "x.png").touch()
-    forecast._LISTED.clear()
+    generation._LISTED.clear()
     found = outlook(tmp_path / "bare")
     assert "no file in" in (found.problem or "")
     assert (found.files.value, found.skipped, found.prompt_tokens.value) == (0, 1, None)
@@ -122,7 +123,7 @@ def test_folder_is_not_walked_again_at_once(folder: Path, monkeypatch: pytest.Mo
     find = documents.find
     monkeypatch.setattr(documents, "find", lambda *_: pytest.fail("walked again"))
     assert outlook(folder, total_examples=3).files.value == 2
-    monkeypatch.setattr(forecast, "_SECONDS_A_LISTING_HOLDS", 0.0)
+    monkeypatch.setattr(generation, "_SECONDS_A_LISTING_HOLDS", 0.0)
     monkeypatch.setattr(documents, "find", find)
     (folder / "d.txt").write_text("d")
     assert outlook(folder).files.value == 3
@@ -143,7 +144,7 @@ def test_figures_come_near_those_of_a_run(place: Workplace) -> None:
 def test_nothing_heavy_is_needed() -> None:
     code = (
         "import sys; from lora_tui.config import Settings; "
-        "from lora_tui.engine.generation.forecast import generation_outlook; generation_outlook(Settings()); "
+        "from lora_tui.engine.forecast.generation import generation_outlook; generation_outlook(Settings()); "
         "print(*{n.partition('.')[0] for n in sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

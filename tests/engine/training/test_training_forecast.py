@@ -13,9 +13,9 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.data.holdout import drawn, question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.survey import survey
+from lora_tui.engine.forecast import training
+from lora_tui.engine.forecast.training import TrainingOutlook, expected_device, training_outlook
 from lora_tui.engine.models import activation_memory
-from lora_tui.engine.training import forecast
-from lora_tui.engine.training.forecast import TrainingOutlook, expected_device, training_outlook
 from lora_tui.machine import Gpu, GpuLoad, device_load
 from lora_tui.store.history import PlannedRun
 from tests.engine.test_model_facts import CONFIG, model
@@ -27,9 +27,9 @@ L = "fine_tuning.lora."
 @pytest.fixture(autouse=True)
 def _plain_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(forecast, "gpus", lambda: ())
-    monkeypatch.setattr(forecast, "has_apple_gpu", lambda: False)
-    monkeypatch.setattr(forecast, "_torch_has_cuda", lambda: True)
+    monkeypatch.setattr(training, "gpus", lambda: ())
+    monkeypatch.setattr(training, "has_apple_gpu", lambda: False)
+    monkeypatch.setattr(training, "_torch_has_cuda", lambda: True)
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_auto_checkpointing_follows_the_free_memory(settings: Settings, monkeypa
     limit = plain.activations.value / activation_memory.SHARE_TO_USE + plain.weights.value
     for free, kept in ((limit * 1.01, True), (limit * 0.99, False)):
         load = replace(device_load(), memory_total=int(free), memory_used=0)
-        monkeypatch.setattr(forecast, "device_load", lambda load=load: load)
+        monkeypatch.setattr(training, "device_load", lambda load=load: load)
         way = training_outlook(automatic).memory.recomputation
         assert way is not None
         assert (way is activation_memory.NONE) is kept
@@ -293,8 +293,8 @@ def cards(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     found = tuple(Gpu(number, name, 80 * 2**30, (8, 0)) for number, name in enumerate(names))
     loads = tuple(GpuLoad(gpu.index, gpu.name, 1, 10 * 2**30 * (gpu.index + 1), gpu.memory, 40, 90.0) for gpu in found)
     load = replace(device_load(), gpus=loads)
-    monkeypatch.setattr(forecast, "gpus", lambda: found)
-    monkeypatch.setattr(forecast, "device_load", lambda: load)
+    monkeypatch.setattr(training, "gpus", lambda: found)
+    monkeypatch.setattr(training, "device_load", lambda: load)
 
 
 def test_device_is_the_one_that_auto_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,14 +305,14 @@ def test_device_is_the_one_that_auto_will_take(monkeypatch: pytest.MonkeyPatch) 
     assert kind("auto") == ("cpu", "CPU", True)
     assert kind("cuda") == ("cuda", "no such card", False)
     assert kind("mps") == ("mps", "no Apple GPU", False)
-    monkeypatch.setattr(forecast, "has_apple_gpu", lambda: True)
+    monkeypatch.setattr(training, "has_apple_gpu", lambda: True)
     assert kind("auto") == ("mps", "Apple GPU", True)
     cards(monkeypatch, "A", "B")
     assert kind("auto") == ("cuda", "A", True)
     assert kind("cuda:1") == ("cuda", "B", True)
     assert kind("cuda:2") == ("cuda", "no such card", False)
     assert kind("cpu") == ("cpu", "CPU", True)
-    monkeypatch.setattr(forecast, "_torch_has_cuda", lambda: False)
+    monkeypatch.setattr(training, "_torch_has_cuda", lambda: False)
     assert kind("auto") == ("mps", "Apple GPU", True)
     assert kind("cuda") == ("cuda", "no such card", False)
 
@@ -328,10 +328,10 @@ def test_cards_are_reckoned_with_by_their_own_memory(settings: Settings, monkeyp
 def test_build_of_torch_tells_whether_it_can_use_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for version, expected in (("2.13.0+cpu", False), ("2.13.0", True), ("2.13.0+cu130", True)):
-        forecast._torch_has_cuda.cache_clear()
+        training._torch_has_cuda.cache_clear()
         monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
-        assert forecast._torch_has_cuda() is expected
-    forecast._torch_has_cuda.cache_clear()
+        assert training._torch_has_cuda() is expected
+    training._torch_has_cuda.cache_clear()
 
 
 def test_a_configuration_without_a_shape_says_why(settings: Settings, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning, Training
 from lora_tui.engine.data.holdout import drawn
 from lora_tui.engine.data.survey import Survey, survey
-from lora_tui.engine.figure import Figure
+from lora_tui.engine.forecast.estimate import Figure
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Shape, linear_layers, lora_parameters, unknown_targets
 from lora_tui.engine.models.hub_info import ModelFacts, model_facts

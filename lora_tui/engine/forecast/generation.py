@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lora_tui.config import Settings
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.figure import Figure
+from lora_tui.engine.forecast.estimate import Figure
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.documents import Candidate

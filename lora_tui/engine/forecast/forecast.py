@@ -12,11 +12,11 @@ from pathlib import Path
 
 from lora_tui.config import Settings, advise
 from lora_tui.config.reference import toml_value
-from lora_tui.engine.figure import Figure
-from lora_tui.engine.generation.forecast import GenerationOutlook, generation_outlook
+from lora_tui.engine.forecast.estimate import Figure
+from lora_tui.engine.forecast.generation import GenerationOutlook, generation_outlook
+from lora_tui.engine.forecast.training import TrainingOutlook, training_outlook
 from lora_tui.engine.models.architecture import layer_names
 from lora_tui.engine.models.hub_info import model_facts
-from lora_tui.engine.training.forecast import TrainingOutlook, training_outlook
 from lora_tui.store.connection import Store
 from lora_tui.store.history import PlannedRun, planned_runs
 from lora_tui.text import one_line

@@ -1,0 +1,1 @@
+"""What a configuration will do, estimated without torch or network."""
