@@ -35,7 +35,7 @@ from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.residual import takes_from_base
+from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
 from lora_tui.store.training import evaluations, steps

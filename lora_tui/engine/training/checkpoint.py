@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lora_tui.engine.models.run_folder import BEST, step_folders
-from lora_tui.engine.training import residual
+from lora_tui.engine.training import pissa
 from lora_tui.errors import LoraTuiError, UsageError
 
 _STATE_FILE = "trainer_state.json"
@@ -84,8 +84,8 @@ def save_best(folder: Path, fill: Callable[[Path], None]) -> Path:
 def save_adapter(model: PeftModel, target: Path) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as any PEFT user can load them."""
     model.save_pretrained(str(target), safe_serialization=True, save_embedding_layers=False)
-    if residual.first_matrices(model):
-        residual.save_as_plain(model, target)
+    if pissa.first_matrices(model):
+        pissa.save_as_plain(model, target)
 
 
 def restore(
@@ -111,8 +111,8 @@ def restore(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
             "Restore them, or start a new run without --resume."
         )
-    if first := residual.first_matrices(model):
-        adapter, begun_with = residual.taken_apart(adapter)
+    if first := pissa.first_matrices(model):
+        adapter, begun_with = pissa.taken_apart(adapter)
         if any(not torch.equal(matrix.cpu(), begun_with[name]) for name, matrix in first.items()):
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
     set_peft_model_state_dict(model, adapter)
@@ -125,7 +125,7 @@ def newest_first_matrices(folder: Path) -> dict[str, Tensor]:
     """Return the matrices that a resumed run with PiSSA or OLoRA began with; nothing where there is no checkpoint."""
     folders = step_folders(folder)
     try:
-        return residual.taken_apart(load_file(folders[-1] / "adapter_model.safetensors"))[1] if folders else {}
+        return pissa.taken_apart(load_file(folders[-1] / "adapter_model.safetensors"))[1] if folders else {}
     except (OSError, ValueError, TypeError, SafetensorError) as problem:
         raise _unreadable(folders[-1], problem) from problem
 

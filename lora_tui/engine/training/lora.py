@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.models.build_lock import constructing
-from lora_tui.engine.training.residual import take_from_base, takes_from_base
+from lora_tui.engine.training.pissa import take_from_base, takes_from_base
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 

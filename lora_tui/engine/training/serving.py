@@ -7,7 +7,7 @@ layers; llama.cpp's ``convert_lora_to_gguf.py`` refuses the same, and its scale 
 import shlex
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.training.residual import takes_from_base
+from lora_tui.engine.training.pissa import takes_from_base
 
 FOLDER = "THIS_FOLDER"
 """Stands for the adapter's folder, which is not known where it will be read."""

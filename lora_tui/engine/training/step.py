@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.attention import packed_attention, supports_packing
+from lora_tui.engine.training.cuda_graphs import GraphedRows
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast.dropout import Draws
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.graphs import GraphedRows
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.packing import Row, balance, lay_out, pack
-from lora_tui.engine.training.side_by_side import SideBySide
+from lora_tui.engine.training.row_workers import SideBySide
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",

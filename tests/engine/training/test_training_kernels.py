@@ -14,11 +14,11 @@ if not os.environ.get("CI"):  # the test extra brings it: in CI a missing one is
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.models import activation_memory
+from lora_tui.engine.training.cuda_graphs import GraphedRows
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import fused, pointwise
 from lora_tui.engine.training.fast.dropout import Draws, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.graphs import GraphedRows
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.memory import recompute
@@ -365,8 +365,8 @@ class Recorded:
 def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.graphs._TOKENS", 8)
-    monkeypatch.setattr("lora_tui.engine.training.graphs._LABELS", 4)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._TOKENS", 8)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._LABELS", 4)
     monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
@@ -383,7 +383,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     maths.record_graphs()
     assert maths.graphs is not None
     monkeypatch.setattr(maths.graphs, "_record", Recorded)
-    monkeypatch.setattr("lora_tui.engine.training.graphs._SEEN_BEFORE", 0)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
     for ours, expected in zip(gradients_of_three_steps(maths), plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
     assert [recorded.replays for _, recorded in maths.graphs._graphs.values()] in ([1, 1], [2])
@@ -402,7 +402,7 @@ def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(maths.graphs, "_record", refuse)
-    monkeypatch.setattr("lora_tui.engine.training.graphs._SEEN_BEFORE", 0)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
     assert float(maths.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
     assert maths.graphs is None
     assert maths.tokens_per_row == 1000, "and nothing but time where its memory did not suffice"
@@ -434,7 +434,7 @@ def test_the_first_row_of_a_size_is_not_recorded_and_recording_adds_nothing() ->
 
 
 def test_graphs_are_few_and_of_the_sizes_that_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.graphs._MOST_GRAPHS", 1)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._MOST_GRAPHS", 1)
     sums = Sums()
     for tokens in (100, 100, 200, 200, 200, 200):
         assert sums.step(tokens)[0] == 2.0 * (tokens - 1)

@@ -10,7 +10,7 @@ import torch
 
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import balance
-from lora_tui.engine.training.side_by_side import SideBySide
+from lora_tui.engine.training.row_workers import SideBySide
 from lora_tui.engine.training.step import StepMaths
 from tests.engine.training.test_training_health import limited
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 32)
+    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 32)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -75,7 +75,7 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
 def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
     maths = StepMaths.of(new_model(), 40)
     (alone, one), (together, _), (short, two) = maths._row_groups(examples)
     assert (one, two) == (1, 2)
@@ -92,7 +92,7 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Each is above its share of the budget; an odd one is computed alone, on both cores."""
-    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
     long = sorted(examples, key=lambda example: -len(example.input_ids))[:count]
     model = new_model(dropout=0.1).train()
     one_by_one, side_by_side = (StepMaths.of(model, 32) for _ in range(2))
@@ -129,7 +129,7 @@ def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
     """Each row is a single example: halving could not help."""
     long = sorted(examples, key=lambda example: -len(example.input_ids))[:2]
     tokens = len(long[0].input_ids)
-    monkeypatch.setattr("lora_tui.engine.training.side_by_side._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
     model = new_model().train()
     _, undisturbed = accumulate(model, long, 1)
     maths = StepMaths.of(model, 2 * tokens)

@@ -29,7 +29,7 @@ def attention_kernels() -> Any:
 
 def trials() -> Any:
     """The module that tries them."""
-    return importlib.import_module("lora_tui.engine.training.fast.trials")
+    return importlib.import_module("lora_tui.engine.training.fast.kernel_selftest")
 
 
 @lru_cache(maxsize=8)

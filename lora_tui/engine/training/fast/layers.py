@@ -25,7 +25,7 @@ from lora_tui.engine.training.fast import blocks, fused
 from lora_tui.engine.training.fast.attention import packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Dropped
 from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
-from lora_tui.engine.training.fast.joint import Adapted, Joint
+from lora_tui.engine.training.fast.fused_projections import Adapted, Joint
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
