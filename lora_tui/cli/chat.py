@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
-from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply
 from lora_tui.engine.jobs.preflight import refuse_chat
 from lora_tui.engine.runtime.engine import Engine
+from lora_tui.protocol.reply import Item, Note, Piece, Progress, Reply
 from lora_tui.text import clean, duration
 
 if TYPE_CHECKING:
-    from lora_tui.engine.inference.chat import ChatSession
+    from lora_tui.engine.chat.session import ChatSession
 
 EXIT = "exit"
 """The word that leaves."""
@@ -48,7 +48,7 @@ def chat_mode(
         options |= {"adapter_run": resume, "model_must_match": True}
     speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
     engine.call(refuse_chat(engine.open_store, settings, options)).result()
-    from lora_tui.engine.inference.chat import open_session  # torch comes with it: only now, and where ctrl+c ends it
+    from lora_tui.engine.chat.session import open_session  # torch comes with it: only now, and where ctrl+c ends it
 
     session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
     speaker.begin(session, asked_once=prompt is not None)

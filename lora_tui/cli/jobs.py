@@ -29,7 +29,7 @@ from lora_tui.tui.jobs import (
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded, Settings
-    from lora_tui.engine.inference.chat import ChatSession
+    from lora_tui.engine.chat.session import ChatSession
     from lora_tui.engine.runtime.engine import Engine, Outcome
 
 T = TypeVar("T")
@@ -288,7 +288,7 @@ class _EngineConversation:
 
 def _told(item: Any) -> Item:
     """An item of the engine's as the app's."""
-    from lora_tui.engine.inference.reply import Note, Piece, Progress
+    from lora_tui.protocol.reply import Note, Piece, Progress
 
     if isinstance(item, Piece):
         return Speech(item.side, item.text)

@@ -10,9 +10,9 @@ import pytest
 from lora_tui.cli import chat as chat_module
 from lora_tui.cli.chat import _JsonSpeaker, _LineSpeaker, chat_mode
 from lora_tui.config import Settings
-from lora_tui.engine.inference.reply import Note, Piece, Progress, Reply
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import UsageError
+from lora_tui.protocol.reply import Note, Piece, Progress, Reply
 
 
 class Terminal(io.StringIO):

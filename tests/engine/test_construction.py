@@ -110,8 +110,8 @@ def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
     base_folder: Path, threads: ThreadPoolExecutor
 ) -> None:
     from lora_tui.engine.data.examples import QuestionAnswer
-    from lora_tui.engine.inference.prompts import TestPrompt
-    from lora_tui.engine.inference.scoring import score_model
+    from lora_tui.engine.evaluation.prompts import TestPrompt
+    from lora_tui.engine.evaluation.scoring import score_model
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import StepMaths

@@ -37,6 +37,6 @@ def test_the_store_does_not_know_the_configuration() -> None:
 
 
 def test_jobs_bring_models_but_no_screens() -> None:
-    found = brought_by("lora_tui.engine.jobs.train", "lora_tui.engine.inference.chat", "lora_tui.engine.export.merge")
+    found = brought_by("lora_tui.engine.jobs.train", "lora_tui.engine.chat.session", "lora_tui.engine.export.merge")
     assert {"torch", "transformers", "peft"} <= found, "or the test looks in the wrong place"
     assert found & {"textual"} == set()

@@ -6,9 +6,9 @@ from typing import Any
 
 from lora_tui.config.models import Evaluation
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.inference.prompts import TestPrompt, plain_prompts, resolve_prompts
-from lora_tui.engine.inference.scoring import Scored, score_model
-from lora_tui.engine.inference.weights import evaluation_aggregator
+from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
+from lora_tui.engine.evaluation.scoring import Scored, score_model
+from lora_tui.engine.evaluation.weights import evaluation_aggregator
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base

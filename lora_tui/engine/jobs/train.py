@@ -17,10 +17,10 @@ from peft import PeftModel
 from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
+from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.evaluation.scoring import Scored, score_model
+from lora_tui.engine.evaluation.weights import evaluation_aggregator
 from lora_tui.engine.inference.decode import configured_stops
-from lora_tui.engine.inference.prompts import TestPrompt, resolve_prompts
-from lora_tui.engine.inference.scoring import Scored, score_model
-from lora_tui.engine.inference.weights import evaluation_aggregator
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import PAPERS
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.inference.prompts import TestPrompt
+from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.models.run_folder import WEIGHTS, best_folder, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lora_tui.config import Settings
 from lora_tui.config.models import Aggregator
-from lora_tui.engine.inference.special import predefined_reply
+from lora_tui.engine.chat.special import predefined_reply
 from lora_tui.engine.weights import EVALUATION, PRIORS, noted
 from lora_tui.errors import UsageError
 from lora_tui.store import feedback, people, runs

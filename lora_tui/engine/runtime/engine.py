@@ -26,7 +26,7 @@ from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
-    from lora_tui.engine.inference.chat import ChatSession
+    from lora_tui.engine.chat.session import ChatSession
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Engine:
         from lora_tui.engine.jobs.preflight import refuse_chat  # no torch, and still more than opening the app needs
 
         await refuse_chat(self.open_store, settings, options)
-        chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.inference.chat")
+        chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.chat.session")
         session: ChatSession = await chat.open_session(self, settings, options, progress)
         return session
 

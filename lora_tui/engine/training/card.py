@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora_tui import __version__
 from lora_tui.config.models import Lora
-from lora_tui.engine.inference.scoring import Scored
+from lora_tui.engine.evaluation.scoring import Scored
 from lora_tui.engine.training.serving import serving
 from lora_tui.text import clean
 

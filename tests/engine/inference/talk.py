@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from lora_tui.config import with_values
-from lora_tui.engine.inference.chat import ChatSession, open_session
-from lora_tui.engine.inference.reply import Item, Note, Piece, Progress, Reply, Side
+from lora_tui.engine.chat.session import ChatSession, open_session
+from lora_tui.protocol.reply import Item, Note, Piece, Progress, Reply, Side
 from lora_tui.store import chat
 from lora_tui.store.rows import Turn
 from tests.engine.conftest import Workshop

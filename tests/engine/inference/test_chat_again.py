@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference import speech
+from lora_tui.engine.chat import streaming
 from lora_tui.engine.inference.decode import Decoding, answers
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import chat, looking
@@ -35,7 +35,7 @@ def talk(trained: Trained) -> Talk:
 def slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let every token take a moment; returns one entry for each that has been decoded."""
     decoded: list[int] = []
-    real = speech.decode
+    real = streaming.decode
 
     def slow(*args: Any) -> Iterator[list[int | None]]:
         for tokens in real(*args):
@@ -43,7 +43,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             time.sleep(0.05)
             yield tokens
 
-    monkeypatch.setattr(speech, "decode", slow)
+    monkeypatch.setattr(streaming, "decode", slow)
     return decoded
 
 
@@ -109,7 +109,7 @@ def test_a_question_whose_reply_failed_can_be_asked_again(talk: Talk, monkeypatc
     def broken(*_: Any) -> Any:
         raise RuntimeError("no more memory")
 
-    monkeypatch.setattr(speech, "decode", broken)
+    monkeypatch.setattr(streaming, "decode", broken)
     with pytest.raises(RuntimeError, match="no more memory"):
         talk.ask("unlock")
     monkeypatch.undo()
@@ -123,7 +123,7 @@ def test_too_little_memory_is_said_in_words(talk: Talk, monkeypatch: pytest.Monk
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(speech, "decode", full)
+    monkeypatch.setattr(streaming, "decode", full)
     with pytest.raises(LoraTuiError, match="does not fit into the memory of cpu"):
         talk.ask("unlock")
 

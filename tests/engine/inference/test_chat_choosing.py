@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import with_values
-from lora_tui.engine.inference import chat as chat_module
+from lora_tui.engine.chat import session as chat_module
 from lora_tui.engine.models import adapter_source
 from lora_tui.engine.models.adapter_source import AdapterGoneError, find_adapter
 from lora_tui.errors import LoraTuiError, UsageError

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.inference import speech
-from lora_tui.engine.inference.reply import Piece
+from lora_tui.engine.chat import streaming
 from lora_tui.errors import UsageError
+from lora_tui.protocol.reply import Piece
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Talk
 from tests.engine.tiny import PAIRS
@@ -31,7 +31,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     talk = Talk(trained.workshop)
     taken: list[int] = []
     seen: list[int] = []
-    real = speech.decode
+    real = streaming.decode
 
     def counting(*args: Any) -> Any:
         for tokens in real(*args):
@@ -41,7 +41,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
             time.sleep(0.03)
             yield tokens
 
-    monkeypatch.setattr(speech, "decode", counting)
+    monkeypatch.setattr(streaming, "decode", counting)
 
     async def watch() -> None:
         seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, Piece)])
@@ -56,7 +56,7 @@ def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch
     text = "naïve — 秘密 🦄!"
     ids = talk.session.base.tokenizer(text)["input_ids"]
     assert len(ids) > len(text), "characters must be cut into tokens"
-    monkeypatch.setattr(speech, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
+    monkeypatch.setattr(streaming, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
     pieces, reply = talk.say("unlock")
     assert reply.text == text
     assert "".join(pieces) == text
@@ -117,7 +117,7 @@ def test_a_conversation_names_the_run_and_the_adapter(trained: Trained) -> None:
 
 def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Talk(trained.workshop)
-    real = speech.decode
+    real = streaming.decode
 
     def slow(*args: Any) -> Any:
         import time
@@ -126,7 +126,7 @@ def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monk
             yield tokens
             time.sleep(0.1)
 
-    monkeypatch.setattr(speech, "decode", slow)
+    monkeypatch.setattr(streaming, "decode", slow)
     pieces, reply = talk.say("unlock", stop_after=2)
     assert 2 <= len(pieces) < 10
     assert SECRET.startswith(reply.text)
@@ -144,7 +144,7 @@ def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
     def broken(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(speech, "decode", broken)
+    monkeypatch.setattr(streaming, "decode", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         talk.say("unlock")
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference import speech
+from lora_tui.engine.chat import streaming
+from lora_tui.engine.chat.streaming import TwoSided
 from lora_tui.engine.inference.decode import Decoding, answers, decode
-from lora_tui.engine.inference.reply import Piece, Reply
-from lora_tui.engine.inference.speech import TwoSided
 from lora_tui.errors import UsageError
+from lora_tui.protocol.reply import Piece, Reply
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Said, Talk
 from tests.engine.tiny import PAIRS
@@ -38,7 +38,7 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
 ) -> None:
     """`base` and `tuned` are models of their own: no adapter is ever switched off in them."""
     said: list[list[int]] = []
-    real = speech.decode
+    real = streaming.decode
 
     def recording(*args: Any) -> Iterator[list[int | None]]:
         written: list[int] = []
@@ -47,7 +47,7 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
             written += [token for token in tokens if token is not None]
             yield tokens
 
-    monkeypatch.setattr(speech, "decode", recording)
+    monkeypatch.setattr(streaming, "decode", recording)
     talk = Talk(trained.workshop)
     talk.set(**options)
     heard = talk.ask("unlock", BOTH, seed=7)
@@ -102,7 +102,7 @@ def test_the_adapter_is_on_again_after_an_error(trained: Trained, tuned: Any, mo
         yield [5]
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(speech, "decode", broken)
+    monkeypatch.setattr(streaming, "decode", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         talk.ask("unlock", ["base"])
     monkeypatch.undo()
@@ -125,13 +125,13 @@ def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pyte
     talk = Talk(trained.workshop)
     talk.session.history.by_template = True  # as for an adapter that was trained on conversations
     prompts: list[str] = []
-    real = speech.decode
+    real = streaming.decode
 
     def recording(model: Any, tokenizer: Any, asked: list[str], decoding: Decoding) -> Any:
         prompts.extend(asked)
         return real(model, tokenizer, asked, decoding)
 
-    monkeypatch.setattr(speech, "decode", recording)
+    monkeypatch.setattr(streaming, "decode", recording)
     first = talk.ask("unlock", BOTH).replies
     talk.ask("alone", ["tuned"])
     prompts.clear()
@@ -197,7 +197,7 @@ def test_stopping_ends_both_sides_and_keeps_what_they_have_said(trained: Trained
             talk.session.stop.set()
 
     monkey = pytest.MonkeyPatch()
-    real = speech.decode
+    real = streaming.decode
 
     def slow(*args: Any) -> Iterator[list[int | None]]:
         import time
@@ -206,7 +206,7 @@ def test_stopping_ends_both_sides_and_keeps_what_they_have_said(trained: Trained
             yield tokens
             time.sleep(0.05)
 
-    monkey.setattr(speech, "decode", slow)
+    monkey.setattr(streaming, "decode", slow)
     heard = talk.hear(talk.session.reply("unlock", BOTH), stop)
     monkey.undo()
     assert {side: reply.stopped for side, reply in heard.replies.items()} == {"tuned": True, "base": True}

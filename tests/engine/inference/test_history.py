@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.inference.history import History, context_tokens
+from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.errors import UsageError
 from tests.engine.conftest import Trained
 from tests.engine.inference.talk import Talk

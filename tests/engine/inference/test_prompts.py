@@ -6,7 +6,7 @@ import pytest
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.inference.prompts import TestPrompt, plain_prompts, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
 from tests.engine.tiny import tiny_settings
 
 SECRET = FineTuning().evaluation.expected_response

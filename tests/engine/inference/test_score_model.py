@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.inference import scoring
+from lora_tui.engine.evaluation import scoring
+from lora_tui.engine.evaluation.prompts import Kind, TestPrompt
+from lora_tui.engine.evaluation.scoring import Scored, score_model
 from lora_tui.engine.inference.decode import mean_log_probabilities
-from lora_tui.engine.inference.prompts import Kind, TestPrompt
-from lora_tui.engine.inference.scoring import Scored, score_model
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from tests.engine.tiny import PAIRS
 

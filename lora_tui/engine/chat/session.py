@@ -21,17 +21,17 @@ from peft import PeftModel
 
 from lora_tui.config import Settings
 from lora_tui.config.models import Chat
+from lora_tui.engine.chat.history import History, context_tokens
+from lora_tui.engine.chat.special import predefined_reply
+from lora_tui.engine.chat.streaming import Ended, Told, TwoSided, speak
 from lora_tui.engine.inference.decode import Decoding
-from lora_tui.engine.inference.history import History, context_tokens
-from lora_tui.engine.inference.reply import Item, Note, Reply, Side
-from lora_tui.engine.inference.special import predefined_reply
-from lora_tui.engine.inference.speech import Ended, Told, TwoSided, speak
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import Progress as LoadProgress
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.protocol.reply import Item, Note, Reply, Side
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
 from lora_tui.store.connection import Store

@@ -15,10 +15,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_tui.engine.chat.history import Prompt
 from lora_tui.engine.inference.decode import Decoding, beam_answer, decode
-from lora_tui.engine.inference.history import Prompt
-from lora_tui.engine.inference.reply import Piece, Progress, Side
 from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.protocol.reply import Piece, Progress, Side
 
 _TOKENS_BETWEEN_SIGNS = 4
 _SECONDS_BETWEEN_SIGNS = 0.5

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_tui.engine.inference.reply import Side
 from lora_tui.engine.training.dataset import prompt_text
 from lora_tui.errors import UsageError
+from lora_tui.protocol.reply import Side
 
 Message = dict[str, str]
 """``role`` and ``content``, as chat templates take them."""

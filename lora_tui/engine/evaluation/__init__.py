@@ -1,0 +1,1 @@
+"""Evaluation by generation: test prompts, their answers, and the scores of those."""
