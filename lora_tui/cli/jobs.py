@@ -124,14 +124,14 @@ class EngineJobs:
 
     async def rate_sample(self, sample_id: int, rating: int) -> Moved:
         """Rate the answer to a test prompt."""
-        from lora_tui.engine.people.ratings import rate_sample
+        from lora_tui.engine.review.ratings import rate_sample
 
         rated = await self._on_store(lambda store: rate_sample(store, sample_id, rating))
         return Moved(f"Rated {rating} of 5.", rated.before, rated.after)
 
     async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> Moved:
         """Rate a reply of a conversation."""
-        from lora_tui.engine.people.ratings import rate_turn
+        from lora_tui.engine.review.ratings import rate_turn
 
         rated = await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
         moved = rated.before != rated.after
@@ -140,34 +140,34 @@ class EngineJobs:
 
     async def override_pair(self, pair_id: int, verdict: str) -> Moved:
         """Accept or reject a pair."""
-        from lora_tui.engine.people.pairs import override_pair
+        from lora_tui.engine.review.pairs import override_pair
 
         done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
         return Moved(_in_file(done.words, done.file, done.file_problem), done.before, done.after)
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
         """Give a pair another wording."""
-        from lora_tui.engine.people.pairs import edit_pair
+        from lora_tui.engine.review.pairs import edit_pair
 
         done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
         return Moved(_in_file(done.words, done.file, done.file_problem))
 
     async def undo(self, run_id: int) -> Moved | None:
         """Take back the newest thing that a person did to a pair of the run."""
-        from lora_tui.engine.people.pairs import undo
+        from lora_tui.engine.review.pairs import undo
 
         words = await self._on_store(lambda store: undo(store, run_id))
         return None if words is None else Moved(words[:1].upper() + words[1:] + ".")
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""
-        from lora_tui.engine.people.runs import rename_run
+        from lora_tui.engine.review.runs import rename_run
 
         await self._on_store(lambda store: rename_run(store, run_id, name))
 
     async def delete(self, run_id: int, *, with_files: bool) -> str:
         """Delete a run that has ended; returns what became of its folder."""
-        from lora_tui.engine.people.runs import delete_run
+        from lora_tui.engine.review.runs import delete_run
 
         done = await self._on_store(lambda store: delete_run(store, run_id, with_files=with_files))
         if done.removed is not None:

@@ -1,7 +1,7 @@
 """The evaluation's aggregator as the stored feedback makes it."""
 
 from lora_tui.config.models import Aggregator
-from lora_tui.engine.weights import EVALUATION, noted
+from lora_tui.engine.aggregators import EVALUATION, noted
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.store.connection import Store
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, advise
-from lora_tui.engine import weights
+from lora_tui.engine import aggregators
 from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.judging import Bench
@@ -210,7 +210,9 @@ async def _assemble(
     """Join the parts over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
-        aggregator, version = await weights.noted(t, weights.GENERATION, settings.adaptive_aggregator.learning_rate)
+        aggregator, version = await aggregators.noted(
+            t, aggregators.GENERATION, settings.adaptive_aggregator.learning_rate
+        )
     slots = SlotCounts()
     plan = Plan(settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics))
     planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.jobs.generate import generate
-from lora_tui.engine.people import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
 from lora_tui.engine.runtime import engine as engine_module
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, generation, looking

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.people import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
 from lora_tui.store import events, feedback, generation, looking, runs, tasks

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.people import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
+from lora_tui.engine.review import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics

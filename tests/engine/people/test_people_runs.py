@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.people import Deleted, delete_run, rename_run
+from lora_tui.engine.review import Deleted, delete_run, rename_run
 from lora_tui.errors import UsageError
 from lora_tui.store import chat, events, feedback, runs
 from lora_tui.store.connection import Store
@@ -105,7 +105,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_tui.engine.people.runs._AT_ONCE", 4)
+    monkeypatch.setattr("lora_tui.engine.review.runs._AT_ONCE", 4)
     parts: list[list[int]] = []
     real = runs.delete_some
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from lora_tui.config import Settings
 from lora_tui.config.models import Aggregator
+from lora_tui.engine.aggregators import EVALUATION, PRIORS, noted
 from lora_tui.engine.chat.special import predefined_reply
-from lora_tui.engine.weights import EVALUATION, PRIORS, noted
 from lora_tui.errors import UsageError
 from lora_tui.store import feedback, people, runs
 from lora_tui.store.connection import Store

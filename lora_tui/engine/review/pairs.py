@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_tui.config.models import Aggregator
+from lora_tui.engine.aggregators import GENERATION, PRIORS, noted
 from lora_tui.engine.generation.pair_event import pair_event
-from lora_tui.engine.people.files import own_file, write_again
-from lora_tui.engine.weights import GENERATION, PRIORS, noted
+from lora_tui.engine.review.files import own_file, write_again
 from lora_tui.errors import UsageError
 from lora_tui.scoring.words import question_key
 from lora_tui.store import events, feedback, generation, people, runs

@@ -5,9 +5,9 @@ one transaction: what a person does is stored with everything that follows from 
 mend is raised as `UsageError`.
 """
 
-from lora_tui.engine.people.pairs import Changed, edit_pair, override_pair, undo
-from lora_tui.engine.people.ratings import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
-from lora_tui.engine.people.runs import Deleted, delete_run, rename_run
+from lora_tui.engine.review.pairs import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.review.ratings import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
+from lora_tui.engine.review.runs import Deleted, delete_run, rename_run
 
 __all__ = [
     "Changed",
