@@ -20,7 +20,7 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.store.looking import RunLine
+from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.deeds import Deeds
 from lora_tui.tui.driver import SteadyDriver

@@ -24,7 +24,7 @@ from lora_tui.scoring.words import question_key
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
-from lora_tui.store import people as store_people
+from lora_tui.store import reviews as store_people
 from lora_tui.store.connection import Store
 from lora_tui.store.corpus import ChunkRow
 from lora_tui.store.generation import AnalysisRow, Decision, NewPair, PairRow

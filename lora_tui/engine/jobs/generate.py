@@ -32,7 +32,7 @@ from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
-from lora_tui.store.looking import newest_event
+from lora_tui.store.queries import newest_event
 from lora_tui.text import count, dollars, one_line
 
 _BETWEEN_PROGRESS = 0.3

@@ -10,7 +10,7 @@ from lora_tui.engine.generation.pair_event import pair_event
 from lora_tui.engine.review.files import own_file, write_again
 from lora_tui.errors import UsageError
 from lora_tui.scoring.words import question_key
-from lora_tui.store import events, feedback, generation, people, runs
+from lora_tui.store import events, feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
 from lora_tui.store.generation import Decision, PairRow
@@ -54,13 +54,13 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> Changed:
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
         pair, act = await _begin(t, pair_id)
-        in_force = await people.decision_in_force(t, pair_id)
+        in_force = await reviews.decision_in_force(t, pair_id)
         if in_force is not None and in_force.decided_by == PERSON and pair.state == verdict:
             return Changed(pair_id, act.run_id, f"{verdict} already: {_title(pair)}", changed=False, live=act.live)
         learning_rate = float(await runs.setting(t, act.run_id, _LEARNING_RATE, Aggregator().learning_rate))
         before, version = await noted(t, GENERATION, learning_rate)
         await feedback.withdraw(t, "pair", pair_id)
-        metrics = await people.metrics_of_text(t, pair_id)
+        metrics = await reviews.metrics_of_text(t, pair_id)
         given = None
         if metrics.keys() & PRIORS[GENERATION].keys():
             target = _TARGETS[verdict]
@@ -88,7 +88,7 @@ async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> C
         pair, act = await _begin(t, pair_id)
         if (pair.question, pair.answer) == (question, answer):
             return Changed(pair_id, act.run_id, f"unchanged: {_title(pair)}", changed=False, live=act.live)
-        await people.edit(t, pair_id, question, answer, question_key(question))
+        await reviews.edit(t, pair_id, question, answer, question_key(question))
         await _tell(t, act, pair_id, edited=True)
     done = Changed(pair_id, act.run_id, f"edited: {_title(replace(pair, question=question))}", live=act.live)
     return await _end(store, act, done)
@@ -102,7 +102,7 @@ async def undo(store: Store, run_id: int) -> str | None:
     """
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
-        override, edit = await people.newest_override(t, run_id), await people.newest_edit(t, run_id)
+        override, edit = await reviews.newest_override(t, run_id), await reviews.newest_edit(t, run_id)
         if override is None and edit is None:
             return None
         if override is not None and (edit is None or override.at >= edit.at):
@@ -113,7 +113,7 @@ async def undo(store: Store, run_id: int) -> str | None:
             assert edit is not None, "one of the two is there"
             pair, act = await _begin(t, edit.pair_id)
             words = f"took back the edit of {_title(replace(pair, question=edit.question))}"
-            await people.take_back_edit(t, edit)
+            await reviews.take_back_edit(t, edit)
             await _tell(t, act, pair.id)
     done = await _end(store, act, Changed(pair.id, run_id, words, live=act.live))
     if done.file is not None:
@@ -134,16 +134,16 @@ async def _begin(t: Store, pair_id: int) -> tuple[PairRow, _Act]:
     pair = await generation.pair(t, pair_id)
     if pair is None:
         raise UsageError(f"There is no pair {pair_id} in {t.path}.")
-    run_id = await people.run_of_pair(t, pair_id)
+    run_id = await reviews.run_of_pair(t, pair_id)
     state = await runs.state(t, run_id)
     live = state in LIVE_STATES
     return pair, _Act(run_id, live, None if live else await own_file(t, run_id))
 
 
-async def _take_back(t: Store, act: _Act, override: people.DecisionRow) -> None:
+async def _take_back(t: Store, act: _Act, override: reviews.DecisionRow) -> None:
     """Restore what was decided before, and the feedback that belonged to that."""
     learning_rate = float(await runs.setting(t, act.run_id, _LEARNING_RATE, Aggregator().learning_rate))
-    restored = await people.take_back_override(t, override)
+    restored = await reviews.take_back_override(t, override)
     await feedback.withdraw(t, "pair", override.pair_id)
     if restored is not None and restored.feedback_id is not None:
         await feedback.reinstate(t, restored.feedback_id)

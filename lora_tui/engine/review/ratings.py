@@ -13,7 +13,7 @@ from lora_tui.config.models import Aggregator
 from lora_tui.engine.aggregators import EVALUATION, PRIORS, noted
 from lora_tui.engine.chat.special import predefined_reply
 from lora_tui.errors import UsageError
-from lora_tui.store import feedback, people, runs
+from lora_tui.store import feedback, reviews, runs
 from lora_tui.store.connection import Store
 
 KEPT = "chat"
@@ -99,9 +99,9 @@ async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float
     return Rated(subject_id, None, before.weights, after.weights, version)
 
 
-async def _sample(t: Store, sample_id: int) -> tuple[people.RatedSample, float]:
+async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]:
     """Return a sample, and the learning rate that its run's configuration gives the aggregator."""
-    sample = await people.rated_sample(t, sample_id)
+    sample = await reviews.rated_sample(t, sample_id)
     if sample is None:
         raise UsageError(f"There is no answer {sample_id} in {t.path}.")
     if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
@@ -109,8 +109,8 @@ async def _sample(t: Store, sample_id: int) -> tuple[people.RatedSample, float]:
     return sample, float(await runs.setting(t, sample.run_id, _LEARNING_RATE, Aggregator().learning_rate))
 
 
-async def _reply(t: Store, turn_id: int) -> people.RatedTurn:
-    turn = await people.rated_turn(t, turn_id)
+async def _reply(t: Store, turn_id: int) -> reviews.RatedTurn:
+    turn = await reviews.rated_turn(t, turn_id)
     if turn is None or turn.role != "assistant":
         raise UsageError(f"There is no reply {turn_id} in {t.path}.")
     return turn

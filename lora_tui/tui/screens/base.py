@@ -8,7 +8,7 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from lora_tui.store.connection import Store
-from lora_tui.store.looking import RunLine
+from lora_tui.store.queries import RunLine
 from lora_tui.tui.plain import Content
 from lora_tui.tui.widgets.bar import TopBar
 from lora_tui.tui.widgets.hints import KeyHints

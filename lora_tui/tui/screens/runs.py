@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
-from lora_tui.store.looking import RunLine, checkpoints, newest_event
+from lora_tui.store.queries import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
 from lora_tui.tui.jobs import Speaker

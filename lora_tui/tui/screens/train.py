@@ -13,7 +13,7 @@ from lora_tui.machine import DeviceLoad, device_load
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
-from lora_tui.store.looking import weight_history
+from lora_tui.store.queries import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.jobs import Speaker
 from lora_tui.tui.plain import Content, styled

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from lora_tui.store.looking import RunLine, checkpoints
+from lora_tui.store.queries import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.jobs import Speaker

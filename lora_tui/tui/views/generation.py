@@ -7,7 +7,7 @@ from typing import Any
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import AnalysisRow
-from lora_tui.store.looking import (
+from lora_tui.store.queries import (
     CallFigures,
     RunLine,
     ScoreHistogram,

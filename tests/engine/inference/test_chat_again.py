@@ -14,7 +14,7 @@ import torch
 from lora_tui.engine.chat import streaming
 from lora_tui.engine.inference.decode import Decoding, answers
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.store import chat, looking
+from lora_tui.store import chat, queries
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Said, Talk
 from tests.engine.tiny import PAIRS
@@ -167,7 +167,7 @@ def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(tal
     assert talk.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
     assert len(talk.turns) == 3
     assert len(talk.workshop.ask(chat.turns, first)) == 3
-    newest = talk.workshop.ask(looking.conversations)
+    newest = talk.workshop.ask(queries.conversations)
     assert [entry.id for entry in newest[:2]] == [talk.session.conversation_id, first]
     assert newest[0].adapter == newest[1].adapter
 

@@ -4,8 +4,8 @@ Nothing here writes, and no big JSON column is decoded for a list. `lines` has r
 pairs and files, `calls` what was asked of the model, `curves` what a trainer reports.
 """
 
-from lora_tui.store.looking.calls import CallFailures, CallFigures, call_figures
-from lora_tui.store.looking.curves import (
+from lora_tui.store.queries.calls import CallFailures, CallFigures, call_figures
+from lora_tui.store.queries.curves import (
     StepColumns,
     WeightVersion,
     checkpoints,
@@ -14,9 +14,9 @@ from lora_tui.store.looking.curves import (
     step_columns,
     weight_history,
 )
-from lora_tui.store.looking.detail import DecisionLine, MetricLine, PairDetail, pair_detail
-from lora_tui.store.looking.lines import ConversationLine, RunLine, conversations, data_version, run_lines
-from lora_tui.store.looking.pairs import (
+from lora_tui.store.queries.detail import DecisionLine, MetricLine, PairDetail, pair_detail
+from lora_tui.store.queries.lines import ConversationLine, RunLine, conversations, data_version, run_lines
+from lora_tui.store.queries.pairs import (
     PairFilter,
     PairLine,
     ScoreHistogram,

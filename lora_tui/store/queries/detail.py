@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lora_tui.store import generation
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import PairRow
-from lora_tui.store.people import PairEdit, run_of_pair
+from lora_tui.store.reviews import PairEdit, run_of_pair
 
 
 @dataclass(frozen=True, slots=True)
