@@ -1,5 +1,5 @@
 """``python -m lora_tui`` is the same program as ``lora-tui``."""
 
-from lora_tui.cli.entry import main
+from lora_tui.cli.console_script import main
 
 main()

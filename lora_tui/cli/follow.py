@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lora_tui.cli.narrate import Narrator
+from lora_tui.cli.narration import Narrator
 from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.streams import Streams
 from lora_tui.engine.runtime.engine import Outcome

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_tui.cli.console import make_console
-from lora_tui.cli.narrate import Ending, closing_words
+from lora_tui.cli.narration import Ending, closing_words
 from lora_tui.cli.report import Report
 from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_result

@@ -160,7 +160,7 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
         from lora_tui.cli.doctor import examine
 
         return examine(request, streams, report)
-    from lora_tui.cli import looking
+    from lora_tui.cli import runs
     from lora_tui.cli.stores import choose_store
     from lora_tui.config import load_settings
 
@@ -170,11 +170,11 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
         set_level(loaded.settings.logging.level)
     store_path = choose_store(request, loaded.settings)
     if request.list_runs:
-        return looking.list_runs(streams, report, store_path)
+        return runs.list_runs(streams, report, store_path)
     if request.attach is not None:
-        return looking.attach(request.attach, streams, report, store_path)
+        return runs.attach(request.attach, streams, report, store_path)
     if request.asks_for_nothing:
-        return looking.overview(streams, report, store_path)
+        return runs.overview(streams, report, store_path)
     from lora_tui.cli.run import run
 
     return run(request, streams, report, loaded, store_path)

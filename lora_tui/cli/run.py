@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import Watch, follow_own
 from lora_tui.cli.lines import done_line
-from lora_tui.cli.narrate import Ending, Narrator, make_narrator
+from lora_tui.cli.narration import Ending, Narrator, make_narrator
 from lora_tui.cli.plan import Plan, make_plan
 from lora_tui.cli.report import PREFIX, Report
 from lora_tui.cli.request import Request

@@ -20,7 +20,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
-from lora_tui.cli.jobs import EngineJobs
+from lora_tui.backend.engine_backend import EngineJobs
 from lora_tui.config import Loaded, Settings, with_values
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.view import View

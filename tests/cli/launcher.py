@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lora_tui.cli.entry import main
+from lora_tui.cli.console_script import main
 from lora_tui.engine.runtime import engine
 
 for entry in sys.argv.pop(1).split(","):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.cli.forecast import generation_forecast, training_forecast
+from lora_tui.backend.forecast_text import generation_forecast, training_forecast
 from lora_tui.config import Settings, with_values
 from lora_tui.engine.forecast.forecast import look_ahead
 

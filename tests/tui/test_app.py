@@ -331,9 +331,9 @@ async def test_forty_by_ten_cells_are_survived(place: Workplace) -> None:
 
 
 def test_the_process_is_not_told_to_draw_more_than_a_link_carries() -> None:
-    from lora_tui.cli import fullscreen
+    from lora_tui.backend import session
 
-    assert int(fullscreen._SLOW_LINK["TEXTUAL_FPS"]) <= 30
+    assert int(session._SLOW_LINK["TEXTUAL_FPS"]) <= 30
     assert os.environ.get("TEXTUAL_FPS") != "30", "only over SSH"
 
 

@@ -14,7 +14,7 @@ from textual.scroll_view import ScrollView
 from textual.widgets import Static, TextArea
 
 HEAVY = ("torch", "transformers", "peft", "openai", "numpy", "datasets", "lora_tui.engine")
-BEFORE_THE_FIRST_PAINT = ("pydantic", "click.testing", "markdown_it", "lora_tui.cli.looking", *HEAVY)
+BEFORE_THE_FIRST_PAINT = ("pydantic", "click.testing", "markdown_it", "lora_tui.cli.runs", *HEAVY)
 
 
 def loaded(code: str) -> set[str]:
@@ -37,7 +37,7 @@ def test_the_interface_loads_no_engine_and_nothing_heavy(name: str) -> None:
 
 
 def test_the_apps_entry_loads_the_engine_only_when_it_is_asked_for_something() -> None:
-    modules = loaded("import lora_tui.cli.fullscreen, lora_tui.tui.app, lora_tui.tui.screens.generate")
+    modules = loaded("import lora_tui.backend.session, lora_tui.tui.app, lora_tui.tui.screens.generate")
     assert sorted(m for m in modules if m.startswith(BEFORE_THE_FIRST_PAINT)) == []
 
 

@@ -178,13 +178,13 @@ class EngineJobs:
 
     async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> Forecast:
         """What a training run with these settings will be."""
-        from lora_tui.cli.forecast import training_forecast
+        from lora_tui.backend.forecast_text import training_forecast
 
         return training_forecast(await self._outlook(settings, data_file))
 
     async def forecast_generation(self, settings: "Settings") -> Forecast:
         """What a generation run with these settings will be."""
-        from lora_tui.cli.forecast import generation_forecast
+        from lora_tui.backend.forecast_text import generation_forecast
 
         return generation_forecast(await self._outlook(settings, None), settings)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.cli.jobs import EngineJobs
-from lora_tui.cli.launcher import Leash, with_parent
+from lora_tui.backend.engine_backend import EngineJobs
+from lora_tui.backend.launcher import Leash, with_parent
 from lora_tui.cli.report import PREFIX, Report
 from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.stores import store_option
@@ -56,7 +56,7 @@ def _errand(words: list[str]) -> bytes:
     settings = load_settings(request.config, request.overrides).settings
     store_path = choose_store(request, settings)
     if request.attach is not None:
-        from lora_tui.cli.looking import check_run
+        from lora_tui.cli.runs import check_run
 
         check_run(request.attach, store_path)
     told = {

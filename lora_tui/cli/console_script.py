@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if _may_open_the_app(words):
         gc.disable()  # until something is on the screen: a tenth of the start went into looking for garbage
-        from lora_tui.cli.fullscreen import main_of_the_app
+        from lora_tui.backend.session import main_of_the_app
         from lora_tui.cli.streams import Streams
 
         streams = Streams()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_tui.cli.follow import Watch, follow_other
 from lora_tui.cli.lines import json_line, timestamp
-from lora_tui.cli.narrate import Ending, make_narrator
+from lora_tui.cli.narration import Ending, make_narrator
 from lora_tui.cli.report import Report
 from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts
 from lora_tui.cli.stores import find_run, open_existing, store_option
