@@ -1,4 +1,4 @@
-"""The engine as the full-screen app sees it: `lora_tui.tui.jobs.Jobs`, joined to the real one.
+"""The engine as the full-screen app sees it: `lora_tui.protocol.backend.Jobs`, joined to the real one.
 
 The engine is started, and its modules are imported, by the first call that needs them: the app is on the screen long
 before. Calls come from the app's loop and are carried out on the engine's.
@@ -13,19 +13,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lora_tui.protocol.backend import Conversation, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
 from lora_tui.store.connection import Store
-from lora_tui.tui.jobs import (
-    Conversation,
-    Decoding,
-    Forecast,
-    Moved,
-    Remark,
-    Said,
-    Side,
-    Sign,
-    Speaker,
-    Speech,
-)
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded, Settings

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from lora_tui.config import Settings
 from lora_tui.engine.forecast.estimate import Figure
 from lora_tui.engine.forecast.forecast import Outlook
+from lora_tui.protocol.backend import Blocker, Forecast
 from lora_tui.text import count, duration, one_line
-from lora_tui.tui.jobs import Blocker, Forecast
 
 _GENERATION = "data_generation"
 

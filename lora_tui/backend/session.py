@@ -18,7 +18,7 @@ from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.errors import ConfigError
 from lora_tui.logs import keep_secret, set_up_logging
-from lora_tui.tui.view import AppOptions, View
+from lora_tui.tui.state import AppOptions, View
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded

@@ -20,19 +20,19 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import Jobs, Speaker
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES
-from lora_tui.tui.deeds import Deeds
+from lora_tui.tui.actions import Deeds
 from lora_tui.tui.driver import SteadyDriver
-from lora_tui.tui.jobs import Jobs, Speaker
-from lora_tui.tui.look import Look
-from lora_tui.tui.plain import DIM, Content, Inert, line, styled
+from lora_tui.tui.poller import GENERATING, TRAINING, Watch
 from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
+from lora_tui.tui.state import AppOptions, View
+from lora_tui.tui.store_reader import Look
+from lora_tui.tui.text import DIM, Content, Inert, line, styled
 from lora_tui.tui.theme import OURS, state
-from lora_tui.tui.view import AppOptions, View
-from lora_tui.tui.watch import GENERATING, TRAINING, Watch
-from lora_tui.tui.widgets.bar import PLACES, TopBar
+from lora_tui.tui.widgets.top_bar import PLACES, TopBar
 
 log = logging.getLogger(__name__)
 
@@ -366,6 +366,6 @@ class LoraApp(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: what can be done here and now, then everywhere."""
-        from lora_tui.tui.commands import commands
+        from lora_tui.tui.palette import commands
 
         yield from commands(self, screen)

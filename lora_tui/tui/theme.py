@@ -2,7 +2,7 @@
 
 from textual.theme import Theme
 
-from lora_tui.tui.plain import DIM
+from lora_tui.tui.text import DIM
 
 DARK = Theme(
     name="lora-dark",

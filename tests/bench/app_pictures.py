@@ -23,7 +23,7 @@ from textual.widgets import Input, TextArea
 from lora_tui.backend.engine_backend import EngineJobs
 from lora_tui.config import Loaded, Settings, with_values
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.view import View
+from lora_tui.tui.state import View
 from tests.tui.workplace import screen_text
 
 SHORT, TALL = (120, 32), (120, 40)

@@ -7,10 +7,10 @@ import pytest
 from textual.command import CommandPalette
 
 from lora_tui.config import with_values
+from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.tui.commands import commands
-from lora_tui.tui.jobs import Blocker
+from lora_tui.tui.palette import commands
 from lora_tui.tui.screens.confirm import Choose
 from lora_tui.tui.screens.problem import ProblemScreen
 from lora_tui.tui.screens.welcome import Welcome

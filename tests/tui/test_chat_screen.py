@@ -7,9 +7,9 @@ import pytest
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.tui.jobs import Decoding, Speaker
+from lora_tui.protocol.backend import Decoding, Speaker
 from lora_tui.tui.screens.chat import ChatScreen
-from lora_tui.tui.widgets.hints import MOST, KeyHints
+from lora_tui.tui.widgets.key_hints import MOST, KeyHints
 from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.generation import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
-from lora_tui.tui.widgets.rows import RowList
+from lora_tui.tui.widgets.row_list import RowList
 from tests.store.made import make_call, make_chunk, make_file, make_pair
 from tests.tui.workplace import PLAN, Workplace, make_run, screen_text, shown, until
 

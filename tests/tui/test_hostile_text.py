@@ -6,13 +6,13 @@ from textual.app import App
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import Forecast
 from lora_tui.store import chat, corpus, events, generation
 from lora_tui.store.connection import Store
 from lora_tui.store.corpus import ChunkRow, SourceFile
 from lora_tui.store.generation import AnalysisRow
 from lora_tui.text import clean
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.jobs import Forecast
 from tests.store.made import make_pair
 from tests.tui.workplace import FakeTalk, Workplace, evaluation_event, make_run, screen_text, step_event, until
 

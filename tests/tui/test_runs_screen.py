@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.protocol.backend import Speaker
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.widgets.plot import LinePlot
+from lora_tui.tui.widgets.line_plot import LinePlot
 from tests.tui.workplace import REFUSAL, Workplace, evaluation_event, make_run, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio

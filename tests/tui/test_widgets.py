@@ -7,10 +7,10 @@ from textual.app import App, ComposeResult
 from textual.events import MouseScrollDown, MouseScrollUp
 
 from lora_tui.tui.curve import Curve
-from lora_tui.tui.plain import Content, brief, line, number, plain, rate, styled
+from lora_tui.tui.text import Content, brief, line, number, plain, rate, styled
+from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import Panel
-from lora_tui.tui.widgets.plot import LinePlot, Series
-from lora_tui.tui.widgets.rows import Cell, Column, RowList, _fitted
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
 from tests.tui.workplace import until
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ from textual.pilot import Pilot
 
 from lora_tui.config import Loaded, Settings
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import Blocker, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.jobs import Blocker, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
-from lora_tui.tui.view import AppOptions, View
+from lora_tui.tui.state import AppOptions, View
 
 PATIENCE = 10.0
 """Seconds that a test waits for something that should take a moment; machines are busy."""

@@ -9,9 +9,9 @@ from textual.screen import Screen
 
 from lora_tui.store.connection import Store
 from lora_tui.store.queries import RunLine
-from lora_tui.tui.plain import Content
-from lora_tui.tui.widgets.bar import TopBar
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.text import Content
+from lora_tui.tui.widgets.key_hints import KeyHints
+from lora_tui.tui.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp

@@ -16,11 +16,11 @@ from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
-from lora_tui.tui.jobs import Conversation, Decoding, Side, Speaker
-from lora_tui.tui.plain import DIM, Content, line, styled
+from lora_tui.protocol.backend import Conversation, Decoding, Side, Speaker
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.text import DIM, Content, line, styled
+from lora_tui.tui.widgets.chat_columns import BOTH, Talk
 from lora_tui.tui.widgets.panel import Line
-from lora_tui.tui.widgets.talk import BOTH, Talk
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ class ChatScreen(ModeScreen):
 
     def action_whom(self) -> None:
         """Choose whom to talk to."""
-        from lora_tui.tui.screens.whom import Whom
+        from lora_tui.tui.screens.checkpoint_picker import Whom
 
         self.app.push_screen(Whom(), self._chosen)
 

@@ -13,14 +13,14 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, agreement, line, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, Content, agreement, line, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_words import question_of
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.key_hints import KeyHints
+from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import entitle
-from lora_tui.tui.widgets.plot import LinePlot, Series
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp

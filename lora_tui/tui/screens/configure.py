@@ -16,11 +16,11 @@ from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, 
 from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, line, plain, styled
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.text import DIM, Content, line, plain, styled
 from lora_tui.tui.views.plan import forecast_lines
 from lora_tui.tui.widgets.panel import Panel, entitle
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
 _BEFORE_VALUE = 1 + 28 + len(_COLUMNS) + 2

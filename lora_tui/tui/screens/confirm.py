@@ -11,8 +11,8 @@ from textual.containers import Vertical
 from textual.widgets import Button, Input, Static
 
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, Content, plain, styled
 
 _WIDTH = 66
 """Columns inside a dialogue of 72: the least there are from a terminal of 80 on."""

@@ -11,9 +11,9 @@ from textual.widgets import Input, Label, Static
 from lora_tui.config import Settings, all_keys, settings_value, with_values
 from lora_tui.config.explain import parse_edit, shown
 from lora_tui.errors import ConfigError
-from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.text import DIM, Content, plain, styled
+from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
 _SECTION = "fine_tuning.chat"

@@ -22,7 +22,7 @@ from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_
 from lora_tui.tui.views.plan import Plan
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.widgets.panel import Panel, entitle
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
 _NORMAL = (

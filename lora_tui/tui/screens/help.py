@@ -10,10 +10,10 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
-from lora_tui.tui.plain import DIM, Content, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, Content, styled
 from lora_tui.tui.views.lessons import lesson, number
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.widgets import Markdown, Static
 
 from lora_tui.store.queries import RunLine
-from lora_tui.tui.plain import DIM, Content, styled
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.text import DIM, Content, styled
 from lora_tui.tui.views.lessons import lesson, lessons, number
 from lora_tui.tui.views.own_run import Runs, own_run
 from lora_tui.tui.views.throttle import Throttle
 from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import entitle
-from lora_tui.tui.widgets.plot import LinePlot
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 
 class LearnScreen(ModeScreen):

@@ -9,11 +9,11 @@ from textual.widgets import Static, TextArea
 
 from lora_tui.store.queries import PairDetail, pair_detail
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, Content, plain, styled
 from lora_tui.tui.views import pair as words
 from lora_tui.tui.views.pairs import PairWindow
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from lora_tui.tui.plain import DIM, Content, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, Content, plain, styled
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp

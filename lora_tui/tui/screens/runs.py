@@ -9,16 +9,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
+from lora_tui.protocol.backend import Speaker
 from lora_tui.store.queries import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
-from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import DIM, styled
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.confirm import Ask, Choice, Choose
+from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views import runs as run_words
 from lora_tui.tui.widgets.panel import Panel, entitle
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _NARROW = (
     Column("run", 5), Column("what", 12), Column("state", 13), Column("score", 5, right=True),

@@ -10,20 +10,20 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 
 from lora_tui.machine import DeviceLoad, device_load
+from lora_tui.protocol.backend import Speaker
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
 from lora_tui.store.queries import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
-from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import Content, styled
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.text import Content, styled
 from lora_tui.tui.views import training_words as words
 from lora_tui.tui.views.plan import PLAN, Plan
 from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import Line, Panel, entitle
-from lora_tui.tui.widgets.plot import LinePlot, Series
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))

@@ -15,8 +15,8 @@ from lora_tui.config import Settings, with_values
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
-from lora_tui.tui.plain import DIM, plain, styled
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import DIM, plain, styled
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:

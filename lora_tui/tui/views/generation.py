@@ -20,7 +20,7 @@ from lora_tui.store.queries import (
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.plain import DIM, Content, brief, duration, line, number, plain, share, styled
+from lora_tui.tui.text import DIM, Content, brief, duration, line, number, plain, share, styled
 
 BINS = 20
 """Bars of the histogram of scores: half a point each."""

@@ -11,11 +11,11 @@ from lora_tui.store.chat import turns
 from lora_tui.store.connection import Store
 from lora_tui.store.queries import PairFilter, RunLine, conversations, pair_ids, pair_lines, weight_history
 from lora_tui.store.rows import Turn
-from lora_tui.tui.plain import DIM, Content, agreement, line, number, rate, styled
+from lora_tui.tui.text import DIM, Content, agreement, line, number, rate, styled
 from lora_tui.tui.views import training_words
 from lora_tui.tui.views.pair import metric_name
 from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.widgets.plot import Series
+from lora_tui.tui.widgets.line_plot import Series
 
 _REJECTED = 8
 

@@ -7,7 +7,7 @@ from typing import Any
 from lora_tui.store.queries import DecisionLine, PairDetail
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.plain import DIM, Content, line, plain, styled
+from lora_tui.tui.text import DIM, Content, line, plain, styled
 from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_GLYPHS, VERDICT_WORDS
 
 _NAMES = {

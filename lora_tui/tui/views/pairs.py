@@ -13,7 +13,7 @@ from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.store.queries import PairFilter, PairLine, events_of_kinds, pair_ids, pair_lines, pairs_matching
 from lora_tui.text import one_line
-from lora_tui.tui.plain import number
+from lora_tui.tui.text import number
 from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
 
 _MARGIN = 150

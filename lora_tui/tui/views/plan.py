@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.tui.jobs import Forecast
-from lora_tui.tui.plain import DIM, Content, line, styled
+from lora_tui.protocol.backend import Forecast
+from lora_tui.tui.text import DIM, Content, line, styled
 
 if TYPE_CHECKING:
     from lora_tui.config import Settings

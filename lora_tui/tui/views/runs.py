@@ -9,7 +9,7 @@ from typing import Any
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
-from lora_tui.tui.plain import DIM, Content, line, number, plain, styled
+from lora_tui.tui.text import DIM, Content, line, number, plain, styled
 from lora_tui.tui.theme import state
 
 _LOOKS = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}

@@ -4,7 +4,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from lora_tui.text import clean
-from lora_tui.tui.plain import Content
+from lora_tui.tui.text import Content
 
 
 class Panel(Static):

@@ -5,9 +5,9 @@ from textual.containers import Vertical
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
+from lora_tui.protocol.backend import Said
 from lora_tui.text import clean
-from lora_tui.tui.jobs import Said
-from lora_tui.tui.plain import DIM, Content, agreement, plain, styled
+from lora_tui.tui.text import DIM, Content, agreement, plain, styled
 
 
 class Asked(Static):

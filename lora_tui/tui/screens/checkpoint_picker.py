@@ -8,16 +8,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
+from lora_tui.protocol.backend import Speaker
 from lora_tui.store.queries import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
-from lora_tui.tui.jobs import Speaker
-from lora_tui.tui.plain import number
 from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.text import number
 from lora_tui.tui.theme import state
-from lora_tui.tui.widgets.hints import KeyHints
+from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
-from lora_tui.tui.widgets.rows import Cell, Column, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp

@@ -7,9 +7,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
-from lora_tui.tui.jobs import Remark, Said, Side, Sign, Speech
-from lora_tui.tui.plain import Content
-from lora_tui.tui.widgets.message import Answer, Asked
+from lora_tui.protocol.backend import Remark, Said, Side, Sign, Speech
+from lora_tui.tui.text import Content
+from lora_tui.tui.widgets.chat_message import Answer, Asked
 from lora_tui.tui.widgets.panel import entitle
 
 BOTH: tuple[Side, Side] = ("tuned", "base")

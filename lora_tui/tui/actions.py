@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import Forecast, Moved
 from lora_tui.store.queries import RunLine, pair_detail
 from lora_tui.text import clean
-from lora_tui.tui.jobs import Forecast, Moved
 from lora_tui.tui.screens.problem import Problem
 
 if TYPE_CHECKING:

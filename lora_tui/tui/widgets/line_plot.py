@@ -21,7 +21,7 @@ from lora_tui.tui.curve import (
     ticks,
     value_label,
 )
-from lora_tui.tui.plain import Content
+from lora_tui.tui.text import Content
 
 _LABEL = 7
 """Columns for the numbers at the left."""

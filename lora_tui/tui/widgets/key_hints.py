@@ -13,7 +13,7 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.widget import Widget
 
-from lora_tui.tui.plain import Content, styled
+from lora_tui.tui.text import Content, styled
 
 MOST = 7
 

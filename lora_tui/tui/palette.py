@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from textual.app import SystemCommand
 from textual.screen import Screen
 
-from lora_tui.tui.widgets.bar import PLACES
+from lora_tui.tui.widgets.top_bar import PLACES
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp

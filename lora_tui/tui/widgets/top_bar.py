@@ -6,7 +6,7 @@ from textual import events
 from textual.message import Message
 from textual.widget import Widget
 
-from lora_tui.tui.plain import DIM, Content, styled
+from lora_tui.tui.text import DIM, Content, styled
 
 NAME = " lora-tui "
 _WIDE = 110
