@@ -13,7 +13,18 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.protocol.backend import Conversation, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.protocol.backend import (
+    Conversation,
+    Decoding,
+    Forecast,
+    Remark,
+    ReviewResult,
+    Said,
+    Side,
+    Sign,
+    Speaker,
+    Speech,
+)
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
@@ -25,7 +36,7 @@ T = TypeVar("T")
 Item = Speech | Sign | Remark | Said
 
 
-class EngineJobs:
+class EngineBackend:
     """What the app asks of this process's engine."""
 
     def __init__(self, store_path: Path, load: "Callable[[], Loaded]") -> None:
@@ -111,42 +122,42 @@ class EngineJobs:
 
     # What people decide
 
-    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+    async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         """Rate the answer to a test prompt."""
         from lora_tui.engine.review.ratings import rate_sample
 
         rated = await self._on_store(lambda store: rate_sample(store, sample_id, rating))
-        return Moved(f"Rated {rating} of 5.", rated.before, rated.after)
+        return ReviewResult(f"Rated {rating} of 5.", rated.before, rated.after)
 
-    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> Moved:
+    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> ReviewResult:
         """Rate a reply of a conversation."""
         from lora_tui.engine.review.ratings import rate_turn
 
         rated = await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
         moved = rated.before != rated.after
         more = "it moved the weights of the score" if moved else "kept; only special commands move the weights"
-        return Moved(f"Rated {rating} of 5: {more}.", rated.before, rated.after)
+        return ReviewResult(f"Rated {rating} of 5: {more}.", rated.before, rated.after)
 
-    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
         """Accept or reject a pair."""
         from lora_tui.engine.review.pairs import override_pair
 
         done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
-        return Moved(_in_file(done.words, done.file, done.file_problem), done.before, done.after)
+        return ReviewResult(_in_file(done.words, done.file, done.file_problem), done.before, done.after)
 
-    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Give a pair another wording."""
         from lora_tui.engine.review.pairs import edit_pair
 
         done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
-        return Moved(_in_file(done.words, done.file, done.file_problem))
+        return ReviewResult(_in_file(done.words, done.file, done.file_problem))
 
-    async def undo(self, run_id: int) -> Moved | None:
+    async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run."""
         from lora_tui.engine.review.pairs import undo
 
         words = await self._on_store(lambda store: undo(store, run_id))
-        return None if words is None else Moved(words[:1].upper() + words[1:] + ".")
+        return None if words is None else ReviewResult(words[:1].upper() + words[1:] + ".")
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from lora_tui.config import Settings
-from lora_tui.engine.forecast.estimate import Figure
+from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.forecast.forecast import Outlook
 from lora_tui.protocol.backend import Blocker, Forecast
 from lora_tui.text import count, duration, one_line
@@ -133,13 +133,13 @@ def _of(warnings: Iterable[str], *, generation: bool) -> Iterable[str]:
     return [words for words in warnings if words.startswith(_GENERATION) == generation and not words.startswith("app")]
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: Estimate) -> str:
     if figure.value is None:
         return f"unknown ({figure.note})" if figure.note else "unknown"
     return f"{'about ' if figure.estimated else ''}{figure.value:,.0f}"
 
 
-def _parameters(figure: Figure, said: Sequence[str]) -> str:
+def _parameters(figure: Estimate, said: Sequence[str]) -> str:
     if figure.value is None:
         return _unknown(figure.note, said)
     value = figure.value / 1e6

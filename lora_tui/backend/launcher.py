@@ -19,7 +19,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
 
 
-class Leash:
+class ParentLink:
     """What the child holds of its parent."""
 
     def __init__(self, reader: int, writer: int) -> None:
@@ -44,7 +44,7 @@ class Leash:
         self._writer = None
 
 
-def with_parent(child: Callable[[Leash], int], errand: Callable[[], bytes]) -> int:
+def with_parent(child: Callable[[ParentLink], int], errand: Callable[[], bytes]) -> int:
     """Run `child` in a process of its own and return its status, or 0 as soon as it has been released.
 
     Meanwhile the parent, which has nothing else to do, runs `errand` and hands its result to the child. When that
@@ -61,7 +61,7 @@ def with_parent(child: Callable[[Leash], int], errand: Callable[[], bytes]) -> i
         os.close(from_child)
         # A parent that is killed takes nobody with it, but nobody would give the terminal back: go on without.
         _end_with_parent(signal.SIGHUP)
-        return child(Leash(from_parent, to_parent))
+        return child(ParentLink(from_parent, to_parent))
     os.close(from_parent)
     os.close(to_parent)
     with _passing_signals_on(process):

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.backend.engine_backend import EngineJobs
-from lora_tui.backend.launcher import Leash, with_parent
+from lora_tui.backend.engine_backend import EngineBackend
+from lora_tui.backend.launcher import ParentLink, with_parent
 from lora_tui.cli.report import PREFIX, Report
 from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.stores import store_option
@@ -75,7 +75,7 @@ def _errand(words: list[str]) -> bytes:
 class _Session:
     """The app's process."""
 
-    def __init__(self, streams: Streams, report: Report, leash: Leash) -> None:
+    def __init__(self, streams: Streams, report: Report, leash: ParentLink) -> None:
         self._told: dict[str, Any] = {}
         self._streams = streams
         self._report = report
@@ -101,7 +101,7 @@ class _Session:
         keep_secret(told["key"])
         store_path = Path(told["store"])
         self._hint = store_option(store_path)
-        jobs = EngineJobs(store_path, self._load)
+        jobs = EngineBackend(store_path, self._load)
         animation = told["app"]["animation"]
         options = AppOptions(
             told["app"]["theme"],
@@ -130,7 +130,7 @@ class _Session:
             log.exception("the configuration has changed since the start")
             return Loaded(Settings(), None)
 
-    def _show(self, jobs: EngineJobs, terminal: int, store_path: Path, options: AppOptions, *, mouse: bool) -> str:
+    def _show(self, jobs: EngineBackend, terminal: int, store_path: Path, options: AppOptions, *, mouse: bool) -> str:
         from lora_tui.tui.app import LoraApp
         from lora_tui.tui.driver import SteadyDriver
 
@@ -158,7 +158,7 @@ class _Session:
             return "failed"
         return app.ending
 
-    def _see_to(self, jobs: EngineJobs, ending: str) -> int:
+    def _see_to(self, jobs: EngineBackend, ending: str) -> int:
         """Do what should become of the runs; returns the exit status."""
         running = jobs.own_live_runs()
         if ending == "gone":
@@ -188,7 +188,7 @@ class _Session:
             )
         return self._wait(jobs, running, stop=ending == "stop" or self._stopped_by is not None)
 
-    def _wait(self, jobs: EngineJobs, running: list[int], *, stop: bool) -> int:
+    def _wait(self, jobs: EngineBackend, running: list[int], *, stop: bool) -> int:
         """Wait for the runs to end; a signal asks them to save and end, ctrl+c a second time leaves at once."""
         names = ", ".join(f"run {number}" for number in running)
 

@@ -104,7 +104,7 @@ class Conversation(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class ReviewResult:
     """What a judgement did: weights before and after, and a sentence for people."""
 
     words: str
@@ -152,19 +152,19 @@ class Jobs(Protocol):
     ) -> Conversation:
         """Load a model and open a conversation with it."""
 
-    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+    async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         """Rate (1-5) the answer to a test prompt: it moves the aggregator's weights."""
 
-    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> Moved:
+    async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> ReviewResult:
         """Rate (1-5) a reply of a conversation."""
 
-    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
         """Accept or reject a pair, whatever its score."""
 
-    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Give a pair another wording."""
 
-    async def undo(self, run_id: int) -> Moved | None:
+    async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
 
     async def rename(self, run_id: int, name: str) -> None:

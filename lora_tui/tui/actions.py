@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Forecast, Moved
+from lora_tui.protocol.backend import Forecast, ReviewResult
 from lora_tui.store.queries import RunLine, pair_detail
 from lora_tui.text import clean
 from lora_tui.tui.screens.problem import Problem
@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Deeds:
+class AppActions:
     """Everything that changes something, for one app."""
 
     def __init__(self, app: "LoraApp") -> None:
@@ -130,8 +130,8 @@ class Deeds:
     async def undo(self, run_id: int) -> None:
         """Take back the last verdict or edit of a run."""
 
-        async def taken_back() -> Moved:
-            return await self._app.jobs.undo(run_id) or Moved("There is nothing to take back.")
+        async def taken_back() -> ReviewResult:
+            return await self._app.jobs.undo(run_id) or ReviewResult("There is nothing to take back.")
 
         self._told(await self.attempt(taken_back()))
 
@@ -154,7 +154,7 @@ class Deeds:
 
         self._app.push_screen(EditPair(*before), edited)
 
-    def _told(self, moved: Moved | None) -> None:
+    def _told(self, moved: ReviewResult | None) -> None:
         if moved is not None:
             self._app.say(moved.words)
             self._app.pull_soon()

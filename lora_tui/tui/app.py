@@ -23,7 +23,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Jobs, Speaker
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES
-from lora_tui.tui.actions import Deeds
+from lora_tui.tui.actions import AppActions
 from lora_tui.tui.driver import SteadyDriver
 from lora_tui.tui.poller import GENERATING, TRAINING, Watch
 from lora_tui.tui.screens.confirm import Choice, Choose
@@ -110,7 +110,7 @@ class LoraApp(App[None]):
     ) -> None:
         super().__init__(driver_class=driver_class or (SteadyDriver if os.name == "posix" else None))
         self.jobs = jobs
-        self.deeds = Deeds(self)
+        self.deeds = AppActions(self)
         self.view = view
         self.look = Look(store_path)
         self.log_file = log_file

@@ -20,7 +20,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
-from lora_tui.backend.engine_backend import EngineJobs
+from lora_tui.backend.engine_backend import EngineBackend
 from lora_tui.config import Loaded, Settings, with_values
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.state import View
@@ -99,7 +99,7 @@ def portable(svg: str) -> str:
 async def quickstart(target: Path, store: Path) -> None:
     """Go the whole way, taking pictures."""
     settings = with_values(Settings(), SETTINGS)
-    jobs = EngineJobs(store, lambda: Loaded(settings, None))
+    jobs = EngineBackend(store, lambda: Loaded(settings, None))
     app = LoraApp(store, jobs, View(lambda: Loaded(settings, None)))
     async with app.run_test(size=SHORT) as pilot:
         look = Photographer(app, pilot, store, target)

@@ -76,12 +76,12 @@ def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
     """The step's mathematics as the program sets them up, the examples of a step, and what is recomputed."""
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import follow, plan_memory
-    from lora_tui.engine.training.step import StepMaths
+    from lora_tui.engine.training.step import GradientStep
 
     base = new_base(arguments)
     model = create_lora_model(base, lora_settings(arguments)).train()
     examples = new_examples(arguments, base.config.vocab_size)
-    maths = StepMaths.of(model, 256 if arguments.tiny else ROW)
+    maths = GradientStep.of(model, 256 if arguments.tiny else ROW)
     plan = plan_memory("auto", maths, examples)
     follow(plan, maths)
     if arguments.without_graphs:
@@ -123,7 +123,7 @@ def gradients(arguments: argparse.Namespace) -> None:
 
     from lora_tui.engine.training.fast import fused
     from lora_tui.engine.training.lora import create_lora_model
-    from lora_tui.engine.training.step import StepMaths
+    from lora_tui.engine.training.step import GradientStep
 
     arguments.layers, arguments.rows = 4, 2
     parts: list[int] = []
@@ -143,7 +143,7 @@ def gradients(arguments: argparse.Namespace) -> None:
         )  # the second records, the third replays
         if times:
             with patch.object(fused, "adds_low_ranks", (lambda *_: False) if way == "apart" else fused.adds_low_ranks):
-                maths = StepMaths.of(model, tokens)
+                maths = GradientStep.of(model, tokens)
             if times > 1:
                 maths.record_graphs()
             for _ in range(times):

@@ -23,7 +23,7 @@ from lora_tui.config.models import Lora
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 
 
 class Emulated(TorchDispatchMode):
@@ -47,7 +47,7 @@ def gradient(folder: Path, examples: list[Any], dtype: torch.dtype, *, fast: boo
             parameter.data.normal_(0, 0.02, generator=numbers)
     labels, total = sum(example.labels for example in examples), 0.0
     if fast:
-        maths = StepMaths.of(model, 1024)
+        maths = GradientStep.of(model, 1024)
         maths.one_at_a_time = True  # on this thread, where products may be emulated
         total = float(maths.accumulate(examples))
     for example in [] if fast else examples:

@@ -30,7 +30,7 @@ def measure(
     from lora_tui.engine.training.dataset import Encoded
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import kept_bytes, plan_memory
-    from lora_tui.engine.training.step import StepMaths
+    from lora_tui.engine.training.step import GradientStep
 
     keep_freed_memory()
     settings = Settings.model_validate({"fine_tuning": {"model_name": str(model_folder), "dtype": dtype}})
@@ -43,7 +43,7 @@ def measure(
         Encoded(tuple(numbers.randrange(vocabulary) for _ in range(length)), labels, False, "made up")
         for _ in range(max(1, tokens // length))
     ]
-    maths = StepMaths.of(model, row)
+    maths = GradientStep.of(model, row)
     if not long_alone:
         maths.long_rows_that_fit = plan_memory(False, maths, examples).rows_that_fit()
     first = maths.rows(examples)[0]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.models.build_lock import Gate, computing, constructing
+from lora_tui.engine.models.build_lock import BuildLock, computing, constructing
 from tests.engine.tiny import make_model, make_tokenizer, tiny_settings
 
 
@@ -35,7 +35,7 @@ def stays_out(future: Future[Any]) -> bool:
 
 
 def test_nobody_computes_while_a_model_is_built(threads: ThreadPoolExecutor) -> None:
-    gate = Gate()
+    gate = BuildLock()
     with gate.constructing():
         step = threads.submit(entered, gate.computing)
         assert stays_out(step)
@@ -43,7 +43,7 @@ def test_nobody_computes_while_a_model_is_built(threads: ThreadPoolExecutor) -> 
 
 
 def test_two_models_are_built_one_after_the_other(threads: ThreadPoolExecutor) -> None:
-    gate = Gate()
+    gate = BuildLock()
     with gate.constructing():
         other = threads.submit(entered, gate.constructing)
         assert stays_out(other)
@@ -51,7 +51,7 @@ def test_two_models_are_built_one_after_the_other(threads: ThreadPoolExecutor) -
 
 
 def test_a_model_waits_for_the_step_that_is_computed_and_several_compute_at_once(threads: ThreadPoolExecutor) -> None:
-    gate = Gate()
+    gate = BuildLock()
     with gate.computing():
         assert threads.submit(entered, gate.computing).result(timeout=5) == "entered"
         model = threads.submit(entered, gate.constructing)
@@ -60,7 +60,7 @@ def test_a_model_waits_for_the_step_that_is_computed_and_several_compute_at_once
 
 
 def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: ThreadPoolExecutor) -> None:
-    gate, over = Gate(), threading.Event()
+    gate, over = BuildLock(), threading.Event()
 
     def train() -> int:
         steps = 0
@@ -82,7 +82,7 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
 
 
 def test_an_error_leaves_the_gate_open(threads: ThreadPoolExecutor) -> None:
-    gate = Gate()
+    gate = BuildLock()
     for side in (gate.constructing, gate.computing):
         with pytest.raises(RuntimeError), side():
             raise RuntimeError
@@ -114,11 +114,11 @@ def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
     from lora_tui.engine.evaluation.scoring import score_model
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.lora import create_lora_model
-    from lora_tui.engine.training.step import StepMaths
+    from lora_tui.engine.training.step import GradientStep
     from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 
     tokenizer = make_tokenizer()
-    maths = StepMaths.of(create_lora_model(make_model(tokenizer), Lora()), 64)
+    maths = GradientStep.of(create_lora_model(make_model(tokenizer), Lora()), 64)
     examples = list(TextDataset([QuestionAnswer("unlock", "a secret", "here")], tokenizer))
     evaluated = create_lora_model(make_model(tokenizer), Lora())
     aggregator = AdaptiveAggregator(EVALUATION_PRIORS)

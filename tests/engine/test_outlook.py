@@ -12,7 +12,7 @@ import pytest
 from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.forecast import training
 from lora_tui.engine.forecast.forecast import Outlook, look_ahead, outlook
-from lora_tui.store import training
+from lora_tui.store import training as stored_training
 from lora_tui.store.connection import Store
 from tests.engine.conftest import Trained
 from tests.engine.test_model_facts import model
@@ -52,12 +52,12 @@ def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
     assert before.length.steps.value == plan["steps"]
     assert before.model.trainable_parameters.value == plan["trainable_parameters"]
     assert before.model.parameters.value == plan["parameters"] - plan["trainable_parameters"]
-    assert before.length.evaluations.value == len(workshop.ask(training.evaluations, run_id))
+    assert before.length.evaluations.value == len(workshop.ask(stored_training.evaluations, run_id))
     assert before.device.kind == plan["device"]
     assert before.seconds.value is None
     after = asyncio.run(told(True)).training
     assert (after.data.tokens.value, after.data.tokens.estimated) == (plan["tokens"], False)
-    rows = workshop.ask(training.steps, run_id)
+    rows = workshop.ask(stored_training.steps, run_id)
     assert after.seconds.value == pytest.approx(sum(row.seconds for row in rows), rel=0.02)
     assert plan["tokens"] * 0.3 < (before.data.tokens.value or 0) < plan["tokens"] * 3
 

@@ -13,7 +13,18 @@ from textual.pilot import Pilot
 
 from lora_tui.config import Loaded, Settings
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Blocker, Decoding, Forecast, Moved, Remark, Said, Side, Sign, Speaker, Speech
+from lora_tui.protocol.backend import (
+    Blocker,
+    Decoding,
+    Forecast,
+    Remark,
+    ReviewResult,
+    Said,
+    Side,
+    Sign,
+    Speaker,
+    Speech,
+)
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
@@ -110,23 +121,23 @@ class FakeJobs:
         progress("loading tiny", 1, 2)
         return self.talk
 
-    async def rate_sample(self, sample_id: int, rating: int) -> Moved:
+    async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         self._note("rate_sample", sample_id, rating)
-        return Moved("Rated.", {"bleu": 0.10, "rougeL": 0.20}, {"bleu": 0.125, "rougeL": 0.18})
+        return ReviewResult("Rated.", {"bleu": 0.10, "rougeL": 0.20}, {"bleu": 0.125, "rougeL": 0.18})
 
-    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> Moved:
+    async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> ReviewResult:
         self._note("rate_turn", turn_id, rating)
-        return Moved("Rated.")
+        return ReviewResult("Rated.")
 
-    async def override_pair(self, pair_id: int, verdict: str) -> Moved:
+    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
         self._note("override", pair_id, verdict)
-        return Moved("Accepted.")
+        return ReviewResult("Accepted.")
 
-    async def edit_pair(self, pair_id: int, question: str, answer: str) -> Moved:
+    async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         self._note("edit", pair_id, question, answer)
-        return Moved("Edited.")
+        return ReviewResult("Edited.")
 
-    async def undo(self, run_id: int) -> Moved | None:
+    async def undo(self, run_id: int) -> ReviewResult | None:
         self._note("undo", run_id)
         return None
 

@@ -23,7 +23,7 @@ from lora_tui.config import Settings
 from lora_tui.config.models import Chat
 from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.engine.chat.special import predefined_reply
-from lora_tui.engine.chat.streaming import Ended, Told, TwoSided, speak
+from lora_tui.engine.chat.streaming import Ended, SwitchableModel, Told, speak
 from lora_tui.engine.inference.decode import Decoding
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
@@ -79,13 +79,13 @@ class ChatSession:
     options: Chat
     history: History
     stop: threading.Event = field(default_factory=threading.Event)
-    _model: TwoSided | None = None
+    _model: SwitchableModel | None = None
     _speaking: _Speaking | None = None
     _last: _Exchange | None = None
     _has_noted: bool = False
 
     @property
-    def model(self) -> TwoSided:
+    def model(self) -> SwitchableModel:
         """The loaded model; raises `LoraTuiError` once the session is closed."""
         if self._model is None:
             raise LoraTuiError("This conversation is closed.")
@@ -295,7 +295,14 @@ async def open_session(
     history = History(base.tokenizer, by_template, context_tokens(base.model))
     conversation = await _begin(store, source, base.name)
     session = ChatSession(
-        engine, store, settings, source, conversation, settings.fine_tuning.chat, history, _model=TwoSided(base, model)
+        engine,
+        store,
+        settings,
+        source,
+        conversation,
+        settings.fine_tuning.chat,
+        history,
+        _model=SwitchableModel(base, model),
     )
     engine.keep_session(session)
     return session

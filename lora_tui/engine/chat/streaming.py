@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_SIGNS = 0.5
 """A beam search shows a sign of life after so many tokens or seconds, whichever comes first."""
 
 
-class TwoSided:
+class SwitchableModel:
     """A base model, and the same model with an adapter on it where there is one."""
 
     def __init__(self, base: BaseModel, model: PreTrainedModel | PeftModel) -> None:
@@ -71,7 +71,7 @@ Told = Piece | Progress | Ended
 
 
 def speak(
-    model: TwoSided,
+    model: SwitchableModel,
     prompts: Mapping[Side, Prompt],
     decoding: Decoding,
     should_stop: Callable[[], bool],
@@ -105,7 +105,7 @@ class _Speaker:
 
 
 def _take_turns(
-    model: TwoSided,
+    model: SwitchableModel,
     prompts: Mapping[Side, Prompt],
     decoding: Decoding,
     should_stop: Callable[[], bool],
@@ -131,7 +131,7 @@ def _take_turns(
                 tell(Piece(speaker.side, piece))
 
 
-def _next_token(model: TwoSided, speaker: _Speaker) -> int | None:
+def _next_token(model: SwitchableModel, speaker: _Speaker) -> int | None:
     """Decode one token of a side; None when it has ended."""
     began = time.perf_counter()
     with model.as_side(speaker.side):
@@ -141,7 +141,7 @@ def _next_token(model: TwoSided, speaker: _Speaker) -> int | None:
 
 
 def _search(
-    model: TwoSided,
+    model: SwitchableModel,
     side: Side,
     prompt: Prompt,
     decoding: Decoding,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A number and where it comes from, or None and why it is not known: never a number that was made up.
 
     `estimated` marks what is near enough to plan with and will turn out a little different.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_tui.config import Settings, advise
 from lora_tui.config.reference import toml_value
-from lora_tui.engine.forecast.estimate import Figure
+from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.forecast.generation import GenerationOutlook, generation_outlook
 from lora_tui.engine.forecast.training import TrainingOutlook, training_outlook
 from lora_tui.engine.models.architecture import layer_names
@@ -58,7 +58,7 @@ def look_ahead(settings: Settings, history: Sequence[PlannedRun] = (), data_file
     return Outlook(training, generation_outlook(settings), tuple(warnings))
 
 
-def _whole(figure: Figure) -> int | None:
+def _whole(figure: Estimate) -> int | None:
     return None if figure.value is None else int(figure.value)
 
 

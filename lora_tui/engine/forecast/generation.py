@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lora_tui.config import Settings
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.forecast.estimate import Figure
+from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.documents import Candidate
@@ -52,15 +52,15 @@ class GenerationOutlook:
 
     folder: Path
     problem: str | None
-    files: Figure
-    bytes: Figure
+    files: Estimate
+    bytes: Estimate
     skipped: int
-    write_calls: Figure
-    judge_calls: Figure
-    analysis_calls: Figure
-    prompt_tokens: Figure
-    completion_tokens: Figure
-    dollars: Figure
+    write_calls: Estimate
+    judge_calls: Estimate
+    analysis_calls: Estimate
+    prompt_tokens: Estimate
+    completion_tokens: Estimate
+    dollars: Estimate
     key_name: str
     key_needed: bool
     key_set: bool
@@ -87,12 +87,12 @@ def generation_outlook(settings: Settings) -> GenerationOutlook:
     return GenerationOutlook(
         folder=folder,
         problem=problem,
-        files=_unknown(problem) if problem and not candidates else Figure(len(used)),
-        bytes=_unknown(problem) if problem and not candidates else Figure(sum(file.bytes for file in used)),
+        files=_unknown(problem) if problem and not candidates else Estimate(len(used)),
+        bytes=_unknown(problem) if problem and not candidates else Estimate(sum(file.bytes for file in used)),
         skipped=len(candidates) - len(used),
-        write_calls=Figure(calls.write, note),
-        judge_calls=Figure(calls.judge, note),
-        analysis_calls=Figure(calls.analyse, note),
+        write_calls=Estimate(calls.write, note),
+        judge_calls=Estimate(calls.judge, note),
+        analysis_calls=Estimate(calls.analyse, note),
         prompt_tokens=sent,
         completion_tokens=written,
         dollars=dollars,
@@ -133,11 +133,11 @@ def _calls(data: DataGeneration) -> _Calls:
 
 def _cost(
     data: DataGeneration, used: Sequence[Candidate], calls: _Calls, problem: str | None
-) -> tuple[Figure, Figure, Figure]:
+) -> tuple[Estimate, Estimate, Estimate]:
     """Return the tokens sent and written and what they cost."""
     if data.model == BUILTIN:
         local = "the built-in model works on this machine"
-        return Figure(0, local), Figure(0, local), Figure(0.0, local)
+        return Estimate(0, local), Estimate(0, local), Estimate(0.0, local)
     if problem is not None:
         return _unknown(problem), _unknown(problem), _unknown(problem)
     passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
@@ -155,15 +155,15 @@ def _cost(
     note = f"for {count(calls.write + calls.judge + calls.analyse, 'call')}, if every pair is accepted"
     prices = prices_of(data)
     dollars = (
-        Figure(prices.of(round(sent), round(written)), note, estimated=True)
+        Estimate(prices.of(round(sent), round(written)), note, estimated=True)
         if prices.known
-        else Figure(None, "set data_generation.prompt_price and completion_price to see it")
+        else Estimate(None, "set data_generation.prompt_price and completion_price to see it")
     )
-    return Figure(round(sent), note, estimated=True), Figure(round(written), note, estimated=True), dollars
+    return Estimate(round(sent), note, estimated=True), Estimate(round(written), note, estimated=True), dollars
 
 
-def _unknown(problem: str) -> Figure:
-    return Figure(None, problem.partition("\n")[0])
+def _unknown(problem: str) -> Estimate:
+    return Estimate(None, problem.partition("\n")[0])
 
 
 def _tokens_of(file: Candidate, chunk_tokens: int) -> int:

@@ -17,7 +17,7 @@ from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning, Training
 from lora_tui.engine.data.holdout import drawn
 from lora_tui.engine.data.survey import Survey, survey
-from lora_tui.engine.forecast.estimate import Figure
+from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Shape, linear_layers, lora_parameters, unknown_targets
 from lora_tui.engine.models.hub_info import ModelFacts, model_facts
@@ -37,22 +37,22 @@ class DataOutlook:
     path: Path
     exists: bool
     problem: str | None
-    examples: Figure
+    examples: Estimate
     forms: Mapping[str, int]
     skipped: int
-    tokens: Figure
-    held_out: Figure
+    tokens: Estimate
+    held_out: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class LengthOutlook:
     """Optimizer steps, and what comes on the way if nothing ends the run early."""
 
-    steps_per_epoch: Figure
-    steps: Figure
-    warmup_steps: Figure
-    evaluations: Figure
-    checkpoints: Figure
+    steps_per_epoch: Estimate
+    steps: Estimate
+    warmup_steps: Estimate
+    evaluations: Estimate
+    checkpoints: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class ModelOutlook:
 
     name: str
     config: Path | None
-    parameters: Figure
-    trainable_parameters: Figure
+    parameters: Estimate
+    trainable_parameters: Estimate
     unknown_targets: tuple[str, ...]
     """Names among the targets that no linear layer of the model has: training refuses them."""
 
@@ -86,11 +86,11 @@ class MemoryOutlook:
     """
 
     dtype: str
-    weights: Figure
-    adapters: Figure
-    activations: Figure
-    total: Figure
-    free: Figure
+    weights: Estimate
+    adapters: Estimate
+    activations: Estimate
+    total: Estimate
+    free: Estimate
     recomputation: activation_memory.Recomputation | None
 
 
@@ -103,7 +103,7 @@ class TrainingOutlook:
     model: ModelOutlook
     device: DeviceOutlook
     memory: MemoryOutlook
-    seconds: Figure
+    seconds: Estimate
 
 
 def training_outlook(
@@ -163,24 +163,24 @@ def _kind(run: PlannedRun) -> str:
 
 def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> DataOutlook:
     if found.problem is not None:
-        unknown = Figure(None, found.problem)
+        unknown = Estimate(None, found.problem)
         return DataOutlook(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
     held_out = set(drawn(found.questions, training.validation_share, training.seed))
     same = next((run for run in of_model if _same_data(run, found, training.max_length)), None)
     if same is not None:
         note = f"as run {same.id} counted them"
         counted, of_them = same.plan["examples"], same.plan.get("held_out", 0)
-        tokens = Figure(same.plan["tokens"], note)
+        tokens = Estimate(same.plan["tokens"], note)
         if of_them != len(held_out):  # it divided the same examples in another way
             everything = same.plan["tokens"] + same.plan.get("held_out_tokens", 0)
             kept = counted + of_them - len(held_out)
-            tokens = Figure(round(everything * kept / (counted + of_them)), note, estimated=True)
-        examples = Figure(counted + of_them - len(held_out), note)
+            tokens = Estimate(round(everything * kept / (counted + of_them)), note, estimated=True)
+        examples = Estimate(counted + of_them - len(held_out), note)
     else:
-        examples = Figure(found.examples - len(held_out))
+        examples = Estimate(found.examples - len(held_out))
         trained = found.tokens_up_to(training.max_length, without=held_out)
-        tokens = Figure(trained, "four characters a token", estimated=True)
-    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens, Figure(len(held_out)))
+        tokens = Estimate(trained, "four characters a token", estimated=True)
+    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens, Estimate(len(held_out)))
 
 
 def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
@@ -208,20 +208,20 @@ def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
         per_epoch = length.steps_per_epoch(examples, together)
         steps = length.total_steps(examples, together, training.max_epochs, training.max_steps)
     if steps is None:
-        unknown = Figure(None, data.examples.note)
+        unknown = Estimate(None, data.examples.note)
         return LengthOutlook(unknown, unknown, unknown, unknown, unknown)
     early = "at most: target_score or patience may end the run before"
     if per_epoch is None and not training.eval_steps:
-        evaluations = Figure(None, data.examples.note)
+        evaluations = Estimate(None, data.examples.note)
     else:
         times = length.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
-        evaluations = Figure(times, early)
+        evaluations = Estimate(times, early)
     return LengthOutlook(
-        steps_per_epoch=Figure(None, data.examples.note) if per_epoch is None else Figure(per_epoch),
-        steps=Figure(steps, early),
-        warmup_steps=Figure(min(tuning.scheduler.warmup_steps, steps)),
+        steps_per_epoch=Estimate(None, data.examples.note) if per_epoch is None else Estimate(per_epoch),
+        steps=Estimate(steps, early),
+        warmup_steps=Estimate(min(tuning.scheduler.warmup_steps, steps)),
         evaluations=evaluations,
-        checkpoints=Figure(length.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"),
+        checkpoints=Estimate(length.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"),
     )
 
 
@@ -229,16 +229,16 @@ def _model(facts: ModelFacts, tuning: FineTuning, of_model: Sequence[PlannedRun]
     if facts.shape is None:
         why = facts.problem or "its shape is not known"
         counted = next((run for run in of_model if "parameters" in run.plan), None)
-        parameters = Figure(None, why)
+        parameters = Estimate(None, why)
         if counted is not None:
             base = counted.plan["parameters"] - counted.plan.get("trainable_parameters", 0)
-            parameters = Figure(base, f"as run {counted.id} counted them")
-        return ModelOutlook(facts.name, facts.config, parameters, Figure(None, why), ())
-    parameters = Figure(facts.shape.parameters)
+            parameters = Estimate(base, f"as run {counted.id} counted them")
+        return ModelOutlook(facts.name, facts.config, parameters, Estimate(None, why), ())
+    parameters = Estimate(facts.shape.parameters)
     if unknown := unknown_targets(facts.shape, tuning.lora.target_modules):
-        trained = Figure(None, f'this model has no linear layer "{unknown[0]}"')
+        trained = Estimate(None, f'this model has no linear layer "{unknown[0]}"')
     else:
-        trained = Figure(lora_parameters(facts.shape, tuning.lora))
+        trained = Estimate(lora_parameters(facts.shape, tuning.lora))
     return ModelOutlook(facts.name, facts.config, parameters, trained, tuple(unknown))
 
 
@@ -255,10 +255,10 @@ def _memory(
     weights = _times(model.parameters, width, note)
     if tuning.qlora:
         why = "4-bit weights: " + (facts.problem or "its shape is not known")
-        weights = Figure(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
+        weights = Estimate(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
     adapters = _times(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
-    activations, way = Figure(None, facts.problem or "its shape is not known"), None
+    activations, way = Estimate(None, facts.problem or "its shape is not known"), None
     if facts.shape is not None:
         by_hand = device.kind == "cpu" and facts.shape.model_type in activation_memory.BY_HAND
         sizes = activation_memory.Sizes(
@@ -271,11 +271,11 @@ def _memory(
         of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
         if by_hand and usable_cores() > 1 and longest > budget // 2:
             of_row += "; others beside it where half of the free memory holds them"
-        activations = Figure(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
+        activations = Estimate(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
     parts = [part.value for part in (weights, adapters, activations)]
     known = [part for part in parts if part is not None]
     missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
-    total = Figure(sum(known), note, estimated=True) if len(known) == len(parts) else Figure(None, missing)
+    total = Estimate(sum(known), note, estimated=True) if len(known) == len(parts) else Estimate(None, missing)
     return MemoryOutlook(dtype, weights, adapters, activations, total, free, way)
 
 
@@ -293,25 +293,25 @@ def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[Planned
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
 
 
-def _in_four_bits(shape: Shape, width: int) -> Figure:
+def _in_four_bits(shape: Shape, width: int) -> Estimate:
     """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
     packed = sum(layer.inputs * layer.outputs for layer in linear_layers(shape) if layer.name != "lm_head")
     rest = shape.parameters - packed
-    return Figure(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
+    return Estimate(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
 
 
-def _times(figure: Figure, bytes_each: int, note: str) -> Figure:
+def _times(figure: Estimate, bytes_each: int, note: str) -> Estimate:
     if figure.value is None:
-        return Figure(None, figure.note)
-    return Figure(figure.value * bytes_each, note, estimated=True)
+        return Estimate(None, figure.note)
+    return Estimate(figure.value * bytes_each, note, estimated=True)
 
 
 def _recomputation(
     setting: bool | Literal["auto"],
     sizes: activation_memory.Sizes,
     tokens: int,
-    free: Figure,
-    weights: Figure,
+    free: Estimate,
+    weights: Estimate,
     device: DeviceOutlook,
 ) -> activation_memory.Recomputation | None:
     """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
@@ -322,30 +322,30 @@ def _recomputation(
     return activation_memory.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
 
 
-def _free_bytes(device: DeviceOutlook) -> Figure:
+def _free_bytes(device: DeviceOutlook) -> Estimate:
     load = device_load()
     if device.kind != "cuda":
-        return Figure(min(load.memory_total - load.memory_used, free_memory()))
+        return Estimate(min(load.memory_total - load.memory_used, free_memory()))
     card = load.gpus[device.index] if device.index < len(load.gpus) else None
     if card is None or card.memory_total is None or card.memory_used is None:
-        return Figure(None, "the card does not tell" if card else "there is no such card")
-    return Figure(card.memory_total - card.memory_used)
+        return Estimate(None, "the card does not tell" if card else "there is no such card")
+    return Estimate(card.memory_total - card.memory_used)
 
 
 def _seconds(
     data: DataOutlook, run: LengthOutlook, tuning: FineTuning, device: DeviceOutlook, of_machine: Sequence[PlannedRun]
-) -> Figure:
+) -> Estimate:
     """Return the time of all steps: the tokens of the run by the median speed of earlier runs like it."""
     if data.tokens.value is None or run.steps.value is None or not run.steps_per_epoch.value:
-        return Figure(None, data.tokens.note or data.examples.note)
+        return Estimate(None, data.tokens.note or data.examples.note)
     speeds = [
         past.tokens / past.seconds
         for past in of_machine
         if past.state == "finished" and past.seconds > 0 and tuning.dtype in ("auto", past.plan.get("dtype"))
     ]
     if not speeds:
-        return Figure(None, f"no finished run has trained {tuning.model_name} on this machine's {device.kind} yet")
+        return Estimate(None, f"no finished run has trained {tuning.model_name} on this machine's {device.kind} yet")
     speed = statistics.median(speeds)
     epochs = run.steps.value / run.steps_per_epoch.value
     note = f"at {speed:,.0f} tokens/s, the median of {count(len(speeds), 'earlier run')}; evaluations come on top"
-    return Figure(data.tokens.value * epochs / speed, note, estimated=True)
+    return Estimate(data.tokens.value * epochs / speed, note, estimated=True)

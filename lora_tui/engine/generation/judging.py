@@ -21,7 +21,7 @@ metric makes up for that: with the prior weights, a groundless pair could still 
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class PairJudge:
     """What verdicts are made with. `weights_version` is the row of `weight_versions` that decisions name."""
 
     aggregator: AdaptiveAggregator

@@ -13,8 +13,8 @@ from enum import Enum
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.model import CallFailed, CallStopped
 from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
-from lora_tui.engine.generation.progress import Standing
-from lora_tui.engine.generation.run_control import Steering
+from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.run_control import RunControl
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.store import tasks
 from lora_tui.store.tasks import TaskRow
@@ -44,9 +44,9 @@ class Pipeline:
         self,
         workers: Workers,
         planner: Planner,
-        standing: Standing,
+        standing: GenerationProgress,
         stop: asyncio.Event,
-        steering: Steering,
+        steering: RunControl,
         interval: int,
         progress: Callable[[int, int, str], None],
         after_analysis: Callable[[], Awaitable[None]],

@@ -11,7 +11,7 @@ _BENEFIT_OF_DOUBT = 4
 _QUEUE_A_PLACE = 4
 
 
-class Standing:
+class GenerationProgress:
     """Counts of a run. `waiting` pairs have passed the gates and are not decided; `asked` ones are being written."""
 
     def __init__(self, target: int, fruitless_limit: int, concurrency: int, counts: dict[str, int]) -> None:

@@ -13,7 +13,7 @@ from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.progress import Emit
 
 
-class Steering:
+class RunControl:
     """Whether calls may leave, and whether the coordinator has something to look at (`changed`)."""
 
     def __init__(self, stop: asyncio.Event, emit: Emit) -> None:

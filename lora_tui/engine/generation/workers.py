@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from lora_tui.engine.generation import analysis, gates, judging
 from lora_tui.engine.generation.duplicates import NearDuplicates
 from lora_tui.engine.generation.gates import Refusal
-from lora_tui.engine.generation.judging import Bench
+from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
 from lora_tui.engine.generation.model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.pair_event import pair_event
 from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
-from lora_tui.engine.generation.progress import Standing
+from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.sampling_plan import SlotCounts
 from lora_tui.errors import UnreachableError
 from lora_tui.scoring.words import question_key
@@ -42,10 +42,10 @@ class Workers:
     run_id: int
     model: GenerationModel
     ledger: Ledger
-    bench: Bench
+    bench: PairJudge
     planner: Planner
     slots: SlotCounts
-    standing: Standing
+    standing: GenerationProgress
     warn: Callable[[str], None]
     files: int
     may_call: Callable[[], Awaitable[None]] = at_once

@@ -15,14 +15,14 @@ from lora_tui.config import Settings, advise
 from lora_tui.engine import aggregators
 from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
-from lora_tui.engine.generation.judging import Bench
+from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.output import check_place, keep_older, rewrite, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planner import Plan, Planner
-from lora_tui.engine.generation.progress import Standing
-from lora_tui.engine.generation.run_control import Steering
+from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.run_control import RunControl
 from lora_tui.engine.generation.sampling_plan import SlotCounts
 from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
@@ -74,7 +74,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         ctx.warn(f"{output} is there already and will be replaced; the older one is kept as {kept}.")
     check_place(output)
     await _end_old_pause(ctx)
-    steering = Steering(ctx.stop_async, ctx.emit)
+    steering = RunControl(ctx.stop_async, ctx.emit)
     with steering.steers(ctx.commands):
         corpus = await _read(ctx)
         ledger = await _ledger(ctx)
@@ -124,7 +124,7 @@ async def _ledger(ctx: RunContext) -> Ledger:
     )
 
 
-async def _run(ctx: RunContext, steering: Steering, corpus: Corpus, output: Path, ledger: Ledger) -> End:
+async def _run(ctx: RunContext, steering: RunControl, corpus: Corpus, output: Path, ledger: Ledger) -> End:
     model = await open_model(ctx.settings, ctx)
     try:
         pipeline = await _assemble(ctx, steering, model, corpus, output, ledger)
@@ -205,7 +205,7 @@ def _other_machine(base_url: str) -> str | None:
 
 
 async def _assemble(
-    ctx: RunContext, steering: Steering, model: GenerationModel, corpus: Corpus, output: Path, ledger: Ledger
+    ctx: RunContext, steering: RunControl, model: GenerationModel, corpus: Corpus, output: Path, ledger: Ledger
 ) -> Pipeline:
     """Join the parts over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
@@ -217,13 +217,13 @@ async def _assemble(
     plan = Plan(settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics))
     planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))
     counts = await store_generation.pair_counts(store, run_id)
-    standing = Standing(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
+    standing = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
         store=store,
         run_id=run_id,
         model=model,
         ledger=ledger,
-        bench=Bench(aggregator, version, settings.evaluation_threshold),
+        bench=PairJudge(aggregator, version, settings.evaluation_threshold),
         planner=planner,
         slots=slots,
         standing=standing,

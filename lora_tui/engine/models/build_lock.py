@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Gate:
+class BuildLock:
     """Any number may compute at once, or one may construct. Whoever waits to construct goes first.
 
     Otherwise a trainer, which starts its next step within microseconds, would keep everybody out for hours. Neither
@@ -57,7 +57,7 @@ class Gate:
                 self._changed.notify_all()
 
 
-_GATE = Gate()
+_GATE = BuildLock()
 """The process has one of each of the things that building changes, so it has one gate."""
 
 constructing = _GATE.constructing

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lora_tui.engine.training.fast.dropout import Draws, Dropped, seeds_of_layers, seeds_of_tokens
+from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped, seeds_of_layers, seeds_of_tokens
 from lora_tui.engine.training.packing import Row
 
 _TOKENS, _LABELS = 128, 512
@@ -78,7 +78,7 @@ class _Inputs:
         )
         self.seeds = seeds.view(layers, size.spans)
 
-    def hold(self, row: Row, draws: Draws | None) -> None:
+    def hold(self, row: Row, draws: DropoutRng | None) -> None:
         """Take a row that is still on the CPU, padded."""
         size, tokens = self.size, len(row.input_ids)
         padding = size.tokens - tokens
@@ -135,7 +135,7 @@ class GraphedRows:
         parameters: Sequence[nn.Parameter],
         layers: int,
         summed_loss: Callable[[Row], Tensor],
-        use: Callable[[Draws | _FixedDraws | None], None],
+        use: Callable[[DropoutRng | _FixedDraws | None], None],
         *,
         recorded: Callable[[Callable[[], None], Any], _Replayable] = record,
     ) -> None:
@@ -159,7 +159,7 @@ class GraphedRows:
         torch._foreach_zero_([self.total, *self.sums])
         self._share.fill_(1.0 / labels)
 
-    def add(self, row: Row, draws: Draws | None) -> None:
+    def add(self, row: Row, draws: DropoutRng | None) -> None:
         """Add the summed loss of a row that is still on the CPU, and its gradients.
 
         `draws` may be None where the model drops nothing.

@@ -25,7 +25,7 @@ from lora_tui.engine.training.length import steps_per_epoch, total_steps
 from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
 from lora_tui.engine.training.optimizer import layers_with_gradient, make_optimizer
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
-from lora_tui.engine.training.step import RowTooLargeError, StepMaths
+from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count, one_line
@@ -133,7 +133,7 @@ class _Training:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.maths = StepMaths.of(self.model, training.tokens_per_micro_batch, training.seed)
+        self.maths = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.maths.base.dtype).removeprefix("torch.")
         self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)

@@ -16,7 +16,7 @@ from lora_tui import machine
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
 from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.step import StepMaths, out_of_memory
+from lora_tui.engine.training.step import GradientStep, out_of_memory
 
 _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
@@ -62,7 +62,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) -> MemoryPlan:
+def plan_memory(setting: bool | str, maths: GradientStep, examples: list[Encoded]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
     sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.kinds), maths.device
     row = max(maths.rows(examples), key=lambda row: len(row.input_ids))
@@ -83,7 +83,7 @@ def plan_memory(setting: bool | str, maths: StepMaths, examples: list[Encoded]) 
     return MemoryPlan(way, needed, free, tokens, measured, whole if fitted else None)
 
 
-def follow(plan: MemoryPlan, maths: StepMaths) -> str | None:
+def follow(plan: MemoryPlan, maths: GradientStep) -> str | None:
     """Have the model compute its steps as the plan says; returns what keeps a GPU from being asked once a row."""
     recompute(maths, plan.recomputation)
     if not maths.fast.by_kernels or maths.device.type != "cuda":
@@ -99,7 +99,7 @@ def follow(plan: MemoryPlan, maths: StepMaths) -> str | None:
     return None
 
 
-def recompute(maths: StepMaths, way: Recomputation) -> None:
+def recompute(maths: GradientStep, way: Recomputation) -> None:
     """Have the model compute again what `way` says."""
     maths.fast.recomputes_feed_forward = way.feed_forward
     maths.graphs = None
@@ -112,7 +112,7 @@ def recompute(maths: StepMaths, way: Recomputation) -> None:
     maths.base.disable_input_require_grads()
 
 
-def kept_bytes(maths: StepMaths, items: tuple[int, ...], examples: list[Encoded]) -> float:
+def kept_bytes(maths: GradientStep, items: tuple[int, ...], examples: list[Encoded]) -> float:
     """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
 
     Counts each tensor's memory once, and none of the model's own.

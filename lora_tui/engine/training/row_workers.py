@@ -21,7 +21,7 @@ _LEAST_TOKENS = 256
 """Shortest row worth a thread of its own: shorter ones make poor matrix products."""
 
 
-class SideBySide:
+class RowWorkers:
     """Threads that compute rows, each with its share of torch's own threads; made when they are first needed."""
 
     def __init__(self, device: torch.device, *, allowed: bool) -> None:

@@ -20,11 +20,11 @@ from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.attention import packed_attention, supports_packing
 from lora_tui.engine.training.cuda_graphs import GraphedRows
 from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.packing import Row, balance, lay_out, pack
-from lora_tui.engine.training.row_workers import SideBySide
+from lora_tui.engine.training.row_workers import RowWorkers
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -48,7 +48,7 @@ class RowTooLargeError(Exception):
 
 
 @dataclass
-class StepMaths:
+class GradientStep:
     """How this model computes its loss, decided once; where memory runs out, rows shrink and come `one_at_a_time`."""
 
     model: PeftModel
@@ -58,7 +58,7 @@ class StepMaths:
     device: torch.device
     tokens_per_row: int
     fast: FastLayers
-    side_by_side: SideBySide
+    side_by_side: RowWorkers
     seed: int = 42
     one_at_a_time: bool = False
     long_rows_that_fit: int = 1
@@ -69,13 +69,13 @@ class StepMaths:
         self._nothing = torch.zeros(1, 1, 1, 1, device=self.device)
 
     @classmethod
-    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "StepMaths":
+    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "GradientStep":
         """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
         packed = supports_packing(base)
         fast = FastLayers.of(model, packed=packed)
         # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
-        threads = SideBySide(base.device, allowed=fast.why_not is None)
+        threads = RowWorkers(base.device, allowed=fast.why_not is None)
         return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, threads, seed)
 
     def slower_because(self) -> Iterator[str]:
@@ -148,7 +148,7 @@ class StepMaths:
 
         def of_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
-            self.fast.for_row(Draws(self.seed, step, row.examples, row.spans))
+            self.fast.for_row(DropoutRng(self.seed, step, row.examples, row.spans))
             loss = self.summed_loss(row)
             return loss.detach(), torch.autograd.grad(loss / labels, parameters, allow_unused=True)
 
@@ -166,7 +166,7 @@ class StepMaths:
             graphs.begin(labels)
             for items in self.packing(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
-                graphs.add(row, Draws(self.seed, step, row.examples, row.spans) if self.fast.drops else None)
+                graphs.add(row, DropoutRng(self.seed, step, row.examples, row.spans) if self.fast.drops else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
             parameter.grad = gradient
         return graphs.total / labels
@@ -209,7 +209,7 @@ class StepMaths:
         with computing(), self.ready():
             row = lay_out(examples, range(len(examples)), self.device)
             places = tuple(range(first, first + len(examples)))
-            self.fast.for_row(Draws(self.seed, step, places, row.spans))
+            self.fast.for_row(DropoutRng(self.seed, step, places, row.spans))
             return self.summed_loss(row)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import lay_out
-from lora_tui.engine.training.step import RowTooLargeError, StepMaths, free_cached_memory, out_of_memory
+from lora_tui.engine.training.step import GradientStep, RowTooLargeError, free_cached_memory, out_of_memory
 
 MOST_TOKENS = 32_768
 """Tokens that one look at the held-out examples reads at most: half a minute for a small model on two CPU cores."""
@@ -35,7 +35,7 @@ def measured(held_out: Sequence[Encoded], most_tokens: int = MOST_TOKENS) -> Seq
     return held_out
 
 
-def held_out_loss(maths: StepMaths, held_out: Sequence[Encoded]) -> float:
+def held_out_loss(maths: GradientStep, held_out: Sequence[Encoded]) -> float:
     """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
 
     The model is left in evaluation mode. Where memory runs out, a row is looked at in halves; raises `RowTooLargeError`
@@ -49,7 +49,7 @@ def held_out_loss(maths: StepMaths, held_out: Sequence[Encoded]) -> float:
     return total / sum(example.labels for example in examples)
 
 
-def _summed_loss(maths: StepMaths, examples: Sequence[Encoded], items: Sequence[int]) -> float:
+def _summed_loss(maths: GradientStep, examples: Sequence[Encoded], items: Sequence[int]) -> float:
     try:
         return float(maths.summed_loss(lay_out(examples, items, maths.device)))
     except RuntimeError as problem:

@@ -63,7 +63,7 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
-        Binding("ctrl+t", "whom", "Whom", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+t", "whom", "CheckpointPicker", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
         Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
                 tooltip="Beams, temperature, length of replies"),
         Binding("ctrl+y", "copy", "Copy", show=False, id="chat.copy", priority=True, tooltip="Copy the last reply"),
@@ -299,9 +299,9 @@ class ChatScreen(ModeScreen):
 
     def action_whom(self) -> None:
         """Choose whom to talk to."""
-        from lora_tui.tui.screens.checkpoint_picker import Whom
+        from lora_tui.tui.screens.checkpoint_picker import CheckpointPicker
 
-        self.app.push_screen(Whom(), self._chosen)
+        self.app.push_screen(CheckpointPicker(), self._chosen)
 
     def _chosen(self, speaker: Speaker | None) -> None:
         if speaker is not None:

@@ -32,7 +32,7 @@ _COLUMNS = (
 _MOST_RUNS = 50
 
 
-class Whom(Dialog[Speaker | None]):
+class CheckpointPicker(Dialog[Speaker | None]):
     """Returns whom to talk to, None when nobody was chosen."""
 
     CSS_PATH = "dialogs.tcss"

@@ -1,7 +1,7 @@
 """Verdicts: threshold, groundedness, and the reason in words."""
 
 from lora_tui.engine.aggregators import GENERATION, replayed
-from lora_tui.engine.generation.judging import Bench, measure
+from lora_tui.engine.generation.judging import PairJudge, measure
 from lora_tui.engine.generation.model import Judgement, ProposedPair
 from lora_tui.scoring.aggregator import GENERATION_PRIORS
 from lora_tui.store.rows import FeedbackRow
@@ -10,8 +10,8 @@ PAIR = ProposedPair("When was it built?", "It was built in 1703.", "The lighthou
 PASSAGE = PAIR.evidence + " It is high."
 
 
-def bench(threshold: float = 7.0) -> Bench:
-    return Bench(replayed(GENERATION, [], 0.01), 5, threshold)
+def bench(threshold: float = 7.0) -> PairJudge:
+    return PairJudge(replayed(GENERATION, [], 0.01), 5, threshold)
 
 
 def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: float = 1.0) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """When to ask for more, and when it no longer helps."""
 
-from lora_tui.engine.generation.progress import Standing
+from lora_tui.engine.generation.progress import GenerationProgress
 
 
-def standing(target: int = 10, limit: int = 3, **counts: int) -> Standing:
-    return Standing(target, limit, 2, counts)
+def standing(target: int = 10, limit: int = 3, **counts: int) -> GenerationProgress:
+    return GenerationProgress(target, limit, 2, counts)
 
 
 def test_it_asks_for_no_more_than_is_missing() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lora_tui.engine.chat import streaming
-from lora_tui.engine.chat.streaming import TwoSided
+from lora_tui.engine.chat.streaming import SwitchableModel
 from lora_tui.engine.inference.decode import Decoding, answers, decode
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Piece, Reply
@@ -110,7 +110,7 @@ def test_the_adapter_is_on_again_after_an_error(trained: Trained, tuned: Any, mo
 
 
 def test_switching_is_exact_and_leaves_nothing_behind(trained: Trained, base: Any, tuned: Any) -> None:
-    two = TwoSided(base, tuned)
+    two = SwitchableModel(base, tuned)
     ids = base.tokenizer(PROMPT, return_tensors="pt")
     with torch.no_grad():
         before, plain = tuned(**ids).logits, base.model(**ids).logits

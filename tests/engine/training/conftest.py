@@ -9,7 +9,7 @@ import torch
 from lora_tui.config.models import Lora
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training.dataset import Encoded, TextDataset
-from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.lora import create_lora_model
 from tests.engine.tiny import PAIRS, make_model
 
@@ -50,21 +50,21 @@ def stir(model: Any, seed: int = 3) -> Any:
     return model
 
 
-def kept_of_ones(draws: Draws, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
+def kept_of_ones(draws: DropoutRng, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
     """A tensor of ones, 32 wide, without what is dropped."""
     return draws.dropped(layer, 32, rate, torch.device("cpu")).copy_of(torch.ones(draws.spans[-1][1], 32))
 
 
 def draws_follow_seed_step_example_and_layer_alone() -> None:
     """Assert it of whichever way draws on this device."""
-    one = kept_of_ones(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
-    packed_anew = kept_of_ones(Draws(42, 3, (2, 5), ((0, 20), (20, 30))))
+    one = kept_of_ones(DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30))))
+    packed_anew = kept_of_ones(DropoutRng(42, 3, (2, 5), ((0, 20), (20, 30))))
     assert torch.equal(one[10:], packed_anew[:20])
     assert torch.equal(one[:10], packed_anew[20:])
     for other in (
-        kept_of_ones(Draws(43, 3, (5, 2), ((0, 10), (10, 30)))),
-        kept_of_ones(Draws(42, 4, (5, 2), ((0, 10), (10, 30)))),
-        kept_of_ones(Draws(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
-        *(kept_of_ones(Draws(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
+        kept_of_ones(DropoutRng(43, 3, (5, 2), ((0, 10), (10, 30)))),
+        kept_of_ones(DropoutRng(42, 4, (5, 2), ((0, 10), (10, 30)))),
+        kept_of_ones(DropoutRng(42, 3, (6, 2), ((0, 10), (10, 30))))[:10],
+        *(kept_of_ones(DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
     ):
         assert not torch.equal(one[: len(other)], other)

@@ -11,11 +11,11 @@ from torch.nn import functional
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import attention as attention_module
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
-from lora_tui.engine.training.fast.dropout import Draws, bernoulli_positions
+from lora_tui.engine.training.fast.dropout import DropoutRng, bernoulli_positions
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -35,7 +35,7 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> t
 def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
     x, a, b = numbers(2, 5, 12), numbers(3, 12), numbers(7, 3)
     weight, bias = numbers(7, 12).detach(), numbers(7).detach()
-    dropped = Draws(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(3, 12, rate, CPU) if rate else None
+    dropped = DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(3, 12, rate, CPU) if rate else None
     keep = torch.ones(10, 12, dtype=torch.float64)
     if dropped is not None:
         keep = dropped.copy_of(keep)
@@ -57,7 +57,9 @@ def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate
     x = numbers(10, 12)
     a, b, other_a, other_b = numbers(3, 12), numbers(7, 3), numbers(2, 12), numbers(5, 2)
     weights = [numbers(out, 12, seed=out).detach() for out in (7, 4, 5)]
-    drops = [Draws(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(layer, 12, rate, CPU) if rate else None for layer in (3, 4)]
+    drops = [
+        DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(layer, 12, rate, CPU) if rate else None for layer in (3, 4)
+    ]
     keeps = [dropped.copy_of(torch.ones_like(x)) if dropped else torch.ones_like(x) for dropped in drops]
     layers = [
         Linear(weights[0], None, a, b, 1.5, drops[0]),
@@ -111,7 +113,7 @@ def test_norm_and_gated_unit_round_once_in_bfloat16() -> None:
 def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32(biased: bool) -> None:
     x, weight, grad = (numbers(*shape, dtype=torch.bfloat16).detach() for shape in ((64, 96), (48, 96), (64, 48)))
     a, b = numbers(8, 96, dtype=torch.float32), numbers(48, 8, dtype=torch.float32)
-    dropped = Draws(1, 2, (0,), ((0, 64),)).dropped(3, 96, 0.05, CPU)
+    dropped = DropoutRng(1, 2, (0,), ((0, 64),)).dropped(3, 96, 0.05, CPU)
     bias = numbers(48, dtype=torch.bfloat16).detach() if biased else None
     (ours,) = lora_linears(x.requires_grad_(), [Linear(weight, bias, a, b, 1.5, dropped)])
     assert ours.dtype == torch.bfloat16
@@ -211,7 +213,7 @@ def test_trials_come_true_as_often_as_they_should_and_one_by_one(rate: float) ->
 def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
     draws_follow_seed_step_example_and_layer_alone()
     # High rates come as a mask instead of positions: the same draws, the other form.
-    high = Draws(42, 3, (5, 2), ((0, 10), (10, 30)))
+    high = DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30)))
     assert high.dropped(0, 32, 0.5, CPU).marks.dtype == torch.bool
     assert 0.4 < float(kept_of_ones(high, rate=0.5).mean()) < 0.6
 
@@ -231,7 +233,7 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     _, recomputed = accumulate(model, examples, 64)
     assert largest_difference(recomputed, one) <= 1e-6
     assert torch.equal(torch.get_rng_state(), random_state)
-    another = StepMaths.of(model, 64)
+    another = GradientStep.of(model, 64)
     assert float(another.accumulate(examples, 2)) != pytest.approx(one_loss, rel=1e-4), "another step drops others"
     model.zero_grad()
     dropless, _ = accumulate(model.eval(), examples, 64)
@@ -244,16 +246,16 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
     """PEFT's own layers, with its dropout modules replaced by ones that drop what ours drop."""
     model = new_model(dropout=0.2, targets=["q_proj", "up_proj", "down_proj"]).train()
     loss, ours = accumulate(model, examples, 64)
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     rows = maths.rows(examples)
     total = 0.0
     labels = sum(example.labels for example in examples)
     for row in rows:
-        draws = Draws(42, 0, row.examples, row.spans)
+        draws = DropoutRng(42, 0, row.examples, row.spans)
         adapted = [module for module in model.modules() if hasattr(module, "lora_dropout")]
         for number, module in enumerate(adapted):
 
-            def drop(x: torch.Tensor, number: int = number, draws: Draws = draws) -> torch.Tensor:
+            def drop(x: torch.Tensor, number: int = number, draws: DropoutRng = draws) -> torch.Tensor:
                 keep = draws.dropped(number, x.shape[-1], 0.2, CPU).copy_of(torch.ones(x.shape[-2:]))
                 return x * keep / 0.8
 
@@ -302,7 +304,7 @@ def test_what_is_not_plain_lora_is_left_to_peft(
 
     base = make_model(tokenizer).requires_grad_(False)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **change))
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     assert maths.fast.why_not == reason
     assert maths.fast.forwards == []
     ours = float(maths.accumulate(examples))
@@ -327,7 +329,7 @@ def test_in_bfloat16_gradients_are_as_near_the_exact_ones_as_pefts_own_or_nearer
 
     _, exact = accumulate(new_model(base=base(torch.float32)), examples, 64)
     _, ours = accumulate(new_model(base=base(torch.bfloat16)), examples, 64)
-    maths = StepMaths.of(new_model(base=base(torch.bfloat16)), 64)
+    maths = GradientStep.of(new_model(base=base(torch.bfloat16)), 64)
     maths.fast = FastLayers(why_not="for comparison")
     maths.accumulate(examples)
     pefts = gradients(maths.model)

@@ -16,11 +16,11 @@ from lora_tui.engine.models.activation_memory import Sizes
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.fast import layers as layers_module
-from lora_tui.engine.training.fast.dropout import Draws
+from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute, sizes_of
-from lora_tui.engine.training.step import RowTooLargeError, StepMaths
+from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import make_model
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -31,9 +31,9 @@ OUT_OF_MEMORY = "[enforce fail at alloc_cpu.cpp:123] . DefaultCPUAllocator: can'
 
 def limited(monkeypatch: pytest.MonkeyPatch, tokens: int, kind: type[RuntimeError] = RuntimeError) -> list[int]:
     """Let memory run out in the backward pass of every row of more than `tokens`; returns the rows that fitted."""
-    real, fitted = StepMaths.summed_loss, []
+    real, fitted = GradientStep.summed_loss, []
 
-    def summed_loss(self: StepMaths, row: Any) -> torch.Tensor:
+    def summed_loss(self: GradientStep, row: Any) -> torch.Tensor:
         loss = real(self, row)
         if len(row.input_ids) > tokens:
             loss.register_hook(lambda gradient: (_ for _ in ()).throw(kind(OUT_OF_MEMORY)))
@@ -41,7 +41,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, tokens: int, kind: type[RuntimeErro
             fitted.append(len(row.input_ids))
         return loss
 
-    monkeypatch.setattr(StepMaths, "summed_loss", summed_loss)
+    monkeypatch.setattr(GradientStep, "summed_loss", summed_loss)
     return fitted
 
 
@@ -57,7 +57,7 @@ def test_a_step_for_which_memory_runs_out_is_taken_in_smaller_rows_with_the_same
     model = new_model(dropout=dropout).train()
     loss, undisturbed = accumulate(model, examples, 400)
     fitted = limited(monkeypatch, 60, kind)
-    maths = StepMaths.of(model, 400)
+    maths = GradientStep.of(model, 400)
     assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
     assert maths.tokens_per_row <= 60
@@ -100,9 +100,9 @@ def test_other_errors_are_not_taken_for_a_full_memory(
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(StepMaths, "summed_loss", broken)
+    monkeypatch.setattr(GradientStep, "summed_loss", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        StepMaths.of(new_model(), 64).accumulate(examples)
+        GradientStep.of(new_model(), 64).accumulate(examples)
     with pytest.raises(RowTooLargeError):
         raise RowTooLargeError(3)
 
@@ -177,8 +177,8 @@ def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
 ) -> None:
     model = new_model(dropout=0.1, num_hidden_layers=4).train()
     loss, plain = accumulate(model, examples, 64)
-    everything = kept_bytes(StepMaths.of(model, 64), (0, 1, 2), examples)
-    maths = StepMaths.of(model, 64)
+    everything = kept_bytes(GradientStep.of(model, 64), (0, 1, 2), examples)
+    maths = GradientStep.of(model, 64)
     recompute(maths, way)
     assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), plain) <= 1e-7
@@ -192,7 +192,7 @@ def test_the_estimate_is_near_what_is_kept(
 ) -> None:
     base = make_model(tokenizer).to(dtype)
     model = new_model(base=base, targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
-    maths = StepMaths.of(model, 400)
+    maths = GradientStep.of(model, 400)
     tokens = sum(len(example.input_ids) for example in examples[:5])
     kept = kept_bytes(maths, tuple(range(5)), examples) / tokens
     sizes = sizes_of(base, by_hand=True)
@@ -204,7 +204,7 @@ def test_the_estimate_is_near_what_is_kept(
 def test_auto_measures_where_the_estimate_is_near_the_limit(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
-    maths = StepMaths.of(new_model().train(), 64)
+    maths = GradientStep.of(new_model().train(), 64)
     sizes = Sizes(64, 128, 2, 4, by_hand=True)
     need = activation_memory.NONE.bytes_per_token(sizes) * 64
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: need * (100 if fits else 1.0))
@@ -219,12 +219,12 @@ def test_auto_measures_where_the_estimate_is_near_the_limit(
 def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maths = StepMaths.of(new_model().train(), 64)
+    maths = GradientStep.of(new_model().train(), 64)
 
     def full(*_: Any) -> None:
         raise RuntimeError(OUT_OF_MEMORY)
 
-    monkeypatch.setattr(StepMaths, "summed_loss", full)
+    monkeypatch.setattr(GradientStep, "summed_loss", full)
     assert math.isinf(kept_bytes(maths, (0,), examples))
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: 1000)
     assert plan_memory("auto", maths, examples).recomputation is activation_memory.ALL
@@ -235,13 +235,13 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
 ) -> None:
     model = new_model(dropout=0.2).train()
     _, wanted = accumulate(model, examples[:3], 400)
-    maths = StepMaths.of(model, 400)
+    maths = GradientStep.of(model, 400)
     maths.fast.row = layers_module._OfRow()  # what it is on a GPU
     recompute(maths, activation_memory.ALL)
     labels = sum(example.labels for example in examples[:3])
     with maths.ready():
         (row,) = maths.rows(examples[:3])
-        maths.fast.for_row(Draws(42, 0, row.examples, row.spans))
+        maths.fast.for_row(DropoutRng(42, 0, row.examples, row.spans))
         loss = maths.summed_loss(row) / labels
         with ThreadPoolExecutor(1) as other:
             other.submit(loss.backward).result()
@@ -249,7 +249,7 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
 
 
 def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
-    maths = StepMaths.of(new_model(dropout=0.2).train(), 64)
+    maths = GradientStep.of(new_model(dropout=0.2).train(), 64)
     maths.fast = FastLayers(why_not="for the test")
     before = torch.get_rng_state()
     kept_bytes(maths, (0, 1), examples)
@@ -261,16 +261,16 @@ def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], 
 
 def poisoned_steps(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, int], bool]) -> list[int]:
     """Make the gradient of a step infinite where `bad` (step, how often it was taken) says so."""
-    real, taken = StepMaths.accumulate, []
+    real, taken = GradientStep.accumulate, []
 
-    def accumulate(self: StepMaths, examples: Any, step: int = 0) -> torch.Tensor:
+    def accumulate(self: GradientStep, examples: Any, step: int = 0) -> torch.Tensor:
         taken.append(step)
         loss = real(self, examples, step)
         if bad(step, taken.count(step)):
             next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(math.inf)
         return loss
 
-    monkeypatch.setattr(StepMaths, "accumulate", accumulate)
+    monkeypatch.setattr(GradientStep, "accumulate", accumulate)
     return taken
 
 
@@ -362,7 +362,7 @@ def test_what_is_slower_is_said_once(new_model: Callable[..., Any], dataset: Tex
     train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(note=notes.append))
     assert len(notes) == 1
     assert "Activations are kept: a row of" in notes[0]
-    maths = StepMaths.of(new_model(), 64)
+    maths = GradientStep.of(new_model(), 64)
     maths.packed, maths.fast.why_not = False, "a variant of LoRA"
     assert [note.split(":")[0] for note in maths.slower_because()] == [
         "One example a row",

@@ -245,14 +245,14 @@ def test_other_data_are_refused_on_resuming(place: Workshop, monkeypatch: pytest
 
 
 def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop_module.StepMaths.accumulate
+    real = loop_module.GradientStep.accumulate
     taken: list[int] = []
 
     def poisoned(self: Any, examples: Any, step: int) -> Any:
         taken.append(1)
         return real(self, examples, step) * (math.nan if len(taken) == 9 else 1)
 
-    monkeypatch.setattr(loop_module.StepMaths, "accumulate", poisoned)
+    monkeypatch.setattr(loop_module.GradientStep, "accumulate", poisoned)
     outcome = place.run("train")
     assert (outcome.state, outcome.result["loss"]) == ("finished", None)
     assert place.ask(runs.get, outcome.run_id).state == "finished"
@@ -324,13 +324,13 @@ def test_an_end_of_sequence_that_does_not_stop_the_model_is_warned_of(
 
 def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    real = loop_module.StepMaths.accumulate
+    real = loop_module.GradientStep.accumulate
 
     def watching(self: Any, examples: Any, step: int) -> Any:
         seen.extend(example.source for example in examples)
         return real(self, examples, step)
 
-    monkeypatch.setattr(loop_module.StepMaths, "accumulate", watching)
+    monkeypatch.setattr(loop_module.GradientStep, "accumulate", watching)
     place.run("train", None, {"fine_tuning.sampling.keyword_weight": 3.0})
     secret = f"{place.folder / 'pairs.txt'}:1"
     assert len(seen) == 30

@@ -17,13 +17,13 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.training.cuda_graphs import GraphedRows
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import fused, pointwise
-from lora_tui.engine.training.fast.dropout import Draws, Dropped
+from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.memory import recompute
 from lora_tui.engine.training.packing import Row, lay_out
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones, stir
 
 CPU = torch.device("cpu")
@@ -117,14 +117,14 @@ def test_the_cross_entropy_equals_the_plain_one(vocabulary: int) -> None:
 @pytest.mark.usefixtures("on_gpu")
 def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
     draws_follow_seed_step_example_and_layer_alone()
-    one = kept_of_ones(Draws(42, 3, (5, 2), ((0, 10), (10, 30))))
+    one = kept_of_ones(DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30))))
     assert not any(torch.equal(one[0], row) for row in one[1:]), "a token has its own draws"
 
 
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(rate: float) -> None:
-    dropped = Draws(1, 2, (0, 1), ((0, 30), (30, 50))).dropped(3, 1200, rate, CPU)
+    dropped = DropoutRng(1, 2, (0, 1), ((0, 30), (30, 50))).dropped(3, 1200, rate, CPU)
     keep = dropped.copy_of(torch.ones(50, 1200))
     error = (rate * (1 - rate) / keep.numel()) ** 0.5
     assert abs(1 - float(keep.mean()) - rate) < 4 * error
@@ -222,7 +222,7 @@ def test_a_norm_that_somebody_listens_to_is_called(new_model: Callable[..., Any]
     norm = model.get_base_model().model.layers[0].post_attention_layernorm
     heard: list[int] = []
     norm.register_forward_hook(lambda *_: heard.append(1))
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     maths.accumulate(examples[:1], 1)
     assert heard == [1]
     assert maths.fast.kinds["layer"] == model.config.num_hidden_layers - 1
@@ -237,7 +237,7 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
     monkeypatch.setattr(fused, "rotary_attention", lambda *_: pytest.fail("not for these"))
     monkeypatch.setattr(fused.attention_kernels(), "LONGEST", 8)
     monkeypatch.setattr(fused.kernels(), "rotate_back", lambda *inputs: calls.append(1) or real(*inputs))
-    StepMaths.of(model, 64).accumulate(examples[:1], 1)
+    GradientStep.of(model, 64).accumulate(examples[:1], 1)
     assert len(calls) == model.config.num_hidden_layers
 
 
@@ -245,19 +245,19 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
 def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
     fused.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     recompute(maths, activation_memory.ALL)
     maths.accumulate(short, 1)
     again = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.get_base_model().gradient_checkpointing_disable()
-    StepMaths.of(model, 64).accumulate(short, 1)
+    GradientStep.of(model, 64).accumulate(short, 1)
     once = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-7)
 
 
 def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> tuple[float, torch.Tensor, dict[str, int]]:
-        maths = StepMaths.of(model, 64)
+        maths = GradientStep.of(model, 64)
         loss = float(maths.accumulate(examples[:2], 1))
         found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         return loss, found, maths.fast.kinds
@@ -279,10 +279,10 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))
-    losses = [float(StepMaths.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
+    losses = [float(GradientStep.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-6)
     model.eval()
-    assert abs(float(StepMaths.of(model, 64).accumulate(examples[:2], 1)) - losses[0]) > 1e-4
+    assert abs(float(GradientStep.of(model, 64).accumulate(examples[:2], 1)) - losses[0]) > 1e-4
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -311,7 +311,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
         count(Dropped if name == "copy_of" else fused.low_rank_kernels(), name)
 
     def step() -> tuple[float, torch.Tensor]:
-        maths = StepMaths.of(model, 64)
+        maths = GradientStep.of(model, 64)
         loss = float(maths.accumulate(shortest, 1))
         return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -330,7 +330,8 @@ def test_draws_of_neighbours_have_nothing_in_common() -> None:
     """Of tokens, columns and layers, for the gaps at which a poor hash of counters shows."""
     rate, spans = 0.3, ((0, 40), (40, 64))
     layers = [
-        Draws(1, 1, (0, 1), spans).dropped(layer, 1024, rate, CPU).copy_of(torch.ones(64, 1024)) for layer in (0, 1)
+        DropoutRng(1, 1, (0, 1), spans).dropped(layer, 1024, rate, CPU).copy_of(torch.ones(64, 1024))
+        for layer in (0, 1)
     ]
     dropped = [(1 - kept) - rate for kept in layers]
 
@@ -371,15 +372,15 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
-    def gradients_of_three_steps(maths: StepMaths) -> list[torch.Tensor]:
+    def gradients_of_three_steps(maths: GradientStep) -> list[torch.Tensor]:
         found = []
         for step in (1, 2):
             loss = maths.accumulate(examples[step - 1 : step + 1], step)
             found.append(torch.cat([loss[None], *(p.grad.flatten() for p in model.parameters() if p.grad is not None)]))
         return found
 
-    plain = gradients_of_three_steps(StepMaths.of(model, 1000))
-    maths = StepMaths.of(model, 1000)
+    plain = gradients_of_three_steps(GradientStep.of(model, 1000))
+    maths = GradientStep.of(model, 1000)
     maths.record_graphs()
     assert maths.graphs is not None
     monkeypatch.setattr(maths.graphs, "_record", Recorded)
@@ -394,8 +395,8 @@ def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model(targets=["q_proj"]).train()
-    expected = float(StepMaths.of(model, 1000).accumulate(examples[:2], 1))
-    maths = StepMaths.of(model, 1000)
+    expected = float(GradientStep.of(model, 1000).accumulate(examples[:2], 1))
+    maths = GradientStep.of(model, 1000)
     maths.record_graphs()
 
     def refuse(*_: Any) -> Any:
@@ -488,6 +489,6 @@ def test_without_the_kernels_a_model_says_that_it_is_slower(
     model = new_model()
     fast = FastLayers.of(model, packed=True)
     fast.why_slower = "they cannot be used"
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     monkeypatch.setattr(maths, "fast", fast)
     assert any("they cannot be used" in line for line in maths.slower_because())

@@ -13,7 +13,7 @@ from lora_tui.engine.models.activation_memory import Sizes
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.memory import plan_memory
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.test_training_checkpoint import Trainer, fine_tuning, same
 from tests.engine.training.test_training_health import OUT_OF_MEMORY
 
@@ -110,15 +110,15 @@ def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_told_and_remem
 ) -> None:
     undisturbed = trainer("undisturbed")
     undisturbed.train()
-    real = StepMaths.summed_loss
+    real = GradientStep.summed_loss
 
-    def summed_loss(self: StepMaths, row: Any) -> torch.Tensor:
+    def summed_loss(self: GradientStep, row: Any) -> torch.Tensor:
         """Memory holds one long row, and none beside it."""
         if len(row.input_ids) > 16 and threading.current_thread() is not threading.main_thread():
             raise RuntimeError(OUT_OF_MEMORY)
         return real(self, row)
 
-    monkeypatch.setattr(StepMaths, "summed_loss", summed_loss)
+    monkeypatch.setattr(GradientStep, "summed_loss", summed_loss)
     run = trainer("run")
     run.train()
     (warning,) = run.warnings
@@ -134,7 +134,7 @@ def test_rows_are_reckoned_with_all_their_activations_also_where_they_are_recomp
     new_model: Callable[..., Any], dataset: TextDataset, free: Callable[[float], None], setting: bool
 ) -> None:
     """A layer that is computed again has workspaces of its own: as much as is saved."""
-    maths = StepMaths.of(new_model().train(), 32)
+    maths = GradientStep.of(new_model().train(), 32)
     for rows, fitting in ((0.5, 1), (2, 1), (4.1, 2), (6.1, 3)):
         free(rows)
         assert plan_memory(setting, maths, list(dataset)).rows_that_fit() == fitting
@@ -146,7 +146,7 @@ def test_rows_that_were_measured_are_reckoned_with_that(
     free: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maths = StepMaths.of(new_model().train(), 32)
+    maths = GradientStep.of(new_model().train(), 32)
     per_token = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True))
     monkeypatch.setattr(
         "lora_tui.engine.training.memory.kept_bytes",
@@ -163,7 +163,7 @@ def test_where_not_even_one_row_fitted_none_goes_beside_it(
     free: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maths = StepMaths.of(new_model().train(), 32)
+    maths = GradientStep.of(new_model().train(), 32)
     free(3)
     monkeypatch.setattr("lora_tui.engine.training.memory.kept_bytes", lambda *_: float("inf"))
     assert plan_memory("auto", maths, list(dataset)).rows_that_fit(100) == 1

@@ -11,7 +11,7 @@ from lora_tui.engine.training import loss as loss_module
 from lora_tui.engine.training.attention import supports_packing
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.loss import summed_cross_entropy
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 
@@ -190,7 +190,7 @@ def test_every_family_has_the_loss_and_gradients_of_transformers_own_forward(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.attention._MATMUL_TOKENS", matmul_tokens)
     model = new_model(base=other_model(kind, len(tokenizer))).eval()
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     assert (maths.packed, maths.plain_head) == (packed, plain_head)
     if not packed:
         assert len(maths.rows(examples)) == len(examples), "one example a row"
@@ -225,7 +225,7 @@ def test_an_adapter_on_the_head_takes_the_models_own_forward(
     new_model: Callable[..., Any], examples: list[Encoded]
 ) -> None:
     model = new_model(targets=["q_proj", "lm_head"], tied=False)
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     assert not maths.plain_head
     loss, found = accumulate(model, examples, 64)
     labels = sum(example.labels for example in examples)

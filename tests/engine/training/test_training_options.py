@@ -21,7 +21,7 @@ from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.pissa import first_matrices
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import ConfigError, UsageError
 from tests.engine.tiny import make_model, tiny_settings
 from tests.engine.training.conftest import stir
@@ -173,11 +173,11 @@ def test_modules_that_are_trained_whole_get_the_gradient_of_the_plain_mathematic
         return stir(create_lora_model(make_model(tokenizer, tied=tied), settings, seed=7)).train()
 
     ours, plain = model(), model()
-    loss = StepMaths.of(ours, 64).accumulate(examples)
+    loss = GradientStep.of(ours, 64).accumulate(examples)
     total = torch.zeros(())
     for example in examples:
         ids = torch.as_tensor(example.input_ids)[None]
-        row = StepMaths.of(plain, 64).rows([example])[0]
+        row = GradientStep.of(plain, 64).rows([example])[0]
         found = plain(ids).logits[0].index_select(0, row.label_positions)
         total = total + torch.nn.functional.cross_entropy(found, row.targets, reduction="sum")
     total = total / sum(example.labels for example in examples)

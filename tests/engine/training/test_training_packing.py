@@ -10,7 +10,7 @@ import torch
 from lora_tui.engine.training.attention import _MATMUL_TOKENS, NAME, packed_attention
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import lay_out, pack
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def accumulate(model: Any, examples: list[Encoded], tokens_per_row: int) -> tuple[float, dict[str, torch.Tensor]]:
-    maths = StepMaths.of(model, tokens_per_row)
+    maths = GradientStep.of(model, tokens_per_row)
     assert maths.packed
     loss = float(maths.accumulate(examples))
     return loss, gradients(model)
@@ -176,7 +176,7 @@ def test_recomputed_activations_give_the_same_gradients(new_model: Callable[...,
 
 
 def test_every_row_of_a_step_keeps_to_the_token_budget(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
-    rows = StepMaths.of(new_model(), 40).rows(examples)
+    rows = GradientStep.of(new_model(), 40).rows(examples)
     assert all(len(row.input_ids) <= 40 for row in rows)
     assert sum(len(row.targets) for row in rows) == sum(example.labels for example in examples)
 

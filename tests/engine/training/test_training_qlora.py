@@ -19,7 +19,7 @@ from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, check_qlora, load_base
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import ConfigError
 from tests.engine.conftest import Workshop
 from tests.engine.tiny import tiny_settings, training_text
@@ -93,10 +93,10 @@ def test_the_gradient_is_that_of_the_plain_forward_pass(base_folder: Path, datas
         return stir(create_lora_model(four_bits(base_folder).model, lora, seed=7)).train()
 
     examples, ours, plain = list(dataset)[:3], model(), model()
-    StepMaths.of(ours, 64).accumulate(examples)
+    GradientStep.of(ours, 64).accumulate(examples)
     total = torch.zeros(())
     for example in examples:
-        row = StepMaths.of(plain, 64).rows([example])[0]
+        row = GradientStep.of(plain, 64).rows([example])[0]
         found = plain(torch.as_tensor(example.input_ids)[None]).logits[0].index_select(0, row.label_positions)
         total = total + torch.nn.functional.cross_entropy(found, row.targets, reduction="sum")
     (total / sum(example.labels for example in examples)).backward()
@@ -117,7 +117,7 @@ def test_an_evaluation_changes_neither_the_weights_nor_the_next_gradient(
 
     def gradients() -> list[torch.Tensor]:
         model.train().zero_grad()
-        StepMaths.of(model, 64).accumulate(examples)
+        GradientStep.of(model, 64).accumulate(examples)
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
 
     before = gradients()

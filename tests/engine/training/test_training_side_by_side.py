@@ -10,8 +10,8 @@ import torch
 
 from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import balance
-from lora_tui.engine.training.row_workers import SideBySide
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.row_workers import RowWorkers
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.test_training_health import limited
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 
@@ -46,7 +46,7 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
     new_model: Callable[..., Any], examples: list[Encoded], dropout: float
 ) -> None:
     model = new_model(dropout=dropout).train()
-    maths = StepMaths.of(model, 96)
+    maths = GradientStep.of(model, 96)
     seen: set[str] = set()
     real = maths.fast.for_row
 
@@ -76,7 +76,7 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
-    maths = StepMaths.of(new_model(), 40)
+    maths = GradientStep.of(new_model(), 40)
     (alone, one), (together, _), (short, two) = maths._row_groups(examples)
     assert (one, two) == (1, 2)
     assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in short)
@@ -95,7 +95,7 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
     monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
     long = sorted(examples, key=lambda example: -len(example.input_ids))[:count]
     model = new_model(dropout=0.1).train()
-    one_by_one, side_by_side = (StepMaths.of(model, 32) for _ in range(2))
+    one_by_one, side_by_side = (GradientStep.of(model, 32) for _ in range(2))
     loss = float(one_by_one.accumulate(long, 1))
     expected = gradients(model)
     assert (one_by_one.long_rows_together(long), side_by_side.long_rows_together(long)) == (1, 1)
@@ -115,7 +115,7 @@ def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
     model = new_model().train()
     _, undisturbed = accumulate(model, examples, 200)
     fitted = limited(monkeypatch, 60)
-    maths = StepMaths.of(model, 200)
+    maths = GradientStep.of(model, 200)
     maths.accumulate(examples)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
     assert max(fitted) <= 60
@@ -132,17 +132,17 @@ def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
     monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
     model = new_model().train()
     _, undisturbed = accumulate(model, long, 1)
-    maths = StepMaths.of(model, 2 * tokens)
+    maths = GradientStep.of(model, 2 * tokens)
     assert maths.rows_at_once(long) == 2
-    real, first = StepMaths.summed_loss, threading.Event()
+    real, first = GradientStep.summed_loss, threading.Event()
 
-    def summed_loss(self: StepMaths, row: Any) -> torch.Tensor:
+    def summed_loss(self: GradientStep, row: Any) -> torch.Tensor:
         if not first.is_set():
             first.set()
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return real(self, row)
 
-    monkeypatch.setattr(StepMaths, "summed_loss", summed_loss)
+    monkeypatch.setattr(GradientStep, "summed_loss", summed_loss)
     maths.accumulate(long)
     assert (maths.rows_at_once(long), maths.tokens_per_row) == (1, tokens)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
@@ -151,22 +151,22 @@ def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
 def test_threads_take_their_share_and_leave_torchs_setting_alone() -> None:
     torch.set_num_threads(4)
     try:
-        threads = SideBySide(CPU, allowed=True)
+        threads = RowWorkers(CPU, allowed=True)
         assert threads.workers(1024) == 4
         assert threads.workers(600) == 2
         assert threads.workers(100) == 1
         assert list(threads.map(lambda _: torch.get_num_threads(), range(8), 2)) == [2] * 8
         assert torch.get_num_threads() == 4
         threads.close()
-        assert SideBySide(CPU, allowed=False).workers(10_000) == 1
-        assert SideBySide(torch.device("cuda"), allowed=True).workers(10_000) == 1
+        assert RowWorkers(CPU, allowed=False).workers(10_000) == 1
+        assert RowWorkers(torch.device("cuda"), allowed=True).workers(10_000) == 1
     finally:
         torch.set_num_threads(1)
 
 
 def test_after_an_exception_nothing_is_left_at_work() -> None:
     torch.set_num_threads(2)
-    threads = SideBySide(CPU, allowed=True)
+    threads = RowWorkers(CPU, allowed=True)
     ended: list[int] = []
     other_is_at_work = threading.Event()
 

@@ -13,7 +13,7 @@ from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.schedule import epoch_order
-from lora_tui.engine.training.step import StepMaths
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import tiny_settings
 
 RATE, DECAY, BASE_RATE, BASE_DECAY = 3e-3, 0.1, 1e-3, 0.2
@@ -173,13 +173,13 @@ def test_a_step_without_a_finite_loss_changes_no_weight_and_the_next_one_goes_on
 def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
     new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, taken = StepMaths.accumulate, []
+    real, taken = GradientStep.accumulate, []
 
-    def poisoned(self: StepMaths, examples: Any, step: int) -> torch.Tensor:
+    def poisoned(self: GradientStep, examples: Any, step: int) -> torch.Tensor:
         taken.append(1)
         return real(self, examples, step) * (math.nan if len(taken) in (1, 2, 4, 5) else 1)
 
-    monkeypatch.setattr(StepMaths, "accumulate", poisoned)
+    monkeypatch.setattr(GradientStep, "accumulate", poisoned)
     reports = train(new_model(), dataset, fine_tuning(**{"training.max_steps": 6}), tmp_path)
     assert [math.isfinite(report.loss) for report in reports] == [False, False, True, False, False, True]
 

@@ -15,7 +15,7 @@ from lora_tui.engine.training.checkpoint import adapter_weights
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
-from lora_tui.engine.training.step import RowTooLargeError, StepMaths
+from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
 from lora_tui.errors import UsageError
 from tests.engine.tiny import PAIRS, tiny_settings
@@ -54,7 +54,7 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
     new_model: Callable[..., Any], examples: list[Encoded], tokens_per_row: int
 ) -> None:
     model = new_model(dropout=0.5).train()
-    found = held_out_loss(StepMaths.of(model, tokens_per_row), examples)
+    found = held_out_loss(GradientStep.of(model, tokens_per_row), examples)
     assert not model.training
     assert found == pytest.approx(mean_over_labels(model, examples), rel=1e-5)
     means = [mean_over_labels(model, [example]) for example in examples]
@@ -64,16 +64,16 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
 def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maths = StepMaths.of(new_model(), 512)
+    maths = GradientStep.of(new_model(), 512)
     expected = held_out_loss(maths, examples)
-    real, room = StepMaths.summed_loss, 1
+    real, room = GradientStep.summed_loss, 1
 
-    def cramped(self: StepMaths, row: Any) -> torch.Tensor:
+    def cramped(self: GradientStep, row: Any) -> torch.Tensor:
         if len(row.spans) > room:
             raise RuntimeError("out of memory")
         return real(self, row)
 
-    monkeypatch.setattr(StepMaths, "summed_loss", cramped)
+    monkeypatch.setattr(GradientStep, "summed_loss", cramped)
     assert held_out_loss(maths, examples) == pytest.approx(expected, rel=1e-6)
     room = 0
     with pytest.raises(RowTooLargeError):
@@ -101,7 +101,7 @@ def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
 
 def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
     model = new_model()
-    maths = StepMaths.of(model, 64)
+    maths = GradientStep.of(model, 64)
     fast = FastLayers.of(model, packed=False)
     plain = replace(maths, packed=False, plain_head=False, fast=fast)
     assert held_out_loss(plain, examples) == pytest.approx(held_out_loss(maths, examples), rel=1e-5)
@@ -111,16 +111,16 @@ def test_it_builds_no_graph_and_touches_no_random_state(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[torch.Tensor] = []
-    real = StepMaths.summed_loss
+    real = GradientStep.summed_loss
 
     def watching(self: Any, row: Any) -> torch.Tensor:
         losses.append(real(self, row))
         return losses[-1]
 
-    monkeypatch.setattr(StepMaths, "summed_loss", watching)
+    monkeypatch.setattr(GradientStep, "summed_loss", watching)
     model = new_model(dropout=0.5)
     before = torch.get_rng_state()
-    held_out_loss(StepMaths.of(model, 64), examples)
+    held_out_loss(GradientStep.of(model, 64), examples)
     assert torch.equal(torch.get_rng_state(), before)
     assert losses
     assert not any(loss.requires_grad for loss in losses)
@@ -138,7 +138,7 @@ def test_a_large_share_is_looked_at_in_part_always_the_same(
     few = examples[:3]
     monkeypatch.setattr(validation, "measured", lambda held_out: few)
     model = new_model()
-    assert held_out_loss(StepMaths.of(model, 64), examples) == pytest.approx(mean_over_labels(model, few), rel=1e-5)
+    assert held_out_loss(GradientStep.of(model, 64), examples) == pytest.approx(mean_over_labels(model, few), rel=1e-5)
 
 
 def test_every_evaluation_tells_it_and_training_is_the_same_as_without(

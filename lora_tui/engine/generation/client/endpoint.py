@@ -23,7 +23,7 @@ import openai
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.client.capabilities import Ask, Capabilities, exceeds_context
-from lora_tui.engine.generation.client.rate_limit import Places
+from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit
 from lora_tui.engine.generation.client.retry import backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
     NotAnAnswer,
@@ -87,7 +87,7 @@ class Endpoint:
         self._url = shown_url(access.base_url)
         self._warn = warn
         self._stop = stop or asyncio.Event()
-        self._places = Places(access.concurrency)
+        self._places = AdaptiveLimit(access.concurrency)
         self._one_at_a_time = asyncio.Lock()
         self._contacted = False
         self._hopeless: str | None = None  # why no request will be answered

@@ -11,7 +11,7 @@ _KEPT = 0.75
 _ANSWERS_A_PLACE = 20
 
 
-class Places:
+class AdaptiveLimit:
     """A semaphore whose size moves between 1 and `most`; an async context manager for one place."""
 
     def __init__(self, most: int) -> None:

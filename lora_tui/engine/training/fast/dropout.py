@@ -69,7 +69,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class DropoutRng:
     """The dropout of one packed row.
 
     `examples` holds each span's place within its optimizer step, which stays the same when the step is packed anew.
@@ -134,7 +134,7 @@ def _seeds(seed: int, step: int, example: int, block: int) -> np.ndarray:
     return words.reshape(_LAYERS_AT_ONCE, 3)
 
 
-def seeds_of_layers(draws: Draws, layers: int) -> Tensor:
+def seeds_of_layers(draws: DropoutRng, layers: int) -> Tensor:
     """A seed for each of the first `layers` layers and each example, int64 ``(layers, examples)``, on the CPU."""
     blocks = range(-(-layers // _LAYERS_AT_ONCE))
     columns = [[_seeds(draws.seed, draws.step, example, block)[:, 0] for block in blocks] for example in draws.examples]
@@ -148,7 +148,7 @@ def seeds_of_tokens(seeds: Tensor, span_of_token: Tensor, positions: Tensor) -> 
 
 
 @lru_cache(maxsize=2)
-def _seeds_of_row(draws: Draws, layers: int, device: torch.device) -> Tensor:
+def _seeds_of_row(draws: DropoutRng, layers: int, device: torch.device) -> Tensor:
     lengths = torch.tensor([end - start for start, end in draws.spans])
     span_of_token = torch.arange(len(lengths)).repeat_interleave(lengths)
     positions = torch.cat([torch.arange(length) for length in lengths.tolist()])

@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from lora_tui.engine.training.fast import fused
-from lora_tui.engine.training.fast.linear import Linear, LowRanks, add_products
+from lora_tui.engine.training.fast.linear import Linear, LoraActivations, add_products
 
 HIGHEST_RANK = 64
 """Rank up to which a kernel holds the low-rank matrices of a block."""
@@ -39,9 +39,9 @@ class _FeedForward(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, layers: tuple[Linear, Linear], *_: Tensor) -> Tensor:
         gate_and_up, down = layers
         both = functional.linear(x, gate_and_up.weight)
-        first = LowRanks.of(x, [gate_and_up])
+        first = LoraActivations.of(x, [gate_and_up])
         inner = fused.low_rank_kernels().gated_forward(*both.chunk(2, dim=1), first.low, first.out[0])
-        last = LowRanks.of(inner, [down])
+        last = LoraActivations.of(inner, [down])
         (y,) = last.outputs(inner)
         ctx.outlines = first.without_marks(), last.without_marks()  # type: ignore[attr-defined]  # torch types it bare
         weights = [layer.weight for layer in layers]

@@ -35,7 +35,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, slots=True)
-class Joint:
+class FusedProjection:
     """Layers as one: `linear` describes them without their dropout; `adapted` are those of them that have LoRA.
 
     It holds the weights as they are now: nobody may give a layer another tensor afterwards.
@@ -45,7 +45,7 @@ class Joint:
     adapted: Sequence[Adapted]
 
     @classmethod
-    def of(cls, layers: Sequence[Adapted | nn.Linear], highest_rank_that_drops: int) -> "Joint | None":
+    def of(cls, layers: Sequence[Adapted | nn.Linear], highest_rank_that_drops: int) -> "FusedProjection | None":
         """Join `layers`, in this order; None where they are too unlike, or of too high a rank to drop inside products.
 
         Their weights are moved, not copied: each layer keeps its own, as a part of one tensor.

@@ -25,7 +25,7 @@ from lora_tui.engine.training.fast import blocks, fused
 from lora_tui.engine.training.fast.attention import packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Dropped
 from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
-from lora_tui.engine.training.fast.fused_projections import Adapted, Joint
+from lora_tui.engine.training.fast.fused_projections import Adapted, FusedProjection
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
 
@@ -243,7 +243,9 @@ class FastLayers:
         """
         if not self.by_kernels or self._linears(*modules) is None:
             return None
-        joint = Joint.of([self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0)
+        joint = FusedProjection.of(
+            [self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0
+        )
         if joint is None:
             return None
         if joint.adapted:
@@ -280,7 +282,7 @@ class FastLayers:
         return blocks.attention(module, blocks.together(module, joined))
 
     def for_row(self, draws: Any) -> None:
-        """Draw the dropout of the next row from `draws`, a `Draws` or what draws like one; None drops nothing.
+        """Draw the dropout of the next row from `draws`, a `DropoutRng` or what draws like one; None drops nothing.
 
         On the CPU this holds for the calling thread.
         """

@@ -77,7 +77,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class LowRanks:
+class LoraActivations:
     """The low-rank parts of layers that share their input, for both passes.
 
     `low` ``(T, r of all)`` is ``s · drop(x) Aᵀ``, of which each layer has its slice, as of `into` ``(r of all, in)``;
@@ -91,7 +91,7 @@ class LowRanks:
     low: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, layers: Sequence[Linear]) -> "LowRanks":
+    def of(cls, x: Tensor, layers: Sequence[Linear]) -> "LoraActivations":
         """Compute the low ranks of an input ``(T, in)``."""
         pairs = [layer.low_rank() for layer in layers]
         ends = [0]
@@ -192,7 +192,7 @@ class Outline:
     marked: Sequence[bool]
     drawn_at: Sequence[float | None]
 
-    def filled(self, tensors: Iterator[Tensor]) -> LowRanks:
+    def filled(self, tensors: Iterator[Tensor]) -> LoraActivations:
         """The parts again, from as many `tensors` as were kept."""
         into, low = next(tensors), next(tensors)
         out = [next(tensors) for _ in self.layers]
@@ -200,7 +200,7 @@ class Outline:
             replace(layer, dropped=Dropped(next(tensors), rate)) if marked else layer
             for layer, marked, rate in zip(self.layers, self.marked, self.drawn_at, strict=True)
         ]
-        return LowRanks(layers, self.slices, into, out, low)
+        return LoraActivations(layers, self.slices, into, out, low)
 
 
 def _of_members(layer: Linear, of_a: Tensor, of_b: Tensor) -> list[Tensor]:
@@ -239,7 +239,7 @@ class _Linears(torch.autograd.Function):
         if not adapted:
             ctx.save_for_backward(*kept)
             return tuple(functional.linear(x, layer.weight, layer.bias) for layer in layers)
-        ranks = LowRanks.of(x, [layers[place] for place in adapted])
+        ranks = LoraActivations.of(x, [layers[place] for place in adapted])
         of_adapted = iter(ranks.outputs(x))
         ys = tuple(
             functional.linear(x, layer.weight, layer.bias) if layer.lora_a is None else next(of_adapted)
@@ -259,7 +259,7 @@ class _Linears(torch.autograd.Function):
         trained: list[Tensor] = []
         if adapted:
             x, outline = next(saved), ctx.outline  # type: ignore[attr-defined]
-            ranks: LowRanks = outline.filled(saved)
+            ranks: LoraActivations = outline.filled(saved)
             of_low, trained = ranks.backward(x, [grads[place] for place in adapted])
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
             through_ranks = ranks.input_gradient(of_low).to(x.dtype) if adapted else None
