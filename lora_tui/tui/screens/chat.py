@@ -63,7 +63,7 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
-        Binding("ctrl+t", "whom", "CheckpointPicker", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+t", "whom", "Whom", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
         Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
                 tooltip="Beams, temperature, length of replies"),
         Binding("ctrl+y", "copy", "Copy", show=False, id="chat.copy", priority=True, tooltip="Copy the last reply"),
