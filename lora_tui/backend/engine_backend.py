@@ -1,4 +1,4 @@
-"""The engine as the full-screen app sees it: `lora_tui.protocol.backend.Jobs`, joined to the real one.
+"""The engine as the full-screen app sees it: `lora_tui.protocol.backend.Backend`, joined to the real one.
 
 The engine is started, and its modules are imported, by the first call that needs them: the app is on the screen long
 before. Calls come from the app's loop and are carried out on the engine's.

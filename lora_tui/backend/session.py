@@ -18,7 +18,7 @@ from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.errors import ConfigError
 from lora_tui.logs import keep_secret, set_up_logging
-from lora_tui.tui.state import AppOptions, View
+from lora_tui.tui.state import AppOptions, AppState
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded
@@ -135,7 +135,7 @@ class _Session:
         from lora_tui.tui.driver import SteadyDriver
 
         SteadyDriver.terminal = terminal
-        view = View(self._load)
+        view = AppState(self._load)
         app = LoraApp(store_path, jobs, view, options, attach=self._told["attach"], log_file=self._report.log_file)
 
         async def show() -> None:

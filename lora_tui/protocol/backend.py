@@ -1,7 +1,7 @@
 """What the app asks of the engine, and the plain data that comes back.
 
-The app never imports the engine: the command line hands in an object that fits `Jobs`, and the tests another. Methods
-are awaited on the app's loop and never block it; what a user can mend is raised as `LoraTuiError`.
+The app never imports the engine: the command line hands in an object that fits `Backend`, and the tests another.
+Methods are awaited on the app's loop and never block it; what a user can mend is raised as `LoraTuiError`.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -130,7 +130,7 @@ class Forecast:
     blocker: Blocker | None = None
 
 
-class Jobs(Protocol):
+class Backend(Protocol):
     """The engine of this process as the app sees it. It is started by the first call that needs it."""
 
     async def start(

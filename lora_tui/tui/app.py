@@ -1,7 +1,7 @@
 """The application: modes, global keys, what all screens use, and how it ends.
 
 What a screen shows it asks for itself, when it is looked at and something has changed (`watch`). Jobs belong to the
-engine behind `Jobs`; the app ends by saying in `ending` what should become of them, and the command line sees to it.
+engine behind `Backend`; the app ends by saying in `ending` what should become of them, and the command line sees to it.
 """
 
 import gc
@@ -20,16 +20,16 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Jobs, Speaker
+from lora_tui.protocol.backend import Backend, Speaker
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.driver import SteadyDriver
-from lora_tui.tui.poller import GENERATING, TRAINING, Watch
+from lora_tui.tui.poller import GENERATING, TRAINING, StorePoller
 from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
-from lora_tui.tui.state import AppOptions, View
-from lora_tui.tui.store_reader import Look
+from lora_tui.tui.state import AppOptions, AppState
+from lora_tui.tui.store_reader import StoreReader
 from lora_tui.tui.text import DIM, Content, Inert, line, styled
 from lora_tui.tui.theme import OURS, state
 from lora_tui.tui.widgets.top_bar import PLACES, TopBar
@@ -100,8 +100,8 @@ class LoraApp(App[None]):
     def __init__(
         self,
         store_path: Path,
-        jobs: Jobs,
-        view: View,
+        jobs: Backend,
+        view: AppState,
         options: AppOptions | None = None,
         *,
         attach: int | None = None,
@@ -112,13 +112,13 @@ class LoraApp(App[None]):
         self.jobs = jobs
         self.deeds = AppActions(self)
         self.view = view
-        self.look = Look(store_path)
+        self.look = StoreReader(store_path)
         self.log_file = log_file
         self.ending: Ending = "leave"
         self.last_problem: Problem | None = None
         self.wanted_lesson: str | None = None
         self.host = socket.gethostname()
-        self.watching = Watch(self, attach)
+        self.watching = StorePoller(self, attach)
         for theme in OURS:
             self.register_theme(theme)
         self.options = options or AppOptions()

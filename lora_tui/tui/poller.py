@@ -29,7 +29,7 @@ TRAINING = ("train", "quickstart")
 _RUNS_SECONDS = 1.0
 
 
-class Watch:
+class StorePoller:
     """Looks into the store a few times a second, for one app; with `attach`, that run is brought into view first."""
 
     def __init__(self, app: "LoraApp", attach: int | None = None) -> None:

@@ -27,7 +27,7 @@ class AppOptions:
     keys: dict[str, str] = field(default_factory=dict)
 
 
-class View:
+class AppState:
     """Which runs are in view, and the settings as they are and as the file has them."""
 
     def __init__(self, load: "Callable[[], Loaded]") -> None:

@@ -15,7 +15,7 @@ from lora_tui.store.queries import data_version
 _LIVENESS_SECONDS = 2.0
 
 
-class Look:
+class StoreReader:
     """A reader of the store at `path`."""
 
     def __init__(self, path: Path) -> None:

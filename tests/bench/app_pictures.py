@@ -23,7 +23,7 @@ from textual.widgets import Input, TextArea
 from lora_tui.backend.engine_backend import EngineBackend
 from lora_tui.config import Loaded, Settings, with_values
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.state import View
+from lora_tui.tui.state import AppState
 from tests.tui.workplace import screen_text
 
 SHORT, TALL = (120, 32), (120, 40)
@@ -100,7 +100,7 @@ async def quickstart(target: Path, store: Path) -> None:
     """Go the whole way, taking pictures."""
     settings = with_values(Settings(), SETTINGS)
     jobs = EngineBackend(store, lambda: Loaded(settings, None))
-    app = LoraApp(store, jobs, View(lambda: Loaded(settings, None)))
+    app = LoraApp(store, jobs, AppState(lambda: Loaded(settings, None)))
     async with app.run_test(size=SHORT) as pilot:
         look = Photographer(app, pilot, store, target)
         # With settings of its own it does not greet anybody, so the first choice is asked for.

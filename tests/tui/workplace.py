@@ -28,7 +28,7 @@ from lora_tui.protocol.backend import (
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.state import AppOptions, View
+from lora_tui.tui.state import AppOptions, AppState
 
 PATIENCE = 10.0
 """Seconds that a test waits for something that should take a moment; machines are busy."""
@@ -183,7 +183,7 @@ class Workplace:
         self, size: tuple[int, int] = (120, 40), attach: int | None = None
     ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
         """The app, on screen and having looked once."""
-        view = View(lambda: Loaded(self.settings, self.config))
+        view = AppState(lambda: Loaded(self.settings, self.config))
         section = self.settings.app
         options = AppOptions(section.theme, section.refresh_per_second, section.animation != "none", section.keys)
         app = LoraApp(self.path, self.jobs, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))

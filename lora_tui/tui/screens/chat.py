@@ -19,7 +19,7 @@ from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import Conversation, Decoding, Side, Speaker
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import DIM, Content, line, styled
-from lora_tui.tui.widgets.chat_columns import BOTH, Talk
+from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
 from lora_tui.tui.widgets.panel import Line
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class ChatScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """The two columns, the prompt, and who is spoken to."""
-        yield Talk(id="talk")
+        yield ChatColumns(id="talk")
         with Vertical(id="prompt-box", classes="box"):
             yield Prompt(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         yield Line(id="chat-line")
@@ -110,8 +110,8 @@ class ChatScreen(ModeScreen):
         self._talk.hint(styled(*words))
 
     @property
-    def _talk(self) -> Talk:
-        return self.query_one(Talk)
+    def _talk(self) -> ChatColumns:
+        return self.query_one(ChatColumns)
 
     # Whom
 

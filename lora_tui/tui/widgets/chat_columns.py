@@ -19,7 +19,7 @@ _BETWEEN_FLUSHES = 0.06
 """Seconds for which pieces gather before they are drawn."""
 
 
-class Talk(Horizontal):
+class ChatColumns(Horizontal):
     """What was said. The second column is shown where `beside` says so; a base model alone speaks in the first."""
 
     DEFAULT_CSS = """
