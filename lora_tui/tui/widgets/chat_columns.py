@@ -23,7 +23,7 @@ class ChatColumns(Horizontal):
     """What was said. The second column is shown where `beside` says so; a base model alone speaks in the first."""
 
     DEFAULT_CSS = """
-    Talk {
+    ChatColumns {
         height: 1fr;
         VerticalScroll { width: 1fr; height: 100%; }
         .hint { padding: 1 2; }
