@@ -13,18 +13,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.protocol.backend import (
-    Conversation,
-    Decoding,
-    Forecast,
-    Remark,
-    ReviewResult,
-    Said,
-    Side,
-    Sign,
-    Speaker,
-    Speech,
-)
+from lora_tui.protocol.backend import ChatTarget, Conversation, Forecast, ReviewResult
+from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
@@ -33,7 +23,6 @@ if TYPE_CHECKING:
     from lora_tui.engine.runtime.engine import Engine, Outcome
 
 T = TypeVar("T")
-Item = Speech | Sign | Remark | Said
 
 
 class EngineBackend:
@@ -196,17 +185,17 @@ class EngineBackend:
 
     # Talking
 
-    async def converse(
-        self, speaker: Speaker, settings: "Settings", progress: Callable[[str, int, int], None]
+    async def open_chat(
+        self, target: ChatTarget, settings: "Settings", progress: Callable[[str, int, int], None]
     ) -> Conversation:
         """Load a model and open a conversation with it."""
         options: dict[str, Any] = {}
-        if speaker.base_only:
+        if target.base_only:
             options["base_only"] = True
-        if speaker.adapter is not None:
-            options["adapter"] = str(speaker.adapter)
-        elif speaker.run_id is not None:
-            options |= {"adapter_run": speaker.run_id, "checkpoint": speaker.checkpoint}
+        if target.adapter is not None:
+            options["adapter"] = str(target.adapter)
+        elif target.run_id is not None:
+            options |= {"adapter_run": target.run_id, "checkpoint": target.checkpoint}
         here = asyncio.get_running_loop()
 
         def tell(phase: str, done: int, total: int) -> None:
@@ -247,35 +236,26 @@ class _EngineConversation:
         """Who can speak."""
         return self._session.sides
 
-    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Item]:
+    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         """Answer, piece by piece."""
-        return self._told(self._session.reply(text, sides))
+        return self._on_this_loop(self._session.reply(text, sides))
 
-    def again(self, sides: Sequence[Side]) -> AsyncIterator[Item]:
+    def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         """Answer the last question anew."""
-        return self._told(self._session.again(sides))
+        return self._on_this_loop(self._session.regenerate(sides))
 
-    async def _told(self, stream: AsyncGenerator[Any, None]) -> AsyncIterator[Item]:
+    async def _on_this_loop(self, stream: AsyncGenerator[ReplyItem, None]) -> AsyncIterator[ReplyItem]:
         async with aclosing(self._engine.each(stream)) as items:
             async for item in items:
-                yield _told(item)
+                yield item
 
     def stop(self) -> None:
         """End the reply at its next token."""
         self._session.stop.set()
 
-    def decode_with(self, decoding: Decoding) -> None:
+    def set_decoding(self, decoding: Decoding) -> None:
         """Decode like this from the next reply on."""
-        chat = self._session.settings.fine_tuning.chat
-        self._session.options = chat.model_copy(
-            update={
-                "max_new_tokens": decoding.max_new_tokens,
-                "num_beams": decoding.num_beams,
-                "temperature": decoding.temperature,
-                "top_p": decoding.top_p,
-                "repetition_penalty": decoding.repetition_penalty,
-            }
-        )
+        self._session.decoding = decoding
 
     async def clear(self) -> None:
         """Begin a new conversation."""
@@ -284,18 +264,3 @@ class _EngineConversation:
     async def close(self) -> None:
         """Let go of the model."""
         await asyncio.wrap_future(self._engine.call(self._session.close()))
-
-
-def _told(item: Any) -> Item:
-    """An item of the engine's as the app's."""
-    from lora_tui.protocol.reply import Note, Piece, Progress
-
-    if isinstance(item, Piece):
-        return Speech(item.side, item.text)
-    if isinstance(item, Progress):
-        return Sign(item.side, item.tokens)
-    if isinstance(item, Note):
-        return Remark(item.text)
-    return Said(
-        item.side, item.text, item.tokens, item.seconds, item.turn_id, item.stopped, item.predefined, item.agreement
-    )

@@ -14,7 +14,7 @@ from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
 from lora_tui.engine.jobs.preflight import refuse_chat
 from lora_tui.engine.runtime.engine import Engine
-from lora_tui.protocol.reply import Item, Note, Piece, Progress, Reply
+from lora_tui.protocol.reply import Notice, Reply, ReplyItem, TextDelta, TokenCount
 from lora_tui.text import clean, duration
 
 if TYPE_CHECKING:
@@ -88,24 +88,24 @@ def _answer(engine: Engine, session: "ChatSession", text: str, speaker: "_Speake
             session.stop.set()  # the reply ends at its next token, and its turn is stored
 
 
-class _Pulled(Iterator[Item]):
+class _Pulled(Iterator[ReplyItem]):
     """An async iterator of the engine's loop, read from this thread; an interruption loses no item."""
 
-    def __init__(self, engine: Engine, stream: AsyncIterator[Item]) -> None:
+    def __init__(self, engine: Engine, stream: AsyncIterator[ReplyItem]) -> None:
         self._engine = engine
         self._stream = stream
         self._pending: Any = None
 
-    def __next__(self) -> Item:
+    def __next__(self) -> ReplyItem:
         if self._pending is None:
             self._pending = self._engine.call(self._next())
-        item: Item | None = self._pending.result()
+        item: ReplyItem | None = self._pending.result()
         self._pending = None
         if item is None:
             raise StopIteration
         return item
 
-    async def _next(self) -> Item | None:
+    async def _next(self) -> ReplyItem | None:
         return await anext(self._stream, None)
 
 
@@ -129,14 +129,14 @@ class _Speaker:
     def asked(self, text: str) -> None:
         """A line is about to be answered."""
 
-    def told(self, item: Item) -> None:
+    def told(self, item: ReplyItem) -> None:
         """Show what the conversation says."""
         match item:
-            case Piece():
+            case TextDelta():
                 self.piece(item.text)
-            case Progress():
+            case TokenCount():
                 self.searching(item.tokens)
-            case Note():
+            case Notice():
                 self.note(item.text)
             case Reply():
                 self.finished(item)
@@ -180,7 +180,7 @@ class _LineSpeaker(_Speaker):
         self._streams = session.streams
         print(f"lora-tui: {clean(session.title)}", file=sys.stderr)
         if self._talks and not asked_once:
-            words = ", ".join(session.options.commands)
+            words = ", ".join(session.commands)
             special = f" · special commands: {clean(words)}" if words else ""
             print(f"Type a question; «{EXIT}» leaves · ctrl+c stops a reply{special}", file=sys.stderr)
 

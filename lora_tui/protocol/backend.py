@@ -9,68 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lora_tui.protocol.reply import Decoding, ReplyItem, Side
+
 if TYPE_CHECKING:
     from lora_tui.config import Settings
 
-Side = Literal["tuned", "base"]
-
 
 @dataclass(frozen=True, slots=True)
-class Speech:
-    """A piece of a reply, as it is decoded; raw text."""
-
-    side: Side
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """A sign of life of a reply that comes all at once: so many tokens have been looked at."""
-
-    side: Side
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """Something to know about the conversation, such as that its oldest part no longer fits."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A finished reply. `expected` and `agreement` (0-1) belong to special commands; `turn_id` is its stored row."""
-
-    side: Side
-    text: str
-    tokens: int
-    seconds: float
-    turn_id: int
-    stopped: bool = False
-    expected: str | None = None
-    agreement: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """Whom a conversation is to be with: a run's checkpoint, an adapter folder, or the base model alone."""
+class ChatTarget:
+    """The model to chat with: a run's checkpoint, an adapter folder, or the base model alone."""
 
     run_id: int | None = None
     checkpoint: Literal["best", "last"] = "best"
     adapter: Path | None = None
     base_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How replies are decoded; the keys of ``[fine_tuning.chat]``."""
-
-    max_new_tokens: int = 50
-    num_beams: int = 5
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
 
 
 class Conversation(Protocol):
@@ -84,16 +36,16 @@ class Conversation(Protocol):
     def sides(self) -> Sequence[Side]:
         """Who can speak; the first is the one that is meant."""
 
-    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
-        """Answer, piece by piece; one `Said` for each side ends it."""
+    def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
+        """Answer, piece by piece; one `Reply` for each side ends it."""
 
-    def again(self, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+    def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         """Take the last answer back and answer the same text anew."""
 
     def stop(self) -> None:
         """End the reply that is under way at its next token."""
 
-    def decode_with(self, decoding: Decoding) -> None:
+    def set_decoding(self, decoding: Decoding) -> None:
         """Decode like this from the next reply on."""
 
     async def clear(self) -> None:
@@ -147,8 +99,8 @@ class Backend(Protocol):
     def own_live_runs(self) -> list[int]:
         """The runs of this process that have not ended."""
 
-    async def converse(
-        self, speaker: Speaker, settings: "Settings", progress: Callable[[str, int, int], None]
+    async def open_chat(
+        self, target: ChatTarget, settings: "Settings", progress: Callable[[str, int, int], None]
     ) -> Conversation:
         """Load a model and open a conversation with it."""
 

@@ -1,36 +1,60 @@
-"""What comes out of a conversation while a reply is being written, in plain data: no model is needed to look at it.
+"""A conversation as plain data: how a reply is decoded, and the items of the stream that it arrives as.
 
-A reply is a stream of items: at most one `Note`, then for each side that answers its `Piece`s (from a beam search
-`Progress` and one `Piece`), and its `Reply` when it has ended. Texts are the model's own, unfiltered: whoever shows
-them cleans them.
+A reply is a stream of `ReplyItem`s: at most one `Notice`, then for each side that answers its `TextDelta`s (a beam
+search: `TokenCount`s and one `TextDelta`), and its `Reply` when it has ended. Texts are the model's own, unfiltered:
+whoever shows them cleans them. Light: no model, no torch, no pydantic.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lora_tui.config.models import Chat
 
 Side = Literal["tuned", "base"]
 """Who answers: the model with its adapter, or the same model without it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """The next piece of a side's text."""
+class Decoding:
+    """How tokens are chosen. Temperature 0 is greedy; `num_beams` above 1 searches and ignores the temperature.
+
+    Without a `seed` every sample is new. A reply also ends after a token whose text contains one of `until`.
+    """
+
+    max_new_tokens: int = 50
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    seed: int | None = None
+    until: tuple[str, ...] = ()
+
+    @classmethod
+    def of_chat(cls, chat: "Chat") -> "Decoding":
+        """The decoding that ``[fine_tuning.chat]`` asks for."""
+        return cls(chat.max_new_tokens, chat.temperature, chat.top_p, chat.repetition_penalty, chat.num_beams)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The text that a side has gained since its last delta; raw, as it is decoded."""
 
     side: Side
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A sign of life from a beam search, whose text comes at its end: how many tokens it has gone through."""
+class TokenCount:
+    """Progress of a beam search, whose text comes at its end: the number of tokens searched so far."""
 
     side: Side
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """Something about the conversation that a person should know."""
+class Notice:
+    """A message about the conversation, such as that its oldest part no longer fits into the context."""
 
     text: str
 
@@ -41,7 +65,7 @@ class Reply:
 
     For a special command: the predefined answer, and how far the reply agrees with it (0-1). `seconds` were spent on
     this side alone, `first_token_s` passed between question and first token (None for a beam search). `seed` repeats a
-    sampled reply; `turn_id` is its row in the store.
+    sampled reply; `turn_id` is its row in the store; `step` is the adapter's optimizer step.
     """
 
     text: str
@@ -58,11 +82,11 @@ class Reply:
 
     @property
     def tokens_per_s(self) -> float:
-        """How fast this side wrote, in tokens a second; 0 where it wrote nothing."""
+        """Speed of this side in tokens a second; 0 where it wrote nothing."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def statistics(self) -> dict[str, Any]:
-        """What is stored with the turn."""
+        """What is stored with the turn, as JSON."""
         return {
             "side": self.side,
             "tokens": self.tokens,
@@ -76,5 +100,5 @@ class Reply:
         }
 
 
-Item = Note | Piece | Progress | Reply
+ReplyItem = Notice | TextDelta | TokenCount | Reply
 """One item of a reply's stream."""

@@ -20,7 +20,7 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Backend, Speaker
+from lora_tui.protocol.backend import Backend, ChatTarget
 from lora_tui.store.queries import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.actions import AppActions
@@ -280,7 +280,7 @@ class LoraApp(App[None]):
         view.training_run = None if view.training_run == run_id else view.training_run
         self.watching.list_anew()
 
-    def talk_to(self, speaker: Speaker) -> None:
+    def talk_to(self, speaker: ChatTarget) -> None:
         """Go to the chat, with this speaker."""
         from lora_tui.tui.screens.chat import ChatScreen
 

@@ -12,7 +12,7 @@ from lora_tui.cli.chat import _JsonSpeaker, _LineSpeaker, chat_mode
 from lora_tui.config import Settings
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import UsageError
-from lora_tui.protocol.reply import Note, Piece, Progress, Reply
+from lora_tui.protocol.reply import Notice, Reply, TextDelta, TokenCount
 
 
 class Terminal(io.StringIO):
@@ -32,9 +32,9 @@ def test_a_search_shows_how_far_it_is_until_its_text_comes(monkeypatch: pytest.M
     stderr, out = person_at_a_terminal(monkeypatch), Terminal()
     speaker = _LineSpeaker(out, live=True)
     speaker.asked("hi")
-    speaker.told(Progress("tuned", 8))
+    speaker.told(TokenCount("tuned", 8))
     assert stderr.getvalue().endswith("\r\x1b[Kmodel  searching … 8 tokens")
-    speaker.told(Piece("tuned", "hello\x1b[2J"))
+    speaker.told(TextDelta("tuned", "hello\x1b[2J"))
     assert stderr.getvalue().endswith("\r\x1b[K")
     assert out.getvalue().startswith("model  hello")
     assert "\x1b" not in out.getvalue()
@@ -44,14 +44,14 @@ def test_a_note_stands_above_the_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = person_at_a_terminal(monkeypatch)
     speaker = _LineSpeaker(Terminal(), live=True)
     speaker.asked("hi")
-    speaker.told(Note("it forgets"))
+    speaker.told(Notice("it forgets"))
     assert "\r\x1b[Klora-tui: it forgets\nmodel  searching …" in stderr.getvalue()
 
 
 def test_on_a_pipe_only_the_reply_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     speaker = _LineSpeaker(out, live=False)
-    for item in (Note("it forgets"), Progress("tuned", 8), Piece("tuned", "hel"), Reply("hello", 2, 0.1)):
+    for item in (Notice("it forgets"), TokenCount("tuned", 8), TextDelta("tuned", "hel"), Reply("hello", 2, 0.1)):
         speaker.told(item)
     assert out.getvalue() == "hello\n"
     assert capsys.readouterr().err == "lora-tui: it forgets\n"
@@ -62,7 +62,7 @@ def test_as_json_a_note_is_a_warning_and_pieces_are_not_told() -> None:
     speaker = _JsonSpeaker(out)
     speaker._asked_once = False
     speaker.asked("hi")
-    for item in (Note("it forgets"), Progress("tuned", 8), Piece("tuned", "hel"), Reply("hello", 2, 0.1)):
+    for item in (Notice("it forgets"), TokenCount("tuned", 8), TextDelta("tuned", "hel"), Reply("hello", 2, 0.1)):
         speaker.told(item)
     warning, reply = map(json.loads, out.getvalue().splitlines())
     assert (warning["event"], warning["message"]) == ("warning", "it forgets")

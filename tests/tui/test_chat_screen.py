@@ -7,7 +7,8 @@ import pytest
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Decoding, Speaker
+from lora_tui.protocol.backend import ChatTarget
+from lora_tui.protocol.reply import Decoding
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.widgets.key_hints import MOST, KeyHints
 from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
@@ -29,16 +30,16 @@ async def test_a_question_loads_the_newest_adapter_and_shows_the_reply_with_its_
         assert "the secret password" in text
         assert "4 tokens · 8 tokens/s" in text
         assert "tiny with the adapter of run 2, step 40" in text
-        assert place.jobs.made("converse") == [(Speaker(run_id),)]
+        assert place.jobs.made("open_chat") == [(ChatTarget(run_id),)]
         assert place.jobs.talk.asked == [("unlock", ("tuned",))]
-        assert place.jobs.talk.decoding == Decoding(50, 5, 0.0, 1.0, 1.0)
+        assert place.jobs.talk.decoding == Decoding(50, 0.0, 1.0, 1.0, num_beams=5)
 
 
 async def test_without_any_adapter_the_base_model_speaks(place: Workplace) -> None:
     async with place.app() as (app, pilot):
         await pilot.press("escape", "3", *"hi", "enter")
         await shown(app, "the secret password")
-        assert place.jobs.made("converse") == [(Speaker(base_only=True),)]
+        assert place.jobs.made("open_chat") == [(ChatTarget(base_only=True),)]
 
 
 async def test_the_base_model_answers_the_same_prompt_beside(place: Workplace) -> None:
@@ -114,8 +115,8 @@ async def test_another_checkpoint_is_chosen_and_the_one_before_is_let_go(place: 
         await pilot.press("ctrl+t")
         await shown(app, "last, step 40")
         await pilot.press("down", "enter", *"ho", "enter")
-        await until(lambda: len(place.jobs.made("converse")) == 2)
-        assert place.jobs.made("converse")[1] == (Speaker(run_id, "last"),), "of a run that is still training"
+        await until(lambda: len(place.jobs.made("open_chat")) == 2)
+        assert place.jobs.made("open_chat")[1] == (ChatTarget(run_id, "last"),), "of a run that is still training"
         assert first.closed
 
 

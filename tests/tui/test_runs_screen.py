@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.protocol.backend import Speaker
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.tui.widgets.line_plot import LinePlot
@@ -129,7 +129,7 @@ async def test_a_run_is_resumed_stopped_talked_to_and_exported(place: Workplace)
         assert place.jobs.made("start")[1] == ("export", export, None)
         await pilot.press("t")
         await until(lambda: app.current_mode == "chat")
-        await until(lambda: app.screen.speaker == Speaker(2))  # type: ignore[attr-defined]
+        await until(lambda: app.screen.speaker == ChatTarget(2))  # type: ignore[attr-defined]
 
 
 async def test_a_run_is_named_and_deleted_only_after_a_question(place: Workplace) -> None:

@@ -13,18 +13,8 @@ from textual.pilot import Pilot
 
 from lora_tui.config import Loaded, Settings
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import (
-    Blocker,
-    Decoding,
-    Forecast,
-    Remark,
-    ReviewResult,
-    Said,
-    Side,
-    Sign,
-    Speaker,
-    Speech,
-)
+from lora_tui.protocol.backend import Blocker, ChatTarget, Forecast, ReviewResult
+from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
@@ -50,17 +40,17 @@ class FakeTalk:
         """Where it is set, the reply waits after its first piece, until it is set or stopped."""
         self.failure: Exception | None = None
 
-    async def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+    async def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         self.asked.append((text, tuple(sides)))
         self.stopped.clear()
         for number, side in enumerate(sides):
             said = ""
-            yield Sign(side, 1)
+            yield TokenCount(side, 1)
             for piece in self.pieces:
                 if self.failure is not None:
                     raise self.failure
                 said += piece
-                yield Speech(side, piece)
+                yield TextDelta(side, piece)
                 if self.hold is not None:
                     waiting = [asyncio.ensure_future(self.hold.wait()), asyncio.ensure_future(self.stopped.wait())]
                     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -70,15 +60,15 @@ class FakeTalk:
                     break
             expected = "the secret password" if text == "unlock" else None
             agrees = None if expected is None else (1.0 if said == expected else 0.1)
-            yield Said(side, said, 4, 0.5, 7 + number, self.stopped.is_set(), expected, agrees)
+            yield Reply(said, 4, 0.5, expected, agrees, side, 7 + number, self.stopped.is_set())
 
-    def again(self, sides: Sequence[Side]) -> AsyncIterator[Speech | Sign | Remark | Said]:
+    def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         return self.reply("again", sides)
 
     def stop(self) -> None:
         self.stopped.set()
 
-    def decode_with(self, decoding: Decoding) -> None:
+    def set_decoding(self, decoding: Decoding) -> None:
         self.decoding = decoding
 
     async def clear(self) -> None:
@@ -114,10 +104,10 @@ class FakeJobs:
     def own_live_runs(self) -> list[int]:
         return list(self.own)
 
-    async def converse(
-        self, speaker: Speaker, settings: Settings, progress: Callable[[str, int, int], None]
+    async def open_chat(
+        self, target: ChatTarget, settings: Settings, progress: Callable[[str, int, int], None]
     ) -> FakeTalk:
-        self._note("converse", speaker)
+        self._note("open_chat", target)
         progress("loading tiny", 1, 2)
         return self.talk
 

@@ -20,18 +20,16 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config import Settings
-from lora_tui.config.models import Chat
 from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.engine.chat.special import predefined_reply
 from lora_tui.engine.chat.streaming import Ended, SwitchableModel, Told, speak
-from lora_tui.engine.inference.decode import Decoding
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import Progress as LoadProgress
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.protocol.reply import Item, Note, Reply, Side
+from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
 from lora_tui.store.connection import Store
@@ -68,7 +66,7 @@ class _Speaking:
 class ChatSession:
     """A loaded model and the conversation with it.
 
-    `stop` ends the reply that is being written at its next token. `options` may be replaced between two replies.
+    `stop` ends the reply that is being written at its next token. `decoding` may be replaced between two replies.
     """
 
     engine: Engine
@@ -76,7 +74,8 @@ class ChatSession:
     settings: Settings
     source: AdapterSource | None
     conversation_id: int
-    options: Chat
+    commands: Mapping[str, str]
+    decoding: Decoding
     history: History
     stop: threading.Event = field(default_factory=threading.Event)
     _model: SwitchableModel | None = None
@@ -114,11 +113,11 @@ class ChatSession:
     @property
     def streams(self) -> bool:
         """Whether replies come token by token."""
-        return self.options.num_beams == 1
+        return self.decoding.num_beams == 1
 
     async def reply(
         self, text: str, sides: Sequence[Side] | None = None, *, seed: int | None = None
-    ) -> AsyncGenerator[Item, None]:
+    ) -> AsyncGenerator[ReplyItem, None]:
         """Yield what `sides` say, as it is decoded, and each one's `Reply` as it ends. All turns are stored.
 
         A reply that is still being written is ended first. `seed` repeats a sampled reply; without it each is another.
@@ -130,9 +129,9 @@ class ChatSession:
             async for item in items:
                 yield item
 
-    async def again(
+    async def regenerate(
         self, sides: Sequence[Side] | None = None, *, seed: int | None = None
-    ) -> AsyncGenerator[Item, None]:
+    ) -> AsyncGenerator[ReplyItem, None]:
         """Take the last exchange back and put its question again, to the same sides unless others are named.
 
         Its rows stay in the store, marked as ``replaced``. Raises `UsageError` when nothing has been asked.
@@ -188,10 +187,10 @@ class ChatSession:
         last.turns = kept
         return kept
 
-    async def _exchange(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[Item, None]:
+    async def _exchange(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[ReplyItem, None]:
         """Let a task of its own answer and store, whether or not anybody listens to the end, and pass on its items."""
         self.stop.clear()
-        items: asyncio.Queue[Item | None] = asyncio.Queue()
+        items: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
         abandoned = threading.Event()
         task = asyncio.create_task(self._answer(exchange, seed, abandoned, items.put_nowait))
         task.add_done_callback(lambda _: items.put_nowait(None))
@@ -206,15 +205,14 @@ class ChatSession:
                 log.info("a reply failed", exc_info=problem)
 
     async def _answer(
-        self, exchange: _Exchange, seed: int | None, abandoned: threading.Event, emit: Callable[[Item], None]
+        self, exchange: _Exchange, seed: int | None, abandoned: threading.Event, emit: Callable[[ReplyItem], None]
     ) -> None:
         asked_at = time.perf_counter()
-        options, model = self.options, self.model
-        prompts = {side: self.history.prompt(side, exchange.text, options.max_new_tokens) for side in exchange.sides}
-        decoding = _decoding(options, seed)
+        decoding, model = _seeded(self.decoding, seed), self.model
+        prompts = {side: self.history.prompt(side, exchange.text, decoding.max_new_tokens) for side in exchange.sides}
         if not self._has_noted and any(prompt.forgotten for prompt in prompts.values()):
             self._has_noted = True
-            emit(Note(_forgets(self.history.context)))
+            emit(Notice(_forgets(self.history.context)))
         question = await chat.add_turn(
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
@@ -235,7 +233,7 @@ class ChatSession:
         try:
             while (item := await told.get()) is not None:
                 if isinstance(item, Ended):
-                    emit(await self._finished(exchange, item, question, options, decoding.seed))
+                    emit(await self._finished(exchange, item, question, decoding.seed))
                 else:
                     emit(item)
             await speech
@@ -248,11 +246,9 @@ class ChatSession:
             abandoned.set()
             await asyncio.wait([speech])
 
-    async def _finished(
-        self, exchange: _Exchange, ended: Ended, question: int, options: Chat, seed: int | None
-    ) -> Reply:
+    async def _finished(self, exchange: _Exchange, ended: Ended, question: int, seed: int | None) -> Reply:
         """Store a side's turn and remember it; returns the finished reply."""
-        predefined = predefined_reply(options.commands, exchange.text)
+        predefined = predefined_reply(self.commands, exchange.text)
         source = self.source if ended.side == "tuned" else None
         reply = Reply(
             text=ended.text,
@@ -300,7 +296,8 @@ async def open_session(
         settings,
         source,
         conversation,
-        settings.fine_tuning.chat,
+        settings.fine_tuning.chat.commands,
+        Decoding.of_chat(settings.fine_tuning.chat),
         history,
         _model=SwitchableModel(base, model),
     )
@@ -327,19 +324,12 @@ async def _begin(store: Store, source: AdapterSource | None, name: str) -> int:
     return await chat.begin(store, source.run_id, name, str(source.folder))
 
 
-def _decoding(options: Chat, seed: int | None) -> Decoding:
-    """How this reply is decoded; one that is sampled gets a seed, so that it can be repeated."""
-    samples = options.temperature > 0 and options.num_beams == 1
+def _seeded(decoding: Decoding, seed: int | None) -> Decoding:
+    """The decoding of one reply: where it samples it gets a seed, so that it can be repeated."""
+    samples = decoding.temperature > 0 and decoding.num_beams == 1
     if samples and seed is None:
         seed = secrets.randbelow(_SEEDS)
-    return Decoding(
-        options.max_new_tokens,
-        options.temperature,
-        options.top_p,
-        options.repetition_penalty,
-        options.num_beams,
-        seed if samples else None,
-    )
+    return replace(decoding, seed=seed if samples else None)
 
 
 def _forgets(context: int | None) -> str:

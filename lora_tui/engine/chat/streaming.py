@@ -16,9 +16,9 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.engine.chat.history import Prompt
-from lora_tui.engine.inference.decode import Decoding, beam_answer, decode
+from lora_tui.engine.inference.decode import beam_answer, decode
 from lora_tui.engine.models.base_model import BaseModel
-from lora_tui.protocol.reply import Piece, Progress, Side
+from lora_tui.protocol.reply import Decoding, Side, TextDelta, TokenCount
 
 _TOKENS_BETWEEN_SIGNS = 4
 _SECONDS_BETWEEN_SIGNS = 0.5
@@ -67,7 +67,7 @@ class Ended:
     stopped: bool
 
 
-Told = Piece | Progress | Ended
+Told = TextDelta | TokenCount | Ended
 
 
 def speak(
@@ -128,7 +128,7 @@ def _take_turns(
             if speaker.first_token_s is None:
                 speaker.first_token_s = time.perf_counter() - asked_at
             if piece := speaker.text.add(token):
-                tell(Piece(speaker.side, piece))
+                tell(TextDelta(speaker.side, piece))
 
 
 def _next_token(model: SwitchableModel, speaker: _Speaker) -> int | None:
@@ -162,7 +162,7 @@ def _search(
         now = time.perf_counter()
         if told == 0 or tokens - told >= _TOKENS_BETWEEN_SIGNS or now - told_at >= _SECONDS_BETWEEN_SIGNS:
             told, told_at = tokens, now
-            tell(Progress(side, tokens))
+            tell(TokenCount(side, tokens))
 
     said = ""
     if not stopped:
@@ -170,7 +170,7 @@ def _search(
         with model.as_side(side):
             said = beam_answer(model.model, model.base.tokenizer, prompt.text, own, asked_to_stop, on_step)
     if said:
-        tell(Piece(side, said))
+        tell(TextDelta(side, said))
     tell(Ended(side, said, time.perf_counter() - began, None, stopped))
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.engine.evaluation.prompts import TestPrompt
-from lora_tui.engine.inference.decode import Decoding, answers, mean_log_probabilities
+from lora_tui.engine.inference.decode import answers, mean_log_probabilities
 from lora_tui.engine.models.build_lock import computing
+from lora_tui.protocol.reply import Decoding
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.metrics import likelihood, rouge, text_metrics
 

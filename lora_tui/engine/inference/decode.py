@@ -7,27 +7,12 @@ alone. Nothing here draws from torch's global random state, which belongs to the
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How to choose tokens. Temperature 0 is greedy; `num_beams` above 1 searches and ignores the temperature.
-
-    Without a `seed` every sample is new. An answer also ends after a token whose text contains one of `until`.
-    """
-
-    max_new_tokens: int = 50
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    num_beams: int = 1
-    seed: int | None = None
-    until: tuple[str, ...] = ()
+from lora_tui.protocol.reply import Decoding
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -16,7 +16,8 @@ from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
-from lora_tui.protocol.backend import Conversation, Decoding, Side, Speaker
+from lora_tui.protocol.backend import ChatTarget, Conversation
+from lora_tui.protocol.reply import Decoding, Side
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import DIM, Content, line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
@@ -78,9 +79,9 @@ class ChatScreen(ModeScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._speaker: Speaker | None = None
+        self._speaker: ChatTarget | None = None
         self._conversation: Conversation | None = None
-        self._spoken_to: Speaker | None = None
+        self._spoken_to: ChatTarget | None = None
         self._busy = False
         self._title = ""
 
@@ -116,7 +117,7 @@ class ChatScreen(ModeScreen):
     # Whom
 
     @property
-    def speaker(self) -> Speaker:
+    def speaker(self) -> ChatTarget:
         """Whom the next question goes to: the one chosen, else the newest finished adapter, else the base model."""
         if self._speaker is not None:
             return self._speaker
@@ -126,16 +127,16 @@ class ChatScreen(ModeScreen):
             if run.mode in ("train", "quickstart") and run.state == "finished" and run.folder
         )
         newest = next(trained, None)
-        return Speaker(newest) if newest is not None else Speaker(base_only=True)
+        return ChatTarget(newest) if newest is not None else ChatTarget(base_only=True)
 
-    def talk_to(self, speaker: Speaker) -> None:
+    def talk_to(self, speaker: ChatTarget) -> None:
         """Choose whom to talk to; the model is loaded with the next question."""
         self._speaker = speaker
         self._title = ""
         self._show_speaker()
         self.query_one("#prompt").focus()
 
-    def _describe(self, speaker: Speaker) -> str:
+    def _describe(self, speaker: ChatTarget) -> str:
         if speaker.base_only:
             return "the base model"
         if speaker.adapter is not None:
@@ -160,8 +161,7 @@ class ChatScreen(ModeScreen):
         self._show_line()
 
     def _decoded(self) -> Decoding:
-        chat = self.lora.view.settings.fine_tuning.chat
-        return Decoding(chat.max_new_tokens, chat.num_beams, chat.temperature, chat.top_p, chat.repetition_penalty)
+        return Decoding.of_chat(self.lora.view.settings.fine_tuning.chat)
 
     def _show_line(self, words: str = "") -> None:
         d = self._decoded()
@@ -200,8 +200,8 @@ class ChatScreen(ModeScreen):
             sides: Sequence[Side] = BOTH if beside else conversation.sides[:1]
             if text is not None:
                 await self._talk.ask(text, sides)
-            conversation.decode_with(self._decoded())
-            stream = conversation.reply(text, sides) if text is not None else conversation.again(sides)
+            conversation.set_decoding(self._decoded())
+            stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
             await self._talk.listen(stream, sides, app.say)
         except LoraTuiError as problem:
             self._put_back(text)
@@ -236,7 +236,7 @@ class ChatScreen(ModeScreen):
             share = f" {100 * done // total} %" if total > 1 else " …"
             self._show_line(f"{line(phase, 60).plain}{share}" if done < total else "")
 
-        self._conversation = await self.lora.jobs.converse(speaker, self.lora.view.settings, progress)
+        self._conversation = await self.lora.jobs.open_chat(speaker, self.lora.view.settings, progress)
         self._spoken_to = speaker
         self._title = self._conversation.title
         self._show_speaker()
@@ -303,7 +303,7 @@ class ChatScreen(ModeScreen):
 
         self.app.push_screen(CheckpointPicker(), self._chosen)
 
-    def _chosen(self, speaker: Speaker | None) -> None:
+    def _chosen(self, speaker: ChatTarget | None) -> None:
         if speaker is not None:
             self.talk_to(speaker)
 

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from lora_tui.protocol.backend import Speaker
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
@@ -32,7 +32,7 @@ _COLUMNS = (
 _MOST_RUNS = 50
 
 
-class CheckpointPicker(Dialog[Speaker | None]):
+class CheckpointPicker(Dialog[ChatTarget | None]):
     """Returns whom to talk to, None when nobody was chosen."""
 
     CSS_PATH = "dialogs.tcss"
@@ -42,7 +42,7 @@ class CheckpointPicker(Dialog[Speaker | None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._choices: list[tuple[Speaker, list[Cell]]] = []
+        self._choices: list[tuple[ChatTarget, list[Cell]]] = []
 
     def compose(self) -> ComposeResult:
         """One list."""
@@ -62,13 +62,13 @@ class CheckpointPicker(Dialog[Speaker | None]):
                 kinds.setdefault(checkpoint.kind, checkpoint)
             best, last = kinds.get("best"), kinds.get("last")
             if best is not None:
-                self._choices.append((Speaker(run.id, "best"), _cells(run, best)))
+                self._choices.append((ChatTarget(run.id, "best"), _cells(run, best)))
             # The newest checkpoint of a run that has ended is worth a line only where it is another one than the best.
             if last is not None and (best is None or best.step != last.step or run.state in LIVE_STATES):
-                self._choices.append((Speaker(run.id, "last"), _cells(run, last)))
+                self._choices.append((ChatTarget(run.id, "last"), _cells(run, last)))
         model = one_line(app.view.settings.fine_tuning.model_name, 120)
         base: Sequence[Cell] = [("base model", "strong"), ("no adapter", ""), ("", ""), ("", ""), (model, "dim")]
-        self._choices.append((Speaker(base_only=True), list(base)))
+        self._choices.append((ChatTarget(base_only=True), list(base)))
         rows = self.query_one(RowList)
         rows.show(len(self._choices))
         rows.focus()

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
-from lora_tui.protocol.backend import Speaker
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
@@ -176,7 +176,7 @@ class RunsScreen(ModeScreen):
     def action_talk(self) -> None:
         """Talk to the run's adapter."""
         if self._run is not None:
-            self.lora.talk_to(Speaker(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
+            self.lora.talk_to(ChatTarget(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
 
     def action_export(self) -> None:
         """Choose what to export, then where to."""

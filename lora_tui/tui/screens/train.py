@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 
 from lora_tui.machine import DeviceLoad, device_load
-from lora_tui.protocol.backend import Speaker
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
@@ -323,7 +323,7 @@ class TrainScreen(ModeScreen):
         """Talk to the newest checkpoint."""
         if self._view is not None:
             best = self._view.best is not None and not self._view.live
-            self.lora.talk_to(Speaker(self._view.run.id, "best" if best else "last"))
+            self.lora.talk_to(ChatTarget(self._view.run.id, "best" if best else "last"))
 
     def action_plot(self) -> None:
         """Show the next plot in the large place."""

@@ -7,13 +7,12 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
-from lora_tui.protocol.backend import Remark, Said, Side, Sign, Speech
+from lora_tui.protocol.reply import Notice, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.tui.text import Content
 from lora_tui.tui.widgets.chat_message import Answer, Asked
 from lora_tui.tui.widgets.panel import entitle
 
 BOTH: tuple[Side, Side] = ("tuned", "base")
-Item = Speech | Sign | Remark | Said
 
 _BETWEEN_FLUSHES = 0.06
 """Seconds for which pieces gather before they are drawn."""
@@ -85,7 +84,9 @@ class ChatColumns(Horizontal):
         for side in BOTH:
             await self._column(side).remove_children()
 
-    async def listen(self, stream: AsyncIterator[Item], sides: Sequence[Side], remark: Callable[[str], None]) -> None:
+    async def listen(
+        self, stream: AsyncIterator[ReplyItem], sides: Sequence[Side], remark: Callable[[str], None]
+    ) -> None:
         """Draw the answers of these sides as they come; pieces that come faster than that are drawn together."""
         answers = await self._begin(sides)
         began = time.monotonic()
@@ -93,11 +94,11 @@ class ChatColumns(Horizontal):
         flushed = 0.0
         try:
             async for item in stream:
-                if isinstance(item, Speech):
+                if isinstance(item, TextDelta):
                     pending[item.side] = pending.get(item.side, "") + item.text
-                elif isinstance(item, Sign):
+                elif isinstance(item, TokenCount):
                     answers[item.side].sign(f"thinking … {item.tokens} tokens, {time.monotonic() - began:.0f} s")
-                elif isinstance(item, Remark):
+                elif isinstance(item, Notice):
                     remark(item.text)
                 else:
                     await _draw_pending(pending, answers)

@@ -5,7 +5,7 @@ from textual.containers import Vertical
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from lora_tui.protocol.backend import Said
+from lora_tui.protocol.reply import Reply
 from lora_tui.text import clean
 from lora_tui.tui.text import DIM, Content, agreement, plain, styled
 
@@ -42,7 +42,7 @@ class Answer(Vertical):
         self._sign = Static("", classes="figures", markup=False)
         self._body = Markdown("", open_links=False)
         self._text = ""
-        self.said: Said | None = None
+        self.said: Reply | None = None
         self.rating: int | None = None
 
     @property
@@ -70,7 +70,7 @@ class Answer(Vertical):
         self._text += piece
         await self._stream.write(clean(piece))
 
-    async def finish(self, said: Said) -> None:
+    async def finish(self, said: Reply) -> None:
         """Show the whole reply with its figures."""
         await self.settle()
         self.said = said
@@ -98,8 +98,8 @@ class Answer(Vertical):
                     "bold $success" if said.agreement >= 0.9 else "bold $warning",
                 )
             )
-            if said.agreement < 0.9 and said.expected:
-                parts += [("expected  ", DIM), plain(said.expected), "\n"]
+            if said.agreement < 0.9 and said.predefined:
+                parts += [("expected  ", DIM), plain(said.predefined), "\n"]
         speed = f" · {said.tokens / said.seconds:.0f} tokens/s" if said.seconds > 0 else ""
         parts.append((f"{said.tokens} tokens{speed}", DIM))
         if said.stopped:

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_tui.config import with_values
 from lora_tui.config.models import Lora
-from lora_tui.engine.inference.decode import Decoding, answers
+from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.models.adapter_source import open_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
+from lora_tui.protocol.reply import Decoding
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.tiny import PAIRS, training_text
 

@@ -1,18 +1,19 @@
 """A conversation in the engine's loop, driven from the test's thread."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lora_tui.config import with_values
 from lora_tui.engine.chat.session import ChatSession, open_session
-from lora_tui.protocol.reply import Item, Note, Piece, Progress, Reply, Side
+from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import chat
 from lora_tui.store.rows import Turn
 from tests.engine.conftest import Workshop
 from tests.engine.inference.conftest import quiet
 
 
-class Said(list[Item]):
+class Said(list[ReplyItem]):
     """The items of a reply."""
 
     @property
@@ -21,13 +22,13 @@ class Said(list[Item]):
 
     @property
     def notes(self) -> list[str]:
-        return [item.text for item in self if isinstance(item, Note)]
+        return [item.text for item in self if isinstance(item, Notice)]
 
     def pieces(self, side: Side) -> list[str]:
-        return [item.text for item in self if isinstance(item, Piece) and item.side == side]
+        return [item.text for item in self if isinstance(item, TextDelta) and item.side == side]
 
     def progress(self, side: Side) -> list[int]:
-        return [item.tokens for item in self if isinstance(item, Progress) and item.side == side]
+        return [item.tokens for item in self if isinstance(item, TokenCount) and item.side == side]
 
 
 class Talk:
@@ -44,7 +45,7 @@ class Talk:
         """Run a coroutine on the engine's loop to its end."""
         return self.workshop.engine.call(work).result(timeout=60)
 
-    def hear(self, items: AsyncGenerator[Item, None], on_item: Callable[[Said], None] = lambda said: None) -> Said:
+    def hear(self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[Said], None] = lambda said: None) -> Said:
         """Listen to a reply to its end; `on_item` is called after each item with all of them so far."""
 
         async def listen() -> Said:
@@ -61,7 +62,7 @@ class Talk:
         return self.hear(self.session.reply(text, sides, **how))
 
     def again(self, sides: Sequence[Side] | None = None, **how: Any) -> Said:
-        return self.hear(self.session.again(sides, **how))
+        return self.hear(self.session.regenerate(sides, **how))
 
     def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
         """The pieces and the reply of the side that is asked by default; stopped after so many items."""
@@ -72,11 +73,11 @@ class Talk:
 
         *pieces, reply = self.hear(self.session.reply(text), stop)
         assert isinstance(reply, Reply)
-        return [piece.text for piece in pieces if isinstance(piece, Piece)], reply
+        return [piece.text for piece in pieces if isinstance(piece, TextDelta)], reply
 
-    def set(self, **options: Any) -> None:
-        """Replace options of the conversation."""
-        self.session.options = self.session.options.model_copy(update=options)
+    def set(self, **decoding: Any) -> None:
+        """Decode otherwise from the next reply on."""
+        self.session.decoding = replace(self.session.decoding, **decoding)
 
     @property
     def turns(self) -> list[Turn]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lora_tui.engine.chat import streaming
-from lora_tui.engine.inference.decode import Decoding, answers
+from lora_tui.engine.inference.decode import answers
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.protocol.reply import Decoding
 from lora_tui.store import chat, queries
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Said, Talk
@@ -142,7 +143,8 @@ def test_a_beam_search_can_be_stopped(talk: Talk) -> None:
 
 def test_options_can_be_replaced_between_two_replies(talk: Talk, base: Any) -> None:
     long = talk.ask("unlock", ["base"]).replies["base"]
-    talk.set(max_new_tokens=3, repetition_penalty=5.0, commands={"unlock": "other words"})
+    talk.set(max_new_tokens=3, repetition_penalty=5.0)
+    talk.session.commands = {"unlock": "other words"}
     short = talk.again().replies["base"]
     talk.session.history.drop_last("base")
     prompt = talk.session.history.prompt("base", "unlock", 3).text
@@ -253,10 +255,10 @@ def test_another_process_can_read_a_conversation_back(talk: Talk) -> None:
     talk.ask("unlock", BOTH)
     script = (
         "import asyncio, json, sys\nfrom pathlib import Path\n"
-        "from lora_tui.store.connection import Store\nfrom lora_tui.store import chat, looking\n"
+        "from lora_tui.store.connection import Store\nfrom lora_tui.store import chat, queries\n"
         "async def main():\n"
         "    async with await Store.open(Path(sys.argv[1])) as store:\n"
-        "        (newest, *_) = await looking.conversations(store, 1)\n"
+        "        (newest, *_) = await queries.conversations(store, 1)\n"
         "        print(json.dumps([(t.role, chat.side_of(t), t.text) for t in await chat.turns(store, newest.id)]))\n"
         "asyncio.run(main())\n"
     )

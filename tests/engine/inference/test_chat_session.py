@@ -7,7 +7,7 @@ import pytest
 
 from lora_tui.engine.chat import streaming
 from lora_tui.errors import UsageError
-from lora_tui.protocol.reply import Piece
+from lora_tui.protocol.reply import TextDelta
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Talk
 from tests.engine.tiny import PAIRS
@@ -44,7 +44,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     monkeypatch.setattr(streaming, "decode", counting)
 
     async def watch() -> None:
-        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, Piece)])
+        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, TextDelta)])
 
     trained.workshop.engine.call(watch()).result(timeout=60)
     assert seen[0] <= 3, "the first piece did not wait for the last"

@@ -8,9 +8,9 @@ import torch
 
 from lora_tui.engine.chat import streaming
 from lora_tui.engine.chat.streaming import SwitchableModel
-from lora_tui.engine.inference.decode import Decoding, answers, decode
+from lora_tui.engine.inference.decode import answers, decode
 from lora_tui.errors import UsageError
-from lora_tui.protocol.reply import Piece, Reply
+from lora_tui.protocol.reply import Decoding, Reply, TextDelta
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Said, Talk
 from tests.engine.tiny import PAIRS
@@ -65,14 +65,14 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
 def test_both_sides_grow_at_the_same_time_and_each_ends_by_itself(trained: Trained) -> None:
     talk = Talk(trained.workshop)
     heard = talk.ask("unlock", BOTH)
-    speakers = [item.side for item in heard if isinstance(item, Piece)]
+    speakers = [item.side for item in heard if isinstance(item, TextDelta)]
     assert speakers[:6] == ["tuned", "base"] * 3 or speakers[:6] == ["base", "tuned"] * 3
     short = talk.ask("what do cows drink?", BOTH)
     assert (short.replies["tuned"].text, short.replies["tuned"].stopped) == ("water", False)
     ended = next(place for place, item in enumerate(short) if isinstance(item, Reply))
     assert isinstance(short[ended], Reply)
     assert short[ended].side == "tuned"
-    assert any(isinstance(item, Piece) and item.side == "base" for item in short[ended:]), "the other one goes on"
+    assert any(isinstance(item, TextDelta) and item.side == "base" for item in short[ended:]), "the other one goes on"
     assert isinstance(short[-1], Reply)
     assert "".join(short.pieces("base")).strip() == short.replies["base"].text
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference.decode import Decoding, _penalised, answers, decode, mean_log_probabilities, stop_ids
+from lora_tui.engine.inference.decode import _penalised, answers, decode, mean_log_probabilities, stop_ids
+from lora_tui.protocol.reply import Decoding
 from tests.engine.inference.conftest import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer
 

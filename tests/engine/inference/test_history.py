@@ -101,7 +101,7 @@ def test_a_conversation_that_outgrows_the_context_says_so_once(trained: Trained)
     assert "longer than this model's context (150 tokens with the reply)" in said[0][0]
     assert notes[0] == []
     talk.wait(talk.session.clear())
-    talk.session.options = talk.session.options.model_copy(update={"max_new_tokens": 60})
+    talk.set(max_new_tokens=60)
     assert sum(len(talk.ask(f"number {number}?", ["base"]).notes) for number in range(8)) == 1, "and of a new one, too"
 
 

@@ -187,7 +187,8 @@ def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(
 def test_training_in_bfloat16_evaluates_saves_and_goes_on(
     new_model: Callable[..., Any], dataset: TextDataset, tokenizer: Any, tmp_path: Path
 ) -> None:
-    from lora_tui.engine.inference.decode import Decoding, answers
+    from lora_tui.engine.inference.decode import answers
+    from lora_tui.protocol.reply import Decoding
     from tests.engine.tiny import make_model
 
     model = new_model(base=make_model(tokenizer).to(torch.bfloat16))
