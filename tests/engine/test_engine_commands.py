@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.commands import Commands
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
@@ -24,8 +24,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let a function be the job of a mode."""
 
     def use(function: Job, mode: str = "train") -> None:
-        monkeypatch.setitem(engine_module.JOBS, mode, f"{__name__}:current_job")
-        monkeypatch.setitem(globals(), "current_job", function)
+        monkeypatch.setitem(JOBS, mode, lambda: function)
 
     return use
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, runs
 from tests.engine.conftest import Workshop
@@ -22,7 +22,7 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from lora_tui.config import Settings
-from lora_tui.engine import engine
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.engine import Engine
 
 async def job(ctx):
@@ -32,8 +32,7 @@ async def job(ctx):
     print(ctx.run_id, flush=True)
     await asyncio.sleep(60)
 
-sys.modules["owner"] = sys.modules["__main__"]
-engine.JOBS["train"] = "owner:job"
+JOBS["train"] = lambda: job
 owner = Engine(Path(sys.argv[1]))
 owner.start()
 owner.submit("train", Settings())[1].result()
@@ -69,7 +68,7 @@ async def finished_job(ctx: RunContext) -> dict[str, Any]:
 def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
     workshop: Workshop, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:finished_job")
+    monkeypatch.setitem(JOBS, "train", lambda: finished_job)
     process, run_id = owner()
     assert workshop.ask(runs.listed)[0].state == "running", "its owner lives"
     refused = workshop.run("train")
@@ -104,7 +103,7 @@ def test_a_killed_owner_that_nobody_has_collected_is_gone_all_the_same(
 def test_a_killed_owners_run_can_be_resumed_without_looking_first(
     workshop: Workshop, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:finished_job")
+    monkeypatch.setitem(JOBS, "train", lambda: finished_job)
     process, run_id = owner()
     process.kill()
     process.wait()

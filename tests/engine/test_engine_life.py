@@ -1,6 +1,7 @@
 """The life of a run, with jobs that do nothing but happen."""
 
 import asyncio
+import importlib
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
@@ -27,8 +28,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], None]:
     """Let a function be the job of ``train``."""
 
     def use(function: Job) -> None:
-        monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:current_job")
-        monkeypatch.setitem(globals(), "current_job", function)
+        monkeypatch.setitem(JOBS, "train", lambda: function)
 
     return use
 
@@ -128,7 +128,7 @@ def test_a_bug_is_a_failure_whose_traceback_is_in_the_log(
 def test_a_job_that_cannot_be_imported_fails_its_run_and_not_the_engine(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, job: Callable[[Job], None]
 ) -> None:
-    monkeypatch.setitem(engine_module.JOBS, "train", "lora_tui.no_such_module:job")
+    monkeypatch.setitem(JOBS, "train", lambda: importlib.import_module("lora_tui.no_such_module"))
     assert workshop.run("train").state == "failed"
 
     async def work(ctx: RunContext) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The job of ``--run export``: what is exported, in which form, and to where. Only merging needs torch."""
 
 import asyncio
-import importlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
-from lora_tui.engine.models.adapter_source import find_adapter
+from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
 from lora_tui.engine.models.model_source import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
@@ -34,10 +34,17 @@ async def export(ctx: RunContext) -> dict[str, Any]:
         await asyncio.to_thread(_copy_folder, source.folder, target)
         return {"format": form, "path": str(target.absolute())}
     check_source(source.base_model(ctx.settings))
-    merging = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.export.merge")
+    merge = await asyncio.to_thread(_merge_function)
     ctx.leave_if_stopping()
-    difference = await ctx.in_torch_thread(merging.merge, ctx, source, target)
+    difference = await ctx.in_torch_thread(merge, ctx, source, target)
     return {"format": form, "path": str(target.absolute()), "largest_logit_difference": difference}
+
+
+def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:
+    """What imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.export.merge import merge
+
+    return merge
 
 
 def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:

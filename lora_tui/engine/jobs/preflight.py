@@ -5,14 +5,14 @@ file that is not there. The jobs themselves are in `lora_tui.engine.jobs.train` 
 """
 
 import asyncio
-import importlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings
-from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.read import ReadResult, read_examples
 from lora_tui.engine.data.training_file import training_file
-from lora_tui.engine.models.adapter_source import base_name, find_adapter
+from lora_tui.engine.models.adapter_source import AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.model_source import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
@@ -28,10 +28,9 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
     check_source(ctx.settings.fine_tuning.model_name)
-    job = await _imported("lora_tui.engine.jobs.train")
+    job = await asyncio.to_thread(_train_job)
     ctx.leave_if_stopping()
-    result: dict[str, Any] = await job.train(ctx, data_file, data)
-    return result
+    return await job(ctx, data_file, data)
 
 
 async def evaluate(ctx: RunContext) -> dict[str, Any]:
@@ -43,10 +42,9 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
             "Train first (--run train), or name an adapter with --adapter FOLDER."
         )
     check_source(source.base_model(ctx.settings))
-    job = await _imported("lora_tui.engine.jobs.evaluate")
+    job = await asyncio.to_thread(_evaluate_job)
     ctx.leave_if_stopping()
-    result: dict[str, Any] = await job.evaluate_adapter(ctx, source)
-    return result
+    return await job(ctx, source)
 
 
 async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
@@ -55,6 +53,15 @@ async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, An
     check_source(await base_name(store, settings, options, source))
 
 
-async def _imported(module: str) -> Any:
-    """The module, imported on a thread, so that the loop goes on beside it."""
-    return await asyncio.to_thread(importlib.import_module, module)
+def _train_job() -> Callable[[RunContext, Path, ReadResult], Awaitable[dict[str, Any]]]:
+    """The job that imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.jobs.train import train
+
+    return train
+
+
+def _evaluate_job() -> Callable[[RunContext, AdapterSource], Awaitable[dict[str, Any]]]:
+    """The job that imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.jobs.evaluate import evaluate_adapter
+
+    return evaluate_adapter

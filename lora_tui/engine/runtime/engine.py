@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lora_tui.config import Settings
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.commands import DONE, Commands
-from lora_tui.engine.runtime.context import EventWriter, Job, RunContext, Stopped, finite
+from lora_tui.engine.runtime.context import EventWriter, RunContext, Stopped, finite
 from lora_tui.engine.runtime.process import before_torch
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import events, runs
@@ -31,16 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-JOBS: dict[str, str] = {
-    "generate": "lora_tui.engine.jobs.generate:generate",
-    "format": "lora_tui.engine.jobs.format_file:format_raw_file",
-    "train": "lora_tui.engine.jobs.preflight:train",
-    "evaluate": "lora_tui.engine.jobs.preflight:evaluate",
-    "export": "lora_tui.engine.jobs.export:export",
-    "quickstart": "lora_tui.engine.jobs.quickstart:quickstart",
-}
-"""Where each mode's job lives. They are imported when they run: some bring torch with them."""
 
 _COMMAND_POLL_SECONDS = 0.25
 
@@ -273,7 +264,7 @@ class Engine:
 async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
     """Run the job to its end, whatever that is: state, exit status, result, message."""
     try:
-        job = await asyncio.to_thread(_load_job, mode)
+        job = await asyncio.to_thread(JOBS[mode])
         result = await job(context)
         await context.flush()
     except Stopped as stopped:
@@ -286,9 +277,3 @@ async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, 
         return "failed", 1, {}, f"Unexpected {type(problem).__name__}: {problem}"
     state = str(result.pop("state", "finished"))
     return state, int(result.pop("exit_status", 0)), result, None
-
-
-def _load_job(mode: str) -> Job:
-    module, _, name = JOBS[mode].partition(":")
-    job: Job = getattr(importlib.import_module(module), name)
-    return job

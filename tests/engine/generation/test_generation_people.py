@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.jobs.generate import generate
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
-from lora_tui.engine.runtime import engine as engine_module
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, generation, queries
 from lora_tui.store.connection import Store
@@ -226,8 +226,7 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             ctx.emit("note", message="training")
             await ctx.stop_async.wait()
 
-    monkeypatch.setitem(engine_module.JOBS, "generate", f"{__name__}:current_job")
-    monkeypatch.setitem(globals(), "current_job", generate_and_go_on)
+    monkeypatch.setitem(JOBS, "generate", lambda: generate_and_go_on)
 
 
 def wait_until_it_trains(place: Workplace) -> None:

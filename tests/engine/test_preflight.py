@@ -1,6 +1,7 @@
 """What a job can refuse without a model is refused before anything that takes seconds is imported."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from lora_tui.errors import LoraTuiError, UnreachableError
 from tests.engine.conftest import Workshop
 
 MODEL = "fine_tuning.model_name"
+WITH_TORCH = ("lora_tui.engine.jobs.train", "lora_tui.engine.jobs.evaluate", "lora_tui.engine.chat.session")
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(module: str) -> None:
-        raise AssertionError(f"{module} was imported")
+    class Refusal:
+        @staticmethod
+        def find_spec(name: str, *_: Any) -> None:
+            if name in WITH_TORCH:
+                raise AssertionError(f"{name} was imported")
 
-    monkeypatch.setattr(preflight, "_imported", refuse)
+    for name in WITH_TORCH:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refusal, *sys.meta_path])
 
 
 def adapter(folder: Path, **papers: Any) -> Path:
