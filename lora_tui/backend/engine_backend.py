@@ -198,10 +198,15 @@ class EngineBackend:
             options |= {"adapter_run": target.run_id, "checkpoint": target.checkpoint}
         here = asyncio.get_running_loop()
 
-        def tell(phase: str, done: int, total: int) -> None:
+        def report(phase: str, done: int, total: int) -> None:
             here.call_soon_threadsafe(progress, phase, done, total)
 
-        session = await self._call(lambda engine: engine.open_chat(settings, options, tell))
+        async def open_on_engine(engine: "Engine") -> "ChatSession":
+            from lora_tui.engine.jobs.preflight import open_chat
+
+            return await open_chat(engine, settings, options, report)
+
+        session = await self._call(open_on_engine)
         return _EngineConversation(self._started(), session)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lora_tui.engine.jobs.preflight import open_chat
 from lora_tui.engine.runtime import engine as engine_module
 from tests.engine.conftest import Trained, Workshop
 
@@ -117,7 +118,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
     engine = trained.workshop.engine
     said: list[Any] = []
     session = engine.call(
-        engine.open_chat(trained.workshop.settings, {"adapter_run": trained.run_id}, lambda *news: said.append(news))
+        open_chat(engine, trained.workshop.settings, {"adapter_run": trained.run_id}, lambda *news: said.append(news))
     ).result(timeout=60)
     assert session.sides == ("tuned", "base")
     assert said

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import PeftModel
@@ -27,17 +27,35 @@ from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSourc
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import Progress as LoadProgress
-from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
 from lora_tui.store.connection import Store
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 _SEEDS = 2**31
 """Seeds of replies lie below this: they can be written down, and JSON keeps them exactly."""
+
+
+class ChatHost(Protocol):
+    """What a chat needs of the engine: its store, its inference thread, and to be closed when the engine is."""
+
+    @property
+    def open_store(self) -> Store:
+        """The open store, for work on the engine's loop."""
+
+    async def in_inference_thread(self, function: Callable[[], T]) -> T:
+        """Run blocking work on the thread of conversations."""
+
+    def keep_session(self, session: "ChatSession") -> None:
+        """Close this session when the engine is closed."""
+
+    def forget_session(self, session: "ChatSession") -> None:
+        """The session has been closed."""
 
 
 @dataclass
@@ -69,7 +87,7 @@ class ChatSession:
     `stop` ends the reply that is being written at its next token. `decoding` may be replaced between two replies.
     """
 
-    engine: Engine
+    host: ChatHost
     store: Store
     settings: Settings
     source: AdapterSource | None
@@ -160,8 +178,8 @@ class ChatSession:
             return
         device = self._model.base.device
         self._model = None
-        self.engine.forget_session(self)
-        await self.engine.in_inference_thread(lambda: _free_memory(device))
+        self.host.forget_session(self)
+        await self.host.in_inference_thread(lambda: _free_memory(device))
 
     def _checked(self, sides: Sequence[Side] | None) -> tuple[Side, ...]:
         there = self.model.sides
@@ -227,7 +245,7 @@ class ChatSession:
             loop.call_soon_threadsafe(told.put_nowait, item)
 
         speech = asyncio.ensure_future(
-            self.engine.in_inference_thread(lambda: speak(model, prompts, decoding, should_stop, tell, asked_at))
+            self.host.in_inference_thread(lambda: speak(model, prompts, decoding, should_stop, tell, asked_at))
         )
         speech.add_done_callback(lambda _: told.put_nowait(None))
         try:
@@ -269,7 +287,7 @@ class ChatSession:
 
 
 async def open_session(
-    engine: Engine, settings: Settings, options: Mapping[str, Any], progress: LoadProgress
+    host: ChatHost, settings: Settings, options: Mapping[str, Any], progress: LoadProgress
 ) -> ChatSession:
     """Find the adapter, load the model, and open a conversation.
 
@@ -278,20 +296,20 @@ async def open_session(
     own base model along; unless one is named, or with ``model_must_match``, a configuration that names another one is
     refused (`UsageError`).
     """
-    store = engine.open_store
+    store = host.open_store
     source = None if options.get("base_only") else await find_adapter(store, options)
     name = await base_name(store, settings, options, source)
-    base = await engine.in_inference_thread(lambda: load_base(settings, progress, name))
+    base = await host.in_inference_thread(lambda: load_base(settings, progress, name))
     model: Any = base.model
     if source is not None:
-        model, source = await _adapted(engine, options, base, source)
+        model, source = await _adapted(host, options, base, source)
     by_template = bool(base.tokenizer.chat_template) and (
         source is None or bool(source.papers.get("chat_template", False))
     )
     history = History(base.tokenizer, by_template, context_tokens(base.model))
     conversation = await _begin(store, source, base.name)
     session = ChatSession(
-        engine,
+        host,
         store,
         settings,
         source,
@@ -301,21 +319,21 @@ async def open_session(
         history,
         _model=SwitchableModel(base, model),
     )
-    engine.keep_session(session)
+    host.keep_session(session)
     return session
 
 
 async def _adapted(
-    engine: Engine, options: Mapping[str, Any], base: BaseModel, source: AdapterSource
+    host: ChatHost, options: Mapping[str, Any], base: BaseModel, source: AdapterSource
 ) -> tuple[PeftModel, AdapterSource]:
     """Load the adapter, or the one that a trainer has put in its place since it was found."""
     try:
-        return await engine.in_inference_thread(lambda: load_adapter(base, source)), source
+        return await host.in_inference_thread(lambda: load_adapter(base, source)), source
     except AdapterGoneError:
-        newer = await find_adapter(engine.open_store, options)
+        newer = await find_adapter(host.open_store, options)
         if newer is None:
             raise
-    return await engine.in_inference_thread(lambda: load_adapter(base, newer)), newer
+    return await host.in_inference_thread(lambda: load_adapter(base, newer)), newer
 
 
 async def _begin(store: Store, source: AdapterSource | None, name: str) -> int:

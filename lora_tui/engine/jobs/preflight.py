@@ -7,7 +7,7 @@ file that is not there. The jobs themselves are in `lora_tui.engine.jobs.train` 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_tui.config import Settings
 from lora_tui.engine.data.read import ReadResult, read_examples
@@ -18,6 +18,10 @@ from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError
 from lora_tui.store.connection import Store
+
+if TYPE_CHECKING:
+    from lora_tui.engine.chat.session import ChatHost, ChatSession
+    from lora_tui.engine.models.builtin import Progress as LoadProgress
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
@@ -53,6 +57,18 @@ async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, An
     check_source(await base_name(store, settings, options, source))
 
 
+async def open_chat(
+    host: "ChatHost", settings: Settings, options: Mapping[str, Any], progress: "LoadProgress"
+) -> "ChatSession":
+    """Open a conversation on the engine's loop: refuse what can be refused, import torch on a thread, load the model.
+
+    `options` are those of `lora_tui.engine.chat.session.open_session`.
+    """
+    await refuse_chat(host.open_store, settings, options)
+    open_session = await asyncio.to_thread(_chat_opener)
+    return await open_session(host, settings, options, progress)
+
+
 def _train_job() -> Callable[[RunContext, Path, ReadResult], Awaitable[dict[str, Any]]]:
     """The job that imports torch; importing it takes seconds, so it is called in a thread."""
     from lora_tui.engine.jobs.train import train
@@ -65,3 +81,10 @@ def _evaluate_job() -> Callable[[RunContext, AdapterSource], Awaitable[dict[str,
     from lora_tui.engine.jobs.evaluate import evaluate_adapter
 
     return evaluate_adapter
+
+
+def _chat_opener() -> "Callable[[ChatHost, Settings, Mapping[str, Any], LoadProgress], Awaitable[ChatSession]]":
+    """`open_session`, which imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.chat.session import open_session
+
+    return open_session

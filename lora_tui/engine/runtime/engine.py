@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lora_tui.config import Settings
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
@@ -25,9 +25,6 @@ from lora_tui.engine.runtime.process import before_torch
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-
-if TYPE_CHECKING:
-    from lora_tui.engine.chat.session import ChatSession
 
 T = TypeVar("T")
 
@@ -109,20 +106,6 @@ class Engine:
             await asyncio.wrap_future(passing)
         finally:
             passing.cancel()
-
-    async def open_chat(
-        self, settings: Settings, options: Mapping[str, Any], progress: Callable[[str, int, int], None]
-    ) -> "ChatSession":
-        """Load a model to talk to (see `open_session`), without the caller having to import torch.
-
-        What can be refused of the options without torch is refused before it is imported.
-        """
-        from lora_tui.engine.jobs.preflight import refuse_chat  # no torch, and still more than opening the app needs
-
-        await refuse_chat(self.open_store, settings, options)
-        chat = await asyncio.to_thread(importlib.import_module, "lora_tui.engine.chat.session")
-        session: ChatSession = await chat.open_session(self, settings, options, progress)
-        return session
 
     async def in_inference_thread(self, function: Callable[[], T]) -> T:
         """Run blocking work on the thread of conversations; for coroutines on the engine's loop."""
