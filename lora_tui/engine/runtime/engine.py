@@ -6,7 +6,6 @@ Stopping is a request: the job finishes what it must, saves, and the run ends as
 """
 
 import asyncio
-import importlib
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
