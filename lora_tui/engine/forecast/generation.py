@@ -26,8 +26,8 @@ from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.documents import Candidate
+from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import prices_of
-from lora_tui.engine.generation.model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.planner import TOKENS_A_PAIR, Plan
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN

@@ -22,7 +22,7 @@ from lora_tui.engine.generation.builtin_questions import (
     forms_of,
     writing_prompt,
 )
-from lora_tui.engine.generation.model import (
+from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
     CallStopped,

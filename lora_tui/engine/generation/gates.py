@@ -9,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from lora_tui.engine.generation.model import ProposedPair
+from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.scoring.metrics import numbers_supported
 from lora_tui.secrets import find_secret
 

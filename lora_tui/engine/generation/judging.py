@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lora_tui.engine.generation.gates import Refusal
-from lora_tui.engine.generation.model import Judgement, ProposedPair
+from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, rouge, rouge_l_precision, token_f1

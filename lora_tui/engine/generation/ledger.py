@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.generation.model import AttemptStatus, Usage
+from lora_tui.engine.generation.generation_model import AttemptStatus, Usage
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store

@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
+from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
-from lora_tui.engine.generation.model import CallFailed, CallStopped
 from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.run_control import RunControl

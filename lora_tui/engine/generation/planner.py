@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, Source, title_of
-from lora_tui.engine.generation.model import PairRequest, Slot
+from lora_tui.engine.generation.generation_model import PairRequest, Slot
 from lora_tui.engine.generation.sampling_plan import SlotCounts, further_topics
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store import generation as store_generation

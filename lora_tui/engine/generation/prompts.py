@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lora_tui.engine.generation.model import PairRequest, ProposedPair
+from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair
 from lora_tui.engine.generation.sampling_plan import AUDIENCES, DIFFICULTIES, QUESTION_TYPES
 
 Message = dict[str, str]

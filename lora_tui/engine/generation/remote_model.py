@@ -17,7 +17,7 @@ from lora_tui.engine.generation import replies
 from lora_tui.engine.generation.client.capabilities import Ask
 from lora_tui.engine.generation.client.endpoint import Access, Endpoint
 from lora_tui.engine.generation.client.wire import Reply, TokenLogprobs
-from lora_tui.engine.generation.model import (
+from lora_tui.engine.generation.generation_model import (
     AttemptStatus,
     CallFailed,
     CallRecord,

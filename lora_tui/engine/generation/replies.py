@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from lora_tui.engine.generation.model import Proposals, ProposedPair
+from lora_tui.engine.generation.generation_model import Proposals, ProposedPair
 
 MOST_PAIRS = 20
 """Pairs taken from one reply, at most."""

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lora_tui.engine.generation.model import CallStopped
+from lora_tui.engine.generation.generation_model import CallStopped
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.progress import Emit
 

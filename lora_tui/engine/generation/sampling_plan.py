@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from lora_tui.engine.generation.model import Slot
+from lora_tui.engine.generation.generation_model import Slot
 
 QUESTION_TYPES: Mapping[str, str] = {
     "fact": "a fact: who, what, when, where or how much",

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from lora_tui.engine.generation.model import CallFailed, CallStopped, GenerationModel
+from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
 from lora_tui.engine.jobs.generate import open_model
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from lora_tui.engine.generation import analysis, gates, judging
 from lora_tui.engine.generation.duplicates import NearDuplicates
 from lora_tui.engine.generation.gates import Refusal
+from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
-from lora_tui.engine.generation.model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.pair_event import pair_event
 from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress

@@ -15,9 +15,9 @@ from lora_tui.config import Settings, advise
 from lora_tui.engine import aggregators
 from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
+from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import Ledger, dollars_so_far, prices_of, spent_so_far
-from lora_tui.engine.generation.model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.output import check_place, keep_older, rewrite, write_accepted
 from lora_tui.engine.generation.pipeline import End, Pipeline
 from lora_tui.engine.generation.planner import Plan, Planner

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config import Settings, with_values
+from lora_tui.engine.generation.generation_model import Usage
 from lora_tui.engine.generation.ledger import (
     BudgetSpent,
     Ledger,
@@ -16,7 +17,6 @@ from lora_tui.engine.generation.ledger import (
     spent_so_far,
     to_its_end,
 )
-from lora_tui.engine.generation.model import Usage
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.tasks import AttemptTotals, NewTask

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_tui.engine.generation.gates import check, evidence_in
-from lora_tui.engine.generation.model import ProposedPair
+from lora_tui.engine.generation.generation_model import ProposedPair
 
 PASSAGE = (
     "The “Orlen” lighthouse was built in 1703 by Marta Quill. It is 41.5 metres high and\nhas twelve windows. "

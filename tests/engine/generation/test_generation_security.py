@@ -41,7 +41,7 @@ def test_a_hostile_passage_breaks_nothing(place: Workplace) -> None:
 
 
 def test_a_passage_cannot_hold_the_mark() -> None:
-    from lora_tui.engine.generation.model import PairRequest, Slot
+    from lora_tui.engine.generation.generation_model import PairRequest, Slot
     from lora_tui.engine.generation.prompts import Prompts
 
     prompts = Prompts()

@@ -1,8 +1,8 @@
 """Verdicts: threshold, groundedness, and the reason in words."""
 
 from lora_tui.engine.aggregators import GENERATION, replayed
+from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
 from lora_tui.engine.generation.judging import PairJudge, measure
-from lora_tui.engine.generation.model import Judgement, ProposedPair
 from lora_tui.scoring.aggregator import GENERATION_PRIORS
 from lora_tui.store.rows import FeedbackRow
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_tui.engine.generation.model import PairRequest, ProposedPair, Slot
+from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.prompts import (
     DIGITS_WANTED,
     JUDGE_EXAMPLES,

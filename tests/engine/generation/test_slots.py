@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from lora_tui.engine.generation.model import Slot
+from lora_tui.engine.generation.generation_model import Slot
 from lora_tui.engine.generation.sampling_plan import AUDIENCES, QUESTION_TYPES, SlotCounts, further_topics, pick
 
 VALUES = ("a", "b", "c", "d")

@@ -33,7 +33,7 @@ from lora_tui.engine.generation.client.wire import (
     never_connected,
     read_reply,
 )
-from lora_tui.engine.generation.model import CallFailed, CallRecord, CallStopped, EndpointGoneError
+from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import redacted
 from lora_tui.text import one_line

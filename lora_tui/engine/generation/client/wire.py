@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.engine.generation.chunks import estimate_tokens
-from lora_tui.engine.generation.model import Usage
+from lora_tui.engine.generation.generation_model import Usage
 from lora_tui.engine.generation.replies import cleaned
 
 TokenLogprobs = tuple[str, Mapping[str, float]]
