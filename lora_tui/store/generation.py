@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
+from lora_tui.store.events import NewEvent
 from lora_tui.store.tasks import TaskRow
 
 _PAIR = "id, task_id, chunk_id, source, question, answer, evidence, topic, slot, state, score, cause, reason"
@@ -187,6 +188,21 @@ async def decide(
         "UPDATE pairs SET state=?, score=?, cause=?, reason=?, decided_at=? WHERE id=?",
         (decision.verdict, decision.score, decision.cause, decision.reason, now, pair_id),
     )
+
+
+def pair_event(pair: PairRow, **more: Any) -> NewEvent:
+    """Return the ``pair`` event of a pair as it is now; `more` is added to its payload."""
+    payload: dict[str, Any] = {
+        "pair": pair.id,
+        "verdict": pair.state,
+        "score": pair.score,
+        "question": pair.question,
+        "answer": pair.answer,
+        "reason": pair.reason,
+        "source": pair.source,
+        **more,
+    }
+    return time.time(), "pair", payload
 
 
 async def metrics(store: Store, pair_id: int) -> dict[str, float]:

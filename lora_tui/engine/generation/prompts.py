@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair
-from lora_tui.engine.generation.sampling_plan import AUDIENCES, DIFFICULTIES, QUESTION_TYPES
+from lora_tui.engine.generation.planner import AUDIENCES, DIFFICULTIES, QUESTION_TYPES
 
 Message = dict[str, str]
 

@@ -9,16 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from lora_tui.engine.generation import analysis, gates, judging
-from lora_tui.engine.generation.duplicates import NearDuplicates
-from lora_tui.engine.generation.gates import Refusal
+from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel, Proposals, ProposedPair
-from lora_tui.engine.generation.judging import PairJudge
+from lora_tui.engine.generation.judging import NearDuplicates, PairJudge, Refusal
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, at_once, to_its_end
-from lora_tui.engine.generation.pair_event import pair_event
-from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
+from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, SlotCounts, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
-from lora_tui.engine.generation.sampling_plan import SlotCounts
 from lora_tui.errors import UnreachableError
 from lora_tui.scoring.words import question_key
 from lora_tui.store import corpus as store_corpus
@@ -98,7 +94,7 @@ class Workers:
 
     async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
         """Run the gates, the cheapest first; the last ones look at what the run has already."""
-        if (refusal := gates.check(pair, passage)) is not None:
+        if (refusal := judging.check_gates(pair, passage)) is not None:
             return refusal
         if await store_generation.question_known(t, self.run_id, question_key(pair.question)):
             return Refusal("duplicate", "the same question was asked before")
@@ -279,7 +275,7 @@ class Workers:
         await store_generation.decide(t, pair_id, decision, metrics, details)
         pair = await store_generation.pair(t, pair_id)
         assert pair is not None, "it has just been decided"
-        await events.insert(t, self.run_id, [pair_event(pair)])
+        await events.insert(t, self.run_id, [store_generation.pair_event(pair)])
 
     async def _chunk(self, chunk_id: str | None) -> ChunkRow:
         row = await store_corpus.chunk(self.store, chunk_id or "")

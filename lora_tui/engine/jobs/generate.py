@@ -13,18 +13,15 @@ from typing import Any
 
 from lora_tui.config import Settings, advise
 from lora_tui.engine import aggregators
-from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
+from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
-from lora_tui.engine.generation.ledger import Ledger, dollars_so_far, prices_of, spent_so_far
+from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_so_far, prices_of, spent_so_far
 from lora_tui.engine.generation.output import check_place, keep_older, rewrite, write_accepted
-from lora_tui.engine.generation.pipeline import End, Pipeline
-from lora_tui.engine.generation.planner import Plan, Planner
+from lora_tui.engine.generation.pipeline import End, Pipeline, RunControl
+from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Plan, Planner, SlotCounts
 from lora_tui.engine.generation.progress import GenerationProgress
-from lora_tui.engine.generation.run_control import RunControl
-from lora_tui.engine.generation.sampling_plan import SlotCounts
-from lora_tui.engine.generation.summary import summarise
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.runtime.commands import DONE
@@ -32,12 +29,18 @@ from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
+from lora_tui.store.connection import Store
 from lora_tui.store.queries import newest_event
 from lora_tui.text import count, dollars, one_line
 
 _BETWEEN_PROGRESS = 0.3
 _BETWEEN_FILES = 5.0
 """Seconds between two writings of the whole output file while the run lasts; its end always writes it."""
+
+
+_MOST_NAMED = 50
+_STATES = ("done", "dead", "cancelled", "pending")
+_VERDICTS = ("accepted", "rejected", "review", "waiting")
 
 
 class GenerationFailedError(LoraTuiError):
@@ -285,3 +288,46 @@ def _shortfall(end: End, result: dict[str, Any], settings: Settings, ledger: Led
         f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
         "Add files, lower data_generation.evaluation_threshold or total_examples, or change the model, and --resume."
     )
+
+
+async def summarise(
+    store: Store, run_id: int, target: int, reason: str, output_file: str | None, corpus: Corpus
+) -> dict[str, Any]:
+    """Return the result of a run as it stands; `reason` is why it is over."""
+    pairs = await store_generation.pair_counts(store, run_id)
+    totals = await tasks.attempt_totals(store, run_id)
+    unknown = [total for total in totals if total.status in UNKNOWN_COST]
+    analysis = await store_generation.newest_analysis(store, run_id)
+    return {
+        **{verdict: pairs.get(verdict, 0) for verdict in _VERDICTS},
+        "proposed": sum(pairs.values()),
+        "target": target,
+        "reason": reason,
+        "output_file": output_file,
+        "calls": sum(total.calls for total in totals),
+        "attempts": {total.status: total.calls for total in totals},
+        "prompt_tokens": sum(total.prompt_tokens for total in totals),
+        "completion_tokens": sum(total.completion_tokens for total in totals),
+        "cached_tokens": sum(total.cached_tokens for total in totals),
+        "unknown_calls": sum(total.calls for total in unknown),
+        "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
+        "tasks": await _tasks(store, run_id),
+        "reasons": await store_generation.causes(store, run_id),
+        "dead_reasons": await tasks.dead_reasons(store, run_id),
+        "unusable_items": await tasks.refused_items(store, run_id),
+        "passes": await tasks.last_round(store, run_id),
+        "analyses": analysis.version if analysis else 0,
+        "files": len(corpus.sources),
+        "passages": corpus.passages,
+        "skipped": len(corpus.skipped),
+        "skipped_files": dict(corpus.skipped[:_MOST_NAMED]),
+    }
+
+
+async def _tasks(store: Store, run_id: int) -> dict[str, dict[str, int]]:
+    counts = await tasks.task_counts(store, run_id)
+    found = {}
+    for kind in (GENERATE, JUDGE, ANALYSE):
+        states = {state: counts.get((kind, state), 0) for state in _STATES}
+        found[kind] = {"planned": sum(states.values()), **states}
+    return found

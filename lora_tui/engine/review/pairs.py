@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lora_tui.config.models import Aggregator
 from lora_tui.engine.aggregators import GENERATION, PRIORS, noted
-from lora_tui.engine.generation.pair_event import pair_event
 from lora_tui.engine.review.files import own_file, write_again
 from lora_tui.errors import UsageError
 from lora_tui.scoring.words import question_key
@@ -155,7 +154,7 @@ async def _tell(t: Store, act: _Act, pair_id: int, **more: object) -> None:
     """Store the event of what a pair is now, and have the run's owner take notice, inside the caller's transaction."""
     pair = await generation.pair(t, pair_id)
     assert pair is not None, "it was there at the beginning of the transaction"
-    await events.insert(t, act.run_id, [pair_event(pair, **more)])
+    await events.insert(t, act.run_id, [generation.pair_event(pair, **more)])
     if act.live:
         await events.put_command(t, act.run_id, "recount")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.generation.client.capabilities import Ask, Capabilities, exceeds_context
+from lora_tui.engine.generation.client.wire import Ask, Capabilities, exceeds_context
 
 PAIRS = Ask("m", [], 300, 1.0, 0.9, 1.0, 1.0, {"type": "object"})
 DIGITS = Ask("m", [], 10, 0.0, logprobs=True)

@@ -173,9 +173,9 @@ def test_docx_becomes_markdown(tmp_path: Path) -> None:
 
 def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed("docx")
-    from lora_tui.engine.generation import extract
+    from lora_tui.engine.generation import documents
 
-    monkeypatch.setattr(extract, "_MOST_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(documents, "_MOST_UNPACKED_BYTES", 1000)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", "0" * 10_000)

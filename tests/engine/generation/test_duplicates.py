@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.duplicates import NEAR, NearDuplicates, grams, jaccard
+from lora_tui.engine.generation.judging import NEAR, NearDuplicates, grams, jaccard
 
 
 def index(*questions: str) -> NearDuplicates:

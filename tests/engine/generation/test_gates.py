@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_tui.engine.generation.gates import check, evidence_in
 from lora_tui.engine.generation.generation_model import ProposedPair
+from lora_tui.engine.generation.judging import check_gates, evidence_in
 
 PASSAGE = (
     "The “Orlen” lighthouse was built in 1703 by Marta Quill. It is 41.5 metres high and\nhas twelve windows. "
@@ -21,12 +21,12 @@ def pair(
 
 
 def cause(candidate: ProposedPair) -> str | None:
-    refusal = check(candidate, PASSAGE)
+    refusal = check_gates(candidate, PASSAGE)
     return refusal.cause if refusal else None
 
 
 def test_a_sound_pair_passes() -> None:
-    assert check(pair(), PASSAGE) is None
+    assert check_gates(pair(), PASSAGE) is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,6 @@ def test_numbers_in_words_and_list_numbers_are_no_invention() -> None:
 
 
 def test_every_reason_is_a_phrase_for_people() -> None:
-    refusal = check(pair(answer="It was built in 1730."), PASSAGE)
+    refusal = check_gates(pair(answer="It was built in 1730."), PASSAGE)
     assert refusal is not None
     assert refusal.reason == "a number in the answer does not occur in the passage"

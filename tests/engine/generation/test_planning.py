@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.generation.corpus import read_folder
-from lora_tui.engine.generation.planner import Plan, Planner
-from lora_tui.engine.generation.sampling_plan import SlotCounts
+from lora_tui.engine.generation.planner import Plan, Planner, SlotCounts
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store

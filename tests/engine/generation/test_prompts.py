@@ -13,7 +13,7 @@ from lora_tui.engine.generation.prompts import (
     digits_text,
     repair,
 )
-from lora_tui.engine.generation.replies import parse_pairs
+from lora_tui.engine.generation.remote_model import parse_pairs
 from lora_tui.scoring.judge import DIMENSIONS, HIGHEST, LOWEST, parse_reply
 
 SLOT = Slot("wings", "reason", "hard", "an expert")

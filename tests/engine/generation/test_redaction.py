@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.generation.client.addresses import is_loopback, shown_url
+from lora_tui.engine.generation.client.wire import is_loopback, shown_url
 from lora_tui.secrets import find_secret, redacted
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lora_tui.engine.generation.replies import (
+from lora_tui.engine.generation.client.wire import cleaned
+from lora_tui.engine.generation.remote_model import (
     MOST_PAIRS,
     MalformedReply,
-    cleaned,
     parse_pairs,
     parse_question_and_answer,
     without_thinking,

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.client.retry import MOST_SECONDS, backoff, retry_after
+from lora_tui.engine.generation.client.rate_limit import MOST_SECONDS, backoff, retry_after
 
 NOW = 1_700_000_000.0
 

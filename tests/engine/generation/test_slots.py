@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 from lora_tui.engine.generation.generation_model import Slot
-from lora_tui.engine.generation.sampling_plan import AUDIENCES, QUESTION_TYPES, SlotCounts, further_topics, pick
+from lora_tui.engine.generation.planner import AUDIENCES, QUESTION_TYPES, SlotCounts, further_topics, pick
 
 VALUES = ("a", "b", "c", "d")
 

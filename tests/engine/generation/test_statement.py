@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.statement import statement_writer
+from lora_tui.engine.jobs.format_file import statement_writer
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store.connection import Store

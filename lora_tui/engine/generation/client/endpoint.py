@@ -21,17 +21,20 @@ from typing import Any
 import openai
 
 from lora_tui.engine.generation.chunks import estimate_tokens
-from lora_tui.engine.generation.client.addresses import OPENAI_URL, is_loopback, shown_url
-from lora_tui.engine.generation.client.capabilities import Ask, Capabilities, exceeds_context
-from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit
-from lora_tui.engine.generation.client.retry import backoff, retry_after
+from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
+    OPENAI_URL,
+    Ask,
+    Capabilities,
     NotAnAnswer,
     Reply,
+    exceeds_context,
     innermost,
+    is_loopback,
     message_of,
     never_connected,
     read_reply,
+    shown_url,
 )
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
