@@ -121,7 +121,7 @@ def gradients(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from lora_tui.engine.training.fast import fused
+    from lora_tui.engine.training.fast import gpu_ops
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import GradientStep
 
@@ -142,7 +142,9 @@ def gradients(arguments: argparse.Namespace) -> None:
             way, 0
         )  # the second records, the third replays
         if times:
-            with patch.object(fused, "adds_low_ranks", (lambda *_: False) if way == "apart" else fused.adds_low_ranks):
+            with patch.object(
+                gpu_ops, "adds_low_ranks", (lambda *_: False) if way == "apart" else gpu_ops.adds_low_ranks
+            ):
                 maths = GradientStep.of(model, tokens)
             if times > 1:
                 maths.record_graphs()

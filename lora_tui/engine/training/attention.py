@@ -70,7 +70,7 @@ def _attend_per_span(
     *,
     scaling: float,
     spans: Sequence[tuple[int, int]],
-    boundaries: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -78,9 +78,9 @@ def _attend_per_span(
 
     Returns ``(1, T, heads, d)``, as transformers expects it.
     """
-    if boundaries is not None and dropout == 0.0 and has_varlen_kernel(query):
+    if cu_seqlens is not None and dropout == 0.0 and has_varlen_kernel(query):
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return varlen_attention(q, k, v, scaling, spans, boundaries)[None].contiguous(), None
+        return varlen_attention(q, k, v, scaling, spans, cu_seqlens)[None].contiguous(), None
     outputs = []
     for start, end in spans:
         q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
@@ -102,22 +102,22 @@ def has_varlen_kernel(query: Tensor) -> bool:
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[tuple[int, int]], boundaries: Tensor
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[tuple[int, int]], cu_seqlens: Tensor
 ) -> Tensor:
     """All spans in one call: no padding, no mask, and no wait for the device, since the lengths are known here.
 
     `query` is ``(T, heads, width)``, `key` and `value` ``(T, kv_heads, width)``; returns the query's shape.
     """
-    longest = max(end - start for start, end in spans)
+    max_seqlen = max(end - start for start, end in spans)
     grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if _ASKED_FOR_GROUPS else {}
-    mixed: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only where its normaliser is asked for
+    mixed: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only where its log-sum-exp is asked for
         query,
         key,
         value,
-        boundaries,
-        boundaries,
-        longest,
-        longest,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
         scale=scaling,
         window_size=(-1, 0),  # causal
         **grouped,

@@ -19,7 +19,7 @@ from lora_tui.engine.training.packing import Row
 _TOKENS, _LABELS = 128, 512
 """What tokens and labels are rounded up to."""
 
-_SPANS, _LONGEST = 8, 512
+_SPANS, _MIN_MAX_SEQLEN = 8, 512
 """The fewest spans and the shortest longest one; both are rounded up to a power of two."""
 
 _SEEN_BEFORE = 1
@@ -36,19 +36,19 @@ class Size:
     tokens: int
     spans: int
     labels: int
-    longest: int
+    max_seqlen: int
 
     @classmethod
     def of(cls, row: Row) -> "Size":
         """The smallest size that holds `row` and, where it does not fill it, a span of padding."""
         tokens = _rounded(len(row.input_ids), _TOKENS)
         spans = len(row.spans) + (tokens > len(row.input_ids))
-        longest = max(end - start for start, end in row.spans)
+        max_seqlen = max(end - start for start, end in row.spans)
         return cls(
             tokens,
             max(_SPANS, _power_of_two(spans)),
             _rounded(len(row.targets), _LABELS),
-            max(_LONGEST, _power_of_two(longest)),
+            max(_MIN_MAX_SEQLEN, _power_of_two(max_seqlen)),
         )
 
 
@@ -102,10 +102,10 @@ class _Inputs:
 
     def row(self) -> tuple[Row, _FixedDraws]:
         """The row that the inputs hold, as the model takes it: its spans' ends are known on the device alone."""
-        longest = ((0, self.size.longest),)  # which is all that the attention wants to know of the spans
+        spans = ((0, self.size.max_seqlen),)  # which is all that the attention wants to know of the spans
         ends = self.ends.to(torch.int32)
         places = tuple(range(self.size.spans))
-        row = Row(self.ids, self.positions, longest, self.label_positions, self.targets, places, ends)
+        row = Row(self.ids, self.positions, spans, self.label_positions, self.targets, places, ends)
         return row, _FixedDraws(seeds_of_tokens(self.seeds, self.span_of_token, self.positions))
 
 
@@ -194,7 +194,7 @@ class GraphedRows:
         inputs = _Inputs(size, self._layers, self.total.device)
         # The run that warms up has no labels; its spans are no longer than the attention will be told.
         inputs.targets.fill_(-1)
-        ends = torch.arange(1, size.spans + 1, device=self.total.device) * size.longest
+        ends = torch.arange(1, size.spans + 1, device=self.total.device) * size.max_seqlen
         inputs.ends[1:] = ends.clamp(max=size.tokens)
         before = [sums.clone() for sums in (self.total, *self.sums)]
         recorded = self._record(lambda: self._compute(inputs), self._pool)

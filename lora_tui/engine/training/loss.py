@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.fast import gpu_ops
 
 _CHUNK_BYTES = 32 << 20
 """Size of one chunk of float32 logits: large enough for the matrix product, small enough for the memory."""
@@ -21,7 +21,7 @@ _CHUNK_BYTES_ON_GPU = 512 << 20
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        in_one_pass = fused.why_unusable(hidden.device, weight.dtype) is None
+        in_one_pass = gpu_ops.unusable_reason(hidden.device, weight.dtype) is None
         rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (4 * weight.shape[0]))
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -29,7 +29,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             part = slice(start, start + rows)
             if in_one_pass:
                 logits = hidden[part] @ weight.T
-                total += fused.kernels().cross_entropy_(logits, targets[part]).sum()
+                total += gpu_ops.kernels().cross_entropy_(logits, targets[part]).sum()
                 gradient[part] = logits @ weight
                 continue
             logits = _logits(hidden[part], weight, targets[part])

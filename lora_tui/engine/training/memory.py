@@ -64,7 +64,7 @@ class MemoryPlan:
 
 def plan_memory(setting: bool | str, maths: GradientStep, examples: list[Encoded]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
-    sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.kinds), maths.device
+    sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.replaced), maths.device
     row = max(maths.rows(examples), key=lambda row: len(row.input_ids))
     tokens = max(len(row.input_ids), maths.tokens_per_row)
     free, scale, measured = free_bytes(device), 1.0, False
@@ -86,7 +86,7 @@ def plan_memory(setting: bool | str, maths: GradientStep, examples: list[Encoded
 def follow(plan: MemoryPlan, maths: GradientStep) -> str | None:
     """Have the model compute its steps as the plan says; returns what keeps a GPU from being asked once a row."""
     recompute(maths, plan.recomputation)
-    if not maths.fast.by_kernels or maths.device.type != "cuda":
+    if not maths.fast.uses_kernels or maths.device.type != "cuda":
         return None
     if plan.recomputation.every:
         return (
@@ -106,7 +106,7 @@ def recompute(maths: GradientStep, way: Recomputation) -> None:
     if not way.every:
         return
     # Dropout by hand needs no random state restored before a layer is computed again.
-    options = {"use_reentrant": False, "preserve_rng_state": maths.fast.why_not is not None}
+    options = {"use_reentrant": False, "preserve_rng_state": maths.fast.unsupported_reason is not None}
     maths.base.activation_checkpointing_enable(options, every_n_layers=way.every, offload=way.offload)
     # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
     maths.base.disable_input_require_grads()

@@ -22,7 +22,7 @@ class Row:
     `input_ids` and `position_ids` have shape ``(T,)``; positions restart at 0 with each example. `spans` holds each
     example's (start, end). `label_positions` ``(L,)`` are the positions whose *next* token is a label, `targets`
     ``(L,)`` those next tokens: the last token of an example predicts nothing, since its successor belongs to the next
-    example. `examples` says which of the step's examples they are; `boundaries` holds the spans' starts and the end, as
+    example. `examples` says which of the step's examples they are; `cu_seqlens` holds the spans' starts and the end, as
     int32 ``(examples + 1,)``, for kernels that take them from the device.
     """
 
@@ -32,7 +32,7 @@ class Row:
     label_positions: Tensor
     targets: Tensor
     examples: tuple[int, ...]
-    boundaries: Tensor
+    cu_seqlens: Tensor
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -75,18 +75,18 @@ class GradientStep:
         packed = supports_packing(base)
         fast = FastLayers.of(model, packed=packed)
         # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
-        threads = RowWorkers(base.device, allowed=fast.why_not is None)
+        threads = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
         return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, threads, seed)
 
     def slower_because(self) -> Iterator[str]:
         """Say what keeps this model from the fastest way, a sentence each."""
         if not self.packed:
             yield "One example a row: this model's attention is not plain causal, so rows are not packed."
-        if self.fast.why_not is not None:
-            yield f"PEFT's own layers are used, which are slower: {self.fast.why_not}."
-        elif self.fast.why_slower is not None:
-            yield f"One of the slower ways: {self.fast.why_slower}."
-        elif "mlp" not in self.fast.kinds:
+        if self.fast.unsupported_reason is not None:
+            yield f"PEFT's own layers are used, which are slower: {self.fast.unsupported_reason}."
+        elif self.fast.slower_reason is not None:
+            yield f"One of the slower ways: {self.fast.slower_reason}."
+        elif "mlp" not in self.fast.replaced:
             yield f"Only LoRA's layers are computed by hand; {self.base.config.model_type}'s own do the rest, slower."
 
     @contextmanager
@@ -97,7 +97,7 @@ class GradientStep:
                 stack.enter_context(torch.cuda.device(self.device))  # Triton and graphs take the current one
             if self.packed:
                 stack.enter_context(packed_attention(self.base))
-            if self.fast.why_not is None:
+            if self.fast.unsupported_reason is None:
                 stack.enter_context(self.fast.installed())
             elif self.base.dtype == torch.bfloat16:
                 # bfloat16 arithmetic, so that float32 adapters do not pull their inputs to float32: the casts of PEFT
@@ -148,7 +148,7 @@ class GradientStep:
 
         def of_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
-            self.fast.for_row(DropoutRng(self.seed, step, row.examples, row.spans))
+            self.fast.set_dropout_rng(DropoutRng(self.seed, step, row.examples, row.spans))
             loss = self.summed_loss(row)
             return loss.detach(), torch.autograd.grad(loss / labels, parameters, allow_unused=True)
 
@@ -166,7 +166,7 @@ class GradientStep:
             graphs.begin(labels)
             for items in self.packing(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
-                graphs.add(row, DropoutRng(self.seed, step, row.examples, row.spans) if self.fast.drops else None)
+                graphs.add(row, DropoutRng(self.seed, step, row.examples, row.spans) if self.fast.has_dropout else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
             parameter.grad = gradient
         return graphs.total / labels
@@ -174,10 +174,10 @@ class GradientStep:
     def record_graphs(self) -> None:
         """Compute rows by CUDA graphs from now on, where the GPU's own kernels take the whole row."""
         attentions = sum("Attention" in type(module).__name__ for module in self.base.modules())
-        if self.plain_head and self.fast.by_kernels and self.fast.kinds.get("attention") == attentions > 0:
+        if self.plain_head and self.fast.uses_kernels and self.fast.replaced.get("attention") == attentions > 0:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            layers = self.fast.kinds["linear"]
-            self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.for_row)
+            layers = self.fast.replaced["linear"]
+            self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.set_dropout_rng)
 
     def rows_at_once(self, examples: Sequence[Encoded]) -> int:
         """How many rows of a step are computed side by side within `tokens_per_row`; long ones exceed it."""
@@ -209,7 +209,7 @@ class GradientStep:
         with computing(), self.ready():
             row = lay_out(examples, range(len(examples)), self.device)
             places = tuple(range(first, first + len(examples)))
-            self.fast.for_row(DropoutRng(self.seed, step, places, row.spans))
+            self.fast.set_dropout_rng(DropoutRng(self.seed, step, places, row.spans))
             return self.summed_loss(row)
 
     @torch.no_grad()
@@ -237,7 +237,7 @@ class GradientStep:
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row, float32."""
-        extra = {"spans": row.spans, "boundaries": row.boundaries} if self.packed else {}
+        extra = {"spans": row.spans, "cu_seqlens": row.cu_seqlens} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
         # use_cache=False and no mask: anything else makes transformers ignore the restarting positions. Packed, nobody
         # reads the mask, and one of four dimensions keeps transformers from looking for spans and waiting for a GPU.

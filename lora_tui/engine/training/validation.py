@@ -44,7 +44,7 @@ def held_out_loss(maths: GradientStep, held_out: Sequence[Encoded]) -> float:
     examples = measured(held_out)
     maths.model.eval()
     with torch.no_grad(), computing(), maths.ready():
-        maths.fast.for_row(None)
+        maths.fast.set_dropout_rng(None)
         total = math.fsum(_summed_loss(maths, examples, items) for items in maths.packing(examples))
     return total / sum(example.labels for example in examples)
 

@@ -276,8 +276,8 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
 def test_all_layers_of_a_llama_are_replaced_for_the_step_and_only_for_it(new_model: Callable[..., Any]) -> None:
     model = new_model()
     fast = FastLayers.of(model, packed=True)
-    assert fast.why_not is None
-    assert fast.kinds == {"linear": 14, "norm": 5, "mlp": 2, "attention": 2, "embedding": 1}
+    assert fast.unsupported_reason is None
+    assert fast.replaced == {"linear": 14, "norm": 5, "mlp": 2, "attention": 2, "embedding": 1}
     with fast.installed():
         assert sum("forward" in module.__dict__ for module in model.modules()) == 24
     assert not any("forward" in module.__dict__ for module in model.modules())
@@ -288,7 +288,7 @@ def test_trained_norms_keep_their_own_layer(new_model: Callable[..., Any]) -> No
     for name, parameter in model.named_parameters():
         if "input_layernorm" in name:
             parameter.requires_grad_(True)
-    kinds = FastLayers.of(model, packed=True).kinds
+    kinds = FastLayers.of(model, packed=True).replaced
     assert kinds["norm"] == 3
     assert "embedding" not in kinds, "a norm of transformers' own would not take a float32 sum"
 
@@ -305,7 +305,7 @@ def test_what_is_not_plain_lora_is_left_to_peft(
     base = make_model(tokenizer).requires_grad_(False)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **change))
     maths = GradientStep.of(model, 64)
-    assert maths.fast.why_not == reason
+    assert maths.fast.unsupported_reason == reason
     assert maths.fast.forwards == []
     ours = float(maths.accumulate(examples))
     labels = sum(example.labels for example in examples)
@@ -330,7 +330,7 @@ def test_in_bfloat16_gradients_are_as_near_the_exact_ones_as_pefts_own_or_nearer
     _, exact = accumulate(new_model(base=base(torch.float32)), examples, 64)
     _, ours = accumulate(new_model(base=base(torch.bfloat16)), examples, 64)
     maths = GradientStep.of(new_model(base=base(torch.bfloat16)), 64)
-    maths.fast = FastLayers(why_not="for comparison")
+    maths.fast = FastLayers(unsupported_reason="for comparison")
     maths.accumulate(examples)
     pefts = gradients(maths.model)
 

@@ -152,7 +152,7 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
         called: list[str] = []
         maths: Any = SimpleNamespace(
             device=torch.device("cuda"),
-            fast=SimpleNamespace(by_kernels=True, why_not=None),
+            fast=SimpleNamespace(uses_kernels=True, unsupported_reason=None),
             base=SimpleNamespace(
                 activation_checkpointing_enable=lambda *_, **__: called.append("checkpoints"),
                 disable_input_require_grads=lambda: None,
@@ -236,12 +236,12 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
     model = new_model(dropout=0.2).train()
     _, wanted = accumulate(model, examples[:3], 400)
     maths = GradientStep.of(model, 400)
-    maths.fast.row = layers_module._OfRow()  # what it is on a GPU
+    maths.fast.row = layers_module._RowState()  # what it is on a GPU
     recompute(maths, activation_memory.ALL)
     labels = sum(example.labels for example in examples[:3])
     with maths.ready():
         (row,) = maths.rows(examples[:3])
-        maths.fast.for_row(DropoutRng(42, 0, row.examples, row.spans))
+        maths.fast.set_dropout_rng(DropoutRng(42, 0, row.examples, row.spans))
         loss = maths.summed_loss(row) / labels
         with ThreadPoolExecutor(1) as other:
             other.submit(loss.backward).result()
@@ -250,7 +250,7 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
 
 def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
     maths = GradientStep.of(new_model(dropout=0.2).train(), 64)
-    maths.fast = FastLayers(why_not="for the test")
+    maths.fast = FastLayers(unsupported_reason="for the test")
     before = torch.get_rng_state()
     kept_bytes(maths, (0, 1), examples)
     assert torch.equal(torch.get_rng_state(), before)
@@ -363,7 +363,7 @@ def test_what_is_slower_is_said_once(new_model: Callable[..., Any], dataset: Tex
     assert len(notes) == 1
     assert "Activations are kept: a row of" in notes[0]
     maths = GradientStep.of(new_model(), 64)
-    maths.packed, maths.fast.why_not = False, "a variant of LoRA"
+    maths.packed, maths.fast.unsupported_reason = False, "a variant of LoRA"
     assert [note.split(":")[0] for note in maths.slower_because()] == [
         "One example a row",
         "PEFT's own layers are used, which are slower",

@@ -16,7 +16,7 @@ from lora_tui.config.models import Lora
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.training.cuda_graphs import GraphedRows
 from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.fast import fused, pointwise
+from lora_tui.engine.training.fast import gpu_ops, pointwise
 from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.lora import create_lora_model
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take this machine's CPU for a GPU: kernels are interpreted, torch's own variable-length kernel is replaced."""
 
-    def stand_in(
+    def per_span_attention(
         query: Any, key: Any, value: Any, starts: torch.Tensor, _: Any, longest: int, *__: Any, scale: float, **___: Any
     ) -> Any:
         assert starts.diff().max() <= longest, "the kernel would leave the rest of the span as it finds it"
@@ -44,20 +44,20 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             mixed.append(one[0].transpose(0, 1))
         return torch.cat(mixed)
 
-    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
+    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", per_span_attention)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
-    monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: None)
-    monkeypatch.setattr(fused, "attends", lambda *_: False)  # slow to interpret: where it is asked for
+    monkeypatch.setattr(gpu_ops, "unusable_reason", lambda device, dtype: None)
+    monkeypatch.setattr(gpu_ops, "attends", lambda *_: False)  # slow to interpret: where it is asked for
     # More than one block of each kind, and blocks that are not full.
-    monkeypatch.setattr(fused.low_rank_kernels(), "_TOKENS", 16)
-    monkeypatch.setattr(fused.low_rank_kernels(), "_COLUMNS", 32)
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_TOKENS", 16)
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_COLUMNS", 32)
 
 
 @pytest.fixture
 def with_attention(on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention's kernels as well, in blocks as small as the examples are short."""
-    kernels = fused.attention_kernels()
-    monkeypatch.setattr(fused, "attends", lambda *_: True)
+    kernels = gpu_ops.attention_kernels()
+    monkeypatch.setattr(gpu_ops, "attends", lambda *_: True)
     for name, queries, keys in (("FORWARD", 16, 8), ("BACKWARD_OF_KEYS", 8, 16), ("BACKWARD_OF_QUERIES", 16, 8)):
         monkeypatch.setattr(kernels, f"_{name}", {"QUERIES": queries, "KEYS": keys})
 
@@ -73,8 +73,8 @@ def test_norm_and_gated_unit_equal_the_plain_ones(dtype: torch.dtype, error: flo
     x, weight = numbers(2, 5, 48, dtype=dtype), numbers(48, dtype=dtype).detach()
     gate, up = numbers(5, 1300, seed=1, dtype=dtype), numbers(5, 1300, seed=2, dtype=dtype)
     for ours, plain, inputs in (
-        (fused.rms_norm(x, weight, 1e-5), pointwise.rms_norm(x, weight, 1e-5), (x,)),
-        (fused.swiglu(gate, up), pointwise.swiglu(gate, up), (gate, up)),
+        (gpu_ops.rms_norm(x, weight, 1e-5), pointwise.rms_norm(x, weight, 1e-5), (x,)),
+        (gpu_ops.swiglu(gate, up), pointwise.swiglu(gate, up), (gate, up)),
     ):
         torch.testing.assert_close(ours, plain, rtol=error, atol=error)
         seed = numbers(*ours.shape, seed=3, dtype=dtype).detach()
@@ -90,7 +90,7 @@ def test_the_rotation_is_that_of_transformers() -> None:
 
     x = numbers(7, 3, 16)
     cos, sin = (numbers(7, 8, seed=seed).detach().repeat(1, 2) for seed in (1, 2))
-    ours = fused.rotated(x, cos, sin)
+    ours = gpu_ops.rotated(x, cos, sin)
     by_head = x.transpose(0, 1)[None]
     plain = apply_rotary_pos_emb(by_head, by_head, cos[None], sin[None])[0][0].transpose(0, 1)
     torch.testing.assert_close(ours, plain)
@@ -158,8 +158,8 @@ def test_attention_by_kernels_equals_the_cpus(
     lora = Lora(r=4, alpha=8, dropout=0.0, target_modules=["q_proj", "v_proj"])
     model = stir(create_lora_model(base, lora)).train()
     calls = []
-    real = fused.rotary_attention
-    monkeypatch.setattr(fused, "rotary_attention", lambda *inputs: calls.append(len(inputs)) or real(*inputs))
+    real = gpu_ops.rotary_attention
+    monkeypatch.setattr(gpu_ops, "rotary_attention", lambda *inputs: calls.append(len(inputs)) or real(*inputs))
     compare_with_the_cpus_way(model, examples, monkeypatch)
     assert calls
 
@@ -180,10 +180,10 @@ def test_layers_that_are_joined_keep_their_weights_and_are_joined_once(new_model
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (3, 3)])
 def test_the_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch, heads: int, key_heads: int) -> None:
-    kernels = fused.attention_kernels()
+    kernels = gpu_ops.attention_kernels()
     kernels.can_attend.cache_clear()
     assert kernels.can_attend(CPU, torch.float32, heads, key_heads, 16)
-    assert fused.attends(CPU, torch.float32, heads, key_heads, 16)
+    assert gpu_ops.attends(CPU, torch.float32, heads, key_heads, 16)
     real = kernels.attend_backward
     monkeypatch.setattr(kernels, "attend_backward", lambda *inputs: (real(*inputs)[0],) * 3)
     kernels.can_attend.cache_clear()
@@ -193,7 +193,7 @@ def test_the_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatc
 
 def test_what_the_program_runs_fits_its_loops() -> None:
     """One block goes through the other kind in whole blocks, or what is on the diagonal would be seen twice."""
-    kernels = fused.attention_kernels()
+    kernels = gpu_ops.attention_kernels()
     for blocks, inner, outer in (
         (kernels._FORWARD, "KEYS", "QUERIES"),
         (kernels._BACKWARD_OF_KEYS, "QUERIES", "KEYS"),
@@ -225,7 +225,7 @@ def test_a_norm_that_somebody_listens_to_is_called(new_model: Callable[..., Any]
     maths = GradientStep.of(model, 64)
     maths.accumulate(examples[:1], 1)
     assert heard == [1]
-    assert maths.fast.kinds["layer"] == model.config.num_hidden_layers - 1
+    assert maths.fast.replaced["layer"] == model.config.num_hidden_layers - 1
 
 
 @pytest.mark.usefixtures("with_attention")
@@ -233,17 +233,17 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, calls = new_model(targets=["q_proj"]).train(), []
-    real = fused.kernels().rotate_back
-    monkeypatch.setattr(fused, "rotary_attention", lambda *_: pytest.fail("not for these"))
-    monkeypatch.setattr(fused.attention_kernels(), "LONGEST", 8)
-    monkeypatch.setattr(fused.kernels(), "rotate_back", lambda *inputs: calls.append(1) or real(*inputs))
+    real = gpu_ops.kernels().rotate_back
+    monkeypatch.setattr(gpu_ops, "rotary_attention", lambda *_: pytest.fail("not for these"))
+    monkeypatch.setattr(gpu_ops.attention_kernels(), "MAX_SEQLEN", 8)
+    monkeypatch.setattr(gpu_ops.kernels(), "rotate_back", lambda *inputs: calls.append(1) or real(*inputs))
     GradientStep.of(model, 64).accumulate(examples[:1], 1)
     assert len(calls) == model.config.num_hidden_layers
 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
-    fused.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
+    gpu_ops.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     maths = GradientStep.of(model, 64)
     recompute(maths, activation_memory.ALL)
@@ -260,10 +260,10 @@ def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: 
         maths = GradientStep.of(model, 64)
         loss = float(maths.accumulate(examples[:2], 1))
         found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        return loss, found, maths.fast.kinds
+        return loss, found, maths.fast.replaced
 
     loss, found, kinds = gradient()
-    monkeypatch.setattr(fused, "why_unusable", lambda device, dtype: "not here")
+    monkeypatch.setattr(gpu_ops, "unusable_reason", lambda device, dtype: "not here")
     plain_loss, plain, plain_kinds = gradient()
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-6)
@@ -276,7 +276,7 @@ def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: 
 def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))
     losses = [float(GradientStep.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
@@ -290,10 +290,10 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
 def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
     new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
-    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     for name, size in {"_LOW_TOKENS": 8, "_LOW_COLUMNS": 16, "_COLUMNS_EACH": 32, "_TOKENS_EACH": 16}.items():
         # Sums of parts, and parts that the input does not fill.
-        monkeypatch.setattr(fused.low_rank_kernels(), name, size)
+        monkeypatch.setattr(gpu_ops.low_rank_kernels(), name, size)
     model = new_model(dropout=0.2, targets=targets).train()
     shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
     calls = dict.fromkeys(("dropped_low_ranks_", "dropped_outer", "dropped_input", "copy_of"), 0)
@@ -308,7 +308,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
         monkeypatch.setattr(owner, name, counting)
 
     for name in calls:
-        count(Dropped if name == "copy_of" else fused.low_rank_kernels(), name)
+        count(Dropped if name == "copy_of" else gpu_ops.low_rank_kernels(), name)
 
     def step() -> tuple[float, torch.Tensor]:
         maths = GradientStep.of(model, 64)
@@ -318,7 +318,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
     loss, inside = step()
     before = dict(calls)
     assert [name for name, times in before.items() if not times] == ["copy_of"]
-    monkeypatch.setattr(fused, "adds_low_ranks", lambda *_: False)
+    monkeypatch.setattr(gpu_ops, "adds_low_ranks", lambda *_: False)
     plain_loss, plain = step()
     assert [name for name, times in calls.items() if times != before[name]] == ["copy_of"]
     assert loss == pytest.approx(plain_loss, rel=1e-6)
@@ -368,7 +368,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._TOKENS", 8)
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._LABELS", 4)
-    monkeypatch.setattr(fused.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
@@ -453,27 +453,27 @@ def test_weights_that_have_moved_are_recorded_anew() -> None:
 
 
 def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels, trials = fused.kernels(), fused.trials()
-    trials.why_unusable.cache_clear()
-    assert trials.why_unusable(CPU, torch.float32) is None
+    kernels, trials = gpu_ops.kernels(), gpu_ops.trials()
+    trials.unusable_reason.cache_clear()
+    assert trials.unusable_reason(CPU, torch.float32) is None
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no C compiler")
 
     monkeypatch.setattr(kernels, "rotate", broken)
-    trials.why_unusable.cache_clear()
-    assert trials.why_unusable(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
+    trials.unusable_reason.cache_clear()
+    assert trials.unusable_reason(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
     monkeypatch.setattr(kernels, "rotate", lambda x, *_: x)
-    trials.why_unusable.cache_clear()
-    assert trials.why_unusable(CPU, torch.float32) == (
+    trials.unusable_reason.cache_clear()
+    assert trials.unusable_reason(CPU, torch.float32) == (
         "they compute something else on this device (rotation, rotation of some heads)"
     )
-    trials.why_unusable.cache_clear()
-    assert fused.why_unusable(CPU, torch.float32) == "they are for GPUs"
+    trials.unusable_reason.cache_clear()
+    assert gpu_ops.unusable_reason(CPU, torch.float32) == "they are for GPUs"
 
 
 def test_low_ranks_are_added_in_passing_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels, trials = fused.low_rank_kernels(), fused.trials()
+    kernels, trials = gpu_ops.low_rank_kernels(), gpu_ops.trials()
     trials.can_add_low_ranks.cache_clear()
     assert trials.can_add_low_ranks(CPU, torch.float32, 5)
     real = kernels.gated_forward
@@ -488,7 +488,7 @@ def test_without_the_kernels_a_model_says_that_it_is_slower(
 ) -> None:
     model = new_model()
     fast = FastLayers.of(model, packed=True)
-    fast.why_slower = "they cannot be used"
+    fast.slower_reason = "they cannot be used"
     maths = GradientStep.of(model, 64)
     monkeypatch.setattr(maths, "fast", fast)
     assert any("they cannot be used" in line for line in maths.slower_because())

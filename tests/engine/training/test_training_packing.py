@@ -64,7 +64,7 @@ def test_positions_restart_with_each_example_and_spans_say_where() -> None:
     assert row.position_ids.tolist() == [0, 1, 2, 0, 1]
     assert row.spans == ((0, 3), (3, 5))
     assert row.examples == (0, 1)
-    assert (row.boundaries.tolist(), row.boundaries.dtype) == ([0, 3, 5], torch.int32)
+    assert (row.cu_seqlens.tolist(), row.cu_seqlens.dtype) == ([0, 3, 5], torch.int32)
 
 
 def test_the_last_token_of_an_example_predicts_nothing() -> None:
@@ -160,7 +160,7 @@ def test_on_cuda_all_spans_go_through_one_kernel_in_the_layout_it_takes(
     _, wanted = accumulate(model, examples, 64)
     monkeypatch.setattr("lora_tui.engine.training.attention.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
-    monkeypatch.setattr("lora_tui.engine.training.fast.layers.FastLayers._take_blocks", lambda *_, **__: None)
+    monkeypatch.setattr("lora_tui.engine.training.fast.layers.FastLayers._replace_blocks", lambda *_, **__: None)
     _, found = accumulate(model, examples, 64)
     assert largest_difference(found, wanted) <= 1e-6
     assert {len(shape) for shape in shapes} == {3}

@@ -48,13 +48,13 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
     model = new_model(dropout=dropout).train()
     maths = GradientStep.of(model, 96)
     seen: set[str] = set()
-    real = maths.fast.for_row
+    real = maths.fast.set_dropout_rng
 
     def watched(draws: Any) -> None:
         seen.add(threading.current_thread().name)
         real(draws)
 
-    maths.fast.for_row = watched  # type: ignore[method-assign]
+    maths.fast.set_dropout_rng = watched  # type: ignore[method-assign]
     assert maths.rows_at_once(examples) == 2
     assert maths.rows_at_once(examples[:1]) == 1, "a small step is one row"
     loss = float(maths.accumulate(examples))

@@ -125,7 +125,7 @@ def packed_rotary_attention(
     angles: tuple[Tensor, Tensor],
     heads: Heads,
     spans: Sequence[tuple[int, int]],
-    _boundaries: Tensor | None = None,
+    _cu_seqlens: Tensor | None = None,
 ) -> Tensor:
     """Each span's tokens attend to those before them in the span: `query` ``(T, heads · width)``, key, value likewise.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 _LOG2_E = 1.4426950408889634
 
-LONGEST = 1024
+MAX_SEQLEN = 1024
 """Spans up to which the kernels were compared with torch's, and found faster, in tokens."""
 
 _FORWARD = {"QUERIES": 64, "KEYS": 64, "num_warps": 4, "num_stages": 3}
@@ -35,11 +35,11 @@ def _rows(x, stride, rows, inside, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _span(q, k, v, boundaries, stride, GROUP: tl.constexpr, WIDTH: tl.constexpr):
+def _span(q, k, v, cu_seqlens, stride, GROUP: tl.constexpr, WIDTH: tl.constexpr):
     """Where a program's span begins, how long it is, and its queries, keys and values for the program's head."""
     head, span = tl.program_id(2), tl.program_id(1)
-    start = tl.load(boundaries + span).to(tl.int64)
-    length = (tl.load(boundaries + span + 1) - start).to(tl.int32)
+    start = tl.load(cu_seqlens + span).to(tl.int64)
+    length = (tl.load(cu_seqlens + span + 1) - start).to(tl.int32)
     of_key_head = start * stride + (head // GROUP) * WIDTH
     return start, length, q + start * stride + head * WIDTH, k + of_key_head, v + of_key_head
 
@@ -60,11 +60,11 @@ def _weigh(q, k, v, rows, columns, total, largest, mixed, scale, MASKED: tl.cons
 
 @triton.jit
 def _attend(
-    q, k, v, boundaries, y, normaliser, stride, tokens, scale,
+    q, k, v, cu_seqlens, y, lse, stride, tokens, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(2)
-    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
+    start, length, q, k, v = _span(q, k, v, cu_seqlens, stride, GROUP, WIDTH)
     # Blocks that see the most keys come first: what is left for the end is short.
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
     if first < length:
@@ -86,7 +86,7 @@ def _attend(
         y += (start * HEADS + head) * WIDTH
         to = y + rows[:, None] * (HEADS * WIDTH) + tl.arange(0, WIDTH)[None, :]
         tl.store(to, (mixed / total[:, None]).to(y.dtype.element_ty), mask=(rows < length)[:, None])
-        tl.store(normaliser + head * tokens + start + rows, largest + tl.log2(total), mask=rows < length)
+        tl.store(lse + head * tokens + start + rows, largest + tl.log2(total), mask=rows < length)
 
 
 @triton.jit
@@ -102,10 +102,10 @@ def _inner(grad, y, inner, tokens, HEADS: tl.constexpr, PADDED: tl.constexpr, WI
 
 
 @triton.jit
-def _of_keys(q, k, v, grad, normaliser, inner, rows, columns, of_k, of_v, scale, MASKED: tl.constexpr):
+def _of_keys(q, k, v, grad, lse, inner, rows, columns, of_k, of_v, scale, MASKED: tl.constexpr):
     """Add what a block of queries gives to the gradients of a block of keys and values."""
     scores = tl.dot(k, tl.trans(q), input_precision="ieee") * scale
-    weights = tl.exp2(scores - normaliser[None, :])
+    weights = tl.exp2(scores - lse[None, :])
     if MASKED:
         weights = tl.where(rows[None, :] >= columns[:, None], weights, 0.0)
     of_v += tl.dot(weights.to(v.dtype), grad, input_precision="ieee")
@@ -117,15 +117,15 @@ def _of_keys(q, k, v, grad, normaliser, inner, rows, columns, of_k, of_v, scale,
 
 @triton.jit
 def _backward_of_keys(
-    q, k, v, grad, boundaries, normaliser, inner, of_k, of_v, stride, tokens, scale, scaling,
+    q, k, v, grad, cu_seqlens, lse, inner, of_k, of_v, stride, tokens, scale, scaling,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(2)
-    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
+    start, length, q, k, v = _span(q, k, v, cu_seqlens, stride, GROUP, WIDTH)
     first = tl.program_id(0) * KEYS
     if first < length:
         grad += (start * HEADS + head) * WIDTH
-        normaliser += head * tokens + start
+        lse += head * tokens + start
         inner += head * tokens + start
         columns = first + tl.arange(0, KEYS)
         keys = _rows(k, stride, columns, columns < length, WIDTH)
@@ -137,7 +137,7 @@ def _backward_of_keys(
             inside = rows < length
             queries = _rows(q, stride, rows, inside, WIDTH)
             grads = _rows(grad, HEADS * WIDTH, rows, inside, WIDTH)
-            of_row, along = tl.load(normaliser + rows, inside, 0.0), tl.load(inner + rows, inside, 0.0)
+            of_row, along = tl.load(lse + rows, inside, 0.0), tl.load(inner + rows, inside, 0.0)
             sum_k, sum_v = _of_keys(
                 queries, keys, values, grads, of_row, along, rows, columns, sum_k, sum_v, scale, True
             )
@@ -146,7 +146,7 @@ def _backward_of_keys(
             inside = rows < length
             queries = _rows(q, stride, rows, inside, WIDTH)
             grads = _rows(grad, HEADS * WIDTH, rows, inside, WIDTH)
-            of_row, along = tl.load(normaliser + rows, inside, 0.0), tl.load(inner + rows, inside, 0.0)
+            of_row, along = tl.load(lse + rows, inside, 0.0), tl.load(inner + rows, inside, 0.0)
             sum_k, sum_v = _of_keys(
                 queries, keys, values, grads, of_row, along, rows, columns, sum_k, sum_v, scale, False
             )
@@ -156,10 +156,10 @@ def _backward_of_keys(
 
 
 @triton.jit
-def _of_queries(q, k, v, grad, normaliser, inner, rows, columns, of_q, scale, MASKED: tl.constexpr):
+def _of_queries(q, k, v, grad, lse, inner, rows, columns, of_q, scale, MASKED: tl.constexpr):
     """Add what a block of keys gives to the gradient of a block of queries."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-    weights = tl.exp2(scores - normaliser[:, None])
+    weights = tl.exp2(scores - lse[:, None])
     if MASKED:
         weights = tl.where(rows[:, None] >= columns[None, :], weights, 0.0)
     of_weights = tl.dot(grad, tl.trans(v), input_precision="ieee")
@@ -169,18 +169,18 @@ def _of_queries(q, k, v, grad, normaliser, inner, rows, columns, of_q, scale, MA
 
 @triton.jit
 def _backward_of_queries(
-    q, k, v, grad, boundaries, normaliser, inner, of_q, stride, tokens, scale, scaling,
+    q, k, v, grad, cu_seqlens, lse, inner, of_q, stride, tokens, scale, scaling,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(2)
-    start, length, q, k, v = _span(q, k, v, boundaries, stride, GROUP, WIDTH)
+    start, length, q, k, v = _span(q, k, v, cu_seqlens, stride, GROUP, WIDTH)
     first = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES
     if first < length:
         rows = first + tl.arange(0, QUERIES)
         inside = rows < length
         queries = _rows(q, stride, rows, inside, WIDTH)
         grads = _rows(grad + (start * HEADS + head) * WIDTH, HEADS * WIDTH, rows, inside, WIDTH)
-        of_row = tl.load(normaliser + head * tokens + start + rows, inside, 0.0)
+        of_row = tl.load(lse + head * tokens + start + rows, inside, 0.0)
         along = tl.load(inner + head * tokens + start + rows, inside, 0.0)
         total = tl.zeros((QUERIES, WIDTH), tl.float32)
         for begin in range(0, first, KEYS):
@@ -197,20 +197,20 @@ def _backward_of_queries(
         tl.store(of_q + places, (total * scaling).to(of_q.dtype.element_ty), mask=inside[:, None])
 
 
-def attend(x: Tensor, key_heads: int, boundaries: Tensor, longest: int, scaling: float) -> tuple[Tensor, Tensor]:
+def attend(x: Tensor, key_heads: int, cu_seqlens: Tensor, max_seqlen: int, scaling: float) -> tuple[Tensor, Tensor]:
     """Attention over spans of `x` ``(T, heads + 2 · key heads, width)``: queries, keys and values, side by side.
 
-    `boundaries` ``(spans + 1,)`` are int32, on the device; no span is longer than `longest`. Returns the output ``(T,
-    heads, width)`` and the logarithms to base 2 of the softmax's sums, ``(heads, T)``, float32.
+    `cu_seqlens` ``(spans + 1,)`` are int32, on the device; no span is longer than `max_seqlen`. Returns the output
+    ``(T, heads, width)`` and the logarithms to base 2 of the softmax's sums, ``(heads, T)``, float32.
     """
     tokens, heads, width = len(x), x.shape[1] - 2 * key_heads, x.shape[2]
     y = x.new_empty(tokens, heads, width)
-    normaliser = x.new_empty(heads, tokens, dtype=torch.float32)
-    _attend[_grid(longest, _FORWARD["QUERIES"], boundaries, heads)](
-        *_parts(x, key_heads), boundaries, y, normaliser, x.stride(0), tokens, scaling * _LOG2_E,
+    lse = x.new_empty(heads, tokens, dtype=torch.float32)
+    _attend[_grid(max_seqlen, _FORWARD["QUERIES"], cu_seqlens, heads)](
+        *_parts(x, key_heads), cu_seqlens, y, lse, x.stride(0), tokens, scaling * _LOG2_E,
         HEADS=heads, GROUP=heads // key_heads, WIDTH=width, **_FORWARD,
     )  # fmt: skip
-    return y, normaliser
+    return y, lse
 
 
 def attend_backward(
@@ -218,9 +218,9 @@ def attend_backward(
     x: Tensor,
     key_heads: int,
     y: Tensor,
-    normaliser: Tensor,
-    boundaries: Tensor,
-    longest: int,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, ``(T, heads, width)`` each, from that of the output, contiguous.
@@ -228,16 +228,16 @@ def attend_backward(
     Those of keys and values are what each query head gives: a key head's is the sum of its group's.
     """
     tokens, heads, width = y.shape
-    inner = torch.empty_like(normaliser)
+    inner = torch.empty_like(lse)
     _inner[(tokens,)](grad, y, inner, tokens, HEADS=heads, PADDED=triton.next_power_of_2(heads), WIDTH=width)
     of_q, of_k, of_v = (torch.empty_like(y) for _ in range(3))
-    inputs = (*_parts(x, key_heads), grad, boundaries, normaliser, inner)
+    inputs = (*_parts(x, key_heads), grad, cu_seqlens, lse, inner)
     numbers = (x.stride(0), tokens, scaling * _LOG2_E, scaling)
     shape = {"HEADS": heads, "GROUP": heads // key_heads, "WIDTH": width}
-    _backward_of_keys[_grid(longest, _BACKWARD_OF_KEYS["KEYS"], boundaries, heads)](
+    _backward_of_keys[_grid(max_seqlen, _BACKWARD_OF_KEYS["KEYS"], cu_seqlens, heads)](
         *inputs, of_k, of_v, *numbers, **shape, **_BACKWARD_OF_KEYS
     )
-    _backward_of_queries[_grid(longest, _BACKWARD_OF_QUERIES["QUERIES"], boundaries, heads)](
+    _backward_of_queries[_grid(max_seqlen, _BACKWARD_OF_QUERIES["QUERIES"], cu_seqlens, heads)](
         *inputs, of_q, *numbers, **shape, **_BACKWARD_OF_QUERIES
     )
     return of_q, of_k, of_v
@@ -247,8 +247,8 @@ def _parts(x: Tensor, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return x[:, : -2 * key_heads], x[:, -2 * key_heads : -key_heads], x[:, -key_heads:]
 
 
-def _grid(longest: int, block: int, boundaries: Tensor, heads: int) -> tuple[int, int, int]:
-    return triton.cdiv(longest, block), len(boundaries) - 1, heads
+def _grid(max_seqlen: int, block: int, cu_seqlens: Tensor, heads: int) -> tuple[int, int, int]:
+    return triton.cdiv(max_seqlen, block), len(cu_seqlens) - 1, heads
 
 
 @lru_cache(maxsize=8)
@@ -265,9 +265,9 @@ def _agrees(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(spans[-1], heads + 2 * key_heads, width, generator=generator).to(device, dtype)
     grad = torch.randn(spans[-1], heads, width, generator=generator).to(device, dtype)
-    boundaries = torch.tensor(spans, dtype=torch.int32, device=device)
-    y, normaliser = attend(x, key_heads, boundaries, 256, width**-0.5)
-    found = attend_backward(grad, x, key_heads, y, normaliser, boundaries, 256, width**-0.5)
+    cu_seqlens = torch.tensor(spans, dtype=torch.int32, device=device)
+    y, lse = attend(x, key_heads, cu_seqlens, 256, width**-0.5)
+    found = attend_backward(grad, x, key_heads, y, lse, cu_seqlens, 256, width**-0.5)
     q, k, v = (part.float() for part in _parts(x, key_heads))
     k, v = (part.repeat_interleave(heads // key_heads, 1) for part in (k, v))
     with torch.enable_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lora_tui.engine.training.attention import varlen_attention
-from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.fast.attention import Heads
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 
@@ -21,7 +21,7 @@ Spans = Sequence[tuple[int, int]]
 
 Mix = Callable[[Tensor, tuple[Tensor, Tensor], Spans, Tensor], Tensor]
 """What an attention does before its output layer: ``(1, T, hidden)``, angles ``(T, width)`` twice, spans and their
-boundaries on the device to ``(T, heads · width)``."""
+`cu_seqlens` on the device to ``(T, heads · width)``."""
 
 
 def attention(module: Any, mix: Mix) -> Forward:
@@ -33,11 +33,11 @@ def attention(module: Any, mix: Mix) -> Forward:
         attention_mask: Tensor | None = None,
         *,
         spans: Spans,
-        boundaries: Tensor,
+        cu_seqlens: Tensor,
         **_: Any,
     ) -> tuple[Tensor, None]:
         cos, sin = position_embeddings
-        mixed = mix(hidden_states, (cos[0], sin[0]), spans, boundaries)
+        mixed = mix(hidden_states, (cos[0], sin[0]), spans, cu_seqlens)
         return module.o_proj(mixed.unsqueeze(0)), None
 
     return forward
@@ -49,13 +49,13 @@ def apart(module: Any, project: Callable[[Tensor], tuple[Tensor, ...]], attend: 
     heads = Heads(module.k_proj.out_features // width, width, float(module.scaling))
     normed = hasattr(module, "q_norm")
 
-    def mix(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, boundaries: Tensor) -> Tensor:
+    def mix(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, cu_seqlens: Tensor) -> Tensor:
         # Not [0]: its backward pass would copy the gradient into a tensor of zeros.
         query, key, value = (x.squeeze(0) for x in project(hidden))
         if normed:
             query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
             key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
-        return attend(query, key, value, angles, heads, spans, boundaries)
+        return attend(query, key, value, angles, heads, spans, cu_seqlens)
 
     return mix
 
@@ -64,17 +64,17 @@ def together(module: Any, joined: Callable[[Tensor], Linear]) -> Mix:
     """Queries, keys and values out of one product, on a GPU."""
     width, scaling, weight = module.head_dim, float(module.scaling), module.o_proj.weight
     heads, key_heads = weight.shape[1] // width, module.k_proj.out_features // width
-    by_kernels = fused.attends(weight.device, weight.dtype, heads, key_heads, width)
-    longest_by_kernels = fused.attention_kernels().LONGEST if by_kernels else 0
+    uses_kernels = gpu_ops.attends(weight.device, weight.dtype, heads, key_heads, width)
+    max_seqlen_of_kernels = gpu_ops.attention_kernels().MAX_SEQLEN if uses_kernels else 0
 
-    def mix(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, boundaries: Tensor) -> Tensor:
+    def mix(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, cu_seqlens: Tensor) -> Tensor:
         (all_three,) = lora_linears(hidden, [joined(hidden)])
         x = all_three.view(hidden.shape[1], -1, width)
-        longest = max(end - start for start, end in spans)
-        if longest <= longest_by_kernels:
-            mixed = fused.rotary_attention(x, *angles, boundaries, key_heads, longest, scaling)
+        max_seqlen = max(end - start for start, end in spans)
+        if max_seqlen <= max_seqlen_of_kernels:
+            mixed = gpu_ops.rotary_attention(x, *angles, cu_seqlens, key_heads, max_seqlen, scaling)
         else:
-            mixed = varlen_attention(*fused.rotated_heads(x, *angles, key_heads), scaling, spans, boundaries)
+            mixed = varlen_attention(*gpu_ops.rotated_heads(x, *angles, key_heads), scaling, spans, cu_seqlens)
         return mixed.view(len(mixed), -1)
 
     return mix
@@ -87,13 +87,13 @@ def varlen_rotary_attention(
     angles: tuple[Tensor, Tensor],
     heads: Heads,
     spans: Spans,
-    boundaries: Tensor,
+    cu_seqlens: Tensor,
 ) -> Tensor:
     """What `packed_rotary_attention` computes, by the kernel of torch that takes spans of any length, on a GPU."""
     tokens = len(query)
-    q, k = (fused.rotated(x.view(tokens, -1, heads.width), *angles) for x in (query, key))
+    q, k = (gpu_ops.rotated(x.view(tokens, -1, heads.width), *angles) for x in (query, key))
     v = value.view(tokens, -1, heads.width)
-    return varlen_attention(q, k, v, heads.scaling, spans, boundaries).view(tokens, -1)
+    return varlen_attention(q, k, v, heads.scaling, spans, cu_seqlens).view(tokens, -1)
 
 
 def norm(module: Any, normed: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
@@ -113,9 +113,9 @@ def layer(module: Any) -> Forward:
         if module.gradient_checkpointing and module.training and torch.is_grad_enabled():
             whole: Tensor = type(module).forward(module, hidden_states, **more)  # which sees to it
             return whole
-        residual, normed = fused.branch(hidden_states, None, before.weight, before.variance_epsilon)
+        residual, normed = gpu_ops.branch(hidden_states, None, before.weight, before.variance_epsilon)
         mixed, _ = module.self_attn(hidden_states=normed, **more)
-        residual, normed = fused.branch(residual, mixed, after.weight, after.variance_epsilon)
+        residual, normed = gpu_ops.branch(residual, mixed, after.weight, after.variance_epsilon)
         return residual + module.mlp(normed)  # type: ignore[no-any-return]
 
     return forward

@@ -15,7 +15,7 @@ import torch
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
-from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.transfer import to_device
 
 _INDEX_RATE = 0.125
@@ -47,7 +47,7 @@ class Dropped:
         """`values`, in the precision `dtype` where one is given, with zeros at the dropped elements; contiguous."""
         dtype = dtype or values.dtype
         if self.drawn_at is not None:
-            without: Tensor = fused.low_rank_kernels().drop(values.contiguous(), self.marks, self.drawn_at)
+            without: Tensor = gpu_ops.low_rank_kernels().drop(values.contiguous(), self.marks, self.drawn_at)
             return without.to(dtype)
         return self._zero_(torch.empty(values.shape, dtype=dtype, device=values.device).copy_(values))
 
@@ -58,7 +58,7 @@ class Dropped:
             return part if total is None else total.add_(part)
         if total is None:
             return self.copy_of(part)
-        fused.low_rank_kernels().add_kept_(total, part, self.marks, self.drawn_at)
+        gpu_ops.low_rank_kernels().add_kept_(total, part, self.marks, self.drawn_at)
         return total
 
     def _zero_(self, values: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class DropoutRng:
         self, layer: int, width: int, rate: float, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> "Dropped":
         """The elements of a ``(T, width)`` input that layer number `layer` drops, each with probability `rate`."""
-        if fused.why_unusable(device, dtype) is None:
+        if gpu_ops.unusable_reason(device, dtype) is None:
             layers = -(-(layer + 1) // _MOST_LAYERS) * _MOST_LAYERS
             return Dropped(_seeds_of_row(self, layers, device)[layer], drawn_at=rate)
         if device.type == "cpu":

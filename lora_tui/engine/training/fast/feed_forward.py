@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.fast.linear import Linear, LoraActivations, add_products
 
 HIGHEST_RANK = 64
@@ -20,8 +20,8 @@ HIGHEST_RANK = 64
 def can_be_fused(both: Linear, down: Linear) -> bool:
     """Tell whether `feed_forward` takes gate and up, described as one, and down: all with LoRA, none with a bias.
 
-    Their ranks must be ones that a kernel can hold and has been tried for (`fused.adds_low_ranks`), and what is dropped
-    must be drawn inside the products.
+    Their ranks must be ones that a kernel can hold and has been tried for (`gpu_ops.adds_low_ranks`), and what is
+    dropped must be drawn inside the products.
     """
     ranks = [len(a) for a in (*(member.lora_a for member in both.members), down.lora_a) if a is not None]
     return (
@@ -40,7 +40,7 @@ class _FeedForward(torch.autograd.Function):
         gate_and_up, down = layers
         both = functional.linear(x, gate_and_up.weight)
         first = LoraActivations.of(x, [gate_and_up])
-        inner = fused.low_rank_kernels().gated_forward(*both.chunk(2, dim=1), first.low, first.out[0])
+        inner = gpu_ops.low_rank_kernels().gated_forward(*both.chunk(2, dim=1), first.low, first.out[0])
         last = LoraActivations.of(inner, [down])
         (y,) = last.outputs(inner)
         ctx.outlines = first.without_marks(), last.without_marks()  # type: ignore[attr-defined]  # torch types it bare
@@ -57,7 +57,7 @@ class _FeedForward(torch.autograd.Function):
         grad = grad.contiguous()
         of_low_of_inner, of_down = last.backward(inner, [grad])
         (down,) = last.layers
-        of_both = fused.low_rank_kernels().gated_backward(
+        of_both = gpu_ops.low_rank_kernels().gated_backward(
             grad @ of_down_w,
             *both.chunk(2, dim=1),
             (first.low, first.out[0]),

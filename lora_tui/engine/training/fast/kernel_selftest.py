@@ -10,7 +10,7 @@ from lora_tui.engine.training.fast import kernels, low_rank_kernels
 
 
 @lru_cache(maxsize=8)
-def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
+def unusable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Call each kernel once on `device` in `dtype` and compare with torch; say what went wrong, or None."""
     try:
         wrong = [name for name, found, expected in _trials(device, dtype) if not _alike(found, expected)]

@@ -118,13 +118,13 @@ def _cross_entropy(logits, targets, losses, vocabulary, BLOCK: tl.constexpr):
         total = total * tl.exp(largest - safe) + tl.exp(values - safe)
         largest = larger
     top = tl.max(largest)
-    normaliser = top + tl.log(tl.sum(total * tl.exp(largest - top)))
-    tl.store(losses + row, tl.where(counts, normaliser - of_target, 0.0))
+    lse = top + tl.log(tl.sum(total * tl.exp(largest - top)))
+    tl.store(losses + row, tl.where(counts, lse - of_target, 0.0))
     for start in range(0, vocabulary, BLOCK):
         places = start + tl.arange(0, BLOCK)
         inside = places < vocabulary
         values = tl.load(logits + places, mask=inside, other=float("-inf")).to(tl.float32)
-        gradient = tl.where(counts, tl.exp(values - normaliser) - tl.where(places == target, 1.0, 0.0), 0.0)
+        gradient = tl.where(counts, tl.exp(values - lse) - tl.where(places == target, 1.0, 0.0), 0.0)
         tl.store(logits + places, gradient.to(logits.dtype.element_ty), mask=inside)
 
 

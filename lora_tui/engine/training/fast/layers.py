@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
 from lora_tui.engine.training.attention import has_varlen_kernel
-from lora_tui.engine.training.fast import blocks, fused
+from lora_tui.engine.training.fast import blocks, gpu_ops
 from lora_tui.engine.training.fast.attention import packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Dropped
 from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
@@ -42,13 +42,13 @@ class _Operations(NamedTuple):
 
 
 @dataclass
-class _OfRow:
+class _RowState:
     """What belongs to the row under way. A GPU's backward pass runs on a thread of its own and must see it, too."""
 
     draws: Any = None
 
 
-class _OfThreadsRow(threading.local):
+class _ThreadRowState(threading.local):
     """The same on the CPU, where rows are computed side by side, each on one thread from end to end."""
 
     draws: Any = None
@@ -96,19 +96,19 @@ class _Rounded:
 class FastLayers:
     """The replacements for one model: `forwards` pairs a module with what is called in its place.
 
-    `why_not` says why PEFT's own layers are used (None: they are replaced), `why_slower` why those between them are not
-    the fastest; `kinds` counts the replaced layers by kind.
+    `unsupported_reason` says why PEFT's own layers are used (None: they are replaced), `slower_reason` why those
+    between them are not the fastest; `replaced` counts the replaced layers by kind.
     """
 
     forwards: list[tuple[nn.Module, blocks.Forward]] = field(default_factory=list)
-    why_not: str | None = None
-    why_slower: str | None = None
-    kinds: dict[str, int] = field(default_factory=dict)
-    row: _OfRow | _OfThreadsRow = field(default_factory=_OfThreadsRow)
+    unsupported_reason: str | None = None
+    slower_reason: str | None = None
+    replaced: dict[str, int] = field(default_factory=dict)
+    row: _RowState | _ThreadRowState = field(default_factory=_ThreadRowState)
     recomputes_feed_forward: bool = False
-    by_kernels: bool = False
+    uses_kernels: bool = False
     adds_low_ranks: bool = False
-    drops: bool = False
+    has_dropout: bool = False
     rounded: "_Rounded | None" = None
     _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
     _adapted: dict[nn.Module, Adapted] = field(default_factory=dict)
@@ -117,14 +117,14 @@ class FastLayers:
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
         """Look through `model`; `packed` says that its attention may be computed span by span."""
         on_cpu = next(model.parameters()).device.type == "cpu"
-        layers = cls(row=_OfThreadsRow() if on_cpu else _OfRow())
+        layers = cls(row=_ThreadRowState() if on_cpu else _RowState())
         adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        layers.why_not = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
-        if layers.why_not is not None:
+        layers.unsupported_reason = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
+        if layers.unsupported_reason is not None:
             return layers
         device = next(model.parameters()).device
         dtype = next(model.parameters()).dtype
-        reason = fused.why_unusable(device, dtype)
+        reason = gpu_ops.unusable_reason(device, dtype)
         if reason is None or (device.type == "cuda" and dtype == torch.bfloat16):
             layers.rounded = _Rounded.of(adapted)
         for number, module in enumerate(adapted):
@@ -133,14 +133,14 @@ class FastLayers:
         if reason is None:
             layers.adds_low_ranks = _tried_ranks(adapted, device, dtype)
             attention = blocks.varlen_rotary_attention if packed and _takes_varlen(model) else None
-            layers.by_kernels = True
-            layers._take_blocks(model, _Operations(fused.rms_norm, fused.swiglu, attention))
+            layers.uses_kernels = True
+            layers._replace_blocks(model, _Operations(gpu_ops.rms_norm, gpu_ops.swiglu, attention))
             layers._take_layers(model)
         elif on_cpu:
-            layers._take_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
+            layers._replace_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
             layers._take_embedding(model)
         elif device.type == "cuda":
-            layers.why_slower = f"the kernels for what is between the matrix products cannot be used: {reason}"
+            layers.slower_reason = f"the kernels for what is between the matrix products cannot be used: {reason}"
         return layers
 
     @contextmanager
@@ -158,9 +158,9 @@ class FastLayers:
 
     def _take(self, kind: str, module: nn.Module, forward: blocks.Forward) -> None:
         self.forwards.append((module, forward))
-        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.replaced[kind] = self.replaced.get(kind, 0) + 1
 
-    def _take_blocks(self, model: nn.Module, by_hand: "_Operations") -> None:
+    def _replace_blocks(self, model: nn.Module, by_hand: "_Operations") -> None:
         for module in model.modules():
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
@@ -194,7 +194,7 @@ class FastLayers:
         (adapter,) = module.active_adapters
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-        self.drops = self.drops or rate > 0.0
+        self.has_dropout = self.has_dropout or rate > 0.0
         matrices = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         adapted = Adapted(number, module.base_layer, *matrices, module.scaling[adapter], dropout, rate)
         self._adapted[module] = adapted
@@ -241,7 +241,7 @@ class FastLayers:
 
         None on the CPU, where it saves nothing, and where they are too unlike.
         """
-        if not self.by_kernels or self._linears(*modules) is None:
+        if not self.uses_kernels or self._linears(*modules) is None:
             return None
         joint = FusedProjection.of(
             [self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0
@@ -265,7 +265,7 @@ class FastLayers:
             # A GPU's draws depend on tokens and columns, not on the width: any input describes the last layer.
             if down is not None and can_be_fused(both, last := down[0](x)):
                 return feed_forward(x, both, last)
-            return module.down_proj(fused.gated_unit(*lora_linears(x, [both])))  # type: ignore[no-any-return]
+            return module.down_proj(gpu_ops.gated_unit(*lora_linears(x, [both])))  # type: ignore[no-any-return]
 
         def forward(x: Tensor) -> Tensor:
             if not (self.recomputes_feed_forward and torch.is_grad_enabled()):
@@ -281,7 +281,7 @@ class FastLayers:
             return blocks.attention(module, blocks.apart(module, self._together(*layers), attend))
         return blocks.attention(module, blocks.together(module, joined))
 
-    def for_row(self, draws: Any) -> None:
+    def set_dropout_rng(self, draws: Any) -> None:
         """Draw the dropout of the next row from `draws`, a `DropoutRng` or what draws like one; None drops nothing.
 
         On the CPU this holds for the calling thread.
@@ -326,7 +326,7 @@ def _has_hooks(module: nn.Module) -> bool:
 def _tried_ranks(adapted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> bool:
     """Try the kernels that compute low-rank parts, for the highest rank of the model that they hold."""
     ranks = [rank for layer in adapted for rank in layer.r.values() if rank <= HIGHEST_RANK]
-    return bool(ranks) and fused.adds_low_ranks(device, dtype, max(ranks))
+    return bool(ranks) and gpu_ops.adds_low_ranks(device, dtype, max(ranks))
 
 
 def _takes_varlen(model: nn.Module) -> bool:

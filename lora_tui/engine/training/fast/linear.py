@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from lora_tui.engine.training.fast import fused
+from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.fast.dropout import Dropped
 
 
@@ -28,7 +28,7 @@ class Linear:
     `lora_a` ``(r, in)`` and `lora_b` ``(out, r)`` may be float32 beside a bfloat16 input: their gradients come in their
     own precision. `rounded` holds both in the input's, where the low ranks are to be computed in that. `dropped` marks
     the elements of the input that the adapter does not see; `scale` holds the ``1 / (1 - rate)`` as well. With
-    `draws_inside`, kernels that draw within a product may be used (`fused.adds_low_ranks`). Without `lora_a` and
+    `draws_inside`, kernels that draw within a product may be used (`gpu_ops.adds_low_ranks`). Without `lora_a` and
     `lora_b` nothing is trained.
 
     Several layers can be described as one (`joint`): their weights one below the other, their A likewise and their B on
@@ -104,7 +104,7 @@ class LoraActivations:
             low = ranks.low[:, part]
             if alike[0].rate_inside is not None:
                 seeds = _seeds(alike)
-                fused.low_rank_kernels().dropped_low_ranks_(
+                gpu_ops.low_rank_kernels().dropped_low_ranks_(
                     low, x, into[part], seeds, alike[0].rate_inside, alike[0].scale
                 )
             else:
@@ -131,7 +131,7 @@ class LoraActivations:
         of_a: list[Tensor] = []
         for alike, part in self._groups():
             if alike[0].rate_inside is not None:
-                together = fused.low_rank_kernels().dropped_outer(
+                together = gpu_ops.low_rank_kernels().dropped_outer(
                     of_low[:, part], x, _seeds(alike), alike[0].rate_inside
                 )
                 together = together.to(alike[0].lora_a)
@@ -148,7 +148,7 @@ class LoraActivations:
         for alike, part in self._groups():
             first, low, into = alike[0], of_low[:, part], self.into[part]
             if first.rate_inside is not None:
-                total = fused.low_rank_kernels().dropped_input(low, into, _seeds(alike), first.rate_inside, total)
+                total = gpu_ops.low_rank_kernels().dropped_input(low, into, _seeds(alike), first.rate_inside, total)
             elif first.dropped is None:
                 total = low @ into if total is None else total.addmm_(low, into)
             else:

@@ -33,13 +33,13 @@ def trials() -> Any:
 
 
 @lru_cache(maxsize=8)
-def why_unusable(device: torch.device, dtype: torch.dtype) -> str | None:
+def unusable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Say in a few words what keeps the kernels from being used on `device` in `dtype`; None where they can be."""
     if device.type != "cuda":
         return "they are for GPUs"
     try:
         with torch.cuda.device(device):  # Triton asks the current one
-            reason: str | None = trials().why_unusable(device, dtype)
+            reason: str | None = trials().unusable_reason(device, dtype)
     except ImportError:
         return "Triton is not installed"
     return reason
@@ -152,22 +152,22 @@ class _RotaryAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, numbers: tuple[int, int, float]
+        ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, numbers: tuple[int, int, float]
     ) -> Tensor:
-        key_heads, longest, scaling = numbers
+        key_heads, max_seqlen, scaling = numbers
         turned = kernels().rotate(x, cos, sin, 1.0, x.shape[1] - key_heads)
-        mixed, normaliser = attention_kernels().attend(turned, key_heads, boundaries, longest, scaling)
+        mixed, lse = attention_kernels().attend(turned, key_heads, cu_seqlens, max_seqlen, scaling)
         ctx.numbers = numbers  # type: ignore[attr-defined]
-        ctx.save_for_backward(turned, mixed, normaliser, cos, sin, boundaries)
+        ctx.save_for_backward(turned, mixed, lse, cos, sin, cu_seqlens)
         return mixed  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        turned, mixed, normaliser, cos, sin, boundaries = ctx.saved_tensors  # type: ignore[attr-defined]
-        key_heads, longest, scaling = ctx.numbers  # type: ignore[attr-defined]
+        turned, mixed, lse, cos, sin, cu_seqlens = ctx.saved_tensors  # type: ignore[attr-defined]
+        key_heads, max_seqlen, scaling = ctx.numbers  # type: ignore[attr-defined]
         of_heads = attention_kernels().attend_backward(
-            grad.contiguous(), turned, key_heads, mixed, normaliser, boundaries, longest, scaling
+            grad.contiguous(), turned, key_heads, mixed, lse, cu_seqlens, max_seqlen, scaling
         )
         return kernels().rotate_back(*of_heads, cos, sin, key_heads), None, None, None, None
 
@@ -222,14 +222,14 @@ def rotated_heads(x: Tensor, cos: Tensor, sin: Tensor, key_heads: int) -> tuple[
 
 
 def rotary_attention(
-    x: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, key_heads: int, longest: int, scaling: float
+    x: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, key_heads: int, max_seqlen: int, scaling: float
 ) -> Tensor:
-    """Causal attention over the spans between `boundaries`, ``(T, heads, width)``; `x` and angles as above.
+    """Causal attention over the spans between `cu_seqlens`, ``(T, heads, width)``; `x` and angles as above.
 
-    `boundaries` ``(spans + 1,)`` are int32, on the device, and no span is longer than `longest`.
+    `cu_seqlens` ``(spans + 1,)`` are int32, on the device, and no span is longer than `max_seqlen`.
     """
-    numbers = (key_heads, longest, scaling)
-    y: Tensor = _RotaryAttention.apply(x, cos.contiguous(), sin.contiguous(), boundaries, numbers)  # type: ignore[no-untyped-call]
+    numbers = (key_heads, max_seqlen, scaling)
+    y: Tensor = _RotaryAttention.apply(x, cos.contiguous(), sin.contiguous(), cu_seqlens, numbers)  # type: ignore[no-untyped-call]
     return y
 
 
