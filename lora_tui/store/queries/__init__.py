@@ -15,8 +15,8 @@ from lora_tui.store.queries.curves import (
     weight_history,
 )
 from lora_tui.store.queries.detail import DecisionLine, MetricLine, PairDetail, pair_detail
-from lora_tui.store.queries.lines import ConversationLine, RunLine, conversations, data_version, run_lines
-from lora_tui.store.queries.pairs import (
+from lora_tui.store.queries.runs import ConversationLine, RunLine, conversations, data_version, run_lines
+from lora_tui.store.queries.generation import (
     PairFilter,
     PairLine,
     ScoreHistogram,
