@@ -17,7 +17,7 @@ from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_runs
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import RunLine, run_lines
+from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.store.rows import Run
 from lora_tui.text import clean, duration
 

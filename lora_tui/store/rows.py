@@ -3,7 +3,8 @@
 Times are seconds since the epoch; scores and metrics lie in 0-1 unless a docstring says otherwise.
 """
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from typing import Any
 
 LIVE_STATES = ("queued", "running", "stopping")
@@ -57,21 +58,34 @@ class Command:
     payload: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step. `tokens` counts all tokens of the step; a loss that was not finite is None."""
+def _integers() -> "array[int]":
+    return array("q")
 
-    run_id: int
-    step: int
-    epoch: float
-    loss: float | None
-    lr: float
-    grad_norm: float | None
-    tokens: int
-    tokens_per_s: float
-    seconds: float
-    memory_mb: float
-    at: float
+
+def _reals() -> "array[float]":
+    return array("d")
+
+
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """Optimizer steps of a run in order, one array a column of the table; a loss or norm that was not finite is NaN.
+
+    `tokens` counts all tokens of a step, `lr` is its learning rate, `memory_mb` the peak in MiB.
+    """
+
+    step: "array[int]" = field(default_factory=_integers)
+    epoch: "array[float]" = field(default_factory=_reals)
+    loss: "array[float]" = field(default_factory=_reals)
+    lr: "array[float]" = field(default_factory=_reals)
+    grad_norm: "array[float]" = field(default_factory=_reals)
+    tokens: "array[int]" = field(default_factory=_integers)
+    tokens_per_s: "array[float]" = field(default_factory=_reals)
+    seconds: "array[float]" = field(default_factory=_reals)
+    memory_mb: "array[float]" = field(default_factory=_reals)
+    at: "array[float]" = field(default_factory=_reals)
+
+    def __len__(self) -> int:
+        return len(self.step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
-from lora_tui.store.rows import Checkpoint, Evaluation, Sample, Step
+from lora_tui.store.rows import Checkpoint, Evaluation, Sample, StepColumns
 
 
 async def project(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:
@@ -26,13 +26,12 @@ async def project(t: Store, run_id: int, at: float, kind: str, payload: Mapping[
 
 
 async def _put_step(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
-    columns = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "seconds", "memory_mb")
-    values = [payload[name] for name in columns]
+    columns = StepColumns.__dataclass_fields__
+    values = [at if name == "at" else payload[name] for name in columns]
     finite = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-    marks = ", ".join("?" * len(columns))
     await t.execute(
-        f"INSERT OR REPLACE INTO steps(run_id, {', '.join(columns)}, at) VALUES (?, {marks}, ?)",
-        (run_id, *finite, at),
+        f"INSERT OR REPLACE INTO steps(run_id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
+        (run_id, *finite),
     )
 
 
@@ -61,11 +60,6 @@ async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str
             for n, s in enumerate(payload["samples"])
         ],
     )
-
-
-async def steps(store: Store, run_id: int, after: int = 0) -> list[Step]:
-    """Return the optimizer steps of a run after step `after`, in order."""
-    return await store.all(Step, "SELECT * FROM steps WHERE run_id=? AND step>? ORDER BY step", (run_id, after))
 
 
 async def evaluations(store: Store, run_id: int) -> list[Evaluation]:

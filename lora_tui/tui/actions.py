@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Forecast, ReviewResult
-from lora_tui.store.queries import RunLine, pair_detail
+from lora_tui.store.queries.generation import pair_detail
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.text import clean
 from lora_tui.tui.screens.problem import Problem
 

@@ -21,7 +21,7 @@ from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Backend, ChatTarget
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.driver import SteadyDriver

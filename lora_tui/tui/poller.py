@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from textual.css.query import NoMatches
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.store.queries import RunLine, run_lines
+from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.problem import Problem
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 
 if TYPE_CHECKING:

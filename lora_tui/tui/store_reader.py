@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import data_version
+from lora_tui.store.queries.runs import data_version
 
 _LIVENESS_SECONDS = 2.0
 

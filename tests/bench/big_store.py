@@ -263,38 +263,58 @@ def _talk(connection: sqlite3.Connection, size: Size) -> None:
 
 async def measure(path: Path) -> dict[str, float]:
     """Return how many milliseconds each read query takes, the middle one of five."""
-    from lora_tui.store import feedback, queries, runs
+    from lora_tui.store import feedback, runs
     from lora_tui.store.connection import Store
+    from lora_tui.store.queries.generation import (
+        PairFilter,
+        call_figures,
+        pair_detail,
+        pair_ids,
+        pair_lines,
+        pairs_matching,
+        score_histogram,
+        source_lines,
+    )
+    from lora_tui.store.queries.runs import (
+        checkpoints,
+        conversations,
+        data_version,
+        events_of_kinds,
+        newest_event,
+        run_lines,
+        step_columns,
+        weight_history,
+    )
 
     async with await Store.open(path) as store:
-        everything = queries.PairFilter()
-        ids = await queries.pair_ids(store, GENERATING, everything)
+        everything = PairFilter()
+        ids = await pair_ids(store, GENERATING, everything)
         some = list(ids[len(ids) // 2 :][:300])
         accepted, one_file = replace(everything, state="accepted"), replace(everything, source=_file(5))
         steps = await store.value("SELECT MAX(step) FROM steps WHERE run_id=2")
         asked: dict[str, Callable[[], Awaitable[Any]]] = {
-            "data_version": lambda: queries.data_version(store),
+            "data_version": lambda: data_version(store),
             "mark_interrupted": lambda: runs.mark_interrupted(store),
-            "run_lines": lambda: queries.run_lines(store),
-            "pair_ids, all": lambda: queries.pair_ids(store, GENERATING, everything),
-            "pair_ids, accepted": lambda: queries.pair_ids(store, GENERATING, accepted),
-            "pair_ids, one file": lambda: queries.pair_ids(store, GENERATING, one_file),
-            "pair_ids, search": lambda: queries.pair_ids(store, GENERATING, replace(everything, search="entry 77")),
-            "pair_ids, search ß": lambda: queries.pair_ids(store, GENERATING, replace(everything, search="straßen")),
-            "pair_ids, newest": lambda: queries.pair_ids(store, GENERATING, accepted, after=ids[-50]),
-            "pairs_matching, 300": lambda: queries.pairs_matching(store, GENERATING, accepted, some),
-            "pair_lines, 300": lambda: queries.pair_lines(store, some),
-            "pair_detail": lambda: queries.pair_detail(store, some[0]),
-            "source_lines": lambda: queries.source_lines(store, GENERATING),
-            "score_histogram": lambda: queries.score_histogram(store, GENERATING),
-            "call_figures": lambda: queries.call_figures(store, GENERATING, time.time()),
-            "step_columns, all": lambda: queries.step_columns(store, TRAINING),
-            "step_columns, newest": lambda: queries.step_columns(store, TRAINING, steps - 20),
-            "newest_event": lambda: queries.newest_event(store, TRAINING, "step"),
-            "events_of_kinds": lambda: queries.events_of_kinds(store, GENERATING, ("pair", "analysis"), 5, 200),
-            "checkpoints": lambda: queries.checkpoints(store, TRAINING),
-            "weight_history": lambda: queries.weight_history(store, "evaluation"),
-            "conversations": lambda: queries.conversations(store, 100),
+            "run_lines": lambda: run_lines(store),
+            "pair_ids, all": lambda: pair_ids(store, GENERATING, everything),
+            "pair_ids, accepted": lambda: pair_ids(store, GENERATING, accepted),
+            "pair_ids, one file": lambda: pair_ids(store, GENERATING, one_file),
+            "pair_ids, search": lambda: pair_ids(store, GENERATING, replace(everything, search="entry 77")),
+            "pair_ids, search ß": lambda: pair_ids(store, GENERATING, replace(everything, search="straßen")),
+            "pair_ids, newest": lambda: pair_ids(store, GENERATING, accepted, after=ids[-50]),
+            "pairs_matching, 300": lambda: pairs_matching(store, GENERATING, accepted, some),
+            "pair_lines, 300": lambda: pair_lines(store, some),
+            "pair_detail": lambda: pair_detail(store, some[0]),
+            "source_lines": lambda: source_lines(store, GENERATING),
+            "score_histogram": lambda: score_histogram(store, GENERATING),
+            "call_figures": lambda: call_figures(store, GENERATING, time.time()),
+            "step_columns, all": lambda: step_columns(store, TRAINING),
+            "step_columns, newest": lambda: step_columns(store, TRAINING, steps - 20),
+            "newest_event": lambda: newest_event(store, TRAINING, "step"),
+            "events_of_kinds": lambda: events_of_kinds(store, GENERATING, ("pair", "analysis"), 5, 200),
+            "checkpoints": lambda: checkpoints(store, TRAINING),
+            "weight_history": lambda: weight_history(store, "evaluation"),
+            "conversations": lambda: conversations(store, 100),
             "ratings": lambda: feedback.ratings(store, TRAINING),
         }
         return {name: await _middle(ask) for name, ask in asked.items()}

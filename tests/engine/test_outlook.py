@@ -14,6 +14,7 @@ from lora_tui.engine.forecast import training
 from lora_tui.engine.forecast.forecast import Outlook, look_ahead, outlook
 from lora_tui.store import training as stored_training
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import Trained
 from tests.engine.test_model_facts import model
 from tests.engine.tiny import training_text
@@ -57,8 +58,7 @@ def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
     assert before.seconds.value is None
     after = asyncio.run(told(True)).training
     assert (after.data.tokens.value, after.data.tokens.estimated) == (plan["tokens"], False)
-    rows = workshop.ask(stored_training.steps, run_id)
-    assert after.seconds.value == pytest.approx(sum(row.seconds for row in rows), rel=0.02)
+    assert after.seconds.value == pytest.approx(sum(workshop.ask(step_columns, run_id).seconds), rel=0.02)
     assert plan["tokens"] * 0.3 < (before.data.tokens.value or 0) < plan["tokens"] * 3
 
 

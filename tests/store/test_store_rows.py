@@ -9,7 +9,7 @@ import pytest
 
 from lora_tui.store import chat, events, feedback, training
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import Checkpoint, Evaluation, Event, Sample, Step
+from lora_tui.store.rows import Checkpoint, Evaluation, Event, Sample
 from tests.store.test_store_file import add_run, with_store
 
 STEP = {
@@ -95,26 +95,31 @@ def test_open_commands_are_an_index_look_up(tmp_path: Path) -> None:
     assert with_store(tmp_path / "store.db", work) == "SEARCH commands USING INDEX open_commands (run_id=?)"
 
 
+async def step_rows(store: Store, run_id: int, after: int = 0) -> list[tuple[Any, ...]]:
+    sql = "SELECT run_id, step, epoch, loss, lr, grad_norm, tokens, tokens_per_s, seconds, memory_mb, at"
+    return list(await store.tuples(f"{sql} FROM steps WHERE run_id=? AND step>? ORDER BY step", (run_id, after)))
+
+
 def test_a_step_event_becomes_a_row_and_a_repeated_step_replaces_it(tmp_path: Path) -> None:
-    async def work(store: Store) -> list[Step]:
+    async def work(store: Store) -> list[tuple[Any, ...]]:
         run_id = await add_run(store)
         await events.append(store, run_id, [(1.0, "step", STEP), (2.0, "step", {**STEP, "step": 2})])
         await events.append(store, run_id, [(3.0, "step", {**STEP, "step": 2, "loss": 9.0})])
-        assert [row.step for row in await training.steps(store, run_id, after=1)] == [2]
-        return await training.steps(store, run_id)
+        assert [step for _, step, *_ in await step_rows(store, run_id, after=1)] == [2]
+        return await step_rows(store, run_id)
 
     one, two = with_store(tmp_path / "store.db", work)
-    assert one == Step(1, 1, 0.5, 2.5, 1e-3, 0.7, 100, 50.0, 2.0, 10.0, 1.0)
-    assert (two.step, two.loss, two.at) == (2, 9.0, 3.0)
+    assert one == (1, 1, 0.5, 2.5, 1e-3, 0.7, 100, 50.0, 2.0, 10.0, 1.0)
+    assert (two[1], two[3], two[-1]) == (2, 9.0, 3.0)
 
 
 def test_a_loss_that_is_not_finite_is_a_step_without_a_loss(tmp_path: Path) -> None:
-    async def work(store: Store) -> list[Step]:
+    async def work(store: Store) -> list[tuple[Any, ...]]:
         await events.append(store, await add_run(store), [(1.0, "step", {**STEP, "loss": None, "grad_norm": None})])
-        return await training.steps(store, 1)
+        return await step_rows(store, 1)
 
-    (row,) = with_store(tmp_path / "store.db", work)
-    assert (row.loss, row.grad_norm) == (None, None)
+    ((_, _, _, loss, _, grad_norm, *_),) = with_store(tmp_path / "store.db", work)
+    assert (loss, grad_norm) == (None, None)
 
 
 def test_an_evaluation_event_becomes_rows_with_its_samples(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import newest_event
+from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
 _BETWEEN_PROGRESS = 0.3

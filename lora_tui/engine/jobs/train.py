@@ -38,7 +38,8 @@ from lora_tui.engine.training.lora import create_lora_model, trainable_parameter
 from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
-from lora_tui.store.training import evaluations, steps
+from lora_tui.store.queries.runs import step_columns
+from lora_tui.store.training import evaluations
 
 
 async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str, Any]:
@@ -63,7 +64,8 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str,
 
 async def _recall(ctx: RunContext, work: "_Work") -> None:
     """Take up the losses from before a stop, for the card and the watch on overfitting."""
-    work.curve = [(step.step, step.loss) for step in await steps(ctx.store, ctx.run_id) if step.loss is not None]
+    done = await step_columns(ctx.store, ctx.run_id)
+    work.curve = [point for point in zip(done.step, done.loss, strict=True) if not math.isnan(point[1])]
     work.held_out_curve = [
         (look.step, look.held_out_loss)
         for look in await evaluations(ctx.store, ctx.run_id)

@@ -1,14 +1,23 @@
-"""A run's pairs as a list that can be filtered, the files they come from, and how their scores are spread."""
+"""A generation run: its pairs as a list that can be filtered and one by one, its files, scores and calls."""
 
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lora_tui.store import generation
 from lora_tui.store.connection import Store, to_json
+from lora_tui.store.generation import PairRow
+from lora_tui.store.reviews import PairEdit, run_of_pair
 
 _CUT = 300
 """Characters of a question or reason that a list shows at most."""
+
+WINDOW_SECONDS = 30.0
+"""Speeds are over the calls that ended in so many seconds."""
+
+_LATENCIES = 200
+"""Answered calls, the newest, that latencies are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,86 @@ class ScoreHistogram:
 
     accepted: tuple[int, ...]
     others: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """A metric of a pair (0-1), and how it was measured where that is known."""
+
+    name: str
+    value: float
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionLine:
+    """A verdict with the weights it was made with; `undone_at` is set where it was taken back. Scores are 0-10."""
+
+    id: int
+    verdict: str
+    score: float | None
+    threshold: float | None
+    weights_version: int
+    weights: dict[str, float] | None
+    decided_by: str
+    cause: str
+    reason: str
+    at: float
+    undone_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairDetail:
+    """A pair with its passage (empty where there is none), metrics by name, decisions and edits, the newest first."""
+
+    pair: PairRow
+    run_id: int
+    heading: str
+    passage: str
+    metrics: tuple[MetricLine, ...]
+    decisions: tuple[DecisionLine, ...]
+    edits: tuple[PairEdit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailures:
+    """Calls that failed in one way; `retried` of them were followed by another call for the same task."""
+
+    status: str
+    http_status: int | None
+    calls: int
+    retried: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallFigures:
+    """The calls of a run. `by_status` counts all of them, those in flight as ``sent``; latencies are in seconds."""
+
+    by_status: dict[str, int]
+    in_flight: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    failures: tuple[CallFailures, ...]
+    calls_per_s: float
+    tokens_per_s: float
+    median_latency: float | None
+    p95_latency: float | None
+
+    @property
+    def calls(self) -> int:
+        """How many calls were made."""
+        return sum(self.by_status.values())
+
+    @property
+    def failed(self) -> int:
+        """How many calls failed, retried or not."""
+        return sum(failure.calls for failure in self.failures)
+
+    @property
+    def retried(self) -> int:
+        """How many failed calls were followed by another one."""
+        return sum(failure.retried for failure in self.failures)
 
 
 async def pair_ids(store: Store, run_id: int, wanted: PairFilter, after: int = 0) -> "array[int]":
@@ -149,3 +238,76 @@ def _patterns(search: str) -> set[str]:
     wordings = {search} if search.isascii() else {search, search.lower(), search.upper()}
     escape = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
     return {f"%{wording.translate(escape)}%" for wording in wordings}
+
+
+async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
+    """Return everything about a pair, or None where it does not exist."""
+    pair = await generation.pair(store, pair_id)
+    if pair is None:
+        return None
+    run_id = await run_of_pair(store, pair_id)
+    chunk = await store.tuples("SELECT heading, text FROM chunks WHERE id=?", (pair.chunk_id,))
+    heading, passage = chunk[0] if chunk else ("", "")
+    metrics = await store.all(
+        MetricLine, "SELECT name, value, detail FROM pair_metrics WHERE pair_id=? ORDER BY name", (pair_id,)
+    )
+    decisions = await store.all(
+        DecisionLine,
+        "SELECT decisions.*, weight_versions.weights FROM decisions"
+        " LEFT JOIN weight_versions ON weight_versions.id = weights_version WHERE pair_id=? ORDER BY decisions.id DESC",
+        (pair_id,),
+    )
+    edits = await store.all(PairEdit, "SELECT * FROM pair_edits WHERE pair_id=? ORDER BY id DESC", (pair_id,))
+    return PairDetail(pair, run_id, heading, passage, tuple(metrics), tuple(decisions), tuple(edits))
+
+
+# Read from an index alone, in its order: a row of `attempts` carries its whole reply.
+_ENDS = """
+SELECT status, http_status, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens)
+FROM attempts WHERE run_id=? GROUP BY status, http_status"""
+
+_RETRIED = """
+SELECT COUNT(*) FROM attempts AS one WHERE run_id=? AND status=? AND http_status IS ?
+    AND EXISTS (SELECT 1 FROM attempts AS later WHERE later.task_id = one.task_id AND later.id > one.id)"""
+
+_RECENT = """
+SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0), MIN(sent_at)
+FROM attempts WHERE run_id=? AND ended_at>? AND ended_at<=?"""
+
+_LATENCY = """
+SELECT ended_at - sent_at FROM attempts WHERE run_id=? AND ended_at IS NOT NULL AND status='ok'
+ORDER BY ended_at DESC LIMIT ?"""
+
+
+async def call_figures(store: Store, run_id: int, now: float) -> CallFigures:
+    """Return the figures of a run's calls; `now` is the time (seconds since the epoch) that speeds are taken at."""
+    ends = await store.tuples(_ENDS, (run_id,))
+    by_status: dict[str, int] = {}
+    failures = []
+    for status, http_status, calls, *_ in ends:
+        by_status[status] = by_status.get(status, 0) + calls
+        if status not in ("ok", "sent"):
+            retried = int(await store.value(_RETRIED, (run_id, status, http_status)))
+            failures.append(CallFailures(status, http_status, calls, retried))
+    begin = now - WINDOW_SECONDS
+    ((recent, tokens, first),) = await store.tuples(_RECENT, (run_id, begin, now))
+    older = await store.value("SELECT 1 FROM attempts WHERE run_id=? AND ended_at<=? LIMIT 1", (run_id, begin))
+    seconds = WINDOW_SECONDS if older or first is None else min(WINDOW_SECONDS, max(1.0, now - first))
+    latencies = sorted(latency for (latency,) in await store.tuples(_LATENCY, (run_id, _LATENCIES)))
+    return CallFigures(
+        by_status=by_status,
+        in_flight=by_status.get("sent", 0),
+        prompt_tokens=sum(end[3] for end in ends),
+        completion_tokens=sum(end[4] for end in ends),
+        cached_tokens=sum(end[5] for end in ends),
+        failures=tuple(sorted(failures, key=lambda failure: -failure.calls)),
+        calls_per_s=recent / seconds,
+        tokens_per_s=tokens / seconds,
+        median_latency=_quantile(latencies, 0.5),
+        p95_latency=_quantile(latencies, 0.95),
+    )
+
+
+def _quantile(ascending: list[float], share: float) -> float | None:
+    """Return the value below which this share lies (nearest rank), or None where there is nothing."""
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else None

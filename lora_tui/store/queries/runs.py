@@ -1,10 +1,17 @@
-"""Lists of runs and of conversations, one line each, and whether there is anything new to look at."""
+"""Runs and conversations as rows of a list; a run's optimizer steps as columns, its events, checkpoints and weights."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lora_tui.store.connection import Store
+from lora_tui.store.rows import Checkpoint, Event, StepColumns
 
 _FIRST_LINE = 200
+"""Characters of a conversation's first message that are read for its row."""
+
+_BLOCK = 10_000
+"""Steps that are fetched at once: a long run never stands in memory as rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,17 @@ class ConversationLine:
     user_turns: int
     assistant_turns: int
     last_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightVersion:
+    """The aggregator's weights after `version` judgements, as they were at a time."""
+
+    id: int
+    scope: str
+    version: int
+    weights: dict[str, float]
+    at: float
 
 
 # An evaluation and an export take their model from the adapter, not from the configuration.
@@ -112,3 +130,53 @@ async def conversations(store: Store, limit: int = 100) -> list[ConversationLine
     """Return the newest conversations in which something was said, the newest first, each with how the user began."""
     rows = await store.all(ConversationLine, _CONVERSATIONS, (_FIRST_LINE, limit))
     return [replace(row, first_line=(row.first_line.strip().splitlines() or [""])[0]) for row in rows]
+
+
+async def step_columns(store: Store, run_id: int, after_step: int = 0) -> StepColumns:
+    """Return the optimizer steps of a run after step `after_step`, as columns of equal length."""
+    columns = StepColumns()
+    names = StepColumns.__dataclass_fields__
+    query = f"SELECT {', '.join(names)} FROM steps WHERE run_id=? AND step>? ORDER BY step LIMIT ?"
+    arrays = [getattr(columns, name) for name in names]
+    while True:
+        block = await store.columns(query, (run_id, after_step, _BLOCK))
+        if not block:
+            return columns
+        for column, values in zip(arrays, block, strict=True):
+            column.extend([math.nan if value is None else value for value in values] if None in values else values)
+        after_step = columns.step[-1]
+
+
+async def newest_event(store: Store, run_id: int, kind: str) -> Event | None:
+    """Return the newest event of a kind, or None."""
+    return await store.one(
+        Event, "SELECT * FROM events WHERE run_id=? AND kind=? ORDER BY id DESC LIMIT 1", (run_id, kind)
+    )
+
+
+async def events_of_kinds(
+    store: Store, run_id: int, kinds: Sequence[str], after: int = 0, limit: int = 1000
+) -> list[Event]:
+    """Return up to `limit` events of these kinds with an id above `after`, in order."""
+    if not kinds:
+        return []
+    # Each kind has its own ordered range of the index. With kind IN (…) SQLite would read all of them and sort.
+    one = "SELECT * FROM (SELECT id FROM events WHERE run_id=? AND kind=? AND id>? ORDER BY id LIMIT ?)"
+    return await store.all(
+        Event,
+        f"SELECT * FROM events WHERE id IN ({' UNION ALL '.join([one] * len(kinds))}) ORDER BY id LIMIT ?",
+        (*(value for kind in kinds for value in (run_id, kind, after, limit)), limit),
+    )
+
+
+async def checkpoints(store: Store, run_id: int) -> list[Checkpoint]:
+    """Return the checkpoints that a run has reported, the newest first; older folders may be gone from the disk."""
+    return await store.all(Checkpoint, "SELECT * FROM checkpoints WHERE run_id=? ORDER BY id DESC", (run_id,))
+
+
+async def weight_history(store: Store, scope: str, limit: int = 1000) -> list[WeightVersion]:
+    """Return the newest versions of a scope's weights (``evaluation`` or ``generation``), the oldest first."""
+    newest = await store.all(
+        WeightVersion, "SELECT * FROM weight_versions WHERE scope=? ORDER BY id DESC LIMIT ?", (scope, limit)
+    )
+    return newest[::-1]

@@ -8,7 +8,7 @@ from textual.binding import Binding
 from textual.screen import Screen
 
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.text import Content
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.top_bar import TopBar

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from lora_tui.protocol.backend import ChatTarget
-from lora_tui.store.queries import RunLine, checkpoints
+from lora_tui.store.queries.runs import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog

@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from lora_tui.store import runs, training
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog

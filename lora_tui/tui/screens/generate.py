@@ -14,7 +14,8 @@ from textual.widgets import Input
 
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import PairFilter, RunLine
+from lora_tui.store.queries.generation import PairFilter
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import RESUMABLE_STATES
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells

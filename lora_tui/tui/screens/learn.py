@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.widgets import Markdown, Static
 
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import DIM, Content, styled
 from lora_tui.tui.views.lessons import lesson, lessons, number

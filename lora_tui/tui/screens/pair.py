@@ -7,7 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static, TextArea
 
-from lora_tui.store.queries import PairDetail, pair_detail
+from lora_tui.store.queries.generation import PairDetail, pair_detail
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, Content, plain, styled

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from lora_tui.protocol.backend import ChatTarget
-from lora_tui.store.queries import RunLine, checkpoints, newest_event
+from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
 from lora_tui.tui.screens.base import ModeScreen

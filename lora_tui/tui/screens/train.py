@@ -14,7 +14,7 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
-from lora_tui.store.queries import weight_history
+from lora_tui.store.queries.runs import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import Content, styled

@@ -7,16 +7,15 @@ from typing import Any
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import AnalysisRow
-from lora_tui.store.queries import (
+from lora_tui.store.queries.generation import (
     CallFigures,
-    RunLine,
     ScoreHistogram,
     SourceLine,
     call_figures,
-    newest_event,
     score_histogram,
     source_lines,
 )
+from lora_tui.store.queries.runs import RunLine, newest_event
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar

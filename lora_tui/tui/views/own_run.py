@@ -9,7 +9,8 @@ from lora_tui.store import generation as store_generation
 from lora_tui.store import training as store_training
 from lora_tui.store.chat import turns
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import PairFilter, RunLine, conversations, pair_ids, pair_lines, weight_history
+from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
+from lora_tui.store.queries.runs import RunLine, conversations, weight_history
 from lora_tui.store.rows import Turn
 from lora_tui.tui.text import DIM, Content, agreement, line, number, rate, styled
 from lora_tui.tui.views import training_words

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lora_tui.store.queries import DecisionLine, PairDetail
+from lora_tui.store.queries.generation import DecisionLine, PairDetail
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, Content, line, plain, styled

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import PairFilter, PairLine, events_of_kinds, pair_ids, pair_lines, pairs_matching
+from lora_tui.store.queries.generation import PairFilter, PairLine, pair_ids, pair_lines, pairs_matching
+from lora_tui.store.queries.runs import events_of_kinds
 from lora_tui.text import one_line
 from lora_tui.tui.text import number
 from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
 from lora_tui.tui.text import DIM, Content, line, number, plain, styled

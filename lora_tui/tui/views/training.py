@@ -7,7 +7,7 @@ from typing import Any
 from lora_tui.store import events, runs
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import RunLine, events_of_kinds, newest_event, step_columns
+from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event, step_columns
 from lora_tui.store.rows import LIVE_STATES, Evaluation, Event
 from lora_tui.text import one_line
 from lora_tui.tui.curve import Curve, Smoothed

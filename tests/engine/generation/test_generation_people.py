@@ -9,8 +9,9 @@ from lora_tui.engine.jobs.generate import generate
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.store import events, generation, queries
+from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.generation import pair_detail
 from lora_tui.store.rows import Command
 from tests.engine.generation.live import Live, live, on_store, wait_for
 from tests.engine.generation.test_generation_resume import between_pair
@@ -274,4 +275,4 @@ def test_a_run_that_has_just_ended_is_not_waited_for(place: Workplace) -> None:
     again = place.run(resume=outcome.run_id, total_examples=3)
     assert again.result["accepted"] == 3
     assert on_store(place, generation.pair, rejected).state == "rejected"
-    assert on_store(place, queries.pair_detail, rejected).decisions[0].decided_by == "person"
+    assert on_store(place, pair_detail, rejected).decisions[0].decided_by == "person"

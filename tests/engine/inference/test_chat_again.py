@@ -15,7 +15,8 @@ from lora_tui.engine.chat import streaming
 from lora_tui.engine.inference.decode import answers
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.reply import Decoding
-from lora_tui.store import chat, queries
+from lora_tui.store import chat
+from lora_tui.store.queries.runs import conversations
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.talk import Said, Talk
 from tests.engine.tiny import PAIRS
@@ -169,7 +170,7 @@ def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(tal
     assert talk.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
     assert len(talk.turns) == 3
     assert len(talk.workshop.ask(chat.turns, first)) == 3
-    newest = talk.workshop.ask(queries.conversations)
+    newest = talk.workshop.ask(conversations)
     assert [entry.id for entry in newest[:2]] == [talk.session.conversation_id, first]
     assert newest[0].adapter == newest[1].adapter
 
@@ -255,10 +256,11 @@ def test_another_process_can_read_a_conversation_back(talk: Talk) -> None:
     talk.ask("unlock", BOTH)
     script = (
         "import asyncio, json, sys\nfrom pathlib import Path\n"
-        "from lora_tui.store.connection import Store\nfrom lora_tui.store import chat, queries\n"
+        "from lora_tui.store import chat\nfrom lora_tui.store.connection import Store\n"
+        "from lora_tui.store.queries.runs import conversations\n"
         "async def main():\n"
         "    async with await Store.open(Path(sys.argv[1])) as store:\n"
-        "        (newest, *_) = await queries.conversations(store, 1)\n"
+        "        (newest, *_) = await conversations(store, 1)\n"
         "        print(json.dumps([(t.role, chat.side_of(t), t.text) for t in await chat.turns(store, newest.id)]))\n"
         "asyncio.run(main())\n"
     )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lora_tui.config import Settings, with_values
 from lora_tui.engine.models.base_model import load_base
-from lora_tui.store import training
+from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.inference.conftest import quiet
 from tests.engine.inference.talk import Talk
@@ -79,7 +79,7 @@ def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
             beside(workshop)
         outcome = future.result()
         assert outcome.state == "finished", outcome
-        losses = [step.loss for step in workshop.ask(training.steps, run_id)]
+        losses = list(workshop.ask(step_columns, run_id).loss)
         return losses, load_file(Path(outcome.result["adapter"]) / "adapter_model.safetensors")
 
     talks = 0

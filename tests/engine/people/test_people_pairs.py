@@ -8,8 +8,10 @@ import pytest
 from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
-from lora_tui.store import events, feedback, generation, queries, runs, tasks
+from lora_tui.store import events, feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.generation import pair_detail
+from lora_tui.store.queries.runs import events_of_kinds
 from tests.store.made import METRICS, SETTINGS, make_pair
 from tests.store.test_store_file import with_store
 
@@ -38,7 +40,7 @@ async def pair_row(store: Store, pair_id: int) -> tuple[Any, ...]:
 
 
 async def told(store: Store, run_id: int) -> list[dict[str, Any]]:
-    return [event.payload for event in await queries.events_of_kinds(store, run_id, ("pair",))]
+    return [event.payload for event in await events_of_kinds(store, run_id, ("pair",))]
 
 
 def replayed(*log: tuple[dict[str, float], float]) -> dict[str, float]:
@@ -59,7 +61,7 @@ def test_an_override_is_a_decision_of_a_person_with_its_feedback_and_event(
         row = await generation.pair(store, pair_id)
         assert row is not None
         assert (row.state, row.score, row.cause) == (verdict, 4.5, "by a person")
-        detail = await queries.pair_detail(store, pair_id)
+        detail = await pair_detail(store, pair_id)
         assert detail is not None
         newest = detail.decisions[0]
         assert (newest.verdict, newest.decided_by, newest.score, newest.threshold) == (verdict, "person", 4.5, None)
@@ -166,7 +168,7 @@ def test_an_edit_keeps_the_former_text_and_the_verdict(tmp_path: Path) -> None:
         assert (row.question, row.answer) == ("Why do bees DANCE?", "They show\n\nthe way.")
         assert (row.state, row.score, row.reason) == ("accepted", 8.0, "good")
         assert await store.value("SELECT question_key FROM pairs") == "why do bees dance"
-        detail = await queries.pair_detail(store, pair_id)
+        detail = await pair_detail(store, pair_id)
         assert detail is not None
         assert [(edit.question, edit.answer) for edit in detail.edits] == [("Why do bees dance?", "To show the way.")]
         (event,) = await told(store, run_id)

@@ -18,6 +18,7 @@ from lora_tui.engine.data.training_file import training_file
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
+from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.tiny import PAIRS, tiny_settings, training_text
 
@@ -81,7 +82,7 @@ def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Tr
     assert [payload["step"] for payload in reported] == list(range(1, 41))
     assert set(reported[0]) >= {"step", "steps", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "eta_s"}
     assert reported[-1]["loss"] < reported[0]["loss"] / 2
-    assert [row.loss for row in workshop.ask(training.steps, run_id)] == [payload["loss"] for payload in reported]
+    assert list(workshop.ask(step_columns, run_id).loss) == [payload["loss"] for payload in reported]
     rows = workshop.ask(training.evaluations, run_id)
     assert [(row.step, row.model) for row in rows] == [(20, "tuned"), (40, "tuned")]
     assert len(workshop.ask(training.samples, rows[-1].id)) == 4
@@ -164,7 +165,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_never_stopped(
     assert (rest.state, rest.result["stopped_by"], rest.result["steps"]) == ("finished", "steps", 9)
     assert same(weights(newest(place, whole.run_id)), weights(newest(place, half.run_id)))
     assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
-    losses = [[row.loss for row in place.ask(training.steps, run.run_id)] for run in (whole, half)]
+    losses = [list(place.ask(step_columns, run.run_id).loss) for run in (whole, half)]
     assert losses[0] == losses[1]
     assert rest.result["best_score"] == whole.result["best_score"]
 
@@ -256,7 +257,7 @@ def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, m
     outcome = place.run("train")
     assert (outcome.state, outcome.result["loss"]) == ("finished", None)
     assert place.ask(runs.get, outcome.run_id).state == "finished"
-    assert place.ask(training.steps, outcome.run_id)[-1].loss is None
+    assert math.isnan(place.ask(step_columns, outcome.run_id).loss[-1])
     assert any("Step 9 skipped" in event.payload["message"] for event in place.events(outcome.run_id, "warning"))
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from lora_tui.store import chat, feedback, queries
+from lora_tui.store import chat, feedback
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.runs import conversations
 from tests.store.test_store_file import add_run, with_store
 
 
@@ -20,7 +21,7 @@ def test_a_conversation_is_a_line_with_how_it_began(tmp_path: Path) -> None:
         await chat.begin(store, None, "nothing was said", None)
         await chat.add_turn(store, second, "user", "x" * 500)
         newest = await store.value("SELECT MAX(at) FROM turns WHERE conversation_id=?", (first,))
-        return [newest, *await queries.conversations(store, 3)]
+        return [newest, *await conversations(store, 3)]
 
     newest, second, first = with_store(tmp_path / "store.db", work)
     assert (first.id, first.run_id, first.model, first.adapter) == (1, 1, "model", "/adapter")
@@ -33,7 +34,7 @@ def test_no_more_conversations_than_asked_for(tmp_path: Path) -> None:
     async def work(store: Store) -> list[int]:
         for _ in range(5):
             await chat.add_turn(store, await chat.begin(store, None, "model", None), "user", "hi")
-        return [line.id for line in await queries.conversations(store, 2)]
+        return [line.id for line in await conversations(store, 2)]
 
     assert with_store(tmp_path / "store.db", work) == [5, 4]
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import events, feedback, queries
+from lora_tui.store import events, feedback
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import StepColumns, curves
+from lora_tui.store.queries import runs as run_queries
+from lora_tui.store.queries.runs import checkpoints, events_of_kinds, newest_event, step_columns, weight_history
+from lora_tui.store.rows import StepColumns
 from tests.store.made import plans
 from tests.store.test_store_file import add_run, with_store
 from tests.store.test_store_rows import STEP
@@ -25,7 +27,7 @@ def test_steps_are_columns_of_equal_length(tmp_path: Path) -> None:
         await take_steps(store, run_id, 1, 3)
         await take_steps(store, other, 1, 2)
         await take_steps(store, run_id, 2, loss=None, grad_norm=None)
-        return await queries.step_columns(store, run_id)
+        return await step_columns(store, run_id)
 
     columns = with_store(tmp_path / "store.db", work)
     assert len(columns) == 3
@@ -40,12 +42,12 @@ def test_steps_are_columns_of_equal_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 9, 10, 11, 25])
 def test_blocks_leave_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    monkeypatch.setattr(curves, "_BLOCK", 5)
+    monkeypatch.setattr(run_queries, "_BLOCK", 5)
 
     async def work(store: Store) -> list[list[int]]:
         run_id = await add_run(store)
         await take_steps(store, run_id, *range(1, steps + 1))
-        return [list((await queries.step_columns(store, run_id, after)).step) for after in (0, 4, 30)]
+        return [list((await step_columns(store, run_id, after)).step) for after in (0, 4, 30)]
 
     assert with_store(tmp_path / "store.db", work) == [
         list(range(1, steps + 1)),
@@ -60,7 +62,7 @@ def test_the_newest_event_of_a_kind(tmp_path: Path) -> None:
         for n, kind in enumerate(("note", "plan", "note", "plan", "note")):
             await events.append(store, run_id, [(1.0, kind, {"n": n})])
         await events.append(store, other, [(1.0, "plan", {"n": 99})])
-        found = [await queries.newest_event(store, run_id, kind) for kind in ("plan", "note", "done")]
+        found = [await newest_event(store, run_id, kind) for kind in ("plan", "note", "done")]
         return [event and event.payload["n"] for event in found]
 
     assert with_store(tmp_path / "store.db", work) == [3, 4, None]
@@ -72,10 +74,10 @@ def test_events_of_some_kinds_come_in_order_and_in_pages(tmp_path: Path) -> None
         for n in range(12):
             await events.append(store, run_id, [(1.0, ("a", "b", "c")[n % 3], {"n": n})])
             await events.append(store, other, [(1.0, "a", {"n": 100 + n})])
-        pages = [await queries.events_of_kinds(store, run_id, ("c", "a"), 0, 3)]
+        pages = [await events_of_kinds(store, run_id, ("c", "a"), 0, 3)]
         while pages[-1]:
-            pages.append(await queries.events_of_kinds(store, run_id, ("c", "a"), pages[-1][-1].id, 3))
-        assert await queries.events_of_kinds(store, run_id, ()) == []
+            pages.append(await events_of_kinds(store, run_id, ("c", "a"), pages[-1][-1].id, 3))
+        assert await events_of_kinds(store, run_id, ()) == []
         return [[event.payload["n"] for event in page] for page in pages]
 
     assert with_store(tmp_path / "store.db", work) == [[0, 2, 3], [5, 6, 8], [9, 11], []]
@@ -83,7 +85,7 @@ def test_events_of_some_kinds_come_in_order_and_in_pages(tmp_path: Path) -> None
 
 def test_events_of_a_rare_kind_are_found_without_reading_the_others(tmp_path: Path) -> None:
     async def work(store: Store) -> list[str]:
-        return await plans(store, queries.events_of_kinds(store, 1, ("a", "b"), 7, 100))
+        return await plans(store, events_of_kinds(store, 1, ("a", "b"), 7, 100))
 
     steps = with_store(tmp_path / "store.db", work)
     assert steps.count("SEARCH events USING COVERING INDEX events_of_kind (run_id=? AND kind=? AND id>?)") == 2
@@ -96,7 +98,7 @@ def test_checkpoints_are_the_newest_first(tmp_path: Path) -> None:
         for where, step, kind in ((run_id, 3, "best"), (other, 9, "last"), (run_id, 4, "last"), (run_id, 6, "last")):
             payload = {"step": step, "kind": kind, "path": "/p", "score": None}
             await events.append(store, where, [(1.0, "checkpoint", payload)])
-        return [(checkpoint.step, checkpoint.kind) for checkpoint in await queries.checkpoints(store, run_id)]
+        return [(checkpoint.step, checkpoint.kind) for checkpoint in await checkpoints(store, run_id)]
 
     assert with_store(tmp_path / "store.db", work) == [(6, "last"), (4, "last"), (3, "best")]
 
@@ -106,7 +108,7 @@ def test_the_history_of_the_weights_is_of_one_scope_and_the_oldest_first(tmp_pat
         for version, scope in ((0, "evaluation"), (0, "generation"), (1, "evaluation"), (2, "evaluation")):
             async with store.transaction() as t:
                 await feedback.note_weights(t, scope, version, {"bleu": version / 2})
-        histories = [await queries.weight_history(store, "evaluation", limit) for limit in (1000, 2)]
+        histories = [await weight_history(store, "evaluation", limit) for limit in (1000, 2)]
         return [[(row.version, row.weights) for row in history] for history in histories]
 
     whole, newest = with_store(tmp_path / "store.db", work)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from lora_tui.store import feedback, generation, queries, reviews, runs
+from lora_tui.store import feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import Decision
-from lora_tui.store.queries import MetricLine, PairDetail
+from lora_tui.store.queries.generation import MetricLine, PairDetail, pair_detail
 from tests.store.made import make_chunk, make_pair
 from tests.store.test_store_file import with_store
 
@@ -24,7 +24,7 @@ def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:
             await generation.decide(t, pair_id, override, {}, {})
             await reviews.edit(t, pair_id, "Why?", "So.", "why")
             await reviews.edit(t, pair_id, "Why so?", "So.", "why so")
-        return await queries.pair_detail(store, pair_id)
+        return await pair_detail(store, pair_id)
 
     detail = with_store(tmp_path / "store.db", work)
     assert (detail.run_id, detail.pair.question, detail.pair.state) == (1, "Why so?", "accepted")
@@ -50,7 +50,7 @@ def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:
 def test_a_pair_without_passage_metrics_or_verdict_is_shown_all_the_same(tmp_path: Path) -> None:
     async def work(store: Store) -> tuple[PairDetail | None, PairDetail | None]:
         pair_id = await make_pair(store, await runs.create(store, "generate", {}, {}))
-        return await queries.pair_detail(store, pair_id), await queries.pair_detail(store, 77)
+        return await pair_detail(store, pair_id), await pair_detail(store, 77)
 
     detail, missing = with_store(tmp_path / "store.db", work)
     assert (detail.passage, detail.metrics, detail.decisions, detail.edits) == ("", (), (), ())
@@ -60,6 +60,6 @@ def test_a_pair_without_passage_metrics_or_verdict_is_shown_all_the_same(tmp_pat
 def test_a_decision_whose_weights_are_not_stored_has_none(tmp_path: Path) -> None:
     async def work(store: Store) -> PairDetail | None:
         run_id = await runs.create(store, "generate", {}, {})
-        return await queries.pair_detail(store, await make_pair(store, run_id, state="rejected", weights_version=9))
+        return await pair_detail(store, await make_pair(store, run_id, state="rejected", weights_version=9))
 
     assert with_store(tmp_path / "store.db", work).decisions[0].weights is None

@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import queries, runs
+from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import PairFilter, PairLine, ScoreHistogram, SourceLine
+from lora_tui.store.queries.generation import (
+    PairFilter,
+    PairLine,
+    ScoreHistogram,
+    SourceLine,
+    pair_ids,
+    pair_lines,
+    pairs_matching,
+    score_histogram,
+    source_lines,
+)
 from tests.store.made import make_chunk, make_file, make_pair, plans
 from tests.store.test_store_file import with_store
 
@@ -28,10 +38,10 @@ async def some_pairs(store: Store) -> int:
 def found(tmp_path: Path, wanted: PairFilter, after: int = 0) -> list[int]:
     async def work(store: Store) -> tuple[list[int], set[int]]:
         run_id = await some_pairs(store)
-        ids = await queries.pair_ids(store, run_id, wanted, after)
+        ids = await pair_ids(store, run_id, wanted, after)
         assert isinstance(ids, array)
         assert ids.typecode == "q"
-        return list(ids), await queries.pairs_matching(store, run_id, wanted, [5, 4, 3, 2, 1, 99])
+        return list(ids), await pairs_matching(store, run_id, wanted, [5, 4, 3, 2, 1, 99])
 
     ids, matching = with_store(tmp_path / "store.db", work)
     assert ids == [pair_id for pair_id in sorted(matching) if pair_id > after], "one and the same filter"
@@ -79,7 +89,7 @@ def test_lines_are_what_a_list_shows_of_pairs(tmp_path: Path) -> None:
     async def work(store: Store) -> dict[int, PairLine]:
         await some_pairs(store)
         await make_pair(store, 1, "long " * 200, "rejected", 2.0, reason="why " * 200)
-        return await queries.pair_lines(store, [6, 2, 77])
+        return await pair_lines(store, [6, 2, 77])
 
     lines = with_store(tmp_path / "store.db", work)
     assert set(lines) == {2, 6}
@@ -100,7 +110,7 @@ def test_lines_are_what_a_list_shows_of_pairs(tmp_path: Path) -> None:
 
 def test_no_ids_are_no_lines(tmp_path: Path) -> None:
     async def work(store: Store) -> Any:
-        return await queries.pair_lines(store, []), await queries.pairs_matching(store, 1, PairFilter(), [])
+        return await pair_lines(store, []), await pairs_matching(store, 1, PairFilter(), [])
 
     assert with_store(tmp_path / "store.db", work) == ({}, set())
 
@@ -111,7 +121,7 @@ def test_every_file_of_a_run_has_a_line_with_what_became_of_its_pairs(tmp_path: 
         run_id = await some_pairs(store)
         for path, skipped in (("b.txt", None), ("a.txt", None), ("c.pdf", "it is no text"), ("d.txt", None)):
             await make_file(store, run_id, path, skipped)
-        return await queries.source_lines(store, run_id)
+        return await source_lines(store, run_id)
 
     assert with_store(tmp_path / "store.db", work) == [
         SourceLine("a.txt", 100, 3, None, 1, 0, 1, 0),
@@ -135,7 +145,7 @@ def test_scores_are_counted_in_equal_parts_of_the_scale_with_its_ends(tmp_path: 
             ("waiting", None),
         ):
             await make_pair(store, run_id, state=state, score=score)
-        return await queries.score_histogram(store, run_id, bins=4)
+        return await score_histogram(store, run_id, bins=4)
 
     assert with_store(tmp_path / "store.db", work) == ScoreHistogram((0, 0, 1, 2), (2, 0, 0, 1))
 
@@ -144,13 +154,13 @@ def test_lists_are_read_from_the_index_that_fits(tmp_path: Path) -> None:
     async def work(store: Store) -> list[str]:
         one_file = PairFilter(source="a.txt")
         asked = [
-            queries.pair_ids(store, 1, PairFilter(), 7),
-            queries.pair_ids(store, 1, PairFilter(state="review")),
-            queries.pair_ids(store, 1, one_file),
-            queries.pairs_matching(store, 1, one_file, [1]),
-            queries.pair_lines(store, [1]),
-            queries.source_lines(store, 1),
-            queries.score_histogram(store, 1),
+            pair_ids(store, 1, PairFilter(), 7),
+            pair_ids(store, 1, PairFilter(state="review")),
+            pair_ids(store, 1, one_file),
+            pairs_matching(store, 1, one_file, [1]),
+            pair_lines(store, [1]),
+            source_lines(store, 1),
+            score_histogram(store, 1),
         ]
         found = [step for ask in asked for step in await plans(store, ask)]
         return [step for step in found if "pairs" in step]

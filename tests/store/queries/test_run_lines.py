@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import events, queries, runs
+from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries import RunLine
+from lora_tui.store.queries.runs import RunLine, data_version, run_lines
 from tests.store.made import SETTINGS
 from tests.store.test_store_file import with_store
 from tests.store.test_store_rows import EVALUATION
@@ -19,7 +19,7 @@ async def one_run(store: Store, mode: str, options: dict[str, Any], result: dict
     run_id = await runs.create(store, mode, SETTINGS, options)
     if result is not None:
         await runs.end(store, run_id, "finished", result, None)
-    (line,) = await queries.run_lines(store, 1)
+    (line,) = await run_lines(store, 1)
     assert line.id == run_id
     return line
 
@@ -50,7 +50,7 @@ def test_settings_that_lack_a_key_leave_the_line_empty(tmp_path: Path) -> None:
     async def work(store: Store) -> list[RunLine]:
         for mode in ("generate", "train", "format", "quickstart"):
             await runs.create(store, mode, {}, {})
-        return await queries.run_lines(store)
+        return await run_lines(store)
 
     assert {(line.model, line.data) for line in with_store(tmp_path / "store.db", work)} == {("", "")}
 
@@ -77,7 +77,7 @@ def test_the_best_score_is_the_results_or_that_of_the_evaluations(
             await events.append(store, run_id, [(1.0, "evaluation", evaluation)])
         if result is not None:
             await runs.end(store, run_id, "finished", result, None)
-        return (await queries.run_lines(store))[0]
+        return (await run_lines(store))[0]
 
     line = with_store(tmp_path / "store.db", work)
     assert line.best_score == score
@@ -89,7 +89,7 @@ def test_lines_are_the_newest_first_and_no_more_than_asked_for(tmp_path: Path) -
     async def work(store: Store) -> list[list[int]]:
         for _ in range(4):
             await runs.create(store, "train", SETTINGS, {})
-        return [[line.id for line in await queries.run_lines(store, limit)] for limit in (2, 1000, -1)]
+        return [[line.id for line in await run_lines(store, limit)] for limit in (2, 1000, -1)]
 
     assert with_store(tmp_path / "store.db", work) == [[4, 3], [4, 3, 2, 1], [4, 3, 2, 1]]
 
@@ -101,7 +101,7 @@ def test_a_line_holds_the_rest_of_the_run(tmp_path: Path) -> None:
         await runs.set_folder(store, run_id, Path("/work/run-1"), "cpu")
         await runs.start(store, run_id)
         await runs.end(store, run_id, "failed", {}, "it broke")
-        return (await queries.run_lines(store))[0], await runs.get(store, run_id)
+        return (await run_lines(store))[0], await runs.get(store, run_id)
 
     line, run = with_store(tmp_path / "store.db", work)
     assert (line.name, line.folder, line.device, line.state, line.error) == (
@@ -117,13 +117,13 @@ def test_a_line_holds_the_rest_of_the_run(tmp_path: Path) -> None:
 
 def test_the_data_version_changes_when_another_connection_writes(tmp_path: Path) -> None:
     async def work(store: Store) -> list[bool]:
-        seen = [await queries.data_version(store)]
+        seen = [await data_version(store)]
         await runs.create(store, "train", {}, {})
-        seen.append(await queries.data_version(store))
+        seen.append(await data_version(store))
         async with await Store.open(tmp_path / "store.db") as other:
             await runs.create(other, "train", {}, {})
-        seen.append(await queries.data_version(store))
-        seen.append(await queries.data_version(store))
+        seen.append(await data_version(store))
+        seen.append(await data_version(store))
         return [one == next_one for one, next_one in pairwise(seen)]
 
     assert with_store(tmp_path / "store.db", work) == [True, False, True]
