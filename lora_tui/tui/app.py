@@ -24,9 +24,9 @@ from lora_tui.protocol.backend import Backend, ChatTarget
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.actions import AppActions
+from lora_tui.tui.dialogs import Choice, Choose
 from lora_tui.tui.driver import SteadyDriver
 from lora_tui.tui.poller import GENERATING, TRAINING, StorePoller
-from lora_tui.tui.screens.confirm import Choice, Choose
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
 from lora_tui.tui.state import AppOptions, AppState
 from lora_tui.tui.store_reader import StoreReader

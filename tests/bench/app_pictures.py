@@ -24,7 +24,7 @@ from lora_tui.backend.engine_backend import EngineBackend
 from lora_tui.config import Loaded, Settings, with_values
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.state import AppState
-from tests.tui.workplace import screen_text
+from tests.tui.app_harness import screen_text
 
 SHORT, TALL = (120, 32), (120, 40)
 """Terminals as large as what is shown fills: columns and lines."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, TextArea
 
-from tests.tui.workplace import Workplace
+from tests.tui.app_harness import Workplace
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from lora_tui.config import with_values
 from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.tui.dialogs import Choose
 from lora_tui.tui.palette import commands
-from lora_tui.tui.screens.confirm import Choose
 from lora_tui.tui.screens.problem import ProblemScreen
 from lora_tui.tui.screens.welcome import Welcome
+from tests.tui.app_harness import Workplace, make_run, make_training, screen_text, shown, until
 from tests.tui.test_generate_screen import make_generation
-from tests.tui.workplace import Workplace, make_run, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.widgets.key_hints import MOST, KeyHints
-from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
+from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from textual.widgets import Input
 
 from lora_tui.config import all_keys, load_settings
 from lora_tui.tui.screens.configure import ConfigureScreen
-from tests.tui.workplace import Workplace, screen_text, shown, until
+from tests.tui.app_harness import Workplace, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ from textual.widgets import Button
 
 from lora_tui.tui import screens
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.screens.confirm import Choice, Choose
+from lora_tui.tui.dialogs import Choice, Choose
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.screens.welcome import Welcome
-from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
+from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
 from lora_tui.tui.widgets.row_list import RowList
 from tests.store.made import make_call, make_chunk, make_file, make_pair
-from tests.tui.workplace import PLAN, Workplace, make_run, screen_text, shown, until
+from tests.tui.app_harness import PLAN, Workplace, make_run, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

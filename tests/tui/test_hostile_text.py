@@ -14,7 +14,7 @@ from lora_tui.store.generation import AnalysisRow
 from lora_tui.text import clean
 from lora_tui.tui.app import LoraApp
 from tests.store.made import make_pair
-from tests.tui.workplace import FakeTalk, Workplace, evaluation_event, make_run, screen_text, step_event, until
+from tests.tui.app_harness import FakeTalk, Workplace, evaluation_event, make_run, screen_text, step_event, until
 
 pytestmark = pytest.mark.anyio
 

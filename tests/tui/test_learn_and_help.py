@@ -5,8 +5,8 @@ import pytest
 from lora_tui.tui.screens.help import HelpScreen, help_for
 from lora_tui.tui.views.lessons import lessons
 from lora_tui.tui.views.own_run import NONE_YET
+from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
 from tests.tui.test_generate_screen import make_generation
-from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,16 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.tui.widgets.line_plot import LinePlot
-from tests.tui.workplace import REFUSAL, Workplace, evaluation_event, make_run, make_training, screen_text, shown, until
+from tests.tui.app_harness import (
+    REFUSAL,
+    Workplace,
+    evaluation_event,
+    make_run,
+    make_training,
+    screen_text,
+    shown,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 

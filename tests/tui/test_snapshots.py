@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from lora_tui import machine
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
+from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
 from tests.tui.snapshots import assert_like_snapshot, drawn
 from tests.tui.test_generate_screen import make_generation
-from tests.tui.workplace import Workplace, make_training, screen_text, shown, until
 
 pytestmark = [
     pytest.mark.anyio,

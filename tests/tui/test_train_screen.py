@@ -8,7 +8,7 @@ from lora_tui.tui.screens.train import TrainScreen
 from lora_tui.tui.views.training_words import weight_line
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.row_list import RowList
-from tests.tui.workplace import (
+from tests.tui.app_harness import (
     PLAN,
     WEIGHTS,
     Workplace,

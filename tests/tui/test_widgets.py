@@ -11,7 +11,7 @@ from lora_tui.tui.text import Content, brief, line, number, plain, rate, styled
 from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
-from tests.tui.workplace import until
+from tests.tui.app_harness import until
 
 pytestmark = pytest.mark.anyio
 

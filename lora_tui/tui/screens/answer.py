@@ -33,7 +33,7 @@ _TOLD = 5e-5
 class AnswerScreen(Dialog[None]):
     """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
 
-    CSS_PATH = ["dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it
+    CSS_PATH = ["../dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it
 
     LESSON = "06-adaptive-scores"
 

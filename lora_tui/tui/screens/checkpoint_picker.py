@@ -35,7 +35,7 @@ _MOST_RUNS = 50
 class CheckpointPicker(Dialog[ChatTarget | None]):
     """Returns whom to talk to, None when nobody was chosen."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../dialogs.tcss"
 
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Cancel", id="whom.cancel")]

@@ -35,7 +35,7 @@ _LOSS, _SCORE, _HELD_OUT = "Loss, smoothed", "Score", "Loss on held-out examples
 class CompareScreen(Dialog[None]):
     """Shows runs that were marked."""
 
-    CSS_PATH = ["dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it
+    CSS_PATH = ["../dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it
 
     LESSON = "07-overfitting-and-early-stopping"
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -23,7 +23,7 @@ _KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_pena
 class DecodingScreen(Dialog[Settings | None]):
     """Returns the settings with what was changed, None when it was cancelled."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../dialogs.tcss"
 
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -47,7 +47,7 @@ def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
 class HelpScreen(Dialog[None]):
     """Keys at the left, lesson at the right."""
 
-    CSS_PATH = ["dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
+    CSS_PATH = ["../dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark", "dismiss", "Back", id="help.close"),

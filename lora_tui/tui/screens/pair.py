@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class PairScreen(Dialog[int | None]):
     """Shows one pair of a window and goes through its neighbours; returns the pair that was shown last."""
 
-    CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
+    CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
 
     LESSON = "04-data-and-judging"
 
@@ -146,7 +146,7 @@ class PairScreen(Dialog[int | None]):
 class EditPair(Dialog[tuple[str, str] | None]):
     """Two fields, question and answer; returns the new wording, None when it was cancelled."""
 
-    CSS_PATH = ["dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
+    CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="edit.cancel"),

@@ -34,7 +34,7 @@ class Problem:
 class ProblemScreen(Dialog[None]):
     """Shows a problem until it is put away."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../dialogs.tcss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q", "dismiss", "Put away", id="problem.dismiss"),

@@ -13,8 +13,8 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
+from lora_tui.tui.dialogs import Ask, Choice, Choose
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.screens.confirm import Ask, Choice, Choose
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views import runs as run_words
 from lora_tui.tui.widgets.panel import Panel, entitle

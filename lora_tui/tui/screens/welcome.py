@@ -32,7 +32,7 @@ _CHOICES = (
 class Welcome(Dialog[None]):
     """Shown when there is no run yet and nothing is configured."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../dialogs.tcss"
 
     LESSON = "01-tokens-and-loss"
 
@@ -101,7 +101,7 @@ def _machine(settings: Settings) -> str:
 class _Form(Dialog[Settings | None]):
     """A few fields that become settings; what cannot be meant is said under them."""
 
-    CSS_PATH = "dialogs.tcss"
+    CSS_PATH = "../dialogs.tcss"
 
     TITLE_WORDS: ClassVar[str] = ""
     FIELDS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
