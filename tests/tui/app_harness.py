@@ -1,4 +1,4 @@
-"""The app on a store of the test's own, with jobs that only write down what they were asked."""
+"""Runs the app on a store of the test's own, over a fake backend that records its calls; makes runs to look at."""
 
 import asyncio
 import time
@@ -24,8 +24,8 @@ PATIENCE = 10.0
 """Seconds that a test waits for something that should take a moment; machines are busy."""
 
 
-class FakeTalk:
-    """A conversation that says what it is told to."""
+class FakeConversation:
+    """Conversation whose replies are scripted: `pieces`, one after the other."""
 
     title = "tiny with the adapter of run 2, step 40"
     sides: Sequence[Side] = ("tuned", "base")
@@ -37,7 +37,7 @@ class FakeTalk:
         self.stopped = asyncio.Event()
         self.closed = False
         self.hold: asyncio.Event | None = None
-        """Where it is set, the reply waits after its first piece, until it is set or stopped."""
+        """Event that a reply waits for after each piece, unless it is stopped; None: it does not wait."""
         self.failure: Exception | None = None
 
     async def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
@@ -79,12 +79,12 @@ class FakeTalk:
 
 
 @dataclass
-class FakeJobs:
-    """Notes calls; `own` are the runs that this process is said to work on."""
+class FakeBackend:
+    """Backend that records its calls, and refuses them with `refusal`; `own_runs` are the live runs of this process."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
-    own: list[int] = field(default_factory=list)
-    talk: FakeTalk = field(default_factory=FakeTalk)
+    own_runs: list[int] = field(default_factory=list)
+    conversation: FakeConversation = field(default_factory=FakeConversation)
     refusal: Exception | None = None
     next_run: int = 1
     blocker: Blocker | None = None
@@ -102,14 +102,14 @@ class FakeJobs:
         self._note("ask", run_id, command)
 
     def own_live_runs(self) -> list[int]:
-        return list(self.own)
+        return list(self.own_runs)
 
     async def open_chat(
         self, target: ChatTarget, settings: Settings, progress: Callable[[str, int, int], None]
-    ) -> FakeTalk:
+    ) -> FakeConversation:
         self._note("open_chat", target)
         progress("loading tiny", 1, 2)
-        return self.talk
+        return self.conversation
 
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         self._note("rate_sample", sample_id, rating)
@@ -153,17 +153,17 @@ class FakeJobs:
         if self.refusal is not None and not str(call[0]).startswith("forecast"):
             raise self.refusal
 
-    def made(self, name: str) -> list[tuple[Any, ...]]:
+    def calls_of(self, name: str) -> list[tuple[Any, ...]]:
         """The calls of that name, without it."""
         return [call[1:] for call in self.calls if call[0] == name]
 
 
 @dataclass
-class Workplace:
-    """A store and an app on it."""
+class AppHarness:
+    """A store file, a fake backend, and apps on them."""
 
     path: Path
-    jobs: FakeJobs = field(default_factory=FakeJobs)
+    backend: FakeBackend = field(default_factory=FakeBackend)
     messages: list[Message] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     config: Path | None = None
@@ -172,27 +172,27 @@ class Workplace:
     async def app(
         self, size: tuple[int, int] = (120, 40), attach: int | None = None
     ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
-        """The app, on screen and having looked once."""
+        """An app that is on the screen and has polled the store once."""
         view = AppState(lambda: Loaded(self.settings, self.config))
         section = self.settings.app
         options = AppOptions(section.theme, section.refresh_per_second, section.animation != "none", section.keys)
-        app = LoraApp(self.path, self.jobs, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))
+        app = LoraApp(self.path, self.backend, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))
         async with app.run_test(size=size, notifications=True, message_hook=self.messages.append) as pilot:
-            await until(lambda: app.looks > 0)
+            await wait_until(lambda: app.looks > 0)
             await pilot.pause()
             yield app, pilot
 
-    async def fill(self, work: Callable[[Store], Any]) -> Any:
-        """Do something with the store."""
+    async def populate(self, work: Callable[[Store], Any]) -> Any:
+        """Call `work` with the open store: it writes what the app is to show."""
         async with await Store.open(self.path) as store:
             return await work(store)
 
 
-async def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
+async def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Wait until something holds; fails after a while."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition never held"
         await asyncio.sleep(0.01)
 
 
@@ -202,7 +202,7 @@ def screen_text(app: LoraApp) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
 
 
-async def shown(app: LoraApp, text: str, seconds: float = PATIENCE) -> None:
+async def wait_for_text(app: LoraApp, text: str, seconds: float = PATIENCE) -> None:
     """Wait until a text is on the screen."""
     deadline = time.monotonic() + seconds
     while text not in screen_text(app):
@@ -213,15 +213,15 @@ async def shown(app: LoraApp, text: str, seconds: float = PATIENCE) -> None:
 # Runs to look at
 
 
-async def make_run(store: Store, mode: str, state: str = "finished", **changes: Any) -> int:
+async def create_run(store: Store, mode: str, state: str = "finished", **changes: Any) -> int:
     """A run of this process; `changes` are dotted keys of its settings."""
     settings = Settings().model_dump(mode="json")
     for name, value in changes.pop("settings", {}).items():
         *sections, leaf = name.split(".")
-        place = settings
+        values = settings
         for section in sections:
-            place = place[section]
-        place[leaf] = value
+            values = values[section]
+        values[leaf] = value
     run_id = await runs.create(store, mode, settings, {})
     await runs.start(store, run_id)
     if changes.get("folder"):
@@ -284,9 +284,9 @@ PLAN = {
 }  # fmt: skip
 
 
-async def make_training(store: Store, state: str = "finished", steps: int = 40, **changes: Any) -> int:
+async def create_training_run(store: Store, state: str = "finished", steps: int = 40, **changes: Any) -> int:
     """A training run with steps, two evaluations and checkpoints."""
-    run_id = await make_run(store, "train", state, folder="/runs/run-1", **changes)
+    run_id = await create_run(store, "train", state, folder="/runs/run-1", **changes)
     news: list[events.NewEvent] = [(1_700_000_000.0, "plan", PLAN)]
     for step in range(1, steps + 1):
         news.append(step_event(step))

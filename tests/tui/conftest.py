@@ -1,20 +1,20 @@
-"""A workplace in an empty folder for each test; nothing of the developer's own is read."""
+"""A harness in an empty folder for each test; nothing of the developer's own is read."""
 
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input, TextArea
 
-from tests.tui.app_harness import Workplace
+from tests.tui.app_harness import AppHarness
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """A workplace whose store does not exist yet."""
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppHarness:
+    """A harness whose store does not exist yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "config"))
-    return Workplace(tmp_path / "store.db")
+    return AppHarness(tmp_path / "store.db")
 
 
 @pytest.fixture(autouse=True)

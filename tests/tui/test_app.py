@@ -14,8 +14,8 @@ from lora_tui.tui.dialogs import Choose
 from lora_tui.tui.palette import commands
 from lora_tui.tui.screens.problem import ProblemScreen
 from lora_tui.tui.screens.welcome import Welcome
-from tests.tui.app_harness import Workplace, make_run, make_training, screen_text, shown, until
-from tests.tui.test_generate_screen import make_generation
+from tests.tui.app_harness import AppHarness, create_run, create_training_run, screen_text, wait_for_text, wait_until
+from tests.tui.test_generate_screen import create_generation_run
 
 pytestmark = pytest.mark.anyio
 
@@ -28,213 +28,213 @@ def anyio_backend() -> str:
 # The first start
 
 
-async def test_with_no_run_three_choices_are_offered_and_no_store_is_made(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
-        await shown(app, "Teach a language model something")
+async def test_with_no_run_three_choices_are_offered_and_no_store_is_made(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Teach a language model something")
         text = screen_text(app)
         for expected in ("Show me", "From my files", "I have the data", "CPU core", "OPENAI_API_KEY is not set"):
             assert expected in text, expected
         await pilot.press("escape", "1", "2", "3", "escape", "4", "5", "6")
-    assert not place.path.exists(), "looking makes no file"
+    assert not harness.path.exists(), "looking makes no file"
 
 
-async def test_show_me_starts_the_quickstart(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_show_me_starts_the_quickstart(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         await pilot.press("enter")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("quickstart", {}, None)]
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("quickstart", {}, None)]
         assert not isinstance(app.screen, Welcome)
 
 
-async def test_from_my_files_asks_checks_and_starts(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_from_my_files_asks_checks_and_starts(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         await pilot.press("2")
-        await shown(app, "Which folder has the text?")
+        await wait_for_text(app, "Which folder has the text?")
         await pilot.press("ctrl+s")
-        await shown(app, "There is no folder training_input here")
-        (place.path.parent / "training_input").mkdir()
+        await wait_for_text(app, "There is no folder training_input here")
+        (harness.path.parent / "training_input").mkdir()
         await pilot.press("ctrl+s")
-        await shown(app, "OPENAI_API_KEY is not set: leave, export it and come back, or take builtin.")
+        await wait_for_text(app, "OPENAI_API_KEY is not set: leave, export it and come back, or take builtin.")
         await pilot.press("tab", "ctrl+a", "ctrl+k", *"builtin", "ctrl+s")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("generate", {}, None)]
-        assert place.jobs.settings.data_generation.model == "builtin"
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("generate", {}, None)]
+        assert harness.backend.settings.data_generation.model == "builtin"
 
 
-async def test_i_have_the_data_asks_for_a_file_that_is_there(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_i_have_the_data_asks_for_a_file_that_is_there(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         await pilot.press("3")
-        await shown(app, "Which file?")
+        await wait_for_text(app, "Which file?")
         await pilot.press(*"data.txt", "ctrl+s")
-        await shown(app, "There is no file data.txt")
-        (place.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
+        await wait_for_text(app, "There is no file data.txt")
+        (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
         await pilot.press("ctrl+s")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("train", {}, None)]
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("train", {}, None)]
         assert app.current_mode == "train"
 
 
 # Leaving
 
 
-async def test_leaving_with_nothing_at_work_asks_nothing(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_leaving_with_nothing_at_work_asks_nothing(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("q")
-        await until(lambda: not app.is_running)
+        await wait_until(lambda: not app.is_running)
         assert app.ending == "leave"
 
 
 @pytest.mark.parametrize(("key", "ending"), [("k", "background"), ("s", "stop"), ("c", None), ("escape", None)])
 async def test_leaving_while_a_run_of_this_process_works_asks_what_becomes_of_it(
-    place: Workplace, key: str, ending: str | None
+    harness: AppHarness, key: str, ending: str | None
 ) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    place.jobs.own = [run_id]
-    async with place.app() as (app, pilot):
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    harness.backend.own_runs = [run_id]
+    async with harness.app() as (app, pilot):
         await pilot.press("q")
-        await shown(app, f"run {run_id} is still at work.")
+        await wait_for_text(app, f"run {run_id} is still at work.")
         await pilot.press("enter")
-        await until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, Choose))
         assert app.is_running, "enter is the safe answer"
         await pilot.press("ctrl+q")
-        await until(lambda: isinstance(app.screen, Choose))
+        await wait_until(lambda: isinstance(app.screen, Choose))
         await pilot.press(key)
         if ending is None:
-            await until(lambda: not isinstance(app.screen, Choose))
+            await wait_until(lambda: not isinstance(app.screen, Choose))
             assert app.is_running
         else:
-            await until(lambda: not app.is_running)
+            await wait_until(lambda: not app.is_running)
             assert app.ending == ending
 
 
-async def test_a_terminal_that_has_gone_ends_the_app_without_a_question(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    place.jobs.own = [run_id]
-    async with place.app() as (app, _):
+async def test_a_terminal_that_has_gone_ends_the_app_without_a_question(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    harness.backend.own_runs = [run_id]
+    async with harness.app() as (app, _):
         app.terminal_gone()
-        await until(lambda: not app.is_running)
+        await wait_until(lambda: not app.is_running)
         assert app.ending == "gone"
 
 
-async def test_ctrl_c_copies_what_is_selected_and_else_leaves(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_ctrl_c_copies_what_is_selected_and_else_leaves(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("ctrl+c")
-        await until(lambda: not app.is_running)
+        await wait_until(lambda: not app.is_running)
 
 
-async def test_ctrl_z_does_not_stop_the_run_with_the_app(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_ctrl_z_does_not_stop_the_run_with_the_app(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("ctrl+z")
-        await shown(app, "ctrl+z would stop the run too")
+        await wait_for_text(app, "ctrl+z would stop the run too")
 
 
 # What is looked at
 
 
-async def test_a_run_to_attach_to_is_in_view_at_once(place: Workplace) -> None:
-    first = await place.fill(make_training)
-    await place.fill(make_training)
-    async with place.app(attach=first) as (app, _):
-        await until(lambda: app.current_mode == "train")
-        await shown(app, f"✓ run {first} · finished")
+async def test_a_run_to_attach_to_is_in_view_at_once(harness: AppHarness) -> None:
+    first = await harness.populate(create_training_run)
+    await harness.populate(create_training_run)
+    async with harness.app(attach=first) as (app, _):
+        await wait_until(lambda: app.current_mode == "train")
+        await wait_for_text(app, f"✓ run {first} · finished")
 
 
-async def test_a_live_run_is_in_view_at_once(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, _):
-        await until(lambda: app.current_mode == "train")
+async def test_a_live_run_is_in_view_at_once(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, _):
+        await wait_until(lambda: app.current_mode == "train")
 
 
-async def test_a_run_that_fails_while_one_looks_is_told_with_reason_remedy_and_log(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "stopped"))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_a_run_that_fails_while_one_looks_is_told_with_reason_remedy_and_log(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "stopped"))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "Resume")
+        await wait_for_text(app, "Resume")
         await pilot.press("R")
-        await until(lambda: place.jobs.made("start"))
+        await wait_until(lambda: harness.backend.calls_of("start"))
         await runs.take_over(store, run_id)
         await runs.start(store, run_id)
-        await shown(app, "● run 1")
+        await wait_for_text(app, "● run 1")
         error = "http://localhost:1 cannot be reached.\nStart the server, or set base_url."
         await runs.end(store, run_id, "failed", {}, error)
-        await shown(app, "Run 1 (train) failed.")
+        await wait_for_text(app, "Run 1 (train) failed.")
         text = screen_text(app)
         for expected in ("http://localhost:1 cannot be reached.", "Start the server", "/logs/lora-tui.log"):
             assert expected in text, expected
         await pilot.press("y")
         assert error.splitlines()[0] in app.clipboard
         await pilot.press("escape", "exclamation_mark")
-        await until(lambda: isinstance(app.screen, ProblemScreen))
+        await wait_until(lambda: isinstance(app.screen, ProblemScreen))
 
 
-async def test_a_run_of_others_that_fails_is_told_without_getting_in_the_way(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
-        await shown(app, "● run 1")
+async def test_a_run_of_others_that_fails_is_told_without_getting_in_the_way(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await wait_for_text(app, "● run 1")
         await runs.end(store, run_id, "failed", {}, "No space is left.")
-        await shown(app, "Press ! to see more.")
+        await wait_for_text(app, "Press ! to see more.")
         assert not isinstance(app.screen, ProblemScreen)
         await pilot.press("exclamation_mark")
-        await shown(app, "No space is left.")
+        await wait_for_text(app, "No space is left.")
 
 
-async def test_a_run_whose_process_is_gone_is_told_as_interrupted(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, _):
-        await shown(app, "● run 1")
-        with sqlite3.connect(place.path) as file:
+async def test_a_run_whose_process_is_gone_is_told_as_interrupted(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, _):
+        await wait_for_text(app, "● run 1")
+        with sqlite3.connect(harness.path) as file:
             file.execute("UPDATE runs SET pid=2147483000 WHERE id=?", (run_id,))
-        await shown(app, "! run 1 · interrupted", seconds=20)
+        await wait_for_text(app, "! run 1 · interrupted", seconds=20)
 
 
 async def test_a_store_that_breaks_is_told_and_looked_at_again(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
 
         async def broken() -> bool:
             raise sqlite3.OperationalError("disk I/O error")
 
         monkeypatch.setattr(app.look, "changed", broken)
-        await shown(app, "disk I/O error")
+        await wait_for_text(app, "disk I/O error")
         monkeypatch.undo()
         await pilot.press("escape", "2")
-        await shown(app, "step 40/60")
+        await wait_for_text(app, "step 40/60")
 
 
 # Commands and keys
 
 
-async def test_the_palette_offers_what_can_be_done_now_and_nothing_else(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot):
-        await shown(app, "Checkpoint now")
+async def test_the_palette_offers_what_can_be_done_now_and_nothing_else(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Checkpoint now")
         titles = [command.title for command in commands(app, app.screen)]
         assert "Checkpoint now  (p)" in titles
         assert "Look at run 1" in titles
         assert not any(title.startswith(("Resume", "Start")) for title in titles)
         await pilot.press("ctrl+p")
-        await until(lambda: isinstance(app.screen, CommandPalette))
+        await wait_until(lambda: isinstance(app.screen, CommandPalette))
         await pilot.press(*"checkpoint", "down", "enter")
-        await until(lambda: place.jobs.made("ask"))
-        assert place.jobs.made("ask") == [(1, "checkpoint")]
+        await wait_until(lambda: harness.backend.calls_of("ask"))
+        assert harness.backend.calls_of("ask") == [(1, "checkpoint")]
 
 
-async def test_every_binding_that_people_see_has_an_id_of_its_own_and_can_be_remapped(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, "running"))
-    place.settings = with_values(place.settings, {"app.keys.train.stop": "f9"})
-    async with place.app() as (app, pilot):
-        await shown(app, "f9 Stop and keep")
+async def test_every_binding_that_people_see_has_an_id_of_its_own_and_can_be_remapped(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running"))
+    harness.settings = with_values(harness.settings, {"app.keys.train.stop": "f9"})
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "f9 Stop and keep")
         await pilot.press("x", "f9")
-        await until(lambda: place.jobs.made("stop"))
-        assert len(place.jobs.made("stop")) == 1
+        await wait_until(lambda: harness.backend.calls_of("stop"))
+        assert len(harness.backend.calls_of("stop")) == 1
         seen: dict[str, str] = {}
         for mode in ("generate", "train", "chat", "runs", "learn", "configure"):
             app.action_go(mode)
@@ -246,10 +246,10 @@ async def test_every_binding_that_people_see_has_an_id_of_its_own_and_can_be_rem
                     assert seen.setdefault(binding.id, binding.action) == binding.action, binding
 
 
-async def test_no_binding_needs_what_terminals_cannot_send(place: Workplace) -> None:
+async def test_no_binding_needs_what_terminals_cannot_send(harness: AppHarness) -> None:
     unsendable = {"ctrl+i", "ctrl+m", "ctrl+h", "ctrl+enter", "shift+enter", "ctrl+space"}
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         for mode in ("generate", "train", "chat", "runs", "learn", "configure"):
             app.action_go(mode)
             await pilot.pause()
@@ -257,39 +257,39 @@ async def test_no_binding_needs_what_terminals_cannot_send(place: Workplace) -> 
             assert not ours & unsendable, mode
 
 
-async def test_at_most_seven_keys_are_hinted_at(place: Workplace) -> None:
-    await place.fill(make_generation)
-    async with place.app((200, 50)) as (app, pilot):
+async def test_at_most_seven_keys_are_hinted_at(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app((200, 50)) as (app, pilot):
         for mode in ("generate", "train", "chat", "runs", "learn", "configure"):
             app.action_go(mode)
             await pilot.pause()
             hints = app.screen.query_one("KeyHints")
-            await until(lambda hints=hints: hints._places)  # type: ignore[attr-defined,misc]
+            await wait_until(lambda hints=hints: hints._places)  # type: ignore[attr-defined,misc]
             assert 0 < len(hints._places) <= 7, mode  # type: ignore[attr-defined]
 
 
-async def test_clicks_on_the_bar_and_on_hints_do_what_their_keys_do(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_clicks_on_the_bar_and_on_hints_do_what_their_keys_do(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.click("TopBar", offset=(27, 0))
-        await until(lambda: app.current_mode == "train")
+        await wait_until(lambda: app.current_mode == "train")
         hints = app.screen.query_one("KeyHints")
         start = next(start for start, _, key in hints._places if key == "question_mark")  # type: ignore[attr-defined]
         await pilot.click("KeyHints", offset=(start + 1, 0))
-        await shown(app, "Keys here")
+        await wait_for_text(app, "Keys here")
 
 
-async def test_an_unknown_theme_is_no_reason_not_to_start(place: Workplace) -> None:
-    place.settings = with_values(place.settings, {"app.theme": "no-such-theme"})
-    async with place.app() as (app, _):
+async def test_an_unknown_theme_is_no_reason_not_to_start(harness: AppHarness) -> None:
+    harness.settings = with_values(harness.settings, {"app.theme": "no-such-theme"})
+    async with harness.app() as (app, _):
         assert app.theme == "lora-dark"
 
 
 @pytest.mark.parametrize("theme", ["lora-light", "ansi-dark", "ansi-light", "nord"])
-async def test_every_mode_is_drawn_in_light_and_terminal_colours_too(place: Workplace, theme: str) -> None:
-    await place.fill(make_training)
-    place.settings = with_values(place.settings, {"app.theme": theme})
-    async with place.app() as (app, pilot):
+async def test_every_mode_is_drawn_in_light_and_terminal_colours_too(harness: AppHarness, theme: str) -> None:
+    await harness.populate(create_training_run)
+    harness.settings = with_values(harness.settings, {"app.theme": theme})
+    async with harness.app() as (app, pilot):
         assert app.theme == theme
         for key in "123":
             await pilot.press(key, "escape")
@@ -301,26 +301,26 @@ async def test_every_mode_is_drawn_in_light_and_terminal_colours_too(place: Work
 
 
 async def test_states_are_told_by_glyph_and_word_without_colour(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
     async def several(store: Store) -> None:
         for state in ("finished", "stopped", "failed"):
-            await make_run(store, "train", state)
+            await create_run(store, "train", state)
 
-    await place.fill(several)
-    async with place.app() as (app, pilot):
+    await harness.populate(several)
+    async with harness.app() as (app, pilot):
         assert app.no_color
         await pilot.press("4")
         for words in ("✓ finished", "■ stopped", "✗ failed"):
-            await shown(app, words)
+            await wait_for_text(app, words)
         assert "▸" in screen_text(app), "the cursor's row has a glyph"
 
 
-async def test_forty_by_ten_cells_are_survived(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_forty_by_ten_cells_are_survived(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         for key in "123456":
             await pilot.press("escape", key)
             await pilot.resize_terminal(40, 10)
@@ -338,32 +338,32 @@ def test_the_process_is_not_told_to_draw_more_than_a_link_carries() -> None:
 
 
 @pytest.mark.parametrize(("key", "mode"), [("1", "generate"), ("2", "train")])
-async def test_a_run_that_is_known_to_fail_is_not_begun(place: Workplace, key: str, mode: str) -> None:
-    place.jobs.blocker = Blocker("There is no such file: pairs.txt", "It does not exist.", "6 names another.")
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_a_run_that_is_known_to_fail_is_not_begun(harness: AppHarness, key: str, mode: str) -> None:
+    harness.backend.blocker = Blocker("There is no such file: pairs.txt", "It does not exist.", "6 names another.")
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         await pilot.press("escape", key)
-        await shown(app, "Plan · cannot start yet")
+        await wait_for_text(app, "Plan · cannot start yet")
         assert "s starts" not in screen_text(app)
         await pilot.press("s")
-        await until(lambda: isinstance(app.screen, ProblemScreen))
+        await wait_until(lambda: isinstance(app.screen, ProblemScreen))
         for words in ("There is no such file: pairs.txt", "It does not exist.", "6 names another."):
             assert words in screen_text(app)
-        assert place.jobs.made("start") == []
-        place.jobs.blocker = None  # the file has been written meanwhile
+        assert harness.backend.calls_of("start") == []
+        harness.backend.blocker = None  # the file has been written meanwhile
         await pilot.press("escape", "s")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [(mode, {}, None)]
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [(mode, {}, None)]
 
 
 @pytest.mark.parametrize(("key", "mode"), [("1", "generate"), ("2", "train")])
-async def test_a_key_that_is_pressed_twice_begins_one_run(place: Workplace, key: str, mode: str) -> None:
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_a_key_that_is_pressed_twice_begins_one_run(harness: AppHarness, key: str, mode: str) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         await pilot.press("escape", key)
-        await shown(app, "Plan")
+        await wait_for_text(app, "Plan")
         for _ in range(3):
             app.screen.action_start()  # type: ignore[attr-defined]  # both screens have it
-        await until(lambda: place.jobs.made("start"))
+        await wait_until(lambda: harness.backend.calls_of("start"))
         await pilot.pause(0.5)  # time for more to begin
-        assert place.jobs.made("start") == [(mode, {}, None)]
+        assert harness.backend.calls_of("start") == [(mode, {}, None)]

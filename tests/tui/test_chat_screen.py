@@ -11,7 +11,7 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.widgets.key_hints import MOST, KeyHints
-from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
+from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -21,123 +21,123 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_question_loads_the_newest_adapter_and_shows_the_reply_with_its_agreement(place: Workplace) -> None:
-    run_id = await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_a_question_loads_the_newest_adapter_and_shows_the_reply_with_its_agreement(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"unlock", "enter")
-        await shown(app, "✓ 1.00 agrees with the expected reply")
+        await wait_for_text(app, "✓ 1.00 agrees with the expected reply")
         text = screen_text(app)
         assert "the secret password" in text
         assert "4 tokens · 8 tokens/s" in text
         assert "tiny with the adapter of run 2, step 40" in text
-        assert place.jobs.made("open_chat") == [(ChatTarget(run_id),)]
-        assert place.jobs.talk.asked == [("unlock", ("tuned",))]
-        assert place.jobs.talk.decoding == Decoding(50, 0.0, 1.0, 1.0, num_beams=5)
+        assert harness.backend.calls_of("open_chat") == [(ChatTarget(run_id),)]
+        assert harness.backend.conversation.asked == [("unlock", ("tuned",))]
+        assert harness.backend.conversation.decoding == Decoding(50, 0.0, 1.0, 1.0, num_beams=5)
 
 
-async def test_without_any_adapter_the_base_model_speaks(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
+async def test_without_any_adapter_the_base_model_speaks(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
         await pilot.press("escape", "3", *"hi", "enter")
-        await shown(app, "the secret password")
-        assert place.jobs.made("open_chat") == [(ChatTarget(base_only=True),)]
+        await wait_for_text(app, "the secret password")
+        assert harness.backend.calls_of("open_chat") == [(ChatTarget(base_only=True),)]
 
 
-async def test_the_base_model_answers_the_same_prompt_beside(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_the_base_model_answers_the_same_prompt_beside(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", "ctrl+b", *"hi", "enter")
-        await until(lambda: screen_text(app).count("4 tokens · 8 tokens/s") == 2)
-        assert place.jobs.talk.asked == [("hi", ("tuned", "base"))]
+        await wait_until(lambda: screen_text(app).count("4 tokens · 8 tokens/s") == 2)
+        assert harness.backend.conversation.asked == [("hi", ("tuned", "base"))]
         assert screen_text(app).count("you  hi") == 2
 
 
-async def test_escape_stops_a_reply_and_keeps_what_was_said(place: Workplace) -> None:
-    await place.fill(make_training)
-    place.jobs.talk.hold = asyncio.Event()
-    async with place.app() as (app, pilot):
+async def test_escape_stops_a_reply_and_keeps_what_was_said(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    harness.backend.conversation.hold = asyncio.Event()
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"hi", "enter")
-        await shown(app, "the secret")
+        await wait_for_text(app, "the secret")
         await pilot.press("escape")
-        await shown(app, "stopped")
+        await wait_for_text(app, "stopped")
         assert "password" not in screen_text(app)
 
 
-async def test_a_second_question_waits_for_the_first_answer(place: Workplace) -> None:
-    await place.fill(make_training)
-    place.jobs.talk.hold = asyncio.Event()
-    async with place.app() as (app, pilot):
+async def test_a_second_question_waits_for_the_first_answer(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    harness.backend.conversation.hold = asyncio.Event()
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"one", "enter", *"two", "enter")
-        await shown(app, "still answering")
-        assert [text for text, _ in place.jobs.talk.asked] == ["one"]
+        await wait_for_text(app, "still answering")
+        assert [text for text, _ in harness.backend.conversation.asked] == ["one"]
         prompt = app.screen.query_one("#prompt", TextArea)
         assert prompt.text == "two", "it is not lost"
 
 
-async def test_a_reply_is_asked_again_rated_copied_and_saved(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_a_reply_is_asked_again_rated_copied_and_saved(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"hi", "enter")
-        await shown(app, "4 tokens")
+        await wait_for_text(app, "4 tokens")
         await pilot.press("ctrl+r")
-        await until(lambda: place.jobs.talk.asked[-1][0] == "again")
-        await until(lambda: not app.screen._busy)  # type: ignore[attr-defined]
+        await wait_until(lambda: harness.backend.conversation.asked[-1][0] == "again")
+        await wait_until(lambda: not app.screen._busy)  # type: ignore[attr-defined]
         await pilot.press("ctrl+g")
-        await shown(app, "rated 5 of 5")
-        assert place.jobs.made("rate_turn") == [(7, 5)]
+        await wait_for_text(app, "rated 5 of 5")
+        assert harness.backend.calls_of("rate_turn") == [(7, 5)]
         await pilot.press("ctrl+y")
         assert app.clipboard == "the secret password"
-        await shown(app, "Sent to the terminal's clipboard")
+        await wait_for_text(app, "Sent to the terminal's clipboard")
         await pilot.press("ctrl+s")
-        await until(lambda: list(Path.cwd().glob("chat-*.md")))
+        await wait_until(lambda: list(Path.cwd().glob("chat-*.md")))
         (saved,) = Path.cwd().glob("chat-*.md")
-        await until(lambda: "the secret password" in saved.read_text())
+        await wait_until(lambda: "the secret password" in saved.read_text())
         assert "hi" in saved.read_text()
 
 
-async def test_a_failure_gives_the_question_back_and_says_why(place: Workplace) -> None:
-    await place.fill(make_training)
-    place.jobs.talk.failure = LoraTuiError("The model is gone.\nLoad another.")
-    async with place.app() as (app, pilot):
+async def test_a_failure_gives_the_question_back_and_says_why(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    harness.backend.conversation.failure = LoraTuiError("The model is gone.\nLoad another.")
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"a long question", "enter")
-        await shown(app, "The model is gone.")
+        await wait_for_text(app, "The model is gone.")
         assert app.screen.query_one("#prompt", TextArea).text == "a long question"
-        place.jobs.talk.failure = None
+        harness.backend.conversation.failure = None
         await pilot.press("enter")
-        await shown(app, "4 tokens")
+        await wait_for_text(app, "4 tokens")
 
 
-async def test_another_checkpoint_is_chosen_and_the_one_before_is_let_go(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot):
+async def test_another_checkpoint_is_chosen_and_the_one_before_is_let_go(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"hi", "enter")
-        await shown(app, "4 tokens")
-        first = place.jobs.talk
+        await wait_for_text(app, "4 tokens")
+        first = harness.backend.conversation
         await pilot.press("ctrl+t")
-        await shown(app, "last, step 40")
+        await wait_for_text(app, "last, step 40")
         await pilot.press("down", "enter", *"ho", "enter")
-        await until(lambda: len(place.jobs.made("open_chat")) == 2)
-        assert place.jobs.made("open_chat")[1] == (ChatTarget(run_id, "last"),), "of a run that is still training"
+        await wait_until(lambda: len(harness.backend.calls_of("open_chat")) == 2)
+        assert harness.backend.calls_of("open_chat")[1] == (ChatTarget(run_id, "last"),), "of a run that is still training"
         assert first.closed
 
 
-async def test_sampling_settings_are_checked_and_used_from_the_next_reply_on(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_sampling_settings_are_checked_and_used_from_the_next_reply_on(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", "ctrl+o")
-        await shown(app, "How replies are decoded")
+        await wait_for_text(app, "How replies are decoded")
         await pilot.press("end", "backspace", "0", "ctrl+s")
-        await shown(app, "num_beams must be")
+        await wait_for_text(app, "num_beams must be")
         await pilot.press("backspace", "1", "ctrl+s")
-        await shown(app, "streams")
+        await wait_for_text(app, "streams")
         await pilot.press(*"hi", "enter")
-        await shown(app, "4 tokens")
-        assert place.jobs.talk.decoding is not None
-        assert place.jobs.talk.decoding.num_beams == 1
+        await wait_for_text(app, "4 tokens")
+        assert harness.backend.conversation.decoding is not None
+        assert harness.backend.conversation.decoding.num_beams == 1
 
 
-async def test_digits_are_typed_in_the_prompt_and_change_the_mode_outside_it(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_digits_are_typed_in_the_prompt_and_change_the_mode_outside_it(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", "4", "2")
         assert app.screen.query_one("#prompt", TextArea).text == "42"
         await pilot.press("escape", "4")
@@ -149,55 +149,55 @@ async def test_digits_are_typed_in_the_prompt_and_change_the_mode_outside_it(pla
         assert app.current_mode == "train"
 
 
-async def test_enter_sends_and_ctrl_j_begins_a_line(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_enter_sends_and_ctrl_j_begins_a_line(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("3", "a", "ctrl+j", "b", "enter")
-        await until(lambda: place.jobs.talk.asked)
-        assert place.jobs.talk.asked[0][0] == "a\nb"
-        await shown(app, "4 tokens")
+        await wait_until(lambda: harness.backend.conversation.asked)
+        assert harness.backend.conversation.asked[0][0] == "a\nb"
+        await wait_for_text(app, "4 tokens")
 
 
-async def test_escape_is_offered_for_what_it_does_now(place: Workplace) -> None:
-    await place.fill(make_training)
-    place.jobs.talk.hold = asyncio.Event()
-    async with place.app() as (app, pilot):
+async def test_escape_is_offered_for_what_it_does_now(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    harness.backend.conversation.hold = asyncio.Event()
+    async with harness.app() as (app, pilot):
         await pilot.press("3")
-        await shown(app, "esc Leave box")
+        await wait_for_text(app, "esc Leave box")
         await pilot.press(*"hi", "enter")
-        await shown(app, "esc Stop")
-        place.jobs.talk.hold.set()
-        await shown(app, "esc Leave box")
+        await wait_for_text(app, "esc Stop")
+        harness.backend.conversation.hold.set()
+        await wait_for_text(app, "esc Leave box")
         await pilot.press("escape")
-        await shown(app, "esc Type")
+        await wait_for_text(app, "esc Type")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_while_the_box_is_typed_in_the_hints_say_the_keys_that_work(
-    place: Workplace, size: tuple[int, int]
+    harness: AppHarness, size: tuple[int, int]
 ) -> None:
-    await place.fill(make_training)
-    async with place.app(size) as (app, pilot):
+    await harness.populate(create_training_run)
+    async with harness.app(size) as (app, pilot):
         await pilot.press("3")
-        await shown(app, "esc Leave box")
+        await wait_for_text(app, "esc Leave box")
         hints = screen_text(app).splitlines()[-1]
         assert "f1-f6 Screens" in hints
         assert "? Help" not in hints, "it would be typed"
         assert len(app.screen.query_one(KeyHints)._places) <= MOST
         await pilot.press("escape")
-        await shown(app, "? Help")
+        await wait_for_text(app, "? Help")
         assert "f1-f6" not in screen_text(app)
         await pilot.press("i", "f1")
         assert app.current_mode == "generate"
 
 
-async def test_no_blank_line_between_a_reply_and_its_figures(place: Workplace) -> None:
-    await place.fill(make_training)
-    place.jobs.talk.pieces = ["first paragraph\n\n", "second paragraph"]
-    async with place.app() as (app, pilot):
+async def test_no_blank_line_between_a_reply_and_its_figures(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    harness.backend.conversation.pieces = ["first paragraph\n\n", "second paragraph"]
+    async with harness.app() as (app, pilot):
         await pilot.press("3", *"hi", "enter")
-        await shown(app, "4 tokens")
-        await until(lambda: "4 tokens" in _below(screen_text(app), "second paragraph")[0])
+        await wait_for_text(app, "4 tokens")
+        await wait_until(lambda: "4 tokens" in _below(screen_text(app), "second paragraph")[0])
         assert "second paragraph" in _below(screen_text(app), "first paragraph")[1], "paragraphs stay apart"
 
 

@@ -13,7 +13,7 @@ from lora_tui.tui.app import LoraApp
 from lora_tui.tui.dialogs import Choice, Choose
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.screens.welcome import Welcome
-from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
+from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -41,54 +41,54 @@ def test_every_screen_over_a_mode_is_answered_once() -> None:
     assert [screen for screen in ours if not issubclass(screen, Dialog)] == []
 
 
-async def test_two_quick_keys_answer_a_question_once(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_two_quick_keys_answer_a_question_once(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("4")
-        await shown(app, "✓ finished")
+        await wait_for_text(app, "✓ finished")
         await pilot.press("e")
-        await until(lambda: isinstance(app.screen, Choose))
+        await wait_until(lambda: isinstance(app.screen, Choose))
         at_once(app, "ccc")
-        await until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, Choose))
         await pilot.press("c", "c")
         assert app.is_running
         assert app.current_mode == "runs"
         await pilot.press("e")
-        await shown(app, "Merged weights")
+        await wait_for_text(app, "Merged weights")
         at_once(app, "aa")
-        await shown(app, "Write the adapter")
+        await wait_for_text(app, "Write the adapter")
         await pilot.press("escape")
-        await until(lambda: len(app.screen_stack) == 1)
+        await wait_until(lambda: len(app.screen_stack) == 1)
 
 
-async def test_any_keys_after_the_question_how_to_leave(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    place.jobs.own = [run_id]
-    async with place.app() as (app, pilot):
+async def test_any_keys_after_the_question_how_to_leave(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    harness.backend.own_runs = [run_id]
+    async with harness.app() as (app, pilot):
         await pilot.press("2", "q")
-        await shown(app, "still at work")
+        await wait_for_text(app, "still at work")
         at_once(app, "xcvcc")
-        await until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, Choose))
         await pilot.press("1", "2")
         assert app.is_running
         assert app.current_mode == "train"
 
 
-async def test_two_quick_clicks_begin_one_quickstart(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
-        await until(lambda: isinstance(app.screen, Welcome))
+async def test_two_quick_clicks_begin_one_quickstart(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, Welcome))
         welcome = app.screen
         assert isinstance(welcome, Welcome)
         for _ in range(2):  # as two clicks do that are on their way before the first has closed it
             welcome.action_choose("show")
-        await until(lambda: place.jobs.made("start"))
+        await wait_until(lambda: harness.backend.calls_of("start"))
         await pilot.pause(0.2)
-        assert place.jobs.made("start") == [("quickstart", {}, None)]
+        assert harness.backend.calls_of("start") == [("quickstart", {}, None)]
 
 
-async def test_what_lies_under_another_does_not_close_it(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_what_lies_under_another_does_not_close_it(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         below, above = (Choose(question, [Choice("x", "x", "Yes")], safe="x") for question in ("below", "above"))
         await app.push_screen(below)
         await app.push_screen(above)
@@ -111,27 +111,27 @@ def labels_that_fit(app: LoraApp) -> int:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_no_answer_is_cut(place: Workplace, size: tuple[int, int]) -> None:
-    run_id = await place.fill(make_training)
-    place.jobs.own = [run_id]
-    async with place.app(size) as (app, pilot):
+async def test_no_answer_is_cut(harness: AppHarness, size: tuple[int, int]) -> None:
+    run_id = await harness.populate(create_training_run)
+    harness.backend.own_runs = [run_id]
+    async with harness.app(size) as (app, pilot):
         await pilot.press("4")
-        await shown(app, "✓ finished")
+        await wait_for_text(app, "✓ finished")
         for key in ("e", "d", "q"):
             await pilot.press(key)
-            await until(lambda: isinstance(app.screen, Choose))
+            await wait_until(lambda: isinstance(app.screen, Choose))
             await pilot.pause()
             assert labels_that_fit(app) == 3
             await pilot.press("escape")
 
 
-async def test_what_does_not_fit_beside_an_answer_stands_below_it(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_what_does_not_fit_beside_an_answer_stands_below_it(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         app.push_screen(
             Choose("?", [Choice("x", "x", "Delete it", f"{'/a-long-folder' * 3}/run-1 and more")], safe="x")
         )
-        await shown(app, "run-1 and more")
+        await wait_for_text(app, "run-1 and more")
         assert labels_that_fit(app) == 1
         assert "Delete it  /" not in screen_text(app)
         app.push_screen(Choose("?", [Choice("x", "x", "Delete it", "/a-long-folder" * 8)], safe="x"))

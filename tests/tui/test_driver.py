@@ -36,9 +36,9 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    made = Pipe()
-    yield made
-    for descriptor in (made.reader, made.writer):
+    calls_of = Pipe()
+    yield calls_of
+    for descriptor in (calls_of.reader, calls_of.writer):
         try:
             os.close(descriptor)
         except OSError:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.store.calls_of import make_call, make_chunk, make_file, make_pair
 
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
@@ -12,8 +13,7 @@ from lora_tui.store.generation import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
 from lora_tui.tui.widgets.row_list import RowList
-from tests.store.made import make_call, make_chunk, make_file, make_pair
-from tests.tui.app_harness import PLAN, Workplace, make_run, screen_text, shown, until
+from tests.tui.app_harness import PLAN, AppHarness, create_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -23,9 +23,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def make_generation(store: Store, state: str = "running", pairs: int = 12) -> int:
+async def create_generation_run(store: Store, state: str = "running", pairs: int = 12) -> int:
     """A run with pairs of every verdict, two files, calls and an analysis."""
-    run_id = await make_run(store, "generate", "running", settings={"data_generation.total_examples": 20})
+    run_id = await create_run(store, "generate", "running", settings={"data_generation.total_examples": 20})
     chunk = await make_chunk(store)
     await make_file(store, run_id, "bees.md")
     await make_file(store, run_id, "logs.pdf", "needs the docs extra")
@@ -63,11 +63,11 @@ async def decide(store: Store, run_id: int, pair_id: int, verdict: str) -> None:
         await events.insert(t, run_id, [(1.0, "pair", {"pair": pair_id, "verdict": verdict})])
 
 
-async def test_a_run_shows_sources_pairs_figures_and_its_analysis(place: Workplace) -> None:
-    await place.fill(make_generation)
-    async with place.app() as (app, _):
-        await shown(app, "Pairs (12) · all")
-        await shown(app, "Analysis 1 (after 5 accepted)")
+async def test_a_run_shows_sources_pairs_figures_and_its_analysis(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app() as (app, _):
+        await wait_for_text(app, "Pairs (12) · all")
+        await wait_for_text(app, "Analysis 1 (after 5 accepted)")
         text = screen_text(app)
         for expected in (
             "3 of 20 accepted", "✗ 3 rejected", "? 3 review", "… 3 to judge", "50 % pass",
@@ -78,66 +78,66 @@ async def test_a_run_shows_sources_pairs_figures_and_its_analysis(place: Workpla
             assert expected in text, expected
 
 
-async def test_new_pairs_are_followed_until_the_cursor_is_moved_and_again_from_the_end(place: Workplace) -> None:
-    run_id = await place.fill(make_generation)
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_new_pairs_are_followed_until_the_cursor_is_moved_and_again_from_the_end(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         rows = app.screen.query_one("#pairs", RowList)
-        await until(lambda: rows.cursor == 11)
+        await wait_until(lambda: rows.cursor == 11)
         await make_pair(store, run_id, "A thirteenth?", "waiting", source="bees.md")
-        await shown(app, "A thirteenth?")
+        await wait_for_text(app, "A thirteenth?")
         assert rows.cursor == 12
         await pilot.press("up", "up")
         await make_pair(store, run_id, "A fourteenth?", "waiting", source="bees.md")
-        await until(lambda: rows.count == 14)
+        await wait_until(lambda: rows.count == 14)
         assert rows.cursor == 10, "it stays where the user has put it"
         await pilot.press("end")
         await make_pair(store, run_id, "A fifteenth?", "waiting", source="bees.md")
-        await until(lambda: rows.cursor == 14)
+        await wait_until(lambda: rows.cursor == 14)
 
 
-async def test_a_verdict_shows_on_the_pair_it_is_about(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_generation(store, pairs=4))
-    async with place.app() as (app, _), await Store.open(place.path) as store:
-        await shown(app, "… judging")
+async def test_a_verdict_shows_on_the_pair_it_is_about(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_generation_run(store, pairs=4))
+    async with harness.app() as (app, _), await Store.open(harness.path) as store:
+        await wait_for_text(app, "… judging")
         await decide(store, run_id, 4, "accepted")
-        await until(lambda: "… judging" not in screen_text(app))
+        await wait_until(lambda: "… judging" not in screen_text(app))
         assert screen_text(app).count("✓ accepted") == 2
 
 
-async def test_filter_and_search_narrow_the_list_and_follow_what_changes(place: Workplace) -> None:
-    run_id = await place.fill(make_generation)
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_filter_and_search_narrow_the_list_and_follow_what_changes(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("f")
-        await shown(app, "Pairs (3) · accepted")
+        await wait_for_text(app, "Pairs (3) · accepted")
         await decide(store, run_id, 4, "accepted")
-        await shown(app, "Pairs (4) · accepted")
+        await wait_for_text(app, "Pairs (4) · accepted")
         screen = app.screen
         assert isinstance(screen, GenerateScreen)
         assert screen._window is not None
         assert list(screen._window.ids) == [1, 4, 5, 9], "it stands where it was proposed"
         await pilot.press("escape", "slash", *"way 7")
-        await shown(app, "Pairs (1) · all, «way 7»")
+        await wait_for_text(app, "Pairs (1) · all, «way 7»")
         await pilot.press("enter", "escape")
-        await shown(app, "Pairs (12) · all")
+        await wait_for_text(app, "Pairs (12) · all")
 
 
-async def test_a_chosen_source_shows_its_pairs_alone(place: Workplace) -> None:
-    run_id = await place.fill(make_generation)
-    await place.fill(lambda store: make_pair(store, run_id, "From elsewhere?", source="other.md"))
-    async with place.app() as (app, pilot):
-        await shown(app, "From elsewhere?")
+async def test_a_chosen_source_shows_its_pairs_alone(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    await harness.populate(lambda store: make_pair(store, run_id, "From elsewhere?", source="other.md"))
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "From elsewhere?")
         app.screen.query_one("#sources").focus()
         await pilot.press("home", "enter")
-        await shown(app, "Pairs (12) · all, from bees.md")
+        await wait_for_text(app, "Pairs (12) · all, from bees.md")
         assert "From elsewhere?" not in screen_text(app)
 
 
-async def test_a_pair_opens_with_its_evidence_marked_and_its_neighbours_a_key_away(place: Workplace) -> None:
-    await place.fill(make_generation)
-    async with place.app() as (app, pilot):
-        await shown(app, "Pairs (12)")
+async def test_a_pair_opens_with_its_evidence_marked_and_its_neighbours_a_key_away(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
         await pilot.press("home", "enter")
-        await shown(app, "Why does bee 0 dance?")
+        await wait_for_text(app, "Why does bee 0 dance?")
         text = screen_text(app)
         assert "Bees dance in the dark." in text
         assert "To show way 0." in text
@@ -145,109 +145,109 @@ async def test_a_pair_opens_with_its_evidence_marked_and_its_neighbours_a_key_aw
         assert "judge: grounded" in text
         assert "by the aggregator" in text
         await pilot.press("right")
-        await shown(app, "Why does bee 1 dance?")
+        await wait_for_text(app, "Why does bee 1 dance?")
         await pilot.press("escape")
-        await until(lambda: not isinstance(app.screen, PairScreen))
+        await wait_until(lambda: not isinstance(app.screen, PairScreen))
         assert app.screen.query_one("#pairs", RowList).cursor == 1, "the list stands where one has looked last"
 
 
-async def test_people_accept_reject_edit_and_undo_by_key(place: Workplace) -> None:
-    run_id = await place.fill(make_generation)
-    async with place.app() as (app, pilot):
-        await shown(app, "Pairs (12)")
+async def test_people_accept_reject_edit_and_undo_by_key(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
         await pilot.press("home", "r", "down", "a", "u")
-        await until(lambda: place.jobs.made("undo"))
-        assert place.jobs.made("override") == [(1, "rejected"), (2, "accepted")]
-        assert place.jobs.made("undo") == [(run_id,)]
+        await wait_until(lambda: harness.backend.calls_of("undo"))
+        assert harness.backend.calls_of("override") == [(1, "rejected"), (2, "accepted")]
+        assert harness.backend.calls_of("undo") == [(run_id,)]
         await pilot.press("e")
-        await shown(app, "ctrl+s" if "ctrl+s" in screen_text(app) else "^s Save")
+        await wait_for_text(app, "ctrl+s" if "ctrl+s" in screen_text(app) else "^s Save")
         await pilot.press("end", "!", "ctrl+s")
-        await until(lambda: place.jobs.made("edit"))
-        assert place.jobs.made("edit") == [(2, "Why does bee 1 dance?!", "To show way 1.")]
+        await wait_until(lambda: harness.backend.calls_of("edit"))
+        assert harness.backend.calls_of("edit") == [(2, "Why does bee 1 dance?!", "To show way 1.")]
 
 
-async def test_a_live_run_is_paused_continued_and_stopped_by_key(place: Workplace) -> None:
-    run_id = await place.fill(make_generation)
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
-        await shown(app, "space Pause")
+async def test_a_live_run_is_paused_continued_and_stopped_by_key(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await wait_for_text(app, "space Pause")
         await pilot.press("space")
-        await until(lambda: place.jobs.made("ask"))
+        await wait_until(lambda: harness.backend.calls_of("ask"))
         await events.append(store, run_id, [(1.0, "paused", {"paused": True})])
-        await shown(app, "Go on")
+        await wait_for_text(app, "Go on")
         assert "paused" in screen_text(app)
         await pilot.press("space", "x")
-        await until(lambda: place.jobs.made("stop"))
-        assert place.jobs.made("ask") == [(run_id, "pause"), (run_id, "continue")]
+        await wait_until(lambda: harness.backend.calls_of("stop"))
+        assert harness.backend.calls_of("ask") == [(run_id, "pause"), (run_id, "continue")]
 
 
-async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
+async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
         await pilot.press("escape")
-        await shown(app, "No pairs yet. s starts: gpt-4 reads training_input.")
-        await shown(app, "at least 230")
+        await wait_for_text(app, "No pairs yet. s starts: gpt-4 reads training_input.")
+        await wait_for_text(app, "at least 230")
         await pilot.press("s")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("generate", {}, None)]
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("generate", {}, None)]
 
 
-async def test_nothing_is_offered_that_needs_pairs_before_there_are_any(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
+async def test_nothing_is_offered_that_needs_pairs_before_there_are_any(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
         await pilot.press("escape")
-        await shown(app, "s Start")
+        await wait_for_text(app, "s Start")
         for hint in ("Open", "Search", "Filter", "Accept"):
             assert hint not in screen_text(app), hint
 
 
-async def test_a_local_model_costs_nothing_and_counts_no_tokens(place: Workplace) -> None:
+async def test_a_local_model_costs_nothing_and_counts_no_tokens(harness: AppHarness) -> None:
     async def local(store: Store) -> None:
-        run_id = await make_run(store, "generate", settings={"data_generation.model": "builtin"})
+        run_id = await create_run(store, "generate", settings={"data_generation.model": "builtin"})
         await make_pair(store, run_id)
         await make_call(store, run_id, 1, "ok", ended_at=1002.0)
 
-    await place.fill(local)
-    async with place.app() as (app, _):
-        await shown(app, "local model · no cost")
+    await harness.populate(local)
+    async with harness.app() as (app, _):
+        await wait_for_text(app, "local model · no cost")
         assert "tokens in" not in screen_text(app)
 
 
-async def test_a_quickstart_says_on_generate_that_it_has_gone_on_to_training(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_run(store, "quickstart", "running"))
-    async with place.app() as (app, _), await Store.open(place.path) as store:
-        await shown(app, "run 1 · quickstart")
+async def test_a_quickstart_says_on_generate_that_it_has_gone_on_to_training(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_run(store, "quickstart", "running"))
+    async with harness.app() as (app, _), await Store.open(harness.path) as store:
+        await wait_for_text(app, "run 1 · quickstart")
         assert "training begins" not in screen_text(app)
         await events.append(store, run_id, [(time.time(), "plan", PLAN)])
-        await shown(app, "The pairs are done and training begins: 2 shows it.")
-        await shown(app, "0/100 · training: 2")
+        await wait_for_text(app, "The pairs are done and training begins: 2 shows it.")
+        await wait_for_text(app, "0/100 · training: 2")
 
 
-async def test_that_training_began_long_ago_is_no_news(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_run(store, "quickstart", "running"))
-    await place.fill(lambda store: events.append(store, run_id, [(1.0, "plan", PLAN)]))
-    async with place.app() as (app, _):
-        await shown(app, "0/100 · training: 2")
+async def test_that_training_began_long_ago_is_no_news(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_run(store, "quickstart", "running"))
+    await harness.populate(lambda store: events.append(store, run_id, [(1.0, "plan", PLAN)]))
+    async with harness.app() as (app, _):
+        await wait_for_text(app, "0/100 · training: 2")
         assert "training begins" not in screen_text(app)
 
 
-async def test_in_a_small_terminal_every_panel_is_a_key_away(place: Workplace) -> None:
-    await place.fill(make_generation)
-    async with place.app((80, 24)) as (app, pilot):
-        await shown(app, "3 of 20 accepted")
+async def test_in_a_small_terminal_every_panel_is_a_key_away(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "3 of 20 accepted")
         await pilot.press("v")
-        await shown(app, "logs.pdf")
+        await wait_for_text(app, "logs.pdf")
         await pilot.press("v")
-        await shown(app, "Too many bees.")
+        await wait_for_text(app, "Too many bees.")
         await pilot.press("v")
-        await shown(app, "3 of 20 accepted")
+        await wait_for_text(app, "3 of 20 accepted")
 
 
-async def test_money_is_shown_where_prices_are_set(place: Workplace) -> None:
+async def test_money_is_shown_where_prices_are_set(harness: AppHarness) -> None:
     async def priced(store: Store) -> None:
         prices = {"data_generation.prompt_price": 1000.0, "data_generation.completion_price": 5000.0,
                   "data_generation.budget_dollars": 5.0}  # fmt: skip
-        run_id = await make_run(store, "generate", "running", settings=prices)
+        run_id = await create_run(store, "generate", "running", settings=prices)
         await make_pair(store, run_id)
         await make_call(store, run_id, 1, "ok", prompt_tokens=400, completion_tokens=60, ended_at=1002.0)
 
-    await place.fill(priced)
-    async with place.app() as (app, _):
-        await shown(app, "$0.70 of $5.00")
+    await harness.populate(priced)
+    async with harness.app() as (app, _):
+        await wait_for_text(app, "$0.70 of $5.00")

@@ -2,6 +2,7 @@
 
 import pytest
 from rich.control import strip_control_codes
+from tests.store.calls_of import make_pair
 from textual.app import App
 from textual.widgets import TextArea
 
@@ -13,8 +14,15 @@ from lora_tui.store.corpus import ChunkRow, SourceFile
 from lora_tui.store.generation import AnalysisRow
 from lora_tui.text import clean
 from lora_tui.tui.app import LoraApp
-from tests.store.made import make_pair
-from tests.tui.app_harness import FakeTalk, Workplace, evaluation_event, make_run, screen_text, step_event, until
+from tests.tui.app_harness import (
+    AppHarness,
+    FakeConversation,
+    create_run,
+    evaluation_event,
+    screen_text,
+    step_event,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -41,11 +49,11 @@ def storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-async def fill(store: Store, text: str) -> None:
+async def populate(store: Store, text: str) -> None:
     """A run of each mode with the text in every column that people or models fill."""
     text = storable(text)
     settings = {"data_generation.input_folder": text, "data_generation.model": text, "fine_tuning.model_name": text}
-    generating = await make_run(store, "generate", "failed", error=text, settings=settings)
+    generating = await create_run(store, "generate", "failed", error=text, settings=settings)
     async with store.transaction() as t:
         chunk = ChunkRow("c", "d", 0, 0, 9, 3, text, text)
         await corpus.put_document(t, "d", 9, "utf-8", "1", [chunk])
@@ -57,7 +65,7 @@ async def fill(store: Store, text: str) -> None:
             store, generating, text, state, 5.0, answer=text, topic=text, source=text[:5000], reason=text, chunk="c",
             metrics={"judge_groundedness": 0.5, text[:100]: 0.5},
         )  # fmt: skip
-    training = await make_run(store, "train", "failed", error=text, settings=settings, folder="/" + text[:200])
+    training = await create_run(store, "train", "failed", error=text, settings=settings, folder="/" + text[:200])
     async with store.transaction() as t:
         await t.execute("UPDATE runs SET name=?, device=?, host=? WHERE id=?", (text, text, text, training))
     evaluation = evaluation_event(1, 0.5, text)
@@ -96,22 +104,22 @@ def assert_inert(app: LoraApp) -> None:
     "text", HOSTILE, ids=["markup", "esc", "c1", "bidi", "surrogate", "wide", "long", "lines", "md"]
 )
 async def test_hostile_text_is_shown_as_plain_content_everywhere(
-    place: Workplace, text: str, monkeypatch: pytest.MonkeyPatch
+    harness: AppHarness, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the net that catches what a widget draws: here every place must have cleaned for itself.
     monkeypatch.setattr(LoraApp, "get_line_filters", App.get_line_filters)
-    await place.fill(lambda store: fill(store, text))
-    place.jobs.talk = FakeTalk([text[:20_000], storable(text)[:20_000]])
-    place.jobs.talk.title = text
+    await harness.populate(lambda store: populate(store, text))
+    harness.backend.conversation = FakeConversation([text[:20_000], storable(text)[:20_000]])
+    harness.backend.conversation.title = text
     forecast = Forecast(((text[:100], text),), (text,))
 
     async def foretold(*_: object, **__: object) -> Forecast:
         return forecast
 
-    place.jobs.forecast_training = foretold  # type: ignore[method-assign]
-    place.jobs.forecast_generation = foretold  # type: ignore[method-assign]
-    async with place.app() as (app, pilot):
-        await until(lambda: app.view.runs)
+    harness.backend.forecast_training = foretold  # type: ignore[method-assign]
+    harness.backend.forecast_generation = foretold  # type: ignore[method-assign]
+    async with harness.app() as (app, pilot):
+        await wait_until(lambda: app.view.runs)
         for keys in (
             ("1",), ("1", "enter"), ("1", "v"), ("2",), ("2", "enter"), ("4",), ("4", "enter"), ("4", "n"), ("4", "d"),
             ("5", "]", "]", "]"), ("5", "]", "]", "]", "]", "]"), ("6",), ("6", "question_mark"), ("ctrl+p",),
@@ -128,7 +136,7 @@ async def test_hostile_text_is_shown_as_plain_content_everywhere(
         await pilot.press("escape", "3")
         app.screen.query_one("#prompt", TextArea).text = clean(storable(text)[:2000])
         await pilot.press("enter")
-        await until(lambda: place.jobs.talk.asked and not app.screen._busy, 30)  # type: ignore[attr-defined]
+        await wait_until(lambda: harness.backend.conversation.asked and not app.screen._busy, 30)  # type: ignore[attr-defined]
         await pilot.pause(0.1)
         assert_inert(app)
         app.refused(LoraTuiError(text))
@@ -138,8 +146,8 @@ async def test_hostile_text_is_shown_as_plain_content_everywhere(
         assert app.is_running
 
 
-async def test_what_is_pasted_into_a_field_is_shown_and_does_not_act(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
+async def test_what_is_pasted_into_a_field_is_shown_and_does_not_act(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
         await pilot.press("escape", "3")
         app.screen.query_one("#prompt", TextArea).text = "\x1b[2J \x9b1m \u202e"
         await pilot.pause(0.1)

@@ -5,8 +5,8 @@ import pytest
 from lora_tui.tui.screens.help import HelpScreen, help_for
 from lora_tui.tui.views.lessons import lessons
 from lora_tui.tui.views.own_run import NONE_YET
-from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
-from tests.tui.test_generate_screen import make_generation
+from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
+from tests.tui.test_generate_screen import create_generation_run
 
 pytestmark = pytest.mark.anyio
 
@@ -28,23 +28,23 @@ OWN = {
 }
 
 
-async def test_every_lesson_fills_its_panel_from_the_users_own_runs(place: Workplace) -> None:
-    await place.fill(make_training)
-    await place.fill(lambda store: make_generation(store, "finished"))
-    async with place.app((140, 45)) as (app, pilot):
+async def test_every_lesson_fills_its_panel_from_the_users_own_runs(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    await harness.populate(lambda store: create_generation_run(store, "finished"))
+    async with harness.app((140, 45)) as (app, pilot):
         await pilot.press("5")
         for lesson in lessons():
-            await until(lambda lesson=lesson: app.screen._shown == lesson.id)  # type: ignore[attr-defined,misc]
+            await wait_until(lambda lesson=lesson: app.screen._shown == lesson.id)  # type: ignore[attr-defined,misc]
             if lesson.id in OWN:
-                await shown(app, OWN[lesson.id])
+                await wait_for_text(app, OWN[lesson.id])
             await pilot.press("]")
 
 
-async def test_before_any_run_panels_say_that_they_will_fill(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, steps=0))
-    async with place.app() as (app, pilot):
+async def test_before_any_run_panels_say_that_they_will_fill(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, steps=0))
+    async with harness.app() as (app, pilot):
         await pilot.press("5")
-        await shown(app, NONE_YET[:22])
+        await wait_for_text(app, NONE_YET[:22])
 
 
 @pytest.mark.parametrize(
@@ -60,42 +60,42 @@ async def test_before_any_run_panels_say_that_they_will_fill(place: Workplace) -
     ],
 )
 async def test_help_opens_the_lesson_that_belongs_to_the_place(
-    place: Workplace, keys: tuple[str, ...], lesson: str
+    harness: AppHarness, keys: tuple[str, ...], lesson: str
 ) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        await until(lambda: help_for(app.screen)[1] == lesson)
+        await wait_until(lambda: help_for(app.screen)[1] == lesson)
         await pilot.press("question_mark")
-        await until(lambda: isinstance(app.screen, HelpScreen))
+        await wait_until(lambda: isinstance(app.screen, HelpScreen))
         await pilot.press("l")
-        await until(lambda: app.current_mode == "learn")
-        await until(lambda: app.screen._shown == lesson)  # type: ignore[attr-defined]
+        await wait_until(lambda: app.current_mode == "learn")
+        await wait_until(lambda: app.screen._shown == lesson)  # type: ignore[attr-defined]
 
 
-async def test_help_lists_the_keys_that_work_here_with_what_they_do(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot):
+async def test_help_lists_the_keys_that_work_here_with_what_they_do(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "Checkpoint now")
+        await wait_for_text(app, "Checkpoint now")
         await pilot.press("question_mark")
-        await shown(app, "Keys here")
+        await wait_for_text(app, "Keys here")
         text = screen_text(app)
         assert "Checkpoint now" in text
         assert "Finish the step, save, end" in text
         assert "Resume" not in text, "that cannot be done now"
         await pilot.press("escape")
-        await until(lambda: not isinstance(app.screen, HelpScreen))
+        await wait_until(lambda: not isinstance(app.screen, HelpScreen))
         assert app.current_mode == "train"
 
 
-async def test_a_small_terminal_has_lesson_and_panel(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app((80, 24)) as (app, pilot):
+async def test_a_small_terminal_has_lesson_and_panel(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("5")
-        await shown(app, "1 · Tokens and loss")
-        await shown(app, "now, smoothed")
+        await wait_for_text(app, "1 · Tokens and loss")
+        await wait_for_text(app, "now, smoothed")
         await pilot.press("]")
-        await shown(app, "2 · Low-rank adaptation")
+        await wait_for_text(app, "2 · Low-rank adaptation")

@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from lora_tui import machine
 from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
-from tests.tui.app_harness import Workplace, make_training, screen_text, shown, until
+from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.snapshots import assert_like_snapshot, drawn
-from tests.tui.test_generate_screen import make_generation
+from tests.tui.test_generate_screen import create_generation_run
 
 pytestmark = [
     pytest.mark.anyio,
@@ -46,14 +46,14 @@ def _stand_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-async def at_noon(place: Workplace, size: tuple[int, int], keys: str, until_shown: str, name: str) -> None:
+async def at_noon(harness: AppHarness, size: tuple[int, int], keys: str, until_shown: str, name: str) -> None:
     """Open the app, press keys, wait, compare."""
-    async with place.app(size) as (app, pilot):
+    async with harness.app(size) as (app, pilot):
         for key in keys.split():
             await pilot.press(key)
             await pilot.pause()
-        await shown(app, until_shown)
-        await until(lambda: app.looks > 3)
+        await wait_for_text(app, until_shown)
+        await wait_until(lambda: app.looks > 3)
         await still(app, pilot)
         assert "lora-tui" in screen_text(app) or size[0] < 100 or len(app.screen_stack) > 1
         assert_like_snapshot(app, name)
@@ -70,7 +70,7 @@ async def still(app: LoraApp, pilot: Pilot[None]) -> None:
 
 async def trained(store: Store) -> None:
     """A training run whose times are fixed."""
-    run_id = await make_training(store)
+    run_id = await create_training_run(store)
     async with store.transaction() as t:
         await t.execute(
             "UPDATE runs SET created_at=?, started_at=?, ended_at=?, heartbeat=?, pid=4711, host='box' WHERE id=?",
@@ -80,7 +80,7 @@ async def trained(store: Store) -> None:
 
 async def generated(store: Store) -> None:
     """A finished generation run whose times are fixed."""
-    run_id = await make_generation(store, "finished")
+    run_id = await create_generation_run(store, "finished")
     async with store.transaction() as t:
         await t.execute(
             "UPDATE runs SET created_at=?, started_at=?, ended_at=?, heartbeat=?, pid=4711, host='box' WHERE id=?",
@@ -96,37 +96,37 @@ async def generated(store: Store) -> None:
         ("runs", "4", "✓ finished"), ("learn", "5", "now, smoothed"),
     ],
 )  # fmt: skip
-async def test_modes(place: Workplace, size: tuple[int, int], mode: str, key: str, wait: str) -> None:
-    await place.fill(generated)
-    await place.fill(trained)
-    await at_noon(place, size, key, wait, f"{mode}-{size[0]}x{size[1]}")
+async def test_modes(harness: AppHarness, size: tuple[int, int], mode: str, key: str, wait: str) -> None:
+    await harness.populate(generated)
+    await harness.populate(trained)
+    await at_noon(harness, size, key, wait, f"{mode}-{size[0]}x{size[1]}")
 
 
-async def test_the_first_start(place: Workplace) -> None:
-    await at_noon(place, (80, 24), "", "I have the data", "welcome-80x24")
+async def test_the_first_start(harness: AppHarness) -> None:
+    await at_noon(harness, (80, 24), "", "I have the data", "welcome-80x24")
 
 
-async def test_a_pair_opened(place: Workplace) -> None:
-    await place.fill(generated)
-    await at_noon(place, (120, 40), "home enter", "judge: grounded", "pair-120x40")
+async def test_a_pair_opened(harness: AppHarness) -> None:
+    await harness.populate(generated)
+    await at_noon(harness, (120, 40), "home enter", "judge: grounded", "pair-120x40")
 
 
-async def test_chat_with_both_sides(place: Workplace) -> None:
-    await place.fill(trained)
-    await at_noon(place, (120, 40), "3 ctrl+b u n l o c k enter", "4 tokens · 8 tokens/s", "chat-120x40")
+async def test_chat_with_both_sides(harness: AppHarness) -> None:
+    await harness.populate(trained)
+    await at_noon(harness, (120, 40), "3 ctrl+b u n l o c k enter", "4 tokens · 8 tokens/s", "chat-120x40")
 
 
-async def test_configuration(place: Workplace) -> None:
-    await place.fill(trained)
-    place.config = Path("/work/config.toml")
-    await at_noon(place, (120, 40), "6 down down", "Accepted pairs to reach", "configure-120x40")
+async def test_configuration(harness: AppHarness) -> None:
+    await harness.populate(trained)
+    harness.config = Path("/work/config.toml")
+    await at_noon(harness, (120, 40), "6 down down", "Accepted pairs to reach", "configure-120x40")
 
 
 @pytest.mark.parametrize(("mode", "key", "wait"), [("train", "2", "smoothed"), ("generate", "1", "3 of 20 accepted")])
 async def test_without_colour(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, mode: str, key: str, wait: str
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, mode: str, key: str, wait: str
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    await place.fill(generated)
-    await place.fill(trained)
-    await at_noon(place, (120, 40), key, wait, f"{mode}-no-colour")
+    await harness.populate(generated)
+    await harness.populate(trained)
+    await at_noon(harness, (120, 40), key, wait, f"{mode}-no-colour")

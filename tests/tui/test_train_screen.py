@@ -11,14 +11,14 @@ from lora_tui.tui.widgets.row_list import RowList
 from tests.tui.app_harness import (
     PLAN,
     WEIGHTS,
-    Workplace,
+    AppHarness,
+    create_run,
+    create_training_run,
     evaluation_event,
-    make_run,
-    make_training,
     screen_text,
-    shown,
     step_event,
-    until,
+    wait_for_text,
+    wait_until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -29,11 +29,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_a_finished_run_shows_its_curves_score_weights_and_answers(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_a_finished_run_shows_its_curves_score_weights_and_answers(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "What it answers now (evaluation 2 of 2, step 40, score 0.90)")
+        await wait_for_text(app, "What it answers now (evaluation 2 of 2, step 40, score 0.90)")
         text = screen_text(app)
         assert "✓ run 1 · finished · step 40/60" in text
         assert "0.1000" in text, "the loss of the last step"
@@ -45,49 +45,49 @@ async def test_a_finished_run_shows_its_curves_score_weights_and_answers(place: 
         assert "✓ 1.00" in text
 
 
-async def test_a_live_run_is_followed_as_it_steps_and_is_evaluated(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running", steps=5))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_a_live_run_is_followed_as_it_steps_and_is_evaluated(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=5))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "step 5/60")
+        await wait_for_text(app, "step 5/60")
         await events.append(store, run_id, [step_event(6), evaluation_event(6, 0.5, "half of it")])
-        await shown(app, "step 6/60")
-        await shown(app, "half of it")
+        await wait_for_text(app, "step 6/60")
+        await wait_for_text(app, "half of it")
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         assert screen._view is not None
         assert screen._view.loss.last_x == 6
 
 
-async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_training_loss(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running", steps=10))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_training_loss(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=10))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "step 10/60")
+        await wait_for_text(app, "step 10/60")
         assert "held out" not in screen_text(app)
         first, second = (evaluation_event(step, 0.5, held_out_loss=loss) for step, loss in ((10, 1.5), (12, 1.75)))
         await events.append(store, run_id, [first, step_event(11), step_event(12), second])
-        await shown(app, "unseen 1.7500  ▲ 0.25, held out")
+        await wait_for_text(app, "unseen 1.7500  ▲ 0.25, held out")
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         assert screen._view is not None
         assert list(screen._view.held_out.xs) == [10, 12]
         assert screen._view.held_out.ys.tolist() == [1.5, 1.75]
         plot = screen.query_one("#plot", LinePlot)
-        await until(lambda: any(series.label == "held out" for series in plot._series))
+        await wait_until(lambda: any(series.label == "held out" for series in plot._series))
 
 
-async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(place: Workplace) -> None:
+async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(harness: AppHarness) -> None:
     reasons = {"skipped": {"the question is empty": 1}, "dropped": {}, "truncated": {"longer than 128 tokens": 7}}
     plan = {**PLAN, "forms": {"chat": 80, "text": 20}, "held_out": 4, "truncated": 7, "reasons": reasons}
 
     async def begin(store: Store) -> None:
-        await events.append(store, await make_run(store, "train", "running"), [(1.0, "plan", plan)])
+        await events.append(store, await create_run(store, "train", "running"), [(1.0, "plan", plan)])
 
-    await place.fill(begin)
-    async with place.app() as (app, pilot):
+    await harness.populate(begin)
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "96 examples  15k tokens, 4 held out")
+        await wait_for_text(app, "96 examples  15k tokens, 4 held out")
         text = screen_text(app)
         assert "80 chat, 20 text" in text
         assert "1 skipped, 7 truncated" in text
@@ -95,13 +95,13 @@ async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_ou
         assert "7  longer than 128 tokens" in text
 
 
-async def test_a_resumed_run_draws_the_repeated_steps_once(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running", steps=10))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_a_resumed_run_draws_the_repeated_steps_once(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=10))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "step 10/60")
+        await wait_for_text(app, "step 10/60")
         await events.append(store, run_id, [step_event(8, loss=3.0), step_event(9, loss=2.9)])
-        await shown(app, "step 9/60")
+        await wait_for_text(app, "step 9/60")
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         assert screen._view is not None
@@ -109,101 +109,101 @@ async def test_a_resumed_run_draws_the_repeated_steps_once(place: Workplace) -> 
         assert screen._view.loss.ys[-2:].tolist() == [3.0, 2.9]
 
 
-async def test_keys_ask_the_owner_of_a_live_run(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot):
+async def test_keys_ask_the_owner_of_a_live_run(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "Checkpoint now")
+        await wait_for_text(app, "Checkpoint now")
         await pilot.press("p", "x")
-        await until(lambda: place.jobs.made("stop"))
-        assert place.jobs.made("ask") == [(run_id, "checkpoint")]
-        assert place.jobs.made("stop") == [(run_id,)]
+        await wait_until(lambda: harness.backend.calls_of("stop"))
+        assert harness.backend.calls_of("ask") == [(run_id, "checkpoint")]
+        assert harness.backend.calls_of("stop") == [(run_id,)]
         assert "Start" not in screen_text(app), "one cannot start what is running"
 
 
-async def test_a_stopped_run_can_be_resumed_and_not_stopped(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "stopped"))
-    async with place.app() as (app, pilot):
+async def test_a_stopped_run_can_be_resumed_and_not_stopped(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "stopped"))
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "Resume")
+        await wait_for_text(app, "Resume")
         await pilot.press("x", "R")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("train", {}, run_id)]
-        assert place.jobs.made("stop") == []
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("train", {}, run_id)]
+        assert harness.backend.calls_of("stop") == []
 
 
-async def test_earlier_answers_are_a_key_away_and_newer_ones_do_not_replace_them(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_earlier_answers_are_a_key_away_and_newer_ones_do_not_replace_them(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "evaluation 2 of 2")
+        await wait_for_text(app, "evaluation 2 of 2")
         await pilot.press("[")
-        await shown(app, "What it answered then (evaluation 1 of 2, step 20, score 0.40)")
-        await shown(app, "a rainbow")
+        await wait_for_text(app, "What it answered then (evaluation 1 of 2, step 20, score 0.40)")
+        await wait_for_text(app, "a rainbow")
         await events.append(store, run_id, [evaluation_event(50, 0.95, "much newer")])
-        await until(lambda: app.screen._view is not None and len(app.screen._view.evaluations) == 3)  # type: ignore[attr-defined]
+        await wait_until(lambda: app.screen._view is not None and len(app.screen._view.evaluations) == 3)  # type: ignore[attr-defined]
         await pilot.press("]", "]", "]")
-        await shown(app, "much newer")
+        await wait_for_text(app, "much newer")
 
 
-async def test_an_answer_opens_whole_is_rated_and_says_what_moved(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_an_answer_opens_whole_is_rated_and_says_what_moved(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "evaluation 2 of 2")
+        await wait_for_text(app, "evaluation 2 of 2")
         await pilot.press("enter")
-        await shown(app, "As it learned")
+        await wait_for_text(app, "As it learned")
         assert "the secret is a rainbow" in screen_text(app), "what it said at step 20"
         await pilot.press("4")
-        await shown(app, "The weights moved: BLEU +0.0250, ROUGE-L -0.0200")
-        ((sample, rating),) = place.jobs.made("rate_sample")
+        await wait_for_text(app, "The weights moved: BLEU +0.0250, ROUGE-L -0.0200")
+        ((sample, rating),) = harness.backend.calls_of("rate_sample")
         assert rating == 4
         assert sample > 0
         assert app.current_mode == "train", "4 rates here; it does not leave"
 
 
-async def test_plots_change_by_key_and_take_a_logarithmic_axis(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app() as (app, pilot):
+async def test_plots_change_by_key_and_take_a_logarithmic_axis(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "smoothed")
+        await wait_for_text(app, "smoothed")
         await pilot.press("l")
-        await shown(app, "log scale")
+        await wait_for_text(app, "log scale")
         await pilot.press("v")
-        await until(lambda: app.screen.query_one("#plot-box").border_title == "Score")
+        await wait_until(lambda: app.screen.query_one("#plot-box").border_title == "Score")
         assert app.screen.query_one("#plot", LinePlot).log_scale
 
 
-async def test_before_any_run_the_plan_is_shown_with_its_warnings(place: Workplace) -> None:
-    async with place.app() as (app, pilot):
+async def test_before_any_run_the_plan_is_shown_with_its_warnings(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
         await pilot.press("escape", "2")
-        await shown(app, "120, 40 an epoch")
-        await shown(app, "! fine_tuning.lora.r = 1: too little")
+        await wait_for_text(app, "120, 40 an epoch")
+        await wait_for_text(app, "! fine_tuning.lora.r = 1: too little")
         await pilot.press("s")
-        await until(lambda: place.jobs.made("start"))
-        assert place.jobs.made("start") == [("train", {}, None)]
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("train", {}, None)]
 
 
-async def test_eighty_columns_hold_every_figure(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, "running"))
-    async with place.app((80, 24)) as (app, pilot):
+async def test_eighty_columns_hold_every_figure(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
-        await shown(app, "loss 0.1000")
+        await wait_for_text(app, "loss 0.1000")
         text = screen_text(app)
         for figure in ("rate", "grad", "tokens/s", "s a step", "2.0 GiB", "ends about", "Score 0.90", "weights"):
             assert figure in text, figure
         await pilot.press("tab")
-        await until(lambda: app.screen.query_one("#answers", RowList).size.height > 10)
+        await wait_until(lambda: app.screen.query_one("#answers", RowList).size.height > 10)
 
 
-async def test_what_is_being_loaded_is_said_before_the_first_step(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running", steps=0))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_what_is_being_loaded_is_said_before_the_first_step(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=0))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "96 examples")
+        await wait_for_text(app, "96 examples")
         progress = {"phase": "fetching the built-in model", "done": 30, "total": 100}
         await events.append(store, run_id, [(1.0, "progress", progress)])
-        await shown(app, "fetching the built-in model 30 %")
+        await wait_for_text(app, "fetching the built-in model 30 %")
 
 
 @pytest.mark.parametrize(
@@ -215,55 +215,57 @@ async def test_what_is_being_loaded_is_said_before_the_first_step(place: Workpla
         ("request", "stopped on request"),
     ],
 )
-async def test_a_run_that_ends_says_why(place: Workplace, stopped_by: str, words: str) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "running"))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_a_run_that_ends_says_why(harness: AppHarness, stopped_by: str, words: str) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running"))
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "ends about")
+        await wait_for_text(app, "ends about")
         assert words not in screen_text(app)
         await runs.end(store, run_id, "finished", {"stopped_by": stopped_by}, None)
-        await shown(app, f"✓ run 1 · finished · {words}")
-        await shown(app, f"step 40 of 60  {words}")
+        await wait_for_text(app, f"✓ run 1 · finished · {words}")
+        await wait_for_text(app, f"step 40 of 60  {words}")
 
 
-async def test_a_small_terminal_says_how_a_run_ended_and_where(place: Workplace) -> None:
-    await place.fill(lambda store: make_training(store, result={"stopped_by": "patience"}))
-    async with place.app((80, 24)) as (app, pilot):
+async def test_a_small_terminal_says_how_a_run_ended_and_where(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, result={"stopped_by": "patience"}))
+    async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
-        await shown(app, "✓ run 1 · step 40/60")
-        await shown(app, "finished · score stopped rising · 340 tokens/s · 1.5 s a step · 2.0 GiB")
+        await wait_for_text(app, "✓ run 1 · step 40/60")
+        await wait_for_text(app, "finished · score stopped rising · 340 tokens/s · 1.5 s a step · 2.0 GiB")
 
 
-async def test_a_run_that_goes_on_again_no_longer_says_why_it_ended(place: Workplace) -> None:
-    run_id = await place.fill(lambda store: make_training(store, "stopped", result={"stopped_by": "request"}))
-    async with place.app() as (app, pilot), await Store.open(place.path) as store:
+async def test_a_run_that_goes_on_again_no_longer_says_why_it_ended(harness: AppHarness) -> None:
+    run_id = await harness.populate(
+        lambda store: create_training_run(store, "stopped", result={"stopped_by": "request"})
+    )
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
-        await shown(app, "stopped on request")
+        await wait_for_text(app, "stopped on request")
         assert await runs.take_over(store, run_id)
         await runs.start(store, run_id)
-        await shown(app, "● run 1 · train · step 40/60")
+        await wait_for_text(app, "● run 1 · train · step 40/60")
         assert "stopped on request" not in screen_text(app)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_a_run_that_took_no_step_says_so_in_its_plots_and_why(place: Workplace, size: tuple[int, int]) -> None:
-    await place.fill(lambda store: make_run(store, "train", "failed", error="No memory left.\nUse less."))
-    async with place.app(size) as (app, pilot):
+async def test_a_run_that_took_no_step_says_so_in_its_plots_and_why(harness: AppHarness, size: tuple[int, int]) -> None:
+    await harness.populate(lambda store: create_run(store, "train", "failed", error="No memory left.\nUse less."))
+    async with harness.app(size) as (app, pilot):
         await pilot.press("2")
-        await shown(app, "no step was taken")
-        await shown(app, "No memory left.")
-        await shown(app, "This run was not evaluated.")
+        await wait_for_text(app, "no step was taken")
+        await wait_for_text(app, "No memory left.")
+        await wait_for_text(app, "This run was not evaluated.")
         assert "first step" not in screen_text(app)
         assert "Log scale" not in screen_text(app), "there is nothing to draw"
 
 
-async def test_eighty_columns_hold_every_weight_each_on_one_line(place: Workplace) -> None:
-    await place.fill(make_training)
-    async with place.app((80, 24)) as (app, pilot):
+async def test_eighty_columns_hold_every_weight_each_on_one_line(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
         for words in ("exact match 0.20", "shared words 0.20", "ROUGE-L 0.20", "likelihood 0.15", "BLEU 0.10",
                       "ROUGE-2 0.10", "ROUGE-1 0.05"):  # fmt: skip
-            await shown(app, words)
+            await wait_for_text(app, words)
 
 
 @pytest.mark.parametrize("width", range(24, 80))
@@ -273,28 +275,28 @@ def test_no_line_ends_between_a_weight_and_its_name(width: int) -> None:
     assert all(line == "weights" or line.rstrip("▲")[-4:-2] == "0." for line in lines)
 
 
-async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(place: Workplace) -> None:
+async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(harness: AppHarness) -> None:
     settings = {"fine_tuning.training.target_score": 0.995}
-    await place.fill(lambda store: make_training(store, settings=settings))
-    async with place.app() as (app, pilot):
+    await harness.populate(lambda store: create_training_run(store, settings=settings))
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "Score 0.90 → target 0.995")
+        await wait_for_text(app, "Score 0.90 → target 0.995")
 
 
-async def test_the_base_models_answer_stands_before_what_was_learned(place: Workplace) -> None:
-    run_id = await place.fill(make_training)
+async def test_the_base_models_answer_stands_before_what_was_learned(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_training_run)
     base = evaluation_event(0, 0.1, "", model="base")
-    await place.fill(lambda store: events.append(store, run_id, [base]))
-    async with place.app() as (app, pilot):
+    await harness.populate(lambda store: events.append(store, run_id, [base]))
+    async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await shown(app, "evaluation 2 of 2")
+        await wait_for_text(app, "evaluation 2 of 2")
         await pilot.press("enter")
-        await shown(app, "base  ✗ 0.10  (nothing)")
+        await wait_for_text(app, "base  ✗ 0.10  (nothing)")
         lines = screen_text(app).splitlines()
         (base_line,) = [number for number, line in enumerate(lines) if "base  ✗" in line]
         assert "step 20" in lines[base_line + 1]
         await pilot.press("4")
-        await shown(app, "The weights moved")
+        await wait_for_text(app, "The weights moved")
         lines = screen_text(app).splitlines()
         (told,) = [number for number, line in enumerate(lines) if "The weights moved" in line]
         assert "Agrees" in lines[told - 1], "it stands under the rating"

@@ -11,7 +11,7 @@ from lora_tui.tui.text import Content, brief, line, number, plain, rate, styled
 from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
-from tests.tui.app_harness import until
+from tests.tui.app_harness import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +98,7 @@ async def test_a_click_moves_the_cursor_and_a_double_click_opens() -> None:
         await pilot.click(RowList, offset=(5, 3))
         assert app.query_one(RowList).cursor == 2
         await pilot.click(RowList, offset=(5, 4), times=2)
-        await until(lambda: app.chosen)
+        await wait_until(lambda: app.chosen)
         assert app.chosen == [3]
         await pilot.click(RowList, offset=(5, 0))
         assert app.query_one(RowList).cursor == 3, "the headings are no row"
