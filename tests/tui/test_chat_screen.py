@@ -116,7 +116,9 @@ async def test_another_checkpoint_is_chosen_and_the_one_before_is_let_go(harness
         await wait_for_text(app, "last, step 40")
         await pilot.press("down", "enter", *"ho", "enter")
         await wait_until(lambda: len(harness.backend.calls_of("open_chat")) == 2)
-        assert harness.backend.calls_of("open_chat")[1] == (ChatTarget(run_id, "last"),), "of a run that is still training"
+        assert harness.backend.calls_of("open_chat")[1] == (ChatTarget(run_id, "last"),), (
+            "of a run that is still training"
+        )
         assert first.closed
 
 
