@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.runtime import progress as progress_module
+from lora_tui.engine.runtime import context as context_module
+from lora_tui.engine.runtime.context import progress_events
 from lora_tui.engine.runtime.process import before_torch, keep_freed_memory
-from lora_tui.engine.runtime.progress import progress_events
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress_module, "time", clock)
+    monkeypatch.setattr(context_module, "time", clock)
     return clock
 
 

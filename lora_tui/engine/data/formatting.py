@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from lora_tui.engine.data.raw_lines import RawPair, RawRejection, RawSkip, RawStatement, parse_raw_line
 from lora_tui.engine.data.text_lines import BadLine, require_text_file, text_lines
-from lora_tui.engine.data.write import format_example, normalise_pair
+from lora_tui.engine.data.training_text import format_example, normalise_pair
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 from lora_tui.files import AtomicFile, atomic_writer
 from lora_tui.text import count, one_line

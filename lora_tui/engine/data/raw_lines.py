@@ -10,19 +10,21 @@ The forms are tried in this order, and the first that fits decides:
 4. ``question | answer``, split at the first bar with white space on both sides; else at the first that follows a
    question mark; else at the only one, if no question has ended before it. ``\\|`` is a bar that does not split,
    ``||`` an operator. A table row's outer bars are left out.
-5. ``question? answer`` (`questions`).
+5. ``question? answer``. Not every question mark ends a question: one in quotes or brackets belongs to what is quoted,
+   one in a URL or an operator name is followed by no space or goes on in lower case. Questions that follow each other
+   at once are one question: in "What? Who? Me." only "Me." is the answer.
 
 What is left is a statement, which needs a model to become a pair. Full-width labels, bars and question marks count
 like theirs.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lora_tui.engine.data.examples import Conversation, PlainText, PromptCompletion, QuestionAnswer
 from lora_tui.engine.data.forms import Malformed, Unusable, form_of_fields, lower_keys
-from lora_tui.engine.data.questions import split_question
 from lora_tui.engine.data.records import InvalidJson, decode_json
 
 
@@ -84,6 +86,19 @@ _SINGLE_BAR = re.compile(r"(?<![\\|｜])[|｜](?![|｜])")
 _TABLE_ROW = re.compile(r"\s*\|(?P<cells>.*[^\\])\|\s*")
 _SEPARATORS = " \t|｜"
 _MARK_BEFORE = re.compile(rf"[?？؟][{_SEPARATORS}]*$")
+
+# Spans whose punctuation is theirs. A straight quote opens after white space or a bracket only, so that 5" is a length.
+# No class below can run past another opening, which keeps the search linear on hostile lines.
+_QUOTED = re.compile(
+    r"""(?<![^\s([{])"[^"]*"(?!\w) | (?<!\S)'[^']*'(?!\w) | „[^„“”]*[“”] | “[^“”]*” | ‘[^‘’]*’(?!\w) | «[^«»]*»"""
+    r""" | 「[^「」]*」 | 『[^『』]*』 | `[^`]*` | \([^()]*\) | \[[^\[\]]*\] | （[^（）]*）""",
+    re.VERBOSE,
+)
+_STOPS = re.compile(r"[.!?。！？؟]++")
+_MARKS = ("?", "？", "؟")
+_WIDE = ("。", "！", "？")  # no space follows these
+_NEXT = re.compile(r"\s*(\S)")
+_TOKEN = 300  # characters before a mark that are looked at for a URL
 
 
 def parse_raw_line(line: str) -> RawResult:
@@ -222,3 +237,39 @@ def _unwrapped(question: str, answer: str) -> tuple[str, str]:
         return question, rest[label.end() :] if label else answer
     label = _ANSWER_AT_START.match(answer) if opening else None
     return question, answer[label.end() :] if label else answer
+
+
+def split_question(text: str) -> tuple[str, str] | None:
+    """Return the question with its mark and what follows it, both stripped; the second is empty if nothing follows.
+
+    None if no question mark in `text` ends a question.
+    """
+    masked = _QUOTED.sub(lambda span: "x" * len(span[0]), text)
+    end = next((stops.end() for stops in _sentence_ends(masked, 0) if _ends_question(masked, stops)), None)
+    if end is None:
+        return None
+    for stops in _sentence_ends(masked, end):
+        if not _is_question(stops) or not masked[end : stops.start()].lstrip()[:1].isalpha():
+            break
+        end = stops.end()
+    return text[:end].strip(), text[end:].strip()
+
+
+def _sentence_ends(text: str, start: int) -> Iterator[re.Match[str]]:
+    for stops in _STOPS.finditer(text, start):
+        if stops.end() == len(text) or text[stops.end()].isspace() or stops[0].endswith(_WIDE):
+            yield stops
+
+
+def _is_question(stops: re.Match[str]) -> bool:
+    return any(mark in stops[0] for mark in _MARKS)
+
+
+def _ends_question(text: str, stops: re.Match[str]) -> bool:
+    before = text[max(0, stops.start() - _TOKEN) : stops.start()]
+    if not _is_question(stops) or not before.strip():
+        return False
+    token = "" if before[-1].isspace() else before.split()[-1]
+    # "The ? operator", "https://host/? for help" go on in lower case; the French "Pourquoi ? Parce que" does not.
+    following = _NEXT.match(text, stops.end())
+    return not ((not token or "://" in token) and following is not None and following[1].islower())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_tui.config import Settings
 from lora_tui.engine.data.examples import Example, QuestionAnswer
 from lora_tui.engine.data.forms import Malformed, Unusable
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_delimiter
@@ -42,6 +43,14 @@ class ReadResult:
     forms: Mapping[str, int]
     """How many of the examples came in which form."""
     skipped: tuple[Skipped, ...]
+
+
+def training_file(settings: Settings, named: str | Path | None = None) -> Path:
+    """The file that a run trains on.
+
+    In this order: `named` (``--train-data-file``), ``fine_tuning.train_data_file``, or what generation writes.
+    """
+    return Path(named or settings.fine_tuning.train_data_file or settings.data_generation.output_file).expanduser()
 
 
 def read_examples(path: Path) -> ReadResult:

@@ -18,7 +18,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
-from lora_tui.engine.data.write import format_example
+from lora_tui.engine.data.training_text import format_example
 
 Kind = Literal["expected", "avoid", "control"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.write import format_example, format_training_text
+from lora_tui.engine.data.training_text import format_example, format_training_text
 from lora_tui.errors import LoraTuiError
 
 _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}

@@ -14,8 +14,7 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
-from lora_tui.engine.runtime.context import RunContext
-from lora_tui.engine.runtime.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import LoraTuiError
 
 _PROBE = "Question: what is the capital of France?\nAnswer:"

@@ -16,6 +16,7 @@ from typing import Literal
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning, Training
 from lora_tui.engine.data.holdout import drawn
+from lora_tui.engine.data.read import training_file
 from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.forecast.estimate import Estimate
 from lora_tui.engine.models import activation_memory
@@ -114,8 +115,7 @@ def training_outlook(
     `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first.
     """
     tuning = settings.fine_tuning
-    named = tuning.train_data_file or settings.data_generation.output_file
-    found = survey(data_file or Path(named).expanduser())
+    found = survey(training_file(settings, data_file))
     facts = model_facts(tuning.model_name)
     device = expected_device(tuning.device)
     of_model = [run for run in history if run.plan.get("model") == tuning.model_name]

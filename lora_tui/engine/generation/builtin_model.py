@@ -35,8 +35,7 @@ from lora_tui.engine.generation.generation_model import (
 from lora_tui.engine.inference.decode import answers, mean_log_probabilities
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
-from lora_tui.engine.runtime.context import RunContext
-from lora_tui.engine.runtime.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.protocol.reply import Decoding
 
 _BATCH = 8

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lora_tui.engine.data.write import format_training_text
+from lora_tui.engine.data.training_text import format_training_text
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import atomic_writer
 from lora_tui.store import generation as store_generation

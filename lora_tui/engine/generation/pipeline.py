@@ -22,7 +22,7 @@ from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
-from lora_tui.engine.runtime.progress import Emit
+from lora_tui.engine.runtime.context import Emit
 from lora_tui.store import tasks
 from lora_tui.store.tasks import TaskRow
 

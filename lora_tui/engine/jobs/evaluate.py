@@ -8,12 +8,11 @@ from lora_tui.config.models import Evaluation
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
 from lora_tui.engine.evaluation.scoring import Scored, score_model
-from lora_tui.engine.evaluation.weights import evaluation_aggregator
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
-from lora_tui.engine.runtime.context import RunContext
-from lora_tui.engine.runtime.progress import progress_events
+from lora_tui.engine.review.aggregators import evaluation_aggregator
+from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.data.training_file import training_file
+from lora_tui.engine.data.read import read_examples, training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
 from lora_tui.engine.models.model_source import check_source
@@ -48,7 +47,7 @@ def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:
 
 
 def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
-    data_file = training_file(ctx)
+    data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     suffix = "txt" if form == "text" else "jsonl"
     target = Path(ctx.options.get("output") or f"{data_file.stem}-{form}.{suffix}").expanduser()
     if target.absolute() == data_file.absolute():

@@ -10,8 +10,7 @@ from typing import Any
 from lora_tui.engine.data.formatting import FormatEvent, format_file
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
 from lora_tui.engine.jobs.generate import open_model
-from lora_tui.engine.runtime.context import RunContext, Stopped
-from lora_tui.engine.runtime.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, advise
-from lora_tui.engine import aggregators
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
@@ -24,6 +23,7 @@ from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Plan, P
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
+from lora_tui.engine.review.aggregators import GENERATION, stored_aggregator
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
@@ -213,9 +213,7 @@ async def _assemble(
     """Join the parts over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
-        aggregator, version = await aggregators.noted(
-            t, aggregators.GENERATION, settings.adaptive_aggregator.learning_rate
-        )
+        aggregator, version = await stored_aggregator(t, GENERATION, settings.adaptive_aggregator.learning_rate)
     slots = SlotCounts()
     plan = Plan(settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics))
     planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))

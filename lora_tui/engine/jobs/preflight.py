@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config import Settings
-from lora_tui.engine.data.read import ReadResult, read_examples
-from lora_tui.engine.data.training_file import training_file
+from lora_tui.engine.data.read import ReadResult, read_examples, training_file
 from lora_tui.engine.models.adapter_source import AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.model_source import check_source
 from lora_tui.engine.runtime.context import RunContext
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
-    data_file = training_file(ctx)
+    data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     data = await asyncio.to_thread(read_examples, data_file)
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):

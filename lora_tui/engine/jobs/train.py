@@ -19,15 +19,14 @@ from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import Scored, score_model
-from lora_tui.engine.evaluation.weights import evaluation_aggregator
 from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import PAPERS
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
+from lora_tui.engine.review.aggregators import evaluation_aggregator
 from lora_tui.engine.runtime.commands import DONE
-from lora_tui.engine.runtime.context import RunContext, Stopped
-from lora_tui.engine.runtime.progress import progress_events
+from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.card import CardFacts, model_card
 from lora_tui.engine.training.data_plan import data_plan, data_warnings

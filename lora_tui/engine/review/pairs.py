@@ -1,13 +1,17 @@
-"""What people do to pairs: accept or reject them whatever their score, word them anew, and take that back."""
+"""What people do to pairs: accept or reject them whatever their score, word them anew, and take that back.
 
+A run that is live writes its file of accepted pairs itself; after a change to one that has ended it is written here.
+Only the run that wrote a path last may write it again: another's file must not come back under its name.
+"""
+
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_tui.config.models import Aggregator
-from lora_tui.engine.aggregators import GENERATION, PRIORS, noted
-from lora_tui.engine.review.files import own_file, write_again
-from lora_tui.errors import UsageError
+from lora_tui.engine.generation.output import write_accepted
+from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, stored_aggregator
+from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.scoring.words import question_key
 from lora_tui.store import events, feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
@@ -18,7 +22,6 @@ from lora_tui.text import one_line
 
 _TARGETS = {"accepted": 1.0, "rejected": 0.0}
 _CAUSE = "by a person"
-_LEARNING_RATE = "data_generation.adaptive_aggregator.learning_rate"
 _NOUNS = {"accepted": "acceptance", "rejected": "rejection"}
 _SHOWN = 60
 
@@ -56,8 +59,8 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> Changed:
         in_force = await reviews.decision_in_force(t, pair_id)
         if in_force is not None and in_force.decided_by == PERSON and pair.state == verdict:
             return Changed(pair_id, act.run_id, f"{verdict} already: {_title(pair)}", changed=False, live=act.live)
-        learning_rate = float(await runs.setting(t, act.run_id, _LEARNING_RATE, Aggregator().learning_rate))
-        before, version = await noted(t, GENERATION, learning_rate)
+        learning_rate = await learning_rate_of_run(t, GENERATION, act.run_id)
+        before, version = await stored_aggregator(t, GENERATION, learning_rate)
         await feedback.withdraw(t, "pair", pair_id)
         metrics = await reviews.metrics_of_text(t, pair_id)
         given = None
@@ -66,7 +69,7 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> Changed:
             given = await feedback.put(t, GENERATION, act.run_id, "pair", pair_id, metrics, target, PERSON)
         decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
         await generation.decide(t, pair_id, decision, {}, {}, given)
-        after, _ = await noted(t, GENERATION, learning_rate)
+        after, _ = await stored_aggregator(t, GENERATION, learning_rate)
         await _tell(t, act, pair_id, decided_by=PERSON)
     done = Changed(
         pair_id, act.run_id, f"{verdict}: {_title(pair)}", live=act.live, before=before.weights, after=after.weights
@@ -141,12 +144,12 @@ async def _begin(t: Store, pair_id: int) -> tuple[PairRow, _Act]:
 
 async def _take_back(t: Store, act: _Act, override: reviews.DecisionRow) -> None:
     """Restore what was decided before, and the feedback that belonged to that."""
-    learning_rate = float(await runs.setting(t, act.run_id, _LEARNING_RATE, Aggregator().learning_rate))
+    learning_rate = await learning_rate_of_run(t, GENERATION, act.run_id)
     restored = await reviews.take_back_override(t, override)
     await feedback.withdraw(t, "pair", override.pair_id)
     if restored is not None and restored.feedback_id is not None:
         await feedback.reinstate(t, restored.feedback_id)
-    await noted(t, GENERATION, learning_rate)
+    await stored_aggregator(t, GENERATION, learning_rate)
     await _tell(t, act, override.pair_id, decided_by=None if restored is None else restored.decided_by)
 
 
@@ -169,3 +172,28 @@ async def _end(store: Store, act: _Act, done: Changed) -> Changed:
 
 def _title(pair: PairRow) -> str:
     return f"«{one_line(pair.question, _SHOWN)}»"
+
+
+async def own_file(t: Store, run_id: int) -> Path | None:
+    """Return the absolute path of the file that a run wrote, if none wrote the same path after it."""
+    written = [(one.run_id, Path(os.path.abspath(one.path))) for one in await runs.output_files(t)]  # noqa: ASYNC240, PTH100  # ".." is to be resolved, links are not
+    path = next((path for owner, path in written if owner == run_id), None)
+    last = next((owner for owner, other in written if other == path), None)
+    return path if last == run_id else None
+
+
+async def write_again(store: Store, run_id: int, before: Path | None) -> tuple[Path | None, str | None]:
+    """Write a run's file anew; returns its path, or None where it is not to be written, and what went wrong.
+
+    `before` is what `own_file` said before the change: a run that has no accepted pair left has still written a file.
+    Others wait meanwhile, so that whoever writes last has also read last.
+    """
+    try:
+        async with store.transaction() as t:
+            path = await own_file(t, run_id) or before
+            if path is None or await runs.state(t, run_id) in (None, *LIVE_STATES):
+                return None, None
+            await write_accepted(t, run_id, path, even_if_none=True)
+    except LoraTuiError as problem:
+        return None, str(problem)
+    return path, None

@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_tui.config import Settings
-from lora_tui.config.models import Aggregator
-from lora_tui.engine.aggregators import EVALUATION, PRIORS, noted
 from lora_tui.engine.chat.special import predefined_reply
+from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import UsageError
-from lora_tui.store import feedback, reviews, runs
+from lora_tui.store import feedback, reviews
 from lora_tui.store.connection import Store
 
 KEPT = "chat"
 """The scope of ratings that no aggregator replays."""
 
 _LOWEST, _HIGHEST = 1, 5
-_LEARNING_RATE = "fine_tuning.evaluation.adaptive_aggregator.learning_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,10 @@ async def rate_sample(store: Store, sample_id: int, rating: int) -> Rated:
     target = _target(rating)
     async with store.transaction() as t:
         sample, learning_rate = await _sample(t, sample_id)
-        before, _ = await noted(t, EVALUATION, learning_rate)
+        before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "sample", sample_id)
         await feedback.put(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
-        after, version = await noted(t, EVALUATION, learning_rate)
+        after, version = await stored_aggregator(t, EVALUATION, learning_rate)
     return Rated(sample_id, rating, before.weights, after.weights, version)
 
 
@@ -76,11 +74,11 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
     metrics = await _metrics_of_reply(store, turn_id, settings)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
-        before, _ = await noted(t, EVALUATION, learning_rate)
+        before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "turn", turn_id)
         scope = EVALUATION if metrics else KEPT
         await feedback.put(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
-        after, version = await noted(t, EVALUATION, learning_rate)
+        after, version = await stored_aggregator(t, EVALUATION, learning_rate)
     return Rated(turn_id, rating, before.weights, after.weights, version if metrics else None)
 
 
@@ -93,9 +91,9 @@ async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> Rated:
 
 
 async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float) -> Rated:
-    before, _ = await noted(t, EVALUATION, learning_rate)
+    before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
     await feedback.withdraw(t, subject, subject_id)
-    after, version = await noted(t, EVALUATION, learning_rate)
+    after, version = await stored_aggregator(t, EVALUATION, learning_rate)
     return Rated(subject_id, None, before.weights, after.weights, version)
 
 
@@ -106,7 +104,7 @@ async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]
         raise UsageError(f"There is no answer {sample_id} in {t.path}.")
     if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
         raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
-    return sample, float(await runs.setting(t, sample.run_id, _LEARNING_RATE, Aggregator().learning_rate))
+    return sample, await learning_rate_of_run(t, EVALUATION, sample.run_id)
 
 
 async def _reply(t: Store, turn_id: int) -> reviews.RatedTurn:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lora_tui.config import Settings
 from lora_tui.engine.runtime.commands import Commands
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 Job = Callable[["RunContext"], Awaitable[dict[str, Any]]]
 """A mode's work: returns the run's result, raises `LoraTuiError` for what a user can mend."""
+
+_SECONDS_BETWEEN_PROGRESS = 0.25
 
 
 class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an error
@@ -133,6 +135,30 @@ class RunContext:
     def with_settings(self, settings: Settings, **options: Any) -> "RunContext":
         """The same run under other settings: how the quickstart calls the jobs it is made of."""
         return replace(self, settings=settings, options={**self.options, **options})
+
+
+class Emit(Protocol):
+    """`RunContext.emit`."""
+
+    def __call__(self, kind: str, /, **payload: object) -> None:
+        """Say that something happened."""
+
+
+def progress_events(emit: Emit) -> Callable[[str, int, int], None]:
+    """Return a callback (phase, done, total) that emits at most four ``progress`` events a second.
+
+    The first and the last of a phase always come through. Callable from any thread.
+    """
+    last: dict[str, float] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase in last and done < total and now - last[phase] < _SECONDS_BETWEEN_PROGRESS:
+            return
+        last[phase] = now
+        emit("progress", phase=phase, done=done, total=total)
+
+    return progress
 
 
 def finite(value: Any) -> Any:

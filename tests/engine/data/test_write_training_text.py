@@ -5,7 +5,7 @@ import pytest
 
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.data.write import format_example, format_training_text, normalise_pair
+from lora_tui.engine.data.training_text import format_example, format_training_text, normalise_pair
 
 
 def read_back(folder: Path, text: str) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
-from lora_tui.engine.review.files import write_again
+from lora_tui.engine.review.pairs import write_again
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.people.test_people_pairs import new_run

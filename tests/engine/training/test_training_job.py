@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_tui.config import Settings, load_settings, with_values
-from lora_tui.engine.data.training_file import training_file
+from lora_tui.engine.data.read import training_file
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
@@ -370,16 +370,10 @@ def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
 
 
 def test_training_file_is_the_options_then_the_settings_then_what_generation_writes(place: Workshop) -> None:
-    class Context:
-        options: dict[str, Any] = {}  # noqa: RUF012  # a stand-in
-        settings = with_values(place.settings, {"fine_tuning.train_data_file": ""})
-
-    context: Any = Context()
-    assert training_file(context) == Path("accepted_training_data.txt")
-    context.settings = place.settings
-    assert training_file(context) == place.folder / "pairs.txt"
-    context.options = {"train_data_file": "mine.txt"}
-    assert training_file(context) == Path("mine.txt")
+    unnamed = with_values(place.settings, {"fine_tuning.train_data_file": ""})
+    assert training_file(unnamed) == Path("accepted_training_data.txt")
+    assert training_file(place.settings) == place.folder / "pairs.txt"
+    assert training_file(place.settings, "mine.txt") == Path("mine.txt")
 
 
 def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
