@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.store.calls_of import make_call, make_chunk, make_file, make_pair
+from tests.store.made import make_call, make_chunk, make_file, make_pair
 
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store

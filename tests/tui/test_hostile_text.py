@@ -2,7 +2,7 @@
 
 import pytest
 from rich.control import strip_control_codes
-from tests.store.calls_of import make_pair
+from tests.store.made import make_pair
 from textual.app import App
 from textual.widgets import TextArea
 
