@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.store.made import make_call, make_chunk, make_file, make_pair
 
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
@@ -13,6 +12,7 @@ from lora_tui.store.generation import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
 from lora_tui.tui.widgets.row_list import RowList
+from tests.store.made import make_call, make_chunk, make_file, make_pair
 from tests.tui.app_harness import PLAN, AppHarness, create_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio

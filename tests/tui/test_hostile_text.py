@@ -2,7 +2,6 @@
 
 import pytest
 from rich.control import strip_control_codes
-from tests.store.made import make_pair
 from textual.app import App
 from textual.widgets import TextArea
 
@@ -14,6 +13,7 @@ from lora_tui.store.corpus import ChunkRow, SourceFile
 from lora_tui.store.generation import AnalysisRow
 from lora_tui.text import clean
 from lora_tui.tui.app import LoraApp
+from tests.store.made import make_pair
 from tests.tui.app_harness import (
     AppHarness,
     FakeConversation,
