@@ -4,11 +4,19 @@ A message is one or two lines: what is wrong, where (file, line, key), what to d
 bug of ours; the command line reports it by its log file.
 """
 
+from lora_tui.secrets import redact
+
 
 class LoraTuiError(Exception):
-    """The run failed for a reason that the message explains. Exit status 1."""
+    """The run failed for a reason that the message explains, without secrets whoever shows or stores it. Exit status 1.
+
+    What a server, a library or the system said may be part of the message, keys and all.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class UsageError(LoraTuiError):

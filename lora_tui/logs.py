@@ -8,32 +8,25 @@ the way in, in messages and tracebacks alike.
 import faulthandler
 import logging
 import os
-import re
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TextIO
 
 from lora_tui.config.paths import log_folder, private_folder
+from lora_tui.secrets import redact
 
 FILE_NAME = "lora-tui.log"
 
 _MAX_BYTES = 2_000_000
 _OLD_FILES = 3
 _FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
-_BLOT = "[redacted]"
-_SHORTEST_KEY = 6
-_KEY_VARIABLE = re.compile(r"(_API_KEY|_TOKEN|_SECRET)$")
-_LOOKS_LIKE_KEY = re.compile(
-    r"(?P<scheme>\bBearer\s+)[^\s'\",;]+|\bsk-[A-Za-z0-9_\-*]{6,}|\bhf_[A-Za-z0-9]{6,}", re.IGNORECASE
-)
 
 # httpx, aiosqlite and the like tell every request or statement at INFO or DEBUG; aiosqlite's hold the user's data.
 _CHATTY = ("aiosqlite", "asyncio", "filelock", "httpcore", "httpx", "httpx2", "openai", "peft", "urllib3")
 _WITH_OWN_HANDLERS = ("huggingface_hub", "transformers")
 
 _crash_file: TextIO | None = None
-_named_variables: set[str] = set()
 
 
 def set_up_logging(level: str = "INFO", *, on_stderr: bool = False) -> Path:
@@ -71,25 +64,6 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(ours)
     for name in (*_CHATTY, *_WITH_OWN_HANDLERS):
         logging.getLogger(name).setLevel(max(ours, logging.WARNING))
-
-
-def keep_secret(variable: str) -> None:
-    """Blot out the value of this environment variable too: the configuration says that it holds a key."""
-    _named_variables.add(variable)
-
-
-def redact(text: str) -> str:
-    """Return `text` without keys: neither the values of key variables nor what looks like one."""
-    for value in _key_values():
-        text = text.replace(value, _BLOT)
-    return _LOOKS_LIKE_KEY.sub(lambda found: (found["scheme"] or "") + _BLOT, text)
-
-
-def _key_values() -> list[str]:
-    """Values of the environment's key variables, longest first, so that no prefix spoils a longer one."""
-    named = {name for name in os.environ if name in _named_variables or _KEY_VARIABLE.search(name.upper())}
-    values = {os.environ[name] for name in named}
-    return sorted((value for value in values if len(value) >= _SHORTEST_KEY), key=len, reverse=True)
 
 
 class _RedactingFormatter(logging.Formatter):

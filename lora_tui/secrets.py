@@ -1,33 +1,88 @@
-"""Keys and passwords in text: found before a pair is kept, and taken out of whatever is stored, logged or shown.
+"""Secrets (keys, tokens, passwords) in text: `find_secret` tells of one, `redact` takes all of them out.
 
-Only forms that hardly anything else has are known; a secret without a form is not found.
+Everything that leaves the program passes here: log records, narration, stored failures, warnings and calls, exception
+messages, the configuration's complaints. Forms come in two strengths. Those of `find_secret` are so rare in ordinary
+text that a generated pair which holds one is refused. `redact` also takes what merely looks like a key, because a
+message loses little by a blot too many. A secret without a form is taken out only if it is the value of a key
+variable.
 """
 
+import os
 import re
 
-_PATTERNS: dict[str, re.Pattern[str]] = {
-    "an OpenAI-style key": re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
-    "a GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
-    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    "a Google key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}"),
-    "a Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    "a private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
-    "a bearer token": re.compile(r"\bBearer\s+[A-Za-z0-9._~+/-]{20,}=*", re.IGNORECASE),
-    "a JSON web token": re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
-    "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]{3,}@", re.IGNORECASE),
+BLOT = "[redacted]"
+
+_CERTAIN: dict[str, str] = {
+    "an OpenAI-style key": r"\bsk-[A-Za-z0-9_-]{16,}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})",
+    "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a Google key": r"\bAIza[A-Za-z0-9_-]{35}",
+    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+    "a bearer token": r"(?i:\bBearer\s+[A-Za-z0-9._~+/-]{20,}=*)",
+    "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "a password in an address": r"(?i:\b[a-z][a-z0-9+.-]{0,30}://[^/\s:@]+:[^/\s:@]{3,}@)",
 }
+_CERTAIN_FORMS = {kind: re.compile(form) for kind, form in _CERTAIN.items()}
+
+_MESSAGE_FORMS = re.compile(
+    "|".join(
+        (
+            r"(?P<kept>(?i:\bBearer\s+))[^\s'\",;]{6,}",
+            r"(?<=://)(?:[^/\s:@]+:[^/\s:@]{3,}|[^/\s'\"<>]+)(?=@)",
+            r"(?i:\bsk-[A-Za-z0-9_*-]{6,}|\bhf_[A-Za-z0-9]{6,}|\b(?:gsk|xai|ghp)[_-][A-Za-z0-9_-]{6,})",
+            r"(?i:\b(?:sk_|hf-|pk[_-])(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,})",  # a digit: hf-internal-testing is no key
+            # A private key whole, or as many of its lines as there are; a log may hold them with \n spelt out.
+            _CERTAIN["a private key"]
+            + r"(?:(?s:.{0,8000}?)-----END (?:[A-Z]+ )*PRIVATE KEY-----|(?:(?:\s|\\[rn])*[A-Za-z0-9+/=]{20,})*)",
+            *(_CERTAIN[kind] for kind in ("a GitHub token", "an AWS key", "a Google key", "a Slack token")),
+            _CERTAIN["a JSON web token"],
+        )
+    )
+)
+
+_LIKE_A_KEY = re.compile(r"(?i)\b(?:sk|gsk|hf|xai|ghp|pk)[-_][a-z0-9_-]{6,}|\bbearer\b|://[^/\s]*@")
+_LIKE_A_KEY_ALONE = re.compile(r"(?i)(?=.*\d)(?=.*[a-z])[a-z0-9_+/=-]{32,}")
+
+_KEY_VARIABLE = re.compile(r"(_API_KEY|_ACCESS_KEY|_TOKEN|_SECRET)$")
+_SHORTEST_VALUE = 6
+_named_variables: set[str] = set()
 
 
 def find_secret(text: str) -> str | None:
     """Return what kind of secret `text` seems to hold, or None."""
-    return next((kind for kind, pattern in _PATTERNS.items() if pattern.search(text)), None)
+    return next((kind for kind, form in _CERTAIN_FORMS.items() if form.search(text)), None)
 
 
-def redacted(text: str, known: str = "") -> str:
-    """Return `text` without the secret `known`, nor anything that has the form of one."""
-    if known:
-        text = text.replace(known, "[key]")
-    for pattern in _PATTERNS.values():
-        text = pattern.sub("[key]", text)
-    return text
+def may_hold_secret(text: str) -> bool:
+    """Tell whether `text`, which somebody typed as a name, is better not shown at all."""
+    return _LIKE_A_KEY.search(text) is not None or redact(text) != text
+
+
+def may_be_secret(text: str) -> bool:
+    """Tell whether `text`, which somebody typed as a value, is better not shown: also a long word of mixed digits."""
+    return may_hold_secret(text) or _LIKE_A_KEY_ALONE.fullmatch(text.strip()) is not None
+
+
+def redact(text: str, known: str = "", blot: str = BLOT) -> str:
+    """Return `text` with `blot` in place of every secret.
+
+    Secrets are the key `known`, the values of the environment's key variables, and whatever has the form of a key.
+    """
+    for value in (known, *_key_values()):
+        if value:
+            text = text.replace(value, blot)
+    return _MESSAGE_FORMS.sub(lambda found: (found["kept"] or "") + blot, text)
+
+
+def register_key_variable(name: str) -> None:
+    """Redact the value of this environment variable too: the configuration says that it holds a key."""
+    _named_variables.add(name)
+
+
+def _key_values() -> list[str]:
+    """Values of the environment's key variables, longest first, so that no prefix spoils a longer one."""
+    named = {name for name in os.environ if name in _named_variables or _KEY_VARIABLE.search(name.upper())}
+    values = {os.environ[name] for name in named}
+    return sorted((value for value in values if len(value) >= _SHORTEST_VALUE), key=len, reverse=True)

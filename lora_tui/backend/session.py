@@ -17,7 +17,8 @@ from lora_tui.cli.signals import Interrupts
 from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.errors import ConfigError
-from lora_tui.logs import keep_secret, set_up_logging
+from lora_tui.logs import set_up_logging
+from lora_tui.secrets import register_key_variable
 from lora_tui.tui.state import AppOptions, AppState
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Session:
             return 0  # the parent says what is wrong
         self._told = told = json.loads(received)
         self._report.log_file = set_up_logging(told["log_level"] or told["level"])
-        keep_secret(told["key"])
+        register_key_variable(told["key"])
         store_path = Path(told["store"])
         self._hint = store_option(store_path)
         jobs = EngineBackend(store_path, self._load)

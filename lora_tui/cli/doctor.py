@@ -30,6 +30,7 @@ from lora_tui.config import Loaded, Settings, load_settings
 from lora_tui.config.paths import cache_folder, log_folder
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError
+from lora_tui.secrets import redact
 from lora_tui.text import clean, one_line
 
 _NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk", "rouge-score")
@@ -159,7 +160,7 @@ def _device() -> Iterator[Finding]:
         import torch  # takes seconds, and only this part needs it
     except (ImportError, OSError) as problem:  # OSError: a CUDA library that cannot be loaded
         remedy = "pip install --force-reinstall torch"
-        yield Finding("Device", "torch", one_line(f"cannot be loaded: {problem}", 200), "problem", remedy)
+        yield Finding("Device", "torch", one_line(redact(f"cannot be loaded: {problem}"), 200), "problem", remedy)
         return
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
@@ -227,4 +228,4 @@ def _probe(address: str) -> str | None:
     except urllib.error.URLError as problem:
         return one_line(str(problem.reason), 120)
     except (OSError, ValueError) as problem:
-        return one_line(str(problem) or type(problem).__name__, 120)
+        return one_line(redact(str(problem)) or type(problem).__name__, 120)

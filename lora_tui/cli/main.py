@@ -151,7 +151,8 @@ def tell(problem: BaseException, streams: Streams, report: Report) -> int:
 
 def _perform(request: Request, streams: Streams, report: Report) -> int:
     """Do what a checked request asks for; returns the exit status."""
-    from lora_tui.logs import keep_secret, set_level, set_up_logging
+    from lora_tui.logs import set_level, set_up_logging
+    from lora_tui.secrets import register_key_variable
 
     if request.json_lines or not streams.out_is_terminal:
         streams.keep_stdout_to_ourselves()
@@ -165,7 +166,7 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
     from lora_tui.config import load_settings
 
     loaded = load_settings(request.config, request.overrides)
-    keep_secret(loaded.settings.data_generation.api_key_env)
+    register_key_variable(loaded.settings.data_generation.api_key_env)
     if request.log_level is None:
         set_level(loaded.settings.logging.level)
     store_path = choose_store(request, loaded.settings)

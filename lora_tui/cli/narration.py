@@ -11,7 +11,7 @@ from lora_tui.cli.report import Report, shortened
 from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_result
 from lora_tui.cli.wording import Progress, describe, phase_line, step_line
-from lora_tui.logs import redact
+from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, duration
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lora_tui.cli.lines import done_line
 from lora_tui.cli.streams import Streams
-from lora_tui.logs import redact
+from lora_tui.secrets import redact
 from lora_tui.text import clean
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Report:
 
     def warn(self, text: str) -> None:
         """Write a warning."""
-        self.say(f"warning: {text}")
+        self.say(f"warning: {redact(text)}")
 
     def data(self, text: str) -> None:
         """Write lines of data."""

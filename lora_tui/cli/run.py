@@ -19,7 +19,7 @@ from lora_tui.cli.stores import store_option
 from lora_tui.cli.streams import Streams
 from lora_tui.config import Loaded, Settings
 from lora_tui.engine.runtime.engine import Engine, Outcome
-from lora_tui.logs import keep_secret
+from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 
@@ -31,7 +31,7 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     if request.run == "chat":
         return chat(request, streams, loaded.settings, store_path)
     plan = asyncio.run(make_plan(request, loaded, store_path))
-    keep_secret(plan.settings.data_generation.api_key_env)
+    register_key_variable(plan.settings.data_generation.api_key_env)
     narrator = make_narrator(streams, report, dumb=os.environ.get("TERM") == "dumb")
     last_words = _LastWords(report, store_path)
     with Interrupts(streams, last_words) as interrupts:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, count, duration, one_line
 
@@ -176,7 +177,7 @@ def _checkpoint(payload: Mapping[str, Any], progress: Progress) -> list[str]:
 
 
 def _message(payload: Mapping[str, Any], progress: Progress) -> list[str]:
-    return clean(str(payload.get("message", ""))).splitlines()
+    return clean(redact(str(payload.get("message", "")))).splitlines()
 
 
 def _warning(payload: Mapping[str, Any], progress: Progress) -> list[str]:

@@ -15,6 +15,7 @@ from lora_tui.config.keys import Key, all_keys, all_sections, open_tables
 from lora_tui.config.suggest import nearest_choice, nearest_key, nearest_section
 from lora_tui.config.values import KEYS_COME_FROM_THE_ENVIRONMENT
 from lora_tui.errors import ConfigError
+from lora_tui.secrets import may_be_secret, may_hold_secret
 from lora_tui.text import one_line
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _DEEPEST = 20
 """Parts of a path; what lies deeper is refused for what lies above it."""
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_KEY_PREFIX = re.compile(r"(?i)\b(sk|gsk|hf|xai|ghp|pk)[-_][a-z0-9_-]{6,}|\bbearer\b|://[^/\s]*@")
-_KEY_LIKE = re.compile(r"(?i)(?=.*\d)(?=.*[a-z])[a-z0-9_+/=-]{32,}")
 
 # Names that ask for a secret. Names of numbers of tokens (max_tokens, also misplaced or misspelt) are none of them.
 _SECRET_NAME = re.compile(
@@ -95,7 +94,7 @@ def _elsewhere(source: Source, first: Source) -> str:
 
 def dotted(path: Sequence[str]) -> str:
     """Return the dotted name of `path`, its parts quoted where TOML asks for it and safe to show."""
-    parts = ("(hidden)" if _KEY_PREFIX.search(part) else one_line(part, 60) for part in path)
+    parts = ("(hidden)" if may_hold_secret(part) else one_line(part, 60) for part in path)
     return ".".join(shown if _BARE.fullmatch(part) else f'"{shown}"' for part, shown in zip(path, parts, strict=True))
 
 
@@ -242,5 +241,4 @@ def _shown(value: Any) -> str:
 
 def shown_text(text: str, limit: int) -> str:
     """Return `text` safe to show, on one line and cut to `limit`; nothing of it where it looks like a key."""
-    secret = _KEY_PREFIX.search(text) or _KEY_LIKE.fullmatch(text.strip())
-    return "(hidden)" if secret else one_line(text, limit)
+    return "(hidden)" if may_be_secret(text) else one_line(text, limit)

@@ -21,6 +21,7 @@ from textual.worker import Worker, WorkerState
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Backend, ChatTarget
+from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.tui.actions import AppActions
@@ -339,7 +340,7 @@ class LoraApp(App[None]):
         known = isinstance(error, LoraTuiError)
         if not known:
             log.error("an action failed", exc_info=error)
-        what = str(error) if known else f"Unexpected {type(error).__name__}: {error}"
+        what = str(error) if known else redact(f"Unexpected {type(error).__name__}: {error}")
         first, _, rest = what.partition("\n")
         self.show_problem(Problem(first, "", rest, self.log_file))
 

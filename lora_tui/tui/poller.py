@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from textual.css.query import NoMatches
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.screens.problem import Problem
@@ -111,7 +112,7 @@ class StorePoller:
         return [screen for screen in self._app.screen_stack if isinstance(screen, ModeScreen) and screen.is_mounted]
 
     def _failed(self, problem: Exception) -> None:
-        words = str(problem) if isinstance(problem, LoraTuiError) else f"{type(problem).__name__}: {problem}"
+        words = str(problem) if isinstance(problem, LoraTuiError) else redact(f"{type(problem).__name__}: {problem}")
         last = self._app.last_problem
         if last is None or last.what != words:
             self._app.show_problem(

@@ -65,13 +65,6 @@ def test_keys_are_blotted_out_of_messages_and_tracebacks(
         assert secret not in written
 
 
-def test_a_variable_that_the_configuration_names_is_a_key_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_LLM", "swordfish-42")
-    assert "swordfish-42" in logs.redact("it is swordfish-42")
-    logs.keep_secret("MY_LLM")
-    assert logs.redact("it is swordfish-42") == "it is [redacted]"
-
-
 def test_warnings_go_to_the_file(log_folder: Path) -> None:
     path = logs.set_up_logging()
     with warnings.catch_warnings():

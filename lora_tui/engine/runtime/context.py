@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from lora_tui.config import Settings
 from lora_tui.engine.runtime.commands import Commands
 from lora_tui.errors import LoraTuiError
+from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 
@@ -103,8 +104,8 @@ class RunContext:
         self.writer.put(kind, payload)
 
     def warn(self, message: str) -> None:
-        """Emit a ``warning`` event."""
-        self.emit("warning", message=message)
+        """Emit a ``warning`` event, without secrets: it is stored, and told to whoever watches."""
+        self.emit("warning", message=redact(message))
 
     async def flush(self) -> None:
         """Return when every event emitted so far is in the store."""

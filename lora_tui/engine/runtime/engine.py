@@ -22,6 +22,7 @@ from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import EventWriter, RunContext, Stopped, finite
 from lora_tui.engine.runtime.process import before_torch
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 
@@ -215,7 +216,7 @@ class Engine:
         except Exception as problem:  # the caller waits for an outcome whatever happens to the store
             log.exception("the end of run %s cannot be stored", run_id)
             state, status = "failed", status or 1
-            error = error or f"The store {store.path} can no longer be written: {problem}"
+            error = error or redact(f"The store {store.path} can no longer be written: {problem}")
         return Outcome(run_id, state, status, result, error)
 
     async def _keep_alive(self, context: RunContext) -> None:
@@ -256,6 +257,6 @@ async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, 
         return "failed", problem.exit_status, getattr(problem, "result", {}), str(problem)
     except Exception as problem:  # a job's bug ends its run, never the engine
         log.exception("run %s failed", context.run_id)
-        return "failed", 1, {}, f"Unexpected {type(problem).__name__}: {problem}"
+        return "failed", 1, {}, redact(f"Unexpected {type(problem).__name__}: {problem}")
     state = str(result.pop("state", "finished"))
     return state, int(result.pop("exit_status", 0)), result, None

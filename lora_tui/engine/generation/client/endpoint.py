@@ -38,7 +38,7 @@ from lora_tui.engine.generation.client.wire import (
 )
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
-from lora_tui.secrets import redacted
+from lora_tui.secrets import redact
 from lora_tui.text import one_line
 
 _REFUSALS = (400, 405, 413, 415, 422, 501)
@@ -178,7 +178,7 @@ class Endpoint:
             async with asyncio.timeout(self._access.timeout):
                 raw = await self._client.chat.completions.with_raw_response.create(**parameters)
             self._contacted = True
-            reply = read_reply(attempt, raw.text, raw.headers, prompt, self._redact)
+            reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
         except (openai.APITimeoutError, TimeoutError):
             reason = f"no answer within {self._access.timeout:g} s"
             await call.ended(attempt, "timeout", error=reason)
@@ -297,12 +297,12 @@ class Endpoint:
             return
         raise CallStopped
 
-    def _redact(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         return text.replace(self._access.key, "[key]") if self._access.key else text
 
     def _safe(self, text: str) -> str:
         """Return text of the server's as it may be shown and stored: one line, short, without anything like a key."""
-        return one_line(redacted(text, self._access.key), 200)
+        return one_line(redact(text, self._access.key, "[key]"), 200)
 
     def _unreachable(self, model: str, reason: str) -> str:
         return (

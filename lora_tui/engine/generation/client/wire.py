@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.generation_model import Usage
+from lora_tui.secrets import redact
 
 OPENAI_URL = "https://api.openai.com/v1"
 """Where requests go when ``data_generation.base_url`` is empty."""
@@ -186,9 +187,12 @@ class Reply:
 
 
 def read_reply(
-    attempt: int, body: str, headers: Mapping[str, str], prompt_tokens: int, redact: Callable[[str], str]
+    attempt: int, body: str, headers: Mapping[str, str], prompt_tokens: int, without_key: Callable[[str], str]
 ) -> Reply:
-    """Return the answer in `body`; `prompt_tokens` is our estimate where nobody counts. Raises `NotAnAnswer`."""
+    """Return the answer in `body`; `prompt_tokens` is our estimate where nobody counts. Raises `NotAnAnswer`.
+
+    Of the text only the endpoint's own key is taken out: what else may be a secret there is for the gates to refuse.
+    """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -197,13 +201,13 @@ def read_reply(
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
     content = _get(message, "content")
-    text = redact(cleaned(content)) if isinstance(content, str) else ""
+    text = without_key(cleaned(content)) if isinstance(content, str) else ""
     refusal = _get(message, "refusal") or _get(_get(answer, "error"), "message") or ""
     return Reply(
         attempt=attempt,
         text=text,
         finish_reason=str(_get(choice, "finish_reason") or ""),
-        refusal=redact(cleaned(str(refusal)))[:300],
+        refusal=redact(without_key(cleaned(str(refusal))))[:300],
         usage=_usage(_get(answer, "usage"), prompt_tokens, text),
         logprobs=_logprobs(_get(_get(choice, "logprobs"), "content")),
         request_id=headers.get("x-request-id"),

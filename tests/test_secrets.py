@@ -1,0 +1,233 @@
+"""Secrets are found, and taken out of whatever is shown, logged or stored."""
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_tui import logs
+from lora_tui.cli.narration import Ending, JsonNarrator, PlainNarrator
+from lora_tui.cli.report import Report
+from lora_tui.config import Settings
+from lora_tui.config.problems import shown_text
+from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.runtime.context import RunContext
+from lora_tui.errors import LoraTuiError
+from lora_tui.secrets import find_secret, may_be_secret, redact, register_key_variable
+from lora_tui.store import events, runs
+from lora_tui.store.rows import Event
+
+CERTAIN = [
+    "sk-proj-abcdefghijklmnop",
+    "hf_" + "a" * 34,
+    "ghp_" + "A1" * 18,
+    "github_pat_" + "A1" * 18,
+    "AKIAABCDEFGHIJKLMNOP",
+    "AIza" + "b" * 35,
+    "xoxb-1234567890-abc",
+    "-----BEGIN PRIVATE KEY-----",
+    "Authorization: Bearer abcdefghijklmnopqrstuvwxyz",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijkl",
+    "postgres://user:pa55word@host/db",
+]
+"""Forms that are refused in a generated pair."""
+
+LIKELY = [
+    "sk-short1",
+    "SK-VERYSECRET",
+    "sk-wrong****************rong",
+    "hf_abcdefgh",
+    "HF_ABCDEFGH",
+    "gsk_abcdefgh",
+    "xai-abcdefgh",
+    "ghp_short1",
+    "sk_live_1234",
+    "pk-lf-1234567",
+    "hf-abcdefg1",
+    "Bearer abc.DEF-123_x",
+    "https://token12345@host/path",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefgh/+\nabcd==\n-----END RSA PRIVATE KEY-----",
+    "value-of-a-variable",
+]
+"""Forms that are only taken out of messages; the last is known by its variable alone."""
+
+# What must not be left of a form: the form itself, or the part of it that is secret.
+PARTS = {
+    "Authorization: Bearer abcdefghijklmnopqrstuvwxyz": "abcdefghijklmnopqrstuvwxyz",
+    "Bearer abc.DEF-123_x": "abc.DEF-123_x",
+    "postgres://user:pa55word@host/db": "pa55word",
+    "https://token12345@host/path": "token12345",
+    LIKELY[-2]: "MIIEowIBAAKCAQEAabcdefgh",
+}
+
+every_form = pytest.mark.parametrize("secret", CERTAIN + LIKELY)
+
+
+@pytest.fixture(autouse=True)
+def key_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "value-of-a-variable")
+
+
+def leaks(text: str, secret: str) -> bool:
+    return PARTS.get(secret, secret) in text
+
+
+@pytest.mark.parametrize("secret", CERTAIN)
+def test_forms_of_secrets_are_found_and_taken_out(secret: str) -> None:
+    text = f"before {secret} after"
+    assert find_secret(text) is not None
+    assert secret not in redact(text)
+    assert redact(text).startswith("before")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "The sk-learn library", "ask-me-anything", "hf_hub", "https://example.org/a?b=c", "Bearer of bad news"]
+)
+def test_ordinary_text_is_left_alone(text: str) -> None:
+    assert find_secret(text) is None
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf-internal-testing/tiny-random-LlamaForCausalLM is not on the Hub",
+        "hf_hub_download() got no answer from https://huggingface.co/api/models",
+        "write to someone@example.org or see http://a.example/b@c",
+        '{"url":"http://a.example","mail":"x@y.example"}',
+        "run 3 (process 77 on box) took 0123456789abcdef0123456789abcdef01234567",
+        "Where is the key kept? -----BEGIN CERTIFICATE-----",
+    ],
+)
+def test_a_message_loses_nothing_that_is_no_secret(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_what_surrounds_a_secret_in_a_message_stays() -> None:
+    assert redact("ask postgres://user:password@host/db now") == "ask postgres://[redacted]@host/db now"
+    assert redact("'Bearer abc.DEF-123_x', then") == "'Bearer [redacted]', then"
+    pem = "-----BEGIN PRIVATE KEY-----\\nMIIEowIBAAKCAQEAabcdefgh/+\\nabcd\\n-----END PRIVATE KEY-----"
+    assert redact(f"key: {pem}.") == "key: [redacted]."
+    assert redact("cut -----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefgh") == "cut [redacted]"
+
+
+def test_a_known_key_is_taken_out_whatever_its_form() -> None:
+    assert redact("the key is hunter2!", "hunter2!", "[key]") == "the key is [key]"
+
+
+def test_a_variable_that_the_configuration_names_is_a_key_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_LLM", "swordfish-42")
+    assert "swordfish-42" in redact("it is swordfish-42")
+    register_key_variable("MY_LLM")
+    assert redact("it is swordfish-42") == "it is [redacted]"
+
+
+@pytest.mark.parametrize("text", ["a-" * 30_000, "://a:" * 20_000, "-----BEGIN PRIVATE KEY-----" * 2_000])
+def test_no_text_is_slow_to_search(text: str) -> None:
+    """Quadratic searches took 12 s for the first of these."""
+    started = time.perf_counter()
+    find_secret(text)
+    redact(text)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.fixture
+def log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Logging of this process into a folder of its own, put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    monkeypatch.setenv("LORA_TUI_LOGS", str(tmp_path / "logs"))
+    yield logs.set_up_logging()
+    for handler in [*root.handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@every_form
+def test_no_secret_reaches_the_log_file(log_file: Path, secret: str) -> None:
+    logging.getLogger("lora_tui.x").warning("said: %s", secret)
+    try:
+        raise ValueError(secret)
+    except ValueError:
+        logging.getLogger("lora_tui.x").exception("failed")
+    written = log_file.read_text()
+    assert "Traceback" in written
+    assert not leaks(written, secret)
+    assert written.count("[redacted]") >= 2
+
+
+@pytest.fixture
+def report() -> Report:
+    streams: Any = SimpleNamespace(out=io.StringIO(), err=io.StringIO())
+    return Report(streams)
+
+
+def said(report: Report) -> str:
+    return report._streams.out.getvalue() + report._streams.err.getvalue()  # type: ignore[attr-defined]
+
+
+def failed(error: str) -> Ending:
+    return Ending(1, "train", 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
+
+
+@every_form
+def test_no_secret_reaches_the_narration(report: Report, secret: str) -> None:
+    narrator = PlainNarrator(report._streams, report)
+    narrator.event(Event(1, 1, 0.0, "warning", {"message": f"careful: {secret}"}))
+    narrator.end(failed(f"it said {secret}"))
+    report.warn(f"mind {secret}")
+    report.fail(f"refused: {secret}", 1)
+    assert not leaks(said(report), secret)
+    assert all(word in said(report) for word in ("careful", "it said", "mind", "refused"))
+
+
+@every_form
+def test_no_secret_reaches_the_json_lines(report: Report, secret: str) -> None:
+    report.json_lines = True
+    JsonNarrator(report._streams, report).end(failed(f"it said {secret}"))
+    assert not leaks(said(report).replace("\\n", "\n"), secret)
+    report.is_done = False
+    report.fail(f"refused: {secret}", 1)
+    assert not leaks(said(report).replace("\\n", "\n"), secret)
+    assert [json.loads(line)["event"] for line in report._streams.out.getvalue().splitlines()] == ["done", "done"]  # type: ignore[attr-defined]
+
+
+@every_form
+def test_no_secret_is_stored_with_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    async def refused(ctx: RunContext) -> dict[str, Any]:
+        ctx.warn(f"careful: {secret}")
+        raise LoraTuiError(f"it said {secret}")
+
+    async def broken(ctx: RunContext) -> dict[str, Any]:
+        raise ValueError(f"it said {secret}")
+
+    monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:current_job")
+    engine = engine_module.Engine(tmp_path / "store.db")
+    engine.start()
+    for job in (refused, broken):
+        monkeypatch.setitem(globals(), "current_job", job)
+        run_id, ending = engine.submit("train", Settings())
+        outcome = ending.result()
+        run = engine.call(runs.get(engine.open_store, run_id)).result()
+        assert "it said" in (run.error if run else "")
+        happened = engine.call(events.since(engine.open_store, run_id, 0)).result()
+        assert [event.kind for event in happened][-1] == "done"
+        stored = json.dumps([outcome.error, run.error if run else "", *(event.payload for event in happened)])
+        assert not leaks(stored.replace("\\n", "\n"), secret)
+    engine.close()
+
+
+@every_form
+def test_no_secret_is_shown_in_a_complaint_about_the_configuration(secret: str) -> None:
+    assert not leaks(shown_text(secret, 60), secret)
+    assert may_be_secret(secret)
