@@ -16,8 +16,9 @@ from lora_tui.cli.narration import Ending, JsonNarrator, PlainNarrator
 from lora_tui.cli.report import Report
 from lora_tui.config import Settings
 from lora_tui.config.problems import shown_text
-from lora_tui.engine.runtime import engine as engine_module
+from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret, may_be_secret, redact, register_key_variable
 from lora_tui.store import events, runs
@@ -211,11 +212,10 @@ def test_no_secret_is_stored_with_a_failure(tmp_path: Path, monkeypatch: pytest.
     async def broken(ctx: RunContext) -> dict[str, Any]:
         raise ValueError(f"it said {secret}")
 
-    monkeypatch.setitem(engine_module.JOBS, "train", f"{__name__}:current_job")
-    engine = engine_module.Engine(tmp_path / "store.db")
+    engine = Engine(tmp_path / "store.db")
     engine.start()
     for job in (refused, broken):
-        monkeypatch.setitem(globals(), "current_job", job)
+        monkeypatch.setitem(JOBS, "train", lambda job=job: job)
         run_id, ending = engine.submit("train", Settings())
         outcome = ending.result()
         run = engine.call(runs.get(engine.open_store, run_id)).result()
