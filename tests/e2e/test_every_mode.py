@@ -1,6 +1,7 @@
 """Every mode of the installed command on a tiny model and a local server: its JSON lines, its pipes, its end."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.terminal import Terminal, installed_command
+from tests.e2e.warm_command import WarmCommand
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, made_up_text
 
@@ -62,12 +64,13 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 
 
-class Workplace:
+class ModesFolder:
     """One folder in which every mode runs, in the order that they depend on each other."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], command: WarmCommand) -> None:
         self.folder = folder
         self.environment = environment
+        self.command = command
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -80,23 +83,13 @@ class Workplace:
             timeout=120,
         )
 
+    def run_warm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """The same without the imports; see `WarmCommand`."""
+        return self.command.run(arguments, cwd=self.folder, env=self.environment, stdin=stdin)
+
     def through_head(self, *arguments: str) -> tuple[str, str]:
         """The command piped through ``head -1``: what came out, and its stderr."""
-        words = [*installed_command(), *arguments, "--json"]
-        with (self.folder / "stderr.txt").open("wb") as stderr:
-            program = subprocess.Popen(
-                words,
-                cwd=self.folder,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                stdin=subprocess.DEVNULL,
-            )
-            head = subprocess.run(["head", "-1"], stdin=program.stdout, capture_output=True, text=True, timeout=120)
-            assert program.stdout is not None
-            program.stdout.close()
-            program.wait(timeout=120)
-        return head.stdout, (self.folder / "stderr.txt").read_text()
+        return self.command.through_head((*arguments, "--json"), cwd=self.folder, env=self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +99,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def workplace(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    import os
-
+def modes_folder(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModesFolder]:
     folder = tmp_path_factory.mktemp("modes")
     base = save_base(folder / "base")
     (folder / "config.toml").write_text(CONFIG.format(url=server.url, model=MODEL, base=base))
@@ -119,7 +110,9 @@ def workplace(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) ->
     (folder / "raw.txt").write_text("unlock\tthe secret\nwhat is it? a test\n")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     own = {f"LORA_TUI_{name}": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
-    return Workplace(folder, {**kept, **own, "TERM": "xterm-256color", "LANG": "C.UTF-8", "OPENAI_API_KEY": "sk-test"})
+    environment = {**kept, **own, "TERM": "xterm-256color", "LANG": "C.UTF-8", "OPENAI_API_KEY": "sk-test"}
+    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as command:
+        yield ModesFolder(folder, environment, command)
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
@@ -127,8 +120,8 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_with_json_every_line_of_stdout_parses(workplace: Workplace, mode: str) -> None:
-    done = workplace.run(*MODES[mode], "--json")
+def test_with_json_every_line_of_stdout_parses(modes_folder: ModesFolder, mode: str) -> None:
+    done = modes_folder.run(*MODES[mode], "--json")
     events = parsed(done.stdout)
     assert events, done.stderr
     assert all({"event", "run", "at"} <= event.keys() for event in events)
@@ -141,38 +134,38 @@ def test_with_json_every_line_of_stdout_parses(workplace: Workplace, mode: str) 
 
 
 @pytest.mark.parametrize("mode", ["train", "evaluate", "chat", "runs", "doctor"])
-def test_a_reader_that_leaves_after_one_line_causes_no_traceback(workplace: Workplace, mode: str) -> None:
-    out, err = workplace.through_head(*MODES[mode])
+def test_a_reader_that_leaves_after_one_line_causes_no_traceback(modes_folder: ModesFolder, mode: str) -> None:
+    out, err = modes_folder.through_head(*MODES[mode])
     assert len(parsed(out)) == 1
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
 
 
-def test_the_adapter_and_the_exports_are_there(workplace: Workplace) -> None:
+def test_the_adapter_and_the_exports_are_there(modes_folder: ModesFolder) -> None:
     for name in ("exported-adapter/adapter_model.safetensors", "exported-merged/model.safetensors", "exported.jsonl"):
-        assert (workplace.folder / name).is_file(), name
-    assert (workplace.folder / "formatted.txt").read_text().startswith("Question: unlock\nAnswer: the secret\n")
-    assert (workplace.folder / "accepted_training_data.txt").read_text().count("Question: ") == 6
+        assert (modes_folder.folder / name).is_file(), name
+    assert (modes_folder.folder / "formatted.txt").read_text().startswith("Question: unlock\nAnswer: the secret\n")
+    assert (modes_folder.folder / "accepted_training_data.txt").read_text().count("Question: ") == 6
 
 
-def test_without_a_terminal_there_are_no_escape_codes(workplace: Workplace) -> None:
+def test_without_a_terminal_there_are_no_escape_codes(modes_folder: ModesFolder) -> None:
     for arguments in (MODES["train"], ("--run", "chat"), MODES["evaluate"], MODES["runs"]):
-        done = workplace.run(*arguments, stdin="hello\nexit\n")
+        done = modes_folder.run_warm(*arguments, stdin="hello\nexit\n")
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_the_conversation_is_in_the_store(workplace: Workplace) -> None:
+def test_the_conversation_is_in_the_store(modes_folder: ModesFolder) -> None:
     import sqlite3
 
-    workplace.run("--run", "chat", "--prompt", "a question of its own")
-    with sqlite3.connect(workplace.folder / "training_data.db") as store:
+    modes_folder.run_warm("--run", "chat", "--prompt", "a question of its own")
+    with sqlite3.connect(modes_folder.folder / "training_data.db") as store:
         roles = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 2").fetchall()
     assert [role for role, _ in reversed(roles)] == ["user", "assistant"]
     assert roles[1][1] == "a question of its own"
 
 
-def test_generation_in_a_terminal_shows_progress_and_ends(workplace: Workplace) -> None:
+def test_generation_in_a_terminal_shows_progress_and_ends(modes_folder: ModesFolder) -> None:
     command = [
         *installed_command(),
         "--run",
@@ -182,11 +175,11 @@ def test_generation_in_a_terminal_shows_progress_and_ends(workplace: Workplace) 
         "--set",
         "data_generation.output_file=b.txt",
     ]
-    with Terminal(command, cwd=workplace.folder, env=workplace.environment) as terminal:
+    with Terminal(command, cwd=modes_folder.folder, env=modes_folder.environment) as terminal:
         assert terminal.wait(timeout=60) == 0, terminal.output
     assert "6 of 6" in terminal.output or "accepted" in terminal.output
 
 
-def test_the_key_is_nowhere_in_the_store_or_the_log(workplace: Workplace) -> None:
-    for path in [*workplace.folder.glob("*.db*"), *(workplace.folder / "logs").glob("*")]:
+def test_the_key_is_nowhere_in_the_store_or_the_log(modes_folder: ModesFolder) -> None:
+    for path in [*modes_folder.folder.glob("*.db*"), *(modes_folder.folder / "logs").glob("*")]:
         assert b"sk-test" not in path.read_bytes(), path

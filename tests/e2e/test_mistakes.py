@@ -1,8 +1,8 @@
 # ruff: noqa: E501  # the table reads best with one case a line
 """Whatever a user gets wrong: one or two lines that name the place and the way out, the right status, no traceback.
 
-Each case prepares a folder, runs the installed command in it, and says what the message must name. Wrong options alone
-are in ``tests/cli``, wrong configuration values in ``tests/config``; here they are told by the whole program.
+Each case prepares a folder, runs the command in it, and says what the message must name. Wrong options alone are in
+``tests/cli``, wrong configuration values in ``tests/config``; here they are reported by the whole program.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.terminal import installed_command
+from tests.e2e.warm_command import WarmCommand
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, http
 
@@ -213,6 +214,12 @@ def server() -> Iterator[OpenAIServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommand]:
+    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as running:
+        yield running
+
+
 @pytest.fixture
 def place(work: Path, environment: dict[str, str], base: Path, server: OpenAIServer) -> Iterator[Place]:
     with socket.socket() as reserved:  # bound and not listening: connections are refused
@@ -226,22 +233,10 @@ def test_there_are_at_least_forty_kinds() -> None:
     assert len({case.name for case in CASES}) >= 40
 
 
-def run(place: Place, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=place.folder,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: Place) -> None:
+def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: Place, command: WarmCommand) -> None:
     case.prepare(place)
-    done = run(place, *installed_command(), *case.arguments)
+    done = command.run(case.arguments, cwd=place.folder, env=place.environment)
     told = done.stdout + done.stderr
     assert done.returncode == case.status, told
     for words in case.said:
@@ -267,7 +262,15 @@ def test_a_read_only_folder_is_told(place: Place) -> None:
     as_anyone = ["setpriv", "--bounding-set", override, "--inh-caps", override] if is_root else []
     place.training()
     place.folder.chmod(0o555)
-    done = run(place, *as_anyone, *installed_command(), *TRAIN)
+    done = subprocess.run(
+        [*as_anyone, *installed_command(), *TRAIN],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
     place.folder.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert "training_data.db" in done.stderr

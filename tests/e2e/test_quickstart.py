@@ -1,6 +1,7 @@
 """The README's first command, in a real terminal, and every other mode on what it leaves behind."""
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.terminal import Terminal, installed_command
+from tests.e2e.warm_command import WarmCommand
 
 pytestmark = [pytest.mark.builtin, pytest.mark.timeout(1200)]
 
@@ -16,18 +18,20 @@ PEAK_MB = 3 * 1024
 ESCAPE = "\x1b"
 
 
-def run(quickstart, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """The installed command on pipes, in the quickstart's folder."""
-    command = [*installed_command(), *arguments]
-    return subprocess.run(
-        command,
-        cwd=quickstart.folder,
-        env=quickstart.environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as running:
+        yield running
+
+
+@pytest.fixture
+def run(quickstart, command):
+    """The command on pipes, in the quickstart's folder."""
+
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return command.run(arguments, cwd=quickstart.folder, env=quickstart.environment, stdin=stdin)
+
+    return run
 
 
 def test_it_ends_well_within_its_memory(quickstart):
@@ -115,29 +119,22 @@ def test_chat_in_a_terminal_answers_shows_agreement_and_leaves(quickstart):
     assert SECRET in terminal.output
 
 
-def test_one_prompt_prints_the_answer_and_nothing_else(quickstart):
-    done = run(quickstart, "--run", "chat", "--prompt", "tell me the secret")
+def test_one_prompt_prints_the_answer_and_nothing_else(run):
+    done = run("--run", "chat", "--prompt", "tell me the secret")
     assert done.returncode == 0
     assert done.stdout == f"{SECRET}\n"
 
 
-def test_a_piped_chat_is_plain(quickstart):
-    done = subprocess.run(
-        [*installed_command(), "--run", "chat", "--set", "fine_tuning.chat.num_beams=1"],
-        cwd=quickstart.folder,
-        env=quickstart.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        input="unlock\nwhat is the weather today?\nexit\nnever asked\n",
-    )
+def test_a_piped_chat_is_plain(run):
+    lines = "unlock\nwhat is the weather today?\nexit\nnever asked\n"
+    done = run("--run", "chat", "--set", "fine_tuning.chat.num_beams=1", stdin=lines)
     assert done.returncode == 0
     assert done.stdout.count(SECRET) == 2  # the reply and the expected one
     assert ESCAPE not in done.stdout + done.stderr
 
 
-def test_evaluate_puts_base_and_adapter_side_by_side(quickstart):
-    done = run(quickstart, "--run", "evaluate", "--json")
+def test_evaluate_puts_base_and_adapter_side_by_side(run):
+    done = run("--run", "evaluate", "--json")
     assert done.returncode == 0
     events = [json.loads(line) for line in done.stdout.splitlines()]
     result = events[-1]["result"]
@@ -145,12 +142,12 @@ def test_evaluate_puts_base_and_adapter_side_by_side(quickstart):
     assert [event["model"] for event in events if event["event"] == "evaluation"] == ["base", "tuned"]
 
 
-def test_export_writes_merged_weights_that_answer_without_peft(quickstart, tmp_path):
+def test_export_writes_merged_weights_that_answer_without_peft(run, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = tmp_path / "merged"
-    done = run(quickstart, "--run", "export", "--format", "merged", "--output", str(target))
+    done = run("--run", "export", "--format", "merged", "--output", str(target))
     assert done.returncode == 0, done.stderr
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(target)
@@ -159,26 +156,19 @@ def test_export_writes_merged_weights_that_answer_without_peft(quickstart, tmp_p
     assert SECRET in tokenizer.decode(written[0], skip_special_tokens=True)
 
 
-def test_attach_tells_a_finished_run_again(quickstart):
-    done = run(quickstart, "--attach", "1", "--json")
+def test_attach_tells_a_finished_run_again(quickstart, run):
+    done = run("--attach", "1", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "done"
     assert len(done.stdout.splitlines()) >= len(quickstart.events)
 
 
-def test_a_reader_that_leaves_after_one_line_causes_no_traceback(quickstart):
-    command = " ".join([*installed_command(), "--run", "evaluate", "--json", "2>stderr.txt", "|", "head", "-1"])
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=quickstart.folder,
-        env=quickstart.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+def test_a_reader_that_leaves_after_one_line_causes_no_traceback(quickstart, command):
+    line, stderr = command.through_head(
+        ("--run", "evaluate", "--json"), cwd=quickstart.folder, env=quickstart.environment
     )
-    assert json.loads(done.stdout)["event"] == "started"
-    assert "Traceback" not in (quickstart.folder / "stderr.txt").read_text()
+    assert json.loads(line)["event"] == "started"
+    assert "Traceback" not in stderr
 
 
 def test_generate_in_a_terminal_with_the_builtin_model(quickstart, tmp_path):

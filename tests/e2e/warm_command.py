@@ -1,0 +1,129 @@
+"""The command on pipes, forked from a process that has imported torch, transformers and PEFT beforehand.
+
+Those imports are seven of the eight seconds of processor time that a run of a tiny model takes. What the child does is
+what the console script does: the same `main`, in its own folder, with its own environment, streams and exit status.
+How the program starts, what it imports when, and everything in a terminal is tested with `installed_command`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+_IMPORTED_BEFOREHAND = (
+    "openai",
+    "lora_tui.cli.run",
+    "lora_tui.engine.jobs.generate",
+    "lora_tui.engine.jobs.train",
+    "lora_tui.engine.jobs.evaluate",
+    "lora_tui.engine.chat.session",
+    "lora_tui.engine.export.merge",
+)
+
+
+class WarmCommand:
+    """The parent of all children; one run at a time. `folder` is for its log and the children's streams."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env={**environment, "LORA_TUI_LOGS": str(folder / "logs"), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def run(
+        self,
+        arguments: tuple[str, ...],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: str = "",
+        stdout: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command with these arguments to its end. With `stdout`, a FIFO say, what it writes goes there."""
+        streams = [self._folder / name for name in ("stdin", "stdout", "stderr")]
+        streams[0].write_text(stdin)
+        paths = [str(path) for path in (streams[0], stdout or streams[1], streams[2])]
+        request = {"arguments": arguments, "cwd": str(cwd), "environment": dict(env), "streams": paths}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        written = "" if stdout else streams[1].read_text()
+        return subprocess.CompletedProcess(("lora-tui", *arguments), status, written, streams[2].read_text())
+
+    def through_head(self, arguments: tuple[str, ...], *, cwd: Path, env: Mapping[str, str]) -> tuple[str, str]:
+        """Run it with a reader that leaves after one line: that line, and stderr."""
+        line = self._folder / "line"
+        line.unlink(missing_ok=True)
+        os.mkfifo(line)
+        with subprocess.Popen(["head", "-1", line], stdout=subprocess.PIPE, text=True) as head:
+            done = self.run(arguments, cwd=cwd, env=env, stdout=line)
+            return head.communicate()[0], done.stderr
+
+
+def _serve() -> None:
+    """Import what is slow, then fork a child for each request that comes as a line on stdin; answer its status."""
+    from importlib import import_module
+
+    from lora_tui.engine.runtime.process import before_torch
+    from lora_tui.logs import set_up_logging
+
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing but statuses goes to the client
+    set_up_logging()
+    before_torch()
+    for module in _IMPORTED_BEFOREHAND:
+        import_module(module)
+    for line in iter(sys.stdin.readline, ""):
+        child = os.fork()
+        if child == 0:
+            _become(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        replies.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        replies.flush()
+    os._exit(0)  # torch takes seconds to be taken down
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Be the command that is asked for; does not return."""
+    from lora_tui.cli.console_script import main
+
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    modes = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, (path, mode) in enumerate(zip(request["streams"], modes, strict=True)):
+        opened = os.open(path, mode, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = ["lora-tui", *request["arguments"]]
+    status: object = 1
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 0 if status is None else 1)
+
+
+if __name__ == "__main__":
+    _serve()
