@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -275,12 +276,17 @@ def test_no_process_is_left_behind(program: Program) -> None:
     assert os.getpid() not in pids
 
 
-@pytest.mark.parametrize("mode", ["1", "2", "4", "5", "6"])
-def test_where_nothing_happens_nothing_is_sent_to_the_terminal(program: Program, mode: str) -> None:
+def test_where_nothing_happens_nothing_is_sent_to_the_terminal(program: Program) -> None:
     program.past_run("train", "finished")
     program.past_run("generate", "finished")
-    with app(program, "") as terminal:
-        terminal.shows("run 2")
-        terminal.press(mode)
-        terminal.listen(4.0)
-        assert terminal.listen(2.5) == 0, terminal.output[-500:]
+    with ExitStack() as opened:
+        terminals = {mode: opened.enter_context(app(program, "")) for mode in ("1", "2", "4", "5", "6")}
+        for mode, terminal in terminals.items():
+            terminal.shows("run 2")
+            terminal.press(mode)
+        time.sleep(4.0)
+        for terminal in terminals.values():
+            terminal.listen(0.1)
+        time.sleep(2.5)
+        sent = {mode: terminal.listen(0.1) for mode, terminal in terminals.items()}
+        assert sent == dict.fromkeys(terminals, 0), [terminal.output[-500:] for terminal in terminals.values()]
