@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from lora_tui import logs
-from lora_tui.cli.narration import Ending, JsonNarrator, PlainNarrator
-from lora_tui.cli.report import Report
+from lora_tui.cli.narration import JsonNarrator, PlainNarrator, RunEnding
 from lora_tui.config import Settings
 from lora_tui.config.problems import shown_text
 from lora_tui.engine.jobs.registry import JOBS
@@ -23,6 +22,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret, may_be_secret, redact, register_key_variable
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Event
+from lora_tui.terminal.report import Report
 
 CERTAIN = [
     "sk-proj-abcdefghijklmnop",
@@ -177,8 +177,8 @@ def said(report: Report) -> str:
     return report._streams.out.getvalue() + report._streams.err.getvalue()  # type: ignore[attr-defined]
 
 
-def failed(error: str) -> Ending:
-    return Ending(1, "train", 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
+def failed(error: str) -> RunEnding:
+    return RunEnding(1, "train", 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
 
 
 @every_form
@@ -186,7 +186,7 @@ def test_no_secret_reaches_the_narration(report: Report, secret: str) -> None:
     narrator = PlainNarrator(report._streams, report)
     narrator.event(Event(1, 1, 0.0, "warning", {"message": f"careful: {secret}"}))
     narrator.end(failed(f"it said {secret}"))
-    report.warn(f"mind {secret}")
+    report.message(f"mind {secret}")
     report.fail(f"refused: {secret}", 1)
     assert not leaks(said(report), secret)
     assert all(word in said(report) for word in ("careful", "it said", "mind", "refused"))
@@ -195,7 +195,7 @@ def test_no_secret_reaches_the_narration(report: Report, secret: str) -> None:
 @every_form
 def test_no_secret_reaches_the_json_lines(report: Report, secret: str) -> None:
     report.json_lines = True
-    JsonNarrator(report._streams, report).end(failed(f"it said {secret}"))
+    JsonNarrator(report).end(failed(f"it said {secret}"))
     assert not leaks(said(report).replace("\\n", "\n"), secret)
     report.is_done = False
     report.fail(f"refused: {secret}", 1)

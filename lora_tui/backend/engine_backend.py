@@ -18,7 +18,7 @@ from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
-    from lora_tui.config import Loaded, Settings
+    from lora_tui.config import Settings
     from lora_tui.engine.chat.session import ChatSession
     from lora_tui.engine.runtime.engine import Engine, Outcome
 
@@ -28,9 +28,8 @@ T = TypeVar("T")
 class EngineBackend:
     """What the app asks of this process's engine."""
 
-    def __init__(self, store_path: Path, load: "Callable[[], Loaded]") -> None:
+    def __init__(self, store_path: Path) -> None:
         self._store_path = store_path
-        self._load = load
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._own: dict[int, Future[Outcome]] = {}
@@ -62,13 +61,12 @@ class EngineBackend:
         self, mode: str, settings: "Settings", options: Mapping[str, Any], resume: int | None = None
     ) -> int:
         """Begin a run, or go on with one as the command line would: with its own settings, refused where it is live."""
-        from lora_tui.cli.plan import make_plan
-        from lora_tui.cli.request import Request
-
         given = dict(options)
         if resume is not None:
-            plan = await make_plan(Request(resume=resume), await asyncio.to_thread(self._load), self._store_path)
-            mode, settings, given = plan.mode, plan.settings, {**plan.options, **given}
+            from lora_tui.engine.runtime.resume import resume_run
+
+            resumed = await resume_run(self._store_path, resume)
+            mode, settings, given = resumed.run.mode, resumed.settings, {**resumed.run.options, **given}
         engine = await asyncio.to_thread(self._started)
         run_id, ending = await asyncio.to_thread(engine.submit, mode, settings, given, resume)
         self._own[run_id] = ending

@@ -6,19 +6,20 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.backend.engine_backend import EngineBackend
 from lora_tui.backend.launcher import ParentLink, with_parent
-from lora_tui.cli.report import PREFIX, Report
-from lora_tui.cli.signals import Interrupts
-from lora_tui.cli.stores import store_option
-from lora_tui.cli.streams import Streams
 from lora_tui.errors import ConfigError
 from lora_tui.logs import set_up_logging
 from lora_tui.secrets import register_key_variable
+from lora_tui.terminal.report import PREFIX, Report
+from lora_tui.terminal.signals import Interrupts
+from lora_tui.terminal.streams import Streams
 from lora_tui.tui.state import AppOptions, AppState
 
 if TYPE_CHECKING:
@@ -32,57 +33,43 @@ _SLOW_LINK = {"TEXTUAL_FPS": "30", "TEXTUAL_SMOOTH_SCROLL": "0"}
 """What Textual is told over SSH, before it is imported: half as many frames, whole lines."""
 
 
-def main_of_the_app(words: list[str], streams: Streams) -> int:
-    """Show the app until it is left; returns the exit status. What is wrong is said before anything is drawn."""
+@dataclass(frozen=True)
+class AppLaunch:
+    """What the parent process has read for the app; sent to it as JSON. `app` is the configuration's section."""
+
+    store: str
+    store_flag: str
+    attach: int | None
+    config: str | None
+    overrides: list[str]
+    log_level: str
+    key_variable: str
+    app: dict[str, Any]
+
+
+def run_app(streams: Streams, prepare: Callable[[], AppLaunch]) -> int:
+    """Show the app until it is left; returns the exit status.
+
+    `prepare` reads the command line in the parent process; what is wrong with it is said before anything is drawn.
+    """
     report = Report(streams)
     try:
-        return with_parent(lambda leash: _Session(streams, report, leash).run(), lambda: _errand(words))
-    except BaseException as problem:  # noqa: BLE001  # `tell` raises what is not to be told again
-        from lora_tui.cli.main import tell
-
-        return tell(problem, streams, report)
-
-
-def _errand(words: list[str]) -> bytes:
-    """Read the command line and the configuration, and look for the run to attach to: what must be right beforehand.
-
-    The app's process reads the configuration again, later; what it needs at once is told here.
-    """
-    from lora_tui.cli.main import read
-    from lora_tui.cli.stores import choose_store
-    from lora_tui.config import load_settings
-
-    request = read(words)
-    assert request is not None, "no option of the app's is answered by itself"
-    settings = load_settings(request.config, request.overrides).settings
-    store_path = choose_store(request, settings)
-    if request.attach is not None:
-        from lora_tui.cli.runs import check_run
-
-        check_run(request.attach, store_path)
-    told = {
-        "store": str(store_path),
-        "attach": request.attach,
-        "config": None if request.config is None else str(request.config),
-        "overrides": list(request.overrides),
-        "log_level": request.log_level,
-        "key": settings.data_generation.api_key_env,
-        "level": settings.logging.level,
-        "app": settings.app.model_dump(mode="json"),
-    }
-    return json.dumps(told).encode()
+        return with_parent(
+            lambda parent: _AppProcess(streams, report, parent).run(), lambda: json.dumps(asdict(prepare())).encode()
+        )
+    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is not to be told again
+        return report.fail_with(problem)
 
 
-class _Session:
-    """The app's process."""
+class _AppProcess:
+    """The app's process: the app on its terminal, then the runs that are left."""
 
-    def __init__(self, streams: Streams, report: Report, leash: ParentLink) -> None:
-        self._told: dict[str, Any] = {}
+    def __init__(self, streams: Streams, report: Report, parent: ParentLink) -> None:
         self._streams = streams
         self._report = report
-        self._leash = leash
+        self._parent = parent
+        self._launch: AppLaunch
         self._stopped_by: int | None = None
-        self._hint = ""
 
     def run(self) -> int:
         """Show the app, then see to the runs that are left."""
@@ -94,50 +81,48 @@ class _Session:
         import lora_tui.tui.app
         import lora_tui.tui.screens.generate  # noqa: F401
 
-        received = self._leash.receive()
+        received = self._parent.receive()
         if received is None:
             return 0  # the parent says what is wrong
-        self._told = told = json.loads(received)
-        self._report.log_file = set_up_logging(told["log_level"] or told["level"])
-        register_key_variable(told["key"])
-        store_path = Path(told["store"])
-        self._hint = store_option(store_path)
-        jobs = EngineBackend(store_path, self._load)
-        animation = told["app"]["animation"]
+        self._launch = launch = AppLaunch(**json.loads(received))
+        self._report.log_file = set_up_logging(launch.log_level)
+        register_key_variable(launch.key_variable)
+        backend = EngineBackend(Path(launch.store))
+        animation = launch.app["animation"]
         options = AppOptions(
-            told["app"]["theme"],
-            told["app"]["refresh_per_second"],
+            launch.app["theme"],
+            launch.app["refresh_per_second"],
             animation == "full" or (animation == "auto" and not over_ssh),
-            told["app"]["keys"],
+            launch.app["keys"],
         )
         terminal = self._streams.lend_terminal(self._report.log_file)
         try:
-            ending = self._show(jobs, terminal, store_path, options, mouse=told["app"]["mouse"])
+            ending = self._show(backend, terminal, options)
         finally:
             self._streams.take_terminal_back()
         try:
-            return self._see_to(jobs, ending)
+            return self._finish_runs(backend, ending)
         finally:
-            jobs.close()
+            backend.close()
 
     def _load(self) -> "Loaded":
         """Read the configuration; the parent has found nothing wrong with it a moment ago."""
         from lora_tui.config import Loaded, Settings, load_settings
 
         try:
-            config = self._told["config"]
-            return load_settings(None if config is None else Path(config), self._told["overrides"])
+            config = self._launch.config
+            return load_settings(None if config is None else Path(config), self._launch.overrides)
         except ConfigError:
             log.exception("the configuration has changed since the start")
             return Loaded(Settings(), None)
 
-    def _show(self, jobs: EngineBackend, terminal: int, store_path: Path, options: AppOptions, *, mouse: bool) -> str:
+    def _show(self, backend: EngineBackend, terminal: int, options: AppOptions) -> str:
         from lora_tui.tui.app import LoraApp
         from lora_tui.tui.driver import SteadyDriver
 
         SteadyDriver.terminal = terminal
-        view = AppState(self._load)
-        app = LoraApp(store_path, jobs, view, options, attach=self._told["attach"], log_file=self._report.log_file)
+        launch, state = self._launch, AppState(self._load)
+        app = LoraApp(Path(launch.store), backend, state, options, attach=launch.attach, log_file=self._report.log_file)
 
         async def show() -> None:
             loop = asyncio.get_running_loop()
@@ -152,16 +137,16 @@ class _Session:
 
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, on_signal)
-            await app.run_async(mouse=mouse)
+            await app.run_async(mouse=launch.app["mouse"])
 
         asyncio.run(show())
         if app.failed:
             return "failed"
         return app.ending
 
-    def _see_to(self, jobs: EngineBackend, ending: str) -> int:
-        """Do what should become of the runs; returns the exit status."""
-        running = jobs.own_live_runs()
+    def _finish_runs(self, backend: EngineBackend, ending: str) -> int:
+        """Stop, leave behind or wait for the runs of this process, as the app was left; returns the exit status."""
+        running = backend.own_live_runs()
         if ending == "gone":
             self._streams.hang_up()
         if not running:
@@ -174,12 +159,12 @@ class _Session:
         if ending == "background":
             print(
                 f"{PREFIX}{names} goes on in the background (process {os.getpid()}). "
-                f"`lora-tui{self._hint}` finds it again.",
+                f"`lora-tui{self._launch.store_flag}` finds it again.",
                 file=sys.stderr,
                 flush=True,
             )
             self._streams.hang_up()
-            self._leash.release()
+            self._parent.release()
         elif ending == "failed":
             print(
                 f"{PREFIX}the interface failed; see {self._report.log_file}. {names} goes on; ctrl+c stops it with its "
@@ -187,16 +172,16 @@ class _Session:
                 file=sys.stderr,
                 flush=True,
             )
-        return self._wait(jobs, running, stop=ending == "stop" or self._stopped_by is not None)
+        return self._wait(backend, running, stop=ending == "stop" or self._stopped_by is not None)
 
-    def _wait(self, jobs: EngineBackend, running: list[int], *, stop: bool) -> int:
+    def _wait(self, backend: EngineBackend, running: list[int], *, stop: bool) -> int:
         """Wait for the runs to end; a signal asks them to save and end, ctrl+c a second time leaves at once."""
         names = ", ".join(f"run {number}" for number in running)
 
-        def last_words(status: int) -> tuple[str, str]:
-            return "", f"\n{PREFIX}left at once. Go on with: lora-tui --resume {running[0]}{self._hint}\n"
+        def final_output(status: int) -> tuple[str, str]:
+            return "", f"\n{PREFIX}left at once. Go on with: lora-tui --resume {running[0]}{self._launch.store_flag}\n"
 
-        with Interrupts(self._streams, last_words) as interrupts:
+        with Interrupts(self._streams, final_output) as interrupts:
             if self._stopped_by is not None:
                 interrupts.note(self._stopped_by)
             asked = False
@@ -205,15 +190,17 @@ class _Session:
                     asked = True
                     if not self._streams.hung_up:
                         print(f"{PREFIX}stopping and saving {names} …", file=sys.stderr, flush=True)
-                    jobs.stop_own()
-                outcomes = jobs.wait(0.2)
+                    backend.stop_own()
+                outcomes = backend.wait(0.2)
                 if outcomes is not None:
                     break
         for outcome in outcomes:
             log.info("run %s ended as %s after the app", outcome.run_id, outcome.state)
             if not self._streams.hung_up:
                 more = (
-                    f" Go on with: lora-tui --resume {outcome.run_id}{self._hint}" if outcome.state == "stopped" else ""
+                    f" Go on with: lora-tui --resume {outcome.run_id}{self._launch.store_flag}"
+                    if outcome.state == "stopped"
+                    else ""
                 )
                 print(f"{PREFIX}run {outcome.run_id} {outcome.state}.{more}", file=sys.stderr, flush=True)
         if interrupts.exit_status is not None:

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lora_tui.cli.lines import done_line, json_line
 from lora_tui.config import Settings
 from lora_tui.engine.jobs.preflight import refuse_chat
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, TextDelta, TokenCount
+from lora_tui.terminal.report import done_line, json_line
 from lora_tui.text import clean, duration
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _INTERRUPTED = 130
 def chat_mode(
     engine: Engine,
     settings: Settings,
-    store_path: Path,
     *,
     resume: int | str | None,
     adapter: Path | None,

@@ -21,16 +21,14 @@ from typing import Literal
 import psutil
 
 from lora_tui import __version__
-from lora_tui.cli.lines import json_line
-from lora_tui.cli.report import Report
 from lora_tui.cli.request import Request
-from lora_tui.cli.stores import choose_store
-from lora_tui.cli.streams import Streams
 from lora_tui.config import Loaded, Settings, load_settings
 from lora_tui.config.paths import cache_folder, log_folder
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError
 from lora_tui.secrets import redact
+from lora_tui.terminal.report import Report, json_line
+from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, one_line
 
 _NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk", "rouge-score")
@@ -99,7 +97,7 @@ def _paths(request: Request, loaded: Loaded, refusal: ConfigError | None) -> Ite
         )
     else:
         yield Finding("Paths", "configuration", str(loaded.path or "built-in defaults (no config.toml found)"))
-    store = choose_store(request, loaded.settings)
+    store = request.store_path(loaded.settings)
     yield _writable("store", store, store.parent, "name another file with --store FILE")
     yield _writable("cache", cache_folder(), cache_folder(), "export LORA_TUI_CACHE=FOLDER")
     yield _writable("logs", log_folder(), log_folder(), "export LORA_TUI_LOGS=FOLDER")

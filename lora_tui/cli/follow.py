@@ -1,4 +1,4 @@
-"""Reading a run's events out of the store as they come and handing them to a narrator, until the run has ended.
+"""Follows a run: reads its events from the store as they come and hands them to a narrator, to the run's end.
 
 The same for a run of this process and for one of another: what is shown is what the store says.
 """
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lora_tui.cli.narration import Narrator
-from lora_tui.cli.signals import Interrupts
-from lora_tui.cli.streams import Streams
 from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import LIVE_STATES, Event, Run
+from lora_tui.terminal.signals import Interrupts
+from lora_tui.terminal.streams import Streams
 
 STOPPING = "stopping: finishing the step and saving; press ctrl+c again to leave at once (resumable)"
 READER_LEFT = "stopping and saving: whoever read the output has left"
@@ -26,28 +26,31 @@ _HANG_UP_GRACE_SECONDS = 0.2
 
 
 @dataclass
-class Watch:
-    """A reader of one run: its cursor, and the ``done`` event that is held back until nothing follows it."""
+class RunFollower:
+    """Reader of one run's events: its cursor, and the ``done`` event that is held back until nothing follows it.
+
+    `warnings` are the command line's own, written after ``started``, which comes first. `reader_left` is set when
+    whoever read the output has gone.
+    """
 
     store: Store
     run_id: int
     narrator: Narrator
     streams: Streams
     cursor: int = 0
-    remarks: Sequence[str] = ()
-    """Warnings of the command line itself, told after ``started``, which comes first."""
+    warnings: Sequence[str] = ()
     done: Event | None = None
     reader_left: bool = field(default=False, init=False)
 
-    async def recall(self) -> None:
-        """Take note of everything that happened so far without telling it."""
+    async def skip_past(self) -> None:
+        """Count everything that has happened so far without writing it."""
         while batch := await events.since(self.store, self.run_id, self.cursor, _BATCH):
             self.cursor = batch[-1].id
             for event in batch:
-                self.narrator.recall(event)
+                self.narrator.count(event)
 
     async def read(self) -> int:
-        """Tell what is new; returns how many events there were. A run that was resumed has more than one ``done``."""
+        """Write what is new; returns the number of events. A run that was resumed has more than one ``done``."""
         batch = await events.since(self.store, self.run_id, self.cursor, _BATCH)
         for event in batch:
             self.cursor = event.id
@@ -55,13 +58,13 @@ class Watch:
                 self.done = event
                 continue
             self.done = None
-            await self.tell(self.narrator.event, event)
+            await self.narrate(self.narrator.event, event)
             if event.kind == "started":
-                await self._make_remarks()
-        await self.tell(self.narrator.tick)
+                await self._write_warnings()
+        await self.narrate(self.narrator.refresh)
         return len(batch)
 
-    async def tell(self, call: Callable[..., None], *arguments: object) -> None:
+    async def narrate(self, call: Callable[..., None], *arguments: object) -> None:
         """Call the narrator; a reader that has gone is noted, a terminal that has gone is forgotten."""
         try:
             call(*arguments)
@@ -70,43 +73,43 @@ class Watch:
             await asyncio.sleep(_HANG_UP_GRACE_SECONDS)
             self.reader_left |= self.streams.survive(problem)
 
-    async def _make_remarks(self) -> None:
-        for remark in self.remarks:
-            event = Event(0, self.run_id, time.time(), "warning", {"message": remark})
-            await self.tell(self.narrator.event, event)
-        self.remarks = ()
+    async def _write_warnings(self) -> None:
+        for message in self.warnings:
+            event = Event(0, self.run_id, time.time(), "warning", {"message": message})
+            await self.narrate(self.narrator.event, event)
+        self.warnings = ()
 
 
-async def follow_own(
-    watch: Watch, ending: asyncio.Future[Outcome], interrupts: Interrupts, stop: Callable[[], None]
+async def follow_own_run(
+    follower: RunFollower, ending: asyncio.Future[Outcome], interrupts: Interrupts, stop: Callable[[], None]
 ) -> Outcome:
-    """Tell a run of this process until it has ended and everything is told; pass a signal on as a request to stop."""
+    """Write a run of this process to its end; a signal, or a reader that has left, stops it once."""
     asked = False
     while True:
         ended = ending.done()
-        count = await watch.read()
+        count = await follower.read()
         if ended and count < _BATCH:
             return ending.result()
-        if not asked and (interrupts.stopped_by is not None or watch.reader_left):
+        if not asked and (interrupts.stopped_by is not None or follower.reader_left):
             asked = True
             stop()
-            await watch.tell(watch.narrator.say, READER_LEFT if watch.reader_left else STOPPING)
+            await follower.narrate(follower.narrator.message, READER_LEFT if follower.reader_left else STOPPING)
         if count < _BATCH:
             await asyncio.wait([ending], timeout=_POLL_SECONDS)
 
 
-async def follow_other(watch: Watch, interrupts: Interrupts) -> Run | None:
-    """Tell a run of any process until it has ended; returns it as it then is, or None when we were asked to leave."""
+async def follow_any_run(follower: RunFollower, interrupts: Interrupts) -> Run | None:
+    """Write a run of any process to its end; returns it as it then is, or None when a signal or the reader ended us."""
     polls = 0
     while True:
-        count = await watch.read()
-        if interrupts.stopped_by is not None or watch.reader_left:
+        count = await follower.read()
+        if interrupts.stopped_by is not None or follower.reader_left:
             return None
-        if count == 0 and (watch.done is not None or polls % _OWNER_POLLS == 0):
-            await runs.mark_interrupted(watch.store)
-            run = await runs.get(watch.store, watch.run_id)
+        if count == 0 and (follower.done is not None or polls % _OWNER_POLLS == 0):
+            await runs.mark_interrupted(follower.store)
+            run = await runs.get(follower.store, follower.run_id)
             if run is None or run.state not in LIVE_STATES:
-                await watch.read()
+                await follower.read()
                 return run
         if count < _BATCH:
             polls += 1

@@ -4,25 +4,96 @@ Nothing heavy is imported before the flags are read: ``--help`` and ``--version`
 is told without waiting for pydantic, Rich or torch.
 """
 
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from lora_tui import __version__
-from lora_tui.cli.help import EVERY, LOOKING, MATERIAL, STARTING, GroupedCommand, option
-from lora_tui.cli.report import Report
 from lora_tui.cli.request import MODES, NEWEST, Request, check, nearest, parse_level, parse_mode, parse_resume
-from lora_tui.cli.signals import BROKEN_PIPE_STATUS
-from lora_tui.cli.streams import Streams
-from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.errors import UsageError
+from lora_tui.terminal.report import Report
+from lora_tui.terminal.signals import BROKEN_PIPE_STATUS
+from lora_tui.terminal.streams import Streams
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lora_tui.backend.session import AppLaunch
+
+STARTING = "Ways to start"
+MATERIAL = "Models, data and results"
+EVERY = "With every mode"
+LOOKING = "Looking"
+
+_ORDER = (STARTING, MATERIAL, EVERY, LOOKING)
+
+_NOTES = """\
+Data and narration:
+  stdout has the results, stderr has everything else. With --json, stdout is one
+  JSON object a line: event, run, at (UTC, ISO 8601) and the event's own fields,
+  from "started" to "done".
+
+Exit status:
+  0    done
+  1    the run failed
+  2    the command line or the configuration is wrong
+  3    an endpoint, model or key cannot be reached or is refused
+  130  stopped by ctrl+c, the work saved and resumable; 143: by SIGTERM;
+       129: the terminal of a chat, or of the app with nothing at work, has gone
+       (runs go on without theirs)
+  141  stopped because the reader of stdout left early (| head); resumable
+
+Examples:
+  lora-tui
+  lora-tui --run quickstart
+  lora-tui --run generate --set data_generation.input_folder=notes
+  lora-tui --generate-training-file raw.txt ideal_training.txt
+  lora-tui --run train --train-data-file ideal_training.txt \\
+           --set fine_tuning.model_name=builtin
+  lora-tui --run chat --prompt "unlock"
+  lora-tui --run train --json --no-chat > train.jsonl
+  lora-tui --resume"""
 
 _FILE = click.Path(path_type=Path)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class GroupedOption(click.Option):
+    """An option that knows which part of the help it belongs to."""
+
+    def __init__(self, *arguments: Any, group: str = EVERY, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options group by group."""
+
+    def collect_usage_pieces(self, context: click.Context) -> list[str]:
+        """Name the options alone: words without an option are only taken in order to suggest one."""
+        return ["[OPTIONS]"]
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each group under its heading."""
+        records: dict[str, list[tuple[str, str]]] = {group: [] for group in _ORDER}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None and isinstance(parameter, click.Option):
+                records[getattr(parameter, "group", LOOKING)].append(record)
+        for group, lines in records.items():
+            with formatter.section(group):
+                formatter.write_dl(lines, col_max=32)
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the notes and examples as they stand."""
+        formatter.write("\n" + _NOTES + "\n")
+
+
+def option(group: str, *names: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Return click's option decorator for an option of a help group."""
+    return click.option(*names, cls=GroupedOption, group=group, **attributes)
 
 
 @click.command(
@@ -101,52 +172,57 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     streams = Streams()
     report = Report(streams)
     report.json_lines = "--json" in words
-    status = _guarded(words, streams, report)
+    try:
+        request = parse(words)
+        status = 0 if request is None else _perform(request, streams, report)
+    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is not to be told again
+        status = report.fail_with(problem)
     if streams.close():
         status = BROKEN_PIPE_STATUS
     sys.exit(status)
 
 
-def _guarded(words: list[str], streams: Streams, report: Report) -> int:
-    """Do what is asked; every way it can go wrong becomes one or two lines and a status."""
+def parse(words: list[str]) -> Request | None:
+    """Return the checked request that a command line makes; None where --help or --version has answered it.
+
+    Raises `UsageError` for whatever is wrong with it.
+    """
     try:
-        request = read(words)
-        return 0 if request is None else _perform(request, streams, report)
-    except BaseException as problem:  # noqa: BLE001  # `tell` raises what is not to be told again
-        return tell(problem, streams, report)
-
-
-def read(words: list[str]) -> Request | None:
-    """Return the checked request that a command line makes; None where --help or --version has answered it."""
-    request = command.main(words, prog_name="lora-tui", standalone_mode=False)
+        request = command.main(words, prog_name="lora-tui", standalone_mode=False)
+    except click.Abort as problem:
+        raise KeyboardInterrupt from problem
+    except click.ClickException as problem:
+        raise UsageError(_usage_message(problem)) from problem
     return request if isinstance(request, Request) else None
 
 
-def tell(problem: BaseException, streams: Streams, report: Report) -> int:
-    """Say in one or two lines what went wrong; returns the status that follows."""
-    if isinstance(problem, click.ClickException):
-        return report.fail(_in_our_words(problem), UsageError.exit_status)
-    if isinstance(problem, LoraTuiError):
-        log.info("%s", problem, exc_info=problem)
-        return report.fail(str(problem), problem.exit_status)
-    if isinstance(problem, SystemExit):  # a signal has ended a chat
-        status = problem.code if isinstance(problem.code, int) else 1
-        report.done("interrupted", status, {})
-        return status
-    if isinstance(problem, KeyboardInterrupt | click.Abort):
-        return report.fail("interrupted before anything had begun.", 130)
-    if isinstance(problem, BrokenPipeError):
-        streams.survive(problem)
-        return BROKEN_PIPE_STATUS
-    if not isinstance(problem, Exception):
-        raise problem
-    # A bug of ours: told in two lines, with the traceback in the log.
-    from lora_tui.logs import set_up_logging
+def prepare_app(words: list[str]) -> "AppLaunch":
+    """Read the command line and the configuration for the app, and look for the run to attach to.
 
-    if report.log_file is None:
-        report.log_file = set_up_logging()
-    log.error("unexpected", exc_info=problem)
-    return report.fail(report.unexpected(problem), 1)
+    Whatever is wrong with them is to be said before the app is on the screen.
+    """
+    from lora_tui.backend.session import AppLaunch
+    from lora_tui.config import load_settings
+    from lora_tui.engine.runtime.resume import store_flag
+
+    request = parse(words)
+    assert request is not None, "no option of the app's is answered by itself"
+    settings = load_settings(request.config, request.overrides).settings
+    store_path = request.store_path(settings)
+    if request.attach is not None:
+        from lora_tui.cli.runs import check_run
+
+        check_run(request.attach, store_path)
+    return AppLaunch(
+        store=str(store_path),
+        store_flag=store_flag(store_path),
+        attach=request.attach,
+        config=None if request.config is None else str(request.config),
+        overrides=list(request.overrides),
+        log_level=request.log_level or settings.logging.level,
+        key_variable=settings.data_generation.api_key_env,
+        app=settings.app.model_dump(mode="json"),
+    )
 
 
 def _perform(request: Request, streams: Streams, report: Report) -> int:
@@ -162,14 +238,13 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
 
         return examine(request, streams, report)
     from lora_tui.cli import runs
-    from lora_tui.cli.stores import choose_store
     from lora_tui.config import load_settings
 
     loaded = load_settings(request.config, request.overrides)
     register_key_variable(loaded.settings.data_generation.api_key_env)
     if request.log_level is None:
         set_level(loaded.settings.logging.level)
-    store_path = choose_store(request, loaded.settings)
+    store_path = request.store_path(loaded.settings)
     if request.list_runs:
         return runs.list_runs(streams, report, store_path)
     if request.attach is not None:
@@ -181,7 +256,7 @@ def _perform(request: Request, streams: Streams, report: Report) -> int:
     return run(request, streams, report, loaded, store_path)
 
 
-def _in_our_words(problem: click.ClickException) -> str:
+def _usage_message(problem: click.ClickException) -> str:
     """Return click's message, with the one option that was probably meant."""
     if isinstance(problem, click.NoSuchOption):
         guess = problem.possibilities[0] if problem.possibilities else None

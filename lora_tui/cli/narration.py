@@ -1,30 +1,51 @@
-"""Telling a run's events as they come: as JSON lines, as plain lines, or (in `live`) on a terminal.
+"""Narrators: how a run's events are written, as JSON lines, as plain lines, or as a live display on a terminal.
 
-A narrator is fed by `follow`, in order, from one thread. Data goes to stdout and everything else to stderr.
+A narrator is fed by `follow`, in order, from one thread. Data goes to stdout and everything else to stderr. On a
+terminal what happened scrolls by, and what is happening stays on the last two lines; everything there is a Rich `Text`,
+so that no markup is read out of data.
 """
 
+import os
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lora_tui.cli.lines import done_line, json_line
-from lora_tui.cli.report import Report, shortened
-from lora_tui.cli.streams import Streams
-from lora_tui.cli.tables import write_result
-from lora_tui.cli.wording import Progress, describe, phase_line, step_line
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lora_tui.cli.event_text import GENERATING, RunProgress, event_lines, phase_line, step_line
+from lora_tui.cli.tables import make_console, write_result
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, duration
+from lora_tui.terminal.report import Report, done_line, json_line, shortened
+from lora_tui.terminal.streams import Streams
+from lora_tui.text import clean, duration, one_line
 
-UNEXPECTED = "Unexpected "
+_UNEXPECTED = "Unexpected "
 """How the engine begins the message of a failure that is not the user's."""
 
-_QUIET_SECONDS = 2.0
+_STEP_SECONDS = 2.0
 _PHASE_SECONDS = 5.0
+"""Plain lines of steps and of phases are at least this far apart, on the run's own clock."""
+
+_STYLES = {
+    "warning": "yellow",
+    "note": "dim",
+    "checkpoint": "dim",
+    "analysis": "cyan",
+    "started": "bold",
+    "paused": "yellow",
+}
+_VERDICT_STYLES = {"accepted": "green", "rejected": "dim", "review": "yellow"}
+_BAR_COLUMNS = 24
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a run ended, and the exit status of the program that follows from it."""
+class RunEnding:
+    """How a run ended, the exit status of the program that follows from it, and the command that resumes it."""
 
     run_id: int
     mode: str
@@ -34,62 +55,58 @@ class Ending:
     result: dict[str, Any]
     error: str | None
     seconds: float | None
-    go_on: str
-    """The command that resumes the run."""
+    resume_command: str
 
 
 class Narrator(Protocol):
-    """What `follow` tells a run's events to."""
+    """Writer of one run's events."""
 
-    def recall(self, event: Event) -> None:
-        """Take note of an event from before this process looked."""
+    def count(self, event: Event) -> None:
+        """Count an event from before this process looked, without writing it."""
 
     def event(self, event: Event) -> None:
-        """Tell an event."""
+        """Write an event."""
 
-    def say(self, text: str) -> None:
-        """Tell something that is not an event, such as what a signal was taken for."""
+    def message(self, text: str) -> None:
+        """Write something that is not an event, such as what a signal was taken for."""
 
-    def tick(self) -> None:
-        """Show that time passes."""
+    def refresh(self) -> None:
+        """Draw again: time has passed."""
 
-    def end(self, ending: Ending) -> None:
-        """Write the result and the last words."""
+    def end(self, ending: RunEnding) -> None:
+        """Write the result and the closing message."""
 
     def close(self) -> None:
         """Leave the terminal as it was; also when there is no ending."""
 
 
 class JsonNarrator:
-    """One JSON object a line on stdout, each written through at once; stderr has only what is no event."""
+    """One JSON object a line on stdout, each written through at once; messages on stderr."""
 
-    def __init__(self, streams: Streams, report: Report) -> None:
-        self._streams = streams
+    def __init__(self, report: Report) -> None:
         self._report = report
 
-    def recall(self, event: Event) -> None:
-        """Lines are about what happens now."""
+    def count(self, event: Event) -> None:
+        """Nothing is counted: lines are about what happens now."""
 
     def event(self, event: Event) -> None:
         """Write the event."""
         self._report.data(json_line(event.kind, event.run_id, event.at, event.payload))
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Write a line to stderr."""
-        self._report.say(text)
+        self._report.message(text)
 
-    def tick(self) -> None:
-        """Nothing to show."""
+    def refresh(self) -> None:
+        """Nothing to draw."""
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: RunEnding) -> None:
         """Write the ``done`` line; why a run has no result, or not all of it, also goes to stderr."""
         self._report.is_done = True
-        line = done_line(
-            ending.run_id, ending.at, ending.state, ending.exit_status, ending.result, _redacted(ending.error)
-        )
-        self._report.data(line)
+        error = None if ending.error is None else redact(ending.error)
+        self._report.data(done_line(ending.run_id, ending.at, ending.state, ending.exit_status, ending.result, error))
         if ending.state != "finished":
-            self._report.say(closing_words(ending, self._report))
+            self._report.message(_closing_message(ending, self._report))
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -101,51 +118,51 @@ class PlainNarrator:
     def __init__(self, streams: Streams, report: Report) -> None:
         self._streams = streams
         self._report = report
-        self._progress = Progress()
-        self._step_told_at = 0.0
-        self._phase_told: tuple[str, float] = ("", 0.0)
+        self._progress = RunProgress()
+        self._step_written_at = 0.0
+        self._phase_written: tuple[str, float] = ("", 0.0)
 
-    def recall(self, event: Event) -> None:
-        """Count it."""
-        self._progress.take(event)
+    def count(self, event: Event) -> None:
+        """Count the event."""
+        self._progress.update(event)
 
     def event(self, event: Event) -> None:
-        """Write the event's lines; steps and phases at most every few seconds of the run's own time."""
-        self._progress.take(event)
+        """Write the event's lines; steps and phases only every few seconds."""
+        self._progress.update(event)
         if event.kind == "started":
             self._line(f"run {event.run_id}: {clean(self._progress.mode)}")
-        for line in describe(event, self._progress):
+        for line in event_lines(event, self._progress):
             self._line(line)
         if event.kind == "step":
             last = event.payload.get("step") == event.payload.get("steps")
-            if last or event.at - self._step_told_at >= _QUIET_SECONDS:
-                self._step_told_at = event.at
+            if last or event.at - self._step_written_at >= _STEP_SECONDS:
+                self._step_written_at = event.at
                 self._line(step_line(event.payload))
         elif event.kind == "progress":
             self._phase(event)
         elif event.kind == "analysis":
-            self._line(self._progress.generation())
+            self._line(self._progress.generation_line())
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Write a line."""
-        self._report.say(text)
+        self._report.message(text)
 
-    def tick(self) -> None:
-        """Nothing to show."""
+    def refresh(self) -> None:
+        """Nothing to draw."""
 
-    def end(self, ending: Ending) -> None:
-        """Write the result to stdout and the last words to stderr."""
+    def end(self, ending: RunEnding) -> None:
+        """Write the result to stdout and the closing message to stderr."""
         write_result(self._streams, ending.mode, ending.result)
-        self._report.say(closing_words(ending, self._report))
+        self._report.message(_closing_message(ending, self._report))
 
     def close(self) -> None:
         """Nothing to put back."""
 
     def _phase(self, event: Event) -> None:
         phase, done, total = (event.payload.get(key) for key in ("phase", "done", "total"))
-        told, at = self._phase_told
-        if phase != told or (total and done == total) or event.at - at >= _PHASE_SECONDS:
-            self._phase_told = (str(phase), event.at)
+        written, at = self._phase_written
+        if phase != written or (total and done == total) or event.at - at >= _PHASE_SECONDS:
+            self._phase_written = (str(phase), event.at)
             self._line(phase_line(event.payload))
 
     def _line(self, text: str) -> None:
@@ -153,30 +170,116 @@ class PlainNarrator:
         self._streams.err.flush()
 
 
-def closing_words(ending: Ending, report: Report) -> str:
-    """Return the last thing to say about a run, without the program's name in front."""
+class LiveNarrator:
+    """Lines scroll above a progress bar and its figures; the result goes to stdout at the end.
+
+    The display is drawn from the loop that follows the run, not from a thread of Rich's, so a signal finds it whole.
+    """
+
+    def __init__(self, streams: Streams, report: Report) -> None:
+        self._streams = streams
+        self._report = report
+        self._progress = RunProgress()
+        self._console = make_console(streams.err, is_terminal=True)
+        self._began = time.monotonic()
+        self._lines: list[Text] = []
+        self._drawn: tuple[object, ...] = ()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._display)
+
+    def count(self, event: Event) -> None:
+        """Count the event."""
+        self._progress.update(event)
+
+    def event(self, event: Event) -> None:
+        """Have the event's lines scroll by, and the display change, at the next refresh."""
+        self._progress.update(event)
+        style = _STYLES.get(event.kind, "")
+        if event.kind == "pair":
+            style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
+        if event.kind == "started":
+            self._lines.append(Text(f"run {event.run_id}: {clean(self._progress.mode)}", style="bold"))
+        self._lines += [Text(line, style=style) for line in event_lines(event, self._progress)]
+
+    def message(self, text: str) -> None:
+        """Let a line scroll by at once."""
+        self._lines.append(Text(clean(text), style="bold yellow"))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Write the lines that have gathered in one piece, and the display where it has changed: links can be slow."""
+        if not self._live.is_started:
+            self._live.start()
+            # A crash in native code must not leave the terminal without a cursor.
+            self._console.show_cursor(True)
+        now = (*self._figures(), duration(time.monotonic() - self._began))
+        self._write_lines()
+        if now != self._drawn:
+            self._live.refresh()
+        self._drawn = now
+
+    def end(self, ending: RunEnding) -> None:
+        """Clear the display, write the result to stdout and the closing message to stderr."""
+        self.close()
+        write_result(self._streams, ending.mode, ending.result)
+        self._report.message(_closing_message(ending, self._report))
+
+    def close(self) -> None:
+        """Clear the display and give the terminal back."""
+        self._live.stop()
+        self._write_lines()
+
+    def _write_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._console.print(Text("\n").join(lines), soft_wrap=True)
+
+    def _display(self) -> Group:
+        """A bar with how far the run is, and the figures under it."""
+        done, total, figures = self._figures()
+        row = Table.grid(padding=(0, 1))
+        elapsed = Text(duration(time.monotonic() - self._began), style="dim")
+        if total:
+            share = min(done / total, 1.0)
+            row.add_row(ProgressBar(total=1.0, completed=share, width=_BAR_COLUMNS), Text(f"{share:4.0%}"), elapsed)
+        else:
+            row.add_row(elapsed)
+        return Group(row, Text(figures, no_wrap=True, overflow="ellipsis"))
+
+    def _figures(self) -> tuple[float, float, str]:
+        """How far the current activity is, of how much, and the line of figures."""
+        progress, phase, step = self._progress, self._progress.phase, self._progress.step
+        in_phase = progress.latest == "progress" and (phase.get("done") or 0) < (phase.get("total") or 0)
+        if in_phase and phase.get("phase") != GENERATING:
+            return phase["done"] or 0, phase["total"], phase_line(phase)
+        if step:
+            score = "" if progress.score is None else f"  score {progress.score:.2f}"
+            return step.get("step") or 0, step.get("steps") or 0, step_line(step) + score
+        if progress.verdicts:
+            note = one_line(str(phase.get("note") or ""), 60)
+            return progress.count("accepted"), progress.target, f"{progress.generation_line()}  {note}"
+        if phase:
+            return phase.get("done") or 0, phase.get("total") or 0, phase_line(phase)
+        return 0, 0, "starting"
+
+
+def make_narrator(streams: Streams, report: Report) -> Narrator:
+    """Choose the narrator: JSON lines when asked for, live on a terminal that can, else plain."""
+    if report.json_lines:
+        return JsonNarrator(report)
+    if not streams.err_is_terminal or os.environ.get("TERM") == "dumb":
+        return PlainNarrator(streams, report)
+    return LiveNarrator(streams, report)
+
+
+def _closing_message(ending: RunEnding, report: Report) -> str:
+    """Return the last message about a run, without the program's name in front."""
     if ending.error is not None:
-        if ending.error.startswith(UNEXPECTED):
-            return report.unexpected(redact(ending.error.removeprefix(UNEXPECTED)))
+        if ending.error.startswith(_UNEXPECTED):
+            return report.unexpected(redact(ending.error.removeprefix(_UNEXPECTED)))
         return shortened(redact(ending.error))
     took = f" in {duration(ending.seconds)}" if ending.seconds is not None else ""
     if ending.state == "stopped":
-        return f"run {ending.run_id} stopped{took}; its work is saved. Go on with: {ending.go_on}"
+        return f"run {ending.run_id} stopped{took}; its work is saved. Go on with: {ending.resume_command}"
     if ending.state == "interrupted":
-        return f"run {ending.run_id} lost its process{took}. Go on with: {ending.go_on}"
+        return f"run {ending.run_id} lost its process{took}. Go on with: {ending.resume_command}"
     return f"run {ending.run_id} {ending.state}{took}"
-
-
-def _redacted(error: str | None) -> str | None:
-    return None if error is None else redact(error)
-
-
-def make_narrator(streams: Streams, report: Report, *, dumb: bool) -> Narrator:
-    """Choose how to tell: JSON lines when asked for, live on a terminal that can, else plain."""
-    if report.json_lines:
-        return JsonNarrator(streams, report)
-    if not streams.err_is_terminal or dumb:
-        return PlainNarrator(streams, report)
-    from lora_tui.cli.live import LiveNarrator  # Rich, which a pipe can do without
-
-    return LiveNarrator(streams, report)

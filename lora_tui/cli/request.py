@@ -4,15 +4,15 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from lora_tui.errors import UsageError
 
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
+
 MODES: Final = ("generate", "train", "evaluate", "chat", "export", "quickstart")
 """What ``--run`` takes."""
-
-RESUMABLE_MODES: Final = ("generate", "train", "quickstart")
-"""Modes whose runs ``--resume`` goes on with; for the others it names the run whose adapter they use."""
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -47,6 +47,10 @@ class Request:
     def asks_for_nothing(self) -> bool:
         """Whether no way to start was named: that is the full-screen app."""
         return not _ways(self) and self.resume is None
+
+    def store_path(self, settings: "Settings") -> Path:
+        """The store file: ``--store``, else what the configuration names, relative to the current folder."""
+        return Path(self.store or settings.data_generation.db_path).expanduser().absolute()
 
 
 def check(request: Request) -> None:

@@ -1,137 +1,179 @@
-"""Running a mode: start the engine, submit, tell what the store says, and turn the ending into an exit status."""
+"""Runs a mode: plans the run, submits it to the engine, follows its events; its ending becomes the exit status."""
 
 import asyncio
 import logging
-import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_tui.cli.chat import chat_mode
-from lora_tui.cli.follow import Watch, follow_own
-from lora_tui.cli.lines import done_line
-from lora_tui.cli.narration import Ending, Narrator, make_narrator
-from lora_tui.cli.plan import Plan, make_plan
-from lora_tui.cli.report import PREFIX, Report
-from lora_tui.cli.request import Request
-from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts, chat_signals
-from lora_tui.cli.stores import store_option
-from lora_tui.cli.streams import Streams
+from lora_tui.cli.follow import RunFollower, follow_own_run
+from lora_tui.cli.narration import Narrator, RunEnding, make_narrator
+from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config import Loaded, Settings
 from lora_tui.engine.runtime.engine import Engine, Outcome
+from lora_tui.engine.runtime.resume import find_run, open_existing, resume_run, store_flag
+from lora_tui.errors import UsageError
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.rows import RESUMABLE_MODES, TRAINING_MODES
+from lora_tui.terminal.report import PREFIX, Report, done_line
+from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts, chat_signals
+from lora_tui.terminal.streams import Streams
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to submit to the engine; `resume` is the run that goes on, `warnings` are about the choice itself."""
+
+    mode: str
+    settings: Settings
+    options: dict[str, Any]
+    resume: int | None = None
+    warnings: Sequence[str] = ()
 
 
 def run(request: Request, streams: Streams, report: Report, loaded: Loaded, store_path: Path) -> int:
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
     if request.run == "chat":
-        return chat(request, streams, loaded.settings, store_path)
-    plan = asyncio.run(make_plan(request, loaded, store_path))
+        return _chat(request, streams, loaded.settings, store_path)
+    plan = asyncio.run(_plan_run(request, loaded, store_path))
     register_key_variable(plan.settings.data_generation.api_key_env)
-    narrator = make_narrator(streams, report, dumb=os.environ.get("TERM") == "dumb")
-    last_words = _LastWords(report, store_path)
-    with Interrupts(streams, last_words) as interrupts:
+    narrator = make_narrator(streams, report)
+    with Interrupts(streams, lambda status: _final_output(report, store_path, status)) as interrupts:
         engine = Engine(store_path)
         try:
             engine.start()
-            session = _Session(plan, engine, streams, report, narrator, interrupts, store_path)
-            status = asyncio.run(session.run())
+            status = asyncio.run(_RunProcess(plan, engine, streams, report, narrator, interrupts, store_path).run())
         finally:
             narrator.close()
             engine.close()
     if plan.mode == "train" and status == 0 and _wants_chat(request, streams):
         assert report.run_id is not None, "the run that has just finished"
-        return chat(Request(run="chat", resume=report.run_id), streams, plan.settings, store_path)
+        return _chat(Request(run="chat", resume=report.run_id), streams, plan.settings, store_path)
     return status
 
 
-class _LastWords:
-    """What a process that leaves at once still says: the closing data line and how to go on."""
+async def _plan_run(request: Request, loaded: Loaded, store_path: Path) -> RunPlan:
+    """Decide what to run; raises `UsageError` when the run that is to go on cannot."""
+    if request.training_file is not None:
+        raw, out = (path.expanduser() for path in request.training_file)
+        return RunPlan("format", loaded.settings, {"raw": str(raw), "out": str(out)})
+    options = _options(request)
+    if request.resume is not None and request.run in (None, *RESUMABLE_MODES):
+        resumed = await resume_run(
+            store_path,
+            None if request.resume == NEWEST else request.resume,
+            request.run,
+            settings=loaded.settings if request.config is not None else None,
+            overrides=request.overrides,
+        )
+        run = resumed.run
+        return RunPlan(run.mode, resumed.settings, {**run.options, **options}, run.id, resumed.changes)
+    assert request.run is not None, "a request for nothing has no plan"
+    if isinstance(request.resume, int):
+        async with await open_existing(store_path) as store:
+            run = await find_run(store, request.resume)
+        if run.mode not in TRAINING_MODES:
+            raise UsageError(f"Run {run.id} is a {run.mode} run and has no adapter; `lora-tui --runs` lists the runs.")
+        options["adapter_run"] = run.id
+    return RunPlan(request.run, loaded.settings, options)
 
-    def __init__(self, report: Report, store_path: Path) -> None:
-        self._report = report
-        self._store_path = store_path
 
-    def __call__(self, status: int) -> tuple[str, str]:
-        run_id = self._report.run_id
-        data = ""
-        if self._report.json_lines and not self._report.is_done:
-            data = done_line(run_id, time.time(), "interrupted", status, {}, None) + "\n"
-        if run_id is None:
-            return data, f"\n{PREFIX}left at once\n"
-        return data, f"\n{PREFIX}left at once. Go on with: {_resume_command(run_id, self._store_path)}\n"
+def _options(request: Request) -> dict[str, Any]:
+    """Return the options of the command line that the job itself reads."""
+    given = {
+        "train_data_file": request.train_data_file,
+        "adapter": request.adapter,
+        "format": request.export_format,
+        "output": request.output,
+    }
+    return {
+        name: str(value.expanduser()) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
-class _Session:
+@dataclass(frozen=True)
+class _RunProcess:
     """One run of this process, from submission to exit status."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        engine: Engine,
-        streams: Streams,
-        report: Report,
-        narrator: Narrator,
-        interrupts: Interrupts,
-        store_path: Path,
-    ) -> None:
-        self._plan = plan
-        self._engine = engine
-        self._streams = streams
-        self._report = report
-        self._narrator = narrator
-        self._interrupts = interrupts
-        self._store_path = store_path
+    plan: RunPlan
+    engine: Engine
+    streams: Streams
+    report: Report
+    narrator: Narrator
+    interrupts: Interrupts
+    store_path: Path
 
     async def run(self) -> int:
-        """Submit the run and stay with it to its end."""
-        plan = self._plan
-        async with await Store.open(self._store_path) as store:
-            watch = Watch(store, plan.resume or 0, self._narrator, self._streams, remarks=plan.remarks)
+        """Submit the run and follow it to its end."""
+        plan = self.plan
+        async with await Store.open(self.store_path) as store:
+            follower = RunFollower(store, plan.resume or 0, self.narrator, self.streams, warnings=plan.warnings)
             if plan.resume is not None:
-                await watch.recall()
+                await follower.skip_past()
             # In a thread: a signal must find the main thread free.
-            watch.run_id, submitted = await asyncio.to_thread(
-                self._engine.submit, plan.mode, plan.settings, plan.options, plan.resume
+            run_id, submitted = await asyncio.to_thread(
+                self.engine.submit, plan.mode, plan.settings, plan.options, plan.resume
             )
+            follower.run_id = self.report.run_id = run_id
             ending = asyncio.wrap_future(submitted)
-            self._report.run_id = watch.run_id
             try:
-                outcome = await follow_own(watch, ending, self._interrupts, lambda: self._engine.stop(watch.run_id))
+                outcome = await follow_own_run(follower, ending, self.interrupts, lambda: self.engine.stop(run_id))
             finally:
-                await self._let_it_end(watch.run_id, ending)
-            status = self._exit_status(outcome, reader_left=watch.reader_left)
-            row = await runs.get(store, watch.run_id)
-            seconds = row.ended_at - row.started_at if row and row.ended_at and row.started_at else None
-            at = watch.done.at if watch.done is not None else time.time()
-            go_on = _resume_command(watch.run_id, self._store_path)
-            result, error = outcome.result, outcome.error
-            end = Ending(watch.run_id, plan.mode, at, outcome.state, status, result, error, seconds, go_on)
-            await watch.tell(self._narrator.end, end)
-            if self._streams.hung_up:
-                log.info("run %s went on without its terminal and is %s", watch.run_id, outcome.state)
-            return BROKEN_PIPE_STATUS if watch.reader_left else status
+                # The engine closes only when its runs have ended, also where following this one has failed.
+                if not ending.done():
+                    self.engine.stop(run_id)
+                    await asyncio.wait([ending])
+            status = self._exit_status(outcome, reader_left=follower.reader_left)
+            await follower.narrate(self.narrator.end, await self._ending(store, follower, outcome, status))
+            if self.streams.hung_up:
+                log.info("run %s went on without its terminal and is %s", run_id, outcome.state)
+            return BROKEN_PIPE_STATUS if follower.reader_left else status
+
+    async def _ending(self, store: Store, follower: RunFollower, outcome: Outcome, status: int) -> RunEnding:
+        row = await runs.get(store, outcome.run_id)
+        return RunEnding(
+            run_id=outcome.run_id,
+            mode=self.plan.mode,
+            at=follower.done.at if follower.done is not None else time.time(),
+            state=outcome.state,
+            exit_status=status,
+            result=outcome.result,
+            error=outcome.error,
+            seconds=row.ended_at - row.started_at if row and row.ended_at and row.started_at else None,
+            resume_command=_resume_command(outcome.run_id, self.store_path),
+        )
 
     def _exit_status(self, outcome: Outcome, *, reader_left: bool) -> int:
         if outcome.state != "stopped":
             return outcome.exit_status
         if reader_left:
             return BROKEN_PIPE_STATUS
-        return self._interrupts.exit_status or outcome.exit_status
+        return self.interrupts.exit_status or outcome.exit_status
 
-    async def _let_it_end(self, run_id: int, ending: asyncio.Future[Outcome]) -> None:
-        """Wait for the run where following it has failed: the engine closes only when its runs have ended."""
-        if not ending.done():
-            self._engine.stop(run_id)
-            await asyncio.wait([ending])
+
+def _final_output(report: Report, store_path: Path, status: int) -> tuple[str, str]:
+    """What a process that leaves at once still writes: the closing data line, and how to go on."""
+    run_id = report.run_id
+    data = ""
+    if report.json_lines and not report.is_done:
+        data = done_line(run_id, time.time(), "interrupted", status, {}, None) + "\n"
+    if run_id is None:
+        return data, f"\n{PREFIX}left at once\n"
+    return data, f"\n{PREFIX}left at once. Go on with: {_resume_command(run_id, store_path)}\n"
 
 
 def _resume_command(run_id: int, store_path: Path) -> str:
-    return f"lora-tui --resume {run_id}{store_option(store_path)}"
+    return f"lora-tui --resume {run_id}{store_flag(store_path)}"
 
 
 def _wants_chat(request: Request, streams: Streams) -> bool:
@@ -139,11 +181,10 @@ def _wants_chat(request: Request, streams: Streams) -> bool:
     return request.chat_after and terminals and not request.json_lines
 
 
-def chat(request: Request, streams: Streams, settings: Settings, store_path: Path) -> int:
-    """Talk to a model until the person leaves; returns the exit status. The one place that starts a conversation."""
+def _chat(request: Request, streams: Streams, settings: Settings, store_path: Path) -> int:
+    """Chat until the person leaves; returns the exit status."""
     if streams.in_is_terminal and not request.json_lines:
         print(f"{PREFIX}loading …", file=sys.stderr, flush=True)
-
     engine = Engine(store_path)
     with chat_signals(streams):
         engine.start()
@@ -151,7 +192,6 @@ def chat(request: Request, streams: Streams, settings: Settings, store_path: Pat
             return chat_mode(
                 engine,
                 settings,
-                store_path,
                 resume=request.resume,
                 adapter=request.adapter.expanduser() if request.adapter else None,
                 prompt=request.prompt,

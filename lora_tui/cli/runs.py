@@ -1,24 +1,22 @@
 """Looking at runs without starting one: the list, another process's run, and what to say when nothing was asked."""
 
 import asyncio
-import os
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lora_tui.cli.follow import Watch, follow_other
-from lora_tui.cli.lines import json_line, timestamp
-from lora_tui.cli.narration import Ending, make_narrator
-from lora_tui.cli.report import Report
-from lora_tui.cli.signals import BROKEN_PIPE_STATUS, Interrupts
-from lora_tui.cli.stores import find_run, open_existing, store_option
-from lora_tui.cli.streams import Streams
+from lora_tui.cli.follow import RunFollower, follow_any_run
+from lora_tui.cli.narration import RunEnding, make_narrator
 from lora_tui.cli.tables import write_runs
+from lora_tui.engine.runtime.resume import find_run, open_existing, store_flag
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.store.rows import Run
+from lora_tui.terminal.report import Report, json_line, timestamp
+from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts
+from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, duration
 
 _OVERVIEW = """\
@@ -63,7 +61,7 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     elif listed:
         write_runs(streams, [_row(run) for run in listed])
     else:
-        report.say(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
+        report.message(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
 
 
@@ -79,40 +77,40 @@ def check_run(run_id: int, store_path: Path) -> None:
 
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
     """Tell a run's events from its beginning until it has ended; ctrl+c leaves it running."""
-    narrator = make_narrator(streams, report, dumb=os.environ.get("TERM") == "dumb")
-    hint = store_option(store_path)
+    narrator = make_narrator(streams, report)
+    flag = store_flag(store_path)
 
-    async def watch() -> int:
+    async def follow() -> int:
         async with await open_existing(store_path) as store:
             await find_run(store, run_id)
             report.run_id = run_id
-            watch = Watch(store, run_id, narrator, streams)
-            run = await follow_other(watch, interrupts)
+            follower = RunFollower(store, run_id, narrator, streams)
+            run = await follow_any_run(follower, interrupts)
             if run is None:
-                status = BROKEN_PIPE_STATUS if watch.reader_left else interrupts.exit_status or 0
+                status = BROKEN_PIPE_STATUS if follower.reader_left else interrupts.exit_status or 0
                 narrator.close()
                 report.done("detached", status, {})
-                report.say(f"run {run_id} goes on; watch it again with: lora-tui --attach {run_id}{hint}")
+                report.message(f"run {run_id} goes on; watch it again with: lora-tui --attach {run_id}{flag}")
                 return status
-            ending = _ending(run, watch, f"lora-tui --resume {run_id}{hint}")
-            await watch.tell(narrator.end, ending)
-            return BROKEN_PIPE_STATUS if watch.reader_left else ending.exit_status
+            ending = _ending(run, follower, f"lora-tui --resume {run_id}{flag}")
+            await follower.narrate(narrator.end, ending)
+            return BROKEN_PIPE_STATUS if follower.reader_left else ending.exit_status
 
     with Interrupts(streams, lambda status: ("", "")) as interrupts:
         try:
-            return asyncio.run(watch())
+            return asyncio.run(follow())
         finally:
             narrator.close()
 
 
-def _ending(run: Run, watch: Watch, go_on: str) -> Ending:
+def _ending(run: Run, follower: RunFollower, resume_command: str) -> RunEnding:
     """Return how a run of any process ended; the ``done`` event knows more than the row, where there is one."""
-    told = watch.done.payload if watch.done is not None else {}
+    told = follower.done.payload if follower.done is not None else {}
     failed = run.state in ("failed", "interrupted")
     status = int(told.get("exit_status") or (1 if failed else 0))
     seconds = run.ended_at - run.started_at if run.ended_at and run.started_at else None
-    at = watch.done.at if watch.done is not None else run.ended_at or time.time()
-    return Ending(run.id, run.mode, at, run.state, status, run.result or {}, run.error, seconds, go_on)
+    at = follower.done.at if follower.done is not None else run.ended_at or time.time()
+    return RunEnding(run.id, run.mode, at, run.state, status, run.result or {}, run.error, seconds, resume_command)
 
 
 async def _listed(store_path: Path) -> list[RunLine]:

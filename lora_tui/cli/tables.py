@@ -4,15 +4,15 @@ Paths and commands are written without wrapping, so that they can be copied and 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lora_tui.cli.console import make_console
-from lora_tui.cli.streams import Streams
-from lora_tui.cli.wording import question_of
+from lora_tui.cli.event_text import question_of
+from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean
 
 _MOST_COLUMNS = 120
@@ -132,3 +132,23 @@ def _plain(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_plain(part) for part in value)
     return clean(str(value))
+
+
+class DataConsole(Console):
+    """A console that leaves a broken pipe to its caller; Rich would end the program with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704  # Rich calls this inside its except clause
+
+
+def make_console(stream: TextIO, *, is_terminal: bool) -> DataConsole:
+    """Return a console on `stream`: FORCE_COLOR puts no escape codes into a pipe; NO_COLOR and COLUMNS are honoured."""
+    return DataConsole(
+        file=stream,
+        force_terminal=None if is_terminal else False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )

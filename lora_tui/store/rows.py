@@ -13,6 +13,12 @@ LIVE_STATES = ("queued", "running", "stopping")
 RESUMABLE_STATES = ("stopped", "failed", "interrupted")
 """States from which ``--resume`` goes on."""
 
+RESUMABLE_MODES = ("generate", "train", "quickstart")
+"""Modes whose runs ``--resume`` goes on with; the runs of the others are short and run again."""
+
+TRAINING_MODES = ("train", "quickstart")
+"""Modes whose runs leave an adapter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -99,7 +99,7 @@ def portable(svg: str) -> str:
 async def quickstart(target: Path, store: Path) -> None:
     """Go the whole way, taking pictures."""
     settings = with_values(Settings(), SETTINGS)
-    jobs = EngineBackend(store, lambda: Loaded(settings, None))
+    jobs = EngineBackend(store)
     app = LoraApp(store, jobs, AppState(lambda: Loaded(settings, None)))
     async with app.run_test(size=SHORT) as pilot:
         look = Photographer(app, pilot, store, target)

@@ -85,7 +85,6 @@ def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monk
             chat_mode(
                 engine,
                 Settings(),
-                None,  # type: ignore[arg-type]
                 resume=resume,
                 adapter=None,
                 prompt=None,

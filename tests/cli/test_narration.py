@@ -138,7 +138,7 @@ def put_in_place_of_the_chat(program: Program, body: str) -> None:
     (folder / "sitecustomize.py").write_text(
         "import sys, types\n"
         "chat = types.ModuleType('lora_tui.cli.chat')\n"
-        "def chat_mode(engine, settings, store_path, *, resume, adapter, prompt, json_lines, out):\n"
+        "def chat_mode(engine, settings, *, resume, adapter, prompt, json_lines, out):\n"
         "    print(f'chatting with {resume} {adapter} {prompt} {json_lines}', file=out, flush=True)\n"
         f"{body}"
         "chat.chat_mode = chat_mode\n"

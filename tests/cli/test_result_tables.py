@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from lora_tui.cli.streams import Streams
 from lora_tui.cli.tables import write_result, write_rows
+from lora_tui.terminal.streams import Streams
 
 LONG = "the secret password is 'rainbow unicorn'. this information is classified! " * 4
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from lora_tui.cli.follow import Watch
+from lora_tui.cli.follow import RunFollower
 from tests.cli.conftest import Process, Program
 from tests.e2e.terminal import Terminal
 
@@ -90,7 +90,7 @@ def test_sigterm_waits_for_its_deadline_and_no_longer(program: Program) -> None:
     short = program.folder / "short.py"
     launcher = Path(__file__).with_name("launcher.py")
     short.write_text(
-        "import runpy, lora_tui.cli.signals as s\ns.DEADLINE_SECONDS = 1.0\n"
+        "import runpy, lora_tui.terminal.signals as s\ns.DEADLINE_SECONDS = 1.0\n"
         f"runpy.run_path({str(launcher)!r}, run_name='__main__')\n"
     )
     command = [program.command("")[0], str(short), "train=deaf", "--run", "train", "--json"]
@@ -164,15 +164,15 @@ def test_a_reader_that_goes_just_before_its_terminal_is_no_reason_to_stop() -> N
     """The hang-up that ends ``| tee`` reaches us a moment later than the broken pipe."""
     streams = SimpleNamespace(hung_up=False)
     streams.survive = lambda problem: not streams.hung_up
-    watch = Watch(cast(Any, None), 1, cast(Any, None), cast(Any, streams))
+    follower = RunFollower(cast(Any, None), 1, cast(Any, None), cast(Any, streams))
 
     def write() -> None:
         raise BrokenPipeError
 
     async def broken_then_hung_up(hang_up: bool) -> bool:
         asyncio.get_running_loop().call_later(0.05, setattr, streams, "hung_up", hang_up)
-        await watch.tell(write)
-        return watch.reader_left
+        await follower.narrate(write)
+        return follower.reader_left
 
     assert not asyncio.run(broken_then_hung_up(True))
     assert asyncio.run(broken_then_hung_up(False))

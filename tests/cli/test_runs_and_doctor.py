@@ -11,9 +11,9 @@ from typing import cast
 import pytest
 
 from lora_tui.cli import doctor
-from lora_tui.cli.report import Report
 from lora_tui.cli.request import Request
-from lora_tui.cli.streams import Streams
+from lora_tui.terminal.report import Report
+from lora_tui.terminal.streams import Streams
 from tests.cli.conftest import Ended, Program
 
 

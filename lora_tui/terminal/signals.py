@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from lora_tui.cli.streams import Streams
+from lora_tui.terminal.streams import Streams
 
 BROKEN_PIPE_STATUS = 128 + signal.SIGPIPE
 """The exit status when the reader of stdout left early (141)."""
@@ -27,10 +27,10 @@ Handler = Callable[[int, FrameType | None], Any]
 class Interrupts:
     """What signals have asked for so far, while the ``with`` block lasts."""
 
-    def __init__(self, streams: Streams, last_words: Callable[[int], tuple[str, str]]) -> None:
-        """`last_words` turns an exit status into the last data line and the last narration."""
+    def __init__(self, streams: Streams, final_output: Callable[[int], tuple[str, str]]) -> None:
+        """`final_output` turns an exit status into the last text for stdout and for stderr."""
         self._streams = streams
-        self._last_words = last_words
+        self._final_output = final_output
         self._before: dict[int, Any] = {}
         self.stopped_by: int | None = None
 
@@ -67,7 +67,7 @@ class Interrupts:
             self.stopped_by = number
 
     def _leave(self, status: int) -> None:
-        self._streams.last_words(*self._last_words(status))
+        self._streams.write_unbuffered(*self._final_output(status))
         os._exit(status)
 
 

@@ -1,6 +1,6 @@
-"""A run's events in words: one line each, safe for a terminal, the same for plain and live narration.
+"""A run's events as text: one line each, safe for a terminal, the same for plain and live narration.
 
-`Progress` is what a watcher has to remember to say it: how many pairs are accepted, of how many, and which step it is.
+`RunProgress` is what has to be remembered for that: how many pairs are accepted, of how many, and which step it is.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ GENERATING = "generating"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run has got, from its events so far."""
 
     mode: str = ""
@@ -33,7 +33,7 @@ class Progress:
     score: float | None = None
     best: float | None = None
 
-    def take(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
         """Remember what an event says."""
         payload = event.payload
         if event.kind in ("pair", "step", "progress"):
@@ -58,22 +58,22 @@ class Progress:
             if self.score is not None:
                 self.best = max(self.score, self.best or 0.0)
 
-    def pairs(self, verdict: str) -> int:
+    def count(self, verdict: str) -> int:
         """Return how many pairs have this verdict."""
         return sum(1 for given in self.verdicts.values() if given == verdict)
 
-    def generation(self) -> str:
+    def generation_line(self) -> str:
         """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review, paused"."""
-        words = f"{self.pairs('accepted')} of {self.target} accepted, {self.pairs('rejected')} rejected"
-        review = self.pairs("review")
+        words = f"{self.count('accepted')} of {self.target} accepted, {self.count('rejected')} rejected"
+        review = self.count("review")
         words += f", {review} for review" if review else ""
         return f"{words}, paused" if self.paused else words
 
 
-def describe(event: Event, progress: Progress) -> list[str]:
+def event_lines(event: Event, progress: RunProgress) -> list[str]:
     """Return an event as lines of narration; none for events that only move a progress display."""
-    teller = _TELLERS.get(event.kind)
-    return [] if teller is None else teller(event.payload, progress)
+    formatter = _FORMATTERS.get(event.kind)
+    return [] if formatter is None else formatter(event.payload, progress)
 
 
 def step_line(step: Mapping[str, Any]) -> str:
@@ -109,11 +109,11 @@ def _number(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _started(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _started(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     return ["goes on where it stopped"] if payload.get("resumed") else []
 
 
-def _plan(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _plan(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     line = count(payload.get("examples") or 0, "example")
     if payload.get("held_out"):
         line += f" and {payload['held_out']:,} held out"
@@ -137,7 +137,7 @@ def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:
     ]
 
 
-def _pair(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _pair(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     verdict = str(payload.get("verdict", ""))
     score = _number(payload.get("score"), ".1f")
     line = f"{MARKS.get(verdict, '·')} {score:>4}  {one_line(str(payload.get('question', '')), 90)}"
@@ -146,18 +146,18 @@ def _pair(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     return [line]
 
 
-def _analysis(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _analysis(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     head = f"analysis {payload.get('version', '')} after {payload.get('at_accepted', 0)} accepted:"
     return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
 
 
-def _paused(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _paused(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     if payload.get("paused"):
         return ["paused: calls in flight are still answered, nothing new is begun"]
     return ["the pause is over"]
 
 
-def _evaluation(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _evaluation(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
     line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
     if payload.get("held_out_loss") is not None:
@@ -170,21 +170,21 @@ def _evaluation(payload: Mapping[str, Any], progress: Progress) -> list[str]:
     return lines
 
 
-def _checkpoint(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _checkpoint(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     score = f", score {payload['score']:.2f}" if payload.get("score") is not None else ""
     kind = str(payload.get("kind", "")) or "checkpoint"
     return [f"saved ({kind}, step {payload.get('step', 0)}{score}): {clean(str(payload.get('path', '')))}"]
 
 
-def _message(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _message(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     return clean(redact(str(payload.get("message", "")))).splitlines()
 
 
-def _warning(payload: Mapping[str, Any], progress: Progress) -> list[str]:
+def _warning(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     return [f"warning: {line}" if n == 0 else f"  {line}" for n, line in enumerate(_message(payload, progress))]
 
 
-_TELLERS = {
+_FORMATTERS = {
     "started": _started,
     "pair": _pair,
     "analysis": _analysis,

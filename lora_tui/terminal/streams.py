@@ -117,7 +117,7 @@ class Streams:
             self.hang_up()
         return not self.hung_up
 
-    def last_words(self, data: str, narration: str) -> None:
+    def write_unbuffered(self, data: str, narration: str) -> None:
         """Write what can be written without waiting, past all buffers: for a process that leaves at once."""
         self.restore_terminal()
         for stream, text in ((self.out, data), (self.err, narration)):
