@@ -167,19 +167,19 @@ class EngineBackend:
         """What a training run with these settings will be."""
         from lora_tui.backend.forecast_text import training_forecast
 
-        return training_forecast(await self._outlook(settings, data_file))
+        return training_forecast(await self._forecast(settings, data_file))
 
     async def forecast_generation(self, settings: "Settings") -> Forecast:
         """What a generation run with these settings will be."""
         from lora_tui.backend.forecast_text import generation_forecast
 
-        return generation_forecast(await self._outlook(settings, None), settings)
+        return generation_forecast(await self._forecast(settings, None), settings)
 
-    async def _outlook(self, settings: "Settings", data_file: Path | None) -> Any:
-        outlook = await asyncio.to_thread(_outlook_function)
+    async def _forecast(self, settings: "Settings", data_file: Path | None) -> Any:
+        forecast = await asyncio.to_thread(_forecast_function)
         if self._engine is None and not self._store_path.is_file():  # one look at the disk
-            return await outlook(settings, None, data_file)  # looking ahead creates no store
-        return await self._on_store(lambda store: outlook(settings, store, data_file))
+            return await forecast(settings, None, data_file)  # a forecast creates no store
+        return await self._on_store(lambda store: forecast(settings, store, data_file))
 
     # Talking
 
@@ -208,10 +208,10 @@ class EngineBackend:
         return _EngineConversation(self._started(), session)
 
 
-def _outlook_function() -> Any:
-    from lora_tui.engine.forecast.forecast import outlook
+def _forecast_function() -> Any:
+    from lora_tui.engine.forecast.forecast import forecast_settings
 
-    return outlook
+    return forecast_settings
 
 
 def _in_file(words: str, file: Path | None, problem: str | None) -> str:

@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 from lora_tui.config import Settings
-from lora_tui.engine.forecast.estimate import Estimate
-from lora_tui.engine.forecast.forecast import Outlook
+from lora_tui.engine.forecast.forecast import SettingsForecast
+from lora_tui.engine.forecast.types import Estimate
 from lora_tui.protocol.backend import Blocker, Forecast
 from lora_tui.text import count, duration, one_line
 
 _GENERATION = "data_generation"
 
 
-def training_forecast(outlook: Outlook) -> Forecast:
+def training_forecast(forecast: SettingsForecast) -> Forecast:
     """What training will be."""
-    training = outlook.training
+    training = forecast.training
     data, length, model, memory = training.data, training.length, training.model, training.memory
-    lines = [("data", _data(outlook))]
+    lines = [("data", _data(forecast))]
     if data.tokens.value is not None:
         lines.append(("tokens", f"{_figure(data.tokens)} an epoch"))
     said = [data.problem or ""]  # a reason that stands in one line is not repeated in those below
@@ -48,12 +48,12 @@ def training_forecast(outlook: Outlook) -> Forecast:
             else f"about {duration(seconds.value)} ({seconds.note})",
         )
     )
-    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=False)), _no_file(outlook))
+    return Forecast(tuple(lines), tuple(_of(forecast.warnings, generation=False)), _no_file(forecast))
 
 
-def _no_file(outlook: Outlook) -> Blocker | None:
+def _no_file(forecast: SettingsForecast) -> Blocker | None:
     """What to say where the training file does not exist."""
-    data = outlook.training.data
+    data = forecast.training.data
     if data.exists:
         return None
     return Blocker(
@@ -63,8 +63,8 @@ def _no_file(outlook: Outlook) -> Blocker | None:
     )
 
 
-def _data(outlook: Outlook) -> str:
-    data = outlook.training.data
+def _data(forecast: SettingsForecast) -> str:
+    data = forecast.training.data
     if not data.exists:
         return f"{one_line(str(data.path), 60)} does not exist: 1 makes one, 6 names another"
     if data.problem is not None:
@@ -75,11 +75,11 @@ def _data(outlook: Outlook) -> str:
     return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped}){held_out}"
 
 
-def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:
+def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forecast:
     """What generation will be."""
-    generation = outlook.generation
-    blocker = _no_folder(outlook) or _no_key(outlook)
-    if _no_folder(outlook) is not None:
+    generation = forecast.generation
+    blocker = _no_folder(forecast) or _no_key(forecast)
+    if _no_folder(forecast) is not None:
         lines = [("folder", f"{one_line(str(generation.folder), 60)} does not exist: create it, or 6 names another")]
     elif generation.problem is not None and generation.files.value is None:
         lines = [("folder", one_line(generation.problem, 200))]
@@ -101,12 +101,12 @@ def generation_forecast(outlook: Outlook, settings: Settings) -> Forecast:
         lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
     if generation.key_needed or generation.key_set:
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
-    return Forecast(tuple(lines), tuple(_of(outlook.warnings, generation=True)), blocker)
+    return Forecast(tuple(lines), tuple(_of(forecast.warnings, generation=True)), blocker)
 
 
-def _no_folder(outlook: Outlook) -> Blocker | None:
+def _no_folder(forecast: SettingsForecast) -> Blocker | None:
     """What to say where the folder with the text does not exist."""
-    generation = outlook.generation
+    generation = forecast.generation
     if generation.problem is None or generation.folder.exists():  # one look at the disk
         return None
     return Blocker(
@@ -116,9 +116,9 @@ def _no_folder(outlook: Outlook) -> Blocker | None:
     )
 
 
-def _no_key(outlook: Outlook) -> Blocker | None:
+def _no_key(forecast: SettingsForecast) -> Blocker | None:
     """What to say where the endpoint wants a key and none is set."""
-    generation = outlook.generation
+    generation = forecast.generation
     if generation.key_set or not generation.key_needed:
         return None
     return Blocker(

@@ -9,7 +9,7 @@ import pytest
 
 from lora_tui.config import with_values
 from lora_tui.engine.jobs import preflight
-from lora_tui.engine.models.model_source import check_source, locate
+from lora_tui.engine.models.hub_info import check_source, locate
 from lora_tui.errors import LoraTuiError, UnreachableError
 from tests.engine.conftest import Workshop
 
@@ -30,9 +30,9 @@ def nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [Refusal, *sys.meta_path])
 
 
-def adapter(folder: Path, **papers: Any) -> Path:
+def adapter(folder: Path, **metadata: Any) -> Path:
     folder.mkdir()
-    for name, content in (("adapter_config.json", {}), ("lora_tui.json", papers)):
+    for name, content in (("adapter_config.json", {}), ("lora_tui.json", metadata)):
         (folder / name).write_text(json.dumps(content))
     (folder / "adapter_model.safetensors").touch()
     return folder

@@ -304,7 +304,7 @@ async def open_session(
     if source is not None:
         model, source = await _adapted(host, options, base, source)
     by_template = bool(base.tokenizer.chat_template) and (
-        source is None or bool(source.papers.get("chat_template", False))
+        source is None or bool(source.metadata.get("chat_template", False))
     )
     history = History(base.tokenizer, by_template, context_tokens(base.model))
     conversation = await _begin(store, source, base.name)

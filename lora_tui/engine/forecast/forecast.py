@@ -12,38 +12,42 @@ from pathlib import Path
 
 from lora_tui.config import Settings, advise
 from lora_tui.config.reference import toml_value
-from lora_tui.engine.forecast.estimate import Estimate
-from lora_tui.engine.forecast.generation import GenerationOutlook, generation_outlook
-from lora_tui.engine.forecast.training import TrainingOutlook, training_outlook
+from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
+from lora_tui.engine.forecast.training import forecast_training
+from lora_tui.engine.forecast.types import Estimate, TrainingForecast
 from lora_tui.engine.models.architecture import layer_names
-from lora_tui.engine.models.hub_info import model_facts
+from lora_tui.engine.models.hub_info import model_info
 from lora_tui.store.connection import Store
 from lora_tui.store.history import PlannedRun, planned_runs
 from lora_tui.text import one_line
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class SettingsForecast:
     """What training and generation will be; each line of `warnings` begins with a key and its value."""
 
-    training: TrainingOutlook
-    generation: GenerationOutlook
+    training: TrainingForecast
+    generation: GenerationForecast
     warnings: tuple[str, ...]
 
 
-async def outlook(settings: Settings, store: Store | None = None, data_file: Path | None = None) -> Outlook:
+async def forecast_settings(
+    settings: Settings, store: Store | None = None, data_file: Path | None = None
+) -> SettingsForecast:
     """Return what these settings will do, with what the runs in `store` tell of speed and tokens.
 
     `data_file` is what ``--train-data-file`` names. Files are read in a thread; the first time that takes a while.
     """
     history = await planned_runs(store) if store is not None else []
-    return await asyncio.to_thread(look_ahead, settings, history, data_file)
+    return await asyncio.to_thread(forecast_with_history, settings, history, data_file)
 
 
-def look_ahead(settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None) -> Outlook:
+def forecast_with_history(
+    settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
+) -> SettingsForecast:
     """Return what these settings will do; blocks while files are read. `history` is newest first."""
-    training = training_outlook(settings, history, data_file)
-    shape = model_facts(settings.fine_tuning.model_name).shape
+    training = forecast_training(settings, history, data_file)
+    architecture = model_info(settings.fine_tuning.model_name).architecture
     warnings = [
         *_lacking(settings, training),
         *advise(
@@ -51,18 +55,18 @@ def look_ahead(settings: Settings, history: Sequence[PlannedRun] = (), data_file
             optimizer_steps=_whole(training.length.steps),
             trainable_parameters=_whole(training.model.trainable_parameters),
             examples=_whole(training.data.examples),
-            hidden_size=None if shape is None else shape.hidden,
-            model_type=None if shape is None else shape.model_type,
+            hidden_size=None if architecture is None else architecture.hidden,
+            model_type=None if architecture is None else architecture.model_type,
         ),
     ]
-    return Outlook(training, generation_outlook(settings), tuple(warnings))
+    return SettingsForecast(training, forecast_generation(settings), tuple(warnings))
 
 
 def _whole(figure: Estimate) -> int | None:
     return None if figure.value is None else int(figure.value)
 
 
-def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
+def _lacking(settings: Settings, training: TrainingForecast) -> Iterator[str]:
     """Yield what will keep training from beginning or from ending well on this machine."""
     tuning = settings.fine_tuning
     if not training.device.present:
@@ -75,13 +79,13 @@ def _lacking(settings: Settings, training: TrainingOutlook) -> Iterator[str]:
             "fine_tuning.qlora = true: bitsandbytes is not installed, so training will refuse to begin; "
             "pip install 'lora-tui[qlora]', or set false"
         )
-    shape = model_facts(tuning.model_name).shape
-    if training.model.unknown_targets and shape is not None:
+    architecture = model_info(tuning.model_name).architecture
+    if training.model.unknown_targets and architecture is not None:
         targets = one_line(toml_value(tuning.lora.target_modules), 60)
         what = f'this model has no linear layer "{one_line(training.model.unknown_targets[0], 40)}"'
         yield (
             f"fine_tuning.lora.target_modules = {targets}: {what}, so training will refuse to begin; "
-            f'it has {", ".join(layer_names(shape))}, or set "all-linear"'
+            f'it has {", ".join(layer_names(architecture))}, or set "all-linear"'
         )
     total, free = training.memory.total.value, training.memory.free.value
     if total is not None and free is not None and total > free:

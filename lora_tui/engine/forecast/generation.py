@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lora_tui.config import Settings
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.forecast.estimate import Estimate
+from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.documents import Candidate
@@ -43,7 +43,7 @@ _SECONDS_A_LISTING_HOLDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationOutlook:
+class GenerationForecast:
     """What generation will read and cost.
 
     `problem` says why the folder cannot be used; `skipped` counts the files in it that are not read. `key_set` tells
@@ -73,7 +73,7 @@ class _Calls:
     analyse: int
 
 
-def generation_outlook(settings: Settings) -> GenerationOutlook:
+def forecast_generation(settings: Settings) -> GenerationForecast:
     """Return what generation with these settings will take; blocks while the folder is listed. Never raises."""
     data = settings.data_generation
     folder = Path(data.input_folder)
@@ -84,7 +84,7 @@ def generation_outlook(settings: Settings) -> GenerationOutlook:
     calls = _calls(data)
     sent, written, dollars = _cost(data, used, calls, problem)
     note = "if every pair is accepted"
-    return GenerationOutlook(
+    return GenerationForecast(
         folder=folder,
         problem=problem,
         files=_unknown(problem) if problem and not candidates else Estimate(len(used)),

@@ -1,14 +1,13 @@
 """What a training run will be, seen before it begins and without torch: its length, its memory, its time.
 
-Three sources are joined: the training file (`survey`), the base model's shape (`model_facts`), and earlier runs of the
+Three sources are joined: the training file (`survey`), the base model's shape (`model_info`), and earlier runs of the
 same store. Each figure says where it comes from; what none of the three tells stays unknown, with the reason.
 """
 
 import importlib.metadata
 import socket
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -18,122 +17,51 @@ from lora_tui.config.models import FineTuning, Training
 from lora_tui.engine.data.holdout import drawn
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.data.survey import Survey, survey
-from lora_tui.engine.forecast.estimate import Estimate
+from lora_tui.engine.forecast.types import (
+    DataForecast,
+    DeviceForecast,
+    Estimate,
+    LengthForecast,
+    MemoryForecast,
+    ModelForecast,
+    TrainingForecast,
+)
 from lora_tui.engine.models import activation_memory
-from lora_tui.engine.models.architecture import Shape, linear_layers, lora_parameters, unknown_targets
-from lora_tui.engine.models.hub_info import ModelFacts, model_facts
+from lora_tui.engine.models.architecture import Architecture, linear_layers, lora_parameters, unknown_targets
+from lora_tui.engine.models.hub_info import ModelInfo, model_info
 from lora_tui.engine.training import length
 from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
 
 
-@dataclass(frozen=True, slots=True)
-class DataOutlook:
-    """The training file: its examples by form, records that are skipped, and the tokens of one epoch.
-
-    `examples` and `tokens` are those that are trained on; `held_out` more are not.
-    """
-
-    path: Path
-    exists: bool
-    problem: str | None
-    examples: Estimate
-    forms: Mapping[str, int]
-    skipped: int
-    tokens: Estimate
-    held_out: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class LengthOutlook:
-    """Optimizer steps, and what comes on the way if nothing ends the run early."""
-
-    steps_per_epoch: Estimate
-    steps: Estimate
-    warmup_steps: Estimate
-    evaluations: Estimate
-    checkpoints: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOutlook:
-    """The base model's parameters, and those that LoRA adds to it."""
-
-    name: str
-    config: Path | None
-    parameters: Estimate
-    trainable_parameters: Estimate
-    unknown_targets: tuple[str, ...]
-    """Names among the targets that no linear layer of the model has: training refuses them."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceOutlook:
-    """Where training will run, as far as that can be told without torch; `present` is False where there is none."""
-
-    kind: Literal["cpu", "cuda", "mps"]
-    index: int
-    name: str
-    present: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryOutlook:
-    """Bytes on the device: the frozen weights, the adapters with all that trains them, a step's activations.
-
-    `dtype` is the precision that is reckoned with, `recomputation` which activations are computed again (None:
-    not known yet), `free` what the device has left now.
-    """
-
-    dtype: str
-    weights: Estimate
-    adapters: Estimate
-    activations: Estimate
-    total: Estimate
-    free: Estimate
-    recomputation: activation_memory.Recomputation | None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOutlook:
-    """What training will be. `seconds` is the time of its steps, evaluations left out."""
-
-    data: DataOutlook
-    length: LengthOutlook
-    model: ModelOutlook
-    device: DeviceOutlook
-    memory: MemoryOutlook
-    seconds: Estimate
-
-
-def training_outlook(
+def forecast_training(
     settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
-) -> TrainingOutlook:
+) -> TrainingForecast:
     """Return what training with these settings will be; blocks while the data file is read. Never raises.
 
     `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first.
     """
     tuning = settings.fine_tuning
     found = survey(training_file(settings, data_file))
-    facts = model_facts(tuning.model_name)
+    info = model_info(tuning.model_name)
     device = expected_device(tuning.device)
     of_model = [run for run in history if run.plan.get("model") == tuning.model_name]
     of_machine = [run for run in of_model if run.host == socket.gethostname() and _kind(run) == device.kind]
     data = _data(found, of_model, tuning.training)
     run_length = _length(data, tuning)
-    model = _model(facts, tuning, of_model)
-    return TrainingOutlook(
+    model = _model(info, tuning, of_model)
+    return TrainingForecast(
         data=data,
         length=run_length,
         model=model,
         device=device,
-        memory=_memory(facts, model, found, tuning, device, of_machine),
+        memory=_memory(info, model, found, tuning, device, of_machine),
         seconds=_seconds(data, run_length, tuning, device, of_machine),
     )
 
 
-def expected_device(setting: str) -> DeviceOutlook:
+def expected_device(setting: str) -> DeviceForecast:
     """Return the device that ``fine_tuning.device`` will mean: for "auto" a card, else Apple's, else the processor."""
     kind, _, number = setting.partition(":")
     cards = gpus() if _torch_has_cuda() else ()
@@ -142,10 +70,10 @@ def expected_device(setting: str) -> DeviceOutlook:
     index = int(number or 0)
     if kind == "cuda":
         present = index < len(cards)
-        return DeviceOutlook("cuda", index, cards[index].name if present else "no such card", present)
+        return DeviceForecast("cuda", index, cards[index].name if present else "no such card", present)
     if kind == "mps":
-        return DeviceOutlook("mps", 0, "Apple GPU" if has_apple_gpu() else "no Apple GPU", has_apple_gpu())
-    return DeviceOutlook("cpu", 0, "CPU", present=True)
+        return DeviceForecast("mps", 0, "Apple GPU" if has_apple_gpu() else "no Apple GPU", has_apple_gpu())
+    return DeviceForecast("cpu", 0, "CPU", present=True)
 
 
 @cache
@@ -161,10 +89,10 @@ def _kind(run: PlannedRun) -> str:
     return str(run.plan.get("device", "")).partition(":")[0]
 
 
-def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> DataOutlook:
+def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> DataForecast:
     if found.problem is not None:
         unknown = Estimate(None, found.problem)
-        return DataOutlook(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
+        return DataForecast(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
     held_out = set(drawn(found.questions, training.validation_share, training.seed))
     same = next((run for run in of_model if _same_data(run, found, training.max_length)), None)
     if same is not None:
@@ -180,7 +108,7 @@ def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> 
         examples = Estimate(found.examples - len(held_out))
         trained = found.tokens_up_to(training.max_length, without=held_out)
         tokens = Estimate(trained, "four characters a token", estimated=True)
-    return DataOutlook(found.path, True, None, examples, found.forms, found.skipped, tokens, Estimate(len(held_out)))
+    return DataForecast(found.path, True, None, examples, found.forms, found.skipped, tokens, Estimate(len(held_out)))
 
 
 def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
@@ -197,7 +125,7 @@ def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
     )
 
 
-def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
+def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     training = tuning.training
     together = training.batch_size * training.gradient_accumulation_steps
     if data.examples.value is None:
@@ -209,14 +137,14 @@ def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
         steps = length.total_steps(examples, together, training.max_epochs, training.max_steps)
     if steps is None:
         unknown = Estimate(None, data.examples.note)
-        return LengthOutlook(unknown, unknown, unknown, unknown, unknown)
+        return LengthForecast(unknown, unknown, unknown, unknown, unknown)
     early = "at most: target_score or patience may end the run before"
     if per_epoch is None and not training.eval_steps:
         evaluations = Estimate(None, data.examples.note)
     else:
         times = length.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
         evaluations = Estimate(times, early)
-    return LengthOutlook(
+    return LengthForecast(
         steps_per_epoch=Estimate(None, data.examples.note) if per_epoch is None else Estimate(per_epoch),
         steps=Estimate(steps, early),
         warmup_steps=Estimate(min(tuning.scheduler.warmup_steps, steps)),
@@ -225,44 +153,44 @@ def _length(data: DataOutlook, tuning: FineTuning) -> LengthOutlook:
     )
 
 
-def _model(facts: ModelFacts, tuning: FineTuning, of_model: Sequence[PlannedRun]) -> ModelOutlook:
-    if facts.shape is None:
-        why = facts.problem or "its shape is not known"
+def _model(info: ModelInfo, tuning: FineTuning, of_model: Sequence[PlannedRun]) -> ModelForecast:
+    if info.architecture is None:
+        why = info.problem or "its shape is not known"
         counted = next((run for run in of_model if "parameters" in run.plan), None)
         parameters = Estimate(None, why)
         if counted is not None:
             base = counted.plan["parameters"] - counted.plan.get("trainable_parameters", 0)
             parameters = Estimate(base, f"as run {counted.id} counted them")
-        return ModelOutlook(facts.name, facts.config, parameters, Estimate(None, why), ())
-    parameters = Estimate(facts.shape.parameters)
-    if unknown := unknown_targets(facts.shape, tuning.lora.target_modules):
+        return ModelForecast(info.name, info.config, parameters, Estimate(None, why), ())
+    parameters = Estimate(info.architecture.parameters)
+    if unknown := unknown_targets(info.architecture, tuning.lora.target_modules):
         trained = Estimate(None, f'this model has no linear layer "{unknown[0]}"')
     else:
-        trained = Estimate(lora_parameters(facts.shape, tuning.lora))
-    return ModelOutlook(facts.name, facts.config, parameters, trained, tuple(unknown))
+        trained = Estimate(lora_parameters(info.architecture, tuning.lora))
+    return ModelForecast(info.name, info.config, parameters, trained, tuple(unknown))
 
 
 def _memory(
-    facts: ModelFacts,
-    model: ModelOutlook,
+    info: ModelInfo,
+    model: ModelForecast,
     found: Survey,
     tuning: FineTuning,
-    device: DeviceOutlook,
+    device: DeviceForecast,
     of_machine: Sequence[PlannedRun],
-) -> MemoryOutlook:
+) -> MemoryForecast:
     dtype, note = _precision(tuning.dtype, device, of_machine)
     width = activation_memory.WIDTHS[dtype]
     weights = _times(model.parameters, width, note)
     if tuning.qlora:
-        why = "4-bit weights: " + (facts.problem or "its shape is not known")
-        weights = Estimate(None, why) if facts.shape is None else _in_four_bits(facts.shape, width)
+        why = "4-bit weights: " + (info.problem or "its shape is not known")
+        weights = Estimate(None, why) if info.architecture is None else _in_four_bits(info.architecture, width)
     adapters = _times(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
-    activations, way = Estimate(None, facts.problem or "its shape is not known"), None
-    if facts.shape is not None:
-        by_hand = device.kind == "cpu" and facts.shape.model_type in activation_memory.BY_HAND
+    activations, way = Estimate(None, info.problem or "its shape is not known"), None
+    if info.architecture is not None:
+        by_hand = device.kind == "cpu" and info.architecture.model_type in activation_memory.BY_HAND
         sizes = activation_memory.Sizes(
-            facts.shape.hidden, facts.shape.intermediate, facts.shape.layers, width, by_hand
+            info.architecture.hidden, info.architecture.intermediate, info.architecture.layers, width, by_hand
         )
         longest, budget = found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
         row = max(longest, budget)
@@ -276,10 +204,10 @@ def _memory(
     known = [part for part in parts if part is not None]
     missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
     total = Estimate(sum(known), note, estimated=True) if len(known) == len(parts) else Estimate(None, missing)
-    return MemoryOutlook(dtype, weights, adapters, activations, total, free, way)
+    return MemoryForecast(dtype, weights, adapters, activations, total, free, way)
 
 
-def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[PlannedRun]) -> tuple[str, str]:
+def _precision(setting: str, device: DeviceForecast, of_machine: Sequence[PlannedRun]) -> tuple[str, str]:
     """Return the precision that is reckoned with, and how it was found."""
     if setting != "auto":
         return setting, f"in {setting}"
@@ -293,10 +221,10 @@ def _precision(setting: str, device: DeviceOutlook, of_machine: Sequence[Planned
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
 
 
-def _in_four_bits(shape: Shape, width: int) -> Estimate:
+def _in_four_bits(architecture: Architecture, width: int) -> Estimate:
     """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
-    packed = sum(layer.inputs * layer.outputs for layer in linear_layers(shape) if layer.name != "lm_head")
-    rest = shape.parameters - packed
+    packed = sum(layer.inputs * layer.outputs for layer in linear_layers(architecture) if layer.name != "lm_head")
+    rest = architecture.parameters - packed
     return Estimate(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
 
 
@@ -312,7 +240,7 @@ def _recomputation(
     tokens: int,
     free: Estimate,
     weights: Estimate,
-    device: DeviceOutlook,
+    device: DeviceForecast,
 ) -> activation_memory.Recomputation | None:
     """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
     if setting != "auto":
@@ -322,7 +250,7 @@ def _recomputation(
     return activation_memory.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
 
 
-def _free_bytes(device: DeviceOutlook) -> Estimate:
+def _free_bytes(device: DeviceForecast) -> Estimate:
     load = device_load()
     if device.kind != "cuda":
         return Estimate(min(load.memory_total - load.memory_used, free_memory()))
@@ -333,7 +261,11 @@ def _free_bytes(device: DeviceOutlook) -> Estimate:
 
 
 def _seconds(
-    data: DataOutlook, run: LengthOutlook, tuning: FineTuning, device: DeviceOutlook, of_machine: Sequence[PlannedRun]
+    data: DataForecast,
+    run: LengthForecast,
+    tuning: FineTuning,
+    device: DeviceForecast,
+    of_machine: Sequence[PlannedRun],
 ) -> Estimate:
     """Return the time of all steps: the tokens of the run by the median speed of earlier runs like it."""
     if data.tokens.value is None or run.steps.value is None or not run.steps_per_epoch.value:

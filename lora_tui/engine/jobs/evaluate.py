@@ -88,8 +88,8 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     """
     fine_tuning = ctx.settings.fine_tuning
     if source.prompts and _unchanged(ctx):
-        return source.prompts
-    data_file = Path(source.papers.get("data", {}).get("file", ""))
+        return [TestPrompt(**prompt) for prompt in source.prompts]
+    data_file = Path(source.metadata.get("data", {}).get("file", ""))
     if not data_file.is_file():
         return plain_prompts(fine_tuning)
     prompts, warning = resolve_prompts(fine_tuning, read_examples(data_file).examples)
@@ -101,7 +101,7 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
 def _most_tokens(ctx: RunContext, source: AdapterSource) -> int:
     """How long answers may be: as in the adapter's training, so that the scores compare, unless the user says so."""
     configured = ctx.settings.fine_tuning.evaluation.max_new_tokens
-    return int(source.papers.get("max_new_tokens", configured)) if _unchanged(ctx) else configured
+    return int(source.metadata.get("max_new_tokens", configured)) if _unchanged(ctx) else configured
 
 
 def _unchanged(ctx: RunContext) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from lora_tui.engine.data.read import read_examples, training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
-from lora_tui.engine.models.model_source import check_source
+from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import write_atomically

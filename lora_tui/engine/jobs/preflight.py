@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.config import Settings
 from lora_tui.engine.data.read import ReadResult, read_examples, training_file
 from lora_tui.engine.models.adapter_source import AdapterSource, base_name, find_adapter
-from lora_tui.engine.models.model_source import check_source
+from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError

@@ -21,7 +21,7 @@ from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import Scored, score_model
 from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.jobs.evaluate import emit_evaluation
-from lora_tui.engine.models.adapter_source import PAPERS
+from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.review.aggregators import evaluation_aggregator
@@ -208,7 +208,7 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
         ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
 
     def describe(target: Path, step: int) -> None:
-        checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, None))
+        checkpoint.write_json(target / ADAPTER_METADATA, _papers(ctx, work, step, None))
 
     def on_held_out(step: int, loss: float) -> None:
         if warning := work.look(step, loss):
@@ -273,7 +273,7 @@ def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
         held_out_loss=work.held_out_loss,
     )
     (target / "README.md").write_text(model_card(facts), encoding="utf-8")
-    checkpoint.write_json(target / PAPERS, _papers(ctx, work, step, score))
+    checkpoint.write_json(target / ADAPTER_METADATA, _papers(ctx, work, step, score))
 
 
 def _papers(ctx: RunContext, work: _Work, step: int, score: float | None) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from typing import Any
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.models.run_folder import WEIGHTS, best_folder, step_folders
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
 
-PAPERS = "lora_tui.json"
+ADAPTER_METADATA = "lora_tui.json"
 """File in an adapter's folder that says what it belongs to: base model, data, test prompts, score."""
 
 _DEFAULT_MODEL = FineTuning().model_name
@@ -34,22 +33,22 @@ class AdapterSource:
 
     folder: Path
     run_id: int | None
-    papers: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """The optimizer step it was kept at; 0 where that is not known."""
-        return int(self.papers.get("step", 0))
+        return int(self.metadata.get("step", 0))
 
     @property
     def trained_on(self) -> str | None:
         """The base model it was trained on; None where that is not known."""
-        return str(self.papers["base_model"]) if self.papers.get("base_model") else None
+        return str(self.metadata["base_model"]) if self.metadata.get("base_model") else None
 
     @property
-    def prompts(self) -> list[TestPrompt]:
-        """The test prompts it was evaluated with; none for an adapter of another program."""
-        return [TestPrompt(**prompt) for prompt in self.papers.get("prompts", [])]
+    def prompts(self) -> list[dict[str, Any]]:
+        """The fields of the test prompts it was evaluated with; none for an adapter of another program."""
+        return list(self.metadata.get("prompts", []))
 
     def base_model(self, settings: Settings) -> str:
         """The base model to load; raises `UsageError` where the configuration names another one."""
@@ -133,9 +132,9 @@ def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
         hint = " Pickled weights (.bin) are not opened: they can run code." if list(folder.glob("*.bin")) else ""
         raise UsageError(f"--adapter {folder}: {WEIGHTS} is missing.{hint}")
     try:
-        papers = json.loads((folder / PAPERS).read_text(encoding="utf-8"))
+        metadata = json.loads((folder / ADAPTER_METADATA).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        papers = {}
+        metadata = {}
     except (OSError, ValueError) as problem:
-        raise LoraTuiError(f"{folder / PAPERS} cannot be read: {problem}.") from problem
-    return AdapterSource(folder, run_id, papers if isinstance(papers, dict) else {})
+        raise LoraTuiError(f"{folder / ADAPTER_METADATA} cannot be read: {problem}.") from problem
+    return AdapterSource(folder, run_id, metadata if isinstance(metadata, dict) else {})

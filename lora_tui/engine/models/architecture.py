@@ -13,7 +13,7 @@ from typing import Any
 from lora_tui.config.models import Lora
 
 
-class UnknownShapeError(Exception):
+class UnknownArchitectureError(Exception):
     """The configuration does not tell the shape; the text says why, in words that follow a colon."""
 
 
@@ -40,7 +40,7 @@ _FAMILIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Architecture:
     """The sizes of a model; `tied` says that the output layer shares the embedding's weights."""
 
     model_type: str
@@ -60,12 +60,12 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All parameters, shared ones counted once."""
-        everything = sum(numbers for _, numbers in modules(self))
+        everything = sum(numbers for _, numbers in module_sizes(self))
         return everything - (self.vocabulary * self.hidden if self.tied else 0)  # a tied one is the output layer's
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearSize:
     """One linear layer, by its full name in the model; `bias` is how many numbers that has."""
 
     name: str
@@ -79,12 +79,14 @@ class Linear:
         return self.inputs * self.outputs + self.bias
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """Return the shape that the content of a config.json tells. Raises `UnknownShapeError`."""
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Return the shape that the content of a config.json tells. Raises `UnknownArchitectureError`."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         known = ", ".join(_FAMILIES)
-        raise UnknownShapeError(f"the shape of a model of type {str(model_type)[:40]} is not known here ({known} are)")
+        raise UnknownArchitectureError(
+            f"the shape of a model of type {str(model_type)[:40]} is not known here ({known} are)"
+        )
     family = _FAMILIES[model_type]
     hidden, heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
     left_out = family.kv_heads_may_be_left_out and config.get("num_key_value_heads") is None
@@ -93,7 +95,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     def has(bias: str | bool) -> bool:
         return bool(config.get(bias, False)) if isinstance(bias, str) else bias
 
-    return Shape(
+    return Architecture(
         model_type=model_type,
         hidden=hidden,
         intermediate=_number(config, "intermediate_size"),
@@ -110,49 +112,51 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     )
 
 
-def linear_layers(shape: Shape) -> Iterator[Linear]:
+def linear_layers(architecture: Architecture) -> Iterator[LinearSize]:
     """Yield every linear layer of the model, the output layer last."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    queries, keys = architecture.heads * architecture.head_dim, architecture.kv_heads * architecture.head_dim
     parts = [
-        ("self_attn.q_proj", shape.hidden, queries, shape.qkv_bias),
-        ("self_attn.k_proj", shape.hidden, keys, shape.qkv_bias),
-        ("self_attn.v_proj", shape.hidden, keys, shape.qkv_bias),
-        ("self_attn.o_proj", queries, shape.hidden, shape.output_bias),
-        ("mlp.gate_proj", shape.hidden, shape.intermediate, shape.mlp_bias),
-        ("mlp.up_proj", shape.hidden, shape.intermediate, shape.mlp_bias),
-        ("mlp.down_proj", shape.intermediate, shape.hidden, shape.mlp_bias),
+        ("self_attn.q_proj", architecture.hidden, queries, architecture.qkv_bias),
+        ("self_attn.k_proj", architecture.hidden, keys, architecture.qkv_bias),
+        ("self_attn.v_proj", architecture.hidden, keys, architecture.qkv_bias),
+        ("self_attn.o_proj", queries, architecture.hidden, architecture.output_bias),
+        ("mlp.gate_proj", architecture.hidden, architecture.intermediate, architecture.mlp_bias),
+        ("mlp.up_proj", architecture.hidden, architecture.intermediate, architecture.mlp_bias),
+        ("mlp.down_proj", architecture.intermediate, architecture.hidden, architecture.mlp_bias),
     ]
-    for number in range(shape.layers):
+    for number in range(architecture.layers):
         for name, inputs, outputs, bias in parts:
-            yield Linear(f"model.layers.{number}.{name}", inputs, outputs, outputs if bias else 0)
-    yield Linear("lm_head", shape.hidden, shape.vocabulary, 0)
+            yield LinearSize(f"model.layers.{number}.{name}", inputs, outputs, outputs if bias else 0)
+    yield LinearSize("lm_head", architecture.hidden, architecture.vocabulary, 0)
 
 
-def modules(shape: Shape) -> Iterator[tuple[str, int]]:
+def module_sizes(architecture: Architecture) -> Iterator[tuple[str, int]]:
     """Yield every module that holds numbers: its full name, and how many. Tied ones both have all of theirs."""
-    yield "model.embed_tokens", shape.vocabulary * shape.hidden
-    for layer in linear_layers(shape):
+    yield "model.embed_tokens", architecture.vocabulary * architecture.hidden
+    for layer in linear_layers(architecture):
         yield layer.name, layer.numbers
-    for number in range(shape.layers):
+    for number in range(architecture.layers):
         for name in ("input_layernorm", "post_attention_layernorm"):
-            yield f"model.layers.{number}.{name}", shape.hidden
-        for name in ("self_attn.q_norm", "self_attn.k_norm") if shape.head_norms else ():
-            yield f"model.layers.{number}.{name}", shape.head_dim
-    yield "model.norm", shape.hidden
+            yield f"model.layers.{number}.{name}", architecture.hidden
+        for name in ("self_attn.q_norm", "self_attn.k_norm") if architecture.head_norms else ():
+            yield f"model.layers.{number}.{name}", architecture.head_dim
+    yield "model.norm", architecture.hidden
 
 
-def lora_parameters(shape: Shape, lora: Lora) -> int:
+def lora_parameters(architecture: Architecture, lora: Lora) -> int:
     """Return how many parameters PEFT would train with these options.
 
     Two matrices beside every targeted layer, DoRA's magnitude for each of its outputs, and whole modules; an embedding
     that is tied to the output layer is trained as one with it.
     """
-    whole = {name: numbers for name, numbers in modules(shape) if name.endswith(tuple(lora.modules_to_save))}
-    if shape.tied and not whole.keys().isdisjoint(("model.embed_tokens", "lm_head")):
-        whole["model.embed_tokens"] = shape.vocabulary * shape.hidden
+    whole = {
+        name: numbers for name, numbers in module_sizes(architecture) if name.endswith(tuple(lora.modules_to_save))
+    }
+    if architecture.tied and not whole.keys().isdisjoint(("model.embed_tokens", "lm_head")):
+        whole["model.embed_tokens"] = architecture.vocabulary * architecture.hidden
         whole.pop("lm_head", None)
     matrices = 0
-    for layer in linear_layers(shape):
+    for layer in linear_layers(architecture):
         if _targeted(layer.name, lora.target_modules) and layer.name not in whole:
             rank = _rank(layer.name, lora)
             matrices += rank * (layer.inputs + layer.outputs) + (layer.outputs if lora.use_dora else 0)
@@ -165,18 +169,18 @@ def _rank(name: str, lora: Lora) -> int:
     return next(own, lora.r)
 
 
-def unknown_targets(shape: Shape, targets: Sequence[str] | str) -> list[str]:
+def unknown_targets(architecture: Architecture, targets: Sequence[str] | str) -> list[str]:
     """Return the names among `targets` that no linear layer of the model has."""
     if isinstance(targets, str):
         return []
-    names = [layer.name for layer in linear_layers(shape)]
+    names = [layer.name for layer in linear_layers(architecture)]
     return [target for target in targets if not any(_targeted(name, [target]) for name in names)]
 
 
-def layer_names(shape: Shape) -> list[str]:
+def layer_names(architecture: Architecture) -> list[str]:
     """Return the last parts of the names of the layers that LoRA is usually put beside."""
     return list(
-        dict.fromkeys(layer.name.rpartition(".")[2] for layer in linear_layers(shape) if layer.name != "lm_head")
+        dict.fromkeys(layer.name.rpartition(".")[2] for layer in linear_layers(architecture) if layer.name != "lm_head")
     )
 
 
@@ -189,5 +193,5 @@ def _targeted(name: str, targets: Sequence[str] | str) -> bool:
 def _number(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UnknownShapeError(f"its config.json does not say {key}")
+        raise UnknownArchitectureError(f"its config.json does not say {key}")
     return value

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from lora_tui.config import Settings
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, Progress
-from lora_tui.engine.models.model_source import locate
+from lora_tui.engine.models.hub_info import locate
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
-"""What can be known of a base model without loading it: where its configuration lies on this machine, and its shape.
+"""What can be known of a base model by its name, without loading it: where it is read from, and its architecture.
 
-Nothing is fetched and neither torch nor transformers is needed. A model that is not here yet is simply not known: its
-numbers come once it has been fetched.
+A name is ``builtin``, a folder, a ``.gguf`` file, or ``owner/model`` on the Hugging Face hub. Neither torch nor
+transformers is needed, so the forecast and the checks before a job stay fast. Nothing but `locate` fetches anything: a
+model that is not on this machine yet is simply not known, its numbers come once it has been fetched.
 """
 
 import json
@@ -9,44 +10,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.models.architecture import Shape, UnknownShapeError, shape_of
-from lora_tui.engine.models.builtin import BUILTIN, cached_folder
+from lora_tui.engine.models.architecture import Architecture, UnknownArchitectureError, architecture_of
+from lora_tui.engine.models.builtin import BUILTIN, Progress, cached_folder, ensure_builtin
+from lora_tui.errors import UnreachableError
 
 _LARGEST_CONFIG = 1_000_000
+"""Bytes of a config.json that are read: a real one has a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A base model by its name in the configuration. `problem` says why `shape` is not known."""
+class ModelInfo:
+    """A base model by its name in the configuration. `problem` says why `architecture` is not known."""
 
     name: str
     config: Path | None
-    shape: Shape | None
+    architecture: Architecture | None
     problem: str | None
+
+
+def check_source(name: str) -> None:
+    """Raise `UnreachableError` where `name` is a path and no model is there. A name on the hub is not looked up."""
+    if name != BUILTIN and (problem := _problem_of_path(name)) is not None:
+        raise UnreachableError(f'fine_tuning.model_name = "{name}": {problem}.')
+
+
+def locate(name: str, progress: Progress) -> tuple[str, dict[str, str]]:
+    """Return what to hand to ``from_pretrained``, and the extra argument that a GGUF file needs.
+
+    The built-in model is fetched if need be. Raises `UnreachableError` as `check_source` does.
+    """
+    if name == BUILTIN:
+        return str(ensure_builtin(progress)), {}
+    check_source(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    return (str(path) if path.is_dir() else name), {}
 
 
 class _NotHereError(Exception):
     """There is no configuration to be read; the text says why."""
 
 
-_REMEMBERED: dict[tuple[Path, int, int], Shape | str] = {}
+_CACHE: dict[tuple[Path, int, int], Architecture | str] = {}
+"""The last config.json that was read, by path, time of change and size: a form asks again with each key."""
 
 
-def model_facts(name: str) -> ModelFacts:
+def model_info(name: str) -> ModelInfo:
     """Return what is known of the model that ``fine_tuning.model_name`` names. Never raises."""
     try:
         config = _local_config(name)
         status = config.stat()
     except _NotHereError as reason:
-        return ModelFacts(name, None, None, str(reason))
+        return ModelInfo(name, None, None, str(reason))
     except OSError as problem:
-        return ModelFacts(name, None, None, f"its config.json cannot be read: {problem.strerror}")
+        return ModelInfo(name, None, None, f"its config.json cannot be read: {problem.strerror}")
     key = (config, status.st_mtime_ns, status.st_size)
-    if key not in _REMEMBERED:
-        _REMEMBERED.clear()
-        _REMEMBERED[key] = _shape_in(config)
-    found = _REMEMBERED[key]
-    return ModelFacts(name, config, None, found) if isinstance(found, str) else ModelFacts(name, config, found, None)
+    if key not in _CACHE:
+        _CACHE.clear()
+        _CACHE[key] = _read_architecture(config)
+    found = _CACHE[key]
+    return ModelInfo(name, config, None, found) if isinstance(found, str) else ModelInfo(name, config, found, None)
+
+
+def _problem_of_path(name: str) -> str | None:
+    """Return why there is no model at the path `name`; None where there is one, or `name` is one on the hub."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return None if path.is_file() else "there is no such file"
+    if path.is_dir():
+        return None if (path / "config.json").is_file() else "the folder holds no config.json, so it is not a model"
+    return "there is no such folder" if name.startswith(("/", "./", "../", "~")) else None
 
 
 def _local_config(name: str) -> Path:
@@ -59,13 +93,9 @@ def _local_config(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         raise _NotHereError("a .gguf file is opened when training begins")
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise _NotHereError("the folder holds no config.json, so it is not a model")
-        return path / "config.json"
-    if name.startswith(("/", "./", "../", "~")):
-        raise _NotHereError("there is no such folder")
-    return _in_hub_cache(name)
+    if (problem := _problem_of_path(name)) is not None:
+        raise _NotHereError(problem)
+    return path / "config.json" if path.is_dir() else _in_hub_cache(name)
 
 
 def _in_hub_cache(name: str) -> Path:
@@ -81,8 +111,8 @@ def _in_hub_cache(name: str) -> Path:
     return Path(found)
 
 
-def _shape_in(config: Path) -> Shape | str:
-    """Return the shape that a config.json tells, or why it does not."""
+def _read_architecture(config: Path) -> Architecture | str:
+    """Return the architecture that a config.json tells, or why it does not."""
     try:
         with config.open("rb") as file:
             content: Any = json.loads(file.read(_LARGEST_CONFIG))
@@ -93,6 +123,6 @@ def _shape_in(config: Path) -> Shape | str:
     if content.get("quantization_config"):
         return "its weights are quantised, and what they take is known once it is loaded"
     try:
-        return shape_of(content)
-    except UnknownShapeError as problem:
+        return architecture_of(content)
+    except UnknownArchitectureError as problem:
         return str(problem)

@@ -10,7 +10,7 @@ import pytest
 
 from lora_tui.config import Settings, with_values
 from lora_tui.engine.forecast import generation
-from lora_tui.engine.forecast.generation import GenerationOutlook, generation_outlook
+from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.generation import documents
 from tests.engine.generation.test_generation_run import made_up_text
 from tests.engine.generation.workplace import Workplace
@@ -25,9 +25,9 @@ def _nothing_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def outlook(folder: Path, **changes: Any) -> GenerationOutlook:
+def outlook(folder: Path, **changes: Any) -> GenerationForecast:
     values = {f"data_generation.{name.replace('__', '.')}": value for name, value in changes.items()}
-    return generation_outlook(with_values(Settings(), {"data_generation.input_folder": str(folder), **values}))
+    return forecast_generation(with_values(Settings(), {"data_generation.input_folder": str(folder), **values}))
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_figures_come_near_those_of_a_run(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 60))
     place.write("four.md", made_up_text(4, 60))
     values = {"total_examples": 40, "num_examples_per_file": 2, "evaluation_threshold": 0.0}
-    told = generation_outlook(place.settings(**values))
+    told = forecast_generation(place.settings(**values))
     result = place.run(**values).result
     assert told.prompt_tokens.value == pytest.approx(result["prompt_tokens"], rel=0.35)
     assert told.write_calls.value is not None
@@ -144,7 +144,7 @@ def test_figures_come_near_those_of_a_run(place: Workplace) -> None:
 def test_nothing_heavy_is_needed() -> None:
     code = (
         "import sys; from lora_tui.config import Settings; "
-        "from lora_tui.engine.forecast.generation import generation_outlook; generation_outlook(Settings()); "
+        "from lora_tui.engine.forecast.generation import forecast_generation; forecast_generation(Settings()); "
         "print(*{n.partition('.')[0] for n in sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

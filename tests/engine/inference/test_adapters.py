@@ -49,7 +49,7 @@ def test_the_newest_finished_training_is_found_without_being_named(trained: Trai
     source = trained.workshop.ask(find_adapter, {})
     assert (source.folder, source.run_id) == (trained.adapter, trained.run_id)
     assert source.step == trained.outcome.result["best_step"]
-    assert {prompt.kind for prompt in source.prompts} == {"expected", "control"}
+    assert {prompt["kind"] for prompt in source.prompts} == {"expected", "control"}
 
 
 def test_without_any_run_there_is_no_adapter(workshop: Workshop) -> None:
@@ -114,7 +114,7 @@ def test_an_adapter_of_another_program_has_no_papers_and_is_used_all_the_same(
 ) -> None:
     (copied / "lora_tui.json").unlink()
     source = open_adapter(copied, None)
-    assert (source.papers, source.step, source.prompts) == ({}, 0, [])
+    assert (source.metadata, source.step, source.prompts) == ({}, 0, [])
     model = load_adapter(load_base(trained.workshop.settings, quiet), source)
     ids = tokenizer("Question: unlock", return_tensors="pt")
     with torch.no_grad():

@@ -43,8 +43,8 @@ def run(workshop: Workshop, trained: Trained) -> int:
 def put(trained: Trained, target: Path, step: int) -> None:
     """Write the trained adapter as that of a step."""
     shutil.copytree(trained.adapter, target)
-    papers = json.loads((target / "lora_tui.json").read_text())
-    (target / "lora_tui.json").write_text(json.dumps({**papers, "step": step}))
+    metadata = json.loads((target / "lora_tui.json").read_text())
+    (target / "lora_tui.json").write_text(json.dumps({**metadata, "step": step}))
 
 
 @pytest.mark.parametrize(("checkpoint", "step"), [(None, 20), ("best", 20), ("last", 30)])

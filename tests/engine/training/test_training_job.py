@@ -133,13 +133,13 @@ def test_the_card_tells_data_scores_curve_and_use(trained: Trained) -> None:
 
 
 def test_the_papers_name_base_data_and_prompts(trained: Trained) -> None:
-    papers = json.loads((trained.adapter / "lora_tui.json").read_text())
-    assert papers["base_model"] == trained.workshop.settings.fine_tuning.model_name
-    assert (papers["run"], papers["step"]) == (trained.run_id, trained.outcome.result["best_step"])
-    assert papers["data"]["examples"] == len(PAIRS)
-    assert len(papers["data"]["sha256"]) == 64
-    assert papers["chat_template"] is False
-    assert [prompt["kind"] for prompt in papers["prompts"]] == ["expected", "control", "control", "control"]
+    metadata = json.loads((trained.adapter / "lora_tui.json").read_text())
+    assert metadata["base_model"] == trained.workshop.settings.fine_tuning.model_name
+    assert (metadata["run"], metadata["step"]) == (trained.run_id, trained.outcome.result["best_step"])
+    assert metadata["data"]["examples"] == len(PAIRS)
+    assert len(metadata["data"]["sha256"]) == 64
+    assert metadata["chat_template"] is False
+    assert [prompt["kind"] for prompt in metadata["prompts"]] == ["expected", "control", "control", "control"]
 
 
 def test_what_was_trained_on_conversations_says_so(place: Workshop) -> None:
@@ -147,8 +147,8 @@ def test_what_was_trained_on_conversations_says_so(place: Workshop) -> None:
     file = place.folder / "chat.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = place.run("train", {"train_data_file": str(file)}, {"fine_tuning.training.max_steps": 1})
-    papers = json.loads((Path(outcome.result["adapter"]) / "lora_tui.json").read_text())
-    assert papers["chat_template"] is True
+    metadata = json.loads((Path(outcome.result["adapter"]) / "lora_tui.json").read_text())
+    assert metadata["chat_template"] is True
     assert outcome.result["data_file"] == str(file)
 
 
@@ -362,7 +362,7 @@ def test_mistakes_are_one_message_with_its_status(
 def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
     place: Workshop, monkeypatch: pytest.MonkeyPatch, base_folder: Path
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.models.model_source.ensure_builtin", lambda progress: base_folder)
+    monkeypatch.setattr("lora_tui.engine.models.hub_info.ensure_builtin", lambda progress: base_folder)
     outcome = place.run("train", None, {"fine_tuning.model_name": "builtin", "fine_tuning.training.max_steps": 1})
     adapter = Path(outcome.result["adapter"])
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in (adapter / "README.md").read_text()
@@ -385,11 +385,11 @@ def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
     assert future.result(timeout=120).state == "stopped"
     folder = newest(place, run_id)
     assert folder.name == "step-4"
-    papers = json.loads((folder / "lora_tui.json").read_text())
+    metadata = json.loads((folder / "lora_tui.json").read_text())
     best = json.loads((folder.parent / "best" / "lora_tui.json").read_text())
-    assert (papers["step"], papers["score"], best["step"]) == (4, None, 3)
-    assert {**papers, "step": 3, "score": best["score"]} == best
-    assert papers["base_model"] == place.settings.fine_tuning.model_name
+    assert (metadata["step"], metadata["score"], best["step"]) == (4, None, 3)
+    assert {**metadata, "step": 3, "score": best["score"]} == best
+    assert metadata["base_model"] == place.settings.fine_tuning.model_name
 
 
 HELD_OUT = {

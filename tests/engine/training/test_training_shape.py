@@ -12,12 +12,12 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, S
 from lora_tui.config.models import Lora
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import (
-    Shape,
-    UnknownShapeError,
+    Architecture,
+    UnknownArchitectureError,
+    architecture_of,
     layer_names,
     linear_layers,
     lora_parameters,
-    shape_of,
     unknown_targets,
 )
 from lora_tui.engine.training import length
@@ -72,7 +72,7 @@ def read(config: Any, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 def test_parameters_are_those_of_the_model(config: Any, tmp_path: Path) -> None:
-    assert shape_of(read(config, tmp_path)).parameters == sum(p.numel() for p in built(config).parameters())
+    assert architecture_of(read(config, tmp_path)).parameters == sum(p.numel() for p in built(config).parameters())
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
@@ -80,17 +80,17 @@ def test_what_a_configuration_leaves_out_is_as_transformers_has_it(config: Any, 
     said = read(config, tmp_path)
     for left_out in ("tie_word_embeddings", "head_dim", "attention_bias", "mlp_bias"):
         said.pop(left_out, None)
-    assert shape_of(said).parameters == sum(p.numel() for p in built(type(config).from_dict(said)).parameters())
+    assert architecture_of(said).parameters == sum(p.numel() for p in built(type(config).from_dict(said)).parameters())
 
 
 @pytest.mark.parametrize("targets", TARGETS, ids=str)
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.filterwarnings("ignore")
 def test_trained_parameters_are_those_that_peft_makes(config: Any, targets: Any, tmp_path: Path) -> None:
-    shape = shape_of(read(config, tmp_path))
+    architecture = architecture_of(read(config, tmp_path))
     for r in (1, 5, 64):
         lora = Lora(r=r, target_modules=targets)
-        assert lora_parameters(shape, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
+        assert lora_parameters(architecture, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_trained_parameters_of_every_option_are_those_that_peft_makes(
     config: Any, option: dict[str, Any], tmp_path: Path
 ) -> None:
     lora = Lora(r=4, target_modules="all-linear", **option)
-    shape = shape_of(read(config, tmp_path))
-    assert lora_parameters(shape, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
+    architecture = architecture_of(read(config, tmp_path))
+    assert lora_parameters(architecture, lora) == trainable_parameters(create_lora_model(built(config), lora))[0]
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
@@ -125,7 +125,7 @@ def test_linear_layers_have_the_names_and_sizes_of_the_models_own(config: Any, t
         if isinstance(module, torch.nn.Linear)
     }
     assert {
-        layer.name: (layer.inputs, layer.outputs) for layer in linear_layers(shape_of(read(config, tmp_path)))
+        layer.name: (layer.inputs, layer.outputs) for layer in linear_layers(architecture_of(read(config, tmp_path)))
     } == own
 
 
@@ -135,16 +135,16 @@ def test_the_tests_own_model_as_it_is_saved(tied: bool, tmp_path: Path) -> None:
 
     folder = save_base(tmp_path, tied=tied)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    shape = shape_of(json.loads((folder / "config.json").read_text()))
+    architecture = architecture_of(json.loads((folder / "config.json").read_text()))
     lora = Lora(r=4, target_modules="all-linear")
-    trained = lora_parameters(shape, lora)
-    assert (trained, shape.parameters + trained) == trainable_parameters(create_lora_model(model, lora))
+    trained = lora_parameters(architecture, lora)
+    assert (trained, architecture.parameters + trained) == trainable_parameters(create_lora_model(model, lora))
 
 
 def test_old_configurations_without_heads_of_their_own_for_keys() -> None:
     config = {"model_type": "llama", **SIZES}
     del config["num_key_value_heads"]
-    assert shape_of(config) == shape_of({**config, "num_key_value_heads": 6})
+    assert architecture_of(config) == architecture_of({**config, "num_key_value_heads": 6})
 
 
 def test_well_known_models_have_their_well_known_size() -> None:
@@ -169,8 +169,8 @@ def test_well_known_models_have_their_well_known_size() -> None:
         "vocab_size": 151936,
         "tie_word_embeddings": False,
     }
-    assert shape_of(smollm2).parameters == 134_515_008
-    assert shape_of(distilled).parameters == 1_777_088_000
+    assert architecture_of(smollm2).parameters == 134_515_008
+    assert architecture_of(distilled).parameters == 1_777_088_000
 
 
 @pytest.mark.parametrize(
@@ -187,27 +187,29 @@ def test_well_known_models_have_their_well_known_size() -> None:
     ],
 )
 def test_what_is_not_told_is_not_made_up(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(UnknownShapeError, match=reason):
-        shape_of({"model_type": "llama", **SIZES, **changes})
+    with pytest.raises(UnknownArchitectureError, match=reason):
+        architecture_of({"model_type": "llama", **SIZES, **changes})
 
 
 @pytest.fixture
-def shape() -> Shape:
-    return shape_of({"model_type": "llama", **SIZES})
+def architecture() -> Architecture:
+    return architecture_of({"model_type": "llama", **SIZES})
 
 
-def test_targets_that_no_layer_has_are_named(shape: Shape) -> None:
-    assert unknown_targets(shape, ["q_proj", "c_attn", "proj", "lm_head"]) == ["c_attn", "proj"]
-    assert unknown_targets(shape, "all-linear") == []
-    assert lora_parameters(shape, Lora(r=8, target_modules=["c_attn"])) == 0
-    assert layer_names(shape) == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+def test_targets_that_no_layer_has_are_named(architecture: Architecture) -> None:
+    assert unknown_targets(architecture, ["q_proj", "c_attn", "proj", "lm_head"]) == ["c_attn", "proj"]
+    assert unknown_targets(architecture, "all-linear") == []
+    assert lora_parameters(architecture, Lora(r=8, target_modules=["c_attn"])) == 0
+    assert layer_names(architecture) == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sizes_are_alike_with_and_without_the_model(dtype: torch.dtype, shape: Shape) -> None:
+def test_sizes_are_alike_with_and_without_the_model(dtype: torch.dtype, architecture: Architecture) -> None:
     model = built(MODELS["llama"]).to(dtype)
     width = activation_memory.WIDTHS[str(dtype).removeprefix("torch.")]
-    wanted = activation_memory.Sizes(shape.hidden, shape.intermediate, shape.layers, width, by_hand=True)
+    wanted = activation_memory.Sizes(
+        architecture.hidden, architecture.intermediate, architecture.layers, width, by_hand=True
+    )
     assert sizes_of(model, by_hand=True) == wanted
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engine.people.test_people_pairs import new_run
 
 from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
 from lora_tui.engine.review.pairs import write_again
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from tests.engine.people.test_people_pairs import new_run
 from tests.store.made import SETTINGS, make_pair
 from tests.store.test_store_file import with_store
 

@@ -1,4 +1,4 @@
-"""The whole outlook: what it foretells comes true in a run, it is there in a moment, and it needs no torch."""
+"""The whole forecast: what it foretells comes true in a run, it is there in a moment, and it needs no torch."""
 
 import asyncio
 import importlib.util
@@ -11,12 +11,12 @@ import pytest
 
 from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.forecast import training
-from lora_tui.engine.forecast.forecast import Outlook, look_ahead, outlook
+from lora_tui.engine.forecast.forecast import SettingsForecast, forecast_settings, forecast_with_history
 from lora_tui.store import training as stored_training
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import Trained
-from tests.engine.test_model_facts import model
+from tests.engine.test_hub_info import model
 from tests.engine.tiny import training_text
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +42,9 @@ def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
     workshop, run_id = trained.workshop, trained.run_id
     settings = workshop.settings
 
-    async def told(with_store: bool) -> Outlook:
+    async def told(with_store: bool) -> SettingsForecast:
         async with await Store.open(workshop.store_path) as store:
-            return await outlook(settings, store if with_store else None)
+            return await forecast_settings(settings, store if with_store else None)
 
     plan = workshop.events(run_id, "plan")[0].payload
     before = asyncio.run(told(False)).training
@@ -63,7 +63,7 @@ def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
 
 
 def test_advice_knows_the_real_length_and_size(settings: Settings) -> None:
-    found = look_ahead(settings)
+    found = forecast_with_history(settings)
     steps = int(found.training.length.steps.value or 0)
     trained = int(found.training.model.trainable_parameters.value or 0)
     examples = int(found.training.data.examples.value or 0)
@@ -83,7 +83,7 @@ def test_adapters_beyond_any_memory_are_told_by_their_size(settings: Settings) -
 
 
 def only(settings: Settings, beginning: str) -> str:
-    (line,) = [line for line in look_ahead(settings).warnings if line.startswith(beginning)]
+    (line,) = [line for line in forecast_with_history(settings).warnings if line.startswith(beginning)]
     return line
 
 
@@ -92,14 +92,14 @@ def test_targets_that_training_will_refuse_are_told(settings: Settings) -> None:
     line = only(wrong, "fine_tuning.lora.target_modules = [")
     assert 'no linear layer "c_attn"' in line
     assert "it has q_proj, k_proj" in line
-    assert look_ahead(settings).warnings[0] != line
+    assert forecast_with_history(settings).warnings[0] != line
 
 
 def test_four_bits_without_bitsandbytes_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = only(with_values(settings, {"fine_tuning.qlora": True}), "fine_tuning.qlora = true: ")
     assert "training will refuse to begin; pip install 'lora-tui[qlora]'" in line
-    assert not [line for line in look_ahead(settings).warnings if "qlora" in line]
+    assert not [line for line in forecast_with_history(settings).warnings if "qlora" in line]
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_looking_again_takes_a_moment(settings: Settings, tmp_path: Path) -> Non
     path = tmp_path / "large.txt"
     path.write_text("".join(f"Question: is {n} odd?\nAnswer: {n % 2} is what is left.\n\n" for n in range(20_000)))
     large = with_values(settings, {"fine_tuning.train_data_file": str(path)})
-    look_ahead(large)
+    forecast_with_history(large)
     took = []
     for r in range(1, 8):
         changed = with_values(large, {"fine_tuning.lora.r": r})
         began = time.perf_counter()
-        assert look_ahead(changed).training.data.examples.value == 20_000
+        assert forecast_with_history(changed).training.data.examples.value == 20_000
         took.append(time.perf_counter() - began)
     assert sorted(took)[len(took) // 2] < 0.05
 
@@ -137,14 +137,14 @@ def test_neither_torch_nor_a_client_nor_a_screen_comes_with_it(settings: Setting
 import asyncio, sys
 from pathlib import Path
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.forecast.forecast import outlook
+from lora_tui.engine.forecast.forecast import forecast_settings
 from lora_tui.store.connection import Store
 settings = with_values(Settings(), {{"fine_tuning.model_name": {settings.fine_tuning.model_name!r},
                                     "fine_tuning.train_data_file": {str(tmp_path / "pairs.txt")!r}}})
 async def main():
     async with await Store.open(Path({str(tmp_path / "s.db")!r})) as store:
-        found = await outlook(settings, store)
-        await outlook(with_values(settings, {{"fine_tuning.model_name": "owner/model"}}), store)
+        found = await forecast_settings(settings, store)
+        await forecast_settings(with_values(settings, {{"fine_tuning.model_name": "owner/model"}}), store)
     assert found.training.model.trainable_parameters.value, found
 asyncio.run(main())
 print(*{{name.partition(".")[0] for name in sys.modules}})
