@@ -1,13 +1,15 @@
-"""Files that appear whole or not at all.
+"""Atomic writers of files and folders: what is at a path is complete, the old content or the new.
 
 A reader never sees half a file, and a killed program leaves the old one: the content goes to a temporary name in the
-same folder, is forced to the disk, and takes the final name in one step. What keeps a file from being written is
-raised as a `LoraTuiError` that names the path. This module knows nothing of what the files hold.
+same folder, is forced to the disk, and takes the final name in one step. This module knows nothing of what the files
+hold.
 """
 
 import errno
+import glob
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,14 @@ _ADVICE = {
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
 }
+
+
+class UnwritableError(LoraTuiError):
+    """A file cannot be written; `reason` is what the system says, without the path."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class AtomicFile:
@@ -89,7 +99,7 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
             stream.close()
             if not file.discarded:
                 temporary.replace(target)
-                _sync_folder(target.parent)
+                _sync(target.parent)
     finally:
         # After success there is nothing left to close or remove; after a failure the first error is the one to tell.
         with suppress(OSError):
@@ -99,13 +109,51 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
 
 
 @contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty scratch folder beside `path` to fill; it takes that name once the ``with`` block has ended well.
+
+    With `replace` an older folder at `path` makes way: between two renames it is called ``path.old``, and a reader that
+    finds no `path` takes that one. An exception inside the block leaves `path` as it was. Scratch folders that a killed
+    process left of the same path are removed.
+
+    Raises:
+        OSError: The folder cannot be written; see `unwritable`.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f"{path.name}.old")
+    try:
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        yield scratch
+        for entry in (*scratch.rglob("*"), scratch):
+            _sync(entry)
+        if replace and path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        scratch.rename(path)
+        _sync(path.parent)
+        if replace:
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def unwritable(what: object, problem: Exception) -> LoraTuiError:
+    """Return the error to raise where `problem` kept `what`, a path or its name in a sentence, from being written."""
+    return LoraTuiError(f"{what} cannot be written: {getattr(problem, 'strerror', None) or problem}.")
+
+
+@contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0)
         reason = error.strerror or str(error)
-        raise LoraTuiError(f"cannot write {path}: {reason}" + (f"; {advice}" if advice else "")) from error
+        message = f"cannot write {path}: {reason}" + (f"; {advice}" if advice else "")
+        raise UnwritableError(message, reason) from error
     except UnicodeEncodeError as error:
         raise LoraTuiError(f"cannot write {path}: the text holds half of a surrogate pair, which is no text") from error
 
@@ -125,11 +173,11 @@ def _open_temporary(target: Path, mode: int | None) -> tuple[Path, BinaryIO]:
     # A short name of its own: the target's name plus a suffix could pass the 255 bytes that a file name may have.
     temporary = target.parent / f".lora-tui-{secrets.token_hex(8)}.tmp"
     # With 0o666 the system applies the user's umask. A mode that was asked for must hold from the first byte on.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     stream = os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb")
     if mode is not None:
         try:
-            temporary.chmod(mode)
+            os.fchmod(stream.fileno(), mode)
         except OSError:
             stream.close()
             temporary.unlink()
@@ -137,14 +185,14 @@ def _open_temporary(target: Path, mode: int | None) -> tuple[Path, BinaryIO]:
     return temporary, stream
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # a folder cannot be opened elsewhere, and NTFS journals the new name by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Force a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network and FUSE folders that cannot be synced
+        # Network and FUSE folders that cannot be synced.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
             raise
     finally:
         os.close(descriptor)

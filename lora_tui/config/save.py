@@ -6,11 +6,8 @@ to a temporary file in the same folder, reaches the disk, and takes the old file
 """
 
 import codecs
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.paths import private_folder
 from lora_tui.config.problems import Source
 from lora_tui.errors import LoraTuiError
+from lora_tui.files import UnwritableError, write_atomically
 from lora_tui.text import one_line
 
 _NEW_FILE_MODE = 0o600
@@ -72,9 +70,10 @@ def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = F
     text = _in_its_style(document, wanted, with_comments=with_comments)
     try:
         private_folder(target.parent)
-        _replace(target, _encoded(tomli_w.dumps(wanted) if text is None else text, document))
-    except OSError as problem:
-        why = problem.strerror or str(problem)
+        content = _encoded(tomli_w.dumps(wanted) if text is None else text, document)
+        write_atomically(target, content, mode=None if target.exists() else _NEW_FILE_MODE)
+    except (OSError, UnwritableError) as problem:
+        why = problem.reason if isinstance(problem, UnwritableError) else problem.strerror or str(problem)
         raise LoraTuiError(
             f"{one_line(str(path), 200)} cannot be saved: {why}. Nothing was changed in it."
         ) from problem
@@ -132,32 +131,3 @@ def _put(values: dict[str, Any], path: KeyPath, value: Any) -> None:
         values.pop(path[-1], None)
     else:
         values[path[-1]] = value
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Put `content` in the place of the file `target`, which at every moment is the old or the new one. `OSError`."""
-    mode = target.stat().st_mode & 0o7777 if target.exists() else _NEW_FILE_MODE
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the file system lets folders be synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

