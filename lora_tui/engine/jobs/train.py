@@ -28,7 +28,7 @@ from lora_tui.engine.review.aggregators import evaluation_aggregator
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.card import CardFacts, model_card
+from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import Encoded, TextDataset
 from lora_tui.engine.training.length import total_steps

@@ -15,7 +15,7 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.memory import plan_memory
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.test_training_checkpoint import Trainer, fine_tuning, same
-from tests.engine.training.test_training_health import OUT_OF_MEMORY
+from tests.engine.training.test_training_failures import OUT_OF_MEMORY
 
 TOGETHER = "Long rows are computed 2 at a time: there is memory for it."
 SETTINGS = fine_tuning(**{"training.tokens_per_micro_batch": 32})

@@ -12,7 +12,7 @@ from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.packing import balance
 from lora_tui.engine.training.row_workers import RowWorkers
 from lora_tui.engine.training.step import GradientStep
-from tests.engine.training.test_training_health import limited
+from tests.engine.training.test_training_failures import limited
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 
 CPU = torch.device("cpu")
