@@ -50,7 +50,7 @@ def new_base(arguments: argparse.Namespace) -> Any:
 
 def new_examples(arguments: argparse.Namespace, vocabulary: int) -> list[Any]:
     """Examples of 128 to 1024 tokens whose rows are full: the rest of a row goes to its last example."""
-    from lora_tui.engine.training.dataset import Encoded
+    from lora_tui.engine.training.packing import EncodedExample
 
     numbers = random.Random(0)
     row = 256 if arguments.tiny else ROW
@@ -61,7 +61,9 @@ def new_examples(arguments: argparse.Namespace, vocabulary: int) -> list[Any]:
             length = min(left, numbers.randrange(row // 32, row // 4))
             length = left if left - length < 2 else length
             ids = tuple(numbers.randrange(vocabulary) for _ in range(length))
-            examples.append(Encoded(ids, tuple(place >= length // 2 for place in range(length)), False, "made up"))
+            examples.append(
+                EncodedExample(ids, tuple(place >= length // 2 for place in range(length)), False, "made up")
+            )
             left -= length
     return examples
 

@@ -27,9 +27,9 @@ def measure(
     before_torch()
     from lora_tui.config import Settings
     from lora_tui.engine.models.base_model import load_base
-    from lora_tui.engine.training.dataset import Encoded
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import kept_bytes, plan_memory
+    from lora_tui.engine.training.packing import EncodedExample
     from lora_tui.engine.training.step import GradientStep
 
     keep_freed_memory()
@@ -40,7 +40,7 @@ def measure(
     labels = tuple(place >= length // 2 for place in range(length))
     vocabulary = base.model.config.vocab_size
     examples = [
-        Encoded(tuple(numbers.randrange(vocabulary) for _ in range(length)), labels, False, "made up")
+        EncodedExample(tuple(numbers.randrange(vocabulary) for _ in range(length)), labels, False, "made up")
         for _ in range(max(1, tokens // length))
     ]
     maths = GradientStep.of(model, row)

@@ -29,7 +29,7 @@ from lora_tui.engine.forecast.types import (
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Architecture, linear_layers, lora_parameters, unknown_targets
 from lora_tui.engine.models.hub_info import ModelInfo, model_info
-from lora_tui.engine.training import length
+from lora_tui.engine.training import schedule
 from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
 from lora_tui.store.history import PlannedRun
 from lora_tui.text import count
@@ -133,8 +133,8 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         steps = training.max_steps or None
     else:
         examples = int(data.examples.value)
-        per_epoch = length.steps_per_epoch(examples, together)
-        steps = length.total_steps(examples, together, training.max_epochs, training.max_steps)
+        per_epoch = schedule.steps_per_epoch(examples, together)
+        steps = schedule.total_steps(examples, together, training.max_epochs, training.max_steps)
     if steps is None:
         unknown = Estimate(None, data.examples.note)
         return LengthForecast(unknown, unknown, unknown, unknown, unknown)
@@ -142,14 +142,16 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     if per_epoch is None and not training.eval_steps:
         evaluations = Estimate(None, data.examples.note)
     else:
-        times = length.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
+        times = schedule.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
         evaluations = Estimate(times, early)
     return LengthForecast(
         steps_per_epoch=Estimate(None, data.examples.note) if per_epoch is None else Estimate(per_epoch),
         steps=Estimate(steps, early),
         warmup_steps=Estimate(min(tuning.scheduler.warmup_steps, steps)),
         evaluations=evaluations,
-        checkpoints=Estimate(length.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"),
+        checkpoints=Estimate(
+            schedule.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"
+        ),
     )
 
 

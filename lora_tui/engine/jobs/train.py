@@ -28,13 +28,14 @@ from lora_tui.engine.review.aggregators import evaluation_aggregator
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
-from lora_tui.engine.training.dataset import Encoded, TextDataset
-from lora_tui.engine.training.length import total_steps
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.model_card import CardFacts, model_card
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import takes_from_base
+from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.validation import overfitting
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
@@ -102,7 +103,7 @@ class _Work:
     base: BaseModel
     model: PeftModel
     dataset: TextDataset
-    held_out: list[Encoded]
+    held_out: list[EncodedExample]
     data: ReadResult
     data_file: Path
     fingerprint: str

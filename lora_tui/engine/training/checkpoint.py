@@ -5,6 +5,7 @@ renamed, so a folder that has its name is complete. The run's folder holds the n
 ``best``, the adapter with the highest evaluation score, which is what other programs load.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.run_folder import BEST, step_folders
 from lora_tui.engine.training import pissa
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import atomic_folder, unwritable
 
@@ -48,6 +51,27 @@ class TrainerState:
     times_back: int = 0
     tokens_per_row: int | None = None
     long_rows_that_fit: int = 1
+
+
+def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
+    """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
+
+    How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
+    epochs and steps count; when to evaluate, stop early or save does not.
+    """
+    free = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
+    relevant = {
+        "data": dataset.fingerprint(),
+        "model": settings.model_name,
+        "dtype": dtype,
+        "qlora": settings.qlora,
+        "lora": settings.lora.model_dump(mode="json"),
+        "optimizer": settings.optimizer.model_dump(mode="json"),
+        "scheduler": settings.scheduler.model_dump(mode="json"),
+        "sampling": settings.sampling.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json", exclude=free),
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def save_step(

@@ -11,7 +11,8 @@ from lora_tui.engine.data.read import ReadResult
 from lora_tui.text import count
 
 if TYPE_CHECKING:
-    from lora_tui.engine.training.dataset import Encoded, TextDataset
+    from lora_tui.engine.training.dataset import TextDataset
+    from lora_tui.engine.training.packing import EncodedExample
 
 _MOST_REASONS = 8
 """Different reasons that a plan lists; a file can hold as many as it has records."""
@@ -21,7 +22,7 @@ _SHOWN = 3
 
 
 def data_plan(
-    data: ReadResult, data_file: Path, dataset: "TextDataset", held_out: "Sequence[Encoded]", training: Training
+    data: ReadResult, data_file: Path, dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training
 ) -> dict[str, Any]:
     """Return the part of a ``plan`` event that is about the data.
 
@@ -47,7 +48,7 @@ def data_plan(
     }
 
 
-def data_warnings(dataset: "TextDataset", held_out: "Sequence[Encoded]", training: Training) -> list[str]:
+def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training) -> list[str]:
     """Return what the author of the data may not expect: examples that were dropped, cut or changed by a template."""
     found = named("These examples cannot be trained on with this model", dataset.dropped)
     if dataset.truncated:

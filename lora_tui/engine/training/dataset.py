@@ -7,7 +7,6 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,29 +21,12 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.holdout import drawn, question_digest
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example as tokens.
-
-    `is_label[i]` says that token i is predicted (by position i - 1) and counts in the loss.
-    """
-
-    input_ids: tuple[int, ...]
-    is_label: tuple[bool, ...]
-    has_keyword: bool
-    source: str
-
-    @property
-    def labels(self) -> int:
-        """How many tokens count in the loss."""
-        return sum(self.is_label[1:])
-
-
-class TextDataset(Sequence[Encoded]):
+class TextDataset(Sequence[EncodedExample]):
     """The training examples, tokenised once.
 
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
@@ -65,7 +47,7 @@ class TextDataset(Sequence[Encoded]):
         self._lowered = tuple(keyword.casefold() for keyword in keywords)
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
-        self._rows: list[Encoded] = []
+        self._rows: list[EncodedExample] = []
         self._questions: list[int] = []
         for example in examples:
             self._add(example, max_length)
@@ -87,10 +69,10 @@ class TextDataset(Sequence[Encoded]):
             return
         text = searchable_text(example).casefold()
         flagged = any(keyword in text for keyword in self._lowered)
-        self._rows.append(Encoded(tuple(input_ids), tuple(is_label), flagged, example.source))
+        self._rows.append(EncodedExample(tuple(input_ids), tuple(is_label), flagged, example.source))
         self._questions.append(question_digest(example))
 
-    def hold_out(self, share: float, seed: int) -> list[Encoded]:
+    def hold_out(self, share: float, seed: int) -> list[EncodedExample]:
         """Take a share (0-0.5) of the examples out of the dataset and return them, in the order they are drawn.
 
         The same data and seed divide the same way; see `held_out` for how, and for when nothing is taken.

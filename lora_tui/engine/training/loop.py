@@ -18,13 +18,12 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.run_folder import best_folder
 from lora_tui.engine.runtime.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.checkpoint import TrainerState
-from lora_tui.engine.training.dataset import Encoded, TextDataset
-from lora_tui.engine.training.identity import run_identity
-from lora_tui.engine.training.length import steps_per_epoch, total_steps
+from lora_tui.engine.training.checkpoint import TrainerState, run_identity
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
 from lora_tui.engine.training.optimizer import layers_with_gradient, make_optimizer
-from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch
+from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
 from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
@@ -102,7 +101,7 @@ def train_model(
     hooks: Hooks | None = None,
     *,
     resume: bool = False,
-    held_out: Sequence[Encoded] = (),
+    held_out: Sequence[EncodedExample] = (),
 ) -> TrainingResult:
     """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
 
@@ -122,7 +121,7 @@ class _Training:
     settings: FineTuning
     folder: Path
     hooks: Hooks
-    held_out: Sequence[Encoded] = ()
+    held_out: Sequence[EncodedExample] = ()
     last_loss: float | None = None
     recomputation: activation_memory.Recomputation = activation_memory.NONE
     step_seconds: list[float] = field(default_factory=list)
@@ -241,7 +240,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _gradient(self, examples: list[Encoded], step: int) -> Tensor:
+    def _gradient(self, examples: list[EncodedExample], step: int) -> Tensor:
         """Compute the gradient of a step; where memory runs out, in smaller rows or with more computed again."""
         before = self.maths.tokens_per_row
         try:
@@ -281,7 +280,7 @@ class _Training:
                 f"learn: {', '.join(dead[:3])}{', …' if len(dead) > 3 else '.'}"
             )
 
-    def _skip(self, plan: StepPlan, examples: list[Encoded], loss: float, norm: float) -> None:
+    def _skip(self, plan: StepPlan, examples: list[EncodedExample], loss: float, norm: float) -> None:
         """Leave the weights alone after a step whose loss or gradient is not finite, and say which examples it held."""
         self.state.skipped_in_a_row += 1
         guilty = self.maths.without_finite_loss(examples, plan.step)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lora_tui import machine
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
-from lora_tui.engine.training.dataset import Encoded
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep, out_of_memory
 
 _WORTH_MEASURING = 0.25
@@ -62,7 +62,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(setting: bool | str, maths: GradientStep, examples: list[Encoded]) -> MemoryPlan:
+def plan_memory(setting: bool | str, maths: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
     sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.replaced), maths.device
     row = max(maths.rows(examples), key=lambda row: len(row.input_ids))
@@ -112,7 +112,7 @@ def recompute(maths: GradientStep, way: Recomputation) -> None:
     maths.base.disable_input_require_grads()
 
 
-def kept_bytes(maths: GradientStep, items: tuple[int, ...], examples: list[Encoded]) -> float:
+def kept_bytes(maths: GradientStep, items: tuple[int, ...], examples: list[EncodedExample]) -> float:
     """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
 
     Counts each tensor's memory once, and none of the model's own.

@@ -1,6 +1,12 @@
-"""The model card: what an adapter was trained on, how well it does, and how to use it, beside the weights."""
+"""The model card beside an adapter's weights: what it was trained on, its scores and losses, how to load and serve it.
+
+For serving it goes by what the servers can load. vLLM's ``peft_helper.py`` refuses DoRA and modules that were trained
+whole, and knows one scale for all layers; llama.cpp's ``convert_lora_to_gguf.py`` refuses the same, and its scale is
+alpha / r, never rsLoRA's.
+"""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +14,16 @@ from pathlib import Path
 from lora_tui import __version__
 from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import Scored
-from lora_tui.engine.training.serving import serving
+from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.text import clean
+
+FOLDER = "THIS_FOLDER"
+"""Stands for the adapter's folder, which is not known where it will be read."""
+
+_VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` accepts, from its default on."""
+
+_MERGE = f"lora-tui --run export --format merged --adapter {FOLDER} --output merged"
 
 
 @dataclass(frozen=True)
@@ -101,3 +115,118 @@ def _held_out(facts: CardFacts) -> list[str]:
 
 def _cell(text: str) -> str:
     return clean(text).replace("\n", " ").replace("|", "\\|")
+
+
+def saved_rank(lora: Lora) -> int:
+    """Return the highest rank of the saved matrices: twice that of the trained ones for PiSSA and OLoRA."""
+    highest = max(lora.r, *lora.rank_pattern.values()) if lora.rank_pattern else lora.r
+    return 2 * highest if takes_from_base(lora.init_lora_weights) else highest
+
+
+def serving(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:
+    """Return the lines of the card's sections on vLLM and Ollama.
+
+    `conversations` says that prompts go through the model's chat template; else they are ``Question: …`` texts.
+    """
+    return [*_vllm(base_model, lora, conversations), *_ollama(base_model, lora, conversations)]
+
+
+def _vllm(base_model: str, lora: Lora, conversations: bool) -> list[str]:
+    obstacle = _no_vllm(base_model, lora)
+    rank = saved_rank(lora)
+    if obstacle:
+        commands = [_MERGE, "vllm serve merged --served-model-name tuned"]
+    else:
+        wider = f" --max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}" if rank > _VLLM_RANKS[0] else ""
+        serve = f"vllm serve {shlex.quote(base_model)} --enable-lora --lora-modules tuned={FOLDER}{wider}"
+        commands = [serve]
+    where = "/v1/chat/completions" if conversations else "/v1/completions"
+    asked = '"messages": [{"role": "user", "content": "…"}]' if conversations else r'"prompt": "Question: …\nAnswer:"'
+    return [
+        "## vLLM",
+        "",
+        *(
+            [f"vLLM cannot load this adapter beside its base model: {obstacle}. Merge the two first.", ""]
+            if obstacle
+            else []
+        ),
+        "```sh",
+        *commands,
+        f"curl localhost:8000{where} -H 'Content-Type: application/json' -d '{{\"model\": \"tuned\", {asked}}}'",
+        "```",
+        "",
+    ]
+
+
+def _no_vllm(base_model: str, lora: Lora) -> str:
+    """Why vLLM cannot load the adapter; empty where it can."""
+    if lora.use_dora:
+        return "it does not know DoRA"
+    if lora.modules_to_save:
+        return "it loads no modules that were trained whole"
+    if lora.rank_pattern or lora.alpha_pattern:
+        return "it knows one scale for all layers, and here they differ"
+    if saved_rank(lora) > _VLLM_RANKS[-1]:
+        return f"its highest rank is {_VLLM_RANKS[-1]}"
+    return "the base model is a .gguf file" if base_model.endswith(".gguf") else ""
+
+
+def _ollama(base_model: str, lora: Lora, conversations: bool) -> list[str]:
+    obstacle = _no_gguf(lora)
+    lines = [
+        "## Ollama",
+        "",
+        "Ollama reads GGUF files; the two converters come with llama.cpp. Merged weights work for every adapter:",
+        "",
+        "```sh",
+        _MERGE,
+        "python convert_hf_to_gguf.py merged --outfile tuned.gguf",
+        "ollama create tuned -f Modelfile && ollama run tuned",
+        "```",
+        "",
+        "with this `Modelfile`:",
+        "",
+        "```",
+        "FROM ./tuned.gguf",
+        *_template(conversations),
+        "```",
+        "",
+    ]
+    if obstacle:
+        return [*lines, f"The adapter alone cannot be converted: {obstacle}.", ""]
+    base = "base.gguf"
+    whole = shlex.quote(base_model)
+    known = f" --base-model-id {whole}" if not base_model.startswith(("/", ".", "~")) else f" --base {whole}"
+    if base_model.endswith(".gguf"):
+        base, known = base_model, " --base FOLDER_OF_THE_ORIGINAL_MODEL"
+    return [
+        *lines,
+        f"Or the adapter alone, beside the same base model as `{base}`:",
+        "",
+        "```sh",
+        f"python convert_lora_to_gguf.py {FOLDER}{known} --outfile adapter.gguf",
+        "```",
+        "",
+        "```",
+        f"FROM {base if '/' in base else f'./{base}'}",
+        "ADAPTER ./adapter.gguf",
+        *_template(conversations),
+        "```",
+        "",
+    ]
+
+
+def _no_gguf(lora: Lora) -> str:
+    """Why llama.cpp cannot convert the adapter rightly; empty where it can."""
+    if lora.use_dora:
+        return "llama.cpp does not know DoRA"
+    if lora.modules_to_save:
+        return "llama.cpp converts no modules that were trained whole"
+    if lora.use_rslora:
+        return "llama.cpp scales by alpha / r, and this adapter by alpha / √r (rsLoRA)"
+    return "llama.cpp knows one alpha for all layers, and here they differ" if lora.alpha_pattern else ""
+
+
+def _template(conversations: bool) -> list[str]:
+    """The prompts of training: for conversations the model's own template, which the converted file holds."""
+    return [] if conversations else ['TEMPLATE """Question: {{ .Prompt }}', 'Answer:"""']

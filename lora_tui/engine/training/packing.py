@@ -1,18 +1,78 @@
-"""Examples laid end to end in rows without padding, each attending to itself alone.
+"""Packed rows: examples laid end to end without padding, each attending to itself alone, rows computed side by side.
 
 A row ("micro-batch") is cut from the examples of one optimizer step, so the gradient of the step is the sum over its
-rows whatever the packing.
+rows whatever the packing. Three parts: how examples are packed into rows, the attention that keeps them apart, and the
+threads that compute rows.
+
+*Attention.* transformers passes extra keyword arguments of the backbone down to the attention function; `spans` comes
+that way. On CUDA one kernel of torch takes all spans at once (`torch.nn.attention.varlen`), in half precision. On the
+CPU short examples go through plain matrix products, whose backward is several times faster than that of torch's CPU
+flash kernel at 150-200 tokens; long ones go through scaled_dot_product_attention, which does not keep the T × T scores.
+
+*Threads.* A small model's layers are too small to keep several cores busy: between two matrix products one core works
+and the others wait. Two rows of half the size on one core each are a quarter faster than one row on two
+(SmolLM2-135M), and need no more memory, unless both are long examples. Python itself is no hindrance: torch releases
+the interpreter's lock while it computes.
 """
 
-from collections.abc import Sequence
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.transfer import to_device
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PACKED_ATTENTION = "lora_tui_packed"
+"""Name under which transformers knows the attention of packed rows."""
+
+_MATMUL_TOKENS = 512
+"""Longest example for which keeping the scores is cheaper than recomputing them, in tokens."""
+
+_WIDEST_HEAD = 256
+"""Widest head that the variable-length kernel takes."""
+
+_VARLEN_TAKES_ENABLE_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether this version of torch wants to be told that queries share their keys; older ones see it from the shapes."""
+
+_NOT_PLAIN_ATTENTION = ("gpt_oss", "nemotron")
+"""Model types whose configuration does not tell: attention with sinks, layers that drop extra arguments."""
+
+_LEAST_TOKENS_PER_WORKER = 256
+"""Shortest row worth a thread of its own: shorter ones make poor matrix products."""
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """One training example as tokens.
+
+    `is_label[i]` says that token i is predicted (by position i - 1) and counts in the loss; `source` is the file and
+    line it comes from.
+    """
+
+    input_ids: tuple[int, ...]
+    is_label: tuple[bool, ...]
+    has_keyword: bool
+    source: str
+
+    @property
+    def labels(self) -> int:
+        """How many tokens count in the loss."""
+        return sum(self.is_label[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +136,7 @@ def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int
     return [[item] for item in longest_first]
 
 
-def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.device) -> Row:
+def lay_out(examples: Sequence[EncodedExample], items: Sequence[int], device: torch.device) -> Row:
     """Build one row out of the examples numbered `items`, in the order given."""
     chosen = [examples[item] for item in items]
     ends = list(accumulate(len(example.input_ids) for example in chosen))
@@ -95,3 +155,186 @@ def lay_out(examples: Sequence[Encoded], items: Sequence[int], device: torch.dev
         tuple(items),
         to_device(torch.tensor([0, *ends], dtype=torch.int32), device),
     )
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to `device`; a GPU takes it in the order of its other work, and nobody waits for that."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Tell whether every layer of `model` is plain causal attention, so that `packed_attention` equals its own.
+
+    Sliding windows, soft-capping, sinks, linear attention and recurrent layers are not: such models train one example
+    a row.
+    """
+    config = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
+        return False
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return (
+        set(layer_types) == {"full_attention"}
+        and not windowed
+        and not capped
+        and config.model_type not in _NOT_PLAIN_ATTENTION
+    )
+
+
+@contextmanager
+def packed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let `model` attend per span inside the block; outside it keeps its own implementation (for generation)."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(PACKED_ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend_per_span(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    spans: Sequence[tuple[int, int]],
+    cu_seqlens: Tensor | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention for one packed row: query ``(1, heads, T, d)``, key and value ``(1, kv_heads, T, d)``.
+
+    Returns ``(1, T, heads, d)``, as transformers expects it.
+    """
+    if cu_seqlens is not None and dropout == 0.0 and has_varlen_kernel(query):
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return varlen_attention(q, k, v, scaling, spans, cu_seqlens)[None].contiguous(), None
+    outputs = []
+    for start, end in spans:
+        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        if q.device.type == "cpu" and end - start <= _MATMUL_TOKENS and dropout == 0.0:
+            outputs.append(_matmul_attention(q, k, v, scaling))
+        else:
+            outputs.append(
+                functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1]
+                )
+            )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def has_varlen_kernel(query: Tensor) -> bool:
+    """Tell whether torch's variable-length kernel takes such queries ``(…, head width)``."""
+    halves = (torch.bfloat16, torch.float16)
+    return query.is_cuda and query.dtype in halves and query.shape[-1] <= _WIDEST_HEAD
+
+
+def varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[tuple[int, int]], cu_seqlens: Tensor
+) -> Tensor:
+    """All spans in one call: no padding, no mask, and no wait for the device, since the lengths are known here.
+
+    `query` is ``(T, heads, width)``, `key` and `value` ``(T, kv_heads, width)``; returns the query's shape.
+    """
+    max_seqlen = max(end - start for start, end in spans)
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if _VARLEN_TAKES_ENABLE_GQA else {}
+    mixed: Tensor = varlen_attn(  # type: ignore[assignment]  # a tuple only where its log-sum-exp is asked for
+        query,
+        key,
+        value,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        **grouped,
+    )
+    return mixed
+
+
+def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention by two matrix products; the softmax runs in float32 as in the flash kernels."""
+    heads, kv_heads, length = query.shape[1], key.shape[1], query.shape[2]
+    # Grouped queries share their key head without copying it: (kv, group · T, d) @ (kv, d, T).
+    grouped = query.reshape(kv_heads, heads // kv_heads * length, -1)
+    scores = torch.matmul(grouped, key[0].transpose(1, 2)).view(heads, length, length).float() * scaling
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1).to(value.dtype)
+    mixed = torch.matmul(weights.view(kv_heads, heads // kv_heads * length, length), value[0])
+    return mixed.view(1, heads, length, -1)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The spans say who sees whom: no mask is built."""
+
+
+AttentionInterface.register(PACKED_ATTENTION, _attend_per_span)
+AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+class RowWorkers:
+    """Threads that compute rows, each with its share of torch's own threads; made when they are first needed."""
+
+    def __init__(self, device: torch.device, *, allowed: bool) -> None:
+        self._cores = torch.get_num_threads() if allowed and device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._workers = 1
+
+    def workers(self, tokens: int) -> int:
+        """How many rows are computed at once where `tokens` may be in work."""
+        return max(1, min(self._cores, tokens // _LEAST_TOKENS_PER_WORKER))
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+        """Call `function` for every item, `workers` at a time; results come in the order of the items.
+
+        After an exception, or when no more results are asked for, nothing is left at work.
+        """
+        if workers == 1:
+            yield from map(function, items)
+            return
+        if self._pool is None or self._workers != workers:
+            self.close()
+            self._pool, self._workers = _pool(workers, self._cores), workers
+        calls = deque(self._pool.submit(function, item) for item in items)
+        try:
+            while calls:
+                yield calls.popleft().result()  # kept no longer than it is wanted
+        finally:
+            for call in calls:
+                call.cancel()
+            wait(calls)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def _pool(workers: int, cores: int) -> ThreadPoolExecutor:
+    """Start the threads. torch's setting is each thread's own, but the last one set is what new threads begin with."""
+    together = threading.Barrier(workers)
+
+    def take_share() -> None:
+        torch.get_num_threads()  # the first look of a thread gives it the common setting: that must be over
+        torch.set_num_threads(max(1, cores // workers))
+        together.wait()  # so that every thread gets one of these
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="training-row")
+    for started in [pool.submit(take_share) for _ in range(workers)]:
+        started.result()
+    torch.set_num_threads(cores)
+    return pool

@@ -1,16 +1,13 @@
-"""Which examples each optimizer step sees, and the learning rate it takes them at: pure functions, planned in advance.
+"""A run's length, the examples of each optimizer step, and its learning rate: pure functions, planned in advance.
 
 An epoch's order is a function of (seed, epoch, sampling weights) alone, and steps are cut by examples before anything
-is packed. So packing changes no mathematics, and a run resumes by its step number.
+is packed. So packing changes no mathematics, and a run resumes by its step number. torch, whose generator draws the
+order, is imported only then: a forecast counts steps without it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-
-from lora_tui.engine.training.length import steps_per_epoch
 
 _EPOCH_STRIDE = 1_000_003
 """A prime, so that (seed, epoch) pairs of neighbouring runs do not share a generator."""
@@ -26,6 +23,33 @@ class StepPlan:
     ends_epoch: bool
 
 
+def steps_per_epoch(count: int, examples_per_step: int) -> int:
+    """Optimizer steps of one epoch; the last may hold fewer examples."""
+    return math.ceil(count / examples_per_step)
+
+
+def total_steps(count: int, examples_per_step: int, max_epochs: int, max_steps: int) -> int:
+    """Optimizer steps of the run: those of its epochs, or `max_steps` where that is set (more epochs if needed)."""
+    return max_steps or max_epochs * steps_per_epoch(count, examples_per_step)
+
+
+def evaluations(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int) -> int:
+    """Evaluations of a run that nothing ends early: every `eval_steps` steps or `eval_frequency` epochs, and the last.
+
+    `per_epoch` is the steps of an epoch. The same rule as the loop's own, counted instead of asked step by step.
+    """
+    every = eval_steps or eval_frequency * per_epoch
+    return math.ceil(steps / every)
+
+
+def checkpoints(steps: int, save_steps: int) -> int:
+    """Checkpoints of a run that stopped runs resume from: every `save_steps` steps, and after the last.
+
+    Slow steps bring more: at least one a minute.
+    """
+    return math.ceil(steps / save_steps)
+
+
 def epoch_order(count: int, weights: Sequence[float], seed: int, epoch: int, *, shuffle: bool) -> list[int]:
     """The example indices of one epoch, `count` of them.
 
@@ -33,6 +57,8 @@ def epoch_order(count: int, weights: Sequence[float], seed: int, epoch: int, *, 
     of its neighbours by systematic resampling: the expected share is exact and no heavy example is left out by chance,
     as drawing with replacement would.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed * _EPOCH_STRIDE + epoch)
     if len(set(weights)) <= 1:
         indices = list(range(count))

@@ -17,14 +17,20 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from lora_tui.engine.models.build_lock import computing
-from lora_tui.engine.training.attention import packed_attention, supports_packing
 from lora_tui.engine.training.cuda_graphs import GraphedRows
-from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
-from lora_tui.engine.training.packing import Row, balance, lay_out, pack
-from lora_tui.engine.training.row_workers import RowWorkers
+from lora_tui.engine.training.packing import (
+    EncodedExample,
+    Row,
+    RowWorkers,
+    balance,
+    lay_out,
+    pack,
+    packed_attention,
+    supports_packing,
+)
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -106,7 +112,7 @@ class GradientStep:
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
             yield
 
-    def accumulate(self, examples: Sequence[Encoded], step: int = 0) -> Tensor:
+    def accumulate(self, examples: Sequence[EncodedExample], step: int = 0) -> Tensor:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
         `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
@@ -140,7 +146,7 @@ class GradientStep:
             self.tokens_per_row = min(self.tokens_per_row, tokens) if side_by_side else tokens // 2
             self.one_at_a_time = True
 
-    def _accumulate(self, examples: Sequence[Encoded], step: int) -> Tensor:
+    def _accumulate(self, examples: Sequence[EncodedExample], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
         if self.graphs is not None:
             return self._accumulate_by_graphs(self.graphs, examples, labels, step)
@@ -161,7 +167,9 @@ class GradientStep:
                     _add_gradients(parameters, gradients)
             return total / labels
 
-    def _accumulate_by_graphs(self, graphs: GraphedRows, examples: Sequence[Encoded], labels: int, step: int) -> Tensor:
+    def _accumulate_by_graphs(
+        self, graphs: GraphedRows, examples: Sequence[EncodedExample], labels: int, step: int
+    ) -> Tensor:
         with computing(), self.ready():
             graphs.begin(labels)
             for items in self.packing(examples):
@@ -179,18 +187,18 @@ class GradientStep:
             layers = self.fast.replaced["linear"]
             self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.set_dropout_rng)
 
-    def rows_at_once(self, examples: Sequence[Encoded]) -> int:
+    def rows_at_once(self, examples: Sequence[EncodedExample]) -> int:
         """How many rows of a step are computed side by side within `tokens_per_row`; long ones exceed it."""
         if not self.packed or self.one_at_a_time:
             return 1
         tokens = sum(len(example.input_ids) for example in examples)
         return self.side_by_side.workers(min(tokens, self.tokens_per_row))
 
-    def long_rows_together(self, examples: Sequence[Encoded]) -> int:
+    def long_rows_together(self, examples: Sequence[EncodedExample]) -> int:
         """How many of a step's rows above their share of `tokens_per_row` are in work at once; 1: each alone."""
         return self._row_groups(examples)[1][1]
 
-    def _row_groups(self, examples: Sequence[Encoded]) -> list[tuple[list[list[int]], int]]:
+    def _row_groups(self, examples: Sequence[EncodedExample]) -> list[tuple[list[list[int]], int]]:
         """A step's rows, longest first, in three groups with how many of each are computed side by side.
 
         Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
@@ -204,7 +212,7 @@ class GradientStep:
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
 
-    def summed_loss_of(self, examples: Sequence[Encoded], step: int = 0, first: int = 0) -> Tensor:
+    def summed_loss_of(self, examples: Sequence[EncodedExample], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
         with computing(), self.ready():
             row = lay_out(examples, range(len(examples)), self.device)
@@ -213,20 +221,20 @@ class GradientStep:
             return self.summed_loss(row)
 
     @torch.no_grad()
-    def without_finite_loss(self, examples: Sequence[Encoded], step: int) -> list[int]:
+    def without_finite_loss(self, examples: Sequence[EncodedExample], step: int) -> list[int]:
         """Which of a step's examples have no finite loss by themselves."""
         losses = [self.summed_loss_of([example], step, place) for place, example in enumerate(examples)]
         return [place for place, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
 
-    def rows(self, examples: Sequence[Encoded]) -> list[Row]:
+    def rows(self, examples: Sequence[EncodedExample]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
         return [lay_out(examples, items, self.device) for items in self.packing(examples)]
 
     @staticmethod
-    def _tokens(examples: Sequence[Encoded], items: Sequence[int]) -> int:
+    def _tokens(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
         return sum(len(examples[item].input_ids) for item in items)
 
-    def packing(self, examples: Sequence[Encoded]) -> list[list[int]]:
+    def packing(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
         """Which examples share a row."""
         if not self.packed:
             return [[item] for item in range(len(examples))]

@@ -11,8 +11,7 @@ from itertools import pairwise
 import torch
 
 from lora_tui.engine.models.build_lock import computing
-from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.packing import lay_out
+from lora_tui.engine.training.packing import EncodedExample, lay_out
 from lora_tui.engine.training.step import GradientStep, RowTooLargeError, free_cached_memory, out_of_memory
 
 MOST_TOKENS = 32_768
@@ -25,7 +24,7 @@ _LEAST_RISE = 0.01
 """Share of the loss by which it must have risen over those evaluations: less is noise."""
 
 
-def measured(held_out: Sequence[Encoded], most_tokens: int = MOST_TOKENS) -> Sequence[Encoded]:
+def measured(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS) -> Sequence[EncodedExample]:
     """Return the leading examples that hold at most `most_tokens`; always the same ones, so that losses compare."""
     tokens = 0
     for index, example in enumerate(held_out):
@@ -35,7 +34,7 @@ def measured(held_out: Sequence[Encoded], most_tokens: int = MOST_TOKENS) -> Seq
     return held_out
 
 
-def held_out_loss(maths: GradientStep, held_out: Sequence[Encoded]) -> float:
+def held_out_loss(maths: GradientStep, held_out: Sequence[EncodedExample]) -> float:
     """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
 
     The model is left in evaluation mode. Where memory runs out, a row is looked at in halves; raises `RowTooLargeError`
@@ -49,7 +48,7 @@ def held_out_loss(maths: GradientStep, held_out: Sequence[Encoded]) -> float:
     return total / sum(example.labels for example in examples)
 
 
-def _summed_loss(maths: GradientStep, examples: Sequence[Encoded], items: Sequence[int]) -> float:
+def _summed_loss(maths: GradientStep, examples: Sequence[EncodedExample], items: Sequence[int]) -> float:
     try:
         return float(maths.summed_loss(lay_out(examples, items, maths.device)))
     except RuntimeError as problem:

@@ -8,9 +8,10 @@ import torch
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.data.examples import QuestionAnswer
-from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.lora import create_lora_model
+from lora_tui.engine.training.packing import EncodedExample
 from tests.engine.tiny import PAIRS, make_model
 
 torch.set_num_threads(1)  # the models are tiny: a second thread only waits
@@ -23,7 +24,7 @@ def dataset(tokenizer: Any) -> TextDataset:
 
 
 @pytest.fixture(scope="session")
-def examples(dataset: TextDataset) -> list[Encoded]:
+def examples(dataset: TextDataset) -> list[EncodedExample]:
     return list(dataset)
 
 

@@ -20,7 +20,7 @@ from lora_tui.engine.models.architecture import (
     lora_parameters,
     unknown_targets,
 )
-from lora_tui.engine.training import length
+from lora_tui.engine.training import schedule
 from lora_tui.engine.training.loop import _Training
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.memory import sizes_of
@@ -220,13 +220,13 @@ def test_evaluations_are_as_many_as_the_loop_makes(
     examples: int, max_epochs: int, max_steps: int, eval_frequency: int, eval_steps: int
 ) -> None:
     per_step = 4
-    steps = length.total_steps(examples, per_step, max_epochs, max_steps)
+    steps = schedule.total_steps(examples, per_step, max_epochs, max_steps)
     settings = SimpleNamespace(training=SimpleNamespace(eval_steps=eval_steps, eval_frequency=eval_frequency))
     loop = SimpleNamespace(settings=settings, steps=steps)
     plans = [plan for epoch in range(20) for plan in plan_epoch(range(examples), per_step, epoch)][:steps]
     due = sum(_Training._evaluation_due(loop, plan) for plan in plans)  # type: ignore[arg-type]  # all that it looks at
-    assert length.evaluations(steps, length.steps_per_epoch(examples, per_step), eval_steps, eval_frequency) == due
+    assert schedule.evaluations(steps, schedule.steps_per_epoch(examples, per_step), eval_steps, eval_frequency) == due
 
 
 def test_checkpoints_come_at_their_steps_and_at_the_end() -> None:
-    assert [length.checkpoints(steps, 50) for steps in (1, 50, 51, 100, 101)] == [1, 1, 2, 2, 3]
+    assert [schedule.checkpoints(steps, 50) for steps in (1, 50, 51, 100, 101)] == [1, 1, 2, 2, 3]

@@ -5,16 +5,17 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import PAIRS, make_tokenizer
 
 
-def encode(example: Example, tokenizer: Any) -> Encoded:
+def encode(example: Example, tokenizer: Any) -> EncodedExample:
     return TextDataset([example], tokenizer)[0]
 
 
-def labelled(row: Encoded) -> list[int]:
+def labelled(row: EncodedExample) -> list[int]:
     return [token for token, label in zip(row.input_ids, row.is_label, strict=True) if label]
 
 

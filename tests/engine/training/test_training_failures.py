@@ -14,12 +14,13 @@ import torch
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Sizes
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fast import layers as layers_module
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute, sizes_of
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import make_model
@@ -49,7 +50,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, tokens: int, kind: type[RuntimeErro
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_step_for_which_memory_runs_out_is_taken_in_smaller_rows_with_the_same_result(
     new_model: Callable[..., Any],
-    examples: list[Encoded],
+    examples: list[EncodedExample],
     monkeypatch: pytest.MonkeyPatch,
     dropout: float,
     kind: type[RuntimeError],
@@ -95,7 +96,7 @@ def test_one_example_that_does_not_fit_is_recomputed_and_then_refused(
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not fit")
@@ -173,7 +174,7 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
 
 @pytest.mark.parametrize("way", activation_memory.RECOMPUTATIONS[:-1], ids=lambda way: way.name)
 def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
-    new_model: Callable[..., Any], examples: list[Encoded], way: activation_memory.Recomputation
+    new_model: Callable[..., Any], examples: list[EncodedExample], way: activation_memory.Recomputation
 ) -> None:
     model = new_model(dropout=0.1, num_hidden_layers=4).train()
     loss, plain = accumulate(model, examples, 64)
@@ -188,7 +189,7 @@ def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_estimate_is_near_what_is_kept(
-    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded], dtype: torch.dtype
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[EncodedExample], dtype: torch.dtype
 ) -> None:
     base = make_model(tokenizer).to(dtype)
     model = new_model(base=base, targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
@@ -202,7 +203,7 @@ def test_the_estimate_is_near_what_is_kept(
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_auto_measures_where_the_estimate_is_near_the_limit(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, fits: bool
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
     maths = GradientStep.of(new_model().train(), 64)
     sizes = Sizes(64, 128, 2, 4, by_hand=True)
@@ -217,7 +218,7 @@ def test_auto_measures_where_the_estimate_is_near_the_limit(
 
 
 def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maths = GradientStep.of(new_model().train(), 64)
 
@@ -231,7 +232,7 @@ def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
 
 
 def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it_recomputes(
-    new_model: Callable[..., Any], examples: list[Encoded]
+    new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model(dropout=0.2).train()
     _, wanted = accumulate(model, examples[:3], 400)
@@ -248,7 +249,7 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
     assert largest_difference(gradients(model), wanted) <= 1e-6
 
 
-def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[EncodedExample]) -> None:
     maths = GradientStep.of(new_model(dropout=0.2).train(), 64)
     maths.fast = FastLayers(unsupported_reason="for the test")
     before = torch.get_rng_state()

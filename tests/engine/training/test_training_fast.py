@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import attention as attention_module
 from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import DropoutRng, bernoulli_positions
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones
@@ -220,7 +220,7 @@ def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_with_dropout_a_step_is_the_same_however_it_is_packed(
-    new_model: Callable[..., Any], examples: list[Encoded], rate: float
+    new_model: Callable[..., Any], examples: list[EncodedExample], rate: float
 ) -> None:
     model = new_model(dropout=rate).train()
     random_state = torch.get_rng_state()
@@ -241,7 +241,7 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
 
 
 def test_dropout_is_pefts_with_the_same_elements_dropped(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT's own layers, with its dropout modules replaced by ones that drop what ours drop."""
     model = new_model(dropout=0.2, targets=["q_proj", "up_proj", "down_proj"]).train()
@@ -260,7 +260,7 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
                 return x * keep / 0.8
 
             monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)
-        from lora_tui.engine.training.attention import packed_attention
+        from lora_tui.engine.training.packing import packed_attention
 
         with packed_attention(maths.base):
             part = maths.summed_loss(row) / labels
@@ -298,7 +298,7 @@ def test_trained_norms_keep_their_own_layer(new_model: Callable[..., Any]) -> No
     [({"use_dora": True}, "a variant of LoRA"), ({"lora_bias": True}, "LoRA with a bias")],
 )
 def test_what_is_not_plain_lora_is_left_to_peft(
-    tokenizer: Any, examples: list[Encoded], change: Any, reason: str
+    tokenizer: Any, examples: list[EncodedExample], change: Any, reason: str
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -322,7 +322,7 @@ def test_what_is_not_plain_lora_is_left_to_peft(
 
 
 def test_in_bfloat16_gradients_are_as_near_the_exact_ones_as_pefts_own_or_nearer(
-    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded]
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[EncodedExample]
 ) -> None:
     def base(dtype: torch.dtype) -> Any:
         return make_model(tokenizer).to(torch.bfloat16).to(dtype)  # the same weights

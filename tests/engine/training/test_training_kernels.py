@@ -15,14 +15,13 @@ if not os.environ.get("CI"):  # the test extra brings it: in CI a missing one is
 from lora_tui.config.models import Lora
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.training.cuda_graphs import GraphedRows
-from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.fast import gpu_ops, pointwise
 from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.memory import recompute
-from lora_tui.engine.training.packing import Row, lay_out
+from lora_tui.engine.training.packing import EncodedExample, Row, lay_out
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones, stir
 
@@ -44,7 +43,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             mixed.append(one[0].transpose(0, 1))
         return torch.cat(mixed)
 
-    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", per_span_attention)
+    monkeypatch.setattr("lora_tui.engine.training.packing.varlen_attn", per_span_attention)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr(gpu_ops, "unusable_reason", lambda device, dtype: None)
     monkeypatch.setattr(gpu_ops, "attends", lambda *_: False)  # slow to interpret: where it is asked for
@@ -137,7 +136,7 @@ def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(ra
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
 def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
     compare_with_the_cpus_way(new_model(targets=targets).train(), examples, monkeypatch)
 
@@ -145,7 +144,7 @@ def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
 @pytest.mark.usefixtures("with_attention")
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_attention_by_kernels_equals_the_cpus(
-    tokenizer: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, kv_heads: int
+    tokenizer: Any, examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, kv_heads: int
 ) -> None:
     """With biases, and LoRA on queries and values alone, so that a part of the joint layer has none."""
     torch.manual_seed(0)
@@ -205,7 +204,7 @@ def test_what_the_program_runs_fits_its_loops() -> None:
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("kind", [Qwen3Config, Qwen2Config], ids=["norms of the heads", "biases"])
 def test_other_families_and_unlike_ranks_are_computed_alike(
-    tokenizer: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, kind: Any
+    tokenizer: Any, examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -217,7 +216,9 @@ def test_other_families_and_unlike_ranks_are_computed_alike(
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_a_norm_that_somebody_listens_to_is_called(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_a_norm_that_somebody_listens_to_is_called(
+    new_model: Callable[..., Any], examples: list[EncodedExample]
+) -> None:
     model = new_model(targets=["q_proj"]).train()
     norm = model.get_base_model().model.layers[0].post_attention_layernorm
     heard: list[int] = []
@@ -230,7 +231,7 @@ def test_a_norm_that_somebody_listens_to_is_called(new_model: Callable[..., Any]
 
 @pytest.mark.usefixtures("with_attention")
 def test_longer_examples_than_were_measured_go_through_torchs_attention(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, calls = new_model(targets=["q_proj"]).train(), []
     real = gpu_ops.kernels().rotate_back
@@ -242,7 +243,9 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_layers_that_are_computed_again_are_the_same(
+    new_model: Callable[..., Any], examples: list[EncodedExample]
+) -> None:
     gpu_ops.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     maths = GradientStep.of(model, 64)
@@ -255,7 +258,7 @@ def test_layers_that_are_computed_again_are_the_same(new_model: Callable[..., An
     torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-7)
 
 
-def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch) -> None:
+def compare_with_the_cpus_way(model: Any, examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> tuple[float, torch.Tensor, dict[str, int]]:
         maths = GradientStep.of(model, 64)
         loss = float(maths.accumulate(examples[:2], 1))
@@ -274,7 +277,7 @@ def compare_with_the_cpus_way(model: Any, examples: list[Encoded], monkeypatch: 
 
 @pytest.mark.usefixtures("on_gpu")
 def test_with_dropout_a_step_is_the_same_however_it_is_packed(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
@@ -288,7 +291,7 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("targets", [["q_proj", "k_proj", "o_proj"], "all-linear"])
 def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, targets: Any
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
     monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
     for name, size in {"_LOW_TOKENS": 8, "_LOW_COLUMNS": 16, "_COLUMNS_EACH": 32, "_TOKENS_EACH": 16}.items():
@@ -364,7 +367,7 @@ class Recorded:
 
 @pytest.mark.usefixtures("on_gpu")
 def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._TOKENS", 8)
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._LABELS", 4)
@@ -392,7 +395,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
 
 @pytest.mark.usefixtures("on_gpu")
 def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model(targets=["q_proj"]).train()
     expected = float(GradientStep.of(model, 1000).accumulate(examples[:2], 1))
@@ -423,7 +426,7 @@ class Sums:
     def step(self, *tokens: int) -> tuple[float, float]:
         self.rows.begin(10)
         for count in tokens:
-            self.rows.add(lay_out([Encoded((5,) * count, (True,) * count, False, "x")], [0], CPU), None)
+            self.rows.add(lay_out([EncodedExample((5,) * count, (True,) * count, False, "x")], [0], CPU), None)
         return float(self.rows.total), float(self.rows.sums[0])
 
 

@@ -25,7 +25,7 @@ OF_ROW = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=Tru
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)

@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional
 
 from lora_tui.engine.training import loss as loss_module
-from lora_tui.engine.training.attention import supports_packing
-from lora_tui.engine.training.dataset import Encoded
 from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.packing import EncodedExample, supports_packing
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -65,7 +64,7 @@ def test_huge_logits_do_not_overflow() -> None:
 
 
 def test_the_head_visits_label_positions_only(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visited: list[int] = []
 
@@ -80,7 +79,7 @@ def test_the_head_visits_label_positions_only(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_many_small_rows_give_the_gradient_of_one_batch(
-    new_model: Callable[..., Any], examples: list[Encoded], tied: bool
+    new_model: Callable[..., Any], examples: list[EncodedExample], tied: bool
 ) -> None:
     model = new_model(tied=tied)
     one_loss, one = accumulate(model, examples, 10_000)
@@ -91,7 +90,7 @@ def test_many_small_rows_give_the_gradient_of_one_batch(
 
 
 def test_the_loss_is_divided_by_the_labels_of_the_whole_step_not_row_by_row(
-    new_model: Callable[..., Any], examples: list[Encoded]
+    new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model().eval()
     short, long = examples[1], examples[0]
@@ -181,14 +180,14 @@ FAMILIES = [
 def test_every_family_has_the_loss_and_gradients_of_transformers_own_forward(
     new_model: Callable[..., Any],
     tokenizer: Any,
-    examples: list[Encoded],
+    examples: list[EncodedExample],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
     packed: bool,
     plain_head: bool,
     matmul_tokens: int,
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.attention._MATMUL_TOKENS", matmul_tokens)
+    monkeypatch.setattr("lora_tui.engine.training.packing._MATMUL_TOKENS", matmul_tokens)
     model = new_model(base=other_model(kind, len(tokenizer))).eval()
     maths = GradientStep.of(model, 64)
     assert (maths.packed, maths.plain_head) == (packed, plain_head)
@@ -222,7 +221,7 @@ def test_recurrent_layers_are_not_packed(tokenizer: Any) -> None:
 
 
 def test_an_adapter_on_the_head_takes_the_models_own_forward(
-    new_model: Callable[..., Any], examples: list[Encoded]
+    new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model(targets=["q_proj", "lm_head"], tied=False)
     maths = GradientStep.of(model, 64)

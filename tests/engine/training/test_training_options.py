@@ -15,8 +15,8 @@ from lora_tui.engine.models.adapter_source import open_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.training import checkpoint
+from lora_tui.engine.training.checkpoint import run_identity
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.identity import run_identity
 from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.optimizer import make_optimizer

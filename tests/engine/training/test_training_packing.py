@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.training.attention import _MATMUL_TOKENS, NAME, packed_attention
-from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.packing import lay_out, pack
+from lora_tui.engine.training.packing import (
+    _MATMUL_TOKENS,
+    PACKED_ATTENTION,
+    EncodedExample,
+    lay_out,
+    pack,
+    packed_attention,
+)
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
 
 CPU = torch.device("cpu")
 
 
-def encoded(ids: list[int], labels: str) -> Encoded:
-    return Encoded(tuple(ids), tuple(mark == "x" for mark in labels), False, "f")
+def encoded(ids: list[int], labels: str) -> EncodedExample:
+    return EncodedExample(tuple(ids), tuple(mark == "x" for mark in labels), False, "f")
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -26,7 +31,9 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def accumulate(model: Any, examples: list[Encoded], tokens_per_row: int) -> tuple[float, dict[str, torch.Tensor]]:
+def accumulate(
+    model: Any, examples: list[EncodedExample], tokens_per_row: int
+) -> tuple[float, dict[str, torch.Tensor]]:
     maths = GradientStep.of(model, tokens_per_row)
     assert maths.packed
     loss = float(maths.accumulate(examples))
@@ -74,7 +81,7 @@ def test_the_last_token_of_an_example_predicts_nothing() -> None:
 
 
 def test_the_logits_of_a_packed_row_are_those_of_its_examples_alone(
-    new_model: Callable[..., Any], examples: list[Encoded]
+    new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model().eval()
     row = lay_out(examples, range(4), CPU)
@@ -90,13 +97,13 @@ def test_the_logits_of_a_packed_row_are_those_of_its_examples_alone(
         for (start, end), example in zip(row.spans, examples, strict=False):
             alone = model(input_ids=torch.tensor([example.input_ids])).logits[0]
             assert float((packed[start:end] - alone).abs().max()) <= 1e-5
-    assert model.config._attn_implementation != NAME, "generation must find the model's own attention again"
+    assert model.config._attn_implementation != PACKED_ATTENTION, "generation must find the model's own attention again"
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
 @pytest.mark.parametrize("layers", [["q_proj", "v_proj"], "all-linear"])
 def test_the_gradients_of_packed_rows_are_those_of_separate_examples(
-    new_model: Callable[..., Any], examples: list[Encoded], heads: tuple[int, int], layers: Any
+    new_model: Callable[..., Any], examples: list[EncodedExample], heads: tuple[int, int], layers: Any
 ) -> None:
     model = new_model(targets=layers, num_attention_heads=heads[0], num_key_value_heads=heads[1])
     alone_loss, alone = accumulate(model, examples, 1)
@@ -107,7 +114,7 @@ def test_the_gradients_of_packed_rows_are_those_of_separate_examples(
 
 
 def test_packing_changes_nothing_against_transformers_own_forward(
-    new_model: Callable[..., Any], examples: list[Encoded]
+    new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model()
     _, ours = accumulate(model, examples, 64)
@@ -137,7 +144,7 @@ def test_long_examples_take_the_other_kernel_and_agree(new_model: Callable[..., 
 
 
 def test_on_cuda_all_spans_go_through_one_kernel_in_the_layout_it_takes(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel has no CPU version: one that follows its documentation stands in for it here."""
     shapes: list[tuple[int, ...]] = []
@@ -158,8 +165,8 @@ def test_on_cuda_all_spans_go_through_one_kernel_in_the_layout_it_takes(
 
     model = new_model()
     _, wanted = accumulate(model, examples, 64)
-    monkeypatch.setattr("lora_tui.engine.training.attention.has_varlen_kernel", lambda query: True)
-    monkeypatch.setattr("lora_tui.engine.training.attention.varlen_attn", stand_in)
+    monkeypatch.setattr("lora_tui.engine.training.packing.has_varlen_kernel", lambda query: True)
+    monkeypatch.setattr("lora_tui.engine.training.packing.varlen_attn", stand_in)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.FastLayers._replace_blocks", lambda *_, **__: None)
     _, found = accumulate(model, examples, 64)
     assert largest_difference(found, wanted) <= 1e-6
@@ -167,7 +174,9 @@ def test_on_cuda_all_spans_go_through_one_kernel_in_the_layout_it_takes(
     assert all(shape[1:] == (4, 16) for shape in shapes)
 
 
-def test_recomputed_activations_give_the_same_gradients(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_recomputed_activations_give_the_same_gradients(
+    new_model: Callable[..., Any], examples: list[EncodedExample]
+) -> None:
     model = new_model().train()
     _, plain = accumulate(model, examples, 64)
     model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
@@ -175,14 +184,16 @@ def test_recomputed_activations_give_the_same_gradients(new_model: Callable[...,
     assert largest_difference(plain, recomputed) <= 1e-7
 
 
-def test_every_row_of_a_step_keeps_to_the_token_budget(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_every_row_of_a_step_keeps_to_the_token_budget(
+    new_model: Callable[..., Any], examples: list[EncodedExample]
+) -> None:
     rows = GradientStep.of(new_model(), 40).rows(examples)
     assert all(len(row.input_ids) <= 40 for row in rows)
     assert sum(len(row.targets) for row in rows) == sum(example.labels for example in examples)
 
 
 def test_a_bfloat16_base_takes_the_same_step_up_to_rounding(
-    new_model: Callable[..., Any], tokenizer: Any, examples: list[Encoded]
+    new_model: Callable[..., Any], tokenizer: Any, examples: list[EncodedExample]
 ) -> None:
     exact, _ = accumulate(new_model(), examples, 64)
     model = new_model(base=make_model(tokenizer).to(torch.bfloat16))

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.training.dataset import Encoded
-from lora_tui.engine.training.packing import balance
-from lora_tui.engine.training.row_workers import RowWorkers
+from lora_tui.engine.training.packing import EncodedExample, RowWorkers, balance
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.test_training_failures import limited
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -20,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 32)
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 32)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -43,7 +41,7 @@ def test_rows_are_of_like_length_and_hold_every_item_once() -> None:
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
-    new_model: Callable[..., Any], examples: list[Encoded], dropout: float
+    new_model: Callable[..., Any], examples: list[EncodedExample], dropout: float
 ) -> None:
     model = new_model(dropout=dropout).train()
     maths = GradientStep.of(model, 96)
@@ -73,9 +71,9 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
 
 @pytest.mark.usefixtures("two_cores")
 def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     maths = GradientStep.of(new_model(), 40)
     (alone, one), (together, _), (short, two) = maths._row_groups(examples)
     assert (one, two) == (1, 2)
@@ -89,10 +87,10 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("count", [4, 5])
 def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch, count: int
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Each is above its share of the budget; an odd one is computed alone, on both cores."""
-    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     long = sorted(examples, key=lambda example: -len(example.input_ids))[:count]
     model = new_model(dropout=0.1).train()
     one_by_one, side_by_side = (GradientStep.of(model, 32) for _ in range(2))
@@ -110,7 +108,7 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
 
 @pytest.mark.usefixtures("two_cores")
 def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model().train()
     _, undisturbed = accumulate(model, examples, 200)
@@ -124,12 +122,12 @@ def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
 
 @pytest.mark.usefixtures("two_cores")
 def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row is a single example: halving could not help."""
     long = sorted(examples, key=lambda example: -len(example.input_ids))[:2]
     tokens = len(long[0].input_ids)
-    monkeypatch.setattr("lora_tui.engine.training.row_workers._LEAST_TOKENS", 16)
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     model = new_model().train()
     _, undisturbed = accumulate(model, long, 1)
     maths = GradientStep.of(model, 2 * tokens)

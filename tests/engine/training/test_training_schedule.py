@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from lora_tui.engine.training.length import steps_per_epoch, total_steps
-from lora_tui.engine.training.schedule import epoch_order, lr_factor, plan_epoch
+from lora_tui.engine.training.schedule import epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
 
 
 def order(

@@ -13,7 +13,7 @@ import pytest
 from lora_tui.config.models import Lora
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
-from lora_tui.engine.training.serving import saved_rank, serving
+from lora_tui.engine.training.model_card import saved_rank, serving
 from tests.engine.conftest import Trained
 from tests.engine.tiny import make_model
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
 from lora_tui.engine.training.optimizer import make_optimizer
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.schedule import epoch_order
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import tiny_settings
@@ -56,7 +57,7 @@ def reference(model: Any, dataset: TextDataset) -> tuple[list[float], list[float
     for number, factor in enumerate((0.5, 1.0, 1.0)):  # two steps of warm-up, then the first of the fall
         for group, rate in zip(optimizer.param_groups, (RATE, BASE_RATE), strict=False):
             group["lr"] = rate * factor
-        batch: list[Encoded] = [dataset[i] for i in order[4 * number : 4 * number + 4]]
+        batch: list[EncodedExample] = [dataset[i] for i in order[4 * number : 4 * number + 4]]
         longest = max(len(row.input_ids) for row in batch)
         ids = torch.zeros(len(batch), longest, dtype=torch.int64)
         labels = torch.full_like(ids, -100)

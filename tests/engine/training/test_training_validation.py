@@ -12,9 +12,10 @@ from torch.nn import functional
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training import validation
 from lora_tui.engine.training.checkpoint import adapter_weights
-from lora_tui.engine.training.dataset import Encoded, TextDataset
+from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep, RowTooLargeError
 from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
 from lora_tui.errors import UsageError
@@ -22,13 +23,13 @@ from tests.engine.tiny import PAIRS, tiny_settings
 
 
 @pytest.fixture
-def divided(tokenizer: Any) -> tuple[TextDataset, list[Encoded]]:
+def divided(tokenizer: Any) -> tuple[TextDataset, list[EncodedExample]]:
     """The pairs, four of them held out."""
     dataset = TextDataset([QuestionAnswer(q, a, f"pairs:{n}") for n, (q, a) in enumerate(PAIRS)], tokenizer)
     return dataset, dataset.hold_out(0.4, 42)
 
 
-def mean_over_labels(model: Any, examples: list[Encoded]) -> float:
+def mean_over_labels(model: Any, examples: list[EncodedExample]) -> float:
     """The same, one example at a time through the model's own forward."""
     total, labels = 0.0, 0
     with torch.no_grad():
@@ -42,7 +43,7 @@ def mean_over_labels(model: Any, examples: list[Encoded]) -> float:
     return total / labels
 
 
-def test_held_out_examples_are_not_in_the_dataset(divided: tuple[TextDataset, list[Encoded]]) -> None:
+def test_held_out_examples_are_not_in_the_dataset(divided: tuple[TextDataset, list[EncodedExample]]) -> None:
     dataset, held_out = divided
     assert (len(dataset), len(held_out)) == (6, 4)
     assert {row.source for row in dataset}.isdisjoint(row.source for row in held_out)
@@ -51,7 +52,7 @@ def test_held_out_examples_are_not_in_the_dataset(divided: tuple[TextDataset, li
 
 @pytest.mark.parametrize("tokens_per_row", [16, 64, 512])
 def test_it_is_the_mean_over_label_tokens_without_dropout(
-    new_model: Callable[..., Any], examples: list[Encoded], tokens_per_row: int
+    new_model: Callable[..., Any], examples: list[EncodedExample], tokens_per_row: int
 ) -> None:
     model = new_model(dropout=0.5).train()
     found = held_out_loss(GradientStep.of(model, tokens_per_row), examples)
@@ -62,7 +63,7 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
 
 
 def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maths = GradientStep.of(new_model(), 512)
     expected = held_out_loss(maths, examples)
@@ -82,7 +83,7 @@ def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
 
 def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
     new_model: Callable[..., Any],
-    divided: tuple[TextDataset, list[Encoded]],
+    divided: tuple[TextDataset, list[EncodedExample]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,7 +100,7 @@ def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
     assert "is missing: memory ran out for an example of 40 tokens" in warnings[0]
 
 
-def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[Encoded]) -> None:
+def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[EncodedExample]) -> None:
     model = new_model()
     maths = GradientStep.of(model, 64)
     fast = FastLayers.of(model, packed=False)
@@ -108,7 +109,7 @@ def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], e
 
 
 def test_it_builds_no_graph_and_touches_no_random_state(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[torch.Tensor] = []
     real = GradientStep.summed_loss
@@ -128,7 +129,7 @@ def test_it_builds_no_graph_and_touches_no_random_state(
 
 
 def test_a_large_share_is_looked_at_in_part_always_the_same(
-    new_model: Callable[..., Any], examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert measured(examples, 10**6) == examples
     size = len(examples[0].input_ids)
@@ -142,7 +143,7 @@ def test_a_large_share_is_looked_at_in_part_always_the_same(
 
 
 def test_every_evaluation_tells_it_and_training_is_the_same_as_without(
-    new_model: Callable[..., Any], divided: tuple[TextDataset, list[Encoded]], tmp_path: Path
+    new_model: Callable[..., Any], divided: tuple[TextDataset, list[EncodedExample]], tmp_path: Path
 ) -> None:
     dataset, held_out = divided
     settings = tiny_settings({"lora.dropout": 0.2, "training.max_epochs": 3}).fine_tuning
@@ -163,7 +164,7 @@ def test_every_evaluation_tells_it_and_training_is_the_same_as_without(
 
 
 def test_another_share_is_refused_on_resuming(
-    new_model: Callable[..., Any], divided: tuple[TextDataset, list[Encoded]], tmp_path: Path
+    new_model: Callable[..., Any], divided: tuple[TextDataset, list[EncodedExample]], tmp_path: Path
 ) -> None:
     dataset, held_out = divided
     taken: list[int] = []

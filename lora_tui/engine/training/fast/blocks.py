@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lora_tui.engine.training.attention import varlen_attention
 from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.fast.attention import Heads
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
+from lora_tui.engine.training.packing import varlen_attention
 
 Forward = Callable[..., Any]
 

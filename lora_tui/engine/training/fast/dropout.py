@@ -16,7 +16,7 @@ from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
 from lora_tui.engine.training.fast import gpu_ops
-from lora_tui.engine.training.transfer import to_device
+from lora_tui.engine.training.packing import to_device
 
 _INDEX_RATE = 0.125
 """Up to this rate eight bytes for each dropped element take less memory than one byte for every element."""

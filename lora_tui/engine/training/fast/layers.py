@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
-from lora_tui.engine.training.attention import has_varlen_kernel
 from lora_tui.engine.training.fast import blocks, gpu_ops
 from lora_tui.engine.training.fast.attention import packed_rotary_attention
 from lora_tui.engine.training.fast.dropout import Dropped
@@ -28,6 +27,7 @@ from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fuse
 from lora_tui.engine.training.fast.fused_projections import Adapted, FusedProjection
 from lora_tui.engine.training.fast.linear import Linear, lora_linears
 from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
+from lora_tui.engine.training.packing import has_varlen_kernel
 
 _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
