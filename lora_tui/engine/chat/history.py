@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_tui.engine.training.dataset import prompt_text
+from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Side
 

@@ -70,6 +70,11 @@ def format_example(question: str, answer: str) -> str:
     return f"{QUESTION} {question}\n{ANSWER} {answer}"
 
 
+def prompt_text(question: str) -> str:
+    """Return the training form's prompt: everything before the answer."""
+    return f"{QUESTION} {question}\n{ANSWER}"
+
+
 def format_training_text(pairs: Iterable[tuple[str, str]]) -> str:
     """Return a whole training text: the normalised pairs with a blank line between them and a final line feed.
 

@@ -18,7 +18,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
-from lora_tui.engine.data.training_text import format_example
+from lora_tui.engine.data.training_text import prompt_text
 
 Kind = Literal["expected", "avoid", "control"]
 
@@ -88,7 +88,7 @@ def _from_example(example: Example) -> TestPrompt | None:
     """An example as a test prompt, where it has a question and an answer of a length that can be compared."""
     match example:
         case QuestionAnswer(question=question, answer=answer):
-            return TestPrompt(format_example(question, "").rstrip(), "expected", answer)
+            return TestPrompt(prompt_text(question), "expected", answer)
         case PromptCompletion(prompt=prompt, completion=completion):
             return TestPrompt(prompt, "expected", completion.strip())
         case Conversation() | PlainText():

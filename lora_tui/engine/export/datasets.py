@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.training_text import format_example, format_training_text
+from lora_tui.engine.data.training_text import format_training_text, prompt_text
 from lora_tui.errors import LoraTuiError
 
 _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -36,7 +36,7 @@ def _prompt_completion(example: Example) -> dict[str, Any]:
     if isinstance(example, PromptCompletion):
         return {"prompt": example.prompt, "completion": example.completion}
     question, answer = _pair(example, "prompt-completion")
-    return {"prompt": format_example(question, "").rstrip(), "completion": f" {answer}"}
+    return {"prompt": prompt_text(question), "completion": f" {answer}"}
 
 
 def _alpaca(example: Example) -> dict[str, Any]:

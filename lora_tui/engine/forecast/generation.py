@@ -22,9 +22,9 @@ from pathlib import Path
 
 from lora_tui.config import Settings
 from lora_tui.config.models import DataGeneration
+from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
-from lora_tui.engine.generation.chunks import estimate_tokens
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import prices_of

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_tui.engine.data.survey import estimate_tokens
+
 VERSION = "1"
 """Part of what identifies a chunk in the store; raised when the same text would be cut otherwise."""
 
 TokenCounter = Callable[[str], int]
 
-_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|vs|cf|e\.g|i\.e|z\.B|d\.h|approx|ca|[A-Z])\.$")
@@ -62,15 +63,6 @@ class _Piece:
 
 
 _Splitter = Callable[[_Piece, int], list[_Piece]]
-
-
-def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of `text`: four characters of an alphabet, or one ideogram or kana, make one.
-
-    English prose has 4.2 to 4.7 characters a token with the usual vocabularies: this errs on the side of more tokens.
-    """
-    ideograms = len(_CJK.findall(text))
-    return ideograms + (len(text) - ideograms + 3) // 4
 
 
 def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estimate_tokens) -> list[Chunk]:

@@ -1,9 +1,9 @@
-"""Putting an adapter on the base model it was trained for."""
+"""LoRA adapters put on the base models that they were trained for."""
 
 from collections.abc import Mapping
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSourc
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.engine.models.run_folder import WEIGHTS
-from lora_tui.engine.training.checkpoint import adapter_weights
 from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -45,6 +44,12 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
             "Name the base model it was trained on with --set fine_tuning.model_name=…"
         ) from problem
     return model.eval()
+
+
+def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's tensors under the names they are saved with."""
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
 
 
 def _filled(base: BaseModel, config: PeftConfig, weights: Mapping[str, Tensor]) -> PeftModel:

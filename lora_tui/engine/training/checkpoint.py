@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.run_folder import BEST, step_folders
@@ -216,12 +216,6 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
         for index in range(torch.cuda.device_count()):
             if (state := states.get(f"cuda{index}")) is not None:
                 torch.cuda.set_rng_state(state, index)
-
-
-def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapter's tensors under the names they are saved with."""
-    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return tensors
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.holdout import drawn, question_digest
+from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
@@ -178,8 +179,3 @@ class _Encoder:
 
     def _leading_bos(self, ids: Sequence[int]) -> int:
         return int(ids[:1] == [self._tokenizer.bos_token_id])
-
-
-def prompt_text(question: str) -> str:
-    """The training form's prompt: everything before the answer."""
-    return f"Question: {question}\nAnswer:"

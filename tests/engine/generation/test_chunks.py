@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from lora_tui.engine.generation.chunks import Chunk, estimate_tokens, headings, split
+from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.chunks import Chunk, headings, split
 
 WORDS = ["alpha", "beta", "gamma", "straße", "東京", "naïve", "3.5", "U+2028", "{brace}", "<tag>", "`code`"]
 

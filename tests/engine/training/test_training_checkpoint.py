@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_tui.config.models import FineTuning
+from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.models.run_folder import best_folder, step_folders
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
@@ -24,7 +25,7 @@ def fine_tuning(**changes: Any) -> FineTuning:
 
 
 def adapter(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in checkpoint.adapter_weights(model).items()}
+    return {name: value.clone() for name, value in adapter_weights(model).items()}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.models.run_folder import step_folders
-from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, train_model
 from tests.engine.tiny import make_model, tiny_settings
@@ -55,7 +55,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
         model = new_model(base=make_model(tokenizer), targets=settings.lora.target_modules, dropout=0.2, stirred=False)
         hooks = Hooks(on_step=lambda report: losses.update({report.step: report.loss.hex()}))
         train_model(model, dataset, settings, folder, hooks, resume=resume)
-        return losses, checkpoint.adapter_weights(model)
+        return losses, adapter_weights(model)
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", CHILD, str(tmp_path / "killed")]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lora_tui.config.models import FineTuning, Lora
 from lora_tui.engine.models.adapter_source import open_adapter
-from lora_tui.engine.models.adapters import load_adapter
+from lora_tui.engine.models.adapters import adapter_weights, load_adapter
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import run_identity
@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     train(make_model(tokenizer), tuning(option), dataset, tmp_path / "half", stop=1)
     torch.manual_seed(99)
     rest = train(make_model(tokenizer), tuning(option), dataset, tmp_path / "half", resume=True)
-    one, other = checkpoint.adapter_weights(whole), checkpoint.adapter_weights(rest)
+    one, other = adapter_weights(whole), adapter_weights(rest)
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert torch.equal(logits(whole), logits(rest))

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from lora_tui.engine.data.examples import QuestionAnswer
+from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.training import validation
-from lora_tui.engine.training.checkpoint import adapter_weights
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model

@@ -20,7 +20,7 @@ from typing import Any
 
 import openai
 
-from lora_tui.engine.generation.chunks import estimate_tokens
+from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,

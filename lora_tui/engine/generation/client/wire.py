@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from lora_tui.engine.generation.chunks import estimate_tokens
+from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.generation_model import Usage
 from lora_tui.secrets import redact
 
