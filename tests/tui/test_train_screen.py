@@ -5,7 +5,7 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
-from lora_tui.tui.views.training_words import weight_line
+from lora_tui.tui.views.training_text import weight_line
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.row_list import RowList
 from tests.tui.app_harness import (

@@ -17,7 +17,7 @@ from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, Content, agreement, line, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.views.training_words import question_of
+from lora_tui.tui.views.training_text import question_of
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.line_plot import LinePlot, Series
 from lora_tui.tui.widgets.panel import entitle

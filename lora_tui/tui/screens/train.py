@@ -18,7 +18,7 @@ from lora_tui.store.queries.runs import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import Content, styled
-from lora_tui.tui.views import training_words as words
+from lora_tui.tui.views import training_text as words
 from lora_tui.tui.views.plan import PLAN, Plan
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot, Series

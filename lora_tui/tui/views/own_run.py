@@ -13,7 +13,7 @@ from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
 from lora_tui.store.queries.runs import RunLine, conversations, weight_history
 from lora_tui.store.rows import Turn
 from lora_tui.tui.text import DIM, Content, agreement, line, number, rate, styled
-from lora_tui.tui.views import training_words
+from lora_tui.tui.views import training_text
 from lora_tui.tui.views.pair import metric_name
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import Series
@@ -151,7 +151,7 @@ async def _weights(found: Runs) -> OwnRun | None:
     if not history:
         return None
     newest = history[-1]
-    words = training_words.weight_lines(history[0].weights, newest.weights, 40)
+    words = training_text.weight_lines(history[0].weights, newest.weights, 40)
     ratings = f"{newest.version} rating{'s' if newest.version != 1 else ''}"
     hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
     return OwnRun(styled(words, (f"\n\nmoved by {ratings}.{hint}", "$accent")))

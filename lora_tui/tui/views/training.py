@@ -1,4 +1,4 @@
-"""One training run in curves: its steps and evaluations, followed as they come. `training_words` says it in words."""
+"""One training run in curves: its steps and evaluations, followed as they come. `training_text` says it in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
