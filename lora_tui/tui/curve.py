@@ -8,6 +8,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 _MOST_POINTS = 2048
 """Points after which neighbours are merged: twice the dots that a 250-column plot has across."""
@@ -69,6 +70,20 @@ class Curve:
                 xs.append(self.xs[i])
                 ys.append(self.ys[i])
         self.xs, self.ys = xs, ys
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn.
+
+    One without a label is not in the legend.
+    """
+
+    label: str
+    curve: Curve
+    kind: Literal["line", "points"] = "line"
+    look: str = "first"
+    glyph: str = "◆"
 
 
 class Smoothed:

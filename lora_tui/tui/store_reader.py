@@ -1,4 +1,4 @@
-"""The app's own connection to the store, and whether there is anything new in it.
+"""The app's own connection to the store: whether there is anything new in it, and how often to ask.
 
 Looking never creates a file: before the first run there may be none. A tick on which nothing has changed costs one
 pragma, whatever the size of the store.
@@ -13,6 +13,9 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import data_version
 
 _LIVENESS_SECONDS = 2.0
+_LEAST_SECONDS = 1.0
+_COST = 0.04
+"""Share of one core's time that a repeated question may take."""
 
 
 class StoreReader:
@@ -54,3 +57,29 @@ class StoreReader:
         store, self._store = self._store, None
         if store is not None:
             await store.close()
+
+
+class Throttle:
+    """Says when it is time to ask again, from how long the last answer took: summaries of a large store wait longer."""
+
+    def __init__(self, least_seconds: float = _LEAST_SECONDS) -> None:
+        self._least = least_seconds
+        self._next = 0.0
+        self._began = 0.0
+
+    def due(self) -> bool:
+        """Tell whether to ask now; the answer's time is then taken until `done`."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._began = now
+        return True
+
+    def done(self) -> None:
+        """Note that the answer has come."""
+        now = time.monotonic()
+        self._next = now + max(self._least, (now - self._began) / _COST)
+
+    def reset(self) -> None:
+        """Ask at the next opportunity: something else is looked at."""
+        self._next = 0.0

@@ -22,6 +22,7 @@ __all__ = [
     "duration",
     "gib",
     "line",
+    "metric_name",
     "number",
     "plain",
     "rate",
@@ -33,6 +34,21 @@ DIM = "$foreground 60%"
 """The style of what is known already or only explains."""
 
 _TAB = 4
+
+_METRIC_NAMES = {
+    "judge_groundedness": "judge: grounded",
+    "judge_correctness": "judge: correct",
+    "judge_usefulness": "judge: useful",
+    "coverage": "evidence holds it",
+    "grounding": "words of the passage",
+    "token_f1": "shared words",
+    "rougeL": "ROUGE-L",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "bleu": "BLEU",
+    "exact_match": "exact match",
+    "likelihood": "likelihood",
+}
 
 
 def plain(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
@@ -118,3 +134,8 @@ def agreement(value: float | None) -> str:
 def gib(value: float | None) -> str:
     """Return bytes in GiB: "1.9 GiB"."""
     return "–" if value is None else f"{value / 2**30:.1f} GiB"
+
+
+def metric_name(name: str) -> str:
+    """A metric's name for people."""
+    return _METRIC_NAMES.get(name, name)

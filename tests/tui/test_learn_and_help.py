@@ -3,8 +3,7 @@
 import pytest
 
 from lora_tui.tui.screens.help import HelpScreen, help_for
-from lora_tui.tui.views.lessons import lessons
-from lora_tui.tui.views.own_run import NONE_YET
+from lora_tui.tui.views.lessons import NONE_YET, lessons
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
 

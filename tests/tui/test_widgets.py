@@ -6,9 +6,9 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.events import MouseScrollDown, MouseScrollUp
 
-from lora_tui.tui.curve import Curve
+from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.text import Content, brief, line, number, plain, rate, styled
-from lora_tui.tui.widgets.line_plot import LinePlot, Series
+from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
 from tests.tui.app_harness import wait_until

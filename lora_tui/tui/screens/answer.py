@@ -13,8 +13,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
 from lora_tui.tui.curve import bar
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, agreement, line, plain, styled
-from lora_tui.tui.views.pair import metric_name
+from lora_tui.tui.text import DIM, Content, agreement, line, metric_name, plain, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 

@@ -13,13 +13,14 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
+from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, Content, agreement, line, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_text import question_of
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.line_plot import LinePlot, Series
+from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:

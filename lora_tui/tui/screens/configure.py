@@ -18,7 +18,7 @@ from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import DIM, Content, line, plain, styled
-from lora_tui.tui.views.plan import forecast_lines
+from lora_tui.tui.views.runs import forecast_lines
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 

@@ -18,10 +18,10 @@ from lora_tui.store.queries.generation import PairFilter
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import RESUMABLE_STATES
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
-from lora_tui.tui.views.plan import Plan
-from lora_tui.tui.views.throttle import Throttle
+from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -80,7 +80,7 @@ class GenerateScreen(ModeScreen):
         self._typing: Timer | None = None
         self._told: int | None = None
         """The quickstart of which it was said that it trains now."""
-        self._plan = Plan()
+        self._plan = PlanView()
 
     def compose_body(self) -> ComposeResult:
         """Sources and pairs side by side, progress and analysis under them."""
@@ -113,7 +113,7 @@ class GenerateScreen(ModeScreen):
         if store is None or run is None:
             self._window = self._view = None
             self._nothing()
-            await self._plan.make(self.lora, self.lora.jobs.forecast_generation)
+            await self._plan.update(self.lora.view.settings, self.lora.jobs.forecast_generation)
             return
         if self._window is None or self._window.run_id != run.id:
             await self._choose(store, run)
@@ -232,7 +232,7 @@ class GenerateScreen(ModeScreen):
 
     def on_screen_resume(self) -> None:
         """Look at the folder again: its files may have changed meanwhile."""
-        self._plan.forget()
+        self._plan.invalidate()
 
     def on_resize(self) -> None:
         """Show as many columns as fit."""

@@ -12,7 +12,7 @@ from textual.widgets import Markdown, Static
 
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, Content, styled
-from lora_tui.tui.views.lessons import lesson, number
+from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
@@ -80,7 +80,7 @@ class HelpScreen(Dialog[None]):
     def on_mount(self) -> None:
         """Name the parts."""
         entitle(self.query_one("#help-keys"), "Keys here")
-        entitle(self.query_one("#help-lesson"), f"Lesson {number(self._lesson)} · {self._lesson.title}")
+        entitle(self.query_one("#help-lesson"), f"Lesson {self._lesson.number} · {self._lesson.title}")
         self.query_one("#help-keys").focus()
 
     def action_learn(self) -> None:

@@ -11,10 +11,9 @@ from textual.widgets import Markdown, Static
 
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.text import DIM, Content, styled
-from lora_tui.tui.views.lessons import lesson, lessons, number
-from lora_tui.tui.views.own_run import Runs, own_run
-from lora_tui.tui.views.throttle import Throttle
+from lora_tui.tui.views.lessons import Runs, lesson, lessons, own_run
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import entitle
@@ -67,7 +66,7 @@ class LearnScreen(ModeScreen):
 
     def _row(self, index: int) -> Sequence[Cell]:
         entry = lessons()[index]
-        return [(str(number(entry)), "accent"), (entry.title, "strong" if entry.id == self._shown else "")]
+        return [(str(entry.number), "accent"), (entry.title, "strong" if entry.id == self._shown else "")]
 
     async def open(self, lesson_id: str) -> None:
         """Show a lesson from its beginning."""
@@ -79,7 +78,7 @@ class LearnScreen(ModeScreen):
         rows.cursor = lessons().index(entry)
         rows.refresh()
         box = self.query_one("#lesson-box")
-        entitle(box, f"{number(entry)} · {entry.title}")
+        entitle(box, f"{entry.number} · {entry.title}")
         await self.query_one("#lesson", Markdown).update(entry.text)
         box.scroll_home(animate=False)
         self._panel.reset()
@@ -95,7 +94,7 @@ class LearnScreen(ModeScreen):
         if live:
             self.show_state(live[0])
         else:
-            self.say_in_bar(styled((f"lesson {number(lesson(self._shown))} of {len(lessons())}", DIM)))
+            self.say_in_bar(styled((f"lesson {lesson(self._shown).number} of {len(lessons())}", DIM)))
         store = self.store
         if store is None or not self._shown or not self._panel.due():
             if store is None:

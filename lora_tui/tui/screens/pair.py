@@ -11,7 +11,7 @@ from lora_tui.store.queries.generation import PairDetail, pair_detail
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, Content, plain, styled
-from lora_tui.tui.views import pair as words
+from lora_tui.tui.views import pairs as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle

@@ -16,12 +16,13 @@ from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
 from lora_tui.store.queries.runs import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
+from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.text import Content, styled
 from lora_tui.tui.views import training_text as words
-from lora_tui.tui.views.plan import PLAN, Plan
+from lora_tui.tui.views.runs import PLAN, PlanView
 from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.widgets.line_plot import LinePlot, Series
+from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -75,7 +76,7 @@ class TrainScreen(ModeScreen):
         self._plotted_at = 0.0
         self._ticked_at = 0.0
         self._stale = True
-        self._plan = Plan()
+        self._plan = PlanView()
 
     def compose_body(self) -> ComposeResult:
         """Plots and the figures of the moment above, score, weights and answers below."""
@@ -261,13 +262,13 @@ class TrainScreen(ModeScreen):
         """What is shown before there is a run."""
         self.show_state(None)
         self.set_class(True, "-before")
-        await self._plan.make(self.lora, self.lora.jobs.forecast_training)
+        await self._plan.update(self.lora.view.settings, self.lora.jobs.forecast_training)
         self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
 
     def on_screen_resume(self) -> None:
         """Look at the data again: it may have changed meanwhile."""
-        self._plan.forget()
+        self._plan.invalidate()
 
     def on_resize(self) -> None:
         """Show as many columns as fit, and the plots anew."""

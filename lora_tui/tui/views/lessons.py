@@ -1,9 +1,26 @@
-"""The lessons as they are packaged, and what each has to say about the user's own run."""
+"""The packaged lessons, and what the user's own runs show of each: a few lines, and curves where there are any."""
 
+import math
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
+
+from lora_tui.store import generation as store_generation
+from lora_tui.store import training as store_training
+from lora_tui.store.chat import turns
+from lora_tui.store.connection import Store
+from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
+from lora_tui.store.queries.runs import RunLine, conversations, weight_history
+from lora_tui.store.rows import Turn
+from lora_tui.tui.curve import Series
+from lora_tui.tui.text import DIM, Content, agreement, line, metric_name, number, rate, styled
+from lora_tui.tui.views import training_text
+from lora_tui.tui.views.training import TrainingView
+
+_REJECTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +30,12 @@ class Lesson:
     id: str
     title: str
     text: str
+
+    @property
+    def number(self) -> int:
+        """Its place among the lessons, from 1, as its file's name has it."""
+        found = re.match(r"\d+", self.id)
+        return int(found[0]) if found else 0
 
 
 @cache
@@ -32,7 +55,200 @@ def lesson(lesson_id: str) -> Lesson:
     return next((entry for entry in lessons() if entry.id == lesson_id), lessons()[0])
 
 
-def number(entry: Lesson) -> int:
-    """A lesson's number, from 1."""
-    found = re.match(r"\d+", entry.id)
-    return int(found[0]) if found else 0
+@dataclass(frozen=True)
+class OwnRun:
+    """A panel: its words and the curves above them, with a level where one is meant."""
+
+    words: Content
+    series: Sequence[Series] = ()
+    level: tuple[float, str] | None = None
+
+
+@dataclass
+class Runs:
+    """The runs that are in view: what panels are filled from."""
+
+    store: Store
+    training: TrainingView | None
+    generation: RunLine | None
+
+
+NONE_YET = "Nothing to show yet: this fills from your own run as soon as there is one."
+
+
+async def own_run(lesson_id: str, found: Runs) -> OwnRun:
+    """The panel of a lesson."""
+    make = _PANELS.get(lesson_id)
+    panel = await make(found) if make is not None else None
+    return panel or OwnRun(Content.styled(NONE_YET, DIM))
+
+
+def _facts(*facts: tuple[str, str]) -> Content:
+    width = max(len(name) for name, _ in facts) + 2
+    return Content("\n").join([styled((name.ljust(width), DIM), (value, "bold")) for name, value in facts])
+
+
+async def _loss(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.loss.xs:
+        return None
+    first, now = next((y for y in view.loss.ys if not math.isnan(y)), None), view.smooth.last
+    odds = "" if now is None else f"The model is as unsure as if it chose among {math.exp(min(now, 50)):.1f} tokens."
+    words = styled(
+        _facts(("run", str(view.run.id)), ("first step", number(first, ".3f")), ("now, smoothed", number(now, ".3f"))),
+        (f"\n\n{odds}", "$accent"),
+    )
+    return OwnRun(words, [Series("raw", view.loss, look="faint"), Series("smoothed", view.smooth)])
+
+
+async def _low_rank(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.plan:
+        return None
+    lora, plan = view.settings.get("lora", {}), view.plan
+    trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 1
+    targets = lora.get("target_modules")
+    named = targets if isinstance(targets, str) else ", ".join(targets or ())
+    share = 100 * trained / total
+    return OwnRun(
+        styled(
+            _facts(
+                ("rank r", str(lora.get("r"))), ("alpha", str(lora.get("alpha"))),
+                ("trained", f"{trained:,}"), ("of", f"{total:,} parameters"), ("share", f"{share:.2f} %"),
+            ),
+            ("\nin    ", DIM), line(named, 120),
+        )
+    )  # fmt: skip
+
+
+async def _dials(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.lr.xs:
+        return None
+    training, scheduler = view.settings.get("training", {}), view.settings.get("scheduler", {})
+    batch = int(training.get("batch_size") or 0) * int(training.get("gradient_accumulation_steps") or 0)
+    words = _facts(
+        ("highest rate", rate(view.settings.get("optimizer", {}).get("lora_lr"))),
+        ("now", rate(view.lr.last)), ("schedule", f"{scheduler.get('type')}, warm-up {scheduler.get('warmup_steps')}"),
+        ("batch", f"{batch} examples a step"), ("steps", f"{view.steps:,}"),
+        ("clipped", f"{view.clipped:,} of {view.steps_done:,} steps"),
+    )  # fmt: skip
+    return OwnRun(words, [Series("learning rate", view.lr, look="second")])
+
+
+async def _judged(found: Runs) -> OwnRun | None:
+    run, store = found.generation, found.store
+    if run is None:
+        return None
+    counts = await store_generation.pair_counts(store, run.id)
+    ids = await pair_ids(store, run.id, PairFilter(state="rejected"))
+    lines = await pair_lines(store, ids[-_REJECTED:])
+    parts: list[Any] = [
+        ("✓ ", "$success"), f"{counts.get('accepted', 0):,} accepted   ",
+        "✗ ", f"{counts.get('rejected', 0):,} rejected",
+        (f"\n\nThe newest rejected pairs of run {run.id}:", DIM),
+    ]  # fmt: skip
+    for pair in reversed(list(lines.values())):
+        score = "" if pair.score is None else f" {pair.score:.1f}"
+        parts += [
+            "\n\n✗",
+            (score, "bold"),
+            " ",
+            line(pair.question, 160),
+            "\n  ",
+            line(pair.reason, 160, DIM),
+        ]
+    return OwnRun(styled(*parts) if lines else styled(*parts[:4]))
+
+
+async def _overlap(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.evaluations:
+        return None
+    samples = await store_training.samples(found.store, view.evaluations[-1].id)
+    # The answer that is neither right nor nothing shows best what the measures see differently.
+    wanted = [sample for sample in samples if sample.kind == "expected"]
+    if not wanted:
+        return None
+    sample = min(wanted, key=lambda s: abs(s.score - 0.5))
+    parts: list[Any] = [
+        ("wanted  ", DIM), line(sample.reference, 200), "\n", ("says    ", DIM), line(sample.answer, 200),
+        "\n",
+    ]  # fmt: skip
+    for name, value in sample.metrics.items():
+        parts += [f"\n{metric_name(name):<14}", (number(value, ".2f"), "bold")]
+    return OwnRun(styled(*parts, (f"\n\nscore {sample.score:.2f}, step {view.evaluations[-1].step}", "$accent")))
+
+
+async def _weights(found: Runs) -> OwnRun | None:
+    history = await weight_history(found.store, "evaluation")
+    if not history:
+        return None
+    newest = history[-1]
+    words = training_text.weight_lines(history[0].weights, newest.weights, 40)
+    ratings = f"{newest.version} rating{'s' if newest.version != 1 else ''}"
+    hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
+    return OwnRun(styled(words, (f"\n\nmoved by {ratings}.{hint}", "$accent")))
+
+
+async def _stopping(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.score.xs:
+        return None
+    best, training = view.best, view.settings.get("training", {})
+    since = sum(1 for evaluation in view.evaluations if best is not None and evaluation.step > best.step)
+    words = _facts(
+        ("evaluations", str(len(view.evaluations))),
+        ("best", f"{best.score:.2f} at step {best.step}" if best is not None else "–"),
+        ("since then", f"{since} without gain, patience {training.get('patience')}"),
+        ("target", number(view.target, ".2f")),
+    )
+    series = [Series("score", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
+    return OwnRun(words, series, (view.target, "target"))
+
+
+async def _memory(found: Runs) -> OwnRun | None:
+    view = found.training
+    if view is None or not view.plan:
+        return None
+    plan = view.plan
+    widths = {"float32": 4, "bfloat16": 2, "float16": 2}
+    weights = (plan.get("parameters") or 0) * widths.get(str(plan.get("dtype")), 4)
+    adapter = (plan.get("trainable_parameters") or 0) * 16
+    return OwnRun(
+        _facts(
+            ("device", str(plan.get("device"))), ("precision", str(plan.get("dtype"))),
+            ("weights", f"{weights / 2**20:,.0f} MiB"), ("adapter and AdamW", f"{adapter / 2**20:,.1f} MiB"),
+            ("in use", f"{number((view.step.get('memory_mb') or 0), ',.0f')} MB"),
+        )
+    )  # fmt: skip
+
+
+async def _talk(found: Runs) -> OwnRun | None:
+    listed = await conversations(found.store, 1)
+    if not listed:
+        return None
+    said: list[Turn] = (await turns(found.store, listed[0].id))[-4:]
+    parts: list[Any] = [("Your last conversation\n", DIM)]
+    for turn in said:
+        parts += [("\nyou    " if turn.role == "user" else "\nmodel  ", "bold"), line(turn.text, 200)]
+        figures = turn.statistics
+        if turn.role == "assistant" and figures.get("seconds"):
+            speed = (figures.get("tokens") or 0) / figures["seconds"]
+            parts.append((f"\n       {figures.get('tokens')} tokens, {speed:.0f} a second", DIM))
+            if figures.get("agreement") is not None:
+                parts.append((f", {agreement(figures['agreement'])}", "$accent"))
+    return OwnRun(styled(*parts))
+
+
+_PANELS: dict[str, Callable[[Runs], Awaitable[OwnRun | None]]] = {
+    "01-tokens-and-loss": _loss,
+    "02-low-rank-adaptation": _low_rank,
+    "03-hyper-parameters": _dials,
+    "04-data-and-judging": _judged,
+    "05-bleu-and-rouge": _overlap,
+    "06-adaptive-scores": _weights,
+    "07-overfitting-and-early-stopping": _stopping,
+    "08-memory-and-precision": _memory,
+    "09-chatting-and-decoding": _talk,
+}

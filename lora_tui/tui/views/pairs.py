@@ -1,21 +1,33 @@
-"""A window on the pairs of a run: the ids of all that match, and the rows of those that are looked at.
+"""A run's pairs: a window on the list of those that match a filter, and a row or one pair as text.
 
 A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What the run does is followed by its events,
-so a tick costs what has happened since the last one, however many pairs there are. Below it, pairs in words.
+so a tick costs what has happened since the last one, however many pairs there are.
 """
 
+import re
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import PairFilter, PairLine, pair_ids, pair_lines, pairs_matching
+from lora_tui.store.queries.generation import (
+    DecisionLine,
+    PairDetail,
+    PairFilter,
+    PairLine,
+    pair_ids,
+    pair_lines,
+    pairs_matching,
+)
 from lora_tui.store.queries.runs import events_of_kinds
 from lora_tui.text import one_line
-from lora_tui.tui.text import number
-from lora_tui.tui.theme import VERDICT_GLYPHS, VERDICT_WORDS
+from lora_tui.tui.curve import bar
+from lora_tui.tui.text import DIM, Content, line, metric_name, number, plain, styled
+from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_GLYPHS, VERDICT_WORDS
 
 _MARGIN = 150
 """Rows that are read beyond those in view, so that a page up or down finds them there."""
@@ -23,6 +35,12 @@ _MARGIN = 150
 _MOST_KEPT = 2000
 _BATCH = 2000
 _LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
+
+_SOFT_BREAK = re.compile(r"(?<=\S)\n(?=[^\s#>|*+\-\d])")
+"""A line's end inside a paragraph: not before a list, a table, a heading, a quotation or an indented line."""
+
+_BAR = 14
+_NAME = 21
 
 
 class PairWindow:
@@ -147,3 +165,92 @@ def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
         question,
         (why, "dim"),
     ]
+
+
+def passage(detail: PairDetail) -> Content:
+    """The passage with the evidence in reverse; brackets mark it as well, for terminals without colour."""
+    text = _SOFT_BREAK.sub(" ", detail.passage)
+    found = _find(text, detail.pair.evidence)
+    if found is None:
+        quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
+        return styled(plain(text), *((quoted, plain(detail.pair.evidence, "italic")) if detail.pair.evidence else ()))
+    start, end = found
+    return styled(
+        plain(text[:start]), ("▐", "$accent"), plain(text[start:end], "reverse"), ("▌", "$accent"), plain(text[end:])
+    )
+
+
+def _find(text: str, evidence: str) -> tuple[int, int] | None:
+    """Where the evidence stands in the passage, whatever its white space; None when it does not."""
+    words = evidence.split()
+    if not words:
+        return None
+    found = re.search(r"\s+".join(re.escape(word) for word in words), text, re.IGNORECASE)
+    return found.span() if found else None
+
+
+def in_force(detail: PairDetail) -> DecisionLine | None:
+    """The decision that holds: the newest that was not taken back."""
+    return next((decision for decision in detail.decisions if decision.undone_at is None), None)
+
+
+def _who(decision: DecisionLine) -> str:
+    names = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
+    return names.get(decision.decided_by, one_line(decision.decided_by, 40))
+
+
+def verdict(detail: PairDetail) -> Content:
+    """The verdict with its score, who gave it, and why."""
+    pair = detail.pair
+    newest = in_force(detail)
+    colour = VERDICT_COLOURS.get(pair.state, "")
+    head = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
+    parts: list[Any] = [(head, f"bold {colour}")]
+    if pair.score is not None:
+        threshold = f" of 10, threshold {newest.threshold:g}" if newest and newest.threshold is not None else " of 10"
+        parts += [(f"  {pair.score:.1f}", "bold"), (threshold, DIM)]
+    if newest is not None:
+        parts.append((f"\nby {_who(newest)}, weights {newest.weights_version or '–'}", DIM))
+    if pair.reason:
+        parts += ["\n", plain(pair.reason)]
+    return styled(*parts)
+
+
+def measures(detail: PairDetail) -> Content:
+    """Each metric as a bar with its value and the weight it had in the newest decision by weights."""
+    if not detail.metrics:
+        return Content.styled("Nothing was measured: it never reached the judge.", DIM)
+    weights: Mapping[str, float] = next((d.weights for d in detail.decisions if d.weights), {})
+    lines = [styled((f"{'':{_NAME}}{'':{_BAR}} value weight", DIM))]
+    for metric in sorted(detail.metrics, key=lambda m: (-weights.get(m.name, 0.0), m.name)):
+        weight = weights.get(metric.name)
+        lines.append(
+            styled(
+                f"{one_line(metric_name(metric.name), _NAME):{_NAME}}",
+                (f"{bar(metric.value, _BAR):{_BAR}}", "$accent"),
+                f" {metric.value:5.2f}",
+                (f"  {weight:.2f}" if weight is not None else "     –", DIM),
+            )
+        )
+    return Content("\n").join(lines)
+
+
+def judge_words(detail: PairDetail) -> Content:
+    """What the judge said, where it said anything."""
+    said = list(dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": ")))
+    return Content("\n").join([plain(words, limit=2000) for words in said]) if said else Content("")
+
+
+def history(detail: PairDetail) -> Content:
+    """Other decisions and earlier wordings, newest first; nothing where there is just one."""
+    lines: list[Content] = []
+    holds = in_force(detail)
+    for decision in detail.decisions:
+        if decision is not holds:
+            when = "before" if decision.undone_at is None else "taken back"
+            verdict = VERDICT_WORDS.get(decision.verdict, decision.verdict)
+            lines.append(styled((f"{when}: {verdict} by {_who(decision)}", DIM)))
+    lines += [
+        styled(("edited; it was: ", DIM), line(edit.question, 200)) for edit in detail.edits if edit.undone_at is None
+    ]
+    return Content("\n").join(lines)

@@ -1,18 +1,66 @@
-"""Runs in words: a row each, one in detail, and what is different between several."""
+"""Runs as text: the plan before a start, a row of the list, one run in detail, and how several differ."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import Forecast
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
 from lora_tui.tui.text import DIM, Content, line, number, plain, styled
 from lora_tui.tui.theme import state
 
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
+
 _LOOKS = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
+
+PLAN = "Plan · s starts it"
+"""The title over a forecast: what a key of the screen would do."""
+
+_BLOCKED = "Plan · cannot start yet"
+
+
+class PlanView:
+    """The forecast for the settings in view, asked for once and again when they are others."""
+
+    def __init__(self) -> None:
+        self.content = Content("…")
+        self.blocked = False
+        """Whether a run is known to fail at once."""
+        self._settings: Settings | None = None
+
+    @property
+    def title(self) -> str:
+        """What stands above `content`; it promises no start that is known to fail."""
+        return _BLOCKED if self.blocked else PLAN
+
+    def invalidate(self) -> None:
+        """Ask again at the next opportunity: what was counted may have changed."""
+        self._settings = None
+
+    async def update(self, settings: "Settings", forecast_of: Callable[["Settings"], Awaitable[Forecast]]) -> None:
+        """Ask for the forecast of these settings, unless it is the one that is held."""
+        if self._settings is settings:
+            return
+        self._settings = settings
+        try:
+            forecast = await forecast_of(settings)
+        except LoraTuiError as problem:
+            forecast = Forecast((), (str(problem),))
+        self.blocked = forecast.blocker is not None
+        self.content = Content("\n").join(forecast_lines(forecast))
+
+
+def forecast_lines(forecast: Forecast) -> list[Content]:
+    """The figures of a forecast in two columns, then its warnings."""
+    width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+    lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
+    return lines + [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
 
 
 def started(run: RunLine) -> str:

@@ -9,8 +9,7 @@ from lora_tui.machine import DeviceLoad
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.text import DIM, Content, agreement, brief, duration, gib, line, number, rate, styled
-from lora_tui.tui.views.pair import metric_name
+from lora_tui.tui.text import DIM, Content, agreement, brief, duration, gib, line, metric_name, number, rate, styled
 from lora_tui.tui.views.training import TrainingView
 
 _RECENT = 10

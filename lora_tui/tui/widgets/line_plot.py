@@ -1,8 +1,7 @@
 """A line plot in Braille dots that uses the width it has: gaps for missing values, labels beside colours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style as RichStyle
@@ -11,8 +10,8 @@ from textual.widget import Widget
 
 from lora_tui.tui.curve import (
     Canvas,
-    Curve,
     Frame,
+    Series,
     draw_level,
     draw_line,
     draw_points,
@@ -25,20 +24,6 @@ from lora_tui.tui.text import Content
 
 _LABEL = 7
 """Columns for the numbers at the left."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn.
-
-    One without a label is not in the legend.
-    """
-
-    label: str
-    curve: Curve
-    kind: Literal["line", "points"] = "line"
-    look: str = "first"
-    glyph: str = "◆"
 
 
 class LinePlot(Widget):
