@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.screen import Screen
@@ -31,7 +32,7 @@ from lora_tui.tui.poller import GENERATING, TRAINING, StorePoller
 from lora_tui.tui.screens.problem import Problem, ProblemScreen
 from lora_tui.tui.state import AppOptions, AppState
 from lora_tui.tui.store_reader import StoreReader
-from lora_tui.tui.text import DIM, Content, Inert, line, styled
+from lora_tui.tui.text import DIM, ControlCharacterFilter, safe_line, styled
 from lora_tui.tui.theme import OURS, state
 from lora_tui.tui.widgets.top_bar import PLACES, TopBar
 
@@ -41,7 +42,7 @@ Ending = Literal["leave", "background", "stop", "gone"]
 """What becomes of this process's runs: there are none, they go on without a terminal by choice or because it went
 away, or they stop and save."""
 
-_NET = Inert()
+_NET = ControlCharacterFilter()
 
 
 def _mode(name: str) -> Callable[[], Screen[Any]]:
@@ -317,7 +318,7 @@ class LoraApp(App[None]):
 
     def say(self, text: str, *, severity: Literal["information", "warning", "error"] = "information") -> None:
         """Show a short message that goes away by itself; the text may be anybody's."""
-        self.notify(line(text, 300).plain, severity=severity, markup=False)
+        self.notify(safe_line(text, 300).plain, severity=severity, markup=False)
 
     def copy(self, text: str) -> None:
         """Hand text to the terminal's clipboard. Whether it takes it, nobody can tell."""
@@ -330,7 +331,10 @@ class LoraApp(App[None]):
         typing = self.focused is not None and self.focused.__class__.__name__ in ("Input", "TextArea", "Prompt")
         if quietly or typing or len(self.screen_stack) > 1:
             self.notify(
-                f"{line(problem.what, 160).plain}\nPress ! to see more.", severity="error", markup=False, timeout=10
+                f"{safe_line(problem.what, 160).plain}\nPress ! to see more.",
+                severity="error",
+                markup=False,
+                timeout=10,
             )
         else:
             self.push_screen(ProblemScreen(problem))

@@ -8,11 +8,12 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.widgets import Button, Input, Static
 
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, plain, styled
+from lora_tui.tui.text import DIM, safe_text, styled
 
 _WIDTH = 66
 """Columns inside a dialogue of 72: the least there are from a terminal of 80 on."""
@@ -49,7 +50,7 @@ class Choose(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         """The question, then the answers below each other."""
         with Vertical(classes="dialog"):
-            yield Static(plain(self._question, "bold"), classes="question")
+            yield Static(safe_text(self._question, "bold"), classes="question")
             if self._details is not None:
                 yield Static(self._details, classes="details")
             for choice in self._choices:
@@ -102,7 +103,7 @@ class Ask(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         """The question and a field."""
         with Vertical(classes="dialog"):
-            yield Static(plain(self._question, "bold"), classes="question")
+            yield Static(safe_text(self._question, "bold"), classes="question")
             yield Input(self._value, id="asked", compact=True)
             yield Static(styled(("enter", "bold $accent"), " take it   ", ("escape", "bold $accent"), " cancel"))
 

@@ -12,23 +12,7 @@ from textual.content import Content
 from textual.filter import LineFilter
 from textual.style import Style
 
-from lora_tui.text import clean, duration, one_line
-
-__all__ = [
-    "DIM",
-    "Content",
-    "agreement",
-    "brief",
-    "duration",
-    "gib",
-    "line",
-    "metric_name",
-    "number",
-    "plain",
-    "rate",
-    "share",
-    "styled",
-]
+from lora_tui.text import clean, one_line
 
 DIM = "$foreground 60%"
 """The style of what is known already or only explains."""
@@ -51,7 +35,7 @@ _METRIC_NAMES = {
 }
 
 
-def plain(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
+def safe_text(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
     """Return foreign text of any number of lines as content in one style."""
     return (
         Content.styled(clean(text, limit).expandtabs(_TAB), style)
@@ -60,7 +44,7 @@ def plain(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
     )
 
 
-def line(text: str, limit: int = 200, style: str | Style = "") -> Content:
+def safe_line(text: str, limit: int = 200, style: str | Style = "") -> Content:
     """Return foreign text on one line, cut to `limit` characters."""
     shown = one_line(text, limit)
     return Content.styled(shown, style) if style else Content(shown)
@@ -77,7 +61,7 @@ def _inert(part: str | Content | tuple[str, str | Style]) -> Content | tuple[str
     return Content(clean(part)) if isinstance(part, str) else (clean(part[0]), part[1])
 
 
-class Inert(LineFilter):
+class ControlCharacterFilter(LineFilter):
     """The net under everything: whatever a widget draws, such as what was pasted into a field, cannot act.
 
     Cleaning before that, as above, is still right: it knows how wide the text will be.
@@ -96,7 +80,7 @@ def number(value: float | None, form: str = ",.0f") -> str:
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
-def brief(value: float | None) -> str:
+def short_count(value: float | None) -> str:
     """Return a count as people say it in a narrow place: "1,234", "84k", "1.2M"."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -109,7 +93,7 @@ def brief(value: float | None) -> str:
     raise AssertionError("the last limit is infinite")
 
 
-def rate(value: float | None) -> str:
+def lr_text(value: float | None) -> str:
     """Return a learning rate: "8.1e-4", "0"."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -119,12 +103,12 @@ def rate(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def share(part: float, whole: float) -> str:
+def percent(part: float, whole: float) -> str:
     """Return a part of a whole in per cent; a dash where there is no whole."""
     return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
-def agreement(value: float | None) -> str:
+def score_mark(value: float | None) -> str:
     """Return a score of 0-1 with a glyph that says the same: "✓ 1.00", "◐ 0.41", "✗ 0.06"."""
     if value is None or not math.isfinite(value):
         return "–"

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 
 from lora_tui.tui.curve import Curve, Series
-from lora_tui.tui.text import Content, brief, line, number, plain, rate, styled
+from lora_tui.tui.text import lr_text, number, safe_line, safe_text, short_count, styled
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
@@ -179,13 +180,13 @@ async def test_a_panel_repaints_only_for_another_text(monkeypatch: pytest.Monkey
 
 
 def test_foreign_text_is_content_and_never_markup() -> None:
-    assert plain("[bold]x[/bold] \x1b[2J").plain == "[bold]x[/bold] ␛[2J"
-    assert line("a\n\tb  [/]").plain == "a b [/]"
+    assert safe_text("[bold]x[/bold] \x1b[2J").plain == "[bold]x[/bold] ␛[2J"
+    assert safe_line("a\n\tb  [/]").plain == "a b [/]"
     assert styled("[b]", ("\x9b", "bold")).plain == "[b]�"
 
 
 def test_numbers_that_are_missing_are_dashes() -> None:
-    assert number(None) == number(float("nan")) == brief(float("inf")) == rate(None) == "–"
+    assert number(None) == number(float("nan")) == short_count(float("inf")) == lr_text(None) == "–"
     assert number(1234.5) == "1,234"
-    assert [brief(n) for n in (0, 9999, 84_123, 1_234_567, 12e9)] == ["0", "9,999", "84k", "1.2M", "12.0G"]
-    assert [rate(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1.0e-3", "3.0e-5"]
+    assert [short_count(n) for n in (0, 9999, 84_123, 1_234_567, 12e9)] == ["0", "9,999", "84k", "1.2M", "12.0G"]
+    assert [lr_text(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1.0e-3", "3.0e-5"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from lora_tui.store.feedback import ratings
@@ -13,7 +14,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
 from lora_tui.tui.curve import bar
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, agreement, line, metric_name, plain, styled
+from lora_tui.tui.text import DIM, metric_name, safe_line, safe_text, score_mark, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
@@ -90,10 +91,10 @@ class AnswerScreen(Dialog[None]):
         entitle(box, f"Answer {self._index + 1} of {len(self._samples)}")
         wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)"}
         parts: list[Any] = [
-            ("Prompt\n", DIM), plain(sample.prompt, "bold"),
-            (f"\n\n{wanted.get(sample.kind, sample.kind)}\n", DIM), plain(sample.reference),
-            ("\n\nSays\n", DIM), plain(sample.answer or "(nothing)", "bold"),
-            ("\n\nAgrees ", DIM), (agreement(sample.score), "bold"),
+            ("Prompt\n", DIM), safe_text(sample.prompt, "bold"),
+            (f"\n\n{wanted.get(sample.kind, sample.kind)}\n", DIM), safe_text(sample.reference),
+            ("\n\nSays\n", DIM), safe_text(sample.answer or "(nothing)", "bold"),
+            ("\n\nAgrees ", DIM), (score_mark(sample.score), "bold"),
             ("   your rating ", DIM), (f"{rated} of 5" if rated else "none yet: 1 bad … 5 as it should be", "bold"),
             *(("\n", self._moved) if self._moved.plain else ()), "\n\n", _measures(sample),
         ]  # fmt: skip
@@ -103,7 +104,11 @@ class AnswerScreen(Dialog[None]):
             # The base model is asked last, and is where the run began.
             for step, model, score, answer in sorted(earlier, key=lambda one: (one[1] != "base", one[0])):
                 who = "base" if model == "base" else f"step {step:,}"
-                parts += ["\n", (f"{who:>{_WHO}}  {agreement(score):<7} ", DIM), line(answer or "(nothing)", room)]
+                parts += [
+                    "\n",
+                    (f"{who:>{_WHO}}  {score_mark(score):<7} ", DIM),
+                    safe_line(answer or "(nothing)", room),
+                ]
         self.query_one("#answer", Static).update(styled(*parts))
 
     @property

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.actions import parse
 from textual.app import ComposeResult
 from textual.binding import Binding
+from textual.content import Content
 from textual.screen import Screen
 
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.tui.text import Content
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.top_bar import TopBar
 

@@ -11,6 +11,7 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import TextArea
 
@@ -19,7 +20,7 @@ from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.text import DIM, Content, line, styled
+from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
 from lora_tui.tui.widgets.panel import Line
 
@@ -107,7 +108,7 @@ class ChatScreen(ModeScreen):
         ]  # fmt: skip
         if commands:
             shown = ", ".join(list(commands)[:6])
-            words += [("\nSpecial commands, whose answers are compared: ", DIM), line(shown, 200, "bold")]
+            words += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
         self._talk.hint(styled(*words))
 
     @property
@@ -151,13 +152,13 @@ class ChatScreen(ModeScreen):
     def _show_speaker(self) -> None:
         speaker = self.speaker
         name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
-        self._talk.entitle(line(name, 70).plain)
+        self._talk.entitle(safe_line(name, 70).plain)
         live = self.lora.view.live
         if live:
             self.show_state(live[0])
         else:
             beside = " · beside the base model" if self._talk.beside and self.size.width >= 100 else ""
-            self.say_in_bar(styled(line(name, 60), (beside, DIM)))
+            self.say_in_bar(styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
     def _decoded(self) -> Decoding:
@@ -234,7 +235,7 @@ class ChatScreen(ModeScreen):
 
         def progress(phase: str, done: int, total: int) -> None:
             share = f" {100 * done // total} %" if total > 1 else " …"
-            self._show_line(f"{line(phase, 60).plain}{share}" if done < total else "")
+            self._show_line(f"{safe_line(phase, 60).plain}{share}" if done < total else "")
 
         self._conversation = await self.lora.jobs.open_chat(speaker, self.lora.view.settings, progress)
         self._spoken_to = speaker

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from lora_tui.store import runs, training
@@ -15,7 +16,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, agreement, line, styled
+from lora_tui.tui.text import DIM, safe_line, score_mark, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_text import question_of
@@ -103,7 +104,7 @@ class CompareScreen(Dialog[None]):
             return Content.styled("Nothing: these runs had the same settings.", DIM)
         lines = [styled(" " * _KEY, *[(f"{self._title_of(view):<{_VALUE}}", "bold") for view in self._views])]
         for key, values in found:
-            shown = [line(value, _VALUE - 1).plain.ljust(_VALUE) for value in values]
+            shown = [safe_line(value, _VALUE - 1).plain.ljust(_VALUE) for value in values]
             lines.append(styled((one_line(key, _KEY - 1).ljust(_KEY), DIM), *shown))
         return Content("\n").join(lines)
 
@@ -118,11 +119,11 @@ class CompareScreen(Dialog[None]):
             return Content.styled("None of these runs was evaluated.", DIM)
         parts: list[Any] = []
         for prompt, answers in by_prompt.items():
-            parts += [line(question_of(prompt), 200, "bold"), "\n"]
+            parts += [safe_line(question_of(prompt), 200, "bold"), "\n"]
             for name, sample in answers:
                 parts += [
-                    (f"  {name:<10} {agreement(sample.score):<7} ", DIM),
-                    line(sample.answer or "(nothing)", 300),
+                    (f"  {name:<10} {score_mark(sample.score):<7} ", DIM),
+                    safe_line(sample.answer or "(nothing)", 300),
                     "\n",
                 ]
             parts.append("\n")

@@ -10,6 +10,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Input, Static
 
 from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, with_values
@@ -17,7 +18,7 @@ from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, show
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.text import DIM, Content, line, plain, styled
+from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.views.runs import forecast_lines
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
@@ -170,7 +171,7 @@ class ConfigureScreen(ModeScreen):
             words.update("")
             return
         value = settings_value(view.settings, key.name)
-        parts: list[Any] = [(key.name, "bold $accent"), "\n", plain(key.description), "\n"]
+        parts: list[Any] = [(key.name, "bold $accent"), "\n", safe_text(key.description), "\n"]
         facts = [
             ("value", shown(key.name, value)),
             ("default", shown(key.name, key.default)),
@@ -182,9 +183,9 @@ class ConfigureScreen(ModeScreen):
             facts.insert(1, ("in the file", shown(key.name, saved)))
         for name, fact in facts:
             if fact:
-                parts += [(f"\n{name:<12}", DIM), line(fact, 400)]
+                parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
         for advice in advice_for(view.settings, key.name):
-            parts += ["\n\n", ("! ", "bold $warning"), plain(advice)]
+            parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
         words.update(styled(*parts))
         self.refresh_bindings()
 
@@ -192,7 +193,7 @@ class ConfigureScreen(ModeScreen):
         view = self.lora.view
         unsaved = len(changed(view.settings, view.saved))
         what = f"{unsaved} unsaved · " if unsaved else ""
-        self.say_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), line(str(self._path), 80)))
+        self.say_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
         entitle(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
 
     @property
@@ -249,7 +250,7 @@ class ConfigureScreen(ModeScreen):
         """Say at once what is wrong with what is being typed, and what the right thing would be."""
         if self._editing is not None:
             problem = self._try(self._editing, event.value)[1]
-            words = styled(("✗ ", "bold $error"), plain(problem)) if problem else styled(("✓", "$success"))
+            words = styled(("✗ ", "bold $error"), safe_text(problem)) if problem else styled(("✓", "$success"))
             self.query_one("#edit-problem", Static).update(words)
 
     def _try(self, key: Key, text: str) -> tuple[Settings | None, str]:
@@ -264,7 +265,7 @@ class ConfigureScreen(ModeScreen):
             return
         settings, problem = self._try(self._editing, event.value)
         if settings is None:
-            self.query_one("#edit-problem", Static).update(styled(("✗ ", "bold $error"), plain(problem)))
+            self.query_one("#edit-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(problem)))
             return
         self._take(settings)
         self.action_cancel()

@@ -6,13 +6,14 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widgets import Input, Label, Static
 
 from lora_tui.config import Settings, all_keys, settings_value, with_values
 from lora_tui.config.explain import parse_edit, shown
 from lora_tui.errors import ConfigError
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, plain, styled
+from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
@@ -66,4 +67,4 @@ class DecodingScreen(Dialog[Settings | None]):
             }
             self.dismiss(with_values(self._settings, changes))
         except ConfigError as problem:
-            self.query_one("#decode-problem", Static).update(styled(("✗ ", "bold $error"), plain(str(problem))))
+            self.query_one("#decode-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(problem))))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, styled
+from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle

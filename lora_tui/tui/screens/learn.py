@@ -7,12 +7,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Markdown, Static
 
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.store_reader import Throttle
-from lora_tui.tui.text import DIM, Content, styled
+from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import Runs, lesson, lessons, own_run
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot

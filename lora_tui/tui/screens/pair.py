@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from lora_tui.store.queries.generation import PairDetail, pair_detail
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, plain, styled
+from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.key_hints import KeyHints
@@ -85,9 +86,9 @@ class PairScreen(Dialog[int | None]):
             "pair-text",
             styled(
                 (one_line(kind, 200) + "\n", DIM),
-                plain(pair.question, "bold"),
+                safe_text(pair.question, "bold"),
                 "\n\n",
-                plain(pair.answer),
+                safe_text(pair.answer),
             ),
         )
         self._put("pair-verdict", words.verdict(detail))

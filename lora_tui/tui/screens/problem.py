@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, Content, plain, styled
+from lora_tui.tui.text import DIM, safe_text, styled
 
 if TYPE_CHECKING:
     from lora_tui.tui.app import LoraApp
@@ -49,12 +50,12 @@ class ProblemScreen(Dialog[None]):
         """The parts under each other, what there is no word of left out."""
         problem = self._problem
         with VerticalScroll(classes="dialog -problem"):
-            yield Static(styled(("✗ ", "bold $error"), plain(problem.what, "bold")))
+            yield Static(styled(("✗ ", "bold $error"), safe_text(problem.what, "bold")))
             for heading, text in (("Why", problem.why), ("What to do", problem.remedy)):
                 if text:
-                    yield Static(styled((f"\n{heading}\n", DIM), plain(text)))
+                    yield Static(styled((f"\n{heading}\n", DIM), safe_text(text)))
             if problem.log_file is not None:
-                yield Static(styled(("\nLog  ", DIM), plain(str(problem.log_file))))
+                yield Static(styled(("\nLog  ", DIM), safe_text(str(problem.log_file))))
             yield Static(Content.assemble(("\nenter", "bold $accent"), " put away   ", ("y", "bold $accent"), " copy"))
 
     def action_copy(self) -> None:

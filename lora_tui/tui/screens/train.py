@@ -8,6 +8,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
+from textual.content import Content
 
 from lora_tui.machine import DeviceLoad, device_load
 from lora_tui.protocol.backend import ChatTarget
@@ -18,7 +19,7 @@ from lora_tui.store.queries.runs import weight_history
 from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
 from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.base import ModeScreen
-from lora_tui.tui.text import Content, styled
+from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text as words
 from lora_tui.tui.views.runs import PLAN, PlanView
 from lora_tui.tui.views.training import TrainingView

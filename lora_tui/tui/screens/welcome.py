@@ -16,7 +16,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
 from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.text import DIM, plain, styled
+from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.widgets.panel import entitle
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class _Form(Dialog[Settings | None]):
             settings = with_values(self._settings, changes)
             self.check(settings)
         except LoraTuiError as problem:
-            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), plain(str(problem))))
+            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(problem))))
             return
         self.dismiss(settings)
 

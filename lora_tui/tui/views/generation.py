@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from textual.content import Content
+
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import AnalysisRow
@@ -17,9 +19,9 @@ from lora_tui.store.queries.generation import (
 )
 from lora_tui.store.queries.runs import RunLine, newest_event
 from lora_tui.store.rows import LIVE_STATES
-from lora_tui.text import one_line
+from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.text import DIM, Content, brief, duration, line, number, plain, share, styled
+from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
 BINS = 20
 """Bars of the histogram of scores: half a point each."""
@@ -135,7 +137,7 @@ def _verdicts(view: GenerationView) -> Content:
         parts.append((f" · ? {counts['review']:,} review", "$warning"))
     if counts.get("waiting") and view.live:
         parts.append(f" · … {counts['waiting']:,} to judge")
-    parts.append((f" · {share(view.accepted, decided)} pass", DIM))
+    parts.append((f" · {percent(view.accepted, decided)} pass", DIM))
     return styled(*parts)
 
 
@@ -147,9 +149,9 @@ def _calls(view: GenerationView) -> list[Content]:
     figures += f"{calls.calls:,} calls · {calls.retried:,} retried · {calls.failed:,} failed"
     if view.settings.get("model") == _BUILTIN and not calls.prompt_tokens:
         return [styled(figures), styled("local model · no cost")]
-    tokens = f"{brief(calls.prompt_tokens)} tokens in · {brief(calls.completion_tokens)} out"
+    tokens = f"{short_count(calls.prompt_tokens)} tokens in · {short_count(calls.completion_tokens)} out"
     if view.live:
-        tokens += f" · {brief(calls.tokens_per_s)} tokens/s"
+        tokens += f" · {short_count(calls.tokens_per_s)} tokens/s"
     money = view.dollars()
     budget = float(view.settings.get("budget_dollars") or 0)
     cost = "" if money is None else f" · ${money:.2f}" + (f" of ${budget:.2f}" if budget else "")
@@ -168,7 +170,7 @@ def _errors(view: GenerationView, width: int) -> Content:
         f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"
         for failure in calls.failures
     )
-    return styled((latency, DIM), line(words, max(10, width), "$warning") if words else ("no errors", DIM))
+    return styled((latency, DIM), safe_line(words, max(10, width), "$warning") if words else ("no errors", DIM))
 
 
 def histogram_line(view: GenerationView, width: int) -> Content:
@@ -198,11 +200,11 @@ def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Co
     facts += f" · {figures.get('different_topics', 0)} topics"
     if isinstance(figures.get("entropy"), int | float):
         facts += f" · entropy {figures['entropy']:.2f} bits"
-    parts: list[Any] = [(facts + "\n", DIM), plain(analysis.text.strip(), limit=1200)]
+    parts: list[Any] = [(facts + "\n", DIM), safe_text(analysis.text.strip(), limit=1200)]
     if analysis.directives:
         parts.append(("\nNext prompts are told:", DIM))
         for directive in analysis.directives:
-            parts += ["\n", ("↳ ", "$accent"), line(str(directive), 300)]
+            parts += ["\n", ("↳ ", "$accent"), safe_line(str(directive), 300)]
     return f"Analysis {analysis.version} (after {analysis.at_accepted:,} accepted)", styled(*parts)
 
 

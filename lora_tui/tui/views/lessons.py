@@ -8,6 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from textual.content import Content
+
 from lora_tui.store import generation as store_generation
 from lora_tui.store import training as store_training
 from lora_tui.store.chat import turns
@@ -16,7 +18,7 @@ from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
 from lora_tui.store.queries.runs import RunLine, conversations, weight_history
 from lora_tui.store.rows import Turn
 from lora_tui.tui.curve import Series
-from lora_tui.tui.text import DIM, Content, agreement, line, metric_name, number, rate, styled
+from lora_tui.tui.text import DIM, lr_text, metric_name, number, safe_line, score_mark, styled
 from lora_tui.tui.views import training_text
 from lora_tui.tui.views.training import TrainingView
 
@@ -116,7 +118,7 @@ async def _low_rank(found: Runs) -> OwnRun | None:
                 ("rank r", str(lora.get("r"))), ("alpha", str(lora.get("alpha"))),
                 ("trained", f"{trained:,}"), ("of", f"{total:,} parameters"), ("share", f"{share:.2f} %"),
             ),
-            ("\nin    ", DIM), line(named, 120),
+            ("\nin    ", DIM), safe_line(named, 120),
         )
     )  # fmt: skip
 
@@ -128,8 +130,8 @@ async def _dials(found: Runs) -> OwnRun | None:
     training, scheduler = view.settings.get("training", {}), view.settings.get("scheduler", {})
     batch = int(training.get("batch_size") or 0) * int(training.get("gradient_accumulation_steps") or 0)
     words = _facts(
-        ("highest rate", rate(view.settings.get("optimizer", {}).get("lora_lr"))),
-        ("now", rate(view.lr.last)), ("schedule", f"{scheduler.get('type')}, warm-up {scheduler.get('warmup_steps')}"),
+        ("highest rate", lr_text(view.settings.get("optimizer", {}).get("lora_lr"))), ("now", lr_text(view.lr.last)),
+        ("schedule", f"{scheduler.get('type')}, warm-up {scheduler.get('warmup_steps')}"),
         ("batch", f"{batch} examples a step"), ("steps", f"{view.steps:,}"),
         ("clipped", f"{view.clipped:,} of {view.steps_done:,} steps"),
     )  # fmt: skip
@@ -154,9 +156,9 @@ async def _judged(found: Runs) -> OwnRun | None:
             "\n\n✗",
             (score, "bold"),
             " ",
-            line(pair.question, 160),
+            safe_line(pair.question, 160),
             "\n  ",
-            line(pair.reason, 160, DIM),
+            safe_line(pair.reason, 160, DIM),
         ]
     return OwnRun(styled(*parts) if lines else styled(*parts[:4]))
 
@@ -172,7 +174,7 @@ async def _overlap(found: Runs) -> OwnRun | None:
         return None
     sample = min(wanted, key=lambda s: abs(s.score - 0.5))
     parts: list[Any] = [
-        ("wanted  ", DIM), line(sample.reference, 200), "\n", ("says    ", DIM), line(sample.answer, 200),
+        ("wanted  ", DIM), safe_line(sample.reference, 200), "\n", ("says    ", DIM), safe_line(sample.answer, 200),
         "\n",
     ]  # fmt: skip
     for name, value in sample.metrics.items():
@@ -231,13 +233,13 @@ async def _talk(found: Runs) -> OwnRun | None:
     said: list[Turn] = (await turns(found.store, listed[0].id))[-4:]
     parts: list[Any] = [("Your last conversation\n", DIM)]
     for turn in said:
-        parts += [("\nyou    " if turn.role == "user" else "\nmodel  ", "bold"), line(turn.text, 200)]
+        parts += [("\nyou    " if turn.role == "user" else "\nmodel  ", "bold"), safe_line(turn.text, 200)]
         figures = turn.statistics
         if turn.role == "assistant" and figures.get("seconds"):
             speed = (figures.get("tokens") or 0) / figures["seconds"]
             parts.append((f"\n       {figures.get('tokens')} tokens, {speed:.0f} a second", DIM))
             if figures.get("agreement") is not None:
-                parts.append((f", {agreement(figures['agreement'])}", "$accent"))
+                parts.append((f", {score_mark(figures['agreement'])}", "$accent"))
     return OwnRun(styled(*parts))
 
 

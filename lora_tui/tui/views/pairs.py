@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from textual.content import Content
+
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
@@ -26,7 +28,7 @@ from lora_tui.store.queries.generation import (
 from lora_tui.store.queries.runs import events_of_kinds
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.text import DIM, Content, line, metric_name, number, plain, styled
+from lora_tui.tui.text import DIM, metric_name, number, safe_line, safe_text, styled
 from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_GLYPHS, VERDICT_WORDS
 
 _MARGIN = 150
@@ -173,10 +175,16 @@ def passage(detail: PairDetail) -> Content:
     found = _find(text, detail.pair.evidence)
     if found is None:
         quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
-        return styled(plain(text), *((quoted, plain(detail.pair.evidence, "italic")) if detail.pair.evidence else ()))
+        return styled(
+            safe_text(text), *((quoted, safe_text(detail.pair.evidence, "italic")) if detail.pair.evidence else ())
+        )
     start, end = found
     return styled(
-        plain(text[:start]), ("▐", "$accent"), plain(text[start:end], "reverse"), ("▌", "$accent"), plain(text[end:])
+        safe_text(text[:start]),
+        ("▐", "$accent"),
+        safe_text(text[start:end], "reverse"),
+        ("▌", "$accent"),
+        safe_text(text[end:]),
     )
 
 
@@ -212,7 +220,7 @@ def verdict(detail: PairDetail) -> Content:
     if newest is not None:
         parts.append((f"\nby {_who(newest)}, weights {newest.weights_version or '–'}", DIM))
     if pair.reason:
-        parts += ["\n", plain(pair.reason)]
+        parts += ["\n", safe_text(pair.reason)]
     return styled(*parts)
 
 
@@ -238,7 +246,7 @@ def measures(detail: PairDetail) -> Content:
 def judge_words(detail: PairDetail) -> Content:
     """What the judge said, where it said anything."""
     said = list(dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": ")))
-    return Content("\n").join([plain(words, limit=2000) for words in said]) if said else Content("")
+    return Content("\n").join([safe_text(words, limit=2000) for words in said]) if said else Content("")
 
 
 def history(detail: PairDetail) -> Content:
@@ -251,6 +259,8 @@ def history(detail: PairDetail) -> Content:
             verdict = VERDICT_WORDS.get(decision.verdict, decision.verdict)
             lines.append(styled((f"{when}: {verdict} by {_who(decision)}", DIM)))
     lines += [
-        styled(("edited; it was: ", DIM), line(edit.question, 200)) for edit in detail.edits if edit.undone_at is None
+        styled(("edited; it was: ", DIM), safe_line(edit.question, 200))
+        for edit in detail.edits
+        if edit.undone_at is None
     ]
     return Content("\n").join(lines)

@@ -6,12 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textual.content import Content
+
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Forecast
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
-from lora_tui.tui.text import DIM, Content, line, number, plain, styled
+from lora_tui.tui.text import DIM, number, safe_line, safe_text, styled
 from lora_tui.tui.theme import state
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ class PlanView:
 def forecast_lines(forecast: Forecast) -> list[Content]:
     """The figures of a forecast in two columns, then its warnings."""
     width = max((len(what) for what, _ in forecast.lines), default=0) + 2
-    lines = [styled((what.ljust(width), DIM), line(figure, 200)) for what, figure in forecast.lines]
-    return lines + [styled(("! ", "bold $warning"), line(warning, 300)) for warning in forecast.warnings]
+    lines = [styled((what.ljust(width), DIM), safe_line(figure, 200)) for what, figure in forecast.lines]
+    return lines + [styled(("! ", "bold $warning"), safe_line(warning, 300)) for warning in forecast.warnings]
 
 
 def started(run: RunLine) -> str:
@@ -104,7 +106,7 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
     took = seconds(run)
     parts: list[Any] = [(f"Run {run.id}", "bold")]
     if run.name:
-        parts += ["  ", line(run.name, 60, "bold $accent")]
+        parts += ["  ", safe_line(run.name, 60, "bold $accent")]
     parts += [f"  {run.mode}  ", (words, f"bold {colour}"), "\n"]
     facts = [
         ("model", run.model),
@@ -114,7 +116,7 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
     ]
     for name, value in facts:
         if value:
-            parts += [(f"{name:<8}", DIM), line(value, 200), "\n"]
+            parts += [(f"{name:<8}", DIM), safe_line(value, 200), "\n"]
     parts += [("time", DIM), f"    {started(run)}" + (f", {duration(took)}" if took is not None else "")]
     if run.state in LIVE_STATES:
         parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
@@ -129,7 +131,7 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
         score = f", score {checkpoint.score:.2f}" if checkpoint.score is not None else ""
         parts += [(f"{kind:<8}", DIM), f"step {checkpoint.step}{score}\n"]
     if run.error:
-        parts += [("why     ", "$error"), plain(run.error, limit=1000), "\n"]
+        parts += [("why     ", "$error"), safe_text(run.error, limit=1000), "\n"]
     return styled(*parts)
 
 

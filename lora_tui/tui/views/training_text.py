@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from textual.content import Content
+
 from lora_tui.machine import DeviceLoad
 from lora_tui.store.rows import Sample
-from lora_tui.text import one_line
+from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.text import DIM, Content, agreement, brief, duration, gib, line, metric_name, number, rate, styled
+from lora_tui.tui.text import DIM, gib, lr_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.training import TrainingView
 
 _RECENT = 10
@@ -24,12 +26,12 @@ def now_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Conten
     lines.append(_figure("loss", number(step.get("loss"), ".4f"), _trend(view)))
     if len(view.held_out.xs):
         lines.append(_held_out(view))
-    lines.append(_figure("rate", rate(step.get("lr")), _schedule(view)))
+    lines.append(_figure("rate", lr_text(step.get("lr")), _schedule(view)))
     lines.append(
         _figure("grad", number(step.get("grad_norm"), ".2f"), f"clipped {view.clipped:,} of {view.steps_done:,}")
     )
     a_step = f"{number(step.get('seconds'), '.2g')} s a step"
-    lines.append(_figure("speed", f"{brief(step.get('tokens_per_s'))} tokens/s", a_step))
+    lines.append(_figure("speed", f"{short_count(step.get('tokens_per_s'))} tokens/s", a_step))
     lines.append(_memory(view, load))
     if load is not None and view.live:
         lines.append(_figure("load", *_load(load)))
@@ -49,8 +51,12 @@ def now_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content
     left = _left(view, now)[1:] if view.live else ()
     memory = f"{number((step.get('memory_mb') or 0) / 1024, '.1f')} GiB"
     first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
-    first += [("  rate ", DIM), rate(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
-    pace = [f"{brief(step.get('tokens_per_s'))} tokens/s", f"{number(step.get('seconds'), '.2g')} s a step", memory]
+    first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
+    pace = [
+        f"{short_count(step.get('tokens_per_s'))} tokens/s",
+        f"{number(step.get('seconds'), '.2g')} s a step",
+        memory,
+    ]
     return styled(*first, "\n", " · ".join(filter(None, (*over, *pace, *left))))
 
 
@@ -161,8 +167,8 @@ def plan_lines(view: TrainingView) -> Content:
     trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
     held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
     lines = [
-        _figure("data", f"{plan.get('examples', 0):,} examples", f"{brief(plan.get('tokens'))} tokens{held_out}"),
-        _figure("steps", f"{plan.get('steps', 0):,}", f"{brief(plan.get('label_tokens'))} label tokens an epoch"),
+        _figure("data", f"{plan.get('examples', 0):,} examples", f"{short_count(plan.get('tokens'))} tokens{held_out}"),
+        _figure("steps", f"{plan.get('steps', 0):,}", f"{short_count(plan.get('label_tokens'))} label tokens an epoch"),
         _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
         _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),
     ]
@@ -185,7 +191,7 @@ def _no_step(view: TrainingView) -> Content:
     """How a run has ended that took no step, and the first line of why; Runs has the rest."""
     ended = _figure("done", "no step", ending(view) or view.run.state)
     why = (view.run.error or "").partition("\n")[0]
-    return styled(ended, "\n", line(why, 300, "$error")) if why else ended
+    return styled(ended, "\n", safe_line(why, 300, "$error")) if why else ended
 
 
 def first_lines(view: TrainingView, width: int) -> Content:
@@ -256,7 +262,7 @@ def answer_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tu
     look = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
     stars = f"{rating}★" if rating else ""
     cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]
-    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (agreement(sample.score), look), (stars, "accent")]
+    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (score_mark(sample.score), look), (stars, "accent")]
     return [cells[0], cells[2], cells[3]] if narrow else cells
 
 
@@ -271,5 +277,5 @@ def question_of(prompt: str) -> str:
 def warning_lines(warnings: Sequence[str], width: int) -> Content:
     """The warnings of a run, the newest first, one line each."""
     return Content("\n").join(
-        [styled(("! ", "bold $warning"), line(words, max(20, width * 2))) for words in reversed(warnings)]
+        [styled(("! ", "bold $warning"), safe_line(words, max(20, width * 2))) for words in reversed(warnings)]
     )

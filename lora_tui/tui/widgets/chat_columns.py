@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.text import clean
-from lora_tui.tui.text import DIM, Content, agreement, plain, styled
+from lora_tui.tui.text import DIM, safe_text, score_mark, styled
 from lora_tui.tui.widgets.panel import entitle
 
 BOTH: tuple[Side, Side] = ("tuned", "base")
@@ -25,7 +26,7 @@ class Asked(Static):
     DEFAULT_CSS = "Asked { height: auto; margin: 1 0 0 0; padding: 0 1; }"
 
     def __init__(self, text: str) -> None:
-        super().__init__(styled(("you  ", "bold $secondary"), plain(text)), markup=False)
+        super().__init__(styled(("you  ", "bold $secondary"), safe_text(text)), markup=False)
         self.text = text
 
 
@@ -103,12 +104,12 @@ class Answer(Vertical):
             verdict = "agrees with the expected reply" if said.agreement >= 0.9 else "of the expected reply"
             parts.append(
                 (
-                    f"{agreement(said.agreement)} {verdict}\n",
+                    f"{score_mark(said.agreement)} {verdict}\n",
                     "bold $success" if said.agreement >= 0.9 else "bold $warning",
                 )
             )
             if said.agreement < 0.9 and said.predefined:
-                parts += [("expected  ", DIM), plain(said.predefined), "\n"]
+                parts += [("expected  ", DIM), safe_text(said.predefined), "\n"]
         speed = f" · {said.tokens / said.seconds:.0f} tokens/s" if said.seconds > 0 else ""
         parts.append((f"{said.tokens} tokens{speed}", DIM))
         if said.stopped:

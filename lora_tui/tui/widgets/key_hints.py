@@ -9,11 +9,12 @@ from functools import cache
 from textual import events
 from textual.app import App
 from textual.binding import ActiveBinding, Binding
+from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.widget import Widget
 
-from lora_tui.tui.text import Content, styled
+from lora_tui.tui.text import styled
 
 MOST = 7
 

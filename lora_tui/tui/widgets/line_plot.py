@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style as RichStyle
+from textual.content import Content
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -20,7 +21,6 @@ from lora_tui.tui.curve import (
     ticks,
     value_label,
 )
-from lora_tui.tui.text import Content
 
 _LABEL = 7
 """Columns for the numbers at the left."""

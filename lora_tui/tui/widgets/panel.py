@@ -1,10 +1,10 @@
 """A bordered panel of text that repaints only when its text has changed."""
 
+from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
 from lora_tui.text import clean
-from lora_tui.tui.text import Content
 
 
 class Panel(Static):

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from textual import events
+from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from lora_tui.tui.text import DIM, Content, styled
+from lora_tui.tui.text import DIM, styled
 
 NAME = " lora-tui "
 _WIDE = 110
