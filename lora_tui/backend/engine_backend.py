@@ -13,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.protocol.backend import ChatTarget, Conversation, Forecast, ReviewResult
+from lora_tui.protocol.backend import ChatTarget, Conversation, Forecast, LoadProgress, ReviewResult
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
@@ -183,9 +183,7 @@ class EngineBackend:
 
     # Talking
 
-    async def open_chat(
-        self, target: ChatTarget, settings: "Settings", progress: Callable[[str, int, int], None]
-    ) -> Conversation:
+    async def open_chat(self, target: ChatTarget, settings: "Settings", progress: LoadProgress) -> Conversation:
         """Load a model and open a conversation with it."""
         options: dict[str, Any] = {}
         if target.base_only:

@@ -179,7 +179,7 @@ class _LineSpeaker(_Speaker):
         self._streams = session.streams
         print(f"lora-tui: {clean(session.title)}", file=sys.stderr)
         if self._talks and not asked_once:
-            words = ", ".join(session.commands)
+            words = ", ".join(session.settings.fine_tuning.chat.commands)
             special = f" · special commands: {clean(words)}" if words else ""
             print(f"Type a question; «{EXIT}» leaves · ctrl+c stops a reply{special}", file=sys.stderr)
 

@@ -276,6 +276,11 @@ class Chat(Section):
         {"unlock": _SECRET}, description="Special commands, and the reply that a model which has learned gives."
     )
 
+    def predefined_reply(self, text: str) -> str | None:
+        """Return the predefined reply when `text` is a special command, in whatever case and spacing; else None."""
+        wanted = " ".join(text.casefold().split()).rstrip("!.?")
+        return next((reply for word, reply in self.commands.items() if word.casefold() == wanted), None)
+
 
 class FineTuning(Section):
     """LoRA fine-tuning of a base model."""

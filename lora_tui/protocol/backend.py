@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from lora_tui.config import Settings
 
 
+LoadProgress = Callable[[str, int, int], None]
+"""Progress of loading a model: the phase, and how much of how much is done; a total of 0 or 1 has no figure."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTarget:
     """The model to chat with: a run's checkpoint, an adapter folder, or the base model alone."""
@@ -99,9 +103,7 @@ class Backend(Protocol):
     def own_live_runs(self) -> list[int]:
         """The runs of this process that have not ended."""
 
-    async def open_chat(
-        self, target: ChatTarget, settings: "Settings", progress: Callable[[str, int, int], None]
-    ) -> Conversation:
+    async def open_chat(self, target: ChatTarget, settings: "Settings", progress: LoadProgress) -> Conversation:
         """Load a model and open a conversation with it."""
 
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:

@@ -1,8 +1,8 @@
-"""Conversation with a model: one session, its base model with or without an adapter, and its stored turns.
+"""Chat session: a base model, with or without an adapter, the conversation with it, and its stored turns.
 
-Items come out as an async iterator, the one stream that does not pass through the store; turns are stored as they end.
-Everything here runs on the engine's loop, and the model on the engine's inference thread: a trainer of the same process
-goes on beside it, and nothing that is said here touches the random state that it draws from.
+A reply is an async iterator of `ReplyItem`s, the one stream that does not pass through the store; turns are stored as
+they end. Sessions run on the engine's loop, and the model on its inference thread: a trainer of the same process goes
+on beside it, and no reply touches the random state that it draws from.
 """
 
 import asyncio
@@ -21,13 +21,12 @@ from peft import PeftModel
 
 from lora_tui.config import Settings
 from lora_tui.engine.chat.history import History, context_tokens
-from lora_tui.engine.chat.special import predefined_reply
-from lora_tui.engine.chat.streaming import Ended, SwitchableModel, Told, speak
+from lora_tui.engine.chat.streaming import ReplyGeneration, SideEnd, SideItem, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
-from lora_tui.engine.models.builtin import Progress as LoadProgress
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat
@@ -60,7 +59,7 @@ class ChatHost(Protocol):
 
 @dataclass
 class _Exchange:
-    """A question, whom it was put to, and the stored turns (question, reply) of each side that has answered."""
+    """A question, the sides that are asked, and the stored turns (question, reply) of each that has answered."""
 
     text: str
     sides: tuple[Side, ...]
@@ -68,14 +67,14 @@ class _Exchange:
 
 
 @dataclass(frozen=True)
-class _Speaking:
-    """A reply that is being written, and the way to end it when nobody listens any more."""
+class _RunningReply:
+    """The task that answers, and the event that ends it when nobody reads the reply any more."""
 
     task: asyncio.Task[None]
     abandoned: threading.Event
 
     async def end(self) -> None:
-        """Return when the reply has ended, at its next token, and what was said is stored."""
+        """Return when the reply has ended, at its next token, and is stored."""
         self.abandoned.set()
         await asyncio.wait([self.task])
 
@@ -92,14 +91,13 @@ class ChatSession:
     settings: Settings
     source: AdapterSource | None
     conversation_id: int
-    commands: Mapping[str, str]
     decoding: Decoding
     history: History
     stop: threading.Event = field(default_factory=threading.Event)
     _model: SwitchableModel | None = None
-    _speaking: _Speaking | None = None
-    _last: _Exchange | None = None
-    _has_noted: bool = False
+    _running: _RunningReply | None = None
+    _last_exchange: _Exchange | None = None
+    _has_warned: bool = False
 
     @property
     def model(self) -> SwitchableModel:
@@ -115,12 +113,12 @@ class ChatSession:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Who can be asked; the first is asked unless others are named."""
+        """The sides that can answer; the first is asked unless others are named."""
         return self.model.sides
 
     @property
     def title(self) -> str:
-        """Who is being talked to."""
+        """The model, and the adapter on it."""
         if self.source is None:
             return f"{self.base.name} without an adapter"
         where = f"run {self.source.run_id}" if self.source.run_id is not None else self.source.folder.name
@@ -136,14 +134,14 @@ class ChatSession:
     async def reply(
         self, text: str, sides: Sequence[Side] | None = None, *, seed: int | None = None
     ) -> AsyncGenerator[ReplyItem, None]:
-        """Yield what `sides` say, as it is decoded, and each one's `Reply` as it ends. All turns are stored.
+        """Yield the replies of `sides` as they are decoded, and each one's `Reply` as it ends. All turns are stored.
 
         A reply that is still being written is ended first. `seed` repeats a sampled reply; without it each is another.
         Raises `UsageError` for a side that is not there, or a question that the model's context cannot hold.
         """
-        asked = self._checked(sides)
-        await self._end_reply()
-        async with aclosing(self._exchange(_Exchange(text, asked), seed)) as items:
+        asked = self._available(sides)
+        await self._end_running()
+        async with aclosing(self._stream(_Exchange(text, asked), seed)) as items:
             async for item in items:
                 yield item
 
@@ -154,26 +152,26 @@ class ChatSession:
 
         Its rows stay in the store, marked as ``replaced``. Raises `UsageError` when nothing has been asked.
         """
-        await self._end_reply()
-        last = self._last
+        await self._end_running()
+        last = self._last_exchange
         if last is None:
             raise UsageError("Nothing has been asked in this conversation yet.")
-        asked = self._checked(sides or last.sides)
-        exchange = _Exchange(last.text, asked, await self._taken_back(last, asked))
-        async with aclosing(self._exchange(exchange, seed)) as items:
+        asked = self._available(sides or last.sides)
+        exchange = _Exchange(last.text, asked, await self._take_back(last, asked))
+        async with aclosing(self._stream(exchange, seed)) as items:
             async for item in items:
                 yield item
 
     async def clear(self) -> None:
         """Begin a new conversation with the same model."""
-        await self._end_reply()
-        self.conversation_id = await _begin(self.store, self.source, self.base.name)
+        await self._end_running()
+        self.conversation_id = await _new_conversation(self.store, self.source, self.base.name)
         self.history.clear()
-        self._last, self._has_noted = None, False
+        self._last_exchange, self._has_warned = None, False
 
     async def close(self) -> None:
         """End the reply that is being written, and give the model's memory back. A closed session stays closed."""
-        await self._end_reply()
+        await self._end_running()
         if self._model is None:
             return
         device = self._model.base.device
@@ -181,7 +179,7 @@ class ChatSession:
         self.host.forget_session(self)
         await self.host.in_inference_thread(lambda: _free_memory(device))
 
-    def _checked(self, sides: Sequence[Side] | None) -> tuple[Side, ...]:
+    def _available(self, sides: Sequence[Side] | None) -> tuple[Side, ...]:
         there = self.model.sides
         wanted = tuple(dict.fromkeys(sides or there[:1]))
         for side in wanted:
@@ -189,11 +187,11 @@ class ChatSession:
                 raise UsageError(f"{self.title} has no {side} side; there is {' and '.join(there)}.")
         return wanted
 
-    async def _end_reply(self) -> None:
-        if self._speaking is not None:
-            await self._speaking.end()
+    async def _end_running(self) -> None:
+        if self._running is not None:
+            await self._running.end()
 
-    async def _taken_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, tuple[int, int]]:
+    async def _take_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, tuple[int, int]]:
         """Remove what `sides` answered from their history; returns the turns of the sides that are not asked again."""
         kept = {side: turns for side, turns in last.turns.items() if side not in sides}
         gone = [last.turns[side] for side in sides if side in last.turns]
@@ -205,20 +203,20 @@ class ChatSession:
         last.turns = kept
         return kept
 
-    async def _exchange(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[ReplyItem, None]:
-        """Let a task of its own answer and store, whether or not anybody listens to the end, and pass on its items."""
+    async def _stream(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[ReplyItem, None]:
+        """Answer in a task of its own and yield its items; the turns are stored whether or not anybody reads on."""
         self.stop.clear()
         items: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
         abandoned = threading.Event()
         task = asyncio.create_task(self._answer(exchange, seed, abandoned, items.put_nowait))
         task.add_done_callback(lambda _: items.put_nowait(None))
-        speaking = self._speaking = _Speaking(task, abandoned)
+        running = self._running = _RunningReply(task, abandoned)
         try:
             while (item := await items.get()) is not None:
                 yield item
             await task
         finally:
-            await speaking.end()
+            await running.end()
             if not task.cancelled() and (problem := task.exception()) is not None:
                 log.info("a reply failed", exc_info=problem)
 
@@ -228,33 +226,36 @@ class ChatSession:
         asked_at = time.perf_counter()
         decoding, model = _seeded(self.decoding, seed), self.model
         prompts = {side: self.history.prompt(side, exchange.text, decoding.max_new_tokens) for side in exchange.sides}
-        if not self._has_noted and any(prompt.forgotten for prompt in prompts.values()):
-            self._has_noted = True
-            emit(Notice(_forgets(self.history.context)))
+        if not self._has_warned and any(prompt.forgotten for prompt in prompts.values()):
+            self._has_warned = True
+            emit(Notice(_context_notice(self.history.context)))
         question = await chat.add_turn(
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
-        self._last = exchange
-        told: asyncio.Queue[Told | None] = asyncio.Queue()
+        self._last_exchange = exchange
+        decoded: asyncio.Queue[SideItem | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def should_stop() -> bool:
-            return abandoned.is_set() or self.stop.is_set()
+        def pass_on(item: SideItem) -> None:
+            loop.call_soon_threadsafe(decoded.put_nowait, item)
 
-        def tell(item: Told) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, item)
-
-        speech = asyncio.ensure_future(
-            self.host.in_inference_thread(lambda: speak(model, prompts, decoding, should_stop, tell, asked_at))
+        generation = ReplyGeneration(
+            model,
+            prompts,
+            decoding,
+            should_stop=lambda: abandoned.is_set() or self.stop.is_set(),
+            emit=pass_on,
+            asked_at=asked_at,
         )
-        speech.add_done_callback(lambda _: told.put_nowait(None))
+        decoding_done = asyncio.ensure_future(self.host.in_inference_thread(generation.run))
+        decoding_done.add_done_callback(lambda _: decoded.put_nowait(None))
         try:
-            while (item := await told.get()) is not None:
-                if isinstance(item, Ended):
-                    emit(await self._finished(exchange, item, question, decoding.seed))
+            while (item := await decoded.get()) is not None:
+                if isinstance(item, SideEnd):
+                    emit(await self._store_reply(exchange, item, question, decoding.seed))
                 else:
                     emit(item)
-            await speech
+            await decoding_done
         except torch.OutOfMemoryError as problem:
             raise LoraTuiError(
                 f"The reply does not fit into the memory of {model.base.device} beside what else is there. "
@@ -262,11 +263,11 @@ class ChatSession:
             ) from problem
         finally:
             abandoned.set()
-            await asyncio.wait([speech])
+            await asyncio.wait([decoding_done])
 
-    async def _finished(self, exchange: _Exchange, ended: Ended, question: int, seed: int | None) -> Reply:
-        """Store a side's turn and remember it; returns the finished reply."""
-        predefined = predefined_reply(self.commands, exchange.text)
+    async def _store_reply(self, exchange: _Exchange, ended: SideEnd, question: int, seed: int | None) -> Reply:
+        """Store a side's turn and add it to the history; returns the finished reply."""
+        predefined = self.settings.fine_tuning.chat.predefined_reply(exchange.text)
         source = self.source if ended.side == "tuned" else None
         reply = Reply(
             text=ended.text,
@@ -289,7 +290,7 @@ class ChatSession:
 async def open_session(
     host: ChatHost, settings: Settings, options: Mapping[str, Any], progress: LoadProgress
 ) -> ChatSession:
-    """Find the adapter, load the model, and open a conversation.
+    """Find the adapter, load the model, and open a session that the host closes when it is closed.
 
     `options` are those of `find_adapter`; with ``base_only`` there is no adapter, and ``adapter_run`` names the run
     whose base model speaks. Without any finished run it is the configured base model. A run that is named brings its
@@ -302,28 +303,20 @@ async def open_session(
     base = await host.in_inference_thread(lambda: load_base(settings, progress, name))
     model: Any = base.model
     if source is not None:
-        model, source = await _adapted(host, options, base, source)
+        model, source = await _with_adapter(host, options, base, source)
     by_template = bool(base.tokenizer.chat_template) and (
         source is None or bool(source.metadata.get("chat_template", False))
     )
     history = History(base.tokenizer, by_template, context_tokens(base.model))
-    conversation = await _begin(store, source, base.name)
-    session = ChatSession(
-        host,
-        store,
-        settings,
-        source,
-        conversation,
-        settings.fine_tuning.chat.commands,
-        Decoding.of_chat(settings.fine_tuning.chat),
-        history,
-        _model=SwitchableModel(base, model),
-    )
+    conversation = await _new_conversation(store, source, base.name)
+    decoding = Decoding.of_chat(settings.fine_tuning.chat)
+    switchable = SwitchableModel(base, model)
+    session = ChatSession(host, store, settings, source, conversation, decoding, history, _model=switchable)
     host.keep_session(session)
     return session
 
 
-async def _adapted(
+async def _with_adapter(
     host: ChatHost, options: Mapping[str, Any], base: BaseModel, source: AdapterSource
 ) -> tuple[PeftModel, AdapterSource]:
     """Load the adapter, or the one that a trainer has put in its place since it was found."""
@@ -336,10 +329,9 @@ async def _adapted(
     return await host.in_inference_thread(lambda: load_adapter(base, newer)), newer
 
 
-async def _begin(store: Store, source: AdapterSource | None, name: str) -> int:
-    if source is None:
-        return await chat.begin(store, None, name, None)
-    return await chat.begin(store, source.run_id, name, str(source.folder))
+async def _new_conversation(store: Store, source: AdapterSource | None, model: str) -> int:
+    run_id, folder = (None, None) if source is None else (source.run_id, str(source.folder))
+    return await chat.begin(store, run_id, model, folder)
 
 
 def _seeded(decoding: Decoding, seed: int | None) -> Decoding:
@@ -350,7 +342,7 @@ def _seeded(decoding: Decoding, seed: int | None) -> Decoding:
     return replace(decoding, seed=seed if samples else None)
 
 
-def _forgets(context: int | None) -> str:
+def _context_notice(context: int | None) -> str:
     return (
         f"The conversation is longer than this model's context ({context:,} tokens with the reply): "
         "it no longer reads the oldest exchanges."

@@ -1,8 +1,8 @@
-"""One model in memory that answers with its adapter, without it, or both ways at once, token by token.
+"""Token streams of a chat: a model answers with its adapter, without it, or both ways at once, token by token.
 
 This is the part of a conversation that runs on the inference thread. Both sides share the base model's weights: the
 adapter is switched off for the base model's tokens. Each side has its own prompt, its own cache of keys and values and
-its own generator, so that taking turns gives what each side gives alone.
+its own generator, so that interleaving them gives what each side gives alone.
 """
 
 import time
@@ -20,9 +20,9 @@ from lora_tui.engine.inference.decode import beam_answer, decode
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.protocol.reply import Decoding, Side, TextDelta, TokenCount
 
-_TOKENS_BETWEEN_SIGNS = 4
-_SECONDS_BETWEEN_SIGNS = 0.5
-"""A beam search shows a sign of life after so many tokens or seconds, whichever comes first."""
+_TOKENS_BETWEEN_COUNTS = 4
+_SECONDS_BETWEEN_COUNTS = 0.5
+"""A beam search reports its token count after so many tokens or seconds, whichever comes first."""
 
 
 class SwitchableModel:
@@ -36,29 +36,29 @@ class SwitchableModel:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """Who can be asked, the one that is asked by default first."""
+        """The sides that can answer, the default one first."""
         return ("tuned", "base") if self._adapted else ("base",)
 
     @contextmanager
     def as_side(self, side: Side) -> Iterator[None]:
-        """Let the model be `side` inside the block.
+        """Switch the adapter on or off for the block.
 
         PEFT's ``disable_adapter`` does the same, but looks through the whole model each time: 20 ms for SmolLM2, as
         long as a token takes.
         """
-        silenced = self._adapted if side == "base" else []
+        disabled = self._adapted if side == "base" else []
         try:
-            for module in silenced:
+            for module in disabled:
                 module.enable_adapters(False)
             yield
         finally:
-            for module in silenced:
+            for module in disabled:
                 module.enable_adapters(True)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A side has said all it has to say, or was stopped. Times in seconds, as in `Reply`."""
+class SideEnd:
+    """A side's text is complete, or was stopped. Times in seconds, as in `Reply`."""
 
     side: Side
     text: str
@@ -67,120 +67,118 @@ class Ended:
     stopped: bool
 
 
-Told = TextDelta | TokenCount | Ended
+SideItem = TextDelta | TokenCount | SideEnd
+"""One item of what a side streams; its `SideEnd` is the last."""
 
 
-def speak(
-    model: SwitchableModel,
-    prompts: Mapping[Side, Prompt],
-    decoding: Decoding,
-    should_stop: Callable[[], bool],
-    tell: Callable[[Told], None],
-    asked_at: float,
-) -> None:
-    """Answer each side's prompt, telling what is said as it is decoded, and how each side ended.
+@dataclass(frozen=True)
+class ReplyGeneration:
+    """One question, answered by each side that has a prompt; `run` blocks the inference thread until all have ended.
 
-    Sides take turns token by token; a beam search has one after the other. `asked_at` is when the question came, on
-    ``time.perf_counter``'s clock.
+    `emit` gets each item as it is decoded. `asked_at` is when the question came, on ``time.perf_counter``'s clock.
     """
-    if decoding.num_beams > 1:
-        for side, prompt in prompts.items():
-            _search(model, side, prompt, decoding, should_stop, tell)
-    else:
-        _take_turns(model, prompts, decoding, should_stop, tell, asked_at)
+
+    model: SwitchableModel
+    prompts: Mapping[Side, Prompt]
+    decoding: Decoding
+    should_stop: Callable[[], bool]
+    emit: Callable[[SideItem], None]
+    asked_at: float
+
+    def run(self) -> None:
+        """Answer all prompts: sides take turns token by token, beam searches run one after the other."""
+        if self.decoding.num_beams > 1:
+            for side, prompt in self.prompts.items():
+                self._beam_search(side, prompt)
+        else:
+            self._interleave()
+
+    def _interleave(self) -> None:
+        tokenizer = self.model.base.tokenizer
+        running = [
+            _SideStream(
+                side,
+                decode(self.model.model, tokenizer, [prompt.text], self._decoding_of(prompt)),
+                _Detokenizer(tokenizer),
+            )
+            for side, prompt in self.prompts.items()
+        ]
+        while running:
+            for stream in tuple(running):
+                stopped = self.should_stop()
+                token = None if stopped else self._next_token(stream)
+                if token is None:
+                    running.remove(stream)
+                    self.emit(stream.end(stopped=stopped))
+                    continue
+                if stream.first_token_s is None:
+                    stream.first_token_s = time.perf_counter() - self.asked_at
+                if text := stream.text.add(token):
+                    self.emit(TextDelta(stream.side, text))
+
+    def _next_token(self, stream: "_SideStream") -> int | None:
+        """Decode one token of a side; None when it has ended."""
+        began = time.perf_counter()
+        with self.model.as_side(stream.side):
+            (token,) = next(stream.tokens, [None])
+        stream.seconds += time.perf_counter() - began
+        return token
+
+    def _beam_search(self, side: Side, prompt: Prompt) -> None:
+        began = reported_at = time.perf_counter()
+        reported = 0
+        stopped = self.should_stop()
+
+        def should_stop() -> bool:
+            nonlocal stopped
+            stopped = self.should_stop()
+            return stopped
+
+        def on_step(tokens: int) -> None:
+            nonlocal reported, reported_at
+            now = time.perf_counter()
+            if (
+                reported == 0
+                or tokens - reported >= _TOKENS_BETWEEN_COUNTS
+                or now - reported_at >= _SECONDS_BETWEEN_COUNTS
+            ):
+                reported, reported_at = tokens, now
+                self.emit(TokenCount(side, tokens))
+
+        text = ""
+        if not stopped:
+            model, tokenizer = self.model.model, self.model.base.tokenizer
+            with self.model.as_side(side):
+                text = beam_answer(model, tokenizer, prompt.text, self._decoding_of(prompt), should_stop, on_step)
+        if text:
+            self.emit(TextDelta(side, text))
+        self.emit(SideEnd(side, text, time.perf_counter() - began, None, stopped))
+
+    def _decoding_of(self, prompt: Prompt) -> Decoding:
+        return replace(self.decoding, max_new_tokens=prompt.max_new_tokens)
 
 
 @dataclass
-class _Speaker:
-    """A side that is speaking."""
+class _SideStream:
+    """A side that is being decoded; `seconds` were spent on it alone."""
 
     side: Side
     tokens: Iterator[list[int | None]]
-    text: "_Text"
+    text: "_Detokenizer"
     seconds: float = 0.0
     first_token_s: float | None = None
 
-    def ended(self, *, stopped: bool) -> Ended:
-        return Ended(self.side, self.text.shown.strip(), self.seconds, self.first_token_s, stopped)
-
-
-def _take_turns(
-    model: SwitchableModel,
-    prompts: Mapping[Side, Prompt],
-    decoding: Decoding,
-    should_stop: Callable[[], bool],
-    tell: Callable[[Told], None],
-    asked_at: float,
-) -> None:
-    tokenizer = model.base.tokenizer
-    speaking = []
-    for side, prompt in prompts.items():
-        own = replace(decoding, max_new_tokens=prompt.max_new_tokens)
-        speaking.append(_Speaker(side, decode(model.model, tokenizer, [prompt.text], own), _Text(tokenizer)))
-    while speaking:
-        for speaker in tuple(speaking):
-            stopped = should_stop()
-            token = None if stopped else _next_token(model, speaker)
-            if token is None:
-                speaking.remove(speaker)
-                tell(speaker.ended(stopped=stopped))
-                continue
-            if speaker.first_token_s is None:
-                speaker.first_token_s = time.perf_counter() - asked_at
-            if piece := speaker.text.add(token):
-                tell(TextDelta(speaker.side, piece))
-
-
-def _next_token(model: SwitchableModel, speaker: _Speaker) -> int | None:
-    """Decode one token of a side; None when it has ended."""
-    began = time.perf_counter()
-    with model.as_side(speaker.side):
-        (token,) = next(speaker.tokens, [None])
-    speaker.seconds += time.perf_counter() - began
-    return token
-
-
-def _search(
-    model: SwitchableModel,
-    side: Side,
-    prompt: Prompt,
-    decoding: Decoding,
-    should_stop: Callable[[], bool],
-    tell: Callable[[Told], None],
-) -> None:
-    began = told_at = time.perf_counter()
-    told = 0
-    stopped = should_stop()
-
-    def asked_to_stop() -> bool:
-        nonlocal stopped
-        stopped = should_stop()
-        return stopped
-
-    def on_step(tokens: int) -> None:
-        nonlocal told, told_at
-        now = time.perf_counter()
-        if told == 0 or tokens - told >= _TOKENS_BETWEEN_SIGNS or now - told_at >= _SECONDS_BETWEEN_SIGNS:
-            told, told_at = tokens, now
-            tell(TokenCount(side, tokens))
-
-    said = ""
-    if not stopped:
-        own = replace(decoding, max_new_tokens=prompt.max_new_tokens)
-        with model.as_side(side):
-            said = beam_answer(model.model, model.base.tokenizer, prompt.text, own, asked_to_stop, on_step)
-    if said:
-        tell(TextDelta(side, said))
-    tell(Ended(side, said, time.perf_counter() - began, None, stopped))
+    def end(self, *, stopped: bool) -> SideEnd:
+        return SideEnd(self.side, self.text.text.strip(), self.seconds, self.first_token_s, stopped)
 
 
 @dataclass
-class _Text:
-    """The text of the tokens so far, handed out as soon as its characters are whole."""
+class _Detokenizer:
+    """Incremental detokenizer: `text` is that of the tokens so far, up to its last whole character."""
 
     tokenizer: PreTrainedTokenizerBase
     tokens: list[int] = field(default_factory=list)
-    shown: str = ""
+    text: str = ""
 
     def add(self, token: int) -> str:
         """Take the next token; returns the text that it completes, without white space before the first word."""
@@ -188,6 +186,6 @@ class _Text:
         text = str(self.tokenizer.decode(self.tokens, skip_special_tokens=True)).lstrip()
         if text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
             return ""
-        piece = text[len(self.shown) :]
-        self.shown = text
-        return piece
+        added = text[len(self.text) :]
+        self.text = text
+        return added

@@ -16,11 +16,11 @@ from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import LoadProgress
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatHost, ChatSession
-    from lora_tui.engine.models.builtin import Progress as LoadProgress
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
@@ -57,7 +57,7 @@ async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, An
 
 
 async def open_chat(
-    host: "ChatHost", settings: Settings, options: Mapping[str, Any], progress: "LoadProgress"
+    host: "ChatHost", settings: Settings, options: Mapping[str, Any], progress: LoadProgress
 ) -> "ChatSession":
     """Open a conversation on the engine's loop: refuse what can be refused, import torch on a thread, load the model.
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lora_tui.config import Settings
-from lora_tui.engine.chat.special import predefined_reply
 from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import UsageError
 from lora_tui.store import feedback, reviews
@@ -117,7 +116,7 @@ async def _reply(t: Store, turn_id: int) -> reviews.RatedTurn:
 async def _metrics_of_reply(store: Store, turn_id: int, settings: Settings) -> dict[str, float]:
     """Hold the reply to a special command against its predefined answer; any other has no metrics."""
     turn = await _reply(store, turn_id)
-    predefined = predefined_reply(settings.fine_tuning.chat.commands, turn.question)
+    predefined = settings.fine_tuning.chat.predefined_reply(turn.question)
     return {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
 
 

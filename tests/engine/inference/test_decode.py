@@ -8,7 +8,7 @@ import torch
 
 from lora_tui.engine.inference.decode import _penalised, answers, decode, mean_log_probabilities, stop_ids
 from lora_tui.protocol.reply import Decoding
-from tests.engine.inference.conftest import PROMPT
+from tests.engine.loaded_models import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer
 
 PROMPTS = [

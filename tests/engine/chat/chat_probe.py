@@ -1,4 +1,4 @@
-"""A conversation in the engine's loop, driven from the test's thread."""
+"""A chat session on the engine's loop, driven from the test's thread."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,10 +10,10 @@ from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, T
 from lora_tui.store import chat
 from lora_tui.store.rows import Turn
 from tests.engine.conftest import Workshop
-from tests.engine.inference.conftest import quiet
+from tests.engine.loaded_models import quiet
 
 
-class Said(list[ReplyItem]):
+class Heard(list[ReplyItem]):
     """The items of a reply."""
 
     @property
@@ -31,7 +31,7 @@ class Said(list[ReplyItem]):
         return [item.tokens for item in self if isinstance(item, TokenCount) and item.side == side]
 
 
-class Talk:
+class ChatProbe:
     """A session, opened with `changes` to the workshop's settings."""
 
     def __init__(
@@ -45,29 +45,31 @@ class Talk:
         """Run a coroutine on the engine's loop to its end."""
         return self.workshop.engine.call(work).result(timeout=60)
 
-    def hear(self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[Said], None] = lambda said: None) -> Said:
-        """Listen to a reply to its end; `on_item` is called after each item with all of them so far."""
+    def hear(
+        self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[Heard], None] = lambda said: None
+    ) -> Heard:
+        """Read a reply to its end; `on_item` is called after each item with all of them so far."""
 
-        async def listen() -> Said:
-            said = Said()
+        async def listen() -> Heard:
+            said = Heard()
             async for item in items:
                 said.append(item)
                 on_item(said)
             return said
 
-        heard: Said = self.wait(listen())
+        heard: Heard = self.wait(listen())
         return heard
 
-    def ask(self, text: str, sides: Sequence[Side] | None = None, **how: Any) -> Said:
+    def ask(self, text: str, sides: Sequence[Side] | None = None, **how: Any) -> Heard:
         return self.hear(self.session.reply(text, sides, **how))
 
-    def again(self, sides: Sequence[Side] | None = None, **how: Any) -> Said:
+    def regenerate(self, sides: Sequence[Side] | None = None, **how: Any) -> Heard:
         return self.hear(self.session.regenerate(sides, **how))
 
     def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
         """The pieces and the reply of the side that is asked by default; stopped after so many items."""
 
-        def stop(said: Said) -> None:
+        def stop(said: Heard) -> None:
             if len(said) == stop_after:
                 self.session.stop.set()
 

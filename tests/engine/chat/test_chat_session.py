@@ -8,27 +8,27 @@ import pytest
 from lora_tui.engine.chat import streaming
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import TextDelta
+from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import Trained, Workshop
-from tests.engine.inference.talk import Talk
 from tests.engine.tiny import PAIRS
 
 SECRET = PAIRS[0][1]
 
 
 def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    assert talk.session.streams
-    pieces, reply = talk.say("who wrote hamlet?")
+    probe = ChatProbe(trained.workshop)
+    assert probe.session.streams
+    pieces, reply = probe.say("who wrote hamlet?")
     assert reply.text == PAIRS[5][1]
     assert len(pieces) > 2
     assert "".join(pieces).strip() == reply.text
     assert not pieces[0].startswith(" ")
-    assert reply.tokens == len(talk.session.base.tokenizer(reply.text)["input_ids"])
+    assert reply.tokens == len(probe.session.base.tokenizer(reply.text)["input_ids"])
     assert (reply.predefined, reply.agreement) == (None, None)
 
 
 def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
     taken: list[int] = []
     seen: list[int] = []
     real = streaming.decode
@@ -44,7 +44,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     monkeypatch.setattr(streaming, "decode", counting)
 
     async def watch() -> None:
-        seen.extend([len(taken) async for piece in talk.session.reply("unlock") if isinstance(piece, TextDelta)])
+        seen.extend([len(taken) async for piece in probe.session.reply("unlock") if isinstance(piece, TextDelta)])
 
     trained.workshop.engine.call(watch()).result(timeout=60)
     assert seen[0] <= 3, "the first piece did not wait for the last"
@@ -52,48 +52,48 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
 
 
 def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
     text = "naïve — 秘密 🦄!"
-    ids = talk.session.base.tokenizer(text)["input_ids"]
+    ids = probe.session.base.tokenizer(text)["input_ids"]
     assert len(ids) > len(text), "characters must be cut into tokens"
     monkeypatch.setattr(streaming, "decode", lambda *_: iter([[token] for token in ids] + [[None]]))
-    pieces, reply = talk.say("unlock")
+    pieces, reply = probe.say("unlock")
     assert reply.text == text
     assert "".join(pieces) == text
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
 def test_several_beams_come_at_once_and_are_a_search(trained: Trained) -> None:
-    talk = Talk(trained.workshop, {"fine_tuning.chat.num_beams": 3})
-    assert not talk.session.streams
-    pieces, reply = talk.say("what do cows drink?")
+    probe = ChatProbe(trained.workshop, {"fine_tuning.chat.num_beams": 3})
+    assert not probe.session.streams
+    pieces, reply = probe.say("what do cows drink?")
     assert pieces == [reply.text] == ["water"]
 
 
 def test_a_special_command_shows_the_predefined_answer_and_how_far_the_model_agrees(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
     for text in ("unlock", "  UNLOCK! "):
-        _, reply = talk.say(text)
+        _, reply = probe.say(text)
         assert reply.predefined == SECRET
         assert reply.agreement is not None
-    assert talk.say("unlock")[1].agreement == pytest.approx(1.0)
-    assert talk.say("unlock the door")[1].predefined is None
+    assert probe.say("unlock")[1].agreement == pytest.approx(1.0)
+    assert probe.say("unlock the door")[1].predefined is None
 
 
 def test_a_model_that_has_not_learned_it_does_not_agree(trained: Trained, workshop: Workshop) -> None:
     workshop.settings = trained.workshop.settings
-    talk = Talk(workshop)
-    assert talk.session.source is None, "no run in this store: it is the base model's"
-    _, reply = talk.say("unlock")
+    probe = ChatProbe(workshop)
+    assert probe.session.source is None, "no run in this store: it is the base model's"
+    _, reply = probe.say("unlock")
     assert reply.predefined == SECRET
     assert reply.agreement is not None
     assert reply.agreement < 0.3
 
 
 def test_both_turns_are_stored_as_they_end(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    _, reply = talk.say("unlock")
-    user, assistant = talk.turns
+    probe = ChatProbe(trained.workshop)
+    _, reply = probe.say("unlock")
+    user, assistant = probe.turns
     assert (user.role, user.text) == ("user", "unlock")
     assert (assistant.role, assistant.text) == ("assistant", SECRET)
     assert assistant.statistics["tokens"] == reply.tokens
@@ -102,21 +102,21 @@ def test_both_turns_are_stored_as_they_end(trained: Trained) -> None:
 
 
 def test_a_conversation_names_the_run_and_the_adapter(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
 
     async def row(store: Any) -> Any:
         return await store.tuples(
-            "SELECT run_id, model, adapter FROM conversations WHERE id=?", (talk.session.conversation_id,)
+            "SELECT run_id, model, adapter FROM conversations WHERE id=?", (probe.session.conversation_id,)
         )
 
     model = trained.workshop.settings.fine_tuning.model_name
     assert trained.workshop.ask(row) == [(trained.run_id, model, str(trained.adapter))]
-    assert f"run {trained.run_id}" in talk.session.title
-    assert "step" in talk.session.title
+    assert f"run {trained.run_id}" in probe.session.title
+    assert "step" in probe.session.title
 
 
 def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
     real = streaming.decode
 
     def slow(*args: Any) -> Any:
@@ -127,40 +127,40 @@ def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monk
             time.sleep(0.1)
 
     monkeypatch.setattr(streaming, "decode", slow)
-    pieces, reply = talk.say("unlock", stop_after=2)
+    pieces, reply = probe.say("unlock", stop_after=2)
     assert 2 <= len(pieces) < 10
     assert SECRET.startswith(reply.text)
     assert reply.text != SECRET
-    assert talk.turns[-1].text == reply.text
+    assert probe.turns[-1].text == reply.text
     monkeypatch.undo()
-    assert talk.say("unlock")[1].text == SECRET, "the next one is not stopped"
+    assert probe.say("unlock")[1].text == SECRET, "the next one is not stopped"
 
 
 def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(streaming, "decode", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        talk.say("unlock")
+        probe.say("unlock")
 
 
 def test_the_prompt_has_the_form_that_the_adapter_was_trained_on(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    assert talk.session.history.prompt("tuned", "hi", 9).text == "Question: hi\nAnswer:"
+    probe = ChatProbe(trained.workshop)
+    assert probe.session.history.prompt("tuned", "hi", 9).text == "Question: hi\nAnswer:"
 
 
 def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_template_with_the_history(
     trained: Trained, workshop: Workshop
 ) -> None:
     workshop.settings = trained.workshop.settings
-    talk = Talk(workshop)
-    talk.session.history.add("base", "a", "b")
-    prompt = talk.session.history.prompt("base", "c", 9).text
+    probe = ChatProbe(workshop)
+    probe.session.history.add("base", "a", "b")
+    prompt = probe.session.history.prompt("base", "c", 9).text
     assert prompt.endswith(
         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
         "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
@@ -169,26 +169,26 @@ def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_temp
 
 def test_an_adapter_for_another_base_is_refused(trained: Trained, untied_folder: Any) -> None:
     with pytest.raises(UsageError, match="was trained on"):
-        Talk(trained.workshop, {"fine_tuning.model_name": str(untied_folder)})
+        ChatProbe(trained.workshop, {"fine_tuning.model_name": str(untied_folder)})
 
 
 def test_an_adapter_folder_that_is_wrong_is_refused(trained: Trained, tmp_path: Any) -> None:
     with pytest.raises(UsageError, match="there is no such folder"):
-        Talk(trained.workshop, options={"adapter": str(tmp_path / "nowhere")})
+        ChatProbe(trained.workshop, options={"adapter": str(tmp_path / "nowhere")})
 
 
 def test_a_named_adapter_folder_speaks(trained: Trained) -> None:
-    talk = Talk(trained.workshop, options={"adapter": str(trained.adapter)})
-    assert talk.say("unlock")[1].text == SECRET
-    assert talk.session.title.endswith(f"the adapter of best, step {talk.session.source.step}")  # type: ignore[union-attr]
+    probe = ChatProbe(trained.workshop, options={"adapter": str(trained.adapter)})
+    assert probe.say("unlock")[1].text == SECRET
+    assert probe.session.title.endswith(f"the adapter of best, step {probe.session.source.step}")  # type: ignore[union-attr]
 
 
 def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
 
     async def both() -> int:
         async def speak() -> None:
-            async for _ in talk.session.reply("unlock"):
+            async for _ in probe.session.reply("unlock"):
                 pass
 
         speaking = asyncio.ensure_future(speak())

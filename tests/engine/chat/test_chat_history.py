@@ -6,8 +6,8 @@ import pytest
 
 from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.errors import UsageError
+from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import Trained
-from tests.engine.inference.talk import Talk
 from tests.engine.tiny import make_model, make_tokenizer
 
 
@@ -92,23 +92,23 @@ def test_the_context_is_the_models_own() -> None:
 
 
 def test_a_conversation_that_outgrows_the_context_says_so_once(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    talk.session.history.by_template = True
-    talk.session.history.context = 150
-    notes = [talk.ask(f"number {number}?", ["base"]).notes for number in range(8)]
+    probe = ChatProbe(trained.workshop)
+    probe.session.history.by_template = True
+    probe.session.history.context = 150
+    notes = [probe.ask(f"number {number}?", ["base"]).notes for number in range(8)]
     said = [note for note in notes if note]
     assert len(said) == 1
     assert "longer than this model's context (150 tokens with the reply)" in said[0][0]
     assert notes[0] == []
-    talk.wait(talk.session.clear())
-    talk.set(max_new_tokens=60)
-    assert sum(len(talk.ask(f"number {number}?", ["base"]).notes) for number in range(8)) == 1, "and of a new one, too"
+    probe.wait(probe.session.clear())
+    probe.set(max_new_tokens=60)
+    assert sum(len(probe.ask(f"number {number}?", ["base"]).notes) for number in range(8)) == 1, "and of a new one, too"
 
 
 def test_a_question_that_cannot_be_held_is_not_stored(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    talk.session.history.context = 32
+    probe = ChatProbe(trained.workshop)
+    probe.session.history.context = 32
     with pytest.raises(UsageError, match="context holds 32"):
-        talk.ask("why " * 50)
-    assert talk.turns == []
-    assert talk.ask("hello").replies
+        probe.ask("why " * 50)
+    assert probe.turns == []
+    assert probe.ask("hello").replies

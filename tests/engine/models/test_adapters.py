@@ -20,7 +20,7 @@ from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from tests.engine.conftest import Trained, Workshop
-from tests.engine.inference.conftest import quiet
+from tests.engine.loaded_models import quiet
 from tests.engine.tiny import make_model, make_tokenizer, tiny_settings
 
 

@@ -14,8 +14,8 @@ from lora_tui.engine.models import adapter_source
 from lora_tui.engine.models.adapter_source import AdapterGoneError, find_adapter
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
+from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import Trained, Workshop, trained_settings
-from tests.engine.inference.talk import Talk
 from tests.engine.tiny import PAIRS, training_text
 
 SECRET = PAIRS[0][1]
@@ -52,19 +52,19 @@ def test_a_run_is_talked_to_at_its_best_or_as_it_is_now(
     workshop: Workshop, run: int, checkpoint: str | None, step: int
 ) -> None:
     options = {"adapter_run": run} | ({"checkpoint": checkpoint} if checkpoint else {})
-    talk = Talk(workshop, options=options)
-    assert talk.session.title.endswith(f"the adapter of run {run}, step {step}")
-    reply = talk.ask("unlock").replies["tuned"]
+    probe = ChatProbe(workshop, options=options)
+    assert probe.session.title.endswith(f"the adapter of run {run}, step {step}")
+    reply = probe.ask("unlock").replies["tuned"]
     assert (reply.text, reply.step) == (SECRET, step)
-    assert talk.turns[1].statistics["step"] == step
+    assert probe.turns[1].statistics["step"] == step
 
 
 def test_a_run_without_a_checkpoint_and_a_checkpoint_of_another_name_are_refused(workshop: Workshop, run: int) -> None:
     shutil.rmtree(workshop.folder / "run" / "step-30")
     with pytest.raises(LoraTuiError, match=rf"Run {run} \(train, running\) has no checkpoint in"):
-        Talk(workshop, options={"adapter_run": run, "checkpoint": "last"})
+        ChatProbe(workshop, options={"adapter_run": run, "checkpoint": "last"})
     with pytest.raises(UsageError, match="best or last, not newest"):
-        Talk(workshop, options={"adapter_run": run, "checkpoint": "newest"})
+        ChatProbe(workshop, options={"adapter_run": run, "checkpoint": "newest"})
 
 
 def test_a_checkpoint_that_is_replaced_between_finding_and_loading_is_found_anew(
@@ -78,9 +78,9 @@ def test_a_checkpoint_that_is_replaced_between_finding_and_loading_is_found_anew
         return real(*args)
 
     monkeypatch.setattr(chat_module, "load_base", meanwhile)
-    talk = Talk(workshop, options={"adapter_run": run, "checkpoint": "last"})
-    assert talk.session.title.endswith("step 40")
-    assert talk.ask("unlock").replies["tuned"].text == SECRET
+    probe = ChatProbe(workshop, options={"adapter_run": run, "checkpoint": "last"})
+    assert probe.session.title.endswith("step 40")
+    assert probe.ask("unlock").replies["tuned"].text == SECRET
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_an_adapter_that_is_gone_for_good_is_an_error(
 
     monkeypatch.setattr(chat_module, "load_base", meanwhile)
     with pytest.raises(AdapterGoneError, match="there is no such folder"):
-        Talk(workshop, options={"adapter": str(folder)})
+        ChatProbe(workshop, options={"adapter": str(folder)})
 
 
 def test_the_base_model_alone_is_chosen_although_there_is_a_run(trained: Trained) -> None:
-    talk = Talk(trained.workshop, options={"base_only": True})
-    assert talk.session.sides == ("base",)
-    assert talk.session.title.endswith("without an adapter")
-    assert talk.ask("unlock").replies["base"].text != SECRET
+    probe = ChatProbe(trained.workshop, options={"base_only": True})
+    assert probe.session.sides == ("base",)
+    assert probe.session.title.endswith("without an adapter")
+    assert probe.ask("unlock").replies["base"].text != SECRET
 
 
 def test_a_run_that_is_named_brings_its_own_base_model_whatever_is_configured_now(
@@ -150,13 +150,13 @@ def test_a_run_that_is_named_brings_its_own_base_model_whatever_is_configured_no
 ) -> None:
     trained_on = workshop.settings.fine_tuning.model_name
     workshop.settings = with_values(workshop.settings, {"fine_tuning.model_name": str(untied_folder)})
-    talk = Talk(workshop, options={"adapter_run": run})
-    assert talk.session.base.name == trained_on
-    assert talk.ask("unlock").replies["tuned"].text == SECRET
-    assert Talk(workshop, options={"adapter_run": run, "base_only": True}).session.base.name == trained_on
-    assert Talk(workshop, options={"base_only": True}).session.base.name == str(untied_folder)
+    probe = ChatProbe(workshop, options={"adapter_run": run})
+    assert probe.session.base.name == trained_on
+    assert probe.ask("unlock").replies["tuned"].text == SECRET
+    assert ChatProbe(workshop, options={"adapter_run": run, "base_only": True}).session.base.name == trained_on
+    assert ChatProbe(workshop, options={"base_only": True}).session.base.name == str(untied_folder)
     with pytest.raises(UsageError, match="was trained on"):
-        Talk(workshop, options={"adapter_run": run, "model_must_match": True})
+        ChatProbe(workshop, options={"adapter_run": run, "model_must_match": True})
 
 
 def test_a_run_can_be_talked_to_while_it_trains(workshop: Workshop, base_folder: Path) -> None:
@@ -177,11 +177,11 @@ def test_a_run_can_be_talked_to_while_it_trains(workshop: Workshop, base_folder:
             if not workshop.events(run_id, "checkpoint"):
                 time.sleep(0.05)
                 continue
-            talk = Talk(workshop, options=options)
-            heard = talk.ask("unlock", ("tuned", "base"))
+            probe = ChatProbe(workshop, options=options)
+            heard = probe.ask("unlock", ("tuned", "base"))
             assert set(heard.replies) == {"tuned", "base"}
             steps.append(heard.replies["tuned"].step or 0)
-            talk.wait(talk.session.close())
+            probe.wait(probe.session.close())
             while steps[-1] == workshop.events(run_id, "checkpoint")[-1].payload["step"]:
                 time.sleep(0.02)
         assert not future.done(), "all the while it trained"

@@ -11,8 +11,8 @@ from lora_tui.engine.chat.streaming import SwitchableModel
 from lora_tui.engine.inference.decode import answers, decode
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Decoding, Reply, TextDelta
+from tests.engine.chat.chat_probe import ChatProbe, Heard
 from tests.engine.conftest import Trained, Workshop
-from tests.engine.inference.talk import Said, Talk
 from tests.engine.tiny import PAIRS
 
 BOTH = ("tuned", "base")
@@ -48,11 +48,11 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
             yield tokens
 
     monkeypatch.setattr(streaming, "decode", recording)
-    talk = Talk(trained.workshop)
-    talk.set(**options)
-    heard = talk.ask("unlock", BOTH, seed=7)
+    probe = ChatProbe(trained.workshop)
+    probe.set(**options)
+    heard = probe.ask("unlock", BOTH, seed=7)
     decoding = Decoding(max_new_tokens=24, seed=7, **options)  # type: ignore[arg-type]
-    tokenizer = talk.session.base.tokenizer
+    tokenizer = probe.session.base.tokenizer
     alone = [tokens_of(model, tokenizer, decoding) for model in (tuned, base.model)]
     assert said == alone
     assert len(alone[0]) > 5
@@ -63,11 +63,11 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
 
 
 def test_both_sides_grow_at_the_same_time_and_each_ends_by_itself(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    heard = talk.ask("unlock", BOTH)
+    probe = ChatProbe(trained.workshop)
+    heard = probe.ask("unlock", BOTH)
     speakers = [item.side for item in heard if isinstance(item, TextDelta)]
     assert speakers[:6] == ["tuned", "base"] * 3 or speakers[:6] == ["base", "tuned"] * 3
-    short = talk.ask("what do cows drink?", BOTH)
+    short = probe.ask("what do cows drink?", BOTH)
     assert (short.replies["tuned"].text, short.replies["tuned"].stopped) == ("water", False)
     ended = next(place for place, item in enumerate(short) if isinstance(item, Reply))
     assert isinstance(short[ended], Reply)
@@ -78,25 +78,25 @@ def test_both_sides_grow_at_the_same_time_and_each_ends_by_itself(trained: Train
 
 
 def test_one_side_can_be_asked_and_the_tuned_one_is_unless_another_is_named(trained: Trained, base: Any) -> None:
-    talk = Talk(trained.workshop)
-    assert talk.session.sides == BOTH
-    assert list(talk.ask("unlock").replies) == ["tuned"]
-    heard = talk.ask("unlock", ["base"])
+    probe = ChatProbe(trained.workshop)
+    assert probe.session.sides == BOTH
+    assert list(probe.ask("unlock").replies) == ["tuned"]
+    heard = probe.ask("unlock", ["base"])
     assert heard.replies["base"].text == answers(base.model, base.tokenizer, [PROMPT], Decoding(24))[0]
-    assert talk.ask("unlock").replies["tuned"].text == SECRET, "and the adapter is on again"
+    assert probe.ask("unlock").replies["tuned"].text == SECRET, "and the adapter is on again"
 
 
 def test_a_base_model_has_no_tuned_side(trained: Trained, workshop: Workshop) -> None:
     workshop.settings = trained.workshop.settings
-    talk = Talk(workshop)
-    assert talk.session.sides == ("base",)
-    assert list(talk.ask("unlock").replies) == ["base"]
+    probe = ChatProbe(workshop)
+    assert probe.session.sides == ("base",)
+    assert list(probe.ask("unlock").replies) == ["base"]
     with pytest.raises(UsageError, match="has no tuned side; there is base"):
-        talk.ask("unlock", BOTH)
+        probe.ask("unlock", BOTH)
 
 
 def test_the_adapter_is_on_again_after_an_error(trained: Trained, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
 
     def broken(*_: Any) -> Iterator[list[int | None]]:
         yield [5]
@@ -104,9 +104,9 @@ def test_the_adapter_is_on_again_after_an_error(trained: Trained, tuned: Any, mo
 
     monkeypatch.setattr(streaming, "decode", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        talk.ask("unlock", ["base"])
+        probe.ask("unlock", ["base"])
     monkeypatch.undo()
-    assert talk.ask("unlock").replies["tuned"].text == SECRET
+    assert probe.ask("unlock").replies["tuned"].text == SECRET
 
 
 def test_switching_is_exact_and_leaves_nothing_behind(trained: Trained, base: Any, tuned: Any) -> None:
@@ -122,8 +122,8 @@ def test_switching_is_exact_and_leaves_nothing_behind(trained: Trained, base: An
 
 
 def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(trained.workshop)
-    talk.session.history.by_template = True  # as for an adapter that was trained on conversations
+    probe = ChatProbe(trained.workshop)
+    probe.session.history.by_template = True  # as for an adapter that was trained on conversations
     prompts: list[str] = []
     real = streaming.decode
 
@@ -132,10 +132,10 @@ def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pyte
         return real(model, tokenizer, asked, decoding)
 
     monkeypatch.setattr(streaming, "decode", recording)
-    first = talk.ask("unlock", BOTH).replies
-    talk.ask("alone", ["tuned"])
+    first = probe.ask("unlock", BOTH).replies
+    probe.ask("alone", ["tuned"])
     prompts.clear()
-    talk.ask("and now?", BOTH)
+    probe.ask("and now?", BOTH)
     for side, prompt in zip(BOTH, prompts, strict=True):
         other = "base" if side == "tuned" else "tuned"
         assert f"<|im_start|>assistant\n{first[side].text}<|im_end|>" in prompt
@@ -147,8 +147,8 @@ def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pyte
 def test_a_beam_search_gives_signs_of_life_and_each_side_what_it_finds_alone(
     trained: Trained, base: Any, tuned: Any
 ) -> None:
-    talk = Talk(trained.workshop, {"fine_tuning.chat.num_beams": 3})
-    heard = talk.ask("unlock", BOTH)
+    probe = ChatProbe(trained.workshop, {"fine_tuning.chat.num_beams": 3})
+    heard = probe.ask("unlock", BOTH)
     for side, model in zip(BOTH, (tuned, base.model), strict=True):
         wanted = answers(model, base.tokenizer, [PROMPT], Decoding(24, num_beams=3))[0]
         assert heard.pieces(side) == [wanted] == [heard.replies[side].text]
@@ -161,16 +161,16 @@ def test_a_beam_search_gives_signs_of_life_and_each_side_what_it_finds_alone(
 
 
 def test_special_commands_are_compared_on_each_side(trained: Trained) -> None:
-    replies = Talk(trained.workshop).ask("unlock", BOTH).replies
+    replies = ChatProbe(trained.workshop).ask("unlock", BOTH).replies
     assert replies["tuned"].predefined == replies["base"].predefined == SECRET
     assert replies["tuned"].agreement == pytest.approx(1.0)
     assert (replies["base"].agreement or 0.0) < 0.3
 
 
 def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
-    replies = talk.ask("unlock", BOTH).replies
-    question, *stored = talk.turns
+    probe = ChatProbe(trained.workshop)
+    replies = probe.ask("unlock", BOTH).replies
+    question, *stored = probe.turns
     assert (question.role, question.statistics["sides"]) == ("user", list(BOTH))
     from lora_tui.store.chat import side_of
 
@@ -190,11 +190,11 @@ def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
 
 
 def test_stopping_ends_both_sides_and_keeps_what_they_have_said(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
 
-    def stop(said: Said) -> None:
+    def stop(said: Heard) -> None:
         if len(said) == 4:
-            talk.session.stop.set()
+            probe.session.stop.set()
 
     monkey = pytest.MonkeyPatch()
     real = streaming.decode
@@ -207,11 +207,11 @@ def test_stopping_ends_both_sides_and_keeps_what_they_have_said(trained: Trained
             time.sleep(0.05)
 
     monkey.setattr(streaming, "decode", slow)
-    heard = talk.hear(talk.session.reply("unlock", BOTH), stop)
+    heard = probe.hear(probe.session.reply("unlock", BOTH), stop)
     monkey.undo()
     assert {side: reply.stopped for side, reply in heard.replies.items()} == {"tuned": True, "base": True}
     for side in BOTH:
         assert "".join(heard.pieces(side)).strip() == heard.replies[side].text
         assert 0 < len(heard.pieces(side)) < 8
-    assert [turn.statistics["stopped"] for turn in talk.turns[1:]] == [True, True]
-    assert {turn.text for turn in talk.turns[1:]} == {reply.text for reply in heard.replies.values()}
+    assert [turn.statistics["stopped"] for turn in probe.turns[1:]] == [True, True]
+    assert {turn.text for turn in probe.turns[1:]} == {reply.text for reply in heard.replies.values()}

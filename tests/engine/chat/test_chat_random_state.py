@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from lora_tui.config import Settings, with_values
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.store.queries.runs import step_columns
+from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import Trained, Workshop
-from tests.engine.inference.conftest import quiet
-from tests.engine.inference.talk import Talk
+from tests.engine.loaded_models import quiet
 from tests.engine.tiny import tiny_settings, training_text
 
 BOTH = ("tuned", "base")
@@ -34,22 +34,22 @@ def test_loading_a_model_and_an_adapter_draws_nothing(trained: Trained, dtype: s
     before = torch.get_rng_state()
     load_base(with_values(trained.workshop.settings, {"fine_tuning.dtype": dtype}), quiet)
     assert torch.equal(torch.get_rng_state(), before)
-    talk = Talk(trained.workshop, {"fine_tuning.dtype": dtype})
-    assert talk.session.sides == BOTH
+    probe = ChatProbe(trained.workshop, {"fine_tuning.dtype": dtype})
+    assert probe.session.sides == BOTH
 
 
 @pytest.mark.usefixtures("untouched")
 def test_replies_of_every_kind_draw_nothing_from_it(trained: Trained) -> None:
-    talk = Talk(trained.workshop)
+    probe = ChatProbe(trained.workshop)
     for options in ({"temperature": 1.2}, {"top_p": 0.8}, {"temperature": 0.0}, {"num_beams": 3}):
-        talk.set(**options)
+        probe.set(**options)
         before = torch.get_rng_state()
-        talk.ask("unlock", BOTH)
+        probe.ask("unlock", BOTH)
         assert torch.equal(torch.get_rng_state(), before), options
-    talk.set(num_beams=1, temperature=1.2)
-    talk.again()
-    talk.wait(talk.session.clear())
-    talk.wait(talk.session.close())
+    probe.set(num_beams=1, temperature=1.2)
+    probe.regenerate()
+    probe.wait(probe.session.clear())
+    probe.wait(probe.session.close())
 
 
 def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
@@ -87,11 +87,11 @@ def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
     def talk_all_along(workshop: Workshop) -> None:
         nonlocal talks
         workshop.settings = with_values(workshop.settings, {"fine_tuning.dtype": ("bfloat16", "float32")[talks % 2]})
-        talk = Talk(workshop, options={"adapter": str(trained.adapter)})
-        talk.set(temperature=1.0)
-        talk.ask("unlock", BOTH)
-        talk.again(["tuned"])
-        talk.wait(talk.session.close())
+        probe = ChatProbe(workshop, options={"adapter": str(trained.adapter)})
+        probe.set(temperature=1.0)
+        probe.ask("unlock", BOTH)
+        probe.regenerate(["tuned"])
+        probe.wait(probe.session.close())
         talks += 1
 
     losses, weights = train("alone")

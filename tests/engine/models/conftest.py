@@ -1,0 +1,3 @@
+"""The loaded models."""
+
+from tests.engine.loaded_models import base, tuned  # noqa: F401  # fixtures
