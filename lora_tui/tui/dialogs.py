@@ -1,36 +1,60 @@
-"""Questions: one with a few answers, each on a key of its own, the safe one in focus; and one for a line of text."""
+"""The base class of all dialogs, and those that know nothing of this program: a choice, a line of text, a problem."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.screen import ModalScreen, ScreenResultType
 from textual.widgets import Button, Input, Static
 
 from lora_tui.text import one_line
-from lora_tui.tui.screens.dialog import Dialog
 from lora_tui.tui.text import DIM, safe_text, styled
 
 _WIDTH = 66
-"""Columns inside a dialogue of 72: the least there are from a terminal of 80 on."""
+"""Columns inside a dialog of 72: the least there are from a terminal of 80 on."""
+
+
+class Dialog(ModalScreen[ScreenResultType]):
+    """Base of every screen over a mode: it is answered once, for two keys pressed at once may both be meant for it.
+
+    The second arrives when the first has closed it. Textual's `dismiss` would then close what lies below, and ends the
+    app where nothing may be closed there.
+    """
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Close it with a result; does nothing when it is closed already, or lies under another."""
+        if not self.is_open:
+            return AwaitComplete()
+        return super().dismiss(result)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is on top, so that an answer is for it."""
+        return self.is_current and self.app.screen is self
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An answer: what it returns, its key, its words, and what follows from it."""
+    """One answer of a `ChoiceDialog`: the id it returns, its key, its label, and its consequence."""
 
     id: str
     key: str
-    words: str
-    follows: str = ""
+    label: str
+    consequence: str = ""
 
 
-class Choose(Dialog[str | None]):
-    """Returns the id of the answer; escape is the safe one."""
+class ChoiceDialog(Dialog[str | None]):
+    """Question with a few answers, each on a key of its own; returns the answer's id, `safe` for escape.
+
+    `safe` has the focus at first, so that enter does no harm. `details` stand between question and answers.
+    """
 
     CSS_PATH = "dialogs.tcss"
 
@@ -48,20 +72,20 @@ class Choose(Dialog[str | None]):
         self._details = details
 
     def compose(self) -> ComposeResult:
-        """The question, then the answers below each other."""
+        """Question, details, and the answers below each other."""
         with Vertical(classes="dialog"):
             yield Static(safe_text(self._question, "bold"), classes="question")
             if self._details is not None:
                 yield Static(self._details, classes="details")
             for choice in self._choices:
-                yield _answer(choice)
+                yield _button(choice)
 
     def on_mount(self) -> None:
-        """Begin on the answer that does no harm."""
+        """Focus the answer that does no harm."""
         self.query_one(f"#choice-{self._safe}").focus()
 
     def on_key(self, event: events.Key) -> None:
-        """An answer's own key; nothing gets through to the screen below."""
+        """Take an answer's own key; nothing gets through to the screen below."""
         for choice in self._choices:
             if event.key == choice.key:
                 event.stop()
@@ -69,7 +93,7 @@ class Choose(Dialog[str | None]):
                 return
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Enter or a click on an answer."""
+        """Take enter or a click on an answer."""
         self.dismiss((event.button.id or "").removeprefix("choice-"))
 
     def action_answer(self) -> None:
@@ -77,19 +101,19 @@ class Choose(Dialog[str | None]):
         self.dismiss(self._safe)
 
 
-def _answer(choice: Choice) -> Button:
-    """A choice as a button; what follows from it stands below where there is no room beside the words."""
-    label = styled((f" {choice.key} ", "bold reverse"), f" {choice.words}")
-    beside = styled(label, (f"  {one_line(choice.follows, _WIDTH)}", DIM))
+def _button(choice: Choice) -> Button:
+    """A choice as a button; its consequence stands below where there is no room beside the label."""
+    label = styled((f" {choice.key} ", "bold reverse"), f" {choice.label}")
+    beside = styled(label, (f"  {one_line(choice.consequence, _WIDTH)}", DIM))
     name = f"choice-{choice.id}"
-    if not choice.follows or beside.cell_length <= _WIDTH:
-        return Button(beside if choice.follows else label, id=name, classes="answer", compact=True)
-    below = styled(label, (f"\n    {one_line(choice.follows, _WIDTH - 4)}", DIM))
+    if not choice.consequence or beside.cell_length <= _WIDTH:
+        return Button(beside if choice.consequence else label, id=name, classes="answer", compact=True)
+    below = styled(label, (f"\n    {one_line(choice.consequence, _WIDTH - 4)}", DIM))
     return Button(below, id=name, classes="answer -two-lines", compact=True)
 
 
-class Ask(Dialog[str | None]):
-    """Returns the line that was typed, None when it was cancelled."""
+class TextDialog(Dialog[str | None]):
+    """Question for a line of text; returns the line, None when it was cancelled."""
 
     CSS_PATH = "dialogs.tcss"
 
@@ -101,17 +125,64 @@ class Ask(Dialog[str | None]):
         self._value = one_line(value, 4000)
 
     def compose(self) -> ComposeResult:
-        """The question and a field."""
+        """Question and field."""
         with Vertical(classes="dialog"):
             yield Static(safe_text(self._question, "bold"), classes="question")
             yield Input(self._value, id="asked", compact=True)
             yield Static(styled(("enter", "bold $accent"), " take it   ", ("escape", "bold $accent"), " cancel"))
 
     def on_mount(self) -> None:
-        """Type at once."""
+        """Focus the field."""
         self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Hand the line back."""
+        """Return the line."""
         event.stop()
         self.dismiss(event.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong, why, and what to do about it; any text may be foreign."""
+
+    what: str
+    why: str = ""
+    remedy: str = ""
+    log_file: Path | None = None
+
+    def text(self) -> str:
+        """All of it, for the clipboard."""
+        parts = [self.what, self.why, self.remedy, f"Log: {self.log_file}" if self.log_file else ""]
+        return "\n".join(part for part in parts if part)
+
+
+class ProblemDialog(Dialog[None]):
+    """The one panel for everything that goes wrong. `copy` sends text to the clipboard."""
+
+    CSS_PATH = "dialogs.tcss"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q", "dismiss", "Put away", id="problem.dismiss"),
+        Binding("y", "copy", "Copy", id="problem.copy", tooltip="Send all of it to the terminal's clipboard"),
+    ]
+
+    def __init__(self, problem: Problem, copy: Callable[[str], None]) -> None:
+        super().__init__()
+        self._problem = problem
+        self._copy = copy
+
+    def compose(self) -> ComposeResult:
+        """The problem's parts under each other, those without a text left out."""
+        problem = self._problem
+        with VerticalScroll(classes="dialog -problem"):
+            yield Static(styled(("✗ ", "bold $error"), safe_text(problem.what, "bold")))
+            for heading, text in (("Why", problem.why), ("What to do", problem.remedy)):
+                if text:
+                    yield Static(styled((f"\n{heading}\n", DIM), safe_text(text)))
+            if problem.log_file is not None:
+                yield Static(styled(("\nLog  ", DIM), safe_text(str(problem.log_file))))
+            yield Static(Content.assemble(("\nenter", "bold $accent"), " put away   ", ("y", "bold $accent"), " copy"))
+
+    def action_copy(self) -> None:
+        """Send the whole text to the clipboard."""
+        self._copy(self._problem.text())

@@ -1,4 +1,4 @@
-"""What the app has in view: runs, and the configuration that new runs begin with.
+"""State of the app that its screens share: runs in view, requests to other screens, the configuration of new runs.
 
 The configuration is read after the first paint, in a thread, because its models take as long to load as everything that
 is drawn first; whoever needs it earlier waits for it.
@@ -10,16 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 
 if TYPE_CHECKING:
     from lora_tui.config import Loaded, Settings
 
+GENERATION_MODES = ("generate", "quickstart")
+"""Modes of runs that Generate shows."""
+
+TRAINING_MODES = ("train", "quickstart")
+"""Modes of runs that Train shows, and that leave an adapter."""
+
 
 @dataclass(frozen=True)
 class AppOptions:
-    """The configuration's ``[app]`` section, in a form that costs nothing to have."""
+    """The configuration's ``[app]`` section, in a form that is free to import: no pydantic."""
 
     theme: str = "lora-dark"
     refresh_per_second: int = 5
@@ -28,7 +35,7 @@ class AppOptions:
 
 
 class AppState:
-    """Which runs are in view, and the settings as they are and as the file has them."""
+    """Runs in view, and the settings as they are and as the file has them. `load` reads the configuration."""
 
     def __init__(self, load: "Callable[[], Loaded]") -> None:
         self._load = load
@@ -36,9 +43,20 @@ class AppState:
         self._settings: Settings | None = None
         self._saved: Settings | None = None
         self._config_path: Path | None = None
-        self.generation_run: int | None = None
-        self.training_run: int | None = None
         self.runs: list[RunLine] = []
+        """Every run of the store, the newest first, as of the last poll that read them."""
+        self.generation_run: int | None = None
+        """Id of the run that Generate shows."""
+        self.training_run: int | None = None
+        """Id of the run that Train shows."""
+        self.begun: set[int] = set()
+        """Runs begun or resumed from this app: whoever begins something wants to hear how it failed."""
+        self.reported_failures: set[int] | None = None
+        """Failed runs that are known to the user; None before the first list of runs."""
+        self.requested_lesson: str | None = None
+        """Id of the lesson that Learn is to show next; Learn takes it."""
+        self.requested_chat: ChatTarget | None = None
+        """The model that Chat is to talk to next; Chat takes it."""
 
     # The configuration
 
@@ -57,7 +75,7 @@ class AppState:
 
     @property
     def settings(self) -> "Settings":
-        """What new runs begin with, saved or not."""
+        """Settings that new runs begin with, saved or not."""
         self.prepare()
         assert self._settings is not None, "prepare() has read them"
         return self._settings
@@ -76,7 +94,7 @@ class AppState:
 
     @property
     def saved(self) -> "Settings":
-        """What the file says; what differs is not saved yet."""
+        """Settings as the file has them; what differs from `settings` is not saved yet."""
         self.prepare()
         assert self._saved is not None, "prepare() has read them"
         return self._saved
@@ -87,7 +105,7 @@ class AppState:
         self.prepare()
         return self._config_path
 
-    def have_saved(self, path: Path) -> None:
+    def mark_saved(self, path: Path) -> None:
         """Note that the settings as they are now stand in this file."""
         self._saved, self._config_path = self.settings, path
 
@@ -101,3 +119,22 @@ class AppState:
     def live(self) -> list[RunLine]:
         """Runs that have an owner, newest first."""
         return [run for run in self.runs if run.state in LIVE_STATES]
+
+    def bring_into_view(self, mode: str, run_id: int) -> None:
+        """Have Generate, Train or both show this run, as its mode asks for."""
+        if mode in GENERATION_MODES:
+            self.generation_run = run_id
+        if mode in TRAINING_MODES:
+            self.training_run = run_id
+
+    def mark_begun(self, run_id: int) -> None:
+        """Note a run that was begun or resumed from this app: if it fails, it is reported, also for a second time."""
+        self.begun.add(run_id)
+        if self.reported_failures is not None:
+            self.reported_failures.discard(run_id)
+
+    def drop_run(self, run_id: int) -> None:
+        """Show something else than this run: it is deleted."""
+        self.runs = [run for run in self.runs if run.id != run_id]
+        self.generation_run = None if self.generation_run == run_id else self.generation_run
+        self.training_run = None if self.training_run == run_id else self.training_run

@@ -1,6 +1,6 @@
 """The app's own connection to the store: whether there is anything new in it, and how often to ask.
 
-Looking never creates a file: before the first run there may be none. A tick on which nothing has changed costs one
+Reading never creates a file: before the first run there may be none. A poll on which nothing has changed costs one
 pragma, whatever the size of the store.
 """
 
@@ -13,19 +13,21 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import data_version
 
 _LIVENESS_SECONDS = 2.0
+"""How often runs are marked whose owner is gone."""
+
 _LEAST_SECONDS = 1.0
 _COST = 0.04
 """Share of one core's time that a repeated question may take."""
 
 
 class StoreReader:
-    """A reader of the store at `path`."""
+    """Connection to the store at `path`, opened by the first poll that finds the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: Store | None = None
         self._version: int | None = None
-        self._checked = 0.0
+        self._liveness_checked_at = 0.0
 
     @property
     def store(self) -> Store | None:
@@ -33,17 +35,17 @@ class StoreReader:
         return self._store
 
     async def changed(self) -> bool:
-        """Tell whether somebody has written since the last call; opens the store once it is there.
+        """Tell whether anybody has written since the last call; opens the store once it is there.
 
-        Raises what `Store.open` raises. Runs whose owner is gone are marked on the way, now and then.
+        Raises what `Store.open` raises. Runs whose owner is gone are marked as interrupted now and then.
         """
         if self._store is None:
             if not await asyncio.to_thread(self.path.is_file):
                 return False
             self._store = await Store.open(self.path)
         now = time.monotonic()
-        if now - self._checked > _LIVENESS_SECONDS:
-            self._checked = now
+        if now - self._liveness_checked_at > _LIVENESS_SECONDS:
+            self._liveness_checked_at = now
             if await runs.mark_interrupted(self._store):
                 self._version = None  # this connection's own writes do not show in its data version
         version = await data_version(self._store)

@@ -59,7 +59,7 @@ class Photographer:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come about:\n{screen_text(self._app)}"
-            assert self._app.last_problem is None, self._app.last_problem
+            assert self._app.services.last_problem is None, self._app.services.last_problem
             await asyncio.sleep(0.1)
         print(f"{time.monotonic() - self._began:5.0f} s  {what}", flush=True)
 
@@ -104,8 +104,8 @@ async def quickstart(target: Path, store: Path) -> None:
     async with app.run_test(size=SHORT) as pilot:
         look = Photographer(app, pilot, store, target)
         # With settings of its own it does not greet anybody, so the first choice is asked for.
-        await look.until("the app is on the screen", lambda: app.looks > 0)
-        app.action_greet()
+        await look.until("the app is on the screen", lambda: app.poller.polls > 0)
+        app.action_welcome()
         await look.press("1")
         await look.until_counted("the ninth pair is accepted", _ACCEPTED, 9)
         await look.shoot("generate")

@@ -178,7 +178,7 @@ class AppHarness:
         options = AppOptions(section.theme, section.refresh_per_second, section.animation != "none", section.keys)
         app = LoraApp(self.path, self.backend, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))
         async with app.run_test(size=size, notifications=True, message_hook=self.messages.append) as pilot:
-            await wait_until(lambda: app.looks > 0)
+            await wait_until(lambda: app.poller.polls > 0)
             await pilot.pause()
             yield app, pilot
 

@@ -10,10 +10,8 @@ from lora_tui.config import with_values
 from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.tui.dialogs import Choose
-from lora_tui.tui.palette import commands
-from lora_tui.tui.screens.problem import ProblemScreen
-from lora_tui.tui.screens.welcome import Welcome
+from lora_tui.tui.dialogs import ChoiceDialog, ProblemDialog
+from lora_tui.tui.screens.welcome import WelcomeScreen
 from tests.tui.app_harness import AppHarness, create_run, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
 
@@ -40,16 +38,16 @@ async def test_with_no_run_three_choices_are_offered_and_no_store_is_made(harnes
 
 async def test_show_me_starts_the_quickstart(harness: AppHarness) -> None:
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("enter")
         await wait_until(lambda: harness.backend.calls_of("start"))
         assert harness.backend.calls_of("start") == [("quickstart", {}, None)]
-        assert not isinstance(app.screen, Welcome)
+        assert not isinstance(app.screen, WelcomeScreen)
 
 
 async def test_from_my_files_asks_checks_and_starts(harness: AppHarness) -> None:
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("2")
         await wait_for_text(app, "Which folder has the text?")
         await pilot.press("ctrl+s")
@@ -65,7 +63,7 @@ async def test_from_my_files_asks_checks_and_starts(harness: AppHarness) -> None
 
 async def test_i_have_the_data_asks_for_a_file_that_is_there(harness: AppHarness) -> None:
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("3")
         await wait_for_text(app, "Which file?")
         await pilot.press(*"data.txt", "ctrl+s")
@@ -98,13 +96,13 @@ async def test_leaving_while_a_run_of_this_process_works_asks_what_becomes_of_it
         await pilot.press("q")
         await wait_for_text(app, f"run {run_id} is still at work.")
         await pilot.press("enter")
-        await wait_until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, ChoiceDialog))
         assert app.is_running, "enter is the safe answer"
         await pilot.press("ctrl+q")
-        await wait_until(lambda: isinstance(app.screen, Choose))
+        await wait_until(lambda: isinstance(app.screen, ChoiceDialog))
         await pilot.press(key)
         if ending is None:
-            await wait_until(lambda: not isinstance(app.screen, Choose))
+            await wait_until(lambda: not isinstance(app.screen, ChoiceDialog))
             assert app.is_running
         else:
             await wait_until(lambda: not app.is_running)
@@ -170,7 +168,7 @@ async def test_a_run_that_fails_while_one_looks_is_told_with_reason_remedy_and_l
         await pilot.press("y")
         assert error.splitlines()[0] in app.clipboard
         await pilot.press("escape", "exclamation_mark")
-        await wait_until(lambda: isinstance(app.screen, ProblemScreen))
+        await wait_until(lambda: isinstance(app.screen, ProblemDialog))
 
 
 async def test_a_run_of_others_that_fails_is_told_without_getting_in_the_way(harness: AppHarness) -> None:
@@ -179,7 +177,7 @@ async def test_a_run_of_others_that_fails_is_told_without_getting_in_the_way(har
         await wait_for_text(app, "● run 1")
         await runs.end(store, run_id, "failed", {}, "No space is left.")
         await wait_for_text(app, "Press ! to see more.")
-        assert not isinstance(app.screen, ProblemScreen)
+        assert not isinstance(app.screen, ProblemDialog)
         await pilot.press("exclamation_mark")
         await wait_for_text(app, "No space is left.")
 
@@ -202,7 +200,7 @@ async def test_a_store_that_breaks_is_told_and_looked_at_again(
         async def broken() -> bool:
             raise sqlite3.OperationalError("disk I/O error")
 
-        monkeypatch.setattr(app.look, "changed", broken)
+        monkeypatch.setattr(app.services.reader, "changed", broken)
         await wait_for_text(app, "disk I/O error")
         monkeypatch.undo()
         await pilot.press("escape", "2")
@@ -216,7 +214,7 @@ async def test_the_palette_offers_what_can_be_done_now_and_nothing_else(harness:
     await harness.populate(lambda store: create_training_run(store, "running"))
     async with harness.app() as (app, pilot):
         await wait_for_text(app, "Checkpoint now")
-        titles = [command.title for command in commands(app, app.screen)]
+        titles = [command.title for command in app.get_system_commands(app.screen)]
         assert "Checkpoint now  (p)" in titles
         assert "Look at run 1" in titles
         assert not any(title.startswith(("Resume", "Start")) for title in titles)
@@ -341,12 +339,12 @@ def test_the_process_is_not_told_to_draw_more_than_a_link_carries() -> None:
 async def test_a_run_that_is_known_to_fail_is_not_begun(harness: AppHarness, key: str, mode: str) -> None:
     harness.backend.blocker = Blocker("There is no such file: pairs.txt", "It does not exist.", "6 names another.")
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("escape", key)
         await wait_for_text(app, "Plan · cannot start yet")
         assert "s starts" not in screen_text(app)
         await pilot.press("s")
-        await wait_until(lambda: isinstance(app.screen, ProblemScreen))
+        await wait_until(lambda: isinstance(app.screen, ProblemDialog))
         for words in ("There is no such file: pairs.txt", "It does not exist.", "6 names another."):
             assert words in screen_text(app)
         assert harness.backend.calls_of("start") == []
@@ -359,7 +357,7 @@ async def test_a_run_that_is_known_to_fail_is_not_begun(harness: AppHarness, key
 @pytest.mark.parametrize(("key", "mode"), [("1", "generate"), ("2", "train")])
 async def test_a_key_that_is_pressed_twice_begins_one_run(harness: AppHarness, key: str, mode: str) -> None:
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("escape", key)
         await wait_for_text(app, "Plan")
         for _ in range(3):

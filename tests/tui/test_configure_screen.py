@@ -43,7 +43,7 @@ async def test_a_value_is_edited_marked_forecast_anew_and_used_for_the_next_run(
         before = len(harness.backend.calls_of("forecast_training"))
         app.screen.query_one("#edit", Input).value = "5e-4"
         await pilot.press("enter")
-        await wait_until(lambda: app.view.settings.fine_tuning.optimizer.lora_lr == 5e-4)
+        await wait_until(lambda: app.services.state.settings.fine_tuning.optimizer.lora_lr == 5e-4)
         await wait_for_text(app, "● 1 unsaved")
         await wait_until(lambda: len(harness.backend.calls_of("forecast_training")) > before)
         await pilot.press("2", "s")
@@ -59,7 +59,7 @@ async def test_what_cannot_be_meant_is_said_while_it_is_typed_and_not_taken(harn
         app.screen.query_one("#edit", Input).value = "many"
         await wait_for_text(app, "fine_tuning.lora.r must be a whole number")
         await pilot.press("enter")
-        assert app.view.settings.fine_tuning.lora.r == 16
+        assert app.services.state.settings.fine_tuning.lora.r == 16
         await pilot.press("escape", "escape")
         await wait_for_text(app, "input_folder")
 
@@ -76,9 +76,9 @@ async def test_switches_and_choices_go_round_by_key_and_back_to_their_default(ha
         await pilot.press("escape", "6")
         await find(pilot, "scheduler.type")
         await pilot.press("space")
-        assert app.view.settings.fine_tuning.scheduler.type == "linear"
+        assert app.services.state.settings.fine_tuning.scheduler.type == "linear"
         await pilot.press("r")
-        assert app.view.settings.fine_tuning.scheduler.type == "cosine"
+        assert app.services.state.settings.fine_tuning.scheduler.type == "cosine"
 
 
 async def test_saving_keeps_the_file_and_its_comments_and_says_where(harness: AppHarness) -> None:
@@ -94,7 +94,7 @@ async def test_saving_keeps_the_file_and_its_comments_and_says_where(harness: Ap
         await pilot.press("enter", "ctrl+s")
         await wait_for_text(app, "saved to")
         assert file.read_text() == "# mine\n[fine_tuning.lora]\nr = 8  # small on purpose\nalpha = 64\n"
-        assert load_settings(file).settings == app.view.saved
+        assert load_settings(file).settings == app.services.state.saved
         assert "unsaved" not in screen_text(app)
 
 
@@ -122,7 +122,7 @@ async def test_changes_are_taken_back_as_a_whole(harness: AppHarness) -> None:
         await pilot.press("escape", "6")
         await find(pilot, "scheduler.type")
         await pilot.press("space", "w")
-        assert app.view.settings == app.view.saved
+        assert app.services.state.settings == app.services.state.saved
 
 
 async def test_eighty_columns_show_key_meaning_and_editor(harness: AppHarness) -> None:

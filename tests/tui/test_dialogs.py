@@ -10,9 +10,8 @@ from textual.widgets import Button
 
 from lora_tui.tui import screens
 from lora_tui.tui.app import LoraApp
-from lora_tui.tui.dialogs import Choice, Choose
-from lora_tui.tui.screens.dialog import Dialog
-from lora_tui.tui.screens.welcome import Welcome
+from lora_tui.tui.dialogs import Choice, ChoiceDialog, Dialog
+from lora_tui.tui.screens.welcome import WelcomeScreen
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -47,9 +46,9 @@ async def test_two_quick_keys_answer_a_question_once(harness: AppHarness) -> Non
         await pilot.press("4")
         await wait_for_text(app, "✓ finished")
         await pilot.press("e")
-        await wait_until(lambda: isinstance(app.screen, Choose))
+        await wait_until(lambda: isinstance(app.screen, ChoiceDialog))
         at_once(app, "ccc")
-        await wait_until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, ChoiceDialog))
         await pilot.press("c", "c")
         assert app.is_running
         assert app.current_mode == "runs"
@@ -68,7 +67,7 @@ async def test_any_keys_after_the_question_how_to_leave(harness: AppHarness) -> 
         await pilot.press("2", "q")
         await wait_for_text(app, "still at work")
         at_once(app, "xcvcc")
-        await wait_until(lambda: not isinstance(app.screen, Choose))
+        await wait_until(lambda: not isinstance(app.screen, ChoiceDialog))
         await pilot.press("1", "2")
         assert app.is_running
         assert app.current_mode == "train"
@@ -76,9 +75,9 @@ async def test_any_keys_after_the_question_how_to_leave(harness: AppHarness) -> 
 
 async def test_two_quick_clicks_begin_one_quickstart(harness: AppHarness) -> None:
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: isinstance(app.screen, Welcome))
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         welcome = app.screen
-        assert isinstance(welcome, Welcome)
+        assert isinstance(welcome, WelcomeScreen)
         for _ in range(2):  # as two clicks do that are on their way before the first has closed it
             welcome.action_choose("show")
         await wait_until(lambda: harness.backend.calls_of("start"))
@@ -89,7 +88,7 @@ async def test_two_quick_clicks_begin_one_quickstart(harness: AppHarness) -> Non
 async def test_what_lies_under_another_does_not_close_it(harness: AppHarness) -> None:
     await harness.populate(create_training_run)
     async with harness.app() as (app, pilot):
-        below, above = (Choose(question, [Choice("x", "x", "Yes")], safe="x") for question in ("below", "above"))
+        below, above = (ChoiceDialog(question, [Choice("x", "x", "Yes")], safe="x") for question in ("below", "above"))
         await app.push_screen(below)
         await app.push_screen(above)
         below.dismiss(None)
@@ -119,7 +118,7 @@ async def test_no_answer_is_cut(harness: AppHarness, size: tuple[int, int]) -> N
         await wait_for_text(app, "✓ finished")
         for key in ("e", "d", "q"):
             await pilot.press(key)
-            await wait_until(lambda: isinstance(app.screen, Choose))
+            await wait_until(lambda: isinstance(app.screen, ChoiceDialog))
             await pilot.pause()
             assert labels_that_fit(app) == 3
             await pilot.press("escape")
@@ -129,11 +128,11 @@ async def test_what_does_not_fit_beside_an_answer_stands_below_it(harness: AppHa
     await harness.populate(create_training_run)
     async with harness.app() as (app, pilot):
         app.push_screen(
-            Choose("?", [Choice("x", "x", "Delete it", f"{'/a-long-folder' * 3}/run-1 and more")], safe="x")
+            ChoiceDialog("?", [Choice("x", "x", "Delete it", f"{'/a-long-folder' * 3}/run-1 and more")], safe="x")
         )
         await wait_for_text(app, "run-1 and more")
         assert labels_that_fit(app) == 1
         assert "Delete it  /" not in screen_text(app)
-        app.push_screen(Choose("?", [Choice("x", "x", "Delete it", "/a-long-folder" * 8)], safe="x"))
+        app.push_screen(ChoiceDialog("?", [Choice("x", "x", "Delete it", "/a-long-folder" * 8)], safe="x"))
         await pilot.pause()
         assert labels_that_fit(app) == 1

@@ -119,7 +119,7 @@ async def test_hostile_text_is_shown_as_plain_content_everywhere(
     harness.backend.forecast_training = foretold  # type: ignore[method-assign]
     harness.backend.forecast_generation = foretold  # type: ignore[method-assign]
     async with harness.app() as (app, pilot):
-        await wait_until(lambda: app.view.runs)
+        await wait_until(lambda: app.services.state.runs)
         for keys in (
             ("1",), ("1", "enter"), ("1", "v"), ("2",), ("2", "enter"), ("4",), ("4", "enter"), ("4", "n"), ("4", "d"),
             ("5", "]", "]", "]"), ("5", "]", "]", "]", "]", "]"), ("6",), ("6", "question_mark"), ("ctrl+p",),
@@ -139,8 +139,8 @@ async def test_hostile_text_is_shown_as_plain_content_everywhere(
         await wait_until(lambda: harness.backend.conversation.asked and not app.screen._busy, 30)  # type: ignore[attr-defined]
         await pilot.pause(0.1)
         assert_inert(app)
-        app.refused(LoraTuiError(text))
-        app.say(text)
+        app.services.report_error(LoraTuiError(text))
+        app.services.notify(text)
         await pilot.pause(0.1)
         assert_inert(app)
         assert app.is_running

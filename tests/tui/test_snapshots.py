@@ -53,7 +53,7 @@ async def at_noon(harness: AppHarness, size: tuple[int, int], keys: str, until_s
             await pilot.press(key)
             await pilot.pause()
         await wait_for_text(app, until_shown)
-        await wait_until(lambda: app.looks > 3)
+        await wait_until(lambda: app.poller.polls > 3)
         await still(app, pilot)
         assert "lora-tui" in screen_text(app) or size[0] < 100 or len(app.screen_stack) > 1
         assert_like_snapshot(app, name)

@@ -1,7 +1,7 @@
 """The answer to a test prompt, whole: what was asked, what was wanted, what it said then and now; and its rating."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,13 +13,11 @@ from lora_tui.store.feedback import ratings
 from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
 from lora_tui.tui.curve import bar
-from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, metric_name, safe_line, safe_text, score_mark, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
-
-if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
 
 _BAR = 16
 _WHO = 9
@@ -57,8 +55,9 @@ class AnswerScreen(Dialog[None]):
         Binding("question_mark", "app.help", show=False),
     ]
 
-    def __init__(self, run_id: int, samples: Sequence[Sample], index: int) -> None:
+    def __init__(self, services: AppServices, run_id: int, samples: Sequence[Sample], index: int) -> None:
         super().__init__()
+        self._services = services
         self._run_id = run_id
         self._samples = samples
         self._index = index
@@ -81,7 +80,7 @@ class AnswerScreen(Dialog[None]):
         await self._show()
 
     async def _show(self) -> None:
-        store = self._lora.look.store
+        store = self._services.reader.store
         if store is None:
             return
         sample = self._samples[self._index]
@@ -111,11 +110,6 @@ class AnswerScreen(Dialog[None]):
                 ]
         self.query_one("#answer", Static).update(styled(*parts))
 
-    @property
-    def _lora(self) -> "LoraApp":
-        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
-        return app
-
     async def action_step(self, by: int) -> None:
         """Show a neighbour."""
         if 0 <= self._index + by < len(self._samples):
@@ -127,7 +121,7 @@ class AnswerScreen(Dialog[None]):
     async def action_rate(self, rating: int) -> None:
         """Rate the answer, and say what that did to the weights."""
         sample = self._samples[self._index]
-        moved = await self._lora.deeds.attempt(self._lora.jobs.rate_sample(sample.id, rating))
+        moved = await self._services.attempt(self._services.backend.rate_sample(sample.id, rating))
         if moved is None:
             return
         changes = {name: moved.after[name] - moved.before.get(name, 0.0) for name in moved.after}
@@ -137,13 +131,13 @@ class AnswerScreen(Dialog[None]):
         )
         words = f"The weights moved: {told}" if told else "The weights hardly moved: no metric sets this answer apart."
         self._moved = styled((words, "$accent"))
-        self._lora.pull_soon()
+        self._services.poll_soon()
         await self._show()
 
     def action_copy(self) -> None:
         """Send prompt and answer to the clipboard."""
         sample = self._samples[self._index]
-        self._lora.copy(f"{sample.prompt}\n{sample.answer}\n")
+        self._services.copy(f"{sample.prompt}\n{sample.answer}\n")
 
 
 def _measures(sample: Sample) -> Content:

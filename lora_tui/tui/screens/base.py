@@ -1,6 +1,7 @@
-"""What the six modes share: the bar above, the hints below, and being told to look."""
+"""Base classes of the six modes: `ModeScreen`, and `RunScreen` for the two that follow a run (Generate and Train)."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
 from textual.app import ComposeResult
@@ -8,24 +9,33 @@ from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
 
+from lora_tui.protocol.backend import Forecast
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
+from lora_tui.tui.actions import AppActions
+from lora_tui.tui.services import AppServices
+from lora_tui.tui.text import DIM, styled
+from lora_tui.tui.theme import state
+from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
+    from lora_tui.config import Settings
 
 
 class ModeScreen(Screen[None]):
-    """A mode. `compose_body` makes what lies between bar and hints, `pull` brings it up to date."""
+    """A mode: bar, body, key hints. `compose_body` makes what lies between, `update` brings it up to date."""
 
     MODE: ClassVar[str] = ""
     LESSON: ClassVar[str] = "01-tokens-and-loss"
     """The lesson that belongs here; a widget inside may name another."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: AppServices) -> None:
         super().__init__()
+        self.services = services
+        self.state = services.state
         bindings = Binding.make_bindings(self.BINDINGS)
         self._own_actions = list(dict.fromkeys(parse(binding.action)[1] for binding in bindings))
         self._offered: list[bool | None] = []
@@ -37,38 +47,132 @@ class ModeScreen(Screen[None]):
         yield KeyHints()
 
     def compose_body(self) -> ComposeResult:
-        """What lies between bar and hints."""
+        """Widgets between bar and hints."""
         yield from ()
 
-    async def pull(self, *, changed: bool) -> None:
+    async def update(self, *, changed: bool) -> None:
         """Bring what is shown up to date; `changed` tells that the store has something new."""
 
-    async def look(self, *, changed: bool) -> None:
-        """Pull, and show other hints when other keys have come to apply."""
-        await self.pull(changed=changed)
+    async def refresh_from_store(self, *, changed: bool) -> None:
+        """Update after a poll, and show other hints where other keys have come to apply."""
+        await self.update(changed=changed)
         offered = [self.check_action(name, ()) for name in self._own_actions]
         if offered != self._offered:
             self._offered = offered
             self.refresh_bindings()
 
     @property
-    def lora(self) -> "LoraApp":
-        """The app, as what it is."""
-        from lora_tui.tui.app import LoraApp
-
-        app = self.app
-        assert isinstance(app, LoraApp)
-        return app
-
-    @property
     def store(self) -> Store | None:
         """The open store; None before there is one."""
-        return self.lora.look.store
+        return self.services.reader.store
 
-    def show_state(self, run: RunLine | None, more: str = "") -> None:
-        """Say in the bar what the run in view is doing."""
-        self.query_one(TopBar).show(self.lora.run_state(run, more))
+    def show_run_in_bar(self, run: RunLine | None, more: str = "") -> None:
+        """Show in the bar what a run is doing, with more about it."""
+        self.show_in_bar(run_status(run, more, narrow=self.size.width < 100))
 
-    def say_in_bar(self, content: Content) -> None:
-        """Say something else in the bar."""
+    def show_in_bar(self, content: Content) -> None:
+        """Show this at the right of the bar."""
         self.query_one(TopBar).show(content)
+
+
+def run_status(run: RunLine | None, more: str, *, narrow: bool) -> Content:
+    """A run in the bar: glyph, number, mode or state, `more`, and the device it is on where there is room."""
+    if run is None:
+        return styled(("no run yet", DIM))
+    words, colour = state(run.state)
+    glyph, _, name = words.partition(" ")
+    parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
+    if not narrow or not more:
+        parts.append(f" · {name if run.state != 'running' else run.mode}")
+    if more:
+        parts.append(f" · {more}")
+    if run.device and run.state in LIVE_STATES and not narrow:
+        parts.append(f" · {run.device}")
+    return styled(*parts)
+
+
+class RunScreen(ModeScreen):
+    """A mode that follows one run, and forecasts the next where there is none; start, resume and stop are its keys.
+
+    Subclasses say which run (`run_id`), forecast (`forecast`), and draw: `show_no_run`, `open_run`, `follow_run`.
+    """
+
+    STOP_MESSAGE: ClassVar[str] = ""
+
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
+        super().__init__(services)
+        self.actions = actions
+        self.run_in_view: RunLine | None = None
+        """The run that is followed, as of the last poll."""
+        self._plan = PlanView()
+
+    @property
+    def run_id(self) -> int | None:
+        """Id of the run to follow."""
+        raise NotImplementedError
+
+    def forecast(self, settings: "Settings") -> Coroutine[Any, Any, Forecast]:
+        """What a run of this mode will be."""
+        raise NotImplementedError
+
+    async def show_no_run(self) -> None:
+        """Draw what is shown before there is a run: the plan."""
+        raise NotImplementedError
+
+    async def open_run(self, store: Store, run: RunLine) -> None:
+        """Begin to follow another run."""
+        raise NotImplementedError
+
+    async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
+        """Read and draw what is new; `changed`: in the store, `moved`: the run's state."""
+        raise NotImplementedError
+
+    async def update(self, *, changed: bool) -> None:
+        """Follow the run in view."""
+        store, run, before = self.store, self.state.run(self.run_id), self.run_in_view
+        if store is None or run is None:
+            self.run_in_view = None
+            await self.show_no_run()
+            return
+        if before is None or before.id != run.id:
+            await self.open_run(store, run)
+            before, changed = run, True
+        self.run_in_view = run
+        await self.follow_run(store, run, changed=changed, moved=before.state != run.state)
+
+    async def make_plan(self) -> None:
+        """Forecast for the settings in view, where that has not happened."""
+        await self._plan.update(self.state.settings, self.forecast)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run in view has an owner at work."""
+        return self.run_in_view is not None and self.run_in_view.state in LIVE_STATES
+
+    def on_screen_resume(self) -> None:
+        """Forecast again: the files may have changed meanwhile."""
+        self._plan.invalidate()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer only what can be done with the run in view."""
+        if action == "start":
+            return not self.is_live
+        if action == "stop":
+            return self.is_live
+        if action == "resume":
+            return self.run_in_view is not None and self.run_in_view.state in RESUMABLE_STATES
+        return True
+
+    def action_start(self) -> None:
+        """Begin a run with the current configuration, or show what keeps it from beginning."""
+        self.actions.start_unless_blocked(self.MODE, self.forecast)
+
+    async def action_resume(self) -> None:
+        """Go on with the run in view."""
+        if self.run_in_view is not None:
+            await self.actions.resume(self.run_in_view)
+
+    async def action_stop(self) -> None:
+        """Stop the run in view and keep its work."""
+        if self.run_in_view is not None:
+            await self.actions.stop(self.run_in_view.id, self.STOP_MESSAGE)

@@ -20,6 +20,8 @@ from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.services import AppServices
+from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
 from lora_tui.tui.widgets.panel import Line
@@ -78,8 +80,8 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+l", "clear", "New", show=False, id="chat.clear", priority=True, tooltip="A new conversation"),
     ]  # fmt: skip
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices) -> None:
+        super().__init__(services)
         self._speaker: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._spoken_to: ChatTarget | None = None
@@ -100,7 +102,7 @@ class ChatScreen(ModeScreen):
         self._welcome()
 
     def _welcome(self) -> None:
-        commands = self.lora.view.settings.fine_tuning.chat.commands
+        commands = self.state.settings.fine_tuning.chat.commands
         words: list[Content | str | tuple[str, str]] = [
             ("The model is loaded with the first question. ", DIM),
             ("ctrl+t", "bold"), (" chooses another checkpoint or the base model, ", DIM),
@@ -123,9 +125,7 @@ class ChatScreen(ModeScreen):
         if self._speaker is not None:
             return self._speaker
         trained = (
-            run.id
-            for run in self.lora.view.runs
-            if run.mode in ("train", "quickstart") and run.state == "finished" and run.folder
+            run.id for run in self.state.runs if run.mode in TRAINING_MODES and run.state == "finished" and run.folder
         )
         newest = next(trained, None)
         return ChatTarget(newest) if newest is not None else ChatTarget(base_only=True)
@@ -153,16 +153,16 @@ class ChatScreen(ModeScreen):
         speaker = self.speaker
         name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
         self._talk.entitle(safe_line(name, 70).plain)
-        live = self.lora.view.live
+        live = self.state.live
         if live:
-            self.show_state(live[0])
+            self.show_run_in_bar(live[0])
         else:
             beside = " · beside the base model" if self._talk.beside and self.size.width >= 100 else ""
-            self.say_in_bar(styled(safe_line(name, 60), (beside, DIM)))
+            self.show_in_bar(styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
     def _decoded(self) -> Decoding:
-        return Decoding.of_chat(self.lora.view.settings.fine_tuning.chat)
+        return Decoding.of_chat(self.state.settings.fine_tuning.chat)
 
     def _show_line(self, words: str = "") -> None:
         d = self._decoded()
@@ -181,11 +181,11 @@ class ChatScreen(ModeScreen):
         if not text:
             return
         if self._busy:
-            self.lora.say("The model is still answering; escape stops it.")
+            self.services.notify("The model is still answering; escape stops it.")
             return
         if text.casefold() == "exit":
             prompt.clear()
-            self.lora.action_go("runs")
+            self.services.go_to("runs")
             return
         prompt.clear()
         self._set_busy(True)
@@ -194,7 +194,6 @@ class ChatScreen(ModeScreen):
     @work(exit_on_error=False, group="talk")
     async def _converse(self, text: str | None) -> None:
         """Load what must be loaded, ask, and show the answers as they come; None asks the last question again."""
-        app = self.lora
         try:
             conversation = await self._open()
             beside = self._talk.beside and len(conversation.sides) > 1
@@ -203,14 +202,14 @@ class ChatScreen(ModeScreen):
                 await self._talk.ask(text, sides)
             conversation.set_decoding(self._decoded())
             stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
-            await self._talk.listen(stream, sides, app.say)
+            await self._talk.listen(stream, sides, self.services.notify)
         except LoraTuiError as problem:
             self._put_back(text)
-            app.refused(problem)
+            self.services.report_error(problem)
         except Exception as problem:  # a failure of the model ends this reply, not the conversation, and not the app
             log.exception("a reply failed")
             self._put_back(text)
-            app.refused(problem)
+            self.services.report_error(problem)
         finally:
             self._set_busy(False)
             self._show_line()
@@ -237,7 +236,7 @@ class ChatScreen(ModeScreen):
             share = f" {100 * done // total} %" if total > 1 else " …"
             self._show_line(f"{safe_line(phase, 60).plain}{share}" if done < total else "")
 
-        self._conversation = await self.lora.jobs.open_chat(speaker, self.lora.view.settings, progress)
+        self._conversation = await self.services.backend.open_chat(speaker, self.state.settings, progress)
         self._spoken_to = speaker
         self._title = self._conversation.title
         self._show_speaker()
@@ -300,9 +299,9 @@ class ChatScreen(ModeScreen):
 
     def action_whom(self) -> None:
         """Choose whom to talk to."""
-        from lora_tui.tui.screens.checkpoint_picker import CheckpointPicker
+        from lora_tui.tui.screens.chat_dialogs import CheckpointPicker
 
-        self.app.push_screen(CheckpointPicker(), self._chosen)
+        self.services.open_screen(CheckpointPicker(self.services), self._chosen)
 
     def _chosen(self, speaker: ChatTarget | None) -> None:
         if speaker is not None:
@@ -310,35 +309,35 @@ class ChatScreen(ModeScreen):
 
     def action_settings(self) -> None:
         """Change how replies are decoded."""
-        from lora_tui.tui.screens.decoding import DecodingScreen
+        from lora_tui.tui.screens.chat_dialogs import DecodingDialog
 
-        self.app.push_screen(DecodingScreen(self.lora.view.settings), self._settled)
+        self.services.open_screen(DecodingDialog(self.state.settings), self._settled)
 
     def _settled(self, settings: object) -> None:
         from lora_tui.config import Settings
 
         if isinstance(settings, Settings):
-            self.lora.view.settings = settings
+            self.state.settings = settings
         self._show_line()
 
     def action_copy(self) -> None:
         """Copy the newest reply."""
         answer = self._talk.newest
         if answer is not None:
-            self.lora.copy(answer.text)
+            self.services.copy(answer.text)
 
     async def action_rate(self, rating: int) -> None:
         """Rate the newest reply."""
         answer = self._talk.newest
         if answer is None or answer.said is None:
             return
-        rated = self.lora.jobs.rate_turn(answer.said.turn_id, rating, self.lora.view.settings)
-        moved = await self.lora.deeds.attempt(rated)
+        rated = self.services.backend.rate_turn(answer.said.turn_id, rating, self.state.settings)
+        moved = await self.services.attempt(rated)
         if moved is None:
             return
         answer.rating = rating
         answer.show_figures()
-        self.lora.say(moved.words)
+        self.services.notify(moved.words)
 
     async def action_save(self) -> None:
         """Write the conversation to a file."""
@@ -349,14 +348,19 @@ class ChatScreen(ModeScreen):
         try:
             await asyncio.to_thread(write_atomically, path, text)
         except LoraTuiError as problem:
-            self.lora.refused(problem)
+            self.services.report_error(problem)
             return
-        self.lora.say(f"Saved: {path}")
+        self.services.notify(f"Saved: {path}")
 
     async def on_unmount(self) -> None:
         """Let go of the model."""
         await self._close()
 
     @on(events.ScreenResume)
-    def _back(self) -> None:
-        self._show_speaker()
+    def _resumed(self) -> None:
+        """Take the model that another screen has asked for."""
+        requested, self.state.requested_chat = self.state.requested_chat, None
+        if requested is not None:
+            self.talk_to(requested)
+        else:
+            self._show_speaker()

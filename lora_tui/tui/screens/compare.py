@@ -1,7 +1,7 @@
 """Two to four runs side by side: curves over each other, what is set differently, and the same prompts' answers."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,7 +15,8 @@ from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.curve import Series
-from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, score_mark, styled
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
@@ -23,9 +24,6 @@ from lora_tui.tui.views.training_text import question_of
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import entitle
-
-if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
 
 _LOOKS = ("first", "second", "third", "level")
 _GLYPHS = "◆●▲■"
@@ -46,8 +44,9 @@ class CompareScreen(Dialog[None]):
         Binding("l", "log", "Log scale", id="compare.log"),
     ]
 
-    def __init__(self, chosen: Sequence[RunLine]) -> None:
+    def __init__(self, services: AppServices, chosen: Sequence[RunLine]) -> None:
         super().__init__()
+        self._services = services
         self._views = [TrainingView(run) for run in chosen]
         self._shown = _LOSS
 
@@ -67,8 +66,7 @@ class CompareScreen(Dialog[None]):
         """Read and show all of it."""
         entitle(self.query_one("#compare-settings-box"), "What is set differently")
         entitle(self.query_one("#compare-answers-box"), "The same prompts")
-        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
-        store = app.look.store
+        store = self._services.reader.store
         if store is None:
             return
         for view in self._views:

@@ -18,6 +18,7 @@ from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, show
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.views.runs import forecast_lines
 from lora_tui.tui.widgets.panel import Panel, entitle
@@ -72,8 +73,8 @@ class ConfigureScreen(ModeScreen):
         Binding("escape", "cancel", "Cancel", show=False, id="configure.cancel"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices) -> None:
+        super().__init__(services)
         self._rows: list[_Row] = []
         self._find = ""
         self._editing: Key | None = None
@@ -113,7 +114,7 @@ class ConfigureScreen(ModeScreen):
         self.query_one("#keys").focus()
         self._forecast()
 
-    async def pull(self, *, changed: bool) -> None:
+    async def update(self, *, changed: bool) -> None:
         """Say where the configuration is, and how much of it is not saved."""
         self._show_place()
 
@@ -141,9 +142,8 @@ class ConfigureScreen(ModeScreen):
         if row.key is None:
             title = SECTION_TITLES.get(row.section, row.section)
             return [("", ""), (title, "accent"), (self._section(row.section), "dim")]
-        view = self.lora.view
-        value = settings_value(view.settings, row.key.name)
-        mark = "●" if value != settings_value(view.saved, row.key.name) else " "
+        value = settings_value(self.state.settings, row.key.name)
+        mark = "●" if value != settings_value(self.state.saved, row.key.name) else " "
         moved = value != row.key.default
         return [
             (mark, "warn"),
@@ -165,12 +165,12 @@ class ConfigureScreen(ModeScreen):
         return self._rows[cursor].key if cursor < len(self._rows) else None
 
     def _show_key(self) -> None:
-        key, view = self._key, self.lora.view
+        key = self._key
         words = self.query_one("#key-words", Static)
         if key is None:
             words.update("")
             return
-        value = settings_value(view.settings, key.name)
+        value = settings_value(self.state.settings, key.name)
         parts: list[Any] = [(key.name, "bold $accent"), "\n", safe_text(key.description), "\n"]
         facts = [
             ("value", shown(key.name, value)),
@@ -178,35 +178,34 @@ class ConfigureScreen(ModeScreen):
             ("must be", key.kind),
             ("range", key.bounds),
         ]
-        saved = settings_value(view.saved, key.name)
+        saved = settings_value(self.state.saved, key.name)
         if value != saved:
             facts.insert(1, ("in the file", shown(key.name, saved)))
         for name, fact in facts:
             if fact:
                 parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
-        for advice in advice_for(view.settings, key.name):
+        for advice in advice_for(self.state.settings, key.name):
             parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
         words.update(styled(*parts))
         self.refresh_bindings()
 
     def _show_place(self) -> None:
-        view = self.lora.view
-        unsaved = len(changed(view.settings, view.saved))
+        unsaved = len(changed(self.state.settings, self.state.saved))
         what = f"{unsaved} unsaved · " if unsaved else ""
-        self.say_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
+        self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
         entitle(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
 
     @property
     def _path(self) -> Path:
-        return (self.lora.view.config_path or Path("config.toml")).absolute()
+        return (self.state.config_path or Path("config.toml")).absolute()
 
     @work(exclusive=True, group="forecast", exit_on_error=False)
     async def _forecast(self) -> None:
         """What the configuration will do; asked anew after each change."""
-        jobs, settings = self.lora.jobs, self.lora.view.settings
+        backend, settings = self.services.backend, self.state.settings
         parts: list[Content] = []
-        for title, ask in (("Training", jobs.forecast_training), ("Generation", jobs.forecast_generation)):
-            forecast = await self.lora.deeds.attempt(ask(settings))
+        for title, ask in (("Training", backend.forecast_training), ("Generation", backend.forecast_generation)):
+            forecast = await self.services.attempt(ask(settings))
             if forecast is None:
                 return
             parts += [styled((title, "bold")), *forecast_lines(forecast)]
@@ -222,13 +221,13 @@ class ConfigureScreen(ModeScreen):
         """Offer only what can be done with the key under the cursor."""
         if not self._rows:
             return True
-        key, view = self._key, self.lora.view
+        key = self._key
         if action == "default":
-            return key is not None and settings_value(view.settings, key.name) != key.default
+            return key is not None and settings_value(self.state.settings, key.name) != key.default
         if action == "cycle":
             return key is not None and bool(_possible(key))
         if action in ("save", "discard"):
-            return True if changed(view.settings, view.saved) else None
+            return True if changed(self.state.settings, self.state.saved) else None
         return True
 
     @on(RowList.Chosen, "#keys")
@@ -242,7 +241,7 @@ class ConfigureScreen(ModeScreen):
         entitle(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
         self.query_one("#edit-problem", Static).update("")
         field = self.query_one("#edit", Input)
-        field.value = shown(key.name, settings_value(self.lora.view.settings, key.name))
+        field.value = shown(key.name, settings_value(self.state.settings, key.name))
         field.focus()
 
     @on(Input.Changed, "#edit")
@@ -255,7 +254,7 @@ class ConfigureScreen(ModeScreen):
 
     def _try(self, key: Key, text: str) -> tuple[Settings | None, str]:
         try:
-            return with_values(self.lora.view.settings, {key.name: parse_edit(key.name, text)}), ""
+            return with_values(self.state.settings, {key.name: parse_edit(key.name, text)}), ""
         except ConfigError as problem:
             return None, str(problem)
 
@@ -272,7 +271,7 @@ class ConfigureScreen(ModeScreen):
 
     def _take(self, settings: Settings) -> None:
         """Make these the settings that runs begin with, saved or not."""
-        self.lora.view.settings = settings
+        self.state.settings = settings
         self.query_one("#keys", RowList).refresh()
         self._show_key()
         self._show_place()
@@ -287,14 +286,14 @@ class ConfigureScreen(ModeScreen):
         """Give the key the next of its possible values."""
         key = self._key
         if key is not None and (possible := _possible(key)):
-            value = settings_value(self.lora.view.settings, key.name)
+            value = settings_value(self.state.settings, key.name)
             self._set(key, possible[(possible.index(value) + 1) % len(possible)] if value in possible else possible[0])
 
     def _set(self, key: Key, value: Any) -> None:
         try:
-            self._take(with_values(self.lora.view.settings, {key.name: value}))
+            self._take(with_values(self.state.settings, {key.name: value}))
         except ConfigError as problem:
-            self.lora.refused(problem)
+            self.services.report_error(problem)
 
     def action_cancel(self) -> None:
         """Leave the field, or end the search."""
@@ -325,26 +324,25 @@ class ConfigureScreen(ModeScreen):
 
     def action_discard(self) -> None:
         """Go back to what the file says."""
-        self._take(self.lora.view.saved)
+        self._take(self.state.saved)
 
     async def action_save(self) -> None:
         """Write what has changed to the file; it is checked as a whole before anything is written."""
-        view = self.lora.view
-        changes = changed(view.settings, view.saved)
+        changes = changed(self.state.settings, self.state.saved)
         if not changes:
-            self.lora.say("Nothing has changed.")
+            self.services.notify("Nothing has changed.")
             return
         path = self._path
         try:
             await asyncio.to_thread(save_keys, path, changes)
         except LoraTuiError as problem:
-            self.lora.refused(problem)
+            self.services.report_error(problem)
             return
-        view.have_saved(path)
+        self.state.mark_saved(path)
         self.query_one("#keys", RowList).refresh()
         self._show_key()
         self._show_place()
-        self.lora.say(f"{len(changes)} changed: saved to {path}")
+        self.services.notify(f"{len(changes)} changed: saved to {path}")
 
 
 def _possible(key: Key) -> list[Any]:

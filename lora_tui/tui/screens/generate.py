@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,18 +12,22 @@ from textual.containers import Container, Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 
+from lora_tui.protocol.backend import Forecast
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.store.rows import RESUMABLE_STATES
-from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.actions import AppActions
+from lora_tui.tui.screens.base import RunScreen
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
-from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.panel import Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
+
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
 
 _NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
 _NORMAL = (
@@ -43,12 +47,13 @@ _NEWS_SECONDS = 15.0
 _VIEWS = ("progress", "sources", "analysis")
 
 
-class GenerateScreen(ModeScreen):
+class GenerateScreen(RunScreen):
     """The mode in which pairs are made and judged."""
 
     CSS_PATH = "generate.tcss"
 
     MODE = "generate"
+    STOP_MESSAGE = "Stopping: calls that are paid for are still taken in."
     LESSON = "04-data-and-judging"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,8 +74,8 @@ class GenerateScreen(ModeScreen):
         Binding("escape", "all", "All pairs", show=False, id="generate.all", tooltip="End search and filters"),
     ]  # fmt: skip
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
+        super().__init__(services, actions)
         self._view: GenerationView | None = None
         self._window: PairWindow | None = None
         self._summaries = Throttle()
@@ -78,9 +83,8 @@ class GenerateScreen(ModeScreen):
         self._unsummed = False
         """Whether something has happened that the sums do not hold yet."""
         self._typing: Timer | None = None
-        self._told: int | None = None
+        self._announced: int | None = None
         """The quickstart of which it was said that it trains now."""
-        self._plan = PlanView()
 
     def compose_body(self) -> ComposeResult:
         """Sources and pairs side by side, progress and analysis under them."""
@@ -104,43 +108,42 @@ class GenerateScreen(ModeScreen):
         self.query_one("#pairs").focus()
         self.set_class(True, f"-below-{_VIEWS[self._below]}")
 
-    # Looking
+    # Following the run
 
-    async def pull(self, *, changed: bool) -> None:
-        """Follow the run in view."""
-        store = self.store
-        run = self.lora.view.run(self.lora.view.generation_run)
-        if store is None or run is None:
-            self._window = self._view = None
-            self._nothing()
-            await self._plan.update(self.lora.view.settings, self.lora.jobs.forecast_generation)
-            return
-        if self._window is None or self._window.run_id != run.id:
-            await self._choose(store, run)
-            changed = True
-        assert self._view is not None
-        moved = self._view.run.state != run.state
-        self._view.run = run
-        if changed or moved:
-            await self._follow(store)
-        self._unsummed |= changed or moved or self._view.live
-        summarised = self._unsummed and self._summaries.due()
-        if summarised:
-            self._unsummed = False
-            await self._view.sum_up(store, time.time())
-            self._summaries.done()
-            self._tell_of_training()
-        await self._read(store)
-        if changed or moved or summarised:
-            self._draw(summarised=summarised)
+    @property
+    def run_id(self) -> int | None:
+        """Id of the run to follow."""
+        return self.state.generation_run
 
-    async def _choose(self, store: Store, run: RunLine) -> None:
+    async def forecast(self, settings: "Settings") -> Forecast:
+        """What a generation run will be."""
+        return await self.services.backend.forecast_generation(settings)
+
+    async def open_run(self, store: Store, run: RunLine) -> None:
+        """Begin to follow another run, at its newest pairs."""
         row = await runs.get(store, run.id)
         assert row is not None, "it was listed"
         self._view = GenerationView(run, row.settings.get("data_generation", {}))
         self._window = PairWindow(run.id)
         self._summaries.reset()
         self.query_one("#pairs", RowList).following = True
+
+    async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
+        """Read the pairs that have come, and the sums when they are due; draw what is new."""
+        assert self._view is not None
+        self._view.run = run
+        if changed or moved:
+            await self._follow(store)
+        self._unsummed |= changed or moved or self.is_live
+        summarised = self._unsummed and self._summaries.due()
+        if summarised:
+            self._unsummed = False
+            await self._view.sum_up(store, time.time())
+            self._summaries.done()
+            self._announce_training()
+        await self._read(store)
+        if changed or moved or summarised:
+            self._draw(summarised=summarised)
 
     async def _follow(self, store: Store) -> None:
         assert self._window is not None
@@ -162,16 +165,16 @@ class GenerateScreen(ModeScreen):
     @on(RowList.Moved, "#pairs")
     def _moved(self) -> None:
         self._title()
-        self.lora.pull_soon()  # the rows that are in view now may not have been read
+        self.services.poll_soon()  # the rows that are in view now may not have been read
 
-    def _tell_of_training(self) -> None:
-        """Say once that a quickstart has gone on to training; to whoever looks later the bar says it."""
+    def _announce_training(self) -> None:
+        """Say once that a quickstart has gone on to training; whoever comes later sees it in the bar."""
         view = self._view
-        if view is None or view.trains_since is None or self._told == view.run.id:
+        if view is None or view.trains_since is None or self._announced == view.run.id:
             return
-        self._told = view.run.id
+        self._announced = view.run.id
         if time.time() - view.trains_since < _NEWS_SECONDS:
-            self.lora.say("The pairs are done and training begins: 2 shows it.")
+            self.services.notify("The pairs are done and training begins: 2 shows it.")
 
     # Drawing
 
@@ -196,7 +199,7 @@ class GenerateScreen(ModeScreen):
             more += " · training: 2"
         elif view.live and calls is not None and calls.in_flight:
             more += f" · {calls.in_flight} in flight"
-        self.show_state(view.run, more)
+        self.show_run_in_bar(view.run, more)
 
     def _title(self) -> None:
         window = self._window
@@ -208,9 +211,10 @@ class GenerateScreen(ModeScreen):
         if not len(window):
             rows.say_empty("No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet.")
 
-    def _nothing(self) -> None:
-        """What is shown before there is a run."""
-        settings = self.lora.view.settings.data_generation
+    async def show_no_run(self) -> None:
+        """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
+        self._window = self._view = None
+        settings = self.state.settings.data_generation
         rows = self.query_one("#pairs", RowList)
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
         rows.say_empty(f"No pairs yet.{starts}")
@@ -218,7 +222,8 @@ class GenerateScreen(ModeScreen):
             rows.show(0)
         self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
-        self.show_state(None)
+        self.show_run_in_bar(None)
+        await self.make_plan()
 
     def _pair_row(self, index: int) -> Sequence[Cell]:
         window = self._window
@@ -229,10 +234,6 @@ class GenerateScreen(ModeScreen):
 
     def _source_row(self, index: int) -> Sequence[Cell]:
         return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
-
-    def on_screen_resume(self) -> None:
-        """Look at the folder again: its files may have changed meanwhile."""
-        self._plan.invalidate()
 
     def on_resize(self) -> None:
         """Show as many columns as fit."""
@@ -245,44 +246,23 @@ class GenerateScreen(ModeScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         view = self._view
-        live = view is not None and view.live
-        if action == "start":
-            return not live
         if action in ("pause", "unpause"):
-            return live and view is not None and view.run.state == "running" and view.paused == (action == "unpause")
-        if action == "stop":
-            return live
-        if action == "resume":
-            return view is not None and view.run.state in RESUMABLE_STATES
+            return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
         if action in ("search", "filter"):
             return self._window is not None
         if action in ("verdict", "edit"):
             return self._window is not None and len(self._window) > 0
-        return True
-
-    def action_start(self) -> None:
-        """Begin a run with the current configuration."""
-        self.lora.deeds.begin_if_possible("generate", self.lora.jobs.forecast_generation)
-
-    async def action_resume(self) -> None:
-        """Go on with the run in view."""
-        if self._view is not None:
-            await self.lora.deeds.resume(self._view.run)
+        return super().check_action(action, parameters)
 
     async def action_pause(self) -> None:
         """Begin no new calls."""
         if self._view is not None:
-            await self.lora.deeds.ask(self._view.run.id, "pause", "Calls in flight are still answered, then it waits.")
+            await self.actions.send(self._view.run.id, "pause", "Calls in flight are still answered, then it waits.")
 
     async def action_unpause(self) -> None:
         """Go on after a pause."""
         if self._view is not None:
-            await self.lora.deeds.ask(self._view.run.id, "continue")
-
-    async def action_stop(self) -> None:
-        """Stop and keep."""
-        if self._view is not None:
-            await self.lora.deeds.stop(self._view.run.id, "Stopping: calls that are paid for are still taken in.")
+            await self.actions.send(self._view.run.id, "continue")
 
     @property
     def _pair_id(self) -> int | None:
@@ -292,17 +272,19 @@ class GenerateScreen(ModeScreen):
     async def action_verdict(self, verdict: str) -> None:
         """Decide on the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
-            await self.lora.deeds.judge(pair_id, verdict)
+            await self.actions.override_pair(pair_id, verdict)
 
     async def action_edit(self) -> None:
         """Change the wording of the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
-            await self.lora.deeds.edit(pair_id)
+            from lora_tui.tui.screens.pair import edit_pair
+
+            await edit_pair(self.services, self.actions, pair_id)
 
     async def action_undo(self) -> None:
         """Take the last verdict or edit back."""
         if self._window is not None:
-            await self.lora.deeds.undo(self._window.run_id)
+            await self.actions.undo(self._window.run_id)
 
     def action_search(self) -> None:
         """Open the search line."""
@@ -371,7 +353,8 @@ class GenerateScreen(ModeScreen):
         from lora_tui.tui.screens.pair import PairScreen
 
         if self._window is not None and (pair_id := self._pair_id) is not None:
-            self.app.push_screen(PairScreen(self._window, pair_id), self._opened)
+            screen = PairScreen(self.services, self.actions, self._window, pair_id)
+            self.services.open_screen(screen, self._opened)
 
     def _opened(self, pair_id: int | None) -> None:
         """Put the cursor on the pair that was looked at last."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,14 +11,12 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
-from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
-
-if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
 
 Key = tuple[str, str, str]
 """How a key is written, what it does in a word, and in a sentence."""
@@ -55,8 +53,9 @@ class HelpScreen(Dialog[None]):
         Binding("enter,l", "learn", "Open in Learn", id="help.learn"),
     ]
 
-    def __init__(self, keys: Sequence[Key], lesson_id: str) -> None:
+    def __init__(self, services: AppServices, keys: Sequence[Key], lesson_id: str) -> None:
         super().__init__()
+        self._services = services
         self._keys = keys
         self._lesson = lesson(lesson_id)
 
@@ -86,8 +85,7 @@ class HelpScreen(Dialog[None]):
 
     def action_learn(self) -> None:
         """Open the lesson on Learn, with the panels of the user's own run."""
-        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
         if not self.is_open:
             return
         self.dismiss(None)
-        app.open_lesson(self._lesson.id)
+        self._services.open_lesson(self._lesson.id)

@@ -12,6 +12,7 @@ from textual.widgets import Markdown, Static
 
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import Runs, lesson, lessons, own_run
@@ -34,8 +35,8 @@ class LearnScreen(ModeScreen):
         Binding("t", "try", "Try it", id="learn.try", tooltip="Go to the screen where this lesson happens"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices) -> None:
+        super().__init__(services)
         self._shown = ""
         self._training: TrainingView | None = None
         self._panel = Throttle(2.0)
@@ -61,8 +62,8 @@ class LearnScreen(ModeScreen):
         self.query_one("#own-plot").display = False
         self.query_one(RowList).show(len(lessons()))
         self.query_one("#lesson-box").focus()
-        wanted = self.lora.wanted_lesson or lessons()[0].id
-        self.lora.wanted_lesson = None
+        wanted = self.state.requested_lesson or lessons()[0].id
+        self.state.requested_lesson = None
         await self.open(wanted)
 
     def _row(self, index: int) -> Sequence[Cell]:
@@ -83,19 +84,18 @@ class LearnScreen(ModeScreen):
         await self.query_one("#lesson", Markdown).update(entry.text)
         box.scroll_home(animate=False)
         self._panel.reset()
-        self.lora.pull_soon()
+        self.services.poll_soon()
 
-    async def pull(self, *, changed: bool) -> None:
+    async def update(self, *, changed: bool) -> None:
         """Fill the panel anew when a run has something new, or the lesson is another."""
-        app = self.lora
-        if app.wanted_lesson is not None and self._shown:
-            wanted, app.wanted_lesson = app.wanted_lesson, None
+        if self.state.requested_lesson is not None and self._shown:
+            wanted, self.state.requested_lesson = self.state.requested_lesson, None
             await self.open(wanted)
-        live = app.view.live
+        live = self.state.live
         if live:
-            self.show_state(live[0])
+            self.show_run_in_bar(live[0])
         else:
-            self.say_in_bar(styled((f"lesson {lesson(self._shown).number} of {len(lessons())}", DIM)))
+            self.show_in_bar(styled((f"lesson {lesson(self._shown).number} of {len(lessons())}", DIM)))
         store = self.store
         if store is None or not self._shown or not self._panel.due():
             if store is None:
@@ -103,8 +103,8 @@ class LearnScreen(ModeScreen):
                     Content("Nothing to show yet: start with Show me (press q, or 1).")
                 )
             return
-        await self._follow(app.view.run(app.view.training_run))
-        panel = await own_run(self._shown, Runs(store, self._training, app.view.run(app.view.generation_run)))
+        await self._follow(self.state.run(self.state.training_run))
+        panel = await own_run(self._shown, Runs(store, self._training, self.state.run(self.state.generation_run)))
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
         plot.show(panel.series, level=panel.level)
@@ -137,4 +137,4 @@ class LearnScreen(ModeScreen):
     def action_try(self) -> None:
         """Go where the lesson happens."""
         where = {"04": "generate", "05": "train", "09": "chat", "08": "configure", "03": "configure"}
-        self.lora.action_go(where.get(self._shown[:2], "train"))
+        self.services.go_to(where.get(self._shown[:2], "train"))

@@ -1,6 +1,7 @@
 """A pair, opened: passage and evidence, question and answer, what was measured, and the keys that change it."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -9,16 +10,15 @@ from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from lora_tui.store.queries.generation import PairDetail, pair_detail
-from lora_tui.text import one_line
-from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.text import clean, one_line
+from lora_tui.tui.actions import AppActions
+from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
-
-if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
 
 
 class PairScreen(Dialog[int | None]):
@@ -40,8 +40,10 @@ class PairScreen(Dialog[int | None]):
         Binding("question_mark", "app.help", show=False),
     ]
 
-    def __init__(self, window: PairWindow, pair_id: int) -> None:
+    def __init__(self, services: AppServices, actions: AppActions, window: PairWindow, pair_id: int) -> None:
         super().__init__()
+        self._services = services
+        self._pair_actions = actions
         self._window = window
         self._pair_id = pair_id
         self._detail: PairDetail | None = None
@@ -66,7 +68,7 @@ class PairScreen(Dialog[int | None]):
         await self._show()
 
     async def _show(self) -> None:
-        store = self._lora.look.store
+        store = self._services.reader.store
         if store is None:
             return
         detail = await pair_detail(store, self._pair_id)
@@ -102,11 +104,6 @@ class PairScreen(Dialog[int | None]):
         target.display = bool(content.plain)
         target.update(content)
 
-    @property
-    def _lora(self) -> "LoraApp":
-        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
-        return app
-
     def action_close(self) -> None:
         """Go back to the list."""
         self.dismiss(self._pair_id)
@@ -123,28 +120,25 @@ class PairScreen(Dialog[int | None]):
 
     async def action_verdict(self, verdict: str) -> None:
         """Decide on this pair."""
-        await self._lora.deeds.judge(self._pair_id, verdict)
+        await self._pair_actions.override_pair(self._pair_id, verdict)
         await self._show()
 
     async def action_undo(self) -> None:
         """Take back the last verdict or edit of the run."""
-        await self._lora.deeds.undo(self._window.run_id)
+        await self._pair_actions.undo(self._window.run_id)
         await self._show()
 
     async def action_edit(self) -> None:
         """Change the wording."""
-        await self._lora.deeds.edit(self._pair_id, self._show_again)
-
-    async def _show_again(self) -> None:
-        await self._show()
+        await edit_pair(self._services, self._pair_actions, self._pair_id, self._show)
 
     def action_copy(self) -> None:
         """Send question and answer to the clipboard."""
         if self._detail is not None:
-            self._lora.copy(f"Question: {self._detail.pair.question}\nAnswer: {self._detail.pair.answer}\n")
+            self._services.copy(f"Question: {self._detail.pair.question}\nAnswer: {self._detail.pair.answer}\n")
 
 
-class EditPair(Dialog[tuple[str, str] | None]):
+class EditPairDialog(Dialog[tuple[str, str] | None]):
     """Two fields, question and answer; returns the new wording, None when it was cancelled."""
 
     CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
@@ -180,3 +174,23 @@ class EditPair(Dialog[tuple[str, str] | None]):
     def action_save(self) -> None:
         """Hand the new wording back; empty fields are refused where they are stored."""
         self.dismiss((self.query_one("#edit-question", TextArea).text, self.query_one("#edit-answer", TextArea).text))
+
+
+async def edit_pair(
+    services: AppServices, actions: AppActions, pair_id: int, on_close: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Open a pair's wording for editing; `on_close` is awaited when that is over, with or without a change."""
+    store = services.reader.store
+    detail = await pair_detail(store, pair_id) if store is not None else None
+    if detail is None:
+        return
+    # What cannot be shown cannot be edited: it becomes a visible sign.
+    before = clean(detail.pair.question), clean(detail.pair.answer)
+
+    async def edited(wording: tuple[str, str] | None) -> None:
+        if wording is not None and wording != before:
+            await actions.edit_pair(pair_id, *wording)
+        if on_close is not None:
+            await on_close()
+
+    services.open_screen(EditPairDialog(*before), edited)

@@ -13,8 +13,11 @@ from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
-from lora_tui.tui.dialogs import Ask, Choice, Choose
+from lora_tui.tui.actions import AppActions
+from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.services import AppServices
+from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views import runs as run_words
 from lora_tui.tui.widgets.panel import Panel, entitle
@@ -28,7 +31,6 @@ _COLUMNS = (
     Column("run", 5), Column("what", 12), Column("state", 13), Column("score", 5, right=True),
     Column("time", 8, right=True), Column("begun", 12), Column("model", 22), Column("data", 0),
 )  # fmt: skip
-_TRAINING = ("train", "quickstart")
 _MOST_COMPARED = 4
 
 
@@ -54,8 +56,9 @@ class RunsScreen(ModeScreen):
         Binding("y", "copy", "Copy", show=False, id="runs.copy", tooltip="Copy the folder of this run"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
+        super().__init__(services)
+        self.actions = actions
         self._marked: list[int] = []
         self._detail_of: tuple[int, str] | None = None
 
@@ -77,7 +80,7 @@ class RunsScreen(ModeScreen):
 
     @property
     def _runs(self) -> list[RunLine]:
-        return self.lora.view.runs
+        return self.state.runs
 
     @property
     def _run(self) -> RunLine | None:
@@ -90,15 +93,15 @@ class RunsScreen(ModeScreen):
         run = self._runs[index]
         return run_words.cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
 
-    async def pull(self, *, changed: bool) -> None:
+    async def update(self, *, changed: bool) -> None:
         """Follow the list that the app keeps, and the run under the cursor."""
         rows = self.query_one(RowList)
         if rows.count != len(self._runs):
             rows.show(len(self._runs))
-        elif changed or self.lora.view.live:
+        elif changed or self.state.live:
             rows.refresh()
-        live = self.lora.view.live
-        self.show_state(live[0]) if live else self.say_in_bar(styled((count(len(self._runs), "run"), DIM)))
+        live = self.state.live
+        self.show_run_in_bar(live[0]) if live else self.show_in_bar(styled((count(len(self._runs), "run"), DIM)))
         await self._show_detail()
 
     async def _show_detail(self) -> None:
@@ -123,13 +126,13 @@ class RunsScreen(ModeScreen):
     @on(RowList.Chosen)
     def _chosen(self) -> None:
         if self._run is not None:
-            self.lora.show_run(self._run)
+            self.services.show_run(self._run)
 
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the run under the cursor."""
-        run = self._run if self.is_mounted and self.lora.view.runs else None
+        run = self._run if self.is_mounted and self.state.runs else None
         if action in ("mark", "rename", "copy"):
             return run is not None
         if action == "compare":
@@ -139,7 +142,7 @@ class RunsScreen(ModeScreen):
         if action == "stop":
             return run is not None and run.state in LIVE_STATES
         if action in ("talk", "export"):
-            return run is not None and (run.mode in _TRAINING and run.folder is not None)
+            return run is not None and (run.mode in TRAINING_MODES and run.folder is not None)
         if action == "delete":
             return run is not None and run.state not in LIVE_STATES
         return True
@@ -160,23 +163,23 @@ class RunsScreen(ModeScreen):
         from lora_tui.tui.screens.compare import CompareScreen
 
         chosen = [run for run in self._runs if run.id in self._marked]
-        self.app.push_screen(CompareScreen(chosen))
+        self.services.open_screen(CompareScreen(self.services, chosen))
 
     async def action_resume(self) -> None:
         """Go on with the run."""
         if self._run is not None:
-            await self.lora.deeds.resume(self._run)
+            await self.actions.resume(self._run)
 
     async def action_stop(self) -> None:
         """Ask the run's owner to save and end."""
         if self._run is not None:
             run_id = self._run.id
-            await self.lora.deeds.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
+            await self.actions.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
 
     def action_talk(self) -> None:
         """Talk to the run's adapter."""
         if self._run is not None:
-            self.lora.talk_to(ChatTarget(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
+            self.services.open_chat(ChatTarget(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
 
     def action_export(self) -> None:
         """Choose what to export, then where to."""
@@ -192,25 +195,27 @@ class RunsScreen(ModeScreen):
         def chosen(form: str | None) -> None:
             if form in ("adapter", "merged"):
                 default = f"run-{run.id}-{form}"
-                self.app.push_screen(
-                    Ask(f"Write the {form} to this folder:", default), lambda path: self._export(run, form, path)
+                self.services.open_screen(
+                    TextDialog(f"Write the {form} to this folder:", default), lambda path: self._export(run, form, path)
                 )
 
-        self.app.push_screen(Choose(f"Export run {run.id}", choices, safe="cancel"), chosen)
+        self.services.open_screen(ChoiceDialog(f"Export run {run.id}", choices, safe="cancel"), chosen)
 
     async def _export(self, run: RunLine, form: str, path: str | None) -> None:
         if path:
-            await self.lora.deeds.export(run, form, path)
+            await self.actions.export(run, form, path)
 
     def action_rename(self) -> None:
         """Name the run."""
         run = self._run
         if run is not None:
-            self.app.push_screen(Ask(f"Name of run {run.id}:", run.name), lambda name: self._rename(run, name))
+            self.services.open_screen(
+                TextDialog(f"Name of run {run.id}:", run.name), lambda name: self._rename(run, name)
+            )
 
     async def _rename(self, run: RunLine, name: str | None) -> None:
         if name is not None:
-            await self.lora.deeds.rename(run, name)
+            await self.actions.rename(run, name)
 
     def action_delete(self) -> None:
         """Ask, then delete."""
@@ -223,17 +228,17 @@ class RunsScreen(ModeScreen):
             Choice("cancel", "c", "Cancel"),
         ]
         details = run_words.detail(run, Path.cwd(), (), 0)
-        self.app.push_screen(
-            Choose(f"Delete run {run.id}?", choices, safe="cancel", details=details),
+        self.services.open_screen(
+            ChoiceDialog(f"Delete run {run.id}?", choices, safe="cancel", details=details),
             lambda choice: self._delete(run, choice),
         )
 
     async def _delete(self, run: RunLine, choice: str | None) -> None:
         if choice in ("row", "files"):
-            await self.lora.deeds.delete(run, with_files=choice == "files")
-            self._marked = [number for number in self._marked if self.lora.view.run(number) is not None]
+            await self.actions.delete(run, with_files=choice == "files")
+            self._marked = [number for number in self._marked if self.state.run(number) is not None]
 
     def action_copy(self) -> None:
         """Send the run's folder to the clipboard."""
         if self._run is not None and self._run.folder is not None:
-            self.lora.copy(self._run.folder)
+            self.services.copy(self._run.folder)

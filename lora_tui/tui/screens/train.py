@@ -1,8 +1,9 @@
 """Train: the loss as it falls, the score and the weights behind it, and what the model answers now."""
 
+import socket
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,21 +12,26 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 
 from lora_tui.machine import DeviceLoad, device_load
-from lora_tui.protocol.backend import ChatTarget
+from lora_tui.protocol.backend import ChatTarget, Forecast
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
-from lora_tui.store.queries.runs import weight_history
-from lora_tui.store.rows import RESUMABLE_STATES, Evaluation, Sample
+from lora_tui.store.queries.runs import RunLine, weight_history
+from lora_tui.store.rows import Evaluation, Sample
+from lora_tui.tui.actions import AppActions
 from lora_tui.tui.curve import Series
-from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.base import RunScreen
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text as words
-from lora_tui.tui.views.runs import PLAN, PlanView
+from lora_tui.tui.views.runs import PLAN
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, entitle
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
+
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
 
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
@@ -39,12 +45,13 @@ _CLOCK_SECONDS = 1.0
 _PLOTS = ("loss", "score", "rate", "speed")
 
 
-class TrainScreen(ModeScreen):
+class TrainScreen(RunScreen):
     """The mode in which a model is watched as it learns."""
 
     CSS_PATH = "train.tcss"
 
     MODE = "train"
+    STOP_MESSAGE = "Stopping: the step is finished and saved first."
     LESSON = "01-tokens-and-loss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -63,8 +70,8 @@ class TrainScreen(ModeScreen):
                 id="train.later", tooltip="What it answered at the next evaluation"),
     ]  # fmt: skip
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
+        super().__init__(services, actions)
         self._view: TrainingView | None = None
         self._samples: list[Sample] = []
         self._shown_evaluation: Evaluation | None = None
@@ -77,7 +84,7 @@ class TrainScreen(ModeScreen):
         self._plotted_at = 0.0
         self._ticked_at = 0.0
         self._stale = True
-        self._plan = PlanView()
+        self._host = socket.gethostname()
 
     def compose_body(self) -> ComposeResult:
         """Plots and the figures of the moment above, score, weights and answers below."""
@@ -107,21 +114,36 @@ class TrainScreen(ModeScreen):
         entitle(self.query_one("#answers-box"), "What it answers")
         self.query_one("#answers").focus()
 
-    # Looking
+    # Following the run
 
-    async def pull(self, *, changed: bool) -> None:
-        """Follow the run in view."""
-        store, run = self.store, self.lora.view.run(self.lora.view.training_run)
-        if store is None or run is None:
-            self._view = None
-            await self._nothing()
-            return
-        if self._view is None or self._view.run.id != run.id:
-            self._view = TrainingView(run)
-            self._back, self._shown_evaluation = 0, None
-            changed = self._stale = True
+    @property
+    def run_id(self) -> int | None:
+        """Id of the run to follow."""
+        return self.state.training_run
+
+    async def forecast(self, settings: "Settings") -> Forecast:
+        """What a training run will be."""
+        return await self.services.backend.forecast_training(settings)
+
+    async def show_no_run(self) -> None:
+        """Show the plan where the plots will be."""
+        self._view = None
+        self.show_run_in_bar(None)
+        self.set_class(True, "-before")
+        await self.make_plan()
+        self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
+        self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
+
+    async def open_run(self, store: Store, run: RunLine) -> None:
+        """Begin to follow another run, at its newest evaluation."""
+        self._view = TrainingView(run)
+        self._back, self._shown_evaluation = 0, None
+        self._stale = True
+
+    async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
+        """Read the steps and evaluations that have come, and draw what is new."""
         view = self._view
-        moved = view.run.state != run.state
+        assert view is not None
         view.run = run
         news = (changed or moved) and await view.follow(store)
         if news or self._shown_evaluation is None:
@@ -164,7 +186,7 @@ class TrainScreen(ModeScreen):
         """Ask the machine what it is doing, while somebody works here."""
         view = self._view
         if view is not None and view.live:
-            self._load = device_load(view.run.pid if view.run.host == self.lora.host else None)
+            self._load = device_load(view.run.pid if view.run.host == self._host else None)
 
     # Drawing
 
@@ -183,7 +205,7 @@ class TrainScreen(ModeScreen):
         self.query_one("#now", Panel).show(self._now(now), title)
         self.query_one("#now-line", Line).show(words.now_line(view, self._load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
-        self.show_state(view.run, place if self.size.width < 100 else words.ending(view) or place)
+        self.show_run_in_bar(view.run, place if self.size.width < 100 else words.ending(view) or place)
         if self._stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._stale = False
             self._plotted_at = time.monotonic()
@@ -259,18 +281,6 @@ class TrainScreen(ModeScreen):
         sample = self._samples[index]
         return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _WHAT_IS_WANTED)
 
-    async def _nothing(self) -> None:
-        """What is shown before there is a run."""
-        self.show_state(None)
-        self.set_class(True, "-before")
-        await self._plan.update(self.lora.view.settings, self.lora.jobs.forecast_training)
-        self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
-        self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
-
-    def on_screen_resume(self) -> None:
-        """Look at the data again: it may have changed meanwhile."""
-        self._plan.invalidate()
-
     def on_resize(self) -> None:
         """Show as many columns as fit, and the plots anew."""
         width = self.size.width
@@ -278,20 +288,15 @@ class TrainScreen(ModeScreen):
             _NARROW if width < _WHAT_IS_WANTED else _COLUMNS if width < 140 else _WIDE
         )
         self._stale = True
-        self.lora.pull_soon()
+        self.services.poll_soon()
 
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         view = self._view
-        live = view is not None and view.live
-        if action == "start":
-            return not live
         if action in ("stop", "checkpoint"):
-            return live and view is not None and view.run.state == "running"
-        if action == "resume":
-            return view is not None and view.run.state in RESUMABLE_STATES
+            return view is not None and view.run.state == "running"
         if action == "chat":
             return view is not None and bool(view.checkpoint)
         if action == "lower":
@@ -300,32 +305,18 @@ class TrainScreen(ModeScreen):
             return view is not None and bool(view.loss.xs)
         if action == "evaluation":
             return view is not None and len(view.evaluations) > 1
-        return True
-
-    def action_start(self) -> None:
-        """Begin a run with the current configuration, or show what keeps it from beginning."""
-        self.lora.deeds.begin_if_possible("train", self.lora.jobs.forecast_training)
-
-    async def action_resume(self) -> None:
-        """Go on with the run in view."""
-        if self._view is not None:
-            await self.lora.deeds.resume(self._view.run)
-
-    async def action_stop(self) -> None:
-        """Stop and keep."""
-        if self._view is not None:
-            await self.lora.deeds.stop(self._view.run.id, "Stopping: the step is finished and saved first.")
+        return super().check_action(action, parameters)
 
     async def action_checkpoint(self) -> None:
         """Have a checkpoint saved."""
         if self._view is not None:
-            await self.lora.deeds.ask(self._view.run.id, "checkpoint", "A checkpoint is saved after this step.")
+            await self.actions.send(self._view.run.id, "checkpoint", "A checkpoint is saved after this step.")
 
     def action_chat(self) -> None:
         """Talk to the newest checkpoint."""
         if self._view is not None:
             best = self._view.best is not None and not self._view.live
-            self.lora.talk_to(ChatTarget(self._view.run.id, "best" if best else "last"))
+            self.services.open_chat(ChatTarget(self._view.run.id, "best" if best else "last"))
 
     def action_plot(self) -> None:
         """Show the next plot in the large place."""
@@ -355,8 +346,8 @@ class TrainScreen(ModeScreen):
         from lora_tui.tui.screens.answer import AnswerScreen
 
         if self._view is not None and event.index < len(self._samples):
-            screen = AnswerScreen(self._view.run.id, self._samples, event.index)
-            self.app.push_screen(screen, self._rated)
+            screen = AnswerScreen(self.services, self._view.run.id, self._samples, event.index)
+            self.services.open_screen(screen, self._rated)
 
     async def _rated(self, _: Any) -> None:
         """Show what a rating has moved."""

@@ -3,7 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -15,12 +15,11 @@ from lora_tui.config import Settings, with_values
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
-from lora_tui.tui.screens.dialog import Dialog
+from lora_tui.tui.actions import AppActions
+from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.widgets.panel import entitle
-
-if TYPE_CHECKING:
-    from lora_tui.tui.app import LoraApp
 
 _CHOICES = (
     ("show", "1", "Show me", "the quickstart: a built-in model, no key, about two minutes"),
@@ -29,7 +28,7 @@ _CHOICES = (
 )
 
 
-class Welcome(Dialog[None]):
+class WelcomeScreen(Dialog[None]):
     """Shown when there is no run yet and nothing is configured."""
 
     CSS_PATH = "../dialogs.tcss"
@@ -45,6 +44,11 @@ class Welcome(Dialog[None]):
         *(Binding(key, f"choose('{name}')", words, show=False) for name, key, words, _ in _CHOICES),
     ]
 
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
+        super().__init__()
+        self._services = services
+        self._app_actions = actions
+
     def compose(self) -> ComposeResult:
         """What the program is, the choices, and what this machine has."""
         with Vertical(classes="dialog -wide-dialog", id="welcome"):
@@ -54,7 +58,7 @@ class Welcome(Dialog[None]):
             for name, key, words, follows in _CHOICES:
                 label = styled((f" {key} ", "bold reverse"), (f" {words}", "bold"), (f"\n    {follows}", DIM))
                 yield Button(label, id=f"choice-{name}", classes="answer -two-lines", compact=True)
-            yield Static(styled((f"{_machine(self._lora.view.settings)}", DIM)), markup=False)
+            yield Static(styled((f"{_machine(self._services.state.settings)}", DIM)), markup=False)
             yield Static(styled(("escape", "bold $accent"), " look around first   ", ("?", "bold $accent"), " help   ",
                                 ("q", "bold $accent"), " leave"))  # fmt: skip
 
@@ -63,33 +67,26 @@ class Welcome(Dialog[None]):
         entitle(self.query_one(".dialog"), "lora-tui")
         self.query_one("#choice-show").focus()
 
-    @property
-    def _lora(self) -> "LoraApp":
-        app: LoraApp = self.app  # type: ignore[assignment]  # the only app there is
-        return app
-
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Enter or a click."""
         self.action_choose((event.button.id or "").removeprefix("choice-"))
 
     def action_choose(self, name: str) -> None:
         """Start the quickstart, or ask for what the other ways need."""
-        app = self._lora
         if not self.is_open:
             return  # a second key, pressed before the first has closed it: one run is enough
         self.dismiss(None)
         if name == "show":
-            app.action_quickstart()
+            self._app_actions.start_soon("quickstart")
         elif name == "files":
-            app.push_screen(FromFiles(app.view.settings), partial(_begin, app, "generate"))
+            self._services.open_screen(GenerateForm(self._services.state.settings), partial(self._start, "generate"))
         else:
-            app.push_screen(FromData(app.view.settings), partial(_begin, app, "train"))
+            self._services.open_screen(TrainForm(self._services.state.settings), partial(self._start, "train"))
 
-
-def _begin(app: "LoraApp", mode: str, settings: Settings | None) -> None:
-    """Begin what the form was filled in for."""
-    if settings is not None:
-        app.deeds.begin_soon(mode, settings)
+    def _start(self, mode: str, settings: Settings | None) -> None:
+        """Begin what the form was filled in for."""
+        if settings is not None:
+            self._app_actions.start_soon(mode, settings)
 
 
 def _machine(settings: Settings) -> str:
@@ -98,7 +95,7 @@ def _machine(settings: Settings) -> str:
     return f"This machine: {machine_line()} · {variable} {key}"
 
 
-class _Form(Dialog[Settings | None]):
+class SettingsForm(Dialog[Settings | None]):
     """A few fields that become settings; what cannot be meant is said under them."""
 
     CSS_PATH = "../dialogs.tcss"
@@ -165,7 +162,7 @@ class _Form(Dialog[Settings | None]):
         """Raise `LoraTuiError` for what can be seen to fail before anything is started."""
 
 
-class FromFiles(_Form):
+class GenerateForm(SettingsForm):
     """Generate from a folder."""
 
     TITLE_WORDS = "From my files"
@@ -197,7 +194,7 @@ class FromFiles(_Form):
             raise LoraTuiError(f"{generation.api_key_env} is not set: leave, export it and come back, or take builtin.")
 
 
-class FromData(_Form):
+class TrainForm(SettingsForm):
     """Train on a file."""
 
     TITLE_WORDS = "I have the data"
