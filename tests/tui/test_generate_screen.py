@@ -100,8 +100,8 @@ async def test_a_verdict_shows_on_the_pair_it_is_about(harness: AppHarness) -> N
     async with harness.app() as (app, _), await Store.open(harness.path) as store:
         await wait_for_text(app, "… judging")
         await decide(store, run_id, 4, "accepted")
-        await wait_until(lambda: "… judging" not in screen_text(app))
-        assert screen_text(app).count("✓ accepted") == 2
+        await wait_until(lambda: screen_text(app).count("✓ accepted") == 2)
+        assert "… judging" not in screen_text(app)
 
 
 async def test_filter_and_search_narrow_the_list_and_follow_what_changes(harness: AppHarness) -> None:
