@@ -144,7 +144,7 @@ class ChatScreen(ModeScreen):
             return f"the adapter in {speaker.adapter}"
         return f"run {speaker.run_id}, {speaker.checkpoint} checkpoint"
 
-    async def pull(self, *, changed: bool) -> None:
+    async def update(self, *, changed: bool) -> None:
         """Say who speaks, and what runs meanwhile."""
         if changed:
             self._show_speaker()
