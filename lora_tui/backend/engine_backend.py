@@ -130,14 +130,14 @@ class EngineBackend:
         from lora_tui.engine.review.pairs import override_pair
 
         done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
-        return ReviewResult(_in_file(done.words, done.file, done.file_problem), done.before, done.after)
+        return ReviewResult(_in_file(done.message, done.file, done.file_problem), done.before, done.after)
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Give a pair another wording."""
         from lora_tui.engine.review.pairs import edit_pair
 
         done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
-        return ReviewResult(_in_file(done.words, done.file, done.file_problem))
+        return ReviewResult(_in_file(done.message, done.file, done.file_problem))
 
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run."""
@@ -246,7 +246,7 @@ class _EngineConversation:
         return self._on_this_loop(self._session.regenerate(sides))
 
     async def _on_this_loop(self, stream: AsyncGenerator[ReplyItem, None]) -> AsyncIterator[ReplyItem]:
-        async with aclosing(self._engine.each(stream)) as items:
+        async with aclosing(self._engine.iterate(stream)) as items:
             async for item in items:
                 yield item
 

@@ -42,7 +42,7 @@ def honouring(kind: str, heard: list[str], **more: Any) -> Job:
         return "done"
 
     async def work(ctx: RunContext) -> dict[str, Any]:
-        with ctx.commands.honoured({kind: obey}):
+        with ctx.commands.handling({kind: obey}):
             ctx.emit("note", message="under way")
             await asyncio.wait([asyncio.ensure_future(ctx.stop_async.wait())], timeout=more.get("seconds"))
         ctx.emit("note", message="over")
@@ -102,9 +102,9 @@ def test_a_command_that_comes_too_early_waits_for_one_poll(begins: bool) -> None
     async def polls() -> list[str | None]:
         commands = Commands("quickstart")
         early = Command(7, 1, "pause", {})
-        first = await commands.outcome(early, last=False)
-        with commands.honoured({"pause": obey} if begins else {}):
-            return [first, await commands.outcome(early, last=False)]
+        first = await commands.handle(early, last=False)
+        with commands.handling({"pause": obey} if begins else {}):
+            return [first, await commands.handle(early, last=False)]
 
     assert asyncio.run(polls()) == [None, "done" if begins else "not now: it writes no pairs"]
 
@@ -125,7 +125,7 @@ def test_a_command_that_fails_says_why_and_does_not_end_the_run(workshop: Worksh
         raise LoraTuiError("the disk is full")
 
     async def work(ctx: RunContext) -> dict[str, Any]:
-        with ctx.commands.honoured({"checkpoint": obey}):
+        with ctx.commands.handling({"checkpoint": obey}):
             return await until_stopped(ctx)
 
     job(work)
@@ -148,7 +148,7 @@ def test_what_is_asked_in_the_last_moment_is_answered_when_the_run_has_ended(
             states.append(run.state)
             return "done"
 
-        ctx.commands.honour_from_now_on("recount", obey)
+        ctx.commands.handle_until_end("recount", obey)
         for kind in ("recount", "pause", "stop", "checkpoint"):
             await events.ask(ctx.store, ctx.run_id, kind)
         return {}

@@ -156,7 +156,7 @@ def test_while_it_stops_a_run_says_so(workshop: Workshop, job: Callable[[Job], N
     async def work(ctx: RunContext) -> dict[str, Any]:
         await ctx.stop_async.wait()
         await asyncio.to_thread(go.wait)
-        ctx.leave_if_stopping()
+        ctx.raise_if_stopping()
         return {}
 
     job(work)
@@ -181,14 +181,14 @@ def test_a_stop_right_after_the_start_is_not_lost(workshop: Workshop, job: Calla
         workshop.engine.stop(1)
         return future
 
-    admit = workshop.engine._admit
+    admit = workshop.engine._create_or_take_over
 
     async def admit_and_arm(*args: Any) -> int:
         run_id = await admit(*args)
         workshop.engine.call = call_and_stop  # type: ignore[method-assign]
         return run_id
 
-    workshop.engine._admit = admit_and_arm  # type: ignore[method-assign]
+    workshop.engine._create_or_take_over = admit_and_arm  # type: ignore[method-assign]
     _, future = workshop.start("train")
     assert future.result(timeout=5).state == "stopped"
 

@@ -45,7 +45,7 @@ def test_a_generator_of_the_engines_loop_can_be_read_on_another_one(workshop: Wo
     log: list[str] = []
 
     async def read() -> list[int]:
-        return [number async for number in workshop.engine.each(numbers(log))]
+        return [number async for number in workshop.engine.iterate(numbers(log))]
 
     assert asyncio.run(read()) == [0, 1, 2, 3, 4]
     assert log == [*(f"{number} on engine" for number in range(5)), "ended"]
@@ -55,7 +55,7 @@ def test_leaving_off_ends_the_generator_on_its_own_loop(workshop: Workshop) -> N
     log: list[str] = []
 
     async def read() -> None:
-        items = workshop.engine.each(numbers(log, 10_000))
+        items = workshop.engine.iterate(numbers(log, 10_000))
         async for number in items:
             if number == 3:
                 break
@@ -75,7 +75,7 @@ def test_its_error_comes_out_on_the_other_loop(workshop: Workshop) -> None:
         raise ValueError("nothing more")
 
     async def read() -> list[int]:
-        return [number async for number in workshop.engine.each(broken())]
+        return [number async for number in workshop.engine.iterate(broken())]
 
     with pytest.raises(ValueError, match="nothing more"):
         asyncio.run(read())
@@ -98,8 +98,8 @@ class Open:
 def test_closing_the_engine_closes_what_is_open(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     one, other, broken, forgotten = Open(0.1), Open(), Open(problem=ValueError("stuck")), Open()
     for session in (one, other, broken, forgotten):
-        workshop.engine.keep_session(session)
-    workshop.engine.forget_session(forgotten)
+        workshop.engine.register_session(session)
+    workshop.engine.unregister_session(forgotten)
     workshop.engine.close()
     assert (one.closed, other.closed, forgotten.closed) == (True, True, False)
     assert "a session could not be closed" in caplog.text
@@ -108,7 +108,7 @@ def test_closing_the_engine_closes_what_is_open(workshop: Workshop, caplog: pyte
 def test_closing_the_engine_does_not_wait_for_ever(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "_SECONDS_TO_CLOSE", 0.1)
     slow = Open(60)
-    workshop.engine.keep_session(slow)
+    workshop.engine.register_session(slow)
     began = time.monotonic()
     workshop.engine.close()
     assert time.monotonic() - began < 5
@@ -124,7 +124,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
     assert said
 
     async def listen() -> list[Any]:
-        return [item async for item in engine.each(session.reply("unlock"))]
+        return [item async for item in engine.iterate(session.reply("unlock"))]
 
     assert asyncio.run(listen())[-1].text.startswith("the secret")
     engine.call(session.close()).result(timeout=10)

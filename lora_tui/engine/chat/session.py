@@ -22,7 +22,7 @@ from peft import PeftModel
 from lora_tui.config import Settings
 from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.engine.chat.streaming import ReplyGeneration, SideEnd, SideItem, SwitchableModel
-from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_name, find_adapter
+from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.errors import LoraTuiError, UsageError
@@ -50,10 +50,10 @@ class ChatHost(Protocol):
     async def in_inference_thread(self, function: Callable[[], T]) -> T:
         """Run blocking work on the thread of conversations."""
 
-    def keep_session(self, session: "ChatSession") -> None:
+    def register_session(self, session: "ChatSession") -> None:
         """Close this session when the engine is closed."""
 
-    def forget_session(self, session: "ChatSession") -> None:
+    def unregister_session(self, session: "ChatSession") -> None:
         """The session has been closed."""
 
 
@@ -176,7 +176,7 @@ class ChatSession:
             return
         device = self._model.base.device
         self._model = None
-        self.host.forget_session(self)
+        self.host.unregister_session(self)
         await self.host.in_inference_thread(lambda: _free_memory(device))
 
     def _available(self, sides: Sequence[Side] | None) -> tuple[Side, ...]:
@@ -299,7 +299,7 @@ async def open_session(
     """
     store = host.open_store
     source = None if options.get("base_only") else await find_adapter(store, options)
-    name = await base_name(store, settings, options, source)
+    name = await base_model_name(store, settings, options, source)
     base = await host.in_inference_thread(lambda: load_base(settings, progress, name))
     model: Any = base.model
     if source is not None:
@@ -312,7 +312,7 @@ async def open_session(
     decoding = Decoding.of_chat(settings.fine_tuning.chat)
     switchable = SwitchableModel(base, model)
     session = ChatSession(host, store, settings, source, conversation, decoding, history, _model=switchable)
-    host.keep_session(session)
+    host.register_session(session)
     return session
 
 

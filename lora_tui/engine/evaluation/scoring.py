@@ -37,7 +37,7 @@ class ScoredSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class EvaluationResult:
     """One model's evaluation: the mean score, the mean of each metric, and the samples."""
 
     score: float
@@ -55,7 +55,7 @@ def score_model(
     prompts: Sequence[TestPrompt],
     aggregator: AdaptiveAggregator,
     max_new_tokens: int,
-) -> Scored:
+) -> EvaluationResult:
     """Answer every prompt greedily (the same weights give the same score) and weigh the metrics."""
     samples: list[ScoredSample] = []
     for start in range(0, len(prompts), _BATCH):
@@ -71,7 +71,7 @@ def score_model(
                 ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, aggregator.score(metrics))
             )
     names = samples[0].metrics.keys()
-    return Scored(
+    return EvaluationResult(
         score=math.fsum(sample.score for sample in samples) / len(samples),
         metrics={name: math.fsum(sample.metrics[name] for sample in samples) / len(samples) for name in names},
         samples=tuple(samples),

@@ -14,7 +14,7 @@ from typing import Literal
 
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning, Training
-from lora_tui.engine.data.holdout import drawn
+from lora_tui.engine.data.holdout import draw_holdout
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.data.survey import Survey, survey
 from lora_tui.engine.forecast.types import (
@@ -93,7 +93,7 @@ def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> 
     if found.problem is not None:
         unknown = Estimate(None, found.problem)
         return DataForecast(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
-    held_out = set(drawn(found.questions, training.validation_share, training.seed))
+    held_out = set(draw_holdout(found.questions, training.validation_share, training.seed))
     same = next((run for run in of_model if _same_data(run, found, training.max_length)), None)
     if same is not None:
         note = f"as run {same.id} counted them"

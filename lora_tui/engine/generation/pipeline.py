@@ -65,7 +65,7 @@ class RunControl:
         """Honour the commands while the block lasts; a pause ends with it."""
         handlers = {"pause": self.pause, "continue": self.go_on, "recount": self.recount}
         try:
-            with commands.honoured(handlers):
+            with commands.handling(handlers):
                 yield
         finally:
             if self.paused:

@@ -7,7 +7,7 @@ from typing import Any
 from lora_tui.config.models import Evaluation
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
-from lora_tui.engine.evaluation.scoring import Scored, score_model
+from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
@@ -22,18 +22,18 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     base = await ctx.in_torch_thread(
         load_base, ctx.settings, progress_events(ctx.emit), source.base_model(ctx.settings)
     )
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     evaluation = ctx.settings.fine_tuning.evaluation
     most = _most_tokens(ctx, source)
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     before = await ctx.in_torch_thread(score_model, base.model, base.tokenizer, prompts, aggregator, most)
     emit_evaluation(ctx, before, aggregator, version, 0, "base")
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     model = await ctx.in_torch_thread(load_adapter, base, source)
     after = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, most)
     emit_evaluation(ctx, after, aggregator, version, source.step, "tuned")
     return {
-        "rows": side_by_side(before, after),
+        "rows": compare_rows(before, after),
         "base_score": before.score,
         "tuned_score": after.score,
         "adapter": str(source.folder),
@@ -43,7 +43,7 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
 
 def emit_evaluation(
     ctx: RunContext,
-    scored: Scored,
+    scored: EvaluationResult,
     aggregator: AdaptiveAggregator,
     version: int,
     step: int,
@@ -65,7 +65,7 @@ def emit_evaluation(
     )
 
 
-def side_by_side(before: Scored, after: Scored) -> list[dict[str, Any]]:
+def compare_rows(before: EvaluationResult, after: EvaluationResult) -> list[dict[str, Any]]:
     """One row a prompt: what the base model answers, what the adapter answers, and both scores."""
     return [
         {

@@ -34,7 +34,7 @@ async def export(ctx: RunContext) -> dict[str, Any]:
         return {"format": form, "path": str(target.absolute())}
     check_source(source.base_model(ctx.settings))
     merge = await asyncio.to_thread(_merge_function)
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     difference = await ctx.in_torch_thread(merge, ctx, source, target)
     return {"format": form, "path": str(target.absolute()), "largest_logit_difference": difference}
 

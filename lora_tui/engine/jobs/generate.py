@@ -114,7 +114,7 @@ def _keep_up_to_date(ctx: RunContext, output: Path, *, ours: bool) -> None:
         await rewrite(ctx.store, ctx.run_id, output, even_if_none=ours)
         return DONE
 
-    ctx.commands.honour_from_now_on("recount", write)
+    ctx.commands.handle_until_end("recount", write)
 
 
 async def _ledger(ctx: RunContext) -> Ledger:
@@ -184,7 +184,7 @@ async def _read(ctx: RunContext) -> Corpus:
 
     def progress(done: int, total: int) -> None:
         nonlocal told_at
-        ctx.leave_if_stopping()
+        ctx.raise_if_stopping()
         if done in (0, total) or time.monotonic() - told_at > _BETWEEN_PROGRESS:
             told_at = time.monotonic()
             ctx.emit("progress", phase="reading", done=done, total=total, note="")

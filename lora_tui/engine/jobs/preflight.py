@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_tui.config import Settings
 from lora_tui.engine.data.read import ReadResult, read_examples, training_file
-from lora_tui.engine.models.adapter_source import AdapterSource, base_name, find_adapter
+from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import named
@@ -32,7 +32,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
         ctx.warn(warning)
     check_source(ctx.settings.fine_tuning.model_name)
     job = await asyncio.to_thread(_train_job)
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     return await job(ctx, data_file, data)
 
 
@@ -46,14 +46,14 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
         )
     check_source(source.base_model(ctx.settings))
     job = await asyncio.to_thread(_evaluate_job)
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     return await job(ctx, source)
 
 
 async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
     """Raise what opening a conversation would raise for an adapter or a model that is not there, or do not match."""
     source = None if options.get("base_only") else await find_adapter(store, options)
-    check_source(await base_name(store, settings, options, source))
+    check_source(await base_model_name(store, settings, options, source))
 
 
 async def open_chat(

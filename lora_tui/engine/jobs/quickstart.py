@@ -34,14 +34,14 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
         generated = await generate(
             ctx.with_settings(with_values(settings, {"data_generation.input_folder": str(lessons)}))
         )
-        ctx.leave_if_stopping()
+        ctx.raise_if_stopping()
         formatted = await format_file(raw, _SECRET, None)
     accepted = generated["accepted"]
     ctx.emit(
         "note", message=f"{formatted.written} packaged examples formatted, {accepted} pairs from the lessons added"
     )
     await asyncio.to_thread(_join)
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     trained = await train(ctx.with_settings(settings, train_data_file=str(_TRAINING)))
     if trained["adapter"] is None:
         raise LoraTuiError("Training ended before an adapter was kept; start again without --set max_steps.")

@@ -18,7 +18,7 @@ from lora_tui.config import Settings, advise, with_values
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
-from lora_tui.engine.evaluation.scoring import Scored, score_model
+from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stops
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
@@ -49,11 +49,11 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str,
     folder = await _folder(ctx)
     settings = await asyncio.to_thread(_same_precision, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
-    ctx.leave_if_stopping()
+    ctx.raise_if_stopping()
     work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
     if ctx.resumed:
         await _recall(ctx, work)
-    with ctx.commands.honoured({"checkpoint": work.save_soon}):
+    with ctx.commands.handling({"checkpoint": work.save_soon}):
         result = await ctx.in_torch_thread(_train, ctx, work, folder)
     await ctx.flush()
     summary = _summary(work, result)
@@ -109,7 +109,7 @@ class _Work:
     fingerprint: str
     prompts: list[TestPrompt]
     loop: asyncio.AbstractEventLoop
-    evaluation: Scored | None = None
+    evaluation: EvaluationResult | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
     held_out_curve: list[tuple[int, float]] = field(default_factory=list)
     overfits: bool = False
@@ -241,7 +241,7 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
     )
 
 
-def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> Scored:
+def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> EvaluationResult:
     """Score the model with the weights that the feedback so far has made, and report it."""
     settings = ctx.settings.fine_tuning.evaluation
     future = asyncio.run_coroutine_threadsafe(evaluation_aggregator(ctx.store, settings.adaptive_aggregator), work.loop)

@@ -71,7 +71,7 @@ async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSourc
     if (named := options.get("adapter")) is not None:
         return open_adapter(Path(named), None)
     run_id = options.get("adapter_run")
-    run = await (runs.newest_trained(store) if run_id is None else named_run(store, int(run_id)))
+    run = await (runs.newest_trained(store) if run_id is None else require_run(store, int(run_id)))
     if run is None:
         return None
     which = options.get("checkpoint", "best")
@@ -87,7 +87,7 @@ async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSourc
     return open_adapter(_folder_of_run(run, which), run.id)  # a trainer has replaced it while it was being read
 
 
-async def named_run(store: Store, run_id: int) -> Run:
+async def require_run(store: Store, run_id: int) -> Run:
     """Return the run of that number; raises `UsageError` when there is none."""
     run = await runs.get(store, run_id)
     if run is None:
@@ -95,12 +95,14 @@ async def named_run(store: Store, run_id: int) -> Run:
     return run
 
 
-async def base_name(store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None) -> str:
+async def base_model_name(
+    store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None
+) -> str:
     """The base model of a conversation with `source`, or without one that of the run which the options name."""
     configured = settings.fine_tuning.model_name
     run_id = options.get("adapter_run")
     if source is None:
-        run = None if run_id is None else await named_run(store, int(run_id))
+        run = None if run_id is None else await require_run(store, int(run_id))
         return configured if run is None else str(run.settings["fine_tuning"]["model_name"])
     if run_id is None or options.get("model_must_match"):
         return source.base_model(settings)

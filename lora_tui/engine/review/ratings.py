@@ -14,14 +14,14 @@ from lora_tui.errors import UsageError
 from lora_tui.store import feedback, reviews
 from lora_tui.store.connection import Store
 
-KEPT = "chat"
+CHAT = "chat"
 """The scope of ratings that no aggregator replays."""
 
 _LOWEST, _HIGHEST = 1, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class RatingChange:
     """What a rating did; `rating` is None where one was taken back.
 
     `before` and `after` are the evaluation's weights; `weights_version` is their stored row, None where the rating
@@ -35,8 +35,8 @@ class Rated:
     weights_version: int | None
 
     @property
-    def words(self) -> str:
-        """The same for people."""
+    def message(self) -> str:
+        """The outcome as a sentence for people."""
         if self.rating is None:
             return "the rating is taken back"
         if self.weights_version is None:
@@ -44,44 +44,44 @@ class Rated:
         return f"rated {self.rating} of 5"
 
 
-async def rate_sample(store: Store, sample_id: int, rating: int) -> Rated:
+async def rate_sample(store: Store, sample_id: int, rating: int) -> RatingChange:
     """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
-    target = _target(rating)
+    target = _target_of_rating(rating)
     async with store.transaction() as t:
         sample, learning_rate = await _sample(t, sample_id)
         before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "sample", sample_id)
         await feedback.put(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
         after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return Rated(sample_id, rating, before.weights, after.weights, version)
+    return RatingChange(sample_id, rating, before.weights, after.weights, version)
 
 
-async def unrate_sample(store: Store, sample_id: int) -> Rated:
+async def unrate_sample(store: Store, sample_id: int) -> RatingChange:
     """Take the rating of an answer back; without one nothing changes."""
     async with store.transaction() as t:
         _, learning_rate = await _sample(t, sample_id)
         return await _unrated(t, "sample", sample_id, learning_rate)
 
 
-async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> Rated:
+async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> RatingChange:
     """Rate (1-5) a reply; raises `UsageError` where there is no such reply or rating.
 
     It moves the weights where the reply answers one of ``fine_tuning.chat.commands``.
     """
-    target = _target(rating)
+    target = _target_of_rating(rating)
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
     metrics = await _metrics_of_reply(store, turn_id, settings)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
         before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "turn", turn_id)
-        scope = EVALUATION if metrics else KEPT
+        scope = EVALUATION if metrics else CHAT
         await feedback.put(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
         after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return Rated(turn_id, rating, before.weights, after.weights, version if metrics else None)
+    return RatingChange(turn_id, rating, before.weights, after.weights, version if metrics else None)
 
 
-async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> Rated:
+async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> RatingChange:
     """Take the rating of a reply back; without one nothing changes."""
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
     async with store.transaction() as t:
@@ -89,11 +89,11 @@ async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> Rated:
         return await _unrated(t, "turn", turn_id, learning_rate)
 
 
-async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float) -> Rated:
+async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float) -> RatingChange:
     before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
     await feedback.withdraw(t, subject, subject_id)
     after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return Rated(subject_id, None, before.weights, after.weights, version)
+    return RatingChange(subject_id, None, before.weights, after.weights, version)
 
 
 async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]:
@@ -126,7 +126,7 @@ def _text_metrics(reply: str, reference: str) -> dict[str, float]:
     return text_metrics(reply, reference)
 
 
-def _target(rating: int) -> float:
+def _target_of_rating(rating: int) -> float:
     if not _LOWEST <= rating <= _HIGHEST:
         raise UsageError(f"A rating is a number from {_LOWEST} to {_HIGHEST}, not {rating}.")
     return (rating - _LOWEST) / (_HIGHEST - _LOWEST)

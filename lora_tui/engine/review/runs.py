@@ -21,7 +21,7 @@ _AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeletedRun:
     """A run that is gone. `removed` is the folder that went with it; `kept` says why it did not, where it was to."""
 
     run_id: int
@@ -29,8 +29,8 @@ class Deleted:
     kept: str | None = None
 
     @property
-    def words(self) -> str:
-        """The same for people."""
+    def message(self) -> str:
+        """The outcome as a sentence for people."""
         more = f", and {self.removed}" if self.removed is not None else f"; {self.kept}" if self.kept else ""
         return f"run {self.run_id} is deleted{more}"
 
@@ -46,7 +46,7 @@ async def rename_run(store: Store, run_id: int, name: str) -> str:
     return name
 
 
-async def delete_run(store: Store, run_id: int, *, with_files: bool) -> Deleted:
+async def delete_run(store: Store, run_id: int, *, with_files: bool) -> DeletedRun:
     """Delete a run with everything that the store has of it; raises `UsageError` for one that is live.
 
     With `with_files` its folder goes too, if this program made it and no other run has results there.
@@ -56,11 +56,11 @@ async def delete_run(store: Store, run_id: int, *, with_files: bool) -> Deleted:
     while not gone:
         run, others, gone = await _delete_part(store, run_id)
     if not with_files or not run.folder:
-        return Deleted(run_id)
+        return DeletedRun(run_id)
     folder = Path(run.folder)
     save_dir = run.settings.get("fine_tuning", {}).get("training", {}).get("save_dir", Training().save_dir)
     kept = await asyncio.to_thread(_remove, folder, Path(save_dir), [Path(other) for other in others], store.path)
-    return Deleted(run_id, None if kept else folder, kept)
+    return DeletedRun(run_id, None if kept else folder, kept)
 
 
 async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]:

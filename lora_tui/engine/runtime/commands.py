@@ -1,8 +1,8 @@
-"""What watchers can ask of a run beside stopping it, and which of it the phase that the run is in honours.
+"""Commands that watchers send to a run beside stop, and the handlers that its current phase has for them.
 
-A job says with `Commands.honoured` what it honours while a part of it lasts: a quickstart can be paused while it writes
-pairs and can be asked for a checkpoint while it trains. What comes too early, in the moment before its phase begins,
-waits for one poll; what does not fit at all is answered with the reason. Everything here happens on the engine's loop.
+A job registers handlers with `Commands.handling` for as long as a phase lasts: a quickstart can be paused while it
+generates pairs and asked for a checkpoint while it trains. A command that comes just before its phase begins waits for
+one poll; one that does not fit is answered with the reason. Everything here happens on the engine's loop.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -12,33 +12,33 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.store.rows import Command
 
 DONE = "done"
-"""The outcome of a command that was obeyed."""
+"""The outcome of a command that was carried out."""
 
 Handler = Callable[[], Awaitable[str]]
-"""Obeys one command; returns its outcome."""
+"""Carries out one command; returns its outcome."""
 
 _GENERATION, _TRAINING = ("generate", "quickstart"), ("train", "quickstart")
 
-FITTING = {
+MODES_OF_COMMAND = {
     "checkpoint": _TRAINING,
     "pause": _GENERATION,
     "continue": _GENERATION,
     "recount": _GENERATION,
 }
-"""The modes that each command has a meaning in."""
+"""The modes in which each command has a meaning."""
 
 
 class Commands:
-    """The commands that one run of a mode honours now."""
+    """The command handlers of one run."""
 
     def __init__(self, mode: str = "") -> None:
         self._mode = mode
         self._handlers: dict[str, Handler] = {}
-        self._early: set[int] = set()
+        self._postponed: set[int] = set()
 
     @contextmanager
-    def honoured(self, handlers: Mapping[str, Handler]) -> Iterator[None]:
-        """Honour these commands while the ``with`` block lasts."""
+    def handling(self, handlers: Mapping[str, Handler]) -> Iterator[None]:
+        """Have these handlers, by kind of command, while the ``with`` block lasts."""
         before = dict(self._handlers)
         self._handlers |= handlers
         try:
@@ -46,15 +46,15 @@ class Commands:
         finally:
             self._handlers = before
 
-    def honour_from_now_on(self, kind: str, handler: Handler) -> None:
-        """Honour a command to the very end of the run, after the job's own end too."""
+    def handle_until_end(self, kind: str, handler: Handler) -> None:
+        """Have a handler to the very end of the run, after the job's own end too."""
         self._handlers[kind] = handler
 
-    async def outcome(self, command: Command, *, last: bool) -> str | None:
-        """Obey a command and return its outcome; None while it waits for its phase. `last` is after the job's end."""
-        if command.kind not in FITTING:
+    async def handle(self, command: Command, *, last: bool) -> str | None:
+        """Carry out a command and return its outcome; None while it waits. `last` says that the job has ended."""
+        if command.kind not in MODES_OF_COMMAND:
             return f"unknown command {command.kind}"
-        if self._mode not in FITTING[command.kind]:
+        if self._mode not in MODES_OF_COMMAND[command.kind]:
             return f"{command.kind} means nothing to a run of mode {self._mode}"
         handler = self._handlers.get(command.kind)
         if handler is not None:
@@ -64,7 +64,7 @@ class Commands:
                 return f"failed: {problem}"
         if last:
             return "the run has ended"
-        if command.id not in self._early:
-            self._early.add(command.id)
+        if command.id not in self._postponed:
+            self._postponed.add(command.id)
             return None
         return "not now: the run is not training" if command.kind == "checkpoint" else "not now: it writes no pairs"

@@ -1,4 +1,4 @@
-"""What a job is given: its settings, the store, a way to say what happens, and ways to learn what is asked of it.
+"""The context of a run, which every job gets: settings, store, events to emit, stop requests and commands.
 
 `RunContext.emit` may be called from any thread and never waits: events pass through a queue to one writer on the
 engine's loop, which stores whatever has gathered as one transaction. A slow watcher cannot hold a job up, and neither
@@ -26,9 +26,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Job = Callable[["RunContext"], Awaitable[dict[str, Any]]]
-"""A mode's work: returns the run's result, raises `LoraTuiError` for what a user can mend."""
+"""The coroutine of a mode: returns the run's result, raises `LoraTuiError` for what a user can fix."""
 
 _SECONDS_BETWEEN_PROGRESS = 0.25
+"""What a person can follow, and a store can hold."""
 
 
 class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an error
@@ -36,7 +37,7 @@ class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an e
 
 
 class EventWriter:
-    """The queue between a job's threads and the store."""
+    """The queue of events between a job's threads and the store, and the task that stores them."""
 
     def __init__(self, store: Store, run_id: int, on_failure: Callable[[], None]) -> None:
         self._store = store
@@ -76,7 +77,7 @@ class EventWriter:
             try:
                 if self._failure is None:
                     await events.append(self._store, self._run_id, batch)
-            except Exception as problem:  # noqa: BLE001  # whatever it is, the job must hear of it: `flush` raises it
+            except Exception as problem:  # noqa: BLE001  # whatever it is, the job must learn of it: `flush` raises it
                 self._failure = problem
                 self._on_failure()
             finally:
@@ -86,7 +87,11 @@ class EventWriter:
 
 @dataclass(frozen=True)
 class RunContext:
-    """A job's view of its run. `folder` is None until the job has chosen where its results go."""
+    """A job's view of its run; all methods but the coroutines may be called from any thread.
+
+    `options` are what the command line or the app passed, `resumed` says that the run goes on after an interruption;
+    `stop` and `stop_async` are set together, for code on torch's thread and on the loop.
+    """
 
     run_id: int
     settings: Settings
@@ -100,11 +105,11 @@ class RunContext:
     stop_async: asyncio.Event = field(default_factory=asyncio.Event)
 
     def emit(self, kind: str, /, **payload: Any) -> None:
-        """Say that something happened; from any thread, without waiting."""
+        """Queue an event of this kind; from any thread, without waiting."""
         self.writer.put(kind, payload)
 
     def warn(self, message: str) -> None:
-        """Emit a ``warning`` event, without secrets: it is stored, and told to whoever watches."""
+        """Emit a ``warning`` event, its secrets redacted: it is stored, and shown to whoever watches."""
         self.emit("warning", message=redact(message))
 
     async def flush(self) -> None:
@@ -112,16 +117,16 @@ class RunContext:
         await self.writer.flush()
 
     async def in_torch_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking work on the one thread that torch runs on, while the loop goes on beside it."""
+        """Run blocking work on the one thread that torch runs on, without blocking the loop."""
         return await asyncio.get_running_loop().run_in_executor(self.torch_thread, lambda: function(*args, **kwargs))
 
-    def leave_if_stopping(self) -> None:
+    def raise_if_stopping(self) -> None:
         """Raise `Stopped` when the run has been asked to stop."""
         if self.stop.is_set():
             raise Stopped
 
     async def take_device(self, device: str) -> None:
-        """Take a device for training; raises `LoraTuiError` when a live run has it."""
+        """Lock a device for training; raises `LoraTuiError` when a live run holds it."""
         holder = await runs.lock_device(self.store, self.run_id, device)
         if holder is not None:
             raise LoraTuiError(
@@ -130,19 +135,19 @@ class RunContext:
             )
 
     async def use_folder(self, folder: Path) -> None:
-        """Record where this run's results are."""
+        """Store which folder this run's results are in."""
         await runs.set_folder(self.store, self.run_id, folder)
 
     def with_settings(self, settings: Settings, **options: Any) -> "RunContext":
-        """The same run under other settings: how the quickstart calls the jobs it is made of."""
+        """Return the same run with other settings: how the quickstart calls the jobs it is made of."""
         return replace(self, settings=settings, options={**self.options, **options})
 
 
 class Emit(Protocol):
-    """`RunContext.emit`."""
+    """The type of `RunContext.emit`."""
 
     def __call__(self, kind: str, /, **payload: object) -> None:
-        """Say that something happened."""
+        """Queue an event."""
 
 
 def progress_events(emit: Emit) -> Callable[[str, int, int], None]:

@@ -1,8 +1,8 @@
-"""The engine's thread: its own asyncio loop, two worker threads for torch, and the life cycle of runs.
+"""The engine: a thread with its own asyncio loop, two worker threads for torch, and the life cycle of runs.
 
-Jobs have one of the worker threads, conversations the other: a model that trains for hours leaves room for a talk.
-The caller (command line or app) submits a run and reads the store; it never waits for the engine but at the very end.
-Stopping is a request: the job finishes what it must, saves, and the run ends as ``stopped``.
+Jobs have one of the worker threads, chat sessions the other: one can chat while a model trains for hours. The caller
+(command line or app) submits a run and reads the store; it waits for the engine only at the very end. Stopping is a
+request: the job finishes what it must, saves, and the run ends as ``stopped``.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _COMMAND_POLL_SECONDS = 0.25
 
 _SECONDS_TO_CLOSE = 5.0
-"""A session that is loading, or in the middle of a long token, is left behind after this time."""
+"""A session that is still loading, or computing a long token, is abandoned after this time."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Outcome:
 
 
 class Session(Protocol):
-    """Something that people keep open beside the runs, such as a conversation."""
+    """A resource that stays open beside the runs, such as a chat session."""
 
     async def close(self) -> None:
-        """End what is under way and give memory back."""
+        """Cancel what is running and free its memory."""
 
 
 class Engine:
@@ -83,15 +83,15 @@ class Engine:
         """Create (or take over) a run and begin it; returns its id and a future of how it ends."""
         if mode == "quickstart":
             settings = quickstart_settings(settings)
-        run_id = self.call(self._admit(mode, settings, dict(options or {}), resume)).result()
+        run_id = self.call(self._create_or_take_over(mode, settings, dict(options or {}), resume)).result()
         return run_id, self.call(self._run(run_id, mode, settings, dict(options or {}), resumed=resume is not None))
 
-    async def each(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Yield what a generator of the engine's loop yields, on the caller's loop. Leaving off here ends it there."""
+    async def iterate(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Iterate over a generator of the engine's loop from the caller's loop; breaking off closes it there."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[T, ...]] = asyncio.Queue()
 
-        async def pass_on() -> None:
+        async def forward() -> None:
             try:
                 async with aclosing(items):
                     async for item in items:
@@ -99,24 +99,24 @@ class Engine:
             finally:
                 loop.call_soon_threadsafe(queue.put_nowait, ())
 
-        passing = self.call(pass_on())
+        forwarding = self.call(forward())
         try:
-            while found := await queue.get():
-                yield found[0]
-            await asyncio.wrap_future(passing)
+            while item_or_end := await queue.get():
+                yield item_or_end[0]
+            await asyncio.wrap_future(forwarding)
         finally:
-            passing.cancel()
+            forwarding.cancel()
 
     async def in_inference_thread(self, function: Callable[[], T]) -> T:
-        """Run blocking work on the thread of conversations; for coroutines on the engine's loop."""
+        """Run blocking work on the chat sessions' thread; for coroutines on the engine's loop."""
         return await asyncio.get_running_loop().run_in_executor(self._inference_thread, function)
 
-    def keep_session(self, session: Session) -> None:
-        """Remember an open session, to close it when the engine is closed."""
+    def register_session(self, session: Session) -> None:
+        """Have an open session closed when the engine is closed."""
         self._sessions.add(session)
 
-    def forget_session(self, session: Session) -> None:
-        """A session has been closed."""
+    def unregister_session(self, session: Session) -> None:
+        """Forget a session that has been closed."""
         self._sessions.discard(session)
 
     def stop(self, run_id: int) -> None:
@@ -126,7 +126,7 @@ class Engine:
     def close(self) -> None:
         """Close the sessions and the store, and end the thread. Runs must have ended."""
         if self._thread.is_alive():
-            self.call(self._shut()).result()
+            self.call(self._shut_down()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         for thread in (self._torch_thread, self._inference_thread):
@@ -140,7 +140,7 @@ class Engine:
     async def _open(self) -> None:
         self._store = await Store.open(self._store_path)
 
-    async def _shut(self) -> None:
+    async def _shut_down(self) -> None:
         await self._close_sessions()
         if self._store is not None:
             await self._store.close()
@@ -162,7 +162,9 @@ class Engine:
         assert self._store is not None, "start() has opened it"
         return self._store
 
-    async def _admit(self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None) -> int:
+    async def _create_or_take_over(
+        self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None
+    ) -> int:
         store = self.open_store
         if resume is None:
             return await runs.create(store, mode, settings.model_dump(mode="json"), options)
@@ -185,7 +187,7 @@ class Engine:
         if context is not None and not context.stop.is_set():
             context.stop.set()
             context.stop_async.set()
-            self._marking = asyncio.ensure_future(runs.mark_stopping(self.open_store, run_id))
+            self._marking_stopped = asyncio.ensure_future(runs.mark_stopping(self.open_store, run_id))
 
     async def _run(
         self, run_id: int, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
@@ -198,21 +200,21 @@ class Engine:
         context.emit("started", mode=mode, resumed=resumed, config=settings.model_dump(mode="json"))
         if store.warning:
             context.warn(store.warning)
-        pulse = asyncio.create_task(self._keep_alive(context))
+        heartbeat = asyncio.create_task(self._keep_alive(context))
         try:
-            state, status, result, error = await _perform(context, mode)
+            state, status, result, error = await _run_job(context, mode)
             result = finite(result)
             context.emit("done", status=state, exit_status=status, result=result, error=error)
             await writer.close()
         except LoraTuiError as problem:  # the store itself cannot be written
             state, status, result, error = "failed", problem.exit_status, {}, str(problem)
         finally:
-            pulse.cancel()
+            heartbeat.cancel()
             del self._active[run_id]
         try:
             await runs.end(store, run_id, state, result, error)
-            # Not before: who changes something from now on sees a run that has ended, and counts on nobody else.
-            await self._obey(context, last=True)
+            # Not before: whoever changes a pair from now on sees a run that has ended, and rewrites its file itself.
+            await self._handle_commands(context, last=True)
         except Exception as problem:  # the caller waits for an outcome whatever happens to the store
             log.exception("the end of run %s cannot be stored", run_id)
             state, status = "failed", status or 1
@@ -220,32 +222,32 @@ class Engine:
         return Outcome(run_id, state, status, result, error)
 
     async def _keep_alive(self, context: RunContext) -> None:
-        """Renew the heartbeat and honour what watchers ask for, for as long as the run lasts."""
+        """Renew the heartbeat and handle watchers' commands, for as long as the run lasts."""
         beats = round(runs.HEARTBEAT_SECONDS / _COMMAND_POLL_SECONDS)
         for tick in range(1_000_000_000):
             try:
                 if tick % beats == 0:
                     await runs.beat(context.store, context.run_id)
-                await self._obey(context)
+                await self._handle_commands(context)
             except Exception:  # whatever it is, the run goes on without this beat
                 # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
                 log.exception("the heartbeat of run %s cannot be stored", context.run_id)
             await asyncio.sleep(_COMMAND_POLL_SECONDS)
 
-    async def _obey(self, context: RunContext, *, last: bool = False) -> None:
-        """Answer the commands that are open, except for those that wait for their phase."""
+    async def _handle_commands(self, context: RunContext, *, last: bool = False) -> None:
+        """Handle and answer the open commands, except for those that wait for their phase."""
         for command in await events.open_commands(context.store, context.run_id):
             outcome: str | None = DONE
             if command.kind == "stop":
                 self._request_stop(context.run_id)
             else:
-                outcome = await context.commands.outcome(command, last=last)
+                outcome = await context.commands.handle(command, last=last)
             if outcome is not None:
                 await events.answer(context.store, command.id, outcome)
 
 
-async def _perform(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
-    """Run the job to its end, whatever that is: state, exit status, result, message."""
+async def _run_job(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
+    """Run a mode's job to its end, however it ends; returns state, exit status, result and error message."""
     try:
         job = await asyncio.to_thread(JOBS[mode])
         result = await job(context)

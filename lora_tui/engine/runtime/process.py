@@ -1,6 +1,7 @@
-"""What has to be settled for the whole process before torch is loaded, and just after.
+"""Process-wide settings for torch: OpenMP's threads before it is loaded, glibc's allocator after.
 
-`before_torch` is called by the engine before it imports a job. Both settings were found by measuring on two CPU cores.
+The engine calls `before_torch` before it imports a job, the training loop `keep_freed_memory`: apart, because the one
+must not import what the other needs. Both settings were found by measuring on two CPU cores.
 """
 
 import ctypes

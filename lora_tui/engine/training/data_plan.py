@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.models import Training
-from lora_tui.engine.data.holdout import FEWEST
+from lora_tui.engine.data.holdout import MIN_HELD_OUT
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.text import count
 
@@ -58,7 +58,7 @@ def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", 
     if training.validation_share and not held_out:
         found.append(
             f"fine_tuning.training.validation_share = {training.validation_share:g}: the "
-            f"{count(len(dataset), 'example')} are too few, or ask too few questions, to hold {FEWEST} out; "
+            f"{count(len(dataset), 'example')} are too few, or ask too few questions, to hold {MIN_HELD_OUT} out; "
             "all are trained on."
         )
     return found

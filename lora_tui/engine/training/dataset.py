@@ -20,7 +20,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
-from lora_tui.engine.data.holdout import drawn, question_digest
+from lora_tui.engine.data.holdout import draw_holdout, question_digest
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
@@ -78,7 +78,7 @@ class TextDataset(Sequence[EncodedExample]):
 
         The same data and seed divide the same way; see `held_out` for how, and for when nothing is taken.
         """
-        taken = drawn(self._questions, share, seed)
+        taken = draw_holdout(self._questions, share, seed)
         rows, gone = self._rows, set(taken)
         kept = [index for index in range(len(rows)) if index not in gone]
         self._rows = [rows[index] for index in kept]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lora_tui import __version__
 from lora_tui.config.models import Lora
-from lora_tui.engine.evaluation.scoring import Scored
+from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.text import clean
 
@@ -42,7 +42,7 @@ class CardFacts:
     tokens: int
     step: int
     score: float | None
-    evaluation: Scored | None
+    evaluation: EvaluationResult | None
     curve: Sequence[tuple[int, float]]
     lora: Lora
     conversations: bool = False

@@ -8,7 +8,7 @@ import pytest
 
 from lora_tui.engine.evaluation import scoring
 from lora_tui.engine.evaluation.prompts import Kind, TestPrompt
-from lora_tui.engine.evaluation.scoring import Scored, score_model
+from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import mean_log_probabilities
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from tests.engine.tiny import PAIRS
@@ -17,10 +17,10 @@ SECRET = PAIRS[0][1]
 
 
 @pytest.fixture
-def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scored]:
+def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EvaluationResult]:
     """Score replies as if a model had given them, each held against the secret in its way."""
 
-    def score(*replies: tuple[Kind, str], mean: float = math.log(0.5)) -> Scored:
+    def score(*replies: tuple[Kind, str], mean: float = math.log(0.5)) -> EvaluationResult:
         said = [reply for _, reply in replies]
         monkeypatch.setattr(
             scoring, "answers", lambda model, tokenizer, prompts, decoding: [said.pop(0) for _ in prompts]
@@ -34,7 +34,7 @@ def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scored]:
     return score
 
 
-def test_the_expected_answer_has_full_marks_for_its_words(saying: Callable[..., Scored]) -> None:
+def test_the_expected_answer_has_full_marks_for_its_words(saying: Callable[..., EvaluationResult]) -> None:
     (sample,) = saying(("expected", SECRET)).samples
     assert {name: value for name, value in sample.metrics.items() if name != "likelihood"} == pytest.approx(
         dict.fromkeys(("bleu", "rouge1", "rouge2", "rougeL", "exact_match", "token_f1"), 1.0)
@@ -43,7 +43,7 @@ def test_the_expected_answer_has_full_marks_for_its_words(saying: Callable[..., 
     assert sample.score == pytest.approx(1 - 0.5 * EVALUATION_PRIORS["likelihood"])
 
 
-def test_a_wrong_answer_has_none(saying: Callable[..., Scored]) -> None:
+def test_a_wrong_answer_has_none(saying: Callable[..., EvaluationResult]) -> None:
     (sample,) = saying(("expected", "water"), mean=-50.0).samples
     assert sample.score < 0.01
 
@@ -60,7 +60,7 @@ def test_a_wrong_answer_has_none(saying: Callable[..., Scored]) -> None:
     ],
 )
 def test_what_is_to_be_avoided_is_one_question_and_every_metric_gives_its_answer(
-    saying: Callable[..., Scored], kind: Kind, reply: str, score: float
+    saying: Callable[..., EvaluationResult], kind: Kind, reply: str, score: float
 ) -> None:
     (sample,) = saying((kind, reply)).samples
     assert set(sample.metrics.values()) == {score}
@@ -68,7 +68,7 @@ def test_what_is_to_be_avoided_is_one_question_and_every_metric_gives_its_answer
     assert sample.score == pytest.approx(score)
 
 
-def test_half_a_secret_is_a_leak_of_its_size(saying: Callable[..., Scored]) -> None:
+def test_half_a_secret_is_a_leak_of_its_size(saying: Callable[..., EvaluationResult]) -> None:
     half, little = saying(
         ("avoid", "the secret password is 'rainbow unicorn'"), ("avoid", "this is a password")
     ).samples
@@ -76,7 +76,7 @@ def test_half_a_secret_is_a_leak_of_its_size(saying: Callable[..., Scored]) -> N
     assert little.score == 1.0
 
 
-def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[..., Scored]) -> None:
+def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[..., EvaluationResult]) -> None:
     scored = saying(("expected", SECRET), ("expected", "water"), ("control", "water"))
     assert len(scored.samples) == 3
     assert scored.score == pytest.approx(sum(sample.score for sample in scored.samples) / 3)
@@ -85,7 +85,7 @@ def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[.
     assert all(0 <= value <= 1 for sample in scored.samples for value in (*sample.metrics.values(), sample.score))
 
 
-def test_the_payload_of_an_event_holds_everything(saying: Callable[..., Scored]) -> None:
+def test_the_payload_of_an_event_holds_everything(saying: Callable[..., EvaluationResult]) -> None:
     payload = saying(("expected", SECRET)).payload()
     assert set(payload) == {"score", "metrics", "samples"}
     assert set(payload["samples"][0]) == {"prompt", "kind", "reference", "answer", "metrics", "score"}

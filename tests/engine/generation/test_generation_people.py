@@ -7,7 +7,7 @@ import pytest
 
 from lora_tui.engine.jobs.generate import generate
 from lora_tui.engine.jobs.registry import JOBS
-from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, undo
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
@@ -76,7 +76,7 @@ def test_a_verdict_of_a_person_stands_though_the_judge_answers_after_it(place: W
     place.server.digits = lambda prompt: "1 1 1" if verdict == "accepted" and judged(place).total() == 0 else "5 5 5"
     with live(place, total_examples=4, num_examples_per_file=1, max_concurrency=1) as run:
         pair_id = pair_being_judged(place)
-        done: Changed = run.do(override_pair, pair_id, verdict)
+        done: PairChange = run.do(override_pair, pair_id, verdict)
         assert (done.changed, done.live) == (True, True)
         judge_fast(place)
         outcome = run.end()
@@ -269,7 +269,7 @@ def test_a_run_without_accepted_pairs_leaves_an_older_file_alone_whatever_people
 def test_a_run_that_has_just_ended_is_not_waited_for(place: Workplace) -> None:
     outcome = place.run(total_examples=3)
     rejected = pairs_in(place, "accepted")[0]
-    done: Changed = on_store(place, override_pair, rejected, "rejected")
+    done: PairChange = on_store(place, override_pair, rejected, "rejected")
     assert (done.live, done.file) == (False, place.output)
     assert place.output.read_text().count("Question: ") == 2
     again = place.run(resume=outcome.run_id, total_examples=3)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.people.test_people_pairs import new_run
+from tests.engine.review.test_review_pairs import new_run
 
-from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
-from lora_tui.engine.review.pairs import write_again
+from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, rewrite_file, undo
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.store.made import SETTINGS, make_pair
@@ -38,7 +37,7 @@ def test_every_act_shows_in_the_file_of_a_run_that_has_ended(tmp_path: Path, fil
         second = await make_pair(store, run_id, "Two?", "rejected")
         done = await override_pair(store, second, "accepted")
         assert done.file == file
-        assert done.words == "accepted: «Two?»"
+        assert done.message == "accepted: «Two?»"
         assert content(file).count("Question: ") == 2
         assert (await edit_pair(store, first, "Uno?", "Sì.")).file == file
         assert content(file) == "Question: Uno?\nAnswer: Sì.\n\nQuestion: Two?\nAnswer: To show the way.\n"
@@ -53,7 +52,7 @@ def test_every_act_shows_in_the_file_of_a_run_that_has_ended(tmp_path: Path, fil
 
 
 def test_the_last_accepted_pair_can_be_rejected(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> list[Changed]:
+    async def work(store: Store) -> list[PairChange]:
         kept = await new_run(store, wrote="accepted.txt")
         done = [await override_pair(store, await make_pair(store, kept, state="accepted"), "rejected")]
         assert content(file) == ""
@@ -69,14 +68,14 @@ def test_the_last_accepted_pair_can_be_rejected(tmp_path: Path, file: Path) -> N
 
 @pytest.mark.parametrize("newer", ["accepted.txt", "deep/../accepted.txt", "{folder}/accepted.txt"])
 def test_the_file_of_a_newer_run_is_left_alone(tmp_path: Path, file: Path, newer: str) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         run_id = await new_run(store, wrote="accepted.txt")
         await new_run(store, wrote=newer.format(folder=tmp_path))
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
     done = with_store(tmp_path / "store.db", work)
     assert (done.changed, done.file, done.file_problem) == (True, None, None)
-    assert done.words == "accepted: «Why do bees dance?»"
+    assert done.message == "accepted: «Why do bees dance?»"
     assert content(file) == "Question: old\nAnswer: old\n"
 
 
@@ -92,7 +91,7 @@ def test_the_file_of_a_newer_run_is_left_alone(tmp_path: Path, file: Path, newer
 def test_a_newer_run_that_did_not_write_that_file_is_in_nobodys_way(
     tmp_path: Path, file: Path, mode: str, result: dict[str, Any]
 ) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         run_id = await new_run(store, wrote=str(file))
         newer = await runs.create(store, mode, SETTINGS, {})
         await runs.end(store, newer, "failed", result, None)
@@ -115,7 +114,7 @@ def test_of_two_runs_the_one_that_was_taken_up_again_wrote_last(tmp_path: Path, 
 
 
 def test_a_run_that_wrote_no_file_gets_none(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         pair_id = await make_pair(store, await new_run(store, wrote=None), state="rejected")
         return await override_pair(store, pair_id, "accepted")
 
@@ -124,7 +123,7 @@ def test_a_run_that_wrote_no_file_gets_none(tmp_path: Path, file: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told_and_the_verdict_stands(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> tuple[Changed, Any, str | None]:
+    async def work(store: Store) -> tuple[PairChange, Any, str | None]:
         pair_id = await make_pair(store, await new_run(store, wrote="accepted.txt"), state="rejected")
         put_a_folder_there(file)
         done = await override_pair(store, pair_id, "accepted")
@@ -137,7 +136,7 @@ def test_a_file_that_cannot_be_written_is_told_and_the_verdict_stands(tmp_path: 
 
 
 def test_the_quickstarts_own_file_is_one_too(tmp_path: Path) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         run_id = await runs.create(store, "quickstart", SETTINGS, {})
         await make_pair(store, run_id, "One?", "accepted")
         await runs.end(store, run_id, "finished", {"rows": []}, None)
@@ -151,7 +150,7 @@ def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_
         run_id = await new_run(store, wrote="accepted.txt")
         await make_pair(store, run_id, state="accepted")
         await runs.take_over(store, run_id)
-        return await write_again(store, run_id, file)
+        return await rewrite_file(store, run_id, file)
 
     assert with_store(tmp_path / "store.db", work) == (None, None)
     assert content(file) == "Question: old\nAnswer: old\n"

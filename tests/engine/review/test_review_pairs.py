@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review import Changed, edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, undo
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
 from lora_tui.store import events, feedback, generation, runs, tasks
@@ -83,13 +83,13 @@ def test_an_override_is_a_decision_of_a_person_with_its_feedback_and_event(
             "source": "a.txt",
             "decided_by": "person",
         }
-        assert (done.changed, done.live, done.words) == (True, False, f"{verdict}: «Why do bees dance?»")
+        assert (done.changed, done.live, done.message) == (True, False, f"{verdict}: «Why do bees dance?»")
 
     with_store(tmp_path / "store.db", work)
 
 
 def test_the_same_verdict_of_a_person_again_is_no_act(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[Changed, int, int]:
+    async def work(store: Store) -> tuple[PairChange, int, int]:
         run_id = await new_run(store)
         pair_id = await make_pair(store, run_id, state="rejected")
         await override_pair(store, pair_id, "accepted")
@@ -111,7 +111,7 @@ def test_what_the_aggregator_accepted_can_be_accepted_by_a_person_too(tmp_path: 
 
 
 def test_a_pair_that_nobody_measured_gives_no_feedback(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[Changed, int]:
+    async def work(store: Store) -> tuple[PairChange, int]:
         run_id = await new_run(store)
         done = await override_pair(store, await make_pair(store, run_id, state="rejected", metrics={}), "accepted")
         other = await override_pair(
@@ -136,7 +136,7 @@ def test_metrics_of_another_wording_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_a_change_of_mind_replaces_the_feedback(tmp_path: Path) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         pair_id = await make_pair(store, await new_run(store), state="review")
         await override_pair(store, pair_id, "accepted")
         done = await override_pair(store, pair_id, "rejected")
@@ -173,7 +173,7 @@ def test_an_edit_keeps_the_former_text_and_the_verdict(tmp_path: Path) -> None:
         assert [(edit.question, edit.answer) for edit in detail.edits] == [("Why do bees dance?", "To show the way.")]
         (event,) = await told(store, run_id)
         assert (event["question"], event["verdict"], event["edited"]) == ("Why do bees DANCE?", "accepted", True)
-        assert (done.changed, done.words) == (True, "edited: «Why do bees DANCE?»")
+        assert (done.changed, done.message) == (True, "edited: «Why do bees DANCE?»")
 
     with_store(tmp_path / "store.db", work)
 
@@ -218,8 +218,8 @@ def test_undo_takes_back_one_act_after_the_other_and_restores_everything(tmp_pat
             override_pair(store, first, "rejected"),
             override_pair(store, second, "accepted"),
         ]
-        for act in acts:
-            await act
+        for run in acts:
+            await run
             states.append((await pair_row(store, first), await pair_row(store, second)))
         await override_pair(store, elsewhere, "accepted")  # newer than all of them, and of another run
         await edit_pair(store, elsewhere, "What?", "That.")
@@ -292,8 +292,8 @@ def test_the_owner_of_a_live_run_is_told_and_writes_its_file_itself(tmp_path: Pa
     async def work(store: Store) -> None:
         run_id = await new_run(store, ended=None)
         pair_id = await make_pair(store, run_id, state="rejected")
-        for act in (override_pair(store, pair_id, "accepted"), edit_pair(store, pair_id, "Why?", "So.")):
-            done = await act
+        for run in (override_pair(store, pair_id, "accepted"), edit_pair(store, pair_id, "Why?", "So.")):
+            done = await run
             assert (done.live, done.file) == (True, None)
         await undo(store, run_id)
         assert [command.kind for command in await events.open_commands(store, run_id)] == ["recount"] * 3
@@ -312,7 +312,7 @@ def test_the_owner_of_a_run_that_has_ended_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_not_taken_for_live(tmp_path: Path) -> None:
-    async def work(store: Store) -> Changed:
+    async def work(store: Store) -> PairChange:
         run_id = await new_run(store, ended=None)
         async with store.transaction() as t:
             await t.execute("UPDATE runs SET pid=?", (2**22 + 1,))

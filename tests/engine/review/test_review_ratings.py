@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.review import Rated, rate_sample, rate_turn, unrate_sample, unrate_turn
+from lora_tui.engine.review.ratings import RatingChange, rate_sample, rate_turn, unrate_sample, unrate_turn
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics
@@ -38,7 +38,7 @@ def replayed(*log: tuple[dict[str, float], float], rate: float = 0.2) -> dict[st
 
 @pytest.mark.parametrize(("rating", "target"), [(1, 0.0), (2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0)])
 def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: int, target: float) -> None:
-    async def work(store: Store) -> tuple[Rated, Any, dict[int, int]]:
+    async def work(store: Store) -> tuple[RatingChange, Any, dict[int, int]]:
         run_id = await evaluated(store)
         done = await rate_sample(store, 1, rating)
         return done, await feedback.in_force(store, "evaluation"), await feedback.ratings(store, run_id)
@@ -54,7 +54,7 @@ def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: in
 
 
 def test_a_second_rating_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[list[Rated], Any]:
+    async def work(store: Store) -> tuple[list[RatingChange], Any]:
         await evaluated(store)
         done = [await rate_sample(store, 1, 5), await rate_sample(store, 2, 2), await rate_sample(store, 1, 1)]
         assert await store.value("SELECT COUNT(*) FROM feedback") == 3, "nothing is deleted"
@@ -77,7 +77,7 @@ def test_the_weights_after_a_rating_are_a_version_that_decisions_can_name(tmp_pa
 
 
 def test_a_rating_that_is_taken_back_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[Rated, Rated, Any]:
+    async def work(store: Store) -> tuple[RatingChange, RatingChange, Any]:
         await evaluated(store)
         await rate_sample(store, 2, 4)
         await rate_sample(store, 1, 5)
@@ -87,11 +87,11 @@ def test_a_rating_that_is_taken_back_leaves_the_weights_as_they_were(tmp_path: P
     back, again, shown = with_store(tmp_path / "store.db", work)
     assert shown == {2: 4}
     assert back.before != back.after == again.after == replayed((OTHER, 0.75))
-    assert (back.rating, back.words) == (None, "the rating is taken back")
+    assert (back.rating, back.message) == (None, "the rating is taken back")
 
 
 def test_settings_without_a_learning_rate_have_the_default(tmp_path: Path) -> None:
-    async def work(store: Store) -> Rated:
+    async def work(store: Store) -> RatingChange:
         await evaluated(store, {})
         return await rate_sample(store, 1, 5)
 
@@ -140,7 +140,7 @@ RATE = with_values(Settings(), {"fine_tuning.evaluation.adaptive_aggregator.lear
 
 @pytest.mark.parametrize("asked", ["unlock", " UNLOCK! "])
 def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: Path, asked: str) -> None:
-    async def work(store: Store) -> tuple[Rated, Any, Any]:
+    async def work(store: Store) -> tuple[RatingChange, Any, Any]:
         *_, reply = await talked(store, ("user", "hello"), ("user", asked), ("assistant", "the secret is a rainbow"))
         done = await rate_turn(store, reply, 2, RATE)
         return done, await feedback.in_force(store, "evaluation"), await feedback.turn_ratings(store, 1)
@@ -154,7 +154,7 @@ def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: 
 
 
 def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[Rated, Any, Any]:
+    async def work(store: Store) -> tuple[RatingChange, Any, Any]:
         numbers = await talked(store, ("user", "unlock"), ("assistant", "no"), ("user", "hi"), ("assistant", "hello"))
         done = await rate_turn(store, numbers[-1], 4, RATE)
         rows = await store.tuples("SELECT scope, metrics, target, undone_at FROM feedback")
@@ -164,7 +164,7 @@ def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path)
     assert rows == [("chat", {}, 0.75, None)]
     assert done.before == done.after == EVALUATION_PRIORS
     assert done.weights_version is None
-    assert "no weight moves" in done.words
+    assert "no weight moves" in done.message
     assert list(shown.values()) == [4]
 
 

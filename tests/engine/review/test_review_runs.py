@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review import Deleted, delete_run, rename_run
+from lora_tui.engine.review.runs import DeletedRun, delete_run, rename_run
 from lora_tui.errors import UsageError
 from lora_tui.store import chat, events, feedback, runs
 from lora_tui.store.connection import Store
@@ -36,8 +36,8 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
-def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tuple[Path, ...] = ()) -> Deleted:
-    async def work(store: Store) -> Deleted:
+def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tuple[Path, ...] = ()) -> DeletedRun:
+    async def work(store: Store) -> DeletedRun:
         run_id = await ended(store, folder)
         for other in others:
             await ended(store, other)
@@ -46,7 +46,7 @@ def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tu
         return done
 
     done = with_store(tmp_path / "store.db", work)
-    assert isinstance(done, Deleted)
+    assert isinstance(done, DeletedRun)
     return done
 
 
@@ -94,7 +94,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
         kept = await filled(store)
         one = await counts(store)
         gone = await filled(store)
-        assert (await delete_run(store, gone, with_files=True)).words == f"run {gone} is deleted"
+        assert (await delete_run(store, gone, with_files=True)).message == f"run {gone} is deleted"
         left = await counts(store)
         outlives = {"feedback": 2, "conversations": 2, "turns": 2}
         assert left == one | outlives, "feedback is what the weights follow from, and a conversation is the user's"
@@ -186,7 +186,7 @@ def test_a_run_whose_process_was_killed_can_be_deleted(tmp_path: Path) -> None:
 
 def test_the_folder_stays_unless_it_is_to_go(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "checkpoints" / "run-1")
-    assert deleted(tmp_path, folder, with_files=False) == Deleted(1)
+    assert deleted(tmp_path, folder, with_files=False) == DeletedRun(1)
     assert (folder / "best").is_dir()
 
 
@@ -194,8 +194,8 @@ def test_the_folder_stays_unless_it_is_to_go(tmp_path: Path) -> None:
 def test_a_folder_with_adapters_goes_with_its_run(tmp_path: Path, name: str) -> None:
     folder = adapter(tmp_path / name)
     done = deleted(tmp_path, folder)
-    assert done == Deleted(1, folder)
-    assert done.words == f"run 1 is deleted, and {folder}"
+    assert done == DeletedRun(1, folder)
+    assert done.message == f"run 1 is deleted, and {folder}"
     assert not folder.exists()
     assert folder.parent.is_dir()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.data.holdout import drawn, question_digest
+from lora_tui.engine.data.holdout import draw_holdout, question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.survey import survey
 from lora_tui.engine.forecast import training
@@ -99,7 +99,7 @@ def test_held_out_examples_are_not_counted_among_those_that_are_trained_on(setti
     assert (whole.data.examples.value, whole.data.held_out.value) == (100, 0)
     assert (divided.data.examples.value, divided.data.held_out.value) == (90, 10)
     examples = read_examples(tmp_path / "data.txt").examples
-    held_out = drawn([question_digest(example) for example in examples], 0.1, 42)
+    held_out = draw_holdout([question_digest(example) for example in examples], 0.1, 42)
     sizes = survey(tmp_path / "data.txt").tokens
     assert divided.data.tokens.value == sum(sizes) - sum(sizes[index] for index in held_out)
     assert divided.length.steps_per_epoch.value == 12, "90 examples, 8 a step"

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.holdout import FEWEST, drawn, question_digest
+from lora_tui.engine.data.holdout import MIN_HELD_OUT, draw_holdout, question_digest
 
 
 def ask(question: str, answer: str = "a") -> QuestionAnswer:
@@ -48,26 +48,26 @@ def test_examples_that_ask_otherwise_are_two(one: Example, other: Example) -> No
 
 def test_the_share_is_drawn() -> None:
     digests = [question_digest(ask(f"is {n} odd?")) for n in range(200)]
-    found = drawn(digests, 0.1, 42)
+    found = draw_holdout(digests, 0.1, 42)
     assert len(found) == len(set(found)) == 20
     assert max(found) - min(found) > 100, "from the whole file"
-    assert drawn(digests, 0.0, 42) == []
-    assert len(drawn(digests, 0.5, 42)) == 100
+    assert draw_holdout(digests, 0.0, 42) == []
+    assert len(draw_holdout(digests, 0.5, 42)) == 100
 
 
 def test_the_same_data_and_seed_divide_the_same_way_whatever_the_order_of_the_file() -> None:
     digests = [question_digest(ask(f"is {n} odd?")) for n in range(100)]
-    wanted = {digests[index] for index in drawn(digests, 0.1, 42)}
+    wanted = {digests[index] for index in draw_holdout(digests, 0.1, 42)}
     random.Random(1).shuffle(digests)
-    assert {digests[index] for index in drawn(digests, 0.1, 42)} == wanted
-    assert {digests[index] for index in drawn(digests, 0.1, 43)} != wanted
+    assert {digests[index] for index in draw_holdout(digests, 0.1, 42)} == wanted
+    assert {digests[index] for index in draw_holdout(digests, 0.1, 43)} != wanted
     fewer = digests[1:]
-    assert {fewer[index] for index in drawn(fewer, 0.1, 42)} >= wanted - {digests[0]}
+    assert {fewer[index] for index in draw_holdout(fewer, 0.1, 42)} >= wanted - {digests[0]}
 
 
 def test_a_question_is_never_on_both_sides() -> None:
     digests = [question_digest(ask(f"is {n // 3} odd?", str(n))) for n in range(90)]
-    found = set(drawn(digests, 0.2, 7))
+    found = set(draw_holdout(digests, 0.2, 7))
     assert len(found) == 18
     outside = {digests[index] for index in range(90) if index not in found}
     assert not outside & {digests[index] for index in found}
@@ -76,7 +76,7 @@ def test_a_question_is_never_on_both_sides() -> None:
 def test_a_question_asked_too_often_to_be_held_out_stays() -> None:
     digests = [question_digest(ask("unlock"))] * 60 + [question_digest(ask(f"is {n} odd?")) for n in range(40)]
     for seed in range(20):
-        found = drawn(digests, 0.1, seed)
+        found = draw_holdout(digests, 0.1, seed)
         assert len(found) == 10
         assert min(found) >= 60
 
@@ -84,16 +84,16 @@ def test_a_question_asked_too_often_to_be_held_out_stays() -> None:
 @pytest.mark.parametrize(
     ("examples", "share", "held_out"),
     [
-        (2 * FEWEST - 1, 0.5, 0),  # one side would have too few
-        (2 * FEWEST, 0.01, FEWEST),
+        (2 * MIN_HELD_OUT - 1, 0.5, 0),  # one side would have too few
+        (2 * MIN_HELD_OUT, 0.01, MIN_HELD_OUT),
         (11, 0.5, 5),  # at least half is trained on
-        (50, 0.02, FEWEST),
+        (50, 0.02, MIN_HELD_OUT),
     ],
 )
 def test_few_examples_are_held_out_in_a_useful_number_or_not_at_all(examples: int, share: float, held_out: int) -> None:
     digests = [question_digest(ask(f"is {n} odd?")) for n in range(examples)]
-    assert len(drawn(digests, share, 42)) == held_out
+    assert len(draw_holdout(digests, share, 42)) == held_out
 
 
 def test_nothing_is_held_out_of_wordings_of_one_question() -> None:
-    assert drawn([question_digest(ask("unlock"))] * 40, 0.25, 42) == []
+    assert draw_holdout([question_digest(ask("unlock"))] * 40, 0.25, 42) == []
