@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.review.test_review_pairs import new_run
 
 from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, rewrite_file, undo
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from tests.engine.review.test_review_pairs import new_run
 from tests.store.made import SETTINGS, make_pair
 from tests.store.test_store_file import with_store
 
