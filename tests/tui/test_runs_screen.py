@@ -138,7 +138,7 @@ async def test_a_run_is_resumed_stopped_talked_to_and_exported(harness: AppHarne
         assert harness.backend.calls_of("start")[1] == ("export", export, None)
         await pilot.press("t")
         await wait_until(lambda: app.current_mode == "chat")
-        await wait_until(lambda: app.screen.speaker == ChatTarget(2))  # type: ignore[attr-defined]
+        await wait_until(lambda: app.screen.target == ChatTarget(2))  # type: ignore[attr-defined]
 
 
 async def test_a_run_is_named_and_deleted_only_after_a_question(harness: AppHarness) -> None:

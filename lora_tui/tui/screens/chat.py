@@ -1,11 +1,13 @@
-"""Chat: talk to a checkpoint, to the base model, or to both side by side on the same prompt."""
+"""Chat: talk to a checkpoint, to the base model, or to both side by side on the same prompt.
+
+The model is loaded with the first question. The conversation belongs to the backend; this screen shows its stream.
+"""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on, work
 from textual.app import ComposeResult
@@ -26,11 +28,12 @@ from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
 from lora_tui.tui.widgets.panel import Line
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lora_tui.config import Settings
 
 
-class Prompt(TextArea):
-    """Where people type: enter sends, ctrl+j or alt+enter begins a new line."""
+class ChatInput(TextArea):
+    """The prompt's text area: enter sends, ctrl+j or alt+enter begins a new line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", id="chat.send", priority=True),
@@ -43,16 +46,16 @@ class Prompt(TextArea):
         """The text is complete."""
 
     def action_send(self) -> None:
-        """Hand the text over."""
+        """Send the text."""
         self.post_message(self.Sent())
 
     def action_newline(self) -> None:
-        """Begin a new line."""
+        """Insert a line break."""
         self.insert("\n")
 
 
 class ChatScreen(ModeScreen):
-    """The mode in which one talks."""
+    """The mode for conversations with a model."""
 
     CSS_PATH = "chat.tcss"
 
@@ -67,7 +70,8 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
-        Binding("ctrl+t", "whom", "Whom", id="chat.whom", priority=True, tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+t", "pick_model", "Whom", id="chat.whom", priority=True,
+                tooltip="Choose a checkpoint to talk to"),
         Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
                 tooltip="Beams, temperature, length of replies"),
         Binding("ctrl+y", "copy", "Copy", show=False, id="chat.copy", priority=True, tooltip="Copy the last reply"),
@@ -82,26 +86,29 @@ class ChatScreen(ModeScreen):
 
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
-        self._speaker: ChatTarget | None = None
+        self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
-        self._spoken_to: ChatTarget | None = None
+        self._loaded_target: ChatTarget | None = None
+        """The model of `_conversation`."""
         self._busy = False
+        """Whether a reply is under way."""
         self._title = ""
 
     def compose_body(self) -> ComposeResult:
-        """The two columns, the prompt, and who is spoken to."""
+        """The two columns, the prompt, and a line on how replies are decoded."""
         yield ChatColumns(id="talk")
         with Vertical(id="prompt-box", classes="box"):
-            yield Prompt(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
+            yield ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         yield Line(id="chat-line")
 
     def on_mount(self) -> None:
-        """Begin at the prompt."""
+        """Focus the prompt."""
         self.query_one("#prompt").focus()
-        self._show_speaker()
-        self._welcome()
+        self._show_target()
+        self._show_hint()
 
-    def _welcome(self) -> None:
+    def _show_hint(self) -> None:
+        """Say in the empty columns what can be done here."""
         commands = self.state.settings.fine_tuning.chat.commands
         words: list[Content | str | tuple[str, str]] = [
             ("The model is loaded with the first question. ", DIM),
@@ -111,72 +118,72 @@ class ChatScreen(ModeScreen):
         if commands:
             shown = ", ".join(list(commands)[:6])
             words += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
-        self._talk.hint(styled(*words))
+        self._chat_columns.hint(styled(*words))
 
     @property
-    def _talk(self) -> ChatColumns:
+    def _chat_columns(self) -> ChatColumns:
         return self.query_one(ChatColumns)
 
-    # Whom
+    # The model
 
     @property
-    def speaker(self) -> ChatTarget:
-        """Whom the next question goes to: the one chosen, else the newest finished adapter, else the base model."""
-        if self._speaker is not None:
-            return self._speaker
+    def target(self) -> ChatTarget:
+        """The model of the next question: the one chosen, else the newest finished adapter, else the base model."""
+        if self._chosen_target is not None:
+            return self._chosen_target
         trained = (
             run.id for run in self.state.runs if run.mode in TRAINING_MODES and run.state == "finished" and run.folder
         )
         newest = next(trained, None)
         return ChatTarget(newest) if newest is not None else ChatTarget(base_only=True)
 
-    def talk_to(self, speaker: ChatTarget) -> None:
-        """Choose whom to talk to; the model is loaded with the next question."""
-        self._speaker = speaker
+    def choose_target(self, target: ChatTarget) -> None:
+        """Choose the model to talk to; it is loaded with the next question."""
+        self._chosen_target = target
         self._title = ""
-        self._show_speaker()
+        self._show_target()
         self.query_one("#prompt").focus()
 
-    def _describe(self, speaker: ChatTarget) -> str:
-        if speaker.base_only:
+    def _describe(self, target: ChatTarget) -> str:
+        if target.base_only:
             return "the base model"
-        if speaker.adapter is not None:
-            return f"the adapter in {speaker.adapter}"
-        return f"run {speaker.run_id}, {speaker.checkpoint} checkpoint"
+        if target.adapter is not None:
+            return f"the adapter in {target.adapter}"
+        return f"run {target.run_id}, {target.checkpoint} checkpoint"
 
     async def update(self, *, changed: bool) -> None:
-        """Say who speaks, and what runs meanwhile."""
+        """Show the model, and the live run: the newest adapter may be another one now."""
         if changed:
-            self._show_speaker()
+            self._show_target()
 
-    def _show_speaker(self) -> None:
-        speaker = self.speaker
-        name = self._title if self._title and self._spoken_to == speaker else self._describe(speaker)
-        self._talk.entitle(safe_line(name, 70).plain)
+    def _show_target(self) -> None:
+        target = self.target
+        name = self._title if self._title and self._loaded_target == target else self._describe(target)
+        self._chat_columns.entitle(safe_line(name, 70).plain)
         live = self.state.live
         if live:
             self.show_run_in_bar(live[0])
         else:
-            beside = " · beside the base model" if self._talk.beside and self.size.width >= 100 else ""
+            beside = " · beside the base model" if self._chat_columns.beside and self.size.width >= 100 else ""
             self.show_in_bar(styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
-    def _decoded(self) -> Decoding:
+    def _decoding(self) -> Decoding:
         return Decoding.of_chat(self.state.settings.fine_tuning.chat)
 
     def _show_line(self, words: str = "") -> None:
-        d = self._decoded()
-        how = f"{d.num_beams} beams, all at once" if d.num_beams > 1 else "streams"
-        how += f" · {d.max_new_tokens} new tokens · temperature {d.temperature:g}"
+        decoding = self._decoding()
+        how = f"{decoding.num_beams} beams, all at once" if decoding.num_beams > 1 else "streams"
+        how += f" · {decoding.max_new_tokens} new tokens · temperature {decoding.temperature:g}"
         self.query_one("#chat-line", Line).show(
             styled((words, "$accent"), "   " if words else "", (how + " · ctrl+o changes it", DIM))
         )
 
     # Talking
 
-    @on(Prompt.Sent)
+    @on(ChatInput.Sent)
     def _sent(self) -> None:
-        prompt = self.query_one("#prompt", Prompt)
+        prompt = self.query_one("#prompt", ChatInput)
         text = prompt.text.strip()
         if not text:
             return
@@ -189,62 +196,59 @@ class ChatScreen(ModeScreen):
             return
         prompt.clear()
         self._set_busy(True)
-        self._converse(text)
+        self._answer(text)
 
     @work(exit_on_error=False, group="talk")
-    async def _converse(self, text: str | None) -> None:
-        """Load what must be loaded, ask, and show the answers as they come; None asks the last question again."""
+    async def _answer(self, text: str | None) -> None:
+        """Load the model, ask, and show the replies as they are decoded; None answers the last question anew."""
         try:
-            conversation = await self._open()
-            beside = self._talk.beside and len(conversation.sides) > 1
+            conversation = await self._load()
+            beside = self._chat_columns.beside and len(conversation.sides) > 1
             sides: Sequence[Side] = BOTH if beside else conversation.sides[:1]
             if text is not None:
-                await self._talk.ask(text, sides)
-            conversation.set_decoding(self._decoded())
+                await self._chat_columns.ask(text, sides)
+            conversation.set_decoding(self._decoding())
             stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
-            await self._talk.listen(stream, sides, self.services.notify)
-        except LoraTuiError as problem:
-            self._put_back(text)
-            self.services.report_error(problem)
-        except Exception as problem:  # a failure of the model ends this reply, not the conversation, and not the app
-            log.exception("a reply failed")
-            self._put_back(text)
-            self.services.report_error(problem)
+            await self._chat_columns.listen(stream, sides, self.services.notify)
+        except Exception as error:  # noqa: BLE001  # logged there; it ends this reply, not the conversation or the app
+            self._restore_prompt(text)
+            self.services.report_error(error)
         finally:
             self._set_busy(False)
             self._show_line()
 
     def _set_busy(self, busy: bool) -> None:
-        """Note that a reply is under way or over; escape is another key then."""
+        """Note that a reply is under way or over: escape stops it, or leaves the prompt."""
         self._busy = busy
         self.refresh_bindings()
 
-    def _put_back(self, text: str | None) -> None:
-        """Give the question back to the prompt: nobody should have to type it again."""
-        prompt = self.query_one("#prompt", Prompt)
+    def _restore_prompt(self, text: str | None) -> None:
+        """Put a question that failed back into the prompt: nobody should have to type it again."""
+        prompt = self.query_one("#prompt", ChatInput)
         if text and not prompt.text:
             prompt.text = text
 
-    async def _open(self) -> Conversation:
-        speaker = self.speaker
-        if self._conversation is not None and self._spoken_to == speaker:
+    async def _load(self) -> Conversation:
+        """The conversation with the model that is chosen; loads it where another one is loaded, or none."""
+        target = self.target
+        if self._conversation is not None and self._loaded_target == target:
             return self._conversation
-        await self._close()
+        await self._unload()
         self._show_line("loading the model …")
 
         def progress(phase: str, done: int, total: int) -> None:
             share = f" {100 * done // total} %" if total > 1 else " …"
             self._show_line(f"{safe_line(phase, 60).plain}{share}" if done < total else "")
 
-        self._conversation = await self.services.backend.open_chat(speaker, self.state.settings, progress)
-        self._spoken_to = speaker
+        self._conversation = await self.services.backend.open_chat(target, self.state.settings, progress)
+        self._loaded_target = target
         self._title = self._conversation.title
-        self._show_speaker()
+        self._show_target()
         return self._conversation
 
-    async def _close(self) -> None:
+    async def _unload(self) -> None:
         conversation, self._conversation = self._conversation, None
-        self._spoken_to = None
+        self._loaded_target = None
         if conversation is not None:
             await conversation.close()
 
@@ -253,13 +257,13 @@ class ChatScreen(ModeScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         if action in ("again", "copy", "rate", "save"):
-            return self._talk.newest is not None
+            return self._chat_columns.newest is not None
         if action == "stop":
             return self._busy
         if action == "leave_prompt":
-            return not self._busy and isinstance(self.focused, Prompt)
+            return not self._busy and isinstance(self.focused, ChatInput)
         if action == "prompt":
-            return not isinstance(self.focused, Prompt)
+            return not isinstance(self.focused, ChatInput)
         return True
 
     def action_stop(self) -> None:
@@ -269,98 +273,96 @@ class ChatScreen(ModeScreen):
 
     def action_leave_prompt(self) -> None:
         """Leave the prompt, so that the keys of the app work again."""
-        self._talk.focus_words()
+        self._chat_columns.focus_words()
 
     def action_prompt(self) -> None:
         """Go back to typing."""
         self.query_one("#prompt").focus()
 
     async def action_again(self) -> None:
-        """Take the last answer back and have another."""
+        """Remove the last reply and have another."""
         if self._busy or self._conversation is None:
             return
         self._set_busy(True)
-        await self._talk.take_back()
-        self._converse(None)
+        await self._chat_columns.take_back()
+        self._answer(None)
 
     def action_beside(self) -> None:
-        """Put the base model beside, or away."""
-        self._talk.beside = not self._talk.beside
-        self._show_speaker()
+        """Show or hide the base model's column."""
+        self._chat_columns.beside = not self._chat_columns.beside
+        self._show_target()
 
     async def action_clear(self) -> None:
-        """Begin anew with the same model."""
+        """Begin a new conversation with the same model."""
         if self._busy:
             return
         if self._conversation is not None:
             await self._conversation.clear()
-        await self._talk.clear()
-        self._welcome()
+        await self._chat_columns.clear()
+        self._show_hint()
 
-    def action_whom(self) -> None:
-        """Choose whom to talk to."""
+    def action_pick_model(self) -> None:
+        """Choose a checkpoint or the base model."""
         from lora_tui.tui.screens.chat_dialogs import CheckpointPicker
 
-        self.services.open_screen(CheckpointPicker(self.services), self._chosen)
+        self.services.open_screen(CheckpointPicker(self.services), self._target_chosen)
 
-    def _chosen(self, speaker: ChatTarget | None) -> None:
-        if speaker is not None:
-            self.talk_to(speaker)
+    def _target_chosen(self, target: ChatTarget | None) -> None:
+        if target is not None:
+            self.choose_target(target)
 
     def action_settings(self) -> None:
         """Change how replies are decoded."""
         from lora_tui.tui.screens.chat_dialogs import DecodingDialog
 
-        self.services.open_screen(DecodingDialog(self.state.settings), self._settled)
+        self.services.open_screen(DecodingDialog(self.state.settings), self._settings_changed)
 
-    def _settled(self, settings: object) -> None:
-        from lora_tui.config import Settings
-
-        if isinstance(settings, Settings):
+    def _settings_changed(self, settings: "Settings | None") -> None:
+        if settings is not None:
             self.state.settings = settings
         self._show_line()
 
     def action_copy(self) -> None:
         """Copy the newest reply."""
-        answer = self._talk.newest
+        answer = self._chat_columns.newest
         if answer is not None:
             self.services.copy(answer.text)
 
     async def action_rate(self, rating: int) -> None:
         """Rate the newest reply."""
-        answer = self._talk.newest
+        answer = self._chat_columns.newest
         if answer is None or answer.said is None:
             return
         rated = self.services.backend.rate_turn(answer.said.turn_id, rating, self.state.settings)
-        moved = await self.services.attempt(rated)
-        if moved is None:
+        result = await self.services.attempt(rated)
+        if result is None:
             return
         answer.rating = rating
         answer.show_figures()
-        self.services.notify(moved.words)
+        self.services.notify(result.words)
 
     async def action_save(self) -> None:
         """Write the conversation to a file."""
-        text = self._talk.transcript(self._title)
+        text = self._chat_columns.transcript(self._title)
         if not text:
             return
         path = Path.cwd() / f"chat-{datetime.now().astimezone():%Y%m%d-%H%M%S}.md"
         try:
             await asyncio.to_thread(write_atomically, path, text)
-        except LoraTuiError as problem:
-            self.services.report_error(problem)
+        except LoraTuiError as error:
+            self.services.report_error(error)
             return
         self.services.notify(f"Saved: {path}")
 
     async def on_unmount(self) -> None:
-        """Let go of the model."""
-        await self._close()
+        """Unload the model."""
+        await self._unload()
 
     @on(events.ScreenResume)
     def _resumed(self) -> None:
         """Take the model that another screen has asked for."""
         requested, self.state.requested_chat = self.state.requested_chat, None
         if requested is not None:
-            self.talk_to(requested)
+            self.choose_target(requested)
         else:
-            self._show_speaker()
+            self._show_target()

@@ -1,4 +1,4 @@
-"""The dialogs of Chat: which checkpoint to talk to, and how its replies are decoded."""
+"""The dialogs of Chat: which checkpoint to talk to, and how its replies are decoded (``[fine_tuning.chat]``)."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -35,9 +35,13 @@ _COLUMNS = (
 )
 _MOST_RUNS = 50
 
+_SECTION = "fine_tuning.chat"
+_KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
+"""Keys of the section that are offered."""
+
 
 class CheckpointPicker(Dialog[ChatTarget | None]):
-    """Returns whom to talk to, None when nobody was chosen."""
+    """List of every run's best and last checkpoint, and the base model; returns the choice, None when cancelled."""
 
     CSS_PATH = "../dialogs.tcss"
 
@@ -50,13 +54,13 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
         self._choices: list[tuple[ChatTarget, list[Cell]]] = []
 
     def compose(self) -> ComposeResult:
-        """One list."""
+        """A list."""
         with Vertical(classes="dialog -wide-dialog -tall-dialog"):
             yield RowList(lambda index: self._choices[index][1], _COLUMNS, id="whom")
             yield KeyHints()
 
     async def on_mount(self) -> None:
-        """Gather the checkpoints that there are."""
+        """Read the checkpoints that there are."""
         entitle(self.query_one(".dialog"), "Talk to")
         store, state = self._services.reader.store, self._services.state
         trained = [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]
@@ -93,12 +97,8 @@ def _cells(run: RunLine, checkpoint: Checkpoint) -> list[Cell]:
     ]
 
 
-_SECTION = "fine_tuning.chat"
-_KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
-
-
 class DecodingDialog(Dialog[Settings | None]):
-    """Returns the settings with what was changed, None when it was cancelled."""
+    """Form over the keys of decoding, checked as the configuration is; returns new settings, None when cancelled."""
 
     CSS_PATH = "../dialogs.tcss"
 
@@ -115,7 +115,7 @@ class DecodingDialog(Dialog[Settings | None]):
         self._settings = settings
 
     def compose(self) -> ComposeResult:
-        """A line a key, its meaning under it."""
+        """A field for each key, its meaning under it."""
         with Vertical(classes="dialog"):
             for leaf in _KEYS:
                 key = all_keys()[f"{_SECTION}.{leaf}"]
@@ -129,18 +129,18 @@ class DecodingDialog(Dialog[Settings | None]):
             yield KeyHints()
 
     def on_mount(self) -> None:
-        """Begin in the first field."""
+        """Focus the first field."""
         entitle(self.query_one(".dialog"), "How replies are decoded")
         self.query_one(f"#decode-{_KEYS[0]}").focus()
 
     @on(Input.Submitted)
     def action_apply(self) -> None:
-        """Check all fields together, and hand them back when they can be meant."""
+        """Check all fields together, and return them when they are valid."""
         try:
             changes = {
                 f"{_SECTION}.{leaf}": parse_edit(f"{_SECTION}.{leaf}", self.query_one(f"#decode-{leaf}", Input).value)
                 for leaf in _KEYS
             }
             self.dismiss(with_values(self._settings, changes))
-        except ConfigError as problem:
-            self.query_one("#decode-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(problem))))
+        except ConfigError as error:
+            self.query_one("#decode-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(error))))

@@ -1,4 +1,4 @@
-"""Configuration: every key with its meaning, edited with validation and advice, and what the whole will do."""
+"""Configuration: every key with its meaning, edited with validation and advice, and the forecast of the whole."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
 _BEFORE_VALUE = 1 + 28 + len(_COLUMNS) + 2
-"""Columns that a row needs besides its value, the scroll bar's among them."""
+"""Columns of a row that are not its value, the scroll bar among them."""
 _LESSONS = {
     "fine_tuning.lora": "02-low-rank-adaptation",
     "fine_tuning.optimizer": "03-hyper-parameters",
@@ -41,20 +41,20 @@ _LESSONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A key, or the heading of the section that begins."""
+    """A row of the list: a key, or the heading of a section."""
 
     section: str
     key: Key | None = None
 
 
 def changed(now: Settings, before: Settings) -> dict[str, Any]:
-    """The values that are others than before, by dotted key."""
+    """Values of `now` that differ from `before`, by dotted key."""
     values = {name: settings_value(now, name) for name in all_keys()}
     return {name: value for name, value in values.items() if value != settings_value(before, name)}
 
 
 class ConfigureScreen(ModeScreen):
-    """The mode with every key."""
+    """The mode for the configuration: keys at the left, the key under the cursor and the forecast at the right."""
 
     CSS_PATH = "configure.tcss"
 
@@ -76,12 +76,11 @@ class ConfigureScreen(ModeScreen):
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
         self._rows: list[_Row] = []
-        self._find = ""
+        self._search_text = ""
         self._editing: Key | None = None
-        self._problem = ""
 
     @property
-    def LESSON(self) -> str:  # type: ignore[override]  # noqa: N802  # it goes by what is under the cursor
+    def LESSON(self) -> str:  # type: ignore[override]  # noqa: N802  # it follows the cursor
         """The lesson of the section under the cursor."""
         key = self._key
         section = key.section if key is not None else ""
@@ -90,7 +89,7 @@ class ConfigureScreen(ModeScreen):
         return _LESSONS.get(section, "03-hyper-parameters")
 
     def compose_body(self) -> ComposeResult:
-        """Keys at the left; the key under the cursor, its editor and the outlook at the right."""
+        """Keys at the left; the key under the cursor, its editor and the forecast at the right."""
         with Horizontal(id="configure-parts"):
             with Container(id="keys-box", classes="box"):
                 yield RowList(
@@ -115,14 +114,14 @@ class ConfigureScreen(ModeScreen):
         self._forecast()
 
     async def update(self, *, changed: bool) -> None:
-        """Say where the configuration is, and how much of it is not saved."""
-        self._show_place()
+        """Show the file, and how much is not saved."""
+        self._show_file()
 
     # What is shown
 
     def _list(self) -> None:
-        """The keys that are looked for, under their sections."""
-        wanted = self._find.casefold()
+        """List the keys that the search finds, under their sections."""
+        wanted = self._search_text.casefold()
         rows: list[_Row] = []
         for key in all_keys().values():
             if wanted and wanted not in f"{key.name} {key.description}".casefold():
@@ -141,17 +140,17 @@ class ConfigureScreen(ModeScreen):
         row = self._rows[index]
         if row.key is None:
             title = SECTION_TITLES.get(row.section, row.section)
-            return [("", ""), (title, "accent"), (self._section(row.section), "dim")]
+            return [("", ""), (title, "accent"), (self._section_cell(row.section), "dim")]
         value = settings_value(self.state.settings, row.key.name)
         mark = "●" if value != settings_value(self.state.saved, row.key.name) else " "
-        moved = value != row.key.default
+        set_by_user = value != row.key.default
         return [
             (mark, "warn"),
-            (f"  {row.key.leaf}", "strong" if moved else ""),
-            (one_line(shown(row.key.name, value), 200), "" if moved else "dim"),
+            (f"  {row.key.leaf}", "strong" if set_by_user else ""),
+            (one_line(shown(row.key.name, value), 200), "" if set_by_user else "dim"),
         ]
 
-    def _section(self, name: str) -> str:
+    def _section_cell(self, name: str) -> str:
         """A section as the file has it, cut from the left: its end tells it from its neighbours."""
         room = self.query_one("#keys", RowList).size.width - _BEFORE_VALUE
         words = f"[{name}]"
@@ -159,12 +158,14 @@ class ConfigureScreen(ModeScreen):
 
     @property
     def _key(self) -> Key | None:
+        """The key under the cursor; None on a heading."""
         if not self._rows:
             return None
         cursor = self.query_one("#keys", RowList).cursor
         return self._rows[cursor].key if cursor < len(self._rows) else None
 
     def _show_key(self) -> None:
+        """Show the key under the cursor: meaning, value, default, range, and advice on its value."""
         key = self._key
         words = self.query_one("#key-words", Static)
         if key is None:
@@ -189,7 +190,7 @@ class ConfigureScreen(ModeScreen):
         words.update(styled(*parts))
         self.refresh_bindings()
 
-    def _show_place(self) -> None:
+    def _show_file(self) -> None:
         unsaved = len(changed(self.state.settings, self.state.saved))
         what = f"{unsaved} unsaved · " if unsaved else ""
         self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
@@ -201,7 +202,7 @@ class ConfigureScreen(ModeScreen):
 
     @work(exclusive=True, group="forecast", exit_on_error=False)
     async def _forecast(self) -> None:
-        """What the configuration will do; asked anew after each change."""
+        """Show what runs with these settings will be; asked for again after each change."""
         backend, settings = self.services.backend, self.state.settings
         parts: list[Content] = []
         for title, ask in (("Training", backend.forecast_training), ("Generation", backend.forecast_generation)):
@@ -212,10 +213,10 @@ class ConfigureScreen(ModeScreen):
         self.query_one("#outlook", Panel).show(Content("\n").join(parts))
 
     @on(RowList.Moved, "#keys")
-    def _moved(self) -> None:
+    def _cursor_moved(self) -> None:
         self._show_key()
 
-    # Changing
+    # Editing
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the key under the cursor."""
@@ -225,13 +226,14 @@ class ConfigureScreen(ModeScreen):
         if action == "default":
             return key is not None and settings_value(self.state.settings, key.name) != key.default
         if action == "cycle":
-            return key is not None and bool(_possible(key))
+            return key is not None and bool(_possible_values(key))
         if action in ("save", "discard"):
             return True if changed(self.state.settings, self.state.saved) else None
         return True
 
     @on(RowList.Chosen, "#keys")
     def _edit(self) -> None:
+        """Open the editor on the key under the cursor."""
         key = self._key
         if key is None:
             return
@@ -246,62 +248,63 @@ class ConfigureScreen(ModeScreen):
 
     @on(Input.Changed, "#edit")
     def _typed(self, event: Input.Changed) -> None:
-        """Say at once what is wrong with what is being typed, and what the right thing would be."""
+        """Validate while the user types: what is wrong, and what would be right."""
         if self._editing is not None:
-            problem = self._try(self._editing, event.value)[1]
+            problem = self._validate(self._editing, event.value)[1]
             words = styled(("✗ ", "bold $error"), safe_text(problem)) if problem else styled(("✓", "$success"))
             self.query_one("#edit-problem", Static).update(words)
 
-    def _try(self, key: Key, text: str) -> tuple[Settings | None, str]:
+    def _validate(self, key: Key, text: str) -> tuple[Settings | None, str]:
+        """The settings with this value of the key, or None and the problem."""
         try:
             return with_values(self.state.settings, {key.name: parse_edit(key.name, text)}), ""
-        except ConfigError as problem:
-            return None, str(problem)
+        except ConfigError as error:
+            return None, str(error)
 
     @on(Input.Submitted, "#edit")
     def _submitted(self, event: Input.Submitted) -> None:
         if self._editing is None:
             return
-        settings, problem = self._try(self._editing, event.value)
+        settings, problem = self._validate(self._editing, event.value)
         if settings is None:
             self.query_one("#edit-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(problem)))
             return
-        self._take(settings)
+        self._apply(settings)
         self.action_cancel()
 
-    def _take(self, settings: Settings) -> None:
-        """Make these the settings that runs begin with, saved or not."""
+    def _apply(self, settings: Settings) -> None:
+        """Make these the settings of new runs, saved or not."""
         self.state.settings = settings
         self.query_one("#keys", RowList).refresh()
         self._show_key()
-        self._show_place()
+        self._show_file()
         self._forecast()
 
     def action_default(self) -> None:
-        """Give the key its default."""
+        """Set the key to its default."""
         if (key := self._key) is not None:
             self._set(key, key.default)
 
     def action_cycle(self) -> None:
-        """Give the key the next of its possible values."""
+        """Set the key to the next of its possible values."""
         key = self._key
-        if key is not None and (possible := _possible(key)):
+        if key is not None and (values := _possible_values(key)):
             value = settings_value(self.state.settings, key.name)
-            self._set(key, possible[(possible.index(value) + 1) % len(possible)] if value in possible else possible[0])
+            self._set(key, values[(values.index(value) + 1) % len(values)] if value in values else values[0])
 
     def _set(self, key: Key, value: Any) -> None:
         try:
-            self._take(with_values(self.state.settings, {key.name: value}))
-        except ConfigError as problem:
-            self.services.report_error(problem)
+            self._apply(with_values(self.state.settings, {key.name: value}))
+        except ConfigError as error:
+            self.services.report_error(error)
 
     def action_cancel(self) -> None:
-        """Leave the field, or end the search."""
+        """Close the editor, or end the search."""
         if self._editing is not None:
             self._editing = None
             self.query_one("#edit-box").display = False
-        elif self._find or self.query_one("#find").display:
-            self._find = ""
+        elif self._search_text or self.query_one("#find").display:
+            self._search_text = ""
             self.query_one("#find", Input).value = ""
             self.query_one("#find").display = False
             self._list()
@@ -314,17 +317,17 @@ class ConfigureScreen(ModeScreen):
         find.focus()
 
     @on(Input.Changed, "#find")
-    def _finding(self, event: Input.Changed) -> None:
-        self._find = event.value
+    def _search_typed(self, event: Input.Changed) -> None:
+        self._search_text = event.value
         self._list()
 
     @on(Input.Submitted, "#find")
-    def _found(self) -> None:
+    def _search_entered(self) -> None:
         self.query_one("#keys").focus()
 
     def action_discard(self) -> None:
-        """Go back to what the file says."""
-        self._take(self.state.saved)
+        """Go back to the settings as the file has them."""
+        self._apply(self.state.saved)
 
     async def action_save(self) -> None:
         """Write what has changed to the file; it is checked as a whole before anything is written."""
@@ -335,18 +338,18 @@ class ConfigureScreen(ModeScreen):
         path = self._path
         try:
             await asyncio.to_thread(save_keys, path, changes)
-        except LoraTuiError as problem:
-            self.services.report_error(problem)
+        except LoraTuiError as error:
+            self.services.report_error(error)
             return
         self.state.mark_saved(path)
         self.query_one("#keys", RowList).refresh()
         self._show_key()
-        self._show_place()
+        self._show_file()
         self.services.notify(f"{len(changes)} changed: saved to {path}")
 
 
-def _possible(key: Key) -> list[Any]:
-    """The values of a key that has few; none for the others."""
+def _possible_values(key: Key) -> list[Any]:
+    """The values of a key that has few; an empty list for the others."""
     if isinstance(key.default, bool):
         return [True, False, "auto"] if "auto" in key.kind else [True, False]
     return list(key.choices)
