@@ -10,9 +10,16 @@ answer that was paid for is either stored with everything that follows from it o
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lora_tui.store.connection import Store, to_json
+
+AttemptStatus = Literal[
+    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "unreached", "connection", "cancelled"
+]
+"""How an attempt ended: `unreached` never left this machine, with `connection` the connection broke on the way.
+
+In the table there are also ``sent`` (still open) and ``lost`` (the process ended before the answer was stored)."""
 
 _TASK = "id, kind, key, chunk_id, pair_id, round, source, slot"
 
@@ -48,7 +55,7 @@ class TaskRow:
 class AttemptEnd:
     """How a call ended; token counts are 0 where the server did not answer."""
 
-    status: str
+    status: AttemptStatus
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

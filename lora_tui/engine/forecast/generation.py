@@ -1,8 +1,8 @@
-"""What a run of generation will take, seen before it begins: files, calls, tokens and dollars, roughly and at least.
+"""Forecast of a generation run before it begins: files, calls, tokens and dollars, as lower bounds.
 
 Calls, if every pair is accepted: a file is asked for `num_examples_per_file` pairs in each pass, in calls of as many
-pairs as a reply has room for (`Plan.counts`); every pair is judged by one call, and every `batch_analysis_interval`
-accepted pairs are analysed by one. Rejected pairs, retries and repairs come on top.
+pairs as a reply has room for (`PassPlan.pairs_by_call`); every pair is judged by one call, and every
+`batch_analysis_interval` accepted pairs are analysed by one. Rejected pairs, retries and repairs come on top.
 
 Tokens: a call sends its own instructions, measured on the very prompts, and
 
@@ -27,19 +27,19 @@ from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
-from lora_tui.engine.generation.ledger import prices_of
-from lora_tui.engine.generation.planner import TOKENS_A_PAIR, Plan
+from lora_tui.engine.generation.ledger import token_prices
+from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, PassPlan
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
 
-_TOKENS_OF_A_JUDGED_PAIR = 100
-_TOKENS_OF_A_JUDGEMENT = 6
-_TOKENS_OF_STATISTICS = 350
+_JUDGED_PAIR_TOKENS = 100
+_JUDGEMENT_TOKENS = 6
+_STATISTICS_TOKENS = 350
 """About 1,300 characters of JSON once there are twenty topics, as measured."""
 
-_SECONDS_A_LISTING_HOLDS = 5.0
+_LISTING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class GenerationForecast:
     """What generation will read and cost.
 
     `problem` says why the folder cannot be used; `skipped` counts the files in it that are not read. `key_set` tells
-    whether the variable `key_name` holds anything, never what; `key_needed` whether a run cannot begin without.
+    whether the environment variable `key_name` holds anything, never what; `key_needed` whether a run needs it.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class _Calls:
 
 
 def forecast_generation(settings: Settings) -> GenerationForecast:
-    """Return what generation with these settings will take; blocks while the folder is listed. Never raises."""
+    """Return the forecast for these settings; blocks while the folder is listed. Never raises."""
     data = settings.data_generation
     folder = Path(data.input_folder)
     candidates, problem = _listing(folder, Path(data.output_file))
@@ -102,26 +102,26 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     )
 
 
-_LISTED: dict[tuple[Path, Path], tuple[float, Sequence[Candidate], str | None]] = {}
+_LISTINGS: dict[tuple[Path, Path], tuple[float, Sequence[Candidate], str | None]] = {}
 
 
 def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str | None]:
-    """Return the files of a folder, or why there are none; a walk through thousands of files is kept for a moment."""
+    """Return the files of a folder, or why there are none; cached for 5 s, since a folder may hold thousands."""
     key, now = (folder.absolute(), own_output.absolute()), time.monotonic()
-    if key in _LISTED and now - _LISTED[key][0] < _SECONDS_A_LISTING_HOLDS:
-        return _LISTED[key][1:]
+    if key in _LISTINGS and now - _LISTINGS[key][0] < _LISTING_SECONDS:
+        return _LISTINGS[key][1:]
     try:
         found: tuple[Sequence[Candidate], str | None] = (documents.find(folder, own_output), None)
     except LoraTuiError as problem:
         found = ((), str(problem))
-    _LISTED.clear()
-    _LISTED[key] = (time.monotonic(), *found)
+    _LISTINGS.clear()
+    _LISTINGS[key] = (time.monotonic(), *found)
     return found
 
 
 def _calls(data: DataGeneration) -> _Calls:
-    """Return the fewest calls that can bring as many pairs as are wanted."""
-    counts = Plan(data.num_examples_per_file, data.generation.max_tokens, data.seed, topics=()).counts
+    """Return the fewest calls that can bring the wanted pairs."""
+    counts = PassPlan(data.num_examples_per_file, data.generation.max_tokens, data.seed, topics=()).pairs_by_call
     rounds, left = divmod(data.total_examples, sum(counts))  # a round is what one file is asked for in one pass
     write = rounds * len(counts)
     for asked in counts:
@@ -143,19 +143,19 @@ def _cost(
     passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
     pairs = data.total_examples / calls.write
     sent = (
-        calls.write * (_instructions(_writing(round(pairs))) + passage)
-        + calls.judge * (_instructions(_judging()) + passage + _TOKENS_OF_A_JUDGED_PAIR)
-        + calls.analyse * (_instructions(Prompts("-").analyse("")) + _TOKENS_OF_STATISTICS)
+        calls.write * (_prompt_tokens(_pair_request(round(pairs))) + passage)
+        + calls.judge * (_prompt_tokens(_judge_request()) + passage + _JUDGED_PAIR_TOKENS)
+        + calls.analyse * (_prompt_tokens(Prompts("-").analyse("")) + _STATISTICS_TOKENS)
     )
     written = (
-        calls.write * min(data.generation.max_tokens, TOKENS_A_PAIR * pairs)
-        + calls.judge * min(data.evaluation.max_tokens, _TOKENS_OF_A_JUDGEMENT)
+        calls.write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
+        + calls.judge * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
         + calls.analyse * data.batch_analysis.max_tokens
     )
     note = f"for {count(calls.write + calls.judge + calls.analyse, 'call')}, if every pair is accepted"
-    prices = prices_of(data)
+    prices = token_prices(data)
     dollars = (
-        Estimate(prices.of(round(sent), round(written)), note, estimated=True)
+        Estimate(prices.cost(round(sent), round(written)), note, estimated=True)
         if prices.known
         else Estimate(None, "set data_generation.prompt_price and completion_price to see it")
     )
@@ -171,14 +171,14 @@ def _tokens_of(file: Candidate, chunk_tokens: int) -> int:
     return max(1, file.bytes // 4) if file.path.suffix.lower() in documents.NATIVE else chunk_tokens
 
 
-def _writing(pairs: int) -> list[Message]:
+def _pair_request(pairs: int) -> list[Message]:
     slot = Slot("a topic", "comparison", "medium", "a practitioner")
     return Prompts("-").propose(PairRequest("", slot, max(1, pairs), (), (), ()))
 
 
-def _judging() -> list[Message]:
+def _judge_request() -> list[Message]:
     return Prompts("-").judge("", ProposedPair("", "", "", ""))
 
 
-def _instructions(messages: Sequence[Message]) -> int:
+def _prompt_tokens(messages: Sequence[Message]) -> int:
     return sum(estimate_tokens(message["content"]) for message in messages)

@@ -124,7 +124,7 @@ def near_duplicate_rate(questions: Sequence[str]) -> float:
     return len(alike) / len(known) if known else 0.0
 
 
-def in_words(statistics: Mapping[str, Any]) -> str:
+def describe(statistics: Mapping[str, Any]) -> str:
     """Return the statistics as a sentence or two: what is told where no model puts them into words."""
     pairs = statistics["pairs"]
     words = (

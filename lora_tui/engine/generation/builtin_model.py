@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lora_tui.engine.generation.analysis import in_words
+from lora_tui.engine.generation.analysis import describe
 from lora_tui.engine.generation.builtin_questions import (
     QuestionForm,
     evidence_sentences,
@@ -30,13 +30,13 @@ from lora_tui.engine.generation.generation_model import (
     PairRequest,
     Proposals,
     ProposedPair,
-    Usage,
 )
 from lora_tui.engine.inference.decode import answers, mean_log_probabilities
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.protocol.reply import Decoding
+from lora_tui.store.tasks import AttemptEnd
 
 _BATCH = 8
 _GATHER_SECONDS = 0.02
@@ -78,7 +78,7 @@ class BuiltinModel:
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Write up to ``request.count`` pairs, each about a sentence of the passage that has not been used yet."""
-        attempt = await call.sent()
+        attempt = await call.begin_attempt()
         asked_before = frozenset(question.casefold() for question in request.avoid)
         pairs: list[ProposedPair] = []
         refused: list[str] = []
@@ -103,25 +103,25 @@ class BuiltinModel:
             else:
                 refused.append(f"{fault}: {question}")
         reply = "\n".join(pair.question for pair in pairs)
-        await call.ended(attempt, "ok", usage=Usage(), reply=reply)
+        await call.end_attempt(attempt, AttemptEnd("ok", reply=reply))
         if not fresh:
             refused.append("no sentence of the passage is left that states one fact by itself")
         return Proposals(tuple(pairs), tuple(refused))
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Measure how much the question helps to foresee the answer."""
-        attempt = await call.sent()
+        attempt = await call.begin_attempt()
         gain = await self._judging.ask((pair.question, pair.answer))
-        await call.ended(attempt, "ok", usage=Usage(), reply=f"{gain:.3f}")
+        await call.end_attempt(attempt, AttemptEnd("ok", reply=f"{gain:.3f}"))
         level = 1.0 - 0.5 ** (max(0.0, gain) / _HALF_GAIN)
         note = f"the answer is {math.exp(gain):.1f} times as likely a token with the question as without it"
         return Judgement({"judge_correctness": level, "judge_usefulness": level}, note, "gain")
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Put the figures into words; the model itself is too small to have a view of them."""
-        attempt = await call.sent()
-        words = in_words(json.loads(statistics))
-        await call.ended(attempt, "ok", usage=Usage(), reply=words)
+        attempt = await call.begin_attempt()
+        words = describe(json.loads(statistics))
+        await call.end_attempt(attempt, AttemptEnd("ok", reply=words))
         return words
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:

@@ -1,29 +1,23 @@
-"""What generation asks of a model, whether it answers over a network or in this process.
+"""The protocol of generation's models: requests for pairs and judgements, their replies, and the record of attempts.
 
-The pipeline knows models by `GenerationModel` alone. A model tells a `CallRecord` of every attempt it makes: the
-attempt is stored before its request leaves, and how it ended is stored when it ends, so that nothing that may have cost
-money is ever forgotten. The attempt that answered is stored together with what follows from the answer, in one
-transaction: the record only remembers it until then.
+The pipeline knows models by `GenerationModel` alone, whether they answer over a network (`RemoteModel`) or in this
+process (`BuiltinModel`). A model reports every attempt to a `CallRecord`: it is stored before its request leaves and
+again when it ends, so that nothing that may have cost money is forgotten. The attempt that was answered is stored in
+the same transaction as what follows from the answer; the record remembers it until then.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from lora_tui.errors import UnreachableError
-
-AttemptStatus = Literal[
-    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "unreached", "connection", "cancelled"
-]
-"""How an attempt ended, in the model's words: `unreached` never left, with `connection` the way broke on the way.
-
-The store adds ``sent`` (open) and ``lost`` (the process ended before the answer was stored)."""
+from lora_tui.store.tasks import AttemptEnd
 
 
 class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the run
-    """A call got no usable answer in all the tries it had; the text is the reason.
+    """A call got no usable answer in all its tries; the text is the reason.
 
-    `transient` is true where the last failure was the server's or the network's (5xx, 429, time-out, no connection) and
-    the same call may succeed another time.
+    `transient`: the last failure was the server's or the network's (5xx, 429, time-out, no connection), and the same
+    call may succeed another time.
     """
 
     def __init__(self, reason: str, *, transient: bool = False) -> None:
@@ -32,16 +26,16 @@ class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the ru
 
 
 class EndpointGoneError(UnreachableError):
-    """The endpoint answered at first and does so no more; the run can be resumed when it is back."""
+    """The endpoint answered at first and no longer does; the run can be resumed when it is back."""
 
 
 class CallStopped(Exception):  # noqa: N818  # a request that was honoured, not an error
-    """A call was given up because the run is stopping; its task stays to be done."""
+    """A call was given up because the run is stopping; its task stays pending."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What kind of pair is asked for: one cell of topic x question type x difficulty x audience."""
+    """The kind of pair to write: one cell of topic x question type x difficulty x audience."""
 
     topic: str
     question_type: str
@@ -51,7 +45,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class ProposedPair:
-    """A pair as the model gave it; `evidence` is meant to be a verbatim quotation from the passage."""
+    """A pair as the model wrote it; `evidence` should be a verbatim quotation from the passage."""
 
     question: str
     answer: str
@@ -60,17 +54,11 @@ class ProposedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one call, as the server counted them or, where it does not, estimated."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class PairRequest:
-    """One call for pairs: `count` of them about `passage`, of the kind `slot`, unlike those in `avoid`."""
+    """Request for `count` pairs about `passage`, of the kind `slot`, unlike the questions in `avoid`.
+
+    `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave.
+    """
 
     passage: str
     slot: Slot
@@ -82,7 +70,7 @@ class PairRequest:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What came of a `PairRequest`; `refused` has a reason for each item that was no pair."""
+    """Reply to a `PairRequest`; `refused` has a reason for each item that was no pair."""
 
     pairs: tuple[ProposedPair, ...]
     refused: tuple[str, ...] = ()
@@ -90,9 +78,9 @@ class Proposals:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A model's view of a pair: metrics in 0-1 such as ``judge_groundedness``, and how they were measured.
+    """A model's rating of a pair: metrics in 0-1 such as ``judge_groundedness``, and how they were measured.
 
-    `mode` is ``logprob`` (expectation over the judge's own probabilities), ``single`` (the digits it wrote) or a name
+    `mode` is ``logprob`` (expectation over the judge's token probabilities), ``single`` (the digits it wrote) or a name
     of the model's own; it is stored beside the metrics, because the scales differ.
     """
 
@@ -102,35 +90,25 @@ class Judgement:
 
 
 class CallRecord(Protocol):
-    """Where a model accounts for its attempts. Every `sent` is followed by exactly one `ended`, whatever happens."""
+    """Record of one call's attempts. Every `begin_attempt` is followed by exactly one `end_attempt`."""
 
-    async def sent(self, estimated_tokens: int = 0) -> int:
-        """Store that a request is about to leave and return the attempt's id. Nothing may be sent before it returns."""
+    async def begin_attempt(self, estimated_tokens: int = 0) -> int:
+        """Store that a request is about to leave; returns the attempt's id. Nothing may be sent before it returns."""
         ...
 
-    async def ended(
-        self,
-        attempt: int,
-        status: AttemptStatus,
-        *,
-        usage: Usage | None = None,
-        reply: str = "",
-        error: str = "",
-        http_status: int | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        """Say how an attempt ended. ``ok`` is kept until the task that asked is completed, all else is stored now."""
+    async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
+        """Record how an attempt ended: ``ok`` is kept until its task is completed, anything else is stored now."""
         ...
 
 
 class GenerationModel(Protocol):
-    """A model that writes and judges pairs. Its calls may run `concurrency` at a time; more may wait inside it."""
+    """A model that writes and judges pairs. It runs up to `concurrency` calls at a time and queues the others."""
 
     name: str
     concurrency: int
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
-        """Write pairs about a passage. Raises `CallFailed` for this task, `UnreachableError` for the run."""
+        """Write pairs about a passage. Raises `CallFailed` for this call, `UnreachableError` for the run."""
         ...
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
@@ -138,7 +116,7 @@ class GenerationModel(Protocol):
         ...
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
-        """Say in a few sentences what the statistics of the accepted pairs mean. Raises as `propose` does."""
+        """Interpret the statistics (JSON) of the accepted pairs in a few sentences. Raises as `propose` does."""
         ...
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
@@ -146,32 +124,16 @@ class GenerationModel(Protocol):
         ...
 
     async def close(self) -> None:
-        """Free what the model holds."""
+        """Release connections and background tasks."""
         ...
 
 
-@dataclass
-class Unrecorded:
-    """A `CallRecord` for calls outside a run's tasks: it counts, and stores nothing."""
+class UnrecordedCall:
+    """A `CallRecord` that stores nothing, for calls outside a run's tasks."""
 
-    attempts: list[AttemptStatus] = field(default_factory=list)
-    _open: int = 0
+    async def begin_attempt(self, estimated_tokens: int = 0) -> int:
+        """Allow the attempt."""
+        return 0
 
-    async def sent(self, estimated_tokens: int = 0) -> int:
-        """Count an attempt."""
-        self._open += 1
-        return self._open
-
-    async def ended(
-        self,
-        attempt: int,
-        status: AttemptStatus,
-        *,
-        usage: Usage | None = None,
-        reply: str = "",
-        error: str = "",
-        http_status: int | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        """Note how an attempt ended."""
-        self.attempts.append(status)
+    async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
+        """Forget the attempt."""

@@ -1,23 +1,17 @@
-"""What keeps a pair from the judge: checks that need no model, from the cheapest to the dearest.
+"""From a proposed pair to its verdict: gates, near duplicates, then the judge's rating against the threshold.
 
-The judge is lenient and can be talked round; these cannot. A weighted score lets a fluent pair make up for an invented
-number, so what must not happen is refused here. Each refusal has a cause (a short name that is counted) and a reason in
-words. Pure functions; duplicates need an index and are in `duplicates`.
+Gates are checks of one pair that need no model, the cheapest first. The judge is lenient and can be talked round; these
+cannot. A weighted score lets a fluent pair make up for an invented number, so what must not happen is refused here.
+Each refusal has a cause (a short name that is counted) and a reason in words.
 
-Questions that were asked before, in nearly the same words.
+Near duplicates are questions in nearly the words of an earlier one, found with MinHash (128 permutations, 32 bands of
+4: from a similarity of 0.42 on, two questions are more likely than not to be compared) and confirmed by the exact
+Jaccard similarity of their character 5-grams. Questions whose numbers differ are never duplicates: "in 1889" and "in
+1890" share nearly all their characters and ask two things.
 
-Near duplicates are found with MinHash (128 permutations, 32 bands of 4: from a similarity of 0.42 on, two questions
-are more likely than not to be compared) and confirmed by the exact Jaccard similarity of their character 5-grams.
-Questions whose numbers differ are never duplicates: "in 1889" and "in 1890" share nearly all their characters and ask
-two things.
-
-The index holds what may not be repeated, some 10 kB a question; it is rebuilt from the store when a run is resumed.
-
-From metrics to a verdict: the judge's view, the text metrics, one score by the adaptive aggregator, the threshold.
-
-The aggregator is replayed from the stored feedback when a run begins and does not move while it runs; every decision
-names the version of the weights it was made with. A pair is never accepted or rejected because a call failed: without a
-judgement the verdict is ``review``.
+The verdict: the judge's metrics and the text metrics become one score by the adaptive aggregator, which is replayed
+from the stored feedback when a run begins and does not change while it runs; every decision names the version of its
+weights. A pair is never accepted or rejected because a call failed: without a rating the verdict is ``review``.
 """
 
 import re
@@ -35,28 +29,39 @@ from lora_tui.scoring.words import numbers, tokens
 from lora_tui.secrets import find_secret
 from lora_tui.store.generation import Decision
 
-_LEAST_QUESTION, _MOST_QUESTION, _MOST_ANSWER = 8, 400, 3000
-_LEAST_EVIDENCE = 12
+_MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER, _MIN_EVIDENCE = 8, 400, 3000, 12
+"""Lengths in characters."""
 
-# Words such as "context" or "document" are ordinary in many subjects: they count only where they point at our passage.
-_SOURCE = (
+NEAR = 0.7
+"""Jaccard similarity of character 5-grams from which two questions are the same."""
+
+_PERMUTATIONS, _BANDS, _ROWS = 128, 32, 4
+_GRAM = 5
+
+MIN_GROUNDEDNESS = 0.375
+"""Half-way between the judge's levels 2 and 3. Below, the passage does not hold the answer, and no other metric makes
+up for that: with the prior weights, a groundless pair could still score 7 of 10."""
+
+# References to the passage. Words such as "context" or "document" are ordinary in many subjects: they count only
+# where they point at our passage.
+_PASSAGE_WORD = (
     r"(?:texts?|passages?|excerpts?|articles?|documents?|sections?|paragraphs?|contexts?|chapters?|quotes?|snippets?)"
 )
-_POINTING = r"(?:the|this|that)\ (?:above\ |given\ |provided\ |following\ |preceding\ )?"
-_OUTSIDE = re.compile(
-    rf"""\b(?:according\ to|based\ on)\ {_POINTING}(?:{_SOURCE}|authors?|writer)\b
+_POINTER = r"(?:the|this|that)\ (?:above\ |given\ |provided\ |following\ |preceding\ )?"
+_PASSAGE_REFERENCE = re.compile(
+    rf"""\b(?:according\ to|based\ on)\ {_POINTER}(?:{_PASSAGE_WORD}|authors?|writer)\b
       | \b(?:stated|described|mentioned|said|noted|discussed|given|presented|listed|explained)\ (?:in|by|above)\b
-        (?:\ {_POINTING}(?:{_SOURCE}|authors?|writer)\b|(?=\W*$))
+        (?:\ {_POINTER}(?:{_PASSAGE_WORD}|authors?|writer)\b|(?=\W*$))
       | \b(?:the|this)\ (?:passage|excerpt|snippet)s?\b(?!\ of\b)
-      | \b(?:the|this)\ (?:above|given|provided|preceding)\ {_SOURCE}\b
+      | \b(?:the|this)\ (?:above|given|provided|preceding)\ {_PASSAGE_WORD}\b
       | \b(?:the|this)\ authors?\b(?!\ of\b)
-      | \b(?:the|this)\ {_SOURCE}\ (?:says?|states?|mentions?|describes?|explains?|suggests?|claims?|argues?)\b
-      | \b(?:in|from|of)\ (?:the|this)\ {_SOURCE}(?=\W*(?:$|[?.!;]))
+      | \b(?:the|this)\ {_PASSAGE_WORD}\ (?:says?|states?|mentions?|describes?|explains?|suggests?|claims?|argues?)\b
+      | \b(?:in|from|of)\ (?:the|this)\ {_PASSAGE_WORD}(?=\W*(?:$|[?.!;]))
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
-_INJECTED = re.compile(
+_INSTRUCTION = re.compile(
     r"\b(?:ignore|disregard|forget)\b.{0,30}\b(?:previous|above|prior|all)\b.{0,20}\b(?:instructions?|prompts?)\b"
     r"|\b(?:groundedness|correctness|usefulness)\s*[:=]\s*\d|<\|(?:im_start|im_end|system|user|assistant)\|?>",
     re.IGNORECASE,
@@ -66,27 +71,27 @@ _HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufef
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a pair goes no further: the cause is counted, the reason is read."""
+    """Why a gate keeps a pair from the judge: the cause is counted, the reason is read."""
 
     cause: str
     reason: str
 
 
 def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
-    """Return why a pair cannot be right, whatever a judge may say of it, or None."""
-    for gate in (_length, _evidence, _numbers, _self_contained, _secret, _injected):
+    """Return the refusal of the first gate that a pair does not pass, or None."""
+    for gate in (_length, _evidence, _numbers, _self_contained, _secret, _instructions):
         if (refusal := gate(pair, passage)) is not None:
             return refusal
     return None
 
 
-def evidence_in(evidence: str, passage: str) -> bool:
-    """Tell whether a quotation occurs in the passage, NFKC, typographic signs and white space aside.
+def is_quoted(evidence: str, passage: str) -> bool:
+    """Tell whether a quotation occurs in the passage, both NFKC, with typographic signs and white space normalised.
 
-    Parts that are joined by an ellipsis must occur in their order.
+    Parts joined by an ellipsis must occur in their order.
     """
-    whole, position = _squeezed(passage), 0
-    parts = [part for part in re.split(r"\s*(?:\[?\.\.\.\]?|\[?…\]?)\s*", _squeezed(evidence).strip("\"' ")) if part]
+    whole, position = _normalised(passage), 0
+    parts = [part for part in re.split(r"\s*(?:\[?\.\.\.\]?|\[?…\]?)\s*", _normalised(evidence).strip("\"' ")) if part]
     for part in parts:
         found = whole.find(part, position)
         if found < 0:
@@ -97,23 +102,23 @@ def evidence_in(evidence: str, passage: str) -> bool:
 
 def _length(pair: ProposedPair, _: str) -> Refusal | None:
     question, answer = len(pair.question.strip()), len(pair.answer.strip())
-    if question < _LEAST_QUESTION or not any(character.isalpha() for character in pair.question):
+    if question < _MIN_QUESTION or not any(character.isalpha() for character in pair.question):
         return Refusal("too short", "the question is too short to ask anything")
-    if question > _MOST_QUESTION:
-        return Refusal("too long", f"the question has {question:,} characters, the most is {_MOST_QUESTION}")
+    if question > _MAX_QUESTION:
+        return Refusal("too long", f"the question has {question:,} characters, the most is {_MAX_QUESTION}")
     if not any(character.isalnum() for character in pair.answer):
         return Refusal("too short", "the answer holds no word")
-    if answer > _MOST_ANSWER:
-        return Refusal("too long", f"the answer has {answer:,} characters, the most is {_MOST_ANSWER:,}")
-    if _squeezed(pair.question).casefold() == _squeezed(pair.answer).casefold():
+    if answer > _MAX_ANSWER:
+        return Refusal("too long", f"the answer has {answer:,} characters, the most is {_MAX_ANSWER:,}")
+    if _normalised(pair.question).casefold() == _normalised(pair.answer).casefold():
         return Refusal("no answer", "the answer repeats the question")
     return None
 
 
 def _evidence(pair: ProposedPair, passage: str) -> Refusal | None:
-    if len(pair.evidence.strip()) < min(_LEAST_EVIDENCE, len(passage.strip())):
+    if len(pair.evidence.strip()) < min(_MIN_EVIDENCE, len(passage.strip())):
         return Refusal("no evidence", "no sentence of the passage is quoted as evidence")
-    if not evidence_in(pair.evidence, passage):
+    if not is_quoted(pair.evidence, passage):
         return Refusal("no evidence", "the quoted evidence does not occur in the passage")
     return None
 
@@ -125,7 +130,7 @@ def _numbers(pair: ProposedPair, passage: str) -> Refusal | None:
 
 
 def _self_contained(pair: ProposedPair, _: str) -> Refusal | None:
-    found = _OUTSIDE.search(pair.question) or _OUTSIDE.search(pair.answer)
+    found = _PASSAGE_REFERENCE.search(pair.question) or _PASSAGE_REFERENCE.search(pair.answer)
     if found is None:
         return None
     words = " ".join(found.group().split())
@@ -137,11 +142,11 @@ def _secret(pair: ProposedPair, _: str) -> Refusal | None:
     return Refusal("holds a secret", f"it seems to hold {kind}") if kind else None
 
 
-def _injected(pair: ProposedPair, _: str) -> Refusal | None:
+def _instructions(pair: ProposedPair, _: str) -> Refusal | None:
     text = pair.question + "\n" + pair.answer
     if _HIDDEN.search(text):
         return Refusal("hidden characters", "it holds characters that nobody can see")
-    if _INJECTED.search(text):
+    if _INSTRUCTION.search(text):
         return Refusal("instructions", "it reads like instructions to a model")
     return None
 
@@ -151,54 +156,47 @@ _TYPOGRAPHIC = str.maketrans(
 )
 
 
-def _squeezed(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC).split())
 
 
-NEAR = 0.7
-"""From this Jaccard similarity of character 5-grams on, two questions are the same."""
-
-_PERMUTATIONS, _BANDS, _ROWS = 128, 32, 4
-_GRAM = 5
-
-
 class NearDuplicates:
-    """An index of questions by pair id."""
+    """Index of the questions that may not be repeated, some 10 kB each; rebuilt when a run is resumed."""
 
     def __init__(self) -> None:
         self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=(_BANDS, _ROWS))
         self._questions: dict[int, str] = {}
-        self._next = 0
+        self._last_id = 0
 
     def find(self, question: str) -> tuple[str, float] | None:
-        """Return the most similar known question and its similarity, if that is at least `NEAR`."""
+        """Return the most similar question in the index and its similarity, if that is at least `NEAR`."""
         own, own_numbers = grams(question), numbers(tokens(question))
         best: tuple[str, float] | None = None
-        for handle in self._lsh.query(_signature(own)):
-            other = self._questions[handle]
+        for question_id in self._lsh.query(_signature(own)):
+            other = self._questions[question_id]
             similarity = jaccard(own, grams(other))
             if similarity >= max(NEAR, best[1] if best else 0.0) and numbers(tokens(other)) == own_numbers:
                 best = (other, similarity)
         return best
 
     def add(self, question: str) -> int:
-        """Add a question; returns the handle with which it can be removed."""
-        self._next += 1
-        self._lsh.insert(self._next, _signature(grams(question)), check_duplication=False)
-        self._questions[self._next] = question
-        return self._next
+        """Add a question; returns the id by which it can be removed."""
+        self._last_id += 1
+        self._lsh.insert(self._last_id, _signature(grams(question)), check_duplication=False)
+        self._questions[self._last_id] = question
+        return self._last_id
 
-    def remove(self, handle: int) -> None:
-        """Forget a question: its pair was not kept, another may ask the same."""
-        self._lsh.remove(handle)
-        del self._questions[handle]
+    def remove(self, question_id: int) -> None:
+        """Remove the question of a pair that was not kept: another pair may ask the same."""
+        self._lsh.remove(question_id)
+        del self._questions[question_id]
 
     def __len__(self) -> int:
         return len(self._questions)
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Return the share of two sets that is common to both, 0-1."""
+    """Return the Jaccard similarity of two sets, 0-1."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
@@ -214,75 +212,7 @@ def _signature(of: frozenset[str]) -> MinHash:
     return signature
 
 
-LEAST_GROUNDEDNESS = 0.375
-"""Below half-way between the levels 2 and 3, the judge says that the passage does not hold the answer. No other
-metric makes up for that: with the prior weights, a groundless pair could still score 7 of 10."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairJudge:
-    """What verdicts are made with. `weights_version` is the row of `weight_versions` that decisions name."""
-
-    aggregator: AdaptiveAggregator
-    weights_version: int
-    threshold: float
-
-    def decide(self, metrics: Mapping[str, float]) -> Decision:
-        """Return the verdict on a pair with these metrics."""
-        score = ten_scale(self.aggregator.score(metrics))
-        groundedness = metrics.get("judge_groundedness", 1.0)
-        if groundedness < LEAST_GROUNDEDNESS:
-            level = 1 + 4 * groundedness
-            return self._decision(
-                "rejected", score, "not grounded", f"the judge finds {level:.1f} of 5 of the answer in the passage"
-            )
-        if score < self.threshold:
-            return self._decision("rejected", score, "below threshold", self._why_low(score, metrics))
-        return self._decision(
-            "accepted", score, "accepted", f"scores {score:g} of 10, the threshold is {self.threshold:g}"
-        )
-
-    def review(self, cause: str, reason: str) -> Decision:
-        """Return the verdict on a pair that nobody judged."""
-        return self._decision("review", None, cause, reason)
-
-    def refuse(self, refusal: Refusal) -> Decision:
-        """Return the verdict on a pair that a gate keeps from the judge."""
-        return replace(self._decision("rejected", None, refusal.cause, refusal.reason), decided_by="gate")
-
-    def _decision(self, verdict: str, score: float | None, cause: str, reason: str) -> Decision:
-        return Decision(verdict, score, self.threshold, self.weights_version, "aggregator", cause, reason)
-
-    def _why_low(self, score: float, metrics: Mapping[str, float]) -> str:
-        """Name the metric that cost the most: weight times what is missing."""
-        weights = self.aggregator.weights
-        worst = max(weights, key=lambda name: weights[name] * (1 - metrics.get(name, 1.0)))
-        return (
-            f"scores {score:g} of 10, the threshold is {self.threshold:g}; most is lost by "
-            f"{metric_in_words(worst)} ({metrics.get(worst, 1.0):.2f} of 1)"
-        )
-
-
-def measure(pair: ProposedPair, passage: str, judgement: Judgement) -> dict[str, float]:
-    """Return every metric of a judged pair, 0-1.
-
-    The text metrics hold the answer against the quoted evidence, the one reference that a fresh pair has; against a
-    whole passage BLEU and ROUGE mean nothing. `grounding` holds it against the passage.
-    """
-    f1 = rouge(pair.answer, pair.evidence)
-    return {
-        **judgement.metrics,
-        "coverage": rouge_l_precision(pair.answer, pair.evidence),
-        "grounding": grounding(pair.answer, passage),
-        "token_f1": token_f1(pair.answer, pair.evidence),
-        "rougeL": f1["rougeL"],
-        "rouge1": f1["rouge1"],
-        "bleu": bleu(pair.answer, pair.evidence),
-        "exact_match": exact_match(pair.answer, pair.evidence),
-    }
-
-
-_IN_WORDS = {
+_METRIC_NAMES = {
     "judge_groundedness": "the judge's groundedness",
     "judge_correctness": "the judge's correctness",
     "judge_usefulness": "the judge's usefulness",
@@ -295,6 +225,64 @@ _IN_WORDS = {
 }
 
 
-def metric_in_words(name: str) -> str:
-    """Return what a metric is, for people."""
-    return _IN_WORDS.get(name, name)
+@dataclass(frozen=True, slots=True)
+class PairJudge:
+    """Weights and threshold (0-10) of the verdicts; `weights_version` is the row of `weight_versions` they name."""
+
+    aggregator: AdaptiveAggregator
+    weights_version: int
+    threshold: float
+
+    def decide(self, metrics: Mapping[str, float]) -> Decision:
+        """Return the verdict on a pair with these metrics."""
+        score = ten_scale(self.aggregator.score(metrics))
+        groundedness = metrics.get("judge_groundedness", 1.0)
+        if groundedness < MIN_GROUNDEDNESS:
+            level = 1 + 4 * groundedness
+            return self._decision(
+                "rejected", score, "not grounded", f"the judge finds {level:.1f} of 5 of the answer in the passage"
+            )
+        if score < self.threshold:
+            return self._decision("rejected", score, "below threshold", self._reason_of_low_score(score, metrics))
+        return self._decision(
+            "accepted", score, "accepted", f"scores {score:g} of 10, the threshold is {self.threshold:g}"
+        )
+
+    def review(self, cause: str, reason: str) -> Decision:
+        """Return the verdict on a pair that was not judged."""
+        return self._decision("review", None, cause, reason)
+
+    def refuse(self, refusal: Refusal) -> Decision:
+        """Return the verdict on a pair that a gate refused."""
+        return replace(self._decision("rejected", None, refusal.cause, refusal.reason), decided_by="gate")
+
+    def _decision(self, verdict: str, score: float | None, cause: str, reason: str) -> Decision:
+        return Decision(verdict, score, self.threshold, self.weights_version, "aggregator", cause, reason)
+
+    def _reason_of_low_score(self, score: float, metrics: Mapping[str, float]) -> str:
+        """Name the metric that cost most: its weight times what it lacks of 1."""
+        weights = self.aggregator.weights
+        worst = max(weights, key=lambda name: weights[name] * (1 - metrics.get(name, 1.0)))
+        return (
+            f"scores {score:g} of 10, the threshold is {self.threshold:g}; most is lost by "
+            f"{_METRIC_NAMES.get(worst, worst)} ({metrics.get(worst, 1.0):.2f} of 1)"
+        )
+
+
+def pair_metrics(pair: ProposedPair, passage: str, judgement: Judgement) -> dict[str, float]:
+    """Return every metric of a judged pair, 0-1.
+
+    The text metrics compare the answer with the quoted evidence, the one reference that a new pair has: against a whole
+    passage BLEU and ROUGE mean nothing. `grounding` compares it with the passage.
+    """
+    f1 = rouge(pair.answer, pair.evidence)
+    return {
+        **judgement.metrics,
+        "coverage": rouge_l_precision(pair.answer, pair.evidence),
+        "grounding": grounding(pair.answer, passage),
+        "token_f1": token_f1(pair.answer, pair.evidence),
+        "rougeL": f1["rougeL"],
+        "rouge1": f1["rouge1"],
+        "bleu": bleu(pair.answer, pair.evidence),
+        "exact_match": exact_match(pair.answer, pair.evidence),
+    }

@@ -1,17 +1,16 @@
-"""Every call is accounted for: the rows of attempts, and the budgets of tokens and dollars.
+"""The account of a run's calls: the stored attempts, and the budgets of tokens and dollars.
 
-Effects are exactly once, calls at least once: the row of an attempt is committed before its request leaves, and the
-attempt that answered is closed in the transaction that stores what follows from the answer (`StoredCall.settle`). A
-process that dies in between leaves a row ``sent``, which is shown as a call of unknown cost.
+Effects happen exactly once, calls at least once: an attempt's row is committed before its request leaves, and the
+attempt that was answered is closed in the transaction that stores what follows from the answer (`StoredCall.settle`).
+A process that dies in between leaves a row ``sent``, which is shown as a call of unknown cost.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.generation.generation_model import AttemptStatus, Usage
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
@@ -24,37 +23,37 @@ UNKNOWN_COST = ("lost", "cancelled", "timeout", "connection", "sent")
 
 
 class BudgetSpent(Exception):  # noqa: N818  # a limit that was set, not an error
-    """The next attempt would go beyond a budget; the text says which."""
+    """The next attempt would exceed a budget; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US dollars for a million tokens sent, and written. 0 is not known; tokens from a server's cache count in full."""
+    """US dollars for a million tokens sent and written. 0 is unknown; tokens from a server's cache count in full."""
 
     prompt: float = 0.0
     completion: float = 0.0
 
     @property
     def known(self) -> bool:
-        """Whether there is anything to reckon with."""
+        """Whether either price is set."""
         return self.prompt > 0 or self.completion > 0
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return what these tokens cost, in dollars."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
-    def at_most(self, tokens: int) -> float:
-        """Return what tokens can cost at most, whichever way they go."""
+    def highest_cost(self, tokens: int) -> float:
+        """Return the most that tokens can cost, in dollars, whether they are sent or written."""
         return tokens * max(self.prompt, self.completion) / 1e6
 
 
-def prices_of(settings: DataGeneration) -> Prices:
-    """Return what tokens cost by the configuration; the built-in model costs nothing."""
+def token_prices(settings: DataGeneration) -> Prices:
+    """Return the configured prices; the built-in model costs nothing."""
     return Prices() if settings.model == BUILTIN else Prices(settings.prompt_price, settings.completion_price)
 
 
 class Ledger:
-    """Tokens and dollars spent and reserved. The estimate of all that is in flight is reserved: the budgets hold."""
+    """Tokens and dollars spent, and reserved for attempts in flight at their estimate: so the budgets hold."""
 
     def __init__(
         self, budget: int, spent: int, prices: Prices | None = None, budget_dollars: float = 0.0, dollars: float = 0.0
@@ -66,30 +65,31 @@ class Ledger:
         self.dollars = dollars
         self.reserved = 0
         self.exceeded: Literal["budget_tokens", "budget_dollars"] | None = None
-        """The key of the budget that refused the last attempt that was refused."""
+        """The key of the budget that refused an attempt last."""
 
     def reserve(self, tokens: int) -> None:
-        """Set tokens aside for an attempt. Raises `BudgetSpent`; a budget of 0 is none."""
+        """Reserve tokens for an attempt. Raises `BudgetSpent`; a budget of 0 is none."""
         if self._budget and self.spent + self.reserved + tokens > self._budget:
             self.exceeded = "budget_tokens"
             raise BudgetSpent("the token budget is spent")
-        if self._budget_dollars and self.dollars + self._prices.at_most(self.reserved + tokens) > self._budget_dollars:
+        highest = self._prices.highest_cost(self.reserved + tokens)
+        if self._budget_dollars and self.dollars + highest > self._budget_dollars:
             self.exceeded = "budget_dollars"
             raise BudgetSpent("the budget of dollars is spent")
         self.reserved += tokens
 
-    def settle(self, reserved: int, used: Usage | None) -> None:
-        """Replace a reservation by what was used; None where that is not known, which counts as all of it."""
+    def settle(self, reserved: int, end: AttemptEnd) -> None:
+        """Replace a reservation by what the attempt used; unknown usage counts as the whole reservation."""
         self.reserved -= reserved
-        self.spent += reserved if used is None else used.prompt_tokens + used.completion_tokens
-        self.dollars += (
-            self._prices.at_most(reserved)
-            if used is None
-            else self._prices.of(used.prompt_tokens, used.completion_tokens)
-        )
+        if end.status in UNKNOWN_COST:
+            self.spent += reserved
+            self.dollars += self._prices.highest_cost(reserved)
+        else:
+            self.spent += end.prompt_tokens + end.completion_tokens
+            self.dollars += self._prices.cost(end.prompt_tokens, end.completion_tokens)
 
 
-def spent_so_far(totals: list[AttemptTotals]) -> int:
+def tokens_spent(totals: Sequence[AttemptTotals]) -> int:
     """Return the tokens that a run has spent, attempts of unknown cost at their estimate."""
     return sum(
         total.estimated_tokens if total.status in UNKNOWN_COST else total.prompt_tokens + total.completion_tokens
@@ -97,22 +97,22 @@ def spent_so_far(totals: list[AttemptTotals]) -> int:
     )
 
 
-def dollars_so_far(totals: list[AttemptTotals], prices: Prices) -> float:
+def dollars_spent(totals: Sequence[AttemptTotals], prices: Prices) -> float:
     """Return the dollars that a run has spent, attempts of unknown cost at the most that their estimate can cost."""
     return sum(
-        prices.at_most(total.estimated_tokens)
+        prices.highest_cost(total.estimated_tokens)
         if total.status in UNKNOWN_COST
-        else prices.of(total.prompt_tokens, total.completion_tokens)
+        else prices.cost(total.prompt_tokens, total.completion_tokens)
         for total in totals
     )
 
 
-async def at_once() -> None:
-    """Hold no request back."""
+async def _no_wait() -> None:
+    pass
 
 
 class StoredCall:
-    """The `CallRecord` of one task. No request leaves before `may_call` and `still_wanted` have returned."""
+    """The `CallRecord` of one task. A request leaves once `wait_while_paused` and `check_wanted` have returned."""
 
     def __init__(
         self,
@@ -120,59 +120,37 @@ class StoredCall:
         run_id: int,
         task_id: int,
         ledger: Ledger,
-        may_call: Callable[[], Awaitable[None]] = at_once,
+        wait_while_paused: Callable[[], Awaitable[None]] = _no_wait,
     ) -> None:
         self._store = store
         self._run_id = run_id
         self._task_id = task_id
         self._ledger = ledger
-        self._may_call = may_call
-        self.still_wanted: Callable[[], Awaitable[None]] = at_once
-        """What the task has to say before a request leaves: it may have waited long. An exception ends the task."""
-        self._open: dict[int, int] = {}
+        self._wait_while_paused = wait_while_paused
+        self.check_wanted: Callable[[], Awaitable[None]] = _no_wait
+        """Raises where the task is no longer wanted: it may have waited long for its request to leave."""
+        self._open: dict[int, int] = {}  # reserved tokens by attempt
         self._answered: list[tuple[int, AttemptEnd]] = []
 
-    async def sent(self, estimated_tokens: int = 0) -> int:
+    async def begin_attempt(self, estimated_tokens: int = 0) -> int:
         """Commit the attempt. Raises `BudgetSpent` and `CallStopped` before anything is stored."""
-        await self._may_call()
-        await self.still_wanted()
+        await self._wait_while_paused()
+        await self.check_wanted()
         self._ledger.reserve(estimated_tokens)
-        return await to_its_end(self._begin(estimated_tokens))
+        return await run_shielded(self._store_begin(estimated_tokens))
 
-    async def _begin(self, estimated_tokens: int) -> int:
+    async def _store_begin(self, estimated_tokens: int) -> int:
         attempt = await tasks.begin_attempt(self._store, self._run_id, self._task_id, estimated_tokens)
         self._open[attempt] = estimated_tokens
         return attempt
 
-    async def ended(
-        self,
-        attempt: int,
-        status: AttemptStatus,
-        *,
-        usage: Usage | None = None,
-        reply: str = "",
-        error: str = "",
-        http_status: int | None = None,
-        request_id: str | None = None,
-    ) -> None:
+    async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """Keep an answer for `settle`; store any other end at once."""
-        used = usage or Usage()
-        reserved = self._open.pop(attempt)
-        self._ledger.settle(reserved, None if status in UNKNOWN_COST else used)
-        end = AttemptEnd(
-            status=status,
-            prompt_tokens=used.prompt_tokens,
-            completion_tokens=used.completion_tokens,
-            cached_tokens=used.cached_tokens,
-            http_status=http_status,
-            request_id=request_id,
-            reply=reply,
-            error=error,
-        )
-        if status == "ok":
+        self._ledger.settle(self._open.pop(attempt), end)
+        if end.status == "ok":
             self._answered.append((attempt, end))
         else:
-            await to_its_end(self._store_end(attempt, end))
+            await run_shielded(self._store_end(attempt, end))
 
     async def _store_end(self, attempt: int, end: AttemptEnd) -> None:
         async with self._store.transaction() as t:
@@ -185,13 +163,13 @@ class StoredCall:
         self._answered.clear()
 
     async def abandon(self) -> None:
-        """Close what the model left open when it was interrupted."""
+        """Close the attempts that the model left open when it was interrupted."""
         for attempt in list(self._open):
-            await self.ended(attempt, "cancelled", error="given up while it was in flight")
+            await self.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end even when the caller is cancelled in the meantime; the cancellation goes on after that.
+async def run_shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled meanwhile; the cancellation is raised after that.
 
     A transaction that is cut off half-way would leave the store's one connection inside it.
     """

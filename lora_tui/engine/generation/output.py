@@ -1,4 +1,4 @@
-"""The file of accepted pairs: written whole or not at all, at the end, on a stop and after each analysis."""
+"""The output file of generation: the accepted pairs of a run as training text, written whole or not at all."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from lora_tui.store.connection import Store
 _PAGE = 500
 
 
-def check_place(path: Path) -> None:
-    """Raise `LoraTuiError` where the file could not be written: better told before the first call is paid for."""
+def check_writable(path: Path) -> None:
+    """Raise `LoraTuiError` if the file cannot be written: better known before the first call is paid for."""
     key = "data_generation.output_file"
     if path.is_dir():
         raise LoraTuiError(f"{key}: cannot write {path}: it is a folder; name a file in it")
@@ -27,7 +27,7 @@ def check_place(path: Path) -> None:
         raise LoraTuiError(f"{key}: cannot write {path}: no permission to write in {folder}; choose another place")
 
 
-def keep_older(path: Path) -> Path | None:
+def back_up(path: Path) -> Path | None:
     """Copy the file of an earlier run to the next free ``NAME.1``, ``NAME.2``, …; returns the copy, or None."""
     if not path.is_file() or path.stat().st_size == 0:
         return None
@@ -44,7 +44,7 @@ def keep_older(path: Path) -> Path | None:
 async def write_accepted(store: Store, run_id: int, path: Path, *, even_if_none: bool = False) -> int:
     """Write a run's accepted pairs as training text; returns how many.
 
-    Without any, an older file is left alone, unless `even_if_none` says that it is this run's own.
+    Without any, an older file stays as it is, unless `even_if_none` says that it is this run's own.
     """
     page = await store_generation.accepted_texts(store, run_id, 0, _PAGE)
     written = 0
@@ -57,12 +57,3 @@ async def write_accepted(store: Store, run_id: int, path: Path, *, even_if_none:
             written += len(page)
             page = await store_generation.accepted_texts(store, run_id, page[-1][0], _PAGE)
     return written
-
-
-async def rewrite(store: Store, run_id: int, path: Path, *, even_if_none: bool) -> None:
-    """Write the file of a run anew, as `write_accepted` does, after a person has changed its pairs.
-
-    Others wait meanwhile: what ends last was then also read last, whichever process writes it.
-    """
-    async with store.transaction() as t:
-        await write_accepted(t, run_id, path, even_if_none=even_if_none)

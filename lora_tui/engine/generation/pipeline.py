@@ -1,28 +1,26 @@
-"""The coordinator: which task begins next, what its end means, and when the run is over.
+"""The coordinator of a generation run: which task starts next, what its end means, and when the run is over.
 
 It starts a bounded number of tasks and waits for the first to end. Judging comes before writing, and no more judge
-calls are in flight than could still be needed, so the target is never overshot. What is known of a run is in the store:
-a killed run is taken up by starting again over the same rows, and only what was in flight is done twice.
+calls are in flight than pairs are missing, so the target is never overshot. All that is known of a run is in the store:
+a killed run is resumed by starting again over the same rows, and only what was in flight is done twice.
 
-What people ask of a generation run while it works: to pause, to go on, and to count its pairs anew.
-
-A pause holds back every request that has not left yet, further tries of a call that failed included; what is in flight
-is answered and stored. It lives in memory alone: a run that is resumed goes on.
+Beside it stands `RunControl`, by which people pause the run, let it continue, and have its pairs counted anew.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
-from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
-from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.output import write_accepted
+from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
-from lora_tui.engine.runtime.context import Emit
+from lora_tui.engine.runtime.context import Emit, RunContext
 from lora_tui.store import tasks
 from lora_tui.store.tasks import TaskRow
 
@@ -34,8 +32,11 @@ END_GRACE = 5.0
 
 _PROGRESS_SECONDS = 0.3
 
+_FILE_SECONDS = 5.0
+"""Shortest time between two writings of the whole output file while the run lasts; its end always writes it."""
 
-class End(Enum):
+
+class RunEnd(Enum):
     """Why a run is over."""
 
     TARGET = "target reached"
@@ -45,25 +46,29 @@ class End(Enum):
 
 
 class RunControl:
-    """Whether calls may leave, and whether the coordinator has something to look at (`changed`)."""
+    """What people asked of a live run; `changed` is set whenever the coordinator should look at it again.
+
+    A pause holds back every request that has not left yet, further tries of a failed call included; answers of calls in
+    flight are stored. It lives in memory alone: a resumed run starts unpaused.
+    """
 
     def __init__(self, stop: asyncio.Event, emit: Emit) -> None:
         self._stop = stop
         self._emit = emit
-        self._going = asyncio.Event()
-        self._going.set()
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         self.changed = asyncio.Event()
         self.recount_wanted = False
 
     @property
     def paused(self) -> bool:
-        """Whether nothing may begin."""
-        return not self._going.is_set()
+        """Whether no request may leave."""
+        return not self._unpaused.is_set()
 
     @contextmanager
-    def steers(self, commands: Commands) -> Iterator[None]:
-        """Honour the commands while the block lasts; a pause ends with it."""
-        handlers = {"pause": self.pause, "continue": self.go_on, "recount": self.recount}
+    def handles(self, commands: Commands) -> Iterator[None]:
+        """Handle the run's commands while the block lasts; a pause ends with it."""
+        handlers = {"pause": self.pause, "continue": self.unpause, "recount": self.request_recount}
         try:
             with commands.handling(handlers):
                 yield
@@ -72,35 +77,36 @@ class RunControl:
                 self._emit("paused", paused=False)
 
     async def pause(self) -> str:
-        """Let nothing begin any more."""
+        """Hold back every further request."""
         if self.paused:
             return "it is paused already"
-        self._going.clear()
-        self._emit("paused", paused=True)
-        self.changed.set()
-        return DONE
+        self._unpaused.clear()
+        return self._changed(paused=True)
 
-    async def go_on(self) -> str:
+    async def unpause(self) -> str:
         """End the pause."""
         if not self.paused:
             return "it is not paused"
-        self._going.set()
-        self._emit("paused", paused=False)
+        self._unpaused.set()
+        return self._changed(paused=False)
+
+    def _changed(self, *, paused: bool) -> str:
+        self._emit("paused", paused=paused)
         self.changed.set()
         return DONE
 
-    async def recount(self) -> str:
+    async def request_recount(self) -> str:
         """Have the pairs counted anew: a person has changed a verdict."""
         self.recount_wanted = True
         self.changed.set()
         return DONE
 
-    async def may_call(self) -> None:
-        """Return when a request may leave; raises `CallStopped` when the run is to stop before it may."""
+    async def wait_while_paused(self) -> None:
+        """Return when a request may leave; raises `CallStopped` if the run is stopped before."""
         while self.paused:
             if self._stop.is_set():
                 raise CallStopped
-            waiting = [asyncio.ensure_future(event.wait()) for event in (self._going, self._stop)]
+            waiting = [asyncio.ensure_future(event.wait()) for event in (self._unpaused, self._stop)]
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -109,113 +115,100 @@ class RunControl:
 
 
 class Pipeline:
-    """One run's coordinator. `after_analysis` is awaited whenever an analysis has been stored."""
+    """The coordinator of one run."""
 
-    def __init__(
-        self,
-        workers: Workers,
-        planner: Planner,
-        standing: GenerationProgress,
-        stop: asyncio.Event,
-        steering: RunControl,
-        interval: int,
-        progress: Callable[[int, int, str], None],
-        after_analysis: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, ctx: RunContext, workers: Workers, control: RunControl) -> None:
+        self._ctx = ctx
         self._workers = workers
-        self._planner = planner
-        self._standing = standing
-        self._stop = stop
-        self._steering = steering
-        self._interval = interval
-        self._progress = progress
-        self._after_analysis = after_analysis
-        self._most_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
+        self._progress = workers.progress
+        self._control = control
+        self._interval = ctx.settings.data_generation.batch_analysis_interval
+        self._max_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
-        self._set_aside: dict[int, tuple[TaskRow, str]] = {}
-        self._batches = 0  # whole batches of accepted pairs whose analysis has been planned
-        self._no_budget = False
-        self._told = 0.0
+        self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
+        self._planned_analyses = 0
+        self._budget_spent = False
+        self._reported_at = 0.0
+        self._written_at = 0.0
 
-    async def run(self) -> End:
+    async def run(self) -> RunEnd:
         """Work until the run is over, and return why.
 
         Raises what ends a run from outside, such as `UnreachableError`; everything that was answered is stored then.
         """
-        stop = asyncio.create_task(self._stop.wait())
+        stop = asyncio.create_task(self._ctx.stop_async.wait())
         try:
-            while not self._stop.is_set():
-                await self._heed()
-                if self._steering.paused:
+            while not self._ctx.stop_async.is_set():
+                await self._apply_requests()
+                if self._control.paused:
                     await self._wait_for_one(stop)
                     continue
-                await self._dispatch()
+                await self._start_tasks()
                 if not self._running:
-                    if self._set_aside:
-                        await self._bury_set_aside()
-                    elif (end := await self._conclude()) is not None:
+                    if self._suspended:
+                        await self._give_up_suspended()
+                    elif (end := await self._end_of_run()) is not None:
                         return end
                 elif self._only_surplus:
-                    await self._wind_down(END_GRACE, self._steering.changed)
+                    await self._drain(END_GRACE, self._control.changed)
                 else:
                     await self._wait_for_one(stop)
-            await self._wind_down(STOP_GRACE)
-            return End.STOPPED
+            await self._drain(STOP_GRACE)
+            return RunEnd.STOPPED
         finally:
             stop.cancel()
             await self._cancel_running()
 
-    async def _heed(self) -> None:
-        """Look at what people have asked for since the last turn."""
-        self._steering.changed.clear()
-        if self._steering.recount_wanted:
-            self._steering.recount_wanted = False
+    async def _apply_requests(self) -> None:
+        """Do what people have asked for since the last turn."""
+        self._control.changed.clear()
+        if self._control.recount_wanted:
+            self._control.recount_wanted = False
             await self._workers.recount()
 
-    async def _dispatch(self) -> None:
-        """Begin what can begin: an analysis that is due, then judging, then writing."""
-        if self._no_budget:
+    async def _start_tasks(self) -> None:
+        """Start what can start: an analysis that is due, then judging, then writing."""
+        if self._budget_spent:
             return
-        kinds = [task.kind for task in self._running.values()]
-        if (batches := self._standing.accepted // self._interval) > self._batches:
-            await self._workers.plan_analyses([n * self._interval for n in range(self._batches + 1, batches + 1)])
-            self._batches = batches
-        for task in await self._next(ANALYSE, self._room):
-            self._begin(task)
-        judges = min(self._room, self._standing.need - kinds.count(JUDGE))
-        for task in await self._next(JUDGE, judges):
-            self._begin(task)
-        while self._room > 0 and self._standing.need and self._standing.wants_pairs:
+        judging = sum(task.kind == JUDGE for task in self._running.values())
+        due = self._progress.accepted // self._interval
+        if due > self._planned_analyses:
+            await self._workers.plan_analyses([n * self._interval for n in range(self._planned_analyses + 1, due + 1)])
+            self._planned_analyses = due
+        for task in await self._next(ANALYSE, self._capacity):
+            self._start(task)
+        for task in await self._next(JUDGE, min(self._capacity, self._progress.missing - judging)):
+            self._start(task)
+        while self._capacity > 0 and self._progress.missing and self._progress.wants_pairs:
             found = await self._next(GENERATE, 1)
             if found:
-                self._begin(found[0])
+                self._start(found[0])
             else:
-                await self._planner.plan(1)
+                await self._workers.planner.plan(1)
 
     @property
     def _only_surplus(self) -> bool:
-        """Whether the target is reached and what is in flight would come too late."""
-        return self._standing.need == 0 and all(task.kind == GENERATE for task in self._running.values())
+        """Whether the target is reached and the calls in flight only write pairs that come too late."""
+        return self._progress.missing == 0 and all(task.kind == GENERATE for task in self._running.values())
 
     @property
-    def _room(self) -> int:
-        return self._most_running - len(self._running)
+    def _capacity(self) -> int:
+        return self._max_running - len(self._running)
 
     async def _next(self, kind: str, wanted: int) -> list[TaskRow]:
-        """Return up to `wanted` pending tasks that are neither running nor set aside."""
+        """Return up to `wanted` pending tasks that are neither running nor suspended."""
         if wanted <= 0:
             return []
-        taken = {task.id for task in self._running.values()} | self._set_aside.keys()
-        workers = self._workers
-        page = await tasks.pending_tasks(workers.store, workers.run_id, kind, len(taken) + wanted)
+        taken = {task.id for task in self._running.values()} | self._suspended.keys()
+        page = await tasks.pending_tasks(self._ctx.store, self._ctx.run_id, kind, len(taken) + wanted)
         return [task for task in page if task.id not in taken][:wanted]
 
-    def _begin(self, task: TaskRow) -> None:
+    def _start(self, task: TaskRow) -> None:
         if task.kind == GENERATE:
-            self._standing.asked += int(task.slot["count"])
-        self._running[asyncio.create_task(self._perform(task))] = task
+            self._progress.requested += int(task.slot["count"])
+        self._running[asyncio.create_task(self._run_task(task))] = task
 
-    async def _perform(self, task: TaskRow) -> None:
+    async def _run_task(self, task: TaskRow) -> None:
         workers = self._workers
         work = {GENERATE: workers.generate, JUDGE: workers.judge, ANALYSE: workers.analyse}[task.kind]
         call = workers.call(task)
@@ -223,70 +216,73 @@ class Pipeline:
             await work(task, call)
         finally:
             await call.abandon()
-        if task.kind == ANALYSE:
-            await self._after_analysis()
+        if task.kind == ANALYSE and time.monotonic() - self._written_at > _FILE_SECONDS:
+            await write_accepted(
+                self._ctx.store, self._ctx.run_id, Path(self._ctx.settings.data_generation.output_file)
+            )
+            self._written_at = time.monotonic()
 
     async def _wait_for_one(self, stop: asyncio.Task[bool]) -> None:
         """Wait until a task has ended, or until people ask for something."""
-        changed = asyncio.create_task(self._steering.changed.wait())
+        changed = asyncio.create_task(self._control.changed.wait())
         await asyncio.wait([*self._running, stop, changed], return_when=asyncio.FIRST_COMPLETED)
         changed.cancel()
-        await self._finish_ended()
-        self._tell_progress()
+        await self._collect_ended()
+        self._report_progress()
 
-    async def _finish_ended(self) -> None:
+    async def _collect_ended(self) -> None:
         for ended in [running for running in self._running if running.done()]:
-            await self._finish(ended)
+            await self._collect(ended)
 
-    async def _finish(self, finished: asyncio.Task[None]) -> None:
+    async def _collect(self, ended: asyncio.Task[None]) -> None:
         """Take a task's end into account. Raises what concerns the whole run."""
-        task = self._running.pop(finished)
+        task = self._running.pop(ended)
         if task.kind == GENERATE:
-            self._standing.asked -= int(task.slot["count"])
+            self._progress.requested -= int(task.slot["count"])
         try:
-            finished.result()
+            ended.result()
         except CallStopped:
             return
         except BudgetSpent:
-            self._no_budget = True
+            self._budget_spent = True
             return
         except CallFailed as failure:
             if failure.transient:
-                # Perhaps the endpoint is gone: then the task is not to blame. It is buried once something is answered.
-                self._set_aside[task.id] = (task, str(failure))
+                # Perhaps the endpoint is gone, which is not the task's fault: give it up once something is answered.
+                self._suspended[task.id] = (task, str(failure))
             else:
-                await self._workers.bury(task, str(failure))
-            self._no_budget = False
+                await self._workers.give_up(task, str(failure))
+            self._budget_spent = False
             return
-        self._no_budget = False
-        await self._bury_set_aside()
+        self._budget_spent = False
+        await self._give_up_suspended()
 
-    async def _bury_set_aside(self) -> None:
-        for task, reason in self._set_aside.values():
-            await self._workers.bury(task, reason)
-        self._set_aside.clear()
+    async def _give_up_suspended(self) -> None:
+        for task, reason in self._suspended.values():
+            await self._workers.give_up(task, reason)
+        self._suspended.clear()
 
-    async def _conclude(self) -> End | None:
-        """Return why nothing is left to do; None where a person's verdict makes that untrue."""
+    async def _end_of_run(self) -> RunEnd | None:
+        """Return why nothing is left to do; None where a person's verdict has changed that."""
         if await self._workers.recount():
             return None
-        if self._standing.need == 0:
-            await self._workers.close_books()
-            return End.TARGET
-        return End.BUDGET if self._no_budget else End.NOTHING_NEW
+        if self._progress.missing == 0:
+            await self._workers.finish()
+            return RunEnd.TARGET
+        return RunEnd.BUDGET if self._budget_spent else RunEnd.NOTHING_NEW
 
-    async def _wind_down(self, grace: float, unless: asyncio.Event | None = None) -> None:
-        """Let calls in flight be answered for a while; nothing new begins. `unless` breaks it off: look again."""
+    async def _drain(self, grace: float, interrupt: asyncio.Event | None = None) -> None:
+        """Let calls in flight be answered for `grace` seconds, then cancel them; `interrupt` returns at once."""
         deadline = time.monotonic() + grace
-        changed = [] if unless is None else [asyncio.create_task(unless.wait())]
+        interrupted = [] if interrupt is None else [asyncio.create_task(interrupt.wait())]
         try:
             while self._running and (left := deadline - time.monotonic()) > 0:
-                await asyncio.wait([*self._running, *changed], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                await self._finish_ended()
-                if unless is not None and unless.is_set():
+                await asyncio.wait([*self._running, *interrupted], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                await self._collect_ended()
+                if interrupt is not None and interrupt.is_set():
                     return
         finally:
-            for one in changed:
+            for one in interrupted:
                 one.cancel()
         await self._cancel_running()
 
@@ -296,14 +292,15 @@ class Pipeline:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
 
-    def _tell_progress(self) -> None:
+    def _report_progress(self) -> None:
         now = time.monotonic()
-        if now - self._told < _PROGRESS_SECONDS and self._standing.need:
+        if now - self._reported_at < _PROGRESS_SECONDS and self._progress.missing:
             return
-        self._told = now
-        counts = self._standing.counts
+        self._reported_at = now
+        counts = self._progress.counts
         note = (
-            f"pass {self._planner.round}, {counts['rejected']} rejected, {counts['review']} for review, "
+            f"pass {self._workers.planner.round}, {counts['rejected']} rejected, {counts['review']} for review, "
             f"{counts['waiting']} to judge, {len(self._running)} in flight"
         )
-        self._progress(self._standing.accepted, self._standing.target, note)
+        done, total = self._progress.accepted, self._progress.target
+        self._ctx.emit("progress", phase="generating", done=done, total=total, note=note)

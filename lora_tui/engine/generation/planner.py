@@ -1,20 +1,19 @@
-"""Which kind of pair is asked for next: slots drawn against what there is already.
+"""The planner: the next call for pairs, with the passage and the kind of pair (slot) that it asks for.
 
-Each dimension (topic, question type, difficulty, audience) is drawn for itself, with p(value) proportional to
-max(0, target - observed) + epsilon: `target` is the value's fair share, `observed` its share of what has been accepted
-or asked for. A value that lags is drawn more often, one that leads is not quite forbidden. The same seed and the same
-counts draw the same slot.
+A pass asks `num_examples_per_file` pairs of every file, in calls of as many pairs as a reply has room for. The passages
+of a file take turns: each call goes to the next one, and the next pass goes on where the last one ended. Tasks are
+planned shortly before they run, so that their slots can balance what there is by then. Their keys make planning
+repeatable: after a crash the same pass is planned again, and the tasks that are there already stay.
 
-What is asked next: passes over the folder, a few calls a file and pass, each with a passage and a slot.
-
-A pass asks `num_examples_per_file` pairs of every file, in calls of as many pairs as a reply has room for. A file of
-several passages rotates: the next call goes to its next passage, the next pass goes on where the last one ended. Tasks
-are planned shortly before they are done, so that their slots lean against what there is by then. Their keys make
-planning repeatable: after a crash the same pass is planned again, and what is there already stays.
+The sampling plan: each dimension of a slot (topic, question type, difficulty, audience) is drawn by itself, with
+p(value) proportional to max(0, target - observed) + epsilon, where `target` is the value's fair share and `observed`
+its share of the pairs that were accepted or asked for. A value that lags is drawn more often, one that leads is not
+quite forbidden. The same seed and the same counts draw the same slot.
 """
 
+import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -29,6 +28,16 @@ from lora_tui.store.corpus import ChunkRow
 from lora_tui.store.generation import PairRow
 from lora_tui.store.tasks import NewTask, TaskRow
 
+GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
+"""The kinds of task."""
+
+TOKENS_PER_PAIR = 200
+"""Tokens of a reply that a pair takes with its quotation."""
+
+_MAX_PAIRS_PER_CALL = 5
+_MAX_AVOIDED = 8
+_MIN_FRUITLESS = 10
+
 QUESTION_TYPES: Mapping[str, str] = {
     "fact": "a fact: who, what, when, where or how much",
     "definition": "what a term means, or how to tell it from a similar one",
@@ -39,7 +48,7 @@ QUESTION_TYPES: Mapping[str, str] = {
     "application": "how to use what the passage says in a concrete situation",
     "exception": "a limit, an exception or a common mistake",
 }
-"""The kinds of question and how the prompt describes them."""
+"""Question types, and how the prompt describes each."""
 
 DIFFICULTIES: Mapping[str, str] = {
     "easy": "answered by one sentence of the passage",
@@ -58,36 +67,27 @@ _EPSILON = 0.02
 
 
 class SlotCounts:
-    """How often each value of each dimension has been accepted or asked for."""
+    """How many pairs were accepted or asked for: `counts` is a histogram of values by dimension of the slot."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, Counter[str]] = {
-            "topic": Counter(),
-            "question_type": Counter(),
-            "difficulty": Counter(),
-            "audience": Counter(),
-        }
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, slot: Slot, count: int = 1) -> None:
-        """Count `count` more pairs of a slot; negative for those that came to nothing."""
+        """Count `count` more pairs of a slot; negative for pairs that were asked for and not kept."""
         for dimension, value in asdict(slot).items():
-            self._counts[dimension][value] += count
-
-    def of(self, dimension: str) -> Mapping[str, int]:
-        """Return the counts of one dimension."""
-        return self._counts[dimension]
+            self.counts[dimension][value] += count
 
     def draw(self, topics: Sequence[str], rng: random.Random) -> Slot:
-        """Draw a slot; `topics` are those that the passage can serve (at least one)."""
+        """Draw a slot; `topics` are the topics of its passage (at least one)."""
         return Slot(
-            topic=pick(topics, self._counts["topic"], rng),
-            question_type=pick(tuple(QUESTION_TYPES), self._counts["question_type"], rng),
-            difficulty=pick(tuple(DIFFICULTIES), self._counts["difficulty"], rng),
-            audience=pick(tuple(AUDIENCES), self._counts["audience"], rng),
+            topic=draw_value(topics, self.counts["topic"], rng),
+            question_type=draw_value(tuple(QUESTION_TYPES), self.counts["question_type"], rng),
+            difficulty=draw_value(tuple(DIFFICULTIES), self.counts["difficulty"], rng),
+            audience=draw_value(tuple(AUDIENCES), self.counts["audience"], rng),
         )
 
 
-def pick(values: Sequence[str], observed: Mapping[str, int], rng: random.Random) -> str:
+def draw_value(values: Sequence[str], observed: Mapping[str, int], rng: random.Random) -> str:
     """Draw one of `values` with p proportional to max(0, fair share - observed share) + epsilon."""
     total = sum(max(0, observed.get(value, 0)) for value in values)
     share = 1 / len(values)
@@ -104,20 +104,9 @@ def further_topics(all_topics: Iterable[str], own: Iterable[str], rng: random.Ra
     return tuple(rng.sample(others, min(most, len(others))))
 
 
-GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
-"""The kinds of task."""
-
-TOKENS_A_PAIR = 200
-"""What a reply needs for a pair with its quotation."""
-
-_MOST_A_CALL = 5
-_MOST_AVOIDED = 8
-_LEAST_FRUITLESS = 10
-
-
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a pass is divided into calls."""
+class PassPlan:
+    """How a pass over the folder is divided into calls."""
 
     pairs_per_file: int
     reply_tokens: int
@@ -126,42 +115,42 @@ class Plan:
     """Topics from the configuration; empty where the folder's own are used."""
 
     @property
-    def counts(self) -> list[int]:
+    def pairs_by_call(self) -> list[int]:
         """How many pairs each call of a file and pass asks for."""
-        most = max(1, min(_MOST_A_CALL, self.reply_tokens // TOKENS_A_PAIR))
+        most = max(1, min(_MAX_PAIRS_PER_CALL, self.reply_tokens // TOKENS_PER_PAIR))
         calls, rest = divmod(self.pairs_per_file, most)
         return [most] * calls + ([rest] if rest else [])
 
 
 class Planner:
-    """Plans the tasks of a run, pass after pass, for as long as it is asked to."""
+    """Plans the tasks of a run, pass after pass without an end; `round` is the number of the current pass."""
 
     def __init__(
-        self, store: Store, run_id: int, corpus: Corpus, plan: Plan, slots: SlotCounts, first_round: int
+        self, store: Store, run_id: int, corpus: Corpus, plan: PassPlan, slots: SlotCounts, first_round: int
     ) -> None:
         self._store = store
         self._run_id = run_id
         self._corpus = corpus
         self._plan = plan
         self._slots = slots
-        self._calls = self._endless(first_round)
+        self._calls = self._calls_of_passes(first_round)
         self.round = first_round
 
     @property
     def fruitless_limit(self) -> int:
-        """Calls without a new accepted pair after which the folder is exhausted: about one for every passage."""
-        calls = len(self._plan.counts)
-        return max(_LEAST_FRUITLESS, sum(max(calls, source.chunks) for source in self._corpus.sources))
+        """Calls in a row without an accepted pair after which the folder is exhausted: about one for every passage."""
+        calls = len(self._plan.pairs_by_call)
+        return max(_MIN_FRUITLESS, sum(max(calls, source.chunks) for source in self._corpus.sources))
 
     async def plan(self, wanted: int) -> None:
-        """Add `wanted` tasks to those that are pending."""
+        """Store `wanted` more pending tasks."""
         added = 0
         while added < wanted:
             self.round, source, call, count = next(self._calls)
             key = f"{self.round}/{call}/{source.path}"
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
-            position = ((self.round - 1) * len(self._plan.counts) + call) % source.chunks
+            position = ((self.round - 1) * len(self._plan.pairs_by_call) + call) % source.chunks
             row = await store_corpus.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
             slot = self._slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
@@ -174,7 +163,7 @@ class Planner:
             added += 1
 
     async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:
-        """Return what a planned task asks the model."""
+        """Return the request that a planned task sends to the model."""
         own = self._topics_of(row, task.source)
         rng = random.Random(f"{self._plan.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
         return PairRequest(
@@ -183,22 +172,21 @@ class Planner:
             count=int(task.slot["count"]),
             further_topics=further_topics(self._plan.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
-            avoid=tuple(await store_generation.questions_of_chunk(self._store, self._run_id, row.id, _MOST_AVOIDED)),
+            avoid=tuple(await store_generation.questions_of_chunk(self._store, self._run_id, row.id, _MAX_AVOIDED)),
         )
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
-        """Return the topics that a passage serves: its own headings, the one it stands under, or its file's name."""
+        """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""
         return chunks.headings(row.text) or [row.heading or title_of(path)]
 
-    def _endless(self, first_round: int) -> Iterator[tuple[int, Source, int, int]]:
-        number = first_round
-        while True:
+    def _calls_of_passes(self, first_round: int) -> Iterator[tuple[int, Source, int, int]]:
+        """Yield pass, file, the call's number within both, and how many pairs it asks for."""
+        for number in itertools.count(first_round):
             for source in self._corpus.sources:
-                for call, count in enumerate(self._plan.counts):
+                for call, count in enumerate(self._plan.pairs_by_call):
                     yield number, source, call, count
-            number += 1
 
 
 def slot_of(row: TaskRow | PairRow) -> Slot:
-    """Return the slot that a task was planned with, or that a pair was asked for with."""
+    """Return the slot of a task, or of the task that a pair was written for."""
     return Slot(*(str(row.slot[name]) for name in ("topic", "question_type", "difficulty", "audience")))

@@ -1,27 +1,33 @@
-"""Where a run stands: how many pairs there are of each kind, how many are wanted, and whether asking still helps.
+"""Progress of a generation run: pairs by state, how many are missing, and whether asking for more still helps.
 
-Plain arithmetic over counts; the pipeline tells it what happened and asks it what to do.
+Pure arithmetic over counts: the workers report what happened, the pipeline asks what to do.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 
 _LOWEST_ACCEPTANCE = 0.1
-_BENEFIT_OF_DOUBT = 4
-_QUEUE_A_PLACE = 4
+_PRIOR_ACCEPTED = 4
+"""Pairs that count as accepted before any is: an early rejection must not look like a trend."""
+
+_QUEUE_PER_CALL = 4
+"""Pairs that may wait for the judge, for each call that may run at a time."""
 
 
 class GenerationProgress:
-    """Counts of a run. `waiting` pairs have passed the gates and are not decided; `asked` ones are being written."""
+    """Counts of a run: `counts` are pairs by state, ``waiting`` those that passed the gates and are not judged yet.
+
+    `requested` is how many pairs the calls in flight ask for, `fruitless` how many calls in a row had none accepted.
+    """
 
     def __init__(self, target: int, fruitless_limit: int, concurrency: int, counts: dict[str, int]) -> None:
         self.target = target
         self.fruitless_limit = fruitless_limit
         self.fruitless = 0
-        self.asked = 0
+        self.requested = 0
         self.counts = Counter(counts)
-        self._longest_queue = _QUEUE_A_PLACE * concurrency
-        self._undecided: dict[int, int] = {}  # pairs of a call that wait for their verdict, by the call's task
+        self._max_waiting = _QUEUE_PER_CALL * concurrency
+        self._undecided: dict[int, int] = {}  # waiting pairs by the task that wrote them
 
     @property
     def accepted(self) -> int:
@@ -29,34 +35,33 @@ class GenerationProgress:
         return self.counts["accepted"]
 
     @property
-    def need(self) -> int:
+    def missing(self) -> int:
         """Accepted pairs that are still missing."""
         return max(0, self.target - self.accepted)
 
     @property
-    def acceptance(self) -> float:
-        """The share of proposed pairs that is accepted, with the benefit of doubt at the beginning."""
+    def acceptance_rate(self) -> float:
+        """The share of proposed pairs that is accepted, 0.1-1, smoothed by `_PRIOR_ACCEPTED` accepted pairs."""
         decided = self.accepted + self.counts["rejected"] + self.counts["review"]
-        estimate = (self.accepted + _BENEFIT_OF_DOUBT) / (decided + _BENEFIT_OF_DOUBT)
-        return max(_LOWEST_ACCEPTANCE, estimate)
+        return max(_LOWEST_ACCEPTANCE, (self.accepted + _PRIOR_ACCEPTED) / (decided + _PRIOR_ACCEPTED))
 
     @property
     def exhausted(self) -> bool:
-        """Whether the last calls, about one for every passage, brought nothing that was accepted."""
+        """Whether the last calls, about one for every passage, had no pair accepted."""
         return self.fruitless >= self.fruitless_limit
 
     @property
     def wants_pairs(self) -> bool:
-        """Whether another call for pairs should begin: what is under way will not do, and the judge keeps up."""
-        under_way = self.counts["waiting"] + self.asked
+        """Whether another call for pairs should begin: those under way will not do, and the judge keeps up."""
+        under_way = self.counts["waiting"] + self.requested
         return (
             not self.exhausted
-            and under_way * self.acceptance < self.need
-            and self.counts["waiting"] < self._longest_queue
+            and under_way * self.acceptance_rate < self.missing
+            and self.counts["waiting"] < self._max_waiting
         )
 
-    def proposed(self, task_id: int, waiting: int, rejected: int) -> None:
-        """Note what came of a call for pairs; nothing at all is told as 0 and 0."""
+    def add_proposed(self, task_id: int, waiting: int, rejected: int) -> None:
+        """Count the pairs that a call for pairs brought; 0 and 0 where it failed."""
         self.counts["waiting"] += waiting
         self.counts["rejected"] += rejected
         if waiting:
@@ -64,8 +69,8 @@ class GenerationProgress:
         else:
             self.fruitless += 1
 
-    def decided(self, task_id: int, verdict: str) -> None:
-        """Note the verdict on a waiting pair; `task_id` is the task that wrote it."""
+    def add_verdict(self, task_id: int, verdict: str) -> None:
+        """Count the verdict on a waiting pair; `task_id` is the task that wrote it."""
         self.counts["waiting"] -= 1
         self.counts[verdict] += 1
         left = self._undecided.pop(task_id, 0) - 1
@@ -77,10 +82,10 @@ class GenerationProgress:
             self.fruitless += 1
 
     def recount(self, counts: Mapping[str, int], waiting: Mapping[int, int]) -> bool:
-        """Take the counts as they are in the store; returns whether they were others here.
+        """Take over the counts of the store, where people change verdicts; returns whether they differed.
 
-        People change verdicts while a run works. `waiting` has the pairs that wait, by the task that wrote them. What
-        a person accepts shows as well as a judge's verdict that asking still helps.
+        `waiting` has the waiting pairs by the task that wrote them. A pair that a person accepts ends a series of
+        fruitless calls as one that the judge accepts does.
         """
         changed = Counter(counts) != self.counts
         if counts.get("accepted", 0) > self.accepted:

@@ -1,16 +1,14 @@
-"""The generation model that answers over a network: what is asked of an endpoint, and what its replies are worth.
+"""The generation model behind an OpenAI-compatible endpoint: its requests, and how its replies are read.
 
-A reply that cannot be used costs a second try and no third: cut off, it is asked for again with twice the room;
-malformed, it is shown to the model with what is wrong; empty or withheld, it is simply asked for again. The judge
-writes three digits. Where the endpoint gives log-probabilities, its levels are the expectation over its own
+A reply that cannot be used costs one more try: cut off, it is asked for again with twice the tokens; malformed, it is
+shown to the model with what is wrong; empty or withheld, it is simply asked for again.
+
+The judge writes three digits. Where the endpoint gives log-probabilities, its levels are the expectation over its own
 distribution, which agrees better with people than the digit it happens to write (arXiv 2303.16634, 2503.03064); how
-they were measured is told either way.
+they were measured is stored either way.
 
-What a model wrote, read with tolerance for its manners and none for its content.
-
-Models think aloud, wrap JSON in fences and add words around it; all that is passed over. What then does not hold what
-was asked for is malformed, and half of it is never used. Pure functions over strings. The judge's digits are read by
-`lora_tui.scoring.judge`.
+Models think aloud, wrap JSON in fences and add words around it: all that is skipped. A reply that then does not hold
+what was asked for is malformed, and no half of it is used. The judge's digits are read by `lora_tui.scoring.judge`.
 """
 
 import asyncio
@@ -21,17 +19,16 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from lora_tui.config import Settings
-from lora_tui.engine.generation.client.endpoint import Access, Endpoint
-from lora_tui.engine.generation.client.wire import Ask, Reply, TokenLogprobs, cleaned
+from lora_tui.engine.generation.client.endpoint import Endpoint, EndpointAccess
+from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, TokenLogprobs, cleaned
 from lora_tui.engine.generation.generation_model import (
-    AttemptStatus,
     CallFailed,
     CallRecord,
     Judgement,
     PairRequest,
     Proposals,
     ProposedPair,
-    Unrecorded,
+    UnrecordedCall,
 )
 from lora_tui.engine.generation.prompts import (
     DIGITS_WANTED,
@@ -43,24 +40,37 @@ from lora_tui.engine.generation.prompts import (
     repair,
 )
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
+from lora_tui.store.tasks import AttemptStatus
 
 T = TypeVar("T")
 
-_LEAST_MASS = 0.5
-"""With less probability on the five levels than this, a position is hardly a rating: the digit is taken as written."""
+_MIN_LEVEL_PROBABILITY = 0.5
+"""With less probability on the five levels, a position is hardly a rating: the digit is taken as written."""
+
+MAX_PAIRS = 20
+"""The most pairs that are taken from one reply."""
+
+_MAX_CHARACTERS = 4000
+_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking|reasoning)>", re.IGNORECASE)
+_JSON_START = re.compile(r'\{\s*"|\[\s*[{"]')
+
+
+class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
+    """A reply does not hold what was asked for; the text says why and is shown after a colon."""
 
 
 class RemoteModel:
     """`GenerationModel` over an OpenAI-compatible endpoint."""
 
     def __init__(
-        self, settings: Settings, access: Access, warn: Callable[[str], None], stop: asyncio.Event | None = None
+        self, settings: Settings, access: EndpointAccess, warn: Callable[[str], None], stop: asyncio.Event | None = None
     ) -> None:
         self._settings = settings.data_generation
         self._endpoint = Endpoint(access, warn, stop)
         self._prompts = Prompts()
         self._warn = warn
-        self._cut_off: set[str] = set()
+        self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
         self.name = self._settings.model
         self.concurrency = access.concurrency
 
@@ -71,7 +81,7 @@ class RemoteModel:
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Ask for pairs about a passage."""
         chosen = self._settings.generation
-        ask = Ask(
+        chat = ChatRequest(
             model=self._settings.model,
             messages=self._prompts.propose(request),
             max_tokens=chosen.max_tokens,
@@ -81,71 +91,73 @@ class RemoteModel:
             frequency_penalty=chosen.frequency_penalty,
             schema=PAIRS_SCHEMA,
         )
-        return await self._answer(ask, call, "generation", lambda reply: parse_pairs(reply.text))
+        return await self._answer(chat, call, "generation", lambda reply: parse_pairs(reply.text))
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Ask for the three levels of a pair, with the passage in view."""
         chosen = self._settings.evaluation
-        ask = Ask(
+        request = ChatRequest(
             model=self._settings.judge_model or self._settings.model,
             messages=self._prompts.judge(passage, pair),
             max_tokens=chosen.max_tokens,
             temperature=chosen.temperature,
             logprobs=True,
         )
-        return await self._answer(ask, call, "evaluation", _judgement)
+        return await self._answer(request, call, "evaluation", _judgement)
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Ask what the statistics of a batch mean."""
         chosen = self._settings.batch_analysis
-        ask = Ask(
+        request = ChatRequest(
             model=self._settings.judge_model or self._settings.model,
             messages=self._prompts.analyse(statistics),
             max_tokens=chosen.max_tokens,
             temperature=chosen.temperature,
         )
-        return await self._answer(ask, call, "batch_analysis", _plain_text)
+        return await self._answer(request, call, "batch_analysis", _plain_text)
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Ask for a question and answer that say what a statement says."""
-        ask = Ask(
+        request = ChatRequest(
             model=self._settings.model,
             messages=self._prompts.statement(statement),
             max_tokens=self._settings.generation.max_tokens,
             temperature=0.0,
             schema=STATEMENT_SCHEMA,
         )
-        return await self._answer(ask, Unrecorded(), "generation", lambda reply: parse_question_and_answer(reply.text))
+        return await self._answer(
+            request, UnrecordedCall(), "generation", lambda reply: parse_question_and_answer(reply.text)
+        )
 
-    async def _answer(self, ask: Ask, call: CallRecord, section: str, read: Callable[[Reply], T]) -> T:
-        """Ask until `read` can use the reply: one enlargement after a cut-off, one further try after anything else."""
-        room = ask.max_tokens * (2 if section in self._cut_off else 1)
-        messages: Sequence[Message] = [dict(message) for message in ask.messages]
+    async def _answer(self, request: ChatRequest, call: CallRecord, section: str, read: Callable[[ChatReply], T]) -> T:
+        """Return what `read` makes of the reply: asked for once more with twice the tokens, and once more otherwise."""
+        limit = request.max_tokens * (2 if section in self._cut_off else 1)
+        messages: Sequence[Message] = request.messages
         second_try = False
         while True:
-            reply = await self._endpoint.chat(replace(ask, messages=messages, max_tokens=room), call)
+            reply = await self._endpoint.chat(replace(request, messages=messages, max_tokens=limit), call)
             try:
                 used = read(reply)
             except MalformedReply as problem:
-                status, reason = _what_went_wrong(reply, str(problem))
+                status, reason = _fault_of_reply(reply, str(problem))
             else:
-                await _end(call, reply, "ok")
+                await call.end_attempt(reply.attempt, reply.end("ok"))
                 return used
-            await _end(call, reply, status, reason)
+            await call.end_attempt(reply.attempt, reply.end(status, reason))
             if status == "truncated":
-                if room > ask.max_tokens:
+                if limit > request.max_tokens:
                     raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
-                room = 2 * ask.max_tokens
-                self._note_cut_off(section, ask.max_tokens)
+                limit = 2 * request.max_tokens
+                self._warn_cut_off(section, request.max_tokens)
                 continue
             if second_try:
                 raise CallFailed(f"two unusable replies: {reason}")
             second_try = True
             if status == "malformed":
-                wanted = JSON_WANTED if ask.schema is not None else DIGITS_WANTED
-                messages = repair([dict(message) for message in ask.messages], reply.text, reason, wanted)
+                wanted = JSON_WANTED if request.schema is not None else DIGITS_WANTED
+                messages = repair(request.messages, reply.text, reason, wanted)
 
-    def _note_cut_off(self, section: str, limit: int) -> None:
+    def _warn_cut_off(self, section: str, limit: int) -> None:
         if section not in self._cut_off:
             self._cut_off.add(section)
             self._warn(
@@ -154,22 +166,10 @@ class RemoteModel:
             )
 
 
-async def _end(call: CallRecord, reply: Reply, status: AttemptStatus, error: str = "") -> None:
-    await call.ended(
-        reply.attempt,
-        status,
-        usage=reply.usage,
-        reply=reply.text,
-        error=error,
-        http_status=200,
-        request_id=reply.request_id,
-    )
-
-
-def _what_went_wrong(reply: Reply, problem: str) -> tuple[AttemptStatus, str]:
-    """Return the status of a reply that could not be used, and the reason in words."""
+def _fault_of_reply(reply: ChatReply, problem: str) -> tuple[AttemptStatus, str]:
+    """Return the status of an unusable reply and the reason; `problem` is why it is malformed, if it is."""
     if reply.finish_reason == "length":
-        return "truncated", f"the reply was cut off after {reply.usage.completion_tokens} tokens"
+        return "truncated", f"the reply was cut off after {reply.completion_tokens} tokens"
     if reply.finish_reason == "content_filter" or (reply.refusal and not reply.text):
         return "filtered", f"the endpoint withheld the reply ({reply.refusal or 'content filter'})"
     if not reply.text.strip():
@@ -177,14 +177,14 @@ def _what_went_wrong(reply: Reply, problem: str) -> tuple[AttemptStatus, str]:
     return "malformed", problem
 
 
-def _plain_text(reply: Reply) -> str:
+def _plain_text(reply: ChatReply) -> str:
     text = without_thinking(reply.text)
     if not text:
         raise MalformedReply("the reply is empty")
     return text
 
 
-def _judgement(reply: Reply) -> Judgement:
+def _judgement(reply: ChatReply) -> Judgement:
     levels = parse_reply(reply.text)
     if levels is None:
         raise MalformedReply(f"no three levels from 1 to 5 in {reply.text[:60]!r}")
@@ -197,10 +197,10 @@ def _judgement(reply: Reply) -> Judgement:
 
 
 def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogprobs]) -> list[float] | None:
-    """Return the expected level at each digit's own token, or None where one of them cannot be had.
+    """Return the expected level at the token of each digit, or None if one of them is not known.
 
-    The token is found by its place in the reply, not by its value: the same digit may stand in the reasoning before it
-    (deepeval #3000).
+    The token is found by its position in the reply, not by its value: the same digit may stand in the reasoning before
+    it (deepeval #3000).
     """
     if "".join(token for token, _ in tokens) != text:
         return None
@@ -214,28 +214,15 @@ def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogpro
         token, candidates = candidates_at.get(offset, ("", {}))
         if len(token.strip()) != 1:  # several digits in one token: no distribution for each
             return None
-        level, mass = expected_level(candidates)
-        if mass < _LEAST_MASS:
+        level, probability = expected_level(candidates)
+        if probability < _MIN_LEVEL_PROBABILITY:
             return None
         expected.append(level)
     return expected
 
 
-MOST_PAIRS = 20
-"""Pairs taken from one reply, at most."""
-
-_MOST_CHARACTERS = 4000
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking|reasoning)>", re.IGNORECASE)
-_OPENING = re.compile(r'\{\s*"|\[\s*[{"]')
-
-
-class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
-    """A reply does not hold what was asked for; the text says why, in words that follow a colon."""
-
-
 def without_thinking(text: str) -> str:
-    """Return a reply without the thoughts that reasoning models put in front of it."""
+    """Return a reply without the thinking that reasoning models put before it."""
     rest = _THINKING.sub("", text)
     if mark := list(_OPEN_THINKING.finditer(rest)):
         last = mark[-1]
@@ -251,12 +238,12 @@ def parse_pairs(text: str) -> Proposals:
     items = _items(_json_of(text))
     pairs: list[ProposedPair] = []
     refused: list[str] = []
-    for item in items[:MOST_PAIRS]:
-        made = _pair_of(item)
-        if isinstance(made, str):
-            refused.append(made)
+    for item in items[:MAX_PAIRS]:
+        pair = _pair_of(item)
+        if isinstance(pair, str):
+            refused.append(pair)
         else:
-            pairs.append(made)
+            pairs.append(pair)
     if not pairs:
         raise MalformedReply(refused[0] if refused else "the list of pairs is empty")
     return Proposals(tuple(pairs), tuple(refused))
@@ -265,10 +252,10 @@ def parse_pairs(text: str) -> Proposals:
 def parse_question_and_answer(text: str) -> tuple[str, str]:
     """Return question and answer of a reply that holds one pair. Raises `MalformedReply`."""
     items = _items(_json_of(text))
-    made = _pair_of(items[0]) if items else "the reply holds no pair"
-    if isinstance(made, str):
-        raise MalformedReply(made)
-    return made.question, made.answer
+    pair = _pair_of(items[0]) if items else "the reply holds no pair"
+    if isinstance(pair, str):
+        raise MalformedReply(pair)
+    return pair.question, pair.answer
 
 
 def _json_of(text: str) -> Any:
@@ -276,11 +263,11 @@ def _json_of(text: str) -> Any:
     rest = without_thinking(text)
     if not rest:
         raise MalformedReply("the reply is empty")
-    # Only the first thing that begins like JSON counts: what can be read further in is half of something broken.
-    if (opening := _OPENING.search(rest)) is None:
+    # Only the first thing that starts like JSON counts: what can be read further in is half of something broken.
+    if (start := _JSON_START.search(rest)) is None:
         raise MalformedReply("no JSON in the reply")
     try:
-        return json.JSONDecoder().raw_decode(rest, opening.start())[0]
+        return json.JSONDecoder().raw_decode(rest, start.start())[0]
     except json.JSONDecodeError as problem:
         raise MalformedReply(f"broken JSON ({problem.msg} at character {problem.pos + 1})") from problem
     except RecursionError:
@@ -299,19 +286,19 @@ def _items(value: Any) -> list[Any]:
 
 
 def _pair_of(item: Any) -> ProposedPair | str:
-    """Return the pair, or why it is none."""
+    """Return the pair, or why the item is none."""
     if not isinstance(item, dict):
         return f"an item is {type(item).__name__}, not an object"
     for name in ("question", "answer"):
         value = item.get(name)
         if not isinstance(value, str) or not value.strip():
             return f'an item has no "{name}"'
-        if len(value) > _MOST_CHARACTERS:
+        if len(value) > _MAX_CHARACTERS:
             return f'an item\'s "{name}" has {len(value):,} characters'
     evidence, topic = item.get("evidence"), item.get("topic")
     return ProposedPair(
         question=cleaned(" ".join(item["question"].split())),
         answer=cleaned(item["answer"].strip()),
-        evidence=cleaned(evidence.strip()[:_MOST_CHARACTERS]) if isinstance(evidence, str) else "",
+        evidence=cleaned(evidence.strip()[:_MAX_CHARACTERS]) if isinstance(evidence, str) else "",
         topic=cleaned(" ".join(topic.split())[:80]) if isinstance(topic, str) else "",
     )

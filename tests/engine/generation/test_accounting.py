@@ -6,20 +6,19 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.generation.generation_model import Usage
 from lora_tui.engine.generation.ledger import (
     BudgetSpent,
     Ledger,
     Prices,
     StoredCall,
-    dollars_so_far,
-    prices_of,
-    spent_so_far,
-    to_its_end,
+    dollars_spent,
+    run_shielded,
+    token_prices,
+    tokens_spent,
 )
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.tasks import AttemptTotals, NewTask
+from lora_tui.store.tasks import AttemptEnd, AttemptTotals, NewTask
 
 
 def test_the_estimate_of_what_is_in_flight_is_reserved() -> None:
@@ -27,7 +26,7 @@ def test_the_estimate_of_what_is_in_flight_is_reserved() -> None:
     ledger.reserve(500)
     with pytest.raises(BudgetSpent):
         ledger.reserve(301)
-    ledger.settle(500, Usage(60, 40))
+    ledger.settle(500, AttemptEnd("ok", 60, 40))
     ledger.reserve(700)
     assert (ledger.spent, ledger.reserved) == (300, 700)
 
@@ -42,10 +41,10 @@ def test_dollars_are_counted_by_both_prices_and_reserved_by_the_higher() -> None
     with pytest.raises(BudgetSpent, match="dollars"):
         ledger.reserve(500)
     assert ledger.exceeded == "budget_dollars"
-    ledger.settle(600, Usage(500, 100))
+    ledger.settle(600, AttemptEnd("ok", 500, 100))
     assert ledger.dollars == pytest.approx(0.002)
     ledger.reserve(800)
-    ledger.settle(800, None)
+    ledger.settle(800, AttemptEnd("timeout"))
     assert ledger.dollars == pytest.approx(0.010), "what is not known counts as the most that it can be"
     with pytest.raises(BudgetSpent):
         ledger.reserve(1)
@@ -62,18 +61,20 @@ def test_the_budget_that_refuses_is_named() -> None:
 def test_without_prices_or_with_the_built_in_model_dollars_are_no_cap() -> None:
     Ledger(0, 0, Prices(), budget_dollars=0.01).reserve(10**9)
     priced = {"data_generation.prompt_price": 2.5, "data_generation.completion_price": 10}
-    assert prices_of(with_values(Settings(), priced).data_generation) == Prices(2.5, 10.0)
-    assert not prices_of(with_values(Settings(), {**priced, "data_generation.model": "builtin"}).data_generation).known
+    assert token_prices(with_values(Settings(), priced).data_generation) == Prices(2.5, 10.0)
+    assert not token_prices(
+        with_values(Settings(), {**priced, "data_generation.model": "builtin"}).data_generation
+    ).known
 
 
 def test_dollars_of_a_run_that_is_taken_up_again() -> None:
     totals = [AttemptTotals("ok", 2, 100, 20, 0, 500), AttemptTotals("lost", 1, 0, 0, 0, 300)]
-    assert dollars_so_far(totals, Prices(1.0, 5.0)) == pytest.approx((100 + 5 * 20 + 5 * 300) / 1e6)
+    assert dollars_spent(totals, Prices(1.0, 5.0)) == pytest.approx((100 + 5 * 20 + 5 * 300) / 1e6)
 
 
 def test_calls_of_unknown_cost_count_at_their_estimate() -> None:
     totals = [AttemptTotals("ok", 2, 100, 20, 0, 500), AttemptTotals("lost", 1, 0, 0, 0, 300)]
-    assert spent_so_far(totals) == 420
+    assert tokens_spent(totals) == 420
 
 
 async def opened(path: Path) -> tuple[Store, int, int]:
@@ -95,9 +96,9 @@ def test_an_attempt_is_stored_before_it_leaves_and_an_answer_with_what_follows(t
         store, run_id, task_id = await opened(tmp_path / "s.db")
         async with store:
             call = StoredCall(store, run_id, task_id, Ledger(0, 0))
-            attempt = await call.sent(50)
+            attempt = await call.begin_attempt(50)
             assert await statuses(store) == ["sent"]
-            await call.ended(attempt, "ok", usage=Usage(7, 3, 1), reply="yes")
+            await call.end_attempt(attempt, AttemptEnd("ok", 7, 3, 1, reply="yes"))
             assert await statuses(store) == ["sent"], "not before what follows is stored"
             async with store.transaction() as t:
                 await call.settle(t)
@@ -115,8 +116,10 @@ def test_a_failure_is_stored_at_once(tmp_path: Path) -> None:
         async with store:
             ledger = Ledger(1000, 0)
             call = StoredCall(store, run_id, task_id, ledger)
-            await call.ended(await call.sent(50), "http_error", http_status=500, error="out of order")
-            await call.ended(await call.sent(60), "timeout")
+            await call.end_attempt(
+                await call.begin_attempt(50), AttemptEnd("http_error", http_status=500, error="out of order")
+            )
+            await call.end_attempt(await call.begin_attempt(60), AttemptEnd("timeout"))
             assert await statuses(store) == ["http_error", "timeout"]
             assert (ledger.spent, ledger.reserved) == (60, 0), "a time-out may have been charged for"
 
@@ -129,7 +132,7 @@ def test_what_a_model_leaves_open_is_closed_as_cancelled(tmp_path: Path) -> None
         async with store:
             ledger = Ledger(1000, 0)
             call = StoredCall(store, run_id, task_id, ledger)
-            await call.sent(50)
+            await call.begin_attempt(50)
             await call.abandon()
             assert await statuses(store) == ["cancelled"]
             assert (ledger.spent, ledger.reserved) == (50, 0)
@@ -142,7 +145,7 @@ def test_without_budget_nothing_is_stored(tmp_path: Path) -> None:
         store, run_id, task_id = await opened(tmp_path / "s.db")
         async with store:
             with pytest.raises(BudgetSpent):
-                await StoredCall(store, run_id, task_id, Ledger(10, 0)).sent(50)
+                await StoredCall(store, run_id, task_id, Ledger(10, 0)).begin_attempt(50)
             assert await statuses(store) == []
 
     asyncio.run(story())
@@ -154,7 +157,7 @@ def test_a_cancelled_task_leaves_no_transaction_half_way(tmp_path: Path) -> None
         async with store:
             for steps in range(12):
                 call = StoredCall(store, run_id, task_id, Ledger(0, 0))
-                sending = asyncio.create_task(call.sent(1))
+                sending = asyncio.create_task(call.begin_attempt(1))
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 sending.cancel()
@@ -167,7 +170,7 @@ def test_a_cancelled_task_leaves_no_transaction_half_way(tmp_path: Path) -> None
     asyncio.run(story())
 
 
-def test_work_goes_to_its_end_and_the_cancellation_goes_on() -> None:
+def test_work_goes_run_shielded_and_the_cancellation_goes_on() -> None:
     async def story() -> None:
         done: list[str] = []
 
@@ -177,7 +180,7 @@ def test_work_goes_to_its_end_and_the_cancellation_goes_on() -> None:
             return "result"
 
         async def caller() -> None:
-            await to_its_end(work())
+            await run_shielded(work())
             done.append("after")
 
         task = asyncio.create_task(caller())
@@ -188,6 +191,6 @@ def test_work_goes_to_its_end_and_the_cancellation_goes_on() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert done == ["work"]
-        assert await to_its_end(work()) == "result"
+        assert await run_shielded(work()) == "result"
 
     asyncio.run(story())

@@ -8,9 +8,9 @@ from lora_tui.engine.generation.analysis import (
     MOST_DIRECTIVES,
     acceptance,
     crowded_topics,
+    describe,
     directives_from,
     entropy,
-    in_words,
     missing_value,
     near_duplicate_rate,
     weakest,
@@ -88,6 +88,6 @@ def test_each_finding_has_its_directive_and_there_are_never_many() -> None:
 
 
 def test_statistics_can_be_told_without_a_model() -> None:
-    words = in_words(statistics(weakest="judge_usefulness"))
+    words = describe(statistics(weakest="judge_usefulness"))
     assert words.startswith("20 pairs accepted, 5 rejected; 2 topics (1.0 bits), 2 of 3 files covered")
     assert words.endswith("Weakest: usefulness (0.40 of 1).")

@@ -2,20 +2,20 @@
 
 import pytest
 
-from lora_tui.engine.generation.client.wire import Ask, Capabilities, exceeds_context
+from lora_tui.engine.generation.client.wire import Capabilities, ChatRequest, exceeds_context
 
-PAIRS = Ask("m", [], 300, 1.0, 0.9, 1.0, 1.0, {"type": "object"})
-DIGITS = Ask("m", [], 10, 0.0, logprobs=True)
+PAIRS = ChatRequest("m", [], 300, 1.0, 0.9, 1.0, 1.0, {"type": "object"})
+DIGITS = ChatRequest("m", [], 10, 0.0, logprobs=True)
 
 
-def form(dialect: Capabilities, ask: Ask = PAIRS) -> str | None:
+def form(dialect: Capabilities, ask: ChatRequest = PAIRS) -> str | None:
     found = dialect.parameters(ask).get("response_format", {}).get("type")
     assert found is None or isinstance(found, str)
     return found
 
 
-def refuse(dialect: Capabilities, message: str, ask: Ask = PAIRS) -> str | None:
-    return dialect.refused(dialect.parameters(ask), message)
+def refuse(dialect: Capabilities, message: str, ask: ChatRequest = PAIRS) -> str | None:
+    return dialect.learn(dialect.parameters(ask), message)
 
 
 def test_everything_is_asked_for_at_first() -> None:
@@ -55,14 +55,14 @@ def test_the_name_of_the_limit_is_swapped_once() -> None:
     dialect = Capabilities()
     assert refuse(dialect, "Use 'max_completion_tokens' instead of 'max_tokens'") == "max_tokens"
     assert dialect.parameters(PAIRS)["max_completion_tokens"] == 300
-    dialect.answered(dialect.parameters(PAIRS))
+    dialect.prove(dialect.parameters(PAIRS))
     assert refuse(dialect, "max_completion_tokens is too large") is None
 
 
 def test_an_unexplained_refusal_guesses_only_while_nothing_like_it_was_answered() -> None:
     dialect = Capabilities()
     assert refuse(dialect, "Bad request") == "response_format json_schema"
-    dialect.answered(dialect.parameters(PAIRS))
+    dialect.prove(dialect.parameters(PAIRS))
     assert refuse(dialect, "Bad request") is None
     assert refuse(dialect, "Bad request", DIGITS) == "logprobs"
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def _nothing_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generation._LISTED.clear()
+    generation._LISTINGS.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_used_is_told_and_nothing_is_made_up(tmp_path: P
         assert reason in (found.problem or "")
         assert (found.files.value, found.bytes.value, found.prompt_tokens.value, found.dollars.value) == (None,) * 4
     (tmp_path / "bare" / "x.png").touch()
-    generation._LISTED.clear()
+    generation._LISTINGS.clear()
     found = outlook(tmp_path / "bare")
     assert "no file in" in (found.problem or "")
     assert (found.files.value, found.skipped, found.prompt_tokens.value) == (0, 1, None)
@@ -123,7 +123,7 @@ def test_folder_is_not_walked_again_at_once(folder: Path, monkeypatch: pytest.Mo
     find = documents.find
     monkeypatch.setattr(documents, "find", lambda *_: pytest.fail("walked again"))
     assert outlook(folder, total_examples=3).files.value == 2
-    monkeypatch.setattr(generation, "_SECONDS_A_LISTING_HOLDS", 0.0)
+    monkeypatch.setattr(generation, "_LISTING_SECONDS", 0.0)
     monkeypatch.setattr(documents, "find", find)
     (folder / "d.txt").write_text("d")
     assert outlook(folder).files.value == 3

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_tui.engine.generation.generation_model import ProposedPair
-from lora_tui.engine.generation.judging import check_gates, evidence_in
+from lora_tui.engine.generation.judging import check_gates, is_quoted
 
 PASSAGE = (
     "The “Orlen” lighthouse was built in 1703 by Marta Quill. It is 41.5 metres high and\nhas twelve windows. "
@@ -98,12 +98,12 @@ def test_ordinary_uses_of_such_words_pass(question: str) -> None:
     ],
 )
 def test_evidence_is_found_whatever_its_signs_and_spaces(quoted: str) -> None:
-    assert evidence_in(quoted, PASSAGE)
+    assert is_quoted(quoted, PASSAGE)
 
 
 @pytest.mark.parametrize("quoted", ["", "…", "every evening … The “Orlen” lighthouse", "It is 41.5 meters high"])
 def test_evidence_must_be_there_word_for_word_and_in_order(quoted: str) -> None:
-    assert not evidence_in(quoted, PASSAGE)
+    assert not is_quoted(quoted, PASSAGE)
 
 
 def test_numbers_in_words_and_list_numbers_are_no_invention() -> None:

@@ -107,13 +107,13 @@ def test_a_stop_ends_a_paused_run_at_once(place: Workplace) -> None:
 
 def test_a_paused_run_does_nothing_but_wait(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[float] = []
-    real = Pipeline._heed
+    real = Pipeline._apply_requests
 
     async def counted(self: Pipeline) -> None:
         turns.append(time.monotonic())
         await real(self)
 
-    monkeypatch.setattr(Pipeline, "_heed", counted)
+    monkeypatch.setattr(Pipeline, "_apply_requests", counted)
     place.server.delay = 0.05
     with live(place, total_examples=30, num_examples_per_file=4, max_concurrency=2) as run:
         wait_for(lambda: place.server.count("judge") >= 2)
@@ -136,14 +136,14 @@ def test_what_is_no_change_is_said_and_told_to_nobody(place: Workplace) -> None:
 
 
 def test_a_run_can_be_paused_while_it_still_reads(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = generate._read
+    real = generate._read_corpus
 
     async def slowly(ctx: RunContext) -> Corpus:
         while not paused_events(place):  # noqa: ASYNC110  # another connection writes it
             await asyncio.sleep(0.05)
         return await real(ctx)
 
-    monkeypatch.setattr(generate, "_read", slowly)
+    monkeypatch.setattr(generate, "_read_corpus", slowly)
     with live(place) as run:
         assert run.ask("pause") == "done"
         wait_for(lambda: place.events("note"))  # it knows its folder and its model

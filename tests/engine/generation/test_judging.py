@@ -1,7 +1,7 @@
 """Verdicts: threshold, groundedness, and the reason in words."""
 
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
-from lora_tui.engine.generation.judging import PairJudge, measure
+from lora_tui.engine.generation.judging import PairJudge, pair_metrics
 from lora_tui.engine.review.aggregators import GENERATION, replay_feedback
 from lora_tui.scoring.aggregator import GENERATION_PRIORS
 from lora_tui.store.rows import FeedbackRow
@@ -16,7 +16,8 @@ def bench(threshold: float = 7.0) -> PairJudge:
 
 def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: float = 1.0) -> dict[str, float]:
     judged = {"groundedness": groundedness, "correctness": correctness, "usefulness": usefulness}
-    return measure(PAIR, PASSAGE, Judgement({f"judge_{name}": value for name, value in judged.items()}, "", "single"))
+    judgement = Judgement({f"judge_{name}": value for name, value in judged.items()}, "", "single")
+    return pair_metrics(PAIR, PASSAGE, judgement)
 
 
 def test_every_metric_with_a_weight_is_measured() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.generation.output import check_place
+from lora_tui.engine.generation.output import check_writable
 from lora_tui.errors import LoraTuiError
 from tests.engine.generation.workplace import Workplace
 
@@ -23,17 +23,17 @@ def test_a_place_that_cannot_be_written_is_told_before_the_first_call(place: Wor
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoraTuiError, match="file is not a folder"):
-        check_place(tmp_path / "file" / "deep" / "out.txt")
+        check_writable(tmp_path / "file" / "deep" / "out.txt")
 
 
 def test_a_folder_without_permission_is_told(folder_of_nobody: Path) -> None:
     folder_of_nobody.chmod(0o500)
     with pytest.raises(LoraTuiError, match="no permission"):
-        check_place(folder_of_nobody / "out.txt")
+        check_writable(folder_of_nobody / "out.txt")
 
 
 def test_a_new_folder_is_fine(tmp_path: Path) -> None:
-    check_place(tmp_path / "a" / "b" / "out.txt")
+    check_writable(tmp_path / "a" / "b" / "out.txt")
     assert list(tmp_path.iterdir()) == []
 
 

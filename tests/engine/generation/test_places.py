@@ -17,7 +17,7 @@ async def most_at_once(places: AdaptiveLimit, workers: int = 20, complain: int =
             await asyncio.sleep(0)
             if told < complain:
                 told += 1
-                places.too_many()
+                places.decrease()
             await asyncio.sleep(0)
             inside -= 1
 
@@ -59,10 +59,10 @@ def test_answers_bring_places_back_one_by_one_and_never_more_than_allowed() -> N
         await most_at_once(places, workers=4, complain=1)
         assert places.limit == 3
         for _ in range(20):
-            places.answered()
+            places.record_success()
         assert places.limit == 4
         for _ in range(100):
-            places.answered()
+            places.record_success()
         assert places.limit == 4
         assert await most_at_once(places) == 4
 

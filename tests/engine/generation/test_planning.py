@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.generation.corpus import read_folder
-from lora_tui.engine.generation.planner import Plan, Planner, SlotCounts
+from lora_tui.engine.generation.planner import PassPlan, Planner, SlotCounts
 from lora_tui.store import corpus as store_corpus
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 
 
-def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> Plan:
-    return Plan(pairs, tokens, 42, topics)
+def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> PassPlan:
+    return PassPlan(pairs, tokens, 42, topics)
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> Pla
     [(1, 300, [1]), (2, 300, [1, 1]), (5, 400, [2, 2, 1]), (3, 50, [1, 1, 1]), (12, 4000, [5, 5, 2])],
 )
 def test_a_call_asks_for_what_a_reply_has_room_for(pairs: int, tokens: int, counts: list[int]) -> None:
-    assert plan(pairs, tokens).counts == counts
+    assert plan(pairs, tokens).pairs_by_call == counts
 
 
-def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], made: Plan) -> None:
+def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], made: PassPlan) -> None:
     folder = tmp_path / "input"
     folder.mkdir()
     (folder / "long.md").write_text("# Bees\n\n" + "\n\n".join(f"Paragraph {n} says a thing or two." for n in range(3)))

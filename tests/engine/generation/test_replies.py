@@ -6,7 +6,7 @@ import pytest
 
 from lora_tui.engine.generation.client.wire import cleaned
 from lora_tui.engine.generation.remote_model import (
-    MOST_PAIRS,
+    MAX_PAIRS,
     MalformedReply,
     parse_pairs,
     parse_question_and_answer,
@@ -70,7 +70,7 @@ def test_items_that_are_no_pair_are_counted_beside_those_that_are() -> None:
 
 
 def test_an_endless_list_is_cut() -> None:
-    assert len(parse_pairs(json.dumps([PAIR] * 1000)).pairs) == MOST_PAIRS
+    assert len(parse_pairs(json.dumps([PAIR] * 1000)).pairs) == MAX_PAIRS
 
 
 def test_missing_evidence_and_topic_are_empty() -> None:

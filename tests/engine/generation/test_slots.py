@@ -4,14 +4,14 @@ import random
 from collections import Counter
 
 from lora_tui.engine.generation.generation_model import Slot
-from lora_tui.engine.generation.planner import AUDIENCES, QUESTION_TYPES, SlotCounts, further_topics, pick
+from lora_tui.engine.generation.planner import AUDIENCES, QUESTION_TYPES, SlotCounts, draw_value, further_topics
 
 VALUES = ("a", "b", "c", "d")
 
 
 def drawn(observed: dict[str, int], times: int = 2000) -> Counter[str]:
     rng = random.Random(1)
-    return Counter(pick(VALUES, observed, rng) for _ in range(times))
+    return Counter(draw_value(VALUES, observed, rng) for _ in range(times))
 
 
 def test_without_history_every_value_is_as_likely() -> None:
@@ -31,11 +31,11 @@ def test_drawing_evens_out_what_is_uneven() -> None:
     rng = random.Random(2)
     for _ in range(280):
         slots.add(slots.draw(["t"], rng))
-    shares = dict(slots.of("question_type"))
+    shares = dict(slots.counts["question_type"])
     assert shares.keys() == QUESTION_TYPES.keys()
     assert shares.pop("fact") < 40 + 0.75 * 35, "280 draws without a lean would add 35"
     assert max(shares.values()) / min(shares.values()) < 1.5
-    assert set(slots.of("audience")) == set(AUDIENCES)
+    assert set(slots.counts["audience"]) == set(AUDIENCES)
 
 
 def test_the_same_seed_and_counts_draw_the_same_slot() -> None:
@@ -46,7 +46,7 @@ def test_what_came_to_nothing_is_taken_back() -> None:
     slots, slot = SlotCounts(), Slot("t", "fact", "easy", "a beginner")
     slots.add(slot, 2)
     slots.add(slot, -2)
-    assert slots.of("topic")["t"] == 0
+    assert slots.counts["topic"]["t"] == 0
 
 
 def test_further_topics_are_not_the_passages_own() -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.client.wire import NotAnAnswer, Reply, message_of, read_reply
+from lora_tui.engine.generation.client.wire import ChatReply, NotJson, error_message, read_reply
 from lora_tui.engine.generation.remote_model import _expected_levels
 from lora_tui.scoring.judge import parse_reply
 from tests.openai_server import token_logprobs
 
 
-def read(body: Any) -> Reply:
+def read(body: Any) -> ChatReply:
     text = body if isinstance(body, str) else json.dumps(body)
     return read_reply(1, text, {"x-request-id": "r1"}, 100, lambda shown: shown.replace("KEY", "[key]"))
 
@@ -24,7 +24,7 @@ def test_an_answer_as_documented() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     reply = read(answer(content="hello KEY") | {"usage": usage})
     assert (reply.text, reply.finish_reason, reply.request_id) == ("hello [key]", "stop", "r1")
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (5, 2, 4)
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (5, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_an_answer_as_documented() -> None:
 def test_an_answer_without_content_is_empty(body: Any) -> None:
     reply = read(body)
     assert reply.text == ""
-    assert reply.usage.prompt_tokens == 100
+    assert reply.prompt_tokens == 100
 
 
 @pytest.mark.parametrize("body", ["", "<html>", '{"choices": [', "[" * 100_000])
 def test_what_is_no_json_is_no_answer(body: str) -> None:
-    with pytest.raises(NotAnAnswer):
+    with pytest.raises(NotJson):
         read(body)
 
 
@@ -84,11 +84,11 @@ def test_log_probabilities_of_another_form_are_none_or_empty(content: Any) -> No
     ],
 )
 def test_what_a_server_says_of_an_error_is_found(body: Any, text: str) -> None:
-    assert message_of(body, None, "raw") == text
+    assert error_message(body, None, "raw") == text
 
 
 def test_the_code_of_an_error_is_told_too() -> None:
-    assert message_of({"message": "no"}, "quota", "raw") == "no [quota]"
+    assert error_message({"message": "no"}, "quota", "raw") == "no [quota]"
 
 
 def levels(text: str, tokens: list[str]) -> list[float] | None:

@@ -1,13 +1,13 @@
-"""An OpenAI-compatible endpoint, through the official client: the one module that imports it.
+"""An OpenAI-compatible endpoint, through the official client: the one module that imports it (which takes a second).
 
-`Endpoint.chat` sends one request and returns what came back, having dealt with everything that is not an answer: it
-retries what may pass (408, 409, 429, 5xx, time-outs, lost connections), waits as long as the server asks, learns the
-server's dialect from its refusals, and stops the whole run where further requests are pointless (a refused key, an
-unknown model, an endpoint that is gone). A place among the requests in flight is taken for a single attempt and given
-back before any sleep.
+`Endpoint.chat` sends one request and returns its answer, having dealt with everything that is none: it retries
+transient failures (408, 409, 429, 5xx, time-outs, lost connections), waits as long as the server asks, learns from
+refusals which parameters the server knows, and ends the whole run where further requests are pointless (a refused key,
+an unknown model, an endpoint that is gone). The limit of requests in flight counts single attempts, not the sleeps
+between them.
 
-Every attempt is told to the `CallRecord` before it leaves. The key lives in this object alone: texts from the server
-are redacted before they become part of an error, an event or a row.
+Every attempt is reported to the `CallRecord` before it leaves. The key lives in this object alone: texts from the
+server are redacted before they become part of an error, an event or a row.
 """
 
 import asyncio
@@ -24,34 +24,37 @@ from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
-    Ask,
     Capabilities,
-    NotAnAnswer,
-    Reply,
+    ChatReply,
+    ChatRequest,
+    NotJson,
+    error_message,
     exceeds_context,
-    innermost,
     is_loopback,
-    message_of,
     never_connected,
     read_reply,
+    root_cause,
     shown_url,
 )
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import redact
+from lora_tui.store.tasks import AttemptEnd
 from lora_tui.text import one_line
 
-_REFUSALS = (400, 405, 413, 415, 422, 501)
-_UNKNOWN_MODEL = ("model_not_found", "invalid_model", "unknown_model")
-_GONE_AFTER_CALLS = 2
-_GONE_AFTER_ATTEMPTS = 4
-_MOST_REFUSALS = 12
-_TELL_WAITS_ABOVE = 20.0
+_REFUSAL_STATUSES = (400, 405, 413, 415, 422, 501)
+_UNKNOWN_MODEL_CODES = ("model_not_found", "invalid_model", "unknown_model")
+_GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
+"""The endpoint is gone when this many calls and attempts in a row have failed."""
+
+_MAX_REFUSALS = 12
+_WARN_OF_WAITS_ABOVE = 20.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Where the endpoint is and how it is used. `key` never leaves this module's requests."""
+class EndpointAccess:
+    """Where the endpoint is and how it is used; times are in seconds. `key` never leaves this module's requests."""
 
     base_url: str
     key: str
@@ -62,20 +65,20 @@ class Access:
     initial_delay: float
 
     def __repr__(self) -> str:
-        return f"Access({shown_url(self.base_url)}, key from {self.key_name})"
+        return f"EndpointAccess({shown_url(self.base_url)}, key from {self.key_name})"
 
 
-class _Passing(Exception):  # noqa: N818  # never leaves this module
-    """An attempt failed in a way that may pass."""
+class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
+    """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for."""
 
-    def __init__(self, reason: str, wait: float | None = None, *, too_many: bool = False) -> None:
+    def __init__(self, reason: str, wait: float | None = None, *, rate_limited: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
-        self.too_many = too_many
+        self.rate_limited = rate_limited
 
 
 class _Refused(Exception):  # noqa: N818  # never leaves this module
-    """The server did not understand a request; trying the same again is pointless."""
+    """The server did not understand a request; sending the same again is pointless."""
 
     def __init__(self, reason: str, parameters: dict[str, Any]) -> None:
         super().__init__(reason)
@@ -83,23 +86,23 @@ class _Refused(Exception):  # noqa: N818  # never leaves this module
 
 
 class Endpoint:
-    """One endpoint: its client, its places, and what has been learned about it."""
+    """One endpoint: its client, the limit of requests in flight, and what has been learned about it."""
 
-    def __init__(self, access: Access, warn: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
+    def __init__(self, access: EndpointAccess, warn: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
         self._access = access
         self._url = shown_url(access.base_url)
         self._warn = warn
         self._stop = stop or asyncio.Event()
-        self._places = AdaptiveLimit(access.concurrency)
-        self._one_at_a_time = asyncio.Lock()
-        self._contacted = False
-        self._hopeless: str | None = None  # why no request will be answered
-        self._not_before = 0.0
+        self._limit = AdaptiveLimit(access.concurrency)
+        self._unproven_lock = asyncio.Lock()
+        self._reached = False
+        self._fatal: str | None = None  # why no request will be answered
+        self._closed_until = 0.0
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = 0  # calls that ran out of tries since the last answer
         self._answers = 0
         self._random = random.Random()  # noqa: S311  # jitter
-        self._dialects: dict[str, Capabilities] = {}
+        self._capabilities: dict[str, Capabilities] = {}
         # A proxy from the environment can never be the way to this machine itself.
         own_http = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(access.base_url) else None
         self._client = openai.AsyncOpenAI(
@@ -114,104 +117,105 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def chat(self, ask: Ask, call: CallRecord) -> Reply:
+    async def chat(self, request: ChatRequest, call: CallRecord) -> ChatReply:
         """Return the answer to one request.
 
         Raises `CallFailed` where this request got none, `UnreachableError` where no request will, `CallStopped`
         where the run stops before there is one.
         """
-        dialect = self._dialects.setdefault(ask.model, self._new_dialect())
+        capabilities = self._capabilities.setdefault(request.model, self._assumed_capabilities())
         failed = refusals = 0
         answers = self._answers
         while True:
-            await self._sleep(self._closed_for)
+            await self._sleep(self._seconds_closed)
             try:
-                async with self._turn(dialect, ask), self._places:
-                    if self._closed_for > 0:  # told to wait while this call waited for its place
+                async with self._alone_until_proven(capabilities, request), self._limit:
+                    if self._seconds_closed > 0:  # closed while this call waited for its turn
                         continue
-                    reply = await self._attempt(ask, dialect, call)
+                    reply = await self._attempt(request, capabilities, call)
             except _Refused as refused:
                 refusals += 1
-                if refusals > _MOST_REFUSALS or not self._adapted(dialect, ask, refused):
-                    raise CallFailed(self._refusal_reason(str(refused))) from None
-            except _Passing as passing:
+                if refusals > _MAX_REFUSALS or not self._learned_from(capabilities, request, refused):
+                    raise CallFailed(self._reason_of_refusal(str(refused))) from None
+            except _TransientFailure as failure:
                 self._failures += 1
-                if passing.too_many and self._answers > answers:
+                if failure.rate_limited and self._answers > answers:
                     failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
                 answers = self._answers
                 failed += 1
                 if failed > self._access.max_retries:
-                    self._give_up(ask.model, str(passing), failed)
-                await self._pause(failed - 1, passing.wait)
+                    self._raise_exhausted(request.model, str(failure), failed)
+                await self._wait_before_retry(failed - 1, failure.wait)
             else:
                 self._failures = self._exhausted = 0
                 self._answers += 1
-                self._places.answered()
+                self._limit.record_success()
                 return reply
 
-    def _new_dialect(self) -> Capabilities:
+    def _assumed_capabilities(self) -> Capabilities:
         # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
         return Capabilities("max_completion_tokens" if self._access.base_url == OPENAI_URL else "max_tokens")
 
     @asynccontextmanager
-    async def _turn(self, dialect: Capabilities, ask: Ask) -> AsyncIterator[None]:
-        """Let requests of a kind that was never answered out one at a time.
+    async def _alone_until_proven(self, capabilities: Capabilities, request: ChatRequest) -> AsyncIterator[None]:
+        """Send requests of a shape that was never answered one at a time.
 
-        A wrong key then costs one request and not eight, and a dialect is learned by one call for all of them.
+        A wrong key then costs one request and not eight, and one call learns the server's parameters for all of them.
         """
-        if not dialect.understood(ask):
-            async with self._one_at_a_time:
-                if not dialect.understood(ask):
+        if not capabilities.is_proven(request):
+            async with self._unproven_lock:
+                if not capabilities.is_proven(request):
                     yield
                     return
         yield
 
-    async def _attempt(self, ask: Ask, dialect: Capabilities, call: CallRecord) -> Reply:
+    async def _attempt(self, request: ChatRequest, capabilities: Capabilities, call: CallRecord) -> ChatReply:
         if self._stop.is_set():
             raise CallStopped
-        if self._hopeless is not None:  # learned by another call while this one waited
-            raise UnreachableError(self._hopeless)
-        prompt = sum(estimate_tokens(message["content"]) for message in ask.messages)
-        parameters = dialect.parameters(ask)
-        attempt = await call.sent(prompt + ask.max_tokens)
+        if self._fatal is not None:  # learned by another call while this one waited
+            raise UnreachableError(self._fatal)
+        prompt = sum(estimate_tokens(message["content"]) for message in request.messages)
+        parameters = capabilities.parameters(request)
+        attempt = await call.begin_attempt(prompt + request.max_tokens)
         try:
             async with asyncio.timeout(self._access.timeout):
                 raw = await self._client.chat.completions.with_raw_response.create(**parameters)
-            self._contacted = True
+            self._reached = True
             reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
         except (openai.APITimeoutError, TimeoutError):
             reason = f"no answer within {self._access.timeout:g} s"
-            await call.ended(attempt, "timeout", error=reason)
-            raise _Passing(reason) from None
+            await call.end_attempt(attempt, AttemptEnd("timeout", error=reason))
+            raise _TransientFailure(reason) from None
         except openai.APIConnectionError as problem:
-            reason = self._safe(innermost(problem))
+            reason = self._printable(root_cause(problem))
             unreached = never_connected(problem)
-            await call.ended(attempt, "unreached" if unreached else "connection", error=reason)
-            if unreached and not self._contacted:
-                self._hopeless = self._unreachable(ask.model, reason)
-                raise UnreachableError(self._hopeless) from None
-            raise _Passing(f"the connection failed ({reason})") from None
+            await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
+            if unreached and not self._reached:
+                self._fatal = self._unreachable(request.model, reason)
+                raise UnreachableError(self._fatal) from None
+            raise _TransientFailure(f"the connection failed ({reason})") from None
         except openai.APIStatusError as problem:
-            text = self._safe(message_of(problem.body, problem.code, problem.response.text))
-            await call.ended(
-                attempt, "http_error", error=text, http_status=problem.status_code, request_id=problem.request_id
-            )
-            meaning = self._meaning(problem, text, ask.model, parameters)
-            if isinstance(meaning, UnreachableError):
-                self._hopeless = str(meaning)
-            raise meaning from None
-        except NotAnAnswer as problem:  # a proxy's page, half a body
-            reason = f"the answer is not JSON: {self._safe(str(problem))}"
-            await call.ended(attempt, "malformed", error=reason, http_status=200)
-            raise _Passing(reason) from None
+            text = self._printable(error_message(problem.body, problem.code, problem.response.text))
+            end = AttemptEnd("http_error", error=text, http_status=problem.status_code, request_id=problem.request_id)
+            await call.end_attempt(attempt, end)
+            error = self._exception_for(problem, text, request.model, parameters)
+            if isinstance(error, UnreachableError):
+                self._fatal = str(error)
+            raise error from None
+        except NotJson as problem:
+            reason = f"the answer is not JSON: {self._printable(str(problem))}"
+            await call.end_attempt(attempt, AttemptEnd("malformed", error=reason, http_status=200))
+            raise _TransientFailure(reason) from None
         except asyncio.CancelledError:
-            await call.ended(attempt, "cancelled", error="given up while it was in flight")
+            await call.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
             raise
-        dialect.answered(parameters)
+        capabilities.prove(parameters)
         return reply
 
-    def _meaning(self, problem: openai.APIStatusError, text: str, model: str, parameters: dict[str, Any]) -> Exception:
-        """Return what an error status means for this request or for all of them."""
+    def _exception_for(
+        self, problem: openai.APIStatusError, text: str, model: str, parameters: dict[str, Any]
+    ) -> Exception:
+        """Return the exception for an error status: it concerns this attempt, this request, or all of them."""
         status, code = problem.status_code, str(problem.code or problem.type or "")
         if status in (401, 403):
             return UnreachableError(self._key_refused(status, text))
@@ -221,44 +225,44 @@ class Endpoint:
                 f"(HTTP {status}: {text}).\n"
                 f"Add credit, or set another key or data_generation.base_url; {model} was to be asked."
             )
-        if status == 404 or code in _UNKNOWN_MODEL:
+        if status == 404 or code in _UNKNOWN_MODEL_CODES:
             return UnreachableError(
                 f"{self._url} has no model {model!r} or no such address (HTTP {status}: {text}).\n"
                 "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
                 f"(the key comes from {self._access.key_name})."
             )
         names_format = status >= 500 and "response_format" in text
-        if status in _REFUSALS or names_format:
-            self._contacted = True
+        if status in _REFUSAL_STATUSES or names_format:
+            self._reached = True
             return _Refused(text or f"HTTP {status}", parameters)
         if status in (408, 409, 429) or status >= 500:
             if problem.response.headers.get("x-should-retry") == "false" and status != 429:
                 return CallFailed(f"HTTP {status}: {text}", transient=True)
             wait = retry_after(problem.response.headers, time.time())
-            too_many = status in (429, 503)
-            if too_many:
-                self._places.too_many()
-                self._close_for(wait or 0.0, status)
-            return _Passing(f"HTTP {status}: {text}", wait, too_many=too_many)
+            rate_limited = status in (429, 503)
+            if rate_limited:
+                self._limit.decrease()
+                self._close(wait or 0.0, status)
+            return _TransientFailure(f"HTTP {status}: {text}", wait, rate_limited=rate_limited)
         return CallFailed(f"HTTP {status}: {text}")
 
-    def _adapted(self, dialect: Capabilities, ask: Ask, refused: _Refused) -> bool:
-        """Tell whether a refused request will be another one next time, learning from the refusal if need be."""
-        if dialect.parameters(ask) != refused.parameters:  # another call has learned it meanwhile
+    def _learned_from(self, capabilities: Capabilities, request: ChatRequest, refused: _Refused) -> bool:
+        """Tell whether the next attempt will differ from the refused one, learning from the refusal if need be."""
+        if capabilities.parameters(request) != refused.parameters:  # another call has learned it meanwhile
             return True
-        left_out = dialect.refused(refused.parameters, str(refused))
+        left_out = capabilities.learn(refused.parameters, str(refused))
         if left_out is None:
             return False
         self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 
-    def _refusal_reason(self, text: str) -> str:
+    def _reason_of_refusal(self, text: str) -> str:
         if exceeds_context(text):
             return f"passage and reply do not fit the model; lower data_generation.chunk_tokens ({text})"
         return f"the endpoint refuses the request ({text})"
 
-    def _give_up(self, model: str, reason: str, tries: int) -> None:
-        """End a call that ran out of tries: for itself, or with the run when nothing was answered in the meantime."""
+    def _raise_exhausted(self, model: str, reason: str, tries: int) -> None:
+        """Raise `CallFailed` for a call that ran out of tries, `EndpointGoneError` if nothing else was answered."""
         self._exhausted += 1
         if self._exhausted >= _GONE_AFTER_CALLS and self._failures >= _GONE_AFTER_ATTEMPTS:
             raise EndpointGoneError(
@@ -268,25 +272,25 @@ class Endpoint:
             )
         raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
 
-    async def _pause(self, attempt: int, wait: float | None) -> None:
+    async def _wait_before_retry(self, attempt: int, wait: float | None) -> None:
         jitter = backoff(attempt, self._access.initial_delay, self._random)
         await self._sleep(jitter if wait is None else wait + min(jitter, 1.0))
 
-    def _close_for(self, wait: float, status: int) -> None:
-        """Hold every request back, not only the one that was told to wait: a rate limit is the account's."""
+    def _close(self, wait: float, status: int) -> None:
+        """Hold back every request for `wait` seconds, not only the refused one: a rate limit is the account's."""
         until = time.monotonic() + wait
-        if until > self._not_before:
-            if wait > _TELL_WAITS_ABOVE and until - self._not_before > _TELL_WAITS_ABOVE:
+        if until > self._closed_until:
+            if wait > _WARN_OF_WAITS_ABOVE and until - self._closed_until > _WARN_OF_WAITS_ABOVE:
                 self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
-            self._not_before = until
+            self._closed_until = until
 
     @property
-    def _closed_for(self) -> float:
-        """Seconds for which the server does not want any request."""
-        return self._not_before - time.monotonic()
+    def _seconds_closed(self) -> float:
+        """Seconds for which the server still wants no request."""
+        return self._closed_until - time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, or raise `CallStopped` as soon as the run is to stop."""
+        """Sleep; raises `CallStopped` as soon as the run is to stop."""
         if self._stop.is_set():
             raise CallStopped
         if seconds <= 0:
@@ -300,8 +304,8 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         return text.replace(self._access.key, "[key]") if self._access.key else text
 
-    def _safe(self, text: str) -> str:
-        """Return text of the server's as it may be shown and stored: one line, short, without anything like a key."""
+    def _printable(self, text: str) -> str:
+        """Return the server's text as it may be shown and stored: one short line, without anything like a key."""
         return one_line(redact(text, self._access.key, "[key]"), 200)
 
     def _unreachable(self, model: str, reason: str) -> str:

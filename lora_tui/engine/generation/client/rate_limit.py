@@ -1,13 +1,12 @@
-"""How many requests may be in flight: as many as are allowed, fewer while the server says that it is too many.
+"""Rate limits: how many requests may be in flight, and how long to wait before one is tried again.
 
-Additive increase, multiplicative decrease, as in TCP: a rate limit takes a quarter of the places away, once for all the
-requests that hit it together; twenty answers bring one back. Servers with an unbounded queue never say so (vLLM's
-default): for them the limit of the configuration is what counts.
+The limit grows additively and shrinks multiplicatively, as in TCP congestion control: a rate limit takes a quarter
+away, once for all the requests that hit it together; twenty answers give one request back. Servers with an unbounded
+queue never send one (vLLM's default): for them the configured limit is what counts.
 
-How long to wait before a request is tried again: what the server asks for, else exponential backoff with jitter.
-
-The official client honours Retry-After up to 120 s and gives up above (openai 3.54, `_base_client.py`), and it sleeps
-inside the call. Rate limits of small accounts ask for more, and a sleeper must not occupy a place: hence our own loop.
+Waits are what the server asks for, else exponential backoff with jitter. The official client honours Retry-After up to
+120 s and gives up above (openai 3.54, `_base_client.py`), and it sleeps inside the call. Rate limits of small accounts
+ask for more, and a sleeping call must not count as in flight: hence our own loop.
 """
 
 import asyncio
@@ -16,66 +15,64 @@ import math
 import random
 from collections.abc import Mapping
 
-_KEPT = 0.75
-_ANSWERS_A_PLACE = 20
-
-
-class AdaptiveLimit:
-    """A semaphore whose size moves between 1 and `most`; an async context manager for one place."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._free = asyncio.Semaphore(most)
-        self._owed = 0  # places to be withheld when they are given back
-        self._in_flight = 0
-        self._before = 0  # requests in flight that left before the last decrease
-        self._answers = 0
-        self.limit = most
-
-    async def __aenter__(self) -> None:
-        await self._free.acquire()
-        self._in_flight += 1
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._in_flight -= 1
-        self._before = max(0, self._before - 1)
-        self._give()
-
-    def too_many(self) -> None:
-        """Take places away, unless this complaint belongs to those that were answered by the last decrease."""
-        self._answers = 0
-        if self._before > 0:
-            return
-        smaller = max(1, int(self.limit * _KEPT))
-        self._owed += self.limit - smaller
-        self.limit = smaller
-        self._before = self._in_flight
-
-    def answered(self) -> None:
-        """Count an answer; enough of them bring a place back."""
-        self._answers += 1
-        if self.limit < self._most and self._answers >= _ANSWERS_A_PLACE:
-            self._answers = 0
-            self.limit += 1
-            self._give()
-
-    def _give(self) -> None:
-        if self._owed:
-            self._owed -= 1
-        else:
-            self._free.release()
-
-
 MOST_SECONDS = 900.0
 """The longest wait that is honoured. A server that asks for more is tried again after this."""
 
 _LONGEST_BACKOFF = 60.0
+_DECREASE = 0.75
+_ANSWERS_PER_INCREASE = 20
+
+
+class AdaptiveLimit:
+    """A semaphore whose size moves between 1 and `most`; an async context manager for one request in flight."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._semaphore = asyncio.Semaphore(most)
+        self._to_withhold = 0  # releases to swallow, so that the semaphore shrinks to `limit`
+        self._in_flight = 0
+        self._sent_before_decrease = 0  # requests in flight that left before the last decrease
+        self._answers = 0
+        self.limit = most
+
+    async def __aenter__(self) -> None:
+        await self._semaphore.acquire()
+        self._in_flight += 1
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._in_flight -= 1
+        self._sent_before_decrease = max(0, self._sent_before_decrease - 1)
+        self._release()
+
+    def decrease(self) -> None:
+        """Lower the limit after a rate limit, unless it hit a request that left before the last decrease."""
+        self._answers = 0
+        if self._sent_before_decrease > 0:
+            return
+        smaller = max(1, int(self.limit * _DECREASE))
+        self._to_withhold += self.limit - smaller
+        self.limit = smaller
+        self._sent_before_decrease = self._in_flight
+
+    def record_success(self) -> None:
+        """Count an answer; every twentieth raises the limit by one."""
+        self._answers += 1
+        if self.limit < self._most and self._answers >= _ANSWERS_PER_INCREASE:
+            self._answers = 0
+            self.limit += 1
+            self._release()
+
+    def _release(self) -> None:
+        if self._to_withhold:
+            self._to_withhold -= 1
+        else:
+            self._semaphore.release()
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that a response asks to wait, or None; `now` is the time since the epoch.
+    """Return the seconds that a response asks to wait, 0 to `MOST_SECONDS`, or None; `now` is the time since the epoch.
 
-    Read are ``retry-after-ms``, ``retry-after`` in seconds and as an HTTP date. The result lies in 0 to `MOST_SECONDS`.
+    It reads ``retry-after-ms``, and ``retry-after`` in seconds or as an HTTP date.
     """
     seconds = _number(headers.get("retry-after-ms"))
     if seconds is not None:

@@ -1,13 +1,12 @@
-"""Addresses of endpoints: how they are shown, and whether they leave this machine.
+"""The wire format of OpenAI-compatible chat completions: addresses, request parameters, answers and error bodies.
 
-What an endpoint's model has been found to understand, learned from what it refuses.
+Servers differ in the parameters they know: json_schema or only json_object, `max_tokens` or `max_completion_tokens`, no
+penalties, no log-probabilities. The first request uses everything; a refusal (HTTP 400 and its kin) removes the
+parameter that the message names or, if it names none and no request of this shape was ever answered, the next one of a
+list. What `Capabilities` has learned holds for the rest of the run.
 
-Every server speaks a dialect: json_schema or only json_object, `max_tokens` or `max_completion_tokens`, no penalties,
-no log-probabilities. The first request uses everything; a refusal (HTTP 400 and its kin) takes the feature out that the
-message names or, where it names none and nothing like this request has ever been answered, the next one of a ladder.
-What was learned holds for the rest of the run. Pure: this module sends nothing.
-
-What comes over the wire, taken apart without trust in its form: answers, error bodies, broken connections.
+Pure: nothing is sent from here, and the client's library is not imported, so that a job can look at an address without
+it. Nothing that a server sends is trusted in its form.
 """
 
 import json
@@ -19,11 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from lora_tui.engine.data.survey import estimate_tokens
-from lora_tui.engine.generation.generation_model import Usage
 from lora_tui.secrets import redact
+from lora_tui.store.tasks import AttemptEnd, AttemptStatus
 
 OPENAI_URL = "https://api.openai.com/v1"
-"""Where requests go when ``data_generation.base_url`` is empty."""
+"""The address where ``data_generation.base_url`` is empty."""
 
 
 def is_loopback(url: str) -> bool:
@@ -41,17 +40,18 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path.rstrip("/"), "", ""))
 
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _OPTIONAL = ("logprobs", "presence_penalty", "frequency_penalty", "top_p", "temperature")
 _STRUCTURE_WORDS = ("response_format", "json_schema", "json_object", "structured", "grammar", "guided")
 _CONTEXT_WORDS = ("context length", "context_length", "context window", "context size", "maximum context", "too long")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request in our words. `schema` is the JSON schema of the reply, or None for plain text."""
+class ChatRequest:
+    """One request, not yet fitted to a server. `schema` is the JSON schema of the reply, or None for plain text."""
 
     model: str
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[dict[str, str]]
     max_tokens: int
     temperature: float
     top_p: float | None = None
@@ -63,77 +63,77 @@ class Ask:
 
 @dataclass
 class Capabilities:
-    """The dialect of one model at one endpoint."""
+    """The parameters that one model at one endpoint understands, learned from its refusals."""
 
     tokens_key: str = "max_tokens"
-    structures: list[str] = field(default_factory=lambda: ["json_schema", "json_object", "none"])
+    response_formats: list[str] = field(default_factory=lambda: ["json_schema", "json_object", "none"])
     dropped: set[str] = field(default_factory=set)
     _proven: set[tuple[str, ...]] = field(default_factory=set)
-    _swapped: bool = False
+    _tokens_key_swapped: bool = False
 
-    def parameters(self, ask: Ask) -> dict[str, Any]:
-        """Return the request as the endpoint is believed to understand it."""
+    def parameters(self, request: ChatRequest) -> dict[str, Any]:
+        """Return the request's parameters as far as the endpoint is believed to understand them."""
         parameters: dict[str, Any] = {
-            "model": ask.model,
-            "messages": [dict(message) for message in ask.messages],
-            self.tokens_key: ask.max_tokens,
+            "model": request.model,
+            "messages": [dict(message) for message in request.messages],
+            self.tokens_key: request.max_tokens,
         }
         wanted = {
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "presence_penalty": ask.presence_penalty,
-            "frequency_penalty": ask.frequency_penalty,
-            "logprobs": True if ask.logprobs else None,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+            "logprobs": True if request.logprobs else None,
         }
         parameters |= {k: v for k, v in wanted.items() if v is not None and k not in self.dropped}
         if "logprobs" in parameters:
             parameters["top_logprobs"] = 10
-        if ask.schema is not None and self.structures[0] != "none":
-            parameters["response_format"] = _response_format(self.structures[0], ask.schema)
+        if request.schema is not None and self.response_formats[0] != "none":
+            parameters["response_format"] = _response_format(self.response_formats[0], request.schema)
         return parameters
 
-    def understood(self, ask: Ask) -> bool:
-        """Tell whether a request of this shape has been answered before."""
-        return _shape(self.parameters(ask)) in self._proven
+    def is_proven(self, request: ChatRequest) -> bool:
+        """Tell whether a request of this shape was answered before."""
+        return _shape(self.parameters(request)) in self._proven
 
-    def answered(self, parameters: Mapping[str, Any]) -> None:
-        """Note that a request of this shape was understood."""
+    def prove(self, parameters: Mapping[str, Any]) -> None:
+        """Record that a request of this shape was answered."""
         self._proven.add(_shape(parameters))
 
-    def refused(self, parameters: Mapping[str, Any], message: str) -> str | None:
-        """Learn from a refusal; returns what is left out from now on, in words, or None where nothing explains it."""
+    def learn(self, parameters: Mapping[str, Any], message: str) -> str | None:
+        """Learn from a refusal; returns what is left out from now on, in words, or None if nothing explains it."""
         text = message.lower()
         if exceeds_context(text):
             return None
         if "response_format" in parameters and any(word in text for word in _STRUCTURE_WORDS):
-            return self._step_down()
+            return self._next_response_format()
         for name in _OPTIONAL:
             if name in parameters and name in text:
                 return self._drop(name)
-        if not self._swapped and ("max_completion_tokens" in text or "max_tokens" in text):
-            return self._swap()
+        if not self._tokens_key_swapped and ("max_completion_tokens" in text or "max_tokens" in text):
+            return self._swap_tokens_key()
         if _shape(parameters) in self._proven:
             return None
         return self._next_guess(parameters)
 
     def _next_guess(self, parameters: Mapping[str, Any]) -> str | None:
         if "response_format" in parameters:
-            return self._step_down()
+            return self._next_response_format()
         for name in _OPTIONAL[:3]:
             if name in parameters:
                 return self._drop(name)
-        return None if self._swapped else self._swap()
+        return None if self._tokens_key_swapped else self._swap_tokens_key()
 
-    def _step_down(self) -> str:
-        gone = self.structures.pop(0)
+    def _next_response_format(self) -> str:
+        gone = self.response_formats.pop(0)
         return f"response_format {gone}"
 
     def _drop(self, name: str) -> str:
         self.dropped.add(name)
         return name
 
-    def _swap(self) -> str:
-        gone, self._swapped = self.tokens_key, True
+    def _swap_tokens_key(self) -> str:
+        gone, self._tokens_key_swapped = self.tokens_key, True
         self.tokens_key = "max_completion_tokens" if gone == "max_tokens" else "max_tokens"
         return gone
 
@@ -155,60 +155,76 @@ def _response_format(structure: str, schema: Mapping[str, object]) -> dict[str, 
 
 
 TokenLogprobs = tuple[str, Mapping[str, float]]
-"""A token of a reply, and the log-probabilities of the candidates at its place."""
+"""A token of a reply, and the log-probabilities of the candidate tokens at its position."""
 
 
-class NotAnAnswer(Exception):  # noqa: N818  # a finding about one body
-    """A body that is not JSON; the text is its beginning."""
-
-
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+class NotJson(Exception):  # noqa: N818  # a finding about one body
+    """A body of HTTP 200 that is not JSON (a proxy's page, half a body); the text is its beginning."""
 
 
 def cleaned(text: str) -> str:
-    """Return a reply as the store can hold it: NULs and halves of surrogate pairs become U+FFFD."""
-    return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Return a text as the store can hold it: NULs and halves of surrogate pairs become U+FFFD."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What the endpoint answered to an attempt that its `CallRecord` has not been told the end of.
+class ChatReply:
+    """The answer to an attempt whose end has not been recorded yet: that depends on what the reader makes of it.
 
-    `text` is empty where the answer has no choices or no content; `refusal` then says why, if the server does.
+    `text` is empty where the answer has no choices or no content; `refusal` then says why, if the server does. Tokens
+    are the server's count or, where it counts none, our estimate.
     """
 
     attempt: int
     text: str
     finish_reason: str
     refusal: str
-    usage: Usage
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
     logprobs: tuple[TokenLogprobs, ...]
     request_id: str | None
+
+    def end(self, status: AttemptStatus, error: str = "") -> AttemptEnd:
+        """Return the end of the attempt, for its `CallRecord`."""
+        return AttemptEnd(
+            status=status,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            http_status=200,
+            request_id=self.request_id,
+            reply=self.text,
+            error=error,
+        )
 
 
 def read_reply(
     attempt: int, body: str, headers: Mapping[str, str], prompt_tokens: int, without_key: Callable[[str], str]
-) -> Reply:
-    """Return the answer in `body`; `prompt_tokens` is our estimate where nobody counts. Raises `NotAnAnswer`.
+) -> ChatReply:
+    """Return the answer in `body`; `prompt_tokens` is our estimate. Raises `NotJson`.
 
-    Of the text only the endpoint's own key is taken out: what else may be a secret there is for the gates to refuse.
+    Only the endpoint's own key is removed from the text: any other secret in it is for the gates to refuse.
     """
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        raise NotAnAnswer(body[:80]) from None
+        raise NotJson(body[:80]) from None
     choices = _get(answer, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
     content = _get(message, "content")
     text = without_key(cleaned(content)) if isinstance(content, str) else ""
     refusal = _get(message, "refusal") or _get(_get(answer, "error"), "message") or ""
-    return Reply(
+    usage = _get(answer, "usage")
+    return ChatReply(
         attempt=attempt,
         text=text,
         finish_reason=str(_get(choice, "finish_reason") or ""),
         refusal=redact(without_key(cleaned(str(refusal))))[:300],
-        usage=_usage(_get(answer, "usage"), prompt_tokens, text),
+        prompt_tokens=_count(usage, "prompt_tokens", prompt_tokens),
+        completion_tokens=_count(usage, "completion_tokens", estimate_tokens(text)),
+        cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
         logprobs=_logprobs(_get(_get(choice, "logprobs"), "content")),
         request_id=headers.get("x-request-id"),
     )
@@ -218,19 +234,14 @@ def _get(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def _usage(counted: Any, prompt_tokens: int, text: str) -> Usage:
-    """Return the tokens the server counted; where it counts none, our estimate."""
-    prompt, completion = _get(counted, "prompt_tokens"), _get(counted, "completion_tokens")
-    cached = _get(_get(counted, "prompt_tokens_details"), "cached_tokens")
-    return Usage(
-        prompt if isinstance(prompt, int) else prompt_tokens,
-        completion if isinstance(completion, int) else estimate_tokens(text),
-        cached if isinstance(cached, int) else 0,
-    )
+def _count(counted: Any, name: str, estimate: int) -> int:
+    """Return a number of tokens as the server counted it, or our estimate."""
+    value = _get(counted, name)
+    return value if isinstance(value, int) else estimate
 
 
 def _logprobs(content: Any) -> tuple[TokenLogprobs, ...]:
-    """Return the tokens of a reply with their candidates; empty where anything about them is not as documented."""
+    """Return the tokens of a reply with their candidates; empty if anything about them is not as documented."""
     if not isinstance(content, list):
         return ()
     found: list[TokenLogprobs] = []
@@ -247,20 +258,20 @@ def _logprobs(content: Any) -> tuple[TokenLogprobs, ...]:
     return tuple(found)
 
 
-def message_of(body: object, code: str | None, text: str) -> str:
-    """Return what the server says about an error, without the client's wrapping."""
-    for place in (
+def error_message(body: object, code: str | None, text: str) -> str:
+    """Return the server's own text about an error, without the client library's wrapping."""
+    for found in (
         _get(body, "message"),
         _get(_get(body, "error"), "message"),
         _get(body, "detail"),
         _get(body, "error"),
     ):
-        if isinstance(place, str) and place:
-            return f"{place} [{code}]" if code and code not in place else place
+        if isinstance(found, str) and found:
+            return f"{found} [{code}]" if code and code not in found else found
     return text
 
 
-def _chain(problem: BaseException) -> list[BaseException]:
+def _causes(problem: BaseException) -> list[BaseException]:
     found: list[BaseException] = []
     current: BaseException | None = problem
     while current is not None and current not in found:
@@ -269,14 +280,14 @@ def _chain(problem: BaseException) -> list[BaseException]:
     return found
 
 
-def innermost(problem: BaseException) -> str:
-    """Return the reason at the bottom of a connection error: the client's own text says only that there was one."""
-    last = _chain(problem)[-1]
+def root_cause(problem: BaseException) -> str:
+    """Return the reason at the root of a connection error: the client library's text says only that there was one."""
+    last = _causes(problem)[-1]
     if isinstance(last, ConnectionError) and last.errno:  # asyncio's own text hides "Connection refused"
         return os.strerror(last.errno)
     return getattr(last, "strerror", None) or str(last) or type(last).__name__
 
 
 def never_connected(problem: BaseException) -> bool:
-    """Tell a connection that could not be made (refused, unknown host, certificate) from one that broke."""
-    return any(type(link).__name__ == "ConnectError" for link in _chain(problem))
+    """Tell whether a connection could not be made (refused, unknown host, certificate), rather than broke."""
+    return any(type(link).__name__ == "ConnectError" for link in _causes(problem))
