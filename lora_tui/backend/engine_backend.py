@@ -1,7 +1,7 @@
-"""The engine as the full-screen app sees it: `lora_tui.protocol.backend.Backend`, joined to the real one.
+"""Adapter from the app's `lora_tui.protocol.backend.Backend` to the engine.
 
 The engine is started, and its modules are imported, by the first call that needs them: the app is on the screen long
-before. Calls come from the app's loop and are carried out on the engine's.
+before. Calls come from the app's loop and run on the engine's.
 """
 
 import asyncio
@@ -13,20 +13,22 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_tui.protocol.backend import ChatTarget, Conversation, Forecast, LoadProgress, ReviewResult
+from lora_tui.protocol.backend import ChatTarget, Conversation, ForecastText, LoadProgress, ReviewResult
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
     from lora_tui.config import Settings
     from lora_tui.engine.chat.session import ChatSession
+    from lora_tui.engine.forecast.forecast import SettingsForecast
+    from lora_tui.engine.review.pairs import PairChange
     from lora_tui.engine.runtime.engine import Engine, Outcome
 
 T = TypeVar("T")
 
 
 class EngineBackend:
-    """What the app asks of this process's engine."""
+    """The `Backend` of the app's process; see there for what each call does. `_own` are the runs of this process."""
 
     def __init__(self, store_path: Path) -> None:
         self._store_path = store_path
@@ -34,10 +36,8 @@ class EngineBackend:
         self._starting = threading.Lock()
         self._own: dict[int, Future[Outcome]] = {}
 
-    # The engine
-
-    def _started(self) -> "Engine":
-        """The engine, started. Blocks while its modules are imported."""
+    def _running_engine(self) -> "Engine":
+        """Return the engine, started by the first caller; blocks while its modules are imported."""
         with self._starting:
             if self._engine is None:
                 from lora_tui.engine.runtime.engine import Engine
@@ -48,8 +48,8 @@ class EngineBackend:
             return self._engine
 
     async def _call(self, work: Callable[["Engine"], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the engine's loop, from the app's."""
-        engine = await asyncio.to_thread(self._started)
+        """Run a coroutine on the engine's loop, awaited from the app's."""
+        engine = await asyncio.to_thread(self._running_engine)
         return await asyncio.wrap_future(engine.call(work(engine)))
 
     async def _on_store(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
@@ -67,7 +67,7 @@ class EngineBackend:
 
             resumed = await resume_run(self._store_path, resume)
             mode, settings, given = resumed.run.mode, resumed.settings, {**resumed.run.options, **given}
-        engine = await asyncio.to_thread(self._started)
+        engine = await asyncio.to_thread(self._running_engine)
         run_id, ending = await asyncio.to_thread(engine.submit, mode, settings, given, resume)
         self._own[run_id] = ending
         return run_id
@@ -77,10 +77,10 @@ class EngineBackend:
         if run_id in self.own_live_runs() and self._engine is not None:
             self._engine.stop(run_id)
         else:
-            await self.ask(run_id, "stop")
+            await self.send_command(run_id, "stop")
 
-    async def ask(self, run_id: int, command: str) -> None:
-        """Ask the owner of a live run for something."""
+    async def send_command(self, run_id: int, command: str) -> None:
+        """Send a command to the owner of a live run."""
         from lora_tui.store import events
 
         await self._on_store(lambda store: events.ask(store, run_id, command))
@@ -96,18 +96,18 @@ class EngineBackend:
                 self._engine.stop(run_id)
 
     def wait(self, seconds: float) -> "list[Outcome] | None":
-        """Wait for the runs of this process to end; returns how they did, None while one goes on."""
+        """Wait for the runs of this process to end; returns how they ended, None while one goes on."""
         _, going_on = wait_for(list(self._own.values()), timeout=seconds)
         return None if going_on else [ending.result() for ending in self._own.values()]
 
     def close(self) -> None:
-        """Stop what is still at work, and end the engine."""
+        """Stop the runs that go on, wait for their end, and close the engine."""
         self.stop_own()
         wait_for(list(self._own.values()))
         if self._engine is not None:
             self._engine.close()
 
-    # What people decide
+    # Review
 
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         """Rate the answer to a test prompt."""
@@ -130,21 +130,21 @@ class EngineBackend:
         from lora_tui.engine.review.pairs import override_pair
 
         done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
-        return ReviewResult(_in_file(done.message, done.file, done.file_problem), done.before, done.after)
+        return ReviewResult(_pair_message(done), done.before, done.after)
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
-        """Give a pair another wording."""
+        """Rewrite a pair."""
         from lora_tui.engine.review.pairs import edit_pair
 
         done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
-        return ReviewResult(_in_file(done.message, done.file, done.file_problem))
+        return ReviewResult(_pair_message(done))
 
     async def undo(self, run_id: int) -> ReviewResult | None:
-        """Take back the newest thing that a person did to a pair of the run."""
+        """Take back the newest decision about a pair of the run."""
         from lora_tui.engine.review.pairs import undo
 
         words = await self._on_store(lambda store: undo(store, run_id))
-        return None if words is None else ReviewResult(words[:1].upper() + words[1:] + ".")
+        return None if words is None else ReviewResult(_capitalised(words) + ".")
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""
@@ -161,27 +161,27 @@ class EngineBackend:
             return f"Run {run_id} is deleted, with {done.removed}."
         return f"Run {run_id} is deleted." + (f" {done.kept}" if done.kept else "")
 
-    # Looking ahead
+    # Forecasts
 
-    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> Forecast:
+    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> ForecastText:
         """What a training run with these settings will be."""
         from lora_tui.backend.forecast_text import training_forecast
 
         return training_forecast(await self._forecast(settings, data_file))
 
-    async def forecast_generation(self, settings: "Settings") -> Forecast:
+    async def forecast_generation(self, settings: "Settings") -> ForecastText:
         """What a generation run with these settings will be."""
         from lora_tui.backend.forecast_text import generation_forecast
 
         return generation_forecast(await self._forecast(settings, None), settings)
 
-    async def _forecast(self, settings: "Settings", data_file: Path | None) -> Any:
+    async def _forecast(self, settings: "Settings", data_file: Path | None) -> "SettingsForecast":
         forecast = await asyncio.to_thread(_forecast_function)
         if self._engine is None and not self._store_path.is_file():  # one look at the disk
             return await forecast(settings, None, data_file)  # a forecast creates no store
         return await self._on_store(lambda store: forecast(settings, store, data_file))
 
-    # Talking
+    # Chat
 
     async def open_chat(self, target: ChatTarget, settings: "Settings", progress: LoadProgress) -> Conversation:
         """Load a model and open a conversation with it."""
@@ -203,25 +203,29 @@ class EngineBackend:
             return await open_chat(engine, settings, options, report)
 
         session = await self._call(open_on_engine)
-        return _EngineConversation(self._started(), session)
+        return _EngineConversation(self._running_engine(), session)
 
 
-def _forecast_function() -> Any:
+def _forecast_function() -> "Callable[[Settings, Store | None, Path | None], Coroutine[Any, Any, SettingsForecast]]":
     from lora_tui.engine.forecast.forecast import forecast_settings
 
     return forecast_settings
 
 
-def _in_file(words: str, file: Path | None, problem: str | None) -> str:
-    """What was done, and whether the file of accepted pairs has it."""
-    said = words[:1].upper() + words[1:]
-    if problem:
-        return f"{said}. {problem}"
-    return f"{said}. {file} is written again." if file is not None else f"{said}."
+def _pair_message(change: "PairChange") -> str:
+    """What was done to a pair, and whether the file of accepted pairs has it."""
+    message = _capitalised(change.message)
+    if change.file_problem:
+        return f"{message}. {change.file_problem}"
+    return f"{message}. {change.file} is written again." if change.file is not None else f"{message}."
+
+
+def _capitalised(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 class _EngineConversation:
-    """A chat session of the engine, read from the app's loop."""
+    """A chat session of the engine, as the app's loop sees it."""
 
     def __init__(self, engine: "Engine", session: "ChatSession") -> None:
         self._engine = engine
@@ -229,16 +233,16 @@ class _EngineConversation:
 
     @property
     def title(self) -> str:
-        """Who speaks."""
+        """The model, and the adapter on it."""
         return self._session.title
 
     @property
     def sides(self) -> Sequence[Side]:
-        """Who can speak."""
+        """The sides that can answer."""
         return self._session.sides
 
     def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
-        """Answer, piece by piece."""
+        """Answer, streaming."""
         return self._on_this_loop(self._session.reply(text, sides))
 
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
@@ -263,5 +267,5 @@ class _EngineConversation:
         await asyncio.wrap_future(self._engine.call(self._session.clear()))
 
     async def close(self) -> None:
-        """Let go of the model."""
+        """Unload the model."""
         await asyncio.wrap_future(self._engine.call(self._session.close()))

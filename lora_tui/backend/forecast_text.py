@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from lora_tui.config import Settings
 from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.types import Estimate
-from lora_tui.protocol.backend import Blocker, Forecast
+from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.text import count, duration, one_line
 
 _GENERATION = "data_generation"
 
 
-def training_forecast(forecast: SettingsForecast) -> Forecast:
+def training_forecast(forecast: SettingsForecast) -> ForecastText:
     """What training will be."""
     training = forecast.training
     data, length, model, memory = training.data, training.length, training.model, training.memory
@@ -48,7 +48,7 @@ def training_forecast(forecast: SettingsForecast) -> Forecast:
             else f"about {duration(seconds.value)} ({seconds.note})",
         )
     )
-    return Forecast(tuple(lines), tuple(_of(forecast.warnings, generation=False)), _no_file(forecast))
+    return ForecastText(tuple(lines), tuple(_of(forecast.warnings, generation=False)), _no_file(forecast))
 
 
 def _no_file(forecast: SettingsForecast) -> Blocker | None:
@@ -75,7 +75,7 @@ def _data(forecast: SettingsForecast) -> str:
     return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped}){held_out}"
 
 
-def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forecast:
+def generation_forecast(forecast: SettingsForecast, settings: Settings) -> ForecastText:
     """What generation will be."""
     generation = forecast.generation
     blocker = _no_folder(forecast) or _no_key(forecast)
@@ -101,7 +101,7 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
     if generation.key_needed or generation.key_set:
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
-    return Forecast(tuple(lines), tuple(_of(forecast.warnings, generation=True)), blocker)
+    return ForecastText(tuple(lines), tuple(_of(forecast.warnings, generation=True)), blocker)
 
 
 def _no_folder(forecast: SettingsForecast) -> Blocker | None:

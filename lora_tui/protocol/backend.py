@@ -1,7 +1,7 @@
 """What the app asks of the engine, and the plain data that comes back.
 
 The app never imports the engine: the command line hands in an object that fits `Backend`, and the tests another.
-Methods are awaited on the app's loop and never block it; what a user can mend is raised as `LoraTuiError`.
+Methods are awaited on the app's loop and never block it; what a user can fix is raised as `LoraTuiError`.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -13,7 +13,6 @@ from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 
 if TYPE_CHECKING:
     from lora_tui.config import Settings
-
 
 LoadProgress = Callable[[str, int, int], None]
 """Progress of loading a model: the phase, and how much of how much is done; a total of 0 or 1 has no figure."""
@@ -30,24 +29,24 @@ class ChatTarget:
 
 
 class Conversation(Protocol):
-    """A loaded model that answers."""
+    """A loaded model and the conversation with it."""
 
     @property
     def title(self) -> str:
-        """Who speaks."""
+        """The model, and the adapter on it."""
 
     @property
     def sides(self) -> Sequence[Side]:
-        """Who can speak; the first is the one that is meant."""
+        """The sides that can answer, the default one first."""
 
     def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
-        """Answer, piece by piece; one `Reply` for each side ends it."""
+        """Answer `text`, streaming; one `Reply` for each side ends it."""
 
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
-        """Take the last answer back and answer the same text anew."""
+        """Take the last reply back and answer the same text anew."""
 
     def stop(self) -> None:
-        """End the reply that is under way at its next token."""
+        """End the reply that is being decoded at its next token."""
 
     def set_decoding(self, decoding: Decoding) -> None:
         """Decode like this from the next reply on."""
@@ -56,14 +55,14 @@ class Conversation(Protocol):
         """Begin a new conversation with the same model."""
 
     async def close(self) -> None:
-        """Let go of the model."""
+        """Unload the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewResult:
-    """What a judgement did: weights before and after, and a sentence for people."""
+    """What a rating or a decision did: a sentence for people, and the score's weights before and after."""
 
-    words: str
+    message: str
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
 
@@ -78,7 +77,7 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class ForecastText:
     """What a configuration will do: lines of (what, figure), what to be warned of, and what keeps it from beginning."""
 
     lines: tuple[tuple[str, str], ...]
@@ -97,7 +96,7 @@ class Backend(Protocol):
     async def stop(self, run_id: int) -> None:
         """Ask a run of any process to save its work and end."""
 
-    async def ask(self, run_id: int, command: str) -> None:
+    async def send_command(self, run_id: int, command: str) -> None:
         """Ask the owner of a live run for ``checkpoint``, ``pause`` or ``continue``."""
 
     def own_live_runs(self) -> list[int]:
@@ -116,7 +115,7 @@ class Backend(Protocol):
         """Accept or reject a pair, whatever its score."""
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
-        """Give a pair another wording."""
+        """Rewrite a pair's question and answer."""
 
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
@@ -125,10 +124,10 @@ class Backend(Protocol):
         """Name a run."""
 
     async def delete(self, run_id: int, *, with_files: bool) -> str:
-        """Delete a run that has ended, and its folder where that was made by this program; says what became of it."""
+        """Delete a run that has ended, and its folder where this program made it; returns what became of the folder."""
 
-    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> Forecast:
+    async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> ForecastText:
         """What a training run with these settings will be: examples, steps, time, memory."""
 
-    async def forecast_generation(self, settings: "Settings") -> Forecast:
+    async def forecast_generation(self, settings: "Settings") -> ForecastText:
         """What a generation run with these settings will be: files, calls, tokens, money."""

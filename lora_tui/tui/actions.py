@@ -7,7 +7,7 @@ dialog it was asked for in: it is the app's own worker.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.protocol.backend import Forecast, ReviewResult
+from lora_tui.protocol.backend import ForecastText, ReviewResult
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Problem
 from lora_tui.tui.services import AppServices
@@ -46,7 +46,7 @@ class AppActions:
         if run_id is not None:
             self._services.show_new_run(mode, run_id)
 
-    def start_unless_blocked(self, mode: str, forecast: Callable[["Settings"], Awaitable[Forecast]]) -> None:
+    def start_unless_blocked(self, mode: str, forecast: Callable[["Settings"], Awaitable[ForecastText]]) -> None:
         """Begin a run and show it; one that is known to fail is not begun: what is missing is shown instead.
 
         While one is about to begin, another call does nothing: a key that is held down begins one run.
@@ -80,7 +80,7 @@ class AppActions:
 
     async def send(self, run_id: int, command: str, message: str = "") -> None:
         """Send a command (``checkpoint``, ``pause``, ``continue``) to the owner of a live run."""
-        await self._request(self._services.backend.ask(run_id, command), message)
+        await self._request(self._services.backend.send_command(run_id, command), message)
 
     async def _request(self, request: Awaitable[None], message: str) -> bool:
         """Await a request, and show the message; False when it was refused."""
@@ -134,5 +134,5 @@ class AppActions:
     async def _review(self, review: Awaitable[ReviewResult]) -> None:
         result = await self._services.attempt(review)
         if result is not None:
-            self._services.notify(result.words)
+            self._services.notify(result.message)
             self._services.poll_soon()

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 
 from lora_tui.config import Loaded, Settings
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Blocker, ChatTarget, Forecast, ReviewResult
+from lora_tui.protocol.backend import Blocker, ChatTarget, ForecastText, ReviewResult
 from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
@@ -98,8 +98,8 @@ class FakeBackend:
     async def stop(self, run_id: int) -> None:
         self._note("stop", run_id)
 
-    async def ask(self, run_id: int, command: str) -> None:
-        self._note("ask", run_id, command)
+    async def send_command(self, run_id: int, command: str) -> None:
+        self._note("send_command", run_id, command)
 
     def own_live_runs(self) -> list[int]:
         return list(self.own_runs)
@@ -138,15 +138,15 @@ class FakeBackend:
         self._note("delete", run_id, with_files)
         return f"Run {run_id} is deleted."
 
-    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> Forecast:
+    async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> ForecastText:
         self._note("forecast_training")
-        return Forecast(
+        return ForecastText(
             (("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",), self.blocker
         )
 
-    async def forecast_generation(self, settings: Settings) -> Forecast:
+    async def forecast_generation(self, settings: Settings) -> ForecastText:
         self._note("forecast_generation")
-        return Forecast((("folder", "training_input: 9 files"), ("calls", "at least 230")), (), self.blocker)
+        return ForecastText((("folder", "training_input: 9 files"), ("calls", "at least 230")), (), self.blocker)
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)

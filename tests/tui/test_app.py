@@ -221,8 +221,8 @@ async def test_the_palette_offers_what_can_be_done_now_and_nothing_else(harness:
         await pilot.press("ctrl+p")
         await wait_until(lambda: isinstance(app.screen, CommandPalette))
         await pilot.press(*"checkpoint", "down", "enter")
-        await wait_until(lambda: harness.backend.calls_of("ask"))
-        assert harness.backend.calls_of("ask") == [(1, "checkpoint")]
+        await wait_until(lambda: harness.backend.calls_of("send_command"))
+        assert harness.backend.calls_of("send_command") == [(1, "checkpoint")]
 
 
 async def test_every_binding_that_people_see_has_an_id_of_its_own_and_can_be_remapped(harness: AppHarness) -> None:

@@ -171,13 +171,13 @@ async def test_a_live_run_is_paused_continued_and_stopped_by_key(harness: AppHar
     async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await wait_for_text(app, "space Pause")
         await pilot.press("space")
-        await wait_until(lambda: harness.backend.calls_of("ask"))
+        await wait_until(lambda: harness.backend.calls_of("send_command"))
         await events.append(store, run_id, [(1.0, "paused", {"paused": True})])
         await wait_for_text(app, "Go on")
         assert "paused" in screen_text(app)
         await pilot.press("space", "x")
         await wait_until(lambda: harness.backend.calls_of("stop"))
-        assert harness.backend.calls_of("ask") == [(run_id, "pause"), (run_id, "continue")]
+        assert harness.backend.calls_of("send_command") == [(run_id, "pause"), (run_id, "continue")]
 
 
 async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(harness: AppHarness) -> None:

@@ -6,7 +6,7 @@ from textual.app import App
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Forecast
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.store import chat, corpus, events, generation
 from lora_tui.store.connection import Store
 from lora_tui.store.corpus import ChunkRow, SourceFile
@@ -111,9 +111,9 @@ async def test_hostile_text_is_shown_as_plain_content_everywhere(
     await harness.populate(lambda store: populate(store, text))
     harness.backend.conversation = FakeConversation([text[:20_000], storable(text)[:20_000]])
     harness.backend.conversation.title = text
-    forecast = Forecast(((text[:100], text),), (text,))
+    forecast = ForecastText(((text[:100], text),), (text,))
 
-    async def foretold(*_: object, **__: object) -> Forecast:
+    async def foretold(*_: object, **__: object) -> ForecastText:
         return forecast
 
     harness.backend.forecast_training = foretold  # type: ignore[method-assign]

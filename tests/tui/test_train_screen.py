@@ -116,7 +116,7 @@ async def test_keys_ask_the_owner_of_a_live_run(harness: AppHarness) -> None:
         await wait_for_text(app, "Checkpoint now")
         await pilot.press("p", "x")
         await wait_until(lambda: harness.backend.calls_of("stop"))
-        assert harness.backend.calls_of("ask") == [(run_id, "checkpoint")]
+        assert harness.backend.calls_of("send_command") == [(run_id, "checkpoint")]
         assert harness.backend.calls_of("stop") == [(run_id,)]
         assert "Start" not in screen_text(app), "one cannot start what is running"
 

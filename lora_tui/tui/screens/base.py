@@ -9,7 +9,7 @@ from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
 
-from lora_tui.protocol.backend import Forecast
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
@@ -111,7 +111,7 @@ class RunScreen(ModeScreen):
         """Id of the run to follow."""
         raise NotImplementedError
 
-    def forecast(self, settings: "Settings") -> Coroutine[Any, Any, Forecast]:
+    def forecast(self, settings: "Settings") -> Coroutine[Any, Any, ForecastText]:
         """What a run of this mode will be."""
         raise NotImplementedError
 

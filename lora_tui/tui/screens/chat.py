@@ -339,7 +339,7 @@ class ChatScreen(ModeScreen):
             return
         answer.rating = rating
         answer.show_figures()
-        self.services.notify(result.words)
+        self.services.notify(result.message)
 
     async def action_save(self) -> None:
         """Write the conversation to a file."""

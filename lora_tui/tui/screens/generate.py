@@ -12,7 +12,7 @@ from textual.containers import Container, Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 
-from lora_tui.protocol.backend import Forecast
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter
@@ -115,7 +115,7 @@ class GenerateScreen(RunScreen):
         """Id of the run to follow."""
         return self.state.generation_run
 
-    async def forecast(self, settings: "Settings") -> Forecast:
+    async def forecast(self, settings: "Settings") -> ForecastText:
         """What a generation run will be."""
         return await self.services.backend.forecast_generation(settings)
 

@@ -12,7 +12,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 
 from lora_tui.machine import DeviceLoad, device_load
-from lora_tui.protocol.backend import ChatTarget, Forecast
+from lora_tui.protocol.backend import ChatTarget, ForecastText
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
@@ -121,7 +121,7 @@ class TrainScreen(RunScreen):
         """Id of the run to follow."""
         return self.state.training_run
 
-    async def forecast(self, settings: "Settings") -> Forecast:
+    async def forecast(self, settings: "Settings") -> ForecastText:
         """What a training run will be."""
         return await self.services.backend.forecast_training(settings)
 

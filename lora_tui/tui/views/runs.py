@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textual.content import Content
 
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import Forecast
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
@@ -45,7 +45,7 @@ class PlanView:
         """Ask again at the next opportunity: what was counted may have changed."""
         self._settings = None
 
-    async def update(self, settings: "Settings", forecast_of: Callable[["Settings"], Awaitable[Forecast]]) -> None:
+    async def update(self, settings: "Settings", forecast_of: Callable[["Settings"], Awaitable[ForecastText]]) -> None:
         """Ask for the forecast of these settings, unless it is the one that is held."""
         if self._settings is settings:
             return
@@ -53,12 +53,12 @@ class PlanView:
         try:
             forecast = await forecast_of(settings)
         except LoraTuiError as problem:
-            forecast = Forecast((), (str(problem),))
+            forecast = ForecastText((), (str(problem),))
         self.blocked = forecast.blocker is not None
         self.content = Content("\n").join(forecast_lines(forecast))
 
 
-def forecast_lines(forecast: Forecast) -> list[Content]:
+def forecast_lines(forecast: ForecastText) -> list[Content]:
     """The figures of a forecast in two columns, then its warnings."""
     width = max((len(what) for what, _ in forecast.lines), default=0) + 2
     lines = [styled((what.ljust(width), DIM), safe_line(figure, 200)) for what, figure in forecast.lines]
