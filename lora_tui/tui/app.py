@@ -182,10 +182,10 @@ class LoraApp(App[None]):
 
     def action_help(self) -> None:
         """Show the keys and the lesson of what has the focus."""
-        from lora_tui.tui.screens.help import HelpScreen, help_for
+        from lora_tui.tui.screens.help import HelpScreen, active_keys
 
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self.services, *help_for(self.screen)))
+            self.push_screen(HelpScreen(self.services, *active_keys(self.screen)))
 
     def action_problem(self) -> None:
         """Show the last problem again."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.tui.screens.help import HelpScreen, help_for
+from lora_tui.tui.screens.help import HelpScreen, active_keys
 from lora_tui.tui.views.lessons import NONE_YET, lessons
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
@@ -66,7 +66,7 @@ async def test_help_opens_the_lesson_that_belongs_to_the_place(
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-        await wait_until(lambda: help_for(app.screen)[1] == lesson)
+        await wait_until(lambda: active_keys(app.screen)[1] == lesson)
         await pilot.press("question_mark")
         await wait_until(lambda: isinstance(app.screen, HelpScreen))
         await pilot.press("l")

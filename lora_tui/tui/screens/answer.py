@@ -1,4 +1,4 @@
-"""The answer to a test prompt, whole: what was asked, what was wanted, what it said then and now; and its rating."""
+"""One answer to a test prompt: prompt, reference, the answer now and at earlier evaluations, metrics, rating."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -20,16 +20,16 @@ from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
 _BAR = 16
-_WHO = 9
-_BEFORE_ANSWER = _WHO + 10
-"""Columns before an earlier answer: whose it is, and how well it agreed."""
+_LABEL = 9
+_BEFORE_ANSWER = _LABEL + 10
+"""Columns before an earlier answer: its step, and how well it agreed."""
 
-_TOLD = 5e-5
-"""Smaller changes of a weight are not worth a word."""
+_LEAST_CHANGE = 5e-5
+"""Smaller changes of a weight are not reported."""
 
 
 class AnswerScreen(Dialog[None]):
-    """Shows the answers of one evaluation one by one, and takes ratings of 1 (bad) to 5 (as it should be)."""
+    """Sheet with the answers of one evaluation, one at a time; takes ratings from 1 (bad) to 5 (as it should be)."""
 
     CSS_PATH = ["../dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it
 
@@ -61,10 +61,10 @@ class AnswerScreen(Dialog[None]):
         self._run_id = run_id
         self._samples = samples
         self._index = index
-        self._moved = Content("")
+        self._change = Content("")
 
     def compose(self) -> ComposeResult:
-        """One scroll with everything, hints below."""
+        """One scrolling box with everything, hints below."""
         with Vertical(classes="sheet"):
             with VerticalScroll(id="answer-box", classes="box"):
                 yield Static(id="answer", markup=False)
@@ -76,7 +76,7 @@ class AnswerScreen(Dialog[None]):
         await self._show()
 
     async def on_resize(self) -> None:
-        """Cut earlier answers where the line ends now."""
+        """Cut earlier answers to the new width."""
         await self._show()
 
     async def _show(self) -> None:
@@ -95,42 +95,46 @@ class AnswerScreen(Dialog[None]):
             ("\n\nSays\n", DIM), safe_text(sample.answer or "(nothing)", "bold"),
             ("\n\nAgrees ", DIM), (score_mark(sample.score), "bold"),
             ("   your rating ", DIM), (f"{rated} of 5" if rated else "none yet: 1 bad … 5 as it should be", "bold"),
-            *(("\n", self._moved) if self._moved.plain else ()), "\n\n", _measures(sample),
+            *(("\n", self._change) if self._change.plain else ()), "\n\n", _metric_lines(sample),
         ]  # fmt: skip
         if len(earlier) > 1:
             parts.append(("\n\nAs it learned", DIM))
             room = max(20, box.content_size.width - _BEFORE_ANSWER - 1)
             # The base model is asked last, and is where the run began.
             for step, model, score, answer in sorted(earlier, key=lambda one: (one[1] != "base", one[0])):
-                who = "base" if model == "base" else f"step {step:,}"
+                label = "base" if model == "base" else f"step {step:,}"
                 parts += [
                     "\n",
-                    (f"{who:>{_WHO}}  {score_mark(score):<7} ", DIM),
+                    (f"{label:>{_LABEL}}  {score_mark(score):<7} ", DIM),
                     safe_line(answer or "(nothing)", room),
                 ]
         self.query_one("#answer", Static).update(styled(*parts))
 
     async def action_step(self, by: int) -> None:
-        """Show a neighbour."""
+        """Show the answer before or after."""
         if 0 <= self._index + by < len(self._samples):
             self._index += by
-            self._moved = Content("")
+            self._change = Content("")
             self.query_one("#answer-box").scroll_home(animate=False)
             await self._show()
 
     async def action_rate(self, rating: int) -> None:
-        """Rate the answer, and say what that did to the weights."""
+        """Rate the answer, and report how that changed the aggregator's weights."""
         sample = self._samples[self._index]
-        moved = await self._services.attempt(self._services.backend.rate_sample(sample.id, rating))
-        if moved is None:
+        result = await self._services.attempt(self._services.backend.rate_sample(sample.id, rating))
+        if result is None:
             return
-        changes = {name: moved.after[name] - moved.before.get(name, 0.0) for name in moved.after}
+        changes = {name: result.after[name] - result.before.get(name, 0.0) for name in result.after}
         strongest = sorted(changes, key=lambda name: -abs(changes[name]))[:3]
-        told = ", ".join(
-            f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _TOLD
+        largest = ", ".join(
+            f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _LEAST_CHANGE
         )
-        words = f"The weights moved: {told}" if told else "The weights hardly moved: no metric sets this answer apart."
-        self._moved = styled((words, "$accent"))
+        words = (
+            f"The weights moved: {largest}"
+            if largest
+            else "The weights hardly moved: no metric sets this answer apart."
+        )
+        self._change = styled((words, "$accent"))
         self._services.poll_soon()
         await self._show()
 
@@ -140,7 +144,8 @@ class AnswerScreen(Dialog[None]):
         self._services.copy(f"{sample.prompt}\n{sample.answer}\n")
 
 
-def _measures(sample: Sample) -> Content:
+def _metric_lines(sample: Sample) -> Content:
+    """A line for each metric: name, bar, value."""
     lines = []
     for name, value in sample.metrics.items():
         lines.append(

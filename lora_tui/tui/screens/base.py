@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ModeScreen(Screen[None]):
-    """A mode: bar, body, key hints. `compose_body` makes what lies between, `update` brings it up to date."""
+    """A mode: bar, body and key hints. Subclasses make the body (`compose_body`) and bring it up to date (`update`)."""
 
     MODE: ClassVar[str] = ""
     LESSON: ClassVar[str] = "01-tokens-and-loss"
@@ -51,7 +51,7 @@ class ModeScreen(Screen[None]):
         yield from ()
 
     async def update(self, *, changed: bool) -> None:
-        """Bring what is shown up to date; `changed` tells that the store has something new."""
+        """Bring what is shown up to date, after a poll; `changed`: the store has something new."""
 
     async def refresh_from_store(self, *, changed: bool) -> None:
         """Update after a poll, and show other hints where other keys have come to apply."""
@@ -120,7 +120,7 @@ class RunScreen(ModeScreen):
         raise NotImplementedError
 
     async def open_run(self, store: Store, run: RunLine) -> None:
-        """Begin to follow another run."""
+        """Follow another run from now on."""
         raise NotImplementedError
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
@@ -150,7 +150,7 @@ class RunScreen(ModeScreen):
         return self.run_in_view is not None and self.run_in_view.state in LIVE_STATES
 
     def on_screen_resume(self) -> None:
-        """Forecast again: the files may have changed meanwhile."""
+        """Forecast anew: the files may have changed meanwhile."""
         self._plan.invalidate()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -164,13 +164,18 @@ class RunScreen(ModeScreen):
         return True
 
     def action_start(self) -> None:
-        """Begin a run with the current configuration, or show what keeps it from beginning."""
+        """Begin a run with the settings in view, or show what keeps it from beginning."""
         self.actions.start_unless_blocked(self.MODE, self.forecast)
 
     async def action_resume(self) -> None:
         """Go on with the run in view."""
         if self.run_in_view is not None:
             await self.actions.resume(self.run_in_view)
+
+    async def send(self, command: str, message: str = "") -> None:
+        """Send a command to the run in view."""
+        if self.run_in_view is not None:
+            await self.actions.send(self.run_in_view.id, command, message)
 
     async def action_stop(self) -> None:
         """Stop the run in view and keep its work."""

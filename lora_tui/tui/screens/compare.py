@@ -1,4 +1,4 @@
-"""Two to four runs side by side: curves over each other, what is set differently, and the same prompts' answers."""
+"""Two to four runs side by side: their curves in one plot, what is set differently, answers to the same prompts."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -33,7 +33,7 @@ _LOSS, _SCORE, _HELD_OUT = "Loss, smoothed", "Score", "Loss on held-out examples
 
 
 class CompareScreen(Dialog[None]):
-    """Shows runs that were marked."""
+    """Sheet that compares the runs that were marked."""
 
     CSS_PATH = ["../dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it
 
@@ -51,7 +51,7 @@ class CompareScreen(Dialog[None]):
         self._shown = _LOSS
 
     def compose(self) -> ComposeResult:
-        """Plot above, differences and answers below."""
+        """Plot above, settings and answers below."""
         with Vertical(classes="sheet"):
             with Container(id="compare-plot-box", classes="box"):
                 yield LinePlot("none of these runs has taken a step", id="compare-plot")
@@ -63,7 +63,7 @@ class CompareScreen(Dialog[None]):
             yield KeyHints()
 
     async def on_mount(self) -> None:
-        """Read and show all of it."""
+        """Read the runs and show all of it."""
         entitle(self.query_one("#compare-settings-box"), "What is set differently")
         entitle(self.query_one("#compare-answers-box"), "The same prompts")
         store = self._services.reader.store
@@ -91,6 +91,7 @@ class CompareScreen(Dialog[None]):
         entitle(self.query_one("#compare-plot-box"), self._shown)
 
     async def _settings(self, store: Store) -> Content:
+        """The keys whose values differ, a column for each run."""
         rows = [await runs.get(store, view.run.id) for view in self._views]
         settings = [
             {name: section for name, section in row.settings.items() if name in _SECTIONS}
@@ -107,7 +108,7 @@ class CompareScreen(Dialog[None]):
         return Content("\n").join(lines)
 
     async def _answers(self, store: Store) -> Content:
-        """Each prompt with every run's answer at its best evaluation."""
+        """Each prompt with every run's answer at the run's best evaluation."""
         by_prompt: dict[str, list[tuple[str, Sample]]] = {}
         for view in self._views:
             best = view.best
@@ -135,6 +136,6 @@ class CompareScreen(Dialog[None]):
         self._draw()
 
     def action_log(self) -> None:
-        """Switch the axis."""
+        """Switch between a linear and a logarithmic axis."""
         plot = self.query_one("#compare-plot", LinePlot)
         plot.set_log(not plot.log_scale)

@@ -1,4 +1,4 @@
-"""Generate: the sources, the pairs as they are judged, and what it costs."""
+"""Generate: the sources, the pairs as they are judged, progress and cost, and the keys that review a pair."""
 
 import time
 from collections.abc import Sequence
@@ -42,13 +42,14 @@ _SOURCES = (Column("file", 0), Column("", 4, right=True), Column("", 4, right=Tr
 _SOURCES_WIDE = (*_SOURCES, Column("parts", 5, right=True), Column("size", 7, right=True))
 _SEARCH_DELAY = 0.25
 _NEWS_SECONDS = 15.0
-"""What happened longer ago is no news."""
+"""A message about what happened longer ago is not shown."""
 
-_VIEWS = ("progress", "sources", "analysis")
+_BELOW = ("progress", "sources", "analysis")
+"""Panels that take turns below the pairs in a small terminal."""
 
 
 class GenerateScreen(RunScreen):
-    """The mode in which pairs are made and judged."""
+    """The mode in which pairs are generated and judged."""
 
     CSS_PATH = "generate.tcss"
 
@@ -78,11 +79,11 @@ class GenerateScreen(RunScreen):
         super().__init__(services, actions)
         self._view: GenerationView | None = None
         self._window: PairWindow | None = None
-        self._summaries = Throttle()
-        self._below = 0
-        self._unsummed = False
+        self._sums_throttle = Throttle()
+        self._sums_stale = False
         """Whether something has happened that the sums do not hold yet."""
-        self._typing: Timer | None = None
+        self._below = 0
+        self._search_timer: Timer | None = None
         self._announced: int | None = None
         """The quickstart of which it was said that it trains now."""
 
@@ -101,12 +102,12 @@ class GenerateScreen(RunScreen):
             yield panel
 
     def on_mount(self) -> None:
-        """Name the boxes and begin on the pairs."""
+        """Title the boxes and focus the pairs."""
         entitle(self.query_one("#sources-box"), "Sources")
         entitle(self.query_one("#pairs-box"), "Pairs")
         self.query_one("#search").display = False
         self.query_one("#pairs").focus()
-        self.set_class(True, f"-below-{_VIEWS[self._below]}")
+        self.set_class(True, f"-below-{_BELOW[self._below]}")
 
     # Following the run
 
@@ -125,7 +126,7 @@ class GenerateScreen(RunScreen):
         assert row is not None, "it was listed"
         self._view = GenerationView(run, row.settings.get("data_generation", {}))
         self._window = PairWindow(run.id)
-        self._summaries.reset()
+        self._sums_throttle.reset()
         self.query_one("#pairs", RowList).following = True
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
@@ -134,18 +135,19 @@ class GenerateScreen(RunScreen):
         self._view.run = run
         if changed or moved:
             await self._follow(store)
-        self._unsummed |= changed or moved or self.is_live
-        summarised = self._unsummed and self._summaries.due()
-        if summarised:
-            self._unsummed = False
+        self._sums_stale |= changed or moved or self.is_live
+        summed = self._sums_stale and self._sums_throttle.due()
+        if summed:
+            self._sums_stale = False
             await self._view.sum_up(store, time.time())
-            self._summaries.done()
+            self._sums_throttle.done()
             self._announce_training()
         await self._read(store)
-        if changed or moved or summarised:
-            self._draw(summarised=summarised)
+        if changed or moved or summed:
+            self._draw(summed=summed)
 
     async def _follow(self, store: Store) -> None:
+        """Read the ids of the pairs that match; the cursor stays on its pair."""
         assert self._window is not None
         assert self._view is not None
         rows = self.query_one("#pairs", RowList)
@@ -157,14 +159,14 @@ class GenerateScreen(RunScreen):
             rows.cursor = index  # pairs that came or went above it must not move what is looked at
 
     async def _read(self, store: Store) -> None:
-        """Have the rows in view read, and drawn when they were not there before."""
+        """Read the rows in view, and draw them where they have changed."""
         rows = self.query_one("#pairs", RowList)
         if self._window is not None and await self._window.read(store, rows.visible_rows):
             rows.refresh()
 
     @on(RowList.Moved, "#pairs")
-    def _moved(self) -> None:
-        self._title()
+    def _cursor_moved(self) -> None:
+        self._show_title()
         self.services.poll_soon()  # the rows that are in view now may not have been read
 
     def _announce_training(self) -> None:
@@ -178,7 +180,7 @@ class GenerateScreen(RunScreen):
 
     # Drawing
 
-    def _draw(self, *, summarised: bool) -> None:
+    def _draw(self, *, summed: bool) -> None:
         view, window = self._view, self._window
         assert view is not None
         assert window is not None
@@ -187,10 +189,10 @@ class GenerateScreen(RunScreen):
         title, words = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
         self.query_one("#analysis", Panel).show(words, title)
         sources = self.query_one("#sources", RowList)
-        if summarised:
+        if summed:
             sources.show(len(view.sources))
         entitle(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
-        self._title()
+        self._show_title()
         calls = view.calls
         more = f"{view.accepted:,}/{view.target:,}"
         if view.paused:
@@ -201,7 +203,7 @@ class GenerateScreen(RunScreen):
             more += f" · {calls.in_flight} in flight"
         self.show_run_in_bar(view.run, more)
 
-    def _title(self) -> None:
+    def _show_title(self) -> None:
         window = self._window
         if window is None:
             return
@@ -255,34 +257,33 @@ class GenerateScreen(RunScreen):
         return super().check_action(action, parameters)
 
     async def action_pause(self) -> None:
-        """Begin no new calls."""
-        if self._view is not None:
-            await self.actions.send(self._view.run.id, "pause", "Calls in flight are still answered, then it waits.")
+        """Begin no new calls to the model."""
+        await self.send("pause", "Calls in flight are still answered, then it waits.")
 
     async def action_unpause(self) -> None:
         """Go on after a pause."""
-        if self._view is not None:
-            await self.actions.send(self._view.run.id, "continue")
+        await self.send("continue")
 
     @property
     def _pair_id(self) -> int | None:
+        """Id of the pair under the cursor."""
         rows = self.query_one("#pairs", RowList)
         return self._window.ids[rows.cursor] if self._window is not None and rows.cursor < len(self._window) else None
 
     async def action_verdict(self, verdict: str) -> None:
-        """Decide on the pair under the cursor."""
+        """Accept or reject the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
             await self.actions.override_pair(pair_id, verdict)
 
     async def action_edit(self) -> None:
-        """Change the wording of the pair under the cursor."""
+        """Edit the wording of the pair under the cursor."""
         if (pair_id := self._pair_id) is not None:
             from lora_tui.tui.screens.pair import edit_pair
 
             await edit_pair(self.services, self.actions, pair_id)
 
     async def action_undo(self) -> None:
-        """Take the last verdict or edit back."""
+        """Take back the last verdict or edit."""
         if self._window is not None:
             await self.actions.undo(self._window.run_id)
 
@@ -293,12 +294,12 @@ class GenerateScreen(RunScreen):
         search.focus()
 
     async def action_filter(self) -> None:
-        """Go on to the next kind of pairs."""
+        """Filter by the next state of pairs."""
         if self._window is not None:
             await self._refilter(next_state(self._window.filter))
 
     async def action_all(self) -> None:
-        """Show all pairs again."""
+        """End search and filters."""
         search = self.query_one("#search", Input)
         search.value = ""
         search.display = False
@@ -307,17 +308,17 @@ class GenerateScreen(RunScreen):
             await self._refilter(PairFilter())
 
     def action_view(self) -> None:
-        """Change what is shown below in a small terminal."""
-        self.set_class(False, f"-below-{_VIEWS[self._below]}")
-        self._below = (self._below + 1) % len(_VIEWS)
-        self.set_class(True, f"-below-{_VIEWS[self._below]}")
+        """Show the next panel below in a small terminal."""
+        self.set_class(False, f"-below-{_BELOW[self._below]}")
+        self._below = (self._below + 1) % len(_BELOW)
+        self.set_class(True, f"-below-{_BELOW[self._below]}")
 
     @on(Input.Changed, "#search")
     def _search_typed(self, event: Input.Changed) -> None:
         """Search when the typing pauses: each search reads the whole run."""
-        if self._typing is not None:
-            self._typing.stop()
-        self._typing = self.set_timer(_SEARCH_DELAY, self._search)
+        if self._search_timer is not None:
+            self._search_timer.stop()
+        self._search_timer = self.set_timer(_SEARCH_DELAY, self._search)
 
     async def _search(self) -> None:
         words = self.query_one("#search", Input).value
@@ -338,6 +339,7 @@ class GenerateScreen(RunScreen):
             await self._refilter(replace(self._window.filter, source=chosen))
 
     async def _refilter(self, wanted: PairFilter) -> None:
+        """Show the pairs that match another filter."""
         store, window = self.store, self._window
         if store is None or window is None:
             return
@@ -346,18 +348,18 @@ class GenerateScreen(RunScreen):
         rows.following = True
         rows.show(len(window))
         await self._read(store)
-        self._title()
+        self._show_title()
 
     @on(RowList.Chosen, "#pairs")
-    def _open(self) -> None:
+    def _open_pair(self) -> None:
         from lora_tui.tui.screens.pair import PairScreen
 
         if self._window is not None and (pair_id := self._pair_id) is not None:
             screen = PairScreen(self.services, self.actions, self._window, pair_id)
-            self.services.open_screen(screen, self._opened)
+            self.services.open_screen(screen, self._pair_closed)
 
-    def _opened(self, pair_id: int | None) -> None:
-        """Put the cursor on the pair that was looked at last."""
+    def _pair_closed(self, pair_id: int | None) -> None:
+        """Put the cursor on the pair that was shown last."""
         rows = self.query_one("#pairs", RowList)
         if pair_id is not None and self._window is not None and (index := self._window.index_of(pair_id)) is not None:
             rows.following = False

@@ -1,4 +1,7 @@
-"""Help: the keys that work where the focus is, and the lesson that belongs there."""
+"""Help: the keys that work where the focus is, and the lesson that belongs there.
+
+Apart from Learn, so that the first ``?`` does not import what fills the panels there.
+"""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -19,11 +22,11 @@ from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import entitle
 
 Key = tuple[str, str, str]
-"""How a key is written, what it does in a word, and in a sentence."""
+"""How a key is written, its description in a word, and in a sentence."""
 
 
-def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
-    """The keys that are active on a screen now, each once, and the id of the lesson that belongs to it."""
+def active_keys(screen: Screen[Any]) -> tuple[list[Key], str]:
+    """The keys that are active on a screen, each action once, and the id of the lesson that belongs to the focus."""
     app = screen.app
     found: dict[str, tuple[list[str], str, str]] = {}
     for active in screen.active_bindings.values():
@@ -44,7 +47,7 @@ def help_for(screen: Screen[Any]) -> tuple[list[Key], str]:
 
 
 class HelpScreen(Dialog[None]):
-    """Keys at the left, lesson at the right."""
+    """Sheet with the keys at the left and the lesson at the right."""
 
     CSS_PATH = ["../dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
 
@@ -60,7 +63,7 @@ class HelpScreen(Dialog[None]):
         self._lesson = lesson(lesson_id)
 
     def compose(self) -> ComposeResult:
-        """Both beside each other."""
+        """Keys and lesson beside each other."""
         keys = [*self._keys, ("tab", "Next part", "shift+tab goes back; in text fields ctrl+arrows move by words")]
         width = max(len(names) for names, _, _ in keys)
         lines: list[Content] = []
@@ -78,7 +81,7 @@ class HelpScreen(Dialog[None]):
             yield KeyHints()
 
     def on_mount(self) -> None:
-        """Name the parts."""
+        """Title the boxes."""
         entitle(self.query_one("#help-keys"), "Keys here")
         entitle(self.query_one("#help-lesson"), f"Lesson {self._lesson.number} · {self._lesson.title}")
         self.query_one("#help-keys").focus()

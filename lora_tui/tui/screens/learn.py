@@ -1,4 +1,4 @@
-"""Learn: the lessons, each with a panel that fills from the user's own run."""
+"""Learn: the lessons, each with a panel that fills from the user's own runs."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -23,7 +23,7 @@ from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 
 class LearnScreen(ModeScreen):
-    """The mode with the lessons."""
+    """The mode for lessons: list, text, and what the user's own run shows of it."""
 
     CSS_PATH = "learn.tcss"
 
@@ -38,12 +38,13 @@ class LearnScreen(ModeScreen):
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
         self._shown = ""
+        """Id of the lesson that is shown."""
         self._training: TrainingView | None = None
-        self._panel = Throttle(2.0)
-        self._words: Content | None = None
+        self._panel_throttle = Throttle(2.0)
+        self._panel_text: Content | None = None
 
     def compose_body(self) -> ComposeResult:
-        """List, text, own run."""
+        """List, lesson, own run."""
         with Horizontal(id="learn-parts"):
             with Container(id="lessons-box", classes="box"):
                 yield RowList(self._row, (Column("", 2, right=True), Column("", 0)), headings=False, id="lessons")
@@ -56,7 +57,7 @@ class LearnScreen(ModeScreen):
                         yield Static(id="own-words", markup=False)
 
     async def on_mount(self) -> None:
-        """Begin with the lesson that was asked for, else the first."""
+        """Show the lesson that was asked for, else the first."""
         entitle(self.query_one("#lessons-box"), "Lessons")
         entitle(self.query_one("#own-box"), "In your own run")
         self.query_one("#own-plot").display = False
@@ -71,7 +72,7 @@ class LearnScreen(ModeScreen):
         return [(str(entry.number), "accent"), (entry.title, "strong" if entry.id == self._shown else "")]
 
     async def open(self, lesson_id: str) -> None:
-        """Show a lesson from its beginning."""
+        """Show a lesson from its top."""
         entry = lesson(lesson_id)
         if entry.id == self._shown:
             return
@@ -83,11 +84,11 @@ class LearnScreen(ModeScreen):
         entitle(box, f"{entry.number} · {entry.title}")
         await self.query_one("#lesson", Markdown).update(entry.text)
         box.scroll_home(animate=False)
-        self._panel.reset()
+        self._panel_throttle.reset()
         self.services.poll_soon()
 
     async def update(self, *, changed: bool) -> None:
-        """Fill the panel anew when a run has something new, or the lesson is another."""
+        """Show the lesson that another screen asks for, and fill the panel from the runs in view."""
         if self.state.requested_lesson is not None and self._shown:
             wanted, self.state.requested_lesson = self.state.requested_lesson, None
             await self.open(wanted)
@@ -97,7 +98,7 @@ class LearnScreen(ModeScreen):
         else:
             self.show_in_bar(styled((f"lesson {lesson(self._shown).number} of {len(lessons())}", DIM)))
         store = self.store
-        if store is None or not self._shown or not self._panel.due():
+        if store is None or not self._shown or not self._panel_throttle.due():
             if store is None:
                 self.query_one("#own-words", Static).update(
                     Content("Nothing to show yet: start with Show me (press q, or 1).")
@@ -108,13 +109,13 @@ class LearnScreen(ModeScreen):
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
         plot.show(panel.series, level=panel.level)
-        if self._words is None or not self._words.is_same(panel.words):
-            self._words = panel.words
+        if self._panel_text is None or not self._panel_text.is_same(panel.words):
+            self._panel_text = panel.words
             self.query_one("#own-words", Static).update(panel.words)
-        self._panel.done()
+        self._panel_throttle.done()
 
     async def _follow(self, run: RunLine | None) -> None:
-        """Keep up with the training run that panels are filled from."""
+        """Follow the training run that panels are filled from."""
         if run is None or self.store is None:
             self._training = None
             return
@@ -129,12 +130,12 @@ class LearnScreen(ModeScreen):
         await self.open(lessons()[event.index].id)
 
     async def action_step(self, by: int) -> None:
-        """Go to the lesson before or after."""
+        """Show the lesson before or after."""
         index = [entry.id for entry in lessons()].index(self._shown) + by
         if 0 <= index < len(lessons()):
             await self.open(lessons()[index].id)
 
     def action_try(self) -> None:
-        """Go where the lesson happens."""
+        """Go to the mode where the lesson happens."""
         where = {"04": "generate", "05": "train", "09": "chat", "08": "configure", "03": "configure"}
         self.services.go_to(where.get(self._shown[:2], "train"))

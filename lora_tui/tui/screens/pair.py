@@ -1,4 +1,4 @@
-"""A pair, opened: passage and evidence, question and answer, what was measured, and the keys that change it."""
+"""One pair: passage and evidence, question and answer, its scores, and the keys that review it."""
 
 from collections.abc import Awaitable, Callable
 from typing import ClassVar
@@ -22,7 +22,7 @@ from lora_tui.tui.widgets.panel import entitle
 
 
 class PairScreen(Dialog[int | None]):
-    """Shows one pair of a window and goes through its neighbours; returns the pair that was shown last."""
+    """Sheet with one pair of a window, and keys for its neighbours; returns the id of the pair that was shown last."""
 
     CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
 
@@ -43,13 +43,13 @@ class PairScreen(Dialog[int | None]):
     def __init__(self, services: AppServices, actions: AppActions, window: PairWindow, pair_id: int) -> None:
         super().__init__()
         self._services = services
-        self._pair_actions = actions
+        self._app_actions = actions
         self._window = window
         self._pair_id = pair_id
         self._detail: PairDetail | None = None
 
     def compose(self) -> ComposeResult:
-        """Passage left, the pair and its figures right."""
+        """Passage left, the pair and its scores right."""
         with Vertical(classes="sheet"):
             with Horizontal(id="pair-parts"):
                 with VerticalScroll(id="passage-box", classes="box"):
@@ -100,6 +100,7 @@ class PairScreen(Dialog[int | None]):
         self._put("pair-history", words.history(detail))
 
     def _put(self, name: str, content: Content) -> None:
+        """Show this in a part; a part without content takes no room."""
         target = self.query_one(f"#{name}", Static)
         target.display = bool(content.plain)
         target.update(content)
@@ -109,7 +110,7 @@ class PairScreen(Dialog[int | None]):
         self.dismiss(self._pair_id)
 
     async def action_step(self, by: int) -> None:
-        """Show a neighbour."""
+        """Show the pair before or after."""
         index = self._window.index_of(self._pair_id)
         target = (index if index is not None else 0) + by
         if 0 <= target < len(self._window):
@@ -119,18 +120,18 @@ class PairScreen(Dialog[int | None]):
             await self._show()
 
     async def action_verdict(self, verdict: str) -> None:
-        """Decide on this pair."""
-        await self._pair_actions.override_pair(self._pair_id, verdict)
+        """Accept or reject this pair."""
+        await self._app_actions.override_pair(self._pair_id, verdict)
         await self._show()
 
     async def action_undo(self) -> None:
         """Take back the last verdict or edit of the run."""
-        await self._pair_actions.undo(self._window.run_id)
+        await self._app_actions.undo(self._window.run_id)
         await self._show()
 
     async def action_edit(self) -> None:
-        """Change the wording."""
-        await edit_pair(self._services, self._pair_actions, self._pair_id, self._show)
+        """Edit the wording."""
+        await edit_pair(self._services, self._app_actions, self._pair_id, self._show)
 
     def action_copy(self) -> None:
         """Send question and answer to the clipboard."""
@@ -139,7 +140,7 @@ class PairScreen(Dialog[int | None]):
 
 
 class EditPairDialog(Dialog[tuple[str, str] | None]):
-    """Two fields, question and answer; returns the new wording, None when it was cancelled."""
+    """Form for a pair's question and answer; returns the new wording, None when it was cancelled."""
 
     CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
 
@@ -162,7 +163,7 @@ class EditPairDialog(Dialog[tuple[str, str] | None]):
             yield KeyHints()
 
     def on_mount(self) -> None:
-        """Name the fields and begin in the first."""
+        """Title the fields and focus the first."""
         entitle(self.query_one("#edit-question-box"), "Question")
         entitle(self.query_one("#edit-answer-box"), "Answer")
         self.query_one("#edit-question").focus()
@@ -172,7 +173,7 @@ class EditPairDialog(Dialog[tuple[str, str] | None]):
         self.dismiss(None)
 
     def action_save(self) -> None:
-        """Hand the new wording back; empty fields are refused where they are stored."""
+        """Return the new wording; empty fields are refused where it is stored."""
         self.dismiss((self.query_one("#edit-question", TextArea).text, self.query_one("#edit-answer", TextArea).text))
 
 

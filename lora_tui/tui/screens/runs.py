@@ -1,4 +1,4 @@
-"""Runs: everything that was ever started, to be looked at, compared, resumed, exported, named and deleted."""
+"""Runs: the list of all runs, to be compared, resumed, stopped, exported, named and deleted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ _MOST_COMPARED = 4
 
 
 class RunsScreen(ModeScreen):
-    """The mode with the history."""
+    """The mode with the list of runs."""
 
     CSS_PATH = "runs.tcss"
 
@@ -60,7 +60,9 @@ class RunsScreen(ModeScreen):
         super().__init__(services)
         self.actions = actions
         self._marked: list[int] = []
-        self._detail_of: tuple[int, str] | None = None
+        """Ids of the runs to compare, the oldest mark first."""
+        self._detail_shown: tuple[int, str] | None = None
+        """Id and state of the run whose details are shown."""
 
     def compose_body(self) -> ComposeResult:
         """The list above, the run under the cursor below."""
@@ -70,7 +72,7 @@ class RunsScreen(ModeScreen):
             yield Panel("This run", id="run-detail")
 
     def on_mount(self) -> None:
-        """Begin in the list."""
+        """Focus the list."""
         entitle(self.query_one("#runs-box"), "Runs")
         self.query_one("#runs").focus()
 
@@ -84,6 +86,7 @@ class RunsScreen(ModeScreen):
 
     @property
     def _run(self) -> RunLine | None:
+        """The run under the cursor."""
         cursor = self.query_one(RowList).cursor
         return self._runs[cursor] if cursor < len(self._runs) else None
 
@@ -94,7 +97,7 @@ class RunsScreen(ModeScreen):
         return run_words.cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
 
     async def update(self, *, changed: bool) -> None:
-        """Follow the list that the app keeps, and the run under the cursor."""
+        """Show the runs of the last poll, and the run under the cursor."""
         rows = self.query_one(RowList)
         if rows.count != len(self._runs):
             rows.show(len(self._runs))
@@ -109,18 +112,18 @@ class RunsScreen(ModeScreen):
         if run is None or store is None:
             return
         key = run.id, f"{run.state} {run.name} {run.best_score} {run.held_out_loss}"
-        if key == self._detail_of and run.state not in LIVE_STATES:
+        if key == self._detail_shown and run.state not in LIVE_STATES:
             return
-        if key != self._detail_of:
+        if key != self._detail_shown:
             self.refresh_bindings()
-        self._detail_of = key
+        self._detail_shown = key
         found = await checkpoints(store, run.id)
         step = await newest_event(store, run.id, "step")
         steps = int(step.payload.get("step") or 0) if step is not None else 0
         self.query_one("#run-detail", Panel).show(run_words.detail(run, Path.cwd(), found, steps))
 
     @on(RowList.Moved)
-    async def _moved(self) -> None:
+    async def _cursor_moved(self) -> None:
         await self._show_detail()
 
     @on(RowList.Chosen)
@@ -159,7 +162,7 @@ class RunsScreen(ModeScreen):
         self.refresh_bindings()
 
     def action_compare(self) -> None:
-        """Lay the marked runs beside each other."""
+        """Compare the marked runs."""
         from lora_tui.tui.screens.compare import CompareScreen
 
         chosen = [run for run in self._runs if run.id in self._marked]
@@ -177,7 +180,7 @@ class RunsScreen(ModeScreen):
             await self.actions.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
 
     def action_talk(self) -> None:
-        """Talk to the run's adapter."""
+        """Chat with the run's adapter."""
         if self._run is not None:
             self.services.open_chat(ChatTarget(self._run.id, "last" if self._run.state in LIVE_STATES else "best"))
 

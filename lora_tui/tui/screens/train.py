@@ -1,4 +1,4 @@
-"""Train: the loss as it falls, the score and the weights behind it, and what the model answers now."""
+"""Train: the loss, the score with the aggregator's weights, and what the model answers now."""
 
 import socket
 import time
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
 _NARROW = (Column("prompt", 22), Column("says", 0), Column("agrees", 7))
-_WHAT_IS_WANTED = 116
-"""Columns from which there is room for what is wanted beside what is said."""
+_EXPECTED_FITS = 116
+"""Columns from which there is room for the expected answer beside the model's."""
 
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
-"""How often the machine is asked and drawn what only the clock has changed: training has better uses for its time."""
+"""How often the device's load is measured and the clock drawn: training has better uses for the time."""
 _PLOTS = ("loss", "score", "rate", "speed")
 
 
 class TrainScreen(RunScreen):
-    """The mode in which a model is watched as it learns."""
+    """The mode in which a training run is followed."""
 
     CSS_PATH = "train.tcss"
 
@@ -79,15 +79,17 @@ class TrainScreen(RunScreen):
         """How many evaluations before the newest are shown; 0 follows it."""
         self._ratings: dict[int, int] = {}
         self._weights: tuple[dict[str, float], dict[str, float]] = ({}, {})
-        self._load: DeviceLoad | None = None
+        """The aggregator's weights at the run's first evaluation, and now."""
+        self._device_load: DeviceLoad | None = None
         self._plot = 0
+        """Which of `_PLOTS` is in the large place."""
         self._plotted_at = 0.0
         self._ticked_at = 0.0
-        self._stale = True
+        self._plots_stale = True
         self._host = socket.gethostname()
 
     def compose_body(self) -> ComposeResult:
-        """Plots and the figures of the moment above, score, weights and answers below."""
+        """Plots and current figures above; score, weights and answers below."""
         yield Panel(PLAN, id="plan")
         yield Line(id="now-line")
         with Horizontal(id="plots"):
@@ -107,7 +109,7 @@ class TrainScreen(RunScreen):
                 yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
 
     def on_mount(self) -> None:
-        """Name the boxes."""
+        """Title the boxes, focus the answers."""
         entitle(self.query_one("#plot-box"), "Loss")
         entitle(self.query_one("#second-box"), "Learning rate")
         entitle(self.query_one("#score-box"), "Score")
@@ -138,7 +140,7 @@ class TrainScreen(RunScreen):
         """Begin to follow another run, at its newest evaluation."""
         self._view = TrainingView(run)
         self._back, self._shown_evaluation = 0, None
-        self._stale = True
+        self._plots_stale = True
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
         """Read the steps and evaluations that have come, and draw what is new."""
@@ -147,19 +149,19 @@ class TrainScreen(RunScreen):
         view.run = run
         news = (changed or moved) and await view.follow(store)
         if news or self._shown_evaluation is None:
-            await self._answers(store)
+            await self._read_answers(store)
         if news or moved:
-            await self._weigh(store)
-            self._stale = True
+            await self._read_weights(store)
+            self._plots_stale = True
         tick = time.monotonic() - self._ticked_at >= _CLOCK_SECONDS
         if tick:
             self._ticked_at = time.monotonic()
-            self._measure()
-        if news or moved or self._stale or tick:
+            self._measure_load()
+        if news or moved or self._plots_stale or tick:
             self._draw(news=news or moved)
 
-    async def _answers(self, store: Store) -> None:
-        """Read the answers of the evaluation that is looked at, when it is another one now."""
+    async def _read_answers(self, store: Store) -> None:
+        """Read the answers of the evaluation in view, when it is another one now."""
         assert self._view is not None
         evaluations = self._view.evaluations
         if not evaluations:
@@ -171,8 +173,8 @@ class TrainScreen(RunScreen):
             self._samples = await store_training.samples(store, wanted.id)
             self._ratings = await ratings(store, self._view.run.id)
 
-    async def _weigh(self, store: Store) -> None:
-        """The weights at the first evaluation of the run, and those of today."""
+    async def _read_weights(self, store: Store) -> None:
+        """Read the weights at the first evaluation of the run, and the newest."""
         assert self._view is not None
         evaluations = self._view.evaluations
         history = await weight_history(store, "evaluation")
@@ -182,11 +184,11 @@ class TrainScreen(RunScreen):
             now = dict(history[-1].weights) if history else dict(evaluations[-1].weights)
         self._weights = start or now, now
 
-    def _measure(self) -> None:
-        """Ask the machine what it is doing, while somebody works here."""
+    def _measure_load(self) -> None:
+        """Measure the load of the device while the run is live; of its process, where that is on this machine."""
         view = self._view
         if view is not None and view.live:
-            self._load = device_load(view.run.pid if view.run.host == self._host else None)
+            self._device_load = device_load(view.run.pid if view.run.host == self._host else None)
 
     # Drawing
 
@@ -202,12 +204,12 @@ class TrainScreen(RunScreen):
             room = self.query_one("#plan", Panel).content_size.width or 76
             self.query_one("#plan", Panel).show(words.first_lines(view, room), "Plan")
         title = "Plan" if not view.step else "Now" if view.live else "Last step"
-        self.query_one("#now", Panel).show(self._now(now), title)
-        self.query_one("#now-line", Line).show(words.now_line(view, self._load, now))
+        self.query_one("#now", Panel).show(self._now_text(now), title)
+        self.query_one("#now-line", Line).show(words.now_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
         self.show_run_in_bar(view.run, place if self.size.width < 100 else words.ending(view) or place)
-        if self._stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
-            self._stale = False
+        if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
+            self._plots_stale = False
             self._plotted_at = time.monotonic()
             self._draw_plots()
         if news:
@@ -218,10 +220,10 @@ class TrainScreen(RunScreen):
             self.query_one("#score-line", Line).show(styled((words.score_line(view) + "\n", "bold"), weighed))
             self._draw_answers()
 
-    def _now(self, now: float) -> Content:
+    def _now_text(self, now: float) -> Content:
         view = self._view
         assert view is not None
-        panel = words.now_lines(view, self._load, now)
+        panel = words.now_lines(view, self._device_load, now)
         room = self.query_one("#now", Panel).content_size
         if view.warnings and (self.has_class("-tall") or room.height > len(panel.plain.splitlines()) + 1):
             panel = styled(panel, "\n\n", words.warning_lines(view.warnings, room.width))
@@ -241,6 +243,7 @@ class TrainScreen(RunScreen):
         entitle(self.query_one("#score-box"), words.score_title(view))
 
     def _draw_plot(self, plot: LinePlot, name: str) -> None:
+        """Draw one of `_PLOTS`."""
         view = self._view
         assert view is not None
         plot.say_empty(words.no_points(view, name))
@@ -279,15 +282,15 @@ class TrainScreen(RunScreen):
         if index >= len(self._samples):
             return []
         sample = self._samples[index]
-        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _WHAT_IS_WANTED)
+        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _EXPECTED_FITS)
 
     def on_resize(self) -> None:
-        """Show as many columns as fit, and the plots anew."""
+        """Show as many columns as fit, and draw the plots anew."""
         width = self.size.width
         self.query_one("#answers", RowList).columns = (
-            _NARROW if width < _WHAT_IS_WANTED else _COLUMNS if width < 140 else _WIDE
+            _NARROW if width < _EXPECTED_FITS else _COLUMNS if width < 140 else _WIDE
         )
-        self._stale = True
+        self._plots_stale = True
         self.services.poll_soon()
 
     # Keys
@@ -308,18 +311,17 @@ class TrainScreen(RunScreen):
         return super().check_action(action, parameters)
 
     async def action_checkpoint(self) -> None:
-        """Have a checkpoint saved."""
-        if self._view is not None:
-            await self.actions.send(self._view.run.id, "checkpoint", "A checkpoint is saved after this step.")
+        """Save a checkpoint after this step."""
+        await self.send("checkpoint", "A checkpoint is saved after this step.")
 
     def action_chat(self) -> None:
-        """Talk to the newest checkpoint."""
+        """Chat with the best checkpoint of a run that has ended, the newest of a live one."""
         if self._view is not None:
             best = self._view.best is not None and not self._view.live
             self.services.open_chat(ChatTarget(self._view.run.id, "best" if best else "last"))
 
     def action_plot(self) -> None:
-        """Show the next plot in the large place."""
+        """Show the next of the plots in the large place."""
         self._plot = (self._plot + 1) % len(_PLOTS)
         if self._view is not None:
             self._draw_plots()
@@ -330,28 +332,28 @@ class TrainScreen(RunScreen):
         plot.set_log(not plot.log_scale)
 
     def action_lower(self) -> None:
-        """Turn the lower half in a small terminal."""
+        """Show answers instead of plots in a small terminal, or back."""
         self.toggle_class("-answers")
 
     async def action_evaluation(self, by: int) -> None:
-        """Look at the answers of another evaluation."""
+        """Show the answers of another evaluation."""
         if self._view is None or self.store is None or not self._view.evaluations:
             return
         self._back = min(max(0, self._back - by), len(self._view.evaluations) - 1)
-        await self._answers(self.store)
+        await self._read_answers(self.store)
         self._draw_answers()
 
     @on(RowList.Chosen, "#answers")
-    def _open(self, event: RowList.Chosen) -> None:
+    def _open_answer(self, event: RowList.Chosen) -> None:
         from lora_tui.tui.screens.answer import AnswerScreen
 
         if self._view is not None and event.index < len(self._samples):
             screen = AnswerScreen(self.services, self._view.run.id, self._samples, event.index)
-            self.services.open_screen(screen, self._rated)
+            self.services.open_screen(screen, self._answer_closed)
 
-    async def _rated(self, _: Any) -> None:
-        """Show what a rating has moved."""
+    async def _answer_closed(self, _: Any) -> None:
+        """Show the new ratings, and the weights they have changed."""
         if self._view is not None and self.store is not None:
             self._ratings = await ratings(self.store, self._view.run.id)
-            await self._weigh(self.store)
+            await self._read_weights(self.store)
             self._draw(news=True)

@@ -1,4 +1,4 @@
-"""The first start: three plain choices, each of which leads to something that runs within a minute."""
+"""The first start: three choices, each of which leads to something that runs within a minute, and their forms."""
 
 import os
 from functools import partial
@@ -11,7 +11,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Button, Input, Static
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config import Settings, settings_value, with_values
+from lora_tui.config.explain import parse_edit, shown
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
@@ -29,7 +30,7 @@ _CHOICES = (
 
 
 class WelcomeScreen(Dialog[None]):
-    """Shown when there is no run yet and nothing is configured."""
+    """Dialog that is shown when there is no run yet and nothing is configured."""
 
     CSS_PATH = "../dialogs.tcss"
 
@@ -41,7 +42,7 @@ class WelcomeScreen(Dialog[None]):
         Binding("down", "app.focus_next", show=False),
         Binding("q", "app.leave", "Leave", show=False),
         Binding("question_mark", "app.help", "Help", show=False),
-        *(Binding(key, f"choose('{name}')", words, show=False) for name, key, words, _ in _CHOICES),
+        *(Binding(key, f"choose('{name}')", label, show=False) for name, key, label, _ in _CHOICES),
     ]
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
@@ -55,24 +56,24 @@ class WelcomeScreen(Dialog[None]):
             yield Static(
                 styled(("Teach a language model something, and watch it learn.", "bold $accent")), classes="question"
             )
-            for name, key, words, follows in _CHOICES:
-                label = styled((f" {key} ", "bold reverse"), (f" {words}", "bold"), (f"\n    {follows}", DIM))
-                yield Button(label, id=f"choice-{name}", classes="answer -two-lines", compact=True)
+            for name, key, label, consequence in _CHOICES:
+                text = styled((f" {key} ", "bold reverse"), (f" {label}", "bold"), (f"\n    {consequence}", DIM))
+                yield Button(text, id=f"choice-{name}", classes="answer -two-lines", compact=True)
             yield Static(styled((f"{_machine(self._services.state.settings)}", DIM)), markup=False)
             yield Static(styled(("escape", "bold $accent"), " look around first   ", ("?", "bold $accent"), " help   ",
                                 ("q", "bold $accent"), " leave"))  # fmt: skip
 
     def on_mount(self) -> None:
-        """The first choice is the one for somebody who knows nothing yet."""
+        """Focus the first choice: it is for somebody who knows nothing yet."""
         entitle(self.query_one(".dialog"), "lora-tui")
         self.query_one("#choice-show").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Enter or a click."""
+        """Take enter or a click on a choice."""
         self.action_choose((event.button.id or "").removeprefix("choice-"))
 
     def action_choose(self, name: str) -> None:
-        """Start the quickstart, or ask for what the other ways need."""
+        """Begin the quickstart, or open the form that the choice needs."""
         if not self.is_open:
             return  # a second key, pressed before the first has closed it: one run is enough
         self.dismiss(None)
@@ -84,7 +85,7 @@ class WelcomeScreen(Dialog[None]):
             self._services.open_screen(TrainForm(self._services.state.settings), partial(self._start, "train"))
 
     def _start(self, mode: str, settings: Settings | None) -> None:
-        """Begin what the form was filled in for."""
+        """Begin the run that the form was filled in for."""
         if settings is not None:
             self._app_actions.start_soon(mode, settings)
 
@@ -96,13 +97,13 @@ def _machine(settings: Settings) -> str:
 
 
 class SettingsForm(Dialog[Settings | None]):
-    """A few fields that become settings; what cannot be meant is said under them."""
+    """Form of a few keys; returns settings with their values, None when cancelled. What is invalid is said below."""
 
     CSS_PATH = "../dialogs.tcss"
 
-    TITLE_WORDS: ClassVar[str] = ""
+    FORM_TITLE: ClassVar[str] = ""
     FIELDS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
-    """Dotted key, what is asked for, and what helps to answer."""
+    """Dotted key, question, and help."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", show=False),
@@ -116,22 +117,19 @@ class SettingsForm(Dialog[Settings | None]):
         self._settings = settings
 
     def compose(self) -> ComposeResult:
-        """Question, field, help; then the way on."""
-        from lora_tui.config import settings_value
-        from lora_tui.config.explain import shown
-
+        """Question, field and help for each key."""
         with VerticalScroll(classes="dialog -wide-dialog"):
-            for number, (name, question, helps) in enumerate(self.FIELDS):
+            for number, (name, question, help_text) in enumerate(self.FIELDS):
                 yield Static(styled((question, "bold")), markup=False, classes="field-question")
                 yield Input(shown(name, settings_value(self._settings, name)), id=f"field-{number}", compact=True)
-                yield Static(styled((helps, DIM)), markup=False, classes="field-help")
+                yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
             yield Static("", id="form-problem", markup=False)
             yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
                                 ("escape", "bold $accent"), " back"))  # fmt: skip
 
     def on_mount(self) -> None:
-        """Begin in the first field."""
-        entitle(self.query_one(".dialog"), self.TITLE_WORDS)
+        """Focus the first field."""
+        entitle(self.query_one(".dialog"), self.FORM_TITLE)
         self.query_one("#field-0").focus()
 
     @on(Input.Submitted)
@@ -143,9 +141,7 @@ class SettingsForm(Dialog[Settings | None]):
             self.action_begin()
 
     def action_begin(self) -> None:
-        """Check the fields, and hand the settings back."""
-        from lora_tui.config.explain import parse_edit
-
+        """Validate the fields, and return the settings."""
         try:
             changes = {
                 name: parse_edit(name, self.query_one(f"#field-{number}", Input).value)
@@ -153,19 +149,19 @@ class SettingsForm(Dialog[Settings | None]):
             }
             settings = with_values(self._settings, changes)
             self.check(settings)
-        except LoraTuiError as problem:
-            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(problem))))
+        except LoraTuiError as error:
+            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(error))))
             return
         self.dismiss(settings)
 
     def check(self, settings: Settings) -> None:
-        """Raise `LoraTuiError` for what can be seen to fail before anything is started."""
+        """Raise `LoraTuiError` for what is known to fail before anything is started."""
 
 
 class GenerateForm(SettingsForm):
-    """Generate from a folder."""
+    """What generation from a folder needs."""
 
-    TITLE_WORDS = "From my files"
+    FORM_TITLE = "From my files"
     FIELDS = (
         ("data_generation.input_folder", "Which folder has the text?", ".txt and .md files, with subfolders"),
         (
@@ -186,7 +182,7 @@ class GenerateForm(SettingsForm):
     )
 
     def check(self, settings: Settings) -> None:
-        """The folder must be there, and OpenAI wants a key."""
+        """The folder must exist, and OpenAI needs a key."""
         generation = settings.data_generation
         if not Path(generation.input_folder).expanduser().is_dir():
             raise LoraTuiError(f"There is no folder {one_line(generation.input_folder, 100)} here ({Path.cwd()}).")
@@ -195,9 +191,9 @@ class GenerateForm(SettingsForm):
 
 
 class TrainForm(SettingsForm):
-    """Train on a file."""
+    """What training on a file needs."""
 
-    TITLE_WORDS = "I have the data"
+    FORM_TITLE = "I have the data"
     FIELDS = (
         (
             "fine_tuning.train_data_file",
@@ -218,7 +214,7 @@ class TrainForm(SettingsForm):
     )
 
     def check(self, settings: Settings) -> None:
-        """The file must be there."""
+        """The file must exist."""
         named = settings.fine_tuning.train_data_file
         if not named or not Path(named).expanduser().is_file():
             raise LoraTuiError(f"There is no file {one_line(named, 100) or '(none named)'} here ({Path.cwd()}).")
