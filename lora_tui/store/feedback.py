@@ -20,21 +20,6 @@ _COLUMNS = "id, scope, run_id, subject, subject_id, metrics, target, given_by, a
 
 
 async def add(
-    store: Store,
-    scope: str,
-    run_id: int | None,
-    subject: str,
-    subject_id: int,
-    metrics: Mapping[str, float],
-    target: float,
-    given_by: str,
-) -> int:
-    """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id."""
-    async with store.transaction() as t:
-        return await put(t, scope, run_id, subject, subject_id, metrics, target, given_by)
-
-
-async def put(
     t: Store,
     scope: str,
     run_id: int | None,
@@ -44,7 +29,7 @@ async def put(
     target: float,
     given_by: str,
 ) -> int:
-    """Store one judgement as `add` does, inside the caller's transaction.
+    """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id.
 
     In scope ``chat``, which no aggregator replays, it is only kept.
     """
@@ -53,12 +38,6 @@ async def put(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (scope, run_id, subject, subject_id, to_json(dict(metrics)), target, given_by, time.time()),
     )
-
-
-async def undo(store: Store, feedback_id: int) -> None:
-    """Take a judgement out of force; it stays in the file."""
-    async with store.transaction() as t:
-        await t.execute("UPDATE feedback SET undone_at=? WHERE id=? AND undone_at IS NULL", (time.time(), feedback_id))
 
 
 async def withdraw(t: Store, subject: str, subject_id: int) -> int:
@@ -82,16 +61,6 @@ async def ratings(store: Store, run_id: int) -> dict[int, int]:
         (PERSON, run_id),
     )
     return {sample_id: rating_of(target) for sample_id, target in rows}
-
-
-async def turn_ratings(store: Store, conversation_id: int) -> dict[int, int]:
-    """Return people's ratings (1-5) of the replies of a conversation, by turn id."""
-    rows = await store.tuples(
-        "SELECT subject_id, target FROM feedback WHERE subject='turn' AND undone_at IS NULL AND given_by=?"
-        " AND subject_id IN (SELECT id FROM turns WHERE conversation_id=?) ORDER BY id",
-        (PERSON, conversation_id),
-    )
-    return {turn_id: rating_of(target) for turn_id, target in rows}
 
 
 def rating_of(target: float) -> int:

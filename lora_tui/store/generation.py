@@ -7,73 +7,64 @@ Functions whose first parameter is `t` work inside the caller's transaction.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.events import NewEvent
-from lora_tui.store.tasks import TaskRow
+from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, PairRow, SourceFile, TaskRow
 
+_CHUNK = "id, document_id, position, first_character, last_character, tokens, heading, text"
 _PAIR = "id, task_id, chunk_id, source, question, answer, evidence, topic, slot, state, score, cause, reason"
 
 
-@dataclass(frozen=True, slots=True)
-class PairRow:
-    """A question and its answer; `score` is 0-10, `cause` the short name of what `reason` says in words."""
-
-    id: int
-    task_id: int
-    chunk_id: str | None
-    source: str
-    question: str
-    answer: str
-    evidence: str
-    topic: str
-    slot: dict[str, Any]
-    state: str
-    score: float | None
-    cause: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class NewPair:
-    """A proposed pair; `question_key` is the form in which the same question is always the same."""
-
-    ordinal: int
-    question: str
-    answer: str
-    evidence: str
-    topic: str
-    question_key: str
+async def put_document(
+    t: Store, document_id: str, characters: int, encoding: str, chunking: str, chunks: Sequence[ChunkRow]
+) -> None:
+    """Store a document and its chunks inside the caller's transaction; what is there already stays."""
+    await t.execute(
+        "INSERT OR IGNORE INTO documents(id, characters, encoding, read_at) VALUES (?, ?, ?, ?)",
+        (document_id, characters, encoding, time.time()),
+    )
+    await t.execute_many(
+        f"INSERT OR IGNORE INTO chunks({_CHUNK}, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                c.id,
+                c.document_id,
+                c.position,
+                c.first_character,
+                c.last_character,
+                c.tokens,
+                c.heading,
+                c.text,
+                chunking,
+            )
+            for c in chunks
+        ],
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`.
-
-    `decided_by` is ``gate`` (a check before the judge), ``aggregator``, or whoever overrides them.
-    """
-
-    verdict: str
-    score: float | None
-    threshold: float | None
-    weights_version: int
-    decided_by: str
-    cause: str
-    reason: str
+async def put_file(t: Store, run_id: int, file: SourceFile) -> None:
+    """Record a file of a run inside the caller's transaction; a resumed run replaces what it saw before."""
+    await t.execute(
+        "INSERT OR REPLACE INTO run_documents(run_id, path, document_id, bytes, chunks, skipped)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (run_id, file.path, file.document_id, file.bytes, file.chunks, file.skipped),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisRow:
-    """A batch analysis: local statistics, what the model said of them, and what steers the prompts that follow."""
+async def chunk(store: Store, chunk_id: str) -> ChunkRow | None:
+    """Return one chunk, or None."""
+    return await store.one(ChunkRow, f"SELECT {_CHUNK} FROM chunks WHERE id=?", (chunk_id,))
 
-    version: int
-    at_accepted: int
-    statistics: dict[str, Any]
-    directives: list[str]
-    text: str
-    at: float
+
+async def chunk_at(store: Store, document_id: str, chunking: str, position: int) -> ChunkRow | None:
+    """Return the chunk at a position (from 0) of a document that was cut in one way, or None."""
+    return await store.one(
+        ChunkRow,
+        f"SELECT {_CHUNK} FROM chunks WHERE document_id=? AND chunking=? AND position=?",
+        (document_id, chunking, position),
+    )
 
 
 async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:
@@ -205,11 +196,6 @@ def pair_event(pair: PairRow, **more: Any) -> NewEvent:
     return time.time(), "pair", payload
 
 
-async def metrics(store: Store, pair_id: int) -> dict[str, float]:
-    """Return the metrics of a pair by name."""
-    return dict(await store.tuples("SELECT name, value FROM pair_metrics WHERE pair_id=? ORDER BY name", (pair_id,)))
-
-
 async def pair_counts(store: Store, run_id: int) -> dict[str, int]:
     """Return how many pairs there are by state."""
     return dict(await store.tuples("SELECT state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY state", (run_id,)))
@@ -289,8 +275,3 @@ async def newest_analysis(store: Store, run_id: int) -> AnalysisRow | None:
     return await store.one(
         AnalysisRow, "SELECT * FROM analyses WHERE run_id=? ORDER BY version DESC LIMIT 1", (run_id,)
     )
-
-
-async def analyses(store: Store, run_id: int) -> list[AnalysisRow]:
-    """Return the analyses of a run, oldest first."""
-    return await store.all(AnalysisRow, "SELECT * FROM analyses WHERE run_id=? ORDER BY version", (run_id,))

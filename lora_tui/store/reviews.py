@@ -10,39 +10,21 @@ from typing import Any
 
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
+from lora_tui.store.rows import DecisionRow, PairEdit
 
-_DECISION = "id, pair_id, verdict, score, threshold, weights_version, decided_by, cause, reason, at, feedback_id"
-_EDIT = "id, pair_id, question, answer, question_key, at, undone_at"
+DECISIONS = (
+    "SELECT done.*, weight_versions.weights FROM decisions AS done"
+    " LEFT JOIN weight_versions ON weight_versions.id = weights_version"
+)
+"""Decisions as `DecisionRow` has them, to be followed by WHERE; their table is called ``done``."""
 
+_IN_FORCE = " WHERE pair_id=? AND undone_at IS NULL ORDER BY done.id DESC LIMIT 1"
 
-@dataclass(frozen=True, slots=True)
-class DecisionRow:
-    """A verdict that is in force; `score` and `threshold` are 0-10, `feedback_id` is what a person's override gave."""
-
-    id: int
-    pair_id: int
-    verdict: str
-    score: float | None
-    threshold: float | None
-    weights_version: int
-    decided_by: str
-    cause: str
-    reason: str
-    at: float
-    feedback_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class PairEdit:
-    """An edit of a pair: its text as it was before."""
-
-    id: int
-    pair_id: int
-    question: str
-    answer: str
-    question_key: str
-    at: float
-    undone_at: float | None
+# The few rows that people have made, newest first, by an index of their own: a run may have 100,000 pairs.
+_NEWEST = (
+    " WHERE {} AND undone_at IS NULL AND (SELECT run_id FROM pairs WHERE pairs.id = done.pair_id) = ?"
+    " ORDER BY done.at DESC, done.id DESC LIMIT 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +33,6 @@ class RatedSample:
 
     metrics: dict[str, float]
     run_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RatedTurn:
-    """A message as it can be rated: who wrote it, what the user wrote before it, and the run that was talked to."""
-
-    role: str
-    text: str
-    question: str
-    run_id: int | None
 
 
 async def rated_sample(t: Store, sample_id: int) -> RatedSample | None:
@@ -73,17 +45,6 @@ async def rated_sample(t: Store, sample_id: int) -> RatedSample | None:
     )
 
 
-async def rated_turn(t: Store, turn_id: int) -> RatedTurn | None:
-    """Return what a rating of a message is about, or None."""
-    return await t.one(
-        RatedTurn,
-        "SELECT role, text, run_id, COALESCE((SELECT text FROM turns AS asked WHERE role='user'"
-        " AND asked.conversation_id = turns.conversation_id AND asked.id < turns.id ORDER BY id DESC LIMIT 1), '')"
-        " AS question FROM turns JOIN conversations ON conversations.id = conversation_id WHERE turns.id=?",
-        (turn_id,),
-    )
-
-
 async def run_of_pair(t: Store, pair_id: int) -> int:
     """Return the run that a pair, which exists, belongs to."""
     return int(await t.value("SELECT run_id FROM pairs WHERE id=?", (pair_id,)))
@@ -91,29 +52,17 @@ async def run_of_pair(t: Store, pair_id: int) -> int:
 
 async def decision_in_force(t: Store, pair_id: int) -> DecisionRow | None:
     """Return the decision that a pair's verdict comes from; None while it waits for one."""
-    return await t.one(
-        DecisionRow,
-        f"SELECT {_DECISION} FROM decisions WHERE pair_id=? AND undone_at IS NULL ORDER BY id DESC LIMIT 1",
-        (pair_id,),
-    )
+    return await t.one(DecisionRow, DECISIONS + _IN_FORCE, (pair_id,))
 
 
 async def newest_override(t: Store, run_id: int) -> DecisionRow | None:
     """Return the newest verdict of a person in a run that is in force, or None."""
-    return await t.one(DecisionRow, _newest(_DECISION, "decisions", f"decided_by='{PERSON}'"), (run_id,))
+    return await t.one(DecisionRow, DECISIONS + _NEWEST.format(f"decided_by='{PERSON}'"), (run_id,))
 
 
 async def newest_edit(t: Store, run_id: int) -> PairEdit | None:
     """Return the newest edit of a pair of a run that is in force, or None."""
-    return await t.one(PairEdit, _newest(_EDIT, "pair_edits", "1"), (run_id,))
-
-
-def _newest(columns: str, table: str, condition: str) -> str:
-    # The few rows that people have made, newest first, by an index of their own: a run may have 100,000 pairs.
-    return (
-        f"SELECT {columns} FROM {table} AS done WHERE {condition} AND undone_at IS NULL"
-        " AND (SELECT run_id FROM pairs WHERE pairs.id = done.pair_id) = ? ORDER BY at DESC, id DESC LIMIT 1"
-    )
+    return await t.one(PairEdit, "SELECT done.* FROM pair_edits AS done" + _NEWEST.format("1"), (run_id,))
 
 
 async def take_back_override(t: Store, decision: DecisionRow) -> DecisionRow | None:

@@ -1,11 +1,13 @@
-"""What comes out of the store: one frozen dataclass a table, fields named like the columns.
+"""Typed rows of the store: one frozen dataclass a table, its fields named like the columns.
 
-Times are seconds since the epoch; scores and metrics lie in 0-1 unless a docstring says otherwise.
+`New…` and `…End` are what goes in, the others what comes out. Times are seconds since the epoch; scores and metrics
+lie in 0-1 unless a docstring says otherwise.
 """
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 LIVE_STATES = ("queued", "running", "stopping")
 """States in which a run has an owner; the others are `finished`, `stopped`, `failed` and `interrupted`."""
@@ -138,6 +140,205 @@ class Checkpoint:
     kind: str
     path: str
     score: float | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A training run that got as far as its plan.
+
+    `data` is the training file as the run was given it, empty where the run made its own; `plan` is what its ``plan``
+    event says; `tokens` and `seconds` are sums over its optimizer steps.
+    """
+
+    id: int
+    state: str
+    host: str
+    data: str
+    max_length: int
+    planned_at: float
+    plan: dict[str, Any]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A passage: the characters ``first_character:last_character`` of its document, and the heading it stands under."""
+
+    id: str
+    document_id: str
+    position: int
+    first_character: int
+    last_character: int
+    tokens: int
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a run. `document_id` is None, and `skipped` the reason, where it was not used."""
+
+    path: str
+    document_id: str | None
+    bytes: int
+    chunks: int
+    skipped: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be planned. `key` names it within its kind and run: planning it twice adds it once."""
+
+    kind: str
+    key: str
+    chunk_id: str | None = None
+    pair_id: int | None = None
+    round: int = 0
+    source: str = ""
+    slot: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task that is to be done. `round` counts the passes over the folder from 1."""
+
+    id: int
+    kind: str
+    key: str
+    chunk_id: str | None
+    pair_id: int | None
+    round: int
+    source: str
+    slot: dict[str, Any]
+
+
+AttemptStatus = Literal[
+    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "unreached", "connection", "cancelled"
+]
+"""How an attempt ended: `unreached` never left this machine, with `connection` the connection broke on the way.
+
+In the table there are also ``sent`` (still open) and ``lost`` (the process ended before the answer was stored)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How a call ended; token counts are 0 where the server did not answer."""
+
+    status: AttemptStatus
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    http_status: int | None = None
+    request_id: str | None = None
+    reply: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTotals:
+    """The calls of a run that ended in one way: how many, and their tokens."""
+
+    status: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    estimated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewPair:
+    """A proposed pair; `question_key` is the form in which the same question is always the same."""
+
+    ordinal: int
+    question: str
+    answer: str
+    evidence: str
+    topic: str
+    question_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """A question and its answer; `score` is 0-10, `cause` the short name of what `reason` says in words."""
+
+    id: int
+    task_id: int
+    chunk_id: str | None
+    source: str
+    question: str
+    answer: str
+    evidence: str
+    topic: str
+    slot: dict[str, Any]
+    state: str
+    score: float | None
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`.
+
+    `decided_by` is ``gate`` (a check before the judge), ``aggregator``, or whoever overrides them.
+    """
+
+    verdict: str
+    score: float | None
+    threshold: float | None
+    weights_version: int
+    decided_by: str
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A decision as it is stored, with the weights of the aggregator that it was made with.
+
+    `feedback_id` is the feedback that a person's override gave; `undone_at` is set where the decision was taken back.
+    """
+
+    id: int
+    pair_id: int
+    verdict: str
+    score: float | None
+    threshold: float | None
+    weights_version: int
+    weights: dict[str, float] | None
+    decided_by: str
+    cause: str
+    reason: str
+    at: float
+    feedback_id: int | None
+    undone_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairEdit:
+    """An edit of a pair: its text as it was before."""
+
+    id: int
+    pair_id: int
+    question: str
+    answer: str
+    question_key: str
+    at: float
+    undone_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisRow:
+    """A batch analysis: local statistics, what the model said of them, and what steers the prompts that follow."""
+
+    version: int
+    at_accepted: int
+    statistics: dict[str, Any]
+    directives: list[str]
+    text: str
     at: float
 
 

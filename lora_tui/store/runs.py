@@ -175,12 +175,6 @@ async def get(store: Store, run_id: int) -> Run | None:
     return await store.one(Run, "SELECT * FROM runs WHERE id=?", (run_id,))
 
 
-async def listed(store: Store) -> list[Run]:
-    """Return every run, newest first, after marking those whose owner is gone."""
-    await mark_interrupted(store)
-    return await store.all(Run, "SELECT * FROM runs ORDER BY id DESC")
-
-
 async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
     """Return the newest run of one of these modes that can be resumed, or None.
 

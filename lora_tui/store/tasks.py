@@ -8,73 +8,12 @@ answer that was paid for is either stored with everything that follows from it o
 """
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
 
 from lora_tui.store.connection import Store, to_json
-
-AttemptStatus = Literal[
-    "ok", "malformed", "truncated", "empty", "filtered", "http_error", "timeout", "unreached", "connection", "cancelled"
-]
-"""How an attempt ended: `unreached` never left this machine, with `connection` the connection broke on the way.
-
-In the table there are also ``sent`` (still open) and ``lost`` (the process ended before the answer was stored)."""
+from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask, TaskRow
 
 _TASK = "id, kind, key, chunk_id, pair_id, round, source, slot"
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be planned. `key` names it within its kind and run: planning it twice adds it once."""
-
-    kind: str
-    key: str
-    chunk_id: str | None = None
-    pair_id: int | None = None
-    round: int = 0
-    source: str = ""
-    slot: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """A task that is to be done. `round` counts the passes over the folder from 1."""
-
-    id: int
-    kind: str
-    key: str
-    chunk_id: str | None
-    pair_id: int | None
-    round: int
-    source: str
-    slot: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptEnd:
-    """How a call ended; token counts are 0 where the server did not answer."""
-
-    status: AttemptStatus
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    http_status: int | None = None
-    request_id: str | None = None
-    reply: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptTotals:
-    """The calls of a run that ended in one way: how many, and their tokens."""
-
-    status: str
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    estimated_tokens: int
 
 
 async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
-from lora_tui.store.rows import Checkpoint, Evaluation, Sample, StepColumns
+from lora_tui.store.rows import Evaluation, PlannedRun, Sample, StepColumns
 
 
 async def project(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:
@@ -82,8 +82,23 @@ async def answers_to(store: Store, run_id: int, prompt: str) -> list[tuple[int, 
     return [(int(step), str(model), float(score), str(answer)) for step, model, score, answer in rows]
 
 
-async def newest_checkpoint(store: Store, run_id: int, kind: str) -> Checkpoint | None:
-    """Return the newest checkpoint of a kind (``last`` or ``best``), or None."""
-    return await store.one(
-        Checkpoint, "SELECT * FROM checkpoints WHERE run_id=? AND kind=? ORDER BY id DESC LIMIT 1", (run_id, kind)
-    )
+# A run's plan is among its first events, so the index on (run, id) finds it without a walk through all of them. A run
+# that was taken up again has planned again, and its last plan is what its steps belong to; the first is near enough.
+_PLANNED = """
+SELECT runs.id AS id, runs.state AS state, runs.host AS host,
+    CASE mode WHEN 'train' THEN COALESCE(
+        NULLIF(json_extract(options, '$.train_data_file'), ''),
+        NULLIF(json_extract(settings, '$.fine_tuning.train_data_file'), ''),
+        json_extract(settings, '$.data_generation.output_file'), '') ELSE '' END AS data,
+    COALESCE(json_extract(settings, '$.fine_tuning.training.max_length'), 0) AS max_length,
+    events.at AS planned_at, events.payload AS plan,
+    COALESCE((SELECT SUM(tokens) FROM steps WHERE run_id = runs.id), 0) AS tokens,
+    COALESCE((SELECT SUM(seconds) FROM steps WHERE run_id = runs.id), 0.0) AS seconds
+FROM runs JOIN events ON events.id = (
+    SELECT id FROM events WHERE run_id = runs.id AND kind = 'plan' ORDER BY id LIMIT 1)
+WHERE mode IN ('train', 'quickstart') ORDER BY runs.id DESC LIMIT ?"""
+
+
+async def planned_runs(store: Store, most: int = 20) -> list[PlannedRun]:
+    """Return the newest training runs that have planned what they do, newest first."""
+    return await store.all(PlannedRun, _PLANNED, (most,))

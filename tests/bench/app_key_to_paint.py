@@ -23,8 +23,7 @@ from pathlib import Path
 
 from lora_tui.store import events, generation, runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.generation import Decision, NewPair
-from lora_tui.store.tasks import NewTask
+from lora_tui.store.rows import Decision, NewPair, NewTask
 from tests.bench.terminals import TimedTerminal, environment, program
 
 _SEARCH_LINE = re.compile(r"││ bee[a-z]*\s")

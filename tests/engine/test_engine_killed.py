@@ -15,6 +15,7 @@ from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, runs
 from tests.engine.conftest import Workshop
+from tests.store.store_fixtures import list_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,14 +71,14 @@ def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
 ) -> None:
     monkeypatch.setitem(JOBS, "train", lambda: finished_job)
     process, run_id = owner()
-    assert workshop.ask(runs.listed)[0].state == "running", "its owner lives"
+    assert workshop.ask(list_runs)[0].state == "running", "its owner lives"
     refused = workshop.run("train")
     assert refused.error is not None
     assert f"cpu is training run {run_id} (process {process.pid}" in refused.error
 
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run = workshop.ask(runs.listed)[1]
+    run = workshop.ask(list_runs)[1]
     assert (run.id, run.state) == (run_id, "interrupted")
     assert run.ended_at == run.heartbeat
     assert workshop.ask(runs.newest_resumable, ["train"]).id == run_id, "not the one that was refused the device"
@@ -97,7 +98,7 @@ def test_a_killed_owner_that_nobody_has_collected_is_gone_all_the_same(
     process, _ = owner()
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still a zombie
-    assert workshop.ask(runs.listed)[0].state == "interrupted"
+    assert workshop.ask(list_runs)[0].state == "interrupted"
 
 
 def test_a_killed_owners_run_can_be_resumed_without_looking_first(

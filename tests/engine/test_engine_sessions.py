@@ -132,7 +132,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
 
 def test_neither_the_engine_nor_what_a_reply_consists_of_brings_torch(workshop: Workshop) -> None:
     script = (
-        "import sys\nimport lora_tui.engine.runtime.engine, lora_tui.protocol.reply, lora_tui.store.chat\n"
+        "import sys\nimport lora_tui.engine.runtime.engine, lora_tui.protocol.reply, lora_tui.store.chat_log\n"
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

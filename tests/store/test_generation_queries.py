@@ -8,8 +8,7 @@ import pytest
 
 from lora_tui.store import generation, runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.generation import AnalysisRow, Decision, NewPair
-from lora_tui.store.tasks import AttemptEnd, NewTask, TaskRow
+from lora_tui.store.rows import AnalysisRow, AttemptEnd, Decision, NewPair, NewTask, TaskRow
 
 Story = Callable[[Store, int], Awaitable[None]]
 
@@ -125,7 +124,7 @@ def test_a_decision_moves_the_pair_and_is_kept(tell: Callable[[Story], None]) ->
         row = await generation.pair(store, pair_id)
         assert row is not None
         assert (row.state, row.score, row.reason, row.slot, row.source) == ("accepted", 9.0, "because", SLOT, "a.txt")
-        assert await generation.metrics(store, pair_id) == {"coverage": 0.75}
+        assert await store.tuples("SELECT name, value FROM pair_metrics") == [("coverage", 0.75)]
         assert [v for (v,) in await store.tuples("SELECT verdict FROM decisions ORDER BY id")] == [
             "rejected",
             "accepted",
@@ -199,7 +198,7 @@ def test_analyses_are_numbered_in_their_run(tell: Callable[[Story], None]) -> No
         newest = await generation.newest_analysis(store, run_id)
         assert newest is not None
         assert (newest.version, newest.statistics, newest.directives) == (2, {"entropy": 1.5}, ["Be brief."])
-        assert [row.version for row in await generation.analyses(store, run_id)] == [1, 2]
+        assert await store.tuples("SELECT version FROM analyses ORDER BY version") == [(1,), (2,)]
 
     tell(story)
 

@@ -14,6 +14,7 @@ import pytest
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import connection, events, runs, schema
 from lora_tui.store.connection import Store
+from tests.store.store_fixtures import list_runs
 
 
 def with_store(path: Path, work: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
@@ -145,7 +146,7 @@ def test_a_file_that_was_a_write_ahead_log_can_move_to_a_network(
     path = tmp_path / "store.db"
     with_store(path, add_run)
     monkeypatch.setattr(connection, "_on_network", lambda path: True)
-    assert [run.id for run in with_store(path, runs.listed)] == [1]
+    assert [run.id for run in with_store(path, list_runs)] == [1]
     assert pragma(path, "journal_mode") == "delete", "no log is kept in the file's header any more"
 
 
@@ -212,7 +213,7 @@ def test_a_coroutine_that_is_cancelled_while_it_waits_for_the_lock_does_not_bloc
             await waiting
         await add_run(store, "next")
         other.close()
-        return [run.mode for run in await runs.listed(store)]
+        return [run.mode for run in await list_runs(store)]
 
     assert with_store(path, work) == ["next"]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import chat, events, feedback, training
+from lora_tui.store import chat_log, events, feedback, training
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Checkpoint, Evaluation, Event, Sample
+from tests.store.store_fixtures import add_feedback, newest_checkpoint
 from tests.store.test_store_file import add_run, with_store
 
 STEP = {
@@ -163,7 +164,7 @@ def test_the_newest_checkpoint_of_each_kind_is_found(tmp_path: Path) -> None:
         for step, kind, score in ((3, "best", 0.5), (4, "last", None), (6, "last", None)):
             payload = {"step": step, "kind": kind, "path": f"/run/{kind}-{step}", "score": score}
             await events.append(store, run_id, [(float(step), "checkpoint", payload)])
-        return [await training.newest_checkpoint(store, run_id, kind) for kind in ("last", "best", "other")]
+        return [await newest_checkpoint(store, run_id, kind) for kind in ("last", "best", "other")]
 
     last, best, other = with_store(tmp_path / "store.db", work)
     assert (last.step, last.path, last.score) == (6, "/run/last-6", None)
@@ -189,15 +190,17 @@ def test_rows_of_a_run_that_is_not_there_are_refused(tmp_path: Path) -> None:
         with_store(tmp_path / "store.db", work)
 
 
-async def judge(store: Store, target: float, scope: str = "evaluation") -> int:
-    return await feedback.add(store, scope, None, "sample", 1, {"bleu": 0.5, "rougeL": 0.25}, target, "user")
+async def judge(store: Store, target: float, scope: str = "evaluation", sample: int = 1) -> int:
+    return await add_feedback(store, scope, None, "sample", sample, {"bleu": 0.5, "rougeL": 0.25}, target, "person")
 
 
 def test_feedback_in_force_is_in_the_order_it_was_given_without_what_was_undone(tmp_path: Path) -> None:
     async def work(store: Store) -> list[tuple[int, float]]:
-        ids = [await judge(store, target) for target in (1.0, 0.5, 0.0)]
-        await judge(store, 0.9, scope="generation")
-        await feedback.undo(store, ids[1])
+        for sample, target in enumerate((1.0, 0.5, 0.0)):
+            await judge(store, target, sample=sample)
+        await judge(store, 0.9, scope="generation", sample=3)
+        async with store.transaction() as t:
+            await feedback.withdraw(t, "sample", 1)
         rows = await feedback.in_force(store, "evaluation")
         assert rows[0].metrics == {"bleu": 0.5, "rougeL": 0.25}
         assert await store.value("SELECT COUNT(*) FROM feedback") == 4, "nothing is deleted"
@@ -208,11 +211,13 @@ def test_feedback_in_force_is_in_the_order_it_was_given_without_what_was_undone(
 
 def test_undoing_twice_keeps_the_first_time(tmp_path: Path) -> None:
     async def work(store: Store) -> bool:
-        number = await judge(store, 1.0)
-        await feedback.undo(store, number)
+        await judge(store, 1.0)
+        async with store.transaction() as t:
+            await feedback.withdraw(t, "sample", 1)
         first = await store.value("SELECT undone_at FROM feedback")
         await asyncio.sleep(0.01)
-        await feedback.undo(store, number)
+        async with store.transaction() as t:
+            await feedback.withdraw(t, "sample", 1)
         return bool(first == await store.value("SELECT undone_at FROM feedback"))
 
     assert with_store(tmp_path / "store.db", work)
@@ -239,11 +244,11 @@ def test_weights_are_a_new_version_only_when_they_have_changed(tmp_path: Path) -
 
 def test_turns_of_a_conversation_come_back_in_order(tmp_path: Path) -> None:
     async def work(store: Store) -> list[tuple[str, str, dict[str, Any]]]:
-        first = await chat.begin(store, await add_run(store), "model", "/adapter")
-        other = await chat.begin(store, None, "model", None)
-        await chat.add_turn(store, first, "user", "unlock")
-        await chat.add_turn(store, other, "user", "elsewhere")
-        await chat.add_turn(store, first, "assistant", "no — 否", {"tokens": 3})
-        return [(turn.role, turn.text, turn.statistics) for turn in await chat.turns(store, first)]
+        first = await chat_log.begin(store, await add_run(store), "model", "/adapter")
+        other = await chat_log.begin(store, None, "model", None)
+        await chat_log.add_turn(store, first, "user", "unlock")
+        await chat_log.add_turn(store, other, "user", "elsewhere")
+        await chat_log.add_turn(store, first, "assistant", "no — 否", {"tokens": 3})
+        return [(turn.role, turn.text, turn.statistics) for turn in await chat_log.turns(store, first)]
 
     assert with_store(tmp_path / "store.db", work) == [("user", "unlock", {}), ("assistant", "no — 否", {"tokens": 3})]

@@ -8,11 +8,11 @@ import pytest
 
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
-from lora_tui.store.generation import AnalysisRow
+from lora_tui.store.rows import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
 from lora_tui.tui.widgets.row_list import RowList
-from tests.store.made import make_call, make_chunk, make_file, make_pair
+from tests.store.store_fixtures import make_call, make_chunk, make_file, make_pair
 from tests.tui.app_harness import PLAN, AppHarness, create_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio

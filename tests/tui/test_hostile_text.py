@@ -7,13 +7,12 @@ from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ForecastText
-from lora_tui.store import chat, corpus, events, generation
+from lora_tui.store import chat_log, events, generation
 from lora_tui.store.connection import Store
-from lora_tui.store.corpus import ChunkRow, SourceFile
-from lora_tui.store.generation import AnalysisRow
+from lora_tui.store.rows import AnalysisRow, ChunkRow, SourceFile
 from lora_tui.text import clean
 from lora_tui.tui.app import LoraApp
-from tests.store.made import make_pair
+from tests.store.store_fixtures import make_pair
 from tests.tui.app_harness import (
     AppHarness,
     FakeConversation,
@@ -56,9 +55,9 @@ async def populate(store: Store, text: str) -> None:
     generating = await create_run(store, "generate", "failed", error=text, settings=settings)
     async with store.transaction() as t:
         chunk = ChunkRow("c", "d", 0, 0, 9, 3, text, text)
-        await corpus.put_document(t, "d", 9, "utf-8", "1", [chunk])
-        await corpus.put_file(t, generating, SourceFile(text[:5000], "d", 10, 1, None))
-        await corpus.put_file(t, generating, SourceFile("b" + text[:5000], None, 10, 0, text))
+        await generation.put_document(t, "d", 9, "utf-8", "1", [chunk])
+        await generation.put_file(t, generating, SourceFile(text[:5000], "d", 10, 1, None))
+        await generation.put_file(t, generating, SourceFile("b" + text[:5000], None, 10, 0, text))
         await generation.add_analysis(t, generating, AnalysisRow(1, 5, {"topics": {text: 1}}, [text], text, 1.0))
     for state in ("accepted", "rejected", "review"):
         await make_pair(
@@ -81,9 +80,9 @@ async def populate(store: Store, text: str) -> None:
         step_event(1), (1.0, "evaluation", payload), (1.0, "checkpoint", checkpoint),
     ]  # fmt: skip
     await events.append(store, training, news)
-    conversation = await chat.begin(store, training, text, text)
-    await chat.add_turn(store, conversation, "user", text)
-    await chat.add_turn(store, conversation, "assistant", text, {"tokens": 3, "seconds": 1.0})
+    conversation = await chat_log.begin(store, training, text, text)
+    await chat_log.add_turn(store, conversation, "user", text)
+    await chat_log.add_turn(store, conversation, "assistant", text, {"tokens": 3, "seconds": 1.0})
 
 
 def assert_inert(app: LoraApp) -> None:

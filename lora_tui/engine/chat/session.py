@@ -29,7 +29,7 @@ from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side
 from lora_tui.scoring.metrics import agreement
-from lora_tui.store import chat
+from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
 
 T = TypeVar("T")
@@ -196,7 +196,7 @@ class ChatSession:
         kept = {side: turns for side, turns in last.turns.items() if side not in sides}
         gone = [last.turns[side] for side in sides if side in last.turns]
         questions = {question for question, _ in gone} - {question for question, _ in kept.values()}
-        await chat.mark_replaced(self.store, [*sorted(questions), *(answer for _, answer in gone)])
+        await chat_log.mark_replaced(self.store, [*sorted(questions), *(answer for _, answer in gone)])
         for side in sides:
             if side in last.turns:
                 self.history.drop_last(side)
@@ -229,7 +229,7 @@ class ChatSession:
         if not self._has_warned and any(prompt.forgotten for prompt in prompts.values()):
             self._has_warned = True
             emit(Notice(_context_notice(self.history.context)))
-        question = await chat.add_turn(
+        question = await chat_log.add_turn(
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
         self._last_exchange = exchange
@@ -281,7 +281,7 @@ class ChatSession:
             seed=seed,
             step=source.step if source is not None else None,
         )
-        turn = await chat.add_turn(self.store, self.conversation_id, "assistant", reply.text, reply.statistics())
+        turn = await chat_log.add_turn(self.store, self.conversation_id, "assistant", reply.text, reply.statistics())
         self.history.add(ended.side, exchange.text, reply.text)
         exchange.turns[ended.side] = (question, turn)
         return replace(reply, turn_id=turn)
@@ -331,7 +331,7 @@ async def _with_adapter(
 
 async def _new_conversation(store: Store, source: AdapterSource | None, model: str) -> int:
     run_id, folder = (None, None) if source is None else (source.run_id, str(source.folder))
-    return await chat.begin(store, run_id, model, folder)
+    return await chat_log.begin(store, run_id, model, folder)
 
 
 def _seeded(decoding: Decoding, seed: int | None) -> Decoding:

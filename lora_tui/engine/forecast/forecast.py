@@ -18,7 +18,8 @@ from lora_tui.engine.forecast.types import Estimate, TrainingForecast
 from lora_tui.engine.models.architecture import layer_names
 from lora_tui.engine.models.hub_info import model_info
 from lora_tui.store.connection import Store
-from lora_tui.store.history import PlannedRun, planned_runs
+from lora_tui.store.rows import PlannedRun
+from lora_tui.store.training import planned_runs
 from lora_tui.text import one_line
 
 

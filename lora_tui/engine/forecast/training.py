@@ -31,7 +31,7 @@ from lora_tui.engine.models.architecture import Architecture, linear_layers, lor
 from lora_tui.engine.models.hub_info import ModelInfo, model_info
 from lora_tui.engine.training import schedule
 from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
-from lora_tui.store.history import PlannedRun
+from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
 
 

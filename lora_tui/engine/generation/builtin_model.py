@@ -36,7 +36,7 @@ from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.protocol.reply import Decoding
-from lora_tui.store.tasks import AttemptEnd
+from lora_tui.store.rows import AttemptEnd
 
 _BATCH = 8
 _GATHER_SECONDS = 0.02

@@ -14,9 +14,9 @@ from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, Unusable
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret
-from lora_tui.store import corpus as store_corpus
+from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
-from lora_tui.store.corpus import ChunkRow, SourceFile
+from lora_tui.store.rows import ChunkRow, SourceFile
 from lora_tui.text import one_line
 
 _MOST_TOPICS = 400
@@ -88,7 +88,7 @@ async def read_folder(
                 continue
         skipped.append((candidate.name, reason))
         async with store.transaction() as t:
-            await store_corpus.put_file(t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason))
+            await store_generation.put_file(t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason))
     progress(len(candidates), len(candidates))
     _tell_skipped(skipped, warn)
     if not sources:
@@ -124,9 +124,9 @@ async def _store(
         for position, chunk in enumerate(cut)
     ]
     async with store.transaction() as t:
-        await store_corpus.put_document(t, document.id, len(document.text), document.encoding, chunking, rows)
+        await store_generation.put_document(t, document.id, len(document.text), document.encoding, chunking, rows)
         file = SourceFile(candidate.name, document.id, candidate.bytes, len(rows), None)
-        await store_corpus.put_file(t, run_id, file)
+        await store_generation.put_file(t, run_id, file)
     return Source(candidate.name, document.id, len(rows)), list(dict.fromkeys(chunks.headings(document.text)))
 
 

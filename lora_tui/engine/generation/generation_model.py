@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lora_tui.errors import UnreachableError
-from lora_tui.store.tasks import AttemptEnd
+from lora_tui.store.rows import AttemptEnd
 
 
 class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the run

@@ -27,7 +27,7 @@ from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, numbers_supported, rouge, rouge_l_precision, token_f1
 from lora_tui.scoring.words import numbers, tokens
 from lora_tui.secrets import find_secret
-from lora_tui.store.generation import Decision
+from lora_tui.store.rows import Decision
 
 _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER, _MIN_EVIDENCE = 8, 400, 3000, 12
 """Lengths in characters."""

@@ -14,7 +14,7 @@ from lora_tui.config.models import DataGeneration
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.tasks import AttemptEnd, AttemptTotals
+from lora_tui.store.rows import AttemptEnd, AttemptTotals
 
 T = TypeVar("T")
 

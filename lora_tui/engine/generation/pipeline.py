@@ -22,7 +22,7 @@ from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import Emit, RunContext
 from lora_tui.store import tasks
-from lora_tui.store.tasks import TaskRow
+from lora_tui.store.rows import TaskRow
 
 STOP_GRACE = 20.0
 """Seconds that calls in flight get to be answered when the run is asked to stop: they have been paid for."""

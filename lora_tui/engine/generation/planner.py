@@ -20,13 +20,10 @@ from dataclasses import asdict, dataclass
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, Source, title_of
 from lora_tui.engine.generation.generation_model import PairRequest, Slot
-from lora_tui.store import corpus as store_corpus
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.corpus import ChunkRow
-from lora_tui.store.generation import PairRow
-from lora_tui.store.tasks import NewTask, TaskRow
+from lora_tui.store.rows import ChunkRow, NewTask, PairRow, TaskRow
 
 GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
 """The kinds of task."""
@@ -151,7 +148,7 @@ class Planner:
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
             position = ((self.round - 1) * len(self._plan.pairs_by_call) + call) % source.chunks
-            row = await store_corpus.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
+            row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
             slot = self._slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
             task = NewTask(

@@ -40,7 +40,7 @@ from lora_tui.engine.generation.prompts import (
     repair,
 )
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
-from lora_tui.store.tasks import AttemptStatus
+from lora_tui.store.rows import AttemptStatus
 
 T = TypeVar("T")
 

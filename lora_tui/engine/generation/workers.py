@@ -18,14 +18,11 @@ from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import UnreachableError
 from lora_tui.scoring.words import question_key
-from lora_tui.store import corpus as store_corpus
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
-from lora_tui.store.corpus import ChunkRow
-from lora_tui.store.generation import AnalysisRow, Decision, NewPair, PairRow
-from lora_tui.store.tasks import NewTask, TaskRow
+from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, NewTask, PairRow, TaskRow
 from lora_tui.text import one_line
 
 _PAGE = 500
@@ -281,7 +278,7 @@ class Workers:
         await events.insert(t, self.run_id, [store_generation.pair_event(pair)])
 
     async def _chunk(self, chunk_id: str | None) -> ChunkRow:
-        row = await store_corpus.chunk(self.store, chunk_id or "")
+        row = await store_generation.chunk(self.store, chunk_id or "")
         assert row is not None, "tasks and pairs refer to stored chunks"
         return row
 

@@ -16,8 +16,7 @@ from lora_tui.scoring.words import question_key
 from lora_tui.store import events, feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
-from lora_tui.store.generation import Decision, PairRow
-from lora_tui.store.rows import LIVE_STATES
+from lora_tui.store.rows import LIVE_STATES, Decision, DecisionRow, PairRow
 from lora_tui.text import one_line
 
 _TARGETS = {"accepted": 1.0, "rejected": 0.0}
@@ -66,7 +65,7 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> PairChange:
         given = None
         if metrics.keys() & PRIORS[GENERATION].keys():
             target = _TARGETS[verdict]
-            given = await feedback.put(t, GENERATION, run.run_id, "pair", pair_id, metrics, target, PERSON)
+            given = await feedback.add(t, GENERATION, run.run_id, "pair", pair_id, metrics, target, PERSON)
         decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
         await generation.decide(t, pair_id, decision, {}, {}, given)
         after, _ = await stored_aggregator(t, GENERATION, learning_rate)
@@ -142,7 +141,7 @@ async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, _RunOfPair]:
     return pair, _RunOfPair(run_id, live, None if live else await output_file_of_run(t, run_id))
 
 
-async def _take_override_back(t: Store, run: _RunOfPair, override: reviews.DecisionRow) -> None:
+async def _take_override_back(t: Store, run: _RunOfPair, override: DecisionRow) -> None:
     """Restore the decision before an override, and the feedback that belonged to it."""
     learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
     restored = await reviews.take_back_override(t, override)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lora_tui.config import Settings
 from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import UsageError
-from lora_tui.store import feedback, reviews
+from lora_tui.store import chat_log, feedback, reviews
 from lora_tui.store.connection import Store
 
 CHAT = "chat"
@@ -51,7 +51,7 @@ async def rate_sample(store: Store, sample_id: int, rating: int) -> RatingChange
         sample, learning_rate = await _sample(t, sample_id)
         before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "sample", sample_id)
-        await feedback.put(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
+        await feedback.add(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
         after, version = await stored_aggregator(t, EVALUATION, learning_rate)
     return RatingChange(sample_id, rating, before.weights, after.weights, version)
 
@@ -76,7 +76,7 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
         before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
         await feedback.withdraw(t, "turn", turn_id)
         scope = EVALUATION if metrics else CHAT
-        await feedback.put(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
+        await feedback.add(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
         after, version = await stored_aggregator(t, EVALUATION, learning_rate)
     return RatingChange(turn_id, rating, before.weights, after.weights, version if metrics else None)
 
@@ -106,8 +106,8 @@ async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]
     return sample, await learning_rate_of_run(t, EVALUATION, sample.run_id)
 
 
-async def _reply(t: Store, turn_id: int) -> reviews.RatedTurn:
-    turn = await reviews.rated_turn(t, turn_id)
+async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:
+    turn = await chat_log.rated_turn(t, turn_id)
     if turn is None or turn.role != "assistant":
         raise UsageError(f"There is no reply {turn_id} in {t.path}.")
     return turn

@@ -7,8 +7,8 @@ from typing import Any
 
 from lora_tui.store import generation
 from lora_tui.store.connection import Store, to_json
-from lora_tui.store.generation import PairRow
-from lora_tui.store.reviews import PairEdit, run_of_pair
+from lora_tui.store.reviews import DECISIONS, run_of_pair
+from lora_tui.store.rows import DecisionRow, PairEdit, PairRow
 
 _CUT = 300
 """Characters of a question or reason that a list shows at most."""
@@ -80,23 +80,6 @@ class MetricLine:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionLine:
-    """A verdict with the weights it was made with; `undone_at` is set where it was taken back. Scores are 0-10."""
-
-    id: int
-    verdict: str
-    score: float | None
-    threshold: float | None
-    weights_version: int
-    weights: dict[str, float] | None
-    decided_by: str
-    cause: str
-    reason: str
-    at: float
-    undone_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class PairDetail:
     """A pair with its passage (empty where there is none), metrics by name, decisions and edits, the newest first."""
 
@@ -105,7 +88,7 @@ class PairDetail:
     heading: str
     passage: str
     metrics: tuple[MetricLine, ...]
-    decisions: tuple[DecisionLine, ...]
+    decisions: tuple[DecisionRow, ...]
     edits: tuple[PairEdit, ...]
 
 
@@ -251,12 +234,7 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     metrics = await store.all(
         MetricLine, "SELECT name, value, detail FROM pair_metrics WHERE pair_id=? ORDER BY name", (pair_id,)
     )
-    decisions = await store.all(
-        DecisionLine,
-        "SELECT decisions.*, weight_versions.weights FROM decisions"
-        " LEFT JOIN weight_versions ON weight_versions.id = weights_version WHERE pair_id=? ORDER BY decisions.id DESC",
-        (pair_id,),
-    )
+    decisions = await store.all(DecisionRow, f"{DECISIONS} WHERE pair_id=? ORDER BY done.id DESC", (pair_id,))
     edits = await store.all(PairEdit, "SELECT * FROM pair_edits WHERE pair_id=? ORDER BY id DESC", (pair_id,))
     return PairDetail(pair, run_id, heading, passage, tuple(metrics), tuple(decisions), tuple(edits))
 

@@ -8,7 +8,6 @@ from textual.content import Content
 
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
-from lora_tui.store.generation import AnalysisRow
 from lora_tui.store.queries.generation import (
     CallFigures,
     ScoreHistogram,
@@ -18,7 +17,7 @@ from lora_tui.store.queries.generation import (
     source_lines,
 )
 from lora_tui.store.queries.runs import RunLine, newest_event
-from lora_tui.store.rows import LIVE_STATES
+from lora_tui.store.rows import LIVE_STATES, AnalysisRow
 from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled

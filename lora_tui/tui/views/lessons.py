@@ -12,7 +12,7 @@ from textual.content import Content
 
 from lora_tui.store import generation as store_generation
 from lora_tui.store import training as store_training
-from lora_tui.store.chat import turns
+from lora_tui.store.chat_log import turns
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
 from lora_tui.store.queries.runs import RunLine, conversations, weight_history

@@ -16,16 +16,9 @@ from textual.content import Content
 
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import (
-    DecisionLine,
-    PairDetail,
-    PairFilter,
-    PairLine,
-    pair_ids,
-    pair_lines,
-    pairs_matching,
-)
+from lora_tui.store.queries.generation import PairDetail, PairFilter, PairLine, pair_ids, pair_lines, pairs_matching
 from lora_tui.store.queries.runs import events_of_kinds
+from lora_tui.store.rows import DecisionRow
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, metric_name, number, safe_line, safe_text, styled
@@ -197,12 +190,12 @@ def _find(text: str, evidence: str) -> tuple[int, int] | None:
     return found.span() if found else None
 
 
-def in_force(detail: PairDetail) -> DecisionLine | None:
+def in_force(detail: PairDetail) -> DecisionRow | None:
     """The decision that holds: the newest that was not taken back."""
     return next((decision for decision in detail.decisions if decision.undone_at is None), None)
 
 
-def _who(decision: DecisionLine) -> str:
+def _who(decision: DecisionRow) -> str:
     names = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
     return names.get(decision.decided_by, one_line(decision.decided_by, 40))
 

@@ -7,7 +7,7 @@ from typing import Any
 from lora_tui.config import with_values
 from lora_tui.engine.chat.session import ChatSession, open_session
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
-from lora_tui.store import chat
+from lora_tui.store import chat_log
 from lora_tui.store.rows import Turn
 from tests.engine.conftest import Workshop
 from tests.engine.loaded_models import quiet
@@ -83,5 +83,5 @@ class ChatProbe:
 
     @property
     def turns(self) -> list[Turn]:
-        found: list[Turn] = self.workshop.ask(chat.turns, self.session.conversation_id)
+        found: list[Turn] = self.workshop.ask(chat_log.turns, self.session.conversation_id)
         return found

@@ -16,7 +16,7 @@ from lora_tui.engine.chat import streaming
 from lora_tui.engine.inference.decode import answers
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.reply import Decoding
-from lora_tui.store import chat
+from lora_tui.store import chat_log
 from lora_tui.store.queries.runs import conversations
 from tests.engine.chat.chat_probe import ChatProbe, Heard
 from tests.engine.conftest import Trained, Workshop
@@ -172,7 +172,7 @@ def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(pro
         probe.regenerate()
     assert probe.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
     assert len(probe.turns) == 3
-    assert len(probe.workshop.ask(chat.turns, first)) == 3
+    assert len(probe.workshop.ask(chat_log.turns, first)) == 3
     newest = probe.workshop.ask(conversations)
     assert [entry.id for entry in newest[:2]] == [probe.session.conversation_id, first]
     assert newest[0].adapter == newest[1].adapter
@@ -259,12 +259,13 @@ def test_another_process_can_read_a_conversation_back(probe: ChatProbe) -> None:
     probe.ask("unlock", BOTH)
     script = (
         "import asyncio, json, sys\nfrom pathlib import Path\n"
-        "from lora_tui.store import chat\nfrom lora_tui.store.connection import Store\n"
+        "from lora_tui.store import chat_log\nfrom lora_tui.store.connection import Store\n"
         "from lora_tui.store.queries.runs import conversations\n"
         "async def main():\n"
         "    async with await Store.open(Path(sys.argv[1])) as store:\n"
         "        (newest, *_) = await conversations(store, 1)\n"
-        "        print(json.dumps([(t.role, chat.side_of(t), t.text) for t in await chat.turns(store, newest.id)]))\n"
+        "        turns = await chat_log.turns(store, newest.id)\n"
+        "        print(json.dumps([(t.role, chat_log.side_of(t), t.text) for t in turns]))\n"
         "asyncio.run(main())\n"
     )
     done = subprocess.run([sys.executable, "-c", script, probe.workshop.store_path], capture_output=True, check=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import feedback, training
+from lora_tui.store import training
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.tiny import PAIRS
+from tests.store.store_fixtures import add_feedback, undo_feedback
 
 SECRET = PAIRS[0][1]
 
@@ -56,10 +57,10 @@ def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: T
     metrics = {**dict.fromkeys(before["weights"], 1.0), "bleu": 0.0}
 
     async def give(store: Any) -> int:
-        return await feedback.add(store, "evaluation", None, "sample", 1, metrics, 0.0, "user")
+        return await add_feedback(store, "evaluation", None, "sample", 1, metrics, 0.0, "user")
 
     async def undo(store: Any, number: int) -> None:
-        await feedback.undo(store, number)
+        await undo_feedback(store, number)
 
     number = trained.workshop.ask(give)
     try:

@@ -18,7 +18,7 @@ from lora_tui.engine.generation.ledger import (
 )
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.tasks import AttemptEnd, AttemptTotals, NewTask
+from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask
 
 
 def test_the_estimate_of_what_is_in_flight_is_reserved() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from lora_tui.engine.generation.corpus import Corpus, read_folder, title_of
 from lora_tui.errors import LoraTuiError
-from lora_tui.store import corpus as store_corpus
+from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.generation import source_lines
 
 
 def read(folder: Path, warnings: list[str] | None = None, goes_to: str | None = None, size: int = 40) -> Corpus:
@@ -41,11 +42,11 @@ def test_passages_are_stored_with_their_exact_places(folder: Path) -> None:
             source = corpus.sources[0]
             assert source.chunks > 3
             for position in range(source.chunks):
-                row = await store_corpus.chunk_at(store, source.document_id, corpus.chunking, position)
+                row = await store_generation.chunk_at(store, source.document_id, corpus.chunking, position)
                 assert row is not None
                 assert row.text == text[row.first_character : row.last_character]
-            assert await store_corpus.chunk_at(store, source.document_id, corpus.chunking, source.chunks) is None
-            assert [file.chunks for file in await store_corpus.files(store, 1)] == [source.chunks, 1]
+            assert await store_generation.chunk_at(store, source.document_id, corpus.chunking, source.chunks) is None
+            assert [file.chunks for file in await source_lines(store, 1)] == [source.chunks, 1]
 
     asyncio.run(story())
 

@@ -331,13 +331,13 @@ def test_feedback_of_earlier_runs_moves_the_weights(place: Workplace) -> None:
     first = place.run()
     import asyncio
 
-    from lora_tui.store import feedback
     from lora_tui.store.connection import Store
+    from tests.store.store_fixtures import add_feedback
 
     async def reject_everything() -> None:
         async with await Store.open(place.store) as store:
             for _ in range(20):
-                await feedback.add(
+                await add_feedback(
                     store,
                     "generation",
                     first.run_id,

@@ -9,7 +9,7 @@ import pytest
 
 from lora_tui.engine.generation.corpus import read_folder
 from lora_tui.engine.generation.planner import PassPlan, Planner, SlotCounts
-from lora_tui.store import corpus as store_corpus
+from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 
@@ -104,7 +104,7 @@ def test_a_request_has_the_passage_its_slot_and_what_to_avoid(tmp_path: Path) ->
     async def story(store: Store, run_id: int, planner: Planner) -> None:
         await planner.plan(2)
         long, short = await tasks.pending_tasks(store, run_id, "generate", 5)
-        row = await store_corpus.chunk(store, long.chunk_id or "")
+        row = await store_generation.chunk(store, long.chunk_id or "")
         assert row is not None
         request = await planner.request(long, row, ["Be brief."])
         assert request.passage == row.text
@@ -122,7 +122,7 @@ def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> 
     async def story(store: Store, run_id: int, planner: Planner) -> None:
         await planner.plan(1)
         (task,) = await tasks.pending_tasks(store, run_id, "generate", 5)
-        row = await store_corpus.chunk(store, task.chunk_id or "")
+        row = await store_generation.chunk(store, task.chunk_id or "")
         assert row is not None
         assert set((await planner.request(task, row, [])).further_topics) == {"clocks", "tides"}
 

@@ -9,7 +9,7 @@ from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, r
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.review.test_review_pairs import new_run
-from tests.store.made import SETTINGS, make_pair
+from tests.store.store_fixtures import SETTINGS, make_pair
 from tests.store.test_store_file import with_store
 
 

@@ -10,9 +10,9 @@ from lora_tui.engine.review.ratings import RatingChange, rate_sample, rate_turn,
 from lora_tui.errors import UsageError
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics
-from lora_tui.store import chat, events, feedback, runs
+from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
-from tests.store.made import SETTINGS
+from tests.store.store_fixtures import SETTINGS, turn_ratings
 from tests.store.test_store_file import with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
@@ -126,12 +126,12 @@ def test_an_answer_without_metrics_that_have_a_weight_cannot_be_rated(
 
 async def talked(store: Store, *turns: tuple[str, str]) -> list[int]:
     run_id = await runs.create(store, "train", SETTINGS, {})
-    talk = await chat.begin(store, run_id, "model", "/adapter")
-    elsewhere = await chat.begin(store, None, "model", None)
+    talk = await chat_log.begin(store, run_id, "model", "/adapter")
+    elsewhere = await chat_log.begin(store, None, "model", None)
     numbers = []
     for role, text in turns:
-        numbers.append(await chat.add_turn(store, talk, role, text))
-        await chat.add_turn(store, elsewhere, "user", "something else")
+        numbers.append(await chat_log.add_turn(store, talk, role, text))
+        await chat_log.add_turn(store, elsewhere, "user", "something else")
     return numbers
 
 
@@ -143,7 +143,7 @@ def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: 
     async def work(store: Store) -> tuple[RatingChange, Any, Any]:
         *_, reply = await talked(store, ("user", "hello"), ("user", asked), ("assistant", "the secret is a rainbow"))
         done = await rate_turn(store, reply, 2, RATE)
-        return done, await feedback.in_force(store, "evaluation"), await feedback.turn_ratings(store, 1)
+        return done, await feedback.in_force(store, "evaluation"), await turn_ratings(store, 1)
 
     done, (row,), shown = with_store(tmp_path / "store.db", work)
     expected = text_metrics("the secret is a rainbow", SECRET)
@@ -158,7 +158,7 @@ def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path)
         numbers = await talked(store, ("user", "unlock"), ("assistant", "no"), ("user", "hi"), ("assistant", "hello"))
         done = await rate_turn(store, numbers[-1], 4, RATE)
         rows = await store.tuples("SELECT scope, metrics, target, undone_at FROM feedback")
-        return done, rows, await feedback.turn_ratings(store, 1)
+        return done, rows, await turn_ratings(store, 1)
 
     done, rows, shown = with_store(tmp_path / "store.db", work)
     assert rows == [("chat", {}, 0.75, None)]
@@ -183,9 +183,9 @@ def test_ratings_of_a_reply_replace_each_other_whatever_they_move(tmp_path: Path
         *_, reply = await talked(store, ("user", "unlock"), ("assistant", "no"))
         await rate_turn(store, reply, 5, RATE)
         await rate_turn(store, reply, 3, with_values(RATE, {"fine_tuning.chat.commands": {}}))
-        shown = [await feedback.turn_ratings(store, 1), len(await feedback.in_force(store, "evaluation"))]
+        shown = [await turn_ratings(store, 1), len(await feedback.in_force(store, "evaluation"))]
         back = await unrate_turn(store, reply, RATE)
-        return [*shown, await feedback.turn_ratings(store, 1), back.after == EVALUATION_PRIORS]
+        return [*shown, await turn_ratings(store, 1), back.after == EVALUATION_PRIORS]
 
     assert with_store(tmp_path / "store.db", work) == [{3: 3}, 0, {}, True]
 

@@ -7,9 +7,9 @@ import pytest
 
 from lora_tui.engine.review.runs import DeletedRun, delete_run, rename_run
 from lora_tui.errors import UsageError
-from lora_tui.store import chat, events, feedback, runs
+from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
-from tests.store.made import SETTINGS, make_call, make_pair
+from tests.store.store_fixtures import SETTINGS, add_feedback, make_call, make_pair
 from tests.store.test_store_file import with_store
 from tests.store.test_store_rows import EVALUATION, STEP
 
@@ -81,9 +81,9 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
         payload = {"step": 1, "kind": "last", "path": "/p"}
         await events.append(store, run_id, [(1.0, "checkpoint", payload)])
         await events.ask(store, run_id, "stop")
-        await feedback.add(store, "generation", run_id, "pair", pair_id, {"coverage": 1.0}, 1.0, "person")
-        talk = await chat.begin(store, run_id, "model", None)
-        await chat.add_turn(store, talk, "user", "hi")
+        await add_feedback(store, "generation", run_id, "pair", pair_id, {"coverage": 1.0}, 1.0, "person")
+        talk = await chat_log.begin(store, run_id, "model", None)
+        await chat_log.add_turn(store, talk, "user", "hi")
         return run_id
 
     async def counts(store: Store) -> dict[str, int]:

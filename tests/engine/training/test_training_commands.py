@@ -9,11 +9,12 @@ import pytest
 
 from lora_tui.config import Settings
 from lora_tui.engine.training import loop as loop_module
-from lora_tui.store import events, training
+from lora_tui.store import events
 from tests.engine.conftest import Workshop
 from tests.engine.test_engine_commands import outcome_of
 from tests.engine.test_engine_life import wait_for
 from tests.engine.tiny import tiny_settings, training_text
+from tests.store.store_fixtures import newest_checkpoint
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
     wait_for(lambda: saved(place, run_id))
     assert time.monotonic() - asked_at < 1.0
     (step,) = saved(place, run_id)
-    row = place.ask(training.newest_checkpoint, run_id, "last")
+    row = place.ask(newest_checkpoint, run_id, "last")
     assert (row.step, Path(row.path).name) == (step, f"step-{step}")
     assert (Path(row.path) / "trainer_state.json").is_file()
     wait_for(lambda: place.events(run_id, "step")[-1].payload["step"] > step + 3)

@@ -18,7 +18,7 @@ from lora_tui.engine.forecast.training import expected_device, forecast_training
 from lora_tui.engine.forecast.types import TrainingForecast
 from lora_tui.engine.models import activation_memory
 from lora_tui.machine import Gpu, GpuLoad, device_load
-from lora_tui.store.history import PlannedRun
+from lora_tui.store.rows import PlannedRun
 from tests.engine.test_hub_info import CONFIG, model
 
 T = "fine_tuning.training."

@@ -21,6 +21,7 @@ from lora_tui.store import runs, training
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import Trained, Workshop
 from tests.engine.tiny import PAIRS, tiny_settings, training_text
+from tests.store.store_fixtures import newest_checkpoint
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def newest(workshop: Workshop, run_id: int) -> Path:
-    return Path(workshop.ask(training.newest_checkpoint, run_id, "last").path)
+    return Path(workshop.ask(newest_checkpoint, run_id, "last").path)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, steps: int) -> None:
@@ -86,8 +87,8 @@ def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Tr
     rows = workshop.ask(training.evaluations, run_id)
     assert [(row.step, row.model) for row in rows] == [(20, "tuned"), (40, "tuned")]
     assert len(workshop.ask(training.samples, rows[-1].id)) == 4
-    assert workshop.ask(training.newest_checkpoint, run_id, "last").step == 40
-    assert workshop.ask(training.newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
+    assert workshop.ask(newest_checkpoint, run_id, "last").step == 40
+    assert workshop.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
 
 
 def test_the_plan_is_told_before_the_first_step(trained: Trained) -> None:

@@ -7,8 +7,8 @@ import pytest
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import CallFailures, CallFigures, call_figures
-from lora_tui.store.tasks import NewTask
-from tests.store.made import make_call, plans
+from lora_tui.store.rows import NewTask
+from tests.store.store_fixtures import make_call, plans
 from tests.store.test_store_file import with_store
 
 NOW = 1_000_000.0

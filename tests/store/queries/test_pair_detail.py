@@ -4,9 +4,9 @@ from pathlib import Path
 
 from lora_tui.store import feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.generation import Decision
 from lora_tui.store.queries.generation import MetricLine, PairDetail, pair_detail
-from tests.store.made import make_chunk, make_pair
+from lora_tui.store.rows import Decision
+from tests.store.store_fixtures import make_chunk, make_pair
 from tests.store.test_store_file import with_store
 
 

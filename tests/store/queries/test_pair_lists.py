@@ -19,7 +19,7 @@ from lora_tui.store.queries.generation import (
     score_histogram,
     source_lines,
 )
-from tests.store.made import make_chunk, make_file, make_pair, plans
+from tests.store.store_fixtures import make_chunk, make_file, make_pair, plans
 from tests.store.test_store_file import with_store
 
 

@@ -10,7 +10,7 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, data_version, run_lines
-from tests.store.made import SETTINGS
+from tests.store.store_fixtures import SETTINGS
 from tests.store.test_store_file import with_store
 from tests.store.test_store_rows import EVALUATION
 
@@ -138,7 +138,7 @@ def test_live_runs_are_found_by_an_index(tmp_path: Path) -> None:
 
 
 def test_the_runs_that_wrote_a_file_the_last_writer_first(tmp_path: Path) -> None:
-    from tests.store.made import make_pair
+    from tests.store.store_fixtures import make_pair
 
     async def work(store: Store) -> list[tuple[int, str]]:
         async def run(mode: str, state: str, result: dict[str, Any] | None, ended_at: float, *, accepted: bool) -> int:

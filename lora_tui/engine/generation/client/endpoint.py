@@ -39,7 +39,7 @@ from lora_tui.engine.generation.client.wire import (
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import redact
-from lora_tui.store.tasks import AttemptEnd
+from lora_tui.store.rows import AttemptEnd
 from lora_tui.text import one_line
 
 _REFUSAL_STATUSES = (400, 405, 413, 415, 422, 501)

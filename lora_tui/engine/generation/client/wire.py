@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.secrets import redact
-from lora_tui.store.tasks import AttemptEnd, AttemptStatus
+from lora_tui.store.rows import AttemptEnd, AttemptStatus
 
 OPENAI_URL = "https://api.openai.com/v1"
 """The address where ``data_generation.base_url`` is empty."""

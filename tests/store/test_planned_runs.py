@@ -7,7 +7,8 @@ from typing import Any
 
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.history import PlannedRun, planned_runs
+from lora_tui.store.rows import PlannedRun
+from lora_tui.store.training import planned_runs
 from tests.store.test_store_rows import STEP
 
 SETTINGS = {

@@ -1,14 +1,12 @@
-"""Rows to look at: runs, pairs, calls, made by the store's own functions."""
+"""Rows for tests: pairs, calls, feedback put in by the store's own functions, and what is read back of them."""
 
 import time
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from lora_tui.store import corpus, generation, tasks
+from lora_tui.store import feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.corpus import ChunkRow, SourceFile
-from lora_tui.store.generation import Decision, NewPair
-from lora_tui.store.tasks import NewTask
+from lora_tui.store.rows import Checkpoint, ChunkRow, Decision, NewPair, NewTask, Run, SourceFile
 
 SLOT = {"topic": "bees", "question_type": "why", "difficulty": "hard", "audience": "an expert", "count": 1}
 METRICS = {"judge_groundedness": 0.5, "coverage": 0.75}
@@ -32,13 +30,13 @@ async def make_chunk(store: Store, name: str = "chunk") -> str:
     """Store a passage; returns its id."""
     async with store.transaction() as t:
         row = ChunkRow(name, "document", 0, 0, 20, 5, "Bees", "Bees dance in the dark.")
-        await corpus.put_document(t, "document", 20, "utf-8", "1/400/40", [row])
+        await generation.put_document(t, "document", 20, "utf-8", "1/400/40", [row])
     return name
 
 
 async def make_file(store: Store, run_id: int, path: str, skipped: str | None = None) -> None:
     async with store.transaction() as t:
-        await corpus.put_file(t, run_id, SourceFile(path, None if skipped else "document", 100, 3, skipped))
+        await generation.put_file(t, run_id, SourceFile(path, None if skipped else "document", 100, 3, skipped))
 
 
 async def make_pair(
@@ -79,6 +77,41 @@ async def make_call(store: Store, run_id: int, task_id: int, status: str, **more
         await t.execute(
             f"INSERT INTO attempts({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", columns.values()
         )
+
+
+async def add_feedback(store: Store, *judgement: Any) -> int:
+    """Store one judgement, given as `feedback.add` takes it, in a transaction of its own; returns its id."""
+    async with store.transaction() as t:
+        return await feedback.add(t, *judgement)
+
+
+async def undo_feedback(store: Store, feedback_id: int) -> None:
+    """Take a judgement out of force."""
+    async with store.transaction() as t:
+        await t.execute("UPDATE feedback SET undone_at=1 WHERE id=?", (feedback_id,))
+
+
+async def turn_ratings(store: Store, conversation_id: int) -> dict[int, int]:
+    """Return people's ratings (1-5) of the replies of a conversation, by turn id."""
+    rows = await store.tuples(
+        "SELECT subject_id, target FROM feedback WHERE subject='turn' AND undone_at IS NULL AND given_by='person'"
+        " AND subject_id IN (SELECT id FROM turns WHERE conversation_id=?) ORDER BY id",
+        (conversation_id,),
+    )
+    return {turn_id: feedback.rating_of(target) for turn_id, target in rows}
+
+
+async def newest_checkpoint(store: Store, run_id: int, kind: str) -> Checkpoint | None:
+    """Return the newest checkpoint of a kind (``last`` or ``best``), or None."""
+    return await store.one(
+        Checkpoint, "SELECT * FROM checkpoints WHERE run_id=? AND kind=? ORDER BY id DESC LIMIT 1", (run_id, kind)
+    )
+
+
+async def list_runs(store: Store) -> list[Run]:
+    """Return every run, newest first, after marking those whose owner is gone."""
+    await runs.mark_interrupted(store)
+    return await store.all(Run, "SELECT * FROM runs ORDER BY id DESC")
 
 
 async def plans(store: Store, ask: Awaitable[Any]) -> list[str]:

@@ -6,10 +6,21 @@ A turn's statistics say what its columns do not: for a question the `sides` it w
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class RatedTurn:
+    """A message as it can be rated: who wrote it, what the user wrote before it, and the run that was talked to."""
+
+    role: str
+    text: str
+    question: str
+    run_id: int | None
 
 
 async def begin(store: Store, run_id: int | None, model: str, adapter: str | None) -> int:
@@ -50,3 +61,14 @@ def side_of(turn: Turn) -> str | None:
     """Tell which side of a model gave a reply, ``tuned`` or ``base``; None for a question."""
     side = turn.statistics.get("side")
     return str(side) if side is not None else None
+
+
+async def rated_turn(t: Store, turn_id: int) -> RatedTurn | None:
+    """Return what a rating of a message is about, or None."""
+    return await t.one(
+        RatedTurn,
+        "SELECT role, text, run_id, COALESCE((SELECT text FROM turns AS asked WHERE role='user'"
+        " AND asked.conversation_id = turns.conversation_id AND asked.id < turns.id ORDER BY id DESC LIMIT 1), '')"
+        " AS question FROM turns JOIN conversations ON conversations.id = conversation_id WHERE turns.id=?",
+        (turn_id,),
+    )
