@@ -29,7 +29,7 @@ from lora_tui.tui.state import AppOptions, AppState
 from lora_tui.tui.store_reader import StoreReader
 from lora_tui.tui.text import ControlCharacterFilter
 from lora_tui.tui.theme import OURS
-from lora_tui.tui.widgets.top_bar import PLACES, TopBar
+from lora_tui.tui.widgets.top_bar import APP_MODES, TopBar
 
 Ending = Literal["leave", "background", "stop", "gone"]
 """What becomes of this process's runs: there are none, they go on without a terminal by choice or because it went
@@ -55,12 +55,12 @@ class LoraApp(App[None]):
         *(
             Binding(f"{mode.key}", f"go('{mode.id}')", mode.name, show=False, id=f"mode.{mode.id}",
                     tooltip=f"Go to {mode.name}")
-            for mode in PLACES
+            for mode in APP_MODES
         ),
         *(
             Binding(f"f{mode.key}", f"go('{mode.id}')", mode.name, show=False, priority=True,
                     id=f"mode.{mode.id}.anywhere", tooltip=f"Go to {mode.name}, also while typing")
-            for mode in PLACES
+            for mode in APP_MODES
         ),
         Binding("question_mark", "help", "Help", id="app.help", key_display="?",
                 tooltip="The keys here and the lesson that belongs to what has the focus"),
@@ -89,7 +89,7 @@ class LoraApp(App[None]):
         self.actions = AppActions(self.services)
         self.poller = StorePoller(self.services, attach, self.action_welcome)
         self.ending: Ending = "leave"
-        for mode in PLACES:
+        for mode in APP_MODES:
             self.add_mode(mode.id, partial(self._new_mode_screen, mode.id))
         for theme in OURS:
             self.register_theme(theme)
@@ -262,7 +262,7 @@ class LoraApp(App[None]):
                 binding.tooltip or binding.description,
                 partial(self.run_action, binding.action, active.node),
             )
-        for mode in PLACES:
+        for mode in APP_MODES:
             if mode.id != self.current_mode:
                 yield SystemCommand(
                     f"Go to {mode.name}  ({mode.key})", f"The {mode.name} screen", partial(self.action_go, mode.id)

@@ -1,4 +1,4 @@
-"""Curves that stay small, and the drawing of them in dots: plain functions, no Textual.
+"""Curves of bounded size, and functions that draw them in Braille dots, sparklines and bars: no Textual here.
 
 A `Curve` holds points in the order of x. Past a limit neighbours are merged, the lowest and the highest of each group
 are kept, and a missing value stays missing: spikes and gaps survive any length of run.
@@ -17,6 +17,7 @@ _GROUP = 8
 """Points that are merged into their extremes: lowest, highest, and a gap where there is one."""
 
 _LARGEST = 1e100
+"""Values are clamped to this: beyond any loss, and the distance between two such numbers is still a number."""
 
 _BLANK = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -25,19 +26,18 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 @dataclass
 class Curve:
-    """Points (x, y) with rising x; y is NaN where the value is missing. `count` is how many were put in."""
+    """Points (x, y) with rising x; y is NaN where the value is missing. `count` is how many were added in all."""
 
     xs: "array[float]" = field(default_factory=lambda: array("d"))
     ys: "array[float]" = field(default_factory=lambda: array("d"))
     count: int = 0
 
-    def put(self, x: float, y: float | None) -> None:
-        """Add a point. One that lies before the last takes the later ones' place: a resumed run repeats its steps."""
+    def add(self, x: float, y: float | None) -> None:
+        """Add a point; it replaces those at or after its x, because a resumed run repeats its steps."""
         while self.xs and self.xs[-1] >= x:
             self.xs.pop()
             self.ys.pop()
         self.xs.append(x)
-        # Beyond any loss; a distance between two such numbers must still be a number.
         self.ys.append(max(-_LARGEST, min(_LARGEST, y)) if y is not None and math.isfinite(y) else math.nan)
         self.count += 1
         if len(self.xs) > _MOST_POINTS:
@@ -46,7 +46,7 @@ class Curve:
     def extend(self, xs: Iterable[float], ys: Iterable[float | None]) -> None:
         """Add points one after the other."""
         for x, y in zip(xs, ys, strict=True):
-            self.put(x, y)
+            self.add(x, y)
 
     @property
     def last(self) -> float | None:
@@ -55,7 +55,7 @@ class Curve:
 
     @property
     def last_x(self) -> float | None:
-        """Where the newest point lies."""
+        """The x of the newest point."""
         return self.xs[-1] if self.xs else None
 
     def _merge(self) -> None:
@@ -74,7 +74,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve as it is shown: `look` is a component class of `LinePlot`, `kind` how it is drawn.
+    """A curve in a plot, and how it is drawn; `style` is one of the styles of `LinePlot`.
 
     One without a label is not in the legend.
     """
@@ -82,29 +82,29 @@ class Series:
     label: str
     curve: Curve
     kind: Literal["line", "points"] = "line"
-    look: str = "first"
+    style: str = "first"
     glyph: str = "◆"
 
 
-class Smoothed:
-    """An exponential moving average that starts at the first value, not at zero; missing values do not move it."""
+class ExponentialAverage:
+    """Exponential moving average over about `span` values, corrected for its start; missing values do not move it."""
 
     def __init__(self, span: float = 20.0) -> None:
-        self._keep = 1 - 1 / span
+        self._decay = 1 - 1 / span
         self._sum = 0.0
         self._weight = 0.0
 
-    def put(self, value: float | None) -> float | None:
-        """Take in a value and return the average so far, None before the first."""
+    def update(self, value: float | None) -> float | None:
+        """Take in a value; returns the average so far, None before the first value."""
         if value is not None and math.isfinite(value):
-            self._sum = self._keep * self._sum + value
-            self._weight = self._keep * self._weight + 1
+            self._sum = self._decay * self._sum + value
+            self._weight = self._decay * self._weight + 1
         return self._sum / self._weight if self._weight else None
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The part of the plane that is drawn, in dots: `columns` × `rows`; y is logarithmic where `log` says so."""
+    """The range of x and y that a plot shows on a grid of `columns` × `rows` dots; `log` makes y logarithmic."""
 
     low_x: float
     high_x: float
@@ -115,11 +115,11 @@ class Frame:
     log: bool = False
 
     def column(self, x: float) -> int:
-        """The dot column of x, 0 at the left; it may lie outside."""
+        """The dot column of an x, 0 at the left; it may lie outside the grid."""
         return round((x - self.low_x) / (self.high_x - self.low_x) * (self.columns - 1))
 
     def row(self, y: float) -> int:
-        """The dot row of y, 0 at the top; values outside are held at the edge."""
+        """The dot row of a y, 0 at the top; values outside are clamped to the edge."""
         low, high = self.low_y, self.high_y
         if self.log:
             y, low, high = math.log10(max(y, low)), math.log10(low), math.log10(high)
@@ -127,7 +127,7 @@ class Frame:
         return round((1 - min(1.0, max(0.0, position))) * (self.rows - 1))
 
 
-def frame_of(
+def fit_frame(
     curves: Sequence[Curve],
     columns: int,
     rows: int,
@@ -136,9 +136,9 @@ def frame_of(
     log: bool = False,
     include: Sequence[float] = (),
 ) -> Frame | None:
-    """The frame that shows every point, `include` values and x from 0 to `end_x`; None where there is nothing to show.
+    """The frame that shows every point, the y values `include` and x from 0 to `end_x`; None without points.
 
-    A logarithmic frame leaves values out that are not above zero.
+    A logarithmic frame leaves out values that are not above zero.
     """
     ys = [y for curve in curves for y in curve.ys if not math.isnan(y)] + list(include)
     if log:
@@ -157,7 +157,7 @@ def frame_of(
 
 
 class Canvas:
-    """Dots in cells of 2 × 4, each cell with the number of the series that was drawn there last."""
+    """A grid of `width` × `height` Braille cells of 2 × 4 dots; `owners` has the series that drew each cell last."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -166,31 +166,31 @@ class Canvas:
         self.marks: dict[tuple[int, int], str] = {}
 
     def dot(self, column: int, row: int, owner: int) -> None:
-        """Set one dot; one outside is left out."""
+        """Set one dot; dots outside the grid are ignored."""
         if 0 <= column < self.width * 2 and 0 <= row < self.height * 4:
             self.cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
             self.owners[row // 4][column // 2] = owner
 
     def mark(self, column: int, row: int, owner: int, glyph: str) -> None:
-        """Put a glyph over the cell of a dot: points that must be told apart without colour."""
+        """Put a glyph over the cell of a dot, so that points differ from lines without colour."""
         if 0 <= column < self.width * 2 and 0 <= row < self.height * 4:
             self.marks[row // 4, column // 2] = glyph
             self.owners[row // 4][column // 2] = owner
 
     def glyph(self, line: int, cell: int) -> str:
-        """The character of a cell."""
+        """The character of a cell; a blank where nothing was drawn."""
         return self.marks.get((line, cell)) or (chr(_BLANK + self.cells[line][cell]) if self.cells[line][cell] else " ")
 
 
 def draw_line(canvas: Canvas, curve: Curve, frame: Frame, owner: int) -> None:
-    """Join the points of a curve; a missing value leaves a gap."""
+    """Draw a curve as a line through its points; a missing value leaves a gap."""
     before: tuple[int, int] | None = None
     for x, y in zip(curve.xs, curve.ys, strict=True):
         if math.isnan(y) or (frame.log and y <= 0):
             before = None
             continue
         here = frame.column(x), frame.row(y)
-        for column, row in _between(before or here, here):
+        for column, row in _segment(before or here, here):
             canvas.dot(column, row, owner)
         before = here
 
@@ -203,14 +203,14 @@ def draw_points(canvas: Canvas, curve: Curve, frame: Frame, owner: int, glyph: s
 
 
 def draw_level(canvas: Canvas, value: float, frame: Frame, owner: int) -> None:
-    """A dotted horizontal line where nothing else is drawn."""
+    """Draw a dotted horizontal line at a y value, behind everything that is drawn already."""
     row = frame.row(value)
     for column in range(0, canvas.width * 2, 4):
         if 0 <= row < canvas.height * 4 and canvas.owners[row // 4][column // 2] is None:
             canvas.dot(column, row, owner)
 
 
-def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _segment(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """The dots of a straight line, both ends included."""
     (x0, y0), (x1, y1) = start, end
     steps = max(abs(x1 - x0), abs(y1 - y0))
@@ -222,7 +222,7 @@ def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int
 
 
 def ticks(low: float, high: float, most: int, *, log: bool = False) -> list[float]:
-    """At most `most` round numbers between two limits, ascending."""
+    """At most `most` round numbers between two limits, in ascending order."""
     if most < 1 or not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return []
     if log:
@@ -238,7 +238,7 @@ def ticks(low: float, high: float, most: int, *, log: bool = False) -> list[floa
 
 
 def tick_label(value: float) -> str:
-    """A tick's number in at most six characters."""
+    """The label of a tick, in at most six characters."""
     if value == 0:
         return "0"
     # From a hundredth down, so that the ticks of a learning rate are all written alike: 1e-3 stands over 8e-4.
@@ -256,7 +256,7 @@ def _exponential(value: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Values as one line of blocks, the highest full; a column shows the largest of its values, a gap where none is."""
+    """Values as one line of block characters, the highest one full; several values in one column show their largest."""
     blocks = "▁▂▃▄▅▆▇█"
     if not values or width < 1:
         return ""
@@ -274,7 +274,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def bar(value: float, width: int) -> str:
-    """A value of 0-1 as a bar in halves of a cell, `width` cells at most; above zero it shows at least one half."""
+    """A value of 0-1 as a bar of at most `width` cells, in halves of a cell; above zero at least one half."""
     if not math.isfinite(value) or value <= 0:
         return ""
     whole, rest = divmod(max(1, round(min(1.0, value) * width * 2)), 2)

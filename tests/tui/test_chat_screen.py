@@ -10,7 +10,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
 from lora_tui.tui.screens.chat import ChatScreen
-from lora_tui.tui.widgets.key_hints import MOST, KeyHints
+from lora_tui.tui.widgets.key_hints import MAX_KEYS, KeyHints
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -185,7 +185,7 @@ async def test_while_the_box_is_typed_in_the_hints_say_the_keys_that_work(
         hints = screen_text(app).splitlines()[-1]
         assert "f1-f6 Screens" in hints
         assert "? Help" not in hints, "it would be typed"
-        assert len(app.screen.query_one(KeyHints)._places) <= MOST
+        assert len(app.screen.query_one(KeyHints)._click_areas) <= MAX_KEYS
         await pilot.press("escape")
         await wait_for_text(app, "? Help")
         assert "f1-f6" not in screen_text(app)

@@ -7,12 +7,12 @@ import pytest
 from lora_tui.tui.curve import (
     Canvas,
     Curve,
+    ExponentialAverage,
     Frame,
-    Smoothed,
     bar,
     draw_line,
     draw_points,
-    frame_of,
+    fit_frame,
     sparkline,
     tick_label,
     ticks,
@@ -25,7 +25,7 @@ def test_a_missing_value_stays_missing_and_is_never_zero() -> None:
     curve.extend([1, 2, 3, 4], [1.0, None, math.inf, 2.0])
     assert [math.isnan(y) for y in curve.ys] == [False, True, True, False]
     canvas = Canvas(20, 5)
-    frame = frame_of([curve], 40, 20)
+    frame = fit_frame([curve], 40, 20)
     assert frame is not None
     assert (frame.low_y, frame.high_y) == (1.0, 2.0), "a missing value is no value to make room for"
     draw_line(canvas, curve, frame, 0)
@@ -36,7 +36,7 @@ def test_a_missing_value_stays_missing_and_is_never_zero() -> None:
 def test_the_extremes_of_a_long_run_survive_in_a_few_thousand_points() -> None:
     curve = Curve()
     for step in range(100_000):
-        curve.put(step, 9.0 if step == 34_567 else -9.0 if step == 80_001 else None if step == 50_000 else 1.0)
+        curve.add(step, 9.0 if step == 34_567 else -9.0 if step == 80_001 else None if step == 50_000 else 1.0)
     assert len(curve.xs) <= 2048
     assert curve.count == 100_000
     assert max(y for y in curve.ys if not math.isnan(y)) == 9.0
@@ -56,11 +56,11 @@ def test_steps_that_are_repeated_take_the_place_of_the_older_ones() -> None:
 
 
 def test_the_average_starts_at_the_first_value_and_passes_over_missing_ones() -> None:
-    average = Smoothed(10)
-    assert average.put(None) is None
-    assert average.put(4.0) == pytest.approx(4.0)
-    assert average.put(math.nan) == pytest.approx(4.0)
-    moved = average.put(2.0)
+    average = ExponentialAverage(10)
+    assert average.update(None) is None
+    assert average.update(4.0) == pytest.approx(4.0)
+    assert average.update(math.nan) == pytest.approx(4.0)
+    moved = average.update(2.0)
     assert moved is not None
     assert 2.0 < moved < 4.0
 
@@ -83,7 +83,7 @@ def test_the_average_starts_at_the_first_value_and_passes_over_missing_ones() ->
 def test_no_values_break_a_plot(ys: list[float | None], log: bool) -> None:
     curve = Curve()
     curve.extend(range(len(ys)), ys)
-    frame = frame_of([curve], 40, 20, log=log)
+    frame = fit_frame([curve], 40, 20, log=log)
     if frame is None:
         return
     canvas = Canvas(20, 5)
@@ -117,7 +117,7 @@ def test_points_are_glyphs_so_that_series_differ_without_colour() -> None:
 def test_the_frame_begins_at_zero_and_ends_where_the_run_will() -> None:
     curve = Curve()
     curve.extend([1, 2], [3.0, 4.0])
-    frame = frame_of([curve], 40, 20, end_x=60, include=(0.0,))
+    frame = fit_frame([curve], 40, 20, end_x=60, include=(0.0,))
     assert frame is not None
     assert (frame.low_x, frame.high_x, frame.low_y) == (0, 60, 0.0)
 

@@ -11,7 +11,7 @@ from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.text import lr_text, number, safe_line, safe_text, short_count, styled
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
-from lora_tui.tui.widgets.row_list import Cell, Column, RowList, _fitted
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList, fit_cells
 from tests.tui.app_harness import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +137,7 @@ async def test_a_long_list_has_a_bar_that_shows_where_one_is_and_takes_one_there
     ],
 )  # fmt: skip
 def test_cells_have_exactly_their_width(text: str, width: int, right: bool, expected: str) -> None:
-    assert _fitted(text, width, right=right) == expected
+    assert fit_cells(text, width, right=right) == expected
 
 
 class Plotted(App[None]):

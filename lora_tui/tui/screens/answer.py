@@ -17,7 +17,7 @@ from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, metric_name, safe_line, safe_text, score_mark, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
 _BAR = 16
 _LABEL = 9
@@ -87,7 +87,7 @@ class AnswerScreen(Dialog[None]):
         rated = (await ratings(store, self._run_id)).get(sample.id)
         earlier = await answers_to(store, self._run_id, sample.prompt)
         box = self.query_one("#answer-box")
-        entitle(box, f"Answer {self._index + 1} of {len(self._samples)}")
+        set_title(box, f"Answer {self._index + 1} of {len(self._samples)}")
         wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)"}
         parts: list[Any] = [
             ("Prompt\n", DIM), safe_text(sample.prompt, "bold"),

@@ -25,7 +25,7 @@ from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, safe_line, styled
-from lora_tui.tui.widgets.chat_columns import BOTH, ChatColumns
+from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
 from lora_tui.tui.widgets.panel import Line
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ChatScreen(ModeScreen):
         if commands:
             shown = ", ".join(list(commands)[:6])
             words += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
-        self._chat_columns.hint(styled(*words))
+        self._chat_columns.show_hint(styled(*words))
 
     @property
     def _chat_columns(self) -> ChatColumns:
@@ -159,12 +159,12 @@ class ChatScreen(ModeScreen):
     def _show_target(self) -> None:
         target = self.target
         name = self._title if self._title and self._loaded_target == target else self._describe(target)
-        self._chat_columns.entitle(safe_line(name, 70).plain)
+        self._chat_columns.set_speaker(safe_line(name, 70).plain)
         live = self.state.live
         if live:
             self.show_run_in_bar(live[0])
         else:
-            beside = " · beside the base model" if self._chat_columns.beside and self.size.width >= 100 else ""
+            beside = " · beside the base model" if self._chat_columns.base_shown and self.size.width >= 100 else ""
             self.show_in_bar(styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
@@ -203,13 +203,13 @@ class ChatScreen(ModeScreen):
         """Load the model, ask, and show the replies as they are decoded; None answers the last question anew."""
         try:
             conversation = await self._load()
-            beside = self._chat_columns.beside and len(conversation.sides) > 1
-            sides: Sequence[Side] = BOTH if beside else conversation.sides[:1]
+            beside = self._chat_columns.base_shown and len(conversation.sides) > 1
+            sides: Sequence[Side] = BOTH_SIDES if beside else conversation.sides[:1]
             if text is not None:
-                await self._chat_columns.ask(text, sides)
+                await self._chat_columns.add_prompt(text, sides)
             conversation.set_decoding(self._decoding())
             stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
-            await self._chat_columns.listen(stream, sides, self.services.notify)
+            await self._chat_columns.stream_replies(stream, sides, self.services.notify)
         except Exception as error:  # noqa: BLE001  # logged there; it ends this reply, not the conversation or the app
             self._restore_prompt(text)
             self.services.report_error(error)
@@ -257,7 +257,7 @@ class ChatScreen(ModeScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         if action in ("again", "copy", "rate", "save"):
-            return self._chat_columns.newest is not None
+            return self._chat_columns.newest_reply is not None
         if action == "stop":
             return self._busy
         if action == "leave_prompt":
@@ -273,7 +273,7 @@ class ChatScreen(ModeScreen):
 
     def action_leave_prompt(self) -> None:
         """Leave the prompt, so that the keys of the app work again."""
-        self._chat_columns.focus_words()
+        self._chat_columns.focus_transcript()
 
     def action_prompt(self) -> None:
         """Go back to typing."""
@@ -284,12 +284,12 @@ class ChatScreen(ModeScreen):
         if self._busy or self._conversation is None:
             return
         self._set_busy(True)
-        await self._chat_columns.take_back()
+        await self._chat_columns.remove_last_replies()
         self._answer(None)
 
     def action_beside(self) -> None:
         """Show or hide the base model's column."""
-        self._chat_columns.beside = not self._chat_columns.beside
+        self._chat_columns.base_shown = not self._chat_columns.base_shown
         self._show_target()
 
     async def action_clear(self) -> None:
@@ -324,21 +324,21 @@ class ChatScreen(ModeScreen):
 
     def action_copy(self) -> None:
         """Copy the newest reply."""
-        answer = self._chat_columns.newest
+        answer = self._chat_columns.newest_reply
         if answer is not None:
             self.services.copy(answer.text)
 
     async def action_rate(self, rating: int) -> None:
         """Rate the newest reply."""
-        answer = self._chat_columns.newest
-        if answer is None or answer.said is None:
+        answer = self._chat_columns.newest_reply
+        if answer is None or answer.reply is None:
             return
-        rated = self.services.backend.rate_turn(answer.said.turn_id, rating, self.state.settings)
+        rated = self.services.backend.rate_turn(answer.reply.turn_id, rating, self.state.settings)
         result = await self.services.attempt(rated)
         if result is None:
             return
         answer.rating = rating
-        answer.show_figures()
+        answer.show_statistics()
         self.services.notify(result.message)
 
     async def action_save(self) -> None:

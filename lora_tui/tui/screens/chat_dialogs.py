@@ -23,7 +23,7 @@ from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, number, safe_text, styled
 from lora_tui.tui.theme import state as run_state
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (
@@ -61,7 +61,7 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
 
     async def on_mount(self) -> None:
         """Read the checkpoints that there are."""
-        entitle(self.query_one(".dialog"), "Talk to")
+        set_title(self.query_one(".dialog"), "Talk to")
         store, state = self._services.reader.store, self._services.state
         trained = [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]
         for run in trained:
@@ -130,7 +130,7 @@ class DecodingDialog(Dialog[Settings | None]):
 
     def on_mount(self) -> None:
         """Focus the first field."""
-        entitle(self.query_one(".dialog"), "How replies are decoded")
+        set_title(self.query_one(".dialog"), "How replies are decoded")
         self.query_one(f"#decode-{_KEYS[0]}").focus()
 
     @on(Input.Submitted)

@@ -23,9 +23,9 @@ from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_text import question_of
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.line_plot import LinePlot
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
-_LOOKS = ("first", "second", "third", "level")
+_STYLES = ("first", "second", "third", "level")
 _GLYPHS = "◆●▲■"
 _SECTIONS = ("data_generation", "fine_tuning")
 _KEY, _VALUE = 46, 24
@@ -64,8 +64,8 @@ class CompareScreen(Dialog[None]):
 
     async def on_mount(self) -> None:
         """Read the runs and show all of it."""
-        entitle(self.query_one("#compare-settings-box"), "What is set differently")
-        entitle(self.query_one("#compare-answers-box"), "The same prompts")
+        set_title(self.query_one("#compare-settings-box"), "What is set differently")
+        set_title(self.query_one("#compare-answers-box"), "The same prompts")
         store = self._services.reader.store
         if store is None:
             return
@@ -81,14 +81,14 @@ class CompareScreen(Dialog[None]):
 
     def _draw(self) -> None:
         series = []
-        for view, look, glyph in zip(self._views, _LOOKS, _GLYPHS, strict=False):
+        for view, look, glyph in zip(self._views, _STYLES, _GLYPHS, strict=False):
             if self._shown == _LOSS:
-                series.append(Series(f"{glyph} {self._title_of(view)}", view.smooth, look=look))
+                series.append(Series(f"{glyph} {self._title_of(view)}", view.smooth, style=look))
             else:
                 curve = view.score if self._shown == _SCORE else view.held_out
                 series.append(Series(self._title_of(view), curve, "points", look, glyph))
         self.query_one("#compare-plot", LinePlot).show(series, limits=(0.0, 1.0) if self._shown == _SCORE else None)
-        entitle(self.query_one("#compare-plot-box"), self._shown)
+        set_title(self.query_one("#compare-plot-box"), self._shown)
 
     async def _settings(self, store: Store) -> Content:
         """The keys whose values differ, a column for each run."""

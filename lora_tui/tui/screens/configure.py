@@ -21,7 +21,7 @@ from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.views.runs import forecast_lines
-from lora_tui.tui.widgets.panel import Panel, entitle
+from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (Column("", 1), Column("key", 28), Column("value", 0))
@@ -106,7 +106,7 @@ class ConfigureScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """List the keys."""
-        entitle(self.query_one("#key-box"), "Key")
+        set_title(self.query_one("#key-box"), "Key")
         self.query_one("#find").display = False
         self.query_one("#edit-box").display = False
         self._list()
@@ -194,7 +194,7 @@ class ConfigureScreen(ModeScreen):
         unsaved = len(changed(self.state.settings, self.state.saved))
         what = f"{unsaved} unsaved · " if unsaved else ""
         self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
-        entitle(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
+        set_title(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
 
     @property
     def _path(self) -> Path:
@@ -240,7 +240,7 @@ class ConfigureScreen(ModeScreen):
         self._editing = key
         box = self.query_one("#edit-box")
         box.display = True
-        entitle(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
+        set_title(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
         self.query_one("#edit-problem", Static).update("")
         field = self.query_one("#edit", Input)
         field.value = shown(key.name, settings_value(self.state.settings, key.name))

@@ -23,7 +23,7 @@ from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
-from lora_tui.tui.widgets.panel import Panel, entitle
+from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class GenerateScreen(RunScreen):
 
     def on_mount(self) -> None:
         """Title the boxes and focus the pairs."""
-        entitle(self.query_one("#sources-box"), "Sources")
-        entitle(self.query_one("#pairs-box"), "Pairs")
+        set_title(self.query_one("#sources-box"), "Sources")
+        set_title(self.query_one("#pairs-box"), "Pairs")
         self.query_one("#search").display = False
         self.query_one("#pairs").focus()
         self.set_class(True, f"-below-{_BELOW[self._below]}")
@@ -191,7 +191,7 @@ class GenerateScreen(RunScreen):
         sources = self.query_one("#sources", RowList)
         if summed:
             sources.show(len(view.sources))
-        entitle(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
+        set_title(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
         self._show_title()
         calls = view.calls
         more = f"{view.accepted:,}/{view.target:,}"
@@ -209,9 +209,11 @@ class GenerateScreen(RunScreen):
             return
         rows = self.query_one("#pairs", RowList)
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
-        entitle(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_words(window.filter)}{after}")
+        set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_words(window.filter)}{after}")
         if not len(window):
-            rows.say_empty("No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet.")
+            rows.set_empty_text(
+                "No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet."
+            )
 
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
@@ -219,7 +221,7 @@ class GenerateScreen(RunScreen):
         settings = self.state.settings.data_generation
         rows = self.query_one("#pairs", RowList)
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
-        rows.say_empty(f"No pairs yet.{starts}")
+        rows.set_empty_text(f"No pairs yet.{starts}")
         if rows.count:
             rows.show(0)
         self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)

@@ -19,7 +19,7 @@ from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
 Key = tuple[str, str, str]
 """How a key is written, its description in a word, and in a sentence."""
@@ -82,8 +82,8 @@ class HelpScreen(Dialog[None]):
 
     def on_mount(self) -> None:
         """Title the boxes."""
-        entitle(self.query_one("#help-keys"), "Keys here")
-        entitle(self.query_one("#help-lesson"), f"Lesson {self._lesson.number} · {self._lesson.title}")
+        set_title(self.query_one("#help-keys"), "Keys here")
+        set_title(self.query_one("#help-lesson"), f"Lesson {self._lesson.number} · {self._lesson.title}")
         self.query_one("#help-keys").focus()
 
     def action_learn(self) -> None:

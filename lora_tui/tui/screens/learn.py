@@ -18,7 +18,7 @@ from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import Runs, lesson, lessons, own_run
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 
@@ -58,8 +58,8 @@ class LearnScreen(ModeScreen):
 
     async def on_mount(self) -> None:
         """Show the lesson that was asked for, else the first."""
-        entitle(self.query_one("#lessons-box"), "Lessons")
-        entitle(self.query_one("#own-box"), "In your own run")
+        set_title(self.query_one("#lessons-box"), "Lessons")
+        set_title(self.query_one("#own-box"), "In your own run")
         self.query_one("#own-plot").display = False
         self.query_one(RowList).show(len(lessons()))
         self.query_one("#lesson-box").focus()
@@ -81,7 +81,7 @@ class LearnScreen(ModeScreen):
         rows.cursor = lessons().index(entry)
         rows.refresh()
         box = self.query_one("#lesson-box")
-        entitle(box, f"{entry.number} · {entry.title}")
+        set_title(box, f"{entry.number} · {entry.title}")
         await self.query_one("#lesson", Markdown).update(entry.text)
         box.scroll_home(animate=False)
         self._panel_throttle.reset()

@@ -18,7 +18,7 @@ from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as words
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
 
 class PairScreen(Dialog[int | None]):
@@ -79,8 +79,8 @@ class PairScreen(Dialog[int | None]):
         pair = detail.pair
         index = self._window.index_of(self._pair_id)
         place = f" {index + 1:,} of {len(self._window):,}" if index is not None else ""
-        entitle(self.query_one("#passage-box"), one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60))
-        entitle(self.query_one("#pair-box"), f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
+        set_title(self.query_one("#passage-box"), one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60))
+        set_title(self.query_one("#pair-box"), f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
         self._put("passage", words.passage(detail))
         kind = " · ".join(filter(None, (str(pair.slot.get("question_type", "")), str(pair.slot.get("difficulty", "")),
                                         str(pair.slot.get("audience", "")), pair.topic)))  # fmt: skip
@@ -164,8 +164,8 @@ class EditPairDialog(Dialog[tuple[str, str] | None]):
 
     def on_mount(self) -> None:
         """Title the fields and focus the first."""
-        entitle(self.query_one("#edit-question-box"), "Question")
-        entitle(self.query_one("#edit-answer-box"), "Answer")
+        set_title(self.query_one("#edit-question-box"), "Question")
+        set_title(self.query_one("#edit-answer-box"), "Answer")
         self.query_one("#edit-question").focus()
 
     def action_cancel(self) -> None:

@@ -20,7 +20,7 @@ from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views import runs as run_words
-from lora_tui.tui.widgets.panel import Panel, entitle
+from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _NARROW = (
@@ -73,7 +73,7 @@ class RunsScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """Focus the list."""
-        entitle(self.query_one("#runs-box"), "Runs")
+        set_title(self.query_one("#runs-box"), "Runs")
         self.query_one("#runs").focus()
 
     def on_resize(self) -> None:

@@ -27,7 +27,7 @@ from lora_tui.tui.views import training_text as words
 from lora_tui.tui.views.runs import PLAN
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
-from lora_tui.tui.widgets.panel import Line, Panel, entitle
+from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class TrainScreen(RunScreen):
 
     def on_mount(self) -> None:
         """Title the boxes, focus the answers."""
-        entitle(self.query_one("#plot-box"), "Loss")
-        entitle(self.query_one("#second-box"), "Learning rate")
-        entitle(self.query_one("#score-box"), "Score")
-        entitle(self.query_one("#answers-box"), "What it answers")
+        set_title(self.query_one("#plot-box"), "Loss")
+        set_title(self.query_one("#second-box"), "Learning rate")
+        set_title(self.query_one("#score-box"), "Score")
+        set_title(self.query_one("#answers-box"), "What it answers")
         self.query_one("#answers").focus()
 
     # Following the run
@@ -235,32 +235,32 @@ class TrainScreen(RunScreen):
         name = _PLOTS[self._plot]
         self._draw_plot(self.query_one("#plot", LinePlot), name)
         titles = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
-        entitle(self.query_one("#plot-box"), titles[name])
+        set_title(self.query_one("#plot-box"), titles[name])
         second = "rate" if name != "rate" else "speed"
         self._draw_plot(self.query_one("#second", LinePlot), second)
-        entitle(self.query_one("#second-box"), titles[second])
+        set_title(self.query_one("#second-box"), titles[second])
         self._draw_plot(self.query_one("#score-plot", LinePlot), "score")
-        entitle(self.query_one("#score-box"), words.score_title(view))
+        set_title(self.query_one("#score-box"), words.score_title(view))
 
     def _draw_plot(self, plot: LinePlot, name: str) -> None:
         """Draw one of `_PLOTS`."""
         view = self._view
         assert view is not None
-        plot.say_empty(words.no_points(view, name))
+        plot.set_empty_text(words.no_points(view, name))
         end = view.steps or None
         if name == "loss":
-            series = [Series("raw", view.loss, look="faint"), Series("smoothed", view.smooth)]
+            series = [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)]
             if len(view.held_out.xs):
                 series.append(Series("held out", view.held_out, "points", "third", "◆"))
             plot.show(series, end_x=end)
         elif name == "score":
-            points = [Series("", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
+            points = [Series("", view.score, style="faint"), Series("score", view.score, "points", "third", "◆")]
             plot.show(points[1:] if len(view.score.xs) < 2 else points[:1] + points[1:], end_x=end,
                       level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
         elif name == "rate":
-            plot.show([Series("learning rate", view.lr, look="second")], end_x=end, limits=(0.0, 0.0))
+            plot.show([Series("learning rate", view.lr, style="second")], end_x=end, limits=(0.0, 0.0))
         else:
-            plot.show([Series("tokens/s", view.speed, look="second")], end_x=end, limits=(0.0, 0.0))
+            plot.show([Series("tokens/s", view.speed, style="second")], end_x=end, limits=(0.0, 0.0))
 
     def _draw_answers(self) -> None:
         view, shown = self._view, self._shown_evaluation
@@ -268,15 +268,15 @@ class TrainScreen(RunScreen):
         rows = self.query_one("#answers", RowList)
         rows.show(len(self._samples) if shown is not None else 0)
         if shown is None:
-            rows.say_empty(
+            rows.set_empty_text(
                 "The first evaluation shows what it answers." if view.live else "This run was not evaluated."
             )
-            entitle(self.query_one("#answers-box"), "What it answers")
+            set_title(self.query_one("#answers-box"), "What it answers")
             return
         number = len(view.evaluations) - self._back
         title = "What it answers now" if self._back == 0 else "What it answered then"
         place = f"evaluation {number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
-        entitle(self.query_one("#answers-box"), f"{title} ({place})")
+        set_title(self.query_one("#answers-box"), f"{title} ({place})")
 
     def _answer_row(self, index: int) -> Sequence[Cell]:
         if index >= len(self._samples):

@@ -20,7 +20,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
 _CHOICES = (
     ("show", "1", "Show me", "the quickstart: a built-in model, no key, about two minutes"),
@@ -65,7 +65,7 @@ class WelcomeScreen(Dialog[None]):
 
     def on_mount(self) -> None:
         """Focus the first choice: it is for somebody who knows nothing yet."""
-        entitle(self.query_one(".dialog"), "lora-tui")
+        set_title(self.query_one(".dialog"), "lora-tui")
         self.query_one("#choice-show").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -129,7 +129,7 @@ class SettingsForm(Dialog[Settings | None]):
 
     def on_mount(self) -> None:
         """Focus the first field."""
-        entitle(self.query_one(".dialog"), self.FORM_TITLE)
+        set_title(self.query_one(".dialog"), self.FORM_TITLE)
         self.query_one("#field-0").focus()
 
     @on(Input.Submitted)

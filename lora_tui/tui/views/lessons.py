@@ -100,7 +100,7 @@ async def _loss(found: Runs) -> OwnRun | None:
         _facts(("run", str(view.run.id)), ("first step", number(first, ".3f")), ("now, smoothed", number(now, ".3f"))),
         (f"\n\n{odds}", "$accent"),
     )
-    return OwnRun(words, [Series("raw", view.loss, look="faint"), Series("smoothed", view.smooth)])
+    return OwnRun(words, [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)])
 
 
 async def _low_rank(found: Runs) -> OwnRun | None:
@@ -135,7 +135,7 @@ async def _dials(found: Runs) -> OwnRun | None:
         ("batch", f"{batch} examples a step"), ("steps", f"{view.steps:,}"),
         ("clipped", f"{view.clipped:,} of {view.steps_done:,} steps"),
     )  # fmt: skip
-    return OwnRun(words, [Series("learning rate", view.lr, look="second")])
+    return OwnRun(words, [Series("learning rate", view.lr, style="second")])
 
 
 async def _judged(found: Runs) -> OwnRun | None:
@@ -205,7 +205,7 @@ async def _stopping(found: Runs) -> OwnRun | None:
         ("since then", f"{since} without gain, patience {training.get('patience')}"),
         ("target", number(view.target, ".2f")),
     )
-    series = [Series("score", view.score, look="faint"), Series("score", view.score, "points", "third", "◆")]
+    series = [Series("score", view.score, style="faint"), Series("score", view.score, "points", "third", "◆")]
     return OwnRun(words, series, (view.target, "target"))
 
 

@@ -29,7 +29,7 @@ _MARGIN = 150
 
 _MOST_KEPT = 2000
 _BATCH = 2000
-_LOOKS = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
+_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 
 _SOFT_BREAK = re.compile(r"(?<=\S)\n(?=[^\s#>|*+\-\d])")
 """A line's end inside a paragraph: not before a list, a table, a heading, a quotation or an indented line."""
@@ -145,7 +145,7 @@ def filter_words(wanted: PairFilter) -> str:
 
 def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
     """A pair's row: verdict, score, type, topic, question, and why it is not accepted; three of them where narrow."""
-    look = _LOOKS.get(pair.state, "")
+    look = _STYLES.get(pair.state, "")
     verdict = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
     score = number(pair.score, ".1f") if pair.score is not None else ""
     question = (one_line(pair.question, 300), "")

@@ -19,7 +19,7 @@ from lora_tui.tui.theme import state
 if TYPE_CHECKING:
     from lora_tui.config import Settings
 
-_LOOKS = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
+_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
 
 PLAN = "Plan · s starts it"
 """The title over a forecast: what a key of the screen would do."""
@@ -90,7 +90,7 @@ def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
     row = [
         (name, "accent" if marked else "strong"),
         (one_line(run.name or run.mode, 18), ""),
-        (words, _LOOKS.get(run.state, "dim")),
+        (words, _STYLES.get(run.state, "dim")),
         (number(run.best_score, ".2f"), "strong"),
         ("–" if took is None else duration(took), ""),
         (started(run), "dim"),

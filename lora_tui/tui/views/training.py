@@ -10,7 +10,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event, step_columns
 from lora_tui.store.rows import LIVE_STATES, Evaluation, Event
 from lora_tui.text import one_line
-from lora_tui.tui.curve import Curve, Smoothed
+from lora_tui.tui.curve import Curve, ExponentialAverage
 
 _KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
 _BATCH = 2000
@@ -42,7 +42,7 @@ class TrainingView:
     clipped: int = 0
     stopped_by: str = ""
     """Why a run that is over has ended, as its result says: ``steps``, ``target_score``, ``patience``, ``request``."""
-    _average: Smoothed = field(default_factory=Smoothed)
+    _average: ExponentialAverage = field(default_factory=ExponentialAverage)
     _cursor: int | None = None
     _ended_at: float | None = None
     _phase_is_newest: bool = False
@@ -99,7 +99,7 @@ class TrainingView:
             event = await newest_event(store, self.run.id, kind)
             if event is not None:
                 self._take(event, new=False)
-        self._average = Smoothed(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
+        self._average = ExponentialAverage(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
         columns = await step_columns(store, self.run.id, 0)
         for step, loss, lr, tokens_per_s, grad_norm in zip(
             columns.step, columns.loss, columns.lr, columns.tokens_per_s, columns.grad_norm, strict=True
@@ -132,7 +132,7 @@ class TrainingView:
         elif event.kind == "plan":
             self.plan = payload
             if not self.loss.xs:
-                self._average = Smoothed(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
+                self._average = ExponentialAverage(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
         elif event.kind == "progress":
             self.progress = payload
             self._phase_is_newest = new and self.live
@@ -144,10 +144,10 @@ class TrainingView:
     def _point(
         self, step: float, loss: float | None, lr: float | None, speed: float | None, grad_norm: float | None
     ) -> None:
-        self.loss.put(step, loss)
-        self.smooth.put(step, self._average.put(loss))
-        self.lr.put(step, lr)
-        self.speed.put(step, speed)
+        self.loss.add(step, loss)
+        self.smooth.add(step, self._average.update(loss))
+        self.lr.add(step, lr)
+        self.speed.add(step, speed)
         limit = float(self.settings.get("optimizer", {}).get("max_grad_norm", 1.0))
         self.clipped += bool(grad_norm is not None and grad_norm > limit)
 
@@ -157,9 +157,9 @@ class TrainingView:
         self.base = next((evaluation for evaluation in found if evaluation.model == "base"), None)
         self.score, self.held_out = Curve(), Curve()
         for evaluation in sorted(self.evaluations, key=lambda e: e.step):
-            self.score.put(evaluation.step, evaluation.score)
+            self.score.add(evaluation.step, evaluation.score)
             if evaluation.held_out_loss is not None:
-                self.held_out.put(evaluation.step, evaluation.held_out_loss)
+                self.held_out.add(evaluation.step, evaluation.held_out_loss)
 
     def phase(self) -> str | None:
         """What is being done where it is not a step: loading, fetching; None while steps go on."""

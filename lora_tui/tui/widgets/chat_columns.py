@@ -1,4 +1,4 @@
-"""A conversation in two columns, tuned and base: prompts as plain text, replies as Markdown while they are decoded."""
+"""A conversation in two columns, tuned and base model: prompts as plain text, replies as Markdown as they stream in."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,29 +12,29 @@ from textual.widgets.markdown import MarkdownStream
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.text import clean
 from lora_tui.tui.text import DIM, safe_text, score_mark, styled
-from lora_tui.tui.widgets.panel import entitle
+from lora_tui.tui.widgets.panel import set_title
 
-BOTH: tuple[Side, Side] = ("tuned", "base")
+BOTH_SIDES: tuple[Side, Side] = ("tuned", "base")
 
-_BETWEEN_FLUSHES = 0.06
-"""Seconds for which pieces gather before they are drawn."""
+_FLUSH_SECONDS = 0.06
+"""Text that arrives within this time is drawn at once."""
 
 
-class Asked(Static):
-    """What a person has said."""
+class PromptMessage(Static):
+    """What the user has written."""
 
-    DEFAULT_CSS = "Asked { height: auto; margin: 1 0 0 0; padding: 0 1; }"
+    DEFAULT_CSS = "PromptMessage { height: auto; margin: 1 0 0 0; padding: 0 1; }"
 
     def __init__(self, text: str) -> None:
         super().__init__(styled(("you  ", "bold $secondary"), safe_text(text)), markup=False)
         self.text = text
 
 
-class Answer(Vertical):
-    """What a model says. `grow` takes raw pieces; they are cleaned one by one before anything parses them."""
+class ReplyMessage(Vertical):
+    """A model's reply. `append` takes raw text and cleans each piece before the Markdown parser sees it."""
 
     DEFAULT_CSS = """
-    Answer {
+    ReplyMessage {
         height: auto;
         padding: 0 1;
         border-left: outer $accent 40%;
@@ -45,84 +45,80 @@ class Answer(Vertical):
     }
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._who = who
         self._stream: MarkdownStream | None = None
-        self._sign = Static("", classes="figures", markup=False)
-        self._body = Markdown("", open_links=False)
+        self._status = Static("", classes="figures", markup=False)
+        self._markdown = Markdown("", open_links=False)
         self._text = ""
-        self.said: Reply | None = None
+        self.reply: Reply | None = None
+        """The whole reply with its statistics, once it has ended."""
         self.rating: int | None = None
 
     @property
     def text(self) -> str:
-        """Everything said so far, as it came."""
-        return self.said.text if self.said is not None else self._text
+        """The reply so far, not cleaned."""
+        return self.reply.text if self.reply is not None else self._text
 
     def compose(self) -> ComposeResult:
-        """The text, and under it what there is to know about it."""
-        yield self._body
-        yield self._sign
+        """The text, and its status or statistics below."""
+        yield self._markdown
+        yield self._status
 
     def on_mount(self) -> None:
-        """Show that something is coming."""
-        self.sign("thinking …")
+        """Show that a reply is coming."""
+        self.show_status("thinking …")
 
-    def sign(self, words: str) -> None:
-        """Show a sign of life under the text."""
-        self._sign.update(Content(words))
+    def show_status(self, text: str) -> None:
+        """Show a line of progress below the text."""
+        self._status.update(Content(text))
 
-    async def grow(self, piece: str) -> None:
-        """Add a piece."""
+    async def append(self, text: str) -> None:
+        """Add text to the end of the reply."""
         if self._stream is None:
-            self._stream = Markdown.get_stream(self._body)
-        self._text += piece
-        await self._stream.write(clean(piece))
+            self._stream = Markdown.get_stream(self._markdown)
+        self._text += text
+        await self._stream.write(clean(text))
 
-    async def finish(self, said: Reply) -> None:
-        """Show the whole reply with its figures."""
-        await self.settle()
-        self.said = said
-        if said.text != self._text:
-            await self._body.update(clean(said.text))
-        self.show_figures()
+    async def finish(self, reply: Reply) -> None:
+        """Show the whole reply with its statistics."""
+        await self.end_stream()
+        self.reply = reply
+        if reply.text != self._text:
+            await self._markdown.update(clean(reply.text))
+        self.show_statistics()
 
-    async def settle(self) -> None:
-        """End the stream: everything that came is on the screen."""
+    async def end_stream(self) -> None:
+        """Close the Markdown stream; all its text has been drawn on return."""
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.stop()
 
-    def show_figures(self) -> None:
-        """Say how well it agrees, how long it took and how it was rated."""
-        said = self.said
-        if said is None:
+    def show_statistics(self) -> None:
+        """Show agreement with the expected reply, tokens, speed and rating; nothing before the reply has ended."""
+        reply = self.reply
+        if reply is None:
             return
         parts: list[Content | str | tuple[str, str]] = []
-        if said.agreement is not None:
-            verdict = "agrees with the expected reply" if said.agreement >= 0.9 else "of the expected reply"
-            parts.append(
-                (
-                    f"{score_mark(said.agreement)} {verdict}\n",
-                    "bold $success" if said.agreement >= 0.9 else "bold $warning",
-                )
-            )
-            if said.agreement < 0.9 and said.predefined:
-                parts += [("expected  ", DIM), safe_text(said.predefined), "\n"]
-        speed = f" · {said.tokens / said.seconds:.0f} tokens/s" if said.seconds > 0 else ""
-        parts.append((f"{said.tokens} tokens{speed}", DIM))
-        if said.stopped:
+        if reply.agreement is not None:
+            agrees = reply.agreement >= 0.9
+            verdict = "agrees with the expected reply" if agrees else "of the expected reply"
+            parts.append((f"{score_mark(reply.agreement)} {verdict}\n", "bold $success" if agrees else "bold $warning"))
+            if not agrees and reply.predefined:
+                parts += [("expected  ", DIM), safe_text(reply.predefined), "\n"]
+        speed = f" · {reply.tokens_per_s:.0f} tokens/s" if reply.seconds > 0 else ""
+        parts.append((f"{reply.tokens} tokens{speed}", DIM))
+        if reply.stopped:
             parts.append((" · stopped", "$warning"))
         if self.rating is not None:
             parts.append((f" · rated {self.rating} of 5", "bold $accent"))
-        if not said.text:
+        if not reply.text:
             parts.insert(0, ("(nothing)\n", DIM))
-        self._sign.update(styled(*parts))
+        self._status.update(styled(*parts))
 
 
 class ChatColumns(Horizontal):
-    """What was said. The second column is shown where `beside` says so; a base model alone speaks in the first."""
+    """The messages. The second column is shown where `base_shown` is set; a base model alone speaks in the first."""
 
     DEFAULT_CSS = """
     ChatColumns {
@@ -134,65 +130,65 @@ class ChatColumns(Horizontal):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._last: dict[Side, Answer] = {}
+        self._last_replies: dict[Side, ReplyMessage] = {}
 
     def compose(self) -> ComposeResult:
-        """The columns; the tuned model's stands alone at first."""
-        for side in BOTH:
+        """Two columns; the tuned model's alone is shown at first."""
+        for side in BOTH_SIDES:
             column = VerticalScroll(id=f"talk-{side}", classes="box")
             column.display = side == "tuned"
-            entitle(column, "base model" if side == "base" else "")
+            set_title(column, "base model" if side == "base" else "")
             yield column
 
     @property
-    def beside(self) -> bool:
+    def base_shown(self) -> bool:
         """Whether the base model's column is shown."""
         return self._column("base").display
 
-    @beside.setter
-    def beside(self, beside: bool) -> None:
-        self._column("base").display = beside
+    @base_shown.setter
+    def base_shown(self, shown: bool) -> None:
+        self._column("base").display = shown
 
     @property
-    def newest(self) -> Answer | None:
-        """The newest reply, the tuned model's where both have spoken."""
-        return self._last.get("tuned") or next(iter(self._last.values()), None)
+    def newest_reply(self) -> ReplyMessage | None:
+        """The newest reply, the tuned model's where both have replied."""
+        return self._last_replies.get("tuned") or next(iter(self._last_replies.values()), None)
 
-    def entitle(self, speaker: str) -> None:
-        """Say who speaks in the first column."""
-        entitle(self._column("tuned"), speaker)
+    def set_speaker(self, name: str) -> None:
+        """Set the title of the first column: the model that replies there."""
+        set_title(self._column("tuned"), name)
 
-    def focus_words(self) -> None:
-        """Give the focus to what was said, so that it can be scrolled."""
+    def focus_transcript(self) -> None:
+        """Focus the first column, so that keys scroll it."""
         self._column("tuned").focus()
 
-    def hint(self, words: Content) -> None:
-        """Say something before the first question, which takes its place."""
-        self._column("tuned").mount(Static(words, classes="hint", markup=False))
+    def show_hint(self, text: Content) -> None:
+        """Show a text that the first prompt replaces."""
+        self._column("tuned").mount(Static(text, classes="hint", markup=False))
 
-    async def ask(self, text: str, sides: Sequence[Side]) -> None:
-        """Put a question under what was said."""
+    async def add_prompt(self, text: str, sides: Sequence[Side]) -> None:
+        """Add a prompt at the end of the columns of these sides."""
         await self.query(".hint").remove()
         for place in self._places(sides):
-            await self._column(place).mount(Asked(text))
+            await self._column(place).mount(PromptMessage(text))
 
-    async def take_back(self) -> None:
-        """Remove the last answers: they are to be given anew."""
-        for answer in self._last.values():
-            await answer.remove()
+    async def remove_last_replies(self) -> None:
+        """Remove the newest replies, so that others can take their place."""
+        for message in self._last_replies.values():
+            await message.remove()
 
     async def clear(self) -> None:
-        """Remove everything."""
-        self._last = {}
-        for side in BOTH:
+        """Remove all messages."""
+        self._last_replies = {}
+        for side in BOTH_SIDES:
             await self._column(side).remove_children()
 
-    async def listen(
-        self, stream: AsyncIterator[ReplyItem], sides: Sequence[Side], remark: Callable[[str], None]
+    async def stream_replies(
+        self, stream: AsyncIterator[ReplyItem], sides: Sequence[Side], notify: Callable[[str], None]
     ) -> None:
-        """Draw the answers of these sides as they come; pieces that come faster than that are drawn together."""
-        answers = await self._begin(sides)
-        began = time.monotonic()
+        """Draw the replies of these sides as their items arrive; a `Notice` goes to `notify`."""
+        messages = await self._add_replies(sides)
+        started = time.monotonic()
         pending: dict[Side, str] = {}
         flushed = 0.0
         try:
@@ -200,54 +196,58 @@ class ChatColumns(Horizontal):
                 if isinstance(item, TextDelta):
                     pending[item.side] = pending.get(item.side, "") + item.text
                 elif isinstance(item, TokenCount):
-                    answers[item.side].sign(f"thinking … {item.tokens} tokens, {time.monotonic() - began:.0f} s")
+                    seconds = time.monotonic() - started
+                    messages[item.side].show_status(f"thinking … {item.tokens} tokens, {seconds:.0f} s")
                 elif isinstance(item, Notice):
-                    remark(item.text)
+                    notify(item.text)
                 else:
-                    await _draw_pending(pending, answers)
-                    await answers[item.side].finish(item)
-                if pending and time.monotonic() - flushed > _BETWEEN_FLUSHES:
-                    await _draw_pending(pending, answers)
+                    await _flush(pending, messages)
+                    await messages[item.side].finish(item)
+                if pending and time.monotonic() - flushed > _FLUSH_SECONDS:
+                    await _flush(pending, messages)
                     flushed = time.monotonic()
         finally:
-            await _draw_pending(pending, answers)
-            for answer in answers.values():
-                await answer.settle()
+            await _flush(pending, messages)
+            for message in messages.values():
+                await message.end_stream()
 
     def transcript(self, speaker: str) -> str:
-        """The conversation as Markdown, side by side parts one after the other; empty where nothing was said."""
+        """The conversation as Markdown, one column after the other; empty where there are no messages."""
         parts: list[str] = []
-        for side in BOTH:
-            messages = [child for child in self._column(side).children if isinstance(child, Asked | Answer)]
-            if not messages or (side == "base" and not self.beside):
+        for side in BOTH_SIDES:
+            messages = [
+                child for child in self._column(side).children if isinstance(child, PromptMessage | ReplyMessage)
+            ]
+            if not messages or (side == "base" and not self.base_shown):
                 continue
             parts.append(f"# {speaker if side == 'tuned' else 'Base model'}\n")
             for message in messages:
-                who = "you" if isinstance(message, Asked) else "model"
-                parts.append(f"**{who}**\n\n{message.text}\n")
+                author = "you" if isinstance(message, PromptMessage) else "model"
+                parts.append(f"**{author}**\n\n{message.text}\n")
         return "\n".join(parts)
 
     def _column(self, side: Side) -> VerticalScroll:
         return self.query_one(f"#talk-{side}", VerticalScroll)
 
     def _places(self, sides: Sequence[Side]) -> Sequence[Side]:
-        """Columns in which sides are shown."""
+        """The columns in which these sides are shown: one side alone is always in the first."""
         return sides if len(sides) > 1 else ("tuned",)
 
-    async def _begin(self, sides: Sequence[Side]) -> dict[Side, Answer]:
-        """An empty answer for each side, in view."""
-        found: dict[Side, Answer] = {}
+    async def _add_replies(self, sides: Sequence[Side]) -> dict[Side, ReplyMessage]:
+        """Add an empty reply for each side and scroll along with it."""
+        messages: dict[Side, ReplyMessage] = {}
         for side, place in zip(sides, self._places(sides), strict=True):
             column = self._column(place)
             column.anchor()
-            found[side] = Answer(side)
-            await column.mount(found[side])
-        self._last = found
-        return found
+            messages[side] = ReplyMessage()
+            await column.mount(messages[side])
+        self._last_replies = messages
+        return messages
 
 
-async def _draw_pending(pending: dict[Side, str], answers: dict[Side, Answer]) -> None:
+async def _flush(pending: dict[Side, str], messages: dict[Side, ReplyMessage]) -> None:
+    """Draw the text that has gathered."""
     for side, text in pending.items():
-        answers[side].sign("")
-        await answers[side].grow(text)
+        messages[side].show_status("")
+        await messages[side].append(text)
     pending.clear()

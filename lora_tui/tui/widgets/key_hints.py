@@ -1,6 +1,6 @@
-"""The last line of every screen: at most seven keys that do something now.
+"""The footer of every screen: at most seven keys that do something now.
 
-Textual's footer makes a widget of each key and builds them anew whenever the focus moves; this is one line of text.
+Textual's own footer makes a widget of each key and builds them anew whenever the focus moves; this is one line of text.
 """
 
 from collections.abc import Iterable
@@ -16,32 +16,34 @@ from textual.widget import Widget
 
 from lora_tui.tui.text import styled
 
-MOST = 7
+MAX_KEYS = 7
+"""Keys that the footer shows at most."""
 
-_ALWAYS = ("help", "command_palette")
-"""Actions of the app whose keys are always shown: they lead to all the others."""
+_ALWAYS_SHOWN = ("help", "command_palette")
+"""Actions of the app that lead to all the others."""
 
 
 @cache
-def _declared(cls: type[DOMNode]) -> dict[str | None, int]:
-    """The place of each binding in the class it is declared in: Textual puts remapped ones last."""
-    found = [
-        Binding.make_bindings(base.__dict__.get("BINDINGS", ())) for base in cls.__mro__ if issubclass(base, DOMNode)
+def _declaration_order(cls: type[DOMNode]) -> dict[str | None, int]:
+    """The rank of each binding id in the order of declaration; Textual itself puts remapped bindings last."""
+    bindings = [
+        binding
+        for base in cls.__mro__
+        if issubclass(base, DOMNode)
+        for binding in Binding.make_bindings(base.__dict__.get("BINDINGS", ()))
     ]
-    return {
-        binding.id: place for place, binding in reversed(list(enumerate(b for bindings in found for b in bindings)))
-    }
+    return {binding.id: rank for rank, binding in reversed(list(enumerate(bindings)))}
 
 
-def _place(active: ActiveBinding) -> tuple[int, int]:
-    """What has the focus first, then its screen, then the app; within each in the order of declaration."""
+def _sort_key(active: ActiveBinding) -> tuple[int, int]:
+    """Bindings of the focused widget first, then its screen's, then the app's; each in the order of declaration."""
     node = active.node
     level = 2 if isinstance(node, App) else 1 if isinstance(node, Screen) else 0
-    return level, _declared(type(node)).get(active.binding.id, 0)
+    return level, _declaration_order(type(node)).get(active.binding.id, 0)
 
 
 class KeyHints(Widget):
-    """Keys and what they do, the most important first; what does not fit is left to the palette and the help."""
+    """Keys and what they do, the focused widget's first; those that do not fit are in the palette and the help."""
 
     ALLOW_SELECT = False
 
@@ -51,21 +53,22 @@ class KeyHints(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._places: list[tuple[int, int, str]] = []
+        self._click_areas: list[tuple[int, int, str]] = []
+        """First column, end column and key of each hint."""
 
     def on_mount(self) -> None:
-        """Follow the screen's bindings."""
-        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+        """Draw again whenever the screen's bindings change."""
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
 
-    def _changed(self, _screen: Screen[object]) -> None:
+    def _bindings_changed(self, _screen: Screen[object]) -> None:
         self.refresh()
 
     def render(self) -> Content:
-        """The whole line."""
+        """The footer's line."""
         parts: list[str | Content | tuple[str, str]] = []
-        self._places = []
+        self._click_areas = []
         column = 0
-        for active in self._hints():
+        for active in self._bindings_to_show():
             binding = active.binding
             key = self.app.get_key_display(binding)
             word = "Commands" if binding.action == "command_palette" else binding.description
@@ -74,23 +77,23 @@ class KeyHints(Widget):
                 break
             key_style, word_style = ("bold $footer-key-foreground", "") if active.enabled else ("dim", "dim")
             parts += [" ", (key, key_style), " ", (word, word_style), " "]
-            self._places.append((column, column + length, binding.key))
+            self._click_areas.append((column, column + length, binding.key))
             column += length
         return styled(*parts)
 
-    def _hints(self) -> Iterable[ActiveBinding]:
-        """The bindings to show, one for each action, those of the focus first; help and palette always have a place."""
-        seen: dict[str, ActiveBinding] = {}
+    def _bindings_to_show(self) -> Iterable[ActiveBinding]:
+        """One binding an action, `MAX_KEYS` at most; help and palette are always among them."""
+        by_action: dict[str, ActiveBinding] = {}
         always: list[ActiveBinding] = []
-        for active in sorted(self.screen.active_bindings.values(), key=_place):
-            if active.binding.action in _ALWAYS:
+        for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
+            if active.binding.action in _ALWAYS_SHOWN:
                 always.append(active)
-            elif active.binding.show and active.binding.description and active.binding.action not in seen:
-                seen[active.binding.action] = active
-        return [*list(seen.values())[: MOST - len(always)], *always[:MOST]]
+            elif active.binding.show and active.binding.description and active.binding.action not in by_action:
+                by_action[active.binding.action] = active
+        return [*list(by_action.values())[: MAX_KEYS - len(always)], *always[:MAX_KEYS]]
 
     def on_click(self, event: events.Click) -> None:
         """Press the key under the mouse."""
-        for start, end, key in self._places:
+        for start, end, key in self._click_areas:
             if start <= event.x < end:
                 self.app.simulate_key(key)

@@ -1,4 +1,4 @@
-"""A line plot in Braille dots that uses the width it has: gaps for missing values, labels beside colours."""
+"""A line plot in Braille dots: gaps for missing values; labels and glyphs tell series apart without colour."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -16,18 +16,18 @@ from lora_tui.tui.curve import (
     draw_level,
     draw_line,
     draw_points,
-    frame_of,
+    fit_frame,
     tick_label,
     ticks,
     value_label,
 )
 
-_LABEL = 7
-"""Columns for the numbers at the left."""
+_LABEL_WIDTH = 7
+"""Terminal cells for the y labels and the axis."""
 
 
 class LinePlot(Widget):
-    """Series over steps. `end_x` fixes the right end where it is known, `level` draws a labelled line."""
+    """Series over optimizer steps, with a legend above and axes at the left and below."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"plot--{name}" for name in ("first", "second", "third", "faint", "level", "axis", "title")
@@ -55,7 +55,8 @@ class LinePlot(Widget):
         self._range: tuple[float, float] | None = None
         self.log_scale = False
         self._lines: list[Strip] = []
-        self._drawn: object = None
+        self._drawn_for: object = None
+        """Size and scale that `_lines` was drawn for; None where it is out of date."""
 
     def show(
         self,
@@ -65,35 +66,39 @@ class LinePlot(Widget):
         level: tuple[float, str] | None = None,
         limits: tuple[float, float] | None = None,
     ) -> None:
-        """Draw these series; `limits` are y values that must be in view."""
+        """Draw these series.
+
+        `end_x` is the last step where it is known, `level` a y value with a label that gets a horizontal line, `limits`
+        are y values that must be in view.
+        """
         self._series, self._end_x, self._level, self._range = series, end_x, level, limits
-        self._drawn = None
+        self._drawn_for = None
         self.refresh()
 
-    def say_empty(self, words: str) -> None:
-        """Say this where there is nothing to draw."""
+    def set_empty_text(self, words: str) -> None:
+        """Set the text that is shown where there is nothing to draw."""
         if words != self._empty:
             self._empty = words
-            self._drawn = None
+            self._drawn_for = None
             self.refresh()
 
     def set_log(self, log: bool) -> None:
         """Switch the y axis between linear and logarithmic."""
         self.log_scale = log
-        self._drawn = None
+        self._drawn_for = None
         self.refresh()
 
     def notify_style_update(self) -> None:
         """Draw again: the theme has changed."""
-        self._drawn = None
+        self._drawn_for = None
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """Return one line; the plot is drawn once for all of them."""
+        """Render one line; the plot is drawn once for all lines of a size."""
         key = (self.size, self.log_scale)
-        if self._drawn != key:
+        if self._drawn_for != key:
             self._lines = self._draw()
-            self._drawn = key
+            self._drawn_for = key
         return self._lines[y] if y < len(self._lines) else Strip.blank(self.size.width, self.rich_style)
 
     def _style(self, name: str) -> RichStyle:
@@ -101,24 +106,26 @@ class LinePlot(Widget):
 
     def _draw(self) -> list[Strip]:
         width, height = self.size
-        cells, lines = width - _LABEL, height - 2  # one for the legend, one for the x axis
+        cells, lines = width - _LABEL_WIDTH, height - 2  # one for the legend, one for the x axis
         if cells <= 3 or lines <= 0:
             return []  # there may be points, but there is no room for them
         include = [self._level[0]] if self._level else []
         include += list(self._range or ())
         curves = [series.curve for series in self._series]
-        frame = frame_of(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
+        frame = fit_frame(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
         if frame is None:
-            return self._nothing(width, height)
+            return self._empty_plot(width, height)
         canvas = Canvas(cells, lines)
         self._paint(canvas, frame)
         labels = self._y_labels(frame, lines)
         axis, blank = self._style("axis"), self.rich_style
         styles: dict[int | None, RichStyle] = {None: blank, -1: self._style("level")}
-        styles |= {owner: self._style(series.look) for owner, series in enumerate(self._series)}
+        styles |= {owner: self._style(series.style) for owner, series in enumerate(self._series)}
         drawn = [self._legend(width)]
         for line in range(lines):
-            segments = [Segment(labels.get(line, "").rjust(_LABEL - 2) + ("┤" if line in labels else "│") + " ", axis)]
+            segments = [
+                Segment(labels.get(line, "").rjust(_LABEL_WIDTH - 2) + ("┤" if line in labels else "│") + " ", axis)
+            ]
             segments += _cells(canvas, line, styles)
             drawn.append(Strip(segments).adjust_cell_length(width, blank))
         drawn.append(Strip([Segment(self._x_axis(frame, cells), axis)]).adjust_cell_length(width, blank))
@@ -135,31 +142,31 @@ class LinePlot(Widget):
             draw_level(canvas, self._level[0], frame, -1)
 
     def _y_labels(self, frame: Frame, lines: int) -> dict[int, str]:
-        """The number at the left of some lines, by line."""
+        """The y labels by line; most lines have none."""
         found: dict[int, str] = {}
         for value in ticks(frame.low_y, frame.high_y, max(1, min(5, lines // 2)), log=frame.log):
             found.setdefault(frame.row(value) // 4, tick_label(value))
         return found or {0: tick_label(frame.high_y), lines - 1: tick_label(frame.low_y)}
 
     def _x_axis(self, frame: Frame, cells: int) -> str:
-        """The line under the plot, its numbers centred under their places."""
+        """The line below the plot, each tick's label centred below its place."""
         row = [" "] * cells
         for value in ticks(frame.low_x, frame.high_x, max(1, cells // 12)):
             label = tick_label(value)
             start = min(max(0, frame.column(value) // 2 - len(label) // 2), cells - len(label))
             if all(place == " " for place in row[max(0, start - 1) : start + len(label) + 1]):
                 row[start : start + len(label)] = label
-        return f"{'step':>{_LABEL - 2}}".ljust(_LABEL) + "".join(row)
+        return f"{'step':>{_LABEL_WIDTH - 2}}".ljust(_LABEL_WIDTH) + "".join(row)
 
     def _legend(self, width: int) -> Strip:
-        """What is what: a sample of each series with its label and newest value."""
+        """A sample of each series with its label and newest value, and of the level."""
         parts: list[Segment] = []
         for series in self._series:
             if not series.label:
                 continue
             sample = "━━" if series.kind == "line" else series.glyph
             last = series.curve.last
-            parts.append(Segment(f" {sample} ", self._style(series.look)))
+            parts.append(Segment(f" {sample} ", self._style(series.style)))
             parts.append(
                 Segment(series.label + ("" if last is None else f" {value_label(last)}") + " ", self._style("title"))
             )
@@ -170,7 +177,7 @@ class LinePlot(Widget):
             parts.append(Segment(" log scale", self._style("title")))
         return Strip(parts).adjust_cell_length(width, self.rich_style)
 
-    def _nothing(self, width: int, height: int) -> list[Strip]:
+    def _empty_plot(self, width: int, height: int) -> list[Strip]:
         lines = [Strip.blank(width, self.rich_style)] * height
         if height > 0:
             text = Content(self._empty).truncate(max(1, width), ellipsis=True).plain.center(width)
@@ -179,7 +186,7 @@ class LinePlot(Widget):
 
 
 def _cells(canvas: Canvas, line: int, styles: Mapping[int | None, RichStyle]) -> list[Segment]:
-    """One line of the canvas in the styles of the cells' owners, neighbours of the same style joined."""
+    """One line of a canvas as segments in the styles of its series; neighbours of the same style are joined."""
     segments: list[Segment] = []
     text, style = "", styles[None]
     for cell in range(canvas.width):

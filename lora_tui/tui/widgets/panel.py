@@ -1,4 +1,7 @@
-"""A bordered panel of text that repaints only when its text has changed."""
+"""Static text, with or without a border, that repaints only when it has changed.
+
+Neither widget's size depends on its text, so showing another text never lays the screen out again.
+"""
 
 from textual.content import Content
 from textual.widget import Widget
@@ -7,8 +10,28 @@ from textual.widgets import Static
 from lora_tui.text import clean
 
 
-class Panel(Static):
-    """Text in a border; `show` replaces it. Its size never depends on its text, so nothing is laid out again."""
+class _StaticText(Static):
+    """Text that is compared with what is shown before it is painted; markup is not parsed."""
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__("", id=id, classes=classes, markup=False)
+        self._shown: Content | None = None
+
+    def show(self, content: Content) -> None:
+        """Show this text."""
+        if self._shown is None or not self._shown.is_same(content):
+            self._shown = content
+            self.update(content, layout=False)
+
+
+class Line(_StaticText):
+    """Text without a border, one line high unless a style sheet says otherwise."""
+
+    DEFAULT_CSS = "Line { height: 1; padding: 0 1; }"
+
+
+class Panel(_StaticText):
+    """Text in a border with a title."""
 
     DEFAULT_CSS = """
     Panel {
@@ -25,37 +48,18 @@ class Panel(Static):
     """
 
     def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
-        super().__init__("", id=id, classes=classes, markup=False)
-        self._shown: Content | None = None
-        entitle(self, title)
+        super().__init__(id=id, classes=classes)
+        set_title(self, title)
 
     def show(self, content: Content, title: str | None = None) -> None:
         """Show this text, under this title where one is given."""
         if title is not None:
-            entitle(self, title)
-        if self._shown is None or not self._shown.is_same(content):
-            self._shown = content
-            self.update(content, layout=False)
+            set_title(self, title)
+        super().show(content)
 
 
-class Line(Static):
-    """One line or a few without a border, with the same economy."""
-
-    DEFAULT_CSS = "Line { height: 1; padding: 0 1; }"
-
-    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
-        super().__init__("", id=id, classes=classes, markup=False)
-        self._shown: Content | None = None
-
-    def show(self, content: Content) -> None:
-        """Show this text."""
-        if self._shown is None or not self._shown.is_same(content):
-            self._shown = content
-            self.update(content, layout=False)
-
-
-def entitle(widget: Widget, title: str) -> None:
-    """Give a box its title, cleaned; the box is painted again only where the title is another one."""
+def set_title(widget: Widget, title: str) -> None:
+    """Set the title in a widget's border, cleaned of control characters; repaints only where it has changed."""
     content = Content(clean(title))
     if widget._border_title is None or widget._border_title.plain != content.plain:
         widget.border_title = content

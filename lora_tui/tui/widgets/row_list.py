@@ -1,9 +1,9 @@
 """A list of any number of one-line rows: only what is in view is asked for and drawn.
 
-Rows come from a function of the index, so a hundred thousand pairs cost what forty do. The list scrolls by itself:
-Textual's scroll views lay the whole screen out again when their content grows, five times a second while pairs arrive,
-which took 50 ms each time. The cursor follows the last row until it is moved away from it, and follows again when it is
-brought back.
+A function gives the cells of a row by its index, so a hundred thousand pairs cost what forty do. The list scrolls by
+itself: Textual's scroll views lay the whole screen out again when their content grows, five times a second while pairs
+arrive, which took 50 ms each time. The cursor follows the last row until it is moved away from it, and follows again
+when it is brought back.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ from textual.widget import Widget
 from lora_tui.text import clean
 
 Cell = tuple[str, str]
-"""Text and the name of its look: ``""`` or one of `LOOKS`."""
+"""A cell: its text, cleaned before it is drawn, and the name of its style: ``""`` or one of `STYLES`."""
 
-LOOKS = ("good", "bad", "warn", "dim", "accent", "strong", "other")
+STYLES = ("good", "bad", "warn", "dim", "accent", "strong", "other")
 
-_CLASSES = (*LOOKS, "heading", "cursor", "cursor-blurred", "bar", "thumb")
+_COMPONENTS = (*STYLES, "heading", "cursor", "cursor-blurred", "bar", "thumb")
 _WHEEL_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, its width in cells (0: what is left), and whether its text stands at the right."""
+    """A column: its heading, its width in terminal cells (0: what is left), and whether it is right-aligned."""
 
     heading: str
     width: int
@@ -40,11 +40,11 @@ class Column:
 
 
 class RowList(Widget, can_focus=True):
-    """Rows with a cursor. `row` gives the cells of an index, one for each of the columns."""
+    """Rows with a cursor. `cells_of` returns the cells of the row at an index, one a column; fewer are allowed."""
 
     ALLOW_SELECT = False
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"rows--{name}" for name in _CLASSES}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"rows--{name}" for name in _COMPONENTS}
 
     DEFAULT_CSS = """
     RowList {
@@ -76,7 +76,7 @@ class RowList(Widget, can_focus=True):
 
     @dataclass
     class Moved(Message):
-        """Another part of the list is looked at, by the user's doing: the cursor has moved, or the view."""
+        """The user has moved the cursor or scrolled."""
 
         rows: "RowList"
         index: int
@@ -88,7 +88,7 @@ class RowList(Widget, can_focus=True):
 
     @dataclass
     class Chosen(Message):
-        """Enter or a double click on a row."""
+        """The user has opened a row: enter or a double click."""
 
         rows: "RowList"
         index: int
@@ -100,7 +100,7 @@ class RowList(Widget, can_focus=True):
 
     def __init__(
         self,
-        row: Callable[[int], Sequence[Cell]],
+        cells_of: Callable[[int], Sequence[Cell]],
         columns: Sequence[Column],
         *,
         empty: str = "",
@@ -110,58 +110,58 @@ class RowList(Widget, can_focus=True):
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
-        self._row = row
+        self._cells_of = cells_of
         self.columns = tuple(columns)
         self._empty = empty
-        self._above = 1 if headings else 0
+        self._heading_rows = 1 if headings else 0
         self._can_follow = follow
         self.following = follow
         self.count = 0
         self.top = 0
         """The first row in view."""
         self._cursor = 0
-        self._looks: dict[tuple[str, str], RichStyle] = {}
+        self._styles_by_name: dict[tuple[str, str], RichStyle] = {}
 
     # What is shown
 
     def show(self, count: int) -> None:
-        """Show so many rows; the cursor stays on its index, or on the last row while it follows."""
+        """Set the number of rows; the cursor keeps its index, or stays on the last row while the list follows."""
         before, self.count = self.count, count
         if bool(before) != bool(count):
             self.refresh_bindings()
         last = max(0, count - 1)
         self._cursor = last if self.following else min(self._cursor, last)
-        self._bring_into_view()
+        self._scroll_to_cursor()
         self.refresh()
 
-    def say_empty(self, text: str) -> None:
-        """Say this where there are no rows."""
+    def set_empty_text(self, text: str) -> None:
+        """Set the text that is shown where there are no rows."""
         if text != self._empty:
             self._empty = text
             self.refresh()
 
     @property
     def cursor(self) -> int:
-        """The index of the row that the cursor is on; 0 where there are none."""
+        """The index of the row under the cursor; 0 where there are no rows."""
         return self._cursor
 
     @cursor.setter
     def cursor(self, index: int) -> None:
         self._cursor = min(max(0, index), max(0, self.count - 1))
-        self._bring_into_view()
+        self._scroll_to_cursor()
         self.refresh()
 
     @property
     def _height(self) -> int:
-        """Rows that fit."""
-        return max(0, self.size.height - self._above)
+        """Rows that fit below the headings."""
+        return max(0, self.size.height - self._heading_rows)
 
     @property
     def visible_rows(self) -> range:
-        """The indices that are in view."""
+        """The indices of the rows in view."""
         return range(min(self.top, self.count), min(self.top + max(1, self._height), self.count))
 
-    def _bring_into_view(self) -> None:
+    def _scroll_to_cursor(self) -> None:
         """Scroll as little as possible so that the cursor is in view, and no further down than there are rows."""
         if self._height < 1:
             return  # not laid out yet; `on_resize` comes back to it
@@ -170,33 +170,34 @@ class RowList(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         """Keep the cursor in view."""
-        self._bring_into_view()
+        self._scroll_to_cursor()
         self.refresh()
 
     # Keys and mouse
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing can be opened where there are no rows."""
+        """Disable opening where there are no rows."""
         return bool(self.count) if action == "choose" else True
 
     def action_move(self, by: int) -> None:
         """Move the cursor by rows."""
-        self._go(self._cursor + by)
+        self._move_to(self._cursor + by)
 
     def action_page(self, by: int) -> None:
         """Move the cursor by screens."""
-        self._go(self._cursor + by * max(1, self._height - 1))
+        self._move_to(self._cursor + by * max(1, self._height - 1))
 
     def action_edge(self, end: int) -> None:
         """Go to the first or the last row."""
-        self._go(self.count - 1 if end else 0)
+        self._move_to(self.count - 1 if end else 0)
 
     def action_choose(self) -> None:
         """Open the row under the cursor."""
         if self.count:
             self.post_message(self.Chosen(self, self._cursor))
 
-    def _go(self, index: int) -> None:
+    def _move_to(self, index: int) -> None:
+        """Move the cursor to a row, the nearest one where there is no such row."""
         if not self.count:
             return
         index = min(max(0, index), self.count - 1)
@@ -206,7 +207,7 @@ class RowList(Widget, can_focus=True):
             self.post_message(self.Moved(self, index))
 
     def _scroll(self, by: int) -> None:
-        """Move the view; the cursor stays in it."""
+        """Scroll by rows; the cursor is kept in view."""
         self.top = max(0, min(self.top + by, self.count - self._height))
         if self.count:
             self._cursor = min(max(self._cursor, self.top), self.visible_rows[-1])
@@ -227,76 +228,77 @@ class RowList(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor on the row under the mouse, or go to that part of the list; a second click opens the row."""
-        line = event.y - self._above
+        line = event.y - self._heading_rows
         if not 0 <= line < self._height:
             return
         if event.x >= self.size.width - 1 and self.count > self._height:
-            self._go(line * self.count // self._height)
+            self._move_to(line * self.count // self._height)
             return
         if self.top + line >= self.count:
             return
-        self._go(self.top + line)
+        self._move_to(self.top + line)
         if event.chain == 2:
             self.action_choose()
 
     # Drawing
 
     def notify_style_update(self) -> None:
-        """Take the looks anew: the theme or the focus has changed."""
-        self._looks.clear()
+        """Drop the cached styles: the theme or the focus has changed."""
+        self._styles_by_name.clear()
         super().notify_style_update()
 
     def render_line(self, y: int) -> Strip:
-        """Return one line: the headings, a row, or nothing."""
-        width = self.size.width
-        if y < self._above:
+        """Render one line: the headings, a row, or a blank."""
+        width, line = self.size.width, y - self._heading_rows
+        if line < 0:
             return self._strip([(column.heading, "heading") for column in self.columns], width, "", "heading")
         if not self.count:
-            return self._strip([(self._empty if y == self._above else "", "dim")], width, "", "", whole=True)
-        index = self.top + y - self._above
+            return self._strip([(self._empty if line == 0 else "", "dim")], width, "", "", whole=True)
+        index = self.top + line
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
-        under = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
+        cursor = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
         if self.count <= self._height:
-            return self._strip(self._row(index), width, under, "")
-        return Strip([*self._strip(self._row(index), width - 1, under, ""), self._bar(y - self._above)], width)
+            return self._strip(self._cells_of(index), width, cursor, "")
+        return Strip([*self._strip(self._cells_of(index), width - 1, cursor, ""), self._scroll_bar(line)], width)
 
-    def _bar(self, line: int) -> Segment:
+    def _scroll_bar(self, line: int) -> Segment:
         """The part of the scroll bar beside a row."""
         size = max(1, self._height * self._height // self.count)
         start = round(self.top / max(1, self.count - self._height) * (self._height - size))
         return (
-            Segment("┃", self._look("thumb", ""))
+            Segment("┃", self._style("thumb", ""))
             if start <= line < start + size
-            else Segment("│", self._look("bar", ""))
+            else Segment("│", self._style("bar", ""))
         )
 
-    def _strip(self, cells: Sequence[Cell], width: int, under: str, between: str, *, whole: bool = False) -> Strip:
-        gap = self._look(between, under)
-        segments = [Segment("▸" if under else " ", gap)]
+    def _strip(self, cells: Sequence[Cell], width: int, cursor: str, gap_style: str, *, whole: bool = False) -> Strip:
+        """A row of cells; where `whole` is set the first one takes the whole width."""
+        gap = self._style(gap_style, cursor)
+        segments = [Segment("▸" if cursor else " ", gap)]
         fixed = sum(column.width for column in self.columns) + len(self.columns) + 1
         rest = max(4, width - fixed)
         columns = (Column("", 0),) if whole else self.columns
-        for column, (text, look) in zip(columns, cells, strict=False):
+        for column, (text, style) in zip(columns, cells, strict=False):
             room = width - 2 if whole else (column.width or rest)
-            segments.append(Segment(_fitted(clean(text), room, right=column.right), self._look(look, under)))
+            segments.append(Segment(fit_cells(clean(text), room, right=column.right), self._style(style, cursor)))
             segments.append(Segment(" ", gap))
         return Strip(segments).adjust_cell_length(width, gap)
 
-    def _look(self, look: str, under: str) -> RichStyle:
-        """The style of a look, on the cursor's row in the cursor's colours."""
-        key = look, under
-        if key not in self._looks:
-            style = self.get_component_rich_style(f"rows--{look}") if look else self.rich_style
-            if under:
-                cursor = self.get_component_rich_style(f"rows--{under}")
-                style = style + RichStyle(bgcolor=cursor.bgcolor, bold=cursor.bold or style.bold)
-            self._looks[key] = style
-        return self._looks[key]
+    def _style(self, name: str, cursor: str) -> RichStyle:
+        """The style of that name, in the cursor's colours on the cursor's row."""
+        key = name, cursor
+        if key not in self._styles_by_name:
+            style = self.get_component_rich_style(f"rows--{name}") if name else self.rich_style
+            if cursor:
+                over = self.get_component_rich_style(f"rows--{cursor}")
+                style = style + RichStyle(bgcolor=over.bgcolor, bold=over.bold or style.bold)
+            self._styles_by_name[key] = style
+        return self._styles_by_name[key]
 
 
-def _fitted(text: str, width: int, *, right: bool) -> str:
-    """Text in exactly `width` cells; what does not fit ends in an ellipsis."""
+def fit_cells(text: str, width: int, *, right: bool) -> str:
+    """Pad or cut a text to exactly `width` terminal cells; one that is cut ends in an ellipsis."""
     length = len(text) if text.isascii() else cell_len(text)
     if length > width:
         return set_cell_size(text, max(0, width - 1)) + "…" if width else ""

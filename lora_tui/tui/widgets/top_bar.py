@@ -1,4 +1,4 @@
-"""The bar on top of every screen: the modes, and what the run in view is doing."""
+"""The header of every screen: a tab for each mode, and the state of the run in view."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from lora_tui.tui.text import DIM, styled
 
 NAME = " lora-tui "
 _WIDE = 110
-"""Columns from which the program's name and the modes' whole names fit beside a run's state."""
+"""Terminal columns from which the program's name and the modes' whole names fit beside a run's state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A screen of the app: its key, its whole and its short name."""
+    """A mode of the app, which is a screen: its key, its whole and its short name."""
 
     id: str
     key: str
@@ -24,7 +24,7 @@ class Mode:
     short: str
 
 
-PLACES = (
+APP_MODES = (
     Mode("generate", "1", "Generate", "Gen"),
     Mode("train", "2", "Train", "Train"),
     Mode("chat", "3", "Chat", "Chat"),
@@ -53,27 +53,28 @@ class TopBar(Widget):
         super().__init__()
         self._current = current
         self._state = Content("")
-        self._places: list[tuple[int, int, str]] = []
+        self._click_areas: list[tuple[int, int, str]] = []
+        """First column, end column and mode of each tab."""
 
     def show(self, state: Content) -> None:
-        """Show what the run in view is doing, at the right."""
+        """Show the state of the run in view, at the right."""
         if not self._state.is_same(state):
             self._state = state
             self.refresh()
 
     def render(self) -> Content:
-        """The whole line."""
+        """The header's line."""
         width = self.size.width
         wide = width >= _WIDE
         parts: list[str | Content | tuple[str, str]] = [(NAME, "bold $accent")] if wide else []
         column = len(NAME) if wide else 0
-        self._places = []
-        for mode in PLACES:
+        self._click_areas = []
+        for mode in APP_MODES:
             here = mode.id == self._current
             word = mode.name if wide or here else mode.short
             text = f" {mode.key} {word.upper() if here else word} "
             parts.append((text, "bold reverse" if here else DIM))
-            self._places.append((column, column + len(text), mode.id))
+            self._click_areas.append((column, column + len(text), mode.id))
             column += len(text)
         room = width - column - 2
         if room < 4:
@@ -83,6 +84,6 @@ class TopBar(Widget):
 
     def on_click(self, event: events.Click) -> None:
         """Go to the mode under the mouse."""
-        for start, end, mode in self._places:
+        for start, end, mode in self._click_areas:
             if start <= event.x < end:
                 self.post_message(self.Chosen(mode))
