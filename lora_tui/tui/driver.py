@@ -1,8 +1,8 @@
-"""The terminal's driver: Textual's, made to survive a slow link, a dead one, and bytes that are no text.
+"""Textual's terminal driver, made to survive a slow link, a dead one, and bytes that are no text.
 
 Three things differ. Writing never waits: frames that a stalled link cannot take are dropped and the screen is painted
 anew when it can (Textual's own queue holds 30 writes and then blocks the event loop). A terminal that has gone, seen as
-an end of input or a failed write, is told to the app once instead of being read from for ever. And input that is not
+an end of input or a failed write, is reported to the app once instead of being read from for ever. Input that is not
 UTF-8, such as the mouse bytes a tmux re-attach can send, becomes replacement characters, not a crash (textual#6668).
 """
 
@@ -21,32 +21,32 @@ from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
-_MOST_WAITING = 1 << 19
-"""Bytes that may wait for a slow terminal before frames are dropped: a few full screens."""
+_MAX_QUEUED = 1 << 19
+"""Bytes that may be queued for a slow terminal before frames are dropped: a few full screens."""
 
-_FRAME = 256
-"""Bytes from which a write is a frame; shorter ones set modes and are never dropped."""
+_FRAME_BYTES = 256
+"""Bytes from which a write is a frame; shorter ones set terminal modes and are never dropped."""
 
-_GRACE = 1.0
-"""Seconds that the last words (leaving the alternate screen, mouse off) get to reach a slow terminal."""
+_DRAIN_SECONDS = 1.0
+"""Seconds that the last sequences (leaving the alternate screen, mouse off) get to reach a slow terminal."""
 
-_READ = 4096
-_TICK = 0.1
+_READ_BYTES = 4096
+_SELECT_SECONDS = 0.1
 
 
 class TerminalWriter:
-    """Writes to a descriptor from a thread of its own; `write` only queues.
+    """Thread that writes to a descriptor; `write` only queues.
 
     `on_recovered` is called from that thread when frames were dropped and the terminal takes them again, `on_gone` when
-    it takes nothing any more.
+    it fails.
     """
 
     def __init__(self, descriptor: int, on_recovered: Callable[[], None], on_gone: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self._on_recovered = on_recovered
         self._on_gone = on_gone
-        self._waiting: deque[bytes] = deque()
-        self._bytes = 0
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
         self._dropped = False
         self._gone = False
         self._ended = False
@@ -63,27 +63,27 @@ class TerminalWriter:
         with self._changed:
             if self._gone or not data:
                 return
-            if self._bytes > _MOST_WAITING and len(data) >= _FRAME:
+            if self._queued_bytes > _MAX_QUEUED and len(data) >= _FRAME_BYTES:
                 self._dropped = True
                 return
-            self._waiting.append(data)
-            self._bytes += len(data)
+            self._queue.append(data)
+            self._queued_bytes += len(data)
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> None:
-        """Wait until everything is written, or for so long."""
+        """Wait until everything is written, at most this long."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._bytes and not self._gone and (left := deadline - time.monotonic()) > 0:
+            while self._queued_bytes and not self._gone and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def end(self) -> None:
-        """Write what is queued, as far as the terminal takes it in time, and end the thread."""
-        self.drain(_GRACE)
+        """Write what is queued, as far as the terminal takes it within a second, and end the thread."""
+        self.drain(_DRAIN_SECONDS)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        self._thread.join(_GRACE)  # a write that blocks on a dead link ends with the process
+        self._thread.join(_DRAIN_SECONDS)  # a write that blocks on a dead link ends with the process
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
@@ -96,21 +96,22 @@ class TerminalWriter:
                 self._on_gone()
                 return
             with self._changed:
-                self._bytes -= len(batch)
-                recovered = self._dropped and not self._bytes
+                self._queued_bytes -= len(batch)
+                recovered = self._dropped and not self._queued_bytes
                 self._dropped = self._dropped and not recovered
                 self._changed.notify_all()
             if recovered:
                 self._on_recovered()
 
     def _next(self) -> bytes | None:
+        """Wait for something to write; None when the thread is to end."""
         with self._changed:
-            while not self._waiting and not self._ended:
+            while not self._queue and not self._ended:
                 self._changed.wait()
-            if not self._waiting:
+            if not self._queue:
                 return None
-            batch = b"".join(self._waiting)
-            self._waiting.clear()
+            batch = b"".join(self._queue)
+            self._queue.clear()
             return batch
 
 
@@ -134,14 +135,14 @@ class SteadyDriver(LinuxDriver):
         descriptor = self.terminal if self.terminal is not None else sys.__stderr__.fileno()  # type: ignore[union-attr]
         self._out = TerminalWriter(descriptor, self._repaint, self._gone)
         self._out.start()
-        self._said_gone = False
+        self._reported_gone = False
 
     def write(self, data: str) -> None:
         """Queue data for the terminal."""
         self._out.write(data)
 
     def close(self) -> None:
-        """Let the last words out and end the threads."""
+        """Write what is queued and end the threads."""
         self._out.end()
         super().close()
 
@@ -155,18 +156,18 @@ class SteadyDriver(LinuxDriver):
         return super()._get_terminal_size()
 
     def run_input_thread(self) -> None:
-        """Read keys and mouse until the app leaves or the terminal is gone."""
+        """Read keys and mouse until the app exits or the terminal is gone."""
         parser = XTermParser(self._debug)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
-                if selector.select(_TICK):
+                if selector.select(_SELECT_SECONDS):
                     data = self._read()
                     if not data:
                         self._gone()
                         return
-                    # Half a character decodes to nothing, which would tell the parser that the input has ended.
+                    # Half a character decodes to nothing, which the parser would take for the end of input.
                     if text := decoder.decode(data):
                         for message in parser.feed(text):
                             self.process_message(message)
@@ -177,24 +178,25 @@ class SteadyDriver(LinuxDriver):
                 pass
 
     def _read(self) -> bytes:
-        """What the terminal sent; nothing when it is gone."""
+        """Bytes from the terminal; none when it is gone."""
         try:
-            return os.read(self.fileno, _READ)
+            return os.read(self.fileno, _READ_BYTES)
         except OSError:
             return b""
 
     def _repaint(self) -> None:
-        """Paint everything again: what is on the screen is not what Textual thinks."""
+        """Paint everything again: frames were dropped, and Textual does not know."""
         self._loop.call_soon_threadsafe(self._paint)
 
     def _paint(self) -> None:
         self._app.screen.refresh()
 
     def _gone(self) -> None:
-        if self._said_gone:
+        """Report once to the app that the terminal is gone."""
+        if self._reported_gone:
             return
-        self._said_gone = True
-        hung_up = getattr(self._app, "terminal_gone", None)
-        if hung_up is not None:
+        self._reported_gone = True
+        terminal_gone = getattr(self._app, "terminal_gone", None)
+        if terminal_gone is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(hung_up)
+                self._loop.call_soon_threadsafe(terminal_gone)

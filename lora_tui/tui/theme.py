@@ -1,4 +1,7 @@
-"""Our two themes and the names of the states: one accent; red only for what needs a person; glyphs before colour."""
+"""The app's two themes, and glyphs and colours for states of runs and verdicts on pairs.
+
+One accent, red only for what needs a person, glyphs before colour.
+"""
 
 from textual.theme import Theme
 
@@ -95,5 +98,5 @@ VERDICT_COLOURS = {"accepted": "$success", "rejected": DIM, "review": "$warning"
 
 
 def state(name: str) -> tuple[str, str]:
-    """Return a run's state with its glyph, and the colour to say it in."""
+    """Return a run's state with its glyph, and its colour."""
     return f"{STATE_GLYPHS.get(name, '·')} {name}", STATE_COLOURS.get(name, DIM)

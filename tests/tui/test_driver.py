@@ -107,7 +107,7 @@ class Input:
         driver._debug = False
         driver.fileno = self.slave
         driver.exit_event = threading.Event()
-        driver._said_gone = False
+        driver._reported_gone = False
         driver._loop = loop
         driver._app = SimpleNamespace(terminal_gone=self._count)
         driver.process_message = self.messages.append

@@ -1,6 +1,6 @@
 """Base classes of the six modes: `ModeScreen`, and `RunScreen` for the two that follow a run (Generate and Train)."""
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
@@ -94,14 +94,21 @@ def run_status(run: RunLine | None, more: str, *, narrow: bool) -> Content:
 class RunScreen(ModeScreen):
     """A mode that follows one run, and forecasts the next where there is none; start, resume and stop are its keys.
 
-    Subclasses say which run (`run_id`), forecast (`forecast`), and draw: `show_no_run`, `open_run`, `follow_run`.
+    `forecast` says what a run with given settings will be. Subclasses say which run to follow (`run_id`), and draw it:
+    `show_no_run`, `open_run`, `follow_run`.
     """
 
     STOP_MESSAGE: ClassVar[str] = ""
 
-    def __init__(self, services: AppServices, actions: AppActions) -> None:
+    def __init__(
+        self,
+        services: AppServices,
+        actions: AppActions,
+        forecast: Callable[["Settings"], Awaitable[ForecastText]],
+    ) -> None:
         super().__init__(services)
         self.actions = actions
+        self.forecast = forecast
         self.run_in_view: RunLine | None = None
         """The run that is followed, as of the last poll."""
         self._plan = PlanView()
@@ -109,10 +116,6 @@ class RunScreen(ModeScreen):
     @property
     def run_id(self) -> int | None:
         """Id of the run to follow."""
-        raise NotImplementedError
-
-    def forecast(self, settings: "Settings") -> Coroutine[Any, Any, ForecastText]:
-        """What a run of this mode will be."""
         raise NotImplementedError
 
     async def show_no_run(self) -> None:

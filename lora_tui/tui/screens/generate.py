@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,7 +12,6 @@ from textual.containers import Container, Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 
-from lora_tui.protocol.backend import ForecastText
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter
@@ -25,9 +24,6 @@ from lora_tui.tui.views.generation import GenerationView, analysis_lines, progre
 from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
-
-if TYPE_CHECKING:
-    from lora_tui.config import Settings
 
 _NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
 _NORMAL = (
@@ -76,7 +72,7 @@ class GenerateScreen(RunScreen):
     ]  # fmt: skip
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
-        super().__init__(services, actions)
+        super().__init__(services, actions, services.backend.forecast_generation)
         self._view: GenerationView | None = None
         self._window: PairWindow | None = None
         self._sums_throttle = Throttle()
@@ -116,10 +112,6 @@ class GenerateScreen(RunScreen):
         """Id of the run to follow."""
         return self.state.generation_run
 
-    async def forecast(self, settings: "Settings") -> ForecastText:
-        """What a generation run will be."""
-        return await self.services.backend.forecast_generation(settings)
-
     async def open_run(self, store: Store, run: RunLine) -> None:
         """Begin to follow another run, at its newest pairs."""
         row = await runs.get(store, run.id)
@@ -131,32 +123,32 @@ class GenerateScreen(RunScreen):
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
         """Read the pairs that have come, and the sums when they are due; draw what is new."""
-        assert self._view is not None
-        self._view.run = run
+        view, window = self._view, self._window
+        assert view is not None
+        assert window is not None
+        view.run = run
         if changed or moved:
-            await self._follow(store)
-        self._sums_stale |= changed or moved or self.is_live
+            await self._follow_pairs(store, window)
+        self._sums_stale |= changed or moved or view.live
         summed = self._sums_stale and self._sums_throttle.due()
         if summed:
             self._sums_stale = False
-            await self._view.sum_up(store, time.time())
+            await view.sum_up(store, time.time())
             self._sums_throttle.done()
-            self._announce_training()
+            self._announce_training(view)
         await self._read(store)
         if changed or moved or summed:
-            self._draw(summed=summed)
+            self._draw(view, summed=summed)
 
-    async def _follow(self, store: Store) -> None:
+    async def _follow_pairs(self, store: Store, window: PairWindow) -> None:
         """Read the ids of the pairs that match; the cursor stays on its pair."""
-        assert self._window is not None
-        assert self._view is not None
         rows = self.query_one("#pairs", RowList)
-        chosen = self._window.ids[rows.cursor] if rows.cursor < len(self._window) and not rows.following else None
-        if not await self._window.follow(store):
+        chosen = window.ids[rows.cursor] if rows.cursor < len(window) and not rows.following else None
+        if not await window.follow(store):
             return
-        rows.show(len(self._window))
-        if chosen is not None and (index := self._window.index_of(chosen)) is not None and index != rows.cursor:
-            rows.cursor = index  # pairs that came or went above it must not move what is looked at
+        rows.show(len(window))
+        if chosen is not None and (index := window.index_of(chosen)) is not None and index != rows.cursor:
+            rows.cursor = index  # pairs that came or went above it must not move it to another one
 
     async def _read(self, store: Store) -> None:
         """Read the rows in view, and draw them where they have changed."""
@@ -169,10 +161,9 @@ class GenerateScreen(RunScreen):
         self._show_title()
         self.services.poll_soon()  # the rows that are in view now may not have been read
 
-    def _announce_training(self) -> None:
+    def _announce_training(self, view: GenerationView) -> None:
         """Say once that a quickstart has gone on to training; whoever comes later sees it in the bar."""
-        view = self._view
-        if view is None or view.trains_since is None or self._announced == view.run.id:
+        if view.trains_since is None or self._announced == view.run.id:
             return
         self._announced = view.run.id
         if time.time() - view.trains_since < _NEWS_SECONDS:
@@ -180,10 +171,7 @@ class GenerateScreen(RunScreen):
 
     # Drawing
 
-    def _draw(self, *, summed: bool) -> None:
-        view, window = self._view, self._window
-        assert view is not None
-        assert window is not None
+    def _draw(self, view: GenerationView, *, summed: bool) -> None:
         progress = self.query_one("#progress", Panel)
         progress.show(progress_lines(view, time.time(), progress.content_size.width or 60), "Progress")
         title, words = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,7 +12,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 
 from lora_tui.machine import DeviceLoad, device_load
-from lora_tui.protocol.backend import ChatTarget, ForecastText
+from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
@@ -29,9 +29,6 @@ from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
-
-if TYPE_CHECKING:
-    from lora_tui.config import Settings
 
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
@@ -71,7 +68,7 @@ class TrainScreen(RunScreen):
     ]  # fmt: skip
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
-        super().__init__(services, actions)
+        super().__init__(services, actions, services.backend.forecast_training)
         self._view: TrainingView | None = None
         self._samples: list[Sample] = []
         self._shown_evaluation: Evaluation | None = None
@@ -123,10 +120,6 @@ class TrainScreen(RunScreen):
         """Id of the run to follow."""
         return self.state.training_run
 
-    async def forecast(self, settings: "Settings") -> ForecastText:
-        """What a training run will be."""
-        return await self.services.backend.forecast_training(settings)
-
     async def show_no_run(self) -> None:
         """Show the plan where the plots will be."""
         self._view = None
@@ -149,21 +142,21 @@ class TrainScreen(RunScreen):
         view.run = run
         news = (changed or moved) and await view.follow(store)
         if news or self._shown_evaluation is None:
-            await self._read_answers(store)
+            await self._read_answers(store, view)
         if news or moved:
-            await self._read_weights(store)
+            await self._read_weights(store, view)
             self._plots_stale = True
         tick = time.monotonic() - self._ticked_at >= _CLOCK_SECONDS
         if tick:
             self._ticked_at = time.monotonic()
-            self._measure_load()
+            if view.live:
+                self._device_load = device_load(view.run.pid if view.run.host == self._host else None)
         if news or moved or self._plots_stale or tick:
-            self._draw(news=news or moved)
+            self._draw(view, news=news or moved)
 
-    async def _read_answers(self, store: Store) -> None:
+    async def _read_answers(self, store: Store, view: TrainingView) -> None:
         """Read the answers of the evaluation in view, when it is another one now."""
-        assert self._view is not None
-        evaluations = self._view.evaluations
+        evaluations = view.evaluations
         if not evaluations:
             return
         self._back = min(self._back, len(evaluations) - 1)
@@ -171,30 +164,19 @@ class TrainScreen(RunScreen):
         if self._shown_evaluation is None or wanted.id != self._shown_evaluation.id:
             self._shown_evaluation = wanted
             self._samples = await store_training.samples(store, wanted.id)
-            self._ratings = await ratings(store, self._view.run.id)
+            self._ratings = await ratings(store, view.run.id)
 
-    async def _read_weights(self, store: Store) -> None:
+    async def _read_weights(self, store: Store, view: TrainingView) -> None:
         """Read the weights at the first evaluation of the run, and the newest."""
-        assert self._view is not None
-        evaluations = self._view.evaluations
-        history = await weight_history(store, "evaluation")
+        evaluations = view.evaluations
         start = dict(evaluations[0].weights) if evaluations else {}
-        now = dict(history[-1].weights) if history else start
-        if not self._view.live and evaluations:
-            now = dict(history[-1].weights) if history else dict(evaluations[-1].weights)
+        newest = await weight_history(store, "evaluation") or ([] if view.live else evaluations)
+        now = dict(newest[-1].weights) if newest else start
         self._weights = start or now, now
-
-    def _measure_load(self) -> None:
-        """Measure the load of the device while the run is live; of its process, where that is on this machine."""
-        view = self._view
-        if view is not None and view.live:
-            self._device_load = device_load(view.run.pid if view.run.host == self._host else None)
 
     # Drawing
 
-    def _draw(self, *, news: bool) -> None:
-        view = self._view
-        assert view is not None
+    def _draw(self, view: TrainingView, *, news: bool) -> None:
         now = time.time()
         before = view.live and not view.step
         self.set_class(before, "-before")
@@ -204,48 +186,43 @@ class TrainScreen(RunScreen):
             room = self.query_one("#plan", Panel).content_size.width or 76
             self.query_one("#plan", Panel).show(words.first_lines(view, room), "Plan")
         title = "Plan" if not view.step else "Now" if view.live else "Last step"
-        self.query_one("#now", Panel).show(self._now_text(now), title)
+        self.query_one("#now", Panel).show(self._now_text(view, now), title)
         self.query_one("#now-line", Line).show(words.now_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
         self.show_run_in_bar(view.run, place if self.size.width < 100 else words.ending(view) or place)
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
-            self._draw_plots()
+            self._draw_plots(view)
         if news:
             start, weights = self._weights
             panel = self.query_one("#weights", Panel)
             panel.show(words.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
             weighed = words.weight_line(start, weights, self.size.width - 2)
             self.query_one("#score-line", Line).show(styled((words.score_line(view) + "\n", "bold"), weighed))
-            self._draw_answers()
+            self._draw_answers(view)
 
-    def _now_text(self, now: float) -> Content:
-        view = self._view
-        assert view is not None
+    def _now_text(self, view: TrainingView, now: float) -> Content:
+        """The figures of the moment, and the run's warnings where there is room."""
         panel = words.now_lines(view, self._device_load, now)
         room = self.query_one("#now", Panel).content_size
         if view.warnings and (self.has_class("-tall") or room.height > len(panel.plain.splitlines()) + 1):
             panel = styled(panel, "\n\n", words.warning_lines(view.warnings, room.width))
         return panel
 
-    def _draw_plots(self) -> None:
-        view = self._view
-        assert view is not None
+    def _draw_plots(self, view: TrainingView) -> None:
         name = _PLOTS[self._plot]
-        self._draw_plot(self.query_one("#plot", LinePlot), name)
+        self._draw_plot(view, self.query_one("#plot", LinePlot), name)
         titles = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
         set_title(self.query_one("#plot-box"), titles[name])
         second = "rate" if name != "rate" else "speed"
-        self._draw_plot(self.query_one("#second", LinePlot), second)
+        self._draw_plot(view, self.query_one("#second", LinePlot), second)
         set_title(self.query_one("#second-box"), titles[second])
-        self._draw_plot(self.query_one("#score-plot", LinePlot), "score")
+        self._draw_plot(view, self.query_one("#score-plot", LinePlot), "score")
         set_title(self.query_one("#score-box"), words.score_title(view))
 
-    def _draw_plot(self, plot: LinePlot, name: str) -> None:
+    def _draw_plot(self, view: TrainingView, plot: LinePlot, name: str) -> None:
         """Draw one of `_PLOTS`."""
-        view = self._view
-        assert view is not None
         plot.set_empty_text(words.no_points(view, name))
         end = view.steps or None
         if name == "loss":
@@ -262,9 +239,8 @@ class TrainScreen(RunScreen):
         else:
             plot.show([Series("tokens/s", view.speed, style="second")], end_x=end, limits=(0.0, 0.0))
 
-    def _draw_answers(self) -> None:
-        view, shown = self._view, self._shown_evaluation
-        assert view is not None
+    def _draw_answers(self, view: TrainingView) -> None:
+        shown = self._shown_evaluation
         rows = self.query_one("#answers", RowList)
         rows.show(len(self._samples) if shown is not None else 0)
         if shown is None:
@@ -324,7 +300,7 @@ class TrainScreen(RunScreen):
         """Show the next of the plots in the large place."""
         self._plot = (self._plot + 1) % len(_PLOTS)
         if self._view is not None:
-            self._draw_plots()
+            self._draw_plots(self._view)
 
     def action_log(self) -> None:
         """Switch the large plot between linear and logarithmic."""
@@ -340,8 +316,8 @@ class TrainScreen(RunScreen):
         if self._view is None or self.store is None or not self._view.evaluations:
             return
         self._back = min(max(0, self._back - by), len(self._view.evaluations) - 1)
-        await self._read_answers(self.store)
-        self._draw_answers()
+        await self._read_answers(self.store, self._view)
+        self._draw_answers(self._view)
 
     @on(RowList.Chosen, "#answers")
     def _open_answer(self, event: RowList.Chosen) -> None:
@@ -355,5 +331,5 @@ class TrainScreen(RunScreen):
         """Show the new ratings, and the weights they have changed."""
         if self._view is not None and self.store is not None:
             self._ratings = await ratings(self.store, self._view.run.id)
-            await self._read_weights(self.store)
-            self._draw(news=True)
+            await self._read_weights(self.store, self._view)
+            self._draw(self._view, news=True)
