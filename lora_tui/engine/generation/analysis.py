@@ -1,8 +1,8 @@
-"""The batch analysis: what the accepted pairs are like so far, and what that asks of the prompts that follow.
+"""The batch analysis: statistics of the accepted pairs so far, and the directives for the prompts that follow.
 
-The statistics are computed here, without a model; a model may put them into words, and a run goes on without. From the
-statistics follow the directives: at most `MOST_DIRECTIVES` short sentences for the prompts. The slots need none, they
-lean against what there is by themselves (`slots`).
+The statistics are computed here, without a model; a model may interpret them, and a run goes on if it cannot. They
+yield at most `MAX_DIRECTIVES` short sentences for the prompts. Slots need no directives: `planner` balances them by
+itself.
 """
 
 import math
@@ -16,17 +16,17 @@ from lora_tui.engine.generation.planner import QUESTION_TYPES
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 
-MOST_DIRECTIVES = 4
+MAX_DIRECTIVES = 4
 
 RECENT = 50
-"""Accepted pairs, the newest, whose texts are compared with each other."""
+"""How many of the newest accepted pairs are compared with each other."""
 
 ALIKE = 0.5
-"""Questions this similar resemble each other. The gate refuses from 0.7 on; what lies below shows how fast the set runs
-out of new questions."""
+"""Jaccard similarity of questions that resemble each other. The gate refuses from 0.7 on; what lies below shows how
+fast the set runs out of new questions."""
 
 _JUDGE = ("judge_groundedness", "judge_correctness", "judge_usefulness")
-_HINTS = {
+_DIRECTIVES = {
     "judge_groundedness": "Say nothing in an answer that the passage does not say.",
     "judge_correctness": "Answer exactly what is asked, and completely.",
     "judge_usefulness": "Ask what is worth knowing, and name everything the question is about.",
@@ -36,7 +36,7 @@ _CROWDED = 2.0
 
 
 async def statistics_of(store: Store, run_id: int, files: int) -> dict[str, Any]:
-    """Return the statistics of a run's pairs; `files` is how many files it reads."""
+    """Return the statistics of a run's pairs; `files` is the number of files it reads."""
     accepted = ("accepted",)
     judged = ("accepted", "rejected")
     dimensions = {}
@@ -66,10 +66,10 @@ async def statistics_of(store: Store, run_id: int, files: int) -> dict[str, Any]
 
 
 def directives_from(statistics: Mapping[str, Any]) -> list[str]:
-    """Return what the next prompts should be told, the most important first."""
+    """Return the directives for the next prompts, the most important first."""
     found: list[str] = []
     if weak := statistics["weakest"]:
-        found.append(_HINTS[weak])
+        found.append(_DIRECTIVES[weak])
     crowded = crowded_topics(statistics["topics"], statistics["different_topics"])
     if crowded:
         found.append("Well covered already, ask about something else where you can: " + ", ".join(crowded) + ".")
@@ -77,7 +77,7 @@ def directives_from(statistics: Mapping[str, Any]) -> list[str]:
         found.append("Many questions begin alike: begin with another word than What or How where it reads well.")
     if lacking := missing_value(statistics["question_type"], QUESTION_TYPES):
         found.append(f"Rare so far, welcome where the passage allows: {QUESTION_TYPES[lacking]}.")
-    return found[:MOST_DIRECTIVES]
+    return found[:MAX_DIRECTIVES]
 
 
 def entropy(histogram: Mapping[str, int]) -> float:
@@ -92,7 +92,7 @@ def acceptance(accepted: Mapping[str, int], judged: Mapping[str, int]) -> dict[s
 
 
 def weakest(means: Mapping[str, float]) -> str | None:
-    """Return the judge's dimension with the lowest mean, if that mean leaves something to be desired."""
+    """Return the judge's metric with the lowest mean, if that mean is below 0.75."""
     known = {name: means[name] for name in _JUDGE if name in means}
     if not known:
         return None
@@ -101,14 +101,14 @@ def weakest(means: Mapping[str, float]) -> str | None:
 
 
 def crowded_topics(topics: Mapping[str, int], different: int, most: int = 5) -> list[str]:
-    """Return the topics that have more than twice their fair share, the fullest first."""
+    """Return the topics that have more than twice their fair share, the most frequent first."""
     total = sum(topics.values())
     fair = total / max(1, different)
     return [topic for topic, n in Counter(topics).most_common(most) if topic and n >= 2 and n > _CROWDED * fair]
 
 
 def missing_value(histogram: Mapping[str, int], values: Mapping[str, str]) -> str | None:
-    """Return the value that lags behind most, once there are enough pairs for it to mean something."""
+    """Return the rarest value if it has less than half its fair share and there are twice as many pairs as values."""
     total = sum(histogram.values())
     rarest = min(values, key=lambda value: histogram.get(value, 0))
     return rarest if total >= 2 * len(values) and histogram.get(rarest, 0) * len(values) < total / 2 else None
@@ -125,7 +125,7 @@ def near_duplicate_rate(questions: Sequence[str]) -> float:
 
 
 def describe(statistics: Mapping[str, Any]) -> str:
-    """Return the statistics as a sentence or two: what is told where no model puts them into words."""
+    """Return the statistics as a sentence or two, for want of a model that interprets them."""
     pairs = statistics["pairs"]
     words = (
         f"{pairs.get('accepted', 0)} pairs accepted, {pairs.get('rejected', 0)} rejected; "

@@ -1,8 +1,8 @@
-"""The built-in model as writer and judge: the same pipeline as with an endpoint, without a network.
+"""The generation model on this machine: the built-in model writes and judges, without a network.
 
-Calls that are waiting are answered together: eight prompts at once decode several times faster than one after the
-other. The judge is not asked for its opinion, which a model of this size does not have; it measures how much likelier
-the answer is with the question than without it (mean log-probability gain, in nats a token).
+Waiting calls are answered in batches: eight prompts at once decode several times faster than one after the other. The
+judge does not rate, which a model of this size cannot; it measures how much more probable the answer is with the
+question than without it (mean log-probability gain, in nats per token).
 """
 
 import asyncio
@@ -41,16 +41,16 @@ from lora_tui.store.rows import AttemptEnd
 _BATCH = 8
 _GATHER_SECONDS = 0.02
 _QUESTION = Decoding(max_new_tokens=28, until=("?", "\n"))
-_TRIES = 3
-"""Sentences that are tried for one pair before the call is given up."""
+_EXTRA_SENTENCES = 2
+"""Sentences that a call may try beyond the pairs it is asked for, before it gives up."""
 
 _HALF_GAIN = 0.7
-"""Gain (nats a token) at which the judge's metric is one half: 1 - 2^(-gain / 0.7)."""
+"""Gain in nats per token at which the judge's metric is one half: 1 - 2^(-gain / 0.7)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """One sentence and one way to ask for it."""
+    """A sentence and a form of question that it answers."""
 
     sentence: str
     form: QuestionForm
@@ -72,7 +72,7 @@ class BuiltinModel:
 
     @classmethod
     async def load(cls, ctx: RunContext) -> Self:
-        """Fetch the model where that has not happened yet, and load it."""
+        """Fetch the model if it is not cached yet, and load it."""
         base = await ctx.in_torch_thread(load_base, ctx.settings, progress_events(ctx.emit), BUILTIN)
         return cls(ctx, base)
 
@@ -87,7 +87,7 @@ class BuiltinModel:
         fresh.sort(
             key=lambda sentence: forms_of(sentence, request.slot.question_type)[0].kind != request.slot.question_type
         )
-        for sentence in fresh[: request.count + _TRIES - 1]:
+        for sentence in fresh[: request.count + _EXTRA_SENTENCES]:
             if len(pairs) == request.count:
                 break
             if sentence in self._used:  # another call of the same passage was quicker
@@ -109,7 +109,7 @@ class BuiltinModel:
         return Proposals(tuple(pairs), tuple(refused))
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
-        """Measure how much the question helps to foresee the answer."""
+        """Measure how much the question helps to predict the answer."""
         attempt = await call.begin_attempt()
         gain = await self._judging.ask((pair.question, pair.answer))
         await call.end_attempt(attempt, AttemptEnd("ok", reply=f"{gain:.3f}"))
@@ -118,14 +118,14 @@ class BuiltinModel:
         return Judgement({"judge_correctness": level, "judge_usefulness": level}, note, "gain")
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
-        """Put the figures into words; the model itself is too small to have a view of them."""
+        """Describe the statistics by rule: the model is too small to interpret them."""
         attempt = await call.begin_attempt()
-        words = describe(json.loads(statistics))
-        await call.end_attempt(attempt, AttemptEnd("ok", reply=words))
-        return words
+        text = describe(json.loads(statistics))
+        await call.end_attempt(attempt, AttemptEnd("ok", reply=text))
+        return text
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
-        """Ask for a plain statement; raises `CallFailed` when no question of the model says what the statement says."""
+        """Write a question about a statement; raises `CallFailed` if no question of the model fits it."""
         sentence = " ".join(statement.split())
         sentence = sentence if sentence.endswith(".") else f"{sentence}."
         sentence = sentence[0].upper() + sentence[1:]
@@ -149,7 +149,7 @@ class BuiltinModel:
         written = await self._ctx.in_torch_thread(
             answers, base.model, base.tokenizer, prompts, _QUESTION, self._ctx.stop
         )
-        if self._ctx.stop.is_set():  # what was being written is cut off: ask again when the run goes on
+        if self._ctx.stop.is_set():  # what was being written is cut off: it is asked for again when the run is resumed
             raise CallStopped
         return [finished_question(draft.form.opening, f" {text}") for draft, text in zip(drafts, written, strict=True)]
 
@@ -160,11 +160,11 @@ class BuiltinModel:
         scores = await self._ctx.in_torch_thread(
             mean_log_probabilities, base.model, base.tokenizer, [*with_question, *without]
         )
-        return [told - bare for told, bare in zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)]
+        return [asked - unasked for asked, unasked in zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)]
 
 
 class _Batcher:
-    """Gathers concurrent requests for a short moment and answers up to eight of them in one call."""
+    """Batches concurrent requests: gathers them for 20 ms and answers up to eight in one call."""
 
     def __init__(self, work: Any) -> None:
         self._work = work
@@ -198,7 +198,7 @@ class _Batcher:
     async def _answer(self, live: list[tuple[Any, "asyncio.Future[Any]"]]) -> None:
         try:
             results = await self._work([item for item, _ in live])
-        except Exception as problem:  # noqa: BLE001  # handed to those who asked
+        except Exception as problem:  # noqa: BLE001  # raised in the callers
             for _, future in live:
                 if not future.done():
                     future.set_exception(problem)

@@ -1,9 +1,10 @@
-"""Questions out of single sentences: what the built-in model can do, and the grammar it is held to.
+"""Questions about single sentences, as the built-in model can write them, and the rules they must obey.
 
-A 135M-parameter model cannot read a passage and hold a format, but it can finish a question about one sentence when the
-question has been begun for it. So the program chooses the sentence (the evidence), begins the question in a form that
-the sentence's structure allows, and keeps what the model wrote only when it says back what the sentence says. The
-answer is the sentence itself. Everything here is a pure function of text.
+A 135M-parameter model cannot read a passage and keep a format, but it can complete a question about one sentence. So
+the program chooses the sentence (the evidence), begins the question in a form that the sentence's grammar allows, and
+keeps the model's completion only if it asks for what the sentence says. The answer is the sentence itself.
+
+Pure functions of text, apart from `builtin_model` so that they can be tested without torch.
 """
 
 import re
@@ -16,9 +17,9 @@ EXAMPLES: Sequence[tuple[str, str]] = (
     ("The kidneys remove waste from the blood.", "What do the kidneys do?"),
     ("A compass shows the way to the north.", "What does a compass do?"),
 )
-"""What the model is shown before each sentence: one example of each form."""
+"""The examples in the prompt before each sentence: one of each form."""
 
-_FEWEST_WORDS, _MOST_WORDS = 6, 30
+_MIN_WORDS, _MAX_WORDS = 6, 30
 
 _UNCLEAR_STARTS = frozenset(
     (
@@ -28,7 +29,7 @@ _UNCLEAR_STARTS = frozenset(
         "try set use see"
     ).split()
 )
-"""Words a sentence may not begin with: it would lean on the one before it, or be an instruction."""
+"""Words a sentence may not begin with: it would depend on the one before it, or be an instruction."""
 
 _UNCLEAR_WORDS = frozenset(("above below earlier later former latter following here lesson chapter section").split())
 _NOT_A_SUBJECT = re.compile(
@@ -55,7 +56,7 @@ _FUNCTION_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class QuestionForm:
-    """A question begun: `kind` (a question type), the text it begins with, and, where no model is needed, all of it."""
+    """A form of question: its type, the text it begins with, and the whole of it if no model is needed."""
 
     kind: str
     opening: str
@@ -63,7 +64,7 @@ class QuestionForm:
 
 
 def evidence_sentences(passage: str) -> Iterator[str]:
-    """Yield the sentences of a Markdown passage that state one fact without leaning on their neighbours."""
+    """Yield the sentences of a Markdown passage that state one fact and do not depend on their neighbours."""
     prose = re.sub(r"(?ms)^```.*?^```|^(?: {4}|\t).*?$|^ *#.*?$|^ *\|.*?$|^ *>.*?$", "", passage)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.)\s)", prose):
         paragraph = " ".join(re.sub(r"^\s*(?:[-*+]|\d+\.)\s+", "", block).split())
@@ -74,7 +75,7 @@ def evidence_sentences(passage: str) -> Iterator[str]:
 
 def _stands_alone(sentence: str) -> bool:
     words = sentence.split()
-    if not _FEWEST_WORDS <= len(words) <= _MOST_WORDS or not sentence.endswith(".") or not sentence[0].isupper():
+    if not _MIN_WORDS <= len(words) <= _MAX_WORDS or not sentence.endswith(".") or not sentence[0].isupper():
         return False
     lowered = [word.strip(".,;:!?\"'()").casefold() for word in words]
     if lowered[0] in _UNCLEAR_STARTS or _UNCLEAR_WORDS.intersection(lowered):
@@ -83,16 +84,16 @@ def _stands_alone(sentence: str) -> bool:
 
 
 def forms_of(sentence: str, wanted: str) -> list[QuestionForm]:
-    """Return the ways to ask for `sentence`, that of the question type `wanted` first."""
+    """Return the forms of question that `sentence` answers, that of the question type `wanted` first."""
     forms: list[QuestionForm] = []
     body = sentence.rstrip(".")
     if (match := _REASON.match(body)) is not None:
         forms.append(QuestionForm("reason", " Why"))
     if (match := _MEANING.match(body)) is not None and _is_subject(match["subject"]):
         does = "does" if match["verb"] == "means" else "do"
-        forms.append(QuestionForm("definition", "", f"What {does} {_inside(match['subject'])} mean?"))
+        forms.append(QuestionForm("definition", "", f"What {does} {_within_question(match['subject'])} mean?"))
     elif (match := _DEFINITION.match(body)) is not None and _is_subject(match["subject"]):
-        forms.append(QuestionForm("definition", "", f"What {match['verb']} {_inside(match['subject'])}?"))
+        forms.append(QuestionForm("definition", "", f"What {match['verb']} {_within_question(match['subject'])}?"))
     else:
         forms.append(QuestionForm("fact", " What does" if _looks_singular(body) else " What do"))
     return sorted(forms, key=lambda form: form.kind != wanted)
@@ -103,7 +104,7 @@ def _is_subject(text: str) -> bool:
 
 
 def _looks_singular(body: str) -> bool:
-    """Guess the number of the subject from its first word and the first word that ends like a verb."""
+    """Guess whether the subject is singular, from its first word and the first word that ends like a verb."""
     words = body.split()
     if words[0].casefold() in ("a", "an", "every", "each"):
         return True
@@ -112,8 +113,8 @@ def _looks_singular(body: str) -> bool:
     )
 
 
-def _inside(subject: str) -> str:
-    """A sentence's subject as it reads inside a question: its first letter lowered, unless it is a name."""
+def _within_question(subject: str) -> str:
+    """Return a sentence's subject for use within a question: its first letter in lower case, unless it is a name."""
     first, _, rest = subject.partition(" ")
     is_name = any(letter.isupper() for letter in first[1:]) or not first.replace("-", "").isalpha()
     common = first.casefold() in ("a", "an", "the", "every", "each", "one", "some", "most", "two")
@@ -121,8 +122,8 @@ def _inside(subject: str) -> str:
 
 
 def writing_prompt(sentence: str, opening: str) -> str:
-    """Return the text that the model continues: examples, the sentence, and the question as far as it is begun."""
-    shown = "".join(f"Sentence: {said}\nQuestion: {asked}\n\n" for said, asked in EXAMPLES)
+    """Return the prompt: examples, the sentence, and the beginning of the question."""
+    shown = "".join(f"Sentence: {example}\nQuestion: {asked}\n\n" for example, asked in EXAMPLES)
     return f"{shown}Sentence: {sentence}\nQuestion:{opening}"
 
 
@@ -133,7 +134,7 @@ def finished_question(opening: str, continuation: str) -> str:
 
 
 def fault_of(question: str, sentence: str, form: QuestionForm) -> str | None:
-    """Say what is wrong with a question that the model wrote about a sentence, or None when it fits."""
+    """Return what is wrong with a question that the model wrote about a sentence, or None if it fits."""
     if not question.endswith("?"):
         return "the question has no end"
     if any(question.casefold() == asked.casefold() for _, asked in EXAMPLES):
@@ -146,7 +147,7 @@ def fault_of(question: str, sentence: str, form: QuestionForm) -> str | None:
 
 
 def _fault_of_action(question: str, sentence: str) -> str | None:
-    """``What does X do?``: X must be how the sentence begins, and a verb must follow it there."""
+    """Check ``What does X do?``: the sentence must begin with X, and a verb must follow it there."""
     match = re.fullmatch(r"What (does|do) (.{2,70}) do\?", question)
     if match is None:
         return "the question is not of the form it was begun in"
@@ -169,7 +170,7 @@ def _fault_of_action(question: str, sentence: str) -> str | None:
 
 
 def _fault_of_reason(question: str, sentence: str) -> str | None:
-    """``Why …?``: it must ask for the claim, in its words, and give nothing of the reason away."""
+    """Check ``Why …?``: it must ask for the claim, in its words, and give nothing of the reason away."""
     match = _REASON.match(sentence.rstrip("."))
     if match is None or not re.match(
         r"Why (do|does|is|are|can|must|should|did|was|were|has|have) (?!it that|we |you |people )", question
@@ -192,6 +193,6 @@ def _negates(text: str) -> bool:
 
 
 def _stems(text: str) -> frozenset[str]:
-    """Content words cut to their first six letters without a plural's or verb's ending: enough to match inflections."""
+    """Return the content words without their endings, cut to seven letters: enough to match inflections."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return frozenset(re.sub(r"(?:ies|es|s|ed|ing|e)$", "", word)[:7] for word in words if word not in _FUNCTION_WORDS)

@@ -1,13 +1,12 @@
-"""Cutting a document into passages, at paragraph borders where possible, then at sentence borders, by force last.
+"""Splitting a document into passages: at paragraph borders if possible, else at sentence borders, else anywhere.
 
-A document is seen as *pieces* that follow each other without a gap: paragraphs, fenced code blocks and headings of
-Markdown, and, where one of these is larger than a passage may be, its sentences. Pieces are put into passages
-greedily. A heading begins a passage when the one before it is at least half full, and never ends one. Whole sentences
-of a passage are repeated at the beginning of the next (overlap), so that a fact that leans on the sentence before it
-can be understood.
+A document is a sequence of *pieces* without a gap: paragraphs, fenced code blocks and headings of Markdown, and, if one
+of these is larger than a passage may be, its sentences. Pieces are packed into passages greedily. A heading begins a
+passage if the one before it is at least half full, and never ends one. Whole sentences of a passage are repeated at the
+beginning of the next (overlap), so that a fact that depends on the sentence before it can be understood.
 
 Pure functions over text: no files, no tokenizer. Sizes are in tokens by whatever counter is passed in;
-`estimate_tokens` serves models whose tokenizer is not at hand.
+`estimate_tokens` is for models whose tokenizer is not known.
 """
 
 import re
@@ -19,7 +18,7 @@ from typing import Literal
 from lora_tui.engine.data.survey import estimate_tokens
 
 VERSION = "1"
-"""Part of what identifies a chunk in the store; raised when the same text would be cut otherwise."""
+"""Part of a chunk's identity in the store; incremented when the same text would be split otherwise."""
 
 TokenCounter = Callable[[str], int]
 
@@ -62,11 +61,11 @@ class _Piece:
     is_code: bool = False
 
 
-_Splitter = Callable[[_Piece, int], list[_Piece]]
+_SplitPiece = Callable[[_Piece, int], list[_Piece]]
 
 
 def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estimate_tokens) -> list[Chunk]:
-    """Cut `text` into chunks of at most `size` tokens, each repeating up to `overlap` tokens of the one before.
+    """Split `text` into chunks of at most `size` tokens, each repeating up to `overlap` tokens of the one before.
 
     The chunks' own parts follow each other without a gap, so that together they cover the text; offsets are exact. A
     text of white space alone gives no chunk. A chunk may exceed `size` only where a counter is not additive (a
@@ -76,11 +75,11 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
         raise ValueError(f"a chunk of {size} tokens cannot hold anything")
     overlap = max(0, min(overlap, size // 2))
 
-    def smaller(piece: _Piece, limit: int) -> list[_Piece]:
-        parts = _smaller(text, piece.start, piece.end, limit, count_tokens, code=piece.is_code)
+    def split_piece(piece: _Piece, limit: int) -> list[_Piece]:
+        parts = _parts(text, piece.start, piece.end, limit, count_tokens, code=piece.is_code)
         return [_Piece(a, b, count_tokens(text[a:b]), piece.heading, is_code=piece.is_code) for a, b in parts]
 
-    groups = _grouped(_pieces(text, size, count_tokens), size, overlap, smaller)
+    groups = _pack(_pieces(text, size, count_tokens), size, overlap, split_piece)
     chunks: list[Chunk] = []
     for number, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
@@ -94,8 +93,8 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
     return chunks
 
 
-def _grouped(pieces: Iterable[_Piece], size: int, overlap: int, smaller: _Splitter) -> list[list[_Piece]]:
-    """Fill passages with pieces, in order, leaving room for the overlap where a passage will need it."""
+def _pack(pieces: Iterable[_Piece], size: int, overlap: int, split_piece: _SplitPiece) -> list[list[_Piece]]:
+    """Pack pieces into passages in order, leaving room for the overlap if a passage will need it."""
     groups: list[list[_Piece]] = []
     current: list[_Piece] = []
     filled = 0
@@ -111,7 +110,7 @@ def _grouped(pieces: Iterable[_Piece], size: int, overlap: int, smaller: _Splitt
                 current, filled = headings, sum(heading.tokens for heading in headings)
             if current and filled + piece.tokens > size:
                 if filled * 2 < size and not piece.is_heading:  # a heading must not stand alone
-                    waiting.extendleft(reversed(smaller(piece, size - filled)))
+                    waiting.extendleft(reversed(split_piece(piece, size - filled)))
                     piece = waiting.popleft()
                 else:
                     groups.append(current)
@@ -132,7 +131,7 @@ def _trailing_headings(group: Sequence[_Piece]) -> list[_Piece]:
 
 
 def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
-    """Move `start` back over whole sentences of the passage before it, up to `room` tokens."""
+    """Return `start` moved back over whole sentences of the passage before, up to `room` tokens."""
     best = start
     for sentence_start, _ in reversed(list(_sentences(text, earliest, start))):
         if sentence_start >= start:
@@ -152,19 +151,19 @@ def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece
         if tokens <= size:
             yield _Piece(block.start, block.end, tokens, under, block.kind == "heading", code)
             continue
-        for start, end in _smaller(text, block.start, block.end, size, count_tokens, code=code):
+        for start, end in _parts(text, block.start, block.end, size, count_tokens, code=code):
             yield _Piece(start, end, count_tokens(text[start:end]), under, is_code=code)
 
 
-def _smaller(
+def _parts(
     text: str, start: int, end: int, limit: int, count_tokens: TokenCounter, *, code: bool
 ) -> Iterator[tuple[int, int]]:
-    """Cut what is too large for a passage: at the sentences of prose or the lines of code, else by force."""
+    """Yield the parts of what is too large for a passage: sentences of prose or lines of code, else parts of these."""
     for first, last in _lines(text, start, end) if code else _sentences(text, start, end):
         if count_tokens(text[first:last]) <= limit:
             yield first, last
         else:
-            yield from _by_force(text, first, last, limit, count_tokens)
+            yield from _split_anywhere(text, first, last, limit, count_tokens)
 
 
 def heading_of(line: str) -> str | None:
@@ -228,8 +227,10 @@ def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _by_force(text: str, start: int, end: int, size: int, count_tokens: TokenCounter) -> Iterator[tuple[int, int]]:
-    """Cut what has no sentence border: the longest part that fits, ending after white space where there is some."""
+def _split_anywhere(
+    text: str, start: int, end: int, size: int, count_tokens: TokenCounter
+) -> Iterator[tuple[int, int]]:
+    """Yield parts of a text without sentence borders: the longest that fit, ending after white space if possible."""
     while start < end:
         low, high = start + 1, end
         if count_tokens(text[start:end]) <= size:

@@ -1,7 +1,7 @@
-"""What a run reads from: the folder's files, read, cut into passages and stored, with everything that was skipped.
+"""The corpus of a run: the folder's files, read, cut into passages and stored, and the files that were skipped.
 
-After this, passages live in the store; in memory there is one small record a file, and a sample of the headings, which
-are the topics that prompts refer to.
+Afterwards the passages are in the store; in memory there is one small record for each file, and a sample of the
+headings, which are the topics that prompts refer to.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from lora_tui.store.connection import Store
 from lora_tui.store.rows import ChunkRow, SourceFile
 from lora_tui.text import one_line
 
-_MOST_TOPICS = 400
-_MOST_NAMED = 12
+_MAX_TOPICS = 400
+_MAX_NAMED = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that is used: its path in the folder, and how many passages it has."""
+    """A file that is used: its path in the folder, and its number of passages."""
 
     path: str
     document_id: str
@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The files of a run. `chunking` names the way they were cut, `topics` are headings and file names."""
+    """The files of a run. `chunking` identifies how they were cut, `topics` are headings and file names."""
 
     sources: tuple[Source, ...]
     chunking: str
@@ -43,7 +43,7 @@ class Corpus:
 
     @property
     def passages(self) -> int:
-        """How many passages there are in all files."""
+        """The number of passages in all files."""
         return sum(source.chunks for source in self.sources)
 
 
@@ -55,15 +55,16 @@ async def read_folder(
     overlap: int,
     warn: Callable[[str], None],
     progress: Callable[[int, int], None],
-    goes_to: str | None = None,
-    own_output: Path | None = None,
+    sent_to: str | None = None,
+    output_file: Path | None = None,
 ) -> Corpus:
-    """Read every file of `folder` into the store and return what there is.
+    """Read every file of `folder` into the store and return the corpus.
 
-    `goes_to` is the address that passages will be sent to, if that is another machine: files that seem to hold a secret
-    are then warned of. `own_output` is never read. Raises `LoraTuiError` where nothing can be used.
+    `size` and `overlap` of passages are in tokens. `sent_to` is the address that passages will be sent to, if that is
+    another machine: then there is a warning of files that seem to hold a secret. `output_file` is never read. Raises
+    `LoraTuiError` if no file can be used.
     """
-    candidates = await asyncio.to_thread(documents.find, folder, own_output)
+    candidates = await asyncio.to_thread(documents.find, folder, output_file)
     chunking = f"{chunks.VERSION}/{size}/{overlap}"
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []
@@ -77,20 +78,20 @@ async def read_folder(
                 document = await asyncio.to_thread(documents.read, candidate.path)
                 if document.id in seen:
                     raise Unusable(f"the same content as {seen[document.id]}")
-                source, headings = await _store(store, run_id, candidate, document, chunking, size, overlap)
+                source, headings = await _store_document(store, run_id, candidate, document, chunking, size, overlap)
             except Unusable as problem:
                 reason = str(problem)
             else:
                 seen[document.id] = candidate.name
                 sources.append(source)
-                topics |= dict.fromkeys((title_of(candidate.name), *headings[: max(3, _MOST_TOPICS // 50)]))
-                _tell_doubts(candidate.name, document, goes_to, warn)
+                topics |= dict.fromkeys((title_of(candidate.name), *headings[: max(3, _MAX_TOPICS // 50)]))
+                _warn_of_document(candidate.name, document, sent_to, warn)
                 continue
         skipped.append((candidate.name, reason))
         async with store.transaction() as t:
             await store_generation.put_file(t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason))
     progress(len(candidates), len(candidates))
-    _tell_skipped(skipped, warn)
+    _warn_of_skipped(skipped, warn)
     if not sources:
         name, reason = skipped[0]
         raise LoraTuiError(
@@ -98,7 +99,7 @@ async def read_folder(
             + (f"; {len(skipped) - 1} more" if len(skipped) > 1 else "")
             + ").\nPut .txt or .md files into it."
         )
-    return Corpus(tuple(sources), chunking, tuple(list(topics)[:_MOST_TOPICS]), tuple(skipped))
+    return Corpus(tuple(sources), chunking, tuple(list(topics)[:_MAX_TOPICS]), tuple(skipped))
 
 
 def title_of(name: str) -> str:
@@ -106,7 +107,7 @@ def title_of(name: str) -> str:
     return " ".join(PurePosixPath(name).stem.replace("-", " ").replace("_", " ").split())
 
 
-async def _store(
+async def _store_document(
     store: Store, run_id: int, candidate: Candidate, document: Document, chunking: str, size: int, overlap: int
 ) -> tuple[Source, list[str]]:
     cut = await asyncio.to_thread(chunks.split, document.text, size, overlap)
@@ -130,15 +131,15 @@ async def _store(
     return Source(candidate.name, document.id, len(rows)), list(dict.fromkeys(chunks.headings(document.text)))
 
 
-def _tell_doubts(name: str, document: Document, goes_to: str | None, warn: Callable[[str], None]) -> None:
-    if document.doubt:
-        warn(f"{one_line(name, 80)}: {document.doubt}.")
-    if goes_to and (kind := find_secret(document.text)):
-        warn(f"{one_line(name, 80)} seems to hold {kind}; its text is sent to {goes_to}.")
+def _warn_of_document(name: str, document: Document, sent_to: str | None, warn: Callable[[str], None]) -> None:
+    if document.encoding_warning:
+        warn(f"{one_line(name, 80)}: {document.encoding_warning}.")
+    if sent_to and (kind := find_secret(document.text)):
+        warn(f"{one_line(name, 80)} seems to hold {kind}; its text is sent to {sent_to}.")
 
 
-def _tell_skipped(skipped: list[tuple[str, str]], warn: Callable[[str], None]) -> None:
-    for name, reason in skipped[:_MOST_NAMED]:
+def _warn_of_skipped(skipped: list[tuple[str, str]], warn: Callable[[str], None]) -> None:
+    for name, reason in skipped[:_MAX_NAMED]:
         warn(f"{one_line(name, 80)} is skipped: {reason}.")
-    if len(skipped) > _MOST_NAMED:
-        warn(f"{len(skipped) - _MOST_NAMED} more files are skipped; the store lists them all.")
+    if len(skipped) > _MAX_NAMED:
+        warn(f"{len(skipped) - _MAX_NAMED} more files are skipped; the store lists them all.")

@@ -1,13 +1,11 @@
-"""Reading a folder: which files there are, which of them can be used, and the text of one.
+"""The documents of a folder: which files there are, which of them can be used, and the text of one.
 
 Every file that is not used is named with its reason; none of them ends a run. Links that leave the folder are not
 followed, hidden files are left alone, and the order is the same on every machine (by path, character by character).
-This module knows nothing of chunks or the store. `extract` reads the formats that are not plain text.
+This module knows nothing of chunks or the store.
 
-Text out of HTML, PDF and DOCX, by the libraries of the ``docs`` extra.
-
-Headings become Markdown headings, so that what follows treats all formats alike. Nothing is fetched: links, images and
-external entities stay where they are. What the libraries raise over a broken file is told as `Unusable`.
+HTML, PDF and DOCX are read by the libraries of the ``docs`` extra. Headings become Markdown headings, so that all
+formats are treated alike afterwards. Nothing is fetched: links, images and external entities stay where they are.
 """
 
 import codecs
@@ -24,12 +22,12 @@ from pathlib import Path
 from lora_tui.errors import LoraTuiError, UsageError
 
 NATIVE = (".txt", ".md", ".markdown")
-"""What is read without any extra."""
+"""Suffixes that are read without any extra."""
 
 EXTRA = {".html": "bs4", ".htm": "bs4", ".pdf": "pypdf", ".docx": "docx"}
-"""What the ``docs`` extra reads, and the module that does it."""
+"""Suffixes that the ``docs`` extra reads, and the module that does it."""
 
-MOST_BYTES = 20 * 1024 * 1024
+MAX_BYTES = 20 * 1024 * 1024
 """A larger file is skipped: 20 MB of plain text are some 5 million tokens, more than a run ever asks about."""
 
 _KEY = "data_generation.input_folder"
@@ -38,12 +36,12 @@ _CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\r\f\x0b\x1b")
 
 
 class Unusable(Exception):  # noqa: N818  # a finding about a file, not an error of the run
-    """A file cannot be used; the text says why, in words that follow a colon."""
+    """A file cannot be used; the text says why and is shown after a colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file below the folder; `name` is its path in it with slashes, `skipped` why it is not even opened."""
+    """A file below the folder; `name` is its path in it with slashes, `skipped` why it is not opened, if so."""
 
     path: Path
     name: str
@@ -53,19 +51,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's text. `id` is the SHA-256 of the file's bytes; `doubt` is set where the encoding was guessed."""
+    """A file's text. `id` is the SHA-256 of the file's bytes; `encoding_warning` is set if the encoding was guessed."""
 
     id: str
     text: str
     encoding: str
-    doubt: str | None
+    encoding_warning: str | None
 
 
-def find(folder: Path, own_output: Path | None = None) -> list[Candidate]:
+def find(folder: Path, output_file: Path | None = None) -> list[Candidate]:
     """Return every file below `folder`, in order, with the reason where it will not be used.
 
-    `own_output` is the file that accepted pairs are written to: pairs must not be made of pairs.
-    Raises `UsageError` where there is no such folder or it cannot be listed, `LoraTuiError` where it holds no file.
+    `output_file` is the file that accepted pairs are written to: pairs must not be made of pairs.
+    Raises `UsageError` if there is no such folder or it cannot be listed, `LoraTuiError` if it holds no file.
     """
     try:
         if not folder.exists():
@@ -76,7 +74,7 @@ def find(folder: Path, own_output: Path | None = None) -> list[Candidate]:
         if not folder.is_dir():
             raise UsageError(f"{_KEY}: {folder} is not a folder. Name the folder that holds your text files.")
         root = folder.resolve()
-        own = own_output.resolve() if own_output is not None else None
+        own = output_file.resolve() if output_file is not None else None
         found = sorted(_walk(folder, root, own), key=lambda candidate: candidate.name)
     except OSError as problem:
         raise UsageError(f"{_KEY}: the folder {folder} cannot be read: {problem.strerror or problem}.") from problem
@@ -86,26 +84,26 @@ def find(folder: Path, own_output: Path | None = None) -> list[Candidate]:
 
 
 def read(path: Path) -> Document:
-    """Return a file's text; blocks. Raises `Unusable` with the reason where there is none to be had."""
+    """Return a file's text; blocks. Raises `Unusable` with the reason."""
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as problem:
         raise Unusable(f"it cannot be read ({problem.strerror or problem})") from problem
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_BYTES:
         raise Unusable(_too_large(len(data)))
     identity = hashlib.sha256(data).hexdigest()
     if path.suffix.lower() in EXTRA:
-        text, encoding, doubt = extract_text(path.suffix.lower(), data), path.suffix.lower().lstrip("."), None
+        text, encoding, warning = extract_text(path.suffix.lower(), data), path.suffix.lower().lstrip("."), None
     else:
-        text, encoding, doubt = decode(data)
+        text, encoding, warning = decode(data)
     if not text.strip():
         raise Unusable("it holds no text")
-    return Document(identity, text, encoding, doubt)
+    return Document(identity, text, encoding, warning)
 
 
 def decode(data: bytes) -> tuple[str, str, str | None]:
-    """Return text, encoding and, where the encoding is a guess, a doubt to tell. Raises `Unusable` for binary data."""
+    """Return text, encoding and, if that is a guess, a warning. Raises `Unusable` for binary data."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
@@ -120,8 +118,8 @@ def decode(data: bytes) -> tuple[str, str, str | None]:
         sample = data[:_BINARY_SAMPLE]
         if sum(byte in _CONTROL for byte in sample) * 50 > len(sample):
             raise Unusable("it is binary") from problem
-        doubt = f"byte {problem.start + 1} is not UTF-8; it was read as Latin-1. Save it as UTF-8 if words look wrong"
-        return data.decode("latin-1"), "latin-1", doubt
+        warning = f"byte {problem.start + 1} is not UTF-8; it was read as Latin-1. Save it as UTF-8 if words look wrong"
+        return data.decode("latin-1"), "latin-1", warning
 
 
 # The UTF-32 mark begins with the UTF-16 mark: longest first.
@@ -135,14 +133,14 @@ _BYTE_ORDER_MARKS = (
 
 
 def missing_reader(suffix: str) -> str | None:
-    """Return why files of this kind cannot be read here and what mends it, or None where they can."""
+    """Return why files of this kind cannot be read here and what to install, or None if they can."""
     module = EXTRA.get(suffix)
     if module is None or importlib.util.find_spec(module) is not None:
         return None
     return f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
 
 
-def _walk(folder: Path, root: Path, own_output: Path | None) -> Iterator[Candidate]:
+def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candidate]:
     """Yield files, and the folders that are not entered, below `folder`."""
     unlisted: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=unlisted.append):
@@ -153,7 +151,7 @@ def _walk(folder: Path, root: Path, own_output: Path | None) -> Iterator[Candida
                 folders.remove(name)
                 yield Candidate(path, _name(path, folder), 0, reason)
         for name in files:
-            yield _judged(Path(here, name), folder, root, own_output)
+            yield _candidate(Path(here, name), folder, root, output_file)
     for problem in unlisted:
         path = Path(problem.filename)
         if path == folder:
@@ -161,8 +159,8 @@ def _walk(folder: Path, root: Path, own_output: Path | None) -> Iterator[Candida
         yield Candidate(path, _name(path, folder), 0, f"the folder cannot be listed ({problem.strerror})")
 
 
-def _judged(path: Path, folder: Path, root: Path, own_output: Path | None) -> Candidate:
-    """Return the file with the reason why it is skipped, as far as that can be told without opening it."""
+def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -> Candidate:
+    """Return the file with the reason why it is skipped, as far as that is known without opening it."""
     name, size, reason = _name(path, folder), 0, None
     try:
         target = path.resolve(strict=True)
@@ -172,7 +170,7 @@ def _judged(path: Path, folder: Path, root: Path, own_output: Path | None) -> Ca
             reason = "hidden file"
         elif not stat.S_ISREG(status.st_mode):
             reason = "a device, socket or pipe"
-        elif target == own_output:
+        elif target == output_file:
             reason = "the output of generation itself"
         elif path.is_symlink() and not target.is_relative_to(root):
             reason = "a link that leaves the folder"
@@ -182,7 +180,7 @@ def _judged(path: Path, folder: Path, root: Path, own_output: Path | None) -> Ca
             reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRA))})"
         elif size == 0:
             reason = "it is empty"
-        elif size > MOST_BYTES:
+        elif size > MAX_BYTES:
             reason = _too_large(size)
         else:
             reason = missing_reader(path.suffix.lower())
@@ -192,7 +190,7 @@ def _judged(path: Path, folder: Path, root: Path, own_output: Path | None) -> Ca
 
 
 def _too_large(size: int) -> str:
-    return f"it has {size / 2**20:.0f} MB, the most is {MOST_BYTES // 2**20} MB; split it"
+    return f"it has {size / 2**20:.0f} MB, the most is {MAX_BYTES // 2**20} MB; split it"
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -200,7 +198,7 @@ def _name(path: Path, folder: Path) -> str:
     return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
 
 
-_MOST_UNPACKED_BYTES = 200 * 1024 * 1024
+_MAX_UNPACKED_BYTES = 200 * 1024 * 1024
 _BLOCKS = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "pre", "blockquote", "td", "th", "dt", "dd", "figcaption")
 _NOT_TEXT = ("script", "style", "noscript", "template", "svg", "nav", "head")
 
@@ -255,8 +253,8 @@ def _docx(data: bytes) -> str:
     import docx
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _MOST_UNPACKED_BYTES:
-            raise Unusable(f"it unpacks to more than {_MOST_UNPACKED_BYTES // 2**20} MB")
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
+            raise Unusable(f"it unpacks to more than {_MAX_UNPACKED_BYTES // 2**20} MB")
     parts: list[str] = []
     for block in docx.Document(io.BytesIO(data)).iter_inner_content():
         if hasattr(block, "rows"):

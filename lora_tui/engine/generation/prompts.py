@@ -1,9 +1,9 @@
-"""The words that go to an endpoint's model, as chat messages.
+"""The prompts for an endpoint's model, as chat messages.
 
-What stays the same comes first (instructions, then the passage), what changes last: servers reuse the computation of a
-common beginning. Passages come from files nobody has read, so they stand between two lines with a random mark, and the
-instructions say that what is between them is data. Text from outside is only ever concatenated, never formatted with.
-That narrows prompt injection, it does not end it (arXiv 2403.14720): the gates that follow do not listen to the model.
+What stays the same comes first (instructions, then the passage), what changes last: servers cache a common prefix.
+Passages come from files nobody has read, so they stand between two lines with a random mark, and the instructions say
+that what is between them is data. Text from outside is only ever concatenated, never used as a format. That narrows
+prompt injection, it does not end it (arXiv 2403.14720): the gates that follow do not listen to the model.
 """
 
 import json
@@ -32,7 +32,7 @@ PAIRS_SCHEMA: dict[str, object] = {
     "required": ["pairs"],
     "additionalProperties": False,
 }
-"""The reply to a request for pairs. The quotation comes first, so that the answer is written with it in view."""
+"""JSON schema of the reply to a request for pairs. The quotation comes first, so that the answer follows from it."""
 
 STATEMENT_SCHEMA: dict[str, object] = {
     "type": "object",
@@ -81,7 +81,7 @@ JUDGE_EXAMPLES: tuple[tuple[str, str, str, tuple[int, int, int]], ...] = (
         (4, 5, 5),
     ),
 )
-"""Passage, question, answer and levels: a wrong number that leans on the passage, and a sound pair."""
+"""Passage, question, answer and levels: a wrong number that refers to the passage, and a sound pair."""
 
 _RUBRIC = """
 Give three levels from 1 to 5:
@@ -115,7 +115,7 @@ Reply with one JSON object and nothing else: {"question": "...", "answer": "..."
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The prompts of one run; `mark` is the random word on the lines around passages."""
+    """Builder of a run's prompts; `mark` is the random word on the lines around passages."""
 
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -157,7 +157,7 @@ class Prompts:
         return [_system(opening + _RUBRIC + examples), _user(body)]
 
     def analyse(self, statistics: str) -> list[Message]:
-        """Return the messages that ask what statistics mean; `statistics` is JSON."""
+        """Return the messages that ask for an interpretation of statistics (JSON)."""
         return [_system(_ANALYST), _user(self._between(statistics, "STATISTICS"))]
 
     def statement(self, statement: str) -> list[Message]:
@@ -168,7 +168,7 @@ class Prompts:
         return f"BEGIN {name} {self.mark}\n" + self._escaped(text) + f"\nEND {name} {self.mark}"
 
     def _escaped(self, text: str) -> str:
-        """Break up the mark where a text contains it."""
+        """Return a text with the mark broken up, should it contain it."""
         return text.replace(self.mark, self.mark[:4] + "…" + self.mark[4:])
 
 
@@ -179,7 +179,7 @@ def repair(messages: Sequence[Message], reply: str, reason: str, wanted: str) ->
 
 
 def digits_text(levels: Sequence[int]) -> str:
-    """Return levels as the judge is to write them."""
+    """Return levels in the form in which the judge is to write them."""
     return " ".join(str(level) for level in levels)
 
 

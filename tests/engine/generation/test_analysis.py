@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.generation.analysis import (
-    MOST_DIRECTIVES,
+    MAX_DIRECTIVES,
     acceptance,
     crowded_topics,
     describe,
@@ -82,7 +82,7 @@ def test_each_finding_has_its_directive_and_there_are_never_many() -> None:
             question_type={"fact": 40},
         )
     )
-    assert len(found) == MOST_DIRECTIVES == 4
+    assert len(found) == MAX_DIRECTIVES == 4
     assert "bees" in found[1]
     assert all(len(directive) < 240 for directive in found)
 

@@ -13,12 +13,12 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import source_lines
 
 
-def read(folder: Path, warnings: list[str] | None = None, goes_to: str | None = None, size: int = 40) -> Corpus:
+def read(folder: Path, warnings: list[str] | None = None, sent_to: str | None = None, size: int = 40) -> Corpus:
     async def story() -> Corpus:
         async with await Store.open(folder.parent / "store.db") as store:
             run_id = await runs.create(store, "generate", {}, {})
             told = warnings if warnings is not None else []
-            return await read_folder(store, run_id, folder, size, 8, told.append, lambda done, total: None, goes_to)
+            return await read_folder(store, run_id, folder, size, 8, told.append, lambda done, total: None, sent_to)
 
     return asyncio.run(story())
 

@@ -67,7 +67,7 @@ def test_the_output_of_an_earlier_run_is_not_read(tmp_path: Path) -> None:
 def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "huge.txt"
     with path.open("wb") as file:
-        file.truncate(documents.MOST_BYTES + 1)
+        file.truncate(documents.MAX_BYTES + 1)
     assert "20 MB" in (skipped(tmp_path)["huge.txt"] or "")
     with pytest.raises(Unusable, match="20 MB"):  # it may have grown since it was found
         read(path)
@@ -175,7 +175,7 @@ def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: p
     needed("docx")
     from lora_tui.engine.generation import documents
 
-    monkeypatch.setattr(documents, "_MOST_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(documents, "_MAX_UNPACKED_BYTES", 1000)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", "0" * 10_000)
