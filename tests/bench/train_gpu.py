@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -77,25 +78,25 @@ def lora_settings(arguments: argparse.Namespace) -> Any:
 def our_step(arguments: argparse.Namespace) -> tuple[Any, list[Any], str]:
     """The step's mathematics as the program sets them up, the examples of a step, and what is recomputed."""
     from lora_tui.engine.training.lora import create_lora_model
-    from lora_tui.engine.training.memory import follow, plan_memory
+    from lora_tui.engine.training.memory import apply_plan, plan_memory
     from lora_tui.engine.training.step import GradientStep
 
     base = new_base(arguments)
     model = create_lora_model(base, lora_settings(arguments)).train()
     examples = new_examples(arguments, base.config.vocab_size)
-    maths = GradientStep.of(model, 256 if arguments.tiny else ROW)
-    plan = plan_memory("auto", maths, examples)
-    follow(plan, maths)
+    gradient_step = GradientStep.of(model, 256 if arguments.tiny else ROW)
+    plan = plan_memory("auto", gradient_step, examples)
+    apply_plan(plan, gradient_step)
     if arguments.without_graphs:
-        maths.graphs = None
-    return maths, examples, plan.recomputation.name
+        gradient_step.fallback.begin_at(replace(gradient_step.fallback.current, graphs=False))
+    return gradient_step, examples, plan.recomputation.name
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    maths, examples, activations = our_step(arguments)
-    line = timed(lambda: maths.accumulate(examples, 1), examples, maths.model)
-    way = [*maths.slower_because(), *filter(None, [maths.graphs_failed])]
-    return line | {"activations": activations, "graphs": maths.graphs is not None, "slower": way}
+    gradient_step, examples, activations = our_step(arguments)
+    line = timed(lambda: gradient_step.accumulate(examples, 1), examples, gradient_step.model)
+    way = [*gradient_step.slower_reasons(), *filter(None, [gradient_step.fallback.graphs_error])]
+    return line | {"activations": activations, "graphs": gradient_step.fallback.current.graphs, "slower": way}
 
 
 def profile(arguments: argparse.Namespace) -> None:
@@ -103,11 +104,11 @@ def profile(arguments: argparse.Namespace) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as recorded
 
-    maths, examples, _ = our_step(arguments)
+    gradient_step, examples, _ = our_step(arguments)
     for _ in range(3):
-        maths.accumulate(examples, 1)
+        gradient_step.accumulate(examples, 1)
     with recorded(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
-        maths.accumulate(examples, 1)
+        gradient_step.accumulate(examples, 1)
         wait()
     averages = record.key_averages()
     for order in ("self_cuda_time_total", "self_cpu_time_total"):
@@ -147,12 +148,12 @@ def gradients(arguments: argparse.Namespace) -> None:
             with patch.object(
                 gpu_ops, "adds_low_ranks", (lambda *_: False) if way == "apart" else gpu_ops.adds_low_ranks
             ):
-                maths = GradientStep.of(model, tokens)
+                gradient_step = GradientStep.of(model, tokens)
             if times > 1:
-                maths.record_graphs()
+                gradient_step.record_graphs()
             for _ in range(times):
-                maths.accumulate(examples, 1)
-            assert times == 1 or maths.graphs is not None, maths.graphs_failed
+                gradient_step.accumulate(examples, 1)
+            assert times == 1 or gradient_step.graphs is not None, gradient_step.fallback.graphs_error
         labels = sum(example.labels for example in examples)
         for example in [] if times else examples:
             ids = torch.tensor([example.input_ids], device=base.device)

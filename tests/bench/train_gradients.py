@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ def gradient(folder: Path, examples: list[Any], dtype: torch.dtype, *, fast: boo
             parameter.data.normal_(0, 0.02, generator=numbers)
     labels, total = sum(example.labels for example in examples), 0.0
     if fast:
-        maths = GradientStep.of(model, 1024)
-        maths.one_at_a_time = True  # on this thread, where products may be emulated
-        total = float(maths.accumulate(examples))
+        gradient_step = GradientStep.of(model, 1024)
+        gradient_step.fallback.begin_at(
+            replace(gradient_step.fallback.current, one_at_a_time=True)
+        )  # on this thread, where products may be emulated
+        total = float(gradient_step.accumulate(examples))
     for example in [] if fast else examples:
         ids = torch.tensor([example.input_ids])
         marked = torch.where(torch.tensor([example.is_label]), ids, -100)[0, 1:]

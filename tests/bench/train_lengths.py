@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
@@ -43,14 +44,15 @@ def measure(
         EncodedExample(tuple(numbers.randrange(vocabulary) for _ in range(length)), labels, False, "made up")
         for _ in range(max(1, tokens // length))
     ]
-    maths = GradientStep.of(model, row)
+    gradient_step = GradientStep.of(model, row)
     if not long_alone:
-        maths.long_rows_that_fit = plan_memory(False, maths, examples).rows_that_fit()
-    first = maths.rows(examples)[0]
-    kept = kept_bytes(maths, first.examples, examples)
-    maths.accumulate(examples[: max(2, row // length)], 1)  # the first row pays for what later ones find ready
+        long_rows = plan_memory(False, gradient_step, examples).rows_that_fit()
+        gradient_step.fallback.begin_at(replace(gradient_step.fallback.current, long_rows=long_rows))
+    first = gradient_step.rows(examples)[0]
+    kept = kept_bytes(gradient_step, first.examples, examples)
+    gradient_step.accumulate(examples[: max(2, row // length)], 1)  # the first row pays for what later ones find ready
     began = time.perf_counter()
-    maths.accumulate(examples, 2)
+    gradient_step.accumulate(examples, 2)
     seconds = time.perf_counter() - began
     return {
         "length": length,

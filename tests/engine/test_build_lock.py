@@ -118,15 +118,15 @@ def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
     from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 
     tokenizer = make_tokenizer()
-    maths = GradientStep.of(create_lora_model(make_model(tokenizer), Lora()), 64)
+    gradient_step = GradientStep.of(create_lora_model(make_model(tokenizer), Lora()), 64)
     examples = list(TextDataset([QuestionAnswer("unlock", "a secret", "here")], tokenizer))
     evaluated = create_lora_model(make_model(tokenizer), Lora())
     aggregator = AdaptiveAggregator(EVALUATION_PRIORS)
     prompts = [TestPrompt("unlock", "expected", "a secret")]
-    maths.accumulate(examples)  # the first one takes longer than we wait
+    gradient_step.accumulate(examples)  # the first one takes longer than we wait
     score_model(evaluated, tokenizer, prompts, aggregator, 4)
     with constructing():
-        step = threads.submit(maths.accumulate, examples)
+        step = threads.submit(gradient_step.accumulate, examples)
         evaluation = threads.submit(score_model, evaluated, tokenizer, prompts, aggregator, 4)
         assert stays_out(step)
         assert stays_out(evaluation)

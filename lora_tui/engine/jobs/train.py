@@ -132,7 +132,7 @@ class _Work:
         self._save.set()
         return DONE
 
-    def save_wanted(self) -> bool:
+    def should_save(self) -> bool:
         """Tell, once for each wish, whether a checkpoint is wanted; asked on the thread that trains."""
         if not self._save.is_set():
             return False
@@ -201,17 +201,17 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
         work.evaluation = _evaluate(ctx, work, step, "tuned")
         return work.evaluation.score
 
-    def fill_best(target: Path) -> None:
+    def write_best(target: Path) -> None:
         checkpoint.save_adapter(work.model, target)
         _write_papers(ctx, work, target)
 
     def on_checkpoint(kind: str, step: int, path: Path, score: float | None) -> None:
         ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
 
-    def describe(target: Path, step: int) -> None:
+    def write_metadata(target: Path, step: int) -> None:
         checkpoint.write_json(target / ADAPTER_METADATA, _papers(ctx, work, step, None))
 
-    def on_held_out(step: int, loss: float) -> None:
+    def on_held_out_loss(step: int, loss: float) -> None:
         if warning := work.look(step, loss):
             ctx.warn(warning)
 
@@ -219,16 +219,16 @@ def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
         ctx.emit("note", message=message)
 
     hooks = Hooks(
-        on_step,
-        evaluate,
-        fill_best,
-        describe,
-        on_checkpoint,
-        ctx.stop.is_set,
-        ctx.warn,
-        work.save_wanted,
-        note,
-        on_held_out,
+        on_step=on_step,
+        evaluate=evaluate,
+        write_best=write_best,
+        write_metadata=write_metadata,
+        on_checkpoint=on_checkpoint,
+        should_stop=ctx.stop.is_set,
+        warn=ctx.warn,
+        should_save=work.should_save,
+        note=note,
+        on_held_out_loss=on_held_out_loss,
     )
     return train_model(
         work.model,

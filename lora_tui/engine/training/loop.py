@@ -1,12 +1,14 @@
 """The training loop: planned steps, evaluation, early stopping, the best adapter kept, and exact resumption.
 
 It reads like the run it performs. It knows nothing of stores or screens: what happens goes out through `Hooks`.
+`schedule` says which examples a step sees, and at which rate; `step` computes its gradient, `fallback` says how where
+memory runs out, and `checkpoint` writes and restores.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,14 +22,14 @@ from lora_tui.engine.runtime.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import TrainerState, run_identity
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.memory import follow, plan_memory, recompute, used_megabytes
-from lora_tui.engine.training.optimizer import layers_with_gradient, make_optimizer
+from lora_tui.engine.training.fallback import RowTooLargeError
+from lora_tui.engine.training.memory import apply_plan, plan_memory, used_megabytes
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
-from lora_tui.engine.training.step import GradientStep, RowTooLargeError
+from lora_tui.engine.training.step import GradientStep, layers_with_gradient, make_optimizer
 from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
-from lora_tui.text import count, one_line
+from lora_tui.text import count
 
 _MOST_SECONDS_UNSAVED = 60.0
 
@@ -40,9 +42,9 @@ _MOST_TIMES_BACK = 3
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One optimizer step.
+    """One optimizer step: loss per label token, learning rate, gradient norm before clipping, speed, memory, time left.
 
-    Loss per label token, learning rate, gradient norm before clipping, speed, memory, time left.
+    `epoch` counts fractions, `memory_mb` is in 10**6 bytes, `seconds` and `eta_s` in seconds.
     """
 
     step: int
@@ -60,24 +62,24 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller wants to hear of, and may decide. Each is called on the thread that trains.
+    """Callbacks of `train_model`: what the caller is told, and what it decides. All are called on the training thread.
 
-    `evaluate` scores the model (already in evaluation mode) after a step; `fill_best` writes what belongs into the
-    folder of the best adapter, `describe` what belongs beside the adapter of a step; `should_stop` is asked between
-    steps, `save_wanted` after each of them. `note` hears how the steps are computed, `warn` what goes wrong, and
-    `on_held_out` the loss on the held-out examples before `evaluate`.
+    `evaluate` scores the model (already in evaluation mode) after a step; `write_best` writes the best adapter's
+    folder, `write_metadata` what belongs beside the adapter of a step; `should_stop` is asked between steps,
+    `should_save` after each of them. `note` is told how the steps are computed, `warn` what goes wrong, and
+    `on_held_out_loss` a step and its loss on the held-out examples, before `evaluate`.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
     evaluate: Callable[[int], float] | None = None
-    fill_best: Callable[[Path], None] | None = None
-    describe: Callable[[Path, int], None] = lambda target, step: None
+    write_best: Callable[[Path], None] | None = None
+    write_metadata: Callable[[Path, int], None] = lambda target, step: None
     on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
     should_stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda message: None
-    save_wanted: Callable[[], bool] = lambda: False
+    should_save: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda message: None
-    on_held_out: Callable[[int, float], None] = lambda step, loss: None
+    on_held_out_loss: Callable[[int, float], None] = lambda step, loss: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +108,14 @@ def train_model(
     """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
 
     With `resume` the newest checkpoint there is continued exactly; data or settings that differ raise `UsageError`.
-    Every evaluation tells the loss on `held_out`, examples that are not in `dataset`.
+    Every evaluation reports the loss on `held_out`, examples that are not in `dataset`.
     Raises `LoraTuiError` when gradients stop being finite.
     """
-    return _Training(model, dataset, settings, folder, hooks or Hooks(), held_out).run(resume=resume)
+    return _Trainer(model, dataset, settings, folder, hooks or Hooks(), held_out).run(resume=resume)
 
 
 @dataclass
-class _Training:
+class _Trainer:
     """The state of one call of `train_model`."""
 
     model: PeftModel
@@ -123,7 +125,6 @@ class _Training:
     hooks: Hooks
     held_out: Sequence[EncodedExample] = ()
     last_loss: float | None = None
-    recomputation: activation_memory.Recomputation = activation_memory.NONE
     step_seconds: list[float] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -132,29 +133,24 @@ class _Training:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.maths = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed)
+        self.gradient_step = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
-        dtype = str(self.maths.base.dtype).removeprefix("torch.")
+        dtype = str(self.gradient_step.base.dtype).removeprefix("torch.")
         self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
 
     def run(self, *, resume: bool) -> TrainingResult:
         keep_freed_memory()
-        restored = (
-            checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
-            if resume
-            else None
-        )
+        restored = self._restore_checkpoint() if resume else None
         if restored is not None:
             self.state = restored
+            self.gradient_step.fallback.resume(restored.tokens_per_row, restored.long_rows_that_fit)
         else:
             torch.manual_seed(self.settings.training.seed)
-        if self.state.tokens_per_row is not None:  # what did not fit before the stop is not tried again
-            self.maths.tokens_per_row, self.maths.one_at_a_time = self.state.tokens_per_row, True
         self._plan_memory(fresh=restored is None)
         try:
-            stopped_by = self._already_over() or self._epochs()
+            stopped_by = self._end_reason() or self._run_steps()
         finally:
-            self.maths.side_by_side.close()
+            self.gradient_step.row_workers.close()
         self.model.eval()
         return TrainingResult(
             self.state.step,
@@ -166,9 +162,9 @@ class _Training:
             best_folder(self.folder),
         )
 
-    def _epochs(self) -> str:
+    def _run_steps(self) -> str:
         """Take steps until something ends the run; returns what did."""
-        for plan in self._plans():
+        for plan in self._step_plans():
             if self.hooks.should_stop():
                 self._save_step()
                 return "request"
@@ -177,31 +173,34 @@ class _Training:
                 continue
             if self._evaluation_due(plan):
                 self._evaluate()
-            ended_by = self._already_over()
-            wanted = self.hooks.save_wanted()
-            if ended_by or wanted or self._save_due():
+            end_reason = self._end_reason()
+            should_save = self.hooks.should_save()
+            if end_reason or should_save or self._save_due():
                 self._save_step()
-            if ended_by:
-                return ended_by
+            if end_reason:
+                return end_reason
         raise AssertionError("plans never end")
 
-    def _plans(self) -> Iterator[StepPlan]:
-        """The step after the one that the state names, again and again."""
+    def _step_plans(self) -> Iterator[StepPlan]:
+        """The plan of the step after the one that the state names, again and again."""
         while True:
             epoch = self.state.step // self.per_epoch
-            plans = plan_epoch(self._order(epoch), self.examples_per_step, epoch)
+            plans = plan_epoch(self._epoch_order(epoch), self.examples_per_step, epoch)
             while self.state.step // self.per_epoch == epoch:
                 yield plans[self.state.step % self.per_epoch]
 
     def _save_due(self) -> bool:
-        """A killed run loses `save_steps` steps or a minute, whichever is less. What fails is not kept."""
+        """Tell whether a checkpoint is due: a killed run loses `save_steps` steps or a minute, whichever is less.
+
+        Never after a step without a finite gradient.
+        """
         if self.state.skipped_in_a_row:
             return False
-        long_ago = time.monotonic() - self.saved_at > _MOST_SECONDS_UNSAVED
-        return long_ago or self.state.step % self.settings.training.save_steps == 0
+        overdue = time.monotonic() - self.saved_at > _MOST_SECONDS_UNSAVED
+        return overdue or self.state.step % self.settings.training.save_steps == 0
 
-    def _already_over(self) -> str | None:
-        """Tell what ends the run at this point, if anything does. A resumed run may be over before its first step."""
+    def _end_reason(self) -> str | None:
+        """What ends the run at this point, if anything does; a resumed run may be over before its first step."""
         training, state = self.settings.training, self.state
         if state.best_score is not None and state.best_score >= training.target_score:
             return "target_score"
@@ -209,19 +208,19 @@ class _Training:
             return "patience"
         return "steps" if state.step >= self.steps else None
 
-    def _order(self, epoch: int) -> list[int]:
+    def _epoch_order(self, epoch: int) -> list[int]:
         sampling, training = self.settings.sampling, self.settings.training
         weights = [sampling.keyword_weight if row.has_keyword else 1.0 for row in self.dataset]
         return epoch_order(len(self.dataset), weights, training.seed, epoch, shuffle=training.shuffle)
 
     def _take_step(self, plan: StepPlan) -> None:
         began = time.perf_counter()
-        self._set_rate(plan.step)
+        self._set_learning_rate(plan.step)
         examples = [self.dataset[index] for index in plan.examples]
         self.model.train()
         loss_tensor = self._gradient(examples, plan.step)
         if plan.step == 1:
-            self._check_gradients()
+            self._check_layers_learn()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm_tensor = nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True)
         loss, norm = torch.stack([loss_tensor, norm_tensor.to(loss_tensor)]).tolist()  # the one wait for the device
@@ -232,77 +231,64 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         self._report(plan, loss, norm, sum(len(example.input_ids) for example in examples), time.perf_counter() - began)
         if not finite:
-            self._skip(plan, examples, loss, norm)
+            self._report_skipped(plan, examples, loss, norm)
 
-    def _set_rate(self, step: int) -> None:
+    def _set_learning_rate(self, step: int) -> None:
         scheduler = self.settings.scheduler
         factor = lr_factor(scheduler.type, step, self.steps, scheduler.warmup_steps) * self.state.rate_scale
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
     def _gradient(self, examples: list[EncodedExample], step: int) -> Tensor:
-        """Compute the gradient of a step; where memory runs out, in smaller rows or with more computed again."""
-        before = self.maths.tokens_per_row
+        """Compute the gradient of a step, and say how it goes on where memory ran out."""
         try:
-            loss = self.maths.accumulate(examples, step)
+            return self.gradient_step.accumulate(examples, step)
         except RowTooLargeError as problem:
-            if self.recomputation.every == 1:
-                raise LoraTuiError(
-                    f"Memory ran out at step {step} for one example of {problem.tokens:,} tokens. Lower "
-                    "fine_tuning.training.max_length, or take a smaller model."
-                ) from problem
-            self.recomputation = activation_memory.ALL
-            recompute(self.maths, self.recomputation)
-            self.hooks.warn(f"Memory ran out at step {step}: from here on every layer's activations are recomputed.")
-            return self._gradient(examples, step)
-        if self.maths.graphs_failed is not None:
-            reason, self.maths.graphs_failed = one_line(self.maths.graphs_failed, 120), None
-            self.hooks.warn(f"Steps go on without CUDA graphs, slower: the GPU could not record one ({reason}).")
-        if self.maths.long_rows_that_fit < self.state.long_rows_that_fit:
-            self.state.long_rows_that_fit = self.maths.long_rows_that_fit
-            self.hooks.warn(f"Memory ran out at step {step}; it goes on with long rows one at a time.")
-        if self.maths.one_at_a_time and self.state.tokens_per_row != self.maths.tokens_per_row:
-            self.state.tokens_per_row = self.maths.tokens_per_row
-            smaller = f" of at most {self.maths.tokens_per_row:,} tokens instead of {before:,}"
-            how = smaller if self.maths.tokens_per_row < before else ", one at a time"
-            self.hooks.warn(f"Memory ran out at step {step}; it was taken again, and goes on, in rows{how}.")
-        return loss
+            raise LoraTuiError(
+                f"Memory ran out at step {step} for one example of {problem.tokens:,} tokens. Lower "
+                "fine_tuning.training.max_length, or take a smaller model."
+            ) from problem
+        finally:
+            for message in self.gradient_step.fallback.messages(step):
+                self.hooks.warn(message)
 
-    def _check_gradients(self) -> None:
-        """After the first step's backward pass: what has no gradient will never learn (unsloth#1282)."""
-        reached = layers_with_gradient(self.optimizer, self.names)
-        dead = [layer for layer, alive in reached.items() if not alive]
-        if len(dead) == len(reached):
+    def _check_layers_learn(self) -> None:
+        """Warn, after the first backward pass, of layers without a gradient: they will never learn (unsloth#1282)."""
+        learns = layers_with_gradient(self.optimizer, self.names)
+        dead = [layer for layer, alive in learns.items() if not alive]
+        if len(dead) == len(learns):
             raise LoraTuiError("The first step gave no trained layer a gradient: nothing would be learned.")
         if dead:
             self.hooks.warn(
-                f"{count(len(dead), 'trained layer')} of {len(reached)} got no gradient in the first step and will not "
+                f"{count(len(dead), 'trained layer')} of {len(learns)} got no gradient in the first step and will not "
                 f"learn: {', '.join(dead[:3])}{', …' if len(dead) > 3 else '.'}"
             )
 
-    def _skip(self, plan: StepPlan, examples: list[EncodedExample], loss: float, norm: float) -> None:
-        """Leave the weights alone after a step whose loss or gradient is not finite, and say which examples it held."""
-        self.state.skipped_in_a_row += 1
-        guilty = self.maths.without_finite_loss(examples, plan.step)
-        named = ", ".join(examples[place].source for place in (guilty or range(len(examples)))[:4])
-        whose = "Without a finite loss" if guilty else "Its examples"
-        more = ", …" if len(guilty or examples) > 4 else "."
-        self.hooks.warn(f"Step {plan.step} skipped: loss {loss}, gradient norm {norm}. {whose}: {named}{more}")
-        if self.state.skipped_in_a_row >= _MOST_SKIPPED:
-            self._go_back(plan.step)
+    def _report_skipped(self, plan: StepPlan, examples: list[EncodedExample], loss: float, norm: float) -> None:
+        """Warn of a step whose loss or gradient is not finite, by its examples; after several in a row, go back.
 
-    def _go_back(self, step: int) -> None:
-        """Return to the last checkpoint, all of whose steps were good, and go on from there at half the rate."""
+        The weights are as they were before the step.
+        """
+        self.state.skipped_in_a_row += 1
+        nonfinite = self.gradient_step.with_nonfinite_loss(examples, plan.step)
+        sources = ", ".join(examples[index].source for index in (nonfinite or range(len(examples)))[:4])
+        whose = "Without a finite loss" if nonfinite else "Its examples"
+        more = ", …" if len(nonfinite or examples) > 4 else "."
+        self.hooks.warn(f"Step {plan.step} skipped: loss {loss}, gradient norm {norm}. {whose}: {sources}{more}")
+        if self.state.skipped_in_a_row >= _MOST_SKIPPED:
+            self._return_to_checkpoint(plan.step)
+
+    def _return_to_checkpoint(self, step: int) -> None:
+        """Restore the last checkpoint, whose steps all had finite gradients, and go on from there at half the rate."""
         if self.state.times_back >= _MOST_TIMES_BACK:
             raise LoraTuiError(
                 f"{_MOST_SKIPPED} steps in a row had no finite gradient (the last was step {step}), even at an eighth "
                 'of the rate. Lower fine_tuning.optimizer.lora_lr, or set fine_tuning.dtype = "float32".'
             )
-        scale, times, tokens = self.state.rate_scale / 2, self.state.times_back + 1, self.state.tokens_per_row
-        restored = checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
+        scale, times = self.state.rate_scale / 2, self.state.times_back + 1
+        restored = self._restore_checkpoint()
         self.state = restored or self.state
         self.state.rate_scale, self.state.times_back, self.state.skipped_in_a_row = scale, times, 0
-        self.state.tokens_per_row = tokens
         where = (
             f"back at the checkpoint of step {restored.step}" if restored else "on without a checkpoint to go back to"
         )
@@ -327,7 +313,7 @@ class _Training:
                 tokens=tokens,
                 tokens_per_s=tokens / seconds,
                 seconds=seconds,
-                memory_mb=used_megabytes(self.maths.device),
+                memory_mb=used_megabytes(self.gradient_step.device),
                 eta_s=mean_seconds * (self.steps - plan.step),
             )
         )
@@ -344,7 +330,7 @@ class _Training:
     def _evaluate(self) -> None:
         """Score the model, keep it when it is the best so far, and count evaluations without a gain."""
         if self.held_out:
-            self._tell_held_out_loss()
+            self._report_held_out_loss()
         if self.hooks.evaluate is None:
             self._save_best(None)
             return
@@ -358,48 +344,52 @@ class _Training:
         else:
             self.state.evaluations_without_gain += 1
 
-    def _tell_held_out_loss(self) -> None:
+    def _report_held_out_loss(self) -> None:
         try:
-            loss = held_out_loss(self.maths, self.held_out)
+            loss = held_out_loss(self.gradient_step, self.held_out)
         except RowTooLargeError as problem:
             self.hooks.warn(
                 f"The held-out loss of step {self.state.step} is missing: memory ran out for an example of "
                 f"{problem.tokens:,} tokens."
             )
         else:
-            self.hooks.on_held_out(self.state.step, loss)
+            self.hooks.on_held_out_loss(self.state.step, loss)
 
     def _save_best(self, score: float | None) -> None:
-        fill = self.hooks.fill_best or (lambda target: checkpoint.save_adapter(self.model, target))
-        path = checkpoint.save_best(self.folder, fill)
+        write = self.hooks.write_best or (lambda target: checkpoint.save_adapter(self.model, target))
+        path = checkpoint.save_best(self.folder, write)
         self.hooks.on_checkpoint("best", self.state.step, path, score)
 
     def _save_step(self) -> None:
         self.saved_at = time.monotonic()
+        self.state.tokens_per_row, self.state.long_rows_that_fit = self.gradient_step.fallback.state()
 
-        def describe(target: Path) -> None:
-            self.hooks.describe(target, self.state.step)
+        def write_metadata(target: Path) -> None:
+            self.hooks.write_metadata(target, self.state.step)
 
-        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, describe)
+        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, write_metadata)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
+
+    def _restore_checkpoint(self) -> TrainerState | None:
+        return checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
 
     def _plan_memory(self, *, fresh: bool) -> None:
         """Decide what is computed again in the backward pass, and say how the steps are computed."""
-        first = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
-        plan = plan_memory(self.settings.gradient_checkpointing, self.maths, first)
-        self.recomputation = plan.recomputation
-        without_graphs = follow(plan, self.maths)
-        self.maths.long_rows_that_fit = plan.rows_that_fit() if fresh else self.state.long_rows_that_fit
+        longest = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
+        gradient_step, ladder = self.gradient_step, self.gradient_step.fallback
+        plan = plan_memory(self.settings.gradient_checkpointing, gradient_step, longest)
+        without_graphs = apply_plan(plan, gradient_step)
+        if fresh:
+            ladder.begin_at(replace(ladder.current, long_rows=plan.rows_that_fit()))
         still = plan.rows_that_fit(activation_memory.SHARE_TO_USE)
-        if still < self.maths.long_rows_together(first):
-            self.maths.long_rows_that_fit = still
+        if still < gradient_step.long_rows_together(longest):
+            ladder.begin_at(replace(ladder.current, long_rows=still))
             self.hooks.warn(
                 f"Less memory is free than when the run began: long rows go {still} at a time, and the last bits of "
                 "the result may not be those of an undisturbed run."
             )
-        self.state.long_rows_that_fit = self.maths.long_rows_that_fit
-        self.hooks.note(plan.in_words())
-        if (at_once := self.maths.long_rows_together(first)) > 1:
+        self.hooks.note(plan.summary())
+        if (at_once := gradient_step.long_rows_together(longest)) > 1:
             self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")
-        for note in filter(None, [*self.maths.slower_because(), without_graphs]):
+        for note in filter(None, [*gradient_step.slower_reasons(), without_graphs]):
             self.hooks.note(note)

@@ -74,17 +74,6 @@ def _numbers(parameter: nn.Parameter) -> int:
     return packed.shape.numel() if packed is not None else parameter.numel()
 
 
-def parameter_groups(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """Return the trained parameters by name: those of LoRA, and the others (none unless asked for)."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [entry for entry in trained if "lora_" in entry[0]], [entry for entry in trained if "lora_" not in entry[0]]
-
-
-def is_second_matrix(name: str) -> bool:
-    """Tell whether a LoRA parameter learns at LoRA+'s higher rate: B, and DoRA's magnitudes, as in PEFT's grouping."""
-    return ".lora_B." in name or ".lora_magnitude_vector." in name
-
-
 def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
     """Keep modules that are trained whole in float32 on a base of another precision, and translate at their ends."""
     if dtype == torch.float32:

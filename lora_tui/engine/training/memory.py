@@ -1,11 +1,12 @@
-"""How much memory a step's activations need, how much there is, and which of them are computed again for it.
+"""Memory plan, made before the first step: the activations' bytes, what is free, and which of them are recomputed.
 
 Computing every layer again makes a step half as long again (6N instead of 4N FLOPs a token), so with
 ``gradient_checkpointing = "auto"`` no more is recomputed than the memory asks for. The estimate comes from the model's
-shape; where it is near the limit, one row's forward pass shows what is really kept.
+architecture; where it is near the limit, one row's forward pass shows what is really kept. What happens when memory
+runs out all the same is in `fallback`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -15,8 +16,9 @@ from transformers import PreTrainedModel
 from lora_tui import machine
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
+from lora_tui.engine.training.fallback import out_of_memory
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.step import GradientStep, out_of_memory
+from lora_tui.engine.training.step import GradientStep
 
 _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
@@ -28,10 +30,11 @@ of its activations at 4096 tokens."""
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of a row's activations as they will be kept, bytes that are free, and what is recomputed for it.
+    """Bytes of the activations of a row of `tokens` as they will be kept, bytes that are free, and what is recomputed.
 
-    `whole_bytes` is what the row would take with nothing recomputed, which rows beside each other are reckoned with
-    whatever is: a layer that is computed again has workspaces, too (None: it did not fit).
+    `measured` says that the bytes come from a forward pass and not from the estimate. `whole_bytes` is what the row
+    would take with nothing recomputed, by which rows beside each other are counted whatever is: a layer that is
+    computed again has workspaces, too (None: it did not fit).
     """
 
     recomputation: Recomputation
@@ -53,25 +56,25 @@ class MemoryPlan:
         """How many rows of this size fit into `share` of the free memory; at least one, which is tried in any case."""
         return max(1, int(share * self.free_bytes / self.whole_bytes)) if self.whole_bytes else 1
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """One sentence for people."""
-        found = "measured" if self.measured else "estimated"
+        source = "measured" if self.measured else "estimated"
         return (
             f"Activations are {self.recomputation.name}: a row of {self.tokens:,} tokens takes "
-            f"{self.activation_bytes / 1e9:.2f} GB ({found}), {self.free_bytes / 1e9:.1f} GB are free."
+            f"{self.activation_bytes / 1e9:.2f} GB ({source}), {self.free_bytes / 1e9:.1f} GB are free."
         )
 
 
-def plan_memory(setting: bool | str, maths: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
+def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
-    sizes, device = sizes_of(maths.base, by_hand="mlp" in maths.fast.replaced), maths.device
-    row = max(maths.rows(examples), key=lambda row: len(row.input_ids))
-    tokens = max(len(row.input_ids), maths.tokens_per_row)
+    sizes, device = sizes_of(gradient_step.base, by_hand="mlp" in gradient_step.fast.replaced), gradient_step.device
+    row = max(gradient_step.rows(examples), key=lambda row: len(row.input_ids))
+    tokens = max(len(row.input_ids), gradient_step.fallback.current.tokens_per_row)
     free, scale, measured = free_bytes(device), 1.0, False
     if setting == "auto":
         estimate = activation_memory.NONE.bytes_per_token(sizes)
         if estimate * tokens > _WORTH_MEASURING * free:
-            kept = kept_bytes(maths, row.examples, examples)
+            kept = kept_bytes(gradient_step, row.examples, examples)
             scale, measured = kept / (estimate * len(row.input_ids)), True
         way = activation_memory.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
     else:
@@ -83,41 +86,33 @@ def plan_memory(setting: bool | str, maths: GradientStep, examples: list[Encoded
     return MemoryPlan(way, needed, free, tokens, measured, whole if fitted else None)
 
 
-def follow(plan: MemoryPlan, maths: GradientStep) -> str | None:
-    """Have the model compute its steps as the plan says; returns what keeps a GPU from being asked once a row."""
-    recompute(maths, plan.recomputation)
-    if not maths.fast.uses_kernels or maths.device.type != "cuda":
+def apply_plan(plan: MemoryPlan, gradient_step: GradientStep) -> str | None:
+    """Have the model compute its steps as the plan says; returns why a GPU does not replay CUDA graphs, if it does not.
+
+    None where it does, and on devices that have none.
+    """
+    recomputation, ladder = plan.recomputation, gradient_step.fallback
+    gradient_step.recompute(recomputation)
+    ladder.begin_at(replace(ladder.current, graphs=False, recompute_all=recomputation.every == 1))
+    if not gradient_step.fast.uses_kernels or gradient_step.device.type != "cuda":
         return None
-    if plan.recomputation.every:
+    if recomputation.every:
         return (
             "CUDA graphs are not used, which make a small model's steps more than twice as fast: layers are computed "
             'again. With fine_tuning.gradient_checkpointing = "auto" they are only where memory asks for it.'
         )
-    if maths.one_at_a_time or not plan.has_room_for_graphs:
+    if ladder.current.one_at_a_time or not plan.has_room_for_graphs:
         return "CUDA graphs are not used: a row's activations do not fit into the memory twice."
-    maths.record_graphs()
+    gradient_step.record_graphs()
     return None
 
 
-def recompute(maths: GradientStep, way: Recomputation) -> None:
-    """Have the model compute again what `way` says."""
-    maths.fast.recomputes_feed_forward = way.feed_forward
-    maths.graphs = None
-    if not way.every:
-        return
-    # Dropout by hand needs no random state restored before a layer is computed again.
-    options = {"use_reentrant": False, "preserve_rng_state": maths.fast.unsupported_reason is not None}
-    maths.base.activation_checkpointing_enable(options, every_n_layers=way.every, offload=way.offload)
-    # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
-    maths.base.disable_input_require_grads()
-
-
-def kept_bytes(maths: GradientStep, items: tuple[int, ...], examples: list[EncodedExample]) -> float:
+def kept_bytes(gradient_step: GradientStep, items: tuple[int, ...], examples: list[EncodedExample]) -> float:
     """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
 
     Counts each tensor's memory once, and none of the model's own.
     """
-    own = {parameter.untyped_storage().data_ptr() for parameter in maths.model.parameters()}
+    own = {parameter.untyped_storage().data_ptr() for parameter in gradient_step.model.parameters()}
     seen: dict[int, int] = {}
 
     def count(kept: Tensor) -> Tensor:
@@ -126,11 +121,11 @@ def kept_bytes(maths: GradientStep, items: tuple[int, ...], examples: list[Encod
             seen[storage.data_ptr()] = storage.nbytes()
         return kept
 
-    own_devices = [maths.device] if maths.device.type == "cuda" else []
+    own_devices = [gradient_step.device] if gradient_step.device.type == "cuda" else []
     try:
         # PEFT's own dropout draws: a run must not depend on whether its memory was measured.
         with torch.random.fork_rng(own_devices), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
-            maths.summed_loss_of([examples[item] for item in items])
+            gradient_step.summed_loss_of([examples[item] for item in items])
     except RuntimeError as problem:
         if not out_of_memory(problem):
             raise

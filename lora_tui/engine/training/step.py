@@ -5,9 +5,9 @@ answers more (transformers#34191). The backbone runs by hand so that the head se
 whose head or attention is not plain take their own forward, one example a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from lora_tui.config.models import FineTuning
+from lora_tui.engine.models import activation_memory
+from lora_tui.engine.models.activation_memory import Recomputation
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.cuda_graphs import GraphedRows
+from lora_tui.engine.training.fallback import FallbackLadder, RowLoad, free_cached_memory
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
@@ -42,37 +46,27 @@ _HEAD_TRANSFORMS = (
 """Configuration entries of models that do more to the logits than the head's product."""
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-class RowTooLargeError(Exception):
-    """Memory ran out for a row that cannot be cut: a single example, of `tokens` tokens."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__(f"memory ran out for a row of {tokens} tokens")
-        self.tokens = tokens
-
-
 @dataclass
 class GradientStep:
-    """How this model computes its loss, decided once; where memory runs out, rows shrink and come `one_at_a_time`."""
+    """How a model computes its loss and gradient: chosen once by `of`, and with less memory at once by `fallback`.
+
+    `packed` says that several examples share a row, `plain_head` that the head sees label positions alone, `fast` which
+    layers are computed by hand; dropout's draws depend on `seed`.
+    """
 
     model: PeftModel
     base: PreTrainedModel
     packed: bool
     plain_head: bool
     device: torch.device
-    tokens_per_row: int
     fast: FastLayers
-    side_by_side: RowWorkers
+    row_workers: RowWorkers
+    fallback: FallbackLadder
     seed: int = 42
-    one_at_a_time: bool = False
-    long_rows_that_fit: int = 1
     graphs: GraphedRows | None = None
-    graphs_failed: str | None = None
 
     def __post_init__(self) -> None:
-        self._nothing = torch.zeros(1, 1, 1, 1, device=self.device)
+        self._unread_mask = torch.zeros(1, 1, 1, 1, device=self.device)
 
     @classmethod
     def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "GradientStep":
@@ -81,10 +75,11 @@ class GradientStep:
         packed = supports_packing(base)
         fast = FastLayers.of(model, packed=packed)
         # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
-        threads = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
-        return cls(model, base, packed, _has_plain_head(base), base.device, tokens_per_row, fast, threads, seed)
+        workers = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
+        ladder = FallbackLadder(tokens_per_row)
+        return cls(model, base, packed, _has_plain_head(base), base.device, fast, workers, ladder, seed)
 
-    def slower_because(self) -> Iterator[str]:
+    def slower_reasons(self) -> Iterator[str]:
         """Say what keeps this model from the fastest way, a sentence each."""
         if not self.packed:
             yield "One example a row: this model's attention is not plain causal, so rows are not packed."
@@ -116,9 +111,9 @@ class GradientStep:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
         `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
-        taken again with long rows one at a time, then with all of them, and then in rows of half the size, with the
-        same draws: the sum is the same. (PEFT's own dropout begins at the same random state, but draws for rows and not
-        for examples.) Raises `RowTooLargeError` when a row is a single example.
+        taken again a rung lower on the `fallback` ladder, with the same draws: the sum is the same. (PEFT's own dropout
+        begins at the same random state, but draws for rows and not for examples.) Raises `RowTooLargeError` when a
+        single example does not fit with everything recomputed.
         """
         random_state = torch.get_rng_state()
         while True:
@@ -126,33 +121,26 @@ class GradientStep:
             try:
                 return self._accumulate(examples, step)
             except RuntimeError as problem:
-                if self.graphs is None and not out_of_memory(problem):
+                if not self.fallback.can_lower(problem):
                     raise
-                failed = str(problem)
+                error = str(problem)
             # Only here has the failed row been freed: the exception's traceback held its tensors.
             torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
-            if self.graphs is not None:  # they hold memory of their own: the step may do without them
-                self.graphs, self.graphs_failed = None, failed
-                free_cached_memory()
-                continue
+            before = self.fallback.current
+            rung = self.fallback.lower(error, self._row_load(examples))
+            if not rung.graphs:
+                self.graphs = None
+            if rung.recompute_all and not before.recompute_all:
+                self.recompute(activation_memory.ALL)
             free_cached_memory()
-            if self.long_rows_together(examples) > 1:
-                self.long_rows_that_fit = 1
-                continue
-            tokens, largest = max((self._tokens(examples, items), items) for items in self.packing(examples))
-            side_by_side = self.rows_at_once(examples) > 1
-            if len(largest) == 1 and not side_by_side:
-                raise RowTooLargeError(tokens)
-            self.tokens_per_row = min(self.tokens_per_row, tokens) if side_by_side else tokens // 2
-            self.one_at_a_time = True
 
     def _accumulate(self, examples: Sequence[EncodedExample], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
-        if self.graphs is not None:
+        if self.graphs is not None and self.fallback.current.graphs:
             return self._accumulate_by_graphs(self.graphs, examples, labels, step)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-        def of_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def compute_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
             self.fast.set_dropout_rng(DropoutRng(self.seed, step, row.examples, row.spans))
             loss = self.summed_loss(row)
@@ -162,7 +150,7 @@ class GradientStep:
             total = torch.zeros((), dtype=torch.float32, device=self.device)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
             for rows, workers in self._row_groups(examples):
-                for loss, gradients in self.side_by_side.map(of_row, rows, workers):
+                for loss, gradients in self.row_workers.map(compute_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
             return total / labels
@@ -172,7 +160,7 @@ class GradientStep:
     ) -> Tensor:
         with computing(), self.ready():
             graphs.begin(labels)
-            for items in self.packing(examples):
+            for items in self.assign_rows(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
                 graphs.add(row, DropoutRng(self.seed, step, row.examples, row.spans) if self.fast.has_dropout else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
@@ -186,13 +174,27 @@ class GradientStep:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             layers = self.fast.replaced["linear"]
             self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.set_dropout_rng)
+            self.fallback.begin_at(replace(self.fallback.current, graphs=True))
+
+    def recompute(self, way: Recomputation) -> None:
+        """Compute activations again in the backward pass, as `way` says; graphs, which keep theirs, are given up."""
+        self.fast.recomputes_feed_forward = way.feed_forward
+        self.graphs = None
+        if not way.every:
+            return
+        # Dropout by hand needs no random state restored before a layer is computed again.
+        options = {"use_reentrant": False, "preserve_rng_state": self.fast.unsupported_reason is not None}
+        self.base.activation_checkpointing_enable(options, every_n_layers=way.every, offload=way.offload)
+        # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
+        self.base.disable_input_require_grads()
 
     def rows_at_once(self, examples: Sequence[EncodedExample]) -> int:
         """How many rows of a step are computed side by side within `tokens_per_row`; long ones exceed it."""
-        if not self.packed or self.one_at_a_time:
+        rung = self.fallback.current
+        if not self.packed or rung.one_at_a_time:
             return 1
         tokens = sum(len(example.input_ids) for example in examples)
-        return self.side_by_side.workers(min(tokens, self.tokens_per_row))
+        return self.row_workers.workers(min(tokens, rung.tokens_per_row))
 
     def long_rows_together(self, examples: Sequence[EncodedExample]) -> int:
         """How many of a step's rows above their share of `tokens_per_row` are in work at once; 1: each alone."""
@@ -205,12 +207,16 @@ class GradientStep:
         for them; those that are left over take all the cores, one after the other. What a row leaves in the heap,
         between the other thread's tensors, fits a shorter row and not a longer one.
         """
-        at_once = self.rows_at_once(examples)
-        rows = sorted(self.packing(examples), key=lambda items: -self._tokens(examples, items))
-        long = sum(self._tokens(examples, items) > self.tokens_per_row // at_once for items in rows)
-        together = max(1, min(at_once, self.long_rows_that_fit, long))
+        rung, at_once = self.fallback.current, self.rows_at_once(examples)
+        rows = sorted(self.assign_rows(examples), key=lambda items: -self._tokens(examples, items))
+        long = sum(self._tokens(examples, items) > rung.tokens_per_row // at_once for items in rows)
+        together = max(1, min(at_once, rung.long_rows, long))
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
+
+    def _row_load(self, examples: Sequence[EncodedExample]) -> RowLoad:
+        tokens, largest = max((self._tokens(examples, items), items) for items in self.assign_rows(examples))
+        return RowLoad(tokens, len(largest), self.rows_at_once(examples), self.long_rows_together(examples))
 
     def summed_loss_of(self, examples: Sequence[EncodedExample], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
@@ -221,27 +227,28 @@ class GradientStep:
             return self.summed_loss(row)
 
     @torch.no_grad()
-    def without_finite_loss(self, examples: Sequence[EncodedExample], step: int) -> list[int]:
-        """Which of a step's examples have no finite loss by themselves."""
+    def with_nonfinite_loss(self, examples: Sequence[EncodedExample], step: int) -> list[int]:
+        """Which of a step's examples have a loss that is not finite, each computed by itself."""
         losses = [self.summed_loss_of([example], step, place) for place, example in enumerate(examples)]
         return [place for place, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
 
     def rows(self, examples: Sequence[EncodedExample]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
-        return [lay_out(examples, items, self.device) for items in self.packing(examples)]
+        return [lay_out(examples, items, self.device) for items in self.assign_rows(examples)]
 
     @staticmethod
     def _tokens(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
         return sum(len(examples[item].input_ids) for item in items)
 
-    def packing(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
+    def assign_rows(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
         """Which examples share a row."""
         if not self.packed:
             return [[item] for item in range(len(examples))]
         lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
-        if at_once == 1 and self.graphs is None:
-            return pack(lengths, self.tokens_per_row)
-        return balance(lengths, self.tokens_per_row // at_once, at_once)
+        rung = self.fallback.current
+        if at_once == 1 and not rung.graphs:
+            return pack(lengths, rung.tokens_per_row)
+        return balance(lengths, rung.tokens_per_row // at_once, at_once)
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row, float32."""
@@ -252,7 +259,7 @@ class GradientStep:
         output = backbone(
             input_ids=row.input_ids[None],
             position_ids=row.position_ids[None],
-            attention_mask=self._nothing if self.packed else None,
+            attention_mask=self._unread_mask if self.packed else None,
             use_cache=False,
             **extra,
         )
@@ -261,18 +268,6 @@ class GradientStep:
             return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
         logits = output.logits[0].index_select(0, row.label_positions).float()
         return functional.cross_entropy(logits, row.targets, reduction="sum")
-
-
-def out_of_memory(problem: BaseException) -> bool:
-    """Tell whether an exception says that memory has run out, on whichever device."""
-    told = isinstance(problem, RuntimeError) and any(words in str(problem) for words in _OUT_OF_MEMORY)
-    return told or isinstance(problem, torch.OutOfMemoryError)
-
-
-def free_cached_memory() -> None:
-    """Give back what the allocator has kept for later, so that smaller pieces fit."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
@@ -296,3 +291,60 @@ def _has_plain_head(base: PreTrainedModel) -> bool:
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
     transformed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _HEAD_TRANSFORMS)
     return plain and not transformed and hasattr(base, "base_model")
+
+
+def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
+    """AdamW over LoRA's parameters and the other trained ones, each group with its own rate and weight decay.
+
+    With a ratio other than 1 the second matrices are a group of their own (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
+    Returns the optimizer and the name of each parameter by its id. A group's peak rate is kept as ``peak_lr``.
+    """
+    options = settings.optimizer
+    lora, others = _trained_parameters(model)
+    ratio = options.loraplus_lr_ratio
+    groups = [
+        {
+            "params": [p for name, p in lora if faster == (ratio != 1 and _is_second_matrix(name))],
+            "lr": rate,
+            "peak_lr": rate,
+            "weight_decay": options.lora_weight_decay,
+        }
+        for faster, rate in ((False, options.lora_lr), (True, options.lora_lr * ratio))
+    ]
+    groups += [
+        {
+            "params": [p for _, p in others],
+            "lr": options.base_lr,
+            "peak_lr": options.base_lr,
+            "weight_decay": options.base_weight_decay,
+        },
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+        fused=True,
+    )
+    return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
+
+
+def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
+    """Tell of each trained layer whether any of its parameters has a gradient that is not all zero."""
+    reached: dict[str, bool] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            layer = names[id(parameter)].partition(".lora_")[0]
+            alive = parameter.grad is not None and bool(parameter.grad.any())
+            reached[layer] = reached.get(layer, False) or alive
+    return reached
+
+
+def _trained_parameters(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
+    """Return the trained parameters by name: those of LoRA, and the others (none unless asked for)."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [entry for entry in trained if "lora_" in entry[0]], [entry for entry in trained if "lora_" not in entry[0]]
+
+
+def _is_second_matrix(name: str) -> bool:
+    """Tell whether a LoRA parameter learns at LoRA+'s higher rate: B, and DoRA's magnitudes, as in PEFT's grouping."""
+    return ".lora_B." in name or ".lora_magnitude_vector." in name

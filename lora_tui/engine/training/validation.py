@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 
 from lora_tui.engine.models.build_lock import computing
+from lora_tui.engine.training.fallback import RowTooLargeError, free_cached_memory, out_of_memory
 from lora_tui.engine.training.packing import EncodedExample, lay_out
-from lora_tui.engine.training.step import GradientStep, RowTooLargeError, free_cached_memory, out_of_memory
+from lora_tui.engine.training.step import GradientStep
 
 MOST_TOKENS = 32_768
 """Tokens that one look at the held-out examples reads at most: half a minute for a small model on two CPU cores."""
@@ -34,23 +35,23 @@ def measured(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS)
     return held_out
 
 
-def held_out_loss(maths: GradientStep, held_out: Sequence[EncodedExample]) -> float:
+def held_out_loss(gradient_step: GradientStep, held_out: Sequence[EncodedExample]) -> float:
     """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
 
     The model is left in evaluation mode. Where memory runs out, a row is looked at in halves; raises `RowTooLargeError`
     when a single example does not fit.
     """
     examples = measured(held_out)
-    maths.model.eval()
-    with torch.no_grad(), computing(), maths.ready():
-        maths.fast.set_dropout_rng(None)
-        total = math.fsum(_summed_loss(maths, examples, items) for items in maths.packing(examples))
+    gradient_step.model.eval()
+    with torch.no_grad(), computing(), gradient_step.ready():
+        gradient_step.fast.set_dropout_rng(None)
+        total = math.fsum(_summed_loss(gradient_step, examples, items) for items in gradient_step.assign_rows(examples))
     return total / sum(example.labels for example in examples)
 
 
-def _summed_loss(maths: GradientStep, examples: Sequence[EncodedExample], items: Sequence[int]) -> float:
+def _summed_loss(gradient_step: GradientStep, examples: Sequence[EncodedExample], items: Sequence[int]) -> float:
     try:
-        return float(maths.summed_loss(lay_out(examples, items, maths.device)))
+        return float(gradient_step.summed_loss(lay_out(examples, items, gradient_step.device)))
     except RuntimeError as problem:
         if not out_of_memory(problem):
             raise
@@ -58,7 +59,7 @@ def _summed_loss(maths: GradientStep, examples: Sequence[EncodedExample], items:
     half = len(items) // 2
     if not half:
         raise RowTooLargeError(len(examples[items[0]].input_ids))
-    return _summed_loss(maths, examples, items[:half]) + _summed_loss(maths, examples, items[half:])
+    return _summed_loss(gradient_step, examples, items[:half]) + _summed_loss(gradient_step, examples, items[half:])
 
 
 def overfitting(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:

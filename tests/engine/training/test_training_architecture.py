@@ -21,7 +21,7 @@ from lora_tui.engine.models.architecture import (
     unknown_targets,
 )
 from lora_tui.engine.training import schedule
-from lora_tui.engine.training.loop import _Training
+from lora_tui.engine.training.loop import _Trainer
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.memory import sizes_of
 from lora_tui.engine.training.schedule import plan_epoch
@@ -224,7 +224,7 @@ def test_evaluations_are_as_many_as_the_loop_makes(
     settings = SimpleNamespace(training=SimpleNamespace(eval_steps=eval_steps, eval_frequency=eval_frequency))
     loop = SimpleNamespace(settings=settings, steps=steps)
     plans = [plan for epoch in range(20) for plan in plan_epoch(range(examples), per_step, epoch)][:steps]
-    due = sum(_Training._evaluation_due(loop, plan) for plan in plans)  # type: ignore[arg-type]  # all that it looks at
+    due = sum(_Trainer._evaluation_due(loop, plan) for plan in plans)  # type: ignore[arg-type]  # all that it looks at
     assert schedule.evaluations(steps, schedule.steps_per_epoch(examples, per_step), eval_steps, eval_frequency) == due
 
 

@@ -42,13 +42,13 @@ def saved(place: Workshop, run_id: int) -> list[int]:
 def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes_on(
     place: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop_module._Training._take_step
+    real = loop_module._Trainer._take_step
 
     def slowly(self: Any, plan: Any) -> None:
         real(self, plan)
         time.sleep(0.05)
 
-    monkeypatch.setattr(loop_module._Training, "_take_step", slowly)
+    monkeypatch.setattr(loop_module._Trainer, "_take_step", slowly)
     run_id, future = place.start("train")
     wait_for(lambda: place.events(run_id, "step"))
     assert saved(place, run_id) == []
@@ -68,8 +68,8 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
 
 def test_the_run_goes_on_from_it_when_it_is_killed(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = iter([False, True] + [False] * 100)
-    monkeypatch.setattr("lora_tui.engine.jobs.train._Work.save_wanted", lambda self: next(wanted))
-    real = loop_module._Training._report
+    monkeypatch.setattr("lora_tui.engine.jobs.train._Work.should_save", lambda self: next(wanted))
+    real = loop_module._Trainer._report
 
     def killed(self: Any, plan: Any, *args: Any) -> None:
         if plan.step == 5:
@@ -77,7 +77,7 @@ def test_the_run_goes_on_from_it_when_it_is_killed(place: Workshop, monkeypatch:
         real(self, plan, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module._Training, "_report", killed)
+        patch.setattr(loop_module._Trainer, "_report", killed)
         broken = place.run("train", None, {"fine_tuning.training.max_epochs": 3})
     assert broken.state == "failed"
     assert saved(place, broken.run_id) == [2]

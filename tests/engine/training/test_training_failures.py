@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,14 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Sizes
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.fallback import FallbackLadder, RowTooLargeError, Rung
 from lora_tui.engine.training.fast import layers as layers_module
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
-from lora_tui.engine.training.memory import MemoryPlan, follow, kept_bytes, plan_memory, recompute, sizes_of
+from lora_tui.engine.training.memory import MemoryPlan, apply_plan, kept_bytes, plan_memory, sizes_of
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.step import GradientStep, RowTooLargeError
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import make_model
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
@@ -58,10 +60,10 @@ def test_a_step_for_which_memory_runs_out_is_taken_in_smaller_rows_with_the_same
     model = new_model(dropout=dropout).train()
     loss, undisturbed = accumulate(model, examples, 400)
     fitted = limited(monkeypatch, 60, kind)
-    maths = GradientStep.of(model, 400)
-    assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
+    gradient_step = GradientStep.of(model, 400)
+    assert float(gradient_step.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
-    assert maths.tokens_per_row <= 60
+    assert gradient_step.fallback.current.tokens_per_row <= 60
     assert max(fitted) <= 60
 
 
@@ -151,17 +153,19 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
         way: activation_memory.Recomputation, free: int, one_at_a_time: bool = False
     ) -> tuple[str | None, list[str]]:
         called: list[str] = []
-        maths: Any = SimpleNamespace(
+        gradient_step: Any = SimpleNamespace(
             device=torch.device("cuda"),
             fast=SimpleNamespace(uses_kernels=True, unsupported_reason=None),
             base=SimpleNamespace(
                 activation_checkpointing_enable=lambda *_, **__: called.append("checkpoints"),
                 disable_input_require_grads=lambda: None,
             ),
-            one_at_a_time=one_at_a_time,
+            fallback=FallbackLadder(1000),
             record_graphs=lambda: called.append("graphs"),
         )
-        return follow(MemoryPlan(way, 400, free, 1000, measured=False), maths), called
+        gradient_step.recompute = partial(GradientStep.recompute, gradient_step)
+        gradient_step.fallback.begin_at(Rung(1000, one_at_a_time=one_at_a_time))
+        return apply_plan(MemoryPlan(way, 400, free, 1000, measured=False), gradient_step), called
 
     assert told(activation_memory.NONE, 1000) == (None, ["graphs"])
     for told_of in (told(activation_memory.NONE, 900), told(activation_memory.NONE, 1000, one_at_a_time=True)):
@@ -179,12 +183,12 @@ def test_whatever_is_recomputed_the_gradients_are_the_same_and_less_is_kept(
     model = new_model(dropout=0.1, num_hidden_layers=4).train()
     loss, plain = accumulate(model, examples, 64)
     everything = kept_bytes(GradientStep.of(model, 64), (0, 1, 2), examples)
-    maths = GradientStep.of(model, 64)
-    recompute(maths, way)
-    assert float(maths.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
+    gradient_step = GradientStep.of(model, 64)
+    gradient_step.recompute(way)
+    assert float(gradient_step.accumulate(examples)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), plain) <= 1e-7
     if way is not activation_memory.NONE:
-        assert kept_bytes(maths, (0, 1, 2), examples) < everything
+        assert kept_bytes(gradient_step, (0, 1, 2), examples) < everything
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -193,9 +197,9 @@ def test_the_estimate_is_near_what_is_kept(
 ) -> None:
     base = make_model(tokenizer).to(dtype)
     model = new_model(base=base, targets=["q_proj", "k_proj", "v_proj", "o_proj"]).train()
-    maths = GradientStep.of(model, 400)
+    gradient_step = GradientStep.of(model, 400)
     tokens = sum(len(example.input_ids) for example in examples[:5])
-    kept = kept_bytes(maths, tuple(range(5)), examples) / tokens
+    kept = kept_bytes(gradient_step, tuple(range(5)), examples) / tokens
     sizes = sizes_of(base, by_hand=True)
     assert (sizes.width, sizes.attention_width) == (dtype.itemsize, 4)
     assert 0.7 < kept / activation_memory.NONE.bytes_per_token(sizes) < 1.3
@@ -205,30 +209,30 @@ def test_the_estimate_is_near_what_is_kept(
 def test_auto_measures_where_the_estimate_is_near_the_limit(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
-    maths = GradientStep.of(new_model().train(), 64)
+    gradient_step = GradientStep.of(new_model().train(), 64)
     sizes = Sizes(64, 128, 2, 4, by_hand=True)
     need = activation_memory.NONE.bytes_per_token(sizes) * 64
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: need * (100 if fits else 1.0))
-    plan = plan_memory("auto", maths, examples)
+    plan = plan_memory("auto", gradient_step, examples)
     assert plan.measured is not fits
     assert (plan.recomputation is activation_memory.NONE) is fits
-    assert ("measured" if plan.measured else "estimated") in plan.in_words()
-    assert plan_memory(True, maths, examples).recomputation is activation_memory.ALL
-    assert plan_memory(False, maths, examples).recomputation is activation_memory.NONE
+    assert ("measured" if plan.measured else "estimated") in plan.summary()
+    assert plan_memory(True, gradient_step, examples).recomputation is activation_memory.ALL
+    assert plan_memory(False, gradient_step, examples).recomputation is activation_memory.NONE
 
 
 def test_a_row_that_does_not_fit_even_for_measuring_is_recomputed(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maths = GradientStep.of(new_model().train(), 64)
+    gradient_step = GradientStep.of(new_model().train(), 64)
 
     def full(*_: Any) -> None:
         raise RuntimeError(OUT_OF_MEMORY)
 
     monkeypatch.setattr(GradientStep, "summed_loss", full)
-    assert math.isinf(kept_bytes(maths, (0,), examples))
+    assert math.isinf(kept_bytes(gradient_step, (0,), examples))
     monkeypatch.setattr("lora_tui.engine.training.memory.free_bytes", lambda device: 1000)
-    assert plan_memory("auto", maths, examples).recomputation is activation_memory.ALL
+    assert plan_memory("auto", gradient_step, examples).recomputation is activation_memory.ALL
 
 
 def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it_recomputes(
@@ -236,24 +240,24 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
 ) -> None:
     model = new_model(dropout=0.2).train()
     _, wanted = accumulate(model, examples[:3], 400)
-    maths = GradientStep.of(model, 400)
-    maths.fast.row = layers_module._RowState()  # what it is on a GPU
-    recompute(maths, activation_memory.ALL)
+    gradient_step = GradientStep.of(model, 400)
+    gradient_step.fast.row = layers_module._RowState()  # what it is on a GPU
+    gradient_step.recompute(activation_memory.ALL)
     labels = sum(example.labels for example in examples[:3])
-    with maths.ready():
-        (row,) = maths.rows(examples[:3])
-        maths.fast.set_dropout_rng(DropoutRng(42, 0, row.examples, row.spans))
-        loss = maths.summed_loss(row) / labels
+    with gradient_step.ready():
+        (row,) = gradient_step.rows(examples[:3])
+        gradient_step.fast.set_dropout_rng(DropoutRng(42, 0, row.examples, row.spans))
+        loss = gradient_step.summed_loss(row) / labels
         with ThreadPoolExecutor(1) as other:
             other.submit(loss.backward).result()
     assert largest_difference(gradients(model), wanted) <= 1e-6
 
 
 def test_measuring_leaves_the_random_state_alone(new_model: Callable[..., Any], examples: list[EncodedExample]) -> None:
-    maths = GradientStep.of(new_model(dropout=0.2).train(), 64)
-    maths.fast = FastLayers(unsupported_reason="for the test")
+    gradient_step = GradientStep.of(new_model(dropout=0.2).train(), 64)
+    gradient_step.fast = FastLayers(unsupported_reason="for the test")
     before = torch.get_rng_state()
-    kept_bytes(maths, (0, 1), examples)
+    kept_bytes(gradient_step, (0, 1), examples)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -363,9 +367,9 @@ def test_what_is_slower_is_said_once(new_model: Callable[..., Any], dataset: Tex
     train_model(new_model(), dataset, fine_tuning(), tmp_path, Hooks(note=notes.append))
     assert len(notes) == 1
     assert "Activations are kept: a row of" in notes[0]
-    maths = GradientStep.of(new_model(), 64)
-    maths.packed, maths.fast.unsupported_reason = False, "a variant of LoRA"
-    assert [note.split(":")[0] for note in maths.slower_because()] == [
+    gradient_step = GradientStep.of(new_model(), 64)
+    gradient_step.packed, gradient_step.fast.unsupported_reason = False, "a variant of LoRA"
+    assert [note.split(":")[0] for note in gradient_step.slower_reasons()] == [
         "One example a row",
         "PEFT's own layers are used, which are slower",
     ]

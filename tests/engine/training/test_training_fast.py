@@ -246,8 +246,8 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
     """PEFT's own layers, with its dropout modules replaced by ones that drop what ours drop."""
     model = new_model(dropout=0.2, targets=["q_proj", "up_proj", "down_proj"]).train()
     loss, ours = accumulate(model, examples, 64)
-    maths = GradientStep.of(model, 64)
-    rows = maths.rows(examples)
+    gradient_step = GradientStep.of(model, 64)
+    rows = gradient_step.rows(examples)
     total = 0.0
     labels = sum(example.labels for example in examples)
     for row in rows:
@@ -262,8 +262,8 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
             monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)
         from lora_tui.engine.training.packing import packed_attention
 
-        with packed_attention(maths.base):
-            part = maths.summed_loss(row) / labels
+        with packed_attention(gradient_step.base):
+            part = gradient_step.summed_loss(row) / labels
         part.backward()
         total += float(part.detach())
     assert loss == pytest.approx(total, rel=1e-6)
@@ -304,10 +304,10 @@ def test_what_is_not_plain_lora_is_left_to_peft(
 
     base = make_model(tokenizer).requires_grad_(False)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **change))
-    maths = GradientStep.of(model, 64)
-    assert maths.fast.unsupported_reason == reason
-    assert maths.fast.forwards == []
-    ours = float(maths.accumulate(examples))
+    gradient_step = GradientStep.of(model, 64)
+    assert gradient_step.fast.unsupported_reason == reason
+    assert gradient_step.fast.forwards == []
+    ours = float(gradient_step.accumulate(examples))
     labels = sum(example.labels for example in examples)
     found = gradients(model)
     theirs = 0.0
@@ -329,10 +329,10 @@ def test_in_bfloat16_gradients_are_as_near_the_exact_ones_as_pefts_own_or_nearer
 
     _, exact = accumulate(new_model(base=base(torch.float32)), examples, 64)
     _, ours = accumulate(new_model(base=base(torch.bfloat16)), examples, 64)
-    maths = GradientStep.of(new_model(base=base(torch.bfloat16)), 64)
-    maths.fast = FastLayers(unsupported_reason="for comparison")
-    maths.accumulate(examples)
-    pefts = gradients(maths.model)
+    gradient_step = GradientStep.of(new_model(base=base(torch.bfloat16)), 64)
+    gradient_step.fast = FastLayers(unsupported_reason="for comparison")
+    gradient_step.accumulate(examples)
+    pefts = gradients(gradient_step.model)
 
     def relative_error(found: dict[str, torch.Tensor]) -> float:
         distance = sum(float((found[name] - exact[name]).square().sum()) for name in exact)

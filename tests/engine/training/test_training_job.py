@@ -54,7 +54,7 @@ def newest(workshop: Workshop, run_id: int) -> Path:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, steps: int) -> None:
     """Ask the run to stop, as a user would, once it has taken so many steps."""
-    real = loop_module._Training._report
+    real = loop_module._Trainer._report
 
     def report(self: Any, *args: Any) -> None:
         real(self, *args)
@@ -63,7 +63,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, steps: int) 
             while not self.hooks.should_stop():
                 pass
 
-    monkeypatch.setattr(loop_module._Training, "_report", report)
+    monkeypatch.setattr(loop_module._Trainer, "_report", report)
 
 
 def test_the_result_says_what_was_trained_and_where_it_is(trained: Trained) -> None:
@@ -424,7 +424,7 @@ def test_what_is_learned_by_heart_is_warned_of_once_and_not_again_after_a_stop(
         said = [event.payload["message"] for event in place.events(run_id, "warning")]
         return [words for words in said if words.startswith("overfitting: ")]
 
-    monkeypatch.setattr(loop_module, "held_out_loss", lambda maths, held_out: 2.0 + next(worse))
+    monkeypatch.setattr(loop_module, "held_out_loss", lambda gradient_step, held_out: 2.0 + next(worse))
     worse = iter(range(100))
     whole = place.run("train", None, HELD_OUT)
     assert len(warnings(whole.run_id)) == 1

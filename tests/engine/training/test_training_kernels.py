@@ -20,7 +20,6 @@ from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
-from lora_tui.engine.training.memory import recompute
 from lora_tui.engine.training.packing import EncodedExample, Row, lay_out
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones, stir
@@ -223,10 +222,10 @@ def test_a_norm_that_somebody_listens_to_is_called(
     norm = model.get_base_model().model.layers[0].post_attention_layernorm
     heard: list[int] = []
     norm.register_forward_hook(lambda *_: heard.append(1))
-    maths = GradientStep.of(model, 64)
-    maths.accumulate(examples[:1], 1)
+    gradient_step = GradientStep.of(model, 64)
+    gradient_step.accumulate(examples[:1], 1)
     assert heard == [1]
-    assert maths.fast.replaced["layer"] == model.config.num_hidden_layers - 1
+    assert gradient_step.fast.replaced["layer"] == model.config.num_hidden_layers - 1
 
 
 @pytest.mark.usefixtures("with_attention")
@@ -248,9 +247,9 @@ def test_layers_that_are_computed_again_are_the_same(
 ) -> None:
     gpu_ops.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
-    maths = GradientStep.of(model, 64)
-    recompute(maths, activation_memory.ALL)
-    maths.accumulate(short, 1)
+    gradient_step = GradientStep.of(model, 64)
+    gradient_step.recompute(activation_memory.ALL)
+    gradient_step.accumulate(short, 1)
     again = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.get_base_model().gradient_checkpointing_disable()
     GradientStep.of(model, 64).accumulate(short, 1)
@@ -260,10 +259,10 @@ def test_layers_that_are_computed_again_are_the_same(
 
 def compare_with_the_cpus_way(model: Any, examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> tuple[float, torch.Tensor, dict[str, int]]:
-        maths = GradientStep.of(model, 64)
-        loss = float(maths.accumulate(examples[:2], 1))
+        gradient_step = GradientStep.of(model, 64)
+        loss = float(gradient_step.accumulate(examples[:2], 1))
         found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        return loss, found, maths.fast.replaced
+        return loss, found, gradient_step.fast.replaced
 
     loss, found, kinds = gradient()
     monkeypatch.setattr(gpu_ops, "unusable_reason", lambda device, dtype: "not here")
@@ -314,8 +313,8 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
         count(Dropped if name == "copy_of" else gpu_ops.low_rank_kernels(), name)
 
     def step() -> tuple[float, torch.Tensor]:
-        maths = GradientStep.of(model, 64)
-        loss = float(maths.accumulate(shortest, 1))
+        gradient_step = GradientStep.of(model, 64)
+        loss = float(gradient_step.accumulate(shortest, 1))
         return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     loss, inside = step()
@@ -375,22 +374,22 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     model = new_model(dropout=0.1, targets=["q_proj"]).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
-    def gradients_of_three_steps(maths: GradientStep) -> list[torch.Tensor]:
+    def gradients_of_three_steps(gradient_step: GradientStep) -> list[torch.Tensor]:
         found = []
         for step in (1, 2):
-            loss = maths.accumulate(examples[step - 1 : step + 1], step)
+            loss = gradient_step.accumulate(examples[step - 1 : step + 1], step)
             found.append(torch.cat([loss[None], *(p.grad.flatten() for p in model.parameters() if p.grad is not None)]))
         return found
 
     plain = gradients_of_three_steps(GradientStep.of(model, 1000))
-    maths = GradientStep.of(model, 1000)
-    maths.record_graphs()
-    assert maths.graphs is not None
-    monkeypatch.setattr(maths.graphs, "_record", Recorded)
+    gradient_step = GradientStep.of(model, 1000)
+    gradient_step.record_graphs()
+    assert gradient_step.graphs is not None
+    monkeypatch.setattr(gradient_step.graphs, "_record", Recorded)
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
-    for ours, expected in zip(gradients_of_three_steps(maths), plain, strict=True):
+    for ours, expected in zip(gradients_of_three_steps(gradient_step), plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-    assert [recorded.replays for _, recorded in maths.graphs._graphs.values()] in ([1, 1], [2])
+    assert [recorded.replays for _, recorded in gradient_step.graphs._graphs.values()] in ([1, 1], [2])
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -399,18 +398,20 @@ def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
 ) -> None:
     model = new_model(targets=["q_proj"]).train()
     expected = float(GradientStep.of(model, 1000).accumulate(examples[:2], 1))
-    maths = GradientStep.of(model, 1000)
-    maths.record_graphs()
+    gradient_step = GradientStep.of(model, 1000)
+    gradient_step.record_graphs()
 
     def refuse(*_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(maths.graphs, "_record", refuse)
+    monkeypatch.setattr(gradient_step.graphs, "_record", refuse)
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
-    assert float(maths.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
-    assert maths.graphs is None
-    assert maths.tokens_per_row == 1000, "and nothing but time where its memory did not suffice"
-    assert "not permitted" in str(maths.graphs_failed)
+    assert float(gradient_step.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
+    assert gradient_step.graphs is None
+    assert gradient_step.fallback.current.tokens_per_row == 1000, (
+        "and nothing but time where its memory did not suffice"
+    )
+    assert "not permitted" in str(gradient_step.fallback.graphs_error)
 
 
 class Sums:
@@ -492,6 +493,6 @@ def test_without_the_kernels_a_model_says_that_it_is_slower(
     model = new_model()
     fast = FastLayers.of(model, packed=True)
     fast.slower_reason = "they cannot be used"
-    maths = GradientStep.of(model, 64)
-    monkeypatch.setattr(maths, "fast", fast)
-    assert any("they cannot be used" in line for line in maths.slower_because())
+    gradient_step = GradientStep.of(model, 64)
+    monkeypatch.setattr(gradient_step, "fast", fast)
+    assert any("they cannot be used" in line for line in gradient_step.slower_reasons())

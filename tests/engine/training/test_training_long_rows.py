@@ -134,10 +134,10 @@ def test_rows_are_reckoned_with_all_their_activations_also_where_they_are_recomp
     new_model: Callable[..., Any], dataset: TextDataset, free: Callable[[float], None], setting: bool
 ) -> None:
     """A layer that is computed again has workspaces of its own: as much as is saved."""
-    maths = GradientStep.of(new_model().train(), 32)
+    gradient_step = GradientStep.of(new_model().train(), 32)
     for rows, fitting in ((0.5, 1), (2, 1), (4.1, 2), (6.1, 3)):
         free(rows)
-        assert plan_memory(setting, maths, list(dataset)).rows_that_fit() == fitting
+        assert plan_memory(setting, gradient_step, list(dataset)).rows_that_fit() == fitting
 
 
 def test_rows_that_were_measured_are_reckoned_with_that(
@@ -146,14 +146,14 @@ def test_rows_that_were_measured_are_reckoned_with_that(
     free: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maths = GradientStep.of(new_model().train(), 32)
+    gradient_step = GradientStep.of(new_model().train(), 32)
     per_token = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True))
     monkeypatch.setattr(
         "lora_tui.engine.training.memory.kept_bytes",
-        lambda maths, items, examples: per_token / 2 * sum(len(examples[item].input_ids) for item in items),
+        lambda gradient_step, items, examples: per_token / 2 * sum(len(examples[item].input_ids) for item in items),
     )
     free(3.1)
-    plan = plan_memory("auto", maths, list(dataset))
+    plan = plan_memory("auto", gradient_step, list(dataset))
     assert (plan.measured, plan.rows_that_fit()) == (True, 3)
 
 
@@ -163,7 +163,7 @@ def test_where_not_even_one_row_fitted_none_goes_beside_it(
     free: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maths = GradientStep.of(new_model().train(), 32)
+    gradient_step = GradientStep.of(new_model().train(), 32)
     free(3)
     monkeypatch.setattr("lora_tui.engine.training.memory.kept_bytes", lambda *_: float("inf"))
-    assert plan_memory("auto", maths, list(dataset)).rows_that_fit(100) == 1
+    assert plan_memory("auto", gradient_step, list(dataset)).rows_that_fit(100) == 1

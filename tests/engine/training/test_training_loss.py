@@ -189,11 +189,11 @@ def test_every_family_has_the_loss_and_gradients_of_transformers_own_forward(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.packing._MATMUL_TOKENS", matmul_tokens)
     model = new_model(base=other_model(kind, len(tokenizer))).eval()
-    maths = GradientStep.of(model, 64)
-    assert (maths.packed, maths.plain_head) == (packed, plain_head)
+    gradient_step = GradientStep.of(model, 64)
+    assert (gradient_step.packed, gradient_step.plain_head) == (packed, plain_head)
     if not packed:
-        assert len(maths.rows(examples)) == len(examples), "one example a row"
-    ours = float(maths.accumulate(examples))
+        assert len(gradient_step.rows(examples)) == len(examples), "one example a row"
+    ours = float(gradient_step.accumulate(examples))
     found = gradients(model)
     labels = sum(example.labels for example in examples)
     theirs = 0.0
@@ -224,8 +224,8 @@ def test_an_adapter_on_the_head_takes_the_models_own_forward(
     new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
     model = new_model(targets=["q_proj", "lm_head"], tied=False)
-    maths = GradientStep.of(model, 64)
-    assert not maths.plain_head
+    gradient_step = GradientStep.of(model, 64)
+    assert not gradient_step.plain_head
     loss, found = accumulate(model, examples, 64)
     labels = sum(example.labels for example in examples)
     theirs = 0.0

@@ -34,9 +34,9 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 def accumulate(
     model: Any, examples: list[EncodedExample], tokens_per_row: int
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    maths = GradientStep.of(model, tokens_per_row)
-    assert maths.packed
-    loss = float(maths.accumulate(examples))
+    gradient_step = GradientStep.of(model, tokens_per_row)
+    assert gradient_step.packed
+    loss = float(gradient_step.accumulate(examples))
     return loss, gradients(model)
 
 

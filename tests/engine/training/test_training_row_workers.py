@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,25 +45,25 @@ def test_two_at_a_time_give_the_gradient_of_one_after_the_other(
     new_model: Callable[..., Any], examples: list[EncodedExample], dropout: float
 ) -> None:
     model = new_model(dropout=dropout).train()
-    maths = GradientStep.of(model, 96)
+    gradient_step = GradientStep.of(model, 96)
     seen: set[str] = set()
-    real = maths.fast.set_dropout_rng
+    real = gradient_step.fast.set_dropout_rng
 
     def watched(draws: Any) -> None:
         seen.add(threading.current_thread().name)
         real(draws)
 
-    maths.fast.set_dropout_rng = watched  # type: ignore[method-assign]
-    assert maths.rows_at_once(examples) == 2
-    assert maths.rows_at_once(examples[:1]) == 1, "a small step is one row"
-    loss = float(maths.accumulate(examples))
+    gradient_step.fast.set_dropout_rng = watched  # type: ignore[method-assign]
+    assert gradient_step.rows_at_once(examples) == 2
+    assert gradient_step.rows_at_once(examples[:1]) == 1, "a small step is one row"
+    loss = float(gradient_step.accumulate(examples))
     found = gradients(model)
     assert len(seen) == 2, "two threads have computed rows"
     for _ in range(3):
-        assert float(maths.accumulate(examples)) == loss
+        assert float(gradient_step.accumulate(examples)) == loss
         again = gradients(model)
         assert all(torch.equal(value, found[name]) for name, value in again.items())
-    maths.side_by_side.close()
+    gradient_step.row_workers.close()
     torch.set_num_threads(1)
     plain_loss, plain = accumulate(model, examples, 96)
     assert loss == pytest.approx(plain_loss, rel=1e-6)
@@ -74,8 +75,8 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
-    maths = GradientStep.of(new_model(), 40)
-    (alone, one), (together, _), (short, two) = maths._row_groups(examples)
+    gradient_step = GradientStep.of(new_model(), 40)
+    (alone, one), (together, _), (short, two) = gradient_step._row_groups(examples)
     assert (one, two) == (1, 2)
     assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in short)
     assert all(len(row) == 1 for row in alone)
@@ -97,13 +98,13 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
     loss = float(one_by_one.accumulate(long, 1))
     expected = gradients(model)
     assert (one_by_one.long_rows_together(long), side_by_side.long_rows_together(long)) == (1, 1)
-    side_by_side.long_rows_that_fit = 2
+    side_by_side.fallback.begin_at(replace(side_by_side.fallback.current, long_rows=2))
     assert side_by_side.long_rows_together(long) == 2
     groups = [(len(rows), workers) for rows, workers in side_by_side._row_groups(long)]
     assert groups == [(count % 2, 1), (count - count % 2, 2), (0, 2)]
     assert float(side_by_side.accumulate(long, 1)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), expected) <= 1e-6
-    side_by_side.side_by_side.close()
+    side_by_side.row_workers.close()
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -113,11 +114,11 @@ def test_memory_that_runs_out_in_one_of_the_threads_is_noticed(
     model = new_model().train()
     _, undisturbed = accumulate(model, examples, 200)
     fitted = limited(monkeypatch, 60)
-    maths = GradientStep.of(model, 200)
-    maths.accumulate(examples)
+    gradient_step = GradientStep.of(model, 200)
+    gradient_step.accumulate(examples)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
     assert max(fitted) <= 60
-    assert maths.rows_at_once(examples) == 1
+    assert gradient_step.rows_at_once(examples) == 1
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -130,8 +131,8 @@ def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
     monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     model = new_model().train()
     _, undisturbed = accumulate(model, long, 1)
-    maths = GradientStep.of(model, 2 * tokens)
-    assert maths.rows_at_once(long) == 2
+    gradient_step = GradientStep.of(model, 2 * tokens)
+    assert gradient_step.rows_at_once(long) == 2
     real, first = GradientStep.summed_loss, threading.Event()
 
     def summed_loss(self: GradientStep, row: Any) -> torch.Tensor:
@@ -141,8 +142,8 @@ def test_two_rows_that_do_not_fit_together_are_computed_one_after_the_other(
         return real(self, row)
 
     monkeypatch.setattr(GradientStep, "summed_loss", summed_loss)
-    maths.accumulate(long)
-    assert (maths.rows_at_once(long), maths.tokens_per_row) == (1, tokens)
+    gradient_step.accumulate(long)
+    assert (gradient_step.rows_at_once(long), gradient_step.fallback.current.tokens_per_row) == (1, tokens)
     assert largest_difference(gradients(model), undisturbed) <= 1e-6
 
 

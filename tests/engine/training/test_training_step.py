@@ -11,10 +11,9 @@ import torch
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, train_model
-from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.schedule import epoch_order
-from lora_tui.engine.training.step import GradientStep
+from lora_tui.engine.training.step import GradientStep, make_optimizer
 from tests.engine.tiny import tiny_settings
 
 RATE, DECAY, BASE_RATE, BASE_DECAY = 3e-3, 0.1, 1e-3, 0.2

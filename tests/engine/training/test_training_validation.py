@@ -13,10 +13,11 @@ from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.training import validation
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.fallback import RowTooLargeError
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.step import GradientStep, RowTooLargeError
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
 from lora_tui.errors import UsageError
 from tests.engine.tiny import PAIRS, tiny_settings
@@ -65,8 +66,8 @@ def test_it_is_the_mean_over_label_tokens_without_dropout(
 def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maths = GradientStep.of(new_model(), 512)
-    expected = held_out_loss(maths, examples)
+    gradient_step = GradientStep.of(new_model(), 512)
+    expected = held_out_loss(gradient_step, examples)
     real, room = GradientStep.summed_loss, 1
 
     def cramped(self: GradientStep, row: Any) -> torch.Tensor:
@@ -75,10 +76,10 @@ def test_where_memory_runs_out_a_row_is_looked_at_in_halves(
         return real(self, row)
 
     monkeypatch.setattr(GradientStep, "summed_loss", cramped)
-    assert held_out_loss(maths, examples) == pytest.approx(expected, rel=1e-6)
+    assert held_out_loss(gradient_step, examples) == pytest.approx(expected, rel=1e-6)
     room = 0
     with pytest.raises(RowTooLargeError):
-        held_out_loss(maths, examples)
+        held_out_loss(gradient_step, examples)
 
 
 def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
@@ -102,10 +103,10 @@ def test_a_run_goes_on_without_a_held_out_loss_that_does_not_fit(
 
 def test_it_works_on_models_that_are_not_packed(new_model: Callable[..., Any], examples: list[EncodedExample]) -> None:
     model = new_model()
-    maths = GradientStep.of(model, 64)
+    gradient_step = GradientStep.of(model, 64)
     fast = FastLayers.of(model, packed=False)
-    plain = replace(maths, packed=False, plain_head=False, fast=fast)
-    assert held_out_loss(plain, examples) == pytest.approx(held_out_loss(maths, examples), rel=1e-5)
+    plain = replace(gradient_step, packed=False, plain_head=False, fast=fast)
+    assert held_out_loss(plain, examples) == pytest.approx(held_out_loss(gradient_step, examples), rel=1e-5)
 
 
 def test_it_builds_no_graph_and_touches_no_random_state(
@@ -149,7 +150,7 @@ def test_every_evaluation_tells_it_and_training_is_the_same_as_without(
     settings = tiny_settings({"lora.dropout": 0.2, "training.max_epochs": 3}).fine_tuning
     told: list[tuple[str, int, float]] = []
     hooks = Hooks(
-        on_held_out=lambda step, loss: told.append(("held out", step, loss)),
+        on_held_out_loss=lambda step, loss: told.append(("held out", step, loss)),
         evaluate=lambda step: told.append(("score", step, 0.5)) or 0.5,  # type: ignore[func-returns-value]
     )
     quiet, looked_at = (new_model(dropout=0.2, stirred=False) for _ in range(2))
