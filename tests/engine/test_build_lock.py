@@ -35,37 +35,37 @@ def stays_out(future: Future[Any]) -> bool:
 
 
 def test_nobody_computes_while_a_model_is_built(threads: ThreadPoolExecutor) -> None:
-    gate = BuildLock()
-    with gate.constructing():
-        step = threads.submit(entered, gate.computing)
+    lock = BuildLock()
+    with lock.constructing():
+        step = threads.submit(entered, lock.computing)
         assert stays_out(step)
     assert step.result(timeout=5) == "entered"
 
 
 def test_two_models_are_built_one_after_the_other(threads: ThreadPoolExecutor) -> None:
-    gate = BuildLock()
-    with gate.constructing():
-        other = threads.submit(entered, gate.constructing)
+    lock = BuildLock()
+    with lock.constructing():
+        other = threads.submit(entered, lock.constructing)
         assert stays_out(other)
     assert other.result(timeout=5) == "entered"
 
 
 def test_a_model_waits_for_the_step_that_is_computed_and_several_compute_at_once(threads: ThreadPoolExecutor) -> None:
-    gate = BuildLock()
-    with gate.computing():
-        assert threads.submit(entered, gate.computing).result(timeout=5) == "entered"
-        model = threads.submit(entered, gate.constructing)
+    lock = BuildLock()
+    with lock.computing():
+        assert threads.submit(entered, lock.computing).result(timeout=5) == "entered"
+        model = threads.submit(entered, lock.constructing)
         assert stays_out(model)
     assert model.result(timeout=5) == "entered"
 
 
 def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: ThreadPoolExecutor) -> None:
-    gate, over = BuildLock(), threading.Event()
+    lock, over = BuildLock(), threading.Event()
 
     def train() -> int:
         steps = 0
         while not over.is_set():
-            with gate.computing():
+            with lock.computing():
                 steps += 1
                 time.sleep(0.01)
         return steps
@@ -74,7 +74,7 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
     try:
         time.sleep(0.05)
         began = time.monotonic()
-        assert threads.submit(entered, gate.constructing).result(timeout=5) == "entered"
+        assert threads.submit(entered, lock.constructing).result(timeout=5) == "entered"
         assert time.monotonic() - began < 4
     finally:
         over.set()
@@ -82,12 +82,12 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
 
 
 def test_an_error_leaves_the_gate_open(threads: ThreadPoolExecutor) -> None:
-    gate = BuildLock()
-    for side in (gate.constructing, gate.computing):
+    lock = BuildLock()
+    for side in (lock.constructing, lock.computing):
         with pytest.raises(RuntimeError), side():
             raise RuntimeError
-    assert threads.submit(entered, gate.constructing).result(timeout=5) == "entered"
-    assert threads.submit(entered, gate.computing).result(timeout=5) == "entered"
+    assert threads.submit(entered, lock.constructing).result(timeout=5) == "entered"
+    assert threads.submit(entered, lock.computing).result(timeout=5) == "entered"
 
 
 def test_a_base_model_and_a_lora_model_are_built_while_no_step_is_computed(

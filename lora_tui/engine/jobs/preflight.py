@@ -14,7 +14,7 @@ from lora_tui.engine.data.read import ReadResult, read_examples, training_file
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.engine.training.data_plan import named
+from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.store.connection import Store
@@ -28,7 +28,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     data = await asyncio.to_thread(read_examples, data_file)
     heading = f"{data_file} holds records that cannot be trained on"
-    for warning in named(heading, [(record.location, record.reason) for record in data.skipped]):
+    for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
     check_source(ctx.settings.fine_tuning.model_name)
     job = await asyncio.to_thread(_train_job)

@@ -1,4 +1,4 @@
-"""The training job: read the data, load the model, say the plan, train, keep the best adapter with its papers.
+"""The training job: load the model, report the plan, train, keep the best adapter with its card and metadata.
 
 This is where settings, store and the torch code meet; the mathematics are in `loop` and what it calls.
 """
@@ -36,7 +36,7 @@ from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.engine.training.schedule import total_steps
-from lora_tui.engine.training.validation import overfitting
+from lora_tui.engine.training.validation import overfitting_warning
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
 from lora_tui.store.training import evaluations
@@ -46,37 +46,23 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str,
     """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended."""
     device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
     await ctx.take_device(str(device))
-    folder = await _folder(ctx)
-    settings = await asyncio.to_thread(_same_precision, ctx, folder)
+    folder = await _run_folder(ctx)
+    settings = await asyncio.to_thread(_with_precision_of_checkpoint, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.raise_if_stopping()
-    work = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
+    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
     if ctx.resumed:
-        await _recall(ctx, work)
-    with ctx.commands.handling({"checkpoint": work.save_soon}):
-        result = await ctx.in_torch_thread(_train, ctx, work, folder)
+        await run.load_losses()
+    with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
+        result = await ctx.in_torch_thread(run.train, folder)
     await ctx.flush()
-    summary = _summary(work, result)
+    summary = run.summary(result)
     if result.stopped_by == "request":
         raise Stopped(summary)
     return summary
 
 
-async def _recall(ctx: RunContext, work: "_Work") -> None:
-    """Take up the losses from before a stop, for the card and the watch on overfitting."""
-    done = await step_columns(ctx.store, ctx.run_id)
-    work.curve = [point for point in zip(done.step, done.loss, strict=True) if not math.isnan(point[1])]
-    work.held_out_curve = [
-        (look.step, look.held_out_loss)
-        for look in await evaluations(ctx.store, ctx.run_id)
-        if look.held_out_loss is not None
-    ]
-    work.overfits = any(
-        overfitting(work.held_out_curve[:looks], work.curve) for looks in range(len(work.held_out_curve) + 1)
-    )
-
-
-async def _folder(ctx: RunContext) -> Path:
+async def _run_folder(ctx: RunContext) -> Path:
     """The run's own folder, which a resumed run finds again. Another store may have had a run of the same number."""
     wanted = Path(ctx.settings.fine_tuning.training.save_dir) / f"run-{ctx.run_id}"
     run = await runs.get(ctx.store, ctx.run_id)
@@ -88,7 +74,7 @@ async def _folder(ctx: RunContext) -> Path:
     return folder
 
 
-def _same_precision(ctx: RunContext, folder: Path) -> Settings:
+def _with_precision_of_checkpoint(ctx: RunContext, folder: Path) -> Settings:
     """The settings with the precision that a resumed run began in: "auto" measures, and may come out another way."""
     state = checkpoint.newest_state(folder) if ctx.resumed else None
     if state is None or ctx.settings.fine_tuning.dtype != "auto":
@@ -96,71 +82,19 @@ def _same_precision(ctx: RunContext, folder: Path) -> Settings:
     return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
 
 
-@dataclass
-class _Work:
-    """Everything a training run is made of, once it has been prepared."""
-
-    base: BaseModel
-    model: PeftModel
-    dataset: TextDataset
-    held_out: list[EncodedExample]
-    data: ReadResult
-    data_file: Path
-    fingerprint: str
-    prompts: list[TestPrompt]
-    loop: asyncio.AbstractEventLoop
-    evaluation: EvaluationResult | None = None
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    held_out_curve: list[tuple[int, float]] = field(default_factory=list)
-    overfits: bool = False
-    _save: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def held_out_loss(self) -> float | None:
-        """The newest loss on the held-out examples."""
-        return self.held_out_curve[-1][1] if self.held_out_curve else None
-
-    def look(self, step: int, loss: float) -> str | None:
-        """Note the loss on the held-out examples; returns a warning, once in a run, when they are left behind."""
-        self.held_out_curve = [*(entry for entry in self.held_out_curve if entry[0] < step), (step, loss)]
-        warning = None if self.overfits else overfitting(self.held_out_curve, self.curve)
-        self.overfits = self.overfits or warning is not None
-        return warning
-
-    async def save_soon(self) -> str:
-        """Have a checkpoint saved after the step that is under way."""
-        self._save.set()
-        return DONE
-
-    def should_save(self) -> bool:
-        """Tell, once for each wish, whether a checkpoint is wanted; asked on the thread that trains."""
-        if not self._save.is_set():
-            return False
-        self._save.clear()
-        return True
-
-
-def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path) -> _Work:
+def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path) -> "_TrainingRun":
+    """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread."""
     fine_tuning = ctx.settings.fine_tuning
-    training = fine_tuning.training
-    dataset = TextDataset(
-        data.examples,
-        base.tokenizer,
-        training.max_length,
-        fine_tuning.sampling.keywords,
-        configured_stops(base.model),
-    )
+    training, lora = fine_tuning.training, fine_tuning.lora
+    keywords, stops = fine_tuning.sampling.keywords, configured_stops(base.model)
+    dataset = TextDataset(data.examples, base.tokenizer, training.max_length, keywords, stops)
     held_out = dataset.hold_out(training.validation_share, training.seed)
-    begun = ctx.resumed and takes_from_base(fine_tuning.lora.init_lora_weights)
-    first = checkpoint.newest_first_matrices(folder) if begun else None
-    model = create_lora_model(base.model, fine_tuning.lora, training.seed, first)
+    from_base = ctx.resumed and takes_from_base(lora.init_lora_weights)
+    first_matrices = checkpoint.newest_first_matrices(folder) if from_base else None
+    model = create_lora_model(base.model, lora, training.seed, first_matrices)
     trained, total = trainable_parameters(model)
-    steps = total_steps(
-        len(dataset),
-        training.batch_size * training.gradient_accumulation_steps,
-        training.max_epochs,
-        training.max_steps,
-    )
+    examples_per_step = training.batch_size * training.gradient_accumulation_steps
+    steps = total_steps(len(dataset), examples_per_step, training.max_epochs, training.max_steps)
     ctx.emit(
         "plan",
         model=base.name,
@@ -172,142 +106,186 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         trainable_parameters=trained,
         parameters=total,
     )
-    for warning in data_warnings(dataset, held_out, training):
+    config = base.model.config.get_text_config()
+    advice = (
+        line
+        for line in advise(
+            ctx.settings,
+            optimizer_steps=steps,
+            trainable_parameters=trained,
+            examples=len(dataset),
+            hidden_size=getattr(config, "hidden_size", None),
+            model_type=config.model_type,
+        )
+        if line.startswith("fine_tuning")
+    )
+    for warning in (*data_warnings(dataset, held_out, training), *advice):
         ctx.warn(warning)
-    shape = base.model.config.get_text_config()
-    known = {
-        "examples": len(dataset),
-        "hidden_size": getattr(shape, "hidden_size", None),
-        "model_type": shape.model_type,
-    }
-    for advice in advise(ctx.settings, optimizer_steps=steps, trainable_parameters=trained, **known):
-        if advice.startswith("fine_tuning"):
-            ctx.warn(advice)
-    prompts, doubt = resolve_prompts(fine_tuning, data.examples)
-    if doubt:
-        ctx.warn(doubt)
-    return _Work(base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts, ctx.writer.loop)
+    prompts, prompt_warning = resolve_prompts(fine_tuning, data.examples)
+    if prompt_warning:
+        ctx.warn(prompt_warning)
+    return _TrainingRun(ctx, base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts)
 
 
-def _train(ctx: RunContext, work: _Work, folder: Path) -> TrainingResult:
-    """The part that runs on the torch thread."""
+@dataclass
+class _TrainingRun:
+    """A prepared run: model, data and prompts, and what it has measured; its methods are the hooks of `train_model`.
 
-    def on_step(report: StepReport) -> None:
+    `losses` holds (step, loss) of the optimizer steps, `held_out_losses` those of the evaluations.
+    """
+
+    ctx: RunContext
+    base: BaseModel
+    model: PeftModel
+    dataset: TextDataset
+    held_out: list[EncodedExample]
+    data: ReadResult
+    data_file: Path
+    fingerprint: str
+    prompts: list[TestPrompt]
+    evaluation: EvaluationResult | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    held_out_losses: list[tuple[int, float]] = field(default_factory=list)
+    warned_of_overfitting: bool = False
+    _checkpoint_requested: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def held_out_loss(self) -> float | None:
+        """The newest loss on the held-out examples."""
+        return self.held_out_losses[-1][1] if self.held_out_losses else None
+
+    @property
+    def mostly_conversations(self) -> bool:
+        """Whether a chat with this adapter should use the model's chat template instead of ``Question: …``."""
+        examples = self.data.examples
+        return 2 * sum(isinstance(example, Conversation) for example in examples) > len(examples)
+
+    async def load_losses(self) -> None:
+        """Read the losses from before a stop, for the card and for what is said of overfitting."""
+        store, run_id = self.ctx.store, self.ctx.run_id
+        done = await step_columns(store, run_id)
+        self.losses = [point for point in zip(done.step, done.loss, strict=True) if not math.isnan(point[1])]
+        self.held_out_losses = [
+            (evaluation.step, evaluation.held_out_loss)
+            for evaluation in await evaluations(store, run_id)
+            if evaluation.held_out_loss is not None
+        ]
+        self.warned_of_overfitting = any(
+            overfitting_warning(self.held_out_losses[:known], self.losses)
+            for known in range(len(self.held_out_losses) + 1)
+        )
+
+    async def request_checkpoint(self) -> str:
+        """Have a checkpoint saved after the step that is under way."""
+        self._checkpoint_requested.set()
+        return DONE
+
+    def train(self, folder: Path) -> TrainingResult:
+        """Run the loop, on the torch thread."""
+        hooks = Hooks(
+            on_step=self._on_step,
+            evaluate=self._evaluate,
+            write_best=self._write_best,
+            write_metadata=lambda target, step: self._write_metadata(target, step, None),
+            on_checkpoint=self._on_checkpoint,
+            should_stop=self.ctx.stop.is_set,
+            warn=self.ctx.warn,
+            should_save=self.should_save,
+            note=lambda message: self.ctx.emit("note", message=message),
+            on_held_out_loss=self._on_held_out_loss,
+        )
+        tuning = self.ctx.settings.fine_tuning
+        return train_model(
+            self.model, self.dataset, tuning, folder, hooks, resume=self.ctx.resumed, held_out=self.held_out
+        )
+
+    def _on_step(self, report: StepReport) -> None:
         # A resumed run repeats the steps after its last checkpoint.
-        work.curve = [*(entry for entry in work.curve if entry[0] < report.step), (report.step, report.loss)]
-        ctx.emit("step", **asdict(report))
+        self.losses = [*(point for point in self.losses if point[0] < report.step), (report.step, report.loss)]
+        self.ctx.emit("step", **asdict(report))
 
-    def evaluate(step: int) -> float:
-        work.evaluation = _evaluate(ctx, work, step, "tuned")
-        return work.evaluation.score
+    def _on_held_out_loss(self, step: int, loss: float) -> None:
+        """Keep the loss on held-out examples, and warn once in a run when it rises while the training loss falls."""
+        self.held_out_losses = [*(point for point in self.held_out_losses if point[0] < step), (step, loss)]
+        if self.warned_of_overfitting:
+            return
+        if warning := overfitting_warning(self.held_out_losses, self.losses):
+            self.warned_of_overfitting = True
+            self.ctx.warn(warning)
 
-    def write_best(target: Path) -> None:
-        checkpoint.save_adapter(work.model, target)
-        _write_papers(ctx, work, target)
+    def _evaluate(self, step: int) -> float:
+        """Score the model with the weights that the feedback so far has made, and report it."""
+        ctx, settings = self.ctx, self.ctx.settings.fine_tuning.evaluation
+        weights = evaluation_aggregator(ctx.store, settings.adaptive_aggregator)
+        aggregator, version = asyncio.run_coroutine_threadsafe(weights, ctx.writer.loop).result()
+        scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens)
+        emit_evaluation(ctx, scored, aggregator, version, step, "tuned", self.held_out_loss)
+        self.evaluation = scored
+        return scored.score
 
-    def on_checkpoint(kind: str, step: int, path: Path, score: float | None) -> None:
-        ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
+    def should_save(self) -> bool:
+        """Tell, once for each request, whether a checkpoint is wanted."""
+        if not self._checkpoint_requested.is_set():
+            return False
+        self._checkpoint_requested.clear()
+        return True
 
-    def write_metadata(target: Path, step: int) -> None:
-        checkpoint.write_json(target / ADAPTER_METADATA, _papers(ctx, work, step, None))
+    def _on_checkpoint(self, kind: str, step: int, path: Path, score: float | None) -> None:
+        self.ctx.emit("checkpoint", step=step, kind=kind, path=str(path.absolute()), score=score)
 
-    def on_held_out_loss(step: int, loss: float) -> None:
-        if warning := work.look(step, loss):
-            ctx.warn(warning)
+    def _write_best(self, target: Path) -> None:
+        """Write the best adapter's folder: weights, tokenizer, configuration, card, and metadata."""
+        checkpoint.save_adapter(self.model, target)
+        self.base.tokenizer.save_pretrained(target)
+        settings = self.ctx.settings.model_dump(mode="json", exclude_none=True)
+        (target / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+        step = self.losses[-1][0] if self.losses else 0
+        score = self.evaluation.score if self.evaluation is not None else None
+        facts = CardFacts(
+            base_model=HUB_NAME if self.base.name == BUILTIN else self.base.name,
+            data_file=str(self.data_file),
+            forms=self.data.forms,
+            examples=len(self.dataset),
+            tokens=self.dataset.tokens,
+            step=step,
+            score=score,
+            evaluation=self.evaluation,
+            curve=[(number, loss) for number, loss in self.losses if math.isfinite(loss)],
+            lora=self.ctx.settings.fine_tuning.lora,
+            conversations=self.mostly_conversations,
+            held_out=len(self.held_out),
+            held_out_loss=self.held_out_loss,
+        )
+        (target / "README.md").write_text(model_card(facts), encoding="utf-8")
+        self._write_metadata(target, step, score)
 
-    def note(message: str) -> None:
-        ctx.emit("note", message=message)
+    def _write_metadata(self, target: Path, step: int, score: float | None) -> None:
+        """Write what the adapter of a step belongs to; `score` is that of an evaluation at this very step."""
+        metadata = {
+            "base_model": self.base.name,
+            "run": self.ctx.run_id,
+            "step": step,
+            "score": score,
+            "forms": dict(self.data.forms),
+            "max_new_tokens": self.ctx.settings.fine_tuning.evaluation.max_new_tokens,
+            "chat_template": self.mostly_conversations,
+            "data": {"file": str(self.data_file), "sha256": self.fingerprint, "examples": len(self.dataset)},
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+        }
+        checkpoint.write_json(target / ADAPTER_METADATA, metadata)
 
-    hooks = Hooks(
-        on_step=on_step,
-        evaluate=evaluate,
-        write_best=write_best,
-        write_metadata=write_metadata,
-        on_checkpoint=on_checkpoint,
-        should_stop=ctx.stop.is_set,
-        warn=ctx.warn,
-        should_save=work.should_save,
-        note=note,
-        on_held_out_loss=on_held_out_loss,
-    )
-    return train_model(
-        work.model,
-        work.dataset,
-        ctx.settings.fine_tuning,
-        folder,
-        hooks,
-        resume=ctx.resumed,
-        held_out=work.held_out,
-    )
-
-
-def _evaluate(ctx: RunContext, work: _Work, step: int, name: str) -> EvaluationResult:
-    """Score the model with the weights that the feedback so far has made, and report it."""
-    settings = ctx.settings.fine_tuning.evaluation
-    future = asyncio.run_coroutine_threadsafe(evaluation_aggregator(ctx.store, settings.adaptive_aggregator), work.loop)
-    aggregator, version = future.result()
-    scored = score_model(work.model, work.base.tokenizer, work.prompts, aggregator, settings.max_new_tokens)
-    emit_evaluation(ctx, scored, aggregator, version, step, name, work.held_out_loss)
-    return scored
-
-
-def _write_papers(ctx: RunContext, work: _Work, target: Path) -> None:
-    """Write what belongs beside an adapter: tokenizer, configuration, card, and what it was trained for."""
-    work.base.tokenizer.save_pretrained(target)
-    settings = ctx.settings.model_dump(mode="json", exclude_none=True)
-    (target / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
-    step = work.curve[-1][0] if work.curve else 0
-    score = work.evaluation.score if work.evaluation is not None else None
-    facts = CardFacts(
-        base_model=HUB_NAME if work.base.name == BUILTIN else work.base.name,
-        data_file=str(work.data_file),
-        forms=work.data.forms,
-        examples=len(work.dataset),
-        tokens=work.dataset.tokens,
-        step=step,
-        score=score,
-        evaluation=work.evaluation,
-        curve=[(number, loss) for number, loss in work.curve if math.isfinite(loss)],
-        lora=ctx.settings.fine_tuning.lora,
-        conversations=_mostly_conversations(work.data),
-        held_out=len(work.held_out),
-        held_out_loss=work.held_out_loss,
-    )
-    (target / "README.md").write_text(model_card(facts), encoding="utf-8")
-    checkpoint.write_json(target / ADAPTER_METADATA, _papers(ctx, work, step, score))
-
-
-def _papers(ctx: RunContext, work: _Work, step: int, score: float | None) -> dict[str, Any]:
-    """What the adapter of a step belongs to; `score` is that of an evaluation at this very step."""
-    return {
-        "base_model": work.base.name,
-        "run": ctx.run_id,
-        "step": step,
-        "score": score,
-        "forms": dict(work.data.forms),
-        "max_new_tokens": ctx.settings.fine_tuning.evaluation.max_new_tokens,
-        "chat_template": _mostly_conversations(work.data),
-        "data": {"file": str(work.data_file), "sha256": work.fingerprint, "examples": len(work.dataset)},
-        "prompts": [asdict(prompt) for prompt in work.prompts],
-    }
-
-
-def _mostly_conversations(data: ReadResult) -> bool:
-    """Tell whether a chat with this adapter should use the model's chat template instead of ``Question: …``."""
-    return 2 * sum(isinstance(example, Conversation) for example in data.examples) > len(data.examples)
-
-
-def _summary(work: _Work, result: TrainingResult) -> dict[str, Any]:
-    return {
-        "adapter": str(result.best_folder.absolute()) if result.best_folder else None,
-        "steps": result.steps,
-        "tokens": result.tokens,
-        "loss": result.last_loss,
-        "best_score": result.best_score,
-        "best_step": result.best_step,
-        "stopped_by": result.stopped_by,
-        "examples": len(work.dataset),
-        "held_out": len(work.held_out) or None,
-        "held_out_loss": work.held_out_loss,
-        "data_file": str(work.data_file),
-    }
+    def summary(self, result: TrainingResult) -> dict[str, Any]:
+        """The run's result, as the store keeps it."""
+        return {
+            "adapter": str(result.best_folder.absolute()) if result.best_folder else None,
+            "steps": result.steps,
+            "tokens": result.tokens,
+            "loss": result.last_loss,
+            "best_score": result.best_score,
+            "best_step": result.best_step,
+            "stopped_by": result.stopped_by,
+            "examples": len(self.dataset),
+            "held_out": len(self.held_out) or None,
+            "held_out_loss": self.held_out_loss,
+            "data_file": str(self.data_file),
+        }

@@ -1,6 +1,6 @@
-"""How many bytes a training step needs, from the shape of the model alone: pure arithmetic, without torch.
+"""Estimate of the bytes that a training step needs, from the sizes of the model alone: arithmetic, without torch.
 
-`memory` puts a loaded model's numbers in; whoever shows a run before it begins has them from a configuration file.
+`training.memory` has them from a loaded model, the forecast of a run from a configuration file.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ SHARE_TO_USE = 0.8
 """Share of the free memory that activations may take; the rest is for workspaces and fragmentation."""
 
 BYTES_PER_TRAINED_PARAMETER = 16
-"""In float32: the weight, its gradient, and AdamW's two memories."""
+"""In float32: the weight, its gradient, and AdamW's two moments."""
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number, by the name of its precision."""
@@ -27,9 +27,10 @@ _ATTENTION_WEIGHTS = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the activations of a model depend on: widths, layers, the bytes of a number, and who computes them.
+    """Sizes of a model that its activations depend on: features, layers, and `width`, the bytes of a number.
 
-    Layers computed by hand attend in numbers of `attention_width` bytes: on the CPU in float32, whatever the model is.
+    `by_hand` says that `training.fast` computes the layers; their attention then takes numbers of `attention_width`
+    bytes: on the CPU float32, whatever the model is.
     """
 
     hidden: int
@@ -40,8 +41,8 @@ class Sizes:
     attention_width: int = 4
 
     @property
-    def of_layer(self) -> float:
-        """Bytes that one token's activations of one layer keep until the backward pass.
+    def layer_bytes(self) -> float:
+        """Bytes of one token's activations of one layer, kept until the backward pass.
 
         By hand: the inputs of both norms in float32, those of the layers with LoRA, queries, keys and values after
         rotation, what attention returns, and the feed-forward's two inner products. Otherwise also queries and keys
@@ -55,13 +56,13 @@ class Sizes:
         return _ATTENTION_WEIGHTS * plain
 
     @property
-    def of_input(self) -> int:
+    def input_bytes(self) -> int:
         """Bytes of a layer's input, for one token."""
         return (4 if self.by_hand else self.width) * self.hidden
 
     @property
-    def of_feed_forward(self) -> float:
-        """The part of `of_layer` that computing the feed-forward's inner products again would save."""
+    def feed_forward_bytes(self) -> float:
+        """The part of `layer_bytes` that computing the feed-forward's inner products again would save."""
         return float(self.width * 2 * self.intermediate)
 
 
@@ -84,11 +85,11 @@ class Recomputation:
         """Bytes of activations on the device for each token of a row."""
         if self.every:
             again = -(-sizes.layers // self.every)
-            inputs = 0 if self.offload else again * sizes.of_input
-            live = sizes.of_layer if self.every == 1 else 0.0
-            return int((sizes.layers - again) * sizes.of_layer + inputs + live)
-        saved = sizes.of_feed_forward * (sizes.layers - 1) if self.feed_forward else 0.0
-        return int(sizes.layers * sizes.of_layer - saved)
+            inputs = 0 if self.offload else again * sizes.input_bytes
+            live = sizes.layer_bytes if self.every == 1 else 0.0
+            return int((sizes.layers - again) * sizes.layer_bytes + inputs + live)
+        saved = sizes.feed_forward_bytes * (sizes.layers - 1) if self.feed_forward else 0.0
+        return int(sizes.layers * sizes.layer_bytes - saved)
 
 
 NONE = Recomputation("kept")
@@ -103,13 +104,13 @@ RECOMPUTATIONS: Sequence[Recomputation] = (
     ALL,
     OFFLOADED,
 )
-"""The ways there are, from the fastest to the most frugal."""
+"""From the fastest to the one that keeps least."""
 
 
 def cheapest(sizes: Sizes, tokens: int, free: float, *, scale: float = 1.0, offload: bool = False) -> Recomputation:
-    """The fastest way whose activations of a row of `tokens` fit into `free` bytes; the most frugal if none does.
+    """Return the fastest way whose activations of a row of `tokens` fit into `free` bytes; if none do, the last.
 
-    `scale` corrects the estimate by what was measured; `offload` says that the host's memory is another one.
+    `scale` is measured bytes over estimated ones; `offload` says that the host's memory is another than the device's.
     """
     possible = [
         way for way in RECOMPUTATIONS if (offload or not way.offload) and (sizes.by_hand or not way.feed_forward)

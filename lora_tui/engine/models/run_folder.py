@@ -1,9 +1,13 @@
-"""A run's folder as it is found: its step checkpoints and its best adapter, also after a crash between two renames."""
+"""Finds the step checkpoints and the best adapter in a run's folder, also after a crash between two renames.
+
+Apart from `training.checkpoint`, which writes them, so that an adapter is found without importing torch.
+"""
 
 import re
 from pathlib import Path
 
 BEST = "best"
+"""Folder of the adapter with the highest evaluation score."""
 
 WEIGHTS = "adapter_model.safetensors"
 """File in an adapter's folder that holds its matrices."""

@@ -1,4 +1,4 @@
-"""What a killed run needs to go on exactly where it was: adapter, optimizer moments, random states, counters.
+"""Checkpoints: adapter, optimizer moments, random states and counters, from which a killed run goes on exactly.
 
 Everything is safetensors and JSON; nothing is pickled. A checkpoint is written to a temporary folder, synced and
 renamed, so a folder that has its name is complete. The run's folder holds the newest ``step-N`` for resuming and
@@ -31,12 +31,12 @@ _STATE_FILE = "trainer_state.json"
 
 @dataclass
 class TrainerState:
-    """Where a run is.
+    """Counters of a run, as ``trainer_state.json`` holds them.
 
-    `identity` hashes the data and the settings that the mathematics depend on, `dtype` is the precision of the base.
-    `rate_scale` is what the learning rate is multiplied by after the run went back to a checkpoint `times_back` times;
-    `tokens_per_row` is what memory has been found to hold (None: as configured), `long_rows_that_fit` how many
-    rows above that were found to fit beside each other: how many cores a product has changes its last bits.
+    `identity` is `run_identity`, `dtype` the precision of the base. `rate_scale` is what the learning rate is
+    multiplied by after the run went back to a checkpoint `times_back` times. `tokens_per_row` and
+    `long_rows_that_fit` are the `fallback` ladder's state: what memory has been found to hold (None: as configured),
+    and how many longer rows side by side. They are kept since how many cores a product has changes its last bits.
     """
 
     identity: str
@@ -80,29 +80,29 @@ def save_step(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
     state: TrainerState,
-    describe: Callable[[Path], None] = lambda target: None,
+    write_metadata: Callable[[Path], None] = lambda target: None,
 ) -> Path:
     """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name.
 
-    `describe` adds what whoever loads the adapter needs to know of it.
+    `write_metadata` adds what loading the adapter needs to know of it.
     """
 
-    def fill(target: Path) -> None:
+    def write(target: Path) -> None:
         save_adapter(model, target)
         save_file(_optimizer_tensors(optimizer, names), target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
         (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        describe(target)
+        write_metadata(target)
 
-    path = _write_folder(folder / f"step-{state.step}", fill)
+    path = _write_folder(folder / f"step-{state.step}", write)
     for older in step_folders(folder)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return path
 
 
-def save_best(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Replace ``folder/best`` by what `fill` writes; the older one stays until the new one is complete."""
-    return _write_folder(folder / BEST, fill)
+def save_best(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Replace ``folder/best`` by what `write` writes; the older one stays until the new one is complete."""
+    return _write_folder(folder / BEST, write)
 
 
 def save_adapter(model: PeftModel, target: Path) -> None:
@@ -136,8 +136,8 @@ def restore(
             "Restore them, or start a new run without --resume."
         )
     if first := pissa.first_matrices(model):
-        adapter, begun_with = pissa.taken_apart(adapter)
-        if any(not torch.equal(matrix.cpu(), begun_with[name]) for name, matrix in first.items()):
+        adapter, saved_first = pissa.split_saved(adapter)
+        if any(not torch.equal(matrix.cpu(), saved_first[name]) for name, matrix in first.items()):
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
     set_peft_model_state_dict(model, adapter)
     _load_optimizer(optimizer, names, moments)
@@ -149,7 +149,7 @@ def newest_first_matrices(folder: Path) -> dict[str, Tensor]:
     """Return the matrices that a resumed run with PiSSA or OLoRA began with; nothing where there is no checkpoint."""
     folders = step_folders(folder)
     try:
-        return pissa.taken_apart(load_file(folders[-1] / "adapter_model.safetensors"))[1] if folders else {}
+        return pissa.split_saved(load_file(folders[-1] / "adapter_model.safetensors"))[1] if folders else {}
     except (OSError, ValueError, TypeError, SafetensorError) as problem:
         raise _unreadable(folders[-1], problem) from problem
 
@@ -171,10 +171,10 @@ def _unreadable(path: Path, problem: Exception) -> LoraTuiError:
     return LoraTuiError(f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start again.")
 
 
-def _write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
+def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
     try:
         with atomic_folder(path, replace=True) as scratch:
-            fill(scratch)
+            write(scratch)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         raise unwritable(f"The checkpoint {path}", problem) from problem
     return path

@@ -1,4 +1,7 @@
-"""What a run says of its data before the first step: what is trained on, what is left out, what to watch for."""
+"""The data's part of a run's plan: examples trained on, held out and left out by reason, and warnings about them.
+
+Without torch: what cannot be read is reported before that is imported.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,19 +18,19 @@ if TYPE_CHECKING:
     from lora_tui.engine.training.packing import EncodedExample
 
 _MOST_REASONS = 8
-"""Different reasons that a plan lists; a file can hold as many as it has records."""
+"""Different reasons that a plan lists: a file can hold as many as it has records."""
 
 _SHOWN = 3
-"""Skipped or dropped examples that a warning names."""
+"""Examples that a warning names."""
 
 
 def data_plan(
     data: ReadResult, data_file: Path, dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training
 ) -> dict[str, Any]:
-    """Return the part of a ``plan`` event that is about the data.
+    """Return the fields of a ``plan`` event that are about the data.
 
     `examples` are trained on, `held_out` are not; together with `dropped` they are the file's usable records, which
-    `forms` counts by form, and `skipped` the others. `reasons` counts each of the fates by its reasons.
+    `forms` counts by form, and `skipped` the others. `reasons` counts skipped, dropped and truncated ones by reason.
     """
     return {
         "data": str(data_file),
@@ -49,8 +52,8 @@ def data_plan(
 
 
 def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training) -> list[str]:
-    """Return what the author of the data may not expect: examples that were dropped, cut or changed by a template."""
-    found = named("These examples cannot be trained on with this model", dataset.dropped)
+    """Return warnings about examples that were dropped, cut, or changed by a chat template."""
+    found = summarize_failures("These examples cannot be trained on with this model", dataset.dropped)
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
         found.append(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
@@ -64,8 +67,8 @@ def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", 
     return found
 
 
-def named(heading: str, entries: Sequence[tuple[str, str]]) -> list[str]:
-    """Return one warning for many (place, reason): how many, and the first few by name; none for no entries."""
+def summarize_failures(heading: str, entries: Sequence[tuple[str, str]]) -> list[str]:
+    """Return one warning for many (place, reason): how many, and the first few of them; none for no entries."""
     if not entries:
         return []
     shown = "; ".join(f"{where}: {why}" for where, why in entries[:_SHOWN])

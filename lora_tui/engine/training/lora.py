@@ -1,6 +1,7 @@
 """The LoRA model: frozen base, small trainable matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685).
 
-Also what is trained whole beside them. What the options are is said in `lora_tui.config.lora`; PEFT builds them.
+Also the modules that are trained whole beside them. The options are described in `lora_tui.config.lora`; PEFT builds
+them.
 """
 
 import re
@@ -33,8 +34,8 @@ def create_lora_model(
     initialisations that take them out of the base weights. Raises `ConfigError` when an option does not fit the model.
     """
     model.requires_grad_(False)
-    _check(model, lora)
-    taken = takes_from_base(lora.init_lora_weights)
+    _check_options(model, lora)
+    from_base = takes_from_base(lora.init_lora_weights)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -44,7 +45,7 @@ def create_lora_model(
         task_type="CAUSAL_LM",
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
-        init_lora_weights=True if taken else lora.init_lora_weights,
+        init_lora_weights=True if from_base else lora.init_lora_weights,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
         modules_to_save=list(lora.modules_to_save) or None,
@@ -53,7 +54,7 @@ def create_lora_model(
     with constructing(), torch.random.fork_rng():
         torch.manual_seed(seed)
         tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
-        if taken:
+        if from_base:
             _check_matrices(tuned, str(lora.init_lora_weights))
             take_from_base(tuned, str(lora.init_lora_weights), first or {})
     _train_in_float32(tuned, model.dtype)
@@ -64,33 +65,33 @@ def trainable_parameters(model: nn.Module) -> tuple[int, int]:
     """Return how many parameters are trained, and how many there are."""
     return (
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        sum(_numbers(parameter) for parameter in model.parameters()),
+        sum(_weights(parameter) for parameter in model.parameters()),
     )
 
 
-def _numbers(parameter: nn.Parameter) -> int:
-    """How many numbers a parameter holds; bitsandbytes packs two 4-bit ones in a byte and knows their shape."""
+def _weights(parameter: nn.Parameter) -> int:
+    """How many weights a parameter holds; bitsandbytes packs two 4-bit ones in a byte and knows their shape."""
     packed = getattr(parameter, "quant_state", None)
     return packed.shape.numel() if packed is not None else parameter.numel()
 
 
 def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
-    """Keep modules that are trained whole in float32 on a base of another precision, and translate at their ends."""
+    """Keep modules that are trained whole in float32 on a base of another precision, casting inputs and outputs."""
     if dtype == torch.float32:
         return
 
-    def widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def cast_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(entry.float() if entry.is_floating_point() else entry for entry in inputs)
 
-    def narrowed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def cast_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.to(dtype)
 
     for wrapper in model.modules():
         if isinstance(wrapper, ModulesToSaveWrapper):
             for module in wrapper.modules_to_save.values():
                 module.float()
-                module.register_forward_pre_hook(widened)
-                module.register_forward_hook(narrowed)
+                module.register_forward_pre_hook(cast_inputs)
+                module.register_forward_hook(cast_output)
 
 
 def _trains_tied(model: PreTrainedModel, lora: Lora) -> bool:
@@ -99,7 +100,8 @@ def _trains_tied(model: PreTrainedModel, lora: Lora) -> bool:
     return bool(tied) and any(name.rpartition(".")[2] in _EMBEDDINGS for name in lora.modules_to_save)
 
 
-def _check(model: nn.Module, lora: Lora) -> None:
+def _check_options(model: nn.Module, lora: Lora) -> None:
+    """Raise `ConfigError` where an option names a module or layer that the model does not have."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not isinstance(lora.target_modules, str):
         _check_targets(linear, lora.target_modules)

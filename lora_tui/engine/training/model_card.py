@@ -18,7 +18,7 @@ from lora_tui.engine.training.pissa import takes_from_base
 from lora_tui.text import clean
 
 FOLDER = "THIS_FOLDER"
-"""Stands for the adapter's folder, which is not known where it will be read."""
+"""Placeholder for the adapter's folder: nobody knows yet where it will be read."""
 
 _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` accepts, from its default on."""
@@ -28,7 +28,7 @@ _MERGE = f"lora-tui --run export --format merged --adapter {FOLDER} --output mer
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card tells.
+    """Everything that the card says of a run.
 
     `curve` holds (step, loss) pairs of the run so far, `held_out` how many examples were not trained on and
     `held_out_loss` their mean loss a label token; `conversations` says that prompts go through the
@@ -51,7 +51,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown with the front matter that the Hugging Face hub reads."""
+    """Return the card as Markdown, with the front matter that the Hugging Face hub reads."""
     forms = ", ".join(f"{number:,} {form}" for form, number in facts.forms.items())
     lines = [
         "---",
@@ -65,7 +65,7 @@ def model_card(facts: CardFacts) -> str:
         f"Trained with lora-tui {__version__} on `{Path(facts.data_file).name}`: {facts.examples:,} examples"
         f" ({forms}), {facts.tokens:,} tokens an epoch.",
         f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
-        *_held_out(facts),
+        *_held_out_line(facts),
         "",
         "The exact configuration is in `config.toml`. "
         + (
@@ -102,12 +102,12 @@ def model_card(facts: CardFacts) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
         "```",
         "",
-        *serving(facts.base_model, facts.lora, conversations=facts.conversations),
+        *serving_sections(facts.base_model, facts.lora, conversations=facts.conversations),
     ]
     return "\n".join(lines)
 
 
-def _held_out(facts: CardFacts) -> list[str]:
+def _held_out_line(facts: CardFacts) -> list[str]:
     if facts.held_out_loss is None or not math.isfinite(facts.held_out_loss):
         return []
     return [f"Loss on {facts.held_out:,} held-out examples, which were not trained on: {facts.held_out_loss:.4f}."]
@@ -123,7 +123,7 @@ def saved_rank(lora: Lora) -> int:
     return 2 * highest if takes_from_base(lora.init_lora_weights) else highest
 
 
-def serving(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:
+def serving_sections(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:
     """Return the lines of the card's sections on vLLM and Ollama.
 
     `conversations` says that prompts go through the model's chat template; else they are ``Question: …`` texts.
@@ -132,7 +132,7 @@ def serving(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:
 
 
 def _vllm(base_model: str, lora: Lora, conversations: bool) -> list[str]:
-    obstacle = _no_vllm(base_model, lora)
+    obstacle = _vllm_obstacle(base_model, lora)
     rank = saved_rank(lora)
     if obstacle:
         commands = [_MERGE, "vllm serve merged --served-model-name tuned"]
@@ -158,7 +158,7 @@ def _vllm(base_model: str, lora: Lora, conversations: bool) -> list[str]:
     ]
 
 
-def _no_vllm(base_model: str, lora: Lora) -> str:
+def _vllm_obstacle(base_model: str, lora: Lora) -> str:
     """Why vLLM cannot load the adapter; empty where it can."""
     if lora.use_dora:
         return "it does not know DoRA"
@@ -172,7 +172,7 @@ def _no_vllm(base_model: str, lora: Lora) -> str:
 
 
 def _ollama(base_model: str, lora: Lora, conversations: bool) -> list[str]:
-    obstacle = _no_gguf(lora)
+    obstacle = _gguf_obstacle(lora)
     lines = [
         "## Ollama",
         "",
@@ -188,7 +188,7 @@ def _ollama(base_model: str, lora: Lora, conversations: bool) -> list[str]:
         "",
         "```",
         "FROM ./tuned.gguf",
-        *_template(conversations),
+        *_ollama_template(conversations),
         "```",
         "",
     ]
@@ -210,13 +210,13 @@ def _ollama(base_model: str, lora: Lora, conversations: bool) -> list[str]:
         "```",
         f"FROM {base if '/' in base else f'./{base}'}",
         "ADAPTER ./adapter.gguf",
-        *_template(conversations),
+        *_ollama_template(conversations),
         "```",
         "",
     ]
 
 
-def _no_gguf(lora: Lora) -> str:
+def _gguf_obstacle(lora: Lora) -> str:
     """Why llama.cpp cannot convert the adapter rightly; empty where it can."""
     if lora.use_dora:
         return "llama.cpp does not know DoRA"
@@ -227,6 +227,6 @@ def _no_gguf(lora: Lora) -> str:
     return "llama.cpp knows one alpha for all layers, and here they differ" if lora.alpha_pattern else ""
 
 
-def _template(conversations: bool) -> list[str]:
+def _ollama_template(conversations: bool) -> list[str]:
     """The prompts of training: for conversations the model's own template, which the converted file holds."""
     return [] if conversations else ['TEMPLATE """Question: {{ .Prompt }}', 'Answer:"""']

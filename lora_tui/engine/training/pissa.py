@@ -1,4 +1,4 @@
-"""Adapters that begin as a part of the base weights: PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775).
+"""PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775): adapters that begin as a part of the base weights.
 
 Their first matrices A₀, B₀ are taken out of each weight, and training runs on what is left: W - s·B₀A₀ + s·BA. Nobody
 else has such a base. So what is saved is the difference to the whole one, a plain adapter of twice the rank,
@@ -21,7 +21,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+from lora_tui.engine.models.run_folder import WEIGHTS
+
+_CONFIG = "adapter_config.json"
 
 _ADAPTER = "default"
 
@@ -37,7 +39,7 @@ def take_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Te
     Matrices in `first`, by their saved names, are used as they are (a resumed run's; factorising again could come out
     otherwise on another machine); the others are computed by PEFT, in float32 whatever the base's precision is.
     """
-    kept: dict[str, Tensor] = {}
+    initial: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
@@ -47,16 +49,16 @@ def take_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Te
         if saved[0] is not None and saved[1] is not None and (saved[0].shape, saved[1].shape) == (a.shape, b.shape):
             a.data, b.data = saved[0].to(a.device), saved[1].to(b.device)
             weight = layer.get_base_layer().weight
-            taken = layer.scaling[_ADAPTER] * b.data @ a.data
-            # GPT-2's layers hold their weights the other way round.
-            left = weight.data.float() - (taken.T if layer.fan_in_fan_out else taken)
-            weight.data = left.to(weight.dtype)
+            product = layer.scaling[_ADAPTER] * b.data @ a.data
+            # GPT-2's layers hold their weights transposed.
+            rest = weight.data.float() - (product.T if layer.fan_in_fan_out else product)
+            weight.data = rest.to(weight.dtype)
         elif initialisation.startswith("pissa"):
             layer.pissa_init(_ADAPTER, initialisation)
         else:
             layer.olora_init(_ADAPTER)
-        kept |= {names[0]: a.data.clone(), names[1]: b.data.clone()}
-    model.first_matrices = kept
+        initial |= {names[0]: a.data.clone(), names[1]: b.data.clone()}
+    model.first_matrices = initial
 
 
 def first_matrices(model: nn.Module) -> Mapping[str, Tensor]:
@@ -70,23 +72,23 @@ def save_as_plain(model: nn.Module, folder: Path) -> None:
     first = first_matrices(model)
     tensors = load_file(folder / WEIGHTS)
     for name, matrix in first.items():
-        trained, begun = tensors[name], matrix.cpu()
-        tensors[name] = torch.cat([trained, begun], 0) if ".lora_A." in name else torch.cat([trained, -begun], 1)
+        trained, initial = tensors[name], matrix.cpu()
+        tensors[name] = torch.cat([trained, initial], 0) if ".lora_A." in name else torch.cat([trained, -initial], 1)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     # The scale alpha / r must stay what it was at twice the rank; rsLoRA's is alpha / √r.
-    louder = math.sqrt(2) if config["use_rslora"] else 2
+    scaling = math.sqrt(2) if config["use_rslora"] else 2
     config |= {
         "init_lora_weights": True,
         "r": 2 * config["r"],
-        "lora_alpha": louder * config["lora_alpha"],
+        "lora_alpha": scaling * config["lora_alpha"],
         "rank_pattern": {name: 2 * rank for name, rank in config["rank_pattern"].items()},
-        "alpha_pattern": {name: louder * alpha for name, alpha in config["alpha_pattern"].items()},
+        "alpha_pattern": {name: scaling * alpha for name, alpha in config["alpha_pattern"].items()},
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def taken_apart(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_saved(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trained tensors and the first matrices of an adapter that `save_as_plain` has written, bit for bit."""
     trained, first = dict(saved), {}
     for name, matrix in saved.items():

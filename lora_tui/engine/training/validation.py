@@ -1,7 +1,7 @@
-"""The loss on examples that are not trained on, and what it says of a run.
+"""Validation loss, on the held-out examples, and the warning of overfitting that follows from it.
 
-It is computed through the very forward pass of training, without gradients and in evaluation mode, so nothing of the
-run changes: no weight, no moment, no random state.
+The loss is computed through the very forward pass of training, without gradients and in evaluation mode, so nothing of
+the run changes: no weight, no moment, no random state.
 """
 
 import math
@@ -16,7 +16,7 @@ from lora_tui.engine.training.packing import EncodedExample, lay_out
 from lora_tui.engine.training.step import GradientStep
 
 MOST_TOKENS = 32_768
-"""Tokens that one look at the held-out examples reads at most: half a minute for a small model on two CPU cores."""
+"""Tokens of held-out examples that one evaluation reads at most: half a minute for a small model on two CPU cores."""
 
 _RISES = 2
 """Evaluations in a row after which a rising loss is no accident."""
@@ -25,7 +25,7 @@ _LEAST_RISE = 0.01
 """Share of the loss by which it must have risen over those evaluations: less is noise."""
 
 
-def measured(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS) -> Sequence[EncodedExample]:
+def within_budget(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS) -> Sequence[EncodedExample]:
     """Return the leading examples that hold at most `most_tokens`; always the same ones, so that losses compare."""
     tokens = 0
     for index, example in enumerate(held_out):
@@ -36,12 +36,12 @@ def measured(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS)
 
 
 def held_out_loss(gradient_step: GradientStep, held_out: Sequence[EncodedExample]) -> float:
-    """Return the mean cross-entropy a label token over the `measured` examples: labels count alike, not examples.
+    """Return the mean cross-entropy a label token over the `within_budget` examples: labels count alike, not examples.
 
-    The model is left in evaluation mode. Where memory runs out, a row is looked at in halves; raises `RowTooLargeError`
+    The model is left in evaluation mode. Where memory runs out, a row is computed in halves; raises `RowTooLargeError`
     when a single example does not fit.
     """
-    examples = measured(held_out)
+    examples = within_budget(held_out)
     gradient_step.model.eval()
     with torch.no_grad(), computing(), gradient_step.ready():
         gradient_step.fast.set_dropout_rng(None)
@@ -62,26 +62,27 @@ def _summed_loss(gradient_step: GradientStep, examples: Sequence[EncodedExample]
     return _summed_loss(gradient_step, examples, items[:half]) + _summed_loss(gradient_step, examples, items[half:])
 
 
-def overfitting(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:
+def overfitting_warning(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:
     """Return what to say when the held-out loss rises while the training loss falls; None while all is well.
 
     `held_out` holds (step, loss) of the evaluations, `training` of the optimizer steps, both in order. The last
     `_RISES` evaluations must each be worse than the one before, while the mean training loss up to each is better.
     """
-    looks = held_out[-_RISES - 1 :]
-    if len(looks) <= _RISES or not all(math.isfinite(loss) for _, loss in looks):
+    recent = held_out[-_RISES - 1 :]
+    if len(recent) <= _RISES or not all(math.isfinite(loss) for _, loss in recent):
         return None
-    # The first of the looks is compared as well: its training loss goes back to the evaluation before it.
+    # The first of them is compared as well: its training loss goes back to the evaluation before it.
     edges = [0, *(step for step, _ in held_out)][-_RISES - 2 :]
     means = [_mean(training, after, step) for after, step in pairwise(edges)]
-    rises = all(later[1] > earlier[1] for earlier, later in pairwise(looks))
-    if not rises or looks[-1][1] < looks[0][1] * (1 + _LEAST_RISE):
+    rises = all(later[1] > earlier[1] for earlier, later in pairwise(recent))
+    first, last = recent[0], recent[-1]
+    if not rises or last[1] < first[1] * (1 + _LEAST_RISE):
         return None
     if not all(later < earlier for earlier, later in pairwise(means)):
         return None
     return (
-        f"overfitting: the loss on the held-out examples rose from {looks[0][1]:.3f} (step {looks[0][0]}) to "
-        f"{looks[-1][1]:.3f} (step {looks[-1][0]}) while the training loss fell from {means[0]:.3f} to {means[-1]:.3f}."
+        f"overfitting: the loss on the held-out examples rose from {first[1]:.3f} (step {first[0]}) to {last[1]:.3f} "
+        f"(step {last[0]}) while the training loss fell from {means[0]:.3f} to {means[-1]:.3f}."
         " What is learned now is the examples themselves: stop here, add examples, or set a smaller"
         " fine_tuning.training.max_epochs or fine_tuning.optimizer.lora_lr. The adapter with the best score is kept."
     )

@@ -68,7 +68,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
 
 def test_the_run_goes_on_from_it_when_it_is_killed(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = iter([False, True] + [False] * 100)
-    monkeypatch.setattr("lora_tui.engine.jobs.train._Work.should_save", lambda self: next(wanted))
+    monkeypatch.setattr("lora_tui.engine.jobs.train._TrainingRun.should_save", lambda self: next(wanted))
     real = loop_module._Trainer._report
 
     def killed(self: Any, plan: Any, *args: Any) -> None:

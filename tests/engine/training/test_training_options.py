@@ -289,7 +289,7 @@ def gpt2() -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
-def test_transposed_layers_are_taken_apart_and_put_together_too(tmp_path: Path) -> None:
+def test_transposed_layers_are_split_saved_and_put_together_too(tmp_path: Path) -> None:
     lora = Lora(r=4, target_modules="all-linear", init_lora_weights="pissa")
     ours = create_lora_model(gpt2(), lora).eval()
     torch.testing.assert_close(logits(ours), logits(gpt2()), rtol=0, atol=1e-4)

@@ -13,13 +13,13 @@ import pytest
 from lora_tui.config.models import Lora
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
-from lora_tui.engine.training.model_card import saved_rank, serving
+from lora_tui.engine.training.model_card import saved_rank, serving_sections
 from tests.engine.conftest import Trained
 from tests.engine.tiny import make_model
 
 
 def card(option: dict[str, Any], base: str = "org/model", *, conversations: bool = False) -> str:
-    return "\n".join(serving(base, Lora(**option), conversations=conversations))
+    return "\n".join(serving_sections(base, Lora(**option), conversations=conversations))
 
 
 def vllm(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
-from lora_tui.engine.training.validation import held_out_loss, measured, overfitting
+from lora_tui.engine.training.validation import held_out_loss, overfitting_warning, within_budget
 from lora_tui.errors import UsageError
 from tests.engine.tiny import PAIRS, tiny_settings
 
@@ -132,13 +132,13 @@ def test_it_builds_no_graph_and_touches_no_random_state(
 def test_a_large_share_is_looked_at_in_part_always_the_same(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert measured(examples, 10**6) == examples
+    assert within_budget(examples, 10**6) == examples
     size = len(examples[0].input_ids)
-    assert measured(examples, size) == examples[:1]
-    assert measured(examples, size - 1) == examples[:1], "one is looked at, however long"
-    assert measured(examples, size + len(examples[1].input_ids)) == examples[:2]
+    assert within_budget(examples, size) == examples[:1]
+    assert within_budget(examples, size - 1) == examples[:1], "one is looked at, however long"
+    assert within_budget(examples, size + len(examples[1].input_ids)) == examples[:2]
     few = examples[:3]
-    monkeypatch.setattr(validation, "measured", lambda held_out: few)
+    monkeypatch.setattr(validation, "within_budget", lambda held_out: few)
     model = new_model()
     assert held_out_loss(GradientStep.of(model, 64), examples) == pytest.approx(mean_over_labels(model, few), rel=1e-5)
 
@@ -199,11 +199,11 @@ LEVEL = [(step, 2.0) for step in range(1, 21)]
 def test_overfitting_is_a_held_out_loss_that_rises_while_the_training_loss_falls(
     held_out: list[tuple[int, float]], training: list[tuple[int, float]], warned: bool
 ) -> None:
-    assert (overfitting(held_out, training) is not None) is warned
+    assert (overfitting_warning(held_out, training) is not None) is warned
 
 
 def test_the_warning_says_what_was_seen_and_what_to_do() -> None:
-    said = overfitting([(5, 1.9), (10, 2.0), (14, 2.1), (20, 2.2)], FALLING)
+    said = overfitting_warning([(5, 1.9), (10, 2.0), (14, 2.1), (20, 2.2)], FALLING)
     assert said is not None
     assert said.startswith(
         "overfitting: the loss on the held-out examples rose from 2.000 (step 10) to 2.200 (step 20)"
