@@ -57,7 +57,7 @@ def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", 
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
         found.append(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
-    found += dataset.remarks
+    found += dataset.warnings
     if training.validation_share and not held_out:
         found.append(
             f"fine_tuning.training.validation_share = {training.validation_share:g}: the "

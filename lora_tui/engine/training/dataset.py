@@ -1,4 +1,4 @@
-"""Examples as tokens: what the model reads, and which tokens it is held to.
+"""Tokenised training data: what the model reads, and which tokens count in the loss.
 
 The training form is ``Question: {q}\\nAnswer: {a}`` and the end-of-sequence token, with loss on the answer and that
 token only. Labels are marked by position, never by token id: with many tokenizers padding and end-of-sequence are the
@@ -45,14 +45,14 @@ class TextDataset(Sequence[EncodedExample]):
         stops: Collection[int] = (),
     ) -> None:
         self._encoder = _Encoder(tokenizer, stops)
-        self._lowered = tuple(keyword.casefold() for keyword in keywords)
+        self._keywords = tuple(keyword.casefold() for keyword in keywords)
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
-        self._rows: list[EncodedExample] = []
+        self._examples: list[EncodedExample] = []
         self._questions: list[int] = []
         for example in examples:
             self._add(example, max_length)
-        if not self._rows:
+        if not self._examples:
             reason = f": {self.dropped[0][0]}: {self.dropped[0][1]}" if self.dropped else ""
             raise LoraTuiError(f"No example is left to train on{reason}.")
 
@@ -69,48 +69,47 @@ class TextDataset(Sequence[EncodedExample]):
             self.dropped.append((example.source, f"no answer token within {max_length} tokens"))
             return
         text = searchable_text(example).casefold()
-        flagged = any(keyword in text for keyword in self._lowered)
-        self._rows.append(EncodedExample(tuple(input_ids), tuple(is_label), flagged, example.source))
+        has_keyword = any(keyword in text for keyword in self._keywords)
+        self._examples.append(EncodedExample(tuple(input_ids), tuple(is_label), has_keyword, example.source))
         self._questions.append(question_digest(example))
 
     def hold_out(self, share: float, seed: int) -> list[EncodedExample]:
         """Take a share (0-0.5) of the examples out of the dataset and return them, in the order they are drawn.
 
-        The same data and seed divide the same way; see `held_out` for how, and for when nothing is taken.
+        The same data and seed divide the same way; see `draw_holdout` for how, and for when nothing is taken.
         """
-        taken = draw_holdout(self._questions, share, seed)
-        rows, gone = self._rows, set(taken)
-        kept = [index for index in range(len(rows)) if index not in gone]
-        self._rows = [rows[index] for index in kept]
+        examples, drawn = self._examples, draw_holdout(self._questions, share, seed)
+        kept = sorted(set(range(len(examples))).difference(drawn))
+        self._examples = [examples[index] for index in kept]
         self._questions = [self._questions[index] for index in kept]
-        return [rows[index] for index in taken]
+        return [examples[index] for index in drawn]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._examples)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
+        return self._examples[index]
 
     @property
     def tokens(self) -> int:
         """Tokens of all examples together."""
-        return sum(len(row.input_ids) for row in self._rows)
+        return sum(len(example.input_ids) for example in self._examples)
 
     @property
     def label_tokens(self) -> int:
         """Tokens that count in the loss, of all examples together."""
-        return sum(row.labels for row in self._rows)
+        return sum(example.labels for example in self._examples)
 
     @property
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What the tokenizer and its chat template did to the examples that their author may not expect."""
-        return self._encoder.remarks()
+        return self._encoder.warnings()
 
     def fingerprint(self) -> str:
         """A hash of every token and label: two datasets train the same model only if these are equal."""
         digest = hashlib.sha256()
-        for row in self._rows:
-            digest.update(repr((row.input_ids, row.is_label, row.has_keyword)).encode())
+        for example in self._examples:
+            digest.update(repr((example.input_ids, example.is_label, example.has_keyword)).encode())
         return digest.hexdigest()
 
 
@@ -126,7 +125,7 @@ class _Encoder:
             )
         self._eos: int = tokenizer.eos_token_id
         self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
-        self._never_stops = bool(stops) and self._eos not in stops
+        self._eos_is_no_stop = bool(stops) and self._eos not in stops
         self._split_tokens = 0
 
     def encode(self, example: Example) -> tuple[list[int], list[bool]]:
@@ -141,7 +140,7 @@ class _Encoder:
             case Conversation():
                 return self._conversations.encode(example)
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Warnings about what was encoded so far."""
         eos = str(self._tokenizer.eos_token)
         found = self._conversations.remarks.lines(eos)
@@ -150,7 +149,7 @@ class _Encoder:
                 f"In {count(self._split_tokens, 'example')} the prompt ends inside a token, which is learned with the "
                 "completion. End prompts before a space and begin completions with it."
             )
-        if self._never_stops:
+        if self._eos_is_no_stop:
             found.append(
                 f"{eos}, with which examples end, is not in eos_token_id of the model's generation_config.json: other "
                 "programs than this one may write on after an answer."
@@ -160,7 +159,7 @@ class _Encoder:
     def _continuation(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
         """Tokenise prompt and completion as one text; labels begin where it stops agreeing with the prompt alone.
 
-        Cutting at the common prefix keeps a token that spans the border on the label side (trl#5213).
+        Cutting at the common prefix keeps a token that spans the boundary on the label side (trl#5213).
         """
         whole = self._tokens(prompt + completion)
         if whole[-1:] != [self._eos]:
@@ -169,12 +168,12 @@ class _Encoder:
         if prompt:
             before = self._tokens(prompt)
             start = common_prefix(whole, before)
-            # Some tokenizers end every text themselves; that is no token across the border.
+            # Some tokenizers end every text themselves; that is no token across the boundary.
             self._split_tokens += start < len(before) - (before[-1:] == [self._eos])
         return whole, [position >= start for position in range(len(whole))]
 
     def _tokens(self, text: str) -> list[int]:
-        """The tokens of a text; a beginning that is written out in it is not doubled by the tokenizer's own."""
+        """The tokens of a text; a beginning-of-sequence token that is written out in it is not doubled."""
         return single_bos(self._tokenizer, list(self._tokenizer(text)["input_ids"]))
 
     def _leading_bos(self, ids: Sequence[int]) -> int:

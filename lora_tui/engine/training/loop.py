@@ -32,12 +32,13 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
 
 _MOST_SECONDS_UNSAVED = 60.0
+"""Seconds of training that a killed run loses at most, beside the step that is under way."""
 
 _MOST_SKIPPED = 3
 """Steps in a row without a finite gradient after which training goes back to its last checkpoint."""
 
 _MOST_TIMES_BACK = 3
-"""How often that is tried, each time at half the rate, before training is given up."""
+"""How often it goes back, each time to half the rate, before training is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def train_model(
 
 @dataclass
 class _Trainer:
-    """The state of one call of `train_model`."""
+    """One call of `train_model`: the model with its optimizer, and `state`, which checkpoints keep."""
 
     model: PeftModel
     dataset: TextDataset
@@ -139,6 +140,7 @@ class _Trainer:
         self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
 
     def run(self, *, resume: bool) -> TrainingResult:
+        """Train to the end, from the newest checkpoint with `resume`."""
         keep_freed_memory()
         restored = self._restore_checkpoint() if resume else None
         if restored is not None:
@@ -210,10 +212,11 @@ class _Trainer:
 
     def _epoch_order(self, epoch: int) -> list[int]:
         sampling, training = self.settings.sampling, self.settings.training
-        weights = [sampling.keyword_weight if row.has_keyword else 1.0 for row in self.dataset]
+        weights = [sampling.keyword_weight if example.has_keyword else 1.0 for example in self.dataset]
         return epoch_order(len(self.dataset), weights, training.seed, epoch, shuffle=training.shuffle)
 
     def _take_step(self, plan: StepPlan) -> None:
+        """Compute a step's gradient, clip it, and let the optimizer take it, unless something of it is not finite."""
         began = time.perf_counter()
         self._set_learning_rate(plan.step)
         examples = [self.dataset[index] for index in plan.examples]
@@ -255,7 +258,7 @@ class _Trainer:
     def _check_layers_learn(self) -> None:
         """Warn, after the first backward pass, of layers without a gradient: they will never learn (unsloth#1282)."""
         learns = layers_with_gradient(self.optimizer, self.names)
-        dead = [layer for layer, alive in learns.items() if not alive]
+        dead = [layer for layer, has_gradient in learns.items() if not has_gradient]
         if len(dead) == len(learns):
             raise LoraTuiError("The first step gave no trained layer a gradient: nothing would be learned.")
         if dead:
@@ -374,22 +377,25 @@ class _Trainer:
         return checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
 
     def _plan_memory(self, *, fresh: bool) -> None:
-        """Decide what is computed again in the backward pass, and say how the steps are computed."""
-        longest = sorted(self.dataset, key=lambda row: -len(row.input_ids))[: self.examples_per_step]
+        """Decide what is recomputed in the backward pass and how many long rows go together, and note both.
+
+        A resumed run (not `fresh`) keeps its number of long rows while memory allows: it shows in the last bits.
+        """
+        longest = sorted(self.dataset, key=lambda example: -len(example.input_ids))[: self.examples_per_step]
         gradient_step, ladder = self.gradient_step, self.gradient_step.fallback
         plan = plan_memory(self.settings.gradient_checkpointing, gradient_step, longest)
-        without_graphs = apply_plan(plan, gradient_step)
+        no_graphs_reason = apply_plan(plan, gradient_step)
         if fresh:
             ladder.begin_at(replace(ladder.current, long_rows=plan.rows_that_fit()))
-        still = plan.rows_that_fit(activation_memory.SHARE_TO_USE)
-        if still < gradient_step.long_rows_together(longest):
-            ladder.begin_at(replace(ladder.current, long_rows=still))
+        at_most = plan.rows_that_fit(activation_memory.SHARE_TO_USE)
+        if at_most < gradient_step.long_rows_together(longest):
+            ladder.begin_at(replace(ladder.current, long_rows=at_most))
             self.hooks.warn(
-                f"Less memory is free than when the run began: long rows go {still} at a time, and the last bits of "
+                f"Less memory is free than when the run began: long rows go {at_most} at a time, and the last bits of "
                 "the result may not be those of an undisturbed run."
             )
         self.hooks.note(plan.summary())
         if (at_once := gradient_step.long_rows_together(longest)) > 1:
             self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")
-        for note in filter(None, [*gradient_step.slower_reasons(), without_graphs]):
+        for note in filter(None, [*gradient_step.slower_reasons(), no_graphs_reason]):
             self.hooks.note(note)

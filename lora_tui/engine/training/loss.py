@@ -1,4 +1,4 @@
-"""Cross-entropy straight from hidden states, without keeping the logits.
+"""Cross-entropy straight from hidden states, without keeping the logits; a kernel by itself, which knows no model.
 
 The head of a small model is a fifth of its work and its logits are the largest tensor of the step. This function visits
 only the positions that have a label, in chunks, computes each chunk's gradient while its logits are at hand, and keeps

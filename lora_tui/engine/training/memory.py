@@ -24,8 +24,8 @@ _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
 
 _SHARE_FOR_MORE_ROWS = 0.5
-"""Share of the free memory for rows beside each other. They only save time, and each has workspaces of its own: a third
-of its activations at 4096 tokens."""
+"""Share of the free memory for rows side by side. They only save time, and each has workspaces of its own: a third of
+its activations at 4096 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class MemoryPlan:
 
 
 def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
-    """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are those of a step."""
+    """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are a step's longest."""
     sizes, device = sizes_of(gradient_step.base, by_hand="mlp" in gradient_step.fast.replaced), gradient_step.device
     row = max(gradient_step.rows(examples), key=lambda row: len(row.input_ids))
     tokens = max(len(row.input_ids), gradient_step.fallback.current.tokens_per_row)
@@ -121,10 +121,10 @@ def kept_bytes(gradient_step: GradientStep, items: tuple[int, ...], examples: li
             seen[storage.data_ptr()] = storage.nbytes()
         return kept
 
-    own_devices = [gradient_step.device] if gradient_step.device.type == "cuda" else []
+    devices = [gradient_step.device] if gradient_step.device.type == "cuda" else []
     try:
         # PEFT's own dropout draws: a run must not depend on whether its memory was measured.
-        with torch.random.fork_rng(own_devices), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+        with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
             gradient_step.summed_loss_of([examples[item] for item in items])
     except RuntimeError as problem:
         if not out_of_memory(problem):
@@ -134,7 +134,7 @@ def kept_bytes(gradient_step: GradientStep, items: tuple[int, ...], examples: li
 
 
 def sizes_of(model: PreTrainedModel, *, by_hand: bool) -> Sizes:
-    """What the activations of a loaded model depend on."""
+    """Sizes of a loaded model that its activations depend on; `by_hand`: `training.fast` computes its layers."""
     config = model.config.get_text_config()
     width = torch.empty(0, dtype=model.dtype).element_size()
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size

@@ -1,8 +1,8 @@
-"""One optimizer step's gradient: the loss of its examples, summed over packed rows, divided by all of its labels.
+"""One optimizer step: the gradient of its examples' loss over packed rows, and the AdamW that takes it.
 
-The sum is divided by the label tokens of the *whole* step, not averaged a row at a time: a mean of means weights short
-answers more (transformers#34191). The backbone runs by hand so that the head sees the label positions alone; models
-whose head or attention is not plain take their own forward, one example a row.
+The summed loss is divided by the label tokens of the *whole* step, not averaged a row at a time: a mean of means
+weights short answers more (transformers#34191). The backbone runs by hand so that the head sees the label positions
+alone; models whose head or attention is not plain take their own forward, one example a row.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ class GradientStep:
         return cls(model, base, packed, _has_plain_head(base), base.device, fast, workers, ladder, seed)
 
     def slower_reasons(self) -> Iterator[str]:
-        """Say what keeps this model from the fastest way, a sentence each."""
+        """Yield what keeps this model from the fastest way, a sentence each."""
         if not self.packed:
             yield "One example a row: this model's attention is not plain causal, so rows are not packed."
         if self.fast.unsupported_reason is not None:
@@ -189,7 +189,10 @@ class GradientStep:
         self.base.disable_input_require_grads()
 
     def rows_at_once(self, examples: Sequence[EncodedExample]) -> int:
-        """How many rows of a step are computed side by side within `tokens_per_row`; long ones exceed it."""
+        """How many rows of a step are computed side by side, whose tokens together keep to `tokens_per_row`.
+
+        Rows of one long example exceed it, and are counted by `long_rows_together`.
+        """
         rung = self.fallback.current
         if not self.packed or rung.one_at_a_time:
             return 1
@@ -197,51 +200,48 @@ class GradientStep:
         return self.row_workers.workers(min(tokens, rung.tokens_per_row))
 
     def long_rows_together(self, examples: Sequence[EncodedExample]) -> int:
-        """How many of a step's rows above their share of `tokens_per_row` are in work at once; 1: each alone."""
+        """How many of a step's rows above their share of `tokens_per_row` are computed side by side; 1: each alone."""
         return self._row_groups(examples)[1][1]
 
     def _row_groups(self, examples: Sequence[EncodedExample]) -> list[tuple[list[list[int]], int]]:
-        """A step's rows, longest first, in three groups with how many of each are computed side by side.
+        """Group a step's rows, longest first, in three with how many of each group are computed side by side.
 
         Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
         for them; those that are left over take all the cores, one after the other. What a row leaves in the heap,
         between the other thread's tensors, fits a shorter row and not a longer one.
         """
         rung, at_once = self.fallback.current, self.rows_at_once(examples)
-        rows = sorted(self.assign_rows(examples), key=lambda items: -self._tokens(examples, items))
-        long = sum(self._tokens(examples, items) > rung.tokens_per_row // at_once for items in rows)
+        rows = sorted(self.assign_rows(examples), key=lambda items: -_tokens(examples, items))
+        long = sum(_tokens(examples, items) > rung.tokens_per_row // at_once for items in rows)
         together = max(1, min(at_once, rung.long_rows, long))
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
 
     def _row_load(self, examples: Sequence[EncodedExample]) -> RowLoad:
-        tokens, largest = max((self._tokens(examples, items), items) for items in self.assign_rows(examples))
+        """What `fallback` must know of a step's rows to go a rung down."""
+        tokens, largest = max((_tokens(examples, items), items) for items in self.assign_rows(examples))
         return RowLoad(tokens, len(largest), self.rows_at_once(examples), self.long_rows_together(examples))
 
     def summed_loss_of(self, examples: Sequence[EncodedExample], step: int = 0, first: int = 0) -> Tensor:
-        """The summed loss of one row that holds `examples`, numbered from `first` on within their step; float32."""
+        """The summed loss of one row of `examples`, a float32 scalar; `first` is their first index in the step."""
         with computing(), self.ready():
             row = lay_out(examples, range(len(examples)), self.device)
-            places = tuple(range(first, first + len(examples)))
-            self.fast.set_dropout_rng(DropoutRng(self.seed, step, places, row.spans))
+            indices = tuple(range(first, first + len(examples)))
+            self.fast.set_dropout_rng(DropoutRng(self.seed, step, indices, row.spans))
             return self.summed_loss(row)
 
     @torch.no_grad()
     def with_nonfinite_loss(self, examples: Sequence[EncodedExample], step: int) -> list[int]:
-        """Which of a step's examples have a loss that is not finite, each computed by itself."""
-        losses = [self.summed_loss_of([example], step, place) for place, example in enumerate(examples)]
-        return [place for place, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
+        """Indices of a step's examples whose loss, each computed by itself, is not finite."""
+        losses = [self.summed_loss_of([example], step, index) for index, example in enumerate(examples)]
+        return [index for index, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
 
     def rows(self, examples: Sequence[EncodedExample]) -> list[Row]:
         """The packed rows of one step; one example a row for models that cannot be packed."""
         return [lay_out(examples, items, self.device) for items in self.assign_rows(examples)]
 
-    @staticmethod
-    def _tokens(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
-        return sum(len(examples[item].input_ids) for item in items)
-
     def assign_rows(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
-        """Which examples share a row."""
+        """Pack a step's examples: the indices of those that share each row."""
         if not self.packed:
             return [[item] for item in range(len(examples))]
         lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
@@ -251,8 +251,8 @@ class GradientStep:
         return balance(lengths, rung.tokens_per_row // at_once, at_once)
 
     def summed_loss(self, row: Row) -> Tensor:
-        """The summed cross-entropy of one row, float32."""
-        extra = {"spans": row.spans, "cu_seqlens": row.cu_seqlens} if self.packed else {}
+        """The summed cross-entropy of one row's labels, a float32 scalar."""
+        attention = {"spans": row.spans, "cu_seqlens": row.cu_seqlens} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
         # use_cache=False and no mask: anything else makes transformers ignore the restarting positions. Packed, nobody
         # reads the mask, and one of four dimensions keeps transformers from looking for spans and waiting for a GPU.
@@ -261,13 +261,17 @@ class GradientStep:
             position_ids=row.position_ids[None],
             attention_mask=self._unread_mask if self.packed else None,
             use_cache=False,
-            **extra,
+            **attention,
         )
         if self.plain_head:
             hidden = output.last_hidden_state.squeeze(0).index_select(0, row.label_positions)
             return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
         logits = output.logits[0].index_select(0, row.label_positions).float()
         return functional.cross_entropy(logits, row.targets, reduction="sum")
+
+
+def _tokens(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
+    return sum(len(examples[item].input_ids) for item in items)
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
@@ -294,10 +298,11 @@ def _has_plain_head(base: PreTrainedModel) -> bool:
 
 
 def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
-    """AdamW over LoRA's parameters and the other trained ones, each group with its own rate and weight decay.
+    """Return AdamW over what is trained, and the name of each parameter by its id.
 
-    With a ratio other than 1 the second matrices are a group of their own (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
-    Returns the optimizer and the name of each parameter by its id. A group's peak rate is kept as ``peak_lr``.
+    LoRA's parameters and the others are groups with a learning rate and a weight decay each. With a ratio other than 1
+    the second matrices are a group of their own (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
+    A group's peak rate is kept as ``peak_lr``.
     """
     options = settings.optimizer
     lora, others = _trained_parameters(model)
@@ -330,13 +335,13 @@ def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.
 
 def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
     """Tell of each trained layer whether any of its parameters has a gradient that is not all zero."""
-    reached: dict[str, bool] = {}
+    learns: dict[str, bool] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             layer = names[id(parameter)].partition(".lora_")[0]
-            alive = parameter.grad is not None and bool(parameter.grad.any())
-            reached[layer] = reached.get(layer, False) or alive
-    return reached
+            nonzero = parameter.grad is not None and bool(parameter.grad.any())
+            learns[layer] = learns.get(layer, False) or nonzero
+    return learns
 
 
 def _trained_parameters(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:

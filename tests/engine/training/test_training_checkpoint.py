@@ -175,7 +175,7 @@ def test_other_data_are_refused(trainer: Callable[[str], Trainer], dataset: Text
 
 def _without_first(dataset: TextDataset) -> TextDataset:
     shorter = object.__new__(TextDataset)
-    shorter.__dict__.update(dataset.__dict__, _rows=dataset[1:])
+    shorter.__dict__.update(dataset.__dict__, _examples=dataset[1:])
     return shorter
 
 

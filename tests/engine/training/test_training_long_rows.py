@@ -1,4 +1,4 @@
-"""Examples too long for their share of a row, computed side by side: told, remembered, given up where memory ends."""
+"""Examples too long for their share of a row, computed side by side: noted, saved, given up where memory runs out."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tests.engine.training.test_training_checkpoint import Trainer, fine_tuning,
 from tests.engine.training.test_training_failures import OUT_OF_MEMORY
 
 TOGETHER = "Long rows are computed 2 at a time: there is memory for it."
-SETTINGS = fine_tuning(**{"training.tokens_per_micro_batch": 32})
+SETTINGS = fine_tuning(**{"training.tokens_per_micro_batch": 32, "training.max_steps": 5})
 OF_ROW = activation_memory.NONE.bytes_per_token(Sizes(64, 128, 2, 4, by_hand=True)) * 32
 """Bytes that a row is reckoned with, whatever is recomputed."""
 
@@ -42,8 +42,8 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return set_free
 
 
-class Told(Trainer):
-    """A trainer that keeps what it is told."""
+class ReportingTrainer(Trainer):
+    """A trainer that keeps its notes and warnings."""
 
     def train(self, *arguments: Any, **more: Any) -> Any:
         self.notes: list[str] = []
@@ -58,16 +58,16 @@ class Told(Trainer):
 
 
 @pytest.fixture
-def trainer(new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path) -> Callable[[str], Told]:
-    return lambda name: Told(new_model, dataset, tmp_path / name)
+def trainer(new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path) -> Callable[[str], ReportingTrainer]:
+    return lambda name: ReportingTrainer(new_model, dataset, tmp_path / name)
 
 
 @pytest.mark.usefixtures("free")
-def test_a_stopped_run_goes_on_with_them_bit_for_bit(trainer: Callable[[str], Told]) -> None:
+def test_a_stopped_run_goes_on_with_them_bit_for_bit(trainer: Callable[[str], ReportingTrainer]) -> None:
     whole, halves = trainer("whole"), trainer("halves")
     _, wanted = whole.train()
     assert TOGETHER in whole.notes
-    halves.train(stop_after=4)
+    halves.train(stop_after=2)
     _, found = halves.train(resume=True)
     assert TOGETHER in halves.notes
     assert halves.losses == whole.losses
@@ -75,29 +75,29 @@ def test_a_stopped_run_goes_on_with_them_bit_for_bit(trainer: Callable[[str], To
 
 
 def test_a_run_begun_without_the_memory_computes_each_alone_for_good(
-    trainer: Callable[[str], Told], free: Callable[[float], None]
+    trainer: Callable[[str], ReportingTrainer], free: Callable[[float], None]
 ) -> None:
     """How many cores a product has shows in its last bits."""
     run = trainer("run")
     free(3)
-    run.train(stop_after=2)
+    run.train(stop_after=1)
     free(100)
-    run.train(resume=True, stop_after=4)
+    run.train(resume=True, stop_after=2)
     assert TOGETHER not in run.notes
     assert run.state.long_rows_that_fit == 1
 
 
 def test_a_run_that_goes_on_with_less_memory_says_when_it_must_do_otherwise(
-    trainer: Callable[[str], Told], free: Callable[[float], None]
+    trainer: Callable[[str], ReportingTrainer], free: Callable[[float], None]
 ) -> None:
     run = trainer("run")
     free(5)
-    run.train(stop_after=2)
+    run.train(stop_after=1)
     free(3)  # not enough to begin with, and enough to go on
-    run.train(resume=True, stop_after=4)
+    run.train(resume=True, stop_after=2)
     assert (TOGETHER in run.notes, run.warnings) == (True, [])
     free(2)
-    run.train(resume=True, stop_after=6)
+    run.train(resume=True, stop_after=3)
     assert TOGETHER not in run.notes
     (warning,) = run.warnings
     assert warning.startswith("Less memory is free than when the run began: long rows go 1 at a time")
@@ -106,10 +106,10 @@ def test_a_run_that_goes_on_with_less_memory_says_when_it_must_do_otherwise(
 
 @pytest.mark.usefixtures("free")
 def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_told_and_remembered(
-    trainer: Callable[[str], Told], monkeypatch: pytest.MonkeyPatch
+    trainer: Callable[[str], ReportingTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = trainer("undisturbed")
-    undisturbed.train()
+    undisturbed.train(stop_after=3)
     real = GradientStep.summed_loss
 
     def summed_loss(self: GradientStep, row: Any) -> torch.Tensor:
@@ -120,12 +120,12 @@ def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_told_and_remem
 
     monkeypatch.setattr(GradientStep, "summed_loss", summed_loss)
     run = trainer("run")
-    run.train()
+    run.train(stop_after=3)
     (warning,) = run.warnings
     assert warning == "Memory ran out at step 1; it goes on with long rows one at a time."
     assert (run.state.long_rows_that_fit, run.state.tokens_per_row) == (1, None)
     assert list(run.losses.values()) == pytest.approx(list(undisturbed.losses.values()), rel=1e-4)
-    run.train(resume=True)
+    run.train(resume=True, stop_after=4)
     assert TOGETHER not in run.notes
 
 

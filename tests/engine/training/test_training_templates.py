@@ -44,7 +44,7 @@ def test_every_answer_is_learned_with_the_families_own_stop_token_and_nothing_el
     assert list(row.input_ids) == tokenizer.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in TWO_TURNS.messages], return_dict=False
     )
-    assert rows.remarks == []
+    assert rows.warnings == []
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -76,9 +76,9 @@ def test_a_stop_token_that_only_the_model_knows_is_the_end_of_an_answer() -> Non
     told = TextDataset([TWO_TURNS], tokenizer, stops=family.stop_ids(tokenizer))
     untold = TextDataset([TWO_TURNS], tokenizer, stops=[tokenizer.eos_token_id])
     assert tokenizer.decode(told[0].input_ids).endswith("no<end_of_turn>\n")
-    assert told.remarks == []
+    assert told.warnings == []
     assert tokenizer.decode(untold[0].input_ids).endswith("no<end_of_turn>\n<eos>"), "or it would never stop"
-    (remark,) = untold.remarks
+    (remark,) = untold.warnings
     assert "ends 2 answers without a token that stops this model; <eos> is added" in remark
     assert "generation_config.json" in remark
 
@@ -91,12 +91,12 @@ def test_an_answer_that_is_shown_otherwise_once_others_follow_is_not_learned_and
     tokenizer, rows = read(FAMILIES["Qwen 3"], thought)
     assert spans(tokenizer, rows[0]) == ["<think>\n\n</think>\n\nquite<|im_end|>"]
     assert "one is odd" not in tokenizer.decode(rows[0].input_ids)
-    (remark,) = rows.remarks
+    (remark,) = rows.warnings
     assert remark.startswith("1 answer not learned: this model's chat template shows an answer otherwise")
     alone = talk("user: is it odd?", "assistant: <think>\none is odd\n</think>\n\nyes")
     tokenizer, rows = read(FAMILIES["Qwen 3"], alone)
     assert spans(tokenizer, rows[0]) == ["<think>\none is odd\n</think>\n\nyes<|im_end|>"]
-    assert rows.remarks == []
+    assert rows.warnings == []
 
 
 def test_a_system_message_that_moves_hides_the_answers_before_it() -> None:
@@ -104,14 +104,14 @@ def test_a_system_message_that_moves_hides_the_answers_before_it() -> None:
     tokenizer, rows = read(FAMILIES["Mistral, system last"], moved)
     (row,) = rows
     assert [text.strip() for text in spans(tokenizer, row)] == ["no</s>"]
-    assert "1 answer not learned" in rows.remarks[0]
+    assert "1 answer not learned" in rows.warnings[0]
 
 
 def test_reasoning_that_a_template_leaves_out_is_said() -> None:
     thought = talk("user: is it odd?", "assistant: <think>one is odd</think>yes")
     tokenizer, rows = read(FAMILIES["DeepSeek R1"], thought)
     assert spans(tokenizer, rows[0]) == ["yes<｜end▁of▁sentence｜>"]
-    left_out, asked = rows.remarks
+    left_out, asked = rows.warnings
     assert "leaves out part of 1 answer" in left_out
     assert "prompt and completion" in left_out
     assert r"asks for 1 answer with '<think>\n'" in asked
@@ -121,7 +121,7 @@ def test_a_prompt_that_the_answer_does_not_follow_on_is_said() -> None:
     tokenizer, rows = read(FAMILIES["DeepSeek R1"], TWO_TURNS)
     stop = "<｜end▁of▁sentence｜>"
     assert spans(tokenizer, rows[0]) == [f"water{stop}", f"no{stop}"], "the labels are right all the same"
-    (remark,) = rows.remarks
+    (remark,) = rows.warnings
     assert r"asks for 2 answers with '<think>\n'" in remark
 
 
@@ -154,7 +154,7 @@ def test_a_template_that_marks_its_answers_is_believed_and_its_stop_token_learne
     tokenizer, rows = read(family, TWO_TURNS, talk("assistant: hello?", "user: hi", "assistant: what is it?"))
     assert spans(tokenizer, rows[0]) == ["water<|im_end|>", "no<|im_end|>"]
     assert spans(tokenizer, rows[1]) == ["what is it?<|im_end|>"]
-    assert rows.remarks == []
+    assert rows.warnings == []
 
 
 def test_marks_stay_on_their_tokens_when_a_second_beginning_is_left_out() -> None:
@@ -169,7 +169,7 @@ def test_a_marked_answer_without_a_stop_token_gets_the_end_of_sequence_and_is_sa
     tokenizer, rows = read(Family(marked("{{ '\n' }}")), TWO_TURNS)
     assert tokenizer.decode(rows[0].input_ids).endswith("no\n<|im_end|>")
     assert spans(tokenizer, rows[0])[-1] == "no\n<|im_end|>"
-    assert "ends 2 answers without a token" in rows.remarks[0]
+    assert "ends 2 answers without a token" in rows.warnings[0]
 
 
 def test_a_marker_in_a_branch_that_is_not_taken_does_not_cost_the_labels() -> None:
@@ -180,7 +180,7 @@ def test_a_marker_in_a_branch_that_is_not_taken_does_not_cost_the_labels() -> No
 
 def test_prompts_that_end_inside_a_token_are_counted(tokenizer: Any) -> None:
     examples = [PromptCompletion("unl", "ock", "f"), PromptCompletion("what", " is", "f")]
-    (remark,) = TextDataset(examples, tokenizer).remarks
+    (remark,) = TextDataset(examples, tokenizer).warnings
     assert remark.startswith("In 1 example the prompt ends inside a token")
     ends = make_tokenizer()
     ends.backend_tokenizer.post_processor = TemplateProcessing(
@@ -188,11 +188,11 @@ def test_prompts_that_end_inside_a_token_are_counted(tokenizer: Any) -> None:
     )
     row = encode(examples[1], ends)
     assert ends.decode(labelled(row)) == " is<|im_end|>"
-    assert TextDataset(examples[1:], ends).remarks == [], "it ends every text itself, prompts too"
+    assert TextDataset(examples[1:], ends).warnings == [], "it ends every text itself, prompts too"
 
 
 def test_an_end_that_does_not_stop_the_model_elsewhere_is_said(tokenizer: Any) -> None:
     example = QuestionAnswer("q", "a", "f")
-    assert TextDataset([example], tokenizer, stops=[tokenizer.eos_token_id, 0]).remarks == []
-    (remark,) = TextDataset([example], tokenizer, stops=[0]).remarks
+    assert TextDataset([example], tokenizer, stops=[tokenizer.eos_token_id, 0]).warnings == []
+    (remark,) = TextDataset([example], tokenizer, stops=[0]).warnings
     assert remark.startswith("<|im_end|>, with which examples end, is not in eos_token_id")
