@@ -146,7 +146,9 @@ def gradients(arguments: argparse.Namespace) -> None:
         )  # the second records, the third replays
         if times:
             with patch.object(
-                gpu_ops, "adds_low_ranks", (lambda *_: False) if way == "apart" else gpu_ops.adds_low_ranks
+                gpu_ops,
+                "low_rank_kernels_usable",
+                (lambda *_: False) if way == "apart" else gpu_ops.low_rank_kernels_usable,
             ):
                 gradient_step = GradientStep.of(model, tokens)
             if times > 1:

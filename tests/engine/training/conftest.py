@@ -51,9 +51,9 @@ def stir(model: Any, seed: int = 3) -> Any:
     return model
 
 
-def kept_of_ones(draws: DropoutRng, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
+def kept_of_ones(rng: DropoutRng, layer: int = 0, rate: float = 0.1) -> torch.Tensor:
     """A tensor of ones, 32 wide, without what is dropped."""
-    return draws.dropped(layer, 32, rate, torch.device("cpu")).copy_of(torch.ones(draws.spans[-1][1], 32))
+    return rng.mask(layer, 32, rate, torch.device("cpu")).apply(torch.ones(rng.spans[-1][1], 32))
 
 
 def draws_follow_seed_step_example_and_layer_alone() -> None:

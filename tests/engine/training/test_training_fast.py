@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lora_tui.engine.training.fast import attention as attention_module
-from lora_tui.engine.training.fast.attention import Heads, packed_rotary_attention
+from lora_tui.engine.training.fast import cpu_ops
+from lora_tui.engine.training.fast.cpu_ops import HeadLayout, packed_rotary_attention, rms_norm, swiglu
 from lora_tui.engine.training.fast.dropout import DropoutRng, bernoulli_positions
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.fast.linear import Linear, lora_linears
-from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
+from lora_tui.engine.training.fast.linear import LoraLinearSpec, lora_linears
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
@@ -35,12 +34,12 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> t
 def test_the_linear_layer_has_the_gradients_of_its_formula(rate: float) -> None:
     x, a, b = numbers(2, 5, 12), numbers(3, 12), numbers(7, 3)
     weight, bias = numbers(7, 12).detach(), numbers(7).detach()
-    dropped = DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(3, 12, rate, CPU) if rate else None
+    dropped = DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).mask(3, 12, rate, CPU) if rate else None
     keep = torch.ones(10, 12, dtype=torch.float64)
     if dropped is not None:
-        keep = dropped.copy_of(keep)
+        keep = dropped.apply(keep)
         assert 0 < float(keep.mean()) < 1
-    (ours,) = lora_linears(x, [Linear(weight, bias, a, b, 1.5, dropped)])
+    (ours,) = lora_linears(x, [LoraLinearSpec(weight, bias, a, b, 1.5, dropped)])
     plain = functional.linear(x, weight, bias) + 1.5 * (x * keep.view(2, 5, 12)) @ a.T @ b.T
     torch.testing.assert_close(ours, plain)
     seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
@@ -58,13 +57,13 @@ def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate
     a, b, other_a, other_b = numbers(3, 12), numbers(7, 3), numbers(2, 12), numbers(5, 2)
     weights = [numbers(out, 12, seed=out).detach() for out in (7, 4, 5)]
     drops = [
-        DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).dropped(layer, 12, rate, CPU) if rate else None for layer in (3, 4)
+        DropoutRng(1, 2, (0, 1), ((0, 4), (4, 10))).mask(layer, 12, rate, CPU) if rate else None for layer in (3, 4)
     ]
-    keeps = [dropped.copy_of(torch.ones_like(x)) if dropped else torch.ones_like(x) for dropped in drops]
+    keeps = [dropped.apply(torch.ones_like(x)) if dropped else torch.ones_like(x) for dropped in drops]
     layers = [
-        Linear(weights[0], None, a, b, 1.5, drops[0]),
-        Linear(weights[1], numbers(4).detach()),
-        Linear(weights[2], None, other_a, other_b, other_scale, drops[1]),
+        LoraLinearSpec(weights[0], None, a, b, 1.5, drops[0]),
+        LoraLinearSpec(weights[1], numbers(4).detach()),
+        LoraLinearSpec(weights[2], None, other_a, other_b, other_scale, drops[1]),
     ]
     ours = torch.cat(lora_linears(x, layers), dim=1)
     plain = [functional.linear(x, layer.weight, layer.bias) for layer in layers]
@@ -81,7 +80,7 @@ def test_layers_that_share_their_input_have_the_gradients_of_their_formulas(rate
 
 def test_an_input_without_a_gradient_gets_none() -> None:
     x, a, b = numbers(4, 6).detach(), numbers(2, 6), numbers(5, 2)
-    lora_linears(x, [Linear(numbers(5, 6).detach(), None, a, b, 2.0)])[0].sum().backward()
+    lora_linears(x, [LoraLinearSpec(numbers(5, 6).detach(), None, a, b, 2.0)])[0].sum().backward()
     assert x.grad is None
     assert a.grad is not None
 
@@ -113,12 +112,12 @@ def test_norm_and_gated_unit_round_once_in_bfloat16() -> None:
 def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32(biased: bool) -> None:
     x, weight, grad = (numbers(*shape, dtype=torch.bfloat16).detach() for shape in ((64, 96), (48, 96), (64, 48)))
     a, b = numbers(8, 96, dtype=torch.float32), numbers(48, 8, dtype=torch.float32)
-    dropped = DropoutRng(1, 2, (0,), ((0, 64),)).dropped(3, 96, 0.05, CPU)
+    dropped = DropoutRng(1, 2, (0,), ((0, 64),)).mask(3, 96, 0.05, CPU)
     bias = numbers(48, dtype=torch.bfloat16).detach() if biased else None
-    (ours,) = lora_linears(x.requires_grad_(), [Linear(weight, bias, a, b, 1.5, dropped)])
+    (ours,) = lora_linears(x.requires_grad_(), [LoraLinearSpec(weight, bias, a, b, 1.5, dropped)])
     assert ours.dtype == torch.bfloat16
     wide = x.detach().double().requires_grad_()
-    seen = wide * dropped.copy_of(torch.ones(64, 96, dtype=torch.float64))
+    seen = wide * dropped.apply(torch.ones(64, 96, dtype=torch.float64))
     exact = wide @ weight.double().T + 1.5 * seen @ a.double().T @ b.double().T
     if bias is not None:
         exact = exact + bias.double()
@@ -131,7 +130,7 @@ def test_low_ranks_beside_a_bfloat16_layer_are_computed_in_float32(biased: bool)
 
 
 def test_attention_rounds_once_in_bfloat16() -> None:
-    spans, heads = ((0, 30), (30, 50)), Heads(2, 8, 0.4)
+    spans, heads = ((0, 30), (30, 50)), HeadLayout(2, 8, 0.4)
     q, k, v = (numbers(50, wide, seed=wide, dtype=torch.bfloat16) for wide in (32, 16, 16))
     angle = torch.arange(50, dtype=torch.float32)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
     angles = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
@@ -149,17 +148,17 @@ def test_attention_rounds_once_in_bfloat16() -> None:
 def test_attention_has_the_gradients_of_torchs_own(
     monkeypatch: pytest.MonkeyPatch, heads: int, kv_heads: int, kept_tokens: int
 ) -> None:
-    monkeypatch.setattr(attention_module, "_BLOCK", 4)  # spans of one block, of several, and of a rest of one query
-    monkeypatch.setattr(attention_module, "KEPT_TOKENS", kept_tokens)
-    attention_module._future.cache_clear()
+    monkeypatch.setattr(cpu_ops, "_QUERIES_PER_BLOCK", 4)  # spans of one block, of several, and of a rest of one query
+    monkeypatch.setattr(cpu_ops, "KEPT_TOKENS", kept_tokens)
+    cpu_ops._causal_bias.cache_clear()
     spans = ((0, 3), (3, 12), (12, 20), (20, 21))
     width, total = 6, 21
     q, k, v = numbers(total, heads * width), numbers(total, kv_heads * width), numbers(total, kv_heads * width, seed=5)
     angle = torch.arange(total, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
     cos, sin = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
-    ours = packed_rotary_attention(q, k, v, (cos, sin), Heads(kv_heads, width, 0.4), spans)
+    ours = packed_rotary_attention(q, k, v, (cos, sin), HeadLayout(kv_heads, width, 0.4), spans)
     plain = plain_attention(q, k, v, (cos, sin), kv_heads, 0.4, spans)
-    attention_module._future.cache_clear()
+    cpu_ops._causal_bias.cache_clear()
     torch.testing.assert_close(ours, plain)
     seed = torch.linspace(-1, 1, ours.numel(), dtype=torch.float64).view_as(ours)
     for one, other in zip(
@@ -214,7 +213,7 @@ def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
     draws_follow_seed_step_example_and_layer_alone()
     # High rates come as a mask instead of positions: the same draws, the other form.
     high = DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30)))
-    assert high.dropped(0, 32, 0.5, CPU).marks.dtype == torch.bool
+    assert high.mask(0, 32, 0.5, CPU).index.dtype == torch.bool
     assert 0.4 < float(kept_of_ones(high, rate=0.5).mean()) < 0.6
 
 
@@ -256,7 +255,7 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
         for number, module in enumerate(adapted):
 
             def drop(x: torch.Tensor, number: int = number, draws: DropoutRng = draws) -> torch.Tensor:
-                keep = draws.dropped(number, x.shape[-1], 0.2, CPU).copy_of(torch.ones(x.shape[-2:]))
+                keep = draws.mask(number, x.shape[-1], 0.2, CPU).apply(torch.ones(x.shape[-2:]))
                 return x * keep / 0.8
 
             monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)

@@ -15,8 +15,8 @@ if not os.environ.get("CI"):  # the test extra brings it: in CI a missing one is
 from lora_tui.config.models import Lora
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.training.cuda_graphs import GraphedRows
-from lora_tui.engine.training.fast import gpu_ops, pointwise
-from lora_tui.engine.training.fast.dropout import DropoutRng, Dropped
+from lora_tui.engine.training.fast import cpu_ops, gpu_ops, kernel_selftest
+from lora_tui.engine.training.fast.dropout import DropoutRng, SeededMask
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.loss import summed_cross_entropy
@@ -45,18 +45,20 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.training.packing.varlen_attn", per_span_attention)
     monkeypatch.setattr("lora_tui.engine.training.fast.layers.has_varlen_kernel", lambda query: True)
     monkeypatch.setattr(gpu_ops, "unusable_reason", lambda device, dtype: None)
-    monkeypatch.setattr(gpu_ops, "attends", lambda *_: False)  # slow to interpret: where it is asked for
+    monkeypatch.setattr(
+        gpu_ops, "attention_kernels_usable", lambda *_: False
+    )  # slow to interpret: where it is asked for
     # More than one block of each kind, and blocks that are not full.
-    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_TOKENS", 16)
-    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_COLUMNS", 32)
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_GATED_TOKENS", 16)
+    monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_GATED_COLUMNS", 32)
 
 
 @pytest.fixture
 def with_attention(on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention's kernels as well, in blocks as small as the examples are short."""
     kernels = gpu_ops.attention_kernels()
-    monkeypatch.setattr(gpu_ops, "attends", lambda *_: True)
-    for name, queries, keys in (("FORWARD", 16, 8), ("BACKWARD_OF_KEYS", 8, 16), ("BACKWARD_OF_QUERIES", 16, 8)):
+    monkeypatch.setattr(gpu_ops, "attention_kernels_usable", lambda *_: True)
+    for name, queries, keys in (("FORWARD", 16, 8), ("BACKWARD_KV", 8, 16), ("BACKWARD_Q", 16, 8)):
         monkeypatch.setattr(kernels, f"_{name}", {"QUERIES": queries, "KEYS": keys})
 
 
@@ -71,8 +73,8 @@ def test_norm_and_gated_unit_equal_the_plain_ones(dtype: torch.dtype, error: flo
     x, weight = numbers(2, 5, 48, dtype=dtype), numbers(48, dtype=dtype).detach()
     gate, up = numbers(5, 1300, seed=1, dtype=dtype), numbers(5, 1300, seed=2, dtype=dtype)
     for ours, plain, inputs in (
-        (gpu_ops.rms_norm(x, weight, 1e-5), pointwise.rms_norm(x, weight, 1e-5), (x,)),
-        (gpu_ops.swiglu(gate, up), pointwise.swiglu(gate, up), (gate, up)),
+        (gpu_ops.rms_norm(x, weight, 1e-5), cpu_ops.rms_norm(x, weight, 1e-5), (x,)),
+        (gpu_ops.swiglu(gate, up), cpu_ops.swiglu(gate, up), (gate, up)),
     ):
         torch.testing.assert_close(ours, plain, rtol=error, atol=error)
         seed = numbers(*ours.shape, seed=3, dtype=dtype).detach()
@@ -88,7 +90,7 @@ def test_the_rotation_is_that_of_transformers() -> None:
 
     x = numbers(7, 3, 16)
     cos, sin = (numbers(7, 8, seed=seed).detach().repeat(1, 2) for seed in (1, 2))
-    ours = gpu_ops.rotated(x, cos, sin)
+    ours = gpu_ops.rotate(x, cos, sin)
     by_head = x.transpose(0, 1)[None]
     plain = apply_rotary_pos_emb(by_head, by_head, cos[None], sin[None])[0][0].transpose(0, 1)
     torch.testing.assert_close(ours, plain)
@@ -122,14 +124,14 @@ def test_what_is_dropped_depends_on_seed_step_example_and_layer_alone() -> None:
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_as_many_are_dropped_as_the_rate_says_and_the_gradient_drops_the_same(rate: float) -> None:
-    dropped = DropoutRng(1, 2, (0, 1), ((0, 30), (30, 50))).dropped(3, 1200, rate, CPU)
-    keep = dropped.copy_of(torch.ones(50, 1200))
+    dropped = DropoutRng(1, 2, (0, 1), ((0, 30), (30, 50))).mask(3, 1200, rate, CPU)
+    keep = dropped.apply(torch.ones(50, 1200))
     error = (rate * (1 - rate) / keep.numel()) ** 0.5
     assert abs(1 - float(keep.mean()) - rate) < 4 * error
     total, part = numbers(50, 1200).detach(), numbers(50, 1200, seed=1).detach()
     expected = total + part * keep
-    torch.testing.assert_close(dropped.kept(part.clone(), None), part * keep)
-    torch.testing.assert_close(dropped.kept(part, total), expected)
+    torch.testing.assert_close(dropped.add_kept(part.clone(), None), part * keep)
+    torch.testing.assert_close(dropped.add_kept(part, total), expected)
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -179,14 +181,14 @@ def test_layers_that_are_joined_keep_their_weights_and_are_joined_once(new_model
 @pytest.mark.parametrize(("heads", "key_heads"), [(6, 2), (3, 3)])
 def test_the_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch, heads: int, key_heads: int) -> None:
     kernels = gpu_ops.attention_kernels()
-    kernels.can_attend.cache_clear()
-    assert kernels.can_attend(CPU, torch.float32, heads, key_heads, 16)
-    assert gpu_ops.attends(CPU, torch.float32, heads, key_heads, 16)
-    real = kernels.attend_backward
-    monkeypatch.setattr(kernels, "attend_backward", lambda *inputs: (real(*inputs)[0],) * 3)
-    kernels.can_attend.cache_clear()
-    assert not kernels.can_attend(CPU, torch.float32, heads, key_heads, 16)
-    kernels.can_attend.cache_clear()
+    kernel_selftest.attention_kernels_pass.cache_clear()
+    assert kernel_selftest.attention_kernels_pass(CPU, torch.float32, heads, key_heads, 16)
+    assert gpu_ops.attention_kernels_usable(CPU, torch.float32, heads, key_heads, 16)
+    real = kernels.attention_backward
+    monkeypatch.setattr(kernels, "attention_backward", lambda *inputs: (real(*inputs)[0],) * 3)
+    kernel_selftest.attention_kernels_pass.cache_clear()
+    assert not kernel_selftest.attention_kernels_pass(CPU, torch.float32, heads, key_heads, 16)
+    kernel_selftest.attention_kernels_pass.cache_clear()
 
 
 def test_what_the_program_runs_fits_its_loops() -> None:
@@ -194,8 +196,8 @@ def test_what_the_program_runs_fits_its_loops() -> None:
     kernels = gpu_ops.attention_kernels()
     for blocks, inner, outer in (
         (kernels._FORWARD, "KEYS", "QUERIES"),
-        (kernels._BACKWARD_OF_KEYS, "QUERIES", "KEYS"),
-        (kernels._BACKWARD_OF_QUERIES, "KEYS", "QUERIES"),
+        (kernels._BACKWARD_KV, "QUERIES", "KEYS"),
+        (kernels._BACKWARD_Q, "KEYS", "QUERIES"),
     ):
         assert blocks[outer] % blocks[inner] == 0
 
@@ -233,10 +235,10 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, calls = new_model(targets=["q_proj"]).train(), []
-    real = gpu_ops.kernels().rotate_back
+    real = gpu_ops.kernels().rotate_backward
     monkeypatch.setattr(gpu_ops, "rotary_attention", lambda *_: pytest.fail("not for these"))
     monkeypatch.setattr(gpu_ops.attention_kernels(), "MAX_SEQLEN", 8)
-    monkeypatch.setattr(gpu_ops.kernels(), "rotate_back", lambda *inputs: calls.append(1) or real(*inputs))
+    monkeypatch.setattr(gpu_ops.kernels(), "rotate_backward", lambda *inputs: calls.append(1) or real(*inputs))
     GradientStep.of(model, 64).accumulate(examples[:1], 1)
     assert len(calls) == model.config.num_hidden_layers
 
@@ -245,7 +247,7 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
 def test_layers_that_are_computed_again_are_the_same(
     new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
-    gpu_ops.trials().can_add_low_ranks.cache_clear()  # the trial must not happen inside a layer
+    kernel_selftest.low_rank_kernels_pass.cache_clear()  # the trial must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     gradient_step = GradientStep.of(model, 64)
     gradient_step.recompute(activation_memory.ALL)
@@ -293,12 +295,17 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, targets: Any
 ) -> None:
     monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
-    for name, size in {"_LOW_TOKENS": 8, "_LOW_COLUMNS": 16, "_COLUMNS_EACH": 32, "_TOKENS_EACH": 16}.items():
+    for name, size in {
+        "_PRODUCT_TOKENS": 8,
+        "_PRODUCT_COLUMNS": 16,
+        "_COLUMNS_PER_PROGRAM": 32,
+        "_TOKENS_PER_PROGRAM": 16,
+    }.items():
         # Sums of parts, and parts that the input does not fill.
         monkeypatch.setattr(gpu_ops.low_rank_kernels(), name, size)
     model = new_model(dropout=0.2, targets=targets).train()
     shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
-    calls = dict.fromkeys(("dropped_low_ranks_", "dropped_outer", "dropped_input", "copy_of"), 0)
+    calls = dict.fromkeys(("dropout_xa_", "dropout_grad_a", "dropout_grad_x", "apply"), 0)
 
     def count(owner: Any, name: str) -> None:
         real = getattr(owner, name)
@@ -310,7 +317,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
         monkeypatch.setattr(owner, name, counting)
 
     for name in calls:
-        count(Dropped if name == "copy_of" else gpu_ops.low_rank_kernels(), name)
+        count(SeededMask if name == "apply" else gpu_ops.low_rank_kernels(), name)
 
     def step() -> tuple[float, torch.Tensor]:
         gradient_step = GradientStep.of(model, 64)
@@ -319,10 +326,10 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
 
     loss, inside = step()
     before = dict(calls)
-    assert [name for name, times in before.items() if not times] == ["copy_of"]
-    monkeypatch.setattr(gpu_ops, "adds_low_ranks", lambda *_: False)
+    assert [name for name, times in before.items() if not times] == ["apply"]
+    monkeypatch.setattr(gpu_ops, "low_rank_kernels_usable", lambda *_: False)
     plain_loss, plain = step()
-    assert [name for name, times in calls.items() if times != before[name]] == ["copy_of"]
+    assert [name for name, times in calls.items() if times != before[name]] == ["apply"]
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     torch.testing.assert_close(inside, plain, rtol=1e-4, atol=1e-6)
 
@@ -332,8 +339,7 @@ def test_draws_of_neighbours_have_nothing_in_common() -> None:
     """Of tokens, columns and layers, for the gaps at which a poor hash of counters shows."""
     rate, spans = 0.3, ((0, 40), (40, 64))
     layers = [
-        DropoutRng(1, 1, (0, 1), spans).dropped(layer, 1024, rate, CPU).copy_of(torch.ones(64, 1024))
-        for layer in (0, 1)
+        DropoutRng(1, 1, (0, 1), spans).mask(layer, 1024, rate, CPU).apply(torch.ones(64, 1024)) for layer in (0, 1)
     ]
     dropped = [(1 - kept) - rate for kept in layers]
 
@@ -352,7 +358,7 @@ def test_draws_of_neighbours_have_nothing_in_common() -> None:
         assert 0.8 < float(means.std()) < 1.2
 
 
-class Recorded:
+class Captured:
     """In a CUDA graph's place on the CPU: run once when it is recorded, and again at each replay."""
 
     def __init__(self, function: Callable[[], None], _pool: Any) -> None:
@@ -385,11 +391,11 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     gradient_step = GradientStep.of(model, 1000)
     gradient_step.record_graphs()
     assert gradient_step.graphs is not None
-    monkeypatch.setattr(gradient_step.graphs, "_record", Recorded)
-    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
+    monkeypatch.setattr(gradient_step.graphs, "_capture", Captured)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._EAGER_ROWS", 0)
     for ours, expected in zip(gradients_of_three_steps(gradient_step), plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-    assert [recorded.replays for _, recorded in gradient_step.graphs._graphs.values()] in ([1, 1], [2])
+    assert [graph.replays for _, graph in gradient_step.graphs._graphs.values()] in ([1, 1], [2])
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -404,8 +410,8 @@ def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
     def refuse(*_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(gradient_step.graphs, "_record", refuse)
-    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._SEEN_BEFORE", 0)
+    monkeypatch.setattr(gradient_step.graphs, "_capture", refuse)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._EAGER_ROWS", 0)
     assert float(gradient_step.accumulate(examples[:2], 1)) == pytest.approx(expected, rel=1e-6)
     assert gradient_step.graphs is None
     assert gradient_step.fallback.current.tokens_per_row == 1000, (
@@ -419,7 +425,7 @@ class Sums:
 
     def __init__(self) -> None:
         self.parameter = torch.nn.Parameter(torch.tensor(2.0))
-        self.rows = GraphedRows([self.parameter], 1, self.loss, lambda draws: None, recorded=Recorded)
+        self.rows = GraphedRows([self.parameter], 1, self.loss, lambda rng: None, capture=Captured)
 
     def loss(self, row: Row) -> torch.Tensor:
         return self.parameter * (row.targets >= 0).sum()
@@ -435,11 +441,11 @@ def test_the_first_row_of_a_size_is_not_recorded_and_recording_adds_nothing() ->
     sums = Sums()
     for _ in range(3):
         assert sums.step(100, 130) == pytest.approx((2.0 * 228, 22.8))
-    assert [recorded.replays for _, recorded in sums.rows._graphs.values()] == [2, 2]
+    assert [graph.replays for _, graph in sums.rows._graphs.values()] == [2, 2]
 
 
 def test_graphs_are_few_and_of_the_sizes_that_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._MOST_GRAPHS", 1)
+    monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._MAX_GRAPHS", 1)
     sums = Sums()
     for tokens in (100, 100, 200, 200, 200, 200):
         assert sums.step(tokens)[0] == 2.0 * (tokens - 1)
@@ -457,34 +463,34 @@ def test_weights_that_have_moved_are_recorded_anew() -> None:
 
 
 def test_where_the_kernels_cannot_be_compiled_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels, trials = gpu_ops.kernels(), gpu_ops.trials()
-    trials.unusable_reason.cache_clear()
-    assert trials.unusable_reason(CPU, torch.float32) is None
+    kernels = gpu_ops.kernels()
+    kernel_selftest.failure_reason.cache_clear()
+    assert kernel_selftest.failure_reason(CPU, torch.float32) is None
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no C compiler")
 
     monkeypatch.setattr(kernels, "rotate", broken)
-    trials.unusable_reason.cache_clear()
-    assert trials.unusable_reason(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
+    kernel_selftest.failure_reason.cache_clear()
+    assert kernel_selftest.failure_reason(CPU, torch.float32) == "Triton could not compile them (RuntimeError)"
     monkeypatch.setattr(kernels, "rotate", lambda x, *_: x)
-    trials.unusable_reason.cache_clear()
-    assert trials.unusable_reason(CPU, torch.float32) == (
+    kernel_selftest.failure_reason.cache_clear()
+    assert kernel_selftest.failure_reason(CPU, torch.float32) == (
         "they compute something else on this device (rotation, rotation of some heads)"
     )
-    trials.unusable_reason.cache_clear()
+    kernel_selftest.failure_reason.cache_clear()
     assert gpu_ops.unusable_reason(CPU, torch.float32) == "they are for GPUs"
 
 
 def test_low_ranks_are_added_in_passing_only_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels, trials = gpu_ops.low_rank_kernels(), gpu_ops.trials()
-    trials.can_add_low_ranks.cache_clear()
-    assert trials.can_add_low_ranks(CPU, torch.float32, 5)
+    kernels = gpu_ops.low_rank_kernels()
+    kernel_selftest.low_rank_kernels_pass.cache_clear()
+    assert kernel_selftest.low_rank_kernels_pass(CPU, torch.float32, 5)
     real = kernels.gated_forward
     monkeypatch.setattr(kernels, "gated_forward", lambda *inputs: real(*inputs) + 0.5)
-    trials.can_add_low_ranks.cache_clear()
-    assert not trials.can_add_low_ranks(CPU, torch.float32, 5)
-    trials.can_add_low_ranks.cache_clear()
+    kernel_selftest.low_rank_kernels_pass.cache_clear()
+    assert not kernel_selftest.low_rank_kernels_pass(CPU, torch.float32, 5)
+    kernel_selftest.low_rank_kernels_pass.cache_clear()
 
 
 def test_without_the_kernels_a_model_says_that_it_is_slower(

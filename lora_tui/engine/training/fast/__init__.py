@@ -1,5 +1,10 @@
-"""The layers of a training step with forward and backward written by hand: the same mathematics in fewer passes.
+"""Layers of a training step with forward and backward written by hand: the same mathematics in fewer passes.
 
-Each module holds one kind of layer and knows nothing of models; `layers` puts them in the place of a model's own for
-the length of a step. Nothing here is needed for the result: the model's own layers give the same loss and gradients.
+Nothing here is needed for the result: the model's own layers give the same loss and gradients.
+
+- `layers`: which of a model's layers are replaced, and what is called in their place
+- `linear`, `dropout`: LoRA's linear layers, and what they drop of their input
+- `cpu_ops`: norm, gated unit, rotary positions and attention on the CPU
+- `gpu_ops`, `fused_projections`: the same on a GPU, and layers that are computed as one there
+- `kernels`, `low_rank_kernels`, `attention_kernels`: what those call, in Triton; `kernel_selftest` tries it before
 """

@@ -1,12 +1,12 @@
 """Which of a model's layers are computed by this package, and the swap for the length of a step.
 
-A layer is taken only if it is known to be the plain one: by its exact class, not by its name, and with nothing attached
-to it. The model's own layers stay where they are and serve evaluation, generation and saving; on a GPU the weights of
-those that share their input are moved into one tensor (`joint`).
+A layer is replaced only if it is known to be the plain one: by its exact class, not by its name, and with nothing
+attached to it. The model's own layers stay where they are and serve evaluation, generation and saving; on a GPU the
+weights of those that share their input are moved into one tensor (`fused_projections`).
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,24 +17,42 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
-from lora_tui.engine.training.fast import blocks, gpu_ops
-from lora_tui.engine.training.fast.attention import packed_rotary_attention
-from lora_tui.engine.training.fast.dropout import Dropped
-from lora_tui.engine.training.fast.feed_forward import HIGHEST_RANK, can_be_fused, feed_forward
-from lora_tui.engine.training.fast.fused_projections import Adapted, FusedProjection
-from lora_tui.engine.training.fast.linear import Linear, lora_linears
-from lora_tui.engine.training.fast.pointwise import rms_norm, swiglu
-from lora_tui.engine.training.packing import has_varlen_kernel
+from lora_tui.engine.training.fast import cpu_ops, gpu_ops
+from lora_tui.engine.training.fast.cpu_ops import HeadLayout
+from lora_tui.engine.training.fast.dropout import MaskSource, SeededMask
+from lora_tui.engine.training.fast.fused_projections import (
+    MAX_KERNEL_RANK,
+    AdaptedLinear,
+    ComputeCopies,
+    FusedProjection,
+    can_fuse_feed_forward,
+    feed_forward,
+)
+from lora_tui.engine.training.fast.linear import LoraLinearSpec, lora_linears
+from lora_tui.engine.training.packing import has_varlen_kernel, varlen_attention
 
 _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 
+Forward = Callable[..., Any]
+"""What is called in the place of a module's `forward`."""
 
-class _Operations(NamedTuple):
-    """What the layers between the matrix products are computed by, on this device."""
+SpecOf = Callable[[Tensor], LoraLinearSpec]
+"""Describes a layer for one input, with what the current row drops of it."""
+
+Spans = Sequence[tuple[int, int]]
+
+AttentionCore = Callable[[Tensor, tuple[Tensor, Tensor], Spans, Tensor], Tensor]
+"""Attention before its output layer: hidden states ``(1, T, hidden)``, cosines and sines ``(T, width)``, spans and
+`cu_seqlens` to ``(T, heads · width)``."""
+
+
+class _LayerOps(NamedTuple):
+    """The functions of `cpu_ops` or `gpu_ops` for what is between the matrix products."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     swiglu: Callable[[Tensor, Tensor], Tensor]
@@ -43,53 +61,15 @@ class _Operations(NamedTuple):
 
 @dataclass
 class _RowState:
-    """What belongs to the row under way. A GPU's backward pass runs on a thread of its own and must see it, too."""
+    """Per-row state of the packed forward pass. A GPU's backward pass runs on a thread of its own and must see it."""
 
-    draws: Any = None
+    dropout: MaskSource | None = None
 
 
 class _ThreadRowState(threading.local):
     """The same on the CPU, where rows are computed side by side, each on one thread from end to end."""
 
-    draws: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Rounded:
-    """The trained matrices as a GPU's products take them: in the model's precision, rounded together at each step."""
-
-    exact: list[Tensor]
-    copies: list[Tensor]
-
-    @classmethod
-    def of(cls, adapted: Sequence[Any]) -> "_Rounded":
-        exact, copies = [], []
-        for layer in adapted:
-            (adapter,) = layer.active_adapters
-            for matrix in (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight):
-                exact.append(matrix)
-                copies.append(torch.empty_like(matrix, dtype=layer.base_layer.weight.dtype, requires_grad=False))
-        return cls(exact, copies)
-
-    @torch.no_grad()
-    def take(self) -> None:
-        """Round the matrices as they are now."""
-        pairs = list(zip(self.copies, self.exact, strict=True))
-        dense = [(copy, matrix) for copy, matrix in pairs if copy.is_contiguous()]
-        if dense:  # asked for at once; one with gaps between its rows would have each asked for by itself
-            torch._foreach_copy_([copy for copy, _ in dense], [matrix for _, matrix in dense])
-        for copy, matrix in pairs:
-            if not copy.is_contiguous():
-                copy.copy_(matrix)
-
-    def of_layer(self, number: int) -> tuple[Tensor, Tensor]:
-        """Both matrices of a layer."""
-        return self.copies[2 * number], self.copies[2 * number + 1]
-
-    def place(self, copies: Mapping[int, tuple[Tensor, Tensor]]) -> None:
-        """Round the matrices of some layers, given by number, into these."""
-        for number, pair in copies.items():
-            self.copies[2 * number : 2 * number + 2] = pair
+    dropout: MaskSource | None = None
 
 
 @dataclass
@@ -97,48 +77,51 @@ class FastLayers:
     """The replacements for one model: `forwards` pairs a module with what is called in its place.
 
     `unsupported_reason` says why PEFT's own layers are used (None: they are replaced), `slower_reason` why those
-    between them are not the fastest; `replaced` counts the replaced layers by kind.
+    between them are not the fastest; `replaced` counts the replaced layers by kind. `uses_kernels` says that Triton's
+    kernels compute what is between the products, `fuses_low_ranks` that they compute low-rank products as well.
     """
 
-    forwards: list[tuple[nn.Module, blocks.Forward]] = field(default_factory=list)
+    forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
     unsupported_reason: str | None = None
     slower_reason: str | None = None
     replaced: dict[str, int] = field(default_factory=dict)
     row: _RowState | _ThreadRowState = field(default_factory=_ThreadRowState)
     recomputes_feed_forward: bool = False
     uses_kernels: bool = False
-    adds_low_ranks: bool = False
+    fuses_low_ranks: bool = False
     has_dropout: bool = False
-    rounded: "_Rounded | None" = None
-    _described: dict[nn.Module, Callable[[Tensor], Linear]] = field(default_factory=dict)
-    _adapted: dict[nn.Module, Adapted] = field(default_factory=dict)
+    compute_copies: ComputeCopies | None = None
+    _specs: dict[nn.Module, SpecOf] = field(default_factory=dict)
+    _adapted: dict[nn.Module, AdaptedLinear] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
         """Look through `model`; `packed` says that its attention may be computed span by span."""
-        on_cpu = next(model.parameters()).device.type == "cpu"
+        first = next(model.parameters())
+        device, dtype, on_cpu = first.device, first.dtype, first.device.type == "cpu"
         layers = cls(row=_ThreadRowState() if on_cpu else _RowState())
         adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        layers.unsupported_reason = next((reason for module in adapted if (reason := _why_not_plain(module))), None)
+        layers.unsupported_reason = next(
+            (reason for module in adapted if (reason := _unsupported_reason(module))), None
+        )
         if layers.unsupported_reason is not None:
             return layers
-        device = next(model.parameters()).device
-        dtype = next(model.parameters()).dtype
         reason = gpu_ops.unusable_reason(device, dtype)
         if reason is None or (device.type == "cuda" and dtype == torch.bfloat16):
-            layers.rounded = _Rounded.of(adapted)
+            layers.compute_copies = ComputeCopies.of(adapted)
         for number, module in enumerate(adapted):
-            layers._take("linear", module, layers._linear(module, number))
-        layers._describe_frozen(model)
+            layers._replace("linear", module, layers._lora_linear(module, number))
+        layers._add_frozen_specs(model)
         if reason is None:
-            layers.adds_low_ranks = _tried_ranks(adapted, device, dtype)
-            attention = blocks.varlen_rotary_attention if packed and _takes_varlen(model) else None
+            layers.fuses_low_ranks = _low_rank_kernels_usable(adapted, device, dtype)
             layers.uses_kernels = True
-            layers._replace_blocks(model, _Operations(gpu_ops.rms_norm, gpu_ops.swiglu, attention))
-            layers._take_layers(model)
+            on_gpu = gpu_ops.packed_rotary_attention if packed and _takes_varlen_kernel(model) else None
+            layers._replace_blocks(model, _LayerOps(gpu_ops.rms_norm, gpu_ops.swiglu, on_gpu))
+            layers._replace_decoder_layers(model)
         elif on_cpu:
-            layers._replace_blocks(model, _Operations(rms_norm, swiglu, packed_rotary_attention if packed else None))
-            layers._take_embedding(model)
+            attention = cpu_ops.packed_rotary_attention if packed else None
+            layers._replace_blocks(model, _LayerOps(cpu_ops.rms_norm, cpu_ops.swiglu, attention))
+            layers._replace_embedding(model)
         elif device.type == "cuda":
             layers.slower_reason = f"the kernels for what is between the matrix products cannot be used: {reason}"
         return layers
@@ -146,8 +129,8 @@ class FastLayers:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Let the replacements be called inside the block. What is trained must not change meanwhile."""
-        if self.rounded is not None:
-            self.rounded.take()
+        if self.compute_copies is not None:
+            self.compute_copies.refresh()
         for module, forward in self.forwards:
             module.forward = forward  # an instance's attribute hides its class's method
         try:
@@ -156,141 +139,227 @@ class FastLayers:
             for module, _ in self.forwards:
                 del module.forward
 
-    def _take(self, kind: str, module: nn.Module, forward: blocks.Forward) -> None:
+    def set_dropout_rng(self, rng: MaskSource | None) -> None:
+        """Draw the dropout of the next row from `rng`; None drops nothing.
+
+        On the CPU this holds for the calling thread.
+        """
+        self.row.dropout = rng
+
+    def _replace(self, kind: str, module: nn.Module, forward: Forward) -> None:
         self.forwards.append((module, forward))
         self.replaced[kind] = self.replaced.get(kind, 0) + 1
 
-    def _replace_blocks(self, model: nn.Module, by_hand: "_Operations") -> None:
+    def _replace_blocks(self, model: nn.Module, ops: _LayerOps) -> None:
         for module in model.modules():
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
             if _is(module, "RMSNorm") and not module.weight.requires_grad:
-                self._take("norm", module, blocks.norm(module, by_hand.rms_norm))
+                self._replace("norm", module, _norm_forward(module, ops.rms_norm))
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-                self._take("mlp", module, self._mlp(module, by_hand.swiglu))
-            elif by_hand.attention and _is(module, "Attention") and not module.attention_dropout:
-                self._take("attention", module, self._attention(module, by_hand.attention))
+                self._replace("mlp", module, self._mlp_forward(module, ops.swiglu))
+            elif ops.attention and _is(module, "Attention") and not module.attention_dropout:
+                self._replace("attention", module, self._attention_forward(module, ops.attention))
 
-    def _take_layers(self, model: nn.Module) -> None:
+    def _replace_decoder_layers(self, model: nn.Module) -> None:
         """Let norms be computed with the additions beside them, in layers whose norms are computed by kernels."""
-        taken = {module for module, _ in self.forwards}
+        replaced = {module for module, _ in self.forwards}
         for module in model.modules():
             if not _is(module, "DecoderLayer") or "forward" in module.__dict__:
                 continue
             norms: tuple[Any, Any] = (module.input_layernorm, module.post_attention_layernorm)
-            if taken.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
-                self._take("layer", module, blocks.layer(module))
+            if replaced.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
+                self._replace("layer", module, _decoder_layer_forward(module))
 
-    def _take_embedding(self, model: nn.Module) -> None:
-        """Begin the sum that the layers add to in float32, where nobody else but norms taken by hand reads it."""
-        taken = {id(module) for module, _ in self.forwards}
+    def _replace_embedding(self, model: nn.Module) -> None:
+        """Begin the residual stream in float32, where nobody else but norms of ours reads it."""
+        replaced = {id(module) for module, _ in self.forwards}
         norms = [module for module in model.modules() if "Norm" in type(module).__name__]
-        if norms and all(id(norm) in taken for norm in norms):
+        if norms and all(id(norm) in replaced for norm in norms):
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
-                    self._take("embedding", module, blocks.embedding(module))
+                    self._replace("embedding", module, _embedding_forward(module))
 
-    def _linear(self, module: Any, number: int) -> blocks.Forward:
+    def _lora_linear(self, module: Any, number: int) -> Forward:
         (adapter,) = module.active_adapters
         dropout = module.lora_dropout[adapter]
         rate = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         self.has_dropout = self.has_dropout or rate > 0.0
         matrices = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-        adapted = Adapted(number, module.base_layer, *matrices, module.scaling[adapter], dropout, rate)
+        adapted = AdaptedLinear(number, module.base_layer, *matrices, module.scaling[adapter], dropout, rate)
         self._adapted[module] = adapted
 
-        def describe(x: Tensor) -> Linear:
-            rounded = self.rounded.of_layer(number) if self.rounded is not None else None
-            plain = Linear(adapted.base.weight, adapted.base.bias, *matrices, adapted.scale, None, rounded)
-            return self._dropping(plain, [adapted], x)
+        def spec_of(x: Tensor) -> LoraLinearSpec:
+            copies = self.compute_copies.of_layer(number) if self.compute_copies is not None else None
+            spec = LoraLinearSpec(adapted.base.weight, adapted.base.bias, *matrices, adapted.scale, None, copies)
+            return self._with_dropout(spec, [adapted], x)
 
-        self._described[module] = describe
-        return lambda x: lora_linears(x, [describe(x)])[0]
+        self._specs[module] = spec_of
+        return lambda x: lora_linears(x, [spec_of(x)])[0]
 
-    def _dropping(self, layer: Linear, adapted: Sequence[Adapted], x: Tensor) -> Linear:
-        """`layer`, which stands for the `adapted` ones, with what the row under way drops of its input."""
-        draws, rate = self.row.draws, adapted[0].rate if adapted else 0.0
-        if rate == 0.0 or draws is None or not adapted[0].dropout.training:
-            return layer
-        # Of several layers the marks are seeds in rows: only where a GPU draws inside the products are layers joined.
-        drawn = [draws.dropped(one.number, x.shape[-1], rate, x.device, x.dtype) for one in adapted]
-        dropped = drawn[0] if len(drawn) == 1 else Dropped(torch.stack([one.marks for one in drawn]), rate)
-        inside = self.adds_low_ranks and adapted[0].rank <= HIGHEST_RANK
-        return replace(layer, scale=layer.scale / (1.0 - rate), dropped=dropped, draws_inside=inside)
+    def _with_dropout(self, spec: LoraLinearSpec, adapted: Sequence[AdaptedLinear], x: Tensor) -> LoraLinearSpec:
+        """`spec`, which stands for the `adapted` layers, with what the current row drops of their input."""
+        rng, rate = self.row.dropout, adapted[0].rate if adapted else 0.0
+        if rate == 0.0 or rng is None or not adapted[0].dropout.training:
+            return spec
+        masks = [rng.mask(one.number, x.shape[-1], rate, x.device, x.dtype) for one in adapted]
+        # Layers are fused only where a GPU draws inside the products: then all masks are seeds.
+        mask = masks[0] if len(masks) == 1 else SeededMask(torch.stack([one.saved()[0] for one in masks]), rate)
+        in_kernels = self.fuses_low_ranks and adapted[0].rank <= MAX_KERNEL_RANK
+        return replace(spec, scale=spec.scale / (1.0 - rate), mask=mask, drop_in_kernels=in_kernels)
 
-    def _describe_frozen(self, model: nn.Module) -> None:
+    def _add_frozen_specs(self, model: nn.Module) -> None:
         for module in model.modules():
             if type(module) is nn.Linear and not any(entry.requires_grad for entry in module.parameters()):
-                self._described[module] = partial(_frozen, module)
+                self._specs[module] = partial(_frozen_spec, module)
 
-    def _linears(self, *modules: Any) -> list[Callable[[Tensor], Linear]] | None:
+    def _specs_of(self, *modules: Any) -> list[SpecOf] | None:
         """How to describe layers that are about to be computed; None where one of them is not plain."""
-        if any(module not in self._described or _has_hooks(module) for module in modules):
+        if any(module not in self._specs or _has_hooks(module) for module in modules):
             return None
-        return [self._described[module] for module in modules]
+        return [self._specs[module] for module in modules]
 
-    def _together(self, *modules: Any) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def _projections(self, *modules: Any) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """The outputs of layers that share their input."""
-        described = self._linears(*modules)
-        if described is None:
+        specs = self._specs_of(*modules)
+        if specs is None:
             return lambda x: tuple(module(x) for module in modules)
-        return lambda x: lora_linears(x, [describe(x) for describe in described])
+        return lambda x: lora_linears(x, [spec_of(x) for spec_of in specs])
 
-    def _joined(self, *modules: Any) -> Callable[[Tensor], Linear] | None:
+    def _fused_spec(self, *modules: Any) -> SpecOf | None:
         """How to describe layers that share their input as one, also where nothing of them is trained.
 
         None on the CPU, where it saves nothing, and where they are too unlike.
         """
-        if not self.uses_kernels or self._linears(*modules) is None:
+        if not self.uses_kernels or self._specs_of(*modules) is None:
             return None
-        joint = FusedProjection.of(
-            [self._adapted.get(m, m) for m in modules], HIGHEST_RANK if self.adds_low_ranks else 0
-        )
-        if joint is None:
+        layers = [self._adapted.get(module, module) for module in modules]
+        fused = FusedProjection.of(layers, MAX_KERNEL_RANK if self.fuses_low_ranks else 0)
+        if fused is None:
             return None
-        if joint.adapted:
-            assert self.rounded is not None
-            self.rounded.place(joint.copies())
-        return lambda x: self._dropping(joint.linear, joint.adapted, x)
+        if fused.adapted:
+            assert self.compute_copies is not None
+            self.compute_copies.move(fused.places())
+        return lambda x: self._with_dropout(fused.spec, fused.adapted, x)
 
-    def _mlp(self, module: Any, gated: Callable[[Tensor, Tensor], Tensor]) -> blocks.Forward:
-        joined = self._joined(module.gate_proj, module.up_proj)
-        together = self._together(module.gate_proj, module.up_proj)
-        down = self._linears(module.down_proj) if self.adds_low_ranks else None
+    def _mlp_forward(self, module: Any, swiglu: Callable[[Tensor, Tensor], Tensor]) -> Forward:
+        fused_spec = self._fused_spec(module.gate_proj, module.up_proj)
+        gate_and_up = self._projections(module.gate_proj, module.up_proj)
+        down_spec = self._specs_of(module.down_proj) if self.fuses_low_ranks else None
 
         def inner(x: Tensor) -> Tensor:
-            if joined is None:
-                return module.down_proj(gated(*together(x)))  # type: ignore[no-any-return]
-            both = joined(x)
+            if fused_spec is None:
+                return module.down_proj(swiglu(*gate_and_up(x)))  # type: ignore[no-any-return]
+            both = fused_spec(x)
             # A GPU's draws depend on tokens and columns, not on the width: any input describes the last layer.
-            if down is not None and can_be_fused(both, last := down[0](x)):
-                return feed_forward(x, both, last)
-            return module.down_proj(gpu_ops.gated_unit(*lora_linears(x, [both])))  # type: ignore[no-any-return]
+            if down_spec is not None and can_fuse_feed_forward(both, down := down_spec[0](x)):
+                return feed_forward(x, both, down)
+            return module.down_proj(gpu_ops.swiglu_of_halves(*lora_linears(x, [both])))  # type: ignore[no-any-return]
 
         def forward(x: Tensor) -> Tensor:
             if not (self.recomputes_feed_forward and torch.is_grad_enabled()):
                 return inner(x)
-            again: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
-            return again
+            y: Tensor = checkpoint(inner, x, use_reentrant=False, preserve_rng_state=False)
+            return y
 
         return forward
 
-    def _attention(self, module: Any, attend: Callable[..., Tensor]) -> blocks.Forward:
+    def _attention_forward(self, module: Any, attention: Callable[..., Tensor]) -> Forward:
         layers = (module.q_proj, module.k_proj, module.v_proj)
-        if hasattr(module, "q_norm") or (joined := self._joined(*layers)) is None:
-            return blocks.attention(module, blocks.apart(module, self._together(*layers), attend))
-        return blocks.attention(module, blocks.together(module, joined))
+        if hasattr(module, "q_norm") or (fused_spec := self._fused_spec(*layers)) is None:
+            core = _separate_qkv_attention(module, self._projections(*layers), attention)
+        else:
+            core = _fused_qkv_attention(module, fused_spec)
 
-    def set_dropout_rng(self, draws: Any) -> None:
-        """Draw the dropout of the next row from `draws`, a `DropoutRng` or what draws like one; None drops nothing.
+        def forward(
+            hidden_states: Tensor,
+            position_embeddings: tuple[Tensor, Tensor],
+            attention_mask: Tensor | None = None,
+            *,
+            spans: Spans,
+            cu_seqlens: Tensor,
+            **_: Any,
+        ) -> tuple[Tensor, None]:
+            cos, sin = position_embeddings
+            y = core(hidden_states, (cos[0], sin[0]), spans, cu_seqlens)
+            return module.o_proj(y.unsqueeze(0)), None
 
-        On the CPU this holds for the calling thread.
-        """
-        self.row.draws = draws
+        return forward
 
 
-def _why_not_plain(module: Any) -> str | None:
-    """Say what keeps an adapted layer from being computed by `lora_linear`; None for a plain one."""
+def _separate_qkv_attention(
+    module: Any, projections: Callable[[Tensor], tuple[Tensor, ...]], attention: Callable[..., Tensor]
+) -> AttentionCore:
+    """Queries, keys and values as `projections` gives them, and `attention` for what is done with them."""
+    width = module.head_dim
+    heads = HeadLayout(module.k_proj.out_features // width, width, float(module.scaling))
+    normed = hasattr(module, "q_norm")
+
+    def core(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, cu_seqlens: Tensor) -> Tensor:
+        # Not [0]: its backward pass would copy the gradient into a tensor of zeros.
+        query, key, value = (x.squeeze(0) for x in projections(hidden))
+        if normed:
+            query = module.q_norm(query.view(len(query), -1, width)).flatten(1)
+            key = module.k_norm(key.view(len(key), -1, width)).flatten(1)
+        return attention(query, key, value, angles, heads, spans, cu_seqlens)
+
+    return core
+
+
+def _fused_qkv_attention(module: Any, fused_spec: SpecOf) -> AttentionCore:
+    """Queries, keys and values out of one product, on a GPU."""
+    width, scaling, weight = module.head_dim, float(module.scaling), module.o_proj.weight
+    heads, key_heads = weight.shape[1] // width, module.k_proj.out_features // width
+    usable = gpu_ops.attention_kernels_usable(weight.device, weight.dtype, heads, key_heads, width)
+    kernels_max_seqlen = gpu_ops.attention_kernels().MAX_SEQLEN if usable else 0
+
+    def core(hidden: Tensor, angles: tuple[Tensor, Tensor], spans: Spans, cu_seqlens: Tensor) -> Tensor:
+        (qkv,) = lora_linears(hidden, [fused_spec(hidden)])
+        x = qkv.view(hidden.shape[1], -1, width)
+        max_seqlen = max(end - start for start, end in spans)
+        if max_seqlen <= kernels_max_seqlen:
+            y = gpu_ops.rotary_attention(x, *angles, cu_seqlens, key_heads, max_seqlen, scaling)
+        else:
+            y = varlen_attention(*gpu_ops.rotated_heads(x, *angles, key_heads), scaling, spans, cu_seqlens)
+        return y.view(len(y), -1)
+
+    return core
+
+
+def _norm_forward(module: Any, rms_norm: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        return rms_norm(x, module.weight, module.variance_epsilon)
+
+    return forward
+
+
+def _decoder_layer_forward(module: Any) -> Forward:
+    """A layer whose norms are computed with the additions beside them, on a GPU; not where it is to be recomputed."""
+    before, after = module.input_layernorm, module.post_attention_layernorm
+
+    def forward(hidden_states: Tensor, **more: Any) -> Tensor:
+        if module.gradient_checkpointing and module.training and torch.is_grad_enabled():
+            y: Tensor = type(module).forward(module, hidden_states, **more)  # which sees to it
+            return y
+        residual, normed = gpu_ops.add_rms_norm(hidden_states, None, before.weight, before.variance_epsilon)
+        attended, _ = module.self_attn(hidden_states=normed, **more)
+        residual, normed = gpu_ops.add_rms_norm(residual, attended, after.weight, after.variance_epsilon)
+        return residual + module.mlp(normed)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _embedding_forward(module: nn.Embedding) -> Forward:
+    """Begin the residual stream in float32, so that a bfloat16 model does not round it sixty times."""
+
+    def forward(ids: Tensor) -> Tensor:
+        return functional.embedding(ids, module.weight, module.padding_idx).float()
+
+    return forward
+
+
+def _unsupported_reason(module: Any) -> str | None:
+    """Say what keeps an adapted layer from being computed by `lora_linears`; None for a plain one."""
     if type(module) is not PeftLinear:
         return f"LoRA on a layer of the type {type(module.get_base_layer()).__name__}"
     if type(module.base_layer) is not nn.Linear:
@@ -316,20 +385,20 @@ def _is(module: nn.Module, kind: str) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Tell whether somebody wants to be told when a layer is called, or has replaced what a frozen one calls."""
+    """Tell whether somebody listens to a layer's calls, or has replaced the `forward` of a frozen one."""
     if type(module) is nn.Linear and "forward" in module.__dict__:
         return True
     inner = [module, *module.children()]
     return any(entry._forward_hooks or entry._forward_pre_hooks or entry._backward_hooks for entry in inner)
 
 
-def _tried_ranks(adapted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> bool:
-    """Try the kernels that compute low-rank parts, for the highest rank of the model that they hold."""
-    ranks = [rank for layer in adapted for rank in layer.r.values() if rank <= HIGHEST_RANK]
-    return bool(ranks) and gpu_ops.adds_low_ranks(device, dtype, max(ranks))
+def _low_rank_kernels_usable(adapted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> bool:
+    """Try the kernels that compute low-rank products, for the highest rank of the model that they hold."""
+    ranks = [rank for layer in adapted for rank in layer.r.values() if rank <= MAX_KERNEL_RANK]
+    return bool(ranks) and gpu_ops.low_rank_kernels_usable(device, dtype, max(ranks))
 
 
-def _takes_varlen(model: nn.Module) -> bool:
+def _takes_varlen_kernel(model: nn.Module) -> bool:
     """Tell whether queries as wide as the model's go through the variable-length kernel and the rotation before it."""
     attentions: list[Any] = [module for module in model.modules() if _is(module, "Attention")]
     widths = {int(module.head_dim) for module in attentions}
@@ -338,5 +407,5 @@ def _takes_varlen(model: nn.Module) -> bool:
     return all(has_varlen_kernel(in_precision_of.new_empty(0, width)) and width.bit_count() == 1 for width in widths)
 
 
-def _frozen(module: nn.Linear, _: Tensor) -> Linear:
-    return Linear(module.weight, module.bias)
+def _frozen_spec(module: nn.Linear, _: Tensor) -> LoraLinearSpec:
+    return LoraLinearSpec(module.weight, module.bias)
