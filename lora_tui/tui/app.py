@@ -28,7 +28,7 @@ from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import AppOptions, AppState
 from lora_tui.tui.store_reader import StoreReader
 from lora_tui.tui.text import ControlCharacterFilter
-from lora_tui.tui.theme import OURS
+from lora_tui.tui.theme import THEMES
 from lora_tui.tui.widgets.top_bar import APP_MODES, TopBar
 
 Ending = Literal["leave", "background", "stop", "gone"]
@@ -91,7 +91,7 @@ class LoraApp(App[None]):
         self.ending: Ending = "leave"
         for mode in APP_MODES:
             self.add_mode(mode.id, partial(self._new_mode_screen, mode.id))
-        for theme in OURS:
+        for theme in THEMES:
             self.register_theme(theme)
         self.options = options or AppOptions()
         self._choose_theme(self.options.theme)
@@ -103,7 +103,7 @@ class LoraApp(App[None]):
 
         Without the watcher: notified of a change, Textual would parse every style once more before the first paint.
         """
-        self.set_reactive(App.theme, name if name in self.available_themes else OURS[0].name)
+        self.set_reactive(App.theme, name if name in self.available_themes else THEMES[0].name)
         self.stylesheet.set_variables(self.get_css_variables())
 
     def _new_mode_screen(self, mode: str) -> Screen[Any]:

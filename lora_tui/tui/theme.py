@@ -69,7 +69,7 @@ LIGHT = Theme(
     },
 )
 
-OURS = (DARK, LIGHT)
+THEMES = (DARK, LIGHT)
 
 STATE_GLYPHS = {
     "queued": "○",
@@ -97,6 +97,6 @@ VERDICT_WORDS = {"accepted": "accepted", "rejected": "rejected", "review": "revi
 VERDICT_COLOURS = {"accepted": "$success", "rejected": DIM, "review": "$warning", "waiting": "$secondary"}
 
 
-def state(name: str) -> tuple[str, str]:
+def state_label(name: str) -> tuple[str, str]:
     """Return a run's state with its glyph, and its colour."""
     return f"{STATE_GLYPHS.get(name, '·')} {name}", STATE_COLOURS.get(name, DIM)

@@ -16,7 +16,7 @@ from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
-from lora_tui.tui.theme import state
+from lora_tui.tui.theme import state_label
 from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.top_bar import TopBar
@@ -79,7 +79,7 @@ def run_status(run: RunLine | None, more: str, *, narrow: bool) -> Content:
     """A run in the bar: glyph, number, mode or state, `more`, and the device it is on where there is room."""
     if run is None:
         return styled(("no run yet", DIM))
-    words, colour = state(run.state)
+    words, colour = state_label(run.state)
     glyph, _, name = words.partition(" ")
     parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
     if not narrow or not more:

@@ -96,7 +96,7 @@ class ChatScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """The two columns, the prompt, and a line on how replies are decoded."""
-        yield ChatColumns(id="talk")
+        yield ChatColumns(id="chat-columns")
         with Vertical(id="prompt-box", classes="box"):
             yield ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         yield Line(id="chat-line")
@@ -198,7 +198,7 @@ class ChatScreen(ModeScreen):
         self._set_busy(True)
         self._answer(text)
 
-    @work(exit_on_error=False, group="talk")
+    @work(exit_on_error=False, group="chat")
     async def _answer(self, text: str | None) -> None:
         """Load the model, ask, and show the replies as they are decoded; None answers the last question anew."""
         try:

@@ -21,7 +21,7 @@ from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, number, safe_text, styled
-from lora_tui.tui.theme import state as run_state
+from lora_tui.tui.theme import state_label
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
@@ -56,7 +56,7 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
     def compose(self) -> ComposeResult:
         """A list."""
         with Vertical(classes="dialog -wide-dialog -tall-dialog"):
-            yield RowList(lambda index: self._choices[index][1], _COLUMNS, id="whom")
+            yield RowList(lambda index: self._choices[index][1], _COLUMNS, id="checkpoints")
             yield KeyHints()
 
     async def on_mount(self) -> None:
@@ -92,7 +92,7 @@ def _cells(run: RunLine, checkpoint: Checkpoint) -> list[Cell]:
         (one_line(run.name, 16) if run.name else f"run {run.id}", "strong"),
         (f"{checkpoint.kind}, step {checkpoint.step}", ""),
         (number(checkpoint.score, ".2f"), ""),
-        (run_state(run.state)[0], "dim"),
+        (state_label(run.state)[0], "dim"),
         (one_line(f"{run.model} on {run.data}" if run.data else run.model, 120), "dim"),
     ]
 

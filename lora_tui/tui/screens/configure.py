@@ -102,7 +102,7 @@ class ConfigureScreen(ModeScreen):
                 with Container(id="edit-box", classes="box"):
                     yield Input(id="edit", compact=True)
                     yield Static(id="edit-problem", markup=False)
-                yield Panel("What this will do", id="outlook")
+                yield Panel("What this will do", id="forecast")
 
     def on_mount(self) -> None:
         """List the keys."""
@@ -210,7 +210,7 @@ class ConfigureScreen(ModeScreen):
             if forecast is None:
                 return
             parts += [styled((title, "bold")), *forecast_lines(forecast)]
-        self.query_one("#outlook", Panel).show(Content("\n").join(parts))
+        self.query_one("#forecast", Panel).show(Content("\n").join(parts))
 
     @on(RowList.Moved, "#keys")
     def _cursor_moved(self) -> None:

@@ -14,7 +14,7 @@ from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
 from lora_tui.tui.text import DIM, number, safe_line, safe_text, styled
-from lora_tui.tui.theme import state
+from lora_tui.tui.theme import state_label
 
 if TYPE_CHECKING:
     from lora_tui.config import Settings
@@ -84,7 +84,7 @@ def seconds(run: RunLine) -> float | None:
 
 def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
     """A run's row."""
-    words, _ = state(run.state)
+    words, _ = state_label(run.state)
     took = seconds(run)
     name = f"{'◆' if marked else ' '}{run.id}"
     row = [
@@ -102,7 +102,7 @@ def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
 
 def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) -> Content:
     """What there is to know about the run under the cursor."""
-    words, colour = state(run.state)
+    words, colour = state_label(run.state)
     took = seconds(run)
     parts: list[Any] = [(f"Run {run.id}", "bold")]
     if run.name:
