@@ -1,8 +1,11 @@
-"""Changing keys in the text of a configuration file and nothing else: what is not asked for stays to the character.
+"""Editor of TOML text: changed keys are written into a configuration file, all else stays to the character.
 
 The text is a list of statements: headers, pairs of key and value, and notes (comments and blank lines). A changed key
 means that one statement is rewritten, a new one that a statement is put where its section ends, a removed one that a
 statement goes. Nothing is known here of files; whoever calls parses the result and compares it with what was wanted.
+
+This is the only module that imports tomlkit, and it gives it a single statement at a time. Whole files stay out of its
+reach: it would put a new key below the comment that belongs to the next section.
 """
 
 import tomllib
@@ -11,11 +14,13 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from lora_tui.config.document import header_path, statements
+import tomlkit
+from tomlkit.items import Array, Item
+
+from lora_tui.config.document import header_path, parse_key, statements
 from lora_tui.config.keys import all_keys, all_sections
 from lora_tui.config.load import KeyPath
-from lora_tui.config.reference import comment, toml_key
-from lora_tui.config.statement import key_of, new_pair, with_value, without
+from lora_tui.config.reference import comment, toml_key, toml_value
 
 _GONE = object()
 """In place of a value: the key is to be taken out."""
@@ -65,7 +70,7 @@ def _taken_apart(text: str) -> Iterator[_Statement]:
             table = header_path(parsed)
             yield _Statement(statement, "array" if statement.lstrip().startswith("[[") else "table", table)
         else:
-            yield _Statement(statement, "pair", table, (*table, *key_of(statement)))
+            yield _Statement(statement, "pair", table, (*table, *_key_of(statement)))
 
 
 def _differences(
@@ -95,10 +100,10 @@ class _Editor:
         array = [n for n, s in enumerate(self.statements) if s.kind == "array" and s.table == path]
         if holder is not None and value is not _GONE:
             held = self.statements[holder]
-            self._put(holder, with_value(held.text, path[len(held.table) :], value))
+            self._put(holder, _with_value(held.text, path[len(held.table) :], value))
         elif holder is not None and self.statements[holder].path != path:
             held = self.statements[holder]
-            self._put(holder, without(held.text, path[len(held.table) :]))
+            self._put(holder, _without(held.text, path[len(held.table) :]))
         elif array and isinstance(value, list) and all(isinstance(item, dict) for item in value):
             self._update_array(path, array, value)
         elif value is _GONE:
@@ -151,12 +156,12 @@ class _Editor:
         inside = [n for n, s in enumerate(self.statements) if s.kind == "table" and s.table == section]
         dotted = [n for n, s in self._pairs() if s.path[: len(section)] == section and len(s.table) < len(section)]
         if inside:
-            self._insert(self._end_of_block(inside[0]), section, path, described + new_pair(path[-1:], value))
+            self._insert(self._end_of_block(inside[0]), section, path, described + _new_pair(path[-1:], value))
         elif dotted:
             table = self.statements[dotted[-1]].table
-            self._insert(dotted[-1] + 1, table, path, described + new_pair(path[len(table) :], value))
+            self._insert(dotted[-1] + 1, table, path, described + _new_pair(path[len(table) :], value))
         else:
-            pair = _Statement(described + new_pair(path[-1:], value), "pair", section, path)
+            pair = _Statement(described + _new_pair(path[-1:], value), "pair", section, path)
             self._add_header(section, [pair])
 
     def _insert(self, place: int, table: KeyPath, path: KeyPath, text: str) -> None:
@@ -222,7 +227,7 @@ class _Editor:
 
     def _insert_table(self, place: int, path: KeyPath, table: dict[str, Any], *, before_header: bool) -> None:
         self._end_line(place)
-        pairs = [_Statement(new_pair((name,), value), "pair", path, (*path, name)) for name, value in table.items()]
+        pairs = [_Statement(_new_pair((name,), value), "pair", path, (*path, name)) for name, value in table.items()]
         block = [_Statement(f"[[{toml_key(*path)}]]\n", "array", path), *pairs]
         blank = _Statement("\n", "note", path)
         self.statements[place:place] = [*block, blank] if before_header else [blank, *block]
@@ -243,3 +248,68 @@ def _described(path: KeyPath) -> str:
     if name in all_keys():
         return comment(all_keys()[name].description)
     return comment(all_sections()[name].__doc__ or "") if name in all_sections() else ""
+
+
+def _key_of(statement: str) -> tuple[str, ...]:
+    """Return the parts of the key of a pair, ``a."b c" = 1``. Raises `ValueError` where the statement is none."""
+    for at, character in enumerate(statement):
+        if character == "=":
+            try:
+                return parse_key(statement[:at])
+            except ValueError:  # an equals sign inside a quoted key
+                continue
+    raise ValueError("not a pair of key and value")
+
+
+def _new_pair(path: tuple[str, ...], value: Any) -> str:
+    """Return the statement that gives the dotted key `path` its value."""
+    return f"{toml_key(*path)} = {toml_value(value)}\n"
+
+
+def _with_value(statement: str, path: tuple[str, ...], value: Any) -> str:
+    """Return a pair with the value at `path` set, which is its own key or lies in its inline table."""
+    document = tomlkit.parse(statement)
+    table: Any = document
+    for part in path[:-1]:
+        if part not in table:
+            table[part] = tomlkit.inline_table()
+        table = table[part]
+    current = table.get(path[-1])
+    if isinstance(current, Array) and isinstance(value, list) and value:
+        _update(current, value)
+    else:
+        table[path[-1]] = _item(value, on_one_line=len(path) > len(_key_of(statement)))
+    return tomlkit.dumps(document)
+
+
+def _without(statement: str, path: tuple[str, ...]) -> str:
+    """Return a pair without the key at `path`, which lies in its inline table."""
+    document = tomlkit.parse(statement)
+    table: Any = document
+    for part in path[:-1]:
+        table = table[part]
+    del table[path[-1]]
+    return tomlkit.dumps(document)
+
+
+def _item(value: Any, *, on_one_line: bool = False) -> Item:
+    """Return the value in the form of the documented file (2e-4, long lists over several lines)."""
+    item = tomlkit.parse(f"value = {toml_value(value, on_one_line=on_one_line)}").item("value")
+    assert isinstance(item, Item), "a single pair is no table out of order"
+    return item
+
+
+def _update(array: Array, wanted: list[Any]) -> None:
+    """Turn an array into `wanted`, item by item, so that comments stay beside the items that stay."""
+    before = [repr(item) for item in array.unwrap()]
+    steps = SequenceMatcher(a=before, b=[repr(item) for item in wanted], autojunk=False).get_opcodes()
+    for step, first, last, new_first, new_last in reversed(steps):
+        if step == "equal":
+            continue
+        new = wanted[new_first:new_last]
+        for place, value in zip(range(first, last), new, strict=False):
+            array[place] = _item(value, on_one_line=True)
+        for place in range(last - 1, first + len(new) - 1, -1):
+            del array[place]
+        for offset, value in enumerate(new[last - first :]):
+            array.insert(last + offset, _item(value, on_one_line=True))

@@ -1,18 +1,21 @@
-"""How a mistake in the configuration is told: where it stands, what is wrong, and what to write instead.
+"""Error messages of the configuration: where a mistake stands, what is wrong, and which key was probably meant.
 
 A `Problem` is one mistake; `refuse` turns all that were found into one `ConfigError` of one or two lines. Values are
 shown only where they help and cannot hold a secret, and always made safe for a terminal.
+
+Three mistakes get a suggestion: a key is misspelt, a right key stands in the wrong section, or a name is the one that
+other training tools use. Section names are compared as well, so that ``[lora]`` finds ``[fine_tuning.lora]``.
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, time
+from difflib import SequenceMatcher, get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.keys import Key, all_keys, all_sections, open_tables
-from lora_tui.config.suggest import nearest_choice, nearest_key, nearest_section
 from lora_tui.config.values import KEYS_COME_FROM_THE_ENVIRONMENT
 from lora_tui.errors import ConfigError
 from lora_tui.secrets import may_be_secret, may_hold_secret
@@ -130,7 +133,7 @@ def unknown_problem(source: Source, path: tuple[str, ...], *, is_section: bool) 
     key = dotted(path)
     what = "section" if is_section else "key"
     plain = ".".join(path)[:200]
-    first, second = (nearest_section, nearest_key) if is_section else (nearest_key, nearest_section)
+    first, second = (_nearest_section, _nearest_key) if is_section else (_nearest_key, _nearest_section)
     if near := first(plain) or second(plain):
         meant = f"[{near}]" if near in (*all_sections(), *open_tables()) else near
         return Problem(source, key, f"{key} is not a {what}; did you mean {meant}?")
@@ -175,7 +178,7 @@ def _complaint(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
         case "too_short":
             return f"must hold at least {context['min_length']}"
         case "literal_error":
-            near = nearest_choice(value, key.choices) if isinstance(value, str) else None
+            near = _nearest_choice(value, key.choices) if isinstance(value, str) else None
             return f"must be {key.kind}, not {_shown(value)}" + (f'; did you mean "{near}"?' if near else "")
     wanted = key.kind if not inside else _WANTED.get(error, "something else")
     return f"must be {wanted}, not {_shown(value)}{_how_to_write(error, value)}"
@@ -242,3 +245,85 @@ def _shown(value: Any) -> str:
 def shown_text(text: str, limit: int) -> str:
     """Return `text` safe to show, on one line and cut to `limit`; nothing of it where it looks like a key."""
     return "(hidden)" if may_be_secret(text) else one_line(text, limit)
+
+
+_CLOSE_ENOUGH = 0.66
+
+# Names that other tools (transformers, peft, trl, axolotl, openai) give to the same thing.
+_OTHER_NAMES = {
+    "adapter_r": "fine_tuning.lora.r",
+    "api_base": "data_generation.base_url",
+    "base_model": "fine_tuning.model_name",
+    "bf16": "fine_tuning.dtype",
+    "database": "data_generation.db_path",
+    "dataset": "fine_tuning.train_data_file",
+    "endpoint": "data_generation.base_url",
+    "epochs": "fine_tuning.training.max_epochs",
+    "fps": "app.refresh_per_second",
+    "grad_clip": "fine_tuning.optimizer.max_grad_norm",
+    "gradient_accumulation": "fine_tuning.training.gradient_accumulation_steps",
+    "keybindings": "app.keys",
+    "keymap": "app.keys",
+    "learning_rate": "fine_tuning.optimizer.lora_lr",
+    "log_level": "logging.level",
+    "lora_alpha": "fine_tuning.lora.alpha",
+    "lora_dropout": "fine_tuning.lora.dropout",
+    "lora_r": "fine_tuning.lora.r",
+    "lora_rank": "fine_tuning.lora.r",
+    "lr": "fine_tuning.optimizer.lora_lr",
+    "lr_scheduler_type": "fine_tuning.scheduler.type",
+    "max_cost": "data_generation.budget_dollars",
+    "max_seq_len": "fine_tuning.training.max_length",
+    "max_seq_length": "fine_tuning.training.max_length",
+    "micro_batch_size": "fine_tuning.training.batch_size",
+    "num_epochs": "fine_tuning.training.max_epochs",
+    "num_train_epochs": "fine_tuning.training.max_epochs",
+    "openai_api_base": "data_generation.base_url",
+    "openai_base_url": "data_generation.base_url",
+    "output_dir": "fine_tuning.training.save_dir",
+    "per_device_train_batch_size": "fine_tuning.training.batch_size",
+    "rank": "fine_tuning.lora.r",
+    "sequence_len": "fine_tuning.training.max_length",
+    "threshold": "data_generation.evaluation_threshold",
+    "torch_dtype": "fine_tuning.dtype",
+    "train_file": "fine_tuning.train_data_file",
+    "warmup": "fine_tuning.scheduler.warmup_steps",
+    "weight_decay": "fine_tuning.optimizer.lora_weight_decay",
+}
+
+
+def _nearest_key(dotted: str) -> str | None:
+    """Return the valid dotted key nearest to `dotted`, or None where nothing is near."""
+    section, _, leaf = dotted.rpartition(".")
+    plain = leaf.lower().replace("-", "_")
+    if plain in _OTHER_NAMES and "aggregator" not in section:
+        return _OTHER_NAMES[plain]
+    return _nearest(section, plain, all_keys())
+
+
+def _nearest_section(dotted: str) -> str | None:
+    """Return the valid section nearest to `dotted`, or None where nothing is near."""
+    section, _, leaf = dotted.rpartition(".")
+    return _nearest(section, leaf.lower().replace("-", "_"), all_sections())
+
+
+def _nearest_choice(value: str, choices: Iterable[str]) -> str | None:
+    """Return the choice nearest to `value`, in whatever case either is written, or None where nothing is near."""
+    by_folded = {choice.casefold(): choice for choice in choices}
+    close = get_close_matches(value.casefold(), by_folded, n=1)
+    return by_folded[close[0]] if close else None
+
+
+def _nearest(section: str, leaf: str, names: Iterable[str]) -> str | None:
+    """The name whose last part is likest to `leaf`; among equals, the one whose section is likest to `section`."""
+    best, best_score = None, (_CLOSE_ENOUGH, 0.0)
+    for name in names:
+        its_section, _, its_leaf = name.rpartition(".")
+        score = (_likeness(leaf, its_leaf), _likeness(section, its_section))
+        if score > best_score:
+            best, best_score = name, score
+    return best
+
+
+def _likeness(left: str, right: str) -> float:
+    return SequenceMatcher(a=left, b=right, autojunk=False).ratio()

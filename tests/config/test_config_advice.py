@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, advise, with_values
-from lora_tui.config.advice_lora import optimal_rate
+from lora_tui.config.advice import optimal_rate
 
 QUIET = {"fine_tuning.optimizer.lora_lr": 2e-4}
 

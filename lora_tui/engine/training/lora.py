@@ -1,7 +1,7 @@
 """The LoRA model: frozen base, small trainable matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685).
 
-Also the modules that are trained whole beside them. The options are described in `lora_tui.config.lora`; PEFT builds
-them.
+Also the modules that are trained whole beside them. The options are described in `lora_tui.config.models.Lora`; PEFT
+builds them.
 """
 
 import re
