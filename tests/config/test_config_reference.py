@@ -105,7 +105,7 @@ def test_importing_the_configuration_loads_nothing_heavy() -> None:
 import sys, lora_tui.config.paths
 assert "pydantic" not in sys.modules, "paths alone need no pydantic"
 import lora_tui.config as config
-for name in config.__all__:
+for name in config._HOMES:
     getattr(config, name)
 heavy = {"torch", "transformers", "peft", "openai", "nltk", "numpy", "textual", "rich", "aiosqlite", "httpx"}
 print(*sorted(heavy & set(sys.modules)))
