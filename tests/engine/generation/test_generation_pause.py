@@ -33,7 +33,7 @@ def open_calls(place: Workplace) -> int:
 def test_nothing_leaves_while_a_run_is_paused_and_it_goes_on_when_told(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 12))
     place.server.delay = 0.1
-    with live(place, total_examples=30, num_examples_per_file=4, max_concurrency=4) as run:
+    with live(place, total_examples=20, num_examples_per_file=4, max_concurrency=4) as run:
         wait_for(lambda: place.server.count("judge") >= 4)
         assert run.ask("pause") == "done"
         wait_for(lambda: open_calls(place) == 0)
@@ -46,7 +46,7 @@ def test_nothing_leaves_while_a_run_is_paused_and_it_goes_on_when_told(place: Wo
         assert run.ask("continue") == "done"
         place.server.delay = 0.0
         outcome = run.end()
-    assert (outcome.state, outcome.result["accepted"]) == ("finished", 30)
+    assert (outcome.state, outcome.result["accepted"]) == ("finished", 20)
     assert paused_events(place) == [True, False]
     check_the_books(place)
 
@@ -165,6 +165,7 @@ def test_a_run_that_was_killed_while_it_was_paused_goes_on_when_it_is_taken_up(p
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    place.server.delay = 0.0
     outcome = place.run(resume=1, **values)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 12)
     assert paused_events(place) == [True, False]

@@ -1,5 +1,6 @@
 """People change pairs while the run works: their word stands, the counts stay right, and the file has it all."""
 
+import threading
 from collections import Counter
 from typing import Any
 
@@ -118,6 +119,7 @@ def test_what_a_person_rejects_is_made_up_for(place: Workplace) -> None:
         wait_for(lambda: place.rows(JUDGED_NOW) == [])
         for pair_id in pairs_in(place, "accepted")[:2]:
             run.do(override_pair, pair_id, "rejected")
+        place.server.delay = 0.0
         run.ask("continue")
         outcome = run.end()
     assert outcome.result["accepted"] == 8
@@ -127,12 +129,19 @@ def test_what_a_person_rejects_is_made_up_for(place: Workplace) -> None:
 
 @pytest.mark.usefixtures("told")
 def test_a_rejection_in_the_last_moment_is_made_up_for(place: Workplace) -> None:
-    judge_slowly(place)
+    rejected = threading.Event()
+
+    def judge_last_pair_after_rejection(prompt: str) -> str:
+        if len(pairs_in(place, "accepted")) == 2:
+            rejected.wait(20)
+        return "5 5 5"
+
+    place.server.digits = judge_last_pair_after_rejection
     with live(place, total_examples=3, num_examples_per_file=1, max_concurrency=1) as run:
         wait_for(lambda: len(pairs_in(place, "accepted")) == 2)
         pair_being_judged(place)  # the last one that is needed
         run.do(override_pair, pairs_in(place, "accepted")[0], "rejected")
-        judge_fast(place)
+        rejected.set()
         outcome = run.end()
     assert (outcome.state, outcome.result["accepted"], outcome.result["rejected"]) == ("finished", 3, 1)
 

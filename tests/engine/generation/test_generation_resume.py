@@ -56,6 +56,7 @@ def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(place: Workpla
     assert accepted_before >= 10
     assert 0 < in_flight <= 8
     run_id = place.value("SELECT id FROM runs")
+    place.server.delay = 0.0
     outcome = place.run(resume=run_id, **values)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 40)
     assert outcome.result["attempts"]["lost"] == in_flight

@@ -111,7 +111,7 @@ def test_retry_after_is_honoured_by_every_call(place: Workplace) -> None:
 def test_a_rate_limit_that_lets_others_through_kills_no_call(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 12))
     place.server.next_faults.extend([None, too_many("0.01"), too_many("0.01"), too_many("0.01")] * 40)
-    outcome = place.run(total_examples=25, num_examples_per_file=8, generation__max_retries=3)
+    outcome = place.run(total_examples=15, num_examples_per_file=8, generation__max_retries=3)
     assert outcome.state == "finished", outcome.error
     assert outcome.result["attempts"]["http_error"] > 20
     assert outcome.result["dead_reasons"] == {}
@@ -251,20 +251,20 @@ def test_without_prices_no_dollars_are_told(place: Workplace) -> None:
 def test_an_endpoint_that_goes_away_ends_the_run_resumably(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 12))
     place.server.next_faults.extend([None] * 20 + [http(500, "out of order")] * 500)
-    outcome = place.run(total_examples=60, num_examples_per_file=4, generation__max_retries=2)
+    outcome = place.run(total_examples=30, num_examples_per_file=4, generation__max_retries=2)
     assert (outcome.state, outcome.exit_status) == ("failed", 3)
     assert outcome.error is not None
     assert "does not answer any more: HTTP 500: out of order" in outcome.error
     assert place.server.url in outcome.error
     assert outcome.result["reason"] == "endpoint gone"
-    assert 0 < outcome.result["accepted"] < 60
+    assert 0 < outcome.result["accepted"] < 30
     assert outcome.result["tasks"]["judge"]["dead"] == 0, "a pair does not go to review because the endpoint is gone"
     check_the_books(place)
     place.server.next_faults.clear()
     asked_before = place.server.count("judge", "ok")
-    resumed = place.run(resume=outcome.run_id, total_examples=60, num_examples_per_file=4)
+    resumed = place.run(resume=outcome.run_id, total_examples=30, num_examples_per_file=4)
     assert resumed.state == "finished"
-    assert place.server.count("judge", "ok") == asked_before + 60 - outcome.result["accepted"]
+    assert place.server.count("judge", "ok") == asked_before + 30 - outcome.result["accepted"]
     check_the_books(place)
 
 
@@ -357,7 +357,8 @@ def test_feedback_of_earlier_runs_moves_the_weights(place: Workplace) -> None:
 
 def test_slots_and_topics_vary(place: Workplace) -> None:
     place.write("three.txt", made_up_text(3, 12))
-    place.run(total_examples=24, num_examples_per_file=2, topics=["clocks", "harbours"])
+    # One place, so at most two calls run: a file is asked about again only after its earlier questions are stored.
+    place.run(total_examples=24, num_examples_per_file=2, topics=["clocks", "harbours"], max_concurrency=1)
     slots = [json.loads(slot) for (slot,) in place.rows("SELECT slot FROM tasks WHERE kind='generate'")]
     assert len({slot["question_type"] for slot in slots}) >= 5
     assert len({slot["audience"] for slot in slots}) >= 3
