@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.engine.generation.workplace import KEY, Workplace
+from tests.engine.generation.generation_harness import KEY, Workplace
 from tests.openai_server import MALFORMED, MODEL, TRUNCATED, OpenAIServer, http
 
 

@@ -15,10 +15,10 @@ from lora_tui.engine.generation.pipeline import Pipeline
 from lora_tui.engine.jobs import generate
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events
-from tests.engine.generation.live import live, on_store, wait_for
+from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.live_run import live, on_store, wait_for
 from tests.engine.generation.test_generation_resume import ROOT, RUN
 from tests.engine.generation.test_generation_run import check_the_books
-from tests.engine.generation.workplace import Workplace
 from tests.openai_server import http, made_up_text, too_many
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from lora_tui.engine.generation import pipeline
 from lora_tui.engine.runtime.engine import Engine
+from tests.engine.generation.generation_harness import KEY, Workplace
 from tests.engine.generation.test_generation_run import check_the_books
-from tests.engine.generation.workplace import KEY, Workplace
 from tests.openai_server import http, made_up_text, pair_of_sentence
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine.generation.workplace import KEY, Workplace
+from tests.engine.generation.generation_harness import KEY, Workplace
 from tests.openai_server import (
     DROPPED,
     EMPTY_CHOICES,

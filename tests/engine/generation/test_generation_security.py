@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.generation.workplace import KEY, Workplace
+from tests.engine.generation.generation_harness import KEY, Workplace
 from tests.openai_server import Fault, http
 
 HOSTILE = """\

@@ -7,7 +7,7 @@ import pytest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.generation.output import check_writable
 from lora_tui.errors import LoraTuiError
-from tests.engine.generation.workplace import Workplace
+from tests.engine.generation.generation_harness import Workplace
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_first_call(place: Workplace) -> None:

@@ -10,7 +10,7 @@ from lora_tui.engine.jobs.format_file import statement_writer
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store.connection import Store
-from tests.engine.generation.workplace import Workplace
+from tests.engine.generation.generation_harness import Workplace
 from tests.openai_server import MALFORMED, http
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from tests.engine.generation.workplace import Workplace
+from tests.engine.generation.generation_harness import Workplace
 
 
 @dataclass(frozen=True)

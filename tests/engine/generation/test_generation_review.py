@@ -14,10 +14,10 @@ from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import pair_detail
 from lora_tui.store.rows import Command
-from tests.engine.generation.live import Live, live, on_store, wait_for
+from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.live_run import Live, live, on_store, wait_for
 from tests.engine.generation.test_generation_resume import between_pair
 from tests.engine.generation.test_generation_run import check_the_books
-from tests.engine.generation.workplace import Workplace
 from tests.openai_server import made_up_text
 
 JUDGED_NOW = "SELECT tasks.pair_id FROM attempts JOIN tasks ON tasks.id = task_id WHERE kind='judge' AND status='sent'"

@@ -12,8 +12,8 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.forecast import generation
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.generation import documents
+from tests.engine.generation.generation_harness import Workplace
 from tests.engine.generation.test_generation_run import made_up_text
-from tests.engine.generation.workplace import Workplace
 
 ROOT = Path(__file__).parents[3]
 
