@@ -1,4 +1,4 @@
-"""Fixtures of the generation tests: a running server and a place to work in."""
+"""Fixtures of the generation tests: a running server, and a harness that runs jobs against it."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.generation.generation_harness import KEY, Workplace
+from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.openai_server import OpenAIServer, made_up_text
 
 
@@ -23,13 +23,13 @@ def server(running_server: OpenAIServer) -> OpenAIServer:
 
 
 @pytest.fixture
-def place(tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def harness(tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> GenerationHarness:
     for name in list(os.environ):
         if name.startswith("OPENAI_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-    made = Workplace(tmp_path, server)
-    made.write("one.txt", made_up_text(1, 3))
-    made.write("deep/two.md", "# Second things\n\n" + made_up_text(2, 3))
-    return made
+    built = GenerationHarness(tmp_path, server)
+    built.write("one.txt", made_up_text(1, 3))
+    built.write("deep/two.md", "# Second things\n\n" + made_up_text(2, 3))
+    return built

@@ -1,4 +1,4 @@
-"""A place to run generation in: a folder of text, a store, and the real engine."""
+"""Test harness of generation: a folder of text, a store and a server, on which the real engine runs jobs."""
 
 import json
 import sqlite3
@@ -12,7 +12,7 @@ from tests.openai_server import MODEL, OpenAIServer
 KEY = "sk-test-0123456789abcdefghijkl"
 
 
-class Workplace:
+class GenerationHarness:
     """A folder with input, a store and an output file; runs jobs of the real engine on it."""
 
     def __init__(self, folder: Path, server: OpenAIServer) -> None:

@@ -11,31 +11,31 @@ from typing import Any
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.generation_harness import GenerationHarness
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveRun:
     """A run that has not ended."""
 
-    place: Workplace
+    harness: GenerationHarness
     engine: Engine
     run_id: int
     future: "Future[Outcome]"
 
     def do(self, work: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Run a coroutine function on a store of its own."""
-        return on_store(self.place, work, *args, **more)
+        return on_store(self.harness, work, *args, **more)
 
     def ask(self, command: str) -> str:
         """Ask the run for something; returns the outcome once there is one."""
         number = self.do(events.ask, self.run_id, command)
         answered = "SELECT outcome FROM commands WHERE id=? AND done_at IS NOT NULL"
-        return str(wait_for(lambda: self.place.rows(answered, number))[0][0])
+        return str(wait_for(lambda: self.harness.rows(answered, number))[0][0])
 
     def sent(self) -> int:
         """How many requests have left."""
-        return len(self.place.server.received)
+        return len(self.harness.server.received)
 
     def end(self, seconds: float = 30.0) -> Outcome:
         """Wait for the run to end by itself."""
@@ -43,14 +43,14 @@ class Live:
 
 
 @contextmanager
-def live(place: Workplace, resume: int | None = None, **values: Any) -> Iterator[Live]:
+def live_run(harness: GenerationHarness, resume: int | None = None, **values: Any) -> Iterator[LiveRun]:
     """Start a run that is stopped, if it has not ended, when the block ends."""
-    engine = Engine(place.store)
+    engine = Engine(harness.store)
     engine.start()
     try:
-        run_id, future = engine.submit("generate", place.settings(**values), resume=resume)
+        run_id, future = engine.submit("generate", harness.settings(**values), resume=resume)
         try:
-            yield Live(place, engine, run_id, future)
+            yield LiveRun(harness, engine, run_id, future)
         finally:
             engine.stop(run_id)
             future.result(timeout=30)
@@ -58,11 +58,11 @@ def live(place: Workplace, resume: int | None = None, **values: Any) -> Iterator
         engine.close()
 
 
-def on_store(place: Workplace, work: Callable[..., Any], *args: Any, **more: Any) -> Any:
+def on_store(harness: GenerationHarness, work: Callable[..., Any], *args: Any, **more: Any) -> Any:
     """Run a coroutine function on a store of its own, as another process would."""
 
     async def opened() -> Any:
-        async with await Store.open(place.store) as store:
+        async with await Store.open(harness.store) as store:
             return await work(store, *args, **more)
 
     return asyncio.run(opened())

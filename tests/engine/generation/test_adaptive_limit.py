@@ -5,19 +5,19 @@ import asyncio
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit
 
 
-async def most_at_once(places: AdaptiveLimit, workers: int = 20, complain: int = 0) -> int:
-    """Return how many of `workers` held a place at the same time; the first `complain` of them are told off."""
-    inside = most = told = 0
+async def most_at_once(limit: AdaptiveLimit, workers: int = 20, rate_limited: int = 0) -> int:
+    """Return how many of `workers` held it at once; the first `rate_limited` of them report a rate limit."""
+    inside = most = reported = 0
 
     async def work() -> None:
-        nonlocal inside, most, told
-        async with places:
+        nonlocal inside, most, reported
+        async with limit:
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0)
-            if told < complain:
-                told += 1
-                places.decrease()
+            if reported < rate_limited:
+                reported += 1
+                limit.decrease()
             await asyncio.sleep(0)
             inside -= 1
 
@@ -34,49 +34,49 @@ def test_no_more_than_allowed() -> None:
 
 def test_a_burst_of_rate_limits_takes_a_quarter_away_once() -> None:
     async def story() -> None:
-        places = AdaptiveLimit(8)
-        await most_at_once(places, workers=8, complain=8)
-        assert places.limit == 6
-        assert await most_at_once(places) == 6
+        limit = AdaptiveLimit(8)
+        await most_at_once(limit, workers=8, rate_limited=8)
+        assert limit.limit == 6
+        assert await most_at_once(limit) == 6
 
     asyncio.run(story())
 
 
 def test_further_bursts_go_down_to_one_and_no_further() -> None:
     async def story() -> None:
-        places = AdaptiveLimit(8)
+        limit = AdaptiveLimit(8)
         for _ in range(12):
-            await most_at_once(places, workers=8, complain=8)
-        assert places.limit == 1
-        assert await most_at_once(places) == 1
+            await most_at_once(limit, workers=8, rate_limited=8)
+        assert limit.limit == 1
+        assert await most_at_once(limit) == 1
 
     asyncio.run(story())
 
 
-def test_answers_bring_places_back_one_by_one_and_never_more_than_allowed() -> None:
+def test_answers_raise_the_limit_one_by_one_and_never_above_the_allowed() -> None:
     async def story() -> None:
-        places = AdaptiveLimit(4)
-        await most_at_once(places, workers=4, complain=1)
-        assert places.limit == 3
+        limit = AdaptiveLimit(4)
+        await most_at_once(limit, workers=4, rate_limited=1)
+        assert limit.limit == 3
         for _ in range(20):
-            places.record_success()
-        assert places.limit == 4
+            limit.record_success()
+        assert limit.limit == 4
         for _ in range(100):
-            places.record_success()
-        assert places.limit == 4
-        assert await most_at_once(places) == 4
+            limit.record_success()
+        assert limit.limit == 4
+        assert await most_at_once(limit) == 4
 
     asyncio.run(story())
 
 
-def test_a_place_that_is_waited_for_in_vain_is_not_lost() -> None:
+def test_a_cancelled_wait_does_not_lower_the_limit() -> None:
     async def story() -> None:
-        places = AdaptiveLimit(1)
-        async with places:
-            waiting = asyncio.create_task(most_at_once(places, workers=1))
+        limit = AdaptiveLimit(1)
+        async with limit:
+            waiting = asyncio.create_task(most_at_once(limit, workers=1))
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        assert await most_at_once(places) == 1
+        assert await most_at_once(limit) == 1
 
     asyncio.run(story())

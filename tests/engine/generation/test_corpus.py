@@ -25,11 +25,11 @@ def read(folder: Path, warnings: list[str] | None = None, sent_to: str | None = 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "input"
-    made.mkdir()
-    (made / "bees.md").write_text("# Dance\n\n" + "Bees dance in the hive. " * 20 + "\n\n# Wings\n\nFour of them.")
-    (made / "how-ants_walk.txt").write_text("Ants walk in lines.")
-    return made
+    folder = tmp_path / "input"
+    folder.mkdir()
+    (folder / "bees.md").write_text("# Dance\n\n" + "Bees dance in the hive. " * 20 + "\n\n# Wings\n\nFour of them.")
+    (folder / "how-ants_walk.txt").write_text("Ants walk in lines.")
+    return folder
 
 
 def test_passages_are_stored_with_their_exact_places(folder: Path) -> None:

@@ -162,12 +162,12 @@ def test_html_becomes_markdown_without_scripts(tmp_path: Path) -> None:
 
 def test_docx_becomes_markdown(tmp_path: Path) -> None:
     docx = needed("docx")
-    made = docx.Document()
-    made.add_heading("Bees", 2)
-    made.add_paragraph("Bees dance.")
-    table = made.add_table(1, 2)
+    document = docx.Document()
+    document.add_heading("Bees", 2)
+    document.add_paragraph("Bees dance.")
+    table = document.add_table(1, 2)
     table.rows[0].cells[0].text, table.rows[0].cells[1].text = "left", "right"
-    made.save(str(tmp_path / "d.docx"))
+    document.save(str(tmp_path / "d.docx"))
     assert read(tmp_path / "d.docx").text == "## Bees\n\nBees dance.\n\nleft | right"
 
 

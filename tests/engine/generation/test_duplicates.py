@@ -8,10 +8,10 @@ from lora_tui.engine.generation.judging import NEAR, NearDuplicates, grams, jacc
 
 
 def index(*questions: str) -> NearDuplicates:
-    made = NearDuplicates()
+    duplicates = NearDuplicates()
     for question in questions:
-        made.add(question)
-    return made
+        duplicates.add(question)
+    return duplicates
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,20 @@ def test_questions_with_other_numbers_are_different() -> None:
 
 
 def test_the_most_similar_one_is_named() -> None:
-    made = index("How do bees show each other where some food is now?", "How do bees show each other where food is?")
-    found = made.find("How do bees show each other where food is")
+    duplicates = index(
+        "How do bees show each other where some food is now?", "How do bees show each other where food is?"
+    )
+    found = duplicates.find("How do bees show each other where food is")
     assert found is not None
     assert found[0] == "How do bees show each other where food is?"
 
 
 def test_a_removed_question_may_be_asked_again() -> None:
-    made = NearDuplicates()
-    handle = made.add("How do bees find food?")
-    made.remove(handle)
-    assert made.find("How do bees find food?") is None
-    assert len(made) == 0
+    duplicates = NearDuplicates()
+    question_id = duplicates.add("How do bees find food?")
+    duplicates.remove(question_id)
+    assert duplicates.find("How do bees find food?") is None
+    assert len(duplicates) == 0
 
 
 def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
@@ -63,11 +65,11 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
     words = "bees ants dance food hive queen wax honey angle sun length direction flower field worker".split()
     questions = [f"How do {' '.join(rng.choices(words, k=6))}?" for _ in range(200)]
     questions += [question.replace("How do", "How will") for question in questions[:40]]
-    made = NearDuplicates()
+    duplicates = NearDuplicates()
     missed = 0
     for number, question in enumerate(questions):
         near = any(jaccard(grams(question), grams(other)) >= NEAR for other in questions[:number])
-        missed += near and made.find(question) is None
-        assert near or made.find(question) is None
-        made.add(question)
+        missed += near and duplicates.find(question) is None
+        assert near or duplicates.find(question) is None
+        duplicates.add(question)
     assert missed <= 1  # 32 bands of 4 find a similarity of 0.7 with 99.98 %

@@ -12,7 +12,7 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.forecast import generation
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.generation import documents
-from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.test_generation_run import made_up_text
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +25,7 @@ def _nothing_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def outlook(folder: Path, **changes: Any) -> GenerationForecast:
+def forecast(folder: Path, **changes: Any) -> GenerationForecast:
     values = {f"data_generation.{name.replace('__', '.')}": value for name, value in changes.items()}
     return forecast_generation(with_values(Settings(), {"data_generation.input_folder": str(folder), **values}))
 
@@ -42,9 +42,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_are_those_that_a_run_reads(folder: Path) -> None:
-    found = outlook(folder)
+    found = forecast(folder)
     assert (found.files.value, found.bytes.value, found.skipped, found.problem) == (2, 40_400, 2, None)
-    own = outlook(folder, output_file=str(folder / "a.txt"))
+    own = forecast(folder, output_file=str(folder / "a.txt"))
     assert (own.files.value, own.skipped) == (1, 3)
 
 
@@ -59,15 +59,15 @@ def test_files_are_those_that_a_run_reads(folder: Path) -> None:
     ],
 )
 def test_calls_are_the_fewest_that_can_do(changes: dict[str, Any], calls: tuple[int, int, int], folder: Path) -> None:
-    found = outlook(folder, **changes)
+    found = forecast(folder, **changes)
     assert (found.write_calls.value, found.judge_calls.value, found.analysis_calls.value) == calls
 
 
 def test_dollars_follow_from_tokens_and_prices(folder: Path) -> None:
-    without = outlook(folder)
+    without = forecast(folder)
     assert without.dollars.value is None
     assert "prompt_price" in without.dollars.note
-    found = outlook(folder, prompt_price=2.5, completion_price=10)
+    found = forecast(folder, prompt_price=2.5, completion_price=10)
     sent, written = found.prompt_tokens.value, found.completion_tokens.value
     assert sent is not None
     assert written is not None
@@ -77,27 +77,27 @@ def test_dollars_follow_from_tokens_and_prices(folder: Path) -> None:
 
 
 def test_larger_passages_send_more_tokens_up_to_the_size_of_the_files(folder: Path) -> None:
-    sent = [outlook(folder, chunk_tokens=size, total_examples=50).prompt_tokens.value or 0 for size in (100, 200, 400)]
+    sent = [forecast(folder, chunk_tokens=size, total_examples=50).prompt_tokens.value or 0 for size in (100, 200, 400)]
     # Two files: one of 100 tokens, one of 10,000; a passage goes out with every pair's two calls.
     assert [round(more - less) for less, more in itertools.pairwise(sent)] == [100 * 50, 200 * 50]
 
 
 def test_the_built_in_model_costs_nothing_and_needs_no_key(folder: Path) -> None:
-    found = outlook(folder, model="builtin", prompt_price=3)
+    found = forecast(folder, model="builtin", prompt_price=3)
     assert (found.prompt_tokens.value, found.completion_tokens.value, found.dollars.value) == (0, 0, 0.0)
     assert not found.key_needed
     assert found.write_calls.value == 100
 
 
 def test_a_key_is_told_of_and_never_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outlook(folder)
+    found = forecast(folder)
     assert (found.key_name, found.key_needed, found.key_set) == ("OPENAI_API_KEY", True, False)
     monkeypatch.setenv("OTHER_KEY", "sk-VERYSECRET")
-    found = outlook(folder, api_key_env="OTHER_KEY")
+    found = forecast(folder, api_key_env="OTHER_KEY")
     assert (found.key_name, found.key_needed, found.key_set) == ("OTHER_KEY", True, True)
     assert "VERYSECRET" not in repr(found)
     monkeypatch.setenv("OTHER_KEY", "  ")
-    found = outlook(folder, api_key_env="OTHER_KEY", base_url="http://localhost:8000/v1")
+    found = forecast(folder, api_key_env="OTHER_KEY", base_url="http://localhost:8000/v1")
     assert (found.key_needed, found.key_set) == (False, False)
 
 
@@ -108,33 +108,33 @@ def test_a_folder_that_cannot_be_used_is_told_and_nothing_is_made_up(tmp_path: P
             path.mkdir()
         if name == "file":
             path.touch()
-        found = outlook(path)
+        found = forecast(path)
         assert reason in (found.problem or "")
         assert (found.files.value, found.bytes.value, found.prompt_tokens.value, found.dollars.value) == (None,) * 4
     (tmp_path / "bare" / "x.png").touch()
     generation._LISTINGS.clear()
-    found = outlook(tmp_path / "bare")
+    found = forecast(tmp_path / "bare")
     assert "no file in" in (found.problem or "")
     assert (found.files.value, found.skipped, found.prompt_tokens.value) == (0, 1, None)
 
 
 def test_folder_is_not_walked_again_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outlook(folder)
+    forecast(folder)
     find = documents.find
     monkeypatch.setattr(documents, "find", lambda *_: pytest.fail("walked again"))
-    assert outlook(folder, total_examples=3).files.value == 2
+    assert forecast(folder, total_examples=3).files.value == 2
     monkeypatch.setattr(generation, "_LISTING_SECONDS", 0.0)
     monkeypatch.setattr(documents, "find", find)
     (folder / "d.txt").write_text("d")
-    assert outlook(folder).files.value == 3
+    assert forecast(folder).files.value == 3
 
 
-def test_figures_come_near_those_of_a_run(place: Workplace) -> None:
-    place.write("three.txt", made_up_text(3, 60))
-    place.write("four.md", made_up_text(4, 60))
+def test_figures_come_near_those_of_a_run(harness: GenerationHarness) -> None:
+    harness.write("three.txt", made_up_text(3, 60))
+    harness.write("four.md", made_up_text(4, 60))
     values = {"total_examples": 40, "num_examples_per_file": 2, "evaluation_threshold": 0.0}
-    told = forecast_generation(place.settings(**values))
-    result = place.run(**values).result
+    told = forecast_generation(harness.settings(**values))
+    result = harness.run(**values).result
     assert told.prompt_tokens.value == pytest.approx(result["prompt_tokens"], rel=0.35)
     assert told.write_calls.value is not None
     assert told.write_calls.value <= result["tasks"]["generate"]["done"]

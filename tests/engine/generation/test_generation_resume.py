@@ -13,7 +13,7 @@ import pytest
 
 from lora_tui.engine.generation import pipeline
 from lora_tui.engine.runtime.engine import Engine
-from tests.engine.generation.generation_harness import KEY, Workplace
+from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.engine.generation.test_generation_run import check_the_books
 from tests.openai_server import http, made_up_text, pair_of_sentence
 
@@ -39,36 +39,36 @@ def wait_for(condition: object, seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(place: Workplace) -> None:
-    place.write("three.txt", made_up_text(3, 12))
-    place.server.delay = 0.03
+def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(harness: GenerationHarness) -> None:
+    harness.write("three.txt", made_up_text(3, 12))
+    harness.server.delay = 0.03
     values = {"total_examples": 40, "num_examples_per_file": 4, "max_concurrency": 4}
-    command = [sys.executable, "-c", textwrap.dedent(RUN), str(place.store), *place.overrides(**values)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=place.folder)
+    command = [sys.executable, "-c", textwrap.dedent(RUN), str(harness.store), *harness.overrides(**values)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=harness.folder)
     try:
-        wait_for(lambda: place.server.count("judge", "ok") >= 15)
+        wait_for(lambda: harness.server.count("judge", "ok") >= 15)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    answered_before = place.value("SELECT COUNT(*) FROM attempts WHERE status='ok'")
-    in_flight = place.value("SELECT COUNT(*) FROM attempts WHERE status='sent'")
-    accepted_before = place.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'")
+    answered_before = harness.value("SELECT COUNT(*) FROM attempts WHERE status='ok'")
+    in_flight = harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'")
+    accepted_before = harness.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'")
     assert accepted_before >= 10
     assert 0 < in_flight <= 8
-    run_id = place.value("SELECT id FROM runs")
-    place.server.delay = 0.0
-    outcome = place.run(resume=run_id, **values)
+    run_id = harness.value("SELECT id FROM runs")
+    harness.server.delay = 0.0
+    outcome = harness.run(resume=run_id, **values)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 40)
     assert outcome.result["attempts"]["lost"] == in_flight
     assert outcome.result["attempts"]["ok"] > answered_before
     assert outcome.result["unknown_calls"] == in_flight
-    check_the_books(place)
-    judged = Counter(between_pair(one.body) for one in place.server.received if one.kind == "judge")
+    check_the_books(harness)
+    judged = Counter(between_pair(one.body) for one in harness.server.received if one.kind == "judge")
     assert sum(count - 1 for count in judged.values()) <= in_flight
-    stored = place.value(
+    stored = harness.value(
         "SELECT COUNT(*) FROM attempts JOIN tasks ON tasks.id=task_id WHERE status='ok' AND kind='judge'"
     )
-    assert stored == place.value("SELECT COUNT(*) FROM decisions WHERE score IS NOT NULL")
+    assert stored == harness.value("SELECT COUNT(*) FROM decisions WHERE score IS NOT NULL")
 
 
 def between_pair(body: dict[str, object]) -> str:
@@ -77,15 +77,15 @@ def between_pair(body: dict[str, object]) -> str:
     return str(messages[1]["content"]).split("BEGIN PAIR")[1].split("\n", 1)[1].split("\nEND PAIR")[0]
 
 
-def test_a_stop_keeps_what_was_paid_for_and_the_rest_is_resumed(place: Workplace) -> None:
-    place.write("three.txt", made_up_text(3, 12))
-    place.server.delay = 0.05
-    engine = Engine(place.store)
+def test_a_stop_keeps_what_was_paid_for_and_the_rest_is_resumed(harness: GenerationHarness) -> None:
+    harness.write("three.txt", made_up_text(3, 12))
+    harness.server.delay = 0.05
+    engine = Engine(harness.store)
     engine.start()
     values = {"total_examples": 40, "num_examples_per_file": 4}
     try:
-        run_id, future = engine.submit("generate", place.settings(**values))
-        wait_for(lambda: place.server.count("judge") >= 6)
+        run_id, future = engine.submit("generate", harness.settings(**values))
+        wait_for(lambda: harness.server.count("judge") >= 6)
         asked_at = time.monotonic()
         engine.stop(run_id)
         outcome = future.result(timeout=20)
@@ -95,70 +95,72 @@ def test_a_stop_keeps_what_was_paid_for_and_the_rest_is_resumed(place: Workplace
     assert outcome.state == "stopped"
     assert outcome.result["reason"] == "stopped"
     assert 0 < outcome.result["accepted"] < 40
-    assert outcome.result["attempts"] == {"ok": len(place.server.received)}, "what was in flight was answered and kept"
-    check_the_books(place)
-    place.server.delay = 0.0
-    resumed = place.run(resume=run_id, **values)
+    assert outcome.result["attempts"] == {"ok": len(harness.server.received)}, (
+        "what was in flight was answered and kept"
+    )
+    check_the_books(harness)
+    harness.server.delay = 0.0
+    resumed = harness.run(resume=run_id, **values)
     assert (resumed.state, resumed.result["accepted"]) == ("finished", 40)
-    judged = Counter(between_pair(one.body) for one in place.server.received if one.kind == "judge")
+    judged = Counter(between_pair(one.body) for one in harness.server.received if one.kind == "judge")
     assert max(judged.values()) == 1
-    assert resumed.result["calls"] == len(place.server.received)
-    check_the_books(place)
+    assert resumed.result["calls"] == len(harness.server.received)
+    check_the_books(harness)
 
 
-def test_a_stop_does_not_wait_for_a_call_that_sleeps_before_its_next_try(place: Workplace) -> None:
-    place.server.next_faults.extend([None] + [http(500, "later", retry_after="30")] * 50)
-    engine = Engine(place.store)
+def test_a_stop_does_not_wait_for_a_call_that_sleeps_before_its_next_try(harness: GenerationHarness) -> None:
+    harness.server.next_faults.extend([None] + [http(500, "later", retry_after="30")] * 50)
+    engine = Engine(harness.store)
     engine.start()
     try:
-        run_id, future = engine.submit("generate", place.settings())
-        wait_for(lambda: place.server.count(outcome="http") >= 2)
+        run_id, future = engine.submit("generate", harness.settings())
+        wait_for(lambda: harness.server.count(outcome="http") >= 2)
         begun = time.monotonic()
         engine.stop(run_id)
         assert future.result(timeout=20).state == "stopped"
     finally:
         engine.close()
     assert time.monotonic() - begun < 2
-    assert place.value("SELECT COUNT(*) FROM tasks WHERE state='dead'") == 0
+    assert harness.value("SELECT COUNT(*) FROM tasks WHERE state='dead'") == 0
 
 
-def test_nothing_is_sent_after_the_stop(place: Workplace) -> None:
-    place.server.delay = 0.3
-    engine = Engine(place.store)
+def test_nothing_is_sent_after_the_stop(harness: GenerationHarness) -> None:
+    harness.server.delay = 0.3
+    engine = Engine(harness.store)
     engine.start()
     try:
-        run_id, future = engine.submit("generate", place.settings(max_concurrency=1))
-        wait_for(lambda: len(place.server.received) == 1)
+        run_id, future = engine.submit("generate", harness.settings(max_concurrency=1))
+        wait_for(lambda: len(harness.server.received) == 1)
         engine.stop(run_id)
         assert future.result(timeout=20).state == "stopped"
     finally:
         engine.close()
-    assert len(place.server.received) == 1
+    assert len(harness.server.received) == 1
 
 
-def test_a_pair_that_was_decided_while_the_run_stood_still_is_not_judged(place: Workplace) -> None:
-    place.server.kind_faults["judge"] = http(401, "no more")
-    outcome = place.run()
-    waiting = place.value("SELECT COUNT(*) FROM pairs WHERE state='waiting'")
+def test_a_pair_that_was_decided_while_the_run_stood_still_is_not_judged(harness: GenerationHarness) -> None:
+    harness.server.kind_faults["judge"] = http(401, "no more")
+    outcome = harness.run()
+    waiting = harness.value("SELECT COUNT(*) FROM pairs WHERE state='waiting'")
     assert (outcome.exit_status, outcome.result["waiting"]) == (3, waiting)
     assert waiting > 0
-    place.change("UPDATE pairs SET state='rejected', reason='a person said so', cause='person'")
-    place.server.kind_faults.clear()
-    place.run(resume=outcome.run_id)
-    assert place.value("SELECT COUNT(*) FROM pairs WHERE reason='a person said so'") == waiting
-    assert place.value("SELECT COUNT(*) FROM tasks WHERE reason LIKE '%decided in the meantime%'") == waiting
+    harness.change("UPDATE pairs SET state='rejected', reason='a person said so', cause='person'")
+    harness.server.kind_faults.clear()
+    harness.run(resume=outcome.run_id)
+    assert harness.value("SELECT COUNT(*) FROM pairs WHERE reason='a person said so'") == waiting
+    assert harness.value("SELECT COUNT(*) FROM tasks WHERE reason LIKE '%decided in the meantime%'") == waiting
 
 
 def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "STOP_GRACE", 0.2)
-    place.server.delays.extend([0.0, 8.0, 8.0, 8.0])
-    engine = Engine(place.store)
+    harness.server.delays.extend([0.0, 8.0, 8.0, 8.0])
+    engine = Engine(harness.store)
     engine.start()
     try:
-        run_id, future = engine.submit("generate", place.settings(timeout=20))
-        wait_for(lambda: len(place.server.received) >= 3)
+        run_id, future = engine.submit("generate", harness.settings(timeout=20))
+        wait_for(lambda: len(harness.server.received) >= 3)
         engine.stop(run_id)
         outcome = future.result(timeout=20)
     finally:
@@ -166,30 +168,30 @@ def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
     assert outcome.state == "stopped"
     assert outcome.result["attempts"]["cancelled"] >= 1
     assert outcome.result["unknown_calls"] == outcome.result["attempts"]["cancelled"]
-    assert place.value("SELECT COUNT(*) FROM tasks WHERE state='pending'") >= 1
-    check_the_books(place)
+    assert harness.value("SELECT COUNT(*) FROM tasks WHERE state='pending'") >= 1
+    check_the_books(harness)
 
 
-def test_an_analysis_that_was_cut_off_is_made_up_for(place: Workplace) -> None:
-    outcome = place.run(total_examples=12)
+def test_an_analysis_that_was_cut_off_is_made_up_for(harness: GenerationHarness) -> None:
+    outcome = harness.run(total_examples=12)
     assert outcome.result["analyses"] == 2
-    place.change("UPDATE runs SET state='interrupted'")
-    place.change("UPDATE tasks SET state='pending' WHERE kind='analyse' AND key='10'")
-    place.change("DELETE FROM analyses WHERE at_accepted=10")
-    before = place.server.count("analyse")
-    place.run(resume=outcome.run_id, total_examples=12)
-    assert place.server.count("analyse") == before + 1
-    assert sorted(at for (at,) in place.rows("SELECT at_accepted FROM analyses")) == [5, 10]
+    harness.change("UPDATE runs SET state='interrupted'")
+    harness.change("UPDATE tasks SET state='pending' WHERE kind='analyse' AND key='10'")
+    harness.change("DELETE FROM analyses WHERE at_accepted=10")
+    before = harness.server.count("analyse")
+    harness.run(resume=outcome.run_id, total_examples=12)
+    assert harness.server.count("analyse") == before + 1
+    assert sorted(at for (at,) in harness.rows("SELECT at_accepted FROM analyses")) == [5, 10]
 
 
-def test_resuming_a_run_that_has_what_it_wanted_asks_nothing(place: Workplace) -> None:
-    outcome = place.run(total_examples=5)
-    asked_before = len(place.server.received)
+def test_resuming_a_run_that_has_what_it_wanted_asks_nothing(harness: GenerationHarness) -> None:
+    outcome = harness.run(total_examples=5)
+    asked_before = len(harness.server.received)
     # As after a crash between the last verdict and the end of the run.
-    place.change("UPDATE runs SET state='interrupted'")
-    again = place.run(resume=outcome.run_id, total_examples=5)
+    harness.change("UPDATE runs SET state='interrupted'")
+    again = harness.run(resume=outcome.run_id, total_examples=5)
     assert (again.state, again.result["accepted"]) == ("finished", 5)
-    assert len(place.server.received) == asked_before
+    assert len(harness.server.received) == asked_before
 
 
 def reworded(passage: str, number: int) -> dict[str, str]:
@@ -197,14 +199,14 @@ def reworded(passage: str, number: int) -> dict[str, str]:
     return pair | {"question": pair["question"].replace("What is", "What's")}
 
 
-def test_a_resumed_run_knows_what_it_asked_before(place: Workplace) -> None:
-    outcome = place.run(total_examples=4)
-    place.change("UPDATE runs SET state='interrupted'")
-    old = [question for (question,) in place.rows("SELECT question FROM pairs WHERE state='accepted'")]
-    place.server.reset(KEY)  # it begins again with the first sentence of each passage, in slightly other words
-    place.server.pair_of = reworded
-    again = place.run(resume=outcome.run_id, total_examples=9)
+def test_a_resumed_run_knows_what_it_asked_before(harness: GenerationHarness) -> None:
+    outcome = harness.run(total_examples=4)
+    harness.change("UPDATE runs SET state='interrupted'")
+    old = [question for (question,) in harness.rows("SELECT question FROM pairs WHERE state='accepted'")]
+    harness.server.reset(KEY)  # it begins again with the first sentence of each passage, in slightly other words
+    harness.server.pair_of = reworded
+    again = harness.run(resume=outcome.run_id, total_examples=9)
     assert again.result["accepted"] == 9
     assert again.result["reasons"]["near duplicate"] >= 3
-    first = next(one for one in place.server.received if one.kind == "generate")
+    first = next(one for one in harness.server.received if one.kind == "generate")
     assert any(question in first.body["messages"][1]["content"] for question in old)

@@ -10,7 +10,7 @@ PAIR = ProposedPair("When was it built?", "It was built in 1703.", "The lighthou
 PASSAGE = PAIR.evidence + " It is high."
 
 
-def bench(threshold: float = 7.0) -> PairJudge:
+def pair_judge(threshold: float = 7.0) -> PairJudge:
     return PairJudge(replay_feedback(GENERATION, [], 0.01), 5, threshold)
 
 
@@ -29,7 +29,7 @@ def test_every_metric_with_a_weight_is_measured() -> None:
 
 
 def test_a_good_pair_is_accepted_on_the_scale_of_ten() -> None:
-    decision = bench().decide(metrics())
+    decision = pair_judge().decide(metrics())
     assert decision.verdict == "accepted"
     assert decision.score is not None
     assert 7 < decision.score <= 10
@@ -37,34 +37,34 @@ def test_a_good_pair_is_accepted_on_the_scale_of_ten() -> None:
 
 
 def test_at_the_threshold_it_is_kept() -> None:
-    score = bench().decide(metrics()).score
+    score = pair_judge().decide(metrics()).score
     assert score is not None
-    assert bench(score).decide(metrics()).verdict == "accepted"
-    assert bench(score + 0.01).decide(metrics()).verdict == "rejected"
+    assert pair_judge(score).decide(metrics()).verdict == "accepted"
+    assert pair_judge(score + 0.01).decide(metrics()).verdict == "rejected"
 
 
 def test_below_it_the_reason_names_what_cost_the_most() -> None:
-    decision = bench(9.9).decide(metrics(correctness=0.25))
+    decision = pair_judge(9.9).decide(metrics(correctness=0.25))
     assert (decision.verdict, decision.cause) == ("rejected", "below threshold")
     assert "the threshold is 9.9" in decision.reason
     assert "the judge's correctness (0.25 of 1)" in decision.reason
 
 
 def test_nothing_makes_up_for_an_answer_that_is_not_in_the_passage() -> None:
-    decision = bench(0.0).decide(metrics(groundedness=0.25))
+    decision = pair_judge(0.0).decide(metrics(groundedness=0.25))
     assert (decision.verdict, decision.cause) == ("rejected", "not grounded")
     assert "2.0 of 5" in decision.reason
-    assert bench(0.0).decide(metrics(groundedness=0.5)).verdict == "accepted"
+    assert pair_judge(0.0).decide(metrics(groundedness=0.5)).verdict == "accepted"
 
 
 def test_a_judge_that_says_nothing_of_groundedness_is_not_held_against_the_pair() -> None:
     found = metrics()
     del found["judge_groundedness"]
-    assert bench().decide(found).verdict == "accepted"
+    assert pair_judge().decide(found).verdict == "accepted"
 
 
 def test_without_a_judgement_the_verdict_is_review() -> None:
-    decision = bench().review("judge failed", "no answer within 5 s")
+    decision = pair_judge().review("judge failed", "no answer within 5 s")
     assert (decision.verdict, decision.score) == ("review", None)
 
 

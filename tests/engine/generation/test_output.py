@@ -7,17 +7,18 @@ import pytest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.generation.output import check_writable
 from lora_tui.errors import LoraTuiError
-from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.generation_harness import GenerationHarness
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_first_call(place: Workplace) -> None:
-    place.output.mkdir()
-    outcome = place.run()
+def test_a_place_that_cannot_be_written_is_told_before_the_first_call(harness: GenerationHarness) -> None:
+    harness.output.mkdir()
+    outcome = harness.run()
     assert outcome.exit_status == 1
     assert (
-        outcome.error == f"data_generation.output_file: cannot write {place.output}: it is a folder; name a file in it"
+        outcome.error
+        == f"data_generation.output_file: cannot write {harness.output}: it is a folder; name a file in it"
     )
-    assert place.server.received == []
+    assert harness.server.received == []
 
 
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
@@ -37,21 +38,21 @@ def test_a_new_folder_is_fine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_reads_back_what_was_accepted(place: Workplace) -> None:
-    place.server.pair_of = lambda passage, n: {
+def test_training_reads_back_what_was_accepted(harness: GenerationHarness) -> None:
+    harness.server.pair_of = lambda passage, n: {
         "evidence": passage.split(".")[0] + ".",
         "question": f"What is told in {passage.split()[n]} and {passage.split()[n + 1]}?",
         "answer": f"{passage.split('.')[0]}.\n\nQuestion: {passage.split()[n]}\nAnswer: yes",
         "topic": "t",
     }
-    outcome = place.run(total_examples=3, evaluation_threshold=0.0)
+    outcome = harness.run(total_examples=3, evaluation_threshold=0.0)
     assert outcome.result["accepted"] == 3, outcome.result["reasons"]
-    examples = read_examples(place.output).examples
+    examples = read_examples(harness.output).examples
     assert len(examples) == 3
 
 
-def test_a_run_that_accepts_nothing_leaves_an_older_file_alone(place: Workplace) -> None:
-    place.output.write_text("Question: old\nAnswer: old\n")
-    place.server.digits = lambda prompt: "1 1 1"
-    assert place.run().result["output_file"] is None
-    assert place.output.read_text() == "Question: old\nAnswer: old\n"
+def test_a_run_that_accepts_nothing_leaves_an_older_file_alone(harness: GenerationHarness) -> None:
+    harness.output.write_text("Question: old\nAnswer: old\n")
+    harness.server.digits = lambda prompt: "1 1 1"
+    assert harness.run().result["output_file"] is None
+    assert harness.output.read_text() == "Question: old\nAnswer: old\n"

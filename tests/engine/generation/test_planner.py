@@ -26,7 +26,7 @@ def test_a_call_asks_for_what_a_reply_has_room_for(pairs: int, tokens: int, coun
     assert plan(pairs, tokens).pairs_by_call == counts
 
 
-def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], made: PassPlan) -> None:
+def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], pass_plan: PassPlan) -> None:
     folder = tmp_path / "input"
     folder.mkdir()
     (folder / "long.md").write_text("# Bees\n\n" + "\n\n".join(f"Paragraph {n} says a thing or two." for n in range(3)))
@@ -37,7 +37,7 @@ def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitabl
             run_id = await runs.create(store, "generate", {}, {})
             corpus = await read_folder(store, run_id, folder, 12, 0, print, lambda done, total: None)
             assert [source.chunks for source in corpus.sources] == [3, 1]
-            await story(store, run_id, Planner(store, run_id, corpus, made, SlotCounts(), 1))
+            await story(store, run_id, Planner(store, run_id, corpus, pass_plan, SlotCounts(), 1))
 
     asyncio.run(run())
 

@@ -10,22 +10,24 @@ from lora_tui.engine.jobs.format_file import statement_writer
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store.connection import Store
-from tests.engine.generation.generation_harness import Workplace
+from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import MALFORMED, http
 
 
-def convert(place: Workplace, work: Callable[[Callable[[str], Awaitable[tuple[str, str]]]], Awaitable[Any]]) -> Any:
+def convert(
+    harness: GenerationHarness, work: Callable[[Callable[[str], Awaitable[tuple[str, str]]]], Awaitable[Any]]
+) -> Any:
     async def story() -> Any:
         from concurrent.futures import ThreadPoolExecutor
 
         from lora_tui.engine.runtime.context import EventWriter
         from lora_tui.store import runs
 
-        async with await Store.open(place.store) as store:
+        async with await Store.open(harness.store) as store:
             run_id = await runs.create(store, "format", {}, {})
             writer = EventWriter(store, run_id, on_failure=lambda: None)
             with ThreadPoolExecutor(1) as pool:
-                ctx = RunContext(run_id, place.settings(), {}, store, False, writer, pool)
+                ctx = RunContext(run_id, harness.settings(), {}, store, False, writer, pool)
                 try:
                     async with statement_writer(ctx) as writes:
                         return await work(writes)
@@ -35,33 +37,33 @@ def convert(place: Workplace, work: Callable[[Callable[[str], Awaitable[tuple[st
     return asyncio.run(story())
 
 
-def test_a_statement_becomes_a_pair(place: Workplace) -> None:
-    assert convert(place, lambda writes: writes("Bees dance {in} the hive.")) == (
+def test_a_statement_becomes_a_pair(harness: GenerationHarness) -> None:
+    assert convert(harness, lambda writes: writes("Bees dance {in} the hive.")) == (
         "What about Bees?",
         "Bees dance {in} the hive.",
     )
-    assert place.server.received[0].body["response_format"]["type"] == "json_schema"
+    assert harness.server.received[0].body["response_format"]["type"] == "json_schema"
 
 
-def test_a_statement_of_which_nothing_is_made_fails_alone(place: Workplace) -> None:
+def test_a_statement_of_which_nothing_is_made_fails_alone(harness: GenerationHarness) -> None:
     async def work(writes: Callable[[str], Awaitable[tuple[str, str]]]) -> tuple[str, str]:
-        place.server.next_faults.extend([MALFORMED, MALFORMED])
+        harness.server.next_faults.extend([MALFORMED, MALFORMED])
         with pytest.raises(LoraTuiError, match="two unusable replies") as raised:
             await writes("Bees dance.")
         assert not isinstance(raised.value, UnreachableError)
         return await writes("Ants walk.")
 
-    assert convert(place, work)[1] == "Ants walk."
+    assert convert(harness, work)[1] == "Ants walk."
 
 
-def test_a_key_that_is_refused_ends_them_all(place: Workplace) -> None:
-    place.server.next_faults.append(http(401))
+def test_a_key_that_is_refused_ends_them_all(harness: GenerationHarness) -> None:
+    harness.server.next_faults.append(http(401))
     with pytest.raises(UnreachableError, match="refuses the key"):
-        convert(place, lambda writes: writes("Bees dance."))
+        convert(harness, lambda writes: writes("Bees dance."))
 
 
-def test_without_a_key_there_is_no_writer(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_there_is_no_writer(harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    place.values["base_url"] = ""
+    harness.values["base_url"] = ""
     with pytest.raises(UnreachableError, match="OPENAI_API_KEY is not set"):
-        convert(place, lambda writes: writes("Bees dance."))
+        convert(harness, lambda writes: writes("Bees dance."))
