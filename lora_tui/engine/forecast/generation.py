@@ -142,10 +142,13 @@ def _cost(
         return _unknown(problem), _unknown(problem), _unknown(problem)
     passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
     pairs = data.total_examples / calls.write
+    prompts, slot = Prompts("-"), Slot("a topic", "comparison", "medium", "a practitioner")
+    write_prompt = prompts.propose(PairRequest("", slot, max(1, round(pairs)), (), (), ()))
+    judge_prompt = prompts.judge("", ProposedPair("", "", "", ""))
     sent = (
-        calls.write * (_prompt_tokens(_pair_request(round(pairs))) + passage)
-        + calls.judge * (_prompt_tokens(_judge_request()) + passage + _JUDGED_PAIR_TOKENS)
-        + calls.analyse * (_prompt_tokens(Prompts("-").analyse("")) + _STATISTICS_TOKENS)
+        calls.write * (_prompt_tokens(write_prompt) + passage)
+        + calls.judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
+        + calls.analyse * (_prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS)
     )
     written = (
         calls.write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
@@ -169,15 +172,6 @@ def _unknown(problem: str) -> Estimate:
 def _tokens_of(file: Candidate, chunk_tokens: int) -> int:
     """Return the tokens of a file of plain text; of others the size says little, and a whole passage is assumed."""
     return max(1, file.bytes // 4) if file.path.suffix.lower() in documents.NATIVE else chunk_tokens
-
-
-def _pair_request(pairs: int) -> list[Message]:
-    slot = Slot("a topic", "comparison", "medium", "a practitioner")
-    return Prompts("-").propose(PairRequest("", slot, max(1, pairs), (), (), ()))
-
-
-def _judge_request() -> list[Message]:
-    return Prompts("-").judge("", ProposedPair("", "", "", ""))
 
 
 def _prompt_tokens(messages: Sequence[Message]) -> int:

@@ -1,4 +1,7 @@
-"""The output file of generation: the accepted pairs of a run as training text, written whole or not at all."""
+"""The output file of generation: the accepted pairs of a run as training text, written whole or not at all.
+
+Apart from the pipeline, so that a review of pairs can write the file without importing it.
+"""
 
 import os
 import shutil

@@ -97,7 +97,7 @@ class Endpoint:
         self._unproven_lock = asyncio.Lock()
         self._reached = False
         self._fatal: str | None = None  # why no request will be answered
-        self._closed_until = 0.0
+        self._hold_until = 0.0
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = 0  # calls that ran out of tries since the last answer
         self._answers = 0
@@ -123,19 +123,21 @@ class Endpoint:
         Raises `CallFailed` where this request got none, `UnreachableError` where no request will, `CallStopped`
         where the run stops before there is one.
         """
-        capabilities = self._capabilities.setdefault(request.model, self._assumed_capabilities())
+        # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
+        tokens_key = "max_completion_tokens" if self._access.base_url == OPENAI_URL else "max_tokens"
+        capabilities = self._capabilities.setdefault(request.model, Capabilities(tokens_key))
         failed = refusals = 0
         answers = self._answers
         while True:
-            await self._sleep(self._seconds_closed)
+            await self._sleep(self._hold_seconds)
             try:
                 async with self._alone_until_proven(capabilities, request), self._limit:
-                    if self._seconds_closed > 0:  # closed while this call waited for its turn
+                    if self._hold_seconds > 0:  # held back while this call waited for its turn
                         continue
                     reply = await self._attempt(request, capabilities, call)
             except _Refused as refused:
                 refusals += 1
-                if refusals > _MAX_REFUSALS or not self._learned_from(capabilities, request, refused):
+                if refusals > _MAX_REFUSALS or not self._adapt(capabilities, request, refused):
                     raise CallFailed(self._reason_of_refusal(str(refused))) from None
             except _TransientFailure as failure:
                 self._failures += 1
@@ -145,16 +147,13 @@ class Endpoint:
                 failed += 1
                 if failed > self._access.max_retries:
                     self._raise_exhausted(request.model, str(failure), failed)
-                await self._wait_before_retry(failed - 1, failure.wait)
+                jitter = backoff(failed - 1, self._access.initial_delay, self._random)
+                await self._sleep(jitter if failure.wait is None else failure.wait + min(jitter, 1.0))
             else:
                 self._failures = self._exhausted = 0
                 self._answers += 1
                 self._limit.record_success()
                 return reply
-
-    def _assumed_capabilities(self) -> Capabilities:
-        # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
-        return Capabilities("max_completion_tokens" if self._access.base_url == OPENAI_URL else "max_tokens")
 
     @asynccontextmanager
     async def _alone_until_proven(self, capabilities: Capabilities, request: ChatRequest) -> AsyncIterator[None]:
@@ -242,13 +241,13 @@ class Endpoint:
             rate_limited = status in (429, 503)
             if rate_limited:
                 self._limit.decrease()
-                self._close(wait or 0.0, status)
+                self._hold_requests(wait or 0.0, status)
             return _TransientFailure(f"HTTP {status}: {text}", wait, rate_limited=rate_limited)
         return CallFailed(f"HTTP {status}: {text}")
 
-    def _learned_from(self, capabilities: Capabilities, request: ChatRequest, refused: _Refused) -> bool:
-        """Tell whether the next attempt will differ from the refused one, learning from the refusal if need be."""
-        if capabilities.parameters(request) != refused.parameters:  # another call has learned it meanwhile
+    def _adapt(self, capabilities: Capabilities, request: ChatRequest, refused: _Refused) -> bool:
+        """Learn from a refusal, unless another call has; returns whether the next attempt will differ."""
+        if capabilities.parameters(request) != refused.parameters:
             return True
         left_out = capabilities.learn(refused.parameters, str(refused))
         if left_out is None:
@@ -272,22 +271,18 @@ class Endpoint:
             )
         raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
 
-    async def _wait_before_retry(self, attempt: int, wait: float | None) -> None:
-        jitter = backoff(attempt, self._access.initial_delay, self._random)
-        await self._sleep(jitter if wait is None else wait + min(jitter, 1.0))
-
-    def _close(self, wait: float, status: int) -> None:
+    def _hold_requests(self, wait: float, status: int) -> None:
         """Hold back every request for `wait` seconds, not only the refused one: a rate limit is the account's."""
         until = time.monotonic() + wait
-        if until > self._closed_until:
-            if wait > _WARN_OF_WAITS_ABOVE and until - self._closed_until > _WARN_OF_WAITS_ABOVE:
+        if until > self._hold_until:
+            if wait > _WARN_OF_WAITS_ABOVE and until - self._hold_until > _WARN_OF_WAITS_ABOVE:
                 self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
-            self._closed_until = until
+            self._hold_until = until
 
     @property
-    def _seconds_closed(self) -> float:
+    def _hold_seconds(self) -> float:
         """Seconds for which the server still wants no request."""
-        return self._closed_until - time.monotonic()
+        return self._hold_until - time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep; raises `CallStopped` as soon as the run is to stop."""

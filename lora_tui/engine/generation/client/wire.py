@@ -144,12 +144,13 @@ def exceeds_context(message: str) -> bool:
 
 
 def _shape(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what capabilities depend on: the parameters' names and the response format."""
     form = parameters.get("response_format", {}).get("type", "")
     return (*sorted(parameters), form)
 
 
-def _response_format(structure: str, schema: Mapping[str, object]) -> dict[str, object]:
-    if structure == "json_object":
+def _response_format(kind: str, schema: Mapping[str, object]) -> dict[str, object]:
+    if kind == "json_object":
         return {"type": "json_object"}
     return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
 
@@ -260,12 +261,8 @@ def _logprobs(content: Any) -> tuple[TokenLogprobs, ...]:
 
 def error_message(body: object, code: str | None, text: str) -> str:
     """Return the server's own text about an error, without the client library's wrapping."""
-    for found in (
-        _get(body, "message"),
-        _get(_get(body, "error"), "message"),
-        _get(body, "detail"),
-        _get(body, "error"),
-    ):
+    error = _get(body, "error")
+    for found in (_get(body, "message"), _get(error, "message"), _get(body, "detail"), error):
         if isinstance(found, str) and found:
             return f"{found} [{code}]" if code and code not in found else found
     return text
