@@ -262,8 +262,8 @@ async def test_at_most_seven_keys_are_hinted_at(harness: AppHarness) -> None:
             app.action_go(mode)
             await pilot.pause()
             hints = app.screen.query_one("KeyHints")
-            await wait_until(lambda hints=hints: hints._places)  # type: ignore[attr-defined,misc]
-            assert 0 < len(hints._places) <= 7, mode  # type: ignore[attr-defined]
+            await wait_until(lambda hints=hints: hints._click_areas)  # type: ignore[attr-defined,misc]
+            assert 0 < len(hints._click_areas) <= 7, mode  # type: ignore[attr-defined]
 
 
 async def test_clicks_on_the_bar_and_on_hints_do_what_their_keys_do(harness: AppHarness) -> None:
@@ -272,7 +272,7 @@ async def test_clicks_on_the_bar_and_on_hints_do_what_their_keys_do(harness: App
         await pilot.click("TopBar", offset=(27, 0))
         await wait_until(lambda: app.current_mode == "train")
         hints = app.screen.query_one("KeyHints")
-        start = next(start for start, _, key in hints._places if key == "question_mark")  # type: ignore[attr-defined]
+        start = next(start for start, _, key in hints._click_areas if key == "question_mark")  # type: ignore[attr-defined]
         await pilot.click("KeyHints", offset=(start + 1, 0))
         await wait_for_text(app, "Keys here")
 

@@ -182,8 +182,8 @@ async def test_the_list_fits_eighty_columns(harness: AppHarness) -> None:
 
 
 def test_the_folder_is_shown_as_it_can_be_typed(tmp_path: Path) -> None:
-    from lora_tui.tui.views.runs import _short
+    from lora_tui.tui.views.runs import _relative_folder
 
-    assert _short(str(tmp_path / "a" / "b"), tmp_path) == "a/b"
-    assert _short("/elsewhere", tmp_path) == "/elsewhere"
-    assert _short(None, tmp_path) == ""
+    assert _relative_folder(str(tmp_path / "a" / "b"), tmp_path) == "a/b"
+    assert _relative_folder("/elsewhere", tmp_path) == "/elsewhere"
+    assert _relative_folder(None, tmp_path) == ""

@@ -21,7 +21,7 @@ from lora_tui.tui.screens.base import RunScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
-from lora_tui.tui.views.pairs import PairWindow, filter_words, next_state, pair_cells
+from lora_tui.tui.views.pairs import PairWindow, filter_text, next_filter, pair_cells
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -133,7 +133,7 @@ class GenerateScreen(RunScreen):
         summed = self._sums_stale and self._sums_throttle.due()
         if summed:
             self._sums_stale = False
-            await view.sum_up(store, time.time())
+            await view.update_summary(store, time.time())
             self._sums_throttle.done()
             self._announce_training(view)
         await self._read(store)
@@ -153,7 +153,7 @@ class GenerateScreen(RunScreen):
     async def _read(self, store: Store) -> None:
         """Read the rows in view, and draw them where they have changed."""
         rows = self.query_one("#pairs", RowList)
-        if self._window is not None and await self._window.read(store, rows.visible_rows):
+        if self._window is not None and await self._window.load(store, rows.visible_rows):
             rows.refresh()
 
     @on(RowList.Moved, "#pairs")
@@ -197,7 +197,7 @@ class GenerateScreen(RunScreen):
             return
         rows = self.query_one("#pairs", RowList)
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
-        set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_words(window.filter)}{after}")
+        set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_text(window.filter)}{after}")
         if not len(window):
             rows.set_empty_text(
                 "No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet."
@@ -219,7 +219,7 @@ class GenerateScreen(RunScreen):
 
     def _pair_row(self, index: int) -> Sequence[Cell]:
         window = self._window
-        found = window.line(index) if window is not None and index < len(window) else None
+        found = window.row(index) if window is not None and index < len(window) else None
         if found is None:
             return [("…", "dim")]
         return pair_cells(found, narrow=self.size.width < 100)
@@ -286,7 +286,7 @@ class GenerateScreen(RunScreen):
     async def action_filter(self) -> None:
         """Filter by the next state of pairs."""
         if self._window is not None:
-            await self._refilter(next_state(self._window.filter))
+            await self._refilter(next_filter(self._window.filter))
 
     async def action_all(self) -> None:
         """End search and filters."""
@@ -333,7 +333,7 @@ class GenerateScreen(RunScreen):
         store, window = self.store, self._window
         if store is None or window is None:
             return
-        await window.refilter(store, wanted)
+        await window.set_filter(store, wanted)
         rows = self.query_one("#pairs", RowList)
         rows.following = True
         rows.show(len(window))

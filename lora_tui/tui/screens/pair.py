@@ -15,7 +15,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
-from lora_tui.tui.views import pairs as words
+from lora_tui.tui.views import pairs as pair_texts
 from lora_tui.tui.views.pairs import PairWindow
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
@@ -81,7 +81,7 @@ class PairScreen(Dialog[int | None]):
         place = f" {index + 1:,} of {len(self._window):,}" if index is not None else ""
         set_title(self.query_one("#passage-box"), one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60))
         set_title(self.query_one("#pair-box"), f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
-        self._put("passage", words.passage(detail))
+        self._put("passage", pair_texts.passage_text(detail))
         kind = " · ".join(filter(None, (str(pair.slot.get("question_type", "")), str(pair.slot.get("difficulty", "")),
                                         str(pair.slot.get("audience", "")), pair.topic)))  # fmt: skip
         self._put(
@@ -93,11 +93,11 @@ class PairScreen(Dialog[int | None]):
                 safe_text(pair.answer),
             ),
         )
-        self._put("pair-verdict", words.verdict(detail))
-        self._put("pair-measures", words.measures(detail))
-        judge = words.judge_words(detail)
+        self._put("pair-verdict", pair_texts.verdict_text(detail))
+        self._put("pair-measures", pair_texts.metrics_text(detail))
+        judge = pair_texts.judge_text(detail)
         self._put("pair-judge", styled(("The judge says\n", DIM), judge) if judge else judge)
-        self._put("pair-history", words.history(detail))
+        self._put("pair-history", pair_texts.history_text(detail))
 
     def _put(self, name: str, content: Content) -> None:
         """Show this in a part; a part without content takes no room."""

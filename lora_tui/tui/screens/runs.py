@@ -19,7 +19,7 @@ from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, styled
-from lora_tui.tui.views import runs as run_words
+from lora_tui.tui.views.runs import run_cells, run_text
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -94,7 +94,7 @@ class RunsScreen(ModeScreen):
         if index >= len(self._runs):
             return []
         run = self._runs[index]
-        return run_words.cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
+        return run_cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
 
     async def update(self, *, changed: bool) -> None:
         """Show the runs of the last poll, and the run under the cursor."""
@@ -120,7 +120,7 @@ class RunsScreen(ModeScreen):
         found = await checkpoints(store, run.id)
         step = await newest_event(store, run.id, "step")
         steps = int(step.payload.get("step") or 0) if step is not None else 0
-        self.query_one("#run-detail", Panel).show(run_words.detail(run, Path.cwd(), found, steps))
+        self.query_one("#run-detail", Panel).show(run_text(run, Path.cwd(), found, steps))
 
     @on(RowList.Moved)
     async def _cursor_moved(self) -> None:
@@ -230,7 +230,7 @@ class RunsScreen(ModeScreen):
             Choice("files", "f", "Delete it with its folder", run.folder or "it has none"),
             Choice("cancel", "c", "Cancel"),
         ]
-        details = run_words.detail(run, Path.cwd(), (), 0)
+        details = run_text(run, Path.cwd(), (), 0)
         self.services.open_screen(
             ChoiceDialog(f"Delete run {run.id}?", choices, safe="cancel", details=details),
             lambda choice: self._delete(run, choice),

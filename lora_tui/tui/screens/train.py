@@ -23,8 +23,8 @@ from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.base import RunScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
-from lora_tui.tui.views import training_text as words
-from lora_tui.tui.views.runs import PLAN
+from lora_tui.tui.views import training_text
+from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
@@ -87,7 +87,7 @@ class TrainScreen(RunScreen):
 
     def compose_body(self) -> ComposeResult:
         """Plots and current figures above; score, weights and answers below."""
-        yield Panel(PLAN, id="plan")
+        yield Panel(PLAN_TITLE, id="plan")
         yield Line(id="now-line")
         with Horizontal(id="plots"):
             with Container(id="plot-box", classes="box"):
@@ -127,7 +127,7 @@ class TrainScreen(RunScreen):
         self.set_class(True, "-before")
         await self.make_plan()
         self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
-        self.query_one("#weights", Panel).show(words.weight_lines({}, {}, 0))
+        self.query_one("#weights", Panel).show(training_text.weight_lines({}, {}, 0))
 
     async def open_run(self, store: Store, run: RunLine) -> None:
         """Begin to follow another run, at its newest evaluation."""
@@ -184,12 +184,12 @@ class TrainScreen(RunScreen):
             self.query_one("#answers").focus()  # a small terminal hid it, and what is hidden loses the focus
         if before:
             room = self.query_one("#plan", Panel).content_size.width or 76
-            self.query_one("#plan", Panel).show(words.first_lines(view, room), "Plan")
+            self.query_one("#plan", Panel).show(training_text.plan_with_warnings(view, room), "Plan")
         title = "Plan" if not view.step else "Now" if view.live else "Last step"
         self.query_one("#now", Panel).show(self._now_text(view, now), title)
-        self.query_one("#now-line", Line).show(words.now_line(view, self._device_load, now))
+        self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
-        self.show_run_in_bar(view.run, place if self.size.width < 100 else words.ending(view) or place)
+        self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
@@ -197,17 +197,17 @@ class TrainScreen(RunScreen):
         if news:
             start, weights = self._weights
             panel = self.query_one("#weights", Panel)
-            panel.show(words.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
-            weighed = words.weight_line(start, weights, self.size.width - 2)
-            self.query_one("#score-line", Line).show(styled((words.score_line(view) + "\n", "bold"), weighed))
+            panel.show(training_text.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
+            weighed = training_text.weight_line(start, weights, self.size.width - 2)
+            self.query_one("#score-line", Line).show(styled((training_text.score_line(view) + "\n", "bold"), weighed))
             self._draw_answers(view)
 
     def _now_text(self, view: TrainingView, now: float) -> Content:
         """The figures of the moment, and the run's warnings where there is room."""
-        panel = words.now_lines(view, self._device_load, now)
+        panel = training_text.status_lines(view, self._device_load, now)
         room = self.query_one("#now", Panel).content_size
         if view.warnings and (self.has_class("-tall") or room.height > len(panel.plain.splitlines()) + 1):
-            panel = styled(panel, "\n\n", words.warning_lines(view.warnings, room.width))
+            panel = styled(panel, "\n\n", training_text.warning_lines(view.warnings, room.width))
         return panel
 
     def _draw_plots(self, view: TrainingView) -> None:
@@ -219,11 +219,11 @@ class TrainScreen(RunScreen):
         self._draw_plot(view, self.query_one("#second", LinePlot), second)
         set_title(self.query_one("#second-box"), titles[second])
         self._draw_plot(view, self.query_one("#score-plot", LinePlot), "score")
-        set_title(self.query_one("#score-box"), words.score_title(view))
+        set_title(self.query_one("#score-box"), training_text.score_title(view))
 
     def _draw_plot(self, view: TrainingView, plot: LinePlot, name: str) -> None:
         """Draw one of `_PLOTS`."""
-        plot.set_empty_text(words.no_points(view, name))
+        plot.set_empty_text(training_text.empty_plot_text(view, name))
         end = view.steps or None
         if name == "loss":
             series = [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)]
@@ -258,7 +258,7 @@ class TrainScreen(RunScreen):
         if index >= len(self._samples):
             return []
         sample = self._samples[index]
-        return words.answer_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _EXPECTED_FITS)
+        return training_text.sample_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _EXPECTED_FITS)
 
     def on_resize(self) -> None:
         """Show as many columns as fit, and draw the plots anew."""

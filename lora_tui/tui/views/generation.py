@@ -1,4 +1,4 @@
-"""Generation in words: progress, calls, tokens and money, scores, sources and analyses of one run."""
+"""State of one generation run and its text: progress, calls, tokens, cost, scores, sources and batch analyses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,21 +19,19 @@ from lora_tui.store.queries.generation import (
 from lora_tui.store.queries.runs import RunLine, newest_event
 from lora_tui.store.rows import LIVE_STATES, AnalysisRow
 from lora_tui.text import duration, one_line
-from lora_tui.tui.curve import bar
+from lora_tui.tui.curve import bar, sparkline
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
 BINS = 20
 """Bars of the histogram of scores: half a point each."""
 
 _BUILTIN = "builtin"
-"""The name of the model that runs in this program: its tokens are not counted, for nobody pays for them."""
-
-_BLOCKS = "▁▂▃▄▅▆▇█"
+"""The model that runs in this program: its tokens cost nothing and are not shown."""
 
 
 @dataclass
 class GenerationView:
-    """What is known of a generation run at a moment; `sum_up` brings it up to date."""
+    """A generation run with its summary from the store; `update_summary` reads the summary anew."""
 
     run: RunLine
     settings: Mapping[str, Any]
@@ -41,14 +39,14 @@ class GenerationView:
     sources: Sequence[SourceLine] = ()
     calls: CallFigures | None = None
     histogram: ScoreHistogram = field(default_factory=lambda: ScoreHistogram((), ()))
-    """Pairs by score in `BINS` bins: the accepted, and the others."""
+    """Pairs by score in `BINS` bins: the accepted, and all others."""
     analysis: AnalysisRow | None = None
     paused: bool = False
     trains_since: float | None = None
-    """When a quickstart, which makes its pairs first, has begun to train."""
+    """When a quickstart, which generates before it trains, has begun to train (seconds since the epoch)."""
     counts: dict[str, int] = field(default_factory=dict)
-    began: tuple[float, int] | None = None
-    """When this run was first looked at, and how many pairs were accepted then: what the pace is taken from."""
+    first_seen: tuple[float, int] | None = None
+    """When this run was first shown while live, and the pairs accepted by then: the base of the pace."""
 
     @property
     def target(self) -> int:
@@ -67,15 +65,15 @@ class GenerationView:
 
     @property
     def live(self) -> bool:
-        """Whether somebody works on it."""
+        """Whether a process owns the run: queued, running or stopping."""
         return self.run.state in LIVE_STATES
 
-    async def sum_up(self, store: Store, now: float) -> None:
-        """Read the sums of the run anew: counts, files, calls, scores, the newest analysis, whether it is paused."""
+    async def update_summary(self, store: Store, now: float) -> None:
+        """Read counts, files, calls, scores, the newest analysis and whether the run is paused; `now` is the time."""
         run_id = self.run.id
         self.counts = await store_generation.pair_counts(store, run_id)
-        if self.began is None and self.live:
-            self.began = now, self.accepted
+        if self.first_seen is None and self.live:
+            self.first_seen = now, self.accepted
         self.sources = await source_lines(store, run_id)
         self.calls = await call_figures(store, run_id, now)
         self.histogram = await score_histogram(store, run_id, BINS)
@@ -86,11 +84,11 @@ class GenerationView:
         self.trains_since = plan.at if plan is not None else None
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds to the target at the pace so far; None where there is no pace."""
+        """Seconds until the target is reached at the pace so far; None where there is no pace yet."""
         if not self.live or self.paused or self.run.started_at is None or not self.accepted:
             return None
-        since, before = self.began or (self.run.started_at, 0)
-        # What has been watched says more than the whole run, which may have stood still; once there is enough of it.
+        since, before = self.first_seen or (self.run.started_at, 0)
+        # The time since it is shown says more than the whole run, which may have been stopped; once it is long enough.
         gained, seconds = self.accepted - before, now - since
         if gained < 3 or seconds < 20:
             gained, seconds = self.accepted, now - self.run.started_at
@@ -105,7 +103,7 @@ class GenerationView:
 
 
 def progress_lines(view: GenerationView, now: float, width: int) -> Content:
-    """Progress, verdicts, calls, tokens, errors and the histogram, one line each."""
+    """The progress panel: progress, verdicts, calls, tokens, errors and the histogram of scores, one line each."""
     return Content("\n").join(
         [
             _progress(view, now, width),
@@ -158,7 +156,7 @@ def _calls(view: GenerationView) -> list[Content]:
 
 
 def _errors(view: GenerationView, width: int) -> Content:
-    """How long calls take, and the ways in which some have failed."""
+    """Latency of calls in seconds, and failures by status."""
     calls = view.calls
     if calls is None:
         return Content("")
@@ -173,25 +171,23 @@ def _errors(view: GenerationView, width: int) -> Content:
 
 
 def histogram_line(view: GenerationView, width: int) -> Content:
-    """The scores as bars from 0 to 10 with the threshold between them: accepted ones bright, the others dim."""
+    """A histogram of scores 0-10 with the threshold marked; bins with mostly accepted pairs are bright, others dim."""
     accepted, others = view.histogram.accepted, view.histogram.others
     totals = [a + b for a, b in zip(accepted, others, strict=True)]
     if not any(totals):
         return Content.styled("score  no pair is judged yet", DIM)
-    top = max(totals)
     cut = min(BINS, max(0, round(view.threshold / 10 * BINS)))
     parts: list[Any] = ["score 0 "]
-    for index, total in enumerate(totals):
+    for index, block in enumerate(sparkline(totals, BINS)):
         if index == cut:
             parts.append(("┆", "bold $warning"))
-        block = " " if total == 0 else _BLOCKS[min(7, (total * 8 - 1) // top)]
-        parts.append((block, "$accent" if accepted[index] * 2 >= total else DIM))
+        parts.append((block, "$accent" if accepted[index] * 2 >= totals[index] else DIM))
     parts += [" 10", (f"  threshold {view.threshold:g} ┆", DIM)] if width > 48 else [" 10"]
     return styled(*parts)
 
 
 def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Content]:
-    """The newest analysis: its title, and what it says with what it changed in the prompts."""
+    """Title and text of the newest batch analysis: statistics, the model's words, directives for further prompts."""
     if analysis is None:
         return "Analysis", Content.styled(f"The first comes after {interval} accepted pairs.", DIM)
     figures = analysis.statistics
@@ -208,7 +204,7 @@ def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Co
 
 
 def source_cells(source: SourceLine) -> list[tuple[str, str]]:
-    """A file's row: name, accepted, rejected, passages and size, or why it was skipped."""
+    """The cells of a source file: name, accepted, rejected, passages and size; a skipped file has its name alone."""
     name = one_line(source.path, 200)
     if source.skipped:
         return [(f"– {name}", "dim"), ("skip", "dim"), ("", ""), ("", ""), ("", "")]
@@ -217,12 +213,12 @@ def source_cells(source: SourceLine) -> list[tuple[str, str]]:
         (f"✓{source.accepted}", "good" if source.accepted else "dim"),
         (f"✗{source.rejected}", "" if source.rejected else "dim"),
         (f"{source.chunks}", "dim"),
-        (size(source.bytes), "dim"),
+        (_file_size(source.bytes), "dim"),
     ]
 
 
-def size(count: int) -> str:
-    """Bytes as people say them: "812 B", "14 kB", "2.1 MB"."""
+def _file_size(count: int) -> str:
+    """A size in bytes with its unit: "812 B", "14 kB", "2.1 MB"."""
     if count < 1000:
         return f"{count} B"
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

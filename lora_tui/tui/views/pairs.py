@@ -1,4 +1,4 @@
-"""A run's pairs: a window on the list of those that match a filter, and a row or one pair as text.
+"""A run's pairs: a window on the ids that match a filter, and a pair as table cells or as text.
 
 A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What the run does is followed by its events,
 so a tick costs what has happened since the last one, however many pairs there are.
@@ -25,11 +25,15 @@ from lora_tui.tui.text import DIM, metric_name, number, safe_line, safe_text, st
 from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_GLYPHS, VERDICT_WORDS
 
 _MARGIN = 150
-"""Rows that are read beyond those in view, so that a page up or down finds them there."""
+"""Pairs that are loaded beyond those in view, so that a page up or down finds them loaded."""
 
-_MOST_KEPT = 2000
+_CACHE_SIZE = 2000
+"""Pairs that stay loaded, the most recently shown."""
+
 _BATCH = 2000
-_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
+"""Events that are read at once."""
+
+_STATE_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 
 _SOFT_BREAK = re.compile(r"(?<=\S)\n(?=[^\s#>|*+\-\d])")
 """A line's end inside a paragraph: not before a list, a table, a heading, a quotation or an indented line."""
@@ -39,68 +43,68 @@ _NAME = 21
 
 
 class PairWindow:
-    """The pairs of one run that match a filter, in the order they were proposed."""
+    """The ids of a run's pairs that match a filter, in the order they were proposed, and a cache of those in view."""
 
-    def __init__(self, run_id: int, wanted: PairFilter | None = None) -> None:
+    def __init__(self, run_id: int) -> None:
         self.run_id = run_id
-        self.filter = wanted or PairFilter()
+        self.filter = PairFilter()
         self.ids: array[int] = array("q")
-        self._lines: OrderedDict[int, PairLine] = OrderedDict()
-        self._cursor: int | None = None
-        self._newest = 0
+        self._cache: OrderedDict[int, PairLine] = OrderedDict()
+        self._event_cursor: int | None = None
+        self._newest_id = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def line(self, index: int) -> PairLine | None:
-        """The row at an index, where it has been read."""
-        found = self._lines.get(self.ids[index])
+    def row(self, index: int) -> PairLine | None:
+        """The pair at an index; None where it is not loaded."""
+        found = self._cache.get(self.ids[index])
         if found is not None:
-            self._lines.move_to_end(found.id)
+            self._cache.move_to_end(found.id)
         return found
 
     def index_of(self, pair_id: int) -> int | None:
-        """Where a pair stands; None when the filter leaves it out."""
+        """The index of a pair; None where it does not match the filter."""
         index = bisect_left(self.ids, pair_id)
         return index if index < len(self.ids) and self.ids[index] == pair_id else None
 
-    async def refilter(self, store: Store, wanted: PairFilter) -> None:
-        """Look at other pairs of the run."""
-        ids = await pair_ids(store, self.run_id, wanted)
-        self.filter = wanted
+    async def set_filter(self, store: Store, pair_filter: PairFilter) -> None:
+        """Read the ids that match another filter."""
+        ids = await pair_ids(store, self.run_id, pair_filter)
+        self.filter = pair_filter
         self.ids = ids
-        self._newest = max(self._newest, ids[-1] if ids else 0)
+        self._newest_id = max(self._newest_id, ids[-1] if ids else 0)
 
     async def follow(self, store: Store) -> bool:
-        """Take in what has happened since the last call; returns whether the list is another one now."""
-        if self._cursor is None:
-            self._cursor = await events.last_id(store, self.run_id)
-            await self.refilter(store, self.filter)
+        """Update the ids from what has happened since the last call; returns whether anything has."""
+        if self._event_cursor is None:
+            self._event_cursor = await events.last_id(store, self.run_id)
+            await self.set_filter(store, self.filter)
             return True
-        fresh = await pair_ids(store, self.run_id, self.filter, after=self._newest)
+        fresh = await pair_ids(store, self.run_id, self.filter, after=self._newest_id)
         if fresh:
-            self._newest = fresh[-1]
+            self._newest_id = fresh[-1]
             for pair_id in fresh:
                 self._add(pair_id)
-        decided = await self._decided(store)
+        decided = await self._changed_ids(store)
         if decided:
-            await self._place(store, decided)
+            await self._reposition(store, decided)
         return bool(fresh or decided)
 
-    async def _decided(self, store: Store) -> list[int]:
+    async def _changed_ids(self, store: Store) -> list[int]:
         """The pairs whose verdict or text has changed since the last call."""
         decided: dict[int, None] = {}
-        while batch := await events_of_kinds(store, self.run_id, ("pair",), self._cursor or 0, _BATCH):
-            self._cursor = batch[-1].id
+        while batch := await events_of_kinds(store, self.run_id, ("pair",), self._event_cursor or 0, _BATCH):
+            self._event_cursor = batch[-1].id
             decided |= dict.fromkeys(int(e.payload["pair"]) for e in batch if e.payload.get("pair") is not None)
             if len(batch) < _BATCH:
                 break
         return list(decided)
 
-    async def _place(self, store: Store, decided: list[int]) -> None:
-        """Put pairs where they belong now: in, out, and their rows to be read anew."""
+    async def _reposition(self, store: Store, decided: list[int]) -> None:
+        """Add or remove changed pairs as they match the filter now, and drop them from the cache."""
         for pair_id in decided:
-            self._lines.pop(pair_id, None)
+            self._cache.pop(pair_id, None)
         if self.filter == PairFilter():
             return
         matching = await pairs_matching(store, self.run_id, self.filter, decided)
@@ -111,50 +115,54 @@ class PairWindow:
                 self.ids.pop(index)
 
     def _add(self, pair_id: int) -> None:
-        """Put an id where it belongs, once."""
+        """Insert an id in order, unless it is there."""
         if not self.ids or pair_id > self.ids[-1]:
             self.ids.append(pair_id)
         elif self.index_of(pair_id) is None:
             self.ids.insert(bisect_left(self.ids, pair_id), pair_id)
 
-    async def read(self, store: Store, view: range) -> bool:
-        """Read the rows in view, and some beyond; returns whether any was new."""
+    async def load(self, store: Store, view: range) -> bool:
+        """Load the pairs at these indices and some beyond; returns whether one of them was missing."""
         first, last = max(0, view.start - _MARGIN), min(len(self.ids), view.stop + _MARGIN)
-        if all(self.ids[index] in self._lines for index in view):
+        if all(self.ids[index] in self._cache for index in view):
             return False
-        missing = [pair_id for pair_id in self.ids[first:last] if pair_id not in self._lines]
-        self._lines.update(await pair_lines(store, missing))
-        while len(self._lines) > _MOST_KEPT:
-            self._lines.popitem(last=False)
+        missing = [pair_id for pair_id in self.ids[first:last] if pair_id not in self._cache]
+        self._cache.update(await pair_lines(store, missing))
+        while len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
         return True
 
 
-def next_state(wanted: PairFilter) -> PairFilter:
-    """The filter after this one when filters are gone through: all, accepted, rejected, review, waiting, all …"""
+def next_filter(pair_filter: PairFilter) -> PairFilter:
+    """The filter with the next state of the cycle: all, accepted, rejected, review, waiting, all …"""
     order = [None, "accepted", "rejected", "review", "waiting"]
-    return replace(wanted, state=order[(order.index(wanted.state) + 1) % len(order)])
+    return replace(pair_filter, state=order[(order.index(pair_filter.state) + 1) % len(order)])
 
 
-def filter_words(wanted: PairFilter) -> str:
-    """Which pairs a filter shows: "rejected, from bees.md, «dance»"."""
-    words = [VERDICT_WORDS.get(wanted.state, wanted.state) if wanted.state else "all"]
-    words += [f"from {one_line(wanted.source, 40)}"] if wanted.source else []
-    words += [f"«{one_line(wanted.search, 40)}»"] if wanted.search else []
-    return ", ".join(words)
+def filter_text(pair_filter: PairFilter) -> str:
+    """A filter as text: "rejected, from bees.md, «dance»"."""
+    state, source, search = pair_filter.state, pair_filter.source, pair_filter.search
+    parts = [VERDICT_WORDS.get(state, state) if state else "all"]
+    parts += [f"from {one_line(source, 40)}"] if source else []
+    parts += [f"«{one_line(search, 40)}»"] if search else []
+    return ", ".join(parts)
 
 
 def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
-    """A pair's row: verdict, score, type, topic, question, and why it is not accepted; three of them where narrow."""
-    look = _STYLES.get(pair.state, "")
+    """The cells of a pair: verdict, score, type, topic, question, and the reason where it is not accepted.
+
+    Where `narrow` is set: verdict, score and question alone.
+    """
+    style = _STATE_STYLES.get(pair.state, "")
     verdict = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
     score = number(pair.score, ".1f") if pair.score is not None else ""
     question = (one_line(pair.question, 300), "")
     if narrow:
-        return [(verdict, look), (score, look), question]
+        return [(verdict, style), (score, style), question]
     why = one_line(pair.reason, 300) if pair.state in ("rejected", "review") else ""
     return [
-        (verdict, look),
-        (score, look),
+        (verdict, style),
+        (score, style),
         (pair.question_type, "dim"),
         (one_line(pair.topic, 300), "dim"),
         question,
@@ -162,10 +170,10 @@ def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
     ]
 
 
-def passage(detail: PairDetail) -> Content:
-    """The passage with the evidence in reverse; brackets mark it as well, for terminals without colour."""
+def passage_text(detail: PairDetail) -> Content:
+    """The passage with its evidence in reverse video, and between bars for terminals without colour."""
     text = _SOFT_BREAK.sub(" ", detail.passage)
-    found = _find(text, detail.pair.evidence)
+    found = _find_evidence(text, detail.pair.evidence)
     if found is None:
         quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
         return styled(
@@ -181,8 +189,8 @@ def passage(detail: PairDetail) -> Content:
     )
 
 
-def _find(text: str, evidence: str) -> tuple[int, int] | None:
-    """Where the evidence stands in the passage, whatever its white space; None when it does not."""
+def _find_evidence(text: str, evidence: str) -> tuple[int, int] | None:
+    """Start and end of the evidence in the passage, whatever the white space and case; None where it is not in it."""
     words = evidence.split()
     if not words:
         return None
@@ -190,20 +198,20 @@ def _find(text: str, evidence: str) -> tuple[int, int] | None:
     return found.span() if found else None
 
 
-def in_force(detail: PairDetail) -> DecisionRow | None:
-    """The decision that holds: the newest that was not taken back."""
+def _decision_in_force(detail: PairDetail) -> DecisionRow | None:
+    """The newest decision that was not undone."""
     return next((decision for decision in detail.decisions if decision.undone_at is None), None)
 
 
-def _who(decision: DecisionRow) -> str:
+def _decided_by(decision: DecisionRow) -> str:
     names = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
     return names.get(decision.decided_by, one_line(decision.decided_by, 40))
 
 
-def verdict(detail: PairDetail) -> Content:
-    """The verdict with its score, who gave it, and why."""
+def verdict_text(detail: PairDetail) -> Content:
+    """The verdict with its score, who decided it, and the reason."""
     pair = detail.pair
-    newest = in_force(detail)
+    newest = _decision_in_force(detail)
     colour = VERDICT_COLOURS.get(pair.state, "")
     head = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
     parts: list[Any] = [(head, f"bold {colour}")]
@@ -211,14 +219,14 @@ def verdict(detail: PairDetail) -> Content:
         threshold = f" of 10, threshold {newest.threshold:g}" if newest and newest.threshold is not None else " of 10"
         parts += [(f"  {pair.score:.1f}", "bold"), (threshold, DIM)]
     if newest is not None:
-        parts.append((f"\nby {_who(newest)}, weights {newest.weights_version or '–'}", DIM))
+        parts.append((f"\nby {_decided_by(newest)}, weights {newest.weights_version or '–'}", DIM))
     if pair.reason:
         parts += ["\n", safe_text(pair.reason)]
     return styled(*parts)
 
 
-def measures(detail: PairDetail) -> Content:
-    """Each metric as a bar with its value and the weight it had in the newest decision by weights."""
+def metrics_text(detail: PairDetail) -> Content:
+    """Each metric as a bar, with its value and its weight in the newest decision that had weights."""
     if not detail.metrics:
         return Content.styled("Nothing was measured: it never reached the judge.", DIM)
     weights: Mapping[str, float] = next((d.weights for d in detail.decisions if d.weights), {})
@@ -236,21 +244,21 @@ def measures(detail: PairDetail) -> Content:
     return Content("\n").join(lines)
 
 
-def judge_words(detail: PairDetail) -> Content:
-    """What the judge said, where it said anything."""
-    said = list(dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": ")))
-    return Content("\n").join([safe_text(words, limit=2000) for words in said]) if said else Content("")
+def judge_text(detail: PairDetail) -> Content:
+    """The judge's explanations; empty where there are none."""
+    explanations = list(dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": ")))
+    return Content("\n").join([safe_text(text, limit=2000) for text in explanations]) if explanations else Content("")
 
 
-def history(detail: PairDetail) -> Content:
-    """Other decisions and earlier wordings, newest first; nothing where there is just one."""
+def history_text(detail: PairDetail) -> Content:
+    """Decisions no longer in force and earlier wordings, the newest first; empty where there are none."""
     lines: list[Content] = []
-    holds = in_force(detail)
+    current = _decision_in_force(detail)
     for decision in detail.decisions:
-        if decision is not holds:
+        if decision is not current:
             when = "before" if decision.undone_at is None else "taken back"
             verdict = VERDICT_WORDS.get(decision.verdict, decision.verdict)
-            lines.append(styled((f"{when}: {verdict} by {_who(decision)}", DIM)))
+            lines.append(styled((f"{when}: {verdict} by {_decided_by(decision)}", DIM)))
     lines += [
         styled(("edited; it was: ", DIM), safe_line(edit.question, 200))
         for edit in detail.edits

@@ -19,34 +19,34 @@ from lora_tui.tui.theme import state_label
 if TYPE_CHECKING:
     from lora_tui.config import Settings
 
-_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
+_STATE_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
 
-PLAN = "Plan · s starts it"
-"""The title over a forecast: what a key of the screen would do."""
+PLAN_TITLE = "Plan · s starts it"
+"""Title of a forecast: what the screen's start key would do."""
 
-_BLOCKED = "Plan · cannot start yet"
+_BLOCKED_TITLE = "Plan · cannot start yet"
 
 
 class PlanView:
-    """The forecast for the settings in view, asked for once and again when they are others."""
+    """The forecast of a run with the current settings, as text; asked for again only when the settings are others."""
 
     def __init__(self) -> None:
         self.content = Content("…")
         self.blocked = False
-        """Whether a run is known to fail at once."""
+        """Whether a run is known to fail at its start."""
         self._settings: Settings | None = None
 
     @property
     def title(self) -> str:
-        """What stands above `content`; it promises no start that is known to fail."""
-        return _BLOCKED if self.blocked else PLAN
+        """The title above `content`; it offers no start that is known to fail."""
+        return _BLOCKED_TITLE if self.blocked else PLAN_TITLE
 
     def invalidate(self) -> None:
-        """Ask again at the next opportunity: what was counted may have changed."""
+        """Ask again at the next update: files that were counted may have changed."""
         self._settings = None
 
     async def update(self, settings: "Settings", forecast_of: Callable[["Settings"], Awaitable[ForecastText]]) -> None:
-        """Ask for the forecast of these settings, unless it is the one that is held."""
+        """Ask `forecast_of` for the forecast of these settings, unless it is held already."""
         if self._settings is settings:
             return
         self._settings = settings
@@ -65,8 +65,8 @@ def forecast_lines(forecast: ForecastText) -> list[Content]:
     return lines + [styled(("! ", "bold $warning"), safe_line(warning, 300)) for warning in forecast.warnings]
 
 
-def started(run: RunLine) -> str:
-    """When a run began: the time of day for one of today, else the day."""
+def _start_time(run: RunLine) -> str:
+    """When a run began: "today" with the time of day, else the date."""
     at = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
     now = datetime.now().astimezone()
     if at.date() == now.date():
@@ -74,36 +74,36 @@ def started(run: RunLine) -> str:
     return at.strftime("%d %b %H:%M" if at.year == now.year else "%Y-%m-%d")
 
 
-def seconds(run: RunLine) -> float | None:
-    """How long a run has taken; None for one that has not begun."""
+def _elapsed_seconds(run: RunLine) -> float | None:
+    """How long a run has taken, in seconds; None for one that has not begun."""
     if run.started_at is None:
         return None
     end = time.time() if run.state in LIVE_STATES else run.ended_at or run.heartbeat
     return max(0.0, end - run.started_at)
 
 
-def cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
-    """A run's row."""
+def run_cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
+    """The cells of a run: id, name, state, score, duration, start, and unless `narrow` is set model and data."""
     words, _ = state_label(run.state)
-    took = seconds(run)
+    took = _elapsed_seconds(run)
     name = f"{'◆' if marked else ' '}{run.id}"
     row = [
         (name, "accent" if marked else "strong"),
         (one_line(run.name or run.mode, 18), ""),
-        (words, _STYLES.get(run.state, "dim")),
+        (words, _STATE_STYLES.get(run.state, "dim")),
         (number(run.best_score, ".2f"), "strong"),
         ("–" if took is None else duration(took), ""),
-        (started(run), "dim"),
+        (_start_time(run), "dim"),
         (one_line(run.model, 60), ""),
         (one_line(_data(run), 120), "dim"),
     ]
     return row[:6] if narrow else row
 
 
-def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) -> Content:
-    """What there is to know about the run under the cursor."""
+def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoint], steps: int) -> Content:
+    """Everything about one run: facts, duration, steps, its newest checkpoint of each kind, and its error."""
     words, colour = state_label(run.state)
-    took = seconds(run)
+    took = _elapsed_seconds(run)
     parts: list[Any] = [(f"Run {run.id}", "bold")]
     if run.name:
         parts += ["  ", safe_line(run.name, 60, "bold $accent")]
@@ -112,12 +112,12 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
         ("model", run.model),
         ("data", _data(run)),
         ("device", run.device or ""),
-        ("folder", _short(run.folder, here)),
+        ("folder", _relative_folder(run.folder, working_folder)),
     ]
     for name, value in facts:
         if value:
             parts += [(f"{name:<8}", DIM), safe_line(value, 200), "\n"]
-    parts += [("time", DIM), f"    {started(run)}" + (f", {duration(took)}" if took is not None else "")]
+    parts += [("time", DIM), f"    {_start_time(run)}" + (f", {duration(took)}" if took is not None else "")]
     if run.state in LIVE_STATES:
         parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
     parts.append("\n")
@@ -125,7 +125,7 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
         loss = f", held-out loss {run.held_out_loss:.3f} at the lowest" if run.held_out_loss is not None else ""
         parts += [("steps", DIM), f"   {steps:,}{loss}\n"]
     newest: dict[str, Checkpoint] = {}
-    for checkpoint in found:
+    for checkpoint in checkpoints:
         newest.setdefault(checkpoint.kind, checkpoint)
     for kind, checkpoint in sorted(newest.items()):
         score = f", score {checkpoint.score:.2f}" if checkpoint.score is not None else ""
@@ -136,20 +136,21 @@ def detail(run: RunLine, here: Path, found: Sequence[Checkpoint], steps: int) ->
 
 
 def _data(run: RunLine) -> str:
-    """What a run works on; a quickstart brings its own."""
+    """The data that a run works on; a quickstart brings its own."""
     return "built-in" if run.mode == "quickstart" and not run.data else run.data
 
 
-def _short(folder: str | None, here: Path) -> str:
+def _relative_folder(folder: str | None, working_folder: Path) -> str:
+    """A folder relative to the working folder where it lies in it."""
     if folder is None:
         return ""
     path = Path(folder)
-    return str(path.relative_to(here)) if path.is_relative_to(here) else folder
+    return str(path.relative_to(working_folder)) if path.is_relative_to(working_folder) else folder
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The dotted keys whose values are not the same in all of several configurations, each with its values."""
-    flat = [dict(_flat(entry, "")) for entry in settings]
+    """The dotted keys whose values differ between configurations, each with its values in the same order."""
+    flat = [dict(_flatten(entry, "")) for entry in settings]
     keys = list(dict.fromkeys(key for entry in flat for key in entry))
     found = []
     for key in keys:
@@ -159,8 +160,9 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
     return found
 
 
-def _flat(settings: Mapping[str, Any], above: str) -> list[tuple[str, Any]]:
+def _flatten(settings: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Nested settings as dotted keys and values."""
     found: list[tuple[str, Any]] = []
     for name, value in settings.items():
-        found += _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else [(above + name, value)]
+        found += _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
     return found

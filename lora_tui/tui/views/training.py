@@ -1,4 +1,4 @@
-"""One training run in curves: its steps and evaluations, followed as they come. `training_text` says it in words."""
+"""State of one training run, followed in the store: curves, evaluations, plan, progress; `training_text` words it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,16 +12,24 @@ from lora_tui.store.rows import LIVE_STATES, Evaluation, Event
 from lora_tui.text import one_line
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
-_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
+_EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
 _BATCH = 2000
+"""Events that are read at once."""
+
 _WARNINGS = 20
-_SHORTEST_AVERAGE, _LONGEST_AVERAGE = 4.0, 50.0
-"""Steps that the smoothed loss looks back, about: a twentieth of the run, within these."""
+"""Warnings that are kept, the newest."""
+
+_MIN_SPAN, _MAX_SPAN = 4.0, 50.0
+"""The loss is smoothed over about a twentieth of the run's steps, within these limits."""
 
 
 @dataclass
 class TrainingView:
-    """What is known of a training run; `follow` brings it up to date."""
+    """A training run as it is known so far; `follow` brings it up to date.
+
+    Curves are over optimizer steps: `loss` in nats a label token and smoothed in `smooth`, `speed` in tokens a second.
+    `plan`, `step`, `progress` and `checkpoint` are the payloads of the newest event of their kind.
+    """
 
     run: RunLine
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -40,16 +48,17 @@ class TrainingView:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     clipped: int = 0
+    """Steps whose gradient norm was above ``max_grad_norm``."""
     stopped_by: str = ""
-    """Why a run that is over has ended, as its result says: ``steps``, ``target_score``, ``patience``, ``request``."""
-    _average: ExponentialAverage = field(default_factory=ExponentialAverage)
-    _cursor: int | None = None
+    """Why the run has ended, from its result: ``steps``, ``target_score``, ``patience`` or ``request``."""
+    _loss_average: ExponentialAverage = field(default_factory=ExponentialAverage)
+    _event_cursor: int | None = None
     _ended_at: float | None = None
     _phase_is_newest: bool = False
 
     @property
     def live(self) -> bool:
-        """Whether somebody works on it."""
+        """Whether a process owns the run: queued, running or stopping."""
         return self.run.state in LIVE_STATES
 
     @property
@@ -73,45 +82,45 @@ class TrainingView:
         return max(self.evaluations, key=lambda e: (e.score, -e.step), default=None)
 
     async def follow(self, store: Store) -> bool:
-        """Take in what has happened since the last call; returns whether anything has."""
-        if self._cursor is None:
-            await self._open(store)
+        """Read what has happened since the last call; returns whether anything has."""
+        if self._event_cursor is None:
+            await self._read_all(store)
             return True
-        seen = await self._ended(store)
-        while batch := await events_of_kinds(store, self.run.id, _KINDS, self._cursor, _BATCH):
-            self._cursor = batch[-1].id
-            seen = True
+        changed = await self._read_end(store)
+        while batch := await events_of_kinds(store, self.run.id, _EVENT_KINDS, self._event_cursor, _BATCH):
+            self._event_cursor = batch[-1].id
+            changed = True
             for event in batch:
-                self._take(event)
+                self._apply(event)
             if any(event.kind == "evaluation" for event in batch):
-                await self._evaluated(store)
+                await self._read_evaluations(store)
             if len(batch) < _BATCH:
                 break
-        return seen
+        return changed
 
-    async def _open(self, store: Store) -> None:
-        """Read what there is: rows for the steps, events for what has no rows."""
+    async def _read_all(self, store: Store) -> None:
+        """Read everything so far: steps from their rows, the rest from events."""
         row = await runs.get(store, self.run.id)
         assert row is not None, "it was listed"
         self.settings = row.settings.get("fine_tuning", {})
-        self._cursor = await events.last_id(store, self.run.id)
+        self._event_cursor = await events.last_id(store, self.run.id)
         for kind in ("plan", "progress", "checkpoint", "step"):
             event = await newest_event(store, self.run.id, kind)
             if event is not None:
-                self._take(event, new=False)
-        self._average = ExponentialAverage(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
+                self._apply(event, new=False)
+        self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
         columns = await step_columns(store, self.run.id, 0)
         for step, loss, lr, tokens_per_s, grad_norm in zip(
             columns.step, columns.loss, columns.lr, columns.tokens_per_s, columns.grad_norm, strict=True
         ):
-            self._point(step, loss, lr, tokens_per_s, grad_norm)
+            self._add_step(step, loss, lr, tokens_per_s, grad_norm)
         for event in await events_of_kinds(store, self.run.id, ("warning",), 0, _WARNINGS):
-            self._take(event)
-        await self._evaluated(store)
-        await self._ended(store)
+            self._apply(event)
+        await self._read_evaluations(store)
+        await self._read_end(store)
 
-    async def _ended(self, store: Store) -> bool:
-        """Read why the run has ended, once for each of its ends; returns whether it has."""
+    async def _read_end(self, store: Store) -> bool:
+        """Read why the run has ended, once for each time it ends; returns whether that is new."""
         if self._ended_at == self.run.ended_at:
             return False
         self._ended_at, self.stopped_by = self.run.ended_at, ""
@@ -119,20 +128,21 @@ class TrainingView:
             self.stopped_by = str((row.result or {}).get("stopped_by", ""))
         return True
 
-    def _take(self, event: Event, *, new: bool = True) -> None:
+    def _apply(self, event: Event, *, new: bool = True) -> None:
+        """Update the state from an event; `new` is not set for those from before the run was opened."""
         payload = event.payload
         if event.kind == "step":
             self.step = payload
             if new:
                 self._phase_is_newest = False
-                self._point(
+                self._add_step(
                     payload.get("step", 0), payload.get("loss"), payload.get("lr"), payload.get("tokens_per_s"),
                     payload.get("grad_norm"),
                 )  # fmt: skip
         elif event.kind == "plan":
             self.plan = payload
             if not self.loss.xs:
-                self._average = ExponentialAverage(min(_LONGEST_AVERAGE, max(_SHORTEST_AVERAGE, self.steps / 20)))
+                self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
         elif event.kind == "progress":
             self.progress = payload
             self._phase_is_newest = new and self.live
@@ -141,17 +151,18 @@ class TrainingView:
         elif event.kind == "warning":
             self.warnings = [*self.warnings, str(payload.get("message", ""))][-_WARNINGS:]
 
-    def _point(
+    def _add_step(
         self, step: float, loss: float | None, lr: float | None, speed: float | None, grad_norm: float | None
     ) -> None:
         self.loss.add(step, loss)
-        self.smooth.add(step, self._average.update(loss))
+        self.smooth.add(step, self._loss_average.update(loss))
         self.lr.add(step, lr)
         self.speed.add(step, speed)
         limit = float(self.settings.get("optimizer", {}).get("max_grad_norm", 1.0))
         self.clipped += bool(grad_norm is not None and grad_norm > limit)
 
-    async def _evaluated(self, store: Store) -> None:
+    async def _read_evaluations(self, store: Store) -> None:
+        """Read all evaluations; a resumed run may have replaced some."""
         found = await store_training.evaluations(store, self.run.id)
         self.evaluations = [evaluation for evaluation in found if evaluation.model == "tuned"]
         self.base = next((evaluation for evaluation in found if evaluation.model == "base"), None)
@@ -162,9 +173,9 @@ class TrainingView:
                 self.held_out.add(evaluation.step, evaluation.held_out_loss)
 
     def phase(self) -> str | None:
-        """What is being done where it is not a step: loading, fetching; None while steps go on."""
+        """What a live run does other than steps, with its progress: loading, fetching; None while it takes steps."""
         done, total = self.progress.get("done") or 0, self.progress.get("total") or 0
         if not self.live or not self._phase_is_newest or (total and done >= total):
             return None
-        words = one_line(str(self.progress.get("phase", "")), 60)
-        return f"{words} {100 * done // total} %" if total > 1 else f"{words} …"
+        name = one_line(str(self.progress.get("phase", "")), 60)
+        return f"{name} {100 * done // total} %" if total > 1 else f"{name} …"

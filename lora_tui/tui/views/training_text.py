@@ -1,4 +1,4 @@
-"""Training in words: the figures of the moment, the plan, the weights and the answers of one run."""
+"""A training run as text: the newest step, the plan, the aggregator's weights, scores and answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,14 @@ from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, gib, lr_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.training import TrainingView
 
-_RECENT = 10
-_BAR = 11
+_TREND_STEPS = 10
+"""Steps over which the trend of the loss is given."""
+
+_BAR_WIDTH = 11
 
 
-def now_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
-    """The figures of the moment, one a line."""
+def status_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
+    """The newest step, the device and the time left, one figure a line; the plan before the first step."""
     if not view.step:
         return plan_lines(view)
     step, lines = view.step, []
@@ -34,21 +36,21 @@ def now_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Conten
     lines.append(_figure("speed", f"{short_count(step.get('tokens_per_s'))} tokens/s", a_step))
     lines.append(_memory(view, load))
     if load is not None and view.live:
-        lines.append(_figure("load", *_load(load)))
+        lines.append(_figure("load", *_device_load(load)))
     if score := _score(view):
         lines.append(_figure("score", *score))
-    lines.append(_figure(*_left(view, now)))
+    lines.append(_figure(*_remaining(view, now)))
     return Content("\n").join(lines)
 
 
-def now_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
+def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
     """The same on two lines, for a small terminal."""
     if not view.step:
         return styled((view.phase() or "starting", DIM)) if view.live else plan_lines(view)
     step = view.step
-    # The bar above has the step; here stands how it ended, or what is left.
-    over = () if view.live else (view.run.state, ending(view))
-    left = _left(view, now)[1:] if view.live else ()
+    # The header shows the step; this shows how the run ended, or what is left.
+    over = () if view.live else (view.run.state, ending_text(view))
+    left = _remaining(view, now)[1:] if view.live else ()
     memory = f"{number((step.get('memory_mb') or 0) / 1024, '.1f')} GiB"
     first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
     first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
@@ -61,25 +63,26 @@ def now_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content
 
 
 def _figure(name: str, value: str, more: str = "") -> Content:
+    """One line: name, value and a remark."""
     return styled((f"{name:<7}", DIM), (value, "bold"), (f"  {more}" if more else "", DIM))
 
 
 def _trend(view: TrainingView) -> str:
-    """How the smoothed loss has moved lately, as a sign and a number."""
-    known = [y for y in view.smooth.ys[-_RECENT - 1 :] if not math.isnan(y)]
+    """By how much the smoothed loss has changed in the last steps, with a sign."""
+    known = [y for y in view.smooth.ys[-_TREND_STEPS - 1 :] if not math.isnan(y)]
     if len(known) < 2:
         return ""
-    moved = known[-1] - known[0]
-    sign = "▼" if moved < 0 else "▲" if moved > 0 else "="
-    return f"{sign} {abs(moved):.2g} over {len(known) - 1} steps"
+    change = known[-1] - known[0]
+    sign = "▼" if change < 0 else "▲" if change > 0 else "="
+    return f"{sign} {abs(change):.2g} over {len(known) - 1} steps"
 
 
 def _held_out(view: TrainingView) -> Content:
-    """The loss on the held-out examples at the newest evaluation, and where it has gone since the one before."""
+    """The loss on held-out examples at the newest evaluation, and its change since the one before."""
     losses = [float(loss) for loss in view.held_out.ys]
-    moved = losses[-1] - losses[-2] if len(losses) > 1 else 0.0
-    sign = "▼" if moved < 0 else "▲"
-    return _figure("unseen", number(losses[-1], ".4f"), f"{sign} {abs(moved):.2g}, held out" if moved else "held out")
+    change = losses[-1] - losses[-2] if len(losses) > 1 else 0.0
+    sign = "▼" if change < 0 else "▲"
+    return _figure("unseen", number(losses[-1], ".4f"), f"{sign} {abs(change):.2g}, held out" if change else "held out")
 
 
 def _schedule(view: TrainingView) -> str:
@@ -107,8 +110,8 @@ def _checkpointing(value: object) -> str:
     )
 
 
-def _load(load: DeviceLoad) -> tuple[str, str]:
-    """What the device is doing: the GPU where there is one, else the cores."""
+def _device_load(load: DeviceLoad) -> tuple[str, str]:
+    """Utilisation of the GPU where there is one, else of the CPU: value and remark."""
     gpu = load.gpus[0] if load.gpus else None
     if gpu is not None and gpu.utilisation is not None:
         more = [f"{gpu.temperature} °C" if gpu.temperature is not None else ""]
@@ -118,7 +121,7 @@ def _load(load: DeviceLoad) -> tuple[str, str]:
 
 
 def _score(view: TrainingView) -> tuple[str, str] | None:
-    """The newest score, with the best and the target; None before the first evaluation."""
+    """The newest score, and the best and the target as a remark; None before the first evaluation."""
     best = view.best
     if best is None:
         return None
@@ -127,8 +130,8 @@ def _score(view: TrainingView) -> tuple[str, str] | None:
     return f"{newest.score:.2f}", f"{which} · target {view.target:g}"
 
 
-def ending(view: TrainingView) -> str:
-    """Why a run that is over has ended; empty where it has failed or nothing is known."""
+def ending_text(view: TrainingView) -> str:
+    """Why the run has ended; empty for one that has failed or is live."""
     return {
         "steps": "all steps taken",
         "target_score": "target score reached",
@@ -137,17 +140,17 @@ def ending(view: TrainingView) -> str:
     }.get(view.stopped_by, "")
 
 
-def no_points(view: TrainingView, plot: str) -> str:
-    """What stands where a plot (``loss``, ``score``, ``rate`` or ``speed``) has nothing to draw."""
+def empty_plot_text(view: TrainingView, plot: str) -> str:
+    """What a plot (``loss``, ``score``, ``rate`` or ``speed``) shows as long as it has no points."""
     if plot == "score":
         return "the first evaluation draws it" if view.live else "it was not evaluated"
     return "the first step draws the first point" if view.live else "no step was taken"
 
 
-def _left(view: TrainingView, now: float) -> tuple[str, str, str]:
-    """What is left of a run, or how far it came: a name, a figure, and what there is to say about it."""
+def _remaining(view: TrainingView, now: float) -> tuple[str, str, str]:
+    """The time left of a live run, or how far one that has ended came: name, value and remark."""
     if not view.live:
-        return "done", f"step {view.steps_done:,} of {view.steps:,}", ending(view) or view.run.state
+        return "done", f"step {view.steps_done:,} of {view.steps:,}", ending_text(view) or view.run.state
     if view.run.state == "stopping":
         return "left", "stopping", "saving after this step"
     seconds = view.step.get("eta_s")
@@ -158,7 +161,7 @@ def _left(view: TrainingView, now: float) -> tuple[str, str, str]:
 
 
 def plan_lines(view: TrainingView) -> Content:
-    """What a run is going to do, before its first step."""
+    """What the run is going to do: data, steps, parameters, device, and what was left out of the data."""
     plan = view.plan
     if not plan:
         if not view.live:
@@ -188,31 +191,31 @@ def plan_lines(view: TrainingView) -> Content:
 
 
 def _no_step(view: TrainingView) -> Content:
-    """How a run has ended that took no step, and the first line of why; Runs has the rest."""
-    ended = _figure("done", "no step", ending(view) or view.run.state)
+    """How a run without a step has ended, and the first line of its error; Runs shows the rest."""
+    ended = _figure("done", "no step", ending_text(view) or view.run.state)
     why = (view.run.error or "").partition("\n")[0]
     return styled(ended, "\n", safe_line(why, 300, "$error")) if why else ended
 
 
-def first_lines(view: TrainingView, width: int) -> Content:
-    """The plan of a run that has begun, with what it warns of, until its first step."""
+def plan_with_warnings(view: TrainingView, width: int) -> Content:
+    """The plan and the warnings, shown until the first step."""
     plan = plan_lines(view)
     return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
 
 
 def weight_lines(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
-    """The aggregator's weights as bars, with where they began and which way they went."""
+    """The aggregator's weights as bars, with their first values and the direction in which they have moved."""
     if not now:
         return Content.styled("The first evaluation shows them.", DIM)
-    name_width = min(14, max(6, width - _BAR - 15))
-    lines = [styled((f"{'':{name_width}} {'':{_BAR}} start   now", DIM))]
+    name_width = min(14, max(6, width - _BAR_WIDTH - 15))
+    lines = [styled((f"{'':{name_width}} {'':{_BAR_WIDTH}} start   now", DIM))]
     top = max(now.values())
     for name, weight in sorted(now.items(), key=lambda item: -item[1]):
         before = start.get(name, weight)
         lines.append(
             styled(
                 f"{one_line(metric_name(name), name_width):<{name_width}} ",
-                (f"{bar(weight / top, _BAR - 1):<{_BAR}}", "$accent"),
+                (f"{bar(weight / top, _BAR_WIDTH - 1):<{_BAR_WIDTH}}", "$accent"),
                 (f" {before:5.3f}"[:6], DIM),
                 f" {weight:5.3f}",
                 (f" {_sign(weight - before)}", "bold"),
@@ -222,26 +225,26 @@ def weight_lines(start: Mapping[str, float], now: Mapping[str, float], width: in
 
 
 def weight_line(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
-    """The weights one after the other, for a small terminal; no line ends between a name and its weight."""
+    """The weights in running text, for a small terminal; no line breaks between a name and its weight."""
     if not now:
         return styled(("weights ", DIM), ("the first evaluation shows them", DIM))
     parts: list[Any] = [("weights", DIM)]
     column = len("weights")
     for name, weight in sorted(now.items(), key=lambda item: -item[1]):
-        words, sign = f"{metric_name(name)} {weight:.2f}", _sign(weight - start.get(name, weight)).strip()
-        between = "  " if column + len(words) + len(sign) + 2 <= width else "\n"
-        column = (column + 2 if between == "  " else 0) + len(words) + len(sign)
-        parts += [between, words, (sign, "bold")]
+        entry, sign = f"{metric_name(name)} {weight:.2f}", _sign(weight - start.get(name, weight)).strip()
+        between = "  " if column + len(entry) + len(sign) + 2 <= width else "\n"
+        column = (column + 2 if between == "  " else 0) + len(entry) + len(sign)
+        parts += [between, entry, (sign, "bold")]
     return styled(*parts)
 
 
-def _sign(moved: float) -> str:
-    """Which way a weight went; a space where it did not."""
-    return "▲" if moved > 5e-4 else "▼" if moved < -5e-4 else " "
+def _sign(change: float) -> str:
+    """The direction in which a weight has moved; a space for less than 0.0005."""
+    return "▲" if change > 5e-4 else "▼" if change < -5e-4 else " "
 
 
 def score_title(view: TrainingView) -> str:
-    """The score so far and where it is to go, short enough for the box it stands on."""
+    """The newest score, the best and the target, short enough for the title of a box."""
     best = view.best
     if best is None:
         return "Score"
@@ -251,23 +254,23 @@ def score_title(view: TrainingView) -> str:
 
 
 def score_line(view: TrainingView) -> str:
-    """The same on a line of its own, with the step of the best."""
+    """The same as a line, with the step of the best."""
     score = _score(view)
     return f"Score {score[0]}  {score[1]}" if score else "Score: no evaluation yet"
 
 
-def answer_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tuple[str, str]]:
-    """A test prompt's row: prompt, what is wanted, what it says, how well that agrees."""
+def sample_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tuple[str, str]]:
+    """The cells of a test prompt: prompt, expected answer, answer, score and rating; some of them where narrow."""
     wanted = sample.reference if sample.kind == "expected" else f"not: {sample.reference}"
-    look = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
+    style = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
     stars = f"{rating}★" if rating else ""
     cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]
-    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (score_mark(sample.score), look), (stars, "accent")]
+    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (score_mark(sample.score), style), (stars, "accent")]
     return [cells[0], cells[2], cells[3]] if narrow else cells
 
 
 def question_of(prompt: str) -> str:
-    """A test prompt without the training form round it."""
+    """The question of a test prompt, without the training form around it."""
     inner = prompt.strip()
     if inner.startswith("Question:"):
         inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
@@ -277,5 +280,5 @@ def question_of(prompt: str) -> str:
 def warning_lines(warnings: Sequence[str], width: int) -> Content:
     """The warnings of a run, the newest first, one line each."""
     return Content("\n").join(
-        [styled(("! ", "bold $warning"), safe_line(words, max(20, width * 2))) for words in reversed(warnings)]
+        [styled(("! ", "bold $warning"), safe_line(warning, max(20, width * 2))) for warning in reversed(warnings)]
     )
