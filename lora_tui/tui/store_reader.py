@@ -62,26 +62,26 @@ class StoreReader:
 
 
 class Throttle:
-    """Says when it is time to ask again, from how long the last answer took: summaries of a large store wait longer."""
+    """Rate limit of a repeated query by how long its last answer took: a large store is summarised less often."""
 
     def __init__(self, least_seconds: float = _LEAST_SECONDS) -> None:
         self._least = least_seconds
         self._next = 0.0
-        self._began = 0.0
+        self._started = 0.0
 
     def due(self) -> bool:
-        """Tell whether to ask now; the answer's time is then taken until `done`."""
+        """Tell whether to query now; if so, the time until `done` is measured."""
         now = time.monotonic()
         if now < self._next:
             return False
-        self._began = now
+        self._started = now
         return True
 
     def done(self) -> None:
-        """Note that the answer has come."""
+        """Note that the answer has arrived."""
         now = time.monotonic()
-        self._next = now + max(self._least, (now - self._began) / _COST)
+        self._next = now + max(self._least, (now - self._started) / _COST)
 
     def reset(self) -> None:
-        """Ask at the next opportunity: something else is looked at."""
+        """Query at the next opportunity: something else is shown."""
         self._next = 0.0

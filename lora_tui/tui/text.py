@@ -1,7 +1,7 @@
-"""Text on its way to the screen: cleaned, never parsed as markup.
+"""Text for the screen: cleaned of control characters, never parsed as markup; and numbers as short text.
 
-Strings that Textual is handed as they are may be read as markup; a `Content` is not. Everything that we did not write
-(files, models, servers, exceptions) is shown through the functions here and nothing else.
+Textual may parse a bare string as markup; a `Content` it does not. Everything that this program did not write (files,
+models, servers, exceptions) is shown through `safe_text`, `safe_line` and `styled`, and nothing else.
 """
 
 import math
@@ -15,7 +15,7 @@ from textual.style import Style
 from lora_tui.text import clean, one_line
 
 DIM = "$foreground 60%"
-"""The style of what is known already or only explains."""
+"""The style of labels and explanations."""
 
 _TAB = 4
 
@@ -36,7 +36,7 @@ _METRIC_NAMES = {
 
 
 def safe_text(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
-    """Return foreign text of any number of lines as content in one style."""
+    """Text that this program did not write, of any number of lines, as content in one style."""
     return (
         Content.styled(clean(text, limit).expandtabs(_TAB), style)
         if style
@@ -45,30 +45,30 @@ def safe_text(text: str, style: str | Style = "", limit: int = 200_000) -> Conte
 
 
 def safe_line(text: str, limit: int = 200, style: str | Style = "") -> Content:
-    """Return foreign text on one line, cut to `limit` characters."""
+    """Text that this program did not write on one line, cut to `limit` characters."""
     shown = one_line(text, limit)
     return Content.styled(shown, style) if style else Content(shown)
 
 
 def styled(*parts: str | Content | tuple[str, str | Style]) -> Content:
-    """Join words and content; strings and (string, style) pairs are cleaned and taken as they are, unparsed."""
-    return Content.assemble(*[_inert(part) for part in parts])
+    """Join strings, (string, style) pairs and content; strings are cleaned and not parsed."""
+    return Content.assemble(*[_cleaned(part) for part in parts])
 
 
-def _inert(part: str | Content | tuple[str, str | Style]) -> Content | tuple[str, str | Style]:
+def _cleaned(part: str | Content | tuple[str, str | Style]) -> Content | tuple[str, str | Style]:
     if isinstance(part, Content):
         return part
     return Content(clean(part)) if isinstance(part, str) else (clean(part[0]), part[1])
 
 
 class ControlCharacterFilter(LineFilter):
-    """The net under everything: whatever a widget draws, such as what was pasted into a field, cannot act.
+    """Filter on every line that is drawn: makes control characters visible, also those pasted into a field.
 
-    Cleaning before that, as above, is still right: it knows how wide the text will be.
+    Text is still cleaned before that, as above, because its width must be known when it is laid out.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        """Make the active characters of a line visible."""
+        """Replace the control characters of a line."""
         return [
             Segment(clean(text), style, control) if not text.isprintable() else Segment(text, style, control)
             for text, style, control in segments
@@ -76,12 +76,12 @@ class ControlCharacterFilter(LineFilter):
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
-    """Return a number in a format, and a dash for one that is missing or not finite."""
+    """A number in a format; a dash for one that is missing or not finite."""
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def short_count(value: float | None) -> str:
-    """Return a count as people say it in a narrow place: "1,234", "84k", "1.2M"."""
+    """A count in at most six characters: "1,234", "84k", "1.2M"."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 10_000:
@@ -94,7 +94,7 @@ def short_count(value: float | None) -> str:
 
 
 def lr_text(value: float | None) -> str:
-    """Return a learning rate: "8.1e-4", "0"."""
+    """A learning rate: "8.1e-4", "0"."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -104,22 +104,22 @@ def lr_text(value: float | None) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """Return a part of a whole in per cent; a dash where there is no whole."""
+    """A part of a whole in per cent; a dash where the whole is 0."""
     return f"{100 * part / whole:.0f} %" if whole else "–"
 
 
 def score_mark(value: float | None) -> str:
-    """Return a score of 0-1 with a glyph that says the same: "✓ 1.00", "◐ 0.41", "✗ 0.06"."""
+    """A score of 0-1 with a glyph for its band: "✓ 1.00", "◐ 0.41", "✗ 0.06"."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{'✓' if value >= 0.9 else '◐' if value >= 0.4 else '✗'} {value:.2f}"
 
 
 def gib(value: float | None) -> str:
-    """Return bytes in GiB: "1.9 GiB"."""
+    """Bytes in GiB: "1.9 GiB"."""
     return "–" if value is None else f"{value / 2**30:.1f} GiB"
 
 
 def metric_name(name: str) -> str:
-    """A metric's name for people."""
+    """The name of a metric as screens show it."""
     return _METRIC_NAMES.get(name, name)

@@ -267,7 +267,7 @@ async def measure(path: Path) -> dict[str, float]:
     from lora_tui.store.connection import Store
     from lora_tui.store.queries.generation import (
         PairFilter,
-        call_figures,
+        call_statistics,
         pair_detail,
         pair_ids,
         pair_lines,
@@ -307,7 +307,7 @@ async def measure(path: Path) -> dict[str, float]:
             "pair_detail": lambda: pair_detail(store, some[0]),
             "source_lines": lambda: source_lines(store, GENERATING),
             "score_histogram": lambda: score_histogram(store, GENERATING),
-            "call_figures": lambda: call_figures(store, GENERATING, time.time()),
+            "call_statistics": lambda: call_statistics(store, GENERATING, time.time()),
             "step_columns, all": lambda: step_columns(store, TRAINING),
             "step_columns, newest": lambda: step_columns(store, TRAINING, steps - 20),
             "newest_event": lambda: newest_event(store, TRAINING, "step"),

@@ -10,21 +10,21 @@ from lora_tui.store.connection import Store, to_json
 from lora_tui.store.reviews import DECISIONS, run_of_pair
 from lora_tui.store.rows import DecisionRow, PairEdit, PairRow
 
-_CUT = 300
-"""Characters of a question or reason that a list shows at most."""
+_MAX_CHARS = 300
+"""Characters of a question or reason that a list row has at most."""
 
 WINDOW_SECONDS = 30.0
-"""Speeds are over the calls that ended in so many seconds."""
+"""Rates are over the calls that ended in the last so many seconds."""
 
-_LATENCIES = 200
-"""Answered calls, the newest, that latencies are taken from."""
+_LATENCY_CALLS = 200
+"""Latencies are over the newest so many answered calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairFilter:
-    """Which pairs: a state, a file (as `run_documents` has it), a text that occurs in them; None and "" leave it open.
+    """Which pairs to list: by state, by file (as in `run_documents`), by text; None and "" match all.
 
-    The search is for a part of question, answer, topic or reason, whatever the case.
+    The text is searched for in question, answer, topic and reason, whatever the case.
     """
 
     state: str | None = None
@@ -34,7 +34,7 @@ class PairFilter:
 
 @dataclass(frozen=True, slots=True)
 class PairLine:
-    """A pair in a list; `score` is 0-10, question and reason are cut to 300 characters."""
+    """A pair as a list row; `score` is 0-10, question and reason are cut to 300 characters."""
 
     id: int
     state: str
@@ -50,7 +50,7 @@ class PairLine:
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """A file of a run, what became of its pairs, and why it was skipped where it was."""
+    """A source file of a run as a list row: its pairs by state, and why it was skipped where it was."""
 
     path: str
     bytes: int
@@ -64,7 +64,7 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True)
 class ScoreHistogram:
-    """How many pairs have a score in each of the equal parts of 0-10: the accepted ones, and all others."""
+    """Numbers of pairs by score, in bins of equal width over 0-10: accepted ones, and all others."""
 
     accepted: tuple[int, ...]
     others: tuple[int, ...]
@@ -72,7 +72,7 @@ class ScoreHistogram:
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """A metric of a pair (0-1), and how it was measured where that is known."""
+    """A metric of a pair (0-1), with an explanation where there is one."""
 
     name: str
     value: float
@@ -81,7 +81,7 @@ class MetricLine:
 
 @dataclass(frozen=True, slots=True)
 class PairDetail:
-    """A pair with its passage (empty where there is none), metrics by name, decisions and edits, the newest first."""
+    """A pair with its passage (empty where it has none), metrics by name, decisions and edits, the newest first."""
 
     pair: PairRow
     run_id: int
@@ -94,7 +94,7 @@ class PairDetail:
 
 @dataclass(frozen=True, slots=True)
 class CallFailures:
-    """Calls that failed in one way; `retried` of them were followed by another call for the same task."""
+    """Failed calls of one status; `retried` of them were followed by another call for the same task."""
 
     status: str
     http_status: int | None
@@ -103,8 +103,8 @@ class CallFailures:
 
 
 @dataclass(frozen=True, slots=True)
-class CallFigures:
-    """The calls of a run. `by_status` counts all of them, those in flight as ``sent``; latencies are in seconds."""
+class CallStatistics:
+    """Statistics of a run's calls. `by_status` counts all, those in flight as ``sent``; latencies are in seconds."""
 
     by_status: dict[str, int]
     in_flight: int
@@ -119,38 +119,38 @@ class CallFigures:
 
     @property
     def calls(self) -> int:
-        """How many calls were made."""
+        """Calls made."""
         return sum(self.by_status.values())
 
     @property
     def failed(self) -> int:
-        """How many calls failed, retried or not."""
+        """Failed calls, retried or not."""
         return sum(failure.calls for failure in self.failures)
 
     @property
     def retried(self) -> int:
-        """How many failed calls were followed by another one."""
+        """Failed calls that were followed by another one."""
         return sum(failure.retried for failure in self.failures)
 
 
-async def pair_ids(store: Store, run_id: int, wanted: PairFilter, after: int = 0) -> "array[int]":
-    """Return the ids above `after` of the pairs that match, in order: 8 bytes each, for lists of any length."""
-    condition, parameters = _condition(wanted)
-    # A file's few pairs are found by their file; the + keeps SQLite from walking the whole run in the order of ids.
-    column = "id" if wanted.source is None else "+id"
-    # They come as one text: for a hundred thousand ids half as long as rows would take.
-    written = await store.value(
+async def pair_ids(store: Store, run_id: int, pair_filter: PairFilter, after: int = 0) -> "array[int]":
+    """Return the ids above `after` of the pairs that match, in order, 8 bytes each."""
+    condition, parameters = _condition(pair_filter)
+    # The few pairs of a file are found by their file; the + keeps SQLite from scanning the whole run by id.
+    column = "id" if pair_filter.source is None else "+id"
+    # As one text: for a hundred thousand ids that takes half as long as rows.
+    joined = await store.value(
         "SELECT group_concat(id) FROM"
         f" (SELECT id FROM pairs WHERE run_id=? AND {column}>? AND {condition} ORDER BY {column})",
         (run_id, after, *parameters),
     )
-    return array("q", map(int, written.split(",")) if written else ())
+    return array("q", map(int, joined.split(",")) if joined else ())
 
 
-async def pairs_matching(store: Store, run_id: int, wanted: PairFilter, ids: Iterable[int]) -> set[int]:
-    """Return which of these pairs match as they are now."""
-    condition, parameters = _condition(wanted)
-    # The + keeps SQLite from walking the run's whole index: the ids are the few rows to look at.
+async def pairs_matching(store: Store, run_id: int, pair_filter: PairFilter, ids: Iterable[int]) -> set[int]:
+    """Return which of these pairs match the filter now."""
+    condition, parameters = _condition(pair_filter)
+    # The + keeps SQLite from scanning the index of the run: the ids are few.
     rows = await store.tuples(
         f"SELECT id FROM pairs WHERE id IN (SELECT value FROM json_each(?)) AND +run_id=? AND {condition}",
         (to_json(list(ids)), run_id, *parameters),
@@ -159,12 +159,12 @@ async def pairs_matching(store: Store, run_id: int, wanted: PairFilter, ids: Ite
 
 
 async def pair_lines(store: Store, ids: Iterable[int]) -> dict[int, PairLine]:
-    """Return the lines of these pairs by id; those that do not exist are left out."""
+    """Return these pairs as list rows by id; those that do not exist are left out."""
     rows = await store.all(
         PairLine,
         "SELECT id, state, score, COALESCE(json_extract(slot, '$.question_type'), '') AS question_type,"
         " COALESCE(json_extract(slot, '$.difficulty'), '') AS difficulty, topic,"
-        f" substr(question, 1, {_CUT}) AS question, cause, substr(reason, 1, {_CUT}) AS reason, source"
+        f" substr(question, 1, {_MAX_CHARS}) AS question, cause, substr(reason, 1, {_MAX_CHARS}) AS reason, source"
         " FROM pairs WHERE id IN (SELECT value FROM json_each(?))",
         (to_json(list(ids)),),
     )
@@ -172,7 +172,7 @@ async def pair_lines(store: Store, ids: Iterable[int]) -> dict[int, PairLine]:
 
 
 async def source_lines(store: Store, run_id: int) -> list[SourceLine]:
-    """Return the files of a run, used and skipped, by path, each with what became of its pairs."""
+    """Return the source files of a run, used and skipped, in the order of their paths."""
     counts: dict[str, dict[str, int]] = {}
     for source, state, number in await store.tuples(
         "SELECT source, state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY source, state", (run_id,)
@@ -186,29 +186,29 @@ async def source_lines(store: Store, run_id: int) -> list[SourceLine]:
 
 
 async def score_histogram(store: Store, run_id: int, bins: int = 20) -> ScoreHistogram:
-    """Return how the scores of a run are spread over `bins` equal parts of 0-10; pairs without a score are left out."""
-    counted: dict[bool, list[int]] = {True: [0] * bins, False: [0] * bins}
-    for part, is_accepted, number in await store.tuples(
+    """Return a histogram of a run's scores in `bins` bins over 0-10; pairs without a score are left out."""
+    counts: dict[bool, list[int]] = {True: [0] * bins, False: [0] * bins}
+    for bin_index, is_accepted, number in await store.tuples(
         "SELECT MAX(0, MIN(? - 1, CAST(score * ? / 10 AS INTEGER))), state='accepted', COUNT(*) FROM pairs"
         " WHERE run_id=? AND score IS NOT NULL GROUP BY 1, 2",
         (bins, bins, run_id),
     ):
-        counted[bool(is_accepted)][part] += number
-    return ScoreHistogram(tuple(counted[True]), tuple(counted[False]))
+        counts[bool(is_accepted)][bin_index] += number
+    return ScoreHistogram(tuple(counts[True]), tuple(counts[False]))
 
 
-def _condition(wanted: PairFilter) -> tuple[str, list[Any]]:
-    """Return a filter as SQL and its parameters."""
+def _condition(pair_filter: PairFilter) -> tuple[str, list[Any]]:
+    """Return a filter as an SQL condition with its parameters."""
     terms, parameters = ["1"], list[Any]()
-    if wanted.state is not None:
+    if pair_filter.state is not None:
         terms.append("state=?")
-        parameters.append(wanted.state)
-    if wanted.source is not None:
+        parameters.append(pair_filter.state)
+    if pair_filter.source is not None:
         terms.append("source=?")
-        parameters.append(wanted.source)
-    if wanted.search:
+        parameters.append(pair_filter.source)
+    if pair_filter.search:
         likes = []
-        for pattern in _patterns(wanted.search):
+        for pattern in _patterns(pair_filter.search):
             for column in ("question", "answer", "topic", "reason"):
                 likes.append(f"{column} LIKE ? ESCAPE '\\'")
                 parameters.append(pattern)
@@ -217,10 +217,10 @@ def _condition(wanted: PairFilter) -> tuple[str, list[Any]]:
 
 
 def _patterns(search: str) -> set[str]:
-    """Return what LIKE has to find: it folds the case of ASCII letters alone, so others are looked for in both."""
-    wordings = {search} if search.isascii() else {search, search.lower(), search.upper()}
+    """Return the LIKE patterns of a search: LIKE folds the case of ASCII letters alone, others are searched in both."""
+    spellings = {search} if search.isascii() else {search, search.lower(), search.upper()}
     escape = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
-    return {f"%{wording.translate(escape)}%" for wording in wordings}
+    return {f"%{spelling.translate(escape)}%" for spelling in spellings}
 
 
 async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
@@ -239,8 +239,8 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     return PairDetail(pair, run_id, heading, passage, tuple(metrics), tuple(decisions), tuple(edits))
 
 
-# Read from an index alone, in its order: a row of `attempts` carries its whole reply.
-_ENDS = """
+# Read from an index alone, in its order: a row of `attempts` holds its whole reply.
+_BY_STATUS = """
 SELECT status, http_status, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens)
 FROM attempts WHERE run_id=? GROUP BY status, http_status"""
 
@@ -257,12 +257,12 @@ SELECT ended_at - sent_at FROM attempts WHERE run_id=? AND ended_at IS NOT NULL 
 ORDER BY ended_at DESC LIMIT ?"""
 
 
-async def call_figures(store: Store, run_id: int, now: float) -> CallFigures:
-    """Return the figures of a run's calls; `now` is the time (seconds since the epoch) that speeds are taken at."""
-    ends = await store.tuples(_ENDS, (run_id,))
+async def call_statistics(store: Store, run_id: int, now: float) -> CallStatistics:
+    """Return the statistics of a run's calls; rates are over the `WINDOW_SECONDS` before `now` (since the epoch)."""
+    groups = await store.tuples(_BY_STATUS, (run_id,))
     by_status: dict[str, int] = {}
     failures = []
-    for status, http_status, calls, *_ in ends:
+    for status, http_status, calls, *_ in groups:
         by_status[status] = by_status.get(status, 0) + calls
         if status not in ("ok", "sent"):
             retried = int(await store.value(_RETRIED, (run_id, status, http_status)))
@@ -271,13 +271,13 @@ async def call_figures(store: Store, run_id: int, now: float) -> CallFigures:
     ((recent, tokens, first),) = await store.tuples(_RECENT, (run_id, begin, now))
     older = await store.value("SELECT 1 FROM attempts WHERE run_id=? AND ended_at<=? LIMIT 1", (run_id, begin))
     seconds = WINDOW_SECONDS if older or first is None else min(WINDOW_SECONDS, max(1.0, now - first))
-    latencies = sorted(latency for (latency,) in await store.tuples(_LATENCY, (run_id, _LATENCIES)))
-    return CallFigures(
+    latencies = sorted(latency for (latency,) in await store.tuples(_LATENCY, (run_id, _LATENCY_CALLS)))
+    return CallStatistics(
         by_status=by_status,
         in_flight=by_status.get("sent", 0),
-        prompt_tokens=sum(end[3] for end in ends),
-        completion_tokens=sum(end[4] for end in ends),
-        cached_tokens=sum(end[5] for end in ends),
+        prompt_tokens=sum(group[3] for group in groups),
+        completion_tokens=sum(group[4] for group in groups),
+        cached_tokens=sum(group[5] for group in groups),
         failures=tuple(sorted(failures, key=lambda failure: -failure.calls)),
         calls_per_s=recent / seconds,
         tokens_per_s=tokens / seconds,

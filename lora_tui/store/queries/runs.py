@@ -16,10 +16,10 @@ _BLOCK = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """A run without its settings: what it works with and on, and how good its tuned model became.
+    """A run as a list row: the run without its settings, its model and data, and its best evaluations.
 
-    Of its evaluations, `best_score` (0-1) is the highest, `held_out_loss` (nats a label token) the lowest. `model` and
-    `data` are empty where its mode has none. Times are seconds since the epoch.
+    `best_score` (0-1) is the highest, `held_out_loss` (nats a label token) the lowest of the tuned model's evaluations.
+    `model` and `data` are empty where the mode has none. Times are seconds since the epoch.
     """
 
     id: int
@@ -43,7 +43,7 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class ConversationLine:
-    """A conversation: who was talked to, how it began, and how many messages each side has."""
+    """A conversation as a list row: its model, the first line of its first prompt, and the number of messages."""
 
     id: int
     run_id: int | None
@@ -58,7 +58,7 @@ class ConversationLine:
 
 @dataclass(frozen=True, slots=True)
 class WeightVersion:
-    """The aggregator's weights after `version` judgements, as they were at a time."""
+    """The aggregator's weights after `version` pieces of feedback."""
 
     id: int
     scope: str
@@ -87,7 +87,7 @@ CASE mode
         json_extract(settings, '$.data_generation.output_file'))
 END"""
 
-# A run that has not ended, or ended badly, has no result; its evaluations tell how good it was.
+# A run that has not ended, or has failed, has no result; its evaluations have the score.
 _BEST_SCORE = """
 CASE
     WHEN json_type(result, '$.best_score') IN ('integer', 'real') THEN json_extract(result, '$.best_score')
@@ -114,7 +114,7 @@ ORDER BY id DESC LIMIT ?"""
 
 
 async def data_version(store: Store) -> int:
-    """Return a number that is another one once any *other* connection has written; what this one writes does not show.
+    """Return a number that changes when any *other* connection has written; this connection's writes do not show.
 
     It costs a few microseconds, whatever the size of the store.
     """
@@ -127,7 +127,7 @@ async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
 
 
 async def conversations(store: Store, limit: int = 100) -> list[ConversationLine]:
-    """Return the newest conversations in which something was said, the newest first, each with how the user began."""
+    """Return the newest conversations that have messages, the newest first."""
     rows = await store.all(ConversationLine, _CONVERSATIONS, (_FIRST_LINE, limit))
     return [replace(row, first_line=(row.first_line.strip().splitlines() or [""])[0]) for row in rows]
 
@@ -160,17 +160,17 @@ async def events_of_kinds(
     """Return up to `limit` events of these kinds with an id above `after`, in order."""
     if not kinds:
         return []
-    # Each kind has its own ordered range of the index. With kind IN (…) SQLite would read all of them and sort.
-    one = "SELECT * FROM (SELECT id FROM events WHERE run_id=? AND kind=? AND id>? ORDER BY id LIMIT ?)"
+    # Each kind is an ordered range of the index. With kind IN (…) SQLite would read all of them and sort.
+    one_kind = "SELECT * FROM (SELECT id FROM events WHERE run_id=? AND kind=? AND id>? ORDER BY id LIMIT ?)"
     return await store.all(
         Event,
-        f"SELECT * FROM events WHERE id IN ({' UNION ALL '.join([one] * len(kinds))}) ORDER BY id LIMIT ?",
+        f"SELECT * FROM events WHERE id IN ({' UNION ALL '.join([one_kind] * len(kinds))}) ORDER BY id LIMIT ?",
         (*(value for kind in kinds for value in (run_id, kind, after, limit)), limit),
     )
 
 
 async def checkpoints(store: Store, run_id: int) -> list[Checkpoint]:
-    """Return the checkpoints that a run has reported, the newest first; older folders may be gone from the disk."""
+    """Return the checkpoints of a run, the newest first; the folders of older ones may have been deleted."""
     return await store.all(Checkpoint, "SELECT * FROM checkpoints WHERE run_id=? ORDER BY id DESC", (run_id,))
 
 

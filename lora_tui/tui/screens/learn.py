@@ -15,7 +15,7 @@ from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.text import DIM, styled
-from lora_tui.tui.views.lessons import Runs, lesson, lessons, own_run
+from lora_tui.tui.views.lessons import LessonRuns, lesson, lesson_panel, lessons
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import set_title
@@ -105,13 +105,15 @@ class LearnScreen(ModeScreen):
                 )
             return
         await self._follow(self.state.run(self.state.training_run))
-        panel = await own_run(self._shown, Runs(store, self._training, self.state.run(self.state.generation_run)))
+        panel = await lesson_panel(
+            self._shown, LessonRuns(store, self._training, self.state.run(self.state.generation_run))
+        )
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
         plot.show(panel.series, level=panel.level)
-        if self._panel_text is None or not self._panel_text.is_same(panel.words):
-            self._panel_text = panel.words
-            self.query_one("#own-words", Static).update(panel.words)
+        if self._panel_text is None or not self._panel_text.is_same(panel.text):
+            self._panel_text = panel.text
+            self.query_one("#own-words", Static).update(panel.text)
         self._panel_throttle.done()
 
     async def _follow(self, run: RunLine | None) -> None:

@@ -9,10 +9,10 @@ from textual.content import Content
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
-    CallFigures,
+    CallStatistics,
     ScoreHistogram,
     SourceLine,
-    call_figures,
+    call_statistics,
     score_histogram,
     source_lines,
 )
@@ -37,7 +37,7 @@ class GenerationView:
     settings: Mapping[str, Any]
     """The run's ``data_generation`` section."""
     sources: Sequence[SourceLine] = ()
-    calls: CallFigures | None = None
+    calls: CallStatistics | None = None
     histogram: ScoreHistogram = field(default_factory=lambda: ScoreHistogram((), ()))
     """Pairs by score in `BINS` bins: the accepted, and all others."""
     analysis: AnalysisRow | None = None
@@ -75,7 +75,7 @@ class GenerationView:
         if self.first_seen is None and self.live:
             self.first_seen = now, self.accepted
         self.sources = await source_lines(store, run_id)
-        self.calls = await call_figures(store, run_id, now)
+        self.calls = await call_statistics(store, run_id, now)
         self.histogram = await score_histogram(store, run_id, BINS)
         self.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")

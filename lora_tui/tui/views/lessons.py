@@ -23,11 +23,14 @@ from lora_tui.tui.views import training_text
 from lora_tui.tui.views.training import TrainingView
 
 _REJECTED = 8
+"""Rejected pairs that the panel on judging shows, the newest."""
+
+NONE_YET = "Nothing to show yet: this fills from your own run as soon as there is one."
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A lesson: its file's name without suffix, its title, its text without the title."""
+    """A packaged lesson; `id` is its file's name without suffix, `text` is Markdown without the title."""
 
     id: str
     title: str
@@ -58,53 +61,51 @@ def lesson(lesson_id: str) -> Lesson:
 
 
 @dataclass(frozen=True)
-class OwnRun:
-    """A panel: its words and the curves above them, with a level where one is meant."""
+class LessonPanel:
+    """What the user's own runs show of a lesson: a text, and a plot above it with a level where there is one."""
 
-    words: Content
+    text: Content
     series: Sequence[Series] = ()
     level: tuple[float, str] | None = None
 
 
 @dataclass
-class Runs:
-    """The runs that are in view: what panels are filled from."""
+class LessonRuns:
+    """The runs in view, which panels are filled from."""
 
     store: Store
     training: TrainingView | None
     generation: RunLine | None
 
 
-NONE_YET = "Nothing to show yet: this fills from your own run as soon as there is one."
-
-
-async def own_run(lesson_id: str, found: Runs) -> OwnRun:
-    """The panel of a lesson."""
-    make = _PANELS.get(lesson_id)
-    panel = await make(found) if make is not None else None
-    return panel or OwnRun(Content.styled(NONE_YET, DIM))
+async def lesson_panel(lesson_id: str, runs: LessonRuns) -> LessonPanel:
+    """The panel of a lesson; one that says so where the runs have nothing to show yet."""
+    fill = _PANELS.get(lesson_id)
+    panel = await fill(runs) if fill is not None else None
+    return panel or LessonPanel(Content.styled(NONE_YET, DIM))
 
 
 def _facts(*facts: tuple[str, str]) -> Content:
+    """Names and values in two columns."""
     width = max(len(name) for name, _ in facts) + 2
     return Content("\n").join([styled((name.ljust(width), DIM), (value, "bold")) for name, value in facts])
 
 
-async def _loss(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _loss(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.loss.xs:
         return None
     first, now = next((y for y in view.loss.ys if not math.isnan(y)), None), view.smooth.last
-    odds = "" if now is None else f"The model is as unsure as if it chose among {math.exp(min(now, 50)):.1f} tokens."
-    words = styled(
+    choices = "" if now is None else f"The model is as unsure as if it chose among {math.exp(min(now, 50)):.1f} tokens."
+    text = styled(
         _facts(("run", str(view.run.id)), ("first step", number(first, ".3f")), ("now, smoothed", number(now, ".3f"))),
-        (f"\n\n{odds}", "$accent"),
+        (f"\n\n{choices}", "$accent"),
     )
-    return OwnRun(words, [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)])
+    return LessonPanel(text, [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)])
 
 
-async def _low_rank(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _low_rank(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.plan:
         return None
     lora, plan = view.settings.get("lora", {}), view.plan
@@ -112,7 +113,7 @@ async def _low_rank(found: Runs) -> OwnRun | None:
     targets = lora.get("target_modules")
     named = targets if isinstance(targets, str) else ", ".join(targets or ())
     share = 100 * trained / total
-    return OwnRun(
+    return LessonPanel(
         styled(
             _facts(
                 ("rank r", str(lora.get("r"))), ("alpha", str(lora.get("alpha"))),
@@ -123,23 +124,23 @@ async def _low_rank(found: Runs) -> OwnRun | None:
     )  # fmt: skip
 
 
-async def _dials(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _hyper_parameters(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.lr.xs:
         return None
     training, scheduler = view.settings.get("training", {}), view.settings.get("scheduler", {})
     batch = int(training.get("batch_size") or 0) * int(training.get("gradient_accumulation_steps") or 0)
-    words = _facts(
+    text = _facts(
         ("highest rate", lr_text(view.settings.get("optimizer", {}).get("lora_lr"))), ("now", lr_text(view.lr.last)),
         ("schedule", f"{scheduler.get('type')}, warm-up {scheduler.get('warmup_steps')}"),
         ("batch", f"{batch} examples a step"), ("steps", f"{view.steps:,}"),
         ("clipped", f"{view.clipped:,} of {view.steps_done:,} steps"),
     )  # fmt: skip
-    return OwnRun(words, [Series("learning rate", view.lr, style="second")])
+    return LessonPanel(text, [Series("learning rate", view.lr, style="second")])
 
 
-async def _judged(found: Runs) -> OwnRun | None:
-    run, store = found.generation, found.store
+async def _judged_pairs(runs: LessonRuns) -> LessonPanel | None:
+    run, store = runs.generation, runs.store
     if run is None:
         return None
     counts = await store_generation.pair_counts(store, run.id)
@@ -160,64 +161,64 @@ async def _judged(found: Runs) -> OwnRun | None:
             "\n  ",
             safe_line(pair.reason, 160, DIM),
         ]
-    return OwnRun(styled(*parts) if lines else styled(*parts[:4]))
+    return LessonPanel(styled(*parts) if lines else styled(*parts[:4]))
 
 
-async def _overlap(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _overlap_metrics(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.evaluations:
         return None
-    samples = await store_training.samples(found.store, view.evaluations[-1].id)
-    # The answer that is neither right nor nothing shows best what the measures see differently.
-    wanted = [sample for sample in samples if sample.kind == "expected"]
-    if not wanted:
+    samples = await store_training.samples(runs.store, view.evaluations[-1].id)
+    # An answer that is neither right nor wrong shows best where the metrics differ.
+    expected = [sample for sample in samples if sample.kind == "expected"]
+    if not expected:
         return None
-    sample = min(wanted, key=lambda s: abs(s.score - 0.5))
+    sample = min(expected, key=lambda s: abs(s.score - 0.5))
     parts: list[Any] = [
         ("wanted  ", DIM), safe_line(sample.reference, 200), "\n", ("says    ", DIM), safe_line(sample.answer, 200),
         "\n",
     ]  # fmt: skip
     for name, value in sample.metrics.items():
         parts += [f"\n{metric_name(name):<14}", (number(value, ".2f"), "bold")]
-    return OwnRun(styled(*parts, (f"\n\nscore {sample.score:.2f}, step {view.evaluations[-1].step}", "$accent")))
+    return LessonPanel(styled(*parts, (f"\n\nscore {sample.score:.2f}, step {view.evaluations[-1].step}", "$accent")))
 
 
-async def _weights(found: Runs) -> OwnRun | None:
-    history = await weight_history(found.store, "evaluation")
+async def _weights(runs: LessonRuns) -> LessonPanel | None:
+    history = await weight_history(runs.store, "evaluation")
     if not history:
         return None
     newest = history[-1]
-    words = training_text.weight_lines(history[0].weights, newest.weights, 40)
+    weights = training_text.weight_lines(history[0].weights, newest.weights, 40)
     ratings = f"{newest.version} rating{'s' if newest.version != 1 else ''}"
     hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
-    return OwnRun(styled(words, (f"\n\nmoved by {ratings}.{hint}", "$accent")))
+    return LessonPanel(styled(weights, (f"\n\nmoved by {ratings}.{hint}", "$accent")))
 
 
-async def _stopping(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _stopping(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.score.xs:
         return None
     best, training = view.best, view.settings.get("training", {})
     since = sum(1 for evaluation in view.evaluations if best is not None and evaluation.step > best.step)
-    words = _facts(
+    text = _facts(
         ("evaluations", str(len(view.evaluations))),
         ("best", f"{best.score:.2f} at step {best.step}" if best is not None else "–"),
         ("since then", f"{since} without gain, patience {training.get('patience')}"),
         ("target", number(view.target, ".2f")),
     )
     series = [Series("score", view.score, style="faint"), Series("score", view.score, "points", "third", "◆")]
-    return OwnRun(words, series, (view.target, "target"))
+    return LessonPanel(text, series, (view.target, "target"))
 
 
-async def _memory(found: Runs) -> OwnRun | None:
-    view = found.training
+async def _memory(runs: LessonRuns) -> LessonPanel | None:
+    view = runs.training
     if view is None or not view.plan:
         return None
     plan = view.plan
     widths = {"float32": 4, "bfloat16": 2, "float16": 2}
     weights = (plan.get("parameters") or 0) * widths.get(str(plan.get("dtype")), 4)
     adapter = (plan.get("trainable_parameters") or 0) * 16
-    return OwnRun(
+    return LessonPanel(
         _facts(
             ("device", str(plan.get("device"))), ("precision", str(plan.get("dtype"))),
             ("weights", f"{weights / 2**20:,.0f} MiB"), ("adapter and AdamW", f"{adapter / 2**20:,.1f} MiB"),
@@ -226,31 +227,31 @@ async def _memory(found: Runs) -> OwnRun | None:
     )  # fmt: skip
 
 
-async def _talk(found: Runs) -> OwnRun | None:
-    listed = await conversations(found.store, 1)
+async def _conversation(runs: LessonRuns) -> LessonPanel | None:
+    listed = await conversations(runs.store, 1)
     if not listed:
         return None
-    said: list[Turn] = (await turns(found.store, listed[0].id))[-4:]
+    newest: list[Turn] = (await turns(runs.store, listed[0].id))[-4:]
     parts: list[Any] = [("Your last conversation\n", DIM)]
-    for turn in said:
+    for turn in newest:
         parts += [("\nyou    " if turn.role == "user" else "\nmodel  ", "bold"), safe_line(turn.text, 200)]
-        figures = turn.statistics
-        if turn.role == "assistant" and figures.get("seconds"):
-            speed = (figures.get("tokens") or 0) / figures["seconds"]
-            parts.append((f"\n       {figures.get('tokens')} tokens, {speed:.0f} a second", DIM))
-            if figures.get("agreement") is not None:
-                parts.append((f", {score_mark(figures['agreement'])}", "$accent"))
-    return OwnRun(styled(*parts))
+        statistics = turn.statistics
+        if turn.role == "assistant" and statistics.get("seconds"):
+            speed = (statistics.get("tokens") or 0) / statistics["seconds"]
+            parts.append((f"\n       {statistics.get('tokens')} tokens, {speed:.0f} a second", DIM))
+            if statistics.get("agreement") is not None:
+                parts.append((f", {score_mark(statistics['agreement'])}", "$accent"))
+    return LessonPanel(styled(*parts))
 
 
-_PANELS: dict[str, Callable[[Runs], Awaitable[OwnRun | None]]] = {
+_PANELS: dict[str, Callable[[LessonRuns], Awaitable[LessonPanel | None]]] = {
     "01-tokens-and-loss": _loss,
     "02-low-rank-adaptation": _low_rank,
-    "03-hyper-parameters": _dials,
-    "04-data-and-judging": _judged,
-    "05-bleu-and-rouge": _overlap,
+    "03-hyper-parameters": _hyper_parameters,
+    "04-data-and-judging": _judged_pairs,
+    "05-bleu-and-rouge": _overlap_metrics,
     "06-adaptive-scores": _weights,
     "07-overfitting-and-early-stopping": _stopping,
     "08-memory-and-precision": _memory,
-    "09-chatting-and-decoding": _talk,
+    "09-chatting-and-decoding": _conversation,
 }

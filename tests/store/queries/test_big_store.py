@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lora_tui.store import schema
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import PairFilter, call_figures, pair_ids, source_lines
+from lora_tui.store.queries.generation import PairFilter, call_statistics, pair_ids, source_lines
 from lora_tui.store.queries.runs import run_lines, step_columns
 from tests.bench.big_store import GENERATING, TRAINING, Size, build, measure
 from tests.store.test_store_file import pragma, with_store
@@ -25,7 +25,7 @@ def test_it_holds_as_much_as_was_asked_for(tmp_path: Path) -> None:
         assert len(await run_lines(store)) == 12
         assert len(await pair_ids(store, GENERATING, PairFilter())) == 300
         assert len(await step_columns(store, TRAINING)) == 1200
-        assert (await call_figures(store, GENERATING, 0.0)).calls == 500
+        assert (await call_statistics(store, GENERATING, 0.0)).calls == 500
         sources = await source_lines(store, GENERATING)
         assert sum(line.accepted + line.rejected + line.review for line in sources) == 300
 

@@ -6,7 +6,7 @@ import pytest
 
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import CallFailures, CallFigures, call_figures
+from lora_tui.store.queries.generation import CallFailures, CallStatistics, call_statistics
 from lora_tui.store.rows import NewTask
 from tests.store.store_fixtures import make_call, plans
 from tests.store.test_store_file import with_store
@@ -28,16 +28,16 @@ async def answered(store: Store, run_id: int, ended_at: float, seconds: float = 
 
 
 def test_a_run_that_has_called_nobody_has_zeros(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallFigures:
-        return await call_figures(store, await planned(store), NOW)
+    async def work(store: Store) -> CallStatistics:
+        return await call_statistics(store, await planned(store), NOW)
 
     figures = with_store(tmp_path / "store.db", work)
-    assert figures == CallFigures({}, 0, 0, 0, 0, (), 0.0, 0.0, None, None)
+    assert figures == CallStatistics({}, 0, 0, 0, 0, (), 0.0, 0.0, None, None)
     assert (figures.calls, figures.failed, figures.retried) == (0, 0, 0)
 
 
 def test_calls_are_counted_by_how_they_ended_and_failures_by_their_kind(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallFigures:
+    async def work(store: Store) -> CallStatistics:
         run_id = await planned(store)
         other = await planned(store)
         await make_call(store, other, 4, "ok", sent_at=NOW, ended_at=NOW)
@@ -53,7 +53,7 @@ def test_calls_are_counted_by_how_they_ended_and_failures_by_their_kind(tmp_path
         ):
             ended = None if status == "sent" else NOW - 60
             await make_call(store, run_id, task_id, status, http_status=http_status, sent_at=NOW - 61, ended_at=ended)
-        return await call_figures(store, run_id, NOW)
+        return await call_statistics(store, run_id, NOW)
 
     figures = with_store(tmp_path / "store.db", work)
     assert figures.by_status == {"http_error": 4, "malformed": 1, "ok": 1, "sent": 1, "timeout": 1}
@@ -68,11 +68,11 @@ def test_calls_are_counted_by_how_they_ended_and_failures_by_their_kind(tmp_path
 
 
 def test_tokens_are_of_all_calls_and_speeds_of_the_last_half_minute(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallFigures:
+    async def work(store: Store) -> CallStatistics:
         run_id = await planned(store)
         for ended_at in (NOW - 31, NOW - 9, NOW - 1, NOW, NOW + 1):
             await answered(store, run_id, ended_at)
-        return await call_figures(store, run_id, NOW)
+        return await call_statistics(store, run_id, NOW)
 
     figures = with_store(tmp_path / "store.db", work)
     assert (figures.prompt_tokens, figures.completion_tokens, figures.cached_tokens) == (500, 250, 125)
@@ -81,17 +81,17 @@ def test_tokens_are_of_all_calls_and_speeds_of_the_last_half_minute(tmp_path: Pa
 
 
 def test_at_the_beginning_speeds_are_over_the_time_there_was(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallFigures:
+    async def work(store: Store) -> CallStatistics:
         run_id = await planned(store)
         await answered(store, run_id, NOW - 8, seconds=2.0)
         await answered(store, run_id, NOW, seconds=1.0)
-        return await call_figures(store, run_id, NOW)
+        return await call_statistics(store, run_id, NOW)
 
     assert with_store(tmp_path / "store.db", work).calls_per_s == pytest.approx(2 / 10)
 
 
 def test_latencies_are_those_of_the_last_200_answered_calls(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallFigures:
+    async def work(store: Store) -> CallStatistics:
         run_id = await planned(store)
         for n in range(50):
             await answered(store, run_id, NOW - 9000 + n, seconds=500.0)  # too long ago
@@ -99,7 +99,7 @@ def test_latencies_are_those_of_the_last_200_answered_calls(tmp_path: Path) -> N
             await answered(store, run_id, NOW - 1000 + n, seconds=float(n))
         await make_call(store, run_id, 1, "timeout", sent_at=NOW - 999, ended_at=NOW)
         await make_call(store, run_id, 1, "sent", sent_at=NOW - 999)
-        return await call_figures(store, run_id, NOW)
+        return await call_statistics(store, run_id, NOW)
 
     figures = with_store(tmp_path / "store.db", work)
     assert (figures.median_latency, figures.p95_latency) == (100.0, 190.0)
@@ -109,7 +109,7 @@ def test_figures_never_read_the_replies_of_all_calls(tmp_path: Path) -> None:
     async def work(store: Store) -> list[str]:
         run_id = await planned(store)
         await make_call(store, run_id, 1, "timeout", sent_at=NOW, ended_at=NOW)
-        first = await plans(store, call_figures(store, run_id, NOW))
+        first = await plans(store, call_statistics(store, run_id, NOW))
         return [*first, *await plans(store, tasks.attempt_totals(store, run_id))]
 
     assert with_store(tmp_path / "store.db", work) == [
