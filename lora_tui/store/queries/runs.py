@@ -11,7 +11,7 @@ _FIRST_LINE = 200
 """Characters of a conversation's first message that are read for its row."""
 
 _BLOCK = 10_000
-"""Steps that are fetched at once: a long run never stands in memory as rows."""
+"""Steps that are fetched at once, so that a long run is never in memory as rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ _BUILTIN = "builtin"
 
 @dataclass
 class GenerationView:
-    """A generation run with its summary from the store; `update_summary` reads the summary anew."""
+    """A generation run with its summary from the store; `update_summary` reads it again."""
 
     run: RunLine
     settings: Mapping[str, Any]
@@ -88,7 +88,7 @@ class GenerationView:
         if not self.live or self.paused or self.run.started_at is None or not self.accepted:
             return None
         since, before = self.first_seen or (self.run.started_at, 0)
-        # The time since it is shown says more than the whole run, which may have been stopped; once it is long enough.
+        # The pace since the run is shown is better than that of the whole run, which may have been stopped for long.
         gained, seconds = self.accepted - before, now - since
         if gained < 3 or seconds < 20:
             gained, seconds = self.accepted, now - self.run.started_at
@@ -119,11 +119,11 @@ def _progress(view: GenerationView, now: float, width: int) -> Content:
     left = view.seconds_left(now)
     end = f" {duration(left)} left" if left is not None else f" {view.run.state}" if not view.live else ""
     end = " paused" if view.paused else end
-    words = f"{view.accepted:,} of {view.target:,} accepted "
-    room = max(4, width - len(words) - len(end) - 3)
+    label = f"{view.accepted:,} of {view.target:,} accepted "
+    room = max(4, width - len(label) - len(end) - 3)
     filled = bar(view.accepted / view.target if view.target else 0, room)
     rest = ("─" * (room - len(filled)), "$foreground 25%")
-    return styled((words, "bold"), (filled, "$accent"), rest, (end, DIM))
+    return styled((label, "bold"), (filled, "$accent"), rest, (end, DIM))
 
 
 def _verdicts(view: GenerationView) -> Content:
@@ -163,11 +163,11 @@ def _errors(view: GenerationView, width: int) -> Content:
     latency = ""
     if calls.median_latency is not None:
         latency = f"a call takes {calls.median_latency:.1f} s, 95 % {number(calls.p95_latency, '.1f')} s · "
-    words = " · ".join(
+    failures = " · ".join(
         f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"
         for failure in calls.failures
     )
-    return styled((latency, DIM), safe_line(words, max(10, width), "$warning") if words else ("no errors", DIM))
+    return styled((latency, DIM), safe_line(failures, max(10, width), "$warning") if failures else ("no errors", DIM))
 
 
 def histogram_line(view: GenerationView, width: int) -> Content:

@@ -79,7 +79,7 @@ class LessonRuns:
 
 
 async def lesson_panel(lesson_id: str, runs: LessonRuns) -> LessonPanel:
-    """The panel of a lesson; one that says so where the runs have nothing to show yet."""
+    """The panel of a lesson; it has a placeholder text where the runs have nothing to show yet."""
     fill = _PANELS.get(lesson_id)
     panel = await fill(runs) if fill is not None else None
     return panel or LessonPanel(Content.styled(NONE_YET, DIM))

@@ -84,13 +84,13 @@ def _elapsed_seconds(run: RunLine) -> float | None:
 
 def run_cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
     """The cells of a run: id, name, state, score, duration, start, and unless `narrow` is set model and data."""
-    words, _ = state_label(run.state)
+    state_text, _ = state_label(run.state)
     took = _elapsed_seconds(run)
     name = f"{'◆' if marked else ' '}{run.id}"
     row = [
         (name, "accent" if marked else "strong"),
         (one_line(run.name or run.mode, 18), ""),
-        (words, _STATE_STYLES.get(run.state, "dim")),
+        (state_text, _STATE_STYLES.get(run.state, "dim")),
         (number(run.best_score, ".2f"), "strong"),
         ("–" if took is None else duration(took), ""),
         (_start_time(run), "dim"),
@@ -102,12 +102,12 @@ def run_cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, st
 
 def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoint], steps: int) -> Content:
     """Everything about one run: facts, duration, steps, its newest checkpoint of each kind, and its error."""
-    words, colour = state_label(run.state)
+    state_text, colour = state_label(run.state)
     took = _elapsed_seconds(run)
     parts: list[Any] = [(f"Run {run.id}", "bold")]
     if run.name:
         parts += ["  ", safe_line(run.name, 60, "bold $accent")]
-    parts += [f"  {run.mode}  ", (words, f"bold {colour}"), "\n"]
+    parts += [f"  {run.mode}  ", (state_text, f"bold {colour}"), "\n"]
     facts = [
         ("model", run.model),
         ("data", _data(run)),

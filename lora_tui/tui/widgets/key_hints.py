@@ -1,6 +1,6 @@
 """The footer of every screen: at most seven keys that do something now.
 
-Textual's own footer makes a widget of each key and builds them anew whenever the focus moves; this is one line of text.
+Textual's own footer makes a widget of each key and rebuilds them whenever the focus moves; this is one line of text.
 """
 
 from collections.abc import Iterable

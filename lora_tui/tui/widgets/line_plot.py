@@ -75,10 +75,10 @@ class LinePlot(Widget):
         self._drawn_for = None
         self.refresh()
 
-    def set_empty_text(self, words: str) -> None:
+    def set_empty_text(self, text: str) -> None:
         """Set the text that is shown where there is nothing to draw."""
-        if words != self._empty:
-            self._empty = words
+        if text != self._empty:
+            self._empty = text
             self._drawn_for = None
             self.refresh()
 
