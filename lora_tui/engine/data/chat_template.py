@@ -1,10 +1,10 @@
-"""A conversation as tokens, through the model's own chat template: which of them are what the assistant is to write.
+"""Conversations tokenised through the model's own chat template, with labels on the assistant's tokens alone.
 
-A template that marks its answers (``{% generation %}``) is believed. Else an answer is what comes after the prompt with
-which the template asks for it: the conversation is rendered up to each answer, without it and with it. That holds only
-where a template shows earlier turns the same whatever follows. Some do not: they drop the reasoning of earlier answers,
-or move the system message to the last question. Such an answer is left without labels, and counted; a label on the
-wrong token would teach the model to speak for its user.
+A template that marks its answers (``{% generation %}``) is trusted. Else an answer is what follows the template's
+generation prompt: the conversation is rendered up to each answer, without it and with it. That holds only where a
+template renders earlier turns the same whatever follows. Some do not: they drop the reasoning of earlier answers, or
+move the system message to the last question. Such an answer is left without labels, and counted; a label on the wrong
+token would teach the model to speak for its user.
 """
 
 import re
@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.text import count
 
-_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-_TAIL = 40
+_GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_SHOWN_OF_PROMPT = 40
+"""Characters of a prompt's end that a warning quotes."""
 
 
 class NotEncodableError(Exception):
@@ -28,39 +29,39 @@ class NotEncodableError(Exception):
 
 
 @dataclass
-class Remarks:
-    """What a chat template did to the answers, over all conversations; each counts answers."""
+class TemplateWarnings:
+    """Counts of answers, over all conversations, that a chat template renders in a way that harms training."""
 
-    hidden: int = 0
-    """Shown otherwise once others follow, and so not learned."""
-    unstopped: int = 0
-    """Without a token after them that stops the model."""
-    shortened: int = 0
-    """Shown without a part of what was written."""
-    asked_otherwise: Counter[str] = field(default_factory=Counter)
-    """By what the template's prompt ends in, which the answer does not follow on."""
+    changed: int = 0
+    """Rendered differently once more turns follow, and so not learned."""
+    without_stop: int = 0
+    """Not followed by a token that stops the model."""
+    cut: int = 0
+    """Rendered without a part of their text."""
+    prompt_mismatches: Counter[str] = field(default_factory=Counter)
+    """By the end of the generation prompt, where the rendered answer does not follow on it."""
 
     def lines(self, eos: str) -> list[str]:
-        """Return a warning for each, with the way out."""
+        """Return a warning for each kind, with what to do about it; `eos` is the token that is added."""
         found = []
-        if self.hidden:
+        if self.changed:
             found.append(
-                f"{count(self.hidden, 'answer')} not learned: this model's chat template shows an answer otherwise once"
-                " more turns follow (it drops reasoning, or moves the system message). To learn them too, write a "
+                f"{count(self.changed, 'answer')} not learned: this model's chat template shows an answer otherwise "
+                "once more turns follow (it drops reasoning, or moves the system message). To learn them too, write a "
                 "conversation for each that ends with it."
             )
-        if self.unstopped:
+        if self.without_stop:
             found.append(
-                f"The chat template ends {count(self.unstopped, 'answer')} without a token that stops this model; "
+                f"The chat template ends {count(self.without_stop, 'answer')} without a token that stops this model; "
                 f"{eos} is added after the last answer of a conversation. If the template has a token of its own for "
                 "it, add that to eos_token_id in the model's generation_config.json."
             )
-        if self.shortened:
+        if self.cut:
             found.append(
-                f"The chat template leaves out part of {count(self.shortened, 'answer')}, such as the reasoning before "
+                f"The chat template leaves out part of {count(self.cut, 'answer')}, such as the reasoning before "
                 "</think>: that part is not learned. Write such examples as prompt and completion instead."
             )
-        for tail, times in self.asked_otherwise.most_common(1):
+        for tail, times in self.prompt_mismatches.most_common(1):
             found.append(
                 f"The chat template asks for {count(times, 'answer')} with {tail!r}, which the same template leaves out"
                 " of the conversations: in a chat the model is asked otherwise than it was trained. Write the examples "
@@ -70,105 +71,105 @@ class Remarks:
 
 
 class ConversationEncoder:
-    """Renders conversations with one tokenizer's template. `stops` are the tokens that end an answer."""
+    """Tokenises conversations with one tokenizer's chat template. `stops` are the tokens that end an answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: int, stops: Collection[int]) -> None:
         self._tokenizer = tokenizer
         self._eos = eos
         self._stops = frozenset(stops) | {eos}
         self._marked = _marks_answers(tokenizer)
-        self.remarks = Remarks()
+        self.warnings = TemplateWarnings()
 
     def encode(self, example: Conversation) -> tuple[list[int], list[bool]]:
-        """Return token ids and label marks, both ``(tokens,)``: the answers are labelled, with their stop tokens.
+        """Return token ids and label flags, both ``(tokens,)``: the answers are labelled, with their stop tokens.
 
         Raises `NotEncodableError` where there is no template, or it refuses, or no answer can be told from the rest.
         """
         if not self._tokenizer.chat_template:
             raise NotEncodableError("a conversation needs a chat template, and this model's tokenizer has none")
         messages = [{"role": message.role, "content": message.content} for message in example.messages]
-        whole, runs = self._by_marker(messages) if self._marked else (self._render(messages), [])
-        if not runs:  # a marker may stand in a branch that is not taken
-            runs = self._by_prefix(messages, whole)
-        if not runs:
+        tokens, spans = self._spans_by_marker(messages) if self._marked else (self._render(messages), [])
+        if not spans:  # a marker may stand in a branch that is not taken
+            spans = self._spans_by_prefix(messages, tokens)
+        if not spans:
             raise NotEncodableError("the model's chat template shows the answers otherwise than it asks for them")
-        is_label = [False] * len(whole)
-        for start, end in runs:
+        is_label = [False] * len(tokens)
+        for start, end in spans:
             is_label[start:end] = [True] * (end - start)
-        last = whole[runs[-1][1] - 1]
+        last = tokens[spans[-1][1] - 1]
         if last not in self._stops and messages[-1]["role"] == "assistant":
-            whole, is_label = [*whole, self._eos], [*is_label, True]
-        return whole, is_label
+            tokens, is_label = [*tokens, self._eos], [*is_label, True]
+        return tokens, is_label
 
-    def _by_marker(self, messages: list[dict[str, str]]) -> tuple[list[int], list[tuple[int, int]]]:
-        """The whole conversation and where its answers are, as the template itself marks them.
+    def _spans_by_marker(self, messages: list[dict[str, str]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the conversation's tokens and its answers' spans, as the template's own markers give them.
 
         A marker that leaves out the stop token would teach the model never to stop (TRL warns of it): a stop token
         right behind an answer is the answer's.
         """
         rendered = self._apply(messages, return_assistant_tokens_mask=True)
-        whole, mask = list(rendered["input_ids"]), list(rendered["assistant_masks"])
-        doubled = len(whole) - len(single_bos(self._tokenizer, whole))
-        whole, mask = whole[doubled:], mask[doubled:]
-        runs: list[tuple[int, int]] = []
+        tokens, mask = list(rendered["input_ids"]), list(rendered["assistant_masks"])
+        doubled = len(tokens) - len(single_bos(self._tokenizer, tokens))
+        tokens, mask = tokens[doubled:], mask[doubled:]
+        spans: list[tuple[int, int]] = []
         start = None
         for position, marked in enumerate([*mask, 0]):
             if marked and start is None:
                 start = position
             elif not marked and start is not None:
-                runs.append((start, self._stop(whole, start, position)))
+                spans.append((start, self._end_of_answer(tokens, start, position)))
                 start = None
-        runs = runs[1:] if messages[0]["role"] == "assistant" else runs
-        self.remarks.unstopped += sum(whole[end - 1] not in self._stops for _, end in runs)
-        return whole, runs
+        spans = spans[1:] if messages[0]["role"] == "assistant" else spans
+        self.warnings.without_stop += sum(tokens[end - 1] not in self._stops for _, end in spans)
+        return tokens, spans
 
-    def _stop(self, whole: Sequence[int], start: int, end: int) -> int:
-        """Where an answer that is marked from `start` to `end` stops: behind its stop token, if that is near."""
+    def _end_of_answer(self, tokens: Sequence[int], start: int, end: int) -> int:
+        """Return the end of an answer marked from `start` to `end`: behind its stop token, if that is near."""
         last = end - 1
-        while last > start and not str(self._tokenizer.decode([whole[last]])).strip():
+        while last > start and not str(self._tokenizer.decode([tokens[last]])).strip():
             last -= 1
-        if whole[last] in self._stops:
+        if tokens[last] in self._stops:
             return last + 1
-        return end + (end < len(whole) and whole[end] in self._stops)
+        return end + (end < len(tokens) and tokens[end] in self._stops)
 
-    def _by_prefix(self, messages: list[dict[str, str]], whole: list[int]) -> list[tuple[int, int]]:
-        """Where the answers are: each from behind the template's prompt for it to its last stop token."""
-        runs: list[tuple[int, int]] = []
+    def _spans_by_prefix(self, messages: list[dict[str, str]], tokens: list[int]) -> list[tuple[int, int]]:
+        """Return the answers' spans: each from behind its generation prompt to its last stop token."""
+        spans: list[tuple[int, int]] = []
         for turn, message in enumerate(messages):
             if message["role"] != "assistant" or turn == 0:  # a greeting answers nothing
                 continue
-            upto = whole if turn == len(messages) - 1 else self._render(messages[: turn + 1])
+            rendered = tokens if turn == len(messages) - 1 else self._render(messages[: turn + 1])
             prompt = self._render(messages[:turn], generation_prompt=True)
-            start = common_prefix(upto, prompt)
-            stops = [position for position in range(start, len(upto)) if upto[position] in self._stops]
-            end = stops[-1] + 1 if stops else len(upto)
-            if start < len(prompt) and not self._asked(messages[: turn + 1], upto, prompt):
-                self.remarks.hidden += 1
+            start = common_prefix(rendered, prompt)
+            stops = [position for position in range(start, len(rendered)) if rendered[position] in self._stops]
+            end = stops[-1] + 1 if stops else len(rendered)
+            if start < len(prompt) and not self._prompt_matches(messages[: turn + 1], rendered, prompt):
+                self.warnings.changed += 1
                 continue
-            if start >= end or whole[:end] != upto[:end]:
-                self.remarks.hidden += 1
+            if start >= end or tokens[:end] != rendered[:end]:
+                self.warnings.changed += 1
                 continue
-            self.remarks.unstopped += not stops
-            self.remarks.shortened += not self._shown(messages[: turn + 1], upto[start:end])
-            runs.append((start, end))
-        return runs
+            self.warnings.without_stop += not stops
+            self.warnings.cut += not self._is_complete(messages[: turn + 1], rendered[start:end])
+            spans.append((start, end))
+        return spans
 
-    def _asked(self, messages: list[dict[str, str]], upto: Sequence[int], prompt: Sequence[int]) -> bool:
-        """Tell whether what was said before the last answer is the same in its prompt, which does not lead up to it.
+    def _prompt_matches(self, messages: list[dict[str, str]], rendered: Sequence[int], prompt: Sequence[int]) -> bool:
+        """Tell whether the last answer's generation prompt, no prefix of `rendered`, holds the same turns before it.
 
-        A prompt may end inside a token, which then is the answer's, or in words that the answer does not follow on.
+        A prompt may end inside a token, which is then the answer's, or in text that the rendered answer lacks.
         """
         before = self._render(messages[:-1])
-        if common_prefix(upto, prompt) < max(common_prefix(prompt, before), common_prefix(upto, before)):
+        if common_prefix(rendered, prompt) < max(common_prefix(prompt, before), common_prefix(rendered, before)):
             return False
         shown, asked = self._text(messages), self._text(messages[:-1], generation_prompt=True)
         if not shown.startswith(asked):
             shared = common_prefix(shown, asked)
-            self.remarks.asked_otherwise[asked[shared:][:_TAIL]] += 1
+            self.warnings.prompt_mismatches[asked[shared:][:_SHOWN_OF_PROMPT]] += 1
         return True
 
-    def _shown(self, messages: list[dict[str, str]], answer: list[int]) -> bool:
-        """Tell whether the last message is there in full; white space does not count."""
+    def _is_complete(self, messages: list[dict[str, str]], answer: list[int]) -> bool:
+        """Tell whether the last message is rendered in full; white space does not count."""
         content = "".join(messages[-1]["content"].split())
         decoded = self._tokenizer.decode(answer, skip_special_tokens=False)
         # Unknown characters do not survive the tokens; the text, which takes longer, has them.
@@ -192,7 +193,7 @@ class ConversationEncoder:
 
 
 def single_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Return the tokens with one beginning-of-sequence token where text and tokenizer have each put one."""
+    """Return the tokens without the second of two beginning-of-sequence tokens: template and tokenizer both add one."""
     bos = tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
@@ -206,7 +207,7 @@ def common_prefix(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether the template marks its answers, and the tokenizer can say which tokens lie between the marks."""
+    """Tell whether the template marks its answers, and the tokenizer can map the markers to tokens."""
     template = tokenizer.chat_template
     texts = template.values() if isinstance(template, dict) else [template or ""]
-    return bool(tokenizer.is_fast) and any(_MARKER.search(text) for text in texts)
+    return bool(tokenizer.is_fast) and any(_GENERATION_MARKER.search(text) for text in texts)

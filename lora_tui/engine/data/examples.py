@@ -1,19 +1,19 @@
-"""The closed set of things that can be trained on, as they come out of a file.
+"""Training examples as they are read from a file: the closed set of types that can be trained on.
 
-An example is text and where it was found. How it becomes tokens, and which of them carry a label, is the training
-side's.
+An example is text and where it was found. How it becomes tokens, and which of them carry a label, is decided in
+`chat_template` and `lora_tui.engine.training.dataset`.
 """
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
-"""Who speaks in a conversation."""
+"""The role of a message in a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionAnswer:
-    """A pair for the form ``Question: {question}\\nAnswer: {answer}``; neither is empty, both are stripped."""
+    """A question and its answer, trained as ``Question: {question}\\nAnswer: {answer}``; not empty, both stripped."""
 
     question: str
     answer: str
@@ -23,7 +23,7 @@ class QuestionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PromptCompletion:
-    """A prompt and what follows it, both exactly as in the file: the white space between them is theirs."""
+    """A prompt and its completion, both exactly as in the file: the white space between them is theirs."""
 
     prompt: str
     completion: str
@@ -40,7 +40,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat with at least one turn of the user and a later one of the assistant."""
+    """A multi-turn chat with at least one user turn and a later assistant turn."""
 
     messages: tuple[Message, ...]
     source: str
@@ -48,7 +48,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """Text without parts; all of it is learned."""
+    """Text without parts: all of its tokens are labels."""
 
     text: str
     source: str
@@ -58,7 +58,7 @@ Example: TypeAlias = QuestionAnswer | PromptCompletion | Conversation | PlainTex
 
 
 def searchable_text(example: Example) -> str:
-    """Return all text of `example`, one part a line, for the search of keywords."""
+    """Return all text of `example`, one part a line, for keyword search."""
     match example:
         case QuestionAnswer(question, answer):
             return f"{question}\n{answer}"

@@ -1,7 +1,7 @@
-"""The work of ``--generate-training-file``: raw lines in, a training text out, and every line accounted for.
+"""The formatter behind ``--generate-training-file``: raw lines in, a training text out, every line accounted for.
 
-Lines stream through: what is held in memory is a window of lines whose model calls are under way, and sixteen bytes a
-pair to count duplicates. The output keeps the input's order. Both files appear whole at the end, or not at all.
+Lines stream through: memory holds a window of lines whose model calls are running, and sixteen bytes a pair to count
+duplicates. The output keeps the input's order. Both files appear whole at the end, or not at all.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from lora_tui.files import AtomicFile, atomic_writer
 from lora_tui.text import count, one_line
 
 StatementToPair: TypeAlias = Callable[[str], Awaitable[tuple[str, str]]]
-"""Makes question and answer of a statement; raises `LoraTuiError` where it cannot."""
+"""Turns a statement into question and answer; raises `LoraTuiError` where it cannot."""
 
 NEEDS_MODEL = (
     'a plain statement needs a model: set data_generation.model and its key in OPENAI_API_KEY, or model = "builtin"'
@@ -30,8 +30,8 @@ NEEDS_MODEL = (
 MODEL_FAILED = "the model made no pair of the statement"
 MODEL_GONE = "the model cannot be reached"
 
-_WINDOW = 1024  # lines between the oldest that waits for its model call and the newest that was read
-_BREATH = 256  # lines after which other work on the loop gets its turn
+_MAX_WINDOW = 1024  # lines from the oldest that waits for its model call to the newest that was read
+_YIELD_EVERY = 256  # lines after which the loop gets to run other tasks
 _REJECTED_PREFIX = re.compile(r"^line \d+: [^\t]*\t")
 
 
@@ -78,8 +78,8 @@ class FormatSummary:
 
 
 @dataclass(slots=True)
-class _Tally:
-    """The numbers while they grow."""
+class _Counts:
+    """The running counts behind a `FormatSummary`; `digests` are hashes of the written pairs."""
 
     total: int
     lines: int = 0
@@ -88,7 +88,7 @@ class _Tally:
     notes: Counter[str] = field(default_factory=Counter)
     from_model: int = 0
     duplicates: int = 0
-    seen: set[bytes] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
     first_rejection: str = ""
 
     def summary(self, rejected_file: Path) -> FormatSummary:
@@ -112,7 +112,7 @@ _Outcome: TypeAlias = RawPair | RawRejection | RawSkip
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line on its way: its outcome, or the call that will give it."""
+    """A raw line in the window: its outcome, or the model call that will give it."""
 
     number: int
     text: str
@@ -129,13 +129,14 @@ async def format_file(
     """Turn the raw lines in `raw` into the training text `out`, and list what was rejected in ``OUT.rejected``.
 
     Args:
-        raw: One example a line, in any of the forms of `raw.parse_raw_line`. A file of rejected lines that were
-            corrected is taken as it is: the number and reason before each line are left out.
+        raw: One example a line, in any of the forms of `raw_lines.parse_raw_line`. A corrected ``.rejected`` file is
+            taken as it is: the number and reason before each line are stripped.
         out: The training text; ``OUT.rejected`` beside it is removed if no line was rejected.
-        statement_to_pair: Makes a pair of a plain statement; without it, statements are rejected. An `UnreachableError`
-            ends its use: it has retried by itself, and ten thousand lines should not each wait for a dead endpoint.
+        statement_to_pair: Turns a plain statement into a pair; without it, statements are rejected. It is not called
+            again after an `UnreachableError`: it has retried by itself, and ten thousand lines should not each wait
+            for a dead endpoint.
         on_progress: Called for every line that was written or rejected.
-        concurrency: How many statements are with the model at a time.
+        concurrency: How many model calls run at a time.
 
     Raises:
         UsageError: `raw` is missing, empty, no UTF-8 text or the same file as `out`.
@@ -146,18 +147,18 @@ async def format_file(
     advice = "Write one example a line, such as: question | answer"
     require_text_file(raw, "raw file", advice)
     # The first pass counts, and finds an unreadable file before a model is paid.
-    tally = _Tally(total=sum(1 for _ in text_lines(raw, keep_bad=True)))
-    calls = _Calls(statement_to_pair, concurrency)
+    counts = _Counts(total=sum(1 for _ in text_lines(raw, keep_bad=True)))
+    calls = _StatementCalls(statement_to_pair, concurrency)
     with atomic_writer(out) as output, atomic_writer(rejected_file) as rejected:
         try:
-            await _format_lines(_numbered(raw), calls, _Report(output, rejected, tally, on_progress))
+            await _format_lines(_numbered(raw), calls, _LineWriter(output, rejected, counts, on_progress))
         finally:
             await calls.cancel()
-        if not tally.kinds["written"]:
+        if not counts.kinds["written"]:
             output.discard()
-        if not tally.kinds["rejected"]:
+        if not counts.kinds["rejected"]:
             rejected.discard()
-    summary = tally.summary(rejected_file)
+    summary = counts.summary(rejected_file)
     assert summary.adds_up, summary
     if not summary.rejected:
         _remove(rejected_file)
@@ -165,20 +166,20 @@ async def format_file(
         raise UsageError(f"the raw file {raw} holds no examples, only blank lines and comments. {advice}")
     if not summary.written:
         raise LoraTuiError(
-            f"none of the {count(summary.rejected, 'example line')} in {raw} gave a pair ({tally.first_rejection}); "
+            f"none of the {count(summary.rejected, 'example line')} in {raw} gave a pair ({counts.first_rejection}); "
             f"{out} was not written, all reasons are in {rejected_file}"
         )
     return summary
 
 
-class _Calls:
-    """The model calls under way, at most `concurrency` at a time."""
+class _StatementCalls:
+    """The model calls for statements, at most `concurrency` at a time."""
 
     def __init__(self, statement_to_pair: StatementToPair | None, concurrency: int) -> None:
         self._statement_to_pair = statement_to_pair
-        self._free = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[RawPair | RawRejection]] = set()
-        self._gone: RawRejection | None = None
+        self._endpoint_failure: RawRejection | None = None
 
     def outcome(self, statement: str) -> RawRejection | asyncio.Task[RawPair | RawRejection]:
         if self._statement_to_pair is None:
@@ -195,14 +196,14 @@ class _Calls:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _call(self, statement_to_pair: StatementToPair, statement: str) -> RawPair | RawRejection:
-        async with self._free:
-            if self._gone is not None:
-                return self._gone
+        async with self._slots:
+            if self._endpoint_failure is not None:
+                return self._endpoint_failure
             try:
                 question, answer = await statement_to_pair(statement)
             except UnreachableError as error:
-                self._gone = RawRejection(MODEL_GONE, one_line(str(error), 300))
-                return self._gone
+                self._endpoint_failure = RawRejection(MODEL_GONE, one_line(str(error), 300))
+                return self._endpoint_failure
             except LoraTuiError as error:
                 return RawRejection(MODEL_FAILED, one_line(str(error), 300))
         if not question.strip() or not answer.strip():
@@ -211,44 +212,44 @@ class _Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
-    """Where a finished line is written, counted and told."""
+class _LineWriter:
+    """Writes finished lines to the output or the rejected file, counts them and reports progress."""
 
     output: AtomicFile
     rejected: AtomicFile
-    tally: _Tally
+    counts: _Counts
     on_progress: Callable[[FormatEvent], None] | None
 
     def skip(self, kind: str) -> None:
-        self.tally.lines += 1
-        self.tally.kinds[kind] += 1
+        self.counts.lines += 1
+        self.counts.kinds[kind] += 1
 
     def write(self, line: _Line, pair: RawPair, *, from_model: bool) -> None:
-        tally = self.tally
+        counts = self.counts
         question, answer = normalise_pair(pair.question, pair.answer)
         block = format_example(question, answer)
-        self.output.write(f"\n{block}\n" if tally.kinds["written"] else f"{block}\n")
-        tally.lines += 1
-        tally.kinds["written"] += 1
-        tally.from_model += from_model
+        self.output.write(f"\n{block}\n" if counts.kinds["written"] else f"{block}\n")
+        counts.lines += 1
+        counts.kinds["written"] += 1
+        counts.from_model += from_model
         if pair.note:
-            tally.notes[pair.note] += 1
+            counts.notes[pair.note] += 1
         digest = hashlib.blake2b(block.encode(), digest_size=16).digest()
-        tally.duplicates += digest in tally.seen
-        tally.seen.add(digest)
-        self._tell(line, "written", question, answer, "", from_model)
+        counts.duplicates += digest in counts.digests
+        counts.digests.add(digest)
+        self._notify(line, "written", question, answer, "", from_model)
 
     def reject(self, line: _Line, rejection: RawRejection) -> None:
-        tally = self.tally
+        counts = self.counts
         reason = " ".join(str(rejection).split())
         self.rejected.write(f"line {line.number}: {reason}\t{line.text}\n")
-        tally.lines += 1
-        tally.kinds["rejected"] += 1
-        tally.reasons[rejection.reason] += 1
-        tally.first_rejection = tally.first_rejection or f"line {line.number}: {reason}"
-        self._tell(line, "rejected", "", "", reason, from_model=False)
+        counts.lines += 1
+        counts.kinds["rejected"] += 1
+        counts.reasons[rejection.reason] += 1
+        counts.first_rejection = counts.first_rejection or f"line {line.number}: {reason}"
+        self._notify(line, "rejected", "", "", reason, from_model=False)
 
-    def _tell(
+    def _notify(
         self,
         line: _Line,
         verdict: Literal["written", "rejected"],
@@ -258,43 +259,43 @@ class _Report:
         from_model: bool,
     ) -> None:
         if self.on_progress is not None:
-            total = self.tally.total
+            total = self.counts.total
             self.on_progress(
-                FormatEvent(line.number, verdict, question, answer, reason, from_model, self.tally.lines, total)
+                FormatEvent(line.number, verdict, question, answer, reason, from_model, self.counts.lines, total)
             )
 
 
-async def _format_lines(lines: Iterator[tuple[int, str]], calls: _Calls, report: _Report) -> None:
+async def _format_lines(lines: Iterator[tuple[int, str]], calls: _StatementCalls, writer: _LineWriter) -> None:
     window: deque[_Line] = deque()
     for number, text in lines:
         result = RawRejection("not UTF-8 text", text.reason) if isinstance(text, BadLine) else parse_raw_line(text)
         window.append(_Line(number, text, calls.outcome(result.text) if isinstance(result, RawStatement) else result))
-        while window and (len(window) > _WINDOW or not _waits(window[0])):
-            await _finish(window.popleft(), report)
-        if number % _BREATH == 0:
+        while window and (len(window) > _MAX_WINDOW or not _is_pending(window[0])):
+            await _finish(window.popleft(), writer)
+        if number % _YIELD_EVERY == 0:
             await asyncio.sleep(0)
     while window:
-        await _finish(window.popleft(), report)
+        await _finish(window.popleft(), writer)
 
 
-def _waits(line: _Line) -> bool:
+def _is_pending(line: _Line) -> bool:
     return isinstance(line.outcome, asyncio.Task) and not line.outcome.done()
 
 
-async def _finish(line: _Line, report: _Report) -> None:
+async def _finish(line: _Line, writer: _LineWriter) -> None:
     outcome = line.outcome
     from_model = isinstance(outcome, asyncio.Task)
     if isinstance(outcome, asyncio.Task):
-        # Not awaited itself: a cancelled job would cancel this call alone first, and the next in line would begin.
+        # Not awaited directly: a cancelled job would cancel this call alone first, and the next in line would start.
         await asyncio.wait([outcome])
         outcome = outcome.result()
     match outcome:
         case RawSkip(kind):
-            report.skip(kind)
+            writer.skip(kind)
         case RawPair() as pair:
-            report.write(line, pair, from_model=from_model)
+            writer.write(line, pair, from_model=from_model)
         case RawRejection() as rejection:
-            report.reject(line, rejection)
+            writer.reject(line, rejection)
 
 
 def _numbered(raw: Path) -> Iterator[tuple[int, str]]:
@@ -307,13 +308,13 @@ def _numbered(raw: Path) -> Iterator[tuple[int, str]]:
 
 
 def _require_distinct(raw: Path, out: Path, rejected_file: Path) -> None:
-    if _same(raw, out):
+    if _same_file(raw, out):
         raise UsageError(f"{out} is the raw file itself; name another file for the result")
-    if _same(raw, rejected_file):
+    if _same_file(raw, rejected_file):
         raise UsageError(f"{raw} is where the rejected lines of {out} go; name another file for the result")
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:  # one of them does not exist yet

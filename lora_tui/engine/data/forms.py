@@ -1,4 +1,4 @@
-"""The forms of a record with named fields, told apart by their keys, and what becomes of each.
+"""The forms of a record with named fields (chat, ShareGPT, Alpaca, …), recognised by their keys, and their parsers.
 
 A record is wrong in one of two ways. `Malformed`: it cannot be what its writer meant (unknown keys, a list where text
 belongs), so the file needs correcting. `Unusable`: it is well formed but has nothing to learn from (an empty answer).
@@ -37,13 +37,13 @@ ROLES: dict[str, Role] = {
     "model": "assistant",
     "bot": "assistant",
 }
-"""Names of speakers in chat and ShareGPT files, and who they are."""
+"""Names of speakers in chat and ShareGPT files, and their roles."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Malformed(Exception):  # noqa: N818  # says what the data is; becomes a user's error where the file is known
-    """The data is not of the form that it should be; `line` and `record` count from 1, where they are known."""
+    """The data does not have the form it should have; `line` and `record` count from 1, where they are known."""
 
     def __init__(self, reason: str, line: int | None = None, record: int | None = None) -> None:
         super().__init__(reason)
@@ -57,7 +57,7 @@ class Unusable(Exception):  # noqa: N818  # an outcome of reading a record, not 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form: the keys that tell it, and how a record of it becomes an example."""
+    """One form: the keys that identify it, and how a record of it becomes an example."""
 
     name: str
     keys: tuple[str, ...]
@@ -72,10 +72,10 @@ def lower_keys(fields: Fields) -> Fields:
 
 
 def form_of(keys: Collection[str]) -> Form:
-    """Return the form that `keys`, in lower case, tell.
+    """Return the form that `keys`, in lower case, identify.
 
     Raises:
-        Malformed: They tell none.
+        Malformed: They identify none.
     """
     for form in FORMS:
         if all(key in keys for key in form.keys):
@@ -85,12 +85,12 @@ def form_of(keys: Collection[str]) -> Form:
 
 
 def form_of_fields(fields: Fields) -> Form:
-    """Return the form of a record; keys without a value count only if nothing else tells.
+    """Return the form of a record; keys without a value count only if the others identify none.
 
     Tools that merge data sets give every record every key, with null in those that it never had.
 
     Raises:
-        Malformed: Its keys tell no form.
+        Malformed: Its keys identify no form.
     """
     with_value = [key for key, value in fields.items() if value is not None]
     try:
@@ -100,11 +100,11 @@ def form_of_fields(fields: Fields) -> Form:
 
 
 def _question_answer(fields: Fields, source: str) -> Example:
-    return QuestionAnswer(_filled(fields, "question").strip(), _filled(fields, "answer").strip(), source)
+    return QuestionAnswer(_required_text(fields, "question").strip(), _required_text(fields, "answer").strip(), source)
 
 
 def _alpaca(fields: Fields, source: str) -> Example:
-    instruction, answer = _filled(fields, "instruction").strip(), _filled(fields, "output").strip()
+    instruction, answer = _required_text(fields, "instruction").strip(), _required_text(fields, "output").strip()
     question = f"{instruction} {_text(fields, 'input').strip()}".rstrip()
     earlier = _alpaca_context(fields)
     if not earlier:
@@ -113,7 +113,7 @@ def _alpaca(fields: Fields, source: str) -> Example:
 
 
 def _alpaca_context(fields: Fields) -> tuple[Message, ...]:
-    """What LLaMA-Factory's variant of Alpaca puts before the instruction: a system prompt and earlier turns."""
+    """Return what LLaMA-Factory's variant of Alpaca puts before the instruction: a system prompt, earlier turns."""
     system = _text(fields, "system")
     messages = [Message("system", system)] if system.strip() else []
     history = fields.get("history") or []
@@ -132,7 +132,7 @@ def _prompt_completion(fields: Fields, source: str) -> Example:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational variant
         return _conversation([*prompt, *completion], "role", "content", source)
-    return PromptCompletion(_filled(fields, "prompt"), _filled(fields, "completion"), source)
+    return PromptCompletion(_required_text(fields, "prompt"), _required_text(fields, "completion"), source)
 
 
 def _chat(fields: Fields, source: str) -> Example:
@@ -149,7 +149,7 @@ def _sharegpt(fields: Fields, source: str) -> Example:
 
 
 def _plain_text(fields: Fields, source: str) -> Example:
-    return PlainText(_filled(fields, "text"), source)
+    return PlainText(_required_text(fields, "text"), source)
 
 
 FORMS: tuple[Form, ...] = (
@@ -161,10 +161,10 @@ FORMS: tuple[Form, ...] = (
     Form("question/answer", ("question", "answer"), _question_answer),
     Form("text", ("text",), _plain_text),
 )
-"""Every form, the one that wins first."""
+"""Every form, in order of precedence."""
 
 EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and completion, question and answer, or text"
-"""The keys of `FORMS` in words."""
+"""The keys of `FORMS`, as error messages list them."""
 
 
 def _conversation(turns: Any, role_key: str, text_key: str, source: str) -> Conversation:
@@ -195,7 +195,7 @@ def _message(number: int, turn: Any, role_key: str, text_key: str) -> Message:
         raise Unusable(f"{where} has no text")
     if not isinstance(content, str):
         raise Malformed(f"'{text_key}' in {where} must be text, not {_kind(content)}")
-    return Message(role, _whole_characters(content, where))
+    return Message(role, _without_surrogates(content, where))
 
 
 def _part(where: str, part: Any) -> str:
@@ -209,7 +209,7 @@ def _part(where: str, part: Any) -> str:
     raise Malformed(f"{where} holds a part that is neither text nor an object with 'type' and 'text'")
 
 
-def _filled(fields: Fields, key: str) -> str:
+def _required_text(fields: Fields, key: str) -> str:
     text = _text(fields, key)
     if not text.strip():
         raise Unusable(f"the {key} is empty")
@@ -224,10 +224,10 @@ def _text(fields: Fields, key: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise Malformed(f"'{key}' must be text, not {_kind(value)}")
-    return _whole_characters(value, f"the {key}")
+    return _without_surrogates(value, f"the {key}")
 
 
-def _whole_characters(text: str, where: str) -> str:
+def _without_surrogates(text: str, where: str) -> str:
     if _SURROGATE.search(text):
         raise Unusable(f"{where} holds half of a surrogate pair (a broken \\u escape)")
     return text

@@ -1,4 +1,4 @@
-"""One raw line, and the pair in it: the forms that ``--generate-training-file`` takes.
+"""The parser of raw lines into pairs: the forms that ``--generate-training-file`` takes.
 
 The forms are tried in this order, and the first that fits decides:
 
@@ -30,24 +30,24 @@ from lora_tui.engine.data.records import InvalidJson, decode_json
 
 @dataclass(frozen=True, slots=True)
 class RawPair:
-    """A line that is a pair; neither part is empty, and the question holds a word."""
+    """A line that is a pair; neither part is empty, and the question contains a word."""
 
     question: str
     answer: str
     note: str = ""
-    """What of the line is not in the pair, such as a system message."""
+    """What of the line was left out of the pair, such as a system message."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawStatement:
-    """A line that says something but asks nothing: a model can make a pair of it."""
+    """A plain statement: a model can turn it into a pair."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RawRejection:
-    """A line that is no pair: one of a few reasons, and what is particular to the line."""
+    """A line that is no pair: one of a few reasons, and the detail of this line."""
 
     reason: str
     detail: str = ""
@@ -58,7 +58,7 @@ class RawRejection:
 
 @dataclass(frozen=True, slots=True)
 class RawSkip:
-    """A line that is there for people."""
+    """A blank line or a comment."""
 
     kind: Literal["blank", "comment"]
 
@@ -102,16 +102,16 @@ _TOKEN = 300  # characters before a mark that are looked at for a URL
 
 
 def parse_raw_line(line: str) -> RawResult:
-    """Return what a raw line is; the module says how the forms are told apart."""
+    """Parse a raw line; the module's docstring says how the forms are recognised."""
     text = line.strip()
     if not text:
         return RawSkip("blank")
     if text.startswith("#"):
         return RawSkip("comment")
     if text.startswith("{"):
-        return _from_json(text)
-    result = _from_labels(text) or _from_tab(line.rstrip("\r\n")) or _from_bar(text) or _from_question_mark(text)
-    return _with_words(result or RawStatement(text))
+        return _parse_json(text)
+    result = _parse_labels(text) or _parse_tab(line.rstrip("\r\n")) or _parse_bar(text) or _parse_question_mark(text)
+    return _require_words(result or RawStatement(text))
 
 
 def _pair(question: str, answer: str, note: str = "") -> RawPair | RawRejection:
@@ -123,7 +123,7 @@ def _pair(question: str, answer: str, note: str = "") -> RawPair | RawRejection:
     return RawPair(question, answer, note)
 
 
-def _with_words(result: RawResult) -> RawResult:
+def _require_words(result: RawResult) -> RawResult:
     match result:
         case RawPair(question) if not _has_word(question):  # a rule of dashes in a table, say
             return RawRejection(NO_WORDS)
@@ -136,7 +136,7 @@ def _has_word(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _from_labels(text: str) -> RawResult | None:
+def _parse_labels(text: str) -> RawResult | None:
     opening = _QUESTION_LABEL.match(text)
     if opening is None:
         return RawRejection(NO_QUESTION) if _ANSWER_AT_START.match(text) else None
@@ -146,7 +146,7 @@ def _from_labels(text: str) -> RawResult | None:
         return _pair(body[: label.start()].rstrip(_SEPARATORS), body[label.end() :])
     if not body:
         return RawRejection(EMPTY_QUESTION)
-    return _from_tab(body) or _from_bar(body) or _from_question_mark(body) or RawRejection(NO_ANSWER)
+    return _parse_tab(body) or _parse_bar(body) or _parse_question_mark(body) or RawRejection(NO_ANSWER)
 
 
 def _answer_label(body: str, *, long: bool) -> re.Match[str] | None:
@@ -156,14 +156,14 @@ def _answer_label(body: str, *, long: bool) -> re.Match[str] | None:
     return next(after_mark, labels[0] if labels else None)
 
 
-def _from_tab(line: str) -> RawResult | None:
+def _parse_tab(line: str) -> RawResult | None:
     if "\t" not in line:
         return None
     question, answer = line.split("\t", 1)
     return _pair(question, answer)
 
 
-def _from_bar(text: str) -> RawResult | None:
+def _parse_bar(text: str) -> RawResult | None:
     row = _TABLE_ROW.fullmatch(text)
     text = row["cells"].strip() if row else text
     bar = _SPACED_BAR.search(text) or _bare_bar(text)
@@ -175,30 +175,30 @@ def _from_bar(text: str) -> RawResult | None:
 def _bare_bar(text: str) -> re.Match[str] | None:
     bars = list(_SINGLE_BAR.finditer(text))
     after_mark = next((bar for bar in bars if text.endswith(("?", "？", "؟"), 0, bar.start())), None)
-    if after_mark is not None or len(bars) != 1 or _ends_before(text[: bars[0].start()]):
+    if after_mark is not None or len(bars) != 1 or _question_ends_in(text[: bars[0].start()]):
         return after_mark
     return bars[0]
 
 
-def _ends_before(text: str) -> bool:
-    """Whether a question has ended and something follows it: a bar after that belongs to the answer."""
-    halves = split_question(text)
-    return halves is not None and bool(halves[1])
+def _question_ends_in(text: str) -> bool:
+    """Tell whether a question ends in `text` and more follows: a bar after that belongs to the answer."""
+    parts = split_question(text)
+    return parts is not None and bool(parts[1])
 
 
 def _without_escapes(text: str) -> str:
     return text.replace("\\|", "|").replace("\\｜", "｜")
 
 
-def _from_question_mark(text: str) -> RawResult | None:
-    halves = split_question(text)
-    if halves is None:
+def _parse_question_mark(text: str) -> RawResult | None:
+    parts = split_question(text)
+    if parts is None:
         return None
-    question, answer = halves
+    question, answer = parts
     return _pair(question, answer) if answer else RawRejection(NO_ANSWER)
 
 
-def _from_json(text: str) -> RawResult:
+def _parse_json(text: str) -> RawResult:
     try:
         fields = lower_keys(decode_json(text))  # an opening brace begins an object, or nothing that is valid
     except InvalidJson as error:
@@ -209,23 +209,23 @@ def _from_json(text: str) -> RawResult:
         return RawRejection(NO_PAIR, str(error))
     match example:
         case QuestionAnswer(question, answer) | PromptCompletion(question, answer):
-            return _with_words(_pair(*_unwrapped(question, answer)))
+            return _require_words(_pair(*_strip_labels(question, answer)))
         case Conversation():
-            return _from_conversation(example)
+            return _pair_of_conversation(example)
         case PlainText():
             return RawRejection(NO_PAIR, "it holds text only")
 
 
-def _from_conversation(conversation: Conversation) -> RawResult:
+def _pair_of_conversation(conversation: Conversation) -> RawResult:
     turns = [message for message in conversation.messages if message.role != "system"]
     if [turn.role for turn in turns] != ["user", "assistant"]:
         return RawRejection(NO_PAIR, f"the conversation has {len(turns)} turns; a pair is one question and one answer")
     note = SYSTEM_LEFT_OUT if len(turns) < len(conversation.messages) else ""
-    return _with_words(_pair(*_unwrapped(turns[0].content, turns[1].content), note))
+    return _require_words(_pair(*_strip_labels(turns[0].content, turns[1].content), note))
 
 
-def _unwrapped(question: str, answer: str) -> tuple[str, str]:
-    """Take the labels off values that carry the training form already, or they would be written twice."""
+def _strip_labels(question: str, answer: str) -> tuple[str, str]:
+    """Strip the labels of values that are in the training form already, or they would be written twice."""
     question, answer = question.strip(), answer.strip()
     opening = _QUESTION_LABEL.match(question)
     if opening is not None:

@@ -1,8 +1,9 @@
-"""Any training file, read into examples: the one door to training data.
+"""The reader of training files of every format, the only entrance to training data; and which file a run trains on.
 
-The suffix tells the container where it is known, else the content does; the keys tell the form (`forms`), a label the
-training text (`training_text`). A corrupt record stops the reading with its line; a well-formed one that has nothing
-to learn from is skipped and listed, so that examples and skipped records add up to the file.
+The suffix decides the format where it is known (JSON Lines, JSON, CSV), else the content; the keys decide the form
+(`forms`), a ``Question:`` label the training text (`training_text`). A corrupt record stops the reading with its line;
+a well-formed one that has nothing to learn from is skipped and listed, so that examples and skipped records add up to
+the file.
 """
 
 from collections import Counter
@@ -83,7 +84,7 @@ def read_examples(path: Path) -> ReadResult:
 
 
 def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | Unusable]]:
-    """Yield form, location and example, or the reason why there is none, for each record of the file."""
+    """Yield each record's form, location and example, or the reason why it is skipped."""
     records = _records(path, lines)
     if records is None:
         for line, question, answer in parse_training_text(lines):
@@ -112,13 +113,13 @@ def _location(path: Path, line: int | None, record: int | None) -> str:
 
 
 def _records(path: Path, lines: Sequence[str]) -> Iterator[Record] | None:
-    """The records of a file with named fields; None for a training text."""
+    """Return the records of a file with named fields; None for a training text."""
     first = next(line for line in lines if line.strip()).lstrip()
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return csv_rows(lines)
     if suffix in (".jsonl", ".ndjson", ".json") or first.startswith(("{", "[")):
-        # People name JSON Lines .json and lists .jsonl: the first characters are the better witness.
+        # People name JSON Lines .json and lists .jsonl: the first characters are more reliable.
         if first.startswith("["):
             return json_document("\n".join(lines))
         if suffix in (".jsonl", ".ndjson") or _looks_like_json_lines(first, lines):

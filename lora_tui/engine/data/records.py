@@ -1,6 +1,6 @@
-"""Records with named fields, and where each stands, out of JSON Lines, JSON documents and CSV tables.
+"""Parsers of JSON Lines, JSON documents and CSV tables into records with named fields and line numbers.
 
-What the fields mean is `forms`' business. Everything here raises `Malformed` with the line at fault.
+What the fields mean is decided in `forms`. Everything here raises `Malformed` with the line at fault.
 """
 
 import csv
@@ -12,9 +12,9 @@ from typing import Any
 from lora_tui.engine.data.forms import EXPECTED_KEYS, Fields, Form, Malformed, form_of, form_of_fields, lower_keys
 from lora_tui.text import count, one_line
 
-_SPACE = " \t\n"
+_WHITESPACE = " \t\n"
 _FIX = "Correct it or remove it."
-_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _FIX_LINE = "Correct the line or remove it."
 _TOO_DEEP = "nested too deeply"
 _TOO_LONG = "an integer of more than 4,300 digits"  # what int() refuses, to keep hostile input from costing hours
@@ -32,7 +32,7 @@ class Record:
 
 
 class InvalidJson(Malformed):
-    """The text is not JSON; `fault` says what the decoder stumbled over, and in which column."""
+    """The text is not JSON; `fault` is the decoder's error with its column."""
 
     def __init__(self, fault: str, line: int | None = None) -> None:
         super().__init__(f"not valid JSON ({fault})", line)
@@ -43,7 +43,7 @@ def decode_json(text: str) -> Any:
     """Return the JSON value in `text`.
 
     Raises:
-        InvalidJson: It is none; its `line` counts in `text`.
+        InvalidJson: It is not JSON; its `line` counts within `text`.
     """
     try:
         return json.loads(text)
@@ -81,7 +81,7 @@ def json_document(text: str) -> Iterator[Record]:
     Raises:
         Malformed: The document is not valid JSON, or a record in it is not an object of a known form.
     """
-    if text.lstrip(_SPACE).startswith("["):
+    if text.lstrip(_WHITESPACE).startswith("["):
         for number, (line, value) in enumerate(_list_items(text), start=1):
             yield _record(value, number, line)
         return
@@ -103,10 +103,10 @@ def json_document(text: str) -> Iterator[Record]:
 def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
     """Yield the rows of a table with a header, separated by commas, semicolons or tabs, whichever fits the header.
 
-    The header alone tells the form. A cell may hold line breaks in quotes; a conversation is JSON in its cell.
+    The header alone identifies the form. A cell may hold line breaks in quotes; a conversation is JSON in its cell.
 
     Raises:
-        Malformed: The header tells no form, or a row is not valid CSV or has more or fewer cells than the header.
+        Malformed: The header identifies no form, or a row is not valid CSV or has more or fewer cells than the header.
     """
     csv.field_size_limit(2**31 - 1)  # a cell is as long as an answer is; the module's own limit is 131,072
     form, delimiter = _table_form(lines)
@@ -131,7 +131,7 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
         if len(row) != len(header):
             raise Malformed(
                 f"the row has {count(len(row), 'cell')}, the header {len(header)}. "
-                f"Put quotes around a cell that holds {_SEPARATORS[delimiter]}.",
+                f"Put quotes around a cell that holds {_DELIMITERS[delimiter]}.",
                 line,
             )
         yield Record(_table_fields(header, row, form, line), form, line, number)
@@ -175,7 +175,7 @@ def _list_items(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
+    while at < len(text) and text[at] in _WHITESPACE:
         at += 1
     return at
 
@@ -199,8 +199,8 @@ def _only_list(document: dict[str, Any]) -> list[Any]:
 
 
 def table_delimiter(header: str) -> str | None:
-    """Return the separator with which `header`, the first line of a table, tells a form, if there is one."""
-    for delimiter in _SEPARATORS:
+    """Return the delimiter with which `header`, the first line of a table, identifies a form, if there is one."""
+    for delimiter in _DELIMITERS:
         try:
             names = next(csv.reader([header], delimiter=delimiter), [])
             form_of([name.strip().lower() for name in names])

@@ -1,7 +1,7 @@
-"""What a training file holds, counted without a tokenizer, and remembered for as long as the file stays the same.
+"""A training file's examples and tokens, counted without a tokenizer and cached until the file changes.
 
-Reading is the data readers' own (`read_examples`), so what is counted here is what training will see. Only counts are
-kept: looking at a file again and again while somebody edits a configuration costs a look at its date and size.
+The file is read by `read_examples`, so what is counted here is what training will see. Only counts are cached: asking
+again and again while somebody edits a configuration costs a stat of the file.
 """
 
 import re
@@ -15,20 +15,20 @@ from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.errors import UsageError
 
-MOST_BYTES = 100_000_000
+MAX_BYTES = 100_000_000
 """A larger file is not counted: reading it takes longer than anyone waits for a number."""
 
 _TURN_TOKENS = 4
-"""What a chat template puts around a turn, about: the marks of its beginning and end, the role, a line break."""
+"""About what a chat template adds to a turn: the tokens that begin and end it, the role, a line break."""
 
-_MOST_REMEMBERED = 8
+_CACHE_SIZE = 8
 
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A training file. `problem` says why nothing could be counted; all counts are 0 then.
+    """Counts of one training file. `problem` says why nothing could be counted; all counts are 0 then.
 
     `tokens` is an estimate for each example, its end mark included, `questions` each one's `question_digest`, and
     `changed_at` when the file was last written.
@@ -57,26 +57,26 @@ class Survey:
         return min(max(self.tokens, default=0), max_length)
 
 
-_REMEMBERED: dict[tuple[Path, Path, int, int], Survey] = {}
-"""By the path as it was given, which messages name, and as it resolves, date and size."""
+_CACHE: dict[tuple[Path, Path, int, int], Survey] = {}
+"""By the path as given, which messages name, the resolved path, time of change, and size."""
 
 
 def survey(path: Path) -> Survey:
-    """Return what the training file at `path` holds; blocks while it is read for the first time. Never raises."""
+    """Count the training file at `path`; blocks while it is read for the first time. Never raises."""
     try:
         status = path.stat()
         key = (path, path.resolve(), status.st_mtime_ns, status.st_size)
     except OSError as problem:
-        return Survey(path, exists=False, problem=_refusal(path) or f"{path} cannot be read: {problem.strerror}")
-    if key not in _REMEMBERED:
-        if len(_REMEMBERED) >= _MOST_REMEMBERED:
-            del _REMEMBERED[next(iter(_REMEMBERED))]
-        _REMEMBERED[key] = _counted(path, status.st_size, status.st_mtime)
-    return _REMEMBERED[key]
+        return Survey(path, exists=False, problem=_read_error(path) or f"{path} cannot be read: {problem.strerror}")
+    if key not in _CACHE:
+        if len(_CACHE) >= _CACHE_SIZE:
+            del _CACHE[next(iter(_CACHE))]
+        _CACHE[key] = _count(path, status.st_size, status.st_mtime)
+    return _CACHE[key]
 
 
-def _counted(path: Path, size: int, changed_at: float) -> Survey:
-    if size > MOST_BYTES:
+def _count(path: Path, size: int, changed_at: float) -> Survey:
+    if size > MAX_BYTES:
         problem = f"{path} has {size / 1e6:,.0f} MB and is counted when training begins"
         return Survey(path, exists=True, problem=problem, changed_at=changed_at)
     try:
@@ -88,8 +88,8 @@ def _counted(path: Path, size: int, changed_at: float) -> Survey:
     return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions, changed_at)
 
 
-def _refusal(path: Path) -> str | None:
-    """Return what training will say of a file that is not there."""
+def _read_error(path: Path) -> str | None:
+    """Return the message with which training refuses the file, if it does."""
     try:
         read_examples(path)
     except UsageError as refusal:

@@ -1,4 +1,4 @@
-"""Text files as numbered lines, with a plain message for everything that is not one.
+"""A reader of UTF-8 text files line by line, with a plain error message for everything that is not one.
 
 Only line feed, carriage return and the two together end a line: U+2028 and its kin are legal inside a JSON string,
 and an answer may hold a form feed, so `str.splitlines` would tear records apart.
@@ -12,12 +12,12 @@ from lora_tui.errors import UsageError
 
 
 class BadLine(str):
-    """A line that is no text, with its bad bytes replaced; `reason` says what is wrong with it."""
+    """A line that is not valid text, its bad bytes replaced; `reason` says what is wrong with it."""
 
     __slots__ = ("reason",)
 
     def __new__(cls, shown: str, reason: str) -> Self:
-        """Make the line as it can be shown."""
+        """Make the line from a printable form of it."""
         line = super().__new__(cls, shown)
         line.reason = reason
         return line
@@ -38,8 +38,8 @@ def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
         with path.open("rb") as file:
             number = 1
             for raw in file:
-                content = _without_mark(path, raw) if number == 1 else raw
-                if keep_bad and (reason := _fault_of(content.removesuffix(b"\n").removesuffix(b"\r"))):
+                content = _without_byte_order_mark(path, raw) if number == 1 else raw
+                if keep_bad and (reason := _encoding_error(content.removesuffix(b"\n").removesuffix(b"\r"))):
                     number += 1
                     shown = content.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
                     yield BadLine(shown.rstrip("\r\n"), reason)
@@ -76,7 +76,7 @@ def require_text_file(path: Path, what: str, advice: str) -> None:
         raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
 
 
-def _without_mark(path: Path, raw: bytes) -> bytes:
+def _without_byte_order_mark(path: Path, raw: bytes) -> bytes:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path} is UTF-16 text. Save it as UTF-8.")
     return raw.removeprefix(b"\xef\xbb\xbf")
@@ -84,13 +84,13 @@ def _without_mark(path: Path, raw: bytes) -> bytes:
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:
     raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    if reason := _fault_of(raw):
+    if reason := _encoding_error(raw):
         raise UsageError(f"{path} line {number}: {reason}. Save the file as UTF-8 text.")
     return raw.decode()
 
 
-def _fault_of(raw: bytes) -> str | None:
-    """Say why the bytes of a line are no text, or None."""
+def _encoding_error(raw: bytes) -> str | None:
+    """Return why the bytes of a line are not text, or None."""
     if b"\0" in raw:
         return "a NUL byte. The file is binary or not UTF-8"
     try:

@@ -1,4 +1,4 @@
-r"""The training text, parsed and formatted: the one place that knows where an example of it begins.
+r"""The training text format, parser and writer: the one place that decides where an example begins.
 
 A file is a run of examples::
 
@@ -32,7 +32,7 @@ _LINE_BREAKS = re.compile(r"[\r\n]+")
 
 
 def begins_example(lines: Sequence[str], index: int) -> bool:
-    """Whether a new example begins at ``lines[index]``."""
+    """Tell whether a new example begins at ``lines[index]``."""
     if not lines[index].startswith(QUESTION):
         return False
     after_blank = index == 0 or not lines[index - 1].strip()

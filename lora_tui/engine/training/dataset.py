@@ -143,7 +143,7 @@ class _Encoder:
     def warnings(self) -> list[str]:
         """Warnings about what was encoded so far."""
         eos = str(self._tokenizer.eos_token)
-        found = self._conversations.remarks.lines(eos)
+        found = self._conversations.warnings.lines(eos)
         if self._split_tokens:
             found.append(
                 f"In {count(self._split_tokens, 'example')} the prompt ends inside a token, which is learned with the "

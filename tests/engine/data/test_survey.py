@@ -81,7 +81,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
         other = tmp_path / f"{number}.txt"
         other.write_text(pairs(1))
         survey(other)
-    assert len(module._REMEMBERED) <= 8
+    assert len(module._CACHE) <= 8
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_file_is_told_by_the_name_that_was_asked_for(tmp_path: Path, monkeypat
 
 
 def test_a_very_large_file_is_left_to_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 50)
+    monkeypatch.setattr(module, "MAX_BYTES", 50)
     path = tmp_path / "data.txt"
     path.write_text(pairs(20))
     found = survey(path)
