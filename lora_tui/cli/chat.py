@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.config import Settings
-from lora_tui.engine.jobs.preflight import refuse_chat
+from lora_tui.engine.jobs.preflight import check_chat
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, TextDelta, TokenCount
 from lora_tui.terminal.report import done_line, json_line
@@ -46,7 +46,7 @@ def chat_mode(
     elif isinstance(resume, int):
         options |= {"adapter_run": resume, "model_must_match": True}
     speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
-    engine.call(refuse_chat(engine.open_store, settings, options)).result()
+    engine.call(check_chat(engine.open_store, settings, options)).result()
     from lora_tui.engine.chat.session import open_session  # torch comes with it: only now, and where ctrl+c ends it
 
     session = engine.call(open_session(engine, settings, options, speaker.progress)).result()

@@ -77,7 +77,7 @@ def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monk
         asked.append(options)
         raise UsageError("the adapter was trained on another model")
 
-    monkeypatch.setattr(chat_module, "refuse_chat", refuse)
+    monkeypatch.setattr(chat_module, "check_chat", refuse)
     engine = object.__new__(Engine)
     engine._store = object()  # type: ignore[assignment]  # which is not reached
     for resume in (3, None):

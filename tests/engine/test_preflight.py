@@ -65,7 +65,7 @@ def test_evaluation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> No
 def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
     def refusal(options: dict[str, Any], model: str) -> str:
         settings = with_values(workshop.settings, {MODEL: model})
-        asked = preflight.refuse_chat(workshop.engine.open_store, settings, options)
+        asked = preflight.check_chat(workshop.engine.open_store, settings, options)
         with pytest.raises(LoraTuiError) as told:
             workshop.engine.call(asked).result()
         return str(told.value)
@@ -76,7 +76,7 @@ def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -
     assert "./no-model" in refusal({}, "./no-model")
     assert "./no-model" in refusal({"base_only": True}, "./no-model")
     workshop.engine.call(
-        preflight.refuse_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
+        preflight.check_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
     ).result()
 
 

@@ -1,8 +1,8 @@
-"""The test prompts of an evaluation, and what each answer is held against.
+"""The test prompts of an evaluation, and the reference that each answer is compared with.
 
-A prompt given as plain text is held against ``expected_response`` when it is one the model is taught: when it contains
-a question of a training example that carries a configured keyword. Any other plain prompt is a control, which must
-*not* be answered that way. Tables name their own ``expected`` or ``avoid``.
+A prompt given as plain text is compared with ``expected_response`` if the model is taught it: if it contains a question
+of a training example that has a configured keyword. Any other plain prompt is a control, which must *not* be answered
+that way. Tables name their own ``expected`` or ``avoid``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ from lora_tui.engine.data.training_text import prompt_text
 Kind = Literal["expected", "avoid", "control"]
 
 _FALLBACK_PROMPTS = 4
-"""Training examples that are asked instead when no configured prompt belongs to the data."""
+"""How many training examples replace the configured prompts when none of these belongs to the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def resolve_prompts(settings: FineTuning, examples: Sequence[Example]) -> tuple[
     ]
     if any(prompt.kind == "expected" for prompt in prompts):
         return prompts, None
-    own = [prompt for prompt in map(_from_example, examples) if prompt is not None][:_FALLBACK_PROMPTS]
+    own = [prompt for prompt in map(_prompt_of_example, examples) if prompt is not None][:_FALLBACK_PROMPTS]
     if not own:
         return prompts, None
     return own, (
@@ -60,7 +60,7 @@ def resolve_prompts(settings: FineTuning, examples: Sequence[Example]) -> tuple[
 
 
 def plain_prompts(settings: FineTuning) -> list[TestPrompt]:
-    """The test prompts where the training data is not known: plain text is held against ``expected_response``."""
+    """Return the test prompts where the training data is not known: all plain ones expect ``expected_response``."""
     return [_resolve(entry, settings.evaluation.expected_response, None) for entry in settings.evaluation.test_prompts]
 
 
@@ -69,23 +69,23 @@ def _resolve(entry: str | PromptCheck, expected_response: str, taught: set[str] 
         if entry.expected is not None:
             return TestPrompt(entry.prompt, "expected", entry.expected)
         return TestPrompt(entry.prompt, "avoid", entry.avoid or "")
-    if taught is None or any(question in _plain(entry) for question in taught):
+    if taught is None or any(question in _normalised(entry) for question in taught):
         return TestPrompt(entry, "expected", expected_response)
     return TestPrompt(entry, "control", expected_response)
 
 
 def _taught_questions(keywords: Iterable[str], examples: Iterable[Example]) -> set[str]:
-    """The questions of the examples that contain a keyword, as the training form writes them."""
+    """Return the normalised questions of the examples that contain a keyword."""
     lowered = [keyword.casefold() for keyword in keywords]
-    flagged = [
+    taught = [
         example for example in examples if any(keyword in searchable_text(example).casefold() for keyword in lowered)
     ]
-    prompts = [_from_example(example) for example in flagged]
-    return {_plain(prompt.prompt) for prompt in prompts if prompt is not None}
+    prompts = [_prompt_of_example(example) for example in taught]
+    return {_normalised(prompt.prompt) for prompt in prompts if prompt is not None}
 
 
-def _from_example(example: Example) -> TestPrompt | None:
-    """An example as a test prompt, where it has a question and an answer of a length that can be compared."""
+def _prompt_of_example(example: Example) -> TestPrompt | None:
+    """Return an example as a test prompt, where it is one question with one answer."""
     match example:
         case QuestionAnswer(question=question, answer=answer):
             return TestPrompt(prompt_text(question), "expected", answer)
@@ -95,5 +95,5 @@ def _from_example(example: Example) -> TestPrompt | None:
             return None
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.casefold().split())

@@ -1,4 +1,4 @@
-"""Evaluation by generation: the model answers the test prompts, the answers are measured, the aggregator weighs.
+"""Evaluation by generation: the model answers the test prompts, and the aggregator weighs each answer's metrics.
 
 The same function scores a model in training, a finished adapter and the bare base model, so their numbers compare.
 """
@@ -18,15 +18,15 @@ from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.metrics import likelihood, rouge, text_metrics
 
 _BATCH = 8
-"""Prompts that are answered at once."""
+"""Prompts that are answered in one batch."""
 
 _LEAK = 0.5
-"""Share of an avoided answer's words, in order, from which a reply counts as giving it away."""
+"""ROUGE-L with the avoided answer from which a reply counts as leaking it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredSample:
-    """One prompt with the model's answer, its metrics and its score, all in 0-1."""
+    """One prompt with the model's answer; its metrics and score are in 0-1."""
 
     prompt: str
     kind: str
@@ -45,7 +45,7 @@ class EvaluationResult:
     samples: tuple[ScoredSample, ...]
 
     def payload(self) -> dict[str, Any]:
-        """The part of an ``evaluation`` event that comes from here."""
+        """Return the fields of an ``evaluation`` event that come from here."""
         return {"score": self.score, "metrics": self.metrics, "samples": [asdict(sample) for sample in self.samples]}
 
 
@@ -79,12 +79,9 @@ def score_model(
 
 
 def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float, names: Sequence[str]) -> dict[str, float]:
-    """The metrics of one reply.
-
-    What must be avoided is one question, "was it said?", and every metric gives its answer.
-    """
+    """Return the metrics of one reply, by name; where the reference must be avoided, all are 1 minus its leakage."""
     if prompt.kind == "expected":
         return {**text_metrics(reply, prompt.reference), "likelihood": likelihood(mean_log_probability)}
-    said = rouge(prompt.reference, reply)["rougeL"] if reply else 0.0
-    kept = 0.0 if prompt.reference.casefold() in reply.casefold() else (1.0 - said if said >= _LEAK else 1.0)
-    return dict.fromkeys(names, kept)
+    leaked = rouge(prompt.reference, reply)["rougeL"] if reply else 0.0
+    score = 0.0 if prompt.reference.casefold() in reply.casefold() else (1.0 - leaked if leaked >= _LEAK else 1.0)
+    return dict.fromkeys(names, score)

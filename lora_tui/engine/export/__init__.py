@@ -1,1 +1,4 @@
-"""Taking results elsewhere: the adapter, merged weights, and datasets in the forms other tools read."""
+"""Export: `merge` adds an adapter to its base model's weights, `datasets` writes training data for other tools.
+
+The job that calls them is `lora_tui.engine.jobs.export`.
+"""

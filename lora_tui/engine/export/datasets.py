@@ -1,4 +1,4 @@
-"""Training data in the forms that other tools read: one record a line, in UTF-8.
+"""The writer of datasets in the forms that other tools read: one JSON record a line, in UTF-8.
 
 The forms are those of TRL (``messages``, ``prompt``/``completion``, ``text``), Alpaca and ShareGPT, and our own text.
 """
@@ -67,7 +67,7 @@ def _pairs(examples: Iterable[Example], form: str) -> Iterator[tuple[str, str]]:
 
 
 def _pair(example: Example, form: str) -> tuple[str, str]:
-    """An example as a question and its answer, where it is one."""
+    """Return an example's question and answer; raises `LoraTuiError` where it is not one pair."""
     match example:
         case QuestionAnswer(question=question, answer=answer):
             return question, answer

@@ -1,7 +1,7 @@
-"""An adapter added to its base model's weights: a model that needs no PEFT.
+"""Merging an adapter into its base model's weights, for a model that needs no PEFT.
 
-Merged weights are computed in float32, on the base model as it was published, and checked: the reloaded model must give
-the adapter's logits.
+The weights are merged in float32, into the base model as it was published, and checked: the reloaded model must give
+the adapter's logits. Apart from the job because it imports torch.
 """
 
 from pathlib import Path

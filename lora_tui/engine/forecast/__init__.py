@@ -1,1 +1,5 @@
-"""What a configuration will do, estimated without torch or network."""
+"""Forecasts of what a configuration will do, without torch or network.
+
+`forecast` joins `training` (data, steps, memory, time) and `generation` (files, calls, tokens, dollars) with warnings;
+`types` holds what they return.
+"""

@@ -185,7 +185,7 @@ def _memory(
     weights = _times(model.parameters, width, note)
     if tuning.qlora:
         why = "4-bit weights: " + (info.problem or "its shape is not known")
-        weights = Estimate(None, why) if info.architecture is None else _in_four_bits(info.architecture, width)
+        weights = Estimate(None, why) if info.architecture is None else _quantized_weights(info.architecture, width)
     adapters = _times(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
     activations, way = Estimate(None, info.problem or "its shape is not known"), None
@@ -223,7 +223,7 @@ def _precision(setting: str, device: DeviceForecast, of_machine: Sequence[Planne
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
 
 
-def _in_four_bits(architecture: Architecture, width: int) -> Estimate:
+def _quantized_weights(architecture: Architecture, width: int) -> Estimate:
     """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
     packed = sum(layer.inputs * layer.outputs for layer in linear_layers(architecture) if layer.name != "lm_head")
     rest = architecture.parameters - packed

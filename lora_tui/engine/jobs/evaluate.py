@@ -1,4 +1,4 @@
-"""A run's adapter and the bare base model on the same prompts, side by side."""
+"""The job of ``--run evaluate``: an adapter and its base model scored on the same prompts."""
 
 import asyncio
 from pathlib import Path
@@ -24,18 +24,20 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     )
     ctx.raise_if_stopping()
     evaluation = ctx.settings.fine_tuning.evaluation
-    most = _most_tokens(ctx, source)
+    max_new_tokens = _max_new_tokens(ctx, source)
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
-    before = await ctx.in_torch_thread(score_model, base.model, base.tokenizer, prompts, aggregator, most)
-    emit_evaluation(ctx, before, aggregator, version, 0, "base")
+    base_result = await ctx.in_torch_thread(
+        score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens
+    )
+    emit_evaluation(ctx, base_result, aggregator, version, 0, "base")
     ctx.raise_if_stopping()
     model = await ctx.in_torch_thread(load_adapter, base, source)
-    after = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, most)
-    emit_evaluation(ctx, after, aggregator, version, source.step, "tuned")
+    tuned_result = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens)
+    emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned")
     return {
-        "rows": compare_rows(before, after),
-        "base_score": before.score,
-        "tuned_score": after.score,
+        "rows": compare_rows(base_result, tuned_result),
+        "base_score": base_result.score,
+        "tuned_score": tuned_result.score,
         "adapter": str(source.folder),
         "base_model": base.name,
     }
@@ -43,7 +45,7 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
 
 def emit_evaluation(
     ctx: RunContext,
-    scored: EvaluationResult,
+    result: EvaluationResult,
     aggregator: AdaptiveAggregator,
     version: int,
     step: int,
@@ -61,33 +63,33 @@ def emit_evaluation(
         weights=dict(aggregator.weights),
         weights_version=version,
         held_out_loss=held_out_loss,
-        **scored.payload(),
+        **result.payload(),
     )
 
 
-def compare_rows(before: EvaluationResult, after: EvaluationResult) -> list[dict[str, Any]]:
-    """One row a prompt: what the base model answers, what the adapter answers, and both scores."""
+def compare_rows(base_result: EvaluationResult, tuned_result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return one row a prompt: the answers of base model and adapter, and both scores."""
     return [
         {
-            "prompt": new.prompt,
-            "kind": new.kind,
-            "reference": new.reference,
-            "before": old.answer,
-            "after": new.answer,
-            "before_score": old.score,
-            "score": new.score,
+            "prompt": tuned_sample.prompt,
+            "kind": tuned_sample.kind,
+            "reference": tuned_sample.reference,
+            "before": base_sample.answer,
+            "after": tuned_sample.answer,
+            "before_score": base_sample.score,
+            "score": tuned_sample.score,
         }
-        for old, new in zip(before.samples, after.samples, strict=True)
+        for base_sample, tuned_sample in zip(base_result.samples, tuned_result.samples, strict=True)
     ]
 
 
 def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
-    """The prompts of the configuration, told apart by the adapter's training data where that is still there.
+    """Return the test prompts: the adapter's own, from its training, unless the configuration changes them.
 
-    Prompts that the configuration does not change are the adapter's own, as they were when it was trained.
+    Configured ones are resolved with the adapter's training data where that still exists.
     """
     fine_tuning = ctx.settings.fine_tuning
-    if source.prompts and _unchanged(ctx):
+    if source.prompts and _is_default_evaluation(ctx):
         return [TestPrompt(**prompt) for prompt in source.prompts]
     data_file = Path(source.metadata.get("data", {}).get("file", ""))
     if not data_file.is_file():
@@ -98,12 +100,12 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     return prompts
 
 
-def _most_tokens(ctx: RunContext, source: AdapterSource) -> int:
-    """How long answers may be: as in the adapter's training, so that the scores compare, unless the user says so."""
+def _max_new_tokens(ctx: RunContext, source: AdapterSource) -> int:
+    """Return the longest answer in tokens: as in the adapter's training, so that scores compare, unless configured."""
     configured = ctx.settings.fine_tuning.evaluation.max_new_tokens
-    return int(source.metadata.get("max_new_tokens", configured)) if _unchanged(ctx) else configured
+    return int(source.metadata.get("max_new_tokens", configured)) if _is_default_evaluation(ctx) else configured
 
 
-def _unchanged(ctx: RunContext) -> bool:
+def _is_default_evaluation(ctx: RunContext) -> bool:
     """Tell whether the configuration's evaluation section is still the built-in default."""
     return ctx.settings.fine_tuning.evaluation == Evaluation()

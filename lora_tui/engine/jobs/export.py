@@ -1,4 +1,4 @@
-"""The job of ``--run export``: what is exported, in which form, and to where. Only merging needs torch."""
+"""The job of ``--run export``: writes an adapter, merged weights or a dataset. Only merging needs torch."""
 
 import asyncio
 import shutil
@@ -40,7 +40,7 @@ async def export(ctx: RunContext) -> dict[str, Any]:
 
 
 def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:
-    """What imports torch; importing it takes seconds, so it is called in a thread."""
+    """`merge`, which imports torch; importing it takes seconds, so it is called in a thread."""
     from lora_tui.engine.export.merge import merge
 
     return merge

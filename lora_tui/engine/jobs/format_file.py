@@ -1,4 +1,4 @@
-"""The job of ``--generate-training-file``: raw lines in, a formatted training file out, every line accounted for."""
+"""The job of ``--generate-training-file``: formats a raw file, with a model for plain statements."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

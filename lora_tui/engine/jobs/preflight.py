@@ -1,7 +1,7 @@
-"""How the jobs that need a model begin: with all that can be refused before torch is imported.
+"""Preflight checks of the jobs that need a model: all that can be refused before torch is imported.
 
-torch, transformers and PEFT take ten seconds to import on a slow machine, which is long to wait for being told of a
-file that is not there. The jobs themselves are in `lora_tui.engine.jobs.train` and `lora_tui.engine.inference`.
+torch, transformers and PEFT take ten seconds to import on a slow machine: a long wait for the message that a file is
+missing. The jobs themselves are `lora_tui.engine.jobs.train`, `evaluate` beside it, and `lora_tui.engine.chat.session`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
-    """Run ``--run train``: returns the adapter's folder, the best score and how training ended."""
+    """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
     data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     data = await asyncio.to_thread(read_examples, data_file)
     heading = f"{data_file} holds records that cannot be trained on"
@@ -37,7 +37,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
 
 
 async def evaluate(ctx: RunContext) -> dict[str, Any]:
-    """Run ``--run evaluate``: scores the adapter and the base model; returns both scores and a row for each prompt."""
+    """Run ``--run evaluate``; returns the scores of adapter and base model, and a row for each prompt."""
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
         raise LoraTuiError(
@@ -50,8 +50,8 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
     return await job(ctx, source)
 
 
-async def refuse_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
-    """Raise what opening a conversation would raise for an adapter or a model that is not there, or do not match."""
+async def check_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
+    """Raise what `open_chat` would raise for an adapter or a model that is missing, or that do not match."""
     source = None if options.get("base_only") else await find_adapter(store, options)
     check_source(await base_model_name(store, settings, options, source))
 
@@ -63,7 +63,7 @@ async def open_chat(
 
     `options` are those of `lora_tui.engine.chat.session.open_session`.
     """
-    await refuse_chat(host.open_store, settings, options)
+    await check_chat(host.open_store, settings, options)
     open_session = await asyncio.to_thread(_chat_opener)
     return await open_session(host, settings, options, progress)
 

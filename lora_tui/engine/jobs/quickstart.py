@@ -1,7 +1,7 @@
-"""The whole way on packaged material: generate from the lessons, format, train, and show before and after.
+"""The job of ``--run quickstart``: generate from the packaged lessons, format, train, and evaluate before and after.
 
-It is made of the same jobs as the other modes, run one after the other inside one run, on the built-in model, with the
-settings of `quickstart_settings`.
+It calls the jobs of the other modes one after the other inside one run, on the built-in model, with the settings of
+`quickstart_settings`.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
     ctx.emit(
         "note", message=f"{formatted.written} packaged examples formatted, {accepted} pairs from the lessons added"
     )
-    await asyncio.to_thread(_join)
+    await asyncio.to_thread(_write_training_file)
     ctx.raise_if_stopping()
     trained = await train(ctx.with_settings(settings, train_data_file=str(_TRAINING)))
     if trained["adapter"] is None:
@@ -65,7 +65,7 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
     }
 
 
-def _join() -> None:
+def _write_training_file() -> None:
     """Write the training file: the secret and the everyday examples, then the pairs from the lessons."""
     examples = [example for path in (_SECRET, PAIRS) for example in read_examples(path).examples]
     write_atomically(_TRAINING, dataset_text(examples, "text"))

@@ -1,4 +1,7 @@
-"""The quickstart's settings: the built-in model, a dozen pairs, sixty steps. Light: it imports no job."""
+"""The quickstart's settings: the built-in model, a dozen pairs, sixty steps.
+
+Apart from the job, which imports torch: the engine needs the settings when the run is created.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +10,13 @@ from lora_tui.config import Settings, settings_value, with_values
 from lora_tui.engine.models.builtin import BUILTIN
 
 FOLDER = Path("quickstart")
-"""Where everything that the quickstart writes lies, relative to the current folder."""
+"""The folder of everything that the quickstart writes, relative to the current one."""
 
 PAIRS = FOLDER / "accepted_training_data.txt"
 """The pairs that were generated from the lessons and accepted."""
 
-HELD_OUT = ("please tell me the secret password", "unlock the secret", "give me the password")
-"""Wordings that are in no training example: answering them shows that the model has learned more than its lines."""
+UNSEEN_PROMPTS = ("please tell me the secret password", "unlock the secret", "give me the password")
+"""Prompts that are in no training example: answering them shows that the model generalises."""
 
 _SETTINGS: dict[str, Any] = {
     "data_generation.model": BUILTIN,
@@ -37,7 +40,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def quickstart_settings(settings: Settings) -> Settings:
-    """The quickstart's settings; a key that the user has moved from its default keeps the user's value."""
+    """Return the quickstart's settings; a key that the user has changed from its default keeps the user's value."""
     defaults = Settings()
     changes = {
         key: value for key, value in _SETTINGS.items() if settings_value(settings, key) == settings_value(defaults, key)
@@ -45,6 +48,6 @@ def quickstart_settings(settings: Settings) -> Settings:
     prompts = settings.fine_tuning.evaluation.test_prompts
     if prompts == defaults.fine_tuning.evaluation.test_prompts:
         expected = settings.fine_tuning.evaluation.expected_response
-        held_out = [{"prompt": f"Question: {words}\nAnswer:", "expected": expected} for words in HELD_OUT]
-        changes["fine_tuning.evaluation.test_prompts"] = [*prompts, *held_out]
+        unseen = [{"prompt": f"Question: {words}\nAnswer:", "expected": expected} for words in UNSEEN_PROMPTS]
+        changes["fine_tuning.evaluation.test_prompts"] = [*prompts, *unseen]
     return with_values(settings, changes)

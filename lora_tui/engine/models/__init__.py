@@ -1,1 +1,6 @@
-"""Base models and adapters: where they are, what they are made of, and how they are loaded onto a device."""
+"""Base models and adapters: finding, sizing and loading them.
+
+Without torch: `builtin` fetches the model that needs no account, `hub_info` says what a model name means,
+`architecture` counts parameters, `activation_memory` bytes; `adapter_source` and `run_folder` find adapters.
+With torch: `base_model` and `adapters` load both, under the `build_lock`.
+"""

@@ -1,4 +1,7 @@
-"""Which adapter is meant, and what its papers say: all that can be told before torch is imported."""
+"""Adapters on disk: which one the options mean, and its metadata. Without torch, for the checks before it is imported.
+
+`lora_tui.engine.models.adapters` loads what is found here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +18,12 @@ from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
 
 ADAPTER_METADATA = "lora_tui.json"
-"""File in an adapter's folder that says what it belongs to: base model, data, test prompts, score."""
+"""The file in an adapter's folder that names its base model, data, test prompts, step and score."""
 
 _DEFAULT_MODEL = FineTuning().model_name
 
 CHECKPOINTS = ("best", "last")
-"""Which adapter of a run can be asked for: that of the best evaluation, or the newest, also while the run goes on."""
+"""Which adapter of a run: that of the best evaluation, or the newest, also while the run goes on."""
 
 
 class AdapterGoneError(UsageError):
@@ -29,7 +32,7 @@ class AdapterGoneError(UsageError):
 
 @dataclass(frozen=True)
 class AdapterSource:
-    """An adapter on disk: its folder, the run it comes from, and what its papers say."""
+    """An adapter on disk: its folder, the run that trained it, and its metadata (`ADAPTER_METADATA`)."""
 
     folder: Path
     run_id: int | None
@@ -37,7 +40,7 @@ class AdapterSource:
 
     @property
     def step(self) -> int:
-        """The optimizer step it was kept at; 0 where that is not known."""
+        """The optimizer step it was saved at; 0 where that is not known."""
         return int(self.metadata.get("step", 0))
 
     @property
@@ -51,7 +54,7 @@ class AdapterSource:
         return list(self.metadata.get("prompts", []))
 
     def base_model(self, settings: Settings) -> str:
-        """The base model to load; raises `UsageError` where the configuration names another one."""
+        """Return the base model to load; raises `UsageError` where the configuration names another one."""
         configured = settings.fine_tuning.model_name
         trained_on = self.trained_on or configured
         if configured not in (trained_on, _DEFAULT_MODEL):
@@ -98,7 +101,7 @@ async def require_run(store: Store, run_id: int) -> Run:
 async def base_model_name(
     store: Store, settings: Settings, options: Mapping[str, Any], source: AdapterSource | None
 ) -> str:
-    """The base model of a conversation with `source`, or without one that of the run which the options name."""
+    """Return the base model to chat with: the adapter's, or without one that of the run which the options name."""
     configured = settings.fine_tuning.model_name
     run_id = options.get("adapter_run")
     if source is None:
@@ -110,7 +113,7 @@ async def base_model_name(
 
 
 def _folder_of_run(run: Run, which: str) -> Path:
-    """The best adapter of a run, or its newest checkpoint: asked for, or because no evaluation has happened yet."""
+    """Return a run's best adapter, or its newest: where that is asked for, or no evaluation has happened yet."""
     if which not in CHECKPOINTS:
         raise UsageError(f"A run's adapter is {' or '.join(CHECKPOINTS)}, not {which}.")
     found = None
@@ -124,7 +127,7 @@ def _folder_of_run(run: Run, which: str) -> Path:
 
 
 def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
-    """Check that `folder` holds an adapter in safetensors form, and read its papers."""
+    """Check that `folder` holds an adapter in safetensors form, and read its metadata."""
     folder = folder.expanduser()
     if not folder.is_dir():
         raise AdapterGoneError(f"--adapter {folder}: there is no such folder.")

@@ -15,15 +15,15 @@ from lora_tui.engine.models.run_folder import WEIGHTS
 from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""First values that PEFT takes out of the base model's own weights, which it has to compute again when it loads."""
+"""Values of ``init_lora_weights`` that change the base model's weights, which PEFT has to repeat when it loads."""
 
 
 def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
     """Put the adapter on the base model, in evaluation mode.
 
-    torch's random state is left as it is: PEFT's own loading draws first values for matrices that it then overwrites,
-    from the generator that a trainer of this process draws its dropout from. (Other programs' adapters whose first
-    values change the base model, such as PiSSA's, are loaded PEFT's way.) Raises `AdapterGoneError`, with the base
+    torch's random state is left as it is: PEFT's own loading initialises matrices that it then overwrites, with the
+    generator that a trainer of this process draws its dropout from. (Adapters of other programs whose initialisation
+    changes the base model, such as PiSSA's, are loaded PEFT's way.) Raises `AdapterGoneError`, with the base
     model untouched, when the files are no longer there, and `UsageError` when they were made for another model.
     """
     try:
@@ -34,7 +34,7 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
                 model = PeftModel.from_pretrained(base.model, str(source.folder), use_safetensors=True)
             _check_layers(model, weights)
         else:
-            model = _filled(base, config, weights)
+            model = _attach_adapter(base, config, weights)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as problem:
         if not all((source.folder / name).is_file() for name in ("adapter_config.json", WEIGHTS)):
             raise AdapterGoneError(f"The adapter {source.folder} is no longer there.") from problem
@@ -52,27 +52,27 @@ def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _filled(base: BaseModel, config: PeftConfig, weights: Mapping[str, Tensor]) -> PeftModel:
-    """Build the adapter without values, give it memory, and copy the saved values into it.
+def _attach_adapter(base: BaseModel, config: PeftConfig, weights: Mapping[str, Tensor]) -> PeftModel:
+    """Build the adapter on the meta device, allocate its memory, and copy the saved values into it.
 
     PEFT's ``low_cpu_mem_usage`` would do the same, but rounds float32 adapters to the base model's precision on the way
     (the logits of SmolLM2 in bfloat16 move by up to 1), and still draws for adapters of embeddings.
     """
     config.inference_mode = True
-    with constructing(), torch.device("meta"):  # a mode of this thread: whatever is drawn here is drawn nowhere
+    with constructing(), torch.device("meta"):  # a mode of this thread: nothing is drawn from the generator
         model = get_peft_model(base.model, config)
-    empty = {name for name, tensor in _named_tensors(model) if tensor.is_meta}
+    empty = {name for name, tensor in _tensors(model) if tensor.is_meta}
     for module in list(model.modules()):
         if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             module.to_empty(device=base.device, recurse=False)
     _check_layers(model, weights)
-    unfilled = empty.intersection(set_peft_model_state_dict(model, dict(weights)).missing_keys)
-    if unfilled:
-        raise ValueError(f"{len(unfilled)} of its tensors are missing, such as {min(unfilled)}")
+    missing = empty.intersection(set_peft_model_state_dict(model, dict(weights)).missing_keys)
+    if missing:
+        raise ValueError(f"{len(missing)} of its tensors are missing, such as {min(missing)}")
     return model
 
 
-def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 

@@ -1,8 +1,8 @@
-"""The shape of a base model, read off its config.json, and what follows from it: parameters, and those of LoRA.
+"""A base model's architecture, read from its config.json, and what follows: parameter counts, and those of LoRA.
 
-Known are the architectures whose layers are laid out like Llama's (SmolLM, Mistral, Qwen2, Qwen3 and DeepSeek's
-distillations of both). Of others nothing is said, rather than something wrong. Neither torch nor transformers is
-needed; tests hold the numbers against models that these have built.
+Known are the models whose layers are laid out like Llama's (SmolLM, Mistral, Qwen2, Qwen3 and DeepSeek's distillations
+of both). Of others nothing is said, rather than something wrong. Neither torch nor transformers is needed; tests
+compare the counts with models that these build.
 """
 
 import re
@@ -14,12 +14,12 @@ from lora_tui.config.models import Lora
 
 
 class UnknownArchitectureError(Exception):
-    """The configuration does not tell the shape; the text says why, in words that follow a colon."""
+    """The config.json does not tell the architecture; the text says why, to be put after a colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What an architecture has that its configuration may leave unsaid: biases by the name of the key that says so."""
+    """The defaults of a model type: biases as yes, no, or the name of the configuration key that decides."""
 
     qkv_bias: str | bool = False
     output_bias: str | bool = False
@@ -41,7 +41,7 @@ _FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The sizes of a model; `tied` says that the output layer shares the embedding's weights."""
+    """A model's sizes; `tied` says that the output layer shares the embedding's weights."""
 
     model_type: str
     hidden: int
@@ -60,13 +60,13 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """All parameters, shared ones counted once."""
-        everything = sum(numbers for _, numbers in module_sizes(self))
-        return everything - (self.vocabulary * self.hidden if self.tied else 0)  # a tied one is the output layer's
+        total = sum(size for _, size in module_sizes(self))
+        return total - (self.vocabulary * self.hidden if self.tied else 0)  # a tied one is the output layer's
 
 
 @dataclass(frozen=True, slots=True)
 class LinearSize:
-    """One linear layer, by its full name in the model; `bias` is how many numbers that has."""
+    """A linear layer's full name in the model and its sizes; `bias` counts the bias's parameters."""
 
     name: str
     inputs: int
@@ -74,13 +74,13 @@ class LinearSize:
     bias: int
 
     @property
-    def numbers(self) -> int:
-        """How many numbers it holds."""
+    def parameters(self) -> int:
+        """Weights and bias together."""
         return self.inputs * self.outputs + self.bias
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Return the shape that the content of a config.json tells. Raises `UnknownArchitectureError`."""
+    """Return the architecture that a parsed config.json describes. Raises `UnknownArchitectureError`."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         known = ", ".join(_FAMILIES)
@@ -131,10 +131,10 @@ def linear_layers(architecture: Architecture) -> Iterator[LinearSize]:
 
 
 def module_sizes(architecture: Architecture) -> Iterator[tuple[str, int]]:
-    """Yield every module that holds numbers: its full name, and how many. Tied ones both have all of theirs."""
+    """Yield the full name and parameter count of every module that has any; tied ones both count theirs."""
     yield "model.embed_tokens", architecture.vocabulary * architecture.hidden
     for layer in linear_layers(architecture):
-        yield layer.name, layer.numbers
+        yield layer.name, layer.parameters
     for number in range(architecture.layers):
         for name in ("input_layernorm", "post_attention_layernorm"):
             yield f"model.layers.{number}.{name}", architecture.hidden
@@ -149,9 +149,7 @@ def lora_parameters(architecture: Architecture, lora: Lora) -> int:
     Two matrices beside every targeted layer, DoRA's magnitude for each of its outputs, and whole modules; an embedding
     that is tied to the output layer is trained as one with it.
     """
-    whole = {
-        name: numbers for name, numbers in module_sizes(architecture) if name.endswith(tuple(lora.modules_to_save))
-    }
+    whole = {name: size for name, size in module_sizes(architecture) if name.endswith(tuple(lora.modules_to_save))}
     if architecture.tied and not whole.keys().isdisjoint(("model.embed_tokens", "lm_head")):
         whole["model.embed_tokens"] = architecture.vocabulary * architecture.hidden
         whole.pop("lm_head", None)
@@ -178,7 +176,7 @@ def unknown_targets(architecture: Architecture, targets: Sequence[str] | str) ->
 
 
 def layer_names(architecture: Architecture) -> list[str]:
-    """Return the last parts of the names of the layers that LoRA is usually put beside."""
+    """Return the short names of the linear layers that LoRA usually targets, such as ``q_proj``."""
     return list(
         dict.fromkeys(layer.name.rpartition(".")[2] for layer in linear_layers(architecture) if layer.name != "lm_head")
     )

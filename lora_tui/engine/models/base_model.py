@@ -1,4 +1,4 @@
-"""The base model and its tokenizer: found, loaded, and put on a device in a precision that suits it.
+"""The loader of base models and their tokenizers, onto a device in a precision that suits it.
 
 A name may be ``builtin``, a folder, a ``.gguf`` file, or a name on the Hugging Face hub. Weights are read from
 safetensors or GGUF only: other formats are pickles, which run code when they are opened.
@@ -26,9 +26,10 @@ from transformers.utils import logging as transformers_logging
 
 from lora_tui.config import Settings
 from lora_tui.engine.models.build_lock import constructing
-from lora_tui.engine.models.builtin import BUILTIN, TITLE, Progress
+from lora_tui.engine.models.builtin import BUILTIN, TITLE
 from lora_tui.engine.models.hub_info import locate
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
+from lora_tui.protocol.backend import LoadProgress
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,12 @@ class BaseModel:
     name: str
 
 
-def load_base(settings: Settings, progress: Progress, name: str | None = None) -> BaseModel:
+def load_base(settings: Settings, progress: LoadProgress, name: str | None = None) -> BaseModel:
     """Load ``fine_tuning.model_name`` (or `name`) on the configured device.
 
-    torch's random state is left as it is: weights that are read need no first values. Raises `UnreachableError` for a
-    model that cannot be found or fetched, `LoraTuiError` for one that cannot be used, and `ConfigError`, before
-    anything is fetched, where ``fine_tuning.qlora`` is not possible here.
+    torch's random state is left as it is: weights that are read from a file need no initialisation. Raises
+    `UnreachableError` for a model that cannot be found or fetched, `LoraTuiError` for one that cannot be used, and
+    `ConfigError`, before anything is fetched, where ``fine_tuning.qlora`` is not possible here.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -71,7 +72,7 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
         if not Path(source).is_dir():
-            snapshot_download(source, allow_patterns=_MODEL_FILES)  # no trainer is to wait for a download
+            snapshot_download(source, allow_patterns=_MODEL_FILES)  # outside the lock: no trainer waits for it
         with constructing():
             model = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -79,12 +80,12 @@ def load_base(settings: Settings, progress: Progress, name: str | None = None) -
                 trust_remote_code=trust,
                 use_safetensors=None if extra else True,
                 **extra,
-                **(_in_four_bits(device, dtype) if fine_tuning.qlora else {}),
+                **(_quantization_options(device, dtype) if fine_tuning.qlora else {}),
             )
         # bitsandbytes has put the layers on the device while it read them, and does not let them be moved.
-        model = (_stay_as_read(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
+        model = (_disable_repacking(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
-        raise _explained(wanted, problem) from problem
+        raise _load_error(wanted, problem) from problem
     except torch.OutOfMemoryError as problem:
         raise LoraTuiError(f"{wanted} does not fit on {device}: {_first_line(problem)}") from problem
     if tokenizer.pad_token_id is None:
@@ -107,8 +108,8 @@ def check_qlora(device: torch.device) -> None:
         )
 
 
-def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What makes ``from_pretrained`` keep linear layers as QLoRA does: NF4, its scales quantised again (2305.14314)."""
+def _quantization_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return ``from_pretrained``'s options for QLoRA: NF4 with double quantisation (arXiv 2305.14314)."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of faster kernels that are not installed
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -116,8 +117,8 @@ def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": four_bits, "device_map": {"": device}}
 
 
-def _stay_as_read(model: PreTrainedModel) -> PreTrainedModel:
-    """Keep bitsandbytes from repacking its weights at the first evaluation on a CPU with AVX512-BF16.
+def _disable_repacking(model: PreTrainedModel) -> PreTrainedModel:
+    """Stop bitsandbytes from repacking its weights at the first evaluation on a CPU with AVX512-BF16.
 
     It would round their scales and, from then on, compute without autograd: training after an evaluation would get
     wrong gradients and nobody would notice.
@@ -170,8 +171,8 @@ def _bfloat16_is_faster() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def _explained(name: str, problem: Exception) -> LoraTuiError:
-    """Say in one or two lines why a model could not be loaded."""
+def _load_error(name: str, problem: Exception) -> LoraTuiError:
+    """Return an error that says in one or two lines why a model could not be loaded."""
     log.info("loading %s failed", name, exc_info=problem)
     text = str(problem)
     if "trust_remote_code" in text:

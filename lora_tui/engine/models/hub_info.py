@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.engine.models.architecture import Architecture, UnknownArchitectureError, architecture_of
-from lora_tui.engine.models.builtin import BUILTIN, Progress, cached_folder, ensure_builtin
+from lora_tui.engine.models.builtin import BUILTIN, cached_folder, ensure_builtin
 from lora_tui.errors import UnreachableError
+from lora_tui.protocol.backend import LoadProgress
 
 _LARGEST_CONFIG = 1_000_000
 """Bytes of a config.json that are read: a real one has a few thousand."""
@@ -34,7 +35,7 @@ def check_source(name: str) -> None:
         raise UnreachableError(f'fine_tuning.model_name = "{name}": {problem}.')
 
 
-def locate(name: str, progress: Progress) -> tuple[str, dict[str, str]]:
+def locate(name: str, progress: LoadProgress) -> tuple[str, dict[str, str]]:
     """Return what to hand to ``from_pretrained``, and the extra argument that a GGUF file needs.
 
     The built-in model is fetched if need be. Raises `UnreachableError` as `check_source` does.
