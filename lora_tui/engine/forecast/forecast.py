@@ -1,7 +1,7 @@
-"""What will this do? The answer to a configuration while it is edited: no torch, no network, a few milliseconds.
+"""The forecast of a configuration while it is edited: no torch, no network, a few milliseconds.
 
-`training.forecast` and `generation.forecast` do the reckoning; here they are joined, together with everything that
-will surprise: the advice of the configuration, given the run's real length and size, and what this machine lacks.
+It joins the forecasts of `training` and `generation` with warnings: the configuration's advice, given the run's real
+length and size, and what this machine lacks.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from lora_tui.text import one_line
 
 @dataclass(frozen=True, slots=True)
 class SettingsForecast:
-    """What training and generation will be; each line of `warnings` begins with a key and its value."""
+    """The forecasts of training and generation; each line of `warnings` begins with a key and its value."""
 
     training: TrainingForecast
     generation: GenerationForecast
@@ -35,7 +35,7 @@ class SettingsForecast:
 async def forecast_settings(
     settings: Settings, store: Store | None = None, data_file: Path | None = None
 ) -> SettingsForecast:
-    """Return what these settings will do, with what the runs in `store` tell of speed and tokens.
+    """Forecast what these settings will do; the runs in `store` give speed and token counts.
 
     `data_file` is what ``--train-data-file`` names. Files are read in a thread; the first time that takes a while.
     """
@@ -46,16 +46,16 @@ async def forecast_settings(
 def forecast_with_history(
     settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
 ) -> SettingsForecast:
-    """Return what these settings will do; blocks while files are read. `history` is newest first."""
+    """Forecast what these settings will do; blocks while files are read. `history` is newest first."""
     training = forecast_training(settings, history, data_file)
     architecture = model_info(settings.fine_tuning.model_name).architecture
     warnings = [
-        *_lacking(settings, training),
+        *_warnings(settings, training),
         *advise(
             settings,
-            optimizer_steps=_whole(training.length.steps),
-            trainable_parameters=_whole(training.model.trainable_parameters),
-            examples=_whole(training.data.examples),
+            optimizer_steps=_as_int(training.length.steps),
+            trainable_parameters=_as_int(training.model.trainable_parameters),
+            examples=_as_int(training.data.examples),
             hidden_size=None if architecture is None else architecture.hidden,
             model_type=None if architecture is None else architecture.model_type,
         ),
@@ -63,12 +63,12 @@ def forecast_with_history(
     return SettingsForecast(training, forecast_generation(settings), tuple(warnings))
 
 
-def _whole(figure: Estimate) -> int | None:
-    return None if figure.value is None else int(figure.value)
+def _as_int(estimate: Estimate) -> int | None:
+    return None if estimate.value is None else int(estimate.value)
 
 
-def _lacking(settings: Settings, training: TrainingForecast) -> Iterator[str]:
-    """Yield what will keep training from beginning or from ending well on this machine."""
+def _warnings(settings: Settings, training: TrainingForecast) -> Iterator[str]:
+    """Yield what will keep training from starting or finishing on this machine."""
     tuning = settings.fine_tuning
     if not training.device.present:
         missing = (
@@ -90,8 +90,8 @@ def _lacking(settings: Settings, training: TrainingForecast) -> Iterator[str]:
         )
     total, free = training.memory.total.value, training.memory.free.value
     if total is not None and free is not None and total > free:
-        way = training.memory.recomputation
-        frugal = way is not None and way.every == 1
+        recomputation = training.memory.recomputation
+        frugal = recomputation is not None and recomputation.every == 1
         instead = "a smaller model" if frugal else "fine_tuning.gradient_checkpointing = true"
         yield (
             f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {total / 1e9:.1f} GB '

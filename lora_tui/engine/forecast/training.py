@@ -1,7 +1,7 @@
-"""What a training run will be, seen before it begins and without torch: its length, its memory, its time.
+"""The forecast of a training run, before it begins and without torch: its data, steps, memory and time.
 
-Three sources are joined: the training file (`survey`), the base model's shape (`model_info`), and earlier runs of the
-same store. Each figure says where it comes from; what none of the three tells stays unknown, with the reason.
+Three sources are joined: the training file (`survey`), the base model's architecture (`model_info`), and earlier runs
+of the same store. Each estimate says where it comes from; what none of the three tells stays unknown, with the reason.
 """
 
 import importlib.metadata
@@ -34,35 +34,37 @@ from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usab
 from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
 
+_UNKNOWN_ARCHITECTURE = "its shape is not known"
+
 
 def forecast_training(
     settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
 ) -> TrainingForecast:
-    """Return what training with these settings will be; blocks while the data file is read. Never raises.
+    """Forecast training with these settings; blocks while the data file is read. Never raises.
 
     `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first.
     """
     tuning = settings.fine_tuning
-    found = survey(training_file(settings, data_file))
+    file = survey(training_file(settings, data_file))
     info = model_info(tuning.model_name)
     device = expected_device(tuning.device)
-    of_model = [run for run in history if run.plan.get("model") == tuning.model_name]
-    of_machine = [run for run in of_model if run.host == socket.gethostname() and _kind(run) == device.kind]
-    data = _data(found, of_model, tuning.training)
-    run_length = _length(data, tuning)
-    model = _model(info, tuning, of_model)
+    model_runs = [run for run in history if run.plan.get("model") == tuning.model_name]
+    machine_runs = [run for run in model_runs if run.host == socket.gethostname() and _kind(run) == device.kind]
+    data = _data(file, model_runs, tuning.training)
+    length = _length(data, tuning)
+    model = _model(info, tuning, model_runs)
     return TrainingForecast(
         data=data,
-        length=run_length,
+        length=length,
         model=model,
         device=device,
-        memory=_memory(info, model, found, tuning, device, of_machine),
-        seconds=_seconds(data, run_length, tuning, device, of_machine),
+        memory=_memory(info, model, file, tuning, device, machine_runs),
+        seconds=_seconds(data, length, tuning, device, machine_runs),
     )
 
 
 def expected_device(setting: str) -> DeviceForecast:
-    """Return the device that ``fine_tuning.device`` will mean: for "auto" a card, else Apple's, else the processor."""
+    """Return the device that ``fine_tuning.device`` will select: for "auto" a card, else Apple's GPU, else the CPU."""
     kind, _, number = setting.partition(":")
     cards = gpus() if _torch_has_cuda() else ()
     if kind == "auto":
@@ -89,64 +91,64 @@ def _kind(run: PlannedRun) -> str:
     return str(run.plan.get("device", "")).partition(":")[0]
 
 
-def _data(found: Survey, of_model: Sequence[PlannedRun], training: Training) -> DataForecast:
-    if found.problem is not None:
-        unknown = Estimate(None, found.problem)
-        return DataForecast(found.path, found.exists, found.problem, unknown, {}, 0, unknown, unknown)
-    held_out = set(draw_holdout(found.questions, training.validation_share, training.seed))
-    same = next((run for run in of_model if _same_data(run, found, training.max_length)), None)
-    if same is not None:
-        note = f"as run {same.id} counted them"
-        counted, of_them = same.plan["examples"], same.plan.get("held_out", 0)
-        tokens = Estimate(same.plan["tokens"], note)
-        if of_them != len(held_out):  # it divided the same examples in another way
-            everything = same.plan["tokens"] + same.plan.get("held_out_tokens", 0)
-            kept = counted + of_them - len(held_out)
-            tokens = Estimate(round(everything * kept / (counted + of_them)), note, estimated=True)
-        examples = Estimate(counted + of_them - len(held_out), note)
+def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) -> DataForecast:
+    if file.problem is not None:
+        unknown = Estimate(None, file.problem)
+        return DataForecast(file.path, file.exists, file.problem, unknown, {}, 0, unknown, unknown)
+    held_out = set(draw_holdout(file.questions, training.validation_share, training.seed))
+    same_run = next((run for run in model_runs if _same_data(run, file, training.max_length)), None)
+    if same_run is not None:
+        note = f"as run {same_run.id} counted them"
+        planned, held_out_then = same_run.plan["examples"], same_run.plan.get("held_out", 0)
+        tokens = Estimate(same_run.plan["tokens"], note)
+        if held_out_then != len(held_out):  # it split the same examples otherwise
+            all_tokens = same_run.plan["tokens"] + same_run.plan.get("held_out_tokens", 0)
+            kept = planned + held_out_then - len(held_out)
+            tokens = Estimate(round(all_tokens * kept / (planned + held_out_then)), note, estimated=True)
+        examples = Estimate(planned + held_out_then - len(held_out), note)
     else:
-        examples = Estimate(found.examples - len(held_out))
-        trained = found.tokens_up_to(training.max_length, without=held_out)
+        examples = Estimate(file.examples - len(held_out))
+        trained = file.tokens_up_to(training.max_length, without=held_out)
         tokens = Estimate(trained, "four characters a token", estimated=True)
-    return DataForecast(found.path, True, None, examples, found.forms, found.skipped, tokens, Estimate(len(held_out)))
+    return DataForecast(file.path, True, None, examples, file.forms, file.skipped, tokens, Estimate(len(held_out)))
 
 
-def _same_data(run: PlannedRun, found: Survey, max_length: int) -> bool:
-    """Tell whether a run of the same model has tokenised this very file, and cut it at the same length."""
+def _same_data(run: PlannedRun, file: Survey, max_length: int) -> bool:
+    """Tell whether a run of the same model has tokenised this very file, truncated at the same length."""
     plan = run.plan
     examples = plan.get("examples", 0) + plan.get("held_out", 0) + plan.get("dropped", 0)
-    counted = (examples, plan.get("skipped"), plan.get("forms"))
+    planned = (examples, plan.get("skipped"), plan.get("forms"))
     return (
         run.data != ""
         and run.max_length == max_length
-        and run.planned_at >= found.changed_at
-        and counted == (found.examples, found.skipped, dict(found.forms))
-        and Path(run.data).expanduser().absolute() == found.path.absolute()
+        and run.planned_at >= file.changed_at
+        and planned == (file.examples, file.skipped, dict(file.forms))
+        and Path(run.data).expanduser().absolute() == file.path.absolute()
     )
 
 
 def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     training = tuning.training
-    together = training.batch_size * training.gradient_accumulation_steps
+    examples_per_step = training.batch_size * training.gradient_accumulation_steps
     if data.examples.value is None:
         per_epoch = None
         steps = training.max_steps or None
     else:
         examples = int(data.examples.value)
-        per_epoch = schedule.steps_per_epoch(examples, together)
-        steps = schedule.total_steps(examples, together, training.max_epochs, training.max_steps)
+        per_epoch = schedule.steps_per_epoch(examples, examples_per_step)
+        steps = schedule.total_steps(examples, examples_per_step, training.max_epochs, training.max_steps)
     if steps is None:
         unknown = Estimate(None, data.examples.note)
         return LengthForecast(unknown, unknown, unknown, unknown, unknown)
-    early = "at most: target_score or patience may end the run before"
+    note = "at most: target_score or patience may end the run before"
     if per_epoch is None and not training.eval_steps:
         evaluations = Estimate(None, data.examples.note)
     else:
         times = schedule.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
-        evaluations = Estimate(times, early)
+        evaluations = Estimate(times, note)
     return LengthForecast(
         steps_per_epoch=Estimate(None, data.examples.note) if per_epoch is None else Estimate(per_epoch),
-        steps=Estimate(steps, early),
+        steps=Estimate(steps, note),
         warmup_steps=Estimate(min(tuning.scheduler.warmup_steps, steps)),
         evaluations=evaluations,
         checkpoints=Estimate(
@@ -155,14 +157,14 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     )
 
 
-def _model(info: ModelInfo, tuning: FineTuning, of_model: Sequence[PlannedRun]) -> ModelForecast:
+def _model(info: ModelInfo, tuning: FineTuning, model_runs: Sequence[PlannedRun]) -> ModelForecast:
     if info.architecture is None:
-        why = info.problem or "its shape is not known"
-        counted = next((run for run in of_model if "parameters" in run.plan), None)
+        why = info.problem or _UNKNOWN_ARCHITECTURE
+        planned = next((run for run in model_runs if "parameters" in run.plan), None)
         parameters = Estimate(None, why)
-        if counted is not None:
-            base = counted.plan["parameters"] - counted.plan.get("trainable_parameters", 0)
-            parameters = Estimate(base, f"as run {counted.id} counted them")
+        if planned is not None:
+            base = planned.plan["parameters"] - planned.plan.get("trainable_parameters", 0)
+            parameters = Estimate(base, f"as run {planned.id} counted them")
         return ModelForecast(info.name, info.config, parameters, Estimate(None, why), ())
     parameters = Estimate(info.architecture.parameters)
     if unknown := unknown_targets(info.architecture, tuning.lora.target_modules):
@@ -175,45 +177,59 @@ def _model(info: ModelInfo, tuning: FineTuning, of_model: Sequence[PlannedRun]) 
 def _memory(
     info: ModelInfo,
     model: ModelForecast,
-    found: Survey,
+    file: Survey,
     tuning: FineTuning,
     device: DeviceForecast,
-    of_machine: Sequence[PlannedRun],
+    machine_runs: Sequence[PlannedRun],
 ) -> MemoryForecast:
-    dtype, note = _precision(tuning.dtype, device, of_machine)
+    dtype, note = _precision(tuning.dtype, device, machine_runs)
     width = activation_memory.WIDTHS[dtype]
-    weights = _times(model.parameters, width, note)
+    weights = _scaled(model.parameters, width, note)
     if tuning.qlora:
-        why = "4-bit weights: " + (info.problem or "its shape is not known")
+        why = "4-bit weights: " + (info.problem or _UNKNOWN_ARCHITECTURE)
         weights = Estimate(None, why) if info.architecture is None else _quantized_weights(info.architecture, width)
-    adapters = _times(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
+    adapters = _scaled(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
-    activations, way = Estimate(None, info.problem or "its shape is not known"), None
-    if info.architecture is not None:
-        by_hand = device.kind == "cpu" and info.architecture.model_type in activation_memory.BY_HAND
-        sizes = activation_memory.Sizes(
-            info.architecture.hidden, info.architecture.intermediate, info.architecture.layers, width, by_hand
-        )
-        longest, budget = found.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
-        row = max(longest, budget)
-        way = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
-        reckoned = way or activation_memory.NONE
-        of_row = f"for a row of {count(row, 'token')}, {reckoned.name}"
-        if by_hand and usable_cores() > 1 and longest > budget // 2:
-            of_row += "; others beside it where half of the free memory holds them"
-        activations = Estimate(reckoned.bytes_per_token(sizes) * row, of_row, estimated=True)
+    recomputation, activations = _activations(info, file, tuning, device, dtype, free, weights)
     parts = [part.value for part in (weights, adapters, activations)]
     known = [part for part in parts if part is not None]
     missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
     total = Estimate(sum(known), note, estimated=True) if len(known) == len(parts) else Estimate(None, missing)
-    return MemoryForecast(dtype, weights, adapters, activations, total, free, way)
+    return MemoryForecast(dtype, weights, adapters, activations, total, free, recomputation)
 
 
-def _precision(setting: str, device: DeviceForecast, of_machine: Sequence[PlannedRun]) -> tuple[str, str]:
-    """Return the precision that is reckoned with, and how it was found."""
+def _activations(
+    info: ModelInfo,
+    file: Survey,
+    tuning: FineTuning,
+    device: DeviceForecast,
+    dtype: str,
+    free: Estimate,
+    weights: Estimate,
+) -> tuple[activation_memory.Recomputation | None, Estimate]:
+    """Return which activations will be recomputed (None: not known), and the bytes of those of the longest row."""
+    architecture = info.architecture
+    if architecture is None:
+        return None, Estimate(None, info.problem or _UNKNOWN_ARCHITECTURE)
+    by_hand = device.kind == "cpu" and architecture.model_type in activation_memory.BY_HAND
+    sizes = activation_memory.Sizes(
+        architecture.hidden, architecture.intermediate, architecture.layers, activation_memory.WIDTHS[dtype], by_hand
+    )
+    longest, budget = file.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
+    row = max(longest, budget)
+    recomputation = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
+    assumed = recomputation or activation_memory.NONE
+    note = f"for a row of {count(row, 'token')}, {assumed.name}"
+    if by_hand and usable_cores() > 1 and longest > budget // 2:
+        note += "; others beside it where half of the free memory holds them"
+    return recomputation, Estimate(assumed.bytes_per_token(sizes) * row, note, estimated=True)
+
+
+def _precision(setting: str, device: DeviceForecast, machine_runs: Sequence[PlannedRun]) -> tuple[str, str]:
+    """Return the precision to assume, and a note of how it was found."""
     if setting != "auto":
         return setting, f"in {setting}"
-    for run in of_machine:
+    for run in machine_runs:
         if run.plan.get("dtype") in activation_memory.WIDTHS:
             return run.plan["dtype"], f'in {run.plan["dtype"]}, which "auto" took in run {run.id}'
     if device.kind == "cuda":
@@ -224,16 +240,16 @@ def _precision(setting: str, device: DeviceForecast, of_machine: Sequence[Planne
 
 
 def _quantized_weights(architecture: Architecture, width: int) -> Estimate:
-    """The frozen weights with ``qlora``: layers of the blocks in 4 bits, the rest as it is."""
+    """Return the bytes of the frozen weights with ``qlora``: the blocks' layers in 4 bits, the rest as they are."""
     packed = sum(layer.inputs * layer.outputs for layer in linear_layers(architecture) if layer.name != "lm_head")
     rest = architecture.parameters - packed
     return Estimate(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)
 
 
-def _times(figure: Estimate, bytes_each: int, note: str) -> Estimate:
-    if figure.value is None:
-        return Estimate(None, figure.note)
-    return Estimate(figure.value * bytes_each, note, estimated=True)
+def _scaled(estimate: Estimate, bytes_each: int, note: str) -> Estimate:
+    if estimate.value is None:
+        return Estimate(None, estimate.note)
+    return Estimate(estimate.value * bytes_each, note, estimated=True)
 
 
 def _recomputation(
@@ -244,7 +260,7 @@ def _recomputation(
     weights: Estimate,
     device: DeviceForecast,
 ) -> activation_memory.Recomputation | None:
-    """Decide as training will; for "auto" by the memory that the loaded weights will have left."""
+    """Choose the recomputation as training will; for "auto" by the memory that the loaded weights leave."""
     if setting != "auto":
         return activation_memory.ALL if setting else activation_memory.NONE
     if free.value is None or weights.value is None:
@@ -267,15 +283,15 @@ def _seconds(
     run: LengthForecast,
     tuning: FineTuning,
     device: DeviceForecast,
-    of_machine: Sequence[PlannedRun],
+    machine_runs: Sequence[PlannedRun],
 ) -> Estimate:
-    """Return the time of all steps: the tokens of the run by the median speed of earlier runs like it."""
+    """Return the seconds of all steps: the run's tokens over the median speed of earlier runs like it."""
     if data.tokens.value is None or run.steps.value is None or not run.steps_per_epoch.value:
         return Estimate(None, data.tokens.note or data.examples.note)
     speeds = [
-        past.tokens / past.seconds
-        for past in of_machine
-        if past.state == "finished" and past.seconds > 0 and tuning.dtype in ("auto", past.plan.get("dtype"))
+        earlier.tokens / earlier.seconds
+        for earlier in machine_runs
+        if earlier.state == "finished" and earlier.seconds > 0 and tuning.dtype in ("auto", earlier.plan.get("dtype"))
     ]
     if not speeds:
         return Estimate(None, f"no finished run has trained {tuning.model_name} on this machine's {device.kind} yet")

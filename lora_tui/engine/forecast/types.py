@@ -10,9 +10,9 @@ from lora_tui.engine.models import activation_memory
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and where it comes from, or None and why it is not known: never a number that was made up.
+    """A number with a note of where it comes from, or None with the reason why it is not known; never a guess.
 
-    `estimated` marks what is near enough to plan with and will turn out a little different.
+    `estimated` marks an approximation, good enough to plan with.
     """
 
     value: float | None
@@ -39,7 +39,7 @@ class DataForecast:
 
 @dataclass(frozen=True, slots=True)
 class LengthForecast:
-    """Optimizer steps, and what comes on the way if nothing ends the run early."""
+    """Optimizer steps, and the evaluations and checkpoints among them if nothing ends the run early."""
 
     steps_per_epoch: Estimate
     steps: Estimate
@@ -62,7 +62,7 @@ class ModelForecast:
 
 @dataclass(frozen=True, slots=True)
 class DeviceForecast:
-    """Where training will run, as far as that can be told without torch; `present` is False where there is none."""
+    """The device of the training, as far as it is known without torch; `present` is False if it is missing."""
 
     kind: Literal["cpu", "cuda", "mps"]
     index: int
@@ -72,10 +72,10 @@ class DeviceForecast:
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """Bytes on the device: the frozen weights, the adapters with all that trains them, a step's activations.
+    """Bytes on the device: the frozen weights, the adapters with gradients and optimizer state, a step's activations.
 
-    `dtype` is the precision that is reckoned with, `recomputation` which activations are computed again (None:
-    not known yet), `free` what the device has left now.
+    `dtype` is the precision that is assumed, `recomputation` which activations are recomputed (None: not known yet),
+    `free` what the device has left now.
     """
 
     dtype: str
@@ -89,7 +89,7 @@ class MemoryForecast:
 
 @dataclass(frozen=True, slots=True)
 class TrainingForecast:
-    """What training will be. `seconds` is the time of its steps, evaluations left out."""
+    """The forecast of a training run. `seconds` is the time of its steps without the evaluations."""
 
     data: DataForecast
     length: LengthForecast
