@@ -1,7 +1,7 @@
-"""Ratings of what a model says: answers to test prompts, and replies in a conversation.
+"""Ratings of a model's outputs: answers to test prompts, and replies in a chat.
 
 A rating of 1-5 is a target of 0-1 for the metrics of what was rated. It replaces the rater's earlier one, and the
-weights follow by replaying the log. A reply to which there is no right answer has no metrics: its rating is kept.
+weights follow by replaying the log. A reply without a reference has no metrics: its rating is only stored.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from lora_tui.store import chat_log, feedback, reviews
 from lora_tui.store.connection import Store
 
 CHAT = "chat"
-"""The scope of ratings that no aggregator replays."""
+"""The scope of ratings of replies without metrics, which no aggregator replays."""
 
 _LOWEST, _HIGHEST = 1, 5
 
 
 @dataclass(frozen=True, slots=True)
 class RatingChange:
-    """What a rating did; `rating` is None where one was taken back.
+    """The outcome of rating or unrating (`rating` is None) an answer or a reply.
 
-    `before` and `after` are the evaluation's weights; `weights_version` is their stored row, None where the rating
-    moves nothing.
+    `before` and `after` are the evaluation aggregator's weights; `weights_version` is their stored row, None where the
+    rating moves nothing.
     """
 
     subject_id: int
@@ -46,21 +46,19 @@ class RatingChange:
 
 async def rate_sample(store: Store, sample_id: int, rating: int) -> RatingChange:
     """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
-    target = _target_of_rating(rating)
+    _check_rating(rating)
     async with store.transaction() as t:
         sample, learning_rate = await _sample(t, sample_id)
-        before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
-        await feedback.withdraw(t, "sample", sample_id)
-        await feedback.add(t, EVALUATION, sample.run_id, "sample", sample_id, sample.metrics, target, feedback.PERSON)
-        after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return RatingChange(sample_id, rating, before.weights, after.weights, version)
+        return await _replace_rating(
+            t, "sample", sample_id, rating, learning_rate, run_id=sample.run_id, metrics=sample.metrics
+        )
 
 
 async def unrate_sample(store: Store, sample_id: int) -> RatingChange:
     """Take the rating of an answer back; without one nothing changes."""
     async with store.transaction() as t:
         _, learning_rate = await _sample(t, sample_id)
-        return await _unrated(t, "sample", sample_id, learning_rate)
+        return await _replace_rating(t, "sample", sample_id, None, learning_rate)
 
 
 async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> RatingChange:
@@ -68,17 +66,12 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
 
     It moves the weights where the reply answers one of ``fine_tuning.chat.commands``.
     """
-    target = _target_of_rating(rating)
+    _check_rating(rating)
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
     metrics = await _metrics_of_reply(store, turn_id, settings)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
-        before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
-        await feedback.withdraw(t, "turn", turn_id)
-        scope = EVALUATION if metrics else CHAT
-        await feedback.add(t, scope, run_id, "turn", turn_id, metrics, target, feedback.PERSON)
-        after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return RatingChange(turn_id, rating, before.weights, after.weights, version if metrics else None)
+        return await _replace_rating(t, "turn", turn_id, rating, learning_rate, run_id=run_id, metrics=metrics)
 
 
 async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> RatingChange:
@@ -86,14 +79,29 @@ async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> RatingC
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
     async with store.transaction() as t:
         await _reply(t, turn_id)
-        return await _unrated(t, "turn", turn_id, learning_rate)
+        return await _replace_rating(t, "turn", turn_id, None, learning_rate)
 
 
-async def _unrated(t: Store, subject: str, subject_id: int, learning_rate: float) -> RatingChange:
+async def _replace_rating(
+    t: Store,
+    subject: str,
+    subject_id: int,
+    rating: int | None,
+    learning_rate: float,
+    *,
+    run_id: int | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> RatingChange:
+    """Withdraw the earlier rating of an answer or reply, store the new one (None: none), and replay the weights."""
     before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
     await feedback.withdraw(t, subject, subject_id)
+    if rating is not None:
+        scope = EVALUATION if metrics else CHAT
+        target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
+        await feedback.add(t, scope, run_id, subject, subject_id, metrics or {}, target, feedback.PERSON)
     after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    return RatingChange(subject_id, None, before.weights, after.weights, version)
+    moves = rating is None or bool(metrics)
+    return RatingChange(subject_id, rating, before.weights, after.weights, version if moves else None)
 
 
 async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]:
@@ -114,7 +122,7 @@ async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:
 
 
 async def _metrics_of_reply(store: Store, turn_id: int, settings: Settings) -> dict[str, float]:
-    """Hold the reply to a special command against its predefined answer; any other has no metrics."""
+    """Return the metrics of a reply to a special command against its predefined answer; of any other, none."""
     turn = await _reply(store, turn_id)
     predefined = settings.fine_tuning.chat.predefined_reply(turn.question)
     return {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
@@ -126,7 +134,6 @@ def _text_metrics(reply: str, reference: str) -> dict[str, float]:
     return text_metrics(reply, reference)
 
 
-def _target_of_rating(rating: int) -> float:
+def _check_rating(rating: int) -> None:
     if not _LOWEST <= rating <= _HIGHEST:
         raise UsageError(f"A rating is a number from {_LOWEST} to {_HIGHEST}, not {rating}.")
-    return (rating - _LOWEST) / (_HIGHEST - _LOWEST)

@@ -1,4 +1,4 @@
-"""What becomes of a run: its name, and its end for good."""
+"""Renaming and deleting runs."""
 
 import asyncio
 import os
@@ -15,14 +15,14 @@ from lora_tui.store.connection import Store
 from lora_tui.store.rows import LIVE_STATES, Run
 
 _RUN_FOLDER = re.compile(r"run-\d+(-\d+)?")
-_LONGEST_NAME = 80
-_AT_ONCE = 5000
-"""Rows of a table that are deleted in one transaction: the others who write wait for a tenth of a second."""
+_MAX_NAME = 80
+_ROWS_PER_TRANSACTION = 5000
+"""Rows of a table that are deleted in one transaction: other writers wait for a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedRun:
-    """A run that is gone. `removed` is the folder that went with it; `kept` says why it did not, where it was to."""
+    """A deleted run. `removed` is the folder that was deleted with it; `kept` says why it was not, if it was to be."""
 
     run_id: int
     removed: Path | None = None
@@ -40,7 +40,7 @@ async def rename_run(store: Store, run_id: int, name: str) -> str:
 
     Raises `UsageError` where there is no such run.
     """
-    name = " ".join(name.split())[:_LONGEST_NAME].strip()
+    name = " ".join(name.split())[:_MAX_NAME].strip()
     if not await runs.rename(store, run_id, name):
         raise _no_run(store, run_id)
     return name
@@ -64,15 +64,15 @@ async def delete_run(store: Store, run_id: int, *, with_files: bool) -> DeletedR
 
 
 async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]:
-    """Delete some of a run; returns it, the folders of the other runs, and whether it is gone altogether."""
+    """Delete part of a run's rows; returns the run, the folders of other runs, and whether all is deleted."""
     async with store.transaction() as t:
         run = await runs.get(t, run_id)
         if run is None:
             raise _no_run(store, run_id)
-        if run.state in LIVE_STATES:  # looked at each time: it can be taken up between two parts
+        if run.state in LIVE_STATES:  # checked each time: it can be resumed between two parts
             raise UsageError(f"Run {run_id} is live (process {run.pid} on {run.host}). Stop it before you delete it.")
         others = await runs.folders_of_others(t, run_id)
-        return run, others, await runs.delete_some(t, run_id, _AT_ONCE)
+        return run, others, await runs.delete_some(t, run_id, _ROWS_PER_TRANSACTION)
 
 
 def _no_run(store: Store, run_id: int) -> UsageError:
@@ -98,7 +98,7 @@ def _remove(folder: Path, save_dir: Path, others: Sequence[Path], store_file: Pa
 
 
 def _made_by_us(folder: Path, save_dir: Path) -> bool:
-    """Tell a run's folder by its name and place, or by the adapters in it; a link is never ours."""
+    """Tell whether this program made the folder, by its name and place or the adapters in it; a link never."""
     if folder.is_symlink():
         return False
     in_place = Path(os.path.abspath(folder.parent)) == Path(os.path.abspath(save_dir))  # noqa: PTH100  # links stay

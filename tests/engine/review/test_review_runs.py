@@ -105,7 +105,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_tui.engine.review.runs._AT_ONCE", 4)
+    monkeypatch.setattr("lora_tui.engine.review.runs._ROWS_PER_TRANSACTION", 4)
     parts: list[list[int]] = []
     real = runs.delete_some
 
