@@ -8,8 +8,8 @@ import asyncio
 import hashlib
 import os
 import re
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -35,76 +35,31 @@ _YIELD_EVERY = 256  # lines after which the loop gets to run other tasks
 _REJECTED_PREFIX = re.compile(r"^line \d+: [^\t]*\t")
 
 
-@dataclass(frozen=True, slots=True)
-class FormatEvent:
-    """One raw line that was written or rejected, in the input's order."""
-
-    line: int
-    verdict: Literal["written", "rejected"]
-    question: str
-    answer: str
-    reason: str
-    """Why it was rejected; empty for a pair."""
-    from_model: bool
-    lines_done: int
-    lines_total: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FormatSummary:
-    """Where every line of the raw file went."""
+    """Counts of what became of every line of the raw file; they grow while it is formatted."""
 
-    lines: int
-    blank: int
-    comments: int
-    written: int
-    rejected: int
-    reasons: Mapping[str, int]
+    lines: int = 0
+    blank: int = 0
+    comments: int = 0
+    written: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     """How many lines were rejected for which reason; sums up to `rejected`."""
-    from_model: int
+    from_model: int = 0
     """How many of the written pairs a model made."""
-    duplicates: int
+    duplicates: int = 0
     """How many of the written pairs are equal to an earlier one; they are kept."""
-    notes: Mapping[str, int]
+    notes: dict[str, int] = field(default_factory=dict)
     """What was left out of written pairs, such as system messages, and how often."""
-    rejected_file: Path | None
+    rejected_file: Path | None = None
     """Where the rejected lines are, if there are any."""
 
     @property
     def adds_up(self) -> bool:
-        """Whether every line is in one of the numbers."""
+        """Whether every line is in one of the counts."""
         by_reason = sum(self.reasons.values())
         return self.lines == self.blank + self.comments + self.written + self.rejected and by_reason == self.rejected
-
-
-@dataclass(slots=True)
-class _Counts:
-    """The running counts behind a `FormatSummary`; `digests` are hashes of the written pairs."""
-
-    total: int
-    lines: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    from_model: int = 0
-    duplicates: int = 0
-    digests: set[bytes] = field(default_factory=set)
-    first_rejection: str = ""
-
-    def summary(self, rejected_file: Path) -> FormatSummary:
-        rejected = self.kinds["rejected"]
-        return FormatSummary(
-            lines=self.lines,
-            blank=self.kinds["blank"],
-            comments=self.kinds["comment"],
-            written=self.kinds["written"],
-            rejected=rejected,
-            reasons=dict(self.reasons),
-            from_model=self.from_model,
-            duplicates=self.duplicates,
-            notes=dict(self.notes),
-            rejected_file=rejected_file if rejected else None,
-        )
 
 
 _Outcome: TypeAlias = RawPair | RawRejection | RawSkip
@@ -123,7 +78,7 @@ async def format_file(
     raw: Path,
     out: Path,
     statement_to_pair: StatementToPair | None,
-    on_progress: Callable[[FormatEvent], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     concurrency: int = 4,
 ) -> FormatSummary:
     """Turn the raw lines in `raw` into the training text `out`, and list what was rejected in ``OUT.rejected``.
@@ -135,7 +90,7 @@ async def format_file(
         statement_to_pair: Turns a plain statement into a pair; without it, statements are rejected. It is not called
             again after an `UnreachableError`: it has retried by itself, and ten thousand lines should not each wait
             for a dead endpoint.
-        on_progress: Called for every line that was written or rejected.
+        on_progress: Called with lines done and all lines, after every line that was written or rejected.
         concurrency: How many model calls run at a time.
 
     Raises:
@@ -147,26 +102,29 @@ async def format_file(
     advice = "Write one example a line, such as: question | answer"
     require_text_file(raw, "raw file", advice)
     # The first pass counts, and finds an unreadable file before a model is paid.
-    counts = _Counts(total=sum(1 for _ in text_lines(raw, keep_bad=True)))
+    total = sum(1 for _ in text_lines(raw, keep_bad=True))
     calls = _StatementCalls(statement_to_pair, concurrency)
+    summary = FormatSummary()
     with atomic_writer(out) as output, atomic_writer(rejected_file) as rejected:
+        writer = _LineWriter(output, rejected, summary, lambda: on_progress and on_progress(summary.lines, total))
         try:
-            await _format_lines(_numbered(raw), calls, _LineWriter(output, rejected, counts, on_progress))
+            await _format_lines(_numbered(raw), calls, writer)
         finally:
             await calls.cancel()
-        if not counts.kinds["written"]:
+        if not summary.written:
             output.discard()
-        if not counts.kinds["rejected"]:
+        if not summary.rejected:
             rejected.discard()
-    summary = counts.summary(rejected_file)
     assert summary.adds_up, summary
-    if not summary.rejected:
+    if summary.rejected:
+        summary.rejected_file = rejected_file
+    else:
         _remove(rejected_file)
     if not summary.written and not summary.rejected:
         raise UsageError(f"the raw file {raw} holds no examples, only blank lines and comments. {advice}")
     if not summary.written:
         raise LoraTuiError(
-            f"none of the {count(summary.rejected, 'example line')} in {raw} gave a pair ({counts.first_rejection}); "
+            f"none of the {count(summary.rejected, 'example line')} in {raw} gave a pair ({writer.first_rejection}); "
             f"{out} was not written, all reasons are in {rejected_file}"
         )
     return summary
@@ -211,58 +169,45 @@ class _StatementCalls:
         return RawPair(question, answer)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _LineWriter:
     """Writes finished lines to the output or the rejected file, counts them and reports progress."""
 
     output: AtomicFile
     rejected: AtomicFile
-    counts: _Counts
-    on_progress: Callable[[FormatEvent], None] | None
+    summary: FormatSummary
+    on_line: Callable[[], object]
+    first_rejection: str = ""
+    digests: set[bytes] = field(default_factory=set)
 
-    def skip(self, kind: str) -> None:
-        self.counts.lines += 1
-        self.counts.kinds[kind] += 1
+    def skip(self, kind: Literal["blank", "comment"]) -> None:
+        self.summary.lines += 1
+        self.summary.blank += kind == "blank"
+        self.summary.comments += kind == "comment"
 
-    def write(self, line: _Line, pair: RawPair, *, from_model: bool) -> None:
-        counts = self.counts
-        question, answer = normalise_pair(pair.question, pair.answer)
-        block = format_example(question, answer)
-        self.output.write(f"\n{block}\n" if counts.kinds["written"] else f"{block}\n")
-        counts.lines += 1
-        counts.kinds["written"] += 1
-        counts.from_model += from_model
+    def write(self, pair: RawPair, *, from_model: bool) -> None:
+        summary = self.summary
+        block = format_example(*normalise_pair(pair.question, pair.answer))
+        self.output.write(f"\n{block}\n" if summary.written else f"{block}\n")
+        summary.lines += 1
+        summary.written += 1
+        summary.from_model += from_model
         if pair.note:
-            counts.notes[pair.note] += 1
+            summary.notes[pair.note] = summary.notes.get(pair.note, 0) + 1
         digest = hashlib.blake2b(block.encode(), digest_size=16).digest()
-        counts.duplicates += digest in counts.digests
-        counts.digests.add(digest)
-        self._notify(line, "written", question, answer, "", from_model)
+        summary.duplicates += digest in self.digests
+        self.digests.add(digest)
+        self.on_line()
 
     def reject(self, line: _Line, rejection: RawRejection) -> None:
-        counts = self.counts
+        summary = self.summary
         reason = " ".join(str(rejection).split())
         self.rejected.write(f"line {line.number}: {reason}\t{line.text}\n")
-        counts.lines += 1
-        counts.kinds["rejected"] += 1
-        counts.reasons[rejection.reason] += 1
-        counts.first_rejection = counts.first_rejection or f"line {line.number}: {reason}"
-        self._notify(line, "rejected", "", "", reason, from_model=False)
-
-    def _notify(
-        self,
-        line: _Line,
-        verdict: Literal["written", "rejected"],
-        question: str,
-        answer: str,
-        reason: str,
-        from_model: bool,
-    ) -> None:
-        if self.on_progress is not None:
-            total = self.counts.total
-            self.on_progress(
-                FormatEvent(line.number, verdict, question, answer, reason, from_model, self.counts.lines, total)
-            )
+        summary.lines += 1
+        summary.rejected += 1
+        summary.reasons[rejection.reason] = summary.reasons.get(rejection.reason, 0) + 1
+        self.first_rejection = self.first_rejection or f"line {line.number}: {reason}"
+        self.on_line()
 
 
 async def _format_lines(lines: Iterator[tuple[int, str]], calls: _StatementCalls, writer: _LineWriter) -> None:
@@ -293,7 +238,7 @@ async def _finish(line: _Line, writer: _LineWriter) -> None:
         case RawSkip(kind):
             writer.skip(kind)
         case RawPair() as pair:
-            writer.write(line, pair, from_model=from_model)
+            writer.write(pair, from_model=from_model)
         case RawRejection() as rejection:
             writer.reject(line, rejection)
 

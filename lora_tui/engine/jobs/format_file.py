@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.data.formatting import FormatEvent, format_file
+from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.jobs.generate import open_model
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
@@ -19,11 +20,8 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     raw, out = Path(str(ctx.options["raw"])), Path(str(ctx.options["out"]))
     progress = progress_events(ctx.emit)
 
-    def on_progress(event: FormatEvent) -> None:
-        progress("formatting", event.lines_done, event.lines_total)
-
     async with AsyncExitStack() as stack:
-        summary = await format_file(raw, out, _LazyWriter(ctx, stack), on_progress)
+        summary = await format_file(raw, out, _LazyWriter(ctx, stack), partial(progress, "formatting"))
     for note, number in summary.notes.items():
         ctx.warn(f"{note}: {number:,}")
     return {
