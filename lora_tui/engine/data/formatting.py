@@ -83,19 +83,14 @@ async def format_file(
 ) -> FormatSummary:
     """Turn the raw lines in `raw` into the training text `out`, and list what was rejected in ``OUT.rejected``.
 
-    Args:
-        raw: One example a line, in any of the forms of `raw_lines.parse_raw_line`. A corrected ``.rejected`` file is
-            taken as it is: the number and reason before each line are stripped.
-        out: The training text; ``OUT.rejected`` beside it is removed if no line was rejected.
-        statement_to_pair: Turns a plain statement into a pair; without it, statements are rejected. It is not called
-            again after an `UnreachableError`: it has retried by itself, and ten thousand lines should not each wait
-            for a dead endpoint.
-        on_progress: Called with lines done and all lines, after every line that was written or rejected.
-        concurrency: How many model calls run at a time.
+    `raw` holds one example a line, in any of the forms of `raw_lines.parse_raw_line`; a corrected ``.rejected`` file is
+    taken as it is, the number and reason before each line are stripped. ``OUT.rejected`` is removed if no line was
+    rejected. `on_progress` is called with the lines done and all lines, `concurrency` is how many model calls run at a
+    time. Without `statement_to_pair`, statements are rejected; it is not called again after an `UnreachableError`: it
+    has retried by itself, and ten thousand lines should not each wait for a dead endpoint.
 
-    Raises:
-        UsageError: `raw` is missing, empty, no UTF-8 text or the same file as `out`.
-        LoraTuiError: No line gave a pair, or a file cannot be written; `out` is as it was before.
+    Raises `UsageError` where `raw` is missing, empty, not UTF-8 text or the same file as `out`, and `LoraTuiError`
+    where no line gave a pair or a file cannot be written; `out` is as it was before.
     """
     rejected_file = out.with_name(f"{out.name}.rejected")
     _require_distinct(raw, out, rejected_file)

@@ -72,11 +72,7 @@ def lower_keys(fields: Fields) -> Fields:
 
 
 def form_of(keys: Collection[str]) -> Form:
-    """Return the form that `keys`, in lower case, identify.
-
-    Raises:
-        Malformed: They identify none.
-    """
+    """Return the form that `keys`, in lower case, identify; raises `Malformed` where they identify none."""
     for form in FORMS:
         if all(key in keys for key in form.keys):
             return form
@@ -87,10 +83,7 @@ def form_of(keys: Collection[str]) -> Form:
 def form_of_fields(fields: Fields) -> Form:
     """Return the form of a record; keys without a value count only if the others identify none.
 
-    Tools that merge data sets give every record every key, with null in those that it never had.
-
-    Raises:
-        Malformed: Its keys identify no form.
+    Tools that merge data sets give every record every key, with null in those that it never had. Raises `Malformed`.
     """
     with_value = [key for key, value in fields.items() if value is not None]
     try:

@@ -55,11 +55,10 @@ def training_file(settings: Settings, named: str | Path | None = None) -> Path:
 
 
 def read_examples(path: Path) -> ReadResult:
-    """Read a training file of any form.
+    """Read a training file of any format.
 
-    Raises:
-        UsageError: The file is missing, empty, no text, holds a corrupt record (the message names the line and what was
-            expected) or no record that can be trained on.
+    Raises `UsageError` where it is missing, empty, not text, holds a corrupt record (the message names the line and
+    what was expected) or no record that can be trained on.
     """
     require_text_file(path, "training file", _ADVICE)
     lines = list(text_lines(path))

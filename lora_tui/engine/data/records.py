@@ -40,11 +40,7 @@ class InvalidJson(Malformed):
 
 
 def decode_json(text: str) -> Any:
-    """Return the JSON value in `text`.
-
-    Raises:
-        InvalidJson: It is not JSON; its `line` counts within `text`.
-    """
+    """Return the JSON value in `text`; raises `InvalidJson`, whose `line` counts within `text`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -56,11 +52,7 @@ def decode_json(text: str) -> Any:
 
 
 def json_lines(lines: Sequence[str]) -> Iterator[Record]:
-    """Yield the records of JSON Lines: one object a line, blank lines ignored.
-
-    Raises:
-        Malformed: A line holds no JSON object, or one of no known form.
-    """
+    """Yield the records of JSON Lines: one object of a known form a line, blank lines ignored. Raises `Malformed`."""
     number = 0
     for line, text in enumerate(lines, start=1):
         if not text.strip():
@@ -76,10 +68,8 @@ def json_lines(lines: Sequence[str]) -> Iterator[Record]:
 def json_document(text: str) -> Iterator[Record]:
     """Yield the records of one JSON value: a list of objects, an object with one list inside, or a single record.
 
-    Records of a list know their line; those of a list inside an object know their number only.
-
-    Raises:
-        Malformed: The document is not valid JSON, or a record in it is not an object of a known form.
+    Records of a list know their line; those of a list inside an object know their number only. Raises `Malformed` where
+    the document is not valid JSON, or a record in it is not an object of a known form.
     """
     if text.lstrip(_WHITESPACE).startswith("["):
         for number, (line, value) in enumerate(_list_items(text), start=1):
@@ -104,9 +94,7 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
     """Yield the rows of a table with a header, separated by commas, semicolons or tabs, whichever fits the header.
 
     The header alone identifies the form. A cell may hold line breaks in quotes; a conversation is JSON in its cell.
-
-    Raises:
-        Malformed: The header identifies no form, or a row is not valid CSV or has more or fewer cells than the header.
+    Raises `Malformed` where the header identifies no form, or a row is not valid CSV or has another number of cells.
     """
     csv.field_size_limit(2**31 - 1)  # a cell is as long as an answer is; the module's own limit is 131,072
     form, delimiter = _table_form(lines)

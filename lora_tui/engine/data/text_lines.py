@@ -28,11 +28,8 @@ class BadLine(str):
 def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without their ends, reading as it goes; a byte order mark is left out.
 
-    With `keep_bad` a line with a NUL or with bytes that are not UTF-8 comes as a `BadLine` instead of ending the
-    reading.
-
-    Raises:
-        UsageError: The file cannot be read or, at the line the message names, is not UTF-8 text.
+    With `keep_bad` a line with a NUL or with bytes that are not UTF-8 comes as a `BadLine`. Otherwise it raises
+    `UsageError` with the line's number, as does a file that cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -53,15 +50,9 @@ def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
 
 
 def require_text_file(path: Path, what: str, advice: str) -> None:
-    """Refuse a path that cannot be a text file: missing, a folder, a device, empty.
+    """Raise `UsageError` where `path` cannot be a text file: missing, a folder, a device, empty.
 
-    Args:
-        path: The file that is to be read.
-        what: What it is to the user, such as "training file".
-        advice: What to do when it is missing or empty, as a whole sentence.
-
-    Raises:
-        UsageError: With `what`, the path and, where it helps, `advice`.
+    `what` names the file to the user, such as "training file"; `advice` says what to do when it is missing or empty.
     """
     try:
         if path.is_dir():

@@ -41,11 +41,7 @@ def begins_example(lines: Sequence[str], index: int) -> bool:
 
 
 def parse_training_text(lines: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Return line number, question and answer of every example, stripped; a part may be empty.
-
-    Raises:
-        Malformed: At the line it names, the text is not of this form.
-    """
+    """Return line number, question and answer of every example, stripped; a part may be empty. Raises `Malformed`."""
     starts = [index for index in range(len(lines)) if begins_example(lines, index)]
     first = next((index for index, line in enumerate(lines) if line.strip()), len(lines))
     if first < len(lines) and (not starts or first < starts[0]):
@@ -76,11 +72,7 @@ def prompt_text(question: str) -> str:
 
 
 def format_training_text(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return a whole training text: the normalised pairs with a blank line between them and a final line feed.
-
-    Raises:
-        ValueError: A question or answer is empty; such a pair has no place in a training text.
-    """
+    """Return a whole training text: the normalised pairs, a blank line between them and a line feed at the end."""
     blocks = [format_example(*normalise_pair(question, answer)) for question, answer in pairs]
     return "\n\n".join(blocks) + "\n" if blocks else ""
 
@@ -88,8 +80,7 @@ def format_training_text(pairs: Iterable[tuple[str, str]]) -> str:
 def normalise_pair(question: str, answer: str) -> tuple[str, str]:
     """Return the pair as a training text can hold it (see the module's docstring); a second time changes nothing.
 
-    Raises:
-        ValueError: Nothing is left of the question or of the answer.
+    Raises `ValueError` where nothing is left of the question or of the answer.
     """
     question = _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", question).strip()
     question = " ".join(part.strip() for part in _LINE_BREAKS.split(question) if part.strip())
