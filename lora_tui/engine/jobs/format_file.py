@@ -1,15 +1,13 @@
 """The job of ``--generate-training-file``: formats a raw file, with a model for plain statements."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lora_tui.engine.data.formatting import format_file
-from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
+from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
 from lora_tui.engine.jobs.generate import open_model
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError
@@ -20,8 +18,8 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     raw, out = Path(str(ctx.options["raw"])), Path(str(ctx.options["out"]))
     progress = progress_events(ctx.emit)
 
-    async with AsyncExitStack() as stack:
-        summary = await format_file(raw, out, _LazyWriter(ctx, stack), partial(progress, "formatting"))
+    async with StatementModel(ctx) as model:
+        summary = await format_file(raw, out, model, partial(progress, "formatting"))
     for note, number in summary.notes.items():
         ctx.warn(f"{note}: {number:,}")
     return {
@@ -32,43 +30,38 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     }
 
 
-class _LazyWriter:
-    """Turns statements into pairs with the configured model, which is opened when the first statement comes.
+class StatementModel:
+    """Turns plain statements into pairs with the configured model; an async context manager that closes it.
 
-    Most raw files hold none, and must not need a key.
+    The model is opened when the first statement comes: most raw files hold none, and must not need a key.
     """
 
-    def __init__(self, ctx: RunContext, stack: AsyncExitStack) -> None:
+    def __init__(self, ctx: RunContext) -> None:
         self._ctx = ctx
-        self._stack = stack
-        self._opening = asyncio.Lock()
-        self._write: Callable[[str], Awaitable[tuple[str, str]]] | None = None
+        self._lock = asyncio.Lock()
+        self._model: GenerationModel | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin without a model."""
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the model, if one was opened."""
+        if self._model is not None:
+            await self._model.close()
 
     async def __call__(self, statement: str) -> tuple[str, str]:
-        async with self._opening:
-            if self._write is None:
-                self._write = await self._stack.enter_async_context(statement_writer(self._ctx))
-        return await self._write(statement)
+        """Return a question and its answer that say what `statement` says.
 
-
-@asynccontextmanager
-async def statement_writer(ctx: RunContext) -> AsyncIterator[Callable[[str], Awaitable[tuple[str, str]]]]:
-    """Open the configured model for a ``with`` block and yield a function from a statement to question and answer.
-
-    Raises `UnreachableError` if the model needs a key that is not set. The function raises `LoraTuiError` if the model
-    writes no pair for this statement, `UnreachableError` if it can write none at all, `Stopped` if the run stops.
-    """
-    model = await open_model(ctx.settings, ctx)
-
-    async def write(statement: str) -> tuple[str, str]:
+        Raises `LoraTuiError` where the model makes no pair of this statement, `UnreachableError` where it will make
+        none of any, such as without a key, and `Stopped` where the run is stopping.
+        """
+        async with self._lock:
+            if self._model is None:
+                self._model = await open_model(self._ctx.settings, self._ctx)
         try:
-            return await model.pair_from_statement(statement)
+            return await self._model.pair_from_statement(statement)
         except CallFailed as failure:
             raise LoraTuiError(str(failure)) from failure
         except CallStopped:
             raise Stopped from None
-
-    try:
-        yield write
-    finally:
-        await model.close()

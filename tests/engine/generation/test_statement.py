@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.jobs.format_file import statement_writer
+from lora_tui.engine.jobs.format_file import StatementModel
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store.connection import Store
@@ -29,7 +29,7 @@ def convert(
             with ThreadPoolExecutor(1) as pool:
                 ctx = RunContext(run_id, harness.settings(), {}, store, False, writer, pool)
                 try:
-                    async with statement_writer(ctx) as writes:
+                    async with StatementModel(ctx) as writes:
                         return await work(writes)
                 finally:
                     await writer.close()
