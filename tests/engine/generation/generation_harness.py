@@ -1,7 +1,13 @@
 """Test harness of generation: a folder of text, a store and a server, on which the real engine runs jobs."""
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,18 @@ from lora_tui.engine.runtime.engine import Engine, Outcome
 from tests.openai_server import MODEL, OpenAIServer
 
 KEY = "sk-test-0123456789abcdefghijkl"
+
+_ROOT = Path(__file__).parents[3]
+_RUN = """
+import sys
+from pathlib import Path
+from lora_tui.config import load_settings
+from lora_tui.engine.runtime.engine import Engine
+
+engine = Engine(Path(sys.argv[1]))
+engine.start()
+engine.submit("generate", load_settings(overrides=sys.argv[2:], environment={}).settings)[1].result()
+"""
 
 
 class GenerationHarness:
@@ -56,6 +74,17 @@ class GenerationHarness:
             return future.result(timeout=60)
         finally:
             engine.close()
+
+    @contextmanager
+    def killed_process(self, **values: Any) -> Iterator[None]:
+        """Run the job in a process of its own, which is killed when the block ends."""
+        command = [sys.executable, "-c", _RUN, str(self.store), *self.overrides(**values)]
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(_ROOT)}, cwd=self.folder)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.store) as connection:

@@ -1,11 +1,6 @@
 """A pause: nothing leaves, what is in flight is kept, and the run goes on, ends or is taken up as if nothing was."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
@@ -17,7 +12,6 @@ from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import live_run, on_store, wait_for
-from tests.engine.generation.test_generation_resume import ROOT, RUN
 from tests.engine.generation.test_generation_run import check_the_books
 from tests.openai_server import http, made_up_text, too_many
 
@@ -156,15 +150,10 @@ def test_a_run_can_be_paused_while_it_still_reads(harness: GenerationHarness, mo
 def test_a_run_that_was_killed_while_it_was_paused_goes_on_when_it_is_taken_up(harness: GenerationHarness) -> None:
     harness.server.delay = 0.03
     values = {"total_examples": 12, "num_examples_per_file": 4, "max_concurrency": 2}
-    command = [sys.executable, "-c", textwrap.dedent(RUN), str(harness.store), *harness.overrides(**values)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=harness.folder)
-    try:
+    with harness.killed_process(**values):
         wait_for(lambda: harness.server.count("judge") >= 2)
         on_store(harness, events.ask, 1, "pause")
         wait_for(lambda: paused_events(harness) == [True])
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     harness.server.delay = 0.0
     outcome = harness.run(resume=1, **values)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 12)

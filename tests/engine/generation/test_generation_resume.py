@@ -1,55 +1,24 @@
 """A run that is stopped or killed goes on where it was, and pays for no answered call twice."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from lora_tui.engine.generation import pipeline
 from lora_tui.engine.runtime.engine import Engine
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
+from tests.engine.generation.live_run import wait_for
 from tests.engine.generation.test_generation_run import check_the_books
 from tests.openai_server import http, made_up_text, pair_of_sentence
-
-ROOT = Path(__file__).parents[3]
-
-RUN = """
-    import sys
-    from pathlib import Path
-    from lora_tui.config import load_settings
-    from lora_tui.engine.runtime.engine import Engine
-
-    engine = Engine(Path(sys.argv[1]))
-    engine.start()
-    engine.submit("generate", load_settings(overrides=sys.argv[2:], environment={}).settings)[1].result()
-"""
-
-
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
     harness.server.delay = 0.03
     values = {"total_examples": 40, "num_examples_per_file": 4, "max_concurrency": 4}
-    command = [sys.executable, "-c", textwrap.dedent(RUN), str(harness.store), *harness.overrides(**values)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=harness.folder)
-    try:
+    with harness.killed_process(**values):
         wait_for(lambda: harness.server.count("judge", "ok") >= 15)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     answered_before = harness.value("SELECT COUNT(*) FROM attempts WHERE status='ok'")
     in_flight = harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'")
     accepted_before = harness.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'")
