@@ -109,7 +109,7 @@ class OpenAIServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._server.started:
             assert time.monotonic() < deadline, "the test server did not start"
             time.sleep(0.005)

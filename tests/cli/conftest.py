@@ -45,7 +45,7 @@ class Process(subprocess.Popen[bytes]):
             self.kill()
         super().__exit__(*exception)
 
-    def rest(self, timeout: float = 20.0) -> list[bytes]:
+    def rest(self, timeout: float = 60.0) -> list[bytes]:
         """The lines that are still to come, to the end."""
         return self.communicate(timeout=timeout)[0].splitlines()
 
@@ -69,7 +69,7 @@ class Program:
     def run(self, jobs: str, *arguments: str, **more: Any) -> Ended:
         """Run it on pipes to its end."""
         with self.start(jobs, *arguments, **more) as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
             return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
 
     def terminal(self, jobs: str, *arguments: str, **more: Any) -> Terminal:
@@ -90,7 +90,7 @@ class Program:
         """Run a line of bash with ``$LORA`` as the program."""
         environment = {**self.environment, "LORA": f"{sys.executable} {LAUNCHER}"}
         done = subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=30
+            ["bash", "-c", line], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 

@@ -156,7 +156,7 @@ def test_a_chat_ends_with_its_terminal_and_at_sigterm(program: Program, number: 
             terminal.hang_up()
         else:
             terminal.signal(number)
-        assert terminal.process.wait(10) == status
+        assert terminal.process.wait(60) == status
 
 
 def test_a_chat_that_is_stopped_still_ends_its_json_lines(program: Program) -> None:

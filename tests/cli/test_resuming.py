@@ -62,7 +62,7 @@ def test_a_live_run_is_not_resumed_but_watched(program: Program) -> None:
         assert "Run 1 is live" in ended.err
         assert "--attach 1" in ended.err
         (program.folder / "go").touch()
-        owner.communicate(timeout=20)
+        owner.communicate(timeout=60)
 
 
 def test_modes_that_use_an_adapter_are_told_which(program: Program) -> None:

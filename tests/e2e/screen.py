@@ -47,7 +47,7 @@ class AppTerminal(Terminal):
         self._fed = max(self._fed, end)
         return "\n".join(self._screen.display)
 
-    def shows(self, *texts: str, timeout: float = 30.0) -> str:
+    def shows(self, *texts: str, timeout: float = 60.0) -> str:
         """Wait until all of these are on the screen at once; returns it."""
         deadline = time.monotonic() + timeout
         while True:

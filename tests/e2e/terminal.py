@@ -71,7 +71,7 @@ class Terminal:
         """Everything the terminal has been sent so far, escape codes included."""
         return self._received.decode(errors="replace")
 
-    def read_until(self, text: str, timeout: float = 20.0) -> str:
+    def read_until(self, text: str, timeout: float = 60.0) -> str:
         """Wait until `text` has appeared; returns the output so far."""
         deadline = time.monotonic() + timeout
         while text not in self.output:
@@ -95,7 +95,7 @@ class Terminal:
             self._open = False
             os.close(self._master)
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Wait for the end, reading what is still said; returns the exit status, -N for a death by signal N."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:

@@ -226,4 +226,4 @@ def test_a_closed_window_leaves_the_run_to_finish(desk: Desk) -> None:
         begun = desk.wait_for_state("running")
         terminal.hang_up()
         assert desk.wait_for_state("finished")["pid"] == begun["pid"]
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(60) == 0

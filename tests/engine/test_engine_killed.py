@@ -85,7 +85,7 @@ def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
     assert workshop.run("train").state == "finished", "its device is free again"
 
     _, future = workshop.start("train", resume=run_id)
-    outcome = future.result(timeout=20)
+    outcome = future.result(timeout=60)
     assert (outcome.run_id, outcome.state, outcome.result) == (run_id, "finished", {"resumed": True})
     assert workshop.ask(runs.get, run_id).pid == os.getpid()
     kinds = [event.kind for event in workshop.events(run_id)]
@@ -108,7 +108,7 @@ def test_a_killed_owners_run_can_be_resumed_without_looking_first(
     process, run_id = owner()
     process.kill()
     process.wait()
-    assert workshop.start("train", resume=run_id)[1].result(timeout=20).state == "finished"
+    assert workshop.start("train", resume=run_id)[1].result(timeout=60).state == "finished"
 
 
 def test_a_watcher_of_another_process_can_stop_a_run(workshop: Workshop, owner: Callable[..., Any]) -> None:

@@ -244,7 +244,7 @@ def test_the_engine_closes_the_conversations_that_are_open(
             begun.set()
 
     workshop.engine.call(listen())
-    assert begun.wait(30)
+    assert begun.wait(60)
     workshop.engine.close()
     gc.collect()
     assert model() is None

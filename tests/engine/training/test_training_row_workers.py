@@ -171,7 +171,7 @@ def test_after_an_exception_nothing_is_left_at_work() -> None:
 
     def work(item: int) -> int:
         if item == 0:
-            assert other_is_at_work.wait(10)
+            assert other_is_at_work.wait(60)
             raise RuntimeError("out of memory")
         other_is_at_work.set()
         time.sleep(0.3)
