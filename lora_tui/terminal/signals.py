@@ -6,6 +6,8 @@ program started (``nohup``, a script's background job) stays ignored.
 
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -20,6 +22,7 @@ DEADLINE_SECONDS = 30.0
 """How long SIGTERM leaves a run for saving its work."""
 
 _CHAT_DEADLINE_SECONDS = 5.0
+_REPEAT_SECONDS = 0.1
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -81,13 +84,45 @@ def chat_signals(streams: Streams) -> Iterator[None]:
         # A reply under way is not worth waiting for: turns are stored as they end.
         signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         signal.setitimer(signal.ITIMER_REAL, _CHAT_DEADLINE_SECONDS)
+        handled.set()
         raise SystemExit(128 + number)
 
+    handled = threading.Event()
     before = _install({signal.SIGTERM: end, signal.SIGHUP: end})
+    try:
+        with _repeated(handled):
+            yield
+    finally:
+        _put_back(before)
+
+
+@contextmanager
+def _repeated(handled: threading.Event) -> Iterator[None]:
+    """Send the main thread a signal again until its handler has run.
+
+    Python runs handlers between two instructions of the main thread. A signal that comes just before it blocks in a
+    read, or on another thread, does not interrupt that read: the handler would wait for the next line of input.
+    """
+    main_thread = threading.get_ident()
+    reader, writer = socket.socketpair()
+
+    def repeat() -> None:
+        while number := reader.recv(1):
+            while number[0] in (signal.SIGTERM, signal.SIGHUP) and not handled.wait(_REPEAT_SECONDS):
+                signal.pthread_kill(main_thread, number[0])
+
+    writer.setblocking(False)
+    repeater = threading.Thread(target=repeat, name="signals", daemon=True)
+    repeater.start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        _put_back(before)
+        signal.set_wakeup_fd(before)
+        handled.set()
+        writer.close()
+        repeater.join()
+        reader.close()
 
 
 def _install(handlers: dict[int, Handler]) -> dict[int, Any]:
