@@ -81,7 +81,7 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
     assert all(trainer.result() > 2 for trainer in trainers), "and they went on"
 
 
-def test_an_error_leaves_the_gate_open(threads: ThreadPoolExecutor) -> None:
+def test_an_error_releases_the_lock(threads: ThreadPoolExecutor) -> None:
     lock = BuildLock()
     for side in (lock.constructing, lock.computing):
         with pytest.raises(RuntimeError), side():

@@ -4,6 +4,7 @@ This is where settings, store and the torch code meet; the mathematics are in `l
 """
 
 import asyncio
+import json
 import math
 import threading
 from dataclasses import asdict, dataclass, field
@@ -272,7 +273,8 @@ class _TrainingRun:
             "data": {"file": str(self.data_file), "sha256": self.fingerprint, "examples": len(self.dataset)},
             "prompts": [asdict(prompt) for prompt in self.prompts],
         }
-        checkpoint.write_json(target / ADAPTER_METADATA, metadata)
+        content = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+        (target / ADAPTER_METADATA).write_text(content, encoding="utf-8")
 
     def summary(self, result: TrainingResult) -> dict[str, Any]:
         """The run's result, as the store keeps it."""

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -216,8 +215,3 @@ def _set_random_states(states: Mapping[str, Tensor]) -> None:
         for index in range(torch.cuda.device_count()):
             if (state := states.get(f"cuda{index}")) is not None:
                 torch.cuda.set_rng_state(state, index)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file for people and programs."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -154,14 +154,9 @@ class _Trainer:
         finally:
             self.gradient_step.row_workers.close()
         self.model.eval()
+        state, folder = self.state, best_folder(self.folder)
         return TrainingResult(
-            self.state.step,
-            self.state.tokens,
-            self.last_loss,
-            self.state.best_score,
-            self.state.best_step,
-            stopped_by,
-            best_folder(self.folder),
+            state.step, state.tokens, self.last_loss, state.best_score, state.best_step, stopped_by, folder
         )
 
     def _run_steps(self) -> str:

@@ -82,8 +82,8 @@ class Row:
     `input_ids` and `position_ids` have shape ``(T,)``; positions restart at 0 with each example. `spans` holds each
     example's (start, end). `label_positions` ``(L,)`` are the positions whose *next* token is a label, `targets`
     ``(L,)`` those next tokens: the last token of an example predicts nothing, since its successor belongs to the next
-    example. `examples` says which of the step's examples they are; `cu_seqlens` holds the spans' starts and the end, as
-    int32 ``(examples + 1,)``, for kernels that take them from the device.
+    example. `examples` holds their indices within the step; `cu_seqlens` the spans' starts and the end, as int32
+    ``(examples + 1,)``, for kernels that take them from the device.
     """
 
     input_ids: Tensor
@@ -96,9 +96,9 @@ class Row:
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Distribute items over rows of at most `budget` tokens: best fit, longest first. A longer item gets its own row.
+    """Distribute items over rows of at most `budget` tokens: best fit, longest first; a longer item gets its own row.
 
-    Returns the item indices of each row. Deterministic: ties keep the order given.
+    `lengths` are in tokens. Returns the item indices of each row. Deterministic: ties keep the order given.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -117,8 +117,8 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int]]:
     """Distribute items over rows of like length, at most `budget` tokens each, their number a multiple of `multiple`.
 
-    For rows that are computed side by side: nobody waits for a long one. Longest first, each to the shortest row so
-    far; a longer item than the budget gets its own row. Returns the item indices of each row; deterministic.
+    For rows that are computed side by side, so that no thread waits for a long one. Longest first, each to the shortest
+    row so far; a longer item than the budget gets its own row. Returns the item indices of each row; deterministic.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     alone = [[item] for item in longest_first if lengths[item] > budget]
@@ -137,7 +137,7 @@ def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int
 
 
 def lay_out(examples: Sequence[EncodedExample], items: Sequence[int], device: torch.device) -> Row:
-    """Build one row out of the examples numbered `items`, in the order given."""
+    """Build the row of the examples with the indices `items`, in the order given, on `device`."""
     chosen = [examples[item] for item in items]
     ends = list(accumulate(len(example.input_ids) for example in chosen))
     starts = [0, *ends[:-1]]
@@ -158,7 +158,7 @@ def lay_out(examples: Sequence[EncodedExample], items: Sequence[int], device: to
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to `device`; a GPU takes it in the order of its other work, and nobody waits for that."""
+    """Copy a CPU tensor to `device`, on a GPU without waiting: it comes in the order of the GPU's other work."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
@@ -189,7 +189,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let `model` attend per span inside the block; outside it keeps its own implementation (for generation)."""
+    """Have `model` attend per span inside the block; outside it keeps its own implementation (for generation)."""
     before = model.config._attn_implementation
     model.set_attn_implementation(PACKED_ATTENTION)
     try:
@@ -275,7 +275,7 @@ def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The spans say who sees whom: no mask is built."""
+    """Build no mask: the spans say which tokens attend to which."""
 
 
 AttentionInterface.register(PACKED_ATTENTION, _attend_per_span)
@@ -286,7 +286,7 @@ AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
 
 
 class RowWorkers:
-    """Threads that compute rows, each with its share of torch's own threads; made when they are first needed."""
+    """Pool of threads that compute rows, each with its share of torch's own threads; started when first needed."""
 
     def __init__(self, device: torch.device, *, allowed: bool) -> None:
         self._cores = torch.get_num_threads() if allowed and device.type == "cpu" else 1
@@ -294,20 +294,20 @@ class RowWorkers:
         self._workers = 1
 
     def workers(self, tokens: int) -> int:
-        """How many rows are computed at once where `tokens` may be in work."""
+        """How many rows to compute side by side where they may hold `tokens` together."""
         return max(1, min(self._cores, tokens // _LEAST_TOKENS_PER_WORKER))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
         """Call `function` for every item, `workers` at a time; results come in the order of the items.
 
-        After an exception, or when no more results are asked for, nothing is left at work.
+        After an exception, or when the iterator is closed, no call is left running.
         """
         if workers == 1:
             yield from map(function, items)
             return
         if self._pool is None or self._workers != workers:
             self.close()
-            self._pool, self._workers = _pool(workers, self._cores), workers
+            self._pool, self._workers = _start_threads(workers, self._cores), workers
         calls = deque(self._pool.submit(function, item) for item in items)
         try:
             while calls:
@@ -324,14 +324,14 @@ class RowWorkers:
             self._pool = None
 
 
-def _pool(workers: int, cores: int) -> ThreadPoolExecutor:
-    """Start the threads. torch's setting is each thread's own, but the last one set is what new threads begin with."""
-    together = threading.Barrier(workers)
+def _start_threads(workers: int, cores: int) -> ThreadPoolExecutor:
+    """Start the threads. torch's thread count is each thread's own, but new threads begin with the last one set."""
+    every_thread = threading.Barrier(workers)
 
     def take_share() -> None:
-        torch.get_num_threads()  # the first look of a thread gives it the common setting: that must be over
+        torch.get_num_threads()  # a thread's first call gives it the common setting: that must be over
         torch.set_num_threads(max(1, cores // workers))
-        together.wait()  # so that every thread gets one of these
+        every_thread.wait()  # so that each takes one of these calls
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="training-row")
     for started in [pool.submit(take_share) for _ in range(workers)]:

@@ -36,7 +36,7 @@ def total_steps(count: int, examples_per_step: int, max_epochs: int, max_steps: 
 def evaluations(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int) -> int:
     """Evaluations of a run that nothing ends early: every `eval_steps` steps or `eval_frequency` epochs, and the last.
 
-    `per_epoch` is the steps of an epoch. The same rule as the loop's own, counted instead of asked step by step.
+    `per_epoch` is the steps of an epoch. The same rule as the loop's, which applies it step by step.
     """
     every = eval_steps or eval_frequency * per_epoch
     return math.ceil(steps / every)
@@ -74,10 +74,10 @@ def _systematic(count: int, weights: Sequence[float], offset: float) -> list[int
     """Draw `count` indices at equal distances along the cumulated weights, starting at `offset` (0-1) of a distance."""
     distance = math.fsum(weights) / count
     drawn: list[int] = []
-    reached = 0.0
+    cumulated = 0.0
     for index, weight in enumerate(weights):
-        reached += weight
-        while len(drawn) < count and (len(drawn) + offset) * distance < reached:
+        cumulated += weight
+        while len(drawn) < count and (len(drawn) + offset) * distance < cumulated:
             drawn.append(index)
     drawn += [len(weights) - 1] * (count - len(drawn))  # the last distance may fall to rounding
     return drawn

@@ -186,7 +186,7 @@ def test_well_known_models_have_their_well_known_size() -> None:
         ({"head_dim": -1}, "does not say head_dim"),
     ],
 )
-def test_what_is_not_told_is_not_made_up(changes: dict[str, Any], reason: str) -> None:
+def test_what_the_configuration_does_not_say_is_not_made_up(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnknownArchitectureError, match=reason):
         architecture_of({"model_type": "llama", **SIZES, **changes})
 

@@ -149,7 +149,7 @@ def test_graphs_are_recorded_only_where_a_row_fits_twice() -> None:
 
 
 def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
-    def told(
+    def applied(
         way: activation_memory.Recomputation, free: int, one_at_a_time: bool = False
     ) -> tuple[str | None, list[str]]:
         called: list[str] = []
@@ -167,11 +167,14 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
         gradient_step.fallback.begin_at(Rung(1000, one_at_a_time=one_at_a_time))
         return apply_plan(MemoryPlan(way, 400, free, 1000, measured=False), gradient_step), called
 
-    assert told(activation_memory.NONE, 1000) == (None, ["graphs"])
-    for told_of in (told(activation_memory.NONE, 900), told(activation_memory.NONE, 1000, one_at_a_time=True)):
-        assert told_of[1] == []
-        assert "do not fit into the memory twice" in str(told_of[0])
-    reason, called = told(activation_memory.ALL, 1000)
+    assert applied(activation_memory.NONE, 1000) == (None, ["graphs"])
+    for reason, called in (
+        applied(activation_memory.NONE, 900),
+        applied(activation_memory.NONE, 1000, one_at_a_time=True),
+    ):
+        assert called == []
+        assert "do not fit into the memory twice" in str(reason)
+    reason, called = applied(activation_memory.ALL, 1000)
     assert called == ["checkpoints"]
     assert 'gradient_checkpointing = "auto"' in str(reason)
 
@@ -328,7 +331,7 @@ def test_without_a_checkpoint_it_goes_on_where_it_stands(
     assert all(torch.isfinite(value).all() for value in trained_parameters(model).values())
 
 
-def test_a_layer_that_gets_no_gradient_in_the_first_step_is_told(
+def test_a_layer_that_gets_no_gradient_in_the_first_step_is_warned_of(
     new_model: Callable[..., Any], dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = layers_module.lora_linears

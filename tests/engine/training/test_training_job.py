@@ -91,7 +91,7 @@ def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Tr
     assert workshop.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
 
 
-def test_the_plan_is_told_before_the_first_step(trained: Trained) -> None:
+def test_the_plan_is_reported_before_the_first_step(trained: Trained) -> None:
     events = trained.workshop.events(trained.run_id)
     kinds = [event.kind for event in events]
     assert kinds.index("plan") < kinds.index("step")
@@ -401,17 +401,17 @@ HELD_OUT = {
 """Four of the ten pairs are held out; the others are two steps an epoch."""
 
 
-def test_held_out_examples_are_told_in_plan_evaluations_result_and_card(place: Workshop) -> None:
+def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(place: Workshop) -> None:
     outcome = place.run("train", None, HELD_OUT)
     (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
     assert (plan["examples"], plan["held_out"], plan["steps"]) == (6, 4, 12)
     assert plan["held_out_tokens"] > 0
-    told = [event.payload["held_out_loss"] for event in place.events(outcome.run_id, "evaluation")]
-    assert len(told) == 6
-    assert all(math.isfinite(loss) for loss in told)
-    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == told
-    assert (outcome.result["held_out"], outcome.result["held_out_loss"]) == (4, told[-1])
-    best = told[outcome.result["best_step"] // 2 - 1]
+    losses = [event.payload["held_out_loss"] for event in place.events(outcome.run_id, "evaluation")]
+    assert len(losses) == 6
+    assert all(math.isfinite(loss) for loss in losses)
+    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == losses
+    assert (outcome.result["held_out"], outcome.result["held_out_loss"]) == (4, losses[-1])
+    best = losses[outcome.result["best_step"] // 2 - 1]
     card = (Path(outcome.result["adapter"]) / "README.md").read_text()
     assert f"Loss on 4 held-out examples, which were not trained on: {best:.4f}." in card
     assert ": 6 examples (10 training text)" in card

@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_with_less_memory_says_when_it_must_do_otherwise(
 
 
 @pytest.mark.usefixtures("free")
-def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_told_and_remembered(
+def test_where_two_do_not_fit_the_step_is_taken_again_and_that_is_said_and_saved(
     trainer: Callable[[str], ReportingTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = trainer("undisturbed")

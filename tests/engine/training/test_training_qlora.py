@@ -75,7 +75,7 @@ def test_the_linear_layers_are_kept_in_four_bits_and_the_head_is_not(base_folder
 
 
 @installed
-def test_the_bytes_of_four_bits_are_those_that_are_foretold(base_folder: Path) -> None:
+def test_the_bytes_of_four_bits_are_those_of_the_forecast(base_folder: Path) -> None:
     found = 0
     for module in four_bits(base_folder).model.modules():
         if type(module).__name__ == "Linear4bit":

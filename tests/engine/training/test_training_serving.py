@@ -71,7 +71,7 @@ def test_what_vllm_cannot_load_is_merged_first(option: dict[str, Any], why: str)
         ({"alpha_pattern": {"q_proj": 4}}, "one alpha"),
     ],
 )
-def test_what_llama_cpp_would_convert_wrongly_is_told(option: dict[str, Any], why: str) -> None:
+def test_what_llama_cpp_would_convert_wrongly_is_said(option: dict[str, Any], why: str) -> None:
     text = card(option)
     assert re.search(f"The adapter alone cannot be converted: .*{why}", text)
     assert "ADAPTER" not in text

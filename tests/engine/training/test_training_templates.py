@@ -73,14 +73,14 @@ def test_a_beginning_that_is_written_out_in_the_data_is_not_doubled() -> None:
 def test_a_stop_token_that_only_the_model_knows_is_the_end_of_an_answer() -> None:
     family = FAMILIES["Gemma"]
     tokenizer = family.tokenizer()
-    told = TextDataset([TWO_TURNS], tokenizer, stops=family.stop_ids(tokenizer))
-    untold = TextDataset([TWO_TURNS], tokenizer, stops=[tokenizer.eos_token_id])
-    assert tokenizer.decode(told[0].input_ids).endswith("no<end_of_turn>\n")
-    assert told.warnings == []
-    assert tokenizer.decode(untold[0].input_ids).endswith("no<end_of_turn>\n<eos>"), "or it would never stop"
-    (remark,) = untold.warnings
-    assert "ends 2 answers without a token that stops this model; <eos> is added" in remark
-    assert "generation_config.json" in remark
+    with_stop = TextDataset([TWO_TURNS], tokenizer, stops=family.stop_ids(tokenizer))
+    without_stop = TextDataset([TWO_TURNS], tokenizer, stops=[tokenizer.eos_token_id])
+    assert tokenizer.decode(with_stop[0].input_ids).endswith("no<end_of_turn>\n")
+    assert with_stop.warnings == []
+    assert tokenizer.decode(without_stop[0].input_ids).endswith("no<end_of_turn>\n<eos>"), "or it would never stop"
+    (warning,) = without_stop.warnings
+    assert "ends 2 answers without a token that stops this model; <eos> is added" in warning
+    assert "generation_config.json" in warning
 
 
 def test_an_answer_that_is_shown_otherwise_once_others_follow_is_not_learned_and_said() -> None:
@@ -91,8 +91,8 @@ def test_an_answer_that_is_shown_otherwise_once_others_follow_is_not_learned_and
     tokenizer, rows = read(FAMILIES["Qwen 3"], thought)
     assert spans(tokenizer, rows[0]) == ["<think>\n\n</think>\n\nquite<|im_end|>"]
     assert "one is odd" not in tokenizer.decode(rows[0].input_ids)
-    (remark,) = rows.warnings
-    assert remark.startswith("1 answer not learned: this model's chat template shows an answer otherwise")
+    (warning,) = rows.warnings
+    assert warning.startswith("1 answer not learned: this model's chat template shows an answer otherwise")
     alone = talk("user: is it odd?", "assistant: <think>\none is odd\n</think>\n\nyes")
     tokenizer, rows = read(FAMILIES["Qwen 3"], alone)
     assert spans(tokenizer, rows[0]) == ["<think>\none is odd\n</think>\n\nyes<|im_end|>"]
@@ -121,8 +121,8 @@ def test_a_prompt_that_the_answer_does_not_follow_on_is_said() -> None:
     tokenizer, rows = read(FAMILIES["DeepSeek R1"], TWO_TURNS)
     stop = "<｜end▁of▁sentence｜>"
     assert spans(tokenizer, rows[0]) == [f"water{stop}", f"no{stop}"], "the labels are right all the same"
-    (remark,) = rows.warnings
-    assert r"asks for 2 answers with '<think>\n'" in remark
+    (warning,) = rows.warnings
+    assert r"asks for 2 answers with '<think>\n'" in warning
 
 
 @pytest.mark.parametrize("when", ["add_generation_prompt", "messages[-1]['role'] == 'assistant'"])
@@ -180,8 +180,8 @@ def test_a_marker_in_a_branch_that_is_not_taken_does_not_cost_the_labels() -> No
 
 def test_prompts_that_end_inside_a_token_are_counted(tokenizer: Any) -> None:
     examples = [PromptCompletion("unl", "ock", "f"), PromptCompletion("what", " is", "f")]
-    (remark,) = TextDataset(examples, tokenizer).warnings
-    assert remark.startswith("In 1 example the prompt ends inside a token")
+    (warning,) = TextDataset(examples, tokenizer).warnings
+    assert warning.startswith("In 1 example the prompt ends inside a token")
     ends = make_tokenizer()
     ends.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A <|im_end|>", special_tokens=[("<|im_end|>", ends.eos_token_id)]
@@ -194,5 +194,5 @@ def test_prompts_that_end_inside_a_token_are_counted(tokenizer: Any) -> None:
 def test_an_end_that_does_not_stop_the_model_elsewhere_is_said(tokenizer: Any) -> None:
     example = QuestionAnswer("q", "a", "f")
     assert TextDataset([example], tokenizer, stops=[tokenizer.eos_token_id, 0]).warnings == []
-    (remark,) = TextDataset([example], tokenizer, stops=[0]).warnings
-    assert remark.startswith("<|im_end|>, with which examples end, is not in eos_token_id")
+    (warning,) = TextDataset([example], tokenizer, stops=[0]).warnings
+    assert warning.startswith("<|im_end|>, with which examples end, is not in eos_token_id")

@@ -148,20 +148,20 @@ def test_every_evaluation_tells_it_and_training_is_the_same_as_without(
 ) -> None:
     dataset, held_out = divided
     settings = tiny_settings({"lora.dropout": 0.2, "training.max_epochs": 3}).fine_tuning
-    told: list[tuple[str, int, float]] = []
+    calls: list[tuple[str, int, float]] = []
     hooks = Hooks(
-        on_held_out_loss=lambda step, loss: told.append(("held out", step, loss)),
-        evaluate=lambda step: told.append(("score", step, 0.5)) or 0.5,  # type: ignore[func-returns-value]
+        on_held_out_loss=lambda step, loss: calls.append(("held out", step, loss)),
+        evaluate=lambda step: calls.append(("score", step, 0.5)) or 0.5,  # type: ignore[func-returns-value]
     )
     quiet, looked_at = (new_model(dropout=0.2, stirred=False) for _ in range(2))
     train_model(quiet, dataset, settings, tmp_path / "quiet")
     train_model(looked_at, dataset, settings, tmp_path / "looked at", hooks, held_out=held_out)
-    assert [(kind, step) for kind, step, _ in told] == [
+    assert [(kind, step) for kind, step, _ in calls] == [
         (kind, step) for step in (2, 4, 6) for kind in ("held out", "score")
     ]
     wanted, found = adapter_weights(quiet), adapter_weights(looked_at)
     assert all(torch.equal(value, found[name]) for name, value in wanted.items())
-    assert told[-2][2] == pytest.approx(mean_over_labels(looked_at, held_out), rel=1e-5)
+    assert calls[-2][2] == pytest.approx(mean_over_labels(looked_at, held_out), rel=1e-5)
 
 
 def test_another_share_is_refused_on_resuming(
