@@ -8,7 +8,8 @@ renamed, so a folder that has its name is complete. The run's folder holds the n
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.models.run_folder import BEST, step_folders
+from lora_tui.engine.models.run_folder import BEST, WEIGHTS, step_folders
 from lora_tui.engine.training import pissa
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.errors import LoraTuiError, UsageError
@@ -123,12 +124,10 @@ def restore(
         return None
     path = folders[-1]
     state = _read_state(path)
-    try:
-        adapter = load_file(path / "adapter_model.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
-        randoms = load_file(path / "random.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as problem:
-        raise _unreadable(path, problem) from problem
+    with _readable(path):
+        adapter, moments, random_states = (
+            load_file(path / f"{name}.safetensors") for name in ("adapter_model", "optimizer", "random")
+        )
     if state.identity != identity:
         raise UsageError(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
@@ -140,17 +139,16 @@ def restore(
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
     set_peft_model_state_dict(model, adapter)
     _load_optimizer(optimizer, names, moments)
-    _set_random_states(randoms)
+    _set_random_states(random_states)
     return state
 
 
 def newest_first_matrices(folder: Path) -> dict[str, Tensor]:
     """Return the matrices that a resumed run with PiSSA or OLoRA began with; nothing where there is no checkpoint."""
-    folders = step_folders(folder)
-    try:
-        return pissa.split_saved(load_file(folders[-1] / "adapter_model.safetensors"))[1] if folders else {}
-    except (OSError, ValueError, TypeError, SafetensorError) as problem:
-        raise _unreadable(folders[-1], problem) from problem
+    for path in step_folders(folder)[-1:]:
+        with _readable(path):
+            return pissa.split_saved(load_file(path / WEIGHTS))[1]
+    return {}
 
 
 def newest_state(folder: Path) -> TrainerState | None:
@@ -160,14 +158,19 @@ def newest_state(folder: Path) -> TrainerState | None:
 
 
 def _read_state(path: Path) -> TrainerState:
-    try:
+    with _readable(path):
         return TrainerState(**json.loads((path / _STATE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as problem:
-        raise _unreadable(path, problem) from problem
 
 
-def _unreadable(path: Path, problem: Exception) -> LoraTuiError:
-    return LoraTuiError(f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start again.")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a damaged checkpoint raises inside the block into a `LoraTuiError`."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, SafetensorError) as problem:
+        raise LoraTuiError(
+            f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start again."
+        ) from problem
 
 
 def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:

@@ -103,15 +103,14 @@ def _trains_tied(model: PreTrainedModel, lora: Lora) -> bool:
 def _check_options(model: nn.Module, lora: Lora) -> None:
     """Raise `ConfigError` where an option names a module or layer that the model does not have."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not isinstance(lora.target_modules, str):
-        _check_targets(linear, lora.target_modules)
+    for target in [] if isinstance(lora.target_modules, str) else lora.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            names = [name for name in linear if name.rpartition(".")[2] != "lm_head"]
+            raise ConfigError(f'{_missing("target_modules", "linear layer", target, names)}; or set "all-linear".')
     names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
     for wanted in lora.modules_to_save:
         if not any(name.endswith(wanted) for name in names):
-            raise ConfigError(
-                f'fine_tuning.lora.modules_to_save: this model has no module "{one_line(wanted, 40)}". '
-                f"It has {', '.join(_last_parts(names)[:12])}."
-            )
+            raise ConfigError(f"{_missing('modules_to_save', 'module', one_line(wanted, 40), names)}.")
         if any(parameter.dtype.itemsize == 1 for name, parameter in model.named_parameters() if wanted in name):
             raise ConfigError(
                 f'fine_tuning.lora.modules_to_save: "{one_line(wanted, 40)}" is kept in 4 bits, which cannot be '
@@ -120,21 +119,13 @@ def _check_options(model: nn.Module, lora: Lora) -> None:
     for key, pattern in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
         for wanted in pattern:
             if not any(re.fullmatch(rf"(.*\.)?({wanted})", name) for name in linear):
-                raise ConfigError(
-                    f'fine_tuning.lora.{key}: this model has no linear layer "{one_line(wanted, 40)}". '
-                    f"It has {', '.join(_last_parts(linear)[:12])}."
-                )
+                raise ConfigError(f"{_missing(key, 'linear layer', one_line(wanted, 40), linear)}.")
 
 
-def _check_targets(linear: list[str], targets: list[str]) -> None:
-    unknown = [
-        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)
-    ]
-    if unknown:
-        raise ConfigError(
-            f'fine_tuning.lora.target_modules: this model has no linear layer "{unknown[0]}". '
-            f'It has {", ".join(_last_parts(linear, but="lm_head")[:12])}; or set "all-linear".'
-        )
+def _missing(key: str, kind: str, wanted: str, names: Iterable[str]) -> str:
+    """Say that the model has no module `wanted`, and which of that kind it has; without the last full stop."""
+    known = sorted({name.rpartition(".")[2] for name in names})
+    return f'fine_tuning.lora.{key}: this model has no {kind} "{wanted}". It has {", ".join(known[:12])}'
 
 
 def _check_matrices(model: PeftModel, initialisation: str) -> None:
@@ -153,7 +144,3 @@ def _check_matrices(model: PeftModel, initialisation: str) -> None:
                 f'fine_tuning.lora.r = {rank}: init_lora_weights = "{initialisation}" takes its matrices out of the '
                 f"weights, and {name.rpartition('.')[2]} has {largest} directions. Set at most {largest}."
             )
-
-
-def _last_parts(names: Iterable[str], but: str = "") -> list[str]:
-    return sorted({name.rpartition(".")[2] for name in names} - {but})

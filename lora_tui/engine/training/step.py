@@ -301,36 +301,31 @@ def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.
     """Return AdamW over what is trained, and the name of each parameter by its id.
 
     LoRA's parameters and the others are groups with a learning rate and a weight decay each. With a ratio other than 1
-    the second matrices are a group of their own (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
-    A group's peak rate is kept as ``peak_lr``.
+    the second matrices, with DoRA's magnitudes as in PEFT, are a group of their own (LoRA+, Hayou et al. 2024, arXiv
+    2402.12354). A group's peak rate is kept as ``peak_lr``.
     """
-    options = settings.optimizer
-    lora, others = _trained_parameters(model)
-    ratio = options.loraplus_lr_ratio
+    options, ratio = settings.optimizer, settings.optimizer.loraplus_lr_ratio
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    second = {name for name in trained if ratio != 1 and (".lora_B." in name or ".lora_magnitude_vector." in name)}
+    first = {name for name in trained if "lora_" in name} - second
+    others = trained.keys() - first - second
     groups = [
         {
-            "params": [p for name, p in lora if faster == (ratio != 1 and _is_second_matrix(name))],
+            "params": [trained[name] for name in trained if name in group],
             "lr": rate,
             "peak_lr": rate,
-            "weight_decay": options.lora_weight_decay,
+            "weight_decay": decay,
         }
-        for faster, rate in ((False, options.lora_lr), (True, options.lora_lr * ratio))
+        for group, rate, decay in (
+            (first, options.lora_lr, options.lora_weight_decay),
+            (second, options.lora_lr * ratio, options.lora_weight_decay),
+            (others, options.base_lr, options.base_weight_decay),
+        )
+        if group
     ]
-    groups += [
-        {
-            "params": [p for _, p in others],
-            "lr": options.base_lr,
-            "peak_lr": options.base_lr,
-            "weight_decay": options.base_weight_decay,
-        },
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-        fused=True,
-    )
-    return optimizer, {id(parameter): name for name, parameter in (*lora, *others)}
+    betas = (options.beta1, options.beta2)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=options.eps, fused=True)
+    return optimizer, {id(parameter): name for name, parameter in trained.items()}
 
 
 def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
@@ -342,14 +337,3 @@ def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, s
             nonzero = parameter.grad is not None and bool(parameter.grad.any())
             learns[layer] = learns.get(layer, False) or nonzero
     return learns
-
-
-def _trained_parameters(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """Return the trained parameters by name: those of LoRA, and the others (none unless asked for)."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [entry for entry in trained if "lora_" in entry[0]], [entry for entry in trained if "lora_" not in entry[0]]
-
-
-def _is_second_matrix(name: str) -> bool:
-    """Tell whether a LoRA parameter learns at LoRA+'s higher rate: B, and DoRA's magnitudes, as in PEFT's grouping."""
-    return ".lora_B." in name or ".lora_magnitude_vector." in name
