@@ -58,7 +58,7 @@ class StatementModel:
         """
         async with self._lock:
             if self._model is None:
-                self._model = await open_model(self._ctx.settings, self._ctx)
+                self._model = await open_model(self._ctx)
         try:
             return await self._model.pair_from_statement(statement)
         except CallFailed as failure:

@@ -13,7 +13,6 @@ The result is read from the store, and its numbers add up:
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ async def _ledger(ctx: RunContext) -> Ledger:
 
 
 async def _run_pipeline(ctx: RunContext, control: RunControl, corpus: Corpus, ledger: Ledger) -> RunEnd:
-    model = await open_model(ctx.settings, ctx)
+    model = await open_model(ctx)
     try:
         workers = await _workers(ctx, control, model, corpus, ledger)
         return await Pipeline(ctx, workers, control).run()
@@ -136,25 +135,24 @@ async def _run_pipeline(ctx: RunContext, control: RunControl, corpus: Corpus, le
         await model.close()
 
 
-async def open_model(settings: Settings, ctx: RunContext) -> GenerationModel:
+async def open_model(ctx: RunContext) -> GenerationModel:
     """Open the model that ``data_generation.model`` names.
 
     Raises `UnreachableError` if it needs a key and there is none, or cannot be fetched.
     """
-    chosen = settings.data_generation
-    if chosen.model == BUILTIN:
+    if ctx.settings.data_generation.model == BUILTIN:
         from lora_tui.engine.generation.builtin_model import BuiltinModel
 
         return await BuiltinModel.load(ctx)
-    return await asyncio.to_thread(_open_remote, settings, ctx.warn, ctx.stop_async)
+    return await asyncio.to_thread(_open_remote, ctx)
 
 
-def _open_remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.Event) -> GenerationModel:
+def _open_remote(ctx: RunContext) -> GenerationModel:
     """Open the endpoint's model; in a thread, because importing the client takes a second."""
     from lora_tui.engine.generation.client.endpoint import EndpointAccess
     from lora_tui.engine.generation.remote_model import RemoteModel
 
-    chosen = settings.data_generation
+    chosen = ctx.settings.data_generation
     key = os.environ.get(chosen.api_key_env, "").strip()
     if not key and not chosen.base_url:
         raise UnreachableError(
@@ -165,7 +163,7 @@ def _open_remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.
         raise UnreachableError(f"{chosen.api_key_env} holds characters that no key has; export it again.")
     url = chosen.base_url or OPENAI_URL
     if key and url.startswith("http://") and not is_loopback(url):
-        warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
+        ctx.warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
     access = EndpointAccess(
         base_url=url,
         key=key,
@@ -175,7 +173,7 @@ def _open_remote(settings: Settings, warn: Callable[[str], None], stop: asyncio.
         max_retries=chosen.generation.max_retries,
         initial_delay=chosen.generation.initial_delay,
     )
-    return RemoteModel(settings, access, warn, stop)
+    return RemoteModel(ctx.settings, access, ctx.warn, ctx.stop_async)
 
 
 async def _read_corpus(ctx: RunContext) -> Corpus:
