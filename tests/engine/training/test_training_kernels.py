@@ -62,6 +62,10 @@ def with_attention(on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernels, f"_{name}", {"QUERIES": queries, "KEYS": keys})
 
 
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+"""A model small enough for Triton's interpreter, which takes a millisecond for a block."""
+
+
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
@@ -182,10 +186,11 @@ def test_layers_that_are_joined_keep_their_weights_and_are_joined_once(new_model
 def test_the_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch, heads: int, key_heads: int) -> None:
     kernels = gpu_ops.attention_kernels()
     kernel_selftest.attention_kernels_pass.cache_clear()
+    real, gradients = kernels.attention_backward, []
+    monkeypatch.setattr(kernels, "attention_backward", lambda *inputs: gradients.extend(real(*inputs)) or gradients)
     assert kernel_selftest.attention_kernels_pass(CPU, torch.float32, heads, key_heads, 16)
     assert gpu_ops.attention_kernels_usable(CPU, torch.float32, heads, key_heads, 16)
-    real = kernels.attention_backward
-    monkeypatch.setattr(kernels, "attention_backward", lambda *inputs: (real(*inputs)[0],) * 3)
+    monkeypatch.setattr(kernels, "attention_backward", lambda *_: (gradients[0],) * 3)
     kernel_selftest.attention_kernels_pass.cache_clear()
     assert not kernel_selftest.attention_kernels_pass(CPU, torch.float32, heads, key_heads, 16)
     kernel_selftest.attention_kernels_pass.cache_clear()
@@ -281,7 +286,7 @@ def test_with_dropout_a_step_is_the_same_however_it_is_packed(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
-    model = new_model(dropout=0.1, targets=["q_proj"]).train()
+    model = new_model(dropout=0.1, targets=["q_proj", "o_proj"], **SMALL).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))
     losses = [float(GradientStep.of(model, budget).accumulate(examples[:2], 1)) for budget in (10_000, 1)]
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-6)
@@ -303,7 +308,7 @@ def test_what_is_dropped_inside_the_products_is_what_is_dropped_before_them(
     }.items():
         # Sums of parts, and parts that the input does not fill.
         monkeypatch.setattr(gpu_ops.low_rank_kernels(), name, size)
-    model = new_model(dropout=0.2, targets=targets).train()
+    model = new_model(dropout=0.2, targets=targets, **SMALL).train()
     shortest = sorted(examples, key=lambda example: len(example.input_ids))[:2]
     calls = dict.fromkeys(("dropout_xa_", "dropout_grad_a", "dropout_grad_x", "apply"), 0)
 
@@ -377,7 +382,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._TOKENS", 8)
     monkeypatch.setattr("lora_tui.engine.training.cuda_graphs._LABELS", 4)
     monkeypatch.setattr(gpu_ops.low_rank_kernels(), "_BLOCK", 64)  # the interpreter draws for all of it
-    model = new_model(dropout=0.1, targets=["q_proj"]).train()
+    model = new_model(dropout=0.1, targets=["q_proj", "o_proj"], **SMALL).train()
     examples = sorted(examples, key=lambda example: len(example.input_ids))[:3]
 
     def gradients_of_three_steps(gradient_step: GradientStep) -> list[torch.Tensor]:
@@ -402,7 +407,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
 def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = new_model(targets=["q_proj"]).train()
+    model = new_model(targets=["q_proj"], **SMALL).train()
     expected = float(GradientStep.of(model, 1000).accumulate(examples[:2], 1))
     gradient_step = GradientStep.of(model, 1000)
     gradient_step.record_graphs()
