@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -44,19 +44,15 @@ Forward = Callable[..., Any]
 SpecOf = Callable[[Tensor], LoraLinearSpec]
 """Describes a layer for one input, with what the current row drops of it."""
 
+Norm = Callable[[Tensor, Tensor, float], Tensor]
+Gate = Callable[[Tensor, Tensor], Tensor]
+Attention = Callable[..., Tensor]
+
 Spans = Sequence[tuple[int, int]]
 
 AttentionCore = Callable[[Tensor, tuple[Tensor, Tensor], Spans, Tensor], Tensor]
 """Attention before its output layer: hidden states ``(1, T, hidden)``, cosines and sines ``(T, width)``, spans and
 `cu_seqlens` to ``(T, heads · width)``."""
-
-
-class _LayerOps(NamedTuple):
-    """The functions of `cpu_ops` or `gpu_ops` for what is between the matrix products."""
-
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    swiglu: Callable[[Tensor, Tensor], Tensor]
-    attention: Callable[..., Tensor] | None
 
 
 @dataclass
@@ -78,7 +74,9 @@ class FastLayers:
 
     `unsupported_reason` says why PEFT's own layers are used (None: they are replaced), `slower_reason` why those
     between them are not the fastest; `replaced` counts the replaced layers by kind. `uses_kernels` says that Triton's
-    kernels compute what is between the products, `fuses_low_ranks` that they compute low-rank products as well.
+    kernels compute what is between the products, `fuses_low_ranks` that they compute low-rank products as well,
+    `has_dropout` that some layer drops. `recomputes_feed_forward` may be set from outside: feed-forwards then keep
+    nothing but their input for the backward pass.
     """
 
     forwards: list[tuple[nn.Module, Forward]] = field(default_factory=list)
@@ -96,7 +94,7 @@ class FastLayers:
 
     @classmethod
     def of(cls, model: PeftModel, *, packed: bool) -> Self:
-        """Look through `model`; `packed` says that its attention may be computed span by span."""
+        """Decide what replaces `model`'s layers; `packed` says that its attention may be computed span by span."""
         first = next(model.parameters())
         device, dtype, on_cpu = first.device, first.dtype, first.device.type == "cpu"
         layers = cls(row=_ThreadRowState() if on_cpu else _RowState())
@@ -115,12 +113,12 @@ class FastLayers:
         if reason is None:
             layers.fuses_low_ranks = _low_rank_kernels_usable(adapted, device, dtype)
             layers.uses_kernels = True
-            on_gpu = gpu_ops.packed_rotary_attention if packed and _takes_varlen_kernel(model) else None
-            layers._replace_blocks(model, _LayerOps(gpu_ops.rms_norm, gpu_ops.swiglu, on_gpu))
+            gpu_attention = gpu_ops.packed_rotary_attention if packed and _takes_varlen_kernel(model) else None
+            layers._replace_blocks(model, gpu_ops.rms_norm, gpu_ops.swiglu, gpu_attention)
             layers._replace_decoder_layers(model)
         elif on_cpu:
-            attention = cpu_ops.packed_rotary_attention if packed else None
-            layers._replace_blocks(model, _LayerOps(cpu_ops.rms_norm, cpu_ops.swiglu, attention))
+            cpu_attention = cpu_ops.packed_rotary_attention if packed else None
+            layers._replace_blocks(model, cpu_ops.rms_norm, cpu_ops.swiglu, cpu_attention)
             layers._replace_embedding(model)
         elif device.type == "cuda":
             layers.slower_reason = f"the kernels for what is between the matrix products cannot be used: {reason}"
@@ -150,16 +148,17 @@ class FastLayers:
         self.forwards.append((module, forward))
         self.replaced[kind] = self.replaced.get(kind, 0) + 1
 
-    def _replace_blocks(self, model: nn.Module, ops: _LayerOps) -> None:
+    def _replace_blocks(self, model: nn.Module, rms_norm: Norm, swiglu: Gate, attention: Attention | None) -> None:
+        """Replace norms, feed-forwards and attentions by functions of `cpu_ops` or `gpu_ops`."""
         for module in model.modules():
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
             if _is(module, "RMSNorm") and not module.weight.requires_grad:
-                self._replace("norm", module, _norm_forward(module, ops.rms_norm))
+                self._replace("norm", module, _norm_forward(module, rms_norm))
             elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
-                self._replace("mlp", module, self._mlp_forward(module, ops.swiglu))
-            elif ops.attention and _is(module, "Attention") and not module.attention_dropout:
-                self._replace("attention", module, self._attention_forward(module, ops.attention))
+                self._replace("mlp", module, self._mlp_forward(module, swiglu))
+            elif attention and _is(module, "Attention") and not module.attention_dropout:
+                self._replace("attention", module, self._attention_forward(module, attention))
 
     def _replace_decoder_layers(self, model: nn.Module) -> None:
         """Let norms be computed with the additions beside them, in layers whose norms are computed by kernels."""
@@ -242,7 +241,7 @@ class FastLayers:
             self.compute_copies.move(fused.places())
         return lambda x: self._with_dropout(fused.spec, fused.adapted, x)
 
-    def _mlp_forward(self, module: Any, swiglu: Callable[[Tensor, Tensor], Tensor]) -> Forward:
+    def _mlp_forward(self, module: Any, swiglu: Gate) -> Forward:
         fused_spec = self._fused_spec(module.gate_proj, module.up_proj)
         gate_and_up = self._projections(module.gate_proj, module.up_proj)
         down_spec = self._specs_of(module.down_proj) if self.fuses_low_ranks else None
@@ -264,7 +263,7 @@ class FastLayers:
 
         return forward
 
-    def _attention_forward(self, module: Any, attention: Callable[..., Tensor]) -> Forward:
+    def _attention_forward(self, module: Any, attention: Attention) -> Forward:
         layers = (module.q_proj, module.k_proj, module.v_proj)
         if hasattr(module, "q_norm") or (fused_spec := self._fused_spec(*layers)) is None:
             core = _separate_qkv_attention(module, self._projections(*layers), attention)
@@ -288,7 +287,7 @@ class FastLayers:
 
 
 def _separate_qkv_attention(
-    module: Any, projections: Callable[[Tensor], tuple[Tensor, ...]], attention: Callable[..., Tensor]
+    module: Any, projections: Callable[[Tensor], tuple[Tensor, ...]], attention: Attention
 ) -> AttentionCore:
     """Queries, keys and values as `projections` gives them, and `attention` for what is done with them."""
     width = module.head_dim
@@ -326,7 +325,7 @@ def _fused_qkv_attention(module: Any, fused_spec: SpecOf) -> AttentionCore:
     return core
 
 
-def _norm_forward(module: Any, rms_norm: Callable[[Tensor, Tensor, float], Tensor]) -> Forward:
+def _norm_forward(module: Any, rms_norm: Norm) -> Forward:
     def forward(x: Tensor) -> Tensor:
         return rms_norm(x, module.weight, module.variance_epsilon)
 
