@@ -6,7 +6,7 @@ are kept, and a missing value stays missing: spikes and gaps survive any length 
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,20 +43,10 @@ class Curve:
         if len(self.xs) > _MOST_POINTS:
             self._merge()
 
-    def extend(self, xs: Iterable[float], ys: Iterable[float | None]) -> None:
-        """Add points one after the other."""
-        for x, y in zip(xs, ys, strict=True):
-            self.add(x, y)
-
     @property
     def last(self) -> float | None:
         """The newest value that is not missing."""
         return next((y for y in reversed(self.ys) if not math.isnan(y)), None)
-
-    @property
-    def last_x(self) -> float | None:
-        """The x of the newest point."""
-        return self.xs[-1] if self.xs else None
 
     def _merge(self) -> None:
         """Keep the extremes of every group of neighbours, and one gap where it has any."""

@@ -56,7 +56,7 @@ async def test_a_live_run_is_followed_as_it_steps_and_is_evaluated(harness: AppH
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         assert screen._view is not None
-        assert screen._view.loss.last_x == 6
+        assert screen._view.loss.xs[-1] == 6
 
 
 async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_training_loss(harness: AppHarness) -> None:

@@ -13,6 +13,7 @@ from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, fit_cells
 from tests.tui.app_harness import wait_until
+from tests.tui.test_curve import extend
 
 pytestmark = pytest.mark.anyio
 
@@ -154,7 +155,7 @@ async def test_a_plot_labels_its_series_axes_and_level_and_says_when_there_is_no
         await pilot.pause()
         assert "empty so far" in text_of(app)
         curve = Curve()
-        curve.extend(range(1, 50), [2.0 / n for n in range(1, 50)])
+        extend(curve, range(1, 50), [2.0 / n for n in range(1, 50)])
         plot = app.query_one(LinePlot)
         plot.show([Series("loss", curve), Series("held out", curve, "points", "third")], end_x=100, level=(1.5, "aim"))
         await pilot.pause()

@@ -13,6 +13,9 @@ from lora_tui.text import one_line
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
 _EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
+_PLOTTED = ("loss", "lr", "tokens_per_s", "grad_norm")
+"""Columns of a step that curves are made of."""
+
 _BATCH = 2000
 """Events that are read at once."""
 
@@ -41,7 +44,6 @@ class TrainingView:
     score: Curve = field(default_factory=Curve)
     held_out: Curve = field(default_factory=Curve)
     evaluations: list[Evaluation] = field(default_factory=list)
-    base: Evaluation | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -109,11 +111,9 @@ class TrainingView:
             if event is not None:
                 self._apply(event, new=False)
         self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
-        columns = await step_columns(store, self.run.id, 0)
-        for step, loss, lr, tokens_per_s, grad_norm in zip(
-            columns.step, columns.loss, columns.lr, columns.tokens_per_s, columns.grad_norm, strict=True
-        ):
-            self._add_step(step, loss, lr, tokens_per_s, grad_norm)
+        steps = await step_columns(store, self.run.id)
+        for step, *values in zip(steps.step, *(getattr(steps, name) for name in _PLOTTED), strict=True):
+            self._add_step(step, *values)
         for event in await events_of_kinds(store, self.run.id, ("warning",), 0, _WARNINGS):
             self._apply(event)
         await self._read_evaluations(store)
@@ -135,10 +135,7 @@ class TrainingView:
             self.step = payload
             if new:
                 self._phase_is_newest = False
-                self._add_step(
-                    payload.get("step", 0), payload.get("loss"), payload.get("lr"), payload.get("tokens_per_s"),
-                    payload.get("grad_norm"),
-                )  # fmt: skip
+                self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
         elif event.kind == "plan":
             self.plan = payload
             if not self.loss.xs:
@@ -154,6 +151,7 @@ class TrainingView:
     def _add_step(
         self, step: float, loss: float | None, lr: float | None, speed: float | None, grad_norm: float | None
     ) -> None:
+        """Add a step to the curves; the values are those of `_PLOTTED`."""
         self.loss.add(step, loss)
         self.smooth.add(step, self._loss_average.update(loss))
         self.lr.add(step, lr)
@@ -163,9 +161,8 @@ class TrainingView:
 
     async def _read_evaluations(self, store: Store) -> None:
         """Read all evaluations; a resumed run may have replaced some."""
-        found = await store_training.evaluations(store, self.run.id)
-        self.evaluations = [evaluation for evaluation in found if evaluation.model == "tuned"]
-        self.base = next((evaluation for evaluation in found if evaluation.model == "base"), None)
+        evaluations = await store_training.evaluations(store, self.run.id)
+        self.evaluations = [evaluation for evaluation in evaluations if evaluation.model == "tuned"]
         self.score, self.held_out = Curve(), Curve()
         for evaluation in sorted(self.evaluations, key=lambda e: e.step):
             self.score.add(evaluation.step, evaluation.score)

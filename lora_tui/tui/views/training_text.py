@@ -101,13 +101,9 @@ def _memory(view: TrainingView, load: DeviceLoad | None) -> Content:
 
 
 def _checkpointing(value: object) -> str:
-    return (
-        "no checkpointing"
-        if value in (False, "none")
-        else "checkpointing"
-        if value is True
-        else f"{value} checkpointing"
-    )
+    if value in (False, "none"):
+        return "no checkpointing"
+    return "checkpointing" if value is True else f"{value} checkpointing"
 
 
 def _device_load(load: DeviceLoad) -> tuple[str, str]:

@@ -72,19 +72,20 @@ class LinePlot(Widget):
         are y values that must be in view.
         """
         self._series, self._end_x, self._level, self._range = series, end_x, level, limits
-        self._drawn_for = None
-        self.refresh()
+        self._redraw()
 
     def set_empty_text(self, text: str) -> None:
         """Set the text that is shown where there is nothing to draw."""
         if text != self._empty:
             self._empty = text
-            self._drawn_for = None
-            self.refresh()
+            self._redraw()
 
     def set_log(self, log: bool) -> None:
         """Switch the y axis between linear and logarithmic."""
         self.log_scale = log
+        self._redraw()
+
+    def _redraw(self) -> None:
         self._drawn_for = None
         self.refresh()
 

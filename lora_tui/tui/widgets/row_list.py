@@ -75,28 +75,22 @@ class RowList(Widget, can_focus=True):
     ]
 
     @dataclass
-    class Moved(Message):
+    class RowMessage(Message):
+        """Something that the user has done to the row at an index."""
+
+        rows: "RowList"
+        index: int
+
+        @property
+        def control(self) -> "RowList":
+            """The list, which Textual's ``@on`` selectors match."""
+            return self.rows
+
+    class Moved(RowMessage):
         """The user has moved the cursor or scrolled."""
 
-        rows: "RowList"
-        index: int
-
-        @property
-        def control(self) -> "RowList":
-            """The list, for selectors."""
-            return self.rows
-
-    @dataclass
-    class Chosen(Message):
+    class Chosen(RowMessage):
         """The user has opened a row: enter or a double click."""
-
-        rows: "RowList"
-        index: int
-
-        @property
-        def control(self) -> "RowList":
-            """The list, for selectors."""
-            return self.rows
 
     def __init__(
         self,
