@@ -1,4 +1,4 @@
-"""The errors a user can cause, each with the exit status it ends the program with.
+"""Exceptions for errors a user can cause, each with the exit status it ends the program with.
 
 A message is one or two lines: what is wrong, where (file, line, key), what to do. Everything else that is raised is a
 bug of ours; the command line reports it by its log file.

@@ -54,7 +54,7 @@ class AtomicFile:
         Raises:
             LoraTuiError: The disk is full, or the text holds half of a surrogate pair, which UTF-8 cannot express.
         """
-        with _explained(self._path):
+        with _explain_errors(self._path):
             return self._stream.write(content.encode() if isinstance(content, str) else content)
 
     def discard(self) -> None:
@@ -86,14 +86,14 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
     Raises:
         LoraTuiError: The file cannot be written.
     """
-    with _explained(path):
+    with _explain_errors(path):
         target = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, stream = _open_temporary(target, mode)
     file = AtomicFile(path, stream)
     try:
         yield file
-        with _explained(path):
+        with _explain_errors(path):
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
@@ -146,7 +146,7 @@ def unwritable(what: object, problem: Exception) -> LoraTuiError:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,8 +1,7 @@
-"""The log file: rotating, private, without keys; and quiet libraries.
+"""Logging set-up: one rotating, private log file without secrets, and quiet libraries.
 
 Tracebacks, warnings and what libraries have to say go to one file in the user's log folder. Nothing of it reaches the
-terminal, save with ``--log-level DEBUG``. Values of key variables and anything that looks like a key are blotted out on
-the way in, in messages and tracebacks alike.
+terminal, save with ``--log-level DEBUG``. Secrets are redacted on the way in, in messages and tracebacks alike.
 """
 
 import faulthandler
@@ -22,7 +21,7 @@ _MAX_BYTES = 2_000_000
 _OLD_FILES = 3
 _FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
-# httpx, aiosqlite and the like tell every request or statement at INFO or DEBUG; aiosqlite's hold the user's data.
+# httpx, aiosqlite and the like log every request or statement at INFO or DEBUG; aiosqlite's hold the user's data.
 _CHATTY = ("aiosqlite", "asyncio", "filelock", "httpcore", "httpx", "httpx2", "openai", "peft", "urllib3")
 _WITH_OWN_HANDLERS = ("huggingface_hub", "transformers")
 
@@ -67,7 +66,7 @@ def set_level(level: str) -> None:
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats a record with its traceback, then takes the keys out of the whole."""
+    """Formatter that redacts secrets in the whole record, traceback included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

@@ -1,4 +1,4 @@
-"""What this machine is and how busy it is, in figures that cost next to nothing: psutil and NVIDIA's own library.
+"""Hardware and load of this machine: CPU, memory and NVIDIA cards, by psutil and NVML.
 
 Neither torch nor any part of the program is needed or known here. What cannot be measured is None, never a guess and
 never an exception: a panel that is drawn once a second must not end because a driver does not answer.
@@ -22,7 +22,7 @@ from lora_tui.text import count, one_line
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 _SHORTEST = 0.05
-"""Seconds between two looks at the processor below which the older figure is given: ticks are 10 ms long."""
+"""Seconds between two measurements of the processor below which the older figure is given: ticks are 10 ms long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class DeviceLoad:
 def machine_line() -> str:
     """Return the machine in one line, such as "2 CPU cores, 23 GiB, no GPU"."""
     memory = f"{psutil.virtual_memory().total // 2**30} GiB"
-    return f"{count(usable_cores(), 'CPU core')}, {memory}, {_gpu_words()}"
+    return f"{count(usable_cores(), 'CPU core')}, {memory}, {_describe_gpus()}"
 
 
 def usable_cores() -> int:
@@ -79,11 +79,11 @@ def usable_cores() -> int:
 
 def free_memory() -> int:
     """Bytes of main memory that this process may still take: the machine's, or less in a container with a limit."""
-    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups()]))
+    return max(0, min([int(psutil.virtual_memory().available), *_cgroup_headroom()]))
 
 
-def _left_in_groups() -> Iterator[int]:
-    """What each limit of a Linux control group leaves; what it has cached of files can be let go."""
+def _cgroup_headroom() -> Iterator[int]:
+    """Bytes that each limit of a Linux control group leaves; its file cache counts as free."""
     try:
         lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -98,11 +98,11 @@ def _left_in_groups() -> Iterator[int]:
             continue
         own = root / path.lstrip("/")
         for folder in (own, *own.parents):
-            if folder.is_relative_to(root) and (left := _left(folder, *names)) is not None:
+            if folder.is_relative_to(root) and (left := _group_headroom(folder, *names)) is not None:
                 yield left
 
 
-def _left(folder: Path, limit: str, used: str, cached: str) -> int | None:
+def _group_headroom(folder: Path, limit: str, used: str, cached: str) -> int | None:
     try:
         allowed, taken = (int((folder / name).read_text()) for name in (limit, used))
         figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -119,7 +119,7 @@ def has_apple_gpu() -> bool:
 @cache
 def gpus() -> tuple[Gpu, ...]:
     """Return the NVIDIA cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order."""
-    return tuple(card for card, _ in _cards())
+    return tuple(card for card, _ in _gpu_handles())
 
 
 def device_load(pid: int | None = None) -> DeviceLoad:
@@ -132,11 +132,11 @@ def device_load(pid: int | None = None) -> DeviceLoad:
         process_memory=process_memory,
         memory_used=memory.total - memory.available,
         memory_total=memory.total,
-        gpus=tuple(_gpu_load(card, handle) for card, handle in _cards()),
+        gpus=tuple(_gpu_load(card, handle) for card, handle in _gpu_handles()),
     )
 
 
-def _gpu_words() -> str:
+def _describe_gpus() -> str:
     names = [card.name for card in gpus()]
     if not names:
         return "an Apple GPU" if has_apple_gpu() else "no GPU"
@@ -144,8 +144,8 @@ def _gpu_words() -> str:
     return ", ".join(f"{names.count(kind)} × {kind}" if names.count(kind) > 1 else kind for kind in kinds)
 
 
-class _Share:
-    """How fast one clock runs by another, in percent, from one look to the next."""
+class _BusyRate:
+    """Utilisation of a processor from cumulative times: percent busy between one call and the next."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class _Share:
         self._percent: float | None = None
 
     def percent(self, busy: float, passed: float) -> float | None:
-        """Return the share of the seconds `passed` since the last look that were `busy`, both counted from anywhere."""
+        """Return the percentage of the seconds `passed` since the last call that were `busy`; any origin will do."""
         with self._lock:
             if self._before is not None:
                 busy_before, passed_before = self._before
@@ -164,9 +164,9 @@ class _Share:
             return self._percent
 
 
-_MACHINE = _Share()
-_PROCESSES: dict[int, tuple[psutil.Process, _Share]] = {}
-"""The processes that have been looked at last."""
+_MACHINE = _BusyRate()
+_PROCESSES: dict[int, tuple[psutil.Process, _BusyRate]] = {}
+"""The processes that were measured last, by id."""
 
 _MOST_PROCESSES = 8
 
@@ -182,7 +182,7 @@ def _process_load(pid: int) -> tuple[float | None, int | None]:
         if pid not in _PROCESSES or not _PROCESSES[pid][0].is_running():  # another process may have the number now
             if len(_PROCESSES) >= _MOST_PROCESSES:
                 _PROCESSES.clear()
-            _PROCESSES[pid] = (psutil.Process(pid), _Share())
+            _PROCESSES[pid] = (psutil.Process(pid), _BusyRate())
         process, share = _PROCESSES[pid]
         times = process.cpu_times()
         return share.percent(times.user + times.system, time.monotonic()), process.memory_info().rss
@@ -193,7 +193,7 @@ def _process_load(pid: int) -> tuple[float | None, int | None]:
 
 @cache
 def _nvml() -> ModuleType | None:
-    """Return NVIDIA's management library, ready to be asked, or None where there is no driver. Looked for once."""
+    """Return NVIDIA's management library, ready to be asked, or None where there is no driver. Loaded once."""
     import pynvml  # a second's tenth that a machine without the app's panels need not spend
 
     try:
@@ -205,27 +205,27 @@ def _nvml() -> ModuleType | None:
 
 
 @cache
-def _cards() -> tuple[tuple[Gpu, Any], ...]:
+def _gpu_handles() -> tuple[tuple[Gpu, Any], ...]:
     """Return the visible cards, each with its handle."""
     nvml = _nvml()
     if nvml is None:
         return ()
-    handles = [_asked("nvmlDeviceGetHandleByIndex", number) for number in range(_asked("nvmlDeviceGetCount") or 0)]
+    handles = [_query("nvmlDeviceGetHandleByIndex", number) for number in range(_query("nvmlDeviceGetCount") or 0)]
     found: list[tuple[Gpu, Any]] = []
-    for handle in _visible(handles):
-        memory = _asked("nvmlDeviceGetMemoryInfo", handle)
-        name = _asked("nvmlDeviceGetName", handle) or "NVIDIA GPU"
+    for handle in _visible_handles(handles):
+        memory = _query("nvmlDeviceGetMemoryInfo", handle)
+        name = _query("nvmlDeviceGetName", handle) or "NVIDIA GPU"
         card = Gpu(
             index=len(found),
             name=one_line(name.decode(errors="replace") if isinstance(name, bytes) else name, 60),
             memory=None if memory is None else int(memory.total),
-            compute_capability=_asked("nvmlDeviceGetCudaComputeCapability", handle),
+            compute_capability=_query("nvmlDeviceGetCudaComputeCapability", handle),
         )
         found.append((card, handle))
     return tuple(found)
 
 
-def _visible(handles: list[Any]) -> list[Any]:
+def _visible_handles(handles: list[Any]) -> list[Any]:
     """Return the handles that CUDA would use: in the order of ``CUDA_VISIBLE_DEVICES``, up to the first unknown one."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -243,28 +243,28 @@ def _visible(handles: list[Any]) -> list[Any]:
 
 
 def _uuid(handle: Any) -> str:
-    identity = _asked("nvmlDeviceGetUUID", handle) or ""
+    identity = _query("nvmlDeviceGetUUID", handle) or ""
     return identity.decode() if isinstance(identity, bytes) else str(identity)
 
 
 def _gpu_load(card: Gpu, handle: Any) -> GpuLoad:
     nvml = _nvml()
-    utilisation = _asked("nvmlDeviceGetUtilizationRates", handle)
-    memory = _asked("nvmlDeviceGetMemoryInfo", handle)
-    power = _asked("nvmlDeviceGetPowerUsage", handle)
+    utilisation = _query("nvmlDeviceGetUtilizationRates", handle)
+    memory = _query("nvmlDeviceGetMemoryInfo", handle)
+    power = _query("nvmlDeviceGetPowerUsage", handle)
     return GpuLoad(
         index=card.index,
         name=card.name,
         utilisation=None if utilisation is None else int(utilisation.gpu),
         memory_used=None if memory is None else int(memory.used),
         memory_total=card.memory,
-        temperature=_asked("nvmlDeviceGetTemperature", handle, getattr(nvml, "NVML_TEMPERATURE_GPU", 0)),
+        temperature=_query("nvmlDeviceGetTemperature", handle, getattr(nvml, "NVML_TEMPERATURE_GPU", 0)),
         power=None if power is None else power / 1000,  # milliwatts
     )
 
 
-def _asked(function: str, *arguments: Any) -> Any:
-    """Ask NVML, or return None where it does not answer: a card in MIG mode, an old driver, a card that fell off."""
+def _query(function: str, *arguments: Any) -> Any:
+    """Call NVML, or return None where it fails: a card in MIG mode, an old driver, a card that fell off the bus."""
     nvml = _nvml()
     if nvml is None:
         return None

@@ -1,4 +1,4 @@
-"""Text that we did not write, made safe for a terminal.
+"""Text helpers: untrusted text made safe for a terminal, and counts, money and durations in words.
 
 Model output, file names, dataset rows, server errors and exception texts may carry escape sequences (OSC 52 writes the
 clipboard, CSI repaints the screen), C1 controls, bidirectional overrides or lone surrogates. `clean` makes them visible

@@ -23,10 +23,10 @@ def _forgotten() -> Iterator[None]:
     """Nothing is remembered of the machine between tests."""
 
     def forget() -> None:
-        for cached in (machine._nvml, machine._cards, machine.gpus):
+        for cached in (machine._nvml, machine._gpu_handles, machine.gpus):
             cached.cache_clear()
         machine._PROCESSES.clear()
-        machine._MACHINE = machine._Share()
+        machine._MACHINE = machine._BusyRate()
 
     forget()
     yield

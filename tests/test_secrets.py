@@ -14,7 +14,7 @@ import pytest
 from lora_tui import logs
 from lora_tui.cli.narration import JsonNarrator, PlainNarrator, RunEnding
 from lora_tui.config import Settings
-from lora_tui.config.problems import shown_text
+from lora_tui.config.problems import printable_value
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.runtime.engine import Engine
@@ -229,5 +229,5 @@ def test_no_secret_is_stored_with_a_failure(tmp_path: Path, monkeypatch: pytest.
 
 @every_form
 def test_no_secret_is_shown_in_a_complaint_about_the_configuration(secret: str) -> None:
-    assert not leaks(shown_text(secret, 60), secret)
+    assert not leaks(printable_value(secret, 60), secret)
     assert may_be_secret(secret)

@@ -83,7 +83,7 @@ class EngineBackend:
         """Send a command to the owner of a live run."""
         from lora_tui.store import events
 
-        await self._on_store(lambda store: events.ask(store, run_id, command))
+        await self._on_store(lambda store: events.send_command(store, run_id, command))
 
     def own_live_runs(self) -> list[int]:
         """The runs of this process that have not ended."""

@@ -66,17 +66,17 @@ def advise(
         *_lora_advice(tuning, examples, hidden_size),
         *_stopping(tuning, steps),
         *_passes(tuning, steps, examples),
-        *_answers(tuning),
-        *_acceptance(settings.data_generation),
-        *_asking(settings.data_generation),
+        *_evaluation_and_chat(tuning),
+        *_judging(settings.data_generation),
+        *_writing(settings.data_generation),
         *_cost(settings.data_generation),
         *_endpoint(settings.data_generation),
-        *_keys(settings.app),
+        *_key_clashes(settings.app),
     ]
-    return [f"{_given(settings, key)}: {what}" for key, what in found]
+    return [f"{_format_setting(settings, key)}: {what}" for key, what in found]
 
 
-def _given(settings: Settings, key: str) -> str:
+def _format_setting(settings: Settings, key: str) -> str:
     value: Any = settings_value(settings, key)
     return f"{key} = {one_line(toml_value(value), 60)}"
 
@@ -147,7 +147,7 @@ def _passes(tuning: FineTuning, steps: int | None, examples: int | None) -> Advi
         yield f"fine_tuning.training.{key}", f"{what} (Unsloth's guide: 1 to 3); set {wanted}"
 
 
-def _answers(tuning: FineTuning) -> Advice:
+def _evaluation_and_chat(tuning: FineTuning) -> Advice:
     evaluation, chat = tuning.evaluation, tuning.chat
     # English has about four characters a token; six leave no doubt that the answer cannot fit.
     if (least := len(evaluation.expected_response) // 6) > evaluation.max_new_tokens:
@@ -166,7 +166,7 @@ def _answers(tuning: FineTuning) -> Advice:
         yield "fine_tuning.chat.repetition_penalty", f"{what}; set 1.0 to 1.2"
 
 
-def _acceptance(data: DataGeneration) -> Advice:
+def _judging(data: DataGeneration) -> Advice:
     if data.evaluation_threshold > 10:
         what = "scores end at 10, so no pair is ever accepted and generation never reaches total_examples"
         yield "data_generation.evaluation_threshold", f"{what}; set 6 to 8"
@@ -190,7 +190,7 @@ def _acceptance(data: DataGeneration) -> Advice:
         yield "data_generation.output_file", f"{what}; set a place outside that folder"
 
 
-def _asking(data: DataGeneration) -> Advice:
+def _writing(data: DataGeneration) -> Advice:
     generation = data.generation
     if generation.temperature < 0.3:
         what = "the same passage brings the same questions again, and generation may find nothing new"
@@ -235,7 +235,7 @@ def _cost(data: DataGeneration) -> Advice:
             yield "data_generation.budget_dollars", f"{what}; {advice}"
 
 
-def _keys(app: App) -> Advice:
+def _key_clashes(app: App) -> Advice:
     taken: dict[tuple[str, str], str] = {}
     for name, keys in app.keys.items():
         screen = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Reading TOML the way a person who made a mistake needs it: errors with file and line, and the line of every key.
+"""TOML reader with positions: parse errors with file, line and remedy, and the line of every key.
 
 The standard library's parser does not say where a key stands. A TOML statement begins on a line of its own and is
 complete as soon as its lines parse by themselves (an open string, list or table does not), so the lines are found by
@@ -56,7 +56,7 @@ class Document:
     @cached_property
     def lines(self) -> dict[tuple[str, ...], int]:
         """The line on which each key and section first stands, by its path; the first line is 1."""
-        return _lines(self.text)
+        return _find_lines(self.text)
 
     def line_of(self, path: tuple[str, ...]) -> int | None:
         """Return the line of the key at `path`, or else of the nearest section around it."""
@@ -162,7 +162,7 @@ def statements(text: str) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
         yield first, statement, None
 
 
-def _lines(text: str) -> dict[tuple[str, ...], int]:
+def _find_lines(text: str) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     section: tuple[str, ...] = ()
     for first, statement, parsed in statements(text):
@@ -173,7 +173,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
             for length in range(1, len(section) + 1):
                 found.setdefault(section[:length], first)
         else:
-            _note(found, section, parsed, first)
+            _record_lines(found, section, parsed, first)
     return found
 
 
@@ -189,8 +189,8 @@ def header_path(parsed: Any) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _note(found: dict[tuple[str, ...], int], above: tuple[str, ...], values: dict[str, Any], line: int) -> None:
+def _record_lines(found: dict[tuple[str, ...], int], above: tuple[str, ...], values: dict[str, Any], line: int) -> None:
     for name, value in values.items():
         found.setdefault((*above, name), line)
         if isinstance(value, dict) and len(above) < _DEEPEST:
-            _note(found, (*above, name), value, line)
+            _record_lines(found, (*above, name), value, line)

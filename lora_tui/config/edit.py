@@ -22,7 +22,7 @@ from lora_tui.config.keys import all_keys, all_sections
 from lora_tui.config.load import KeyPath
 from lora_tui.config.reference import comment, toml_key, toml_value
 
-_GONE = object()
+_REMOVED = object()
 """In place of a value: the key is to be taken out."""
 
 
@@ -36,30 +36,30 @@ class _Statement:
     path: KeyPath = ()
 
 
-def edited(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any], *, with_comments: bool = False) -> str:
+def edit_text(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any], *, with_comments: bool = False) -> str:
     """Return `text`, whose content is `before`, with the fewest changes that make its content `wanted`.
 
     With `with_comments` a new key gets its description above it. Raises `ValueError` for a text that cannot be taken
     apart.
     """
-    editor = _Editor(list(_taken_apart(text)), with_comments)
-    for path, value in _differences(before, wanted):
+    editor = _Editor(list(_parse_statements(text)), with_comments)
+    for path, value in _changed_keys(before, wanted):
         editor.change(path, value)
     return "".join(statement.text for statement in editor.statements)
 
 
-def same(left: Any, right: Any) -> bool:
+def same_toml(left: Any, right: Any) -> bool:
     """Tell whether two TOML values are the same, kinds of numbers and truth values told apart."""
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
+        return left.keys() == right.keys() and all(same_toml(value, right[name]) for name, value in left.items())
     if isinstance(left, list):
-        return len(left) == len(right) and all(map(same, left, right))
+        return len(left) == len(right) and all(map(same_toml, left, right))
     return repr(left) == repr(right)
 
 
-def _taken_apart(text: str) -> Iterator[_Statement]:
+def _parse_statements(text: str) -> Iterator[_Statement]:
     table: KeyPath = ()
     for _, statement, parsed in statements(text):
         if parsed is None:
@@ -73,17 +73,17 @@ def _taken_apart(text: str) -> Iterator[_Statement]:
             yield _Statement(statement, "pair", table, (*table, *_key_of(statement)))
 
 
-def _differences(
+def _changed_keys(
     before: Mapping[str, Any], wanted: Mapping[str, Any], above: KeyPath = ()
 ) -> Iterator[tuple[KeyPath, Any]]:
     for name in before:
         if name not in wanted:
-            yield (*above, name), _GONE
+            yield (*above, name), _REMOVED
     for name, value in wanted.items():
-        path, old = (*above, name), before.get(name, _GONE)
-        if isinstance(value, dict) and (isinstance(old, dict) or (old is _GONE and value)):
-            yield from _differences(old if isinstance(old, dict) else {}, value, path)
-        elif old is _GONE or not same(old, value):
+        path, old = (*above, name), before.get(name, _REMOVED)
+        if isinstance(value, dict) and (isinstance(old, dict) or (old is _REMOVED and value)):
+            yield from _changed_keys(old if isinstance(old, dict) else {}, value, path)
+        elif old is _REMOVED or not same_toml(old, value):
             yield path, value
 
 
@@ -98,7 +98,7 @@ class _Editor:
         """Set the key at `path`, or take it out."""
         holder = next((n for n, s in self._pairs() if path[: len(s.path)] == s.path), None)
         array = [n for n, s in enumerate(self.statements) if s.kind == "array" and s.table == path]
-        if holder is not None and value is not _GONE:
+        if holder is not None and value is not _REMOVED:
             held = self.statements[holder]
             self._put(holder, _with_value(held.text, path[len(held.table) :], value))
         elif holder is not None and self.statements[holder].path != path:
@@ -106,7 +106,7 @@ class _Editor:
             self._put(holder, _without(held.text, path[len(held.table) :]))
         elif array and isinstance(value, list) and all(isinstance(item, dict) for item in value):
             self._update_array(path, array, value)
-        elif value is _GONE:
+        elif value is _REMOVED:
             self._remove(path)
         else:
             self._remove(path)  # tables of an array whose items are texts from now on
@@ -136,7 +136,7 @@ class _Editor:
 
     def _remove_one(self, place: int) -> None:
         statement = self.statements[place]
-        description = _described(statement.path or statement.table).splitlines(keepends=True)
+        description = _description_comment(statement.path or statement.table).splitlines(keepends=True)
         first = max(0, place - len(description))
         if [other.text for other in self.statements[first:place]] != description:
             first = place
@@ -152,7 +152,7 @@ class _Editor:
         if value == {}:
             self._add_header(path, [])
             return
-        section, described = path[:-1], _described(path) if self._with_comments else ""
+        section, described = path[:-1], _description_comment(path) if self._with_comments else ""
         inside = [n for n, s in enumerate(self.statements) if s.kind == "table" and s.table == section]
         dotted = [n for n, s in self._pairs() if s.path[: len(section)] == section and len(s.table) < len(section)]
         if inside:
@@ -171,13 +171,13 @@ class _Editor:
     def _add_header(self, table: KeyPath, pairs: Sequence[_Statement]) -> None:
         """Put a new section below the last one that shares the most of its path, or at the end."""
         headers = [(n, s) for n, s in enumerate(self.statements) if s.kind in ("table", "array")]
-        shared = [_shared(s.table, table) for _, s in headers]
+        shared = [_shared_length(s.table, table) for _, s in headers]
         place = len(self.statements)
         if any(shared):
             nearest = max(range(len(headers)), key=lambda number: (shared[number], number))
             place = self._end_of_block(headers[nearest][0])
         self._end_line(place)
-        described = _described(table) if self._with_comments else ""
+        described = _description_comment(table) if self._with_comments else ""
         header = _Statement(f"{described}[{toml_key(*table)}]\n", "table", table)
         blank = [_Statement("\n", "note", table)] if place > 0 else []
         self.statements[place:place] = [*blank, header, *pairs]
@@ -202,7 +202,7 @@ class _Editor:
     def _update_array(self, path: KeyPath, headers: list[int], wanted: list[dict[str, Any]]) -> None:
         """Turn ``[[path]]`` tables into `wanted`, table by table, the last change first so that places hold."""
         blocks = [(header, self._end_of_block(header)) for header in headers]
-        before = [_content(self.statements[first:end]) for first, end in blocks]
+        before = [_parse_table(self.statements[first:end]) for first, end in blocks]
         steps = SequenceMatcher(a=list(map(repr, before)), b=list(map(repr, wanted)), autojunk=False).get_opcodes()
         for step, first, last, new_first, new_last in reversed(steps):
             if step == "equal":
@@ -221,7 +221,7 @@ class _Editor:
     ) -> None:
         header, *rest = self.statements[slice(*block)]
         part = _Editor([replace(header, kind="table"), *rest], with_comments=False)
-        for key, value in _differences(before, wanted, path):
+        for key, value in _changed_keys(before, wanted, path):
             part.change(key, value)
         self.statements[slice(*block)] = [header, *part.statements[1:]]
 
@@ -233,16 +233,16 @@ class _Editor:
         self.statements[place:place] = [*block, blank] if before_header else [blank, *block]
 
 
-def _content(block: Sequence[_Statement]) -> dict[str, Any]:
+def _parse_table(block: Sequence[_Statement]) -> dict[str, Any]:
     """Return what the pairs of one table of an array hold."""
     return tomllib.loads("".join(statement.text for statement in block[1:]))
 
 
-def _shared(one: KeyPath, other: KeyPath) -> int:
+def _shared_length(one: KeyPath, other: KeyPath) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _described(path: KeyPath) -> str:
+def _description_comment(path: KeyPath) -> str:
     """Return the comment of the documented file above the key or section at `path`; empty where it has none."""
     name = ".".join(path)
     if name in all_keys():

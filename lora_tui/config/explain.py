@@ -1,7 +1,7 @@
-"""One key as a person meets it on a screen: its section's title, what its value will do, and the value as one line.
+"""Configuration keys as form fields: a section's title, advice on a value, and the value as one editable line.
 
-`shown` writes a value into a field of one line, `parse_edit` reads what somebody has typed into it. Text and lists of
-texts go without quotes and brackets where that is clear; everything else is TOML.
+`format_value` writes a value into a field of one line, `parse_edit` reads what somebody has typed into it. Text and
+lists of texts go without quotes and brackets where that is clear; everything else is TOML.
 """
 
 import re
@@ -53,7 +53,7 @@ def parse_edit(key: str, text: str) -> Any:
     """
     path = key_path(key)
     try:
-        value = _meant(path, text.strip())
+        value = _parse_for_key(path, text.strip())
     except ValueError as problem:
         raise ConfigError(f"{dotted(path)} {problem}.") from None
     if (problem_text := key_problem(path, value)) is not None:
@@ -61,7 +61,7 @@ def parse_edit(key: str, text: str) -> Any:
     return float(value) if isinstance(_default(path), float) and isinstance(value, int) else value
 
 
-def shown(key: str, value: Any) -> str:
+def format_value(key: str, value: Any) -> str:
     """Return a value of the dotted `key` as one line that `parse_edit` turns into the same value."""
     value = plain_value(value)
     if isinstance(value, str):
@@ -82,7 +82,7 @@ def _default(path: KeyPath) -> Any:
     return None if key is None else key.default
 
 
-def _meant(path: KeyPath, text: str) -> Any:
+def _parse_for_key(path: KeyPath, text: str) -> Any:
     match _default(path):
         case str():
             return parse_value(text) if text[:1] in ('"', "'") else text

@@ -1,7 +1,7 @@
-"""The configuration seen as a flat list of dotted keys, read off the models.
+"""Flat index of the configuration: every key by its dotted name, read off the pydantic models.
 
 The documented ``config.toml``, the app's Configuration screen, the suggestions for misspelt keys and the tests all ask
-here, so a key that is added to a model appears everywhere. Nothing here reads files or words refusals.
+here, so a key that is added to a model appears everywhere. Nothing here reads files or words error messages.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def open_tables() -> tuple[str, ...]:
     return tuple(key.name for key in all_keys().values() if isinstance(key.default, dict))
 
 
-def joined_word(path: Sequence[str]) -> tuple[str, ...]:
+def join_open_word(path: Sequence[str]) -> tuple[str, ...]:
     """Return `path` with what follows an open table as one word: ``app.keys.train.stop`` names "train.stop"."""
     for table in open_tables():
         length = table.count(".") + 1

@@ -1,8 +1,8 @@
-"""From a file, the environment and the command line to checked `Settings`.
+"""Loader of the configuration: file, environment and command line, merged and checked into `Settings`.
 
 Three layers are laid over the defaults, later ones winning: the file (`configuration_file` says which), environment
 variables such as ``LORA_TUI__FINE_TUNING__LORA__R``, and ``--set fine_tuning.lora.r=8``. All of them are taken apart
-into single keys that remember where they come from, and checked together once, so that a refusal can name the file and
+into single keys that remember where they come from, and checked together once, so that an error can name the file and
 line, the option or the variable, whichever brought the value in.
 """
 
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lora_tui.config.document import Document, parse_key, parse_value, read_document
-from lora_tui.config.keys import all_keys, all_sections, joined_word, open_tables, settings_value
+from lora_tui.config.keys import all_keys, all_sections, join_open_word, open_tables, settings_value
 from lora_tui.config.models import Settings
 from lora_tui.config.paths import config_folder
 from lora_tui.config.problems import (
     Problem,
     Source,
+    config_error,
     dotted,
-    in_order,
-    not_a_section_problem,
-    refuse,
+    most_urgent_first,
+    printable_value,
     secret_inside,
     secret_path,
     secret_problem,
-    shown_text,
+    section_value_problem,
     unknown_problem,
     value_problem,
 )
@@ -46,7 +46,7 @@ _SET = Source("--set")
 
 KeyPath = tuple[str, ...]
 SourceOf = Callable[[KeyPath], Source]
-"""Says where the key at a path comes from."""
+"""Returns the source of the key at a path."""
 
 
 def _change(_path: KeyPath) -> Source:
@@ -78,14 +78,14 @@ def load_settings(
     `config_file` is what ``--config`` names, `overrides` what each ``--set`` holds ("dotted.key=VALUE"), `environment`
     the process's own unless another is given. Raises `ConfigError`, one or two lines long, for every mistake.
     """
-    path, document = _find(config_file)
+    path, document = _find_file(config_file)
     problems: list[Problem] = []
     entries: list[_Entry] = []
     if document is not None:
         entries += _entries(document.values, source_in(document), problems)
     entries += _from_environment(os.environ if environment is None else environment, problems)
     entries += _from_overrides(overrides, problems)
-    return Loaded(_checked(entries, problems), path)
+    return Loaded(_validated(entries, problems), path)
 
 
 def configuration_file(config_file: Path | None = None) -> Path | None:
@@ -93,7 +93,7 @@ def configuration_file(config_file: Path | None = None) -> Path | None:
 
     Raises `ConfigError` where that file cannot be read.
     """
-    return _find(config_file)[0]
+    return _find_file(config_file)[0]
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -102,12 +102,12 @@ def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), _change) for name in all_keys()]
     for name, value in changes.items():
         entries += _override(key_path(name), value, _change, problems)
-    return _checked(entries, problems)
+    return _validated(entries, problems)
 
 
 def key_path(name: str) -> KeyPath:
     """Return the path of a dotted key as the program names it; what follows an open table is one word of it."""
-    return joined_word(name.split("."))
+    return join_open_word(name.split("."))
 
 
 def key_problem(path: KeyPath, value: Any) -> str | None:
@@ -117,27 +117,27 @@ def key_problem(path: KeyPath, value: Any) -> str | None:
     change is for the whole configuration to tell.
     """
     problems: list[Problem] = []
-    nested, origins = _laid_over(_override(path, value, _change, problems))
+    nested, origins = _merge_layers(_override(path, value, _change, problems))
     try:
         Settings.model_validate(nested)
     except ValidationError as invalid:
         told = [details for details in invalid.errors(include_url=False) if details["type"] != "conflict"]
-        problems += [_told(details, origins) for details in told]
-    return str(in_order(problems)[0]) if problems else None
+        problems += [_problem_of_error(details, origins) for details in told]
+    return str(most_urgent_first(problems)[0]) if problems else None
 
 
 def check_values(values: Mapping[str, Any], source_of: SourceOf) -> Settings:
     """Return the settings that a nested mapping stands for, or raise `ConfigError`."""
     problems: list[Problem] = []
-    return _checked(_entries(values, source_of, problems), problems)
+    return _validated(_entries(values, source_of, problems), problems)
 
 
 def source_in(document: Document) -> SourceOf:
-    """Return what tells the file and line of a key. Finding lines costs a second parse: it waits until it is asked."""
+    """Return the lookup of a key's file and line. Finding lines costs a second parse: it waits until the first call."""
     return lambda path: Source(document.name, document.line_of(path))
 
 
-def _find(named: Path | None) -> tuple[Path | None, Document | None]:
+def _find_file(named: Path | None) -> tuple[Path | None, Document | None]:
     if named is not None:
         try:
             return named, read_document(named)
@@ -163,7 +163,7 @@ def _entries(
             if isinstance(value, dict):
                 yield from _entries(value, source_of, problems, path)
             else:
-                problems.append(not_a_section_problem(source_of(path), path, value))
+                problems.append(section_value_problem(source_of(path), path, value))
         elif known in all_keys():
             if (secret := secret_inside(path, value)) is not None:
                 problems.append(secret_problem(source_of(secret), secret))
@@ -190,14 +190,14 @@ def _from_environment(environment: Mapping[str, str], problems: list[Problem]) -
     entries: list[_Entry] = []
     seen: dict[KeyPath, str] = {}
     for name in sorted(name for name in environment if name.upper().startswith(_PREFIX)):
-        path = joined_word(name[len(_PREFIX) :].lower().split("__"))
+        path = join_open_word(name[len(_PREFIX) :].lower().split("__"))
         source = Source(f"environment variable {one_line(name)}")
         if path in seen:
             problems.append(
                 Problem(source, dotted(path), f"{dotted(path)} is also set by {seen[path]}; unset one of the two")
             )
         seen[path] = one_line(name)
-        entries += _parsed(path, environment[name], source, problems)
+        entries += _parse_entry(path, environment[name], source, problems)
     return entries
 
 
@@ -206,18 +206,18 @@ def _from_overrides(overrides: Iterable[str], problems: list[Problem]) -> list[_
     for text in overrides:
         name, equals, value = text.partition("=")
         try:
-            path = joined_word(parse_key(name))
+            path = join_open_word(parse_key(name))
         except ValueError:
             path = ()
         if not path or not equals:
-            what = f'"{shown_text(text, 60)}" is not key=VALUE; write for example --set fine_tuning.lora.r=8'
+            what = f'"{printable_value(text, 60)}" is not key=VALUE; write for example --set fine_tuning.lora.r=8'
             problems.append(Problem(_SET, dotted([name]), what))
         else:
-            entries += _parsed(path, value, _SET, problems)
+            entries += _parse_entry(path, value, _SET, problems)
     return entries
 
 
-def _parsed(path: KeyPath, text: str, source: Source, problems: list[Problem]) -> list[_Entry]:
+def _parse_entry(path: KeyPath, text: str, source: Source, problems: list[Problem]) -> list[_Entry]:
     try:
         text.encode()  # bytes that are not UTF-8 arrive from the system as lone surrogates
         value = parse_value(text)
@@ -230,21 +230,21 @@ def _parsed(path: KeyPath, text: str, source: Source, problems: list[Problem]) -
     return _override(path, value, lambda _: source, problems)
 
 
-def _checked(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
-    """Lay the entries over each other, later ones winning, and validate the result. Raises `ConfigError`."""
-    nested, origins = _laid_over(entries)
+def _validated(entries: Iterable[_Entry], problems: list[Problem]) -> Settings:
+    """Merge the entries, later ones winning, and validate the result. Raises `ConfigError`."""
+    nested, origins = _merge_layers(entries)
     settings = None
     try:
         settings = Settings.model_validate(nested)
     except ValidationError as invalid:
-        problems += [_told(details, origins) for details in invalid.errors(include_url=False)]
+        problems += [_problem_of_error(details, origins) for details in invalid.errors(include_url=False)]
     if problems or settings is None:
         # Outside the handler: pydantic's error holds the values, and must not hang on ours as its context.
-        raise refuse(problems)
+        raise config_error(problems)
     return settings
 
 
-def _laid_over(entries: Iterable[_Entry]) -> tuple[dict[str, Any], dict[KeyPath, SourceOf]]:
+def _merge_layers(entries: Iterable[_Entry]) -> tuple[dict[str, Any], dict[KeyPath, SourceOf]]:
     """Return the entries as nested values, and where the value at each path comes from."""
     values: dict[KeyPath, Any] = {}
     origins: dict[KeyPath, SourceOf] = {}
@@ -269,14 +269,14 @@ def _laid_over(entries: Iterable[_Entry]) -> tuple[dict[str, Any], dict[KeyPath,
     return nested, origins
 
 
-def _told(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Problem:
-    """Turn one of pydantic's complaints into a problem with the place its value came from."""
+def _problem_of_error(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Problem:
+    """Convert one of pydantic's errors to a problem with the place its value came from."""
     where = details["loc"]
     if details["type"] == "conflict":
         section = tuple(str(part) for part in where)
         keys = [(*section, str(key)) for key in details["ctx"]["keys"]]
         path = next((key for key in keys if key in origins), keys[0])
-        return Problem(_origin(origins, path), dotted(path), f"{dotted(keys[0])} {details['ctx']['why']}")
+        return Problem(_source_of(origins, path), dotted(path), f"{dotted(keys[0])} {details['ctx']['why']}")
     length = next(n for n in range(1, len(where) + 1) if ".".join(map(str, where[:n])) in all_keys())
     path = tuple(str(part) for part in where[:length])
     # Behind the number of a list's item stands the name of the form it was tried as; nobody wrote that.
@@ -285,9 +285,9 @@ def _told(details: "ErrorDetails", origins: Mapping[KeyPath, SourceOf]) -> Probl
         word = (*path, str(rest[0]))
         source = origins.get(word, origins[path])(word)
     else:
-        source = _origin(origins, path)
+        source = _source_of(origins, path)
     return value_problem(source, all_keys()[".".join(path)], details, rest)
 
 
-def _origin(origins: Mapping[KeyPath, SourceOf], path: KeyPath) -> Source:
+def _source_of(origins: Mapping[KeyPath, SourceOf], path: KeyPath) -> Source:
     return origins[path](path) if path in origins else Source("defaults")

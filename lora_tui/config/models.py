@@ -1,8 +1,8 @@
-"""Every configuration key, its default and its bounds: one class a TOML section.
+"""Pydantic models of the configuration: every key, its default and its bounds, one class a TOML section.
 
 Attributes are named as the keys are. Validation is strict (an int where a float is wanted is the one conversion), and
 unknown keys are refused. The descriptions are the comments of the documented ``config.toml`` and the help texts of the
-app. Where files are looked for, and how a refusal is worded, is not known here: see `load` and `problems`.
+app. Where files are looked for, and how an error is worded, is not known here: see `load` and `problems`.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,9 @@
-"""Where the program keeps what belongs to the user rather than to one project: configuration, caches, logs.
+"""Folders of the user: configuration, caches, logs.
 
 The places are the platform's own (platformdirs); each can be moved with an environment variable, which tests and
 machines with a small home folder need. Nothing is created at import: whoever writes calls `private_folder` first.
+
+Small and apart because logging and the built-in model need it without pydantic, which the rest of the package loads.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Error messages of the configuration: where a mistake stands, what is wrong, and which key was probably meant.
 
-A `Problem` is one mistake; `refuse` turns all that were found into one `ConfigError` of one or two lines. Values are
-shown only where they help and cannot hold a secret, and always made safe for a terminal.
+A `Problem` is one mistake; `config_error` turns all that were found into one `ConfigError` of one or two lines. Values
+are shown only where they help and cannot hold a secret, and always made safe for a terminal.
 
 Three mistakes get a suggestion: a key is misspelt, a right key stands in the wrong section, or a name is the one that
 other training tools use. Section names are compared as well, so that ``[lora]`` finds ``[fine_tuning.lora]``.
@@ -69,29 +69,29 @@ class Problem:
     key: str
     text: str
     urgent: bool = False
-    """Told before all others: a secret stands where it must not."""
+    """Reported before all others: a secret stands where it must not."""
 
     def __str__(self) -> str:
         return self.text + ("" if self.text.endswith(("?", "…")) else ".")
 
 
-def in_order(problems: Sequence[Problem]) -> list[Problem]:
+def most_urgent_first(problems: Sequence[Problem]) -> list[Problem]:
     """Return `problems`, the one to tell first in front: a secret, else the one that stands highest in the file."""
     return sorted(problems, key=lambda problem: (not problem.urgent, problem.source.line or sys.maxsize))
 
 
-def refuse(problems: Sequence[Problem]) -> ConfigError:
+def config_error(problems: Sequence[Problem]) -> ConfigError:
     """Return the error for `problems` (at least one): the first in full, the others by name and place."""
-    first, *others = in_order(problems)
+    first, *others = most_urgent_first(problems)
     message = f"{first.source}: {first}"
     if others:
-        named = [f"{other.key} ({_elsewhere(other.source, first.source)})" for other in others[:_NAMED_AT_MOST]]
+        named = [f"{other.key} ({_place_beside(other.source, first.source)})" for other in others[:_NAMED_AT_MOST]]
         rest = "…" if len(others) > _NAMED_AT_MOST else "."
         message += f"\nand {len(others)} more: {', '.join(named)}{rest}"
     return ConfigError(message)
 
 
-def _elsewhere(source: Source, first: Source) -> str:
+def _place_beside(source: Source, first: Source) -> str:
     return f"line {source.line}" if source.line is not None and source.name == first.name else str(source)
 
 
@@ -137,26 +137,26 @@ def unknown_problem(source: Source, path: tuple[str, ...], *, is_section: bool) 
     if near := first(plain) or second(plain):
         meant = f"[{near}]" if near in (*all_sections(), *open_tables()) else near
         return Problem(source, key, f"{key} is not a {what}; did you mean {meant}?")
-    return Problem(source, key, f"{key} is not a {what}; {_what_there_is(path)}")
+    return Problem(source, key, f"{key} is not a {what}; {_alternatives(path)}")
 
 
-def not_a_section_problem(source: Source, path: tuple[str, ...], value: Any) -> Problem:
+def section_value_problem(source: Source, path: tuple[str, ...], value: Any) -> Problem:
     """Return the refusal of a value where a section stands."""
     key = dotted(path)
-    text = f"{key} is a section, not a key, and cannot be {_shown(value)}; {_what_there_is((*path, ''))}"
+    text = f"{key} is a section, not a key, and cannot be {_describe_value(value)}; {_alternatives((*path, ''))}"
     return Problem(source, key, text)
 
 
 def value_problem(source: Source, key: Key, details: "ErrorDetails", rest: Sequence[int | str]) -> Problem:
     """Return the refusal of a value that pydantic's `details` complain of; `rest` is its place inside the value."""
     where = "".join(f" item {part + 1}" if isinstance(part, int) else f" {dotted([part])}" for part in rest)
-    text = f"{key.name}{where} {_complaint(key, details, inside=bool(rest))}"
+    text = f"{key.name}{where} {_what_is_wrong(key, details, inside=bool(rest))}"
     if not rest and details["type"] != "refused" and (default := _short_default(key)):
         text += f" (the default is {default})"
     return Problem(source, key.name + where, text)
 
 
-def _complaint(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
+def _what_is_wrong(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
     error, value, context = details["type"], details["input"], details.get("ctx", {})
     match error:
         case "refused":
@@ -166,22 +166,22 @@ def _complaint(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
         case "missing":
             return "is missing"
         case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, not {_shown(value)}"
+            return f"must be at least {context['ge']:g}, not {_describe_value(value)}"
         case "greater_than":
-            return f"must be above {context['gt']:g}, not {_shown(value)}"
+            return f"must be above {context['gt']:g}, not {_describe_value(value)}"
         case "less_than_equal":
-            return f"must be at most {context['le']:g}, not {_shown(value)}"
+            return f"must be at most {context['le']:g}, not {_describe_value(value)}"
         case "less_than":
-            return f"must be below {context['lt']:g}, not {_shown(value)}"
+            return f"must be below {context['lt']:g}, not {_describe_value(value)}"
         case "finite_number":
             return f"must be a finite number, not {value}"
         case "too_short":
             return f"must hold at least {context['min_length']}"
         case "literal_error":
             near = _nearest_choice(value, key.choices) if isinstance(value, str) else None
-            return f"must be {key.kind}, not {_shown(value)}" + (f'; did you mean "{near}"?' if near else "")
+            return f"must be {key.kind}, not {_describe_value(value)}" + (f'; did you mean "{near}"?' if near else "")
     wanted = key.kind if not inside else _WANTED.get(error, "something else")
-    return f"must be {wanted}, not {_shown(value)}{_how_to_write(error, value)}"
+    return f"must be {wanted}, not {_describe_value(value)}{_how_to_write(error, value)}"
 
 
 def _how_to_write(error: str, value: Any) -> str:
@@ -203,7 +203,7 @@ def _how_to_write(error: str, value: Any) -> str:
     return ""
 
 
-def _what_there_is(path: Sequence[str]) -> str:
+def _alternatives(path: Sequence[str]) -> str:
     section = ".".join(path[:-1])
     leaves = [key.leaf for key in all_keys().values() if key.section == section]
     if leaves:
@@ -221,7 +221,7 @@ def _short_default(key: Key) -> str:
     return f'"{key.default}"' if isinstance(key.default, str) and 0 < len(key.default) <= 40 else ""
 
 
-def _shown(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """Return `value` as a person would call it, short, without what may be a secret."""
     match value:
         case bool():
@@ -231,7 +231,7 @@ def _shown(value: Any) -> str:
         case int() | float():
             return str(value)
         case str():
-            return "empty text" if not value else f'the text "{shown_text(value, 40)}"'
+            return "empty text" if not value else f'the text "{printable_value(value, 40)}"'
         case list():
             return "a list"
         case dict():
@@ -242,7 +242,7 @@ def _shown(value: Any) -> str:
             return f"a {type(value).__name__}"
 
 
-def shown_text(text: str, limit: int) -> str:
+def printable_value(text: str, limit: int) -> str:
     """Return `text` safe to show, on one line and cut to `limit`; nothing of it where it looks like a key."""
     return "(hidden)" if may_be_secret(text) else one_line(text, limit)
 

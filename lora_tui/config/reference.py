@@ -1,4 +1,4 @@
-"""The documented configuration file: every key at its default, with its description as the comment above it.
+"""Generator of the documented configuration file: every key at its default, its description as the comment above it.
 
 ``config.toml`` at the project's root is this text (a test holds the two together), so a description is written once,
 in `models`, and the file cannot lag behind the program.

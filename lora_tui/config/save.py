@@ -1,8 +1,8 @@
-"""Saving changed keys to a configuration file, whole or not at all.
+"""Writer of the configuration file: saves changed keys, whole or not at all.
 
 Only the keys that are named change; all others stay as the file has them at that moment, so an edit made elsewhere in
-the meantime is kept, and so are comments, order and style. The new content is checked before anything is written, goes
-to a temporary file in the same folder, reaches the disk, and takes the old file's place in one step.
+the meantime is kept, and so are comments, order and style. The new content is checked before anything is written, and
+takes the old file's place in one step (see `lora_tui.files`).
 """
 
 import codecs
@@ -86,12 +86,12 @@ def _in_its_style(document: Document, wanted: dict[str, Any], *, with_comments: 
         return None
     from tomlkit.exceptions import TOMLKitError  # only a save needs it, and it takes a while to load
 
-    from lora_tui.config.edit import edited, same
+    from lora_tui.config.edit import edit_text, same_toml
 
     text = document.text.replace("\r\n", "\n") if _windows_lines(document.text) else document.text
     try:
-        changed = edited(text, document.values, wanted, with_comments=with_comments)
-        right = same(_without_empty_sections(tomllib.loads(changed)), _without_empty_sections(wanted))
+        changed = edit_text(text, document.values, wanted, with_comments=with_comments)
+        right = same_toml(_without_empty_sections(tomllib.loads(changed)), _without_empty_sections(wanted))
     except (TOMLKitError, ValueError, RecursionError):
         return None
     return changed if right else None

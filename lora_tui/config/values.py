@@ -1,4 +1,4 @@
-"""The kinds of value a configuration key can have, each refusing what cannot be meant.
+"""Types of configuration values: annotated types with bounds and validators, each with its own error message.
 
 A type carries its bounds, or a check with a message of its own where a bound cannot say it. The messages follow the
 key's name in a sentence ("… must be …"), and none of them repeats a value that may hold a key or a password. Whether

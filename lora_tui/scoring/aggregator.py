@@ -1,4 +1,4 @@
-"""One score out of many metrics, with weights that learn from feedback.
+"""Adaptive aggregator: one score out of many metrics, by a weighted mean whose weights learn from feedback.
 
 The score is the weighted mean of the metrics that are available, S = Σ w_i·s_i / Σ w_i, with weights on the simplex
 that start from documented priors. Feedback is an ordered log of (metrics, target), and the weights are a pure function

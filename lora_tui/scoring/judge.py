@@ -1,4 +1,4 @@
-"""The judge's scale: three levels from 1 to 5, read out of a reply or expected from probabilities, and put on 0-1.
+"""Parser of LLM-judge replies: three levels from 1 to 5, read from text or expected from log-probabilities.
 
 The scale ends at 5 because each level is then one token, while a 10 begins like a 1. The judge answers "5 4 3" for
 groundedness, correctness and usefulness. What a model really writes is read tolerantly where there is one reading, and

@@ -17,21 +17,6 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from lora_tui.scoring.words import content_tokens, is_number, is_unspaced, normalise, number_words, numbers, tokens
 
-__all__ = [
-    "agreement",
-    "bleu",
-    "exact_match",
-    "grounding",
-    "likelihood",
-    "normalise",
-    "numbers_supported",
-    "rouge",
-    "rouge_l_precision",
-    "text_metrics",
-    "token_f1",
-    "tokens",
-]
-
 MAX_TOKENS = 40_000
 """Tokens of a text that BLEU and ROUGE look at, about 200 kB of English; what follows them is not compared."""
 
@@ -144,8 +129,8 @@ def agreement(a: str, b: str) -> float:
     Symmetric; 1.0 when both are the same after `normalise`, less otherwise, 0.0 when they share no word.
     """
     ours, theirs = content_tokens(a)[:MAX_TOKENS], content_tokens(b)[:MAX_TOKENS]
-    in_order = _f1(_common_subsequence(ours, theirs), len(ours), len(theirs))
-    return (token_f1(a, b) + in_order) / 2
+    most_urgent_first = _f1(_common_subsequence(ours, theirs), len(ours), len(theirs))
+    return (token_f1(a, b) + most_urgent_first) / 2
 
 
 def grounding(answer: str, passage: str) -> float:

@@ -1,4 +1,4 @@
-"""Text cut into words and numbers, the same way for every script.
+"""Tokenizer and normaliser for scoring: text cut into words and numbers, the same way for every script.
 
 Everything that compares texts stands on `tokens` and `normalise`. They differ from SQuAD's `normalize_answer` and from
 rouge-score's tokenizer where those go wrong: a sign or decimal point belongs to its number ("3.5" is not "35", "-5" is

@@ -1,6 +1,6 @@
-"""Conversations: who was talked to, and each turn as it ends. `looking.conversations` lists them.
+"""Queries on conversations: which model was talked to, and each message as it ends. `queries.runs` lists them.
 
-A turn's statistics say what its columns do not: for a question the `sides` it was put to, for a reply its `side`
+A turn's statistics hold what its columns do not: for a question the `sides` it was put to, for a reply its `side`
 (``tuned`` or ``base``), speed and agreement, whether it was `stopped`, and whether it was `replaced` by another.
 """
 
@@ -58,13 +58,13 @@ async def turns(store: Store, conversation_id: int) -> list[Turn]:
 
 
 def side_of(turn: Turn) -> str | None:
-    """Tell which side of a model gave a reply, ``tuned`` or ``base``; None for a question."""
+    """Return which side of a switchable model gave a reply, ``tuned`` or ``base``; None for a question."""
     side = turn.statistics.get("side")
     return str(side) if side is not None else None
 
 
 async def rated_turn(t: Store, turn_id: int) -> RatedTurn | None:
-    """Return what a rating of a message is about, or None."""
+    """Return a message with what a rating of it needs, or None."""
     return await t.one(
         RatedTurn,
         "SELECT role, text, run_id, COALESCE((SELECT text FROM turns AS asked WHERE role='user'"

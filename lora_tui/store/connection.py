@@ -1,4 +1,4 @@
-"""Opening the store and running transactions on it.
+"""Connection to the store file: opening, migrations, transactions, and rows as dataclasses.
 
 Each side of the program (engine, command line, app) opens the file for itself. Writes go through `Store.transaction`,
 which serialises the coroutines of one side with a lock and the processes with ``BEGIN IMMEDIATE``: a read transaction

@@ -1,4 +1,4 @@
-"""What happened, in order, and what watchers ask for.
+"""Queries on events and commands: the log of what happened in a run, and the queue of what watchers ask of it.
 
 Readers keep a cursor, the id of the last event they have seen, and ask for what came after it. That query is an index
 look-up (`events_of_run`), so its cost does not grow with the length of the run or the number of runs.
@@ -20,19 +20,19 @@ SINCE = "SELECT * FROM events WHERE run_id=? AND id>? ORDER BY id LIMIT ?"
 
 
 async def append(store: Store, run_id: int, news: Sequence[NewEvent]) -> None:
-    """Store events in one transaction, together with the typed rows that follow from them."""
+    """Insert events and the typed rows that follow from them, in one transaction."""
     async with store.transaction() as t:
         await insert(t, run_id, news)
 
 
 async def insert(t: Store, run_id: int, news: Sequence[NewEvent]) -> None:
-    """Store events inside the caller's transaction, together with the typed rows that follow from them."""
+    """Insert events and the typed rows that follow from them, inside the caller's transaction."""
     await t.execute_many(
         "INSERT INTO events(run_id, at, kind, payload) VALUES (?, ?, ?, ?)",
         [(run_id, at, kind, to_json(payload)) for at, kind, payload in news],
     )
     for at, kind, payload in news:
-        await training.project(t, run_id, at, kind, payload)
+        await training.insert_typed_rows(t, run_id, at, kind, payload)
 
 
 async def since(store: Store, run_id: int, cursor: int, limit: int = 1000) -> list[Event]:
@@ -45,14 +45,14 @@ async def last_id(store: Store, run_id: int) -> int:
     return int(await store.value("SELECT COALESCE(MAX(id), 0) FROM events WHERE run_id=?", (run_id,)))
 
 
-async def ask(store: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
-    """Ask the owner of a run for something; returns the command's id."""
+async def send_command(store: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
+    """Queue a command for the process that owns a run; returns the command's id."""
     async with store.transaction() as t:
-        return await put_command(t, run_id, kind, payload)
+        return await add_command(t, run_id, kind, payload)
 
 
-async def put_command(t: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
-    """Ask the owner of a run for something inside the caller's transaction; returns the command's id."""
+async def add_command(t: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
+    """Queue a command as `send_command` does, inside the caller's transaction."""
     return await t.execute(
         "INSERT INTO commands(run_id, kind, payload, created_at) VALUES (?, ?, ?, ?)",
         (run_id, kind, to_json(payload or {}), time.time()),
@@ -60,7 +60,7 @@ async def put_command(t: Store, run_id: int, kind: str, payload: dict[str, Any] 
 
 
 async def open_commands(store: Store, run_id: int) -> list[Command]:
-    """Return the commands that the owner has not answered yet, oldest first."""
+    """Return the commands of a run that its owner has not answered yet, oldest first."""
     return await store.all(
         Command,
         "SELECT id, run_id, kind, payload FROM commands WHERE run_id=? AND done_at IS NULL ORDER BY id",
@@ -68,13 +68,13 @@ async def open_commands(store: Store, run_id: int) -> list[Command]:
     )
 
 
-async def outcome(store: Store, command_id: int) -> str | None:
-    """Return how a command was answered, "done" where it was obeyed; None while it is open."""
+async def command_outcome(store: Store, command_id: int) -> str | None:
+    """Return the answer to a command, "done" where it was carried out; None while it is open."""
     found: str | None = await store.value("SELECT outcome FROM commands WHERE id=?", (command_id,))
     return found
 
 
-async def answer(store: Store, command_id: int, outcome: str) -> None:
-    """Mark a command as done."""
+async def answer_command(store: Store, command_id: int, outcome: str) -> None:
+    """Close a command with an answer."""
     async with store.transaction() as t:
         await t.execute("UPDATE commands SET done_at=?, outcome=? WHERE id=?", (time.time(), outcome, command_id))

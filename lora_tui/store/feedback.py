@@ -1,4 +1,4 @@
-"""Feedback from people or the judge, and the aggregator's weights that follow from it.
+"""Queries on feedback (ratings by people, levels by the judge) and on the aggregator's weights that follow from it.
 
 Feedback is only ever appended or marked as undone; the weights are a pure function of what is in force, so an undo is a
 recomputation. `weight_versions` keeps what each version was, because decisions name the version they were made with.
@@ -41,7 +41,7 @@ async def add(
 
 
 async def withdraw(t: Store, subject: str, subject_id: int) -> int:
-    """Take what a person has said of a subject out of force; returns how many judgements that were."""
+    """Mark a person's feedback on a subject as undone; returns how many judgements that were."""
     return await t.execute(
         "UPDATE feedback SET undone_at=? WHERE subject=? AND subject_id=? AND given_by=? AND undone_at IS NULL",
         (time.time(), subject, subject_id, PERSON),
@@ -75,7 +75,7 @@ async def in_force(store: Store, scope: str) -> list[FeedbackRow]:
     )
 
 
-async def note_weights(t: Store, scope: str, version: int, weights: Mapping[str, float]) -> int:
+async def record_weights(t: Store, scope: str, version: int, weights: Mapping[str, float]) -> int:
     """Record the weights of a version inside the caller's transaction, unless they are the newest already.
 
     Returns the row's id, which is what a decision or evaluation names as its weights version.

@@ -1,8 +1,10 @@
-"""What generation brought forth: pairs, their metrics and decisions, and the analyses of what was accepted.
+"""Queries on a generation run: documents and chunks, pairs with their metrics and decisions, batch analyses.
 
     pairs     waiting -> accepted | rejected | review
 
-Functions whose first parameter is `t` work inside the caller's transaction.
+Documents and chunks belong to no run: the same text read again is the same row. `run_documents` says which files a run
+saw, the skipped ones included, each with its reason. Functions whose first parameter is `t` work inside the caller's
+transaction.
 """
 
 import time
@@ -17,7 +19,7 @@ _CHUNK = "id, document_id, position, first_character, last_character, tokens, he
 _PAIR = "id, task_id, chunk_id, source, question, answer, evidence, topic, slot, state, score, cause, reason"
 
 
-async def put_document(
+async def add_document(
     t: Store, document_id: str, characters: int, encoding: str, chunking: str, chunks: Sequence[ChunkRow]
 ) -> None:
     """Store a document and its chunks inside the caller's transaction; what is there already stays."""
@@ -44,7 +46,7 @@ async def put_document(
     )
 
 
-async def put_file(t: Store, run_id: int, file: SourceFile) -> None:
+async def add_source_file(t: Store, run_id: int, file: SourceFile) -> None:
     """Record a file of a run inside the caller's transaction; a resumed run replaces what it saw before."""
     await t.execute(
         "INSERT OR REPLACE INTO run_documents(run_id, path, document_id, bytes, chunks, skipped)"
@@ -116,7 +118,7 @@ async def newest_pairs(store: Store, run_id: int, states: Sequence[str], limit: 
     )
 
 
-async def question_known(store: Store, run_id: int, question_key: str) -> bool:
+async def has_question(store: Store, run_id: int, question_key: str) -> bool:
     """Tell whether the run has a pair with that normalised question that no gate refused."""
     return bool(
         await store.value(
@@ -219,7 +221,7 @@ async def accepted_texts(store: Store, run_id: int, after: int, limit: int) -> l
     return [(pair_id, question, answer) for pair_id, question, answer in rows]
 
 
-async def causes(store: Store, run_id: int) -> dict[str, int]:
+async def rejection_causes(store: Store, run_id: int) -> dict[str, int]:
     """Return how often each cause kept a pair from being accepted, most frequent first."""
     return dict(
         await store.tuples(

@@ -1,7 +1,7 @@
-"""What people do while they look: overrides and edits of pairs, taking them back, and what a rating is about.
+"""Queries on human review: overrides and edits of pairs, their undo, and the evaluation sample that a rating is about.
 
-Nothing is deleted. A decision or edit that was taken back keeps its row with `undone_at`; the pair gets what the one
-before it says. All of these work inside the caller's transaction.
+Nothing is deleted. A decision or edit that was undone keeps its row with `undone_at`; the pair gets what the one before
+it says. All of these work inside the caller's transaction.
 """
 
 import time
@@ -36,7 +36,7 @@ class RatedSample:
 
 
 async def rated_sample(t: Store, sample_id: int) -> RatedSample | None:
-    """Return what a rating of a sample is about, or None."""
+    """Return a sample with the metrics that a rating of it is judged by, or None."""
     return await t.one(
         RatedSample,
         "SELECT samples.metrics, run_id FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
@@ -65,8 +65,8 @@ async def newest_edit(t: Store, run_id: int) -> PairEdit | None:
     return await t.one(PairEdit, "SELECT done.* FROM pair_edits AS done" + _NEWEST.format("1"), (run_id,))
 
 
-async def take_back_override(t: Store, decision: DecisionRow) -> DecisionRow | None:
-    """Take a decision out of force and give the pair what was decided before; returns that, None where nothing was."""
+async def undo_override(t: Store, decision: DecisionRow) -> DecisionRow | None:
+    """Undo a decision and restore the one before it; returns that, None where the pair waits for a verdict again."""
     await t.execute("UPDATE decisions SET undone_at=? WHERE id=?", (time.time(), decision.id))
     before = await decision_in_force(t, decision.pair_id)
     restored: tuple[Any, ...] = ("waiting", None, "", "", None)
@@ -85,7 +85,7 @@ async def take_back_override(t: Store, decision: DecisionRow) -> DecisionRow | N
 
 
 async def edit(t: Store, pair_id: int, question: str, answer: str, question_key: str) -> None:
-    """Give a pair another text and keep the one it had."""
+    """Replace the text of a pair and keep the one it had in `pair_edits`."""
     await t.execute(
         "INSERT INTO pair_edits(pair_id, question, answer, question_key, at)"
         " SELECT id, question, answer, question_key, ? FROM pairs WHERE id=?",
@@ -94,8 +94,8 @@ async def edit(t: Store, pair_id: int, question: str, answer: str, question_key:
     await _put_text(t, pair_id, question, answer, question_key)
 
 
-async def take_back_edit(t: Store, done: PairEdit) -> None:
-    """Give a pair the text it had before an edit."""
+async def undo_edit(t: Store, done: PairEdit) -> None:
+    """Undo an edit: the pair gets the text it had before."""
     await t.execute("UPDATE pair_edits SET undone_at=? WHERE id=?", (time.time(), done.id))
     await _put_text(t, done.pair_id, done.question, done.answer, done.question_key)
 

@@ -1,10 +1,10 @@
-"""Runs: their life cycle, their owner's heartbeat, and the one trainer a device may have at a time.
+"""Queries on runs: their life cycle, their owner's heartbeat, and the lock of a training device.
 
     queued -> running -> stopping -> finished | stopped | failed | interrupted
 
-The owner is the process that works on the run. A run whose owner is gone is marked `interrupted` by whoever looks next
-(`mark_interrupted`), and can then be resumed by anyone. Ownership is checked by process id *and* process start time,
-because ids are reused; for another host only the age of the heartbeat can tell.
+The owner is the process that works on the run. A run whose owner is gone is marked `interrupted` by the next process
+that looks (`mark_interrupted`), and can then be resumed by any. Ownership is checked by process id *and* process start
+time, because ids are reused; for another host only the age of the heartbeat can tell.
 """
 
 import os
@@ -88,7 +88,7 @@ async def end(store: Store, run_id: int, state: str, result: dict[str, Any] | No
         await t.execute("DELETE FROM device_locks WHERE run_id=?", (run_id,))
 
 
-async def beat(store: Store, run_id: int) -> None:
+async def renew_heartbeat(store: Store, run_id: int) -> None:
     """Renew the heartbeat."""
     async with store.transaction() as t:
         await t.execute("UPDATE runs SET heartbeat=? WHERE id=?", (time.time(), run_id))
@@ -120,7 +120,7 @@ async def rename(store: Store, run_id: int, name: str) -> bool:
         return await t.execute("UPDATE runs SET name=? WHERE id=?", (name, run_id)) == 1
 
 
-async def delete_some(t: Store, run_id: int, most: int) -> bool:
+async def delete_part(t: Store, run_id: int, most: int) -> bool:
     """Delete a part of a run inside the caller's transaction, in the end the run; returns whether it is gone.
 
     A million rows take seconds, in which nobody else could write: so they go in parts, `most` rows of a table at once,

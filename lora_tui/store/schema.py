@@ -1,4 +1,4 @@
-"""The tables, and the steps that bring an older file to the current version.
+"""SQL schema of the store: the tables, and the migrations that bring an older file to the current version.
 
 `MIGRATIONS[n]` takes a file from version n to n + 1; ``PRAGMA user_version`` holds the version. A migration that has
 been released is never edited: a new one is appended. Columns declared ``JSON`` are decoded when they are read.

@@ -1,4 +1,4 @@
-"""Generation's work: tasks, and the calls (attempts) that were made for them.
+"""Queries on the tasks of a generation run and the API calls (attempts) made for them.
 
     tasks     pending -> done | dead | cancelled          kinds: generate, judge, analyse
     attempts  sent -> ok | one of the ways to fail; `lost` when the process ended before the answer was stored
@@ -118,7 +118,7 @@ async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:
     )
 
 
-async def lose_open_attempts(store: Store, run_id: int) -> int:
+async def mark_lost_attempts(store: Store, run_id: int) -> int:
     """Mark the calls whose answer never arrived here, because the process ended, as ``lost``; returns how many."""
     async with store.transaction() as t:
         return await t.execute(

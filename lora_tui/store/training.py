@@ -1,7 +1,8 @@
-"""Training: optimizer steps, evaluations with their samples, and checkpoints.
+"""Queries on training runs: optimizer steps, evaluations with their samples, and what earlier runs planned.
 
-A trainer reports events; `project` writes the typed rows that follow from them in the same transaction, so the two can
-never disagree. A resumed run repeats the steps after its last checkpoint: its rows replace the older ones.
+Training emits events; `insert_typed_rows` writes the typed rows that follow from them in the same transaction, so that
+events and rows never disagree. A resumed run repeats the steps after its last checkpoint: its rows replace the older
+ones.
 """
 
 import math
@@ -12,8 +13,8 @@ from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import Evaluation, PlannedRun, Sample, StepColumns
 
 
-async def project(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:
-    """Write the typed rows of one event; events of other kinds have none."""
+async def insert_typed_rows(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:
+    """Insert the rows of one ``step``, ``evaluation`` or ``checkpoint`` event; other kinds have none."""
     if kind == "step":
         await _put_step(t, run_id, at, payload)
     elif kind == "evaluation":
@@ -73,7 +74,7 @@ async def samples(store: Store, evaluation_id: int) -> list[Sample]:
 
 
 async def answers_to(store: Store, run_id: int, prompt: str) -> list[tuple[int, str, float, str]]:
-    """Return (step, model, score, answer) of a test prompt at every evaluation of a run, oldest first."""
+    """Return (step, model, score, answer) for a test prompt at every evaluation of a run, oldest first."""
     rows = await store.tuples(
         "SELECT step, model, samples.score, answer FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
         " WHERE run_id=? AND prompt=? ORDER BY evaluations.id",

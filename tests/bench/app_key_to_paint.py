@@ -66,7 +66,7 @@ async def write_pairs(path: Path, rate: float) -> None:
                     await generation.decide(t, pair_id, decision, metrics, {})
                     payload = {"pair": pair_id, "verdict": verdict, "score": score, "question": words}
                     await events.insert(t, run_id, [(time.time(), "pair", payload)])
-                await runs.beat(store, run_id) if False else None
+                await runs.renew_heartbeat(store, run_id) if False else None
             written += due
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, advise, all_keys, with_values
-from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
+from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
 from lora_tui.config.keys import all_sections, plain_value
 from lora_tui.errors import ConfigError
 
@@ -31,7 +31,7 @@ def test_every_section_has_a_title_of_its_own() -> None:
 @pytest.mark.parametrize("key", all_keys())
 def test_default_of_every_key_survives_being_shown_and_typed(key: str) -> None:
     default = plain_value(all_keys()[key].default)
-    line = shown(key, all_keys()[key].default)
+    line = format_value(key, all_keys()[key].default)
     assert "\n" not in line
     if line or not isinstance(default, str) or default:
         assert parse_edit(key, line) == default
@@ -83,7 +83,7 @@ def test_default_of_every_key_survives_being_shown_and_typed(key: str) -> None:
     ],
 )
 def test_value_is_shown_as_one_line_that_means_the_same(key: str, value: Any, line: str) -> None:
-    assert shown(key, value) == line
+    assert format_value(key, value) == line
     assert parse_edit(key, line) == value
     assert type(parse_edit(key, line)) is type(value)
 
@@ -189,7 +189,7 @@ def test_advice_is_given_with_its_key() -> None:
 
 def test_shown_values_are_toml_that_a_file_could_hold() -> None:
     settings = with_values(Settings(), {COMMANDS: {"a.b": 'c"d'}})
-    assert tomllib.loads(f"v = {shown(COMMANDS, settings.fine_tuning.chat.commands)}") == {"v": {"a.b": 'c"d'}}
+    assert tomllib.loads(f"v = {format_value(COMMANDS, settings.fine_tuning.chat.commands)}") == {"v": {"a.b": 'c"d'}}
 
 
 def test_explaining_loads_no_library_that_only_saving_needs() -> None:

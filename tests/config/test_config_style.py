@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, all_keys, load_settings, reference_text, save_keys, with_values
-from lora_tui.config.edit import edited, same
+from lora_tui.config.edit import edit_text, same_toml
 from lora_tui.config.reference import comment
 from lora_tui.errors import ConfigError
 
@@ -345,7 +345,7 @@ def test_text_that_cannot_be_changed_in_place_is_written_anew_and_says_so(
     path = folder / "config.toml"
     for wrong in ("", "not = 'wanted'\n", "[broken"):
         path.write_text(WRITTEN)
-        monkeypatch.setattr("lora_tui.config.edit.edited", lambda *_, wrong=wrong, **__: wrong)
+        monkeypatch.setattr("lora_tui.config.edit.edit_text", lambda *_, wrong=wrong, **__: wrong)
         assert not save_keys(path, {"fine_tuning.lora.r": 4}).kept_style
         settings = load_settings(path, environment={}).settings
         assert (settings.fine_tuning.lora.r, settings.fine_tuning.lora.alpha) == (4, 16)
@@ -389,14 +389,14 @@ def test_new_file_is_plain(folder: Path) -> None:
     [(1, 1.0), (True, 1), ([1], [1.0]), ({"a": 1}, {"a": True}), ({"a": 1}, {}), ([], {}), (0.0, -0.0), ("a", "b")],
 )
 def test_values_of_different_kinds_are_not_the_same(left: Any, right: Any) -> None:
-    assert not same(left, right)
-    assert same(left, left)
-    assert same(right, right)
+    assert not same_toml(left, right)
+    assert same_toml(left, left)
+    assert same_toml(right, right)
 
 
 def test_editing_is_pure() -> None:
     before = tomllib.loads(WRITTEN)
-    assert edited(WRITTEN, before, before) == WRITTEN
+    assert edit_text(WRITTEN, before, before) == WRITTEN
 
 
 def test_what_edits_files_is_loaded_by_the_first_save_only() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config import Settings, all_keys, load_settings, save_keys, with_values
-from lora_tui.config.edit import _taken_apart
+from lora_tui.config.edit import _parse_statements
 from lora_tui.config.reference import toml_key, toml_value
 
 A, C = {"prompt": "a", "expected": "b"}, {"prompt": "c", "avoid": "d"}
@@ -89,7 +89,7 @@ def test_any_change_of_any_file_is_right_and_leaves_the_rest(folder: Path) -> No
         assert outcome.kept_style, (seed, text, changes)
         left = file.read_text()
         touched = [tuple(name.split(".")) for name in changes]
-        for statement in _taken_apart(text):
+        for statement in _parse_statements(text):
             ours = any(statement.path[: len(path)] == path for path in touched)
             if statement.kind in ("note", "pair") and statement.text.strip() and not ours:
                 assert statement.text in left, (seed, statement, left)

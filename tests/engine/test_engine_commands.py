@@ -31,7 +31,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def outcome_of(workshop: Workshop, number: int, seconds: float = 20.0) -> str:
     """The outcome of a command, once it is answered."""
-    return str(wait_for(lambda: workshop.ask(events.outcome, number), seconds))
+    return str(wait_for(lambda: workshop.ask(events.command_outcome, number), seconds))
 
 
 def honouring(kind: str, heard: list[str], **more: Any) -> Job:
@@ -59,7 +59,7 @@ def test_a_command_is_obeyed_within_half_a_second(workshop: Workshop, job: Calla
     wait_for(lambda: workshop.events(run_id, "note"))
     for _ in range(3):
         asked_at = time.monotonic()
-        number = workshop.ask(events.ask, run_id, "checkpoint")
+        number = workshop.ask(events.send_command, run_id, "checkpoint")
         assert outcome_of(workshop, number) == "done"
         assert time.monotonic() - asked_at < 0.6
     assert heard == ["checkpoint"] * 3, "each of them once"
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_answered_with_the_reason_and_the_run_goes_on(
     run_id, future = workshop.start(mode)
     wait_for(lambda: workshop.events(run_id, "note"))
     asked_at = time.monotonic()
-    assert outcome_of(workshop, workshop.ask(events.ask, run_id, kind)) == outcome
+    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, kind)) == outcome
     assert time.monotonic() - asked_at < 1.0
     assert workshop.ask(runs.get, run_id).state == "running"
     workshop.engine.stop(run_id)
@@ -114,7 +114,7 @@ def test_a_command_that_comes_after_its_phase_is_not_obeyed(workshop: Workshop, 
     job(honouring("pause", heard, seconds=0.05), "quickstart")
     run_id, future = workshop.start("quickstart")
     wait_for(lambda: len(workshop.events(run_id, "note")) == 2)
-    assert outcome_of(workshop, workshop.ask(events.ask, run_id, "pause")) == "not now: it writes no pairs"
+    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, "pause")) == "not now: it writes no pairs"
     assert heard == []
     workshop.engine.stop(run_id)
     future.result(timeout=60)
@@ -130,7 +130,7 @@ def test_a_command_that_fails_says_why_and_does_not_end_the_run(workshop: Worksh
 
     job(work)
     run_id, future = workshop.start("train")
-    assert outcome_of(workshop, workshop.ask(events.ask, run_id, "checkpoint")) == "failed: the disk is full"
+    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, "checkpoint")) == "failed: the disk is full"
     assert workshop.ask(runs.get, run_id).state == "running"
     workshop.engine.stop(run_id)
     future.result(timeout=60)
@@ -150,7 +150,7 @@ def test_what_is_asked_in_the_last_moment_is_answered_when_the_run_has_ended(
 
         ctx.commands.handle_until_end("recount", obey)
         for kind in ("recount", "pause", "stop", "checkpoint"):
-            await events.ask(ctx.store, ctx.run_id, kind)
+            await events.send_command(ctx.store, ctx.run_id, kind)
         return {}
 
     async def outcomes(store: Any) -> list[tuple[str, str]]:

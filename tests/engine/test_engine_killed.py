@@ -113,7 +113,7 @@ def test_a_killed_owners_run_can_be_resumed_without_looking_first(
 
 def test_a_watcher_of_another_process_can_stop_a_run(workshop: Workshop, owner: Callable[..., Any]) -> None:
     _, run_id = owner()
-    workshop.ask(events.ask, run_id, "stop")
+    workshop.ask(events.send_command, run_id, "stop")
 
     async def answered(store: Any) -> Any:
         return await store.value("SELECT outcome FROM commands WHERE run_id=?", (run_id,))

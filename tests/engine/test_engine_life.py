@@ -196,8 +196,8 @@ def test_a_stop_right_after_the_start_is_not_lost(workshop: Workshop, job: Calla
 def test_a_stop_asked_for_in_the_store_is_honoured_and_answered(workshop: Workshop, job: Callable[[Job], None]) -> None:
     job(until_stopped)
     run_id, future = workshop.start("train")
-    workshop.ask(events.ask, run_id, "dance")
-    workshop.ask(events.ask, run_id, "stop")
+    workshop.ask(events.send_command, run_id, "dance")
+    workshop.ask(events.send_command, run_id, "stop")
     assert future.result(timeout=60).state == "stopped"
     wait_for(lambda: not workshop.ask(events.open_commands, run_id))
 
@@ -222,7 +222,7 @@ def test_the_heartbeat_is_renewed_while_a_run_lives(
 def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
     workshop: Workshop, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = runs.beat, threading.Event()
+    real, failed = runs.renew_heartbeat, threading.Event()
 
     async def beat(store: Any, run_id: int) -> None:
         if not failed.is_set():
@@ -230,11 +230,11 @@ def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
             raise RuntimeError("database is locked")
         await real(store, run_id)
 
-    monkeypatch.setattr(runs, "beat", beat)
+    monkeypatch.setattr(runs, "renew_heartbeat", beat)
     job(until_stopped)
     run_id, future = workshop.start("train")
     assert failed.wait(60)
-    workshop.ask(events.ask, run_id, "stop")
+    workshop.ask(events.send_command, run_id, "stop")
     assert future.result(timeout=60).state == "stopped"
 
 
@@ -350,7 +350,7 @@ def test_a_stopped_run_is_taken_up_again_under_its_number(workshop: Workshop, jo
     run_id, future = workshop.start("train")
     workshop.engine.stop(run_id)
     future.result(timeout=60)
-    workshop.ask(events.ask, run_id, "stop")  # too late: it must not stop the next life
+    workshop.ask(events.send_command, run_id, "stop")  # too late: it must not stop the next life
 
     async def work(ctx: RunContext) -> dict[str, Any]:
         await asyncio.sleep(0.7)
@@ -436,5 +436,5 @@ def test_open_commands_are_rows_of_a_run(workshop: Workshop, job: Callable[[Job]
 
     job(work)
     run_id = workshop.run("train").run_id
-    number = workshop.ask(events.ask, run_id, "stop", {"why": "tea"})
+    number = workshop.ask(events.send_command, run_id, "stop", {"why": "tea"})
     assert workshop.ask(events.open_commands, run_id) == [Command(number, run_id, "stop", {"why": "tea"})]

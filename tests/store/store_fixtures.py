@@ -30,13 +30,13 @@ async def make_chunk(store: Store, name: str = "chunk") -> str:
     """Store a passage; returns its id."""
     async with store.transaction() as t:
         row = ChunkRow(name, "document", 0, 0, 20, 5, "Bees", "Bees dance in the dark.")
-        await generation.put_document(t, "document", 20, "utf-8", "1/400/40", [row])
+        await generation.add_document(t, "document", 20, "utf-8", "1/400/40", [row])
     return name
 
 
 async def make_file(store: Store, run_id: int, path: str, skipped: str | None = None) -> None:
     async with store.transaction() as t:
-        await generation.put_file(t, run_id, SourceFile(path, None if skipped else "document", 100, 3, skipped))
+        await generation.add_source_file(t, run_id, SourceFile(path, None if skipped else "document", 100, 3, skipped))
 
 
 async def make_pair(

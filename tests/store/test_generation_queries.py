@@ -105,9 +105,9 @@ def test_attempts_without_an_end_are_lost(tell: Callable[[Story], None]) -> None
         task = await planned(store, run_id)
         await tasks.begin_attempt(store, run_id, task.id, 400)
         other = await runs.create(store, "generate", {}, {})
-        assert await tasks.lose_open_attempts(store, other) == 0
-        assert await tasks.lose_open_attempts(store, run_id) == 1
-        assert await tasks.lose_open_attempts(store, run_id) == 0
+        assert await tasks.mark_lost_attempts(store, other) == 0
+        assert await tasks.mark_lost_attempts(store, run_id) == 1
+        assert await tasks.mark_lost_attempts(store, run_id) == 0
         (total,) = await tasks.attempt_totals(store, run_id)
         assert (total.status, total.estimated_tokens) == ("lost", 400)
 
@@ -165,7 +165,7 @@ def test_a_question_is_known_unless_a_gate_refused_it(tell: Callable[[Story], No
         judged = await proposed(store, run_id, task, 2)
         async with store.transaction() as t:
             await generation.decide(t, judged, verdict("rejected", 3.0), {}, {})
-        known = [await generation.question_known(store, run_id, f"question {n}") for n in range(4)]
+        known = [await generation.has_question(store, run_id, f"question {n}") for n in range(4)]
         assert known == [True, False, True, False]
 
     tell(story)
@@ -179,7 +179,7 @@ def test_counts_causes_and_histograms(tell: Callable[[Story], None]) -> None:
             for pair_id, kind in zip(ids, ("accepted", "accepted", "rejected", "review"), strict=True):
                 await generation.decide(t, pair_id, verdict(kind), {"coverage": 0.5}, {})
         assert await generation.pair_counts(store, run_id) == {"accepted": 2, "rejected": 1, "review": 1}
-        assert await generation.causes(store, run_id) == {"below threshold": 1, "review": 1}
+        assert await generation.rejection_causes(store, run_id) == {"below threshold": 1, "review": 1}
         assert await generation.histogram(store, run_id, "question_type", ("accepted",)) == {"fact": 2}
         assert await generation.histogram(store, run_id, "topic", ("accepted", "review")) == {"bees": 3}
         assert await generation.histogram(store, run_id, "source", ("accepted",)) == {"a.txt": 2}

@@ -227,7 +227,7 @@ def test_weights_are_a_new_version_only_when_they_have_changed(tmp_path: Path) -
     async def work(store: Store) -> list[int]:
         async def note(version: int, weights: dict[str, float], scope: str = "evaluation") -> int:
             async with store.transaction() as t:
-                return await feedback.note_weights(t, scope, version, weights)
+                return await feedback.record_weights(t, scope, version, weights)
 
         return [
             await note(0, {"a": 1.0}),

@@ -300,7 +300,7 @@ async def create_training_run(store: Store, state: str = "finished", steps: int 
     async with store.transaction() as t:
         from lora_tui.store import feedback
 
-        await feedback.note_weights(t, "evaluation", 0, WEIGHTS)
+        await feedback.record_weights(t, "evaluation", 0, WEIGHTS)
     return run_id
 
 

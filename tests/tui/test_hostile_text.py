@@ -55,9 +55,9 @@ async def populate(store: Store, text: str) -> None:
     generating = await create_run(store, "generate", "failed", error=text, settings=settings)
     async with store.transaction() as t:
         chunk = ChunkRow("c", "d", 0, 0, 9, 3, text, text)
-        await generation.put_document(t, "d", 9, "utf-8", "1", [chunk])
-        await generation.put_file(t, generating, SourceFile(text[:5000], "d", 10, 1, None))
-        await generation.put_file(t, generating, SourceFile("b" + text[:5000], None, 10, 0, text))
+        await generation.add_document(t, "d", 9, "utf-8", "1", [chunk])
+        await generation.add_source_file(t, generating, SourceFile(text[:5000], "d", 10, 1, None))
+        await generation.add_source_file(t, generating, SourceFile("b" + text[:5000], None, 10, 0, text))
         await generation.add_analysis(t, generating, AnalysisRow(1, 5, {"topics": {text: 1}}, [text], text, 1.0))
     for state in ("accepted", "rejected", "review"):
         await make_pair(

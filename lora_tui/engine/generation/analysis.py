@@ -50,7 +50,7 @@ async def statistics_of(store: Store, run_id: int, files: int) -> dict[str, Any]
     means = await store_generation.mean_metrics(store, run_id)
     return {
         "pairs": counts,
-        "causes": await store_generation.causes(store, run_id),
+        "causes": await store_generation.rejection_causes(store, run_id),
         "topics": dict(list(topics.items())[:20]),
         "different_topics": len(topics),
         **dimensions,

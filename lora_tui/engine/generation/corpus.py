@@ -89,7 +89,9 @@ async def read_folder(
                 continue
         skipped.append((candidate.name, reason))
         async with store.transaction() as t:
-            await store_generation.put_file(t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason))
+            await store_generation.add_source_file(
+                t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason)
+            )
     progress(len(candidates), len(candidates))
     _warn_of_skipped(skipped, warn)
     if not sources:
@@ -125,9 +127,9 @@ async def _store_document(
         for position, chunk in enumerate(cut)
     ]
     async with store.transaction() as t:
-        await store_generation.put_document(t, document.id, len(document.text), document.encoding, chunking, rows)
+        await store_generation.add_document(t, document.id, len(document.text), document.encoding, chunking, rows)
         file = SourceFile(candidate.name, document.id, candidate.bytes, len(rows), None)
-        await store_generation.put_file(t, run_id, file)
+        await store_generation.add_source_file(t, run_id, file)
     return Source(candidate.name, document.id, len(rows)), list(dict.fromkeys(chunks.headings(document.text)))
 
 

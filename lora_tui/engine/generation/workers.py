@@ -100,7 +100,7 @@ class Workers:
         """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
         if (refusal := judging.check_gates(pair, passage)) is not None:
             return refusal
-        if await store_generation.question_known(t, self.run_id, question_key(pair.question)):
+        if await store_generation.has_question(t, self.run_id, question_key(pair.question)):
             return Refusal("duplicate", "the same question was asked before")
         if (found := self.near_duplicates.find(pair.question)) is not None:
             other, similarity = found

@@ -66,7 +66,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     for advice in advise(ctx.settings):
         if advice.startswith("data_generation"):
             ctx.warn(advice)
-    await tasks.lose_open_attempts(ctx.store, ctx.run_id)
+    await tasks.mark_lost_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
     older = None if ctx.resumed else await asyncio.to_thread(back_up, output)
@@ -291,7 +291,7 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "unknown_calls": sum(total.calls for total in unknown),
         "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
         "tasks": await _tasks(store, run_id),
-        "reasons": await store_generation.causes(store, run_id),
+        "reasons": await store_generation.rejection_causes(store, run_id),
         "dead_reasons": await tasks.dead_reasons(store, run_id),
         "unusable_items": await tasks.refused_items(store, run_id),
         "passes": await tasks.last_round(store, run_id),

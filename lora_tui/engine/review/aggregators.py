@@ -31,7 +31,7 @@ def replay_feedback(scope: str, rows: Iterable[FeedbackRow], learning_rate: floa
 async def stored_aggregator(t: Store, scope: str, learning_rate: float) -> tuple[AdaptiveAggregator, int]:
     """Replay the feedback in force inside the caller's transaction; returns the aggregator and its stored version."""
     aggregator = replay_feedback(scope, await feedback.in_force(t, scope), learning_rate)
-    return aggregator, await feedback.note_weights(t, scope, aggregator.version, aggregator.weights)
+    return aggregator, await feedback.record_weights(t, scope, aggregator.version, aggregator.weights)
 
 
 async def evaluation_aggregator(store: Store, settings: Aggregator) -> tuple[AdaptiveAggregator, int]:

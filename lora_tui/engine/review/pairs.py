@@ -114,7 +114,7 @@ async def undo(store: Store, run_id: int) -> str | None:
             assert edit is not None, "one of the two is there"
             pair, run = await _pair_and_run(t, edit.pair_id)
             message = f"took back the edit of {_quoted(replace(pair, question=edit.question))}"
-            await reviews.take_back_edit(t, edit)
+            await reviews.undo_edit(t, edit)
             await _store_event(t, run, pair.id)
     done = await _rewrite_file_if_ended(store, run, PairChange(pair.id, run_id, message, live=run.live))
     if done.file is not None:
@@ -144,7 +144,7 @@ async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, _RunOfPair]:
 async def _take_override_back(t: Store, run: _RunOfPair, override: DecisionRow) -> None:
     """Restore the decision before an override, and the feedback that belonged to it."""
     learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
-    restored = await reviews.take_back_override(t, override)
+    restored = await reviews.undo_override(t, override)
     await feedback.withdraw(t, "pair", override.pair_id)
     if restored is not None and restored.feedback_id is not None:
         await feedback.reinstate(t, restored.feedback_id)
@@ -158,7 +158,7 @@ async def _store_event(t: Store, run: _RunOfPair, pair_id: int, **more: object) 
     assert pair is not None, "it was there at the beginning of the transaction"
     await events.insert(t, run.run_id, [generation.pair_event(pair, **more)])
     if run.live:
-        await events.put_command(t, run.run_id, "recount")
+        await events.add_command(t, run.run_id, "recount")
 
 
 async def _rewrite_file_if_ended(store: Store, run: _RunOfPair, done: PairChange) -> PairChange:

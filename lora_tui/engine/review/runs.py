@@ -72,7 +72,7 @@ async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]
         if run.state in LIVE_STATES:  # checked each time: it can be resumed between two parts
             raise UsageError(f"Run {run_id} is live (process {run.pid} on {run.host}). Stop it before you delete it.")
         others = await runs.folders_of_others(t, run_id)
-        return run, others, await runs.delete_some(t, run_id, _ROWS_PER_TRANSACTION)
+        return run, others, await runs.delete_part(t, run_id, _ROWS_PER_TRANSACTION)
 
 
 def _no_run(store: Store, run_id: int) -> UsageError:

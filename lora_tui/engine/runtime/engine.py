@@ -227,7 +227,7 @@ class Engine:
         for tick in range(1_000_000_000):
             try:
                 if tick % beats == 0:
-                    await runs.beat(context.store, context.run_id)
+                    await runs.renew_heartbeat(context.store, context.run_id)
                 await self._handle_commands(context)
             except Exception:  # whatever it is, the run goes on without this beat
                 # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
@@ -243,7 +243,7 @@ class Engine:
             else:
                 outcome = await context.commands.handle(command, last=last)
             if outcome is not None:
-                await events.answer(context.store, command.id, outcome)
+                await events.answer_command(context.store, command.id, outcome)
 
 
 async def _run_job(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Input, Label, Static
 
 from lora_tui.config import Settings, all_keys, settings_value, with_values
-from lora_tui.config.explain import parse_edit, shown
+from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.errors import ConfigError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints
@@ -122,7 +122,9 @@ class DecodingDialog(Dialog[Settings | None]):
                 with Horizontal(classes="field"):
                     yield Label(Content(leaf))
                     yield Input(
-                        shown(key.name, settings_value(self._settings, key.name)), id=f"decode-{leaf}", compact=True
+                        format_value(key.name, settings_value(self._settings, key.name)),
+                        id=f"decode-{leaf}",
+                        compact=True,
                     )
                 yield Static(Content.styled(key.description, DIM), markup=False, classes="field-help")
             yield Static("", id="decode-problem", markup=False)

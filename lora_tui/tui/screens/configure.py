@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from lora_tui.config import Key, Settings, all_keys, save_keys, settings_value, with_values
-from lora_tui.config.explain import SECTION_TITLES, advice_for, parse_edit, shown
+from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen
@@ -147,7 +147,7 @@ class ConfigureScreen(ModeScreen):
         return [
             (mark, "warn"),
             (f"  {row.key.leaf}", "strong" if set_by_user else ""),
-            (one_line(shown(row.key.name, value), 200), "" if set_by_user else "dim"),
+            (one_line(format_value(row.key.name, value), 200), "" if set_by_user else "dim"),
         ]
 
     def _section_cell(self, name: str) -> str:
@@ -174,14 +174,14 @@ class ConfigureScreen(ModeScreen):
         value = settings_value(self.state.settings, key.name)
         parts: list[Any] = [(key.name, "bold $accent"), "\n", safe_text(key.description), "\n"]
         facts = [
-            ("value", shown(key.name, value)),
-            ("default", shown(key.name, key.default)),
+            ("value", format_value(key.name, value)),
+            ("default", format_value(key.name, key.default)),
             ("must be", key.kind),
             ("range", key.bounds),
         ]
         saved = settings_value(self.state.saved, key.name)
         if value != saved:
-            facts.insert(1, ("in the file", shown(key.name, saved)))
+            facts.insert(1, ("in the file", format_value(key.name, saved)))
         for name, fact in facts:
             if fact:
                 parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
@@ -243,7 +243,7 @@ class ConfigureScreen(ModeScreen):
         set_title(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
         self.query_one("#edit-problem", Static).update("")
         field = self.query_one("#edit", Input)
-        field.value = shown(key.name, settings_value(self.state.settings, key.name))
+        field.value = format_value(key.name, settings_value(self.state.settings, key.name))
         field.focus()
 
     @on(Input.Changed, "#edit")

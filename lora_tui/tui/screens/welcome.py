@@ -12,7 +12,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Button, Input, Static
 
 from lora_tui.config import Settings, settings_value, with_values
-from lora_tui.config.explain import parse_edit, shown
+from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
@@ -121,7 +121,9 @@ class SettingsForm(Dialog[Settings | None]):
         with VerticalScroll(classes="dialog -wide-dialog"):
             for number, (name, question, help_text) in enumerate(self.FIELDS):
                 yield Static(styled((question, "bold")), markup=False, classes="field-question")
-                yield Input(shown(name, settings_value(self._settings, name)), id=f"field-{number}", compact=True)
+                yield Input(
+                    format_value(name, settings_value(self._settings, name)), id=f"field-{number}", compact=True
+                )
                 yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
             yield Static("", id="form-problem", markup=False)
             yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",

@@ -29,7 +29,7 @@ class LiveRun:
 
     def ask(self, command: str) -> str:
         """Ask the run for something; returns the outcome once there is one."""
-        number = self.do(events.ask, self.run_id, command)
+        number = self.do(events.send_command, self.run_id, command)
         answered = "SELECT outcome FROM commands WHERE id=? AND done_at IS NOT NULL"
         return str(wait_for(lambda: self.harness.rows(answered, number))[0][0])
 

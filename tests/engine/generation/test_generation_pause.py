@@ -51,7 +51,7 @@ def test_a_pause_is_obeyed_within_half_a_second(harness: GenerationHarness) -> N
     with live_run(harness, total_examples=500, num_examples_per_file=8, max_concurrency=2) as run:
         wait_for(lambda: harness.server.count("judge") >= 4)
         asked_at = time.time()
-        on_store(harness, events.ask, run.run_id, "pause")
+        on_store(harness, events.send_command, run.run_id, "pause")
         wait_for(lambda: paused_events(harness) == [True])
         time.sleep(0.3)
         assert max(one.at for one in harness.server.received) - asked_at < 0.55
@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_while_it_was_paused_goes_on_when_it_is_taken_up(h
     values = {"total_examples": 12, "num_examples_per_file": 4, "max_concurrency": 2}
     with harness.killed_process(**values):
         wait_for(lambda: harness.server.count("judge") >= 2)
-        on_store(harness, events.ask, 1, "pause")
+        on_store(harness, events.send_command, 1, "pause")
         wait_for(lambda: paused_events(harness) == [True])
     harness.server.delay = 0.0
     outcome = harness.run(resume=1, **values)

@@ -50,7 +50,7 @@ def judged(harness: GenerationHarness) -> Counter[str]:
     return Counter(between_pair(one.body) for one in harness.server.received if one.kind == "judge")
 
 
-def in_order(harness: GenerationHarness, run: LiveRun) -> None:
+def most_urgent_first(harness: GenerationHarness, run: LiveRun) -> None:
     """Hold the run's own counts, as it told them last, against the store."""
     last = harness.events("progress")[-1]
     assert (last["done"], last["total"]) == (harness.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'"), 4)
@@ -85,7 +85,7 @@ def test_a_verdict_of_a_person_stands_though_the_judge_answers_after_it(
         assert (done.changed, done.live) == (True, True)
         judge_fast(harness)
         outcome = run.end()
-        in_order(harness, run)
+        most_urgent_first(harness, run)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 4)
     assert harness.value("SELECT state FROM pairs WHERE id=?", pair_id) == verdict
     assert harness.rows("SELECT verdict, decided_by FROM decisions WHERE pair_id=?", pair_id) == [(verdict, "person")]
@@ -108,7 +108,7 @@ def test_a_pair_that_a_person_decides_before_its_turn_is_not_judged(harness: Gen
         judge_fast(harness)
         run.ask("continue")
         outcome = run.end()
-        in_order(harness, run)
+        most_urgent_first(harness, run)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 4)
     assert harness.rows("SELECT verdict, decided_by FROM decisions WHERE pair_id=?", pair_id) == [(verdict, "person")]
     assert harness.value("SELECT state FROM tasks WHERE kind='judge' AND pair_id=?", pair_id) == "cancelled"

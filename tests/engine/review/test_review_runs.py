@@ -80,7 +80,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
         await events.append(store, run_id, [(1.0, "step", STEP), (1.0, "evaluation", EVALUATION)])
         payload = {"step": 1, "kind": "last", "path": "/p"}
         await events.append(store, run_id, [(1.0, "checkpoint", payload)])
-        await events.ask(store, run_id, "stop")
+        await events.send_command(store, run_id, "stop")
         await add_feedback(store, "generation", run_id, "pair", pair_id, {"coverage": 1.0}, 1.0, "person")
         talk = await chat_log.begin(store, run_id, "model", None)
         await chat_log.add_turn(store, talk, "user", "hi")
@@ -107,7 +107,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
 def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora_tui.engine.review.runs._ROWS_PER_TRANSACTION", 4)
     parts: list[list[int]] = []
-    real = runs.delete_some
+    real = runs.delete_part
 
     async def counted(t: Store, run_id: int, most: int) -> bool:
         tables = ("events", "steps", "tasks")
@@ -117,7 +117,7 @@ def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, mo
         parts.append([one - other for one, other in zip(before, after, strict=True)])
         return gone
 
-    monkeypatch.setattr(runs, "delete_some", counted)
+    monkeypatch.setattr(runs, "delete_part", counted)
 
     async def work(store: Store) -> None:
         run_id, kept = await ended(store), await ended(store)
@@ -136,14 +136,14 @@ def test_a_large_run_goes_in_parts_between_which_others_write(tmp_path: Path, mo
 def test_a_run_that_is_taken_up_while_it_is_deleted_is_left_to_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = runs.delete_some
+    real = runs.delete_part
 
     async def resumed(t: Store, run_id: int, most: int) -> bool:
         gone = await real(t, run_id, most)
         await t.execute("UPDATE runs SET state='running' WHERE id=?", (run_id,))
         return gone
 
-    monkeypatch.setattr(runs, "delete_some", resumed)
+    monkeypatch.setattr(runs, "delete_part", resumed)
 
     async def work(store: Store) -> Any:
         run_id = await ended(store)

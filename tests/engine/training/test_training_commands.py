@@ -53,7 +53,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
     wait_for(lambda: place.events(run_id, "step"))
     assert saved(place, run_id) == []
     asked_at = time.monotonic()
-    assert outcome_of(place, place.ask(events.ask, run_id, "checkpoint")) == "done"
+    assert outcome_of(place, place.ask(events.send_command, run_id, "checkpoint")) == "done"
     wait_for(lambda: saved(place, run_id))
     assert time.monotonic() - asked_at < 1.0
     (step,) = saved(place, run_id)

@@ -14,8 +14,8 @@ def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:
     async def work(store: Store) -> PairDetail | None:
         run_id = await runs.create(store, "generate", {}, {})
         async with store.transaction() as t:
-            first = await feedback.note_weights(t, "generation", 0, {"coverage": 1.0})
-            second = await feedback.note_weights(t, "generation", 1, {"coverage": 0.5})
+            first = await feedback.record_weights(t, "generation", 0, {"coverage": 1.0})
+            second = await feedback.record_weights(t, "generation", 1, {"coverage": 0.5})
         pair_id = await make_pair(
             store, run_id, state="rejected", score=4.0, chunk=await make_chunk(store), weights_version=first
         )

@@ -107,7 +107,7 @@ def test_the_history_of_the_weights_is_of_one_scope_and_the_oldest_first(tmp_pat
     async def work(store: Store) -> list[list[tuple[int, dict[str, float]]]]:
         for version, scope in ((0, "evaluation"), (0, "generation"), (1, "evaluation"), (2, "evaluation")):
             async with store.transaction() as t:
-                await feedback.note_weights(t, scope, version, {"bleu": version / 2})
+                await feedback.record_weights(t, scope, version, {"bleu": version / 2})
         histories = [await weight_history(store, "evaluation", limit) for limit in (1000, 2)]
         return [[(row.version, row.weights) for row in history] for history in histories]
 
