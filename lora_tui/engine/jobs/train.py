@@ -35,7 +35,7 @@ from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, tra
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.pissa import takes_from_base
+from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.validation import overfitting_warning
 from lora_tui.store import runs
@@ -90,9 +90,9 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     keywords, stops = fine_tuning.sampling.keywords, configured_stops(base.model)
     dataset = TextDataset(data.examples, base.tokenizer, training.max_length, keywords, stops)
     held_out = dataset.hold_out(training.validation_share, training.seed)
-    from_base = ctx.resumed and takes_from_base(lora.init_lora_weights)
-    first_matrices = checkpoint.newest_first_matrices(folder) if from_base else None
-    model = create_lora_model(base.model, lora, training.seed, first_matrices)
+    from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)
+    initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
+    model = create_lora_model(base.model, lora, training.seed, initial_matrices)
     trained, total = trainable_parameters(model)
     examples_per_step = training.batch_size * training.gradient_accumulation_steps
     steps = total_steps(len(dataset), examples_per_step, training.max_epochs, training.max_steps)

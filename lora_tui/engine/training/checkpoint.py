@@ -108,7 +108,7 @@ def save_best(folder: Path, write: Callable[[Path], None]) -> Path:
 def save_adapter(model: PeftModel, target: Path) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as any PEFT user can load them."""
     model.save_pretrained(str(target), safe_serialization=True, save_embedding_layers=False)
-    if pissa.first_matrices(model):
+    if pissa.initial_matrices(model):
         pissa.save_as_plain(model, target)
 
 
@@ -133,7 +133,7 @@ def restore(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
             "Restore them, or start a new run without --resume."
         )
-    if first := pissa.first_matrices(model):
+    if first := pissa.initial_matrices(model):
         adapter, saved_first = pissa.split_saved(adapter)
         if any(not torch.equal(matrix.cpu(), saved_first[name]) for name, matrix in first.items()):
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
@@ -143,7 +143,7 @@ def restore(
     return state
 
 
-def newest_first_matrices(folder: Path) -> dict[str, Tensor]:
+def newest_initial_matrices(folder: Path) -> dict[str, Tensor]:
     """Return the matrices that a resumed run with PiSSA or OLoRA began with; nothing where there is no checkpoint."""
     for path in step_folders(folder)[-1:]:
         with _readable(path):

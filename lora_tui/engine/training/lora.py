@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.models.build_lock import constructing
-from lora_tui.engine.training.pissa import take_from_base, takes_from_base
+from lora_tui.engine.training.pissa import init_from_base, uses_base_weights
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 
@@ -35,7 +35,7 @@ def create_lora_model(
     """
     model.requires_grad_(False)
     _check_options(model, lora)
-    from_base = takes_from_base(lora.init_lora_weights)
+    from_base = uses_base_weights(lora.init_lora_weights)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -56,7 +56,7 @@ def create_lora_model(
         tuned = get_peft_model(model, config, autocast_adapter_dtype=True)
         if from_base:
             _check_matrices(tuned, str(lora.init_lora_weights))
-            take_from_base(tuned, str(lora.init_lora_weights), first or {})
+            init_from_base(tuned, str(lora.init_lora_weights), first or {})
     _train_in_float32(tuned, model.dtype)
     return tuned
 

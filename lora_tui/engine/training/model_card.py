@@ -14,7 +14,7 @@ from pathlib import Path
 from lora_tui import __version__
 from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import EvaluationResult
-from lora_tui.engine.training.pissa import takes_from_base
+from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.text import clean
 
 FOLDER = "THIS_FOLDER"
@@ -120,7 +120,7 @@ def _cell(text: str) -> str:
 def saved_rank(lora: Lora) -> int:
     """Return the highest rank of the saved matrices: twice that of the trained ones for PiSSA and OLoRA."""
     highest = max(lora.r, *lora.rank_pattern.values()) if lora.rank_pattern else lora.r
-    return 2 * highest if takes_from_base(lora.init_lora_weights) else highest
+    return 2 * highest if uses_base_weights(lora.init_lora_weights) else highest
 
 
 def serving_sections(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:

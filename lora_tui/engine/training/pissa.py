@@ -28,12 +28,12 @@ _CONFIG = "adapter_config.json"
 _ADAPTER = "default"
 
 
-def takes_from_base(initialisation: bool | str) -> bool:
+def uses_base_weights(initialisation: bool | str) -> bool:
     """Tell whether ``fine_tuning.lora.init_lora_weights`` takes the first matrices out of the base weights."""
     return isinstance(initialisation, str) and initialisation.startswith(("pissa", "olora"))
 
 
-def take_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Tensor]) -> None:
+def init_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Tensor]) -> None:
     """Give every LoRA layer of `model` its first matrices, and leave the rest in the base weights.
 
     Matrices in `first`, by their saved names, are used as they are (a resumed run's; factorising again could come out
@@ -58,18 +58,18 @@ def take_from_base(model: PeftModel, initialisation: str, first: Mapping[str, Te
         else:
             layer.olora_init(_ADAPTER)
         initial |= {names[0]: a.data.clone(), names[1]: b.data.clone()}
-    model.first_matrices = initial
+    model.initial_matrices = initial
 
 
-def first_matrices(model: nn.Module) -> Mapping[str, Tensor]:
+def initial_matrices(model: nn.Module) -> Mapping[str, Tensor]:
     """Return A₀ and B₀ by their saved names; nothing for a model whose base is whole."""
-    found: Mapping[str, Tensor] = getattr(model, "first_matrices", {})
+    found: Mapping[str, Tensor] = getattr(model, "initial_matrices", {})
     return found
 
 
 def save_as_plain(model: nn.Module, folder: Path) -> None:
     """Rewrite the adapter that PEFT has just saved in `folder` so that it fits the original base model."""
-    first = first_matrices(model)
+    first = initial_matrices(model)
     tensors = load_file(folder / WEIGHTS)
     for name, matrix in first.items():
         trained, initial = tensors[name], matrix.cpu()

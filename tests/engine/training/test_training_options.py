@@ -19,7 +19,7 @@ from lora_tui.engine.training.checkpoint import run_identity
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
-from lora_tui.engine.training.pissa import first_matrices
+from lora_tui.engine.training.pissa import initial_matrices
 from lora_tui.engine.training.step import GradientStep, make_optimizer
 from lora_tui.errors import ConfigError, UsageError
 from tests.engine.tiny import make_model, tiny_settings
@@ -133,7 +133,7 @@ def test_a_resumed_run_begins_with_the_first_matrices_of_the_run_and_not_with_ne
     monkeypatch.setattr(peft.tuners.lora.layer, "svd_lowrank", elsewhere)
     with pytest.raises(UsageError, match="other first matrices"):
         train(make_model(tokenizer), settings, dataset, tmp_path / "half", resume=True)
-    first = checkpoint.newest_first_matrices(tmp_path / "half")
+    first = checkpoint.newest_initial_matrices(tmp_path / "half")
     rest = train(make_model(tokenizer), settings, dataset, tmp_path / "half", resume=True, first=first)
     assert torch.equal(logits(whole), logits(rest))
 
@@ -146,7 +146,7 @@ def test_what_is_taken_out_of_a_bfloat16_base_is_put_back_in_the_adapter(
         return make_model(tokenizer).to(torch.bfloat16)
 
     ours = create_lora_model(base(), Lora(**lora(option)), seed=7)
-    assert all(matrix.dtype == torch.float32 for matrix in first_matrices(ours).values())
+    assert all(matrix.dtype == torch.float32 for matrix in initial_matrices(ours).values())
     layer = ours.base_model.model.model.layers[0].self_attn.q_proj
     whole = (
         layer.weight.float()
@@ -293,7 +293,7 @@ def test_transposed_layers_are_split_saved_and_put_together_too(tmp_path: Path) 
     lora = Lora(r=4, target_modules="all-linear", init_lora_weights="pissa")
     ours = create_lora_model(gpt2(), lora).eval()
     torch.testing.assert_close(logits(ours), logits(gpt2()), rtol=0, atol=1e-4)
-    again = create_lora_model(gpt2(), lora, first=first_matrices(ours)).eval()
+    again = create_lora_model(gpt2(), lora, first=initial_matrices(ours)).eval()
     assert torch.equal(logits(again), logits(ours))
     stir(ours)
     checkpoint.save_adapter(ours, tmp_path)
