@@ -36,15 +36,17 @@ def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
             number = 1
             for raw in file:
                 content = _without_byte_order_mark(path, raw) if number == 1 else raw
-                if keep_bad and (reason := _encoding_error(content.removesuffix(b"\n").removesuffix(b"\r"))):
+                content = content.removesuffix(b"\n").removesuffix(b"\r")
+                if reason := _encoding_error(content):
+                    if not keep_bad:
+                        raise UsageError(f"{path} line {number}: {reason}. Save the file as UTF-8 text.")
                     number += 1
                     shown = content.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-                    yield BadLine(shown.rstrip("\r\n"), reason)
+                    yield BadLine(shown.rstrip("\r"), reason)
                     continue
-                text = _decoded(path, number, content)
-                for line in text.split("\r"):
+                for text in content.decode().split("\r"):
                     number += 1
-                    yield line
+                    yield text
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -71,13 +73,6 @@ def _without_byte_order_mark(path: Path, raw: bytes) -> bytes:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path} is UTF-16 text. Save it as UTF-8.")
     return raw.removeprefix(b"\xef\xbb\xbf")
-
-
-def _decoded(path: Path, number: int, raw: bytes) -> str:
-    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    if reason := _encoding_error(raw):
-        raise UsageError(f"{path} line {number}: {reason}. Save the file as UTF-8 text.")
-    return raw.decode()
 
 
 def _encoding_error(raw: bytes) -> str | None:

@@ -4,7 +4,7 @@ The forms are those of TRL (``messages``, ``prompt``/``completion``, ``text``), 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
@@ -17,7 +17,7 @@ _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 def dataset_text(examples: Iterable[Example], form: str) -> str:
     """Return all examples as one file's text. Raises `LoraTuiError` for an example that `form` cannot hold."""
     if form == "text":
-        return format_training_text(_pairs(examples, form))
+        return format_training_text(_pair(example, form) for example in examples)
     record = RECORDS[form]
     return "".join(f"{json.dumps(record(example), ensure_ascii=False)}\n" for example in examples)
 
@@ -59,11 +59,6 @@ RECORDS: Mapping[str, Callable[[Example], dict[str, Any]]] = {
 
 FORMS = (*RECORDS, "text")
 """Every dataset form."""
-
-
-def _pairs(examples: Iterable[Example], form: str) -> Iterator[tuple[str, str]]:
-    for example in examples:
-        yield _pair(example, form)
 
 
 def _pair(example: Example, form: str) -> tuple[str, str]:
