@@ -78,7 +78,7 @@ def _reals() -> "array[float]":
 class StepColumns:
     """Optimizer steps of a run in order, one array a column of the table; a loss or norm that was not finite is NaN.
 
-    `tokens` counts all tokens of a step, `lr` is its learning rate, `memory_mb` the peak in MiB.
+    `tokens` counts all tokens of a step, `lr` is its learning rate, `memory_mb` what the process used (10**6 bytes).
     """
 
     step: "array[int]" = field(default_factory=_integers)
