@@ -178,7 +178,7 @@ def said(report: Report) -> str:
 
 
 def failed(error: str) -> RunEnding:
-    return RunEnding(1, "train", 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
+    return RunEnding(1, 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
 
 
 @every_form
@@ -195,7 +195,7 @@ def test_no_secret_reaches_the_narration(report: Report, secret: str) -> None:
 @every_form
 def test_no_secret_reaches_the_json_lines(report: Report, secret: str) -> None:
     report.json_lines = True
-    JsonNarrator(report).end(failed(f"it said {secret}"))
+    JsonNarrator(report._streams, report).end(failed(f"it said {secret}"))
     assert not leaks(said(report).replace("\\n", "\n"), secret)
     report.is_done = False
     report.fail(f"refused: {secret}", 1)

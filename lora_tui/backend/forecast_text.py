@@ -1,4 +1,4 @@
-"""What a configuration will do, in lines for people: every figure with where it comes from, unknown ones with why."""
+"""Forecasts as lines for people: every figure with where it comes from, unknown ones with the reason."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,20 +12,20 @@ _GENERATION = "data_generation"
 
 
 def training_forecast(forecast: SettingsForecast) -> ForecastText:
-    """What training will be."""
+    """Return the forecast of a training run as lines."""
     training = forecast.training
     data, length, model, memory = training.data, training.length, training.model, training.memory
     lines = [("data", _data(forecast))]
     if data.tokens.value is not None:
-        lines.append(("tokens", f"{_figure(data.tokens)} an epoch"))
-    said = [data.problem or ""]  # a reason that stands in one line is not repeated in those below
-    lines.append(("model", f"{one_line(model.name, 60)}, {_parameters(model.parameters, said)}"))
-    said.append(model.parameters.note)
-    lines.append(("trains", _parameters(model.trainable_parameters, said)))
-    said.append(model.trainable_parameters.note)
-    steps = _figure(length.steps) if length.steps.value is not None else _unknown(length.steps.note, said)
+        lines.append(("tokens", f"{_amount(data.tokens)} an epoch"))
+    stated = [data.problem or ""]  # a reason that stands in one line is not repeated in those below
+    lines.append(("model", f"{one_line(model.name, 60)}, {_parameters(model.parameters, stated)}"))
+    stated.append(model.parameters.note)
+    lines.append(("trains", _parameters(model.trainable_parameters, stated)))
+    stated.append(model.trainable_parameters.note)
+    steps = _amount(length.steps) if length.steps.value is not None else _unknown(length.steps.note, stated)
     if length.steps_per_epoch.value is not None:
-        steps += f", {_figure(length.steps_per_epoch)} an epoch, {_figure(length.warmup_steps)} of warm-up"
+        steps += f", {_amount(length.steps_per_epoch)} an epoch, {_amount(length.warmup_steps)} of warm-up"
     lines.append(("steps", steps))
     if length.evaluations.value is not None:
         evaluations = count(round(length.evaluations.value), "evaluation")
@@ -33,26 +33,22 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     lines.append(("device", f"{training.device.name}, {memory.dtype}"))
     total = memory.total
     if total.value is None:
-        lines.append(("memory", _unknown(total.note, said)))
+        lines.append(("memory", _unknown(total.note, stated)))
     else:
         way = memory.recomputation
         how = f", activations {way.name}" if way is not None and way.extra else ""
         free = "" if memory.free.value is None else f" of {memory.free.value / 1e9:.1f} GB free"
         lines.append(("memory", f"about {total.value / 1e9:.1f} GB{free}{how}"))
     seconds = training.seconds
-    lines.append(
-        (
-            "time",
-            _unknown(seconds.note, said)
-            if seconds.value is None
-            else f"about {duration(seconds.value)} ({seconds.note})",
-        )
-    )
-    return ForecastText(tuple(lines), tuple(_of(forecast.warnings, generation=False)), _no_file(forecast))
+    if seconds.value is None:
+        lines.append(("time", _unknown(seconds.note, stated)))
+    else:
+        lines.append(("time", f"about {duration(seconds.value)} ({seconds.note})"))
+    return ForecastText(tuple(lines), tuple(_warnings_of(forecast.warnings, generation=False)), _no_file(forecast))
 
 
 def _no_file(forecast: SettingsForecast) -> Blocker | None:
-    """What to say where the training file does not exist."""
+    """The blocker where the training file does not exist."""
     data = forecast.training.data
     if data.exists:
         return None
@@ -71,12 +67,12 @@ def _data(forecast: SettingsForecast) -> str:
         return one_line(data.problem, 200)
     forms = ", ".join(f"{number:,} {form}" for form, number in data.forms.items())
     skipped = f", {data.skipped:,} skipped" if data.skipped else ""
-    held_out = f", {_figure(data.held_out)} more held out" if data.held_out.value else ""
-    return f"{one_line(str(data.path), 60)}: {_figure(data.examples)} examples ({forms}{skipped}){held_out}"
+    held_out = f", {_amount(data.held_out)} more held out" if data.held_out.value else ""
+    return f"{one_line(str(data.path), 60)}: {_amount(data.examples)} examples ({forms}{skipped}){held_out}"
 
 
 def generation_forecast(forecast: SettingsForecast, settings: Settings) -> ForecastText:
-    """What generation will be."""
+    """Return the forecast of a generation run as lines."""
     generation = forecast.generation
     blocker = _no_folder(forecast) or _no_key(forecast)
     if _no_folder(forecast) is not None:
@@ -87,25 +83,25 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         size = "" if generation.bytes.value is None else f", {generation.bytes.value / 1000:,.0f} kB"
         skipped = f", {generation.skipped:,} skipped" if generation.skipped else ""
         lines = [
-            ("folder", f"{one_line(str(generation.folder), 60)}: {_figure(generation.files)} files{size}{skipped}")
+            ("folder", f"{one_line(str(generation.folder), 60)}: {_amount(generation.files)} files{size}{skipped}")
         ]
     lines.append(("model", one_line(settings.data_generation.model, 60)))
     calls = sum(
-        figure.value or 0 for figure in (generation.write_calls, generation.judge_calls, generation.analysis_calls)
+        estimate.value or 0 for estimate in (generation.write_calls, generation.judge_calls, generation.analysis_calls)
     )
     lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
     if generation.prompt_tokens.value is not None:
-        out = "" if generation.completion_tokens.value is None else f", {_figure(generation.completion_tokens)} back"
-        lines.append(("tokens", f"{_figure(generation.prompt_tokens)} sent{out}"))
+        out = "" if generation.completion_tokens.value is None else f", {_amount(generation.completion_tokens)} back"
+        lines.append(("tokens", f"{_amount(generation.prompt_tokens)} sent{out}"))
     if generation.dollars.value:
         lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
     if generation.key_needed or generation.key_set:
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
-    return ForecastText(tuple(lines), tuple(_of(forecast.warnings, generation=True)), blocker)
+    return ForecastText(tuple(lines), tuple(_warnings_of(forecast.warnings, generation=True)), blocker)
 
 
 def _no_folder(forecast: SettingsForecast) -> Blocker | None:
-    """What to say where the folder with the text does not exist."""
+    """The blocker where the folder with the text does not exist."""
     generation = forecast.generation
     if generation.problem is None or generation.folder.exists():  # one look at the disk
         return None
@@ -117,7 +113,7 @@ def _no_folder(forecast: SettingsForecast) -> Blocker | None:
 
 
 def _no_key(forecast: SettingsForecast) -> Blocker | None:
-    """What to say where the endpoint wants a key and none is set."""
+    """The blocker where the endpoint wants a key and none is set."""
     generation = forecast.generation
     if generation.key_set or not generation.key_needed:
         return None
@@ -129,25 +125,26 @@ def _no_key(forecast: SettingsForecast) -> Blocker | None:
     )
 
 
-def _of(warnings: Iterable[str], *, generation: bool) -> Iterable[str]:
+def _warnings_of(warnings: Iterable[str], *, generation: bool) -> Iterable[str]:
+    """Those about generation, or about everything else but the app; each begins with its key."""
     return [words for words in warnings if words.startswith(_GENERATION) == generation and not words.startswith("app")]
 
 
-def _figure(figure: Estimate) -> str:
-    if figure.value is None:
-        return f"unknown ({figure.note})" if figure.note else "unknown"
-    return f"{'about ' if figure.estimated else ''}{figure.value:,.0f}"
+def _amount(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"unknown ({estimate.note})" if estimate.note else "unknown"
+    return f"{'about ' if estimate.estimated else ''}{estimate.value:,.0f}"
 
 
-def _parameters(figure: Estimate, said: Sequence[str]) -> str:
-    if figure.value is None:
-        return _unknown(figure.note, said)
-    value = figure.value / 1e6
+def _parameters(estimate: Estimate, stated: Sequence[str]) -> str:
+    if estimate.value is None:
+        return _unknown(estimate.note, stated)
+    value = estimate.value / 1e6
     millions = f"{value:,.2f} M" if value < 100 else f"{value:,.0f} M" if value < 10_000 else f"{value / 1000:,.1f} G"
     return f"{millions} parameters"
 
 
-def _unknown(why: str, said: Sequence[str]) -> str:
-    """Say that a figure is not known, and why unless one of the reasons that were `said` is that one."""
-    known = not why or any(reason and reason in why for reason in said)
-    return "unknown" if known else f"unknown: {one_line(why, 200)}"
+def _unknown(reason: str, stated: Sequence[str]) -> str:
+    """Return that a figure is not known, and why, unless that reason has been `stated`."""
+    known = not reason or any(earlier and earlier in reason for earlier in stated)
+    return "unknown" if known else f"unknown: {one_line(reason, 200)}"

@@ -1,4 +1,4 @@
-"""Two processes for the full-screen app: one that works and draws, and one that the shell waits for.
+"""Two processes for the full-screen app: the child works and draws, the parent is what the shell waits for.
 
 Leaving the app while a run goes on must give the shell its prompt back, and a process cannot leave its shell while its
 threads train. So the program forks before anything heavy is loaded: the child is everything, the parent waits, passes
@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 _RELEASE = b"r"
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
 
 
 class ParentLink:
-    """What the child holds of its parent."""
+    """The child's two pipes to its parent: what it has prepared comes in, the word that it may end goes out."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._reader = reader
         self._writer: int | None = writer
 
     def receive(self) -> bytes | None:
-        """Wait for what the parent has found out; None where it failed, and will say so itself."""
+        """Wait for what the parent has prepared; None where it failed, and reports that itself."""
         with open(self._reader, "rb") as pipe:  # noqa: PTH123  # a descriptor, not a path
             return pipe.read() or None
 
@@ -44,10 +44,10 @@ class ParentLink:
         self._writer = None
 
 
-def with_parent(child: Callable[[ParentLink], int], errand: Callable[[], bytes]) -> int:
+def with_parent(child: Callable[[ParentLink], int], prepare: Callable[[], bytes]) -> int:
     """Run `child` in a process of its own and return its status, or 0 as soon as it has been released.
 
-    Meanwhile the parent, which has nothing else to do, runs `errand` and hands its result to the child. When that
+    Meanwhile the parent, which has nothing else to do, runs `prepare` and sends its result to the child. When that
     raises, the child is to end at once, and the exception is raised here. Call it while there is one thread and no open
     store.
     """
@@ -64,25 +64,25 @@ def with_parent(child: Callable[[ParentLink], int], errand: Callable[[], bytes])
         return child(ParentLink(from_parent, to_parent))
     os.close(from_parent)
     os.close(to_parent)
-    with _passing_signals_on(process):
+    with _forwarded_signals(process):
         try:
             with open(to_child, "wb") as pipe:  # noqa: PTH123  # a descriptor, not a path
-                pipe.write(errand())
+                pipe.write(prepare())
         except BaseException:
             os.waitpid(process, 0)
             raise
-        return _stand_by(process, from_child)
+        return _wait_for_child(process, from_child)
 
 
 @contextlib.contextmanager
-def _passing_signals_on(process: int) -> Iterator[None]:
-    """Hand signals to the child, for as long as the block lasts."""
+def _forwarded_signals(process: int) -> Iterator[None]:
+    """Forward signals to the child for the block."""
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         yield
     finally:
@@ -90,8 +90,8 @@ def _passing_signals_on(process: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stand_by(process: int, reader: int) -> int:
-    """Wait for the child to end or to be released."""
+def _wait_for_child(process: int, reader: int) -> int:
+    """Wait for the child to end, and return its status; end with 0 when it no longer needs us."""
     try:
         if os.read(reader, 1) == _RELEASE:
             os._exit(0)  # nothing of this process is to be cleaned up: the terminal and the streams are the child's

@@ -1,11 +1,10 @@
-"""The full-screen app from the outside: its terminal, its signals, and what becomes of runs when it has ended."""
+"""The process of the full-screen app: its terminal, its signals, and what becomes of its runs when it has ended."""
 
 import asyncio
 import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 _HUNG_UP_STATUS = 128 + signal.SIGHUP
 _CRASHED_STATUS = 1
 _SLOW_LINK = {"TEXTUAL_FPS": "30", "TEXTUAL_SMOOTH_SCROLL": "0"}
-"""What Textual is told over SSH, before it is imported: half as many frames, whole lines."""
+"""Textual's settings over SSH, made before it is imported: half as many frames, whole lines."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,19 @@ class AppLaunch:
 def run_app(streams: Streams, prepare: Callable[[], AppLaunch]) -> int:
     """Show the app until it is left; returns the exit status.
 
-    `prepare` reads the command line in the parent process; what is wrong with it is said before anything is drawn.
+    `prepare` reads the command line in the parent process; what is wrong with it is reported before anything is drawn.
     """
     report = Report(streams)
     try:
         return with_parent(
             lambda parent: _AppProcess(streams, report, parent).run(), lambda: json.dumps(asdict(prepare())).encode()
         )
-    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is not to be told again
+    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is no error
         return report.fail_with(problem)
 
 
 class _AppProcess:
-    """The app's process: the app on its terminal, then the runs that are left."""
+    """The child process: the app on its terminal, then the runs that it leaves."""
 
     def __init__(self, streams: Streams, report: Report, parent: ParentLink) -> None:
         self._streams = streams
@@ -72,7 +71,7 @@ class _AppProcess:
         self._stopped_by: int | None = None
 
     def run(self) -> int:
-        """Show the app, then see to the runs that are left."""
+        """Show the app, then finish the runs that it leaves."""
         over_ssh = "SSH_CONNECTION" in os.environ or "SSH_TTY" in os.environ
         if over_ssh:
             for name, value in _SLOW_LINK.items():
@@ -157,20 +156,16 @@ class _AppProcess:
             return _HUNG_UP_STATUS if ending == "gone" else 0
         names = ", ".join(f"run {number}" for number in running)
         if ending == "background":
-            print(
-                f"{PREFIX}{names} goes on in the background (process {os.getpid()}). "
-                f"`lora-tui{self._launch.store_flag}` finds it again.",
-                file=sys.stderr,
-                flush=True,
+            self._report.message(
+                f"{names} goes on in the background (process {os.getpid()}). "
+                f"`lora-tui{self._launch.store_flag}` finds it again."
             )
             self._streams.hang_up()
             self._parent.release()
         elif ending == "failed":
-            print(
-                f"{PREFIX}the interface failed; see {self._report.log_file}. {names} goes on; ctrl+c stops it with its "
-                "work saved.",
-                file=sys.stderr,
-                flush=True,
+            self._report.message(
+                f"the interface failed; see {self._report.log_file}. {names} goes on; ctrl+c stops it with its "
+                "work saved."
             )
         return self._wait(backend, running, stop=ending == "stop" or self._stopped_by is not None)
 
@@ -189,7 +184,7 @@ class _AppProcess:
                 if not asked and (stop or interrupts.stopped_by is not None):
                     asked = True
                     if not self._streams.hung_up:
-                        print(f"{PREFIX}stopping and saving {names} …", file=sys.stderr, flush=True)
+                        self._report.message(f"stopping and saving {names} …")
                     backend.stop_own()
                 outcomes = backend.wait(0.2)
                 if outcomes is not None:
@@ -197,12 +192,9 @@ class _AppProcess:
         for outcome in outcomes:
             log.info("run %s ended as %s after the app", outcome.run_id, outcome.state)
             if not self._streams.hung_up:
-                more = (
-                    f" Go on with: lora-tui --resume {outcome.run_id}{self._launch.store_flag}"
-                    if outcome.state == "stopped"
-                    else ""
-                )
-                print(f"{PREFIX}run {outcome.run_id} {outcome.state}.{more}", file=sys.stderr, flush=True)
+                resume = f" Go on with: lora-tui --resume {outcome.run_id}{self._launch.store_flag}"
+                more = resume if outcome.state == "stopped" else ""
+                self._report.message(f"run {outcome.run_id} {outcome.state}.{more}")
         if interrupts.exit_status is not None:
             return interrupts.exit_status
         return max((outcome.exit_status for outcome in outcomes), default=0)

@@ -1,15 +1,15 @@
-"""Talking to a model in lines: a person at a terminal, a script on a pipe, or one ``--prompt``.
+"""Chat in lines: a person at a terminal, a script on a pipe, or one ``--prompt``.
 
-stdout carries the replies and nothing else; who is talking, the prompt sign, agreement and figures are narration on
+stdout carries the replies and nothing else; the model's name, the prompt sign, agreement and figures are narration on
 stderr. Ctrl+c stops the reply that is being written, and at the prompt it leaves.
 """
 
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lora_tui.cli.request import Request
 from lora_tui.config import Settings
 from lora_tui.engine.jobs.preflight import check_chat
 from lora_tui.engine.runtime.engine import Engine
@@ -20,74 +20,62 @@ from lora_tui.text import clean, duration
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatSession
 
-EXIT = "exit"
+_EXIT = "exit"
 """The word that leaves."""
 
 _INTERRUPTED = 130
 
 
-def chat_mode(
-    engine: Engine,
-    settings: Settings,
-    *,
-    resume: int | str | None,
-    adapter: Path | None,
-    prompt: str | None,
-    json_lines: bool,
-    out: TextIO,
-) -> int:
-    """Open a session on the engine and converse.
-
-    Returns the exit status. `resume` names the run whose adapter speaks.
-    """
+def chat_mode(engine: Engine, settings: Settings, request: Request, out: TextIO) -> int:
+    """Open a chat session on the engine and answer the prompt, or line after line; returns the exit status."""
     options: dict[str, Any] = {}
-    if adapter is not None:
-        options["adapter"] = str(adapter)
-    elif isinstance(resume, int):
-        options |= {"adapter_run": resume, "model_must_match": True}
-    speaker = _JsonSpeaker(out) if json_lines else _LineSpeaker(out, live=out.isatty())
+    if request.adapter is not None:
+        options["adapter"] = str(request.adapter.expanduser())
+    elif isinstance(request.resume, int):
+        options |= {"adapter_run": request.resume, "model_must_match": True}
+    output = _JsonOutput(out) if request.json_lines else _LineOutput(out, live=out.isatty())
     engine.call(check_chat(engine.open_store, settings, options)).result()
     from lora_tui.engine.chat.session import open_session  # torch comes with it: only now, and where ctrl+c ends it
 
-    session = engine.call(open_session(engine, settings, options, speaker.progress)).result()
-    speaker.begin(session, asked_once=prompt is not None)
-    if prompt is not None:
-        return 0 if _answer(engine, session, prompt, speaker) else _INTERRUPTED
-    return _converse(engine, session, speaker)
+    session = engine.call(open_session(engine, settings, options, output.progress)).result()
+    output.begin(session, single=request.prompt is not None)
+    if request.prompt is not None:
+        return 0 if _answer(engine, session, request.prompt, output) else _INTERRUPTED
+    return _answer_lines(engine, session, output)
 
 
-def _converse(engine: Engine, session: "ChatSession", speaker: "_Speaker") -> int:
+def _answer_lines(engine: Engine, session: "ChatSession", output: "_ChatOutput") -> int:
     """Read lines and answer them until ``exit``, the end of the input, or ctrl+c at the prompt."""
     while True:
         try:
-            text = speaker.ask()
+            text = output.read_line()
         except KeyboardInterrupt:
-            speaker.end("interrupted")
+            output.end("interrupted")
             return _INTERRUPTED
-        if text is None or text.strip().casefold() == EXIT:
-            speaker.end("finished")
+        if text is None or text.strip().casefold() == _EXIT:
+            output.end("finished")
             return 0
         if text.strip():
-            _answer(engine, session, text.strip(), speaker)
+            _answer(engine, session, text.strip(), output)
 
 
-def _answer(engine: Engine, session: "ChatSession", text: str, speaker: "_Speaker") -> bool:
+def _answer(engine: Engine, session: "ChatSession", text: str, output: "_ChatOutput") -> bool:
     """Answer one line; returns False when ctrl+c cut the reply short."""
     whole = True
-    speaker.asked(text)
-    items = _Pulled(engine, session.reply(text))
+    output.begin_reply(text)
+    items = _BlockingIterator(engine, session.reply(text))
     while True:
         try:
             item = next(items, None)
             if item is None:
                 return whole
-            speaker.told(item)
+            output.item(item)
         except KeyboardInterrupt:
             whole = False
             session.stop.set()  # the reply ends at its next token, and its turn is stored
 
 
-class _Pulled(Iterator[ReplyItem]):
+class _BlockingIterator(Iterator[ReplyItem]):
     """An async iterator of the engine's loop, read from this thread; an interruption loses no item."""
 
     def __init__(self, engine: Engine, stream: AsyncIterator[ReplyItem]) -> None:
@@ -108,8 +96,8 @@ class _Pulled(Iterator[ReplyItem]):
         return await anext(self._stream, None)
 
 
-class _Speaker:
-    """How a conversation is shown."""
+class _ChatOutput:
+    """How a conversation is written; does nothing but read lines until it is subclassed."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -117,52 +105,52 @@ class _Speaker:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Loading goes on."""
 
-    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
-        """The model is ready."""
+    def begin(self, session: "ChatSession", *, single: bool) -> None:
+        """The model is loaded, for a `single` prompt or for many lines."""
 
-    def ask(self) -> str | None:
+    def read_line(self) -> str | None:
         """Read the next line; None at the end of the input."""
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
 
-    def asked(self, text: str) -> None:
+    def begin_reply(self, text: str) -> None:
         """A line is about to be answered."""
 
-    def told(self, item: ReplyItem) -> None:
-        """Show what the conversation says."""
+    def item(self, item: ReplyItem) -> None:
+        """Write one item of a reply."""
         match item:
             case TextDelta():
-                self.piece(item.text)
+                self.text_delta(item.text)
             case TokenCount():
-                self.searching(item.tokens)
+                self.token_count(item.tokens)
             case Notice():
-                self.note(item.text)
+                self.notice(item.text)
             case Reply():
-                self.finished(item)
+                self.reply(item)
 
-    def piece(self, text: str) -> None:
-        """A piece of the reply has come."""
+    def text_delta(self, text: str) -> None:
+        """More of the reply has come."""
 
-    def searching(self, tokens: int) -> None:
+    def token_count(self, tokens: int) -> None:
         """A beam search has come so far."""
 
-    def note(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         """There is something to know about the conversation."""
 
-    def finished(self, reply: Reply) -> None:
+    def reply(self, reply: Reply) -> None:
         """The reply is complete."""
 
     def end(self, status: str) -> None:
         """The conversation is over."""
 
 
-class _LineSpeaker(_Speaker):
+class _LineOutput(_ChatOutput):
     """Plain lines; at a terminal with a prompt sign, figures, and replies as they come."""
 
     def __init__(self, out: TextIO, *, live: bool) -> None:
         super().__init__(out)
         self._live = live
-        self._talks = live and sys.stdin.isatty()
+        self._interactive = live and sys.stdin.isatty()
         self._phase = ""
         self._streams = False
 
@@ -175,25 +163,25 @@ class _LineSpeaker(_Speaker):
             print(f"lora-tui: {clean(phase)}", file=sys.stderr)
         self._phase = phase
 
-    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
+    def begin(self, session: "ChatSession", *, single: bool) -> None:
         self._streams = session.streams
         print(f"lora-tui: {clean(session.title)}", file=sys.stderr)
-        if self._talks and not asked_once:
+        if self._interactive and not single:
             words = ", ".join(session.settings.fine_tuning.chat.commands)
             special = f" · special commands: {clean(words)}" if words else ""
-            print(f"Type a question; «{EXIT}» leaves · ctrl+c stops a reply{special}", file=sys.stderr)
+            print(f"Type a question; «{_EXIT}» leaves · ctrl+c stops a reply{special}", file=sys.stderr)
 
-    def ask(self) -> str | None:
-        if not self._talks:
-            return super().ask()
+    def read_line(self) -> str | None:
+        if not self._interactive:
+            return super().read_line()
         try:
             return input("\nyou    ")
         except EOFError:
             print(file=sys.stderr)
             return None
 
-    def asked(self, text: str) -> None:
-        if self._talks:
+    def begin_reply(self, text: str) -> None:
+        if self._interactive:
             if self._streams:
                 self._out.write("model  ")
             else:
@@ -201,64 +189,65 @@ class _LineSpeaker(_Speaker):
                 sys.stderr.flush()
         self._out.flush()
 
-    def searching(self, tokens: int) -> None:
-        if self._talks:
+    def token_count(self, tokens: int) -> None:
+        if self._interactive:
             sys.stderr.write(f"\r\x1b[Kmodel  searching … {tokens} tokens")
             sys.stderr.flush()
 
-    def note(self, text: str) -> None:
-        if self._talks:
-            sys.stderr.write("\r\x1b[K")  # the reply's line has begun, and begins again below the note
+    def notice(self, text: str) -> None:
+        if self._interactive:
+            sys.stderr.write("\r\x1b[K")  # the reply's line has begun, and begins again below the notice
         print(f"lora-tui: {clean(text)}", file=sys.stderr)
-        self.asked("")
+        self.begin_reply("")
 
-    def piece(self, text: str) -> None:
+    def text_delta(self, text: str) -> None:
         if not self._live:
             return  # on a pipe a reply is written whole
-        if self._talks and not self._streams:
+        if self._interactive and not self._streams:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
             self._out.write("model  ")
         self._out.write(clean(text))
         self._out.flush()
 
-    def finished(self, reply: Reply) -> None:
+    def reply(self, reply: Reply) -> None:
         self._out.write("\n" if self._live else f"{clean(reply.text)}\n")
         if reply.predefined is not None and reply.agreement is not None:
             mark = "✓" if reply.agreement > 0.9 else "✗"  # the same words but for a slip
             self._out.write(f"expected: {clean(reply.predefined)}\nagreement: {mark} {reply.agreement:.2f}\n")
         self._out.flush()
-        if self._talks:
-            speed = f"{reply.tokens / reply.seconds:.0f} tokens/s" if reply.seconds else ""
+        if self._interactive:
+            speed = f"{reply.tokens_per_s:.0f} tokens/s" if reply.seconds else ""
             print(f"       {reply.tokens} tokens · {speed} · {duration(reply.seconds)}", file=sys.stderr)
 
 
-class _JsonSpeaker(_Speaker):
+class _JsonOutput(_ChatOutput):
     """One JSON object a line: ``started``, ``reply`` for each answer, ``done``."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__(out)
         self._question = ""
         self._run: int | None = None
+        self._single = False
 
-    def begin(self, session: "ChatSession", *, asked_once: bool) -> None:
+    def begin(self, session: "ChatSession", *, single: bool) -> None:
         self._run = session.source.run_id if session.source is not None else None
+        self._single = single
         config = session.settings.model_dump(mode="json")
         self._write("started", mode="chat", model=session.base.name, config=config)
-        self._asked_once = asked_once
 
-    def asked(self, text: str) -> None:
+    def begin_reply(self, text: str) -> None:
         self._question = text
 
-    def note(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         self._write("warning", message=text)
 
-    def finished(self, reply: Reply) -> None:
-        told = {"predefined": reply.predefined, "agreement": reply.agreement} if reply.predefined is not None else {}
+    def reply(self, reply: Reply) -> None:
+        special = {} if reply.predefined is None else {"predefined": reply.predefined, "agreement": reply.agreement}
         self._write(
-            "reply", prompt=self._question, reply=reply.text, tokens=reply.tokens, seconds=reply.seconds, **told
+            "reply", prompt=self._question, reply=reply.text, tokens=reply.tokens, seconds=reply.seconds, **special
         )
-        if self._asked_once:
+        if self._single:
             self.end("finished")
 
     def end(self, status: str) -> None:

@@ -1,4 +1,4 @@
-"""``--doctor``: what this machine has, what is missing, and the command that mends each problem.
+"""``--doctor``: what this machine has, what is missing, and the command that fixes each problem.
 
 Reads and asks, changes nothing: keys are looked for but never shown or sent, and the endpoint is asked for its list of
 models without one, because any answer at all shows that it can be reached.
@@ -41,7 +41,7 @@ _MARKS = {"ok": "✓", "missing": "–", "problem": "✗"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `missing` can be done without; a `problem` cannot. `remedy` is a command or a step."""
+    """One check. What is `missing` can be done without; a `problem` cannot. `remedy` is a command or a step."""
 
     group: str
     name: str
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(request: Request, streams: Streams, report: Report) -> int:
-    """Look at everything and tell it; 0 when nothing required is missing, else 1."""
+    """Write all checks; returns 0 when nothing required is missing, else 1."""
     problems = 0
     group = ""
     for finding in _findings(request):
@@ -68,8 +68,8 @@ def examine(request: Request, streams: Streams, report: Report) -> int:
     status = 1 if problems else 0
     report.done("failed" if problems else "finished", status, {"problems": problems})
     if not report.json_lines:
-        said = "Nothing required is missing." if not problems else f"Problems: {problems}, marked with ✗ above."
-        report.data("\n" + said)
+        summary = "Nothing required is missing." if not problems else f"Problems: {problems}, marked with ✗ above."
+        report.data("\n" + summary)
     return status
 
 
@@ -108,7 +108,7 @@ def _paths(request: Request, loaded: Loaded, refusal: ConfigError | None) -> Ite
 
 
 def _writable(name: str, shown: Path, folder: Path, remedy: str) -> Finding:
-    """Tell whether a file could be created in `folder`, or in the folder that it would be created in."""
+    """Check that a file could be created in `folder`, or in the folder that it would be created in."""
     try:
         with tempfile.TemporaryFile(dir=_nearest_folder(folder)):
             pass
@@ -152,7 +152,8 @@ def _version(name: str) -> str | None:
 def _device() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    yield Finding("Device", "CPU", f"{cores} cores ({os.cpu_count()} threads), {_free_cores()} for this process")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("Device", "CPU", f"{cores} cores ({os.cpu_count()} threads), {allowed} for this process")
     yield Finding("Device", "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available")
     try:
         import torch  # takes seconds, and only this part needs it
@@ -170,10 +171,6 @@ def _device() -> Iterator[Finding]:
         yield Finding("Device", "GPU", "none found; training runs on the CPU", "missing")
 
 
-def _free_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _model(loaded: Loaded) -> Iterator[Finding]:
     folder = cached_folder()
     if folder is not None:
@@ -189,7 +186,7 @@ def _model(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
-    """Look at what generation needs. It is required only where somebody has configured generation."""
+    """Check what generation needs. It is required only where somebody has configured generation."""
     generation = loaded.settings.data_generation
     yield Finding("Generation", "model", generation.model)
     if generation.model == BUILTIN:
@@ -214,7 +211,7 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
 
 
 def _probe(address: str) -> str | None:
-    """Ask for an address without any key; None when a server answers, whatever it says, else why not."""
+    """Request an address without any key; None when a server answers, whatever it says, else why not."""
     # The configuration lets nothing but http and https through.
     asked = urllib.request.Request(address, headers={"User-Agent": f"lora-tui/{__version__}"})  # noqa: S310
     try:

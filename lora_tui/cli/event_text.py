@@ -64,10 +64,10 @@ class RunProgress:
 
     def generation_line(self) -> str:
         """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review, paused"."""
-        words = f"{self.count('accepted')} of {self.target} accepted, {self.count('rejected')} rejected"
+        text = f"{self.count('accepted')} of {self.target} accepted, {self.count('rejected')} rejected"
         review = self.count("review")
-        words += f", {review} for review" if review else ""
-        return f"{words}, paused" if self.paused else words
+        text += f", {review} for review" if review else ""
+        return f"{text}, paused" if self.paused else text
 
 
 def event_lines(event: Event, progress: RunProgress) -> list[str]:
@@ -90,11 +90,11 @@ def step_line(step: Mapping[str, Any]) -> str:
 
 def phase_line(phase: Mapping[str, Any]) -> str:
     """Return a progress event: "fetching the built-in model  43%" or "…  12 of 96"."""
-    words = one_line(str(phase.get("phase", "")))
+    text = one_line(str(phase.get("phase", "")))
     done, total = phase.get("done") or 0, phase.get("total") or 0
     if total:
-        words += f"  {done:,} of {total:,}" if total < 10_000 else f"  {100 * done / total:.0f}%"
-    return words + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
+        text += f"  {done:,} of {total:,}" if total < 10_000 else f"  {100 * done / total:.0f}%"
+    return text + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
 
 
 def question_of(prompt: str) -> str:

@@ -16,11 +16,13 @@ from lora_tui.store.rows import LIVE_STATES, Event, Run
 from lora_tui.terminal.signals import Interrupts
 from lora_tui.terminal.streams import Streams
 
-STOPPING = "stopping: finishing the step and saving; press ctrl+c again to leave at once (resumable)"
-READER_LEFT = "stopping and saving: whoever read the output has left"
+_STOPPING = "stopping: finishing the step and saving; press ctrl+c again to leave at once (resumable)"
+_READER_LEFT = "stopping and saving: whoever read the output has left"
 
 _POLL_SECONDS = 0.15
 _OWNER_POLLS = 10
+"""The owner of a run is looked for at every tenth poll without news."""
+
 _BATCH = 1000
 _HANG_UP_GRACE_SECONDS = 0.2
 
@@ -93,7 +95,7 @@ async def follow_own_run(
         if not asked and (interrupts.stopped_by is not None or follower.reader_left):
             asked = True
             stop()
-            await follower.narrate(follower.narrator.message, READER_LEFT if follower.reader_left else STOPPING)
+            await follower.narrate(follower.narrator.message, _READER_LEFT if follower.reader_left else _STOPPING)
         if count < _BATCH:
             await asyncio.wait([ending], timeout=_POLL_SECONDS)
 

@@ -1,7 +1,7 @@
-"""Everything but the app: reads the command line, does what it asks for, ends with the status that follows.
+"""The command line: its flags and ``--help``, what each asks for, and the exit status that follows.
 
 Nothing heavy is imported before the flags are read: ``--help`` and ``--version`` answer at once, and a mistyped option
-is told without waiting for pydantic, Rich or torch.
+is refused without waiting for pydantic, Rich or torch.
 """
 
 import sys
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from lora_tui import __version__
-from lora_tui.cli.request import MODES, NEWEST, Request, check, nearest, parse_level, parse_mode, parse_resume
+from lora_tui.cli.request import (
+    MODES,
+    NEWEST,
+    Request,
+    check_request,
+    nearest,
+    parse_log_level,
+    parse_mode,
+    parse_resume,
+)
 from lora_tui.errors import UsageError
 from lora_tui.terminal.report import Report
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS
@@ -21,12 +30,13 @@ from lora_tui.terminal.streams import Streams
 if TYPE_CHECKING:
     from lora_tui.backend.session import AppLaunch
 
-STARTING = "Ways to start"
-MATERIAL = "Models, data and results"
-EVERY = "With every mode"
-LOOKING = "Looking"
+_STARTING = "Ways to start"
+_MATERIAL = "Models, data and results"
+_EVERY_MODE = "With every mode"
+_RUNS = "Looking"
 
-_ORDER = (STARTING, MATERIAL, EVERY, LOOKING)
+_GROUPS = (_STARTING, _MATERIAL, _EVERY_MODE, _RUNS)
+"""Headings of the help, in their order."""
 
 _NOTES = """\
 Data and narration:
@@ -61,15 +71,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class GroupedOption(click.Option):
-    """An option that knows which part of the help it belongs to."""
+    """A click option with its group in the help."""
 
-    def __init__(self, *arguments: Any, group: str = EVERY, **attributes: Any) -> None:
+    def __init__(self, *arguments: Any, group: str = _EVERY_MODE, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.group = group
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options group by group."""
+    """A click command whose help lists its options by group, then notes and examples."""
 
     def collect_usage_pieces(self, context: click.Context) -> list[str]:
         """Name the options alone: words without an option are only taken in order to suggest one."""
@@ -77,11 +87,11 @@ class GroupedCommand(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each group under its heading."""
-        records: dict[str, list[tuple[str, str]]] = {group: [] for group in _ORDER}
+        records: dict[str, list[tuple[str, str]]] = {group: [] for group in _GROUPS}
         for parameter in self.get_params(context):
             record = parameter.get_help_record(context)
             if record is not None and isinstance(parameter, click.Option):
-                records[getattr(parameter, "group", LOOKING)].append(record)
+                records[getattr(parameter, "group", _RUNS)].append(record)
         for group, lines in records.items():
             with formatter.section(group):
                 formatter.write_dl(lines, col_max=32)
@@ -91,7 +101,7 @@ class GroupedCommand(click.Command):
         formatter.write("\n" + _NOTES + "\n")
 
 
-def option(group: str, *names: str, **attributes: Any) -> Callable[[Function], Function]:
+def _option(group: str, *names: str, **attributes: Any) -> Callable[[Function], Function]:
     """Return click's option decorator for an option of a help group."""
     return click.option(*names, cls=GroupedOption, group=group, **attributes)
 
@@ -102,9 +112,9 @@ def option(group: str, *names: str, **attributes: Any) -> Callable[[Function], F
     help="From a folder of text to a fine-tuned language model you can talk to. Without options: the "
     "full-screen app; where there is no terminal for it, how to begin.",
 )
-@option(STARTING, "--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
-@option(
-    STARTING,
+@_option(_STARTING, "--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
+@_option(
+    _STARTING,
     "--generate-training-file",
     "training_file",
     nargs=2,
@@ -112,43 +122,45 @@ def option(group: str, *names: str, **attributes: Any) -> Callable[[Function], F
     metavar="RAW OUT",
     help="Turn raw lines into a formatted training file.",
 )
-@option(
-    STARTING,
+@_option(
+    _STARTING,
     "--resume",
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
     help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter.",
 )
-@option(
-    MATERIAL, "--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV)."
+@_option(
+    _MATERIAL, "--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV)."
 )
-@option(MATERIAL, "--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
-@option(MATERIAL, "--prompt", metavar="TEXT", help="chat: answer this once and end.")
-@option(MATERIAL, "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")
-@option(MATERIAL, "--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
-@option(EVERY, "--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
-@option(
-    EVERY,
+@_option(_MATERIAL, "--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
+@_option(_MATERIAL, "--prompt", metavar="TEXT", help="chat: answer this once and end.")
+@_option(
+    _MATERIAL, "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format."
+)
+@_option(_MATERIAL, "--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
+@_option(_EVERY_MODE, "--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
+@_option(
+    _EVERY_MODE,
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
     help="Set one configuration key, such as fine_tuning.lora.r=8. Repeatable.",
 )
-@option(EVERY, "--store", type=_FILE, metavar="FILE", help="The SQLite file with all runs.")
-@option(EVERY, "--json", "json_lines", is_flag=True, help="JSON lines on stdout and nothing else.")
-@option(EVERY, "--no-chat", is_flag=True, help="End after training instead of entering chat.")
-@option(EVERY, "--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
-@option(LOOKING, "--runs", "list_runs", is_flag=True, help="List the runs in the store.")
-@option(
-    LOOKING,
+@_option(_EVERY_MODE, "--store", type=_FILE, metavar="FILE", help="The SQLite file with all runs.")
+@_option(_EVERY_MODE, "--json", "json_lines", is_flag=True, help="JSON lines on stdout and nothing else.")
+@_option(_EVERY_MODE, "--no-chat", is_flag=True, help="End after training instead of entering chat.")
+@_option(_EVERY_MODE, "--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
+@_option(_RUNS, "--runs", "list_runs", is_flag=True, help="List the runs in the store.")
+@_option(
+    _RUNS,
     "--attach",
     type=int,
     metavar="RUN",
     help="The app on a live or finished run; without a terminal, its events.",
 )
-@option(LOOKING, "--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
+@_option(_RUNS, "--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
 @click.version_option(__version__, prog_name="lora-tui", message="%(prog)s %(version)s")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
@@ -157,38 +169,38 @@ def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
         guess = nearest(words[0], MODES)
         hint = f"Did you mean --run {guess}?" if guess else "`lora-tui --help` shows the options."
         raise UsageError(f"{words[0]!r} is not an option. {hint}")
-    for name, parse in (("run", parse_mode), ("resume", parse_resume), ("log_level", parse_level)):
+    for name, convert in (("run", parse_mode), ("resume", parse_resume), ("log_level", parse_log_level)):
         if given[name] is not None:
-            given[name] = parse(given[name])
+            given[name] = convert(given[name])
     given["training_file"] = given["training_file"] or None
     request = Request(chat_after=not no_chat, **given)
-    check(request)
+    check_request(request)
     return request
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and end the process; the console script."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     streams = Streams()
     report = Report(streams)
-    report.json_lines = "--json" in words
+    report.json_lines = "--json" in argv
     try:
-        request = parse(words)
-        status = 0 if request is None else _perform(request, streams, report)
-    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is not to be told again
+        request = parse(argv)
+        status = 0 if request is None else _run_request(request, streams, report)
+    except BaseException as problem:  # noqa: BLE001  # `fail_with` raises what is no error
         status = report.fail_with(problem)
     if streams.close():
         status = BROKEN_PIPE_STATUS
     sys.exit(status)
 
 
-def parse(words: list[str]) -> Request | None:
+def parse(argv: list[str]) -> Request | None:
     """Return the checked request that a command line makes; None where --help or --version has answered it.
 
     Raises `UsageError` for whatever is wrong with it.
     """
     try:
-        request = command.main(words, prog_name="lora-tui", standalone_mode=False)
+        request = command.main(argv, prog_name="lora-tui", standalone_mode=False)
     except click.Abort as problem:
         raise KeyboardInterrupt from problem
     except click.ClickException as problem:
@@ -196,16 +208,16 @@ def parse(words: list[str]) -> Request | None:
     return request if isinstance(request, Request) else None
 
 
-def prepare_app(words: list[str]) -> "AppLaunch":
+def prepare_app(argv: list[str]) -> "AppLaunch":
     """Read the command line and the configuration for the app, and look for the run to attach to.
 
-    Whatever is wrong with them is to be said before the app is on the screen.
+    Raises what is wrong with them, before the app is on the screen.
     """
     from lora_tui.backend.session import AppLaunch
     from lora_tui.config import load_settings
     from lora_tui.engine.runtime.resume import store_flag
 
-    request = parse(words)
+    request = parse(argv)
     assert request is not None, "no option of the app's is answered by itself"
     settings = load_settings(request.config, request.overrides).settings
     store_path = request.store_path(settings)
@@ -225,13 +237,13 @@ def prepare_app(words: list[str]) -> "AppLaunch":
     )
 
 
-def _perform(request: Request, streams: Streams, report: Report) -> int:
+def _run_request(request: Request, streams: Streams, report: Report) -> int:
     """Do what a checked request asks for; returns the exit status."""
     from lora_tui.logs import set_level, set_up_logging
     from lora_tui.secrets import register_key_variable
 
     if request.json_lines or not streams.out_is_terminal:
-        streams.keep_stdout_to_ourselves()
+        streams.keep_stdout_private()
     report.log_file = set_up_logging(request.log_level or "INFO", on_stderr=request.log_level == "DEBUG")
     if request.doctor:
         from lora_tui.cli.doctor import examine

@@ -8,7 +8,7 @@ so that no markup is read out of data.
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -48,7 +48,6 @@ class RunEnding:
     """How a run ended, the exit status of the program that follows from it, and the command that resumes it."""
 
     run_id: int
-    mode: str
     at: float
     state: str
     exit_status: int
@@ -58,47 +57,44 @@ class RunEnding:
     resume_command: str
 
 
-class Narrator(Protocol):
-    """Writer of one run's events."""
+class Narrator:
+    """Writer of one run's events; alone it counts them, and writes messages and the ending."""
+
+    def __init__(self, streams: Streams, report: Report) -> None:
+        self._streams = streams
+        self._report = report
+        self._progress = RunProgress()
 
     def count(self, event: Event) -> None:
-        """Count an event from before this process looked, without writing it."""
+        """Count an event; one from before this process looked is not written."""
+        self._progress.update(event)
 
     def event(self, event: Event) -> None:
         """Write an event."""
+        self.count(event)
 
     def message(self, text: str) -> None:
         """Write something that is not an event, such as what a signal was taken for."""
+        self._report.message(text)
 
     def refresh(self) -> None:
         """Draw again: time has passed."""
 
     def end(self, ending: RunEnding) -> None:
-        """Write the result and the closing message."""
+        """Write the result to stdout and the closing message to stderr."""
+        write_result(self._streams, ending.result)
+        self._report.message(_closing_message(ending, self._report))
 
     def close(self) -> None:
         """Leave the terminal as it was; also when there is no ending."""
 
 
-class JsonNarrator:
+class JsonNarrator(Narrator):
     """One JSON object a line on stdout, each written through at once; messages on stderr."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def count(self, event: Event) -> None:
-        """Nothing is counted: lines are about what happens now."""
 
     def event(self, event: Event) -> None:
         """Write the event."""
         self._report.data(json_line(event.kind, event.run_id, event.at, event.payload))
-
-    def message(self, text: str) -> None:
-        """Write a line to stderr."""
-        self._report.message(text)
-
-    def refresh(self) -> None:
-        """Nothing to draw."""
 
     def end(self, ending: RunEnding) -> None:
         """Write the ``done`` line; why a run has no result, or not all of it, also goes to stderr."""
@@ -106,29 +102,20 @@ class JsonNarrator:
         error = None if ending.error is None else redact(ending.error)
         self._report.data(done_line(ending.run_id, ending.at, ending.state, ending.exit_status, ending.result, error))
         if ending.state != "finished":
-            self._report.message(_closing_message(ending, self._report))
-
-    def close(self) -> None:
-        """Nothing to put back."""
+            self.message(_closing_message(ending, self._report))
 
 
-class PlainNarrator:
+class PlainNarrator(Narrator):
     """Lines without escape codes on stderr, the result on stdout: for pipes, files and dumb terminals."""
 
     def __init__(self, streams: Streams, report: Report) -> None:
-        self._streams = streams
-        self._report = report
-        self._progress = RunProgress()
+        super().__init__(streams, report)
         self._step_written_at = 0.0
         self._phase_written: tuple[str, float] = ("", 0.0)
 
-    def count(self, event: Event) -> None:
-        """Count the event."""
-        self._progress.update(event)
-
     def event(self, event: Event) -> None:
         """Write the event's lines; steps and phases only every few seconds."""
-        self._progress.update(event)
+        self.count(event)
         if event.kind == "started":
             self._line(f"run {event.run_id}: {clean(self._progress.mode)}")
         for line in event_lines(event, self._progress):
@@ -143,21 +130,6 @@ class PlainNarrator:
         elif event.kind == "analysis":
             self._line(self._progress.generation_line())
 
-    def message(self, text: str) -> None:
-        """Write a line."""
-        self._report.message(text)
-
-    def refresh(self) -> None:
-        """Nothing to draw."""
-
-    def end(self, ending: RunEnding) -> None:
-        """Write the result to stdout and the closing message to stderr."""
-        write_result(self._streams, ending.mode, ending.result)
-        self._report.message(_closing_message(ending, self._report))
-
-    def close(self) -> None:
-        """Nothing to put back."""
-
     def _phase(self, event: Event) -> None:
         phase, done, total = (event.payload.get(key) for key in ("phase", "done", "total"))
         written, at = self._phase_written
@@ -170,29 +142,23 @@ class PlainNarrator:
         self._streams.err.flush()
 
 
-class LiveNarrator:
+class LiveNarrator(Narrator):
     """Lines scroll above a progress bar and its figures; the result goes to stdout at the end.
 
     The display is drawn from the loop that follows the run, not from a thread of Rich's, so a signal finds it whole.
     """
 
     def __init__(self, streams: Streams, report: Report) -> None:
-        self._streams = streams
-        self._report = report
-        self._progress = RunProgress()
+        super().__init__(streams, report)
         self._console = make_console(streams.err, is_terminal=True)
         self._began = time.monotonic()
         self._lines: list[Text] = []
         self._drawn: tuple[object, ...] = ()
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._display)
 
-    def count(self, event: Event) -> None:
-        """Count the event."""
-        self._progress.update(event)
-
     def event(self, event: Event) -> None:
         """Have the event's lines scroll by, and the display change, at the next refresh."""
-        self._progress.update(event)
+        self.count(event)
         style = _STYLES.get(event.kind, "")
         if event.kind == "pair":
             style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
@@ -218,10 +184,9 @@ class LiveNarrator:
         self._drawn = now
 
     def end(self, ending: RunEnding) -> None:
-        """Clear the display, write the result to stdout and the closing message to stderr."""
+        """Clear the display, then write the result to stdout and the closing message to stderr."""
         self.close()
-        write_result(self._streams, ending.mode, ending.result)
-        self._report.message(_closing_message(ending, self._report))
+        super().end(ending)
 
     def close(self) -> None:
         """Clear the display and give the terminal back."""
@@ -265,7 +230,7 @@ class LiveNarrator:
 def make_narrator(streams: Streams, report: Report) -> Narrator:
     """Choose the narrator: JSON lines when asked for, live on a terminal that can, else plain."""
     if report.json_lines:
-        return JsonNarrator(report)
+        return JsonNarrator(streams, report)
     if not streams.err_is_terminal or os.environ.get("TERM") == "dumb":
         return PlainNarrator(streams, report)
     return LiveNarrator(streams, report)

@@ -1,4 +1,7 @@
-"""What the command line asks for, and whether its parts fit together."""
+"""The parsed command line as plain data, and the checks that its options fit together.
+
+Light: no click, no pydantic.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -23,7 +26,7 @@ NEWEST: Final = "newest"
 
 @dataclass(frozen=True)
 class Request:
-    """The command line, as it was given."""
+    """The command line: one field an option, unset where it was not given."""
 
     run: str | None = None
     training_file: tuple[Path, Path] | None = None
@@ -45,17 +48,17 @@ class Request:
 
     @property
     def asks_for_nothing(self) -> bool:
-        """Whether no way to start was named: that is the full-screen app."""
-        return not _ways(self) and self.resume is None
+        """Whether no way to start was named: the full-screen app is meant."""
+        return not _starting_options(self) and self.resume is None
 
     def store_path(self, settings: "Settings") -> Path:
         """The store file: ``--store``, else what the configuration names, relative to the current folder."""
         return Path(self.store or settings.data_generation.db_path).expanduser().absolute()
 
 
-def check(request: Request) -> None:
+def check_request(request: Request) -> None:
     """Raise `UsageError` where options contradict each other or belong to another mode."""
-    ways = _ways(request)
+    ways = _starting_options(request)
     if len(ways) > 1:
         raise UsageError(f"{ways[0]} and {ways[1]} cannot be used together; give one of them.")
     way = ways[0] if ways else None
@@ -84,7 +87,7 @@ def check(request: Request) -> None:
 
 
 def _is_unicode(given: object) -> bool:
-    """Tell whether an argument is text: bytes that are not UTF-8 arrive as lone surrogates."""
+    """Whether an argument is text: bytes that are not UTF-8 arrive as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in str(given))
 
 
@@ -116,7 +119,7 @@ def parse_resume(text: str) -> int | Newest:
     raise UsageError(f"--resume takes the number of a run, not {text!r}; `lora-tui --runs` lists them.")
 
 
-def parse_level(text: str) -> str:
+def parse_log_level(text: str) -> str:
     """Return the log level that `text` names; raises `UsageError` with the nearest one."""
     level = text.upper()
     if level in LOG_LEVELS:
@@ -126,8 +129,8 @@ def parse_level(text: str) -> str:
     raise UsageError(f"There is no log level {text!r}. {hint}")
 
 
-def _ways(request: Request) -> list[str]:
-    """Return the ways to start that were named, as they are written."""
+def _starting_options(request: Request) -> list[str]:
+    """Return the ways to start that were given, as they are written."""
     return [
         way
         for way, given in (

@@ -143,7 +143,6 @@ class _RunProcess:
         row = await runs.get(store, outcome.run_id)
         return RunEnding(
             run_id=outcome.run_id,
-            mode=self.plan.mode,
             at=follower.done.at if follower.done is not None else time.time(),
             state=outcome.state,
             exit_status=status,
@@ -189,14 +188,6 @@ def _chat(request: Request, streams: Streams, settings: Settings, store_path: Pa
     with chat_signals(streams):
         engine.start()
         try:
-            return chat_mode(
-                engine,
-                settings,
-                resume=request.resume,
-                adapter=request.adapter.expanduser() if request.adapter else None,
-                prompt=request.prompt,
-                json_lines=request.json_lines,
-                out=streams.out,
-            )
+            return chat_mode(engine, settings, request, streams.out)
         finally:
             engine.close()

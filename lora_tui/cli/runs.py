@@ -1,4 +1,4 @@
-"""Looking at runs without starting one: the list, another process's run, and what to say when nothing was asked."""
+"""Runs in the store without starting one: the list, following another process's run, and the overview."""
 
 import asyncio
 import time
@@ -42,24 +42,24 @@ Here it cannot: {why}. Three ways to begin without it:
 
 
 def overview(streams: Streams, report: Report, store_path: Path) -> int:
-    """Say what the program does, why its app is not on the screen and how to begin; list the runs if there are some."""
+    """Write what the program does, why its app is not on the screen, how to begin, and the runs if there are some."""
     report.data(_OVERVIEW.format(why=clean(streams.cannot_draw or "other options are given")))
-    listed = asyncio.run(_listed(store_path))
-    if listed:
+    lines = asyncio.run(_read_runs(store_path))
+    if lines:
         report.data(f"\nRuns in {clean(str(store_path))}:\n")
-        write_runs(streams, [_row(run) for run in listed])
+        write_runs(streams, [_row(run) for run in lines])
     return 0
 
 
 def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     """List every run, newest first; with ``--json`` one ``run`` line each."""
-    listed = asyncio.run(_listed(store_path))
+    lines = asyncio.run(_read_runs(store_path))
     if report.json_lines:
-        for run in listed:
+        for run in lines:
             report.data(json_line("run", run.id, run.created_at, _fields(run)))
-        report.done("finished", 0, {"runs": len(listed), "store": str(store_path)})
-    elif listed:
-        write_runs(streams, [_row(run) for run in listed])
+        report.done("finished", 0, {"runs": len(lines), "store": str(store_path)})
+    elif lines:
+        write_runs(streams, [_row(run) for run in lines])
     else:
         report.message(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
@@ -68,15 +68,15 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
 def check_run(run_id: int, store_path: Path) -> None:
     """Raise `UsageError` where there is no such run: the app is not opened on nothing."""
 
-    async def look() -> None:
+    async def find() -> None:
         async with await open_existing(store_path) as store:
             await find_run(store, run_id)
 
-    asyncio.run(look())
+    asyncio.run(find())
 
 
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
-    """Tell a run's events from its beginning until it has ended; ctrl+c leaves it running."""
+    """Write a run's events from its beginning to its end; ctrl+c leaves it running."""
     narrator = make_narrator(streams, report)
     flag = store_flag(store_path)
 
@@ -105,16 +105,16 @@ def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> i
 
 def _ending(run: Run, follower: RunFollower, resume_command: str) -> RunEnding:
     """Return how a run of any process ended; the ``done`` event knows more than the row, where there is one."""
-    told = follower.done.payload if follower.done is not None else {}
+    done = follower.done.payload if follower.done is not None else {}
     failed = run.state in ("failed", "interrupted")
-    status = int(told.get("exit_status") or (1 if failed else 0))
+    status = int(done.get("exit_status") or (1 if failed else 0))
     seconds = run.ended_at - run.started_at if run.ended_at and run.started_at else None
     at = follower.done.at if follower.done is not None else run.ended_at or time.time()
-    return RunEnding(run.id, run.mode, at, run.state, status, run.result or {}, run.error, seconds, resume_command)
+    return RunEnding(run.id, at, run.state, status, run.result or {}, run.error, seconds, resume_command)
 
 
-async def _listed(store_path: Path) -> list[RunLine]:
-    """Return every run, newest first; none, and no new file, where there is no store."""
+async def _read_runs(store_path: Path) -> list[RunLine]:
+    """Return every run, newest first; none where there is no store, and none is created."""
     if not await asyncio.to_thread(store_path.is_file):
         return []
     async with await Store.open(store_path) as store:
@@ -122,8 +122,8 @@ async def _listed(store_path: Path) -> list[RunLine]:
         return await run_lines(store, limit=-1)
 
 
-def _from_here(folder: str | None) -> str:
-    """Return a folder as short as it can be typed: relative where it lies below the current one."""
+def _shortened_path(folder: str | None) -> str:
+    """Return a folder as it can be typed: relative where it lies below the current one."""
     if folder is None:
         return ""
     path = Path(folder)
@@ -148,7 +148,7 @@ def _row(run: RunLine) -> list[str]:
         "–" if seconds is None else duration(seconds),
         " on ".join(part for part in (run.model, run.data) if part),
         "–" if run.best_score is None else f"{run.best_score:.2f}",
-        _from_here(run.folder),
+        _shortened_path(run.folder),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Results and lists as people read them: on stdout, readable at 80 columns, long answers wrapped and never cut.
+"""Tables of results and runs on stdout: readable at 80 columns, long answers wrapped and never cut.
 
 Paths and commands are written without wrapping, so that they can be copied and piped.
 """
@@ -19,10 +19,10 @@ _MOST_COLUMNS = 120
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_NOT_FOR_PEOPLE = ("rows", "commands", "tasks", "attempts")
-"""Shown in another way, or bookkeeping that ``--json`` has."""
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts")
+"""Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
-_QUIET_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
+_HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
 
 _LABELS = {
     "output_file": "output file",
@@ -38,18 +38,18 @@ _LABELS = {
 }
 
 
-def write_result(streams: Streams, mode: str, result: Mapping[str, Any]) -> None:
+def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     """Write a run's result: its rows as a table, its figures one a line, its commands as they are typed."""
     if not result:
         return
     rows = result.get("rows")
     if isinstance(rows, list) and rows:
         write_rows(streams, rows)
-    figures = [(key, value) for key, value in result.items() if _worth_a_line(key, value)]
+    figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
     for label, (_, value) in zip(labels, figures, strict=True):
-        streams.out.write(f"{clean(label):<{width}}  {_plain(value)}\n")
+        streams.out.write(f"{clean(label):<{width}}  {_formatted(value)}\n")
     commands = result.get("commands")
     if isinstance(commands, list) and commands:
         streams.out.write("\nGo on with:\n" + "".join(f"  {clean(str(command))}\n" for command in commands))
@@ -57,7 +57,7 @@ def write_result(streams: Streams, mode: str, result: Mapping[str, Any]) -> None
 
 
 def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of test prompts: what was asked, what the base model said, what the tuned one says, the score."""
+    """Write the table of test prompts: prompt, the base model's answer, the tuned model's answer, score."""
     has_before = any(row.get("before") is not None for row in rows)
     table = _table(leading=1)
     table.add_column("Prompt", ratio=3, overflow="fold")
@@ -72,7 +72,7 @@ def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
         # White space is squeezed: a base model's empty lines would make the table several screens long.
         shown = ("before", "after") if has_before else ("after",)
         answers = [Text(" ".join(clean(str(row.get(key) or "(nothing)")).split())) for key in shown]
-        table.add_row(prompt, *answers, Text(_change(row)))
+        table.add_row(prompt, *answers, Text(_score(row)))
     _print(streams, table)
 
 
@@ -107,20 +107,20 @@ def _print(streams: Streams, table: Table) -> None:
     streams.out.write("\n".join(lines) + "\n\n")
 
 
-def _change(row: Mapping[str, Any]) -> str:
+def _score(row: Mapping[str, Any]) -> str:
     after, before = row.get("score"), row.get("before_score")
     if after is None:
         return "–"
     return f"{after:.2f}" if before is None else f"{before:.2f} → {after:.2f}"
 
 
-def _worth_a_line(key: str, value: Any) -> bool:
-    if key in _NOT_FOR_PEOPLE or value is None or value in ({}, [], ""):
+def _is_shown(key: str, value: Any) -> bool:
+    if key in _HIDDEN_KEYS or value is None or value in ({}, [], ""):
         return False
-    return key not in _QUIET_AT_ZERO or bool(value)
+    return key not in _HIDDEN_AT_ZERO or bool(value)
 
 
-def _plain(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -128,9 +128,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{_plain(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part)
+        return ", ".join(
+            f"{_formatted(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part
+        )
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_plain(part) for part in value)
+        return ", ".join(_formatted(part) for part in value)
     return clean(str(value))
 
 

@@ -59,8 +59,7 @@ class Report:
     def fail_with(self, problem: BaseException) -> int:
         """Say in one or two lines what went wrong, and return the exit status that follows.
 
-        A bug of ours is told in two lines, with its traceback in the log. Raises what is no error, such as a test's
-        timeout.
+        The traceback of a bug of ours goes to the log. Raises what is no error at all, such as `GeneratorExit`.
         """
         if isinstance(problem, LoraTuiError):
             log.info("%s", problem, exc_info=problem)

@@ -1,6 +1,6 @@
-"""What signals mean: stop and save, leave at once, or go on without a terminal.
+"""Signal handlers: stop and save, leave at once, or go on without a terminal.
 
-The handlers only note what was asked; the loop that follows the run acts on it. A signal that was ignored when the
+The handlers only note the request; the loop that follows the run acts on it. A signal that was ignored when the
 program started (``nohup``, a script's background job) stays ignored.
 """
 
@@ -28,7 +28,7 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupts:
-    """What signals have asked for so far, while the ``with`` block lasts."""
+    """The stop that signals have asked for so far, while the ``with`` block lasts."""
 
     def __init__(self, streams: Streams, final_output: Callable[[int], tuple[str, str]]) -> None:
         """`final_output` turns an exit status into the last text for stdout and for stderr."""
@@ -50,10 +50,10 @@ class Interrupts:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _put_back(self._before)
+        _restore(self._before)
 
     def note(self, number: int) -> None:
-        """Take a signal into account that came before these handlers were there."""
+        """Count a signal that came before these handlers were installed."""
         self._stop(number, None)
 
     @property
@@ -76,7 +76,7 @@ class Interrupts:
 
 @contextmanager
 def chat_signals(streams: Streams) -> Iterator[None]:
-    """Signals while people chat: ctrl+c belongs to the chat, SIGTERM and SIGHUP end it."""
+    """Install the handlers of a chat: ctrl+c belongs to the chat itself, SIGTERM and SIGHUP end it."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -93,7 +93,7 @@ def chat_signals(streams: Streams) -> Iterator[None]:
         with _repeated(handled):
             yield
     finally:
-        _put_back(before)
+        _restore(before)
 
 
 @contextmanager
@@ -130,6 +130,6 @@ def _install(handlers: dict[int, Handler]) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number, handler in wanted.items()}
 
 
-def _put_back(before: dict[int, Any]) -> None:
+def _restore(before: dict[int, Any]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The three standard streams: which are terminals, who may write to stdout, and what happens when a line breaks.
+"""The standard streams: which are terminals, who may write to stdout, and what happens when the line breaks.
 
 stdout is data. Libraries print to it all the same, from Python and from C, so the descriptor that our data goes to is a
 private copy, and descriptor 1 is pointed at stderr for everybody else.
@@ -16,11 +16,11 @@ from typing import Any, TextIO
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
-SHOW_CURSOR = b"\x1b[?25h\r\x1b[K"
+_SHOW_CURSOR = b"\x1b[?25h\r\x1b[K"
 
 
 class Streams:
-    """Where data and narration go. `out` is data, `err` is narration."""
+    """The three streams of this process: `out` for data, `err` for narration."""
 
     def __init__(self) -> None:
         _open_closed_descriptors()
@@ -35,7 +35,7 @@ class Streams:
         self.err_is_terminal = STDERR in self._terminals
         self.hung_up = False
         self._lent: int | None = None
-        self._put_aside: dict[int, int] = {}
+        self._set_aside: dict[int, int] = {}
         self._saved_mode = _terminal_mode() if self.in_is_terminal else None
 
     @property
@@ -46,7 +46,7 @@ class Streams:
         term = os.environ.get("TERM", "")
         return f"TERM is {term!r}" if term in ("", "dumb", "unknown") else None
 
-    def keep_stdout_to_ourselves(self) -> None:
+    def keep_stdout_private(self) -> None:
         """Move our data to a private copy of descriptor 1 and point descriptor 1 at stderr."""
         private = os.dup(STDOUT)
         encoding = self.out.encoding or "utf-8"
@@ -69,25 +69,25 @@ class Streams:
         self._terminals.add(private)
         self._lent = private
         path = os.devnull if log_file is None else str(log_file)
-        aside = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._put_aside = {}
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._set_aside = {}
         for descriptor in (STDOUT, STDERR):
-            self._put_aside[descriptor] = os.dup(descriptor)
-            os.dup2(aside, descriptor)
+            self._set_aside[descriptor] = os.dup(descriptor)
+            os.dup2(log, descriptor)
             if descriptor in self._terminals:
-                self._terminals.add(self._put_aside[descriptor])
-        os.close(aside)
+                self._terminals.add(self._set_aside[descriptor])
+        os.close(log)
         return private
 
     def take_terminal_back(self) -> None:
         """Write to the terminal again, and give it the mode it had."""
         sys.stdout.flush()
         sys.stderr.flush()
-        for descriptor, kept in self._put_aside.items():
+        for descriptor, kept in self._set_aside.items():
             os.dup2(kept, descriptor)
             self._terminals.discard(kept)
             os.close(kept)
-        self._put_aside = {}
+        self._set_aside = {}
         if self._lent is not None:
             self._terminals.discard(self._lent)
             os.close(self._lent)
@@ -98,7 +98,7 @@ class Streams:
         """Let go of a terminal that is gone; files and pipes stay as they are. Safe inside a signal handler."""
         self.hung_up = True
         for descriptor in self._terminals:
-            _point_at_nothing(descriptor)
+            _redirect_to_null(descriptor)
 
     def survive(self, problem: OSError) -> bool:
         """Let go of what a failed write was for; returns whether the reader left (and not the terminal).
@@ -112,13 +112,13 @@ class Streams:
             try:
                 stream.flush()
             except OSError:
-                _point_at_nothing(stream.fileno())
+                _redirect_to_null(stream.fileno())
         if problem.errno == errno.EIO:
             self.hang_up()
         return not self.hung_up
 
     def write_unbuffered(self, data: str, narration: str) -> None:
-        """Write what can be written without waiting, past all buffers: for a process that leaves at once."""
+        """Write past all buffers what can be written without waiting: for a process that leaves at once."""
         self.restore_terminal()
         for stream, text in ((self.out, data), (self.err, narration)):
             if text:
@@ -129,7 +129,7 @@ class Streams:
         if self.hung_up:
             return
         if self.err_is_terminal:
-            _write_if_ready(STDERR, SHOW_CURSOR)
+            _write_if_ready(STDERR, _SHOW_CURSOR)
         if self._saved_mode is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(STDIN, termios.TCSANOW, self._saved_mode)
@@ -149,17 +149,17 @@ def _open_closed_descriptors() -> None:
     """Open what the caller has closed (``>&-``), so that the next file we open does not become stdout."""
     for descriptor, name in ((STDIN, "stdin"), (STDOUT, "stdout"), (STDERR, "stderr")):
         if getattr(sys, name) is None:
-            _point_at_nothing(descriptor)
+            _redirect_to_null(descriptor)
             stream = open(descriptor, "r" if descriptor == STDIN else "w", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
 
 
-def _point_at_nothing(descriptor: int) -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    if nothing != descriptor:
-        os.dup2(nothing, descriptor)
-        os.close(nothing)
+def _redirect_to_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _write_if_ready(descriptor: int, data: bytes) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lora_tui.cli import chat as chat_module
-from lora_tui.cli.chat import _JsonSpeaker, _LineSpeaker, chat_mode
+from lora_tui.cli.chat import _JsonOutput, _LineOutput, chat_mode
+from lora_tui.cli.request import Request
 from lora_tui.config import Settings
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import UsageError
@@ -30,11 +31,11 @@ def person_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_a_search_shows_how_far_it_is_until_its_text_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr, out = person_at_a_terminal(monkeypatch), Terminal()
-    speaker = _LineSpeaker(out, live=True)
-    speaker.asked("hi")
-    speaker.told(TokenCount("tuned", 8))
+    output = _LineOutput(out, live=True)
+    output.begin_reply("hi")
+    output.item(TokenCount("tuned", 8))
     assert stderr.getvalue().endswith("\r\x1b[Kmodel  searching … 8 tokens")
-    speaker.told(TextDelta("tuned", "hello\x1b[2J"))
+    output.item(TextDelta("tuned", "hello\x1b[2J"))
     assert stderr.getvalue().endswith("\r\x1b[K")
     assert out.getvalue().startswith("model  hello")
     assert "\x1b" not in out.getvalue()
@@ -42,28 +43,27 @@ def test_a_search_shows_how_far_it_is_until_its_text_comes(monkeypatch: pytest.M
 
 def test_a_note_stands_above_the_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = person_at_a_terminal(monkeypatch)
-    speaker = _LineSpeaker(Terminal(), live=True)
-    speaker.asked("hi")
-    speaker.told(Notice("it forgets"))
+    output = _LineOutput(Terminal(), live=True)
+    output.begin_reply("hi")
+    output.item(Notice("it forgets"))
     assert "\r\x1b[Klora-tui: it forgets\nmodel  searching …" in stderr.getvalue()
 
 
 def test_on_a_pipe_only_the_reply_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    speaker = _LineSpeaker(out, live=False)
+    output = _LineOutput(out, live=False)
     for item in (Notice("it forgets"), TokenCount("tuned", 8), TextDelta("tuned", "hel"), Reply("hello", 2, 0.1)):
-        speaker.told(item)
+        output.item(item)
     assert out.getvalue() == "hello\n"
     assert capsys.readouterr().err == "lora-tui: it forgets\n"
 
 
 def test_as_json_a_note_is_a_warning_and_pieces_are_not_told() -> None:
     out = io.StringIO()
-    speaker = _JsonSpeaker(out)
-    speaker._asked_once = False
-    speaker.asked("hi")
+    output = _JsonOutput(out)
+    output.begin_reply("hi")
     for item in (Notice("it forgets"), TokenCount("tuned", 8), TextDelta("tuned", "hel"), Reply("hello", 2, 0.1)):
-        speaker.told(item)
+        output.item(item)
     warning, reply = map(json.loads, out.getvalue().splitlines())
     assert (warning["event"], warning["message"]) == ("warning", "it forgets")
     assert (reply["event"], reply["prompt"], reply["reply"], reply["tokens"]) == ("reply", "hi", "hello", 2)
@@ -82,13 +82,5 @@ def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monk
     engine._store = object()  # type: ignore[assignment]  # which is not reached
     for resume in (3, None):
         with pytest.raises(UsageError):
-            chat_mode(
-                engine,
-                Settings(),
-                resume=resume,
-                adapter=None,
-                prompt=None,
-                json_lines=False,
-                out=io.StringIO(),
-            )
+            chat_mode(engine, Settings(), Request(run="chat", resume=resume), io.StringIO())
     assert asked == [{"adapter_run": 3, "model_must_match": True}, {}]

@@ -138,8 +138,9 @@ def put_in_place_of_the_chat(program: Program, body: str) -> None:
     (folder / "sitecustomize.py").write_text(
         "import sys, types\n"
         "chat = types.ModuleType('lora_tui.cli.chat')\n"
-        "def chat_mode(engine, settings, *, resume, adapter, prompt, json_lines, out):\n"
-        "    print(f'chatting with {resume} {adapter} {prompt} {json_lines}', file=out, flush=True)\n"
+        "def chat_mode(engine, settings, request, out):\n"
+        "    print(f'chatting with {request.resume} {request.adapter} {request.prompt} {request.json_lines}', "
+        "file=out, flush=True)\n"
         f"{body}"
         "chat.chat_mode = chat_mode\n"
         "sys.modules['lora_tui.cli.chat'] = chat\n"

@@ -78,7 +78,7 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
         "stopped_by": None,
         "commands": ["a b", "c"],
     }
-    lines = written(write_result, "generate", result).splitlines()
+    lines = written(write_result, result).splitlines()
     assert lines[0] == "accepted     12,384"
     assert lines[1] == "best score   0.643"
     assert lines[2] == f"output file  {path}"
@@ -86,4 +86,4 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
 
 
 def test_an_empty_result_writes_nothing() -> None:
-    assert written(write_result, "train", {}) == ""
+    assert written(write_result, {}) == ""

@@ -1,4 +1,4 @@
-"""What each side of a conversation has been asked and has said, and the prompt that follows from it.
+"""History of a conversation, a list of messages for each side, and the prompt that it makes with the next question.
 
 Each side sees its own former replies. A prompt takes the form that the adapter was trained on: ``Question: … Answer:``,
 which holds the last question alone, or the model's own chat template with the history, as much of it as the model's
@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model continues, for how many tokens at most, and how many earlier exchanges it no longer holds."""
+    """Text for the model to continue, for at most `max_new_tokens`; the oldest `forgotten` exchanges are left out."""
 
     text: str
     max_new_tokens: int
@@ -28,7 +28,7 @@ class Prompt:
 
 @dataclass
 class History:
-    """The messages of both sides. `context` is the model's longest text in tokens; None where it names none."""
+    """Messages of both sides. `context` is the model's context length in tokens; None where it is not configured."""
 
     tokenizer: PreTrainedTokenizerBase
     by_template: bool
@@ -36,20 +36,20 @@ class History:
     messages: dict[Side, list[Message]] = field(default_factory=lambda: {"tuned": [], "base": []})
 
     def add(self, side: Side, question: str, reply: str) -> None:
-        """Remember an exchange."""
+        """Append an exchange."""
         self.messages[side] += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
 
     def drop_last(self, side: Side) -> None:
-        """Forget a side's last exchange."""
+        """Remove a side's last exchange."""
         del self.messages[side][-2:]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all messages."""
         for messages in self.messages.values():
             messages.clear()
 
     def prompt(self, side: Side, question: str, max_new_tokens: int) -> Prompt:
-        """Return what `side` continues to answer `question`.
+        """Return the prompt with which `side` answers `question`.
 
         The oldest exchanges are left out until the reply has its `max_new_tokens` (or half of the context, if that is
         less). Raises `UsageError` when the question alone fills the context.
@@ -78,13 +78,13 @@ class History:
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:
-    """Return the longest text that `model` can read, in tokens; None where its configuration does not say."""
+    """Return the context length of `model` in tokens; None where its configuration does not say."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(longest) if longest else None
 
 
 def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """Leave out the template's own beginning-of-sequence text where the tokenizer adds that token by itself."""
+    """Remove the template's beginning-of-sequence token where the tokenizer adds another by itself."""
     bos = tokenizer.bos_token_id
     if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
         return rendered.removeprefix(str(tokenizer.bos_token))

@@ -83,7 +83,7 @@ class _RunningReply:
 class ChatSession:
     """A loaded model and the conversation with it.
 
-    `stop` ends the reply that is being written at its next token. `decoding` may be replaced between two replies.
+    `stop` ends the reply that is being decoded at its next token. `decoding` may be replaced between two replies.
     """
 
     host: ChatHost
@@ -136,7 +136,7 @@ class ChatSession:
     ) -> AsyncGenerator[ReplyItem, None]:
         """Yield the replies of `sides` as they are decoded, and each one's `Reply` as it ends. All turns are stored.
 
-        A reply that is still being written is ended first. `seed` repeats a sampled reply; without it each is another.
+        A reply that is still being decoded is ended first. `seed` repeats a sampled reply; without it each is another.
         Raises `UsageError` for a side that is not there, or a question that the model's context cannot hold.
         """
         asked = self._available(sides)
@@ -170,7 +170,7 @@ class ChatSession:
         self._last_exchange, self._has_warned = None, False
 
     async def close(self) -> None:
-        """End the reply that is being written, and give the model's memory back. A closed session stays closed."""
+        """End the reply that is being decoded, and free the model's memory. A closed session stays closed."""
         await self._end_running()
         if self._model is None:
             return

@@ -1,1 +1,4 @@
-"""Using a model: decoding, evaluation by generation, and chat."""
+"""Using a model that is loaded: `decode` generates text and scores given text.
+
+Chat, evaluation and the built-in model stand on it.
+"""

@@ -1,8 +1,8 @@
-"""Decoding: tokens out of a model, one at a time for a batch of prompts.
+"""Decoding: greedy, sampled and beam search, for a batch of prompts, one token a step.
 
-The greedy and sampling loop is our own, so that it can stream, stop between two tokens, and score what it writes. Beam
-search is transformers'. Prompts are padded on the left, and the padding is masked: a batch gives what each prompt gives
-alone. Nothing here draws from torch's global random state, which belongs to the trainer of this process.
+The greedy and sampling loop is our own, so that it can stream and stop between two tokens. Beam search is
+transformers'. Prompts are padded on the left, and the padding is masked: a batch gives what each prompt gives alone.
+Nothing here draws from torch's global random state, which belongs to the trainer of this process.
 """
 
 import threading
@@ -15,13 +15,13 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase,
 from lora_tui.protocol.reply import Decoding
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end an answer: the generation configuration's and the tokenizer's."""
     own = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
-    return configured_stops(model) | own
+    return configured_stop_ids(model) | own
 
 
-def configured_stops(model: PreTrainedModel) -> frozenset[int]:
+def configured_stop_ids(model: PreTrainedModel) -> frozenset[int]:
     """The tokens that end an answer by the generation configuration alone, which is what other programs go by."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
@@ -65,11 +65,11 @@ def decode(
         generator.seed()
     else:
         generator.manual_seed(decoding.seed)
-    ends = stop_ids(model, tokenizer)
+    ends = stop_token_ids(model, tokenizer)
     input_ids, mask = _left_padded(tokenizer, prompts, model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding has not been said: it is no repetition
+    seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding was not generated: it is no repetition
     live = [True] * len(prompts)
     for _ in range(decoding.max_new_tokens):
         output = model(
@@ -89,8 +89,8 @@ def decode(
         yield [token if alive else None for token, alive in zip(tokens, live, strict=True)]
         if decoding.until:
             texts = tokenizer.batch_decode([[token] for token in tokens])
-            said = [any(mark in text for mark in decoding.until) for text in texts]
-            live = [alive and not ended for alive, ended in zip(live, said, strict=True)]
+            ended = [any(mark in text for mark in decoding.until) for text in texts]
+            live = [alive and not done for alive, done in zip(live, ended, strict=True)]
             if not any(live):
                 return
         input_ids = chosen[:, None]
@@ -130,10 +130,7 @@ def mean_log_probabilities(
 def _scored_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str, *, end: bool
 ) -> tuple[list[int], int]:
-    """Token ids of prompt and continuation, and where the continuation starts (at least 1.
-
-    Token 0 has no prediction).
-    """
+    """Token ids of prompt and continuation, and where the continuation starts: never at token 0 (not predicted)."""
     whole: list[int] = tokenizer(prompt + continuation)["input_ids"]
     alone: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
     start = next(
@@ -158,10 +155,7 @@ def _left_padded(
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens that have occurred less likely (Keskar et al.
-
-    2019): divide positive logits, multiply negative ones.
-    """
+    """Repetition penalty of Keskar et al. (2019): divide positive logits of `seen` tokens, multiply negative ones."""
     if penalty == 1.0:
         return logits
     occurred = logits.gather(1, seen)
@@ -191,8 +185,8 @@ def beam_answer(
 ) -> str:
     """Return the likeliest continuation that a search with ``num_beams`` finds, stripped.
 
-    `on_step` hears after each token how many the search has gone through. When `should_stop` says so, the best one so
-    far is returned.
+    `on_step` is called after each token with the number so far. When `should_stop` returns true, the best continuation
+    so far is returned.
     """
     encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = encoded["input_ids"].shape[1]
@@ -204,8 +198,8 @@ def beam_answer(
             do_sample=False,
             repetition_penalty=decoding.repetition_penalty,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(stop_ids(model, tokenizer)),
-            stopping_criteria=StoppingCriteriaList([_BetweenSteps(length, should_stop, on_step)]),
+            eos_token_id=sorted(stop_token_ids(model, tokenizer)),
+            stopping_criteria=StoppingCriteriaList([_StepCallback(length, should_stop, on_step)]),
         )
     return str(tokenizer.decode(written[0, length:], skip_special_tokens=True)).strip()
 
@@ -214,8 +208,8 @@ def _never() -> bool:
     return False
 
 
-class _BetweenSteps(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    """transformers asks this after every token of the search."""
+class _StepCallback(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """Reports each step of transformers' beam search, and stops it."""
 
     def __init__(self, prompt_length: int, should_stop: Callable[[], bool], on_step: Callable[[int], None]) -> None:
         self._prompt_length = prompt_length

@@ -20,7 +20,7 @@ from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
-from lora_tui.engine.inference.decode import configured_stops
+from lora_tui.engine.inference.decode import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
@@ -87,7 +87,7 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread."""
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
-    keywords, stops = fine_tuning.sampling.keywords, configured_stops(base.model)
+    keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
     dataset = TextDataset(data.examples, base.tokenizer, training.max_length, keywords, stops)
     held_out = dataset.hold_out(training.validation_share, training.seed)
     from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)

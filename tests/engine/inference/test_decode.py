@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference.decode import _penalised, answers, decode, mean_log_probabilities, stop_ids
+from lora_tui.engine.inference.decode import _penalised, answers, decode, mean_log_probabilities, stop_token_ids
 from lora_tui.protocol.reply import Decoding
 from tests.engine.loaded_models import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer
@@ -98,7 +98,7 @@ def test_every_end_of_the_generation_configuration_ends_an_answer(base: Any, tok
     configured = base.model.generation_config.eos_token_id
     try:
         base.model.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
-        assert stop_ids(base.model, tokenizer) == {tokenizer.eos_token_id, other}
+        assert stop_token_ids(base.model, tokenizer) == {tokenizer.eos_token_id, other}
         ended = ours(base.model, tokenizer, [PROMPT], decoding)[0]
     finally:
         base.model.generation_config.eos_token_id = configured
