@@ -151,7 +151,7 @@ def test_a_step_on_the_gpus_way_equals_the_one_on_the_cpus(
 def test_attention_by_kernels_equals_the_cpus(
     tokenizer: Any, examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch, kv_heads: int
 ) -> None:
-    """With biases, and LoRA on queries and values alone, so that a part of the joint layer has none."""
+    """With biases, and LoRA on queries and values alone, so that a part of the fused projection has none."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = Qwen2Config(**shape, num_key_value_heads=kv_heads, vocab_size=len(tokenizer), pad_token_id=0)
@@ -169,7 +169,7 @@ def test_attention_by_kernels_equals_the_cpus(
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_layers_that_are_joined_keep_their_weights_and_are_joined_once(new_model: Callable[..., Any]) -> None:
+def test_fused_layers_keep_their_weights_and_are_fused_once(new_model: Callable[..., Any]) -> None:
     model = new_model(targets=["q_proj", "up_proj"]).train()
     before = {name: values.clone() for name, values in model.state_dict().items()}
     FastLayers.of(model, packed=True)
@@ -252,7 +252,7 @@ def test_longer_examples_than_were_measured_go_through_torchs_attention(
 def test_layers_that_are_computed_again_are_the_same(
     new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
-    kernel_selftest.low_rank_kernels_pass.cache_clear()  # the trial must not happen inside a layer
+    kernel_selftest.low_rank_kernels_pass.cache_clear()  # the self-test must not happen inside a layer
     model, short = new_model().train(), sorted(examples, key=lambda example: len(example.input_ids))[:1]
     gradient_step = GradientStep.of(model, 64)
     gradient_step.recompute(activation_memory.ALL)
@@ -364,7 +364,7 @@ def test_draws_of_neighbours_have_nothing_in_common() -> None:
 
 
 class Captured:
-    """In a CUDA graph's place on the CPU: run once when it is recorded, and again at each replay."""
+    """In a CUDA graph's place on the CPU: run once when it is captured, and again at each replay."""
 
     def __init__(self, function: Callable[[], None], _pool: Any) -> None:
         self._function, self.replays = function, 0
@@ -404,7 +404,7 @@ def test_rows_padded_for_a_graph_give_the_gradients_of_the_rows(
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_a_graph_that_cannot_be_recorded_costs_nothing_but_time(
+def test_a_graph_that_cannot_be_captured_costs_nothing_but_time(
     new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = new_model(targets=["q_proj"], **SMALL).train()
@@ -442,7 +442,7 @@ class Sums:
         return float(self.rows.total), float(self.rows.sums[0])
 
 
-def test_the_first_row_of_a_size_is_not_recorded_and_recording_adds_nothing() -> None:
+def test_the_first_row_of_a_size_is_not_captured_and_capturing_adds_nothing() -> None:
     sums = Sums()
     for _ in range(3):
         assert sums.step(100, 130) == pytest.approx((2.0 * 228, 22.8))
@@ -459,7 +459,7 @@ def test_graphs_are_few_and_of_the_sizes_that_come_often(monkeypatch: pytest.Mon
     assert [size.tokens for size in sums.rows._graphs] == [256]
 
 
-def test_weights_that_have_moved_are_recorded_anew() -> None:
+def test_weights_that_have_moved_are_captured_anew() -> None:
     sums = Sums()
     sums.step(100, 100)
     assert len(sums.rows._graphs) == 1

@@ -250,12 +250,12 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
     total = 0.0
     labels = sum(example.labels for example in examples)
     for row in rows:
-        draws = DropoutRng(42, 0, row.examples, row.spans)
+        rng = DropoutRng(42, 0, row.examples, row.spans)
         adapted = [module for module in model.modules() if hasattr(module, "lora_dropout")]
         for number, module in enumerate(adapted):
 
-            def drop(x: torch.Tensor, number: int = number, draws: DropoutRng = draws) -> torch.Tensor:
-                keep = draws.mask(number, x.shape[-1], 0.2, CPU).apply(torch.ones(x.shape[-2:]))
+            def drop(x: torch.Tensor, number: int = number, rng: DropoutRng = rng) -> torch.Tensor:
+                keep = rng.mask(number, x.shape[-1], 0.2, CPU).apply(torch.ones(x.shape[-2:]))
                 return x * keep / 0.8
 
             monkeypatch.setattr(module.lora_dropout["default"], "forward", drop)

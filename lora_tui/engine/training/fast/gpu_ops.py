@@ -18,11 +18,10 @@ from lora_tui.engine.training.packing import varlen_attention
 _WIDEST_HEAD = 128
 """Widest head that the attention's blocks were chosen for: two sums of a wider one do not fit into registers."""
 
-
 Pair = tuple[Tensor, Tensor]
-Triple = tuple[Tensor, Tensor, Tensor]
 TwoPairs = tuple[Pair, Pair]
-Drop = tuple[Tensor, float]
+Triple = tuple[Tensor, Tensor, Tensor]
+SeedsAndRate = tuple[Tensor, float]
 
 
 class _Kernels(Protocol):
@@ -46,7 +45,7 @@ class _LowRankKernels(Protocol):
 
     def gated_forward(self, gate: Tensor, up: Tensor, low_rank: Pair | None = None) -> Tensor: ...
     def gated_backward(
-        self, grad: Tensor, gate: Tensor, up: Tensor, low_rank: TwoPairs | None = None, drop: Drop | None = None
+        self, grad: Tensor, gate: Tensor, up: Tensor, low_rank: TwoPairs | None = None, drop: SeedsAndRate | None = None
     ) -> Tensor: ...
     def dropout_xa_(self, xa: Tensor, x: Tensor, a: Tensor, seeds: Tensor, rate: float, scale: float) -> None: ...
     def dropout_grad_a(self, grad_xa: Tensor, x: Tensor, seeds: Tensor, rate: float) -> Tensor: ...
