@@ -10,7 +10,6 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 from lora_tui.engine.generation.analysis import describe
@@ -46,14 +45,6 @@ _EXTRA_SENTENCES = 2
 
 _HALF_GAIN = 0.7
 """Gain in nats per token at which the judge's metric is one half: 1 - 2^(-gain / 0.7)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A sentence and a form of question that it answers."""
-
-    sentence: str
-    form: QuestionForm
 
 
 class BuiltinModel:
@@ -93,9 +84,9 @@ class BuiltinModel:
             if sentence in self._used:  # another call of the same passage was quicker
                 continue
             self._used.add(sentence)
-            draft = _Draft(sentence, forms_of(sentence, request.slot.question_type)[0])
-            question = draft.form.whole or await self._writing.ask(draft)
-            fault = fault_of(question, sentence, draft.form)
+            form = forms_of(sentence, request.slot.question_type)[0]
+            question = form.whole or await self._writing.ask((sentence, form))
+            fault = fault_of(question, sentence, form)
             if fault is None and question.casefold() in asked_before:
                 fault = "the question has been asked already"
             if fault is None:
@@ -131,7 +122,7 @@ class BuiltinModel:
         sentence = sentence[0].upper() + sentence[1:]
         fault = "the statement has no form that the built-in model can ask for"
         for form in forms_of(sentence, "definition"):
-            question = form.whole or await self._writing.ask(_Draft(sentence, form))
+            question = form.whole or await self._writing.ask((sentence, form))
             found = fault_of(question, sentence, form)
             if found is None:
                 return question, sentence
@@ -143,17 +134,19 @@ class BuiltinModel:
         await self._writing.close()
         await self._judging.close()
 
-    async def _write(self, drafts: Sequence[_Draft]) -> list[str]:
-        prompts = [writing_prompt(draft.sentence, draft.form.opening) for draft in drafts]
+    async def _write(self, wanted: Sequence[tuple[str, QuestionForm]]) -> list[str]:
+        """Return a question about each sentence, in its form."""
+        prompts = [writing_prompt(sentence, form.opening) for sentence, form in wanted]
         base = self._base
         written = await self._ctx.in_torch_thread(
             answers, base.model, base.tokenizer, prompts, _QUESTION, self._ctx.stop
         )
         if self._ctx.stop.is_set():  # what was being written is cut off: it is asked for again when the run is resumed
             raise CallStopped
-        return [finished_question(draft.form.opening, f" {text}") for draft, text in zip(drafts, written, strict=True)]
+        return [finished_question(form.opening, f" {text}") for (_, form), text in zip(wanted, written, strict=True)]
 
     async def _gains(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return for each question and answer the gain in log-probability of the answer, in nats per token."""
         with_question = [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in pairs]
         without = [("Answer:", f" {answer}") for _, answer in pairs]
         base = self._base

@@ -76,8 +76,7 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
     overlap = max(0, min(overlap, size // 2))
 
     def split_piece(piece: _Piece, limit: int) -> list[_Piece]:
-        parts = _parts(text, piece.start, piece.end, limit, count_tokens, code=piece.is_code)
-        return [_Piece(a, b, count_tokens(text[a:b]), piece.heading, is_code=piece.is_code) for a, b in parts]
+        return list(_split_piece(text, piece, limit, count_tokens))
 
     groups = _pack(_pieces(text, size, count_tokens), size, overlap, split_piece)
     chunks: list[Chunk] = []
@@ -147,23 +146,21 @@ def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece
     for block in _blocks(text):
         if block.kind == "heading":
             under = heading_of(text[block.start : block.end]) or ""
-        tokens, code = count_tokens(text[block.start : block.end]), block.kind == "code"
+        tokens = count_tokens(text[block.start : block.end])
+        piece = _Piece(block.start, block.end, tokens, under, block.kind == "heading", block.kind == "code")
         if tokens <= size:
-            yield _Piece(block.start, block.end, tokens, under, block.kind == "heading", code)
-            continue
-        for start, end in _parts(text, block.start, block.end, size, count_tokens, code=code):
-            yield _Piece(start, end, count_tokens(text[start:end]), under, is_code=code)
-
-
-def _parts(
-    text: str, start: int, end: int, limit: int, count_tokens: TokenCounter, *, code: bool
-) -> Iterator[tuple[int, int]]:
-    """Yield the parts of what is too large for a passage: sentences of prose or lines of code, else parts of these."""
-    for first, last in _lines(text, start, end) if code else _sentences(text, start, end):
-        if count_tokens(text[first:last]) <= limit:
-            yield first, last
+            yield piece
         else:
-            yield from _split_anywhere(text, first, last, limit, count_tokens)
+            yield from _split_piece(text, piece, size, count_tokens)
+
+
+def _split_piece(text: str, piece: _Piece, limit: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
+    """Yield the sentences of prose or the lines of code, and parts of those that exceed `limit` tokens."""
+    borders = _lines if piece.is_code else _sentences
+    for first, last in borders(text, piece.start, piece.end):
+        fits = count_tokens(text[first:last]) <= limit
+        for start, end in [(first, last)] if fits else _split_anywhere(text, first, last, limit, count_tokens):
+            yield _Piece(start, end, count_tokens(text[start:end]), piece.heading, is_code=piece.is_code)
 
 
 def heading_of(line: str) -> str | None:

@@ -120,7 +120,7 @@ class PassPlan:
 
 
 class Planner:
-    """Plans the tasks of a run, pass after pass without an end; `round` is the number of the current pass."""
+    """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts."""
 
     def __init__(
         self, store: Store, run_id: int, corpus: Corpus, plan: PassPlan, slots: SlotCounts, first_round: int
@@ -129,7 +129,7 @@ class Planner:
         self._run_id = run_id
         self._corpus = corpus
         self._plan = plan
-        self._slots = slots
+        self.slots = slots
         self._calls = self._calls_of_passes(first_round)
         self.round = first_round
 
@@ -150,13 +150,13 @@ class Planner:
             position = ((self.round - 1) * len(self._plan.pairs_by_call) + call) % source.chunks
             row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
-            slot = self._slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
+            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
             task = NewTask(
                 GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
             )
             async with self._store.transaction() as t:
                 await tasks.add_tasks(t, self._run_id, [task])
-            self._slots.add(slot, count)
+            self.slots.add(slot, count)
             added += 1
 
     async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:

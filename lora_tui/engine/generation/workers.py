@@ -13,7 +13,7 @@ from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.judging import NearDuplicates, PairJudge, Refusal
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
-from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, SlotCounts, slot_of
+from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import UnreachableError
@@ -40,7 +40,6 @@ class Workers:
     ledger: Ledger
     pair_judge: PairJudge
     planner: Planner
-    slots: SlotCounts
     progress: GenerationProgress
     files: int
     wait_while_paused: Callable[[], Awaitable[None]]
@@ -60,7 +59,7 @@ class Workers:
                 index_id = self.near_duplicates.add(pair.question)
                 if pair.state == "waiting":
                     self._index_ids[pair.id] = index_id
-                self.slots.add(slot_of(pair))
+                self.planner.slots.add(slot_of(pair))
             after = page[-1].id
 
     def call(self, task: TaskRow) -> StoredCall:
@@ -94,7 +93,7 @@ class Workers:
             reason = one_line("; ".join(proposals.refused), 300) or None
             await tasks.end_task(t, task.id, "done", reason, len(proposals.refused))
         self.progress.add_proposed(task.id, waiting, len(proposals.pairs) - waiting)
-        self.slots.add(slot_of(task), waiting - requested)
+        self.planner.slots.add(slot_of(task), waiting - requested)
 
     async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
         """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
@@ -186,7 +185,7 @@ class Workers:
         """Update progress, slots and the index of questions after the verdict on a waiting pair."""
         index_id = self._index_ids.pop(pair.id, None)
         if verdict != "accepted":
-            self.slots.add(slot_of(pair), -1)
+            self.planner.slots.add(slot_of(pair), -1)
             if index_id is not None:
                 self.near_duplicates.remove(index_id)
         self.progress.add_verdict(pair.task_id, verdict)
@@ -249,7 +248,7 @@ class Workers:
             return
         await run_shielded(self._end(task, "dead", reason))
         self.progress.add_proposed(task.id, 0, 0)
-        self.slots.add(slot_of(task), -int(task.slot["count"]))
+        self.planner.slots.add(slot_of(task), -int(task.slot["count"]))
 
     async def _end(self, task: TaskRow, state: str, reason: str) -> None:
         async with self.store.transaction() as t:

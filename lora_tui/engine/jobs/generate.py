@@ -212,11 +212,10 @@ async def _workers(
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
         aggregator, version = await stored_aggregator(t, GENERATION, settings.adaptive_aggregator.learning_rate)
-    slots = SlotCounts()
     plan = PassPlan(
         settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics)
     )
-    planner = Planner(store, run_id, corpus, plan, slots, max(1, await tasks.last_round(store, run_id)))
+    planner = Planner(store, run_id, corpus, plan, SlotCounts(), max(1, await tasks.last_round(store, run_id)))
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -225,7 +224,6 @@ async def _workers(
         ledger=ledger,
         pair_judge=PairJudge(aggregator, version, settings.evaluation_threshold),
         planner=planner,
-        slots=slots,
         progress=progress,
         files=len(corpus.sources),
         wait_while_paused=control.wait_while_paused,
