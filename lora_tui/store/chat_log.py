@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import Turn
 
 
@@ -26,10 +26,7 @@ class RatedTurn:
 async def begin(store: Store, run_id: int | None, model: str, adapter: str | None) -> int:
     """Open a conversation with a model and, where there is one, an adapter folder; returns its id."""
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO conversations(run_id, model, adapter, created_at) VALUES (?, ?, ?, ?)",
-            (run_id, model, adapter, time.time()),
-        )
+        return await t.insert("conversations", run_id=run_id, model=model, adapter=adapter, created_at=time.time())
 
 
 async def add_turn(
@@ -37,10 +34,8 @@ async def add_turn(
 ) -> int:
     """Store one message as it ends; returns its id."""
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO turns(conversation_id, role, text, statistics, at) VALUES (?, ?, ?, ?, ?)",
-            (conversation_id, role, text, to_json(dict(statistics or {})), time.time()),
-        )
+        turn: dict[str, Any] = {"role": role, "text": text, "statistics": dict(statistics or {}), "at": time.time()}
+        return await t.insert("turns", conversation_id=conversation_id, **turn)
 
 
 async def mark_replaced(store: Store, turn_ids: Sequence[int]) -> None:

@@ -101,6 +101,15 @@ class Store:
         async with self._connection.execute(sql, _storable(parameters)) as cursor:
             return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
 
+    async def insert(self, table: str, /, *, otherwise: str = "", **columns: Any) -> int:
+        """Insert one row, dicts and lists as JSON; returns its id.
+
+        `otherwise` is what becomes of a row that is there already: ``OR REPLACE``, ``OR IGNORE``, or an error.
+        """
+        values = [to_json(value) if isinstance(value, dict | list | tuple) else value for value in columns.values()]
+        marks = ", ".join("?" * len(columns))
+        return await self.execute(f"INSERT {otherwise} INTO {table}({', '.join(columns)}) VALUES ({marks})", values)
+
     async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
         """Run one statement for each row of parameters."""
         await self._connection.executemany(sql, [_storable(row) for row in rows])

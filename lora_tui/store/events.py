@@ -53,10 +53,7 @@ async def send_command(store: Store, run_id: int, kind: str, payload: dict[str, 
 
 async def add_command(t: Store, run_id: int, kind: str, payload: dict[str, Any] | None = None) -> int:
     """Queue a command as `send_command` does, inside the caller's transaction."""
-    return await t.execute(
-        "INSERT INTO commands(run_id, kind, payload, created_at) VALUES (?, ?, ?, ?)",
-        (run_id, kind, to_json(payload or {}), time.time()),
-    )
+    return await t.insert("commands", run_id=run_id, kind=kind, payload=payload or {}, created_at=time.time())
 
 
 async def open_commands(store: Store, run_id: int) -> list[Command]:

@@ -33,10 +33,16 @@ async def add(
 
     In scope ``chat``, which no aggregator replays, it is only kept.
     """
-    return await t.execute(
-        "INSERT INTO feedback(scope, run_id, subject, subject_id, metrics, target, given_by, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (scope, run_id, subject, subject_id, to_json(dict(metrics)), target, given_by, time.time()),
+    return await t.insert(
+        "feedback",
+        scope=scope,
+        run_id=run_id,
+        subject=subject,
+        subject_id=subject_id,
+        metrics=dict(metrics),
+        target=target,
+        given_by=given_by,
+        at=time.time(),
     )
 
 
@@ -87,7 +93,4 @@ async def record_weights(t: Store, scope: str, version: int, weights: Mapping[st
     )
     if newest and newest[0][1] == version and newest[0][2] == written:
         return int(newest[0][0])
-    return await t.execute(
-        "INSERT INTO weight_versions(scope, version, weights, at) VALUES (?, ?, ?, ?)",
-        (scope, version, written, time.time()),
-    )
+    return await t.insert("weight_versions", scope=scope, version=version, weights=written, at=time.time())

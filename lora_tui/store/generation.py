@@ -9,9 +9,10 @@ transaction.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.events import NewEvent
 from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, PairRow, SourceFile, TaskRow
 
@@ -23,36 +24,17 @@ async def add_document(
     t: Store, document_id: str, characters: int, encoding: str, chunking: str, chunks: Sequence[ChunkRow]
 ) -> None:
     """Store a document and its chunks inside the caller's transaction; what is there already stays."""
-    await t.execute(
-        "INSERT OR IGNORE INTO documents(id, characters, encoding, read_at) VALUES (?, ?, ?, ?)",
-        (document_id, characters, encoding, time.time()),
-    )
+    document = {"id": document_id, "characters": characters, "encoding": encoding, "read_at": time.time()}
+    await t.insert("documents", otherwise="OR IGNORE", **document)
     await t.execute_many(
         f"INSERT OR IGNORE INTO chunks({_CHUNK}, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                c.id,
-                c.document_id,
-                c.position,
-                c.first_character,
-                c.last_character,
-                c.tokens,
-                c.heading,
-                c.text,
-                chunking,
-            )
-            for c in chunks
-        ],
+        [(*astuple(chunk), chunking) for chunk in chunks],
     )
 
 
 async def add_source_file(t: Store, run_id: int, file: SourceFile) -> None:
     """Record a file of a run inside the caller's transaction; a resumed run replaces what it saw before."""
-    await t.execute(
-        "INSERT OR REPLACE INTO run_documents(run_id, path, document_id, bytes, chunks, skipped)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (run_id, file.path, file.document_id, file.bytes, file.chunks, file.skipped),
-    )
+    await t.insert("run_documents", otherwise="OR REPLACE", run_id=run_id, **asdict(file))
 
 
 async def chunk(store: Store, chunk_id: str) -> ChunkRow | None:
@@ -71,25 +53,17 @@ async def chunk_at(store: Store, document_id: str, chunking: str, position: int)
 
 async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:
     """Store a proposed pair, in state ``waiting``; returns its id."""
-    return await t.execute(
-        "INSERT INTO pairs(run_id, task_id, ordinal, chunk_id, source, question, answer, evidence, topic, slot,"
-        " question_key, state, analysis_version, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
-        (
-            run_id,
-            task.id,
-            pair.ordinal,
-            task.chunk_id,
-            task.source,
-            pair.question,
-            pair.answer,
-            pair.evidence,
-            pair.topic,
-            to_json(task.slot),
-            pair.question_key,
-            analysis_version,
-            time.time(),
-        ),
+    return await t.insert(
+        "pairs",
+        run_id=run_id,
+        task_id=task.id,
+        chunk_id=task.chunk_id,
+        source=task.source,
+        slot=task.slot,
+        **asdict(pair),
+        state="waiting",
+        analysis_version=analysis_version,
+        created_at=time.time(),
     )
 
 
@@ -161,22 +135,7 @@ async def decide(
     """
     now = time.time()
     await put_metrics(t, pair_id, metrics, details)
-    await t.execute(
-        "INSERT INTO decisions(pair_id, verdict, score, threshold, weights_version, decided_by, cause, reason, at,"
-        " feedback_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            pair_id,
-            decision.verdict,
-            decision.score,
-            decision.threshold,
-            decision.weights_version,
-            decision.decided_by,
-            decision.cause,
-            decision.reason,
-            now,
-            feedback_id,
-        ),
-    )
+    await t.insert("decisions", pair_id=pair_id, **asdict(decision), at=now, feedback_id=feedback_id)
     await t.execute(
         "UPDATE pairs SET state=?, score=?, cause=?, reason=?, decided_at=? WHERE id=?",
         (decision.verdict, decision.score, decision.cause, decision.reason, now, pair_id),
@@ -257,19 +216,7 @@ async def mean_metrics(store: Store, run_id: int) -> dict[str, float]:
 
 async def add_analysis(t: Store, run_id: int, analysis: AnalysisRow) -> None:
     """Store an analysis; the version is counted from 1 in each run."""
-    await t.execute(
-        "INSERT OR REPLACE INTO analyses(run_id, version, at_accepted, statistics, directives, text, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            run_id,
-            analysis.version,
-            analysis.at_accepted,
-            to_json(analysis.statistics),
-            to_json(analysis.directives),
-            analysis.text,
-            analysis.at,
-        ),
-    )
+    await t.insert("analyses", otherwise="OR REPLACE", run_id=run_id, **asdict(analysis))
 
 
 async def newest_analysis(store: Store, run_id: int) -> AnalysisRow | None:

@@ -38,11 +38,15 @@ async def create(store: Store, mode: str, settings: dict[str, Any], options: dic
     """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key."""
     now = time.time()
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO runs(mode, state, settings, options, created_at, heartbeat, pid, pid_started, host)"
-            " VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
-            (mode, to_json(settings), to_json(options), now, now, *_owner()),
-        )
+        pid, pid_started, host = _owner()
+        owner: dict[str, Any] = {
+            "pid": pid,
+            "pid_started": pid_started,
+            "host": host,
+            "created_at": now,
+            "heartbeat": now,
+        }
+        return await t.insert("runs", mode=mode, state="queued", settings=settings, options=options, **owner)
 
 
 async def take_over(store: Store, run_id: int) -> bool:

@@ -9,6 +9,8 @@ answer that was paid for is either stored with everything that follows from it o
 
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask, TaskRow
@@ -92,29 +94,16 @@ async def last_round(store: Store, run_id: int) -> int:
 async def begin_attempt(store: Store, run_id: int, task_id: int, estimated_tokens: int) -> int:
     """Commit that a request is about to leave; returns the attempt's id."""
     async with store.transaction() as t:
-        return await t.execute(
-            "INSERT INTO attempts(task_id, run_id, sent_at, status, estimated_tokens) VALUES (?, ?, ?, 'sent', ?)",
-            (task_id, run_id, time.time(), estimated_tokens),
-        )
+        attempt: dict[str, Any] = {"task_id": task_id, "run_id": run_id, "estimated_tokens": estimated_tokens}
+        return await t.insert("attempts", status="sent", sent_at=time.time(), **attempt)
 
 
 async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:
     """Store how an attempt ended."""
+    columns = asdict(end)
     await t.execute(
-        "UPDATE attempts SET ended_at=?, status=?, http_status=?, request_id=?, prompt_tokens=?, completion_tokens=?,"
-        " cached_tokens=?, reply=?, error=? WHERE id=? AND status='sent'",
-        (
-            time.time(),
-            end.status,
-            end.http_status,
-            end.request_id,
-            end.prompt_tokens,
-            end.completion_tokens,
-            end.cached_tokens,
-            end.reply,
-            end.error,
-            attempt_id,
-        ),
+        f"UPDATE attempts SET ended_at=?, {'=?, '.join(columns)}=? WHERE id=? AND status='sent'",
+        (time.time(), *columns.values(), attempt_id),
     )
 
 

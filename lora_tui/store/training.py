@@ -20,39 +20,20 @@ async def insert_typed_rows(t: Store, run_id: int, at: float, kind: str, payload
     elif kind == "evaluation":
         await _put_evaluation(t, run_id, at, payload)
     elif kind == "checkpoint":
-        await t.execute(
-            "INSERT INTO checkpoints(run_id, step, kind, path, score, at) VALUES (?, ?, ?, ?, ?, ?)",
-            (run_id, payload["step"], payload["kind"], payload["path"], payload.get("score"), at),
-        )
+        columns = {name: payload[name] for name in ("step", "kind", "path")}
+        await t.insert("checkpoints", run_id=run_id, **columns, score=payload.get("score"), at=at)
 
 
 async def _put_step(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
-    columns = StepColumns.__dataclass_fields__
-    values = [at if name == "at" else payload[name] for name in columns]
-    finite = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-    await t.execute(
-        f"INSERT OR REPLACE INTO steps(run_id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
-        (run_id, *finite),
-    )
+    values = {name: at if name == "at" else payload[name] for name in StepColumns.__dataclass_fields__}
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    await t.insert("steps", otherwise="OR REPLACE", run_id=run_id, **finite)
 
 
 async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
-    evaluation_id = await t.execute(
-        "INSERT OR REPLACE INTO evaluations("
-        "run_id, step, model, score, metrics, weights, weights_version, at, held_out_loss)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            run_id,
-            payload["step"],
-            payload["model"],
-            payload["score"],
-            to_json(payload["metrics"]),
-            to_json(payload["weights"]),
-            payload["weights_version"],
-            at,
-            payload.get("held_out_loss"),
-        ),
-    )
+    columns = {name: payload[name] for name in ("step", "model", "score", "metrics", "weights", "weights_version")}
+    columns |= {"run_id": run_id, "held_out_loss": payload.get("held_out_loss"), "at": at}
+    evaluation_id = await t.insert("evaluations", otherwise="OR REPLACE", **columns)
     await t.execute_many(
         "INSERT INTO samples(evaluation_id, ordinal, prompt, kind, reference, answer, metrics, score)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
