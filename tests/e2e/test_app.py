@@ -52,7 +52,7 @@ max_new_tokens = 8
 """
 
 
-class Desk:
+class AppFolder:
     """A folder with texts, training lines and a configuration, in which the app is started."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -113,7 +113,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def desk(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> Desk:
+def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> AppFolder:
     server.reset()
     folder = tmp_path / "work"
     folder.mkdir()
@@ -123,7 +123,7 @@ def desk(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> D
     for number in range(3):
         (folder / "training_input" / f"{number}.txt").write_text(made_up_text(number, 3))
     (folder / "train.txt").write_text(training_text())
-    return Desk(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"})
+    return AppFolder(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"})
 
 
 def quit_app(terminal: AppTerminal) -> None:
@@ -131,8 +131,8 @@ def quit_app(terminal: AppTerminal) -> None:
     assert terminal.wait() == 0
 
 
-def test_pairs_are_generated_opened_and_overruled_by_keys(desk: Desk) -> None:
-    with desk.app() as terminal:
+def test_pairs_are_generated_opened_and_overruled_by_keys(app_folder: AppFolder) -> None:
+    with app_folder.app() as terminal:
         terminal.shows("No pairs yet", "OPENAI_API_KEY is set")
         terminal.press("s")
         terminal.shows("run 1 · finished · 6/6", "a Accept", timeout=60)
@@ -147,12 +147,12 @@ def test_pairs_are_generated_opened_and_overruled_by_keys(desk: Desk) -> None:
         terminal.press("escape")
         terminal.shows("run 1 · finished · 5/6")
         quit_app(terminal)
-    assert (desk.folder / "accepted_training_data.txt").read_text().count("Question: ") == 5
-    assert "sk-a-secret-key" not in (desk.folder / "training_data.db").read_bytes().decode(errors="replace")
+    assert (app_folder.folder / "accepted_training_data.txt").read_text().count("Question: ") == 5
+    assert "sk-a-secret-key" not in (app_folder.folder / "training_data.db").read_bytes().decode(errors="replace")
 
 
-def test_a_model_is_trained_rated_and_talked_to_by_keys(desk: Desk) -> None:
-    with desk.app(columns=80, rows=24) as terminal:
+def test_a_model_is_trained_rated_and_talked_to_by_keys(app_folder: AppFolder) -> None:
+    with app_folder.app(columns=80, rows=24) as terminal:
         terminal.shows("No pairs yet")
         terminal.press("2")
         terminal.shows("examples", "steps", "memory")
@@ -165,19 +165,19 @@ def test_a_model_is_trained_rated_and_talked_to_by_keys(desk: Desk) -> None:
         terminal.press("escape", "c")
         terminal.shows("run 1, best checkpoint", "Ask something")
         terminal.press("unlock", "enter")
-        desk.wait_for_reply(terminal)
+        app_folder.wait_for_reply(terminal)
         terminal.press("ctrl+q")
         assert terminal.wait() == 0
-    assert (desk.folder / "checkpoints" / "run-1" / "best" / "adapter_model.safetensors").is_file()
-    assert [row["target"] for row in desk.rows("SELECT * FROM feedback WHERE given_by = 'person'")] == [1.0]
-    assert desk.rows("SELECT text FROM turns ORDER BY id")[0]["text"] == "unlock"
+    assert (app_folder.folder / "checkpoints" / "run-1" / "best" / "adapter_model.safetensors").is_file()
+    assert [row["target"] for row in app_folder.rows("SELECT * FROM feedback WHERE given_by = 'person'")] == [1.0]
+    assert app_folder.rows("SELECT text FROM turns ORDER BY id")[0]["text"] == "unlock"
 
 
 LONG = ("--set", "fine_tuning.training.max_steps=100000", "--set", "fine_tuning.training.eval_steps=50000")
 
 
-def test_a_run_left_in_the_background_is_talked_to_and_stopped_from_another_terminal(desk: Desk) -> None:
-    with desk.app(*LONG, "--set", "fine_tuning.training.save_steps=20") as terminal:
+def test_a_run_left_in_the_background_is_talked_to_and_stopped_from_another_terminal(app_folder: AppFolder) -> None:
+    with app_folder.app(*LONG, "--set", "fine_tuning.training.save_steps=20") as terminal:
         terminal.shows("No pairs yet")
         terminal.press("2", "s")
         terminal.shows("● run 1 · train · step", "tokens/s", timeout=60)
@@ -186,44 +186,44 @@ def test_a_run_left_in_the_background_is_talked_to_and_stopped_from_another_term
         terminal.press("k")
         assert terminal.wait() == 0
         assert "run 1 goes on in the background" in terminal.output
-    desk.wait_for_checkpoint()
-    with desk.app() as another:
+    app_folder.wait_for_checkpoint()
+    with app_folder.app() as another:
         another.shows("● run 1 · train · step", "Stop and keep", "Chat with it")
         another.press("c")
         another.shows("run 1, last checkpoint")
         another.press("unlock", "enter")
-        desk.wait_for_reply(another)
+        app_folder.wait_for_reply(another)
         another.press("escape", "2", "x")
         another.shows("■ run 1 · stopped")
         another.press("q")
         assert another.wait() == 0
-    run = desk.wait_for_state("stopped")
+    run = app_folder.wait_for_state("stopped")
     assert list(Path(run["folder"]).glob("step-*/adapter_model.safetensors"))
 
 
-def test_a_headless_run_is_attached_to_and_left_running(desk: Desk) -> None:
-    owner = desk.headless("--run", "train", *LONG)
+def test_a_headless_run_is_attached_to_and_left_running(app_folder: AppFolder) -> None:
+    owner = app_folder.headless("--run", "train", *LONG)
     try:
-        desk.wait_for_state("running")
-        with desk.app("--attach", "1") as terminal:
+        app_folder.wait_for_state("running")
+        with app_folder.app("--attach", "1") as terminal:
             terminal.shows("● run 1 · train · step", "tokens/s")
             terminal.press("p")
-            desk.wait_for_checkpoint()
+            app_folder.wait_for_checkpoint()
             quit_app(terminal)
         assert owner.poll() is None
-        assert desk.wait_for_state("running")["pid"] == owner.pid
+        assert app_folder.wait_for_state("running")["pid"] == owner.pid
     finally:
         owner.terminate()
         assert owner.wait(30) == 143
-    assert desk.wait_for_state("stopped")
+    assert app_folder.wait_for_state("stopped")
 
 
-def test_a_closed_window_leaves_the_run_to_finish(desk: Desk) -> None:
-    with desk.app("--set", "fine_tuning.training.max_steps=150") as terminal:
+def test_a_closed_window_leaves_the_run_to_finish(app_folder: AppFolder) -> None:
+    with app_folder.app("--set", "fine_tuning.training.max_steps=150") as terminal:
         terminal.shows("No pairs yet")
         terminal.press("2", "s")
         terminal.shows("● run 1 · train · step", timeout=60)
-        begun = desk.wait_for_state("running")
+        begun = app_folder.wait_for_state("running")
         terminal.hang_up()
-        assert desk.wait_for_state("finished")["pid"] == begun["pid"]
+        assert app_folder.wait_for_state("finished")["pid"] == begun["pid"]
         assert terminal.process.wait(60) == 0

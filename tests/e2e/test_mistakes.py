@@ -26,17 +26,17 @@ FAST = ("--set", "data_generation.generation.max_retries=0", "--set", "data_gene
 
 
 @dataclass
-class Place:
+class MistakeFolder:
     """The folder of one case, a base model, a server, and a port where nobody answers."""
 
-    folder: Path
+    path: Path
     base: Path
     server: OpenAIServer
     closed_port: int
     environment: dict[str, str] = field(default_factory=dict)
 
     def write(self, name: str, text: str | bytes) -> Path:
-        path = self.folder / name
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
@@ -70,136 +70,136 @@ class Place:
         self.write("adapter/adapter_config.json", json.dumps({**config, **entries}))
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
         tensors = {name.format("A"): torch.zeros(2, 4096), name.format("B"): torch.zeros(4096, 2)}
-        save_file(tensors, self.folder / "adapter" / "adapter_model.safetensors")
+        save_file(tensors, self.path / "adapter" / "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
-class Case:
+class Mistake:
     """One mistake: how it comes about, the command line, the status, and what the message must hold."""
 
     name: str
-    prepare: Callable[[Place], object]
+    prepare: Callable[[MistakeFolder], object]
     arguments: tuple[str, ...]
     status: int
     said: tuple[str, ...]
 
 
-def nothing(place: Place) -> None:
+def nothing(folder: MistakeFolder) -> None:
     """An empty folder."""
 
 
-def broken_json_line(place: Place) -> None:
-    place.training()
+def broken_json_line(folder: MistakeFolder) -> None:
+    folder.training()
     good = json.dumps({"prompt": "a", "completion": "b"})
-    place.write("data.jsonl", f"{good}\n{good}\n" + '{"prompt": "a", "completion": }\n')
+    folder.write("data.jsonl", f"{good}\n{good}\n" + '{"prompt": "a", "completion": }\n')
 
 
-def no_progress(place: Place) -> None:
-    place.endpoint()
-    place.server.digits = lambda prompt: "1 1 1"
+def no_progress(folder: MistakeFolder) -> None:
+    folder.endpoint()
+    folder.server.digits = lambda prompt: "1 1 1"
 
 
-def faulty(status: int, message: str, code: str | None = None) -> Callable[[Place], None]:
-    def prepare(place: Place) -> None:
-        place.endpoint()
+def faulty(status: int, message: str, code: str | None = None) -> Callable[[MistakeFolder], None]:
+    def prepare(folder: MistakeFolder) -> None:
+        folder.endpoint()
         for kind in ("generate", "judge"):
-            place.server.kind_faults[kind] = http(status, message, code)
+            folder.server.kind_faults[kind] = http(status, message, code)
 
     return prepare
 
 
-def read_only(path: str) -> Callable[[Place], None]:
+def read_only(path: str) -> Callable[[MistakeFolder], None]:
     """The place of a file is taken by a folder: not writable for anyone, root included."""
 
-    def prepare(place: Place) -> None:
-        place.endpoint()
-        (place.folder / path).mkdir(parents=True)
+    def prepare(folder: MistakeFolder) -> None:
+        folder.endpoint()
+        (folder.path / path).mkdir(parents=True)
 
     return prepare
 
 
-def without_key(place: Place) -> None:
-    place.texts()
-    place.environment.pop("OPENAI_API_KEY", None)
+def without_key(folder: MistakeFolder) -> None:
+    folder.texts()
+    folder.environment.pop("OPENAI_API_KEY", None)
 
 
-def unreachable(place: Place) -> None:
-    place.texts()
-    place.write("config.toml", f'[data_generation]\nbase_url = "http://127.0.0.1:{place.closed_port}/v1"\n')
+def unreachable(folder: MistakeFolder) -> None:
+    folder.texts()
+    folder.write("config.toml", f'[data_generation]\nbase_url = "http://127.0.0.1:{folder.closed_port}/v1"\n')
 
 
-def config(text: str) -> Callable[[Place], object]:
-    return lambda place: place.write("config.toml", text)
+def config(text: str) -> Callable[[MistakeFolder], object]:
+    return lambda folder: folder.write("config.toml", text)
 
 
-def trained_with(text: str) -> Callable[[Place], None]:
-    return lambda place: place.training(text)
+def trained_with(text: str) -> Callable[[MistakeFolder], None]:
+    return lambda folder: folder.training(text)
 
 
-def raw(text: str | bytes) -> Callable[[Place], object]:
-    return lambda place: place.write("raw.txt", text)
+def raw(text: str | bytes) -> Callable[[MistakeFolder], object]:
+    return lambda folder: folder.write("raw.txt", text)
 
 
 GENERATE, TRAIN, FORMAT = ("--run", "generate", *FAST), ("--run", "train", "--no-chat"), ("--generate-training-file",)
 
-CASES = [
+MISTAKES = [
     # Configuration
-    Case("unknown key", config("[fine_tuning.lora]\nrank = 8\n"), TRAIN, 2, ("config.toml", "line 2", "fine_tuning.lora.rank")),
-    Case("misspelt key", config("[fine_tuning.lora]\nalpa = 8\n"), TRAIN, 2, ("fine_tuning.lora.alpa", "fine_tuning.lora.alpha")),
-    Case("misspelt section", config("[fine_tunning]\n"), TRAIN, 2, ("fine_tunning", "fine_tuning")),
-    Case("wrong type", config('[fine_tuning.lora]\nr = "16"\n'), TRAIN, 2, ("fine_tuning.lora.r", "line 2")),
-    Case("impossible value", nothing, (*TRAIN, "--set", "fine_tuning.lora.dropout=1.5"), 2, ("--set", "dropout")),
-    Case("unknown choice", nothing, (*TRAIN, "--set", "fine_tuning.scheduler.type=cosin"), 2, ("scheduler.type", "cosine")),
-    Case("not TOML", config("[fine_tuning\n"), TRAIN, 2, ("config.toml", "line 1")),
-    Case("key in the configuration", config('[data_generation]\napi_key = "sk-abc"\n'), GENERATE, 2, ("environment",)),
-    Case("no configuration there", nothing, (*TRAIN, "--config", "other.toml"), 2, ("other.toml",)),
-    Case("set without a value", nothing, (*TRAIN, "--set", "fine_tuning.lora.r"), 2, ("--set", "fine_tuning.lora.r")),
-    Case("no such device", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.device=cuda:7"), 2, ("cuda:7",)),
+    Mistake("unknown key", config("[fine_tuning.lora]\nrank = 8\n"), TRAIN, 2, ("config.toml", "line 2", "fine_tuning.lora.rank")),
+    Mistake("misspelt key", config("[fine_tuning.lora]\nalpa = 8\n"), TRAIN, 2, ("fine_tuning.lora.alpa", "fine_tuning.lora.alpha")),
+    Mistake("misspelt section", config("[fine_tunning]\n"), TRAIN, 2, ("fine_tunning", "fine_tuning")),
+    Mistake("wrong type", config('[fine_tuning.lora]\nr = "16"\n'), TRAIN, 2, ("fine_tuning.lora.r", "line 2")),
+    Mistake("impossible value", nothing, (*TRAIN, "--set", "fine_tuning.lora.dropout=1.5"), 2, ("--set", "dropout")),
+    Mistake("unknown choice", nothing, (*TRAIN, "--set", "fine_tuning.scheduler.type=cosin"), 2, ("scheduler.type", "cosine")),
+    Mistake("not TOML", config("[fine_tuning\n"), TRAIN, 2, ("config.toml", "line 1")),
+    Mistake("key in the configuration", config('[data_generation]\napi_key = "sk-abc"\n'), GENERATE, 2, ("environment",)),
+    Mistake("no configuration there", nothing, (*TRAIN, "--config", "other.toml"), 2, ("other.toml",)),
+    Mistake("set without a value", nothing, (*TRAIN, "--set", "fine_tuning.lora.r"), 2, ("--set", "fine_tuning.lora.r")),
+    Mistake("no such device", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.device=cuda:7"), 2, ("cuda:7",)),
     # Generation
-    Case("missing folder", nothing, GENERATE, 2, ("training_input", "data_generation.input_folder")),
-    Case("folder is a file", lambda p: p.write("training_input", "x"), GENERATE, 2, ("training_input",)),
-    Case("empty folder", lambda p: (p.folder / "training_input").mkdir(), GENERATE, 1, ("training_input", "empty")),
-    Case("only binary files", lambda p: p.write("training_input/a.txt", b"\0\1\2" * 99), GENERATE, 1, ("a.txt", "binary")),
-    Case("missing key", without_key, GENERATE, 3, ("OPENAI_API_KEY", "builtin")),
-    Case("refused key", lambda p: p.endpoint("another"), GENERATE, 3, ("OPENAI_API_KEY",)),
-    Case("unreachable endpoint", unreachable, GENERATE, 3, ("127.0.0.1",)),
-    Case("unknown model at the endpoint", faulty(404, "no such model", "model_not_found"), GENERATE, 3, (MODEL,)),
-    Case("quota spent", faulty(429, "quota", "insufficient_quota"), GENERATE, 3, ("quota",)),
-    Case("forbidden", faulty(403, "forbidden"), GENERATE, 3, ("403",)),
-    Case("server always fails", faulty(500, "boom"), GENERATE, 3, ("500",)),
-    Case("full target without progress", no_progress, GENERATE, 1, ("0 of 2",)),
-    Case("output is a folder", read_only("accepted_training_data.txt"), GENERATE, 1, ("accepted_training_data.txt",)),
-    Case("store is a folder", read_only("training_data.db"), GENERATE, 2, ("training_data.db", "--store")),
-    Case("store is no database", lambda p: p.write("training_data.db", "hello " * 999), GENERATE, 2, ("training_data.db",)),
+    Mistake("missing folder", nothing, GENERATE, 2, ("training_input", "data_generation.input_folder")),
+    Mistake("folder is a file", lambda p: p.write("training_input", "x"), GENERATE, 2, ("training_input",)),
+    Mistake("empty folder", lambda p: (p.path / "training_input").mkdir(), GENERATE, 1, ("training_input", "empty")),
+    Mistake("only binary files", lambda p: p.write("training_input/a.txt", b"\0\1\2" * 99), GENERATE, 1, ("a.txt", "binary")),
+    Mistake("missing key", without_key, GENERATE, 3, ("OPENAI_API_KEY", "builtin")),
+    Mistake("refused key", lambda p: p.endpoint("another"), GENERATE, 3, ("OPENAI_API_KEY",)),
+    Mistake("unreachable endpoint", unreachable, GENERATE, 3, ("127.0.0.1",)),
+    Mistake("unknown model at the endpoint", faulty(404, "no such model", "model_not_found"), GENERATE, 3, (MODEL,)),
+    Mistake("quota spent", faulty(429, "quota", "insufficient_quota"), GENERATE, 3, ("quota",)),
+    Mistake("forbidden", faulty(403, "forbidden"), GENERATE, 3, ("403",)),
+    Mistake("server always fails", faulty(500, "boom"), GENERATE, 3, ("500",)),
+    Mistake("full target without progress", no_progress, GENERATE, 1, ("0 of 2",)),
+    Mistake("output is a folder", read_only("accepted_training_data.txt"), GENERATE, 1, ("accepted_training_data.txt",)),
+    Mistake("store is a folder", read_only("training_data.db"), GENERATE, 2, ("training_data.db", "--store")),
+    Mistake("store is no database", lambda p: p.write("training_data.db", "hello " * 999), GENERATE, 2, ("training_data.db",)),
     # Training
-    Case("missing training file", nothing, TRAIN, 2, ("accepted_training_data.txt", "--run generate")),
-    Case("empty training file", trained_with(""), TRAIN, 2, ("accepted_training_data.txt", "empty")),
-    Case("training file of prose", trained_with("It was a dark night.\n"), TRAIN, 2, ("accepted_training_data.txt",)),
-    Case("corrupt line", broken_json_line, (*TRAIN, "--train-data-file", "data.jsonl"), 2, ("data.jsonl", "line 3")),
-    Case("training file is a folder", nothing, (*TRAIN, "--train-data-file", "."), 2, ("folder",)),
-    Case("training file not UTF-8", lambda p: p.write("d.txt", b"Question: \xff\nAnswer: b\n"), (*TRAIN, "--train-data-file", "d.txt"), 2, ("d.txt", "UTF-8")),
-    Case("model folder missing", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=./no-model"), 3, ("no-model",)),
-    Case("unknown model", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=nobody/no-such-model"), 3, ("nobody/no-such-model",)),
-    Case("model folder without a model", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=."), 3, ("config.json",)),
-    Case("GGUF file missing", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=a.gguf"), 3, ("a.gguf",)),
-    Case("unknown target module", trained_with(training_text()), (*TRAIN, "--set", 'fine_tuning.lora.target_modules=["qkv"]'), 2, ("qkv", "q_proj")),
-    Case("checkpoint folder is a file", lambda p: (p.training(), p.write("checkpoints", "x")), TRAIN, 1, ("checkpoints",)),
+    Mistake("missing training file", nothing, TRAIN, 2, ("accepted_training_data.txt", "--run generate")),
+    Mistake("empty training file", trained_with(""), TRAIN, 2, ("accepted_training_data.txt", "empty")),
+    Mistake("training file of prose", trained_with("It was a dark night.\n"), TRAIN, 2, ("accepted_training_data.txt",)),
+    Mistake("corrupt line", broken_json_line, (*TRAIN, "--train-data-file", "data.jsonl"), 2, ("data.jsonl", "line 3")),
+    Mistake("training file is a folder", nothing, (*TRAIN, "--train-data-file", "."), 2, ("folder",)),
+    Mistake("training file not UTF-8", lambda p: p.write("d.txt", b"Question: \xff\nAnswer: b\n"), (*TRAIN, "--train-data-file", "d.txt"), 2, ("d.txt", "UTF-8")),
+    Mistake("model folder missing", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=./no-model"), 3, ("no-model",)),
+    Mistake("unknown model", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=nobody/no-such-model"), 3, ("nobody/no-such-model",)),
+    Mistake("model folder without a model", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=."), 3, ("config.json",)),
+    Mistake("GGUF file missing", trained_with(training_text()), (*TRAIN, "--set", "fine_tuning.model_name=a.gguf"), 3, ("a.gguf",)),
+    Mistake("unknown target module", trained_with(training_text()), (*TRAIN, "--set", 'fine_tuning.lora.target_modules=["qkv"]'), 2, ("qkv", "q_proj")),
+    Mistake("checkpoint folder is a file", lambda p: (p.training(), p.write("checkpoints", "x")), TRAIN, 1, ("checkpoints",)),
     # Adapters
-    Case("no run to evaluate", lambda p: p.training(), ("--run", "evaluate"), 1, ("--run train",)),
-    Case("adapter folder missing", lambda p: p.training(), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter",)),
-    Case("no adapter in the folder", lambda p: p.training(), ("--run", "evaluate", "--adapter", "."), 2, ("adapter_config.json",)),
-    Case("adapter for another base", lambda p: (p.training(), p.adapter()), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter", "base model")),
-    Case("adapter for another base in chat", lambda p: (p.training(), p.adapter()), ("--run", "chat", "--adapter", "adapter", "--prompt", "hi"), 2, ("adapter", "base model")),
-    Case("pickled adapter", lambda p: (p.training(), p.adapter(), (p.folder / "adapter/adapter_model.safetensors").rename(p.folder / "adapter/adapter_model.bin")), ("--run", "evaluate", "--adapter", "adapter"), 2, ("Pickled",)),
-    Case("unknown export format", lambda p: p.training(), ("--run", "export", "--format", "gguff"), 2, ("gguff", "merged")),
+    Mistake("no run to evaluate", lambda p: p.training(), ("--run", "evaluate"), 1, ("--run train",)),
+    Mistake("adapter folder missing", lambda p: p.training(), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter",)),
+    Mistake("no adapter in the folder", lambda p: p.training(), ("--run", "evaluate", "--adapter", "."), 2, ("adapter_config.json",)),
+    Mistake("adapter for another base", lambda p: (p.training(), p.adapter()), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter", "base model")),
+    Mistake("adapter for another base in chat", lambda p: (p.training(), p.adapter()), ("--run", "chat", "--adapter", "adapter", "--prompt", "hi"), 2, ("adapter", "base model")),
+    Mistake("pickled adapter", lambda p: (p.training(), p.adapter(), (p.path / "adapter/adapter_model.safetensors").rename(p.path / "adapter/adapter_model.bin")), ("--run", "evaluate", "--adapter", "adapter"), 2, ("Pickled",)),
+    Mistake("unknown export format", lambda p: p.training(), ("--run", "export", "--format", "gguff"), 2, ("gguff", "merged")),
     # Raw lines
-    Case("raw file missing", nothing, (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
-    Case("raw file empty", raw(""), (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
-    Case("raw equals out", raw("a | b\n"), (*FORMAT, "raw.txt", "raw.txt"), 2, ("raw.txt",)),
-    Case("raw file of NULs", raw(b"a\0 | b\n"), (*FORMAT, "raw.txt", "out.txt"), 1, ("raw.txt", "line 1")),
+    Mistake("raw file missing", nothing, (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
+    Mistake("raw file empty", raw(""), (*FORMAT, "raw.txt", "out.txt"), 2, ("raw.txt",)),
+    Mistake("raw equals out", raw("a | b\n"), (*FORMAT, "raw.txt", "raw.txt"), 2, ("raw.txt",)),
+    Mistake("raw file of NULs", raw(b"a\0 | b\n"), (*FORMAT, "raw.txt", "out.txt"), 1, ("raw.txt", "line 1")),
     # Runs
-    Case("nothing to resume", lambda p: p.training(), ("--resume",), 2, ("There are no runs yet",)),
-    Case("no such run", lambda p: p.training(), ("--attach", "77"), 2, ("There are no runs yet",)),
+    Mistake("nothing to resume", lambda p: p.training(), ("--resume",), 2, ("There are no runs yet",)),
+    Mistake("no such run", lambda p: p.training(), ("--attach", "77"), 2, ("There are no runs yet",)),
 ]  # fmt: skip
 
 
@@ -221,22 +221,24 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommand]:
 
 
 @pytest.fixture
-def place(work: Path, environment: dict[str, str], base: Path, server: OpenAIServer) -> Iterator[Place]:
+def folder(work: Path, environment: dict[str, str], base: Path, server: OpenAIServer) -> Iterator[MistakeFolder]:
     with socket.socket() as reserved:  # bound and not listening: connections are refused
         reserved.bind(("127.0.0.1", 0))
         server.reset()
         own = {**environment, "OPENAI_API_KEY": KEY, "HF_HUB_OFFLINE": "1"}
-        yield Place(work, base, server, reserved.getsockname()[1], own)
+        yield MistakeFolder(work, base, server, reserved.getsockname()[1], own)
 
 
 def test_there_are_at_least_forty_kinds() -> None:
-    assert len({case.name for case in CASES}) >= 40
+    assert len({case.name for case in MISTAKES}) >= 40
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_mistake_ends_with_a_short_message_and_its_status(case: Case, place: Place, command: WarmCommand) -> None:
-    case.prepare(place)
-    done = command.run(case.arguments, cwd=place.folder, env=place.environment)
+@pytest.mark.parametrize("case", MISTAKES, ids=lambda case: case.name)
+def test_a_mistake_ends_with_a_short_message_and_its_status(
+    case: Mistake, folder: MistakeFolder, command: WarmCommand
+) -> None:
+    case.prepare(folder)
+    done = command.run(case.arguments, cwd=folder.path, env=folder.environment)
     told = done.stdout + done.stderr
     assert done.returncode == case.status, told
     for words in case.said:
@@ -254,24 +256,24 @@ def _message(stderr: str) -> list[str]:
     return lines[signed[-1] :]
 
 
-def test_a_read_only_folder_is_told(place: Place) -> None:
+def test_a_read_only_folder_is_told(folder: MistakeFolder) -> None:
     is_root = os.geteuid() == 0
     if is_root and shutil.which("setpriv") is None and not os.environ.get("CI"):
         pytest.skip("root may write everywhere, and there is no setpriv to take that away")
     override = "-dac_override,-dac_read_search"
     as_anyone = ["setpriv", "--bounding-set", override, "--inh-caps", override] if is_root else []
-    place.training()
-    place.folder.chmod(0o555)
+    folder.training()
+    folder.path.chmod(0o555)
     done = subprocess.run(
         [*as_anyone, *installed_command(), *TRAIN],
-        cwd=place.folder,
-        env=place.environment,
+        cwd=folder.path,
+        env=folder.environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         timeout=120,
     )
-    place.folder.chmod(0o755)
+    folder.path.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert "training_data.db" in done.stderr
     assert "Traceback" not in done.stderr

@@ -34,7 +34,7 @@ def untied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Workshop:
+class EngineHarness:
     """A folder with a store, and an engine on it that runs jobs to their end."""
 
     engine: Engine
@@ -76,38 +76,38 @@ class Workshop:
 
 
 @pytest.fixture
-def new_workshop() -> Iterator[Callable[[Path, Settings], Workshop]]:
+def new_engine_harness() -> Iterator[Callable[[Path, Settings], EngineHarness]]:
     """Open engines on folders; they are closed at the end of the test."""
     opened: list[Engine] = []
 
-    def new(folder: Path, settings: Settings) -> Workshop:
-        workshop = open_workshop(folder, settings)
-        opened.append(workshop.engine)
-        return workshop
+    def new(folder: Path, settings: Settings) -> EngineHarness:
+        engine_harness = open_engine_harness(folder, settings)
+        opened.append(engine_harness.engine)
+        return engine_harness
 
     yield new
     for engine in opened:
         engine.close()
 
 
-def open_workshop(folder: Path, settings: Settings) -> Workshop:
+def open_engine_harness(folder: Path, settings: Settings) -> EngineHarness:
     folder.mkdir(parents=True, exist_ok=True)
-    workshop = Workshop(Engine(folder / "store.db"), folder, settings)
-    workshop.engine.start()
-    return workshop
+    engine_harness = EngineHarness(Engine(folder / "store.db"), folder, settings)
+    engine_harness.engine.start()
+    return engine_harness
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, new_workshop: Callable[[Path, Settings], Workshop]) -> Workshop:
+def engine_harness(tmp_path: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]) -> EngineHarness:
     """An engine on an empty store, with settings that need no model."""
-    return new_workshop(tmp_path, tiny_settings())
+    return new_engine_harness(tmp_path, tiny_settings())
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a finished training run left behind."""
 
-    workshop: Workshop
+    engine_harness: EngineHarness
     run_id: int
     adapter: Path
     outcome: Outcome
@@ -118,12 +118,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     """The tiny model, trained by the train job itself until it knows the pairs by heart."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "pairs.txt").write_text(training_text())
-    workshop = open_workshop(folder, trained_settings(folder, base_folder))
-    run_id, future = workshop.start("train")
+    engine_harness = open_engine_harness(folder, trained_settings(folder, base_folder))
+    run_id, future = engine_harness.start("train")
     outcome = future.result(timeout=120)
     assert outcome.state == "finished", outcome
-    yield Trained(workshop, run_id, Path(outcome.result["adapter"]), outcome)
-    workshop.engine.close()
+    yield Trained(engine_harness, run_id, Path(outcome.result["adapter"]), outcome)
+    engine_harness.engine.close()
 
 
 def trained_settings(folder: Path, base: Path) -> Settings:

@@ -28,7 +28,9 @@ def base(base_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def tuned(trained: Trained) -> Any:
     """The adapter of the finished run on a base model of its own."""
-    return load_adapter(load_base(trained.workshop.settings, quiet), open_adapter(trained.adapter, trained.run_id))
+    return load_adapter(
+        load_base(trained.engine_harness.settings, quiet), open_adapter(trained.adapter, trained.run_id)
+    )
 
 
 @pytest.fixture

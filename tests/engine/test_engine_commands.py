@@ -13,7 +13,7 @@ from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Command
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.engine.test_engine_life import until_stopped, wait_for
 
 Job = Callable[[RunContext], Awaitable[dict[str, Any]]]
@@ -29,9 +29,9 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-def outcome_of(workshop: Workshop, number: int, seconds: float = 20.0) -> str:
+def outcome_of(engine_harness: EngineHarness, number: int, seconds: float = 20.0) -> str:
     """The outcome of a command, once it is answered."""
-    return str(wait_for(lambda: workshop.ask(events.command_outcome, number), seconds))
+    return str(wait_for(lambda: engine_harness.ask(events.command_outcome, number), seconds))
 
 
 def honouring(kind: str, heard: list[str], **more: Any) -> Job:
@@ -52,18 +52,18 @@ def honouring(kind: str, heard: list[str], **more: Any) -> Job:
     return work
 
 
-def test_a_command_is_obeyed_within_half_a_second(workshop: Workshop, job: Callable[..., None]) -> None:
+def test_a_command_is_obeyed_within_half_a_second(engine_harness: EngineHarness, job: Callable[..., None]) -> None:
     heard: list[str] = []
     job(honouring("checkpoint", heard))
-    run_id, future = workshop.start("train")
-    wait_for(lambda: workshop.events(run_id, "note"))
+    run_id, future = engine_harness.start("train")
+    wait_for(lambda: engine_harness.events(run_id, "note"))
     for _ in range(3):
         asked_at = time.monotonic()
-        number = workshop.ask(events.send_command, run_id, "checkpoint")
-        assert outcome_of(workshop, number) == "done"
+        number = engine_harness.ask(events.send_command, run_id, "checkpoint")
+        assert outcome_of(engine_harness, number) == "done"
         assert time.monotonic() - asked_at < 0.6
     assert heard == ["checkpoint"] * 3, "each of them once"
-    workshop.engine.stop(run_id)
+    engine_harness.engine.stop(run_id)
     future.result(timeout=60)
 
 
@@ -81,16 +81,16 @@ def test_a_command_is_obeyed_within_half_a_second(workshop: Workshop, job: Calla
     ],
 )
 def test_what_does_not_fit_is_answered_with_the_reason_and_the_run_goes_on(
-    workshop: Workshop, job: Callable[..., None], mode: str, kind: str, outcome: str
+    engine_harness: EngineHarness, job: Callable[..., None], mode: str, kind: str, outcome: str
 ) -> None:
     job(until_stopped, mode)
-    run_id, future = workshop.start(mode)
-    wait_for(lambda: workshop.events(run_id, "note"))
+    run_id, future = engine_harness.start(mode)
+    wait_for(lambda: engine_harness.events(run_id, "note"))
     asked_at = time.monotonic()
-    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, kind)) == outcome
+    assert outcome_of(engine_harness, engine_harness.ask(events.send_command, run_id, kind)) == outcome
     assert time.monotonic() - asked_at < 1.0
-    assert workshop.ask(runs.get, run_id).state == "running"
-    workshop.engine.stop(run_id)
+    assert engine_harness.ask(runs.get, run_id).state == "running"
+    engine_harness.engine.stop(run_id)
     assert future.result(timeout=60).state == "stopped"
 
 
@@ -109,18 +109,25 @@ def test_a_command_that_comes_too_early_waits_for_one_poll(begins: bool) -> None
     assert asyncio.run(polls()) == [None, "done" if begins else "not now: it writes no pairs"]
 
 
-def test_a_command_that_comes_after_its_phase_is_not_obeyed(workshop: Workshop, job: Callable[..., None]) -> None:
+def test_a_command_that_comes_after_its_phase_is_not_obeyed(
+    engine_harness: EngineHarness, job: Callable[..., None]
+) -> None:
     heard: list[str] = []
     job(honouring("pause", heard, seconds=0.05), "quickstart")
-    run_id, future = workshop.start("quickstart")
-    wait_for(lambda: len(workshop.events(run_id, "note")) == 2)
-    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, "pause")) == "not now: it writes no pairs"
+    run_id, future = engine_harness.start("quickstart")
+    wait_for(lambda: len(engine_harness.events(run_id, "note")) == 2)
+    assert (
+        outcome_of(engine_harness, engine_harness.ask(events.send_command, run_id, "pause"))
+        == "not now: it writes no pairs"
+    )
     assert heard == []
-    workshop.engine.stop(run_id)
+    engine_harness.engine.stop(run_id)
     future.result(timeout=60)
 
 
-def test_a_command_that_fails_says_why_and_does_not_end_the_run(workshop: Workshop, job: Callable[..., None]) -> None:
+def test_a_command_that_fails_says_why_and_does_not_end_the_run(
+    engine_harness: EngineHarness, job: Callable[..., None]
+) -> None:
     async def obey() -> str:
         raise LoraTuiError("the disk is full")
 
@@ -129,15 +136,18 @@ def test_a_command_that_fails_says_why_and_does_not_end_the_run(workshop: Worksh
             return await until_stopped(ctx)
 
     job(work)
-    run_id, future = workshop.start("train")
-    assert outcome_of(workshop, workshop.ask(events.send_command, run_id, "checkpoint")) == "failed: the disk is full"
-    assert workshop.ask(runs.get, run_id).state == "running"
-    workshop.engine.stop(run_id)
+    run_id, future = engine_harness.start("train")
+    assert (
+        outcome_of(engine_harness, engine_harness.ask(events.send_command, run_id, "checkpoint"))
+        == "failed: the disk is full"
+    )
+    assert engine_harness.ask(runs.get, run_id).state == "running"
+    engine_harness.engine.stop(run_id)
     future.result(timeout=60)
 
 
 def test_what_is_asked_in_the_last_moment_is_answered_when_the_run_has_ended(
-    workshop: Workshop, job: Callable[..., None]
+    engine_harness: EngineHarness, job: Callable[..., None]
 ) -> None:
     states: list[str] = []
 
@@ -157,8 +167,8 @@ def test_what_is_asked_in_the_last_moment_is_answered_when_the_run_has_ended(
         return list(await store.tuples("SELECT kind, outcome FROM commands ORDER BY id"))
 
     job(work, "generate")
-    assert workshop.run("generate").state == "finished"
-    assert workshop.ask(outcomes) == [
+    assert engine_harness.run("generate").state == "finished"
+    assert engine_harness.ask(outcomes) == [
         ("recount", "done"),
         ("pause", "the run has ended"),
         ("stop", "done"),

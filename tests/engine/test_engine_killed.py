@@ -14,7 +14,7 @@ import pytest
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, runs
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.store.store_fixtures import list_runs
 
 ROOT = Path(__file__).parents[2]
@@ -67,61 +67,61 @@ async def finished_job(ctx: RunContext) -> dict[str, Any]:
 
 
 def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
-    workshop: Workshop, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    engine_harness: EngineHarness, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(JOBS, "train", lambda: finished_job)
     process, run_id = owner()
-    assert workshop.ask(list_runs)[0].state == "running", "its owner lives"
-    refused = workshop.run("train")
+    assert engine_harness.ask(list_runs)[0].state == "running", "its owner lives"
+    refused = engine_harness.run("train")
     assert refused.error is not None
     assert f"cpu is training run {run_id} (process {process.pid}" in refused.error
 
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run = workshop.ask(list_runs)[1]
+    run = engine_harness.ask(list_runs)[1]
     assert (run.id, run.state) == (run_id, "interrupted")
     assert run.ended_at == run.heartbeat
-    assert workshop.ask(runs.newest_resumable, ["train"]).id == run_id, "not the one that was refused the device"
-    assert workshop.run("train").state == "finished", "its device is free again"
+    assert engine_harness.ask(runs.newest_resumable, ["train"]).id == run_id, "not the one that was refused the device"
+    assert engine_harness.run("train").state == "finished", "its device is free again"
 
-    _, future = workshop.start("train", resume=run_id)
+    _, future = engine_harness.start("train", resume=run_id)
     outcome = future.result(timeout=60)
     assert (outcome.run_id, outcome.state, outcome.result) == (run_id, "finished", {"resumed": True})
-    assert workshop.ask(runs.get, run_id).pid == os.getpid()
-    kinds = [event.kind for event in workshop.events(run_id)]
+    assert engine_harness.ask(runs.get, run_id).pid == os.getpid()
+    kinds = [event.kind for event in engine_harness.events(run_id)]
     assert kinds == ["started", "note", "started", "done"]
 
 
 def test_a_killed_owner_that_nobody_has_collected_is_gone_all_the_same(
-    workshop: Workshop, owner: Callable[..., Any]
+    engine_harness: EngineHarness, owner: Callable[..., Any]
 ) -> None:
     process, _ = owner()
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still a zombie
-    assert workshop.ask(list_runs)[0].state == "interrupted"
+    assert engine_harness.ask(list_runs)[0].state == "interrupted"
 
 
 def test_a_killed_owners_run_can_be_resumed_without_looking_first(
-    workshop: Workshop, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    engine_harness: EngineHarness, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(JOBS, "train", lambda: finished_job)
     process, run_id = owner()
     process.kill()
     process.wait()
-    assert workshop.start("train", resume=run_id)[1].result(timeout=60).state == "finished"
+    assert engine_harness.start("train", resume=run_id)[1].result(timeout=60).state == "finished"
 
 
-def test_a_watcher_of_another_process_can_stop_a_run(workshop: Workshop, owner: Callable[..., Any]) -> None:
+def test_a_watcher_of_another_process_can_stop_a_run(engine_harness: EngineHarness, owner: Callable[..., Any]) -> None:
     _, run_id = owner()
-    workshop.ask(events.send_command, run_id, "stop")
+    engine_harness.ask(events.send_command, run_id, "stop")
 
     async def answered(store: Any) -> Any:
         return await store.value("SELECT outcome FROM commands WHERE run_id=?", (run_id,))
 
     for _ in range(100):
-        if workshop.ask(answered) == "done":
+        if engine_harness.ask(answered) == "done":
             break
         time.sleep(0.05)
     else:
         pytest.fail("the owner has not answered")
-    assert workshop.ask(runs.get, run_id).state == "stopping"
+    assert engine_harness.ask(runs.get, run_id).state == "stopping"

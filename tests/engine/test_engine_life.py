@@ -17,7 +17,7 @@ from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Command, Run
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import tiny_settings
 
 Job = Callable[[RunContext], Awaitable[dict[str, Any]]]
@@ -50,19 +50,21 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     raise AssertionError("it has not happened")
 
 
-def state_of(workshop: Workshop, run_id: int) -> str:
-    return str(workshop.ask(runs.get, run_id).state)
+def state_of(engine_harness: EngineHarness, run_id: int) -> str:
+    return str(engine_harness.ask(runs.get, run_id).state)
 
 
-def test_a_run_that_ends_well_is_finished_with_its_result(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_run_that_ends_well_is_finished_with_its_result(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         ctx.emit("note", message="hello")
         return {"answer": 42}
 
     job(work)
-    outcome = workshop.run("train", {"option": 1})
+    outcome = engine_harness.run("train", {"option": 1})
     assert (outcome.state, outcome.exit_status, outcome.result, outcome.error) == ("finished", 0, {"answer": 42}, None)
-    run: Run = workshop.ask(runs.get, outcome.run_id)
+    run: Run = engine_harness.ask(runs.get, outcome.run_id)
     assert (run.mode, run.state, run.result, run.error, run.options) == (
         "train",
         "finished",
@@ -73,7 +75,7 @@ def test_a_run_that_ends_well_is_finished_with_its_result(workshop: Workshop, jo
     assert run.started_at is not None
     assert run.ended_at is not None
     assert run.created_at <= run.started_at <= run.ended_at
-    started, note, done = workshop.events(outcome.run_id)
+    started, note, done = engine_harness.events(outcome.run_id)
     assert (started.kind, started.payload["mode"], started.payload["resumed"]) == ("started", "train", False)
     assert started.payload["config"]["fine_tuning"]["lora"]["r"] == 4
     assert (note.kind, note.payload) == ("note", {"message": "hello"})
@@ -81,18 +83,20 @@ def test_a_run_that_ends_well_is_finished_with_its_result(workshop: Workshop, jo
     assert done.payload == {"status": "finished", "exit_status": 0, "result": {"answer": 42}, "error": None}
 
 
-def test_a_job_may_name_its_own_state_and_exit_status(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_job_may_name_its_own_state_and_exit_status(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {"state": "failed", "exit_status": 1, "written": 3}
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert (outcome.state, outcome.exit_status, outcome.result) == ("failed", 1, {"written": 3})
 
 
 @pytest.mark.parametrize(("error", "status"), [(LoraTuiError, 1), (UsageError, 2), (UnreachableError, 3)])
 def test_a_failure_that_the_user_can_mend_is_its_message_and_status(
-    workshop: Workshop, job: Callable[[Job], None], error: type[LoraTuiError], status: int
+    engine_harness: EngineHarness, job: Callable[[Job], None], error: type[LoraTuiError], status: int
 ) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         problem = error("the folder is empty")
@@ -100,23 +104,23 @@ def test_a_failure_that_the_user_can_mend_is_its_message_and_status(
         raise problem
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert (outcome.state, outcome.exit_status, outcome.error) == ("failed", status, "the folder is empty")
     assert outcome.result == {"accepted": 2}
-    run = workshop.ask(runs.get, outcome.run_id)
+    run = engine_harness.ask(runs.get, outcome.run_id)
     assert (run.state, run.error, run.result) == ("failed", "the folder is empty", {"accepted": 2})
-    assert workshop.events(outcome.run_id, "done")[0].payload["error"] == "the folder is empty"
+    assert engine_harness.events(outcome.run_id, "done")[0].payload["error"] == "the folder is empty"
 
 
 def test_a_bug_is_a_failure_whose_traceback_is_in_the_log(
-    workshop: Workshop, job: Callable[[Job], None], caplog: pytest.LogCaptureFixture
+    engine_harness: EngineHarness, job: Callable[[Job], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {"never": 1 // 0}
 
     job(work)
     with caplog.at_level(logging.ERROR):
-        outcome = workshop.run("train")
+        outcome = engine_harness.run("train")
     assert (outcome.state, outcome.exit_status) == ("failed", 1)
     assert outcome.error is not None
     assert outcome.error.startswith("Unexpected ZeroDivisionError")
@@ -126,31 +130,31 @@ def test_a_bug_is_a_failure_whose_traceback_is_in_the_log(
 
 
 def test_a_job_that_cannot_be_imported_fails_its_run_and_not_the_engine(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, job: Callable[[Job], None]
+    engine_harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, job: Callable[[Job], None]
 ) -> None:
     monkeypatch.setitem(JOBS, "train", lambda: importlib.import_module("lora_tui.no_such_module"))
-    assert workshop.run("train").state == "failed"
+    assert engine_harness.run("train").state == "failed"
 
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {}
 
     job(work)
-    assert workshop.run("train").state == "finished"
+    assert engine_harness.run("train").state == "finished"
 
 
-def test_stopping_is_a_request_that_the_job_honours(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_stopping_is_a_request_that_the_job_honours(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     job(until_stopped)
-    run_id, future = workshop.start("train")
-    wait_for(lambda: workshop.events(run_id, "note"))
-    assert state_of(workshop, run_id) == "running"
-    workshop.engine.stop(run_id)
+    run_id, future = engine_harness.start("train")
+    wait_for(lambda: engine_harness.events(run_id, "note"))
+    assert state_of(engine_harness, run_id) == "running"
+    engine_harness.engine.stop(run_id)
     outcome = future.result(timeout=60)
     assert (outcome.state, outcome.exit_status, outcome.result) == ("stopped", 0, {"saved": True})
-    assert state_of(workshop, run_id) == "stopped"
-    assert workshop.events(run_id, "done")[0].payload["status"] == "stopped"
+    assert state_of(engine_harness, run_id) == "stopped"
+    assert engine_harness.events(run_id, "done")[0].payload["status"] == "stopped"
 
 
-def test_while_it_stops_a_run_says_so(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_while_it_stops_a_run_says_so(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     go = threading.Event()
 
     async def work(ctx: RunContext) -> dict[str, Any]:
@@ -160,67 +164,69 @@ def test_while_it_stops_a_run_says_so(workshop: Workshop, job: Callable[[Job], N
         return {}
 
     job(work)
-    run_id, future = workshop.start("train")
-    workshop.engine.stop(run_id)
-    wait_for(lambda: state_of(workshop, run_id) == "stopping")
+    run_id, future = engine_harness.start("train")
+    engine_harness.engine.stop(run_id)
+    wait_for(lambda: state_of(engine_harness, run_id) == "stopping")
     go.set()
     assert future.result(timeout=60).state == "stopped"
 
 
-def test_a_stop_right_after_the_start_is_not_lost(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_stop_right_after_the_start_is_not_lost(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     job(until_stopped)
-    loop = workshop.engine._loop
-    real = workshop.engine.call
+    loop = engine_harness.engine._loop
+    real = engine_harness.engine.call
 
     def call_and_stop(work: Any) -> Any:
         """Both requests reach the loop before it wakes up."""
         loop.call_soon_threadsafe(time.sleep, 0.2)
         time.sleep(0.1)
         future = real(work)
-        workshop.engine.call = real  # type: ignore[method-assign]
-        workshop.engine.stop(1)
+        engine_harness.engine.call = real  # type: ignore[method-assign]
+        engine_harness.engine.stop(1)
         return future
 
-    admit = workshop.engine._create_or_take_over
+    admit = engine_harness.engine._create_or_take_over
 
     async def admit_and_arm(*args: Any) -> int:
         run_id = await admit(*args)
-        workshop.engine.call = call_and_stop  # type: ignore[method-assign]
+        engine_harness.engine.call = call_and_stop  # type: ignore[method-assign]
         return run_id
 
-    workshop.engine._create_or_take_over = admit_and_arm  # type: ignore[method-assign]
-    _, future = workshop.start("train")
+    engine_harness.engine._create_or_take_over = admit_and_arm  # type: ignore[method-assign]
+    _, future = engine_harness.start("train")
     assert future.result(timeout=60).state == "stopped"
 
 
-def test_a_stop_asked_for_in_the_store_is_honoured_and_answered(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_stop_asked_for_in_the_store_is_honoured_and_answered(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     job(until_stopped)
-    run_id, future = workshop.start("train")
-    workshop.ask(events.send_command, run_id, "dance")
-    workshop.ask(events.send_command, run_id, "stop")
+    run_id, future = engine_harness.start("train")
+    engine_harness.ask(events.send_command, run_id, "dance")
+    engine_harness.ask(events.send_command, run_id, "stop")
     assert future.result(timeout=60).state == "stopped"
-    wait_for(lambda: not workshop.ask(events.open_commands, run_id))
+    wait_for(lambda: not engine_harness.ask(events.open_commands, run_id))
 
     async def outcomes(store: Any) -> list[tuple[str, str]]:
         return list(await store.tuples("SELECT kind, outcome FROM commands ORDER BY id"))
 
-    assert workshop.ask(outcomes) == [("dance", "unknown command dance"), ("stop", "done")]
+    assert engine_harness.ask(outcomes) == [("dance", "unknown command dance"), ("stop", "done")]
 
 
 def test_the_heartbeat_is_renewed_while_a_run_lives(
-    workshop: Workshop, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+    engine_harness: EngineHarness, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.5)
     job(until_stopped)
-    run_id, future = workshop.start("train")
-    first = workshop.ask(runs.get, run_id).heartbeat
-    wait_for(lambda: workshop.ask(runs.get, run_id).heartbeat > first + 0.4)
-    workshop.engine.stop(run_id)
+    run_id, future = engine_harness.start("train")
+    first = engine_harness.ask(runs.get, run_id).heartbeat
+    wait_for(lambda: engine_harness.ask(runs.get, run_id).heartbeat > first + 0.4)
+    engine_harness.engine.stop(run_id)
     future.result(timeout=60)
 
 
 def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
-    workshop: Workshop, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+    engine_harness: EngineHarness, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failed = runs.renew_heartbeat, threading.Event()
 
@@ -232,13 +238,15 @@ def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
 
     monkeypatch.setattr(runs, "renew_heartbeat", beat)
     job(until_stopped)
-    run_id, future = workshop.start("train")
+    run_id, future = engine_harness.start("train")
     assert failed.wait(60)
-    workshop.ask(events.send_command, run_id, "stop")
+    engine_harness.ask(events.send_command, run_id, "stop")
     assert future.result(timeout=60).state == "stopped"
 
 
-def test_events_from_any_thread_arrive_all_and_in_order(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_events_from_any_thread_arrive_all_and_in_order(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         def torch_work() -> None:
             for number in range(500):
@@ -249,13 +257,15 @@ def test_events_from_any_thread_arrive_all_and_in_order(workshop: Workshop, job:
         return {}
 
     job(work)
-    outcome = workshop.run("train")
-    assert [int(event.payload["message"]) for event in workshop.events(outcome.run_id, "note")] == list(range(501))
-    ids = [event.id for event in workshop.events(outcome.run_id)]
+    outcome = engine_harness.run("train")
+    assert [int(event.payload["message"]) for event in engine_harness.events(outcome.run_id, "note")] == list(
+        range(501)
+    )
+    ids = [event.id for event in engine_harness.events(outcome.run_id)]
     assert ids == sorted(ids)
 
 
-def test_emitting_never_waits_for_the_store(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_emitting_never_waits_for_the_store(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         async with ctx.store.transaction():  # the writer cannot get in
             began = time.perf_counter()
@@ -265,34 +275,36 @@ def test_emitting_never_waits_for_the_store(workshop: Workshop, job: Callable[[J
         return {"seconds": seconds}
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert outcome.result["seconds"] < 1.0
-    assert len(workshop.events(outcome.run_id, "note")) == 1000
+    assert len(engine_harness.events(outcome.run_id, "note")) == 1000
 
 
-def test_what_json_cannot_say_is_stored_as_null(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_what_json_cannot_say_is_stored_as_null(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         ctx.emit("note", value=float("nan"), deep={"list": [float("inf"), 1.5]})
         return {}
 
     job(work)
-    outcome = workshop.run("train")
-    assert workshop.events(outcome.run_id, "note")[0].payload == {"value": None, "deep": {"list": [None, 1.5]}}
+    outcome = engine_harness.run("train")
+    assert engine_harness.events(outcome.run_id, "note")[0].payload == {"value": None, "deep": {"list": [None, 1.5]}}
 
 
 def test_a_result_that_json_cannot_say_ends_the_run_all_the_same(
-    workshop: Workshop, job: Callable[[Job], None]
+    engine_harness: EngineHarness, job: Callable[[Job], None]
 ) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {"loss": float("nan")}
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert outcome.state == "finished"
-    assert workshop.ask(runs.get, outcome.run_id).result == {"loss": None}
+    assert engine_harness.ask(runs.get, outcome.run_id).result == {"loss": None}
 
 
-def test_a_store_that_can_no_longer_be_written_stops_the_job(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_store_that_can_no_longer_be_written_stops_the_job(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         pages = await ctx.store.value("PRAGMA page_count")
         await ctx.store.value(f"PRAGMA max_page_count={pages}")  # the disk is full
@@ -302,7 +314,7 @@ def test_a_store_that_can_no_longer_be_written_stops_the_job(workshop: Workshop,
         raise Stopped({"saved": True})
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert (outcome.state, outcome.exit_status) == ("failed", 1)
     assert outcome.error is not None
     assert "can no longer be written" in outcome.error
@@ -310,7 +322,7 @@ def test_a_store_that_can_no_longer_be_written_stops_the_job(workshop: Workshop,
 
 
 def test_a_store_that_is_gone_altogether_still_gives_an_outcome(
-    workshop: Workshop, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+    engine_harness: EngineHarness, job: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> None:
         raise RuntimeError("disk I/O error")
@@ -322,13 +334,15 @@ def test_a_store_that_is_gone_altogether_still_gives_an_outcome(
         return {}
 
     job(work)
-    outcome = workshop.run("train")
+    outcome = engine_harness.run("train")
     assert outcome.state == "failed"
     assert outcome.error is not None
     assert "disk I/O error" in outcome.error
 
 
-def test_torch_work_runs_on_one_thread_beside_the_loop(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_torch_work_runs_on_one_thread_beside_the_loop(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         names = [await ctx.in_torch_thread(lambda: threading.current_thread().name) for _ in range(3)]
         blocking = asyncio.ensure_future(ctx.in_torch_thread(time.sleep, 0.3))
@@ -339,48 +353,53 @@ def test_torch_work_runs_on_one_thread_beside_the_loop(workshop: Workshop, job: 
         return {"names": names, "ticks": ticks}
 
     job(work)
-    result = workshop.run("train").result
+    result = engine_harness.run("train").result
     assert len(set(result["names"])) == 1
     assert result["names"][0].startswith("torch")
     assert result["ticks"] > 5
 
 
-def test_a_stopped_run_is_taken_up_again_under_its_number(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_stopped_run_is_taken_up_again_under_its_number(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
     job(until_stopped)
-    run_id, future = workshop.start("train")
-    workshop.engine.stop(run_id)
+    run_id, future = engine_harness.start("train")
+    engine_harness.engine.stop(run_id)
     future.result(timeout=60)
-    workshop.ask(events.send_command, run_id, "stop")  # too late: it must not stop the next life
+    engine_harness.ask(events.send_command, run_id, "stop")  # too late: it must not stop the next life
 
     async def work(ctx: RunContext) -> dict[str, Any]:
         await asyncio.sleep(0.7)
         return {"resumed": ctx.resumed, "stopping": ctx.stop.is_set()}
 
     job(work)
-    again, future = workshop.start("train", resume=run_id)
+    again, future = engine_harness.start("train", resume=run_id)
     outcome = future.result(timeout=60)
     assert again == run_id
     assert (outcome.state, outcome.result) == ("finished", {"resumed": True, "stopping": False})
-    assert [event.payload["resumed"] for event in workshop.events(run_id, "started")] == [False, True]
-    assert workshop.ask(runs.get, run_id).error is None
+    assert [event.payload["resumed"] for event in engine_harness.events(run_id, "started")] == [False, True]
+    assert engine_harness.ask(runs.get, run_id).error is None
 
 
-def test_a_live_run_is_not_taken_over(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_a_live_run_is_not_taken_over(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     job(until_stopped)
-    run_id, future = workshop.start("train")
+    run_id, future = engine_harness.start("train")
     with pytest.raises(UsageError, match=rf"Run {run_id} is live \(process \d+"):
-        workshop.start("train", resume=run_id)
-    workshop.engine.stop(run_id)
+        engine_harness.start("train", resume=run_id)
+    engine_harness.engine.stop(run_id)
     assert future.result(timeout=60).state == "stopped"
 
 
-def test_a_run_that_is_not_there_cannot_be_resumed(workshop: Workshop) -> None:
+def test_a_run_that_is_not_there_cannot_be_resumed(engine_harness: EngineHarness) -> None:
     with pytest.raises(UsageError, match="There is no run 17"):
-        workshop.start("train", resume=17)
+        engine_harness.start("train", resume=17)
 
 
 def test_a_store_warning_is_told_in_every_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Callable[[Job], None], new_workshop: Callable[..., Workshop]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Callable[[Job], None],
+    new_engine_harness: Callable[..., EngineHarness],
 ) -> None:
     monkeypatch.setattr("lora_tui.store.connection._on_network", lambda path: True)
 
@@ -388,12 +407,12 @@ def test_a_store_warning_is_told_in_every_run(
         return {}
 
     job(work)
-    workshop = new_workshop(tmp_path / "network", tiny_settings())
-    outcome = workshop.run("train")
-    assert "TRUNCATE" in workshop.events(outcome.run_id, "warning")[0].payload["message"]
+    engine_harness = new_engine_harness(tmp_path / "network", tiny_settings())
+    outcome = engine_harness.run("train")
+    assert "TRUNCATE" in engine_harness.events(outcome.run_id, "warning")[0].payload["message"]
 
 
-def test_one_trainer_at_a_time_on_a_device(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_one_trainer_at_a_time_on_a_device(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         await ctx.take_device(ctx.options["device"])
         ctx.emit("note", message="has it")
@@ -402,16 +421,16 @@ def test_one_trainer_at_a_time_on_a_device(workshop: Workshop, job: Callable[[Jo
         return {}
 
     job(work)
-    first, future = workshop.start("train", {"device": "cuda:0", "waits": True})
-    wait_for(lambda: workshop.events(first, "note"))
-    refused = workshop.run("train", {"device": "cuda:0"})
+    first, future = engine_harness.start("train", {"device": "cuda:0", "waits": True})
+    wait_for(lambda: engine_harness.events(first, "note"))
+    refused = engine_harness.run("train", {"device": "cuda:0"})
     assert refused.state == "failed"
     assert refused.error is not None
     assert f"cuda:0 is training run {first}" in refused.error
-    assert workshop.run("train", {"device": "cuda:1"}).state == "finished"
-    workshop.engine.stop(first)
+    assert engine_harness.run("train", {"device": "cuda:1"}).state == "finished"
+    engine_harness.engine.stop(first)
     future.result(timeout=60)
-    assert workshop.run("train", {"device": "cuda:0"}).state == "finished"
+    assert engine_harness.run("train", {"device": "cuda:0"}).state == "finished"
 
 
 def test_a_store_that_cannot_be_opened_is_told_when_the_engine_starts(tmp_path: Path) -> None:
@@ -430,11 +449,11 @@ def test_closing_ends_the_thread(tmp_path: Path) -> None:
     assert not (tmp_path / "store.db-wal").exists(), "the last connection tidies up"
 
 
-def test_open_commands_are_rows_of_a_run(workshop: Workshop, job: Callable[[Job], None]) -> None:
+def test_open_commands_are_rows_of_a_run(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {}
 
     job(work)
-    run_id = workshop.run("train").run_id
-    number = workshop.ask(events.send_command, run_id, "stop", {"why": "tea"})
-    assert workshop.ask(events.open_commands, run_id) == [Command(number, run_id, "stop", {"why": "tea"})]
+    run_id = engine_harness.run("train").run_id
+    number = engine_harness.ask(events.send_command, run_id, "stop", {"why": "tea"})
+    assert engine_harness.ask(events.open_commands, run_id) == [Command(number, run_id, "stop", {"why": "tea"})]

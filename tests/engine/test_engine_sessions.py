@@ -12,7 +12,7 @@ import pytest
 
 from lora_tui.engine.jobs.preflight import open_chat
 from lora_tui.engine.runtime import engine as engine_module
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 
 
 async def numbers(log: list[str], upto: int = 5) -> AsyncGenerator[int, None]:
@@ -27,8 +27,8 @@ async def numbers(log: list[str], upto: int = 5) -> AsyncGenerator[int, None]:
         log.append("ended")
 
 
-def test_people_are_served_while_a_job_has_the_torch_thread(workshop: Workshop) -> None:
-    engine = workshop.engine
+def test_people_are_served_while_a_job_has_the_torch_thread(engine_harness: EngineHarness) -> None:
+    engine = engine_harness.engine
     free = threading.Event()
     job = engine._torch_thread.submit(free.wait, 30)
     names = [
@@ -41,21 +41,21 @@ def test_people_are_served_while_a_job_has_the_torch_thread(workshop: Workshop) 
     assert names[0].startswith("inference")
 
 
-def test_a_generator_of_the_engines_loop_can_be_read_on_another_one(workshop: Workshop) -> None:
+def test_a_generator_of_the_engines_loop_can_be_read_on_another_one(engine_harness: EngineHarness) -> None:
     log: list[str] = []
 
     async def read() -> list[int]:
-        return [number async for number in workshop.engine.iterate(numbers(log))]
+        return [number async for number in engine_harness.engine.iterate(numbers(log))]
 
     assert asyncio.run(read()) == [0, 1, 2, 3, 4]
     assert log == [*(f"{number} on engine" for number in range(5)), "ended"]
 
 
-def test_leaving_off_ends_the_generator_on_its_own_loop(workshop: Workshop) -> None:
+def test_leaving_off_ends_the_generator_on_its_own_loop(engine_harness: EngineHarness) -> None:
     log: list[str] = []
 
     async def read() -> None:
-        items = workshop.engine.iterate(numbers(log, 10_000))
+        items = engine_harness.engine.iterate(numbers(log, 10_000))
         async for number in items:
             if number == 3:
                 break
@@ -69,13 +69,13 @@ def test_leaving_off_ends_the_generator_on_its_own_loop(workshop: Workshop) -> N
     assert len(log) < 20
 
 
-def test_its_error_comes_out_on_the_other_loop(workshop: Workshop) -> None:
+def test_its_error_comes_out_on_the_other_loop(engine_harness: EngineHarness) -> None:
     async def broken() -> AsyncGenerator[int, None]:
         yield 1
         raise ValueError("nothing more")
 
     async def read() -> list[int]:
-        return [number async for number in workshop.engine.iterate(broken())]
+        return [number async for number in engine_harness.engine.iterate(broken())]
 
     with pytest.raises(ValueError, match="nothing more"):
         asyncio.run(read())
@@ -95,30 +95,36 @@ class Open:
         self.closed = True
 
 
-def test_closing_the_engine_closes_what_is_open(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_the_engine_closes_what_is_open(
+    engine_harness: EngineHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     one, other, broken, forgotten = Open(0.1), Open(), Open(problem=ValueError("stuck")), Open()
     for session in (one, other, broken, forgotten):
-        workshop.engine.register_session(session)
-    workshop.engine.unregister_session(forgotten)
-    workshop.engine.close()
+        engine_harness.engine.register_session(session)
+    engine_harness.engine.unregister_session(forgotten)
+    engine_harness.engine.close()
     assert (one.closed, other.closed, forgotten.closed) == (True, True, False)
     assert "a session could not be closed" in caplog.text
 
 
-def test_closing_the_engine_does_not_wait_for_ever(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_the_engine_does_not_wait_for_ever(
+    engine_harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_module, "_SECONDS_TO_CLOSE", 0.1)
     slow = Open(60)
-    workshop.engine.register_session(slow)
+    engine_harness.engine.register_session(slow)
     began = time.monotonic()
-    workshop.engine.close()
+    engine_harness.engine.close()
     assert time.monotonic() - began < 5
 
 
 def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) -> None:
-    engine = trained.workshop.engine
+    engine = trained.engine_harness.engine
     said: list[Any] = []
     session = engine.call(
-        open_chat(engine, trained.workshop.settings, {"adapter_run": trained.run_id}, lambda *news: said.append(news))
+        open_chat(
+            engine, trained.engine_harness.settings, {"adapter_run": trained.run_id}, lambda *news: said.append(news)
+        )
     ).result(timeout=60)
     assert session.sides == ("tuned", "base")
     assert said
@@ -130,7 +136,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
     engine.call(session.close()).result(timeout=60)
 
 
-def test_neither_the_engine_nor_what_a_reply_consists_of_brings_torch(workshop: Workshop) -> None:
+def test_neither_the_engine_nor_what_a_reply_consists_of_brings_torch(engine_harness: EngineHarness) -> None:
     script = (
         "import sys\nimport lora_tui.engine.runtime.engine, lora_tui.protocol.reply, lora_tui.store.chat_log\n"
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"

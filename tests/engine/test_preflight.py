@@ -11,7 +11,7 @@ from lora_tui.config import with_values
 from lora_tui.engine.jobs import preflight
 from lora_tui.engine.models.hub_info import check_source, locate
 from lora_tui.errors import LoraTuiError, UnreachableError
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 
 MODEL = "fine_tuning.model_name"
 WITH_TORCH = ("lora_tui.engine.jobs.train", "lora_tui.engine.jobs.evaluate", "lora_tui.engine.chat.session")
@@ -38,45 +38,47 @@ def adapter(folder: Path, **metadata: Any) -> Path:
     return folder
 
 
-def test_training_tells_of_its_file_and_its_model(workshop: Workshop) -> None:
-    options = {"train_data_file": str(workshop.folder / "pairs.jsonl")}
-    assert "pairs.jsonl does not exist" in (workshop.run("train", options).error or "")
+def test_training_tells_of_its_file_and_its_model(engine_harness: EngineHarness) -> None:
+    options = {"train_data_file": str(engine_harness.folder / "pairs.jsonl")}
+    assert "pairs.jsonl does not exist" in (engine_harness.run("train", options).error or "")
     records = [{"prompt": "a", "completion": "b"}, {"prompt": "", "completion": "b"}]
-    (workshop.folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    outcome = workshop.run("train", options, {MODEL: "./no-model"})
+    (engine_harness.folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    outcome = engine_harness.run("train", options, {MODEL: "./no-model"})
     assert (outcome.exit_status, outcome.error) == (3, f'{MODEL} = "./no-model": there is no such folder.')
-    (warning,) = workshop.events(outcome.run_id, "warning")
+    (warning,) = engine_harness.events(outcome.run_id, "warning")
     assert "holds records that cannot be trained on (1)" in warning.payload["message"]
 
 
-def test_with_both_there_training_goes_on_to_what_is_imported(workshop: Workshop) -> None:
-    (workshop.folder / "pairs.txt").write_text("Question: q\nAnswer: a\n")
-    outcome = workshop.run("train", {"train_data_file": str(workshop.folder / "pairs.txt")})
+def test_with_both_there_training_goes_on_to_what_is_imported(engine_harness: EngineHarness) -> None:
+    (engine_harness.folder / "pairs.txt").write_text("Question: q\nAnswer: a\n")
+    outcome = engine_harness.run("train", {"train_data_file": str(engine_harness.folder / "pairs.txt")})
     assert outcome.error == "Unexpected AssertionError: lora_tui.engine.jobs.train was imported"
 
 
-def test_evaluation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
-    assert "no finished training run to evaluate" in (workshop.run("evaluate").error or "")
-    options = {"adapter": str(adapter(workshop.folder / "adapter", base_model="./gone"))}
-    assert workshop.run("evaluate", options, {MODEL: "./gone"}).exit_status == 3
-    assert "trained on ./gone" in (workshop.run("evaluate", options, {MODEL: "another"}).error or "")
+def test_evaluation_tells_of_its_adapter_and_its_model(engine_harness: EngineHarness) -> None:
+    assert "no finished training run to evaluate" in (engine_harness.run("evaluate").error or "")
+    options = {"adapter": str(adapter(engine_harness.folder / "adapter", base_model="./gone"))}
+    assert engine_harness.run("evaluate", options, {MODEL: "./gone"}).exit_status == 3
+    assert "trained on ./gone" in (engine_harness.run("evaluate", options, {MODEL: "another"}).error or "")
 
 
-def test_a_conversation_tells_of_its_adapter_and_its_model(workshop: Workshop) -> None:
+def test_a_conversation_tells_of_its_adapter_and_its_model(engine_harness: EngineHarness) -> None:
     def refusal(options: dict[str, Any], model: str) -> str:
-        settings = with_values(workshop.settings, {MODEL: model})
-        asked = preflight.check_chat(workshop.engine.open_store, settings, options)
+        settings = with_values(engine_harness.settings, {MODEL: model})
+        asked = preflight.check_chat(engine_harness.engine.open_store, settings, options)
         with pytest.raises(LoraTuiError) as told:
-            workshop.engine.call(asked).result()
+            engine_harness.engine.call(asked).result()
         return str(told.value)
 
-    named = str(adapter(workshop.folder / "adapter", base_model="builtin"))
+    named = str(adapter(engine_harness.folder / "adapter", base_model="builtin"))
     assert "there is no such folder" in refusal({"adapter": "./nowhere"}, "builtin")
     assert "was trained on builtin" in refusal({"adapter": named}, "another")
     assert "./no-model" in refusal({}, "./no-model")
     assert "./no-model" in refusal({"base_only": True}, "./no-model")
-    workshop.engine.call(
-        preflight.check_chat(workshop.engine.open_store, workshop.settings, {"adapter": named, "base_only": True})
+    engine_harness.engine.call(
+        preflight.check_chat(
+            engine_harness.engine.open_store, engine_harness.settings, {"adapter": named, "base_only": True}
+        )
     ).result()
 
 

@@ -39,26 +39,26 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_what_is_foretold_of_a_run_comes_true(trained: Trained) -> None:
-    workshop, run_id = trained.workshop, trained.run_id
-    settings = workshop.settings
+    engine_harness, run_id = trained.engine_harness, trained.run_id
+    settings = engine_harness.settings
 
     async def told(with_store: bool) -> SettingsForecast:
-        async with await Store.open(workshop.store_path) as store:
+        async with await Store.open(engine_harness.store_path) as store:
             return await forecast_settings(settings, store if with_store else None)
 
-    plan = workshop.events(run_id, "plan")[0].payload
+    plan = engine_harness.events(run_id, "plan")[0].payload
     before = asyncio.run(told(False)).training
     assert before.data.examples.value == plan["examples"]
     assert dict(before.data.forms) == plan["forms"]
     assert before.length.steps.value == plan["steps"]
     assert before.model.trainable_parameters.value == plan["trainable_parameters"]
     assert before.model.parameters.value == plan["parameters"] - plan["trainable_parameters"]
-    assert before.length.evaluations.value == len(workshop.ask(stored_training.evaluations, run_id))
+    assert before.length.evaluations.value == len(engine_harness.ask(stored_training.evaluations, run_id))
     assert before.device.kind == plan["device"]
     assert before.seconds.value is None
     after = asyncio.run(told(True)).training
     assert (after.data.tokens.value, after.data.tokens.estimated) == (plan["tokens"], False)
-    assert after.seconds.value == pytest.approx(sum(workshop.ask(step_columns, run_id).seconds), rel=0.02)
+    assert after.seconds.value == pytest.approx(sum(engine_harness.ask(step_columns, run_id).seconds), rel=0.02)
     assert plan["tokens"] * 0.3 < (before.data.tokens.value or 0) < plan["tokens"] * 3
 
 

@@ -9,11 +9,11 @@ from lora_tui.engine.chat.session import ChatSession, open_session
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import chat_log
 from lora_tui.store.rows import Turn
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.engine.loaded_models import quiet
 
 
-class Heard(list[ReplyItem]):
+class HeardReply(list[ReplyItem]):
     """The items of a reply."""
 
     @property
@@ -32,44 +32,47 @@ class Heard(list[ReplyItem]):
 
 
 class ChatProbe:
-    """A session, opened with `changes` to the workshop's settings."""
+    """A session, opened with `changes` to the harness's settings."""
 
     def __init__(
-        self, workshop: Workshop, changes: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+        self,
+        engine_harness: EngineHarness,
+        changes: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.workshop = workshop
-        settings = with_values(workshop.settings, dict(changes or {}))
-        self.session: ChatSession = self.wait(open_session(workshop.engine, settings, options or {}, quiet))
+        self.engine_harness = engine_harness
+        settings = with_values(engine_harness.settings, dict(changes or {}))
+        self.session: ChatSession = self.wait(open_session(engine_harness.engine, settings, options or {}, quiet))
 
     def wait(self, work: Any) -> Any:
         """Run a coroutine on the engine's loop to its end."""
-        return self.workshop.engine.call(work).result(timeout=60)
+        return self.engine_harness.engine.call(work).result(timeout=60)
 
     def hear(
-        self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[Heard], None] = lambda said: None
-    ) -> Heard:
+        self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[HeardReply], None] = lambda said: None
+    ) -> HeardReply:
         """Read a reply to its end; `on_item` is called after each item with all of them so far."""
 
-        async def listen() -> Heard:
-            said = Heard()
+        async def listen() -> HeardReply:
+            said = HeardReply()
             async for item in items:
                 said.append(item)
                 on_item(said)
             return said
 
-        heard: Heard = self.wait(listen())
+        heard: HeardReply = self.wait(listen())
         return heard
 
-    def ask(self, text: str, sides: Sequence[Side] | None = None, **how: Any) -> Heard:
+    def ask(self, text: str, sides: Sequence[Side] | None = None, **how: Any) -> HeardReply:
         return self.hear(self.session.reply(text, sides, **how))
 
-    def regenerate(self, sides: Sequence[Side] | None = None, **how: Any) -> Heard:
+    def regenerate(self, sides: Sequence[Side] | None = None, **how: Any) -> HeardReply:
         return self.hear(self.session.regenerate(sides, **how))
 
     def say(self, text: str, stop_after: int | None = None) -> tuple[list[str], Reply]:
         """The pieces and the reply of the side that is asked by default; stopped after so many items."""
 
-        def stop(said: Heard) -> None:
+        def stop(said: HeardReply) -> None:
             if len(said) == stop_after:
                 self.session.stop.set()
 
@@ -83,5 +86,5 @@ class ChatProbe:
 
     @property
     def turns(self) -> list[Turn]:
-        found: list[Turn] = self.workshop.ask(chat_log.turns, self.session.conversation_id)
+        found: list[Turn] = self.engine_harness.ask(chat_log.turns, self.session.conversation_id)
         return found

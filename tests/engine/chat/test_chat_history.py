@@ -92,7 +92,7 @@ def test_the_context_is_the_models_own() -> None:
 
 
 def test_a_conversation_that_outgrows_the_context_says_so_once(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     probe.session.history.by_template = True
     probe.session.history.context = 150
     notes = [probe.ask(f"number {number}?", ["base"]).notes for number in range(8)]
@@ -106,7 +106,7 @@ def test_a_conversation_that_outgrows_the_context_says_so_once(trained: Trained)
 
 
 def test_a_question_that_cannot_be_held_is_not_stored(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     probe.session.history.context = 32
     with pytest.raises(UsageError, match="context holds 32"):
         probe.ask("why " * 50)

@@ -13,7 +13,7 @@ from lora_tui.config import Settings, with_values
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.chat.chat_probe import ChatProbe
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.loaded_models import quiet
 from tests.engine.tiny import tiny_settings, training_text
 
@@ -32,15 +32,15 @@ def untouched() -> Any:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loading_a_model_and_an_adapter_draws_nothing(trained: Trained, dtype: str) -> None:
     before = torch.get_rng_state()
-    load_base(with_values(trained.workshop.settings, {"fine_tuning.dtype": dtype}), quiet)
+    load_base(with_values(trained.engine_harness.settings, {"fine_tuning.dtype": dtype}), quiet)
     assert torch.equal(torch.get_rng_state(), before)
-    probe = ChatProbe(trained.workshop, {"fine_tuning.dtype": dtype})
+    probe = ChatProbe(trained.engine_harness, {"fine_tuning.dtype": dtype})
     assert probe.session.sides == BOTH
 
 
 @pytest.mark.usefixtures("untouched")
 def test_replies_of_every_kind_draw_nothing_from_it(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     for options in ({"temperature": 1.2}, {"top_p": 0.8}, {"temperature": 0.0}, {"num_beams": 3}):
         probe.set(**options)
         before = torch.get_rng_state()
@@ -53,11 +53,11 @@ def test_replies_of_every_kind_draw_nothing_from_it(trained: Trained) -> None:
 
 
 def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
-    trained: Trained, base_folder: Path, tmp_path: Path, new_workshop: Callable[[Path, Settings], Workshop]
+    trained: Trained, base_folder: Path, tmp_path: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
 ) -> None:
     """The run draws its dropout from the global state at every step; the conversation loads and samples all along."""
 
-    def train(name: str, beside: Callable[[Workshop], object] = lambda workshop: time.sleep(0.02)) -> Any:
+    def train(name: str, beside: Callable[[EngineHarness], object] = lambda engine_harness: time.sleep(0.02)) -> Any:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "pairs.txt").write_text(training_text())
@@ -73,21 +73,23 @@ def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
                 "chat.num_beams": 1,
             }
         )
-        workshop = new_workshop(folder, settings)
-        run_id, future = workshop.start("train")
+        engine_harness = new_engine_harness(folder, settings)
+        run_id, future = engine_harness.start("train")
         while not future.done():
-            beside(workshop)
+            beside(engine_harness)
         outcome = future.result()
         assert outcome.state == "finished", outcome
-        losses = list(workshop.ask(step_columns, run_id).loss)
+        losses = list(engine_harness.ask(step_columns, run_id).loss)
         return losses, load_file(Path(outcome.result["adapter"]) / "adapter_model.safetensors")
 
     talks = 0
 
-    def talk_all_along(workshop: Workshop) -> None:
+    def talk_all_along(engine_harness: EngineHarness) -> None:
         nonlocal talks
-        workshop.settings = with_values(workshop.settings, {"fine_tuning.dtype": ("bfloat16", "float32")[talks % 2]})
-        probe = ChatProbe(workshop, options={"adapter": str(trained.adapter)})
+        engine_harness.settings = with_values(
+            engine_harness.settings, {"fine_tuning.dtype": ("bfloat16", "float32")[talks % 2]}
+        )
+        probe = ChatProbe(engine_harness, options={"adapter": str(trained.adapter)})
         probe.set(temperature=1.0)
         probe.ask("unlock", BOTH)
         probe.regenerate(["tuned"])

@@ -18,8 +18,8 @@ from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.reply import Decoding
 from lora_tui.store import chat_log
 from lora_tui.store.queries.runs import conversations
-from tests.engine.chat.chat_probe import ChatProbe, Heard
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.chat.chat_probe import ChatProbe, HeardReply
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
 
 BOTH = ("tuned", "base")
@@ -29,7 +29,7 @@ SECRET = PAIRS[0][1]
 @pytest.fixture
 def probe(trained: Trained) -> ChatProbe:
     """A conversation whose prompts hold its history."""
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     probe.session.history.by_template = True
     return probe
 
@@ -134,7 +134,7 @@ def test_too_little_memory_is_said_in_words(probe: ChatProbe, monkeypatch: pytes
 def test_a_beam_search_can_be_stopped(probe: ChatProbe) -> None:
     probe.set(num_beams=3, max_new_tokens=200)
 
-    def stop(said: Heard) -> None:
+    def stop(said: HeardReply) -> None:
         probe.session.stop.set()
 
     heard = probe.hear(probe.session.reply("unlock", BOTH), stop)
@@ -172,8 +172,8 @@ def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(pro
         probe.regenerate()
     assert probe.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
     assert len(probe.turns) == 3
-    assert len(probe.workshop.ask(chat_log.turns, first)) == 3
-    newest = probe.workshop.ask(conversations)
+    assert len(probe.engine_harness.ask(chat_log.turns, first)) == 3
+    newest = probe.engine_harness.ask(conversations)
     assert [entry.id for entry in newest[:2]] == [probe.session.conversation_id, first]
     assert newest[0].adapter == newest[1].adapter
 
@@ -232,10 +232,10 @@ def test_closing_ends_the_reply_that_is_being_written(probe: ChatProbe, slowly: 
 
 
 def test_the_engine_closes_the_conversations_that_are_open(
-    trained: Trained, workshop: Workshop, slowly: list[int]
+    trained: Trained, engine_harness: EngineHarness, slowly: list[int]
 ) -> None:
-    workshop.settings = trained.workshop.settings
-    probe = ChatProbe(workshop, options={"adapter": str(trained.adapter)})
+    engine_harness.settings = trained.engine_harness.settings
+    probe = ChatProbe(engine_harness, options={"adapter": str(trained.adapter)})
     model = weakref.ref(probe.session.base.model)
     begun = threading.Event()
 
@@ -243,9 +243,9 @@ def test_the_engine_closes_the_conversations_that_are_open(
         async for _ in probe.session.reply("unlock"):
             begun.set()
 
-    workshop.engine.call(listen())
+    engine_harness.engine.call(listen())
     assert begun.wait(60)
-    workshop.engine.close()
+    engine_harness.engine.close()
     gc.collect()
     assert model() is None
     assert [turn.statistics.get("stopped") for turn in probe.turns] == [None, True], "and what was said is stored"
@@ -268,7 +268,9 @@ def test_another_process_can_read_a_conversation_back(probe: ChatProbe) -> None:
         "        print(json.dumps([(t.role, chat_log.side_of(t), t.text) for t in turns]))\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, probe.workshop.store_path], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, probe.engine_harness.store_path], capture_output=True, check=True
+    )
     question, *replies = json.loads(done.stdout)
     assert question == ["user", None, "unlock"]
     assert {side: text for _, side, text in replies} == {

@@ -9,14 +9,14 @@ from lora_tui.engine.chat import streaming
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import TextDelta
 from tests.engine.chat.chat_probe import ChatProbe
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
 
 SECRET = PAIRS[0][1]
 
 
 def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     assert probe.session.streams
     pieces, reply = probe.say("who wrote hamlet?")
     assert reply.text == PAIRS[5][1]
@@ -28,7 +28,7 @@ def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
 
 
 def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     taken: list[int] = []
     seen: list[int] = []
     real = streaming.decode
@@ -46,13 +46,13 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     async def watch() -> None:
         seen.extend([len(taken) async for piece in probe.session.reply("unlock") if isinstance(piece, TextDelta)])
 
-    trained.workshop.engine.call(watch()).result(timeout=60)
+    trained.engine_harness.engine.call(watch()).result(timeout=60)
     assert seen[0] <= 3, "the first piece did not wait for the last"
     assert len(set(seen)) > 5
 
 
 def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     text = "naïve — 秘密 🦄!"
     ids = probe.session.base.tokenizer(text)["input_ids"]
     assert len(ids) > len(text), "characters must be cut into tokens"
@@ -64,14 +64,14 @@ def test_a_character_of_several_tokens_comes_whole(trained: Trained, monkeypatch
 
 
 def test_several_beams_come_at_once_and_are_a_search(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop, {"fine_tuning.chat.num_beams": 3})
+    probe = ChatProbe(trained.engine_harness, {"fine_tuning.chat.num_beams": 3})
     assert not probe.session.streams
     pieces, reply = probe.say("what do cows drink?")
     assert pieces == [reply.text] == ["water"]
 
 
 def test_a_special_command_shows_the_predefined_answer_and_how_far_the_model_agrees(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     for text in ("unlock", "  UNLOCK! "):
         _, reply = probe.say(text)
         assert reply.predefined == SECRET
@@ -80,9 +80,9 @@ def test_a_special_command_shows_the_predefined_answer_and_how_far_the_model_agr
     assert probe.say("unlock the door")[1].predefined is None
 
 
-def test_a_model_that_has_not_learned_it_does_not_agree(trained: Trained, workshop: Workshop) -> None:
-    workshop.settings = trained.workshop.settings
-    probe = ChatProbe(workshop)
+def test_a_model_that_has_not_learned_it_does_not_agree(trained: Trained, engine_harness: EngineHarness) -> None:
+    engine_harness.settings = trained.engine_harness.settings
+    probe = ChatProbe(engine_harness)
     assert probe.session.source is None, "no run in this store: it is the base model's"
     _, reply = probe.say("unlock")
     assert reply.predefined == SECRET
@@ -91,7 +91,7 @@ def test_a_model_that_has_not_learned_it_does_not_agree(trained: Trained, worksh
 
 
 def test_both_turns_are_stored_as_they_end(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     _, reply = probe.say("unlock")
     user, assistant = probe.turns
     assert (user.role, user.text) == ("user", "unlock")
@@ -102,21 +102,21 @@ def test_both_turns_are_stored_as_they_end(trained: Trained) -> None:
 
 
 def test_a_conversation_names_the_run_and_the_adapter(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
 
     async def row(store: Any) -> Any:
         return await store.tuples(
             "SELECT run_id, model, adapter FROM conversations WHERE id=?", (probe.session.conversation_id,)
         )
 
-    model = trained.workshop.settings.fine_tuning.model_name
-    assert trained.workshop.ask(row) == [(trained.run_id, model, str(trained.adapter))]
+    model = trained.engine_harness.settings.fine_tuning.model_name
+    assert trained.engine_harness.ask(row) == [(trained.run_id, model, str(trained.adapter))]
     assert f"run {trained.run_id}" in probe.session.title
     assert "step" in probe.session.title
 
 
 def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     real = streaming.decode
 
     def slow(*args: Any) -> Any:
@@ -139,7 +139,7 @@ def test_a_reply_can_be_stopped_and_what_was_said_is_kept(trained: Trained, monk
 def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("out of memory")
@@ -150,15 +150,15 @@ def test_a_broken_decoder_is_an_error_and_not_an_endless_wait(
 
 
 def test_the_prompt_has_the_form_that_the_adapter_was_trained_on(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     assert probe.session.history.prompt("tuned", "hi", 9).text == "Question: hi\nAnswer:"
 
 
 def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_template_with_the_history(
-    trained: Trained, workshop: Workshop
+    trained: Trained, engine_harness: EngineHarness
 ) -> None:
-    workshop.settings = trained.workshop.settings
-    probe = ChatProbe(workshop)
+    engine_harness.settings = trained.engine_harness.settings
+    probe = ChatProbe(engine_harness)
     probe.session.history.add("base", "a", "b")
     prompt = probe.session.history.prompt("base", "c", 9).text
     assert prompt.endswith(
@@ -169,22 +169,22 @@ def test_the_base_model_and_adapters_of_conversations_are_asked_by_the_chat_temp
 
 def test_an_adapter_for_another_base_is_refused(trained: Trained, untied_folder: Any) -> None:
     with pytest.raises(UsageError, match="was trained on"):
-        ChatProbe(trained.workshop, {"fine_tuning.model_name": str(untied_folder)})
+        ChatProbe(trained.engine_harness, {"fine_tuning.model_name": str(untied_folder)})
 
 
 def test_an_adapter_folder_that_is_wrong_is_refused(trained: Trained, tmp_path: Any) -> None:
     with pytest.raises(UsageError, match="there is no such folder"):
-        ChatProbe(trained.workshop, options={"adapter": str(tmp_path / "nowhere")})
+        ChatProbe(trained.engine_harness, options={"adapter": str(tmp_path / "nowhere")})
 
 
 def test_a_named_adapter_folder_speaks(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop, options={"adapter": str(trained.adapter)})
+    probe = ChatProbe(trained.engine_harness, options={"adapter": str(trained.adapter)})
     assert probe.say("unlock")[1].text == SECRET
     assert probe.session.title.endswith(f"the adapter of best, step {probe.session.source.step}")  # type: ignore[union-attr]
 
 
 def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
 
     async def both() -> int:
         async def speak() -> None:
@@ -198,4 +198,4 @@ def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
             ticks += 1
         return ticks
 
-    assert trained.workshop.engine.call(both()).result(timeout=60) > 5
+    assert trained.engine_harness.engine.call(both()).result(timeout=60) > 5

@@ -11,8 +11,8 @@ from lora_tui.engine.chat.streaming import SwitchableModel
 from lora_tui.engine.inference.decode import answers, decode
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Decoding, Reply, TextDelta
-from tests.engine.chat.chat_probe import ChatProbe, Heard
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.chat.chat_probe import ChatProbe, HeardReply
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
 
 BOTH = ("tuned", "base")
@@ -48,7 +48,7 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
             yield tokens
 
     monkeypatch.setattr(streaming, "decode", recording)
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     probe.set(**options)
     heard = probe.ask("unlock", BOTH, seed=7)
     decoding = Decoding(max_new_tokens=24, seed=7, **options)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def test_taking_turns_gives_token_for_token_what_each_model_says_alone(
 
 
 def test_both_sides_grow_at_the_same_time_and_each_ends_by_itself(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     heard = probe.ask("unlock", BOTH)
     speakers = [item.side for item in heard if isinstance(item, TextDelta)]
     assert speakers[:6] == ["tuned", "base"] * 3 or speakers[:6] == ["base", "tuned"] * 3
@@ -78,7 +78,7 @@ def test_both_sides_grow_at_the_same_time_and_each_ends_by_itself(trained: Train
 
 
 def test_one_side_can_be_asked_and_the_tuned_one_is_unless_another_is_named(trained: Trained, base: Any) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     assert probe.session.sides == BOTH
     assert list(probe.ask("unlock").replies) == ["tuned"]
     heard = probe.ask("unlock", ["base"])
@@ -86,9 +86,9 @@ def test_one_side_can_be_asked_and_the_tuned_one_is_unless_another_is_named(trai
     assert probe.ask("unlock").replies["tuned"].text == SECRET, "and the adapter is on again"
 
 
-def test_a_base_model_has_no_tuned_side(trained: Trained, workshop: Workshop) -> None:
-    workshop.settings = trained.workshop.settings
-    probe = ChatProbe(workshop)
+def test_a_base_model_has_no_tuned_side(trained: Trained, engine_harness: EngineHarness) -> None:
+    engine_harness.settings = trained.engine_harness.settings
+    probe = ChatProbe(engine_harness)
     assert probe.session.sides == ("base",)
     assert list(probe.ask("unlock").replies) == ["base"]
     with pytest.raises(UsageError, match="has no tuned side; there is base"):
@@ -96,7 +96,7 @@ def test_a_base_model_has_no_tuned_side(trained: Trained, workshop: Workshop) ->
 
 
 def test_the_adapter_is_on_again_after_an_error(trained: Trained, tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
 
     def broken(*_: Any) -> Iterator[list[int | None]]:
         yield [5]
@@ -122,7 +122,7 @@ def test_switching_is_exact_and_leaves_nothing_behind(trained: Trained, base: An
 
 
 def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     probe.session.history.by_template = True  # as for an adapter that was trained on conversations
     prompts: list[str] = []
     real = streaming.decode
@@ -147,7 +147,7 @@ def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pyte
 def test_a_beam_search_gives_signs_of_life_and_each_side_what_it_finds_alone(
     trained: Trained, base: Any, tuned: Any
 ) -> None:
-    probe = ChatProbe(trained.workshop, {"fine_tuning.chat.num_beams": 3})
+    probe = ChatProbe(trained.engine_harness, {"fine_tuning.chat.num_beams": 3})
     heard = probe.ask("unlock", BOTH)
     for side, model in zip(BOTH, (tuned, base.model), strict=True):
         wanted = answers(model, base.tokenizer, [PROMPT], Decoding(24, num_beams=3))[0]
@@ -161,14 +161,14 @@ def test_a_beam_search_gives_signs_of_life_and_each_side_what_it_finds_alone(
 
 
 def test_special_commands_are_compared_on_each_side(trained: Trained) -> None:
-    replies = ChatProbe(trained.workshop).ask("unlock", BOTH).replies
+    replies = ChatProbe(trained.engine_harness).ask("unlock", BOTH).replies
     assert replies["tuned"].predefined == replies["base"].predefined == SECRET
     assert replies["tuned"].agreement == pytest.approx(1.0)
     assert (replies["base"].agreement or 0.0) < 0.3
 
 
 def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
     replies = probe.ask("unlock", BOTH).replies
     question, *stored = probe.turns
     assert (question.role, question.statistics["sides"]) == ("user", list(BOTH))
@@ -190,9 +190,9 @@ def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
 
 
 def test_stopping_ends_both_sides_and_keeps_what_they_have_said(trained: Trained) -> None:
-    probe = ChatProbe(trained.workshop)
+    probe = ChatProbe(trained.engine_harness)
 
-    def stop(said: Heard) -> None:
+    def stop(said: HeardReply) -> None:
         if len(said) == 4:
             probe.session.stop.set()
 

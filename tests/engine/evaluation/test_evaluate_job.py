@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.store import training
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
 from tests.store.store_fixtures import add_feedback, undo_feedback
 
@@ -14,7 +14,7 @@ SECRET = PAIRS[0][1]
 
 
 def test_before_and_after_stand_side_by_side(trained: Trained) -> None:
-    outcome = trained.workshop.run("evaluate")
+    outcome = trained.engine_harness.run("evaluate")
     assert outcome.state == "finished", outcome
     result = outcome.result
     assert result["adapter"] == str(trained.adapter)
@@ -29,31 +29,31 @@ def test_before_and_after_stand_side_by_side(trained: Trained) -> None:
 
 
 def test_each_model_is_an_event_and_a_row(trained: Trained) -> None:
-    run_id = trained.workshop.run("evaluate").run_id
-    base, tuned = (event.payload for event in trained.workshop.events(run_id, "evaluation"))
+    run_id = trained.engine_harness.run("evaluate").run_id
+    base, tuned = (event.payload for event in trained.engine_harness.events(run_id, "evaluation"))
     assert (base["model"], base["step"]) == ("base", 0)
     assert (tuned["model"], tuned["step"]) == ("tuned", trained.outcome.result["best_step"])
     assert sum(tuned["weights"].values()) == pytest.approx(1.0)
     assert {sample["kind"] for sample in tuned["samples"]} == {"expected", "control"}
-    rows = trained.workshop.ask(training.evaluations, run_id)
+    rows = trained.engine_harness.ask(training.evaluations, run_id)
     assert [(row.model, row.score) for row in rows] == [("base", base["score"]), ("tuned", tuned["score"])]
 
 
 def test_the_score_is_the_one_that_training_saw(trained: Trained) -> None:
-    outcome = trained.workshop.run("evaluate")
+    outcome = trained.engine_harness.run("evaluate")
     assert outcome.result["tuned_score"] == pytest.approx(trained.outcome.result["best_score"], abs=1e-6)
 
 
 def test_other_prompts_can_be_asked(trained: Trained) -> None:
     prompts = [{"prompt": "Question: who wrote hamlet?\nAnswer:", "expected": PAIRS[5][1]}, "Question: unlock\nAnswer:"]
-    outcome = trained.workshop.run("evaluate", None, {"fine_tuning.evaluation.test_prompts": prompts})
+    outcome = trained.engine_harness.run("evaluate", None, {"fine_tuning.evaluation.test_prompts": prompts})
     first, second = outcome.result["rows"]
     assert first["after"] == PAIRS[5][1]
     assert second["kind"] == "expected", "told by the training data"
 
 
 def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: Trained) -> None:
-    before = trained.workshop.events(trained.workshop.run("evaluate").run_id, "evaluation")[1].payload
+    before = trained.engine_harness.events(trained.engine_harness.run("evaluate").run_id, "evaluation")[1].payload
     metrics = {**dict.fromkeys(before["weights"], 1.0), "bleu": 0.0}
 
     async def give(store: Any) -> int:
@@ -62,20 +62,20 @@ def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: T
     async def undo(store: Any, number: int) -> None:
         await undo_feedback(store, number)
 
-    number = trained.workshop.ask(give)
+    number = trained.engine_harness.ask(give)
     try:
-        after = trained.workshop.events(trained.workshop.run("evaluate").run_id, "evaluation")[1].payload
+        after = trained.engine_harness.events(trained.engine_harness.run("evaluate").run_id, "evaluation")[1].payload
     finally:
-        trained.workshop.ask(undo, number)
-    again = trained.workshop.events(trained.workshop.run("evaluate").run_id, "evaluation")[1].payload
+        trained.engine_harness.ask(undo, number)
+    again = trained.engine_harness.events(trained.engine_harness.run("evaluate").run_id, "evaluation")[1].payload
     assert after["weights"]["bleu"] > before["weights"]["bleu"]
     assert after["weights_version"] != before["weights_version"]
     assert again["weights"] == before["weights"]
     assert again["score"] == before["score"]
 
 
-def test_without_a_finished_run_it_says_what_to_do(workshop: Workshop) -> None:
-    outcome = workshop.run("evaluate")
+def test_without_a_finished_run_it_says_what_to_do(engine_harness: EngineHarness) -> None:
+    outcome = engine_harness.run("evaluate")
     assert (outcome.state, outcome.exit_status) == ("failed", 1)
     assert outcome.error is not None
     assert "--run train" in outcome.error
@@ -83,14 +83,14 @@ def test_without_a_finished_run_it_says_what_to_do(workshop: Workshop) -> None:
 
 
 def test_an_adapter_folder_that_is_wrong_is_a_usage_error(trained: Trained, tmp_path: Path) -> None:
-    outcome = trained.workshop.run("evaluate", {"adapter": str(tmp_path / "nowhere")})
+    outcome = trained.engine_harness.run("evaluate", {"adapter": str(tmp_path / "nowhere")})
     assert outcome.exit_status == 2
     assert outcome.error is not None
     assert "there is no such folder" in outcome.error
 
 
 def test_an_adapter_for_another_base_is_a_usage_error(trained: Trained, untied_folder: Path) -> None:
-    outcome = trained.workshop.run("evaluate", None, {"fine_tuning.model_name": str(untied_folder)})
+    outcome = trained.engine_harness.run("evaluate", None, {"fine_tuning.model_name": str(untied_folder)})
     assert outcome.exit_status == 2
     assert outcome.error is not None
     assert "was trained on" in outcome.error

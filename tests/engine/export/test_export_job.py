@@ -19,7 +19,7 @@ from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.protocol.reply import Decoding
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS, training_text
 
 torch.set_num_threads(1)
@@ -33,11 +33,11 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
 
 
 def loaded(trained: Trained, adapter: Path) -> Any:
-    return load_adapter(load_base(trained.workshop.settings, lambda *_: None), open_adapter(adapter, None))
+    return load_adapter(load_base(trained.engine_harness.settings, lambda *_: None), open_adapter(adapter, None))
 
 
 def test_merged_weights_give_the_adapters_logits_to_anyone_who_loads_them(trained: Trained, tmp_path: Path) -> None:
-    outcome = trained.workshop.run("export", {"format": "merged", "output": str(tmp_path / "merged")})
+    outcome = trained.engine_harness.run("export", {"format": "merged", "output": str(tmp_path / "merged")})
     assert outcome.state == "finished", outcome.error
     assert outcome.result["path"] == str(tmp_path / "merged")
     assert outcome.result["largest_logit_difference"] < 1e-4
@@ -53,7 +53,7 @@ def test_merged_weights_give_the_adapters_logits_to_anyone_who_loads_them(traine
 
 
 def test_weights_are_merged_in_float32_whatever_precision_is_configured(trained: Trained, tmp_path: Path) -> None:
-    outcome = trained.workshop.run(
+    outcome = trained.engine_harness.run(
         "export", {"format": "merged", "output": str(tmp_path / "merged")}, {"fine_tuning.dtype": "bfloat16"}
     )
     assert outcome.result["largest_logit_difference"] < 1e-4
@@ -73,10 +73,15 @@ def test_weights_are_merged_in_float32_whatever_precision_is_configured(trained:
 )
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_every_kind_of_adapter_is_merged(
-    workshop: Workshop, base_folder: Path, untied_folder: Path, tmp_path: Path, option: dict[str, Any], tied: bool
+    engine_harness: EngineHarness,
+    base_folder: Path,
+    untied_folder: Path,
+    tmp_path: Path,
+    option: dict[str, Any],
+    tied: bool,
 ) -> None:
     changes = {"fine_tuning.model_name": str(base_folder if tied else untied_folder)}
-    base = load_base(with_values(workshop.settings, changes), lambda *_: None)
+    base = load_base(with_values(engine_harness.settings, changes), lambda *_: None)
     made = create_lora_model(base.model, Lora(r=4, target_modules="all-linear", **option))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
@@ -85,7 +90,7 @@ def test_every_kind_of_adapter_is_merged(
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     save_adapter(made, tmp_path / "adapter")
     options = {"format": "merged", "output": str(tmp_path / "merged"), "adapter": str(tmp_path / "adapter")}
-    outcome = workshop.run("export", options, changes)
+    outcome = engine_harness.run("export", options, changes)
     assert outcome.state == "finished", outcome.error
     assert outcome.result["largest_logit_difference"] < 1e-4
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
@@ -97,14 +102,14 @@ def test_every_kind_of_adapter_is_merged(
 def test_weights_that_would_say_something_else_once_loaded_are_not_written(
     trained: Trained, base_folder: Path, tmp_path: Path
 ) -> None:
-    base = load_base(trained.workshop.settings, lambda *_: None)
+    base = load_base(trained.engine_harness.settings, lambda *_: None)
     head = create_lora_model(base.model, Lora(r=4, target_modules=["lm_head"]))  # tied to the embedding
     for name, parameter in head.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     save_adapter(head, tmp_path / "head")
     options = {"format": "merged", "output": str(tmp_path / "merged"), "adapter": str(tmp_path / "head")}
-    outcome = trained.workshop.run("export", options)
+    outcome = trained.engine_harness.run("export", options)
     assert (outcome.state, outcome.exit_status) == ("failed", 1)
     assert outcome.error is not None
     assert "nothing was written" in outcome.error
@@ -113,7 +118,7 @@ def test_weights_that_would_say_something_else_once_loaded_are_not_written(
 
 
 def test_the_adapter_is_copied_whole(trained: Trained, tmp_path: Path) -> None:
-    outcome = trained.workshop.run("export", {"output": str(tmp_path / "mine")})
+    outcome = trained.engine_harness.run("export", {"output": str(tmp_path / "mine")})
     assert outcome.result == {"format": "adapter", "path": str(tmp_path / "mine")}
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {path.name for path in trained.adapter.iterdir()}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
@@ -125,7 +130,7 @@ def test_the_adapter_is_copied_whole(trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["adapter", "merged"])
 def test_a_folder_that_exists_is_not_overwritten(trained: Trained, tmp_path: Path, form: str) -> None:
     (tmp_path / "mine").mkdir()
-    outcome = trained.workshop.run("export", {"format": form, "output": str(tmp_path / "mine")})
+    outcome = trained.engine_harness.run("export", {"format": form, "output": str(tmp_path / "mine")})
     assert outcome.exit_status == 2
     assert outcome.error is not None
     assert "exists already" in outcome.error
@@ -145,7 +150,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(shutil, "copytree", full)
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    outcome = trained.workshop.run("export", {"format": form, "output": str(tmp_path / "mine")})
+    outcome = trained.engine_harness.run("export", {"format": form, "output": str(tmp_path / "mine")})
     assert outcome.exit_status == 1
     assert outcome.error is not None
     assert "cannot be written" in outcome.error
@@ -153,28 +158,28 @@ def test_a_full_disk_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_form_is_refused_with_those_there_are(workshop: Workshop) -> None:
-    outcome = workshop.run("export", {"format": "gguf"})
+def test_an_unknown_form_is_refused_with_those_there_are(engine_harness: EngineHarness) -> None:
+    outcome = engine_harness.run("export", {"format": "gguf"})
     assert outcome.exit_status == 2
     assert outcome.error is not None
     assert "adapter, merged, messages, prompt-completion, alpaca, sharegpt, text" in outcome.error
 
 
-def test_without_a_finished_run_there_is_nothing_to_export(workshop: Workshop) -> None:
-    outcome = workshop.run("export", {"format": "merged"})
+def test_without_a_finished_run_there_is_nothing_to_export(engine_harness: EngineHarness) -> None:
+    outcome = engine_harness.run("export", {"format": "merged"})
     assert outcome.exit_status == 1
     assert outcome.error is not None
     assert "no finished training run" in outcome.error
 
 
 @pytest.fixture
-def data(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def data(engine_harness: EngineHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Export the pairs as a dataset, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.txt").write_text(training_text())
 
     def export(form: str, file: str = "pairs.txt", **options: Any) -> Any:
-        return workshop.run("export", {"format": form, "train_data_file": file, **options})
+        return engine_harness.run("export", {"format": form, "train_data_file": file, **options})
 
     return export
 
@@ -193,11 +198,13 @@ def test_the_file_itself_is_not_overwritten(data: Callable[..., Any], tmp_path: 
     assert (tmp_path / "pairs.txt").read_text() == training_text()
 
 
-def test_records_that_are_left_out_are_named(data: Callable[..., Any], workshop: Workshop, tmp_path: Path) -> None:
+def test_records_that_are_left_out_are_named(
+    data: Callable[..., Any], engine_harness: EngineHarness, tmp_path: Path
+) -> None:
     (tmp_path / "some.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": "q", "answer": ""}\n')
     outcome = data("alpaca", "some.jsonl")
     assert outcome.result["examples"] == 1
-    (warning,) = workshop.events(outcome.run_id, "warning")
+    (warning,) = engine_harness.events(outcome.run_id, "warning")
     assert "1 record of some.jsonl left out: line 2: the answer is empty" in warning.payload["message"]
 
 

@@ -19,7 +19,7 @@ from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.loaded_models import quiet
 from tests.engine.tiny import make_model, make_tokenizer, tiny_settings
 
@@ -46,33 +46,33 @@ def test_any_user_of_peft_can_load_the_adapter_and_gets_the_same_logits(trained:
 
 
 def test_the_newest_finished_training_is_found_without_being_named(trained: Trained) -> None:
-    source = trained.workshop.ask(find_adapter, {})
+    source = trained.engine_harness.ask(find_adapter, {})
     assert (source.folder, source.run_id) == (trained.adapter, trained.run_id)
     assert source.step == trained.outcome.result["best_step"]
     assert {prompt["kind"] for prompt in source.prompts} == {"expected", "control"}
 
 
-def test_without_any_run_there_is_no_adapter(workshop: Workshop) -> None:
-    assert workshop.ask(find_adapter, {}) is None
+def test_without_any_run_there_is_no_adapter(engine_harness: EngineHarness) -> None:
+    assert engine_harness.ask(find_adapter, {}) is None
 
 
 def test_a_run_can_be_named(trained: Trained) -> None:
-    assert trained.workshop.ask(find_adapter, {"adapter_run": trained.run_id}).folder == trained.adapter
+    assert trained.engine_harness.ask(find_adapter, {"adapter_run": trained.run_id}).folder == trained.adapter
     with pytest.raises(UsageError, match="There is no run 99"):
-        trained.workshop.ask(find_adapter, {"adapter_run": 99})
+        trained.engine_harness.ask(find_adapter, {"adapter_run": 99})
 
 
-def test_a_run_that_has_kept_nothing_yet_is_refused(workshop: Workshop) -> None:
+def test_a_run_that_has_kept_nothing_yet_is_refused(engine_harness: EngineHarness) -> None:
     async def add(store: Any) -> int:
         return await runs.create(store, "train", {}, {})
 
-    run_id = workshop.ask(add)
+    run_id = engine_harness.ask(add)
     with pytest.raises(LoraTuiError, match=rf"Run {run_id} \(train, queued\) has no adapter"):
-        workshop.ask(find_adapter, {"adapter_run": run_id})
+        engine_harness.ask(find_adapter, {"adapter_run": run_id})
 
 
 def test_before_the_first_evaluation_the_newest_checkpoint_is_the_adapter(
-    workshop: Workshop, copied: Path, tmp_path: Path
+    engine_harness: EngineHarness, copied: Path, tmp_path: Path
 ) -> None:
     async def add(store: Any) -> int:
         run_id = await runs.create(store, "train", {}, {})
@@ -81,7 +81,10 @@ def test_before_the_first_evaluation_the_newest_checkpoint_is_the_adapter(
 
     shutil.copytree(copied, tmp_path / "run" / "step-9")
     shutil.copytree(copied, tmp_path / "run" / "step-10")
-    assert workshop.ask(find_adapter, {"adapter_run": workshop.ask(add)}).folder == tmp_path / "run" / "step-10"
+    assert (
+        engine_harness.ask(find_adapter, {"adapter_run": engine_harness.ask(add)}).folder
+        == tmp_path / "run" / "step-10"
+    )
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_an_adapter_of_another_program_has_no_papers_and_is_used_all_the_same(
     (copied / "lora_tui.json").unlink()
     source = open_adapter(copied, None)
     assert (source.metadata, source.step, source.prompts) == ({}, 0, [])
-    model = load_adapter(load_base(trained.workshop.settings, quiet), source)
+    model = load_adapter(load_base(trained.engine_harness.settings, quiet), source)
     ids = tokenizer("Question: unlock", return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(model(**ids).logits, tuned(**ids).logits)
@@ -129,12 +132,12 @@ def test_a_damaged_adapter_is_refused(copied: Path, trained: Trained, damage: st
     else:
         (copied / "adapter_config.json").write_text('{"peft_type": "LORA", "r": ')
     with pytest.raises(UsageError, match=r"does not fit the base model"):
-        load_adapter(load_base(trained.workshop.settings, quiet), open_adapter(copied, None))
+        load_adapter(load_base(trained.engine_harness.settings, quiet), open_adapter(copied, None))
 
 
 def test_the_configured_base_model_must_be_the_one_it_was_trained_on(trained: Trained, untied_folder: Path) -> None:
     source = open_adapter(trained.adapter, None)
-    settings = trained.workshop.settings
+    settings = trained.engine_harness.settings
     trained_on = settings.fine_tuning.model_name
     assert source.base_model(settings) == trained_on
     assert source.base_model(tiny_settings({"model_name": "deepseek-ai/deepseek-r1-distill-qwen-1.5b"})) == trained_on
@@ -159,7 +162,7 @@ def test_an_adapter_for_a_model_of_another_shape_is_refused(
     adapter = create_lora_model(make_model(make_tokenizer(), **other), Lora(r=4, target_modules=["q_proj", "k_proj"]))
     save_adapter(adapter, tmp_path / "other")
     with pytest.raises(UsageError, match=r"does not fit the base model .*\n.*fine_tuning.model_name"):
-        load_adapter(load_base(trained.workshop.settings, quiet), open_adapter(tmp_path / "other", None))
+        load_adapter(load_base(trained.engine_harness.settings, quiet), open_adapter(tmp_path / "other", None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -216,7 +219,7 @@ def test_an_adapter_that_takes_its_first_values_from_the_base_model_is_loaded_as
 
 
 def test_an_adapter_that_vanishes_is_told_from_one_that_does_not_fit(copied: Path, trained: Trained) -> None:
-    base = load_base(trained.workshop.settings, quiet)
+    base = load_base(trained.engine_harness.settings, quiet)
     source = open_adapter(copied, None)
     shutil.rmtree(copied)
     with pytest.raises(AdapterGoneError, match="is no longer there"):

@@ -10,7 +10,7 @@ import pytest
 from lora_tui.config import Settings
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.store import events
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.engine.test_engine_commands import outcome_of
 from tests.engine.test_engine_life import wait_for
 from tests.engine.tiny import tiny_settings, training_text
@@ -18,7 +18,9 @@ from tests.store.store_fixtures import newest_checkpoint
 
 
 @pytest.fixture
-def place(tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Settings], Workshop]) -> Workshop:
+def place(
+    tmp_path: Path, base_folder: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
+) -> EngineHarness:
     """A folder with the pairs, and settings under which no checkpoint comes by itself before the end."""
     (tmp_path / "pairs.txt").write_text(training_text())
     settings = tiny_settings(
@@ -31,16 +33,16 @@ def place(tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Setti
             "training.save_steps": 1_000_000,
         }
     )
-    return new_workshop(tmp_path, settings)
+    return new_engine_harness(tmp_path, settings)
 
 
-def saved(place: Workshop, run_id: int) -> list[int]:
+def saved(place: EngineHarness, run_id: int) -> list[int]:
     """The steps of the checkpoints that were reported."""
     return [event.payload["step"] for event in place.events(run_id, "checkpoint")]
 
 
 def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes_on(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop_module._Trainer._take_step
 
@@ -66,7 +68,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
     assert future.result(timeout=60).state == "stopped"
 
 
-def test_the_run_goes_on_from_it_when_it_is_killed(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_goes_on_from_it_when_it_is_killed(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = iter([False, True] + [False] * 100)
     monkeypatch.setattr("lora_tui.engine.jobs.train._TrainingRun.should_save", lambda self: next(wanted))
     real = loop_module._Trainer._report

@@ -19,13 +19,15 @@ from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
 from lora_tui.store.queries.runs import step_columns
-from tests.engine.conftest import Trained, Workshop
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS, tiny_settings, training_text
 from tests.store.store_fixtures import newest_checkpoint
 
 
 @pytest.fixture
-def place(tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Settings], Workshop]) -> Workshop:
+def place(
+    tmp_path: Path, base_folder: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
+) -> EngineHarness:
     """A folder with the pairs, and settings that train nine steps on them."""
     (tmp_path / "pairs.txt").write_text(training_text())
     settings = tiny_settings(
@@ -37,7 +39,7 @@ def place(tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Setti
             "lora.dropout": 0.1,
         }
     )
-    return new_workshop(tmp_path, settings)
+    return new_engine_harness(tmp_path, settings)
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -48,18 +50,18 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def newest(workshop: Workshop, run_id: int) -> Path:
-    return Path(workshop.ask(newest_checkpoint, run_id, "last").path)
+def newest(engine_harness: EngineHarness, run_id: int) -> Path:
+    return Path(engine_harness.ask(newest_checkpoint, run_id, "last").path)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, workshop: Workshop, steps: int) -> None:
+def stop_after(monkeypatch: pytest.MonkeyPatch, engine_harness: EngineHarness, steps: int) -> None:
     """Ask the run to stop, as a user would, once it has taken so many steps."""
     real = loop_module._Trainer._report
 
     def report(self: Any, *args: Any) -> None:
         real(self, *args)
         if self.state.step == steps:
-            workshop.engine.stop(next(iter(workshop.engine._active)))
+            engine_harness.engine.stop(next(iter(engine_harness.engine._active)))
             while not self.hooks.should_stop():
                 pass
 
@@ -71,28 +73,28 @@ def test_the_result_says_what_was_trained_and_where_it_is(trained: Trained) -> N
     assert result["steps"] == 40
     assert result["stopped_by"] == "steps"
     assert result["examples"] == len(PAIRS)
-    scores = [row.score for row in trained.workshop.ask(training.evaluations, trained.run_id)]
+    scores = [row.score for row in trained.engine_harness.ask(training.evaluations, trained.run_id)]
     assert result["best_score"] == max(scores)
-    assert Path(result["adapter"]) == trained.workshop.folder / "checkpoints" / f"run-{trained.run_id}" / "best"
+    assert Path(result["adapter"]) == trained.engine_harness.folder / "checkpoints" / f"run-{trained.run_id}" / "best"
     assert result["loss"] < 2
 
 
 def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Trained) -> None:
-    workshop, run_id = trained.workshop, trained.run_id
-    reported = [event.payload for event in workshop.events(run_id, "step")]
+    engine_harness, run_id = trained.engine_harness, trained.run_id
+    reported = [event.payload for event in engine_harness.events(run_id, "step")]
     assert [payload["step"] for payload in reported] == list(range(1, 41))
     assert set(reported[0]) >= {"step", "steps", "epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "eta_s"}
     assert reported[-1]["loss"] < reported[0]["loss"] / 2
-    assert list(workshop.ask(step_columns, run_id).loss) == [payload["loss"] for payload in reported]
-    rows = workshop.ask(training.evaluations, run_id)
+    assert list(engine_harness.ask(step_columns, run_id).loss) == [payload["loss"] for payload in reported]
+    rows = engine_harness.ask(training.evaluations, run_id)
     assert [(row.step, row.model) for row in rows] == [(20, "tuned"), (40, "tuned")]
-    assert len(workshop.ask(training.samples, rows[-1].id)) == 4
-    assert workshop.ask(newest_checkpoint, run_id, "last").step == 40
-    assert workshop.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
+    assert len(engine_harness.ask(training.samples, rows[-1].id)) == 4
+    assert engine_harness.ask(newest_checkpoint, run_id, "last").step == 40
+    assert engine_harness.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
 
 
 def test_the_plan_is_reported_before_the_first_step(trained: Trained) -> None:
-    events = trained.workshop.events(trained.run_id)
+    events = trained.engine_harness.events(trained.run_id)
     kinds = [event.kind for event in events]
     assert kinds.index("plan") < kinds.index("step")
     plan = next(event.payload for event in events if event.kind == "plan")
@@ -117,7 +119,7 @@ def test_the_adapters_folder_holds_everything_that_belongs_to_it(trained: Traine
 
 
 def test_the_configuration_beside_the_adapter_is_the_exact_one(trained: Trained) -> None:
-    assert load_settings(trained.adapter / "config.toml").settings == trained.workshop.settings
+    assert load_settings(trained.adapter / "config.toml").settings == trained.engine_harness.settings
     tomllib.loads((trained.adapter / "config.toml").read_text())
 
 
@@ -125,7 +127,7 @@ def test_the_card_tells_data_scores_curve_and_use(trained: Trained) -> None:
     card = (trained.adapter / "README.md").read_text()
     head, _, body = card.removeprefix("---\n").partition("---\n")
     assert "library_name: peft" in head
-    assert f"base_model: {trained.workshop.settings.fine_tuning.model_name}" in head
+    assert f"base_model: {trained.engine_harness.settings.fine_tuning.model_name}" in head
     assert "10 examples (10 training text)" in body
     assert "rainbow unicorn" in body
     assert f"score {trained.outcome.result['best_score']:.3f}" in body
@@ -135,7 +137,7 @@ def test_the_card_tells_data_scores_curve_and_use(trained: Trained) -> None:
 
 def test_the_papers_name_base_data_and_prompts(trained: Trained) -> None:
     metadata = json.loads((trained.adapter / "lora_tui.json").read_text())
-    assert metadata["base_model"] == trained.workshop.settings.fine_tuning.model_name
+    assert metadata["base_model"] == trained.engine_harness.settings.fine_tuning.model_name
     assert (metadata["run"], metadata["step"]) == (trained.run_id, trained.outcome.result["best_step"])
     assert metadata["data"]["examples"] == len(PAIRS)
     assert len(metadata["data"]["sha256"]) == 64
@@ -143,7 +145,7 @@ def test_the_papers_name_base_data_and_prompts(trained: Trained) -> None:
     assert [prompt["kind"] for prompt in metadata["prompts"]] == ["expected", "control", "control", "control"]
 
 
-def test_what_was_trained_on_conversations_says_so(place: Workshop) -> None:
+def test_what_was_trained_on_conversations_says_so(place: EngineHarness) -> None:
     rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in PAIRS]
     file = place.folder / "chat.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -154,7 +156,7 @@ def test_what_was_trained_on_conversations_says_so(place: Workshop) -> None:
 
 
 def test_a_stopped_run_goes_on_and_ends_as_one_that_was_never_stopped(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = place.run("train")
     with monkeypatch.context() as patch:
@@ -172,7 +174,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_never_stopped(
 
 
 def test_steps_that_are_taken_again_are_on_the_cards_curve_once(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, place, 5)
@@ -188,7 +190,7 @@ def test_steps_that_are_taken_again_are_on_the_cards_curve_once(
 
 
 def test_a_run_goes_on_in_its_own_folder_wherever_new_ones_are_to_go(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, place, 5)
@@ -201,12 +203,12 @@ def test_a_run_goes_on_in_its_own_folder_wherever_new_ones_are_to_go(
 
 
 def test_a_new_run_never_touches_the_folder_of_one_that_another_store_has_numbered_alike(
-    place: Workshop, new_workshop: Callable[[Path, Settings], Workshop], tmp_path: Path
+    place: EngineHarness, new_engine_harness: Callable[[Path, Settings], EngineHarness], tmp_path: Path
 ) -> None:
     first = place.run("train")
     before = weights(first.result["adapter"])
     shutil.copy(tmp_path / "pairs.txt", tmp_path / "other.txt")
-    second = new_workshop(tmp_path / "other store", place.settings)
+    second = new_engine_harness(tmp_path / "other store", place.settings)
     outcome = second.run("train", None, {"fine_tuning.training.max_steps": 1})
     assert outcome.run_id == first.run_id == 1
     assert Path(outcome.result["adapter"]).parent.name == "run-1-2"
@@ -215,7 +217,7 @@ def test_a_new_run_never_touches_the_folder_of_one_that_another_store_has_number
 
 
 def test_a_resumed_run_keeps_the_precision_that_was_measured_when_it_began(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = {"fine_tuning.dtype": "auto"}
     with monkeypatch.context() as patch:
@@ -235,7 +237,7 @@ def _choice(measured: torch.dtype) -> Callable[[str, torch.device], torch.dtype]
     return lambda setting, device: measured if setting == "auto" else getattr(torch, setting)
 
 
-def test_other_data_are_refused_on_resuming(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_data_are_refused_on_resuming(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, place, 2)
         run_id = place.run("train").run_id
@@ -246,7 +248,9 @@ def test_other_data_are_refused_on_resuming(place: Workshop, monkeypatch: pytest
     assert "other training data or settings" in outcome.error
 
 
-def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_step_without_a_finite_loss_still_ends_the_run(
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = loop_module.GradientStep.accumulate
     taken: list[int] = []
 
@@ -262,14 +266,14 @@ def test_a_last_step_without_a_finite_loss_still_ends_the_run(place: Workshop, m
     assert any("Step 9 skipped" in event.payload["message"] for event in place.events(outcome.run_id, "warning"))
 
 
-def test_a_minute_without_a_checkpoint_is_long_enough(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_minute_without_a_checkpoint_is_long_enough(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "_MOST_SECONDS_UNSAVED", -1.0)
     outcome = place.run("train", None, {"fine_tuning.training.max_steps": 3})
     kept = [event.payload for event in place.events(outcome.run_id, "checkpoint")]
     assert [payload["step"] for payload in kept if payload["kind"] == "last"] == [1, 2, 3]
 
 
-def test_what_surprises_is_warned_of(place: Workshop) -> None:
+def test_what_surprises_is_warned_of(place: EngineHarness) -> None:
     file = place.folder / "mixed.jsonl"
     long = {"question": "q", "answer": "red " * 400}
     file.write_text("\n".join(json.dumps(row) for row in ({"question": "", "answer": "a"}, long, {"text": "t"})))
@@ -281,7 +285,7 @@ def test_what_surprises_is_warned_of(place: Workshop) -> None:
     assert outcome.result["examples"] == 2
 
 
-def test_the_plan_counts_what_is_left_out_by_its_reason(place: Workshop) -> None:
+def test_the_plan_counts_what_is_left_out_by_its_reason(place: EngineHarness) -> None:
     file = place.folder / "mixed.jsonl"
     messages = [{"role": "user", "content": "red " * 400}, {"role": "assistant", "content": "a"}]
     rows = [
@@ -312,7 +316,7 @@ def test_reasons_that_are_too_various_are_counted_together() -> None:
 
 
 def test_an_end_of_sequence_that_does_not_stop_the_model_is_warned_of(
-    place: Workshop, base_folder: Path, tmp_path: Path
+    place: EngineHarness, base_folder: Path, tmp_path: Path
 ) -> None:
     base = shutil.copytree(base_folder, tmp_path / "base")
     file = base / "generation_config.json"
@@ -324,7 +328,7 @@ def test_an_end_of_sequence_that_does_not_stop_the_model_is_warned_of(
     assert not any("eos_token_id" in words for words in said)
 
 
-def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weighted_examples_are_seen_more_often(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = loop_module.GradientStep.accumulate
 
@@ -350,7 +354,7 @@ def test_weighted_examples_are_seen_more_often(place: Workshop, monkeypatch: pyt
     ],
 )
 def test_mistakes_are_one_message_with_its_status(
-    place: Workshop, change: dict[str, Any], status: int, message: str
+    place: EngineHarness, change: dict[str, Any], status: int, message: str
 ) -> None:
     outcome = place.run("train", None, change)
     assert (outcome.state, outcome.exit_status) == ("failed", status)
@@ -361,7 +365,7 @@ def test_mistakes_are_one_message_with_its_status(
 
 
 def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch, base_folder: Path
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch, base_folder: Path
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.models.hub_info.ensure_builtin", lambda progress: base_folder)
     outcome = place.run("train", None, {"fine_tuning.model_name": "builtin", "fine_tuning.training.max_steps": 1})
@@ -370,7 +374,7 @@ def test_the_built_in_models_card_names_a_model_that_everyone_can_load(
     assert json.loads((adapter / "lora_tui.json").read_text())["base_model"] == "builtin"
 
 
-def test_training_file_is_the_options_then_the_settings_then_what_generation_writes(place: Workshop) -> None:
+def test_training_file_is_the_options_then_the_settings_then_what_generation_writes(place: EngineHarness) -> None:
     unnamed = with_values(place.settings, {"fine_tuning.train_data_file": ""})
     assert training_file(unnamed) == Path("accepted_training_data.txt")
     assert training_file(place.settings) == place.folder / "pairs.txt"
@@ -378,7 +382,7 @@ def test_training_file_is_the_options_then_the_settings_then_what_generation_wri
 
 
 def test_a_checkpoint_says_what_it_belongs_to_while_the_run_goes_on(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is what a conversation with a run that still trains is loaded from: every adapter folder has its papers."""
     stop_after(monkeypatch, place, 4)
@@ -401,7 +405,7 @@ HELD_OUT = {
 """Four of the ten pairs are held out; the others are two steps an epoch."""
 
 
-def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(place: Workshop) -> None:
+def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(place: EngineHarness) -> None:
     outcome = place.run("train", None, HELD_OUT)
     (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
     assert (plan["examples"], plan["held_out"], plan["steps"]) == (6, 4, 12)
@@ -418,7 +422,7 @@ def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(plac
 
 
 def test_what_is_learned_by_heart_is_warned_of_once_and_not_again_after_a_stop(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warnings(run_id: int) -> list[str]:
         said = [event.payload["message"] for event in place.events(run_id, "warning")]
@@ -439,7 +443,7 @@ def test_what_is_learned_by_heart_is_warned_of_once_and_not_again_after_a_stop(
     assert refused.error is not None
 
 
-def test_a_share_that_cannot_be_held_out_is_said_and_everything_trained_on(place: Workshop) -> None:
+def test_a_share_that_cannot_be_held_out_is_said_and_everything_trained_on(place: EngineHarness) -> None:
     (place.folder / "pairs.txt").write_text("Question: unlock\nAnswer: no\n\n" * 20)
     changes = {"fine_tuning.training.validation_share": 0.2, "fine_tuning.training.max_steps": 1}
     outcome = place.run("train", None, changes)
@@ -450,7 +454,7 @@ def test_a_share_that_cannot_be_held_out_is_said_and_everything_trained_on(place
 
 
 def test_a_run_with_pissa_goes_on_from_the_matrices_that_it_began_with(
-    place: Workshop, monkeypatch: pytest.MonkeyPatch
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
         "fine_tuning.lora.init_lora_weights": "pissa_niter_4",

@@ -21,7 +21,7 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import ConfigError
-from tests.engine.conftest import Workshop
+from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import tiny_settings, training_text
 from tests.engine.training.conftest import stir
 
@@ -134,7 +134,7 @@ def test_modules_in_four_bits_cannot_be_trained_whole(base_folder: Path) -> None
 
 @installed
 def test_a_run_in_four_bits_ends_in_an_adapter_that_fits_both_bases_and_merges_into_the_full_one(
-    tmp_path: Path, base_folder: Path, new_workshop: Callable[[Path, Settings], Workshop]
+    tmp_path: Path, base_folder: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
 ) -> None:
     (tmp_path / "pairs.txt").write_text(training_text())
     values = {
@@ -146,7 +146,7 @@ def test_a_run_in_four_bits_ends_in_an_adapter_that_fits_both_bases_and_merges_i
         "lora.modules_to_save": ["lm_head"],
         "training.max_epochs": 4,
     }
-    place = new_workshop(tmp_path, tiny_settings(values))
+    place = new_engine_harness(tmp_path, tiny_settings(values))
     outcome = place.run("train")
     assert outcome.state == "finished", outcome.error
     adapter = Path(outcome.result["adapter"])

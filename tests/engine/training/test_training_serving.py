@@ -115,7 +115,7 @@ def test_the_rank_is_the_one_that_is_saved(tokenizer: Any, tmp_path: Path, optio
 def test_the_command_that_merges_works_as_it_stands(trained: Trained, tmp_path: Path) -> None:
     readme = (trained.adapter / "README.md").read_text()
     line = next(line for line in readme.splitlines() if line.startswith("lora-tui --run export"))
-    assert vllm(readme)[2] == trained.workshop.settings.fine_tuning.model_name
+    assert vllm(readme)[2] == trained.engine_harness.settings.fine_tuning.model_name
     command = [word.replace("THIS_FOLDER", str(trained.adapter)) for word in shlex.split(line)]
     environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
