@@ -225,7 +225,7 @@ def _capitalised(words: str) -> str:
 
 
 class _EngineConversation:
-    """A chat session of the engine, as the app's loop sees it."""
+    """The app's `Conversation`: a chat session of the engine, read from the app's loop."""
 
     def __init__(self, engine: "Engine", session: "ChatSession") -> None:
         self._engine = engine
@@ -233,20 +233,16 @@ class _EngineConversation:
 
     @property
     def title(self) -> str:
-        """The model, and the adapter on it."""
         return self._session.title
 
     @property
     def sides(self) -> Sequence[Side]:
-        """The sides that can answer."""
         return self._session.sides
 
     def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
-        """Answer, streaming."""
         return self._on_this_loop(self._session.reply(text, sides))
 
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
-        """Answer the last question anew."""
         return self._on_this_loop(self._session.regenerate(sides))
 
     async def _on_this_loop(self, stream: AsyncGenerator[ReplyItem, None]) -> AsyncIterator[ReplyItem]:
@@ -255,17 +251,13 @@ class _EngineConversation:
                 yield item
 
     def stop(self) -> None:
-        """End the reply at its next token."""
         self._session.stop.set()
 
     def set_decoding(self, decoding: Decoding) -> None:
-        """Decode like this from the next reply on."""
         self._session.decoding = decoding
 
     async def clear(self) -> None:
-        """Begin a new conversation."""
         await asyncio.wrap_future(self._engine.call(self._session.clear()))
 
     async def close(self) -> None:
-        """Unload the model."""
         await asyncio.wrap_future(self._engine.call(self._session.close()))

@@ -11,7 +11,7 @@ from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, count, duration, one_line
 
-MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
+_MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
 
 GENERATING = "generating"
@@ -140,7 +140,7 @@ def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:
 def _pair(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     verdict = str(payload.get("verdict", ""))
     score = _number(payload.get("score"), ".1f")
-    line = f"{MARKS.get(verdict, '·')} {score:>4}  {one_line(str(payload.get('question', '')), 90)}"
+    line = f"{_MARKS.get(verdict, '·')} {score:>4}  {one_line(str(payload.get('question', '')), 90)}"
     if verdict != "accepted" and payload.get("reason"):
         line += f"  ({one_line(str(payload['reason']), 80)})"
     return [line]
