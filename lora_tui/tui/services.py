@@ -80,7 +80,7 @@ class AppServices:
         self.show_problem(Problem(first, "", rest, self.log_file))
 
     async def attempt(self, operation: Awaitable[T]) -> T | None:
-        """Await something that may be refused; None when it was, and the user has been told."""
+        """Await something that may be refused; None when it was: the error is shown then."""
         try:
             return await operation
         except Exception as error:  # noqa: BLE001  # logged there; a bug of the engine's side must not end the app

@@ -129,12 +129,12 @@ class AnswerScreen(Dialog[None]):
         largest = ", ".join(
             f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _LEAST_CHANGE
         )
-        words = (
+        text = (
             f"The weights moved: {largest}"
             if largest
             else "The weights hardly moved: no metric sets this answer apart."
         )
-        self._change = styled((words, "$accent"))
+        self._change = styled((text, "$accent"))
         self._services.poll_soon()
         await self._show()
 

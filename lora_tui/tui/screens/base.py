@@ -79,8 +79,8 @@ def run_status(run: RunLine | None, more: str, *, narrow: bool) -> Content:
     """A run in the bar: glyph, number, mode or state, `more`, and the device it is on where there is room."""
     if run is None:
         return styled(("no run yet", DIM))
-    words, colour = state_label(run.state)
-    glyph, _, name = words.partition(" ")
+    text, colour = state_label(run.state)
+    glyph, _, name = text.partition(" ")
     parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
     if not narrow or not more:
         parts.append(f" · {name if run.state != 'running' else run.mode}")

@@ -110,15 +110,15 @@ class ChatScreen(ModeScreen):
     def _show_hint(self) -> None:
         """Say in the empty columns what can be done here."""
         commands = self.state.settings.fine_tuning.chat.commands
-        words: list[Content | str | tuple[str, str]] = [
+        text: list[Content | str | tuple[str, str]] = [
             ("The model is loaded with the first question. ", DIM),
             ("ctrl+t", "bold"), (" chooses another checkpoint or the base model, ", DIM),
             ("ctrl+b", "bold"), (" puts the base model beside it.", DIM),
         ]  # fmt: skip
         if commands:
             shown = ", ".join(list(commands)[:6])
-            words += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
-        self._chat_columns.show_hint(styled(*words))
+            text += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
+        self._chat_columns.show_hint(styled(*text))
 
     @property
     def _chat_columns(self) -> ChatColumns:
@@ -171,12 +171,12 @@ class ChatScreen(ModeScreen):
     def _decoding(self) -> Decoding:
         return Decoding.of_chat(self.state.settings.fine_tuning.chat)
 
-    def _show_line(self, words: str = "") -> None:
+    def _show_line(self, text: str = "") -> None:
         decoding = self._decoding()
         how = f"{decoding.num_beams} beams, all at once" if decoding.num_beams > 1 else "streams"
         how += f" · {decoding.max_new_tokens} new tokens · temperature {decoding.temperature:g}"
         self.query_one("#chat-line", Line).show(
-            styled((words, "$accent"), "   " if words else "", (how + " · ctrl+o changes it", DIM))
+            styled((text, "$accent"), "   " if text else "", (how + " · ctrl+o changes it", DIM))
         )
 
     # Talking

@@ -153,8 +153,8 @@ class ConfigureScreen(ModeScreen):
     def _section_cell(self, name: str) -> str:
         """A section as the file has it, cut from the left: its end tells it from its neighbours."""
         room = self.query_one("#keys", RowList).size.width - _BEFORE_VALUE
-        words = f"[{name}]"
-        return words if len(words) <= room else f"[…{words[len(words) - max(1, room) + 2 :]}"
+        text = f"[{name}]"
+        return text if len(text) <= room else f"[…{text[len(text) - max(1, room) + 2 :]}"
 
     @property
     def _key(self) -> Key | None:
@@ -167,9 +167,9 @@ class ConfigureScreen(ModeScreen):
     def _show_key(self) -> None:
         """Show the key under the cursor: meaning, value, default, range, and advice on its value."""
         key = self._key
-        words = self.query_one("#key-words", Static)
+        panel = self.query_one("#key-words", Static)
         if key is None:
-            words.update("")
+            panel.update("")
             return
         value = settings_value(self.state.settings, key.name)
         parts: list[Any] = [(key.name, "bold $accent"), "\n", safe_text(key.description), "\n"]
@@ -187,7 +187,7 @@ class ConfigureScreen(ModeScreen):
                 parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
         for advice in advice_for(self.state.settings, key.name):
             parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
-        words.update(styled(*parts))
+        panel.update(styled(*parts))
         self.refresh_bindings()
 
     def _show_file(self) -> None:
@@ -251,8 +251,8 @@ class ConfigureScreen(ModeScreen):
         """Validate while the user types: what is wrong, and what would be right."""
         if self._editing is not None:
             problem = self._validate(self._editing, event.value)[1]
-            words = styled(("✗ ", "bold $error"), safe_text(problem)) if problem else styled(("✓", "$success"))
-            self.query_one("#edit-problem", Static).update(words)
+            text = styled(("✗ ", "bold $error"), safe_text(problem)) if problem else styled(("✓", "$success"))
+            self.query_one("#edit-problem", Static).update(text)
 
     def _validate(self, key: Key, text: str) -> tuple[Settings | None, str]:
         """The settings with this value of the key, or None and the problem."""

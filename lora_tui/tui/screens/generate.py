@@ -174,8 +174,8 @@ class GenerateScreen(RunScreen):
     def _draw(self, view: GenerationView, *, summed: bool) -> None:
         progress = self.query_one("#progress", Panel)
         progress.show(progress_lines(view, time.time(), progress.content_size.width or 60), "Progress")
-        title, words = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
-        self.query_one("#analysis", Panel).show(words, title)
+        title, text = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
+        self.query_one("#analysis", Panel).show(text, title)
         sources = self.query_one("#sources", RowList)
         if summed:
             sources.show(len(view.sources))
@@ -311,9 +311,9 @@ class GenerateScreen(RunScreen):
         self._search_timer = self.set_timer(_SEARCH_DELAY, self._search)
 
     async def _search(self) -> None:
-        words = self.query_one("#search", Input).value
-        if self._window is not None and words != self._window.filter.search:
-            await self._refilter(replace(self._window.filter, search=words))
+        text = self.query_one("#search", Input).value
+        if self._window is not None and text != self._window.filter.search:
+            await self._refilter(replace(self._window.filter, search=text))
 
     @on(Input.Submitted, "#search")
     async def _search_entered(self) -> None:
