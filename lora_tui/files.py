@@ -101,7 +101,7 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
                 temporary.replace(target)
                 _sync(target.parent)
     finally:
-        # After success there is nothing left to close or remove; after a failure the first error is the one to tell.
+        # After success there is nothing left to close or remove; after a failure the first error is the one to report.
         with suppress(OSError):
             stream.close()
         with suppress(OSError):

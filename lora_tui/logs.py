@@ -58,7 +58,7 @@ def set_up_logging(level: str = "INFO", *, on_stderr: bool = False) -> Path:
 
 
 def set_level(level: str) -> None:
-    """Set how much is logged: of ours as asked, of libraries never less than their warnings' worth."""
+    """Set the level of our loggers; those of chatty libraries stay at WARNING or above."""
     ours = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger().setLevel(ours)
     for name in (*_CHATTY, *_WITH_OWN_HANDLERS):

@@ -37,7 +37,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuLoad:
-    """How busy a card is: percent, bytes, degrees Celsius, watts; None for what it does not tell."""
+    """How busy a card is: percent, bytes, degrees Celsius, watts; None for what it does not report."""
 
     index: int
     name: str
@@ -53,7 +53,7 @@ class DeviceLoad:
     """How busy the machine is.
 
     `process_cpu` is in percent of one core (two busy cores are 200) and `machine_cpu` in percent of all, both since the
-    look before: the first look has none. `process_memory` is what the process holds in bytes. The process's figures are
+    previous call (None on the first). `process_memory` is what the process holds in bytes. The process's figures are
     None once it is gone.
     """
 
@@ -112,7 +112,7 @@ def _group_headroom(folder: Path, limit: str, used: str, cached: str) -> int | N
 
 
 def has_apple_gpu() -> bool:
-    """Tell whether this is a Mac whose graphics torch can use."""
+    """Return whether this is a Mac whose GPU torch can use."""
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 

@@ -1,4 +1,4 @@
-"""Secrets (keys, tokens, passwords) in text: `find_secret` tells of one, `redact` takes all of them out.
+"""Detector of secrets (keys, tokens, passwords) in text: `find_secret` names one, `redact` blots all of them out.
 
 Everything that leaves the program passes here: log records, narration, stored failures, warnings and calls, exception
 messages, the configuration's complaints. Forms come in two strengths. Those of `find_secret` are so rare in ordinary
@@ -56,12 +56,12 @@ def find_secret(text: str) -> str | None:
 
 
 def may_hold_secret(text: str) -> bool:
-    """Tell whether `text`, which somebody typed as a name, is better not shown at all."""
+    """Return whether `text`, typed as a key's name, is better not shown at all."""
     return _LIKE_A_KEY.search(text) is not None or redact(text) != text
 
 
 def may_be_secret(text: str) -> bool:
-    """Tell whether `text`, which somebody typed as a value, is better not shown: also a long word of mixed digits."""
+    """Return whether `text`, typed as a value, is better not shown: also one long word of letters and digits."""
     return may_hold_secret(text) or _LIKE_A_KEY_ALONE.fullmatch(text.strip()) is not None
 
 

@@ -22,12 +22,12 @@ _DEEPEST = 20
 """Tables inside tables; no key of ours lies so deep."""
 
 _LONGEST_STATEMENT = 1000
-"""Lines; finding the end of a longer one would take too long, and keys below it are told without a line."""
+"""Lines; finding the end of a longer one would take too long, and keys below it are reported without a line."""
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WHERE = re.compile(r"\s*\(at (?:line (?P<line>\d+), column \d+|end of document)\)$")
 
-# What tomllib says, and what the person who wrote the line should do about it.
+# Messages of tomllib, and the remedy for each.
 _REMEDIES = (
     (r"Invalid value \(at end", "a value is missing, or a list is not closed; it ends with ]"),
     (r"Invalid value", 'text needs quotes, as in model = "gpt-4"; true and false are written in lower case'),
@@ -127,11 +127,11 @@ def _parse(name: str, text: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{name}: lists or tables are nested too deeply.") from None
     except ValueError as problem:  # TOMLDecodeError is one; so is a number with thousands of digits
-        said = one_line(str(problem), 160)
-    where = _WHERE.search(said)
-    complaint = _WHERE.sub("", said) if where else "a value is out of range"
-    remedy = next((advice for pattern, advice in _REMEDIES if re.search(pattern, said)), "correct this line")
-    # What is never closed is noticed below, often at the end: the line where it begins is the one to mend.
+        error = one_line(str(problem), 160)
+    where = _WHERE.search(error)
+    complaint = _WHERE.sub("", error) if where else "a value is out of range"
+    remedy = next((advice for pattern, advice in _REMEDIES if re.search(pattern, error)), "correct this line")
+    # What is never closed is noticed below, often at the end: the line where it begins is the one to fix.
     opened = next((first for first, _, parsed in statements(text) if parsed is None), None)
     line = int(where["line"]) if where and where["line"] else opened or len(text.splitlines())
     if opened is not None and opened < line:

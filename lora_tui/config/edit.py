@@ -2,7 +2,7 @@
 
 The text is a list of statements: headers, pairs of key and value, and notes (comments and blank lines). A changed key
 means that one statement is rewritten, a new one that a statement is put where its section ends, a removed one that a
-statement goes. Nothing is known here of files; whoever calls parses the result and compares it with what was wanted.
+statement goes. Nothing is known here of files; the caller parses the result and compares it with what was wanted.
 
 This is the only module that imports tomlkit, and it gives it a single statement at a time. Whole files stay out of its
 reach: it would put a new key below the comment that belongs to the next section.
@@ -49,7 +49,7 @@ def edit_text(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any], *
 
 
 def same_toml(left: Any, right: Any) -> bool:
-    """Tell whether two TOML values are the same, kinds of numbers and truth values told apart."""
+    """Return whether two TOML values are equal in value and type: 1, 1.0 and true differ."""
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):

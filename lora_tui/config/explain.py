@@ -49,7 +49,7 @@ def parse_edit(key: str, text: str) -> Any:
 
     A word of an open table (``fine_tuning.chat.commands.unlock``) is a key as well. Raises `ConfigError`, which begins
     with the key's name, where the text is no value of its kind or an impossible one; whether it agrees with the other
-    keys is asked by `with_values`.
+    keys is checked by `with_values`.
     """
     path = key_path(key)
     try:
@@ -144,10 +144,10 @@ def _table(path: KeyPath, text: str) -> Any:
 
 
 def _is_bare(text: str) -> bool:
-    """Tell whether text can stand without quotes where text is expected."""
+    """Return whether text can stand without quotes where text is expected."""
     return text == text.strip() and text.isprintable() and text[:1] not in ('"', "'")
 
 
 def _is_bare_item(text: str) -> bool:
-    """Tell whether text can stand without quotes in a list."""
+    """Return whether text can stand without quotes in a list."""
     return bool(text) and _is_bare(text) and "," not in text and text[0] not in "[{"

@@ -114,15 +114,15 @@ def key_problem(path: KeyPath, value: Any) -> str | None:
     """Return what is wrong with `value` for the key at `path` by itself, or None.
 
     The sentence begins with the key's name. That a value contradicts another key's is left out: which of the two is to
-    change is for the whole configuration to tell.
+    change only the whole configuration can say.
     """
     problems: list[Problem] = []
     nested, origins = _merge_layers(_override(path, value, _change, problems))
     try:
         Settings.model_validate(nested)
     except ValidationError as invalid:
-        told = [details for details in invalid.errors(include_url=False) if details["type"] != "conflict"]
-        problems += [_problem_of_error(details, origins) for details in told]
+        errors = [details for details in invalid.errors(include_url=False) if details["type"] != "conflict"]
+        problems += [_problem_of_error(details, origins) for details in errors]
     return str(most_urgent_first(problems)[0]) if problems else None
 
 

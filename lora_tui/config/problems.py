@@ -76,7 +76,7 @@ class Problem:
 
 
 def most_urgent_first(problems: Sequence[Problem]) -> list[Problem]:
-    """Return `problems`, the one to tell first in front: a secret, else the one that stands highest in the file."""
+    """Return `problems` with the one to report in full in front: a secret, else the one highest in the file."""
     return sorted(problems, key=lambda problem: (not problem.urgent, problem.source.line or sys.maxsize))
 
 

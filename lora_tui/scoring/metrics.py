@@ -140,8 +140,8 @@ def grounding(answer: str, passage: str) -> float:
     without spaces by pairs of neighbouring characters, because single characters occur everywhere. An answer of
     function words alone ("Yes.") is held against the passage word by word; an empty one gets 0.
     """
-    said, source = tokens(answer), tokens(passage)
-    words, values = _terms(said), numbers(said)
+    claimed, source = tokens(answer), tokens(passage)
+    words, values = _terms(claimed), numbers(claimed)
     content = words - _FUNCTION_WORDS
     if not content and not values:
         content = words

@@ -87,8 +87,8 @@ class Store:
         """Run the block as one transaction: committed at its end, rolled back when it raises."""
         async with self._writing:
             try:
-                # A coroutine that is cancelled here has begun all the same: the connection's thread does what it was
-                # told, whether anyone still waits or not. Rolling back is harmless where nothing was begun.
+                # A coroutine that is cancelled here has begun all the same: the connection's thread executes what was
+                # sent, whether anyone still waits or not. Rolling back is harmless where nothing was begun.
                 await self._connection.execute("BEGIN IMMEDIATE")
                 yield self
                 await self._connection.execute("COMMIT")
@@ -219,7 +219,7 @@ async def _switch_to_wal(connection: aiosqlite.Connection) -> str | None:
 
 
 def _on_network(path: Path) -> bool:
-    """Tell whether the longest mount point above `path` is a network file system."""
+    """Return whether the longest mount point above `path` is a network file system."""
     resolved = path.resolve()
     mounts = [part for part in psutil.disk_partitions(all=True) if resolved.is_relative_to(part.mountpoint)]
     nearest = max(mounts, key=lambda part: len(part.mountpoint), default=None)

@@ -93,7 +93,7 @@ async def newest_pairs(store: Store, run_id: int, states: Sequence[str], limit: 
 
 
 async def has_question(store: Store, run_id: int, question_key: str) -> bool:
-    """Tell whether the run has a pair with that normalised question that no gate refused."""
+    """Return whether the run has a pair with that normalised question that no gate refused."""
     return bool(
         await store.value(
             "SELECT 1 FROM pairs WHERE run_id=? AND question_key=?"

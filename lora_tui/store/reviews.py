@@ -20,7 +20,7 @@ DECISIONS = (
 
 _IN_FORCE = " WHERE pair_id=? AND undone_at IS NULL ORDER BY done.id DESC LIMIT 1"
 
-# The few rows that people have made, newest first, by an index of their own: a run may have 100,000 pairs.
+# The few rows that people made, newest first, by an index of their own: a run may have 100,000 pairs.
 _NEWEST = (
     " WHERE {} AND undone_at IS NULL AND (SELECT run_id FROM pairs WHERE pairs.id = done.pair_id) = ?"
     " ORDER BY done.at DESC, done.id DESC LIMIT 1"

@@ -164,7 +164,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
-    """A passage: the characters ``first_character:last_character`` of its document, and the heading it stands under."""
+    """A chunk: characters ``first_character:last_character`` of its document, and the heading above them."""
 
     id: str
     document_id: str
@@ -283,7 +283,7 @@ class PairRow:
 class Decision:
     """A verdict on a pair; `score` and `threshold` are 0-10, `weights_version` is a row of `weight_versions`.
 
-    `decided_by` is ``gate`` (a check before the judge), ``aggregator``, or whoever overrides them.
+    `decided_by` is ``gate`` (a check before the judge), ``aggregator``, or ``person``.
     """
 
     verdict: str
@@ -332,7 +332,7 @@ class PairEdit:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisRow:
-    """A batch analysis: local statistics, what the model said of them, and what steers the prompts that follow."""
+    """A batch analysis: local statistics, the model's comment on them, and directives for the prompts that follow."""
 
     version: int
     at_accepted: int

@@ -159,7 +159,7 @@ class OutputFile:
 async def output_files(t: Store) -> list[OutputFile]:
     """Return the runs that wrote a file of accepted pairs, the one that wrote last first.
 
-    A run whose result does not tell (live, killed, or failed in a later life) has written one when it has accepted
+    A run whose result does not say (live, killed, or failed when it was resumed) has written one when it has accepted
     pairs; one that is live will write last.
     """
     return await t.all(
@@ -182,7 +182,7 @@ async def get(store: Store, run_id: int) -> Run | None:
 async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
     """Return the newest run of one of these modes that can be resumed, or None.
 
-    A run that failed before it did anything (a refused device, a missing file) is not what people mean.
+    A run that failed before it did anything (a refused device, a missing file) does not count.
     """
     await mark_interrupted(store)
     sql = (
@@ -221,7 +221,7 @@ async def mark_interrupted(store: Store) -> int:
 
 
 def owner_alive(run: Run) -> bool:
-    """Tell whether the process that owns `run` still exists."""
+    """Return whether the process that owns `run` still exists."""
     if run.host != socket.gethostname():
         return time.time() - run.heartbeat < _SILENT_SECONDS
     try:

@@ -304,7 +304,7 @@ CREATE INDEX attempts_of_run ON attempts(
     run_id, status, http_status, prompt_tokens, completion_tokens, cached_tokens, estimated_tokens
 );
 """
-"""What people change while they look (edits, overrides, ratings), and the indexes that summaries are read from.
+"""Human review (edits, overrides, ratings), and the indexes that summaries are read from.
 
 `pair_edits` holds a pair's text as it was before an edit. A decision's `feedback_id` is the feedback that a person's
 override gave; its `cause` is what the pair's was, so that taking back a later one restores it. Of older decisions only

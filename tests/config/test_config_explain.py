@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, advise, all_keys, with_values
+from lora_tui.config import Settings, advise, with_values
 from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
-from lora_tui.config.keys import all_sections, plain_value
+from lora_tui.config.keys import all_keys, all_sections, plain_value
 from lora_tui.errors import ConfigError
 
 MODEL = "data_generation.model"

@@ -7,7 +7,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lora_tui.config import cache_folder, config_folder, log_folder, private_folder
+from lora_tui.config.paths import cache_folder, config_folder, log_folder, private_folder
 
 FOLDERS = [
     (config_folder, "LORA_TUI_CONFIG", platformdirs.user_config_path),

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, all_keys, changed_keys, load_settings, save_keys, with_values
+from lora_tui.config import Settings, load_settings, with_values
+from lora_tui.config.keys import all_keys
+from lora_tui.config.save import changed_keys, save_keys
 from lora_tui.errors import ConfigError, LoraTuiError
 
 # One value for every key that is not its default.

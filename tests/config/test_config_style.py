@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, all_keys, load_settings, reference_text, save_keys, with_values
+from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.edit import edit_text, same_toml
-from lora_tui.config.reference import comment
+from lora_tui.config.keys import all_keys
+from lora_tui.config.reference import comment, reference_text
+from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError
 
 WRITTEN = """\
@@ -403,7 +405,8 @@ def test_what_edits_files_is_loaded_by_the_first_save_only() -> None:
     code = """
 import sys
 from pathlib import Path
-from lora_tui.config import load_settings, save_keys
+from lora_tui.config import load_settings
+from lora_tui.config.save import save_keys
 Path("config.toml").write_text("[logging]\\nlevel = 'INFO'\\n")
 load_settings(environment={})
 assert "tomlkit" not in sys.modules

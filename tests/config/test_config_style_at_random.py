@@ -5,9 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings, all_keys, load_settings, save_keys, with_values
+from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.edit import _parse_statements
+from lora_tui.config.keys import all_keys
 from lora_tui.config.reference import toml_key, toml_value
+from lora_tui.config.save import save_keys
 
 A, C = {"prompt": "a", "expected": "b"}, {"prompt": "c", "avoid": "d"}
 NEW = {"prompt": "n", "expected": "m"}
