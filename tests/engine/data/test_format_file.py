@@ -73,10 +73,17 @@ def test_every_line_is_written_or_listed_and_the_numbers_add_up(tmp_path: Path) 
     ]
     assert summary.adds_up
     assert (summary.lines, summary.blank, summary.comments, summary.written, summary.rejected) == (14, 1, 1, 8, 4)
-    assert summary.reasons["a question without an answer"] == summary.reasons["not valid JSON"] == 1
+    needs_model = next(reason for reason in summary.reasons if reason.startswith("a plain statement needs a model"))
+    reasons = ["a question without an answer", "not valid JSON", "the answer is empty", needs_model]
+    assert summary.reasons == dict.fromkeys(reasons, 1)
+    listed = [line.split("\t")[0] for line in rejected.read_text().splitlines()]
+    for number, reason, shown in zip(range(11, 15), reasons, listed, strict=True):
+        assert shown.startswith(f"line {number}: {reason}"), "the eight lines before them are written"
     assert summary.notes == {"the system message was left out": 1}
     assert (summary.duplicates, summary.from_model, summary.rejected_file) == (1, 0, rejected)
     assert progress == [(line, 14) for line in range(3, 15)], "not for the blank line and the comment"
+    assert progress[-1] == (summary.lines, summary.lines)
+    assert len(progress) == summary.written + summary.rejected, "one call for each verdict"
     assert len(pairs(out)) == 8
 
 
