@@ -12,6 +12,7 @@ from typing import Any
 from lora_tui.config import Settings
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.run_folder import WEIGHTS, best_folder, step_folders
+from lora_tui.engine.runtime.resume import require_run
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -88,14 +89,6 @@ async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSourc
         if _folder_of_run(run, which) == folder:
             return source
     return open_adapter(_folder_of_run(run, which), run.id)  # a trainer has replaced it while it was being read
-
-
-async def require_run(store: Store, run_id: int) -> Run:
-    """Return the run of that number; raises `UsageError` when there is none."""
-    run = await runs.get(store, run_id)
-    if run is None:
-        raise UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
-    return run
 
 
 async def base_model_name(

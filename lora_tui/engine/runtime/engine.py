@@ -21,6 +21,7 @@ from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import EventWriter, RunContext, Stopped, finite
 from lora_tui.engine.runtime.process import before_torch
+from lora_tui.engine.runtime.resume import require_run
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.secrets import redact
 from lora_tui.store import events, runs
@@ -170,9 +171,7 @@ class Engine:
             return await runs.create(store, mode, settings.model_dump(mode="json"), options)
         await runs.mark_interrupted(store)
         taken = await runs.take_over(store, resume)
-        run = await runs.get(store, resume)
-        if run is None:
-            raise UsageError(f"There is no run {resume} in {store.path}; `lora-tui --runs` lists them.")
+        run = await require_run(store, resume)
         if not taken:
             raise UsageError(
                 f"Run {resume} is live (process {run.pid} on {run.host}); watch it with --attach {resume}."

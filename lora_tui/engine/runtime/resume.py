@@ -65,6 +65,11 @@ async def open_existing(store_path: Path) -> Store:
 async def find_run(store: Store, run_id: int) -> Run:
     """Return a run as it is now; raises `UsageError` where it does not exist."""
     await runs.mark_interrupted(store)
+    return await require_run(store, run_id)
+
+
+async def require_run(store: Store, run_id: int) -> Run:
+    """Return a run as the store has it; raises `UsageError` where it does not exist."""
     run = await runs.get(store, run_id)
     if run is None:
         raise UsageError(
