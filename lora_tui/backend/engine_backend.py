@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from lora_tui.config import Settings
     from lora_tui.engine.chat.session import ChatSession
     from lora_tui.engine.forecast.forecast import SettingsForecast
-    from lora_tui.engine.review.pairs import PairChange
     from lora_tui.engine.runtime.engine import Engine, Outcome
 
 T = TypeVar("T")
@@ -113,38 +112,31 @@ class EngineBackend:
         """Rate the answer to a test prompt."""
         from lora_tui.engine.review.ratings import rate_sample
 
-        rated = await self._on_store(lambda store: rate_sample(store, sample_id, rating))
-        return ReviewResult(f"Rated {rating} of 5.", rated.before, rated.after)
+        return await self._on_store(lambda store: rate_sample(store, sample_id, rating))
 
     async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> ReviewResult:
         """Rate a reply of a conversation."""
         from lora_tui.engine.review.ratings import rate_turn
 
-        rated = await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
-        moved = rated.before != rated.after
-        more = "it moved the weights of the score" if moved else "kept; only special commands move the weights"
-        return ReviewResult(f"Rated {rating} of 5: {more}.", rated.before, rated.after)
+        return await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
 
     async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
         """Accept or reject a pair."""
         from lora_tui.engine.review.pairs import override_pair
 
-        done = await self._on_store(lambda store: override_pair(store, pair_id, verdict))
-        return ReviewResult(_pair_message(done), done.before, done.after)
+        return await self._on_store(lambda store: override_pair(store, pair_id, verdict))
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Rewrite a pair."""
         from lora_tui.engine.review.pairs import edit_pair
 
-        done = await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
-        return ReviewResult(_pair_message(done))
+        return await self._on_store(lambda store: edit_pair(store, pair_id, question, answer))
 
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest decision about a pair of the run."""
         from lora_tui.engine.review.pairs import undo
 
-        words = await self._on_store(lambda store: undo(store, run_id))
-        return None if words is None else ReviewResult(_capitalised(words) + ".")
+        return await self._on_store(lambda store: undo(store, run_id))
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""
@@ -156,10 +148,7 @@ class EngineBackend:
         """Delete a run that has ended; returns what became of its folder."""
         from lora_tui.engine.review.runs import delete_run
 
-        done = await self._on_store(lambda store: delete_run(store, run_id, with_files=with_files))
-        if done.removed is not None:
-            return f"Run {run_id} is deleted, with {done.removed}."
-        return f"Run {run_id} is deleted." + (f" {done.kept}" if done.kept else "")
+        return await self._on_store(lambda store: delete_run(store, run_id, with_files=with_files))
 
     # Forecasts
 
@@ -210,18 +199,6 @@ def _forecast_function() -> "Callable[[Settings, Store | None, Path | None], Cor
     from lora_tui.engine.forecast.forecast import forecast_settings
 
     return forecast_settings
-
-
-def _pair_message(change: "PairChange") -> str:
-    """What was done to a pair, and whether the file of accepted pairs has it."""
-    message = _capitalised(change.message)
-    if change.file_problem:
-        return f"{message}. {change.file_problem}"
-    return f"{message}. {change.file} is written again." if change.file is not None else f"{message}."
-
-
-def _capitalised(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 class _EngineConversation:

@@ -118,10 +118,10 @@ async def setting(t: Store, run_id: int, key: str, default: Any) -> Any:
     return default if value is None else value
 
 
-async def rename(store: Store, run_id: int, name: str) -> bool:
-    """Give a run a name; returns whether there is such a run."""
+async def rename(store: Store, run_id: int, name: str) -> None:
+    """Give a run a name."""
     async with store.transaction() as t:
-        return await t.execute("UPDATE runs SET name=? WHERE id=?", (name, run_id)) == 1
+        await t.execute("UPDATE runs SET name=? WHERE id=?", (name, run_id))
 
 
 async def delete_part(t: Store, run_id: int, most: int) -> bool:

@@ -5,13 +5,13 @@ Only the run that wrote a path last may write it again: another's file must not 
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_tui.engine.generation.output import write_accepted
 from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.words import question_key
 from lora_tui.store import events, feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
@@ -25,27 +25,7 @@ _NOUNS = {"accepted": "acceptance", "rejected": "rejection"}
 _SHOWN = 60
 
 
-@dataclass(frozen=True, slots=True)
-class PairChange:
-    """The outcome of one review action on a pair; `changed` is false where the pair was so already.
-
-    `message` says it to people. `live` means that a process owns the run: it has been sent a command and rewrites the
-    run's file itself. Else `file` is the path that was rewritten (None: there was none) and `file_problem` why it could
-    not be. `before` and `after` are the aggregator's weights, empty where the action gave no verdict.
-    """
-
-    pair_id: int
-    run_id: int
-    message: str
-    changed: bool = True
-    live: bool = False
-    file: Path | None = None
-    file_problem: str | None = None
-    before: Mapping[str, float] = field(default_factory=dict)
-    after: Mapping[str, float] = field(default_factory=dict)
-
-
-async def override_pair(store: Store, pair_id: int, verdict: str) -> PairChange:
+async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResult:
     """Accept or reject a pair, whatever its score; raises `UsageError` where there is no such pair or verdict.
 
     The verdict is feedback on the metrics that the pair's text has, in place of an earlier one of a person.
@@ -57,7 +37,7 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> PairChange:
         pair, run = await _pair_and_run(t, pair_id)
         in_force = await reviews.decision_in_force(t, pair_id)
         if in_force is not None and in_force.decided_by == PERSON and pair.state == verdict:
-            return PairChange(pair_id, run.run_id, f"{verdict} already: {_quoted(pair)}", changed=False, live=run.live)
+            return ReviewResult(f"{verdict.capitalize()} already: {_quoted(pair)}.")
         learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
         before, version = await stored_aggregator(t, GENERATION, learning_rate)
         await feedback.withdraw(t, "pair", pair_id)
@@ -70,13 +50,11 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> PairChange:
         await generation.decide(t, pair_id, decision, {}, {}, given)
         after, _ = await stored_aggregator(t, GENERATION, learning_rate)
         await _store_event(t, run, pair_id, decided_by=PERSON)
-    done = PairChange(
-        pair_id, run.run_id, f"{verdict}: {_quoted(pair)}", live=run.live, before=before.weights, after=after.weights
-    )
-    return await _rewrite_file_if_ended(store, run, done)
+    message = f"{verdict.capitalize()}: {_quoted(pair)}."
+    return ReviewResult(message + await _rewrite_and_report(store, run), before.weights, after.weights)
 
 
-async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> PairChange:
+async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> ReviewResult:
     """Word a pair anew and keep its former text; raises `UsageError` for empty text.
 
     The question is put on one line, which is all that a training text has room for. The verdict stays.
@@ -88,18 +66,17 @@ async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> P
     async with store.transaction() as t:
         pair, run = await _pair_and_run(t, pair_id)
         if (pair.question, pair.answer) == (question, answer):
-            return PairChange(pair_id, run.run_id, f"unchanged: {_quoted(pair)}", changed=False, live=run.live)
+            return ReviewResult(f"Unchanged: {_quoted(pair)}.")
         await reviews.edit(t, pair_id, question, answer, question_key(question))
         await _store_event(t, run, pair_id, edited=True)
-    done = PairChange(pair_id, run.run_id, f"edited: {_quoted(replace(pair, question=question))}", live=run.live)
-    return await _rewrite_file_if_ended(store, run, done)
+    message = f"Edited: {_quoted(replace(pair, question=question))}."
+    return ReviewResult(message + await _rewrite_and_report(store, run))
 
 
-async def undo(store: Store, run_id: int) -> str | None:
-    """Take back the newest override or edit in force of a run's pairs; returns a message of what was taken back.
+async def undo(store: Store, run_id: int) -> ReviewResult | None:
+    """Take back the newest override or edit in force of a run's pairs; None where there is nothing to take back.
 
-    Verdict, score, cause, reason and text are as they were before, and so are the weights. The message says
-    whether the run's file was rewritten. None where there is nothing to take back.
+    Verdict, score, cause, reason and text are as they were before, and so are the weights.
     """
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
@@ -108,22 +85,21 @@ async def undo(store: Store, run_id: int) -> str | None:
             return None
         if override is not None and (edit is None or override.at >= edit.at):
             pair, run = await _pair_and_run(t, override.pair_id)
-            message = f"took back the {_NOUNS.get(override.verdict, override.verdict)} of {_quoted(pair)}"
+            message = f"Took back the {_NOUNS[override.verdict]} of {_quoted(pair)}"
             await _take_override_back(t, run, override)
         else:
             assert edit is not None, "one of the two is there"
             pair, run = await _pair_and_run(t, edit.pair_id)
-            message = f"took back the edit of {_quoted(replace(pair, question=edit.question))}"
+            message = f"Took back the edit of {_quoted(replace(pair, question=edit.question))}"
             await reviews.undo_edit(t, edit)
             await _store_event(t, run, pair.id)
-    done = await _rewrite_file_if_ended(store, run, PairChange(pair.id, run_id, message, live=run.live))
-    if done.file is not None:
-        return f"{message}; {done.file.name} is written anew"
-    return message if done.file_problem is None else f"{message}; {done.file_problem}"
+    file, problem = await rewrite_file(store, run)
+    written = f"; {file.name} is written anew" if file is not None else f"; {problem}" if problem else ""
+    return ReviewResult(f"{message}{written}.")
 
 
 @dataclass(frozen=True, slots=True)
-class _RunOfPair:
+class RunOfPair:
     """The run of a reviewed pair: whether it is live, and the output file that it owned before the change."""
 
     run_id: int
@@ -131,17 +107,17 @@ class _RunOfPair:
     file: Path | None
 
 
-async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, _RunOfPair]:
+async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, RunOfPair]:
     pair = await generation.pair(t, pair_id)
     if pair is None:
         raise UsageError(f"There is no pair {pair_id} in {t.path}.")
     run_id = await reviews.run_of_pair(t, pair_id)
     state = await runs.state(t, run_id)
     live = state in LIVE_STATES
-    return pair, _RunOfPair(run_id, live, None if live else await output_file_of_run(t, run_id))
+    return pair, RunOfPair(run_id, live, None if live else await output_file_of_run(t, run_id))
 
 
-async def _take_override_back(t: Store, run: _RunOfPair, override: DecisionRow) -> None:
+async def _take_override_back(t: Store, run: RunOfPair, override: DecisionRow) -> None:
     """Restore the decision before an override, and the feedback that belonged to it."""
     learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
     restored = await reviews.undo_override(t, override)
@@ -152,7 +128,7 @@ async def _take_override_back(t: Store, run: _RunOfPair, override: DecisionRow) 
     await _store_event(t, run, override.pair_id, decided_by=None if restored is None else restored.decided_by)
 
 
-async def _store_event(t: Store, run: _RunOfPair, pair_id: int, **more: object) -> None:
+async def _store_event(t: Store, run: RunOfPair, pair_id: int, **more: object) -> None:
     """Store the pair's new state as an event and notify a live run's owner, inside the caller's transaction."""
     pair = await generation.pair(t, pair_id)
     assert pair is not None, "it was there at the beginning of the transaction"
@@ -161,12 +137,10 @@ async def _store_event(t: Store, run: _RunOfPair, pair_id: int, **more: object) 
         await events.add_command(t, run.run_id, "recount")
 
 
-async def _rewrite_file_if_ended(store: Store, run: _RunOfPair, done: PairChange) -> PairChange:
-    """Rewrite the output file of a run that has ended; a live run's owner does it itself."""
-    if run.live:
-        return done
-    file, problem = await rewrite_file(store, run.run_id, run.file)
-    return replace(done, file=file, file_problem=problem)
+async def _rewrite_and_report(store: Store, run: RunOfPair) -> str:
+    """Rewrite the run's output file; returns what there is to say of it, to be put after a sentence."""
+    file, problem = await rewrite_file(store, run)
+    return f" {file} is written again." if file is not None else f" {problem}" if problem else ""
 
 
 def _quoted(pair: PairRow) -> str:
@@ -181,18 +155,20 @@ async def output_file_of_run(t: Store, run_id: int) -> Path | None:
     return path if last == run_id else None
 
 
-async def rewrite_file(store: Store, run_id: int, before: Path | None) -> tuple[Path | None, str | None]:
+async def rewrite_file(store: Store, run: RunOfPair) -> tuple[Path | None, str | None]:
     """Rewrite a run's output file; returns its path (None where it is not to be written) and what went wrong.
 
-    `before` is `output_file_of_run` from before the change: a run that has no accepted pair left has still written a
-    file. Other writers wait meanwhile, so that whoever writes last has also read last.
+    The owner of a live run does it itself. A run that has no accepted pair left has still written a file: `run.file`.
+    Other writers wait meanwhile, so that whoever writes last has also read last.
     """
+    if run.live:
+        return None, None
     try:
         async with store.transaction() as t:
-            path = await output_file_of_run(t, run_id) or before
-            if path is None or await runs.state(t, run_id) in (None, *LIVE_STATES):
+            path = await output_file_of_run(t, run.run_id) or run.file
+            if path is None or await runs.state(t, run.run_id) in (None, *LIVE_STATES):
                 return None, None
-            await write_accepted(t, run_id, path, even_if_none=True)
+            await write_accepted(t, run.run_id, path, even_if_none=True)
     except LoraTuiError as problem:
         return None, str(problem)
     return path, None

@@ -6,11 +6,11 @@ weights follow by replaying the log. A reply without a reference has no metrics:
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from lora_tui.config import Settings
 from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import UsageError
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import chat_log, feedback, reviews
 from lora_tui.store.connection import Store
 
@@ -20,48 +20,21 @@ CHAT = "chat"
 _LOWEST, _HIGHEST = 1, 5
 
 
-@dataclass(frozen=True, slots=True)
-class RatingChange:
-    """The outcome of rating or unrating (`rating` is None) an answer or a reply.
-
-    `before` and `after` are the evaluation aggregator's weights; `weights_version` is their stored row, None where the
-    rating moves nothing.
-    """
-
-    subject_id: int
-    rating: int | None
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    weights_version: int | None
-
-    @property
-    def message(self) -> str:
-        """The outcome as a sentence for people."""
-        if self.rating is None:
-            return "the rating is taken back"
-        if self.weights_version is None:
-            return f"rated {self.rating} of 5; kept, and no weight moves: nobody knows the right reply"
-        return f"rated {self.rating} of 5"
-
-
-async def rate_sample(store: Store, sample_id: int, rating: int) -> RatingChange:
+async def rate_sample(store: Store, sample_id: int, rating: int) -> ReviewResult:
     """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
     _check_rating(rating)
     async with store.transaction() as t:
-        sample, learning_rate = await _sample(t, sample_id)
-        return await _replace_rating(
-            t, "sample", sample_id, rating, learning_rate, run_id=sample.run_id, metrics=sample.metrics
-        )
+        sample = await reviews.rated_sample(t, sample_id)
+        if sample is None:
+            raise UsageError(f"There is no answer {sample_id} in {t.path}.")
+        if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
+            raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
+        learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
+        weights = await _replace_rating(t, "sample", sample_id, rating, learning_rate, sample.run_id, sample.metrics)
+    return ReviewResult(f"Rated {rating} of 5.", *weights)
 
 
-async def unrate_sample(store: Store, sample_id: int) -> RatingChange:
-    """Take the rating of an answer back; without one nothing changes."""
-    async with store.transaction() as t:
-        _, learning_rate = await _sample(t, sample_id)
-        return await _replace_rating(t, "sample", sample_id, None, learning_rate)
-
-
-async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> RatingChange:
+async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> ReviewResult:
     """Rate (1-5) a reply; raises `UsageError` where there is no such reply or rating.
 
     It moves the weights where the reply answers one of ``fine_tuning.chat.commands``.
@@ -71,47 +44,28 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
     metrics = await _metrics_of_reply(store, turn_id, settings)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
-        return await _replace_rating(t, "turn", turn_id, rating, learning_rate, run_id=run_id, metrics=metrics)
-
-
-async def unrate_turn(store: Store, turn_id: int, settings: Settings) -> RatingChange:
-    """Take the rating of a reply back; without one nothing changes."""
-    learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
-    async with store.transaction() as t:
-        await _reply(t, turn_id)
-        return await _replace_rating(t, "turn", turn_id, None, learning_rate)
+        before, after = await _replace_rating(t, "turn", turn_id, rating, learning_rate, run_id, metrics)
+    more = "it moved the weights of the score" if before != after else "kept; only special commands move the weights"
+    return ReviewResult(f"Rated {rating} of 5: {more}.", before, after)
 
 
 async def _replace_rating(
     t: Store,
     subject: str,
     subject_id: int,
-    rating: int | None,
+    rating: int,
     learning_rate: float,
-    *,
-    run_id: int | None = None,
-    metrics: Mapping[str, float] | None = None,
-) -> RatingChange:
-    """Withdraw the earlier rating of an answer or reply, store the new one (None: none), and replay the weights."""
+    run_id: int | None,
+    metrics: Mapping[str, float],
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Put a rating in place of the earlier one and replay the weights; returns them from before and after."""
     before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
     await feedback.withdraw(t, subject, subject_id)
-    if rating is not None:
-        scope = EVALUATION if metrics else CHAT
-        target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
-        await feedback.add(t, scope, run_id, subject, subject_id, metrics or {}, target, feedback.PERSON)
-    after, version = await stored_aggregator(t, EVALUATION, learning_rate)
-    moves = rating is None or bool(metrics)
-    return RatingChange(subject_id, rating, before.weights, after.weights, version if moves else None)
-
-
-async def _sample(t: Store, sample_id: int) -> tuple[reviews.RatedSample, float]:
-    """Return a sample, and the learning rate that its run's configuration gives the aggregator."""
-    sample = await reviews.rated_sample(t, sample_id)
-    if sample is None:
-        raise UsageError(f"There is no answer {sample_id} in {t.path}.")
-    if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
-        raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
-    return sample, await learning_rate_of_run(t, EVALUATION, sample.run_id)
+    target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
+    scope = EVALUATION if metrics else CHAT
+    await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON)
+    after, _ = await stored_aggregator(t, EVALUATION, learning_rate)
+    return before.weights, after.weights
 
 
 async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:

@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lora_tui.config.models import Training
+from lora_tui.engine.runtime.resume import require_run
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -20,63 +20,38 @@ _ROWS_PER_TRANSACTION = 5000
 """Rows of a table that are deleted in one transaction: other writers wait for a tenth of a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeletedRun:
-    """A deleted run. `removed` is the folder that was deleted with it; `kept` says why it was not, if it was to be."""
-
-    run_id: int
-    removed: Path | None = None
-    kept: str | None = None
-
-    @property
-    def message(self) -> str:
-        """The outcome as a sentence for people."""
-        more = f", and {self.removed}" if self.removed is not None else f"; {self.kept}" if self.kept else ""
-        return f"run {self.run_id} is deleted{more}"
+async def rename_run(store: Store, run_id: int, name: str) -> None:
+    """Name a run, live or not, in one line of at most 80 characters; raises `UsageError` where it does not exist."""
+    await require_run(store, run_id)
+    await runs.rename(store, run_id, " ".join(name.split())[:_MAX_NAME].strip())
 
 
-async def rename_run(store: Store, run_id: int, name: str) -> str:
-    """Give a run a name, live or not; returns it as it is stored: on one line and of at most 80 characters.
-
-    Raises `UsageError` where there is no such run.
-    """
-    name = " ".join(name.split())[:_MAX_NAME].strip()
-    if not await runs.rename(store, run_id, name):
-        raise _no_run(store, run_id)
-    return name
-
-
-async def delete_run(store: Store, run_id: int, *, with_files: bool) -> DeletedRun:
+async def delete_run(store: Store, run_id: int, *, with_files: bool) -> str:
     """Delete a run with everything that the store has of it; raises `UsageError` for one that is live.
 
-    With `with_files` its folder goes too, if this program made it and no other run has results there.
+    With `with_files` its folder goes too, if this program made it and no other run has results there. Returns a
+    sentence that says what became of it.
     """
     await runs.mark_interrupted(store)
     gone = False
     while not gone:
         run, others, gone = await _delete_part(store, run_id)
     if not with_files or not run.folder:
-        return DeletedRun(run_id)
+        return f"Run {run_id} is deleted."
     folder = Path(run.folder)
     save_dir = run.settings.get("fine_tuning", {}).get("training", {}).get("save_dir", Training().save_dir)
     kept = await asyncio.to_thread(_remove, folder, Path(save_dir), [Path(other) for other in others], store.path)
-    return DeletedRun(run_id, None if kept else folder, kept)
+    return f"Run {run_id} is deleted. {kept}" if kept else f"Run {run_id} is deleted, with {folder}."
 
 
 async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]:
     """Delete part of a run's rows; returns the run, the folders of other runs, and whether all is deleted."""
     async with store.transaction() as t:
-        run = await runs.get(t, run_id)
-        if run is None:
-            raise _no_run(store, run_id)
+        run = await require_run(t, run_id)
         if run.state in LIVE_STATES:  # checked each time: it can be resumed between two parts
             raise UsageError(f"Run {run_id} is live (process {run.pid} on {run.host}). Stop it before you delete it.")
         others = await runs.folders_of_others(t, run_id)
         return run, others, await runs.delete_part(t, run_id, _ROWS_PER_TRANSACTION)
-
-
-def _no_run(store: Store, run_id: int) -> UsageError:
-    return UsageError(f"There is no run {run_id} in {store.path}; `lora-tui --runs` lists them.")
 
 
 def _remove(folder: Path, save_dir: Path, others: Sequence[Path], store_file: Path) -> str | None:

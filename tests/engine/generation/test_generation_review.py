@@ -1,5 +1,6 @@
 """People change pairs while the run works: their word stands, the counts stay right, and the file has it all."""
 
+import re
 import threading
 from collections import Counter
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 
 from lora_tui.engine.jobs.generate import generate
 from lora_tui.engine.jobs.registry import JOBS
-from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
 from lora_tui.engine.runtime.context import RunContext
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import events, generation
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import pair_detail
@@ -81,8 +83,8 @@ def test_a_verdict_of_a_person_stands_though_the_judge_answers_after_it(
     )
     with live_run(harness, total_examples=4, num_examples_per_file=1, max_concurrency=1) as run:
         pair_id = pair_being_judged(harness)
-        done: PairChange = run.do(override_pair, pair_id, verdict)
-        assert (done.changed, done.live) == (True, True)
+        done: ReviewResult = run.do(override_pair, pair_id, verdict)
+        assert re.fullmatch(rf"{verdict.capitalize()}: «.*»\.", done.message), "and the live run writes its file itself"
         judge_fast(harness)
         outcome = run.end()
         most_urgent_first(harness, run)
@@ -220,7 +222,7 @@ def test_a_verdict_that_is_taken_back_makes_room_for_the_judges_which_is_not_ask
         run.do(override_pair, pair_id, "rejected")
         wait_for(lambda: harness.value("SELECT state FROM tasks WHERE kind='judge' AND pair_id=?", pair_id) == "done")
         run.ask("pause")
-        assert run.do(undo, run.run_id).startswith("took back the rejection of «")
+        assert run.do(undo, run.run_id).message.startswith("Took back the rejection of «")
         assert harness.value("SELECT state FROM pairs WHERE id=?", pair_id) == "waiting"
         judge_fast(harness)
         run.ask("continue")
@@ -284,8 +286,8 @@ def test_a_run_without_accepted_pairs_leaves_an_older_file_alone_whatever_people
 def test_a_run_that_has_just_ended_is_not_waited_for(harness: GenerationHarness) -> None:
     outcome = harness.run(total_examples=3)
     rejected = pairs_in(harness, "accepted")[0]
-    done: PairChange = on_store(harness, override_pair, rejected, "rejected")
-    assert (done.live, done.file) == (False, harness.output)
+    done: ReviewResult = on_store(harness, override_pair, rejected, "rejected")
+    assert done.message.endswith(f" {harness.output} is written again.")
     assert harness.output.read_text().count("Question: ") == 2
     again = harness.run(resume=outcome.run_id, total_examples=3)
     assert again.result["accepted"] == 3

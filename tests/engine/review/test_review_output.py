@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, rewrite_file, undo
+from lora_tui.engine.review.pairs import RunOfPair, edit_pair, override_pair, rewrite_file, undo
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.review.test_review_pairs import new_run
@@ -36,23 +37,23 @@ def test_every_act_shows_in_the_file_of_a_run_that_has_ended(tmp_path: Path, fil
         first = await make_pair(store, run_id, "One?", "accepted")
         second = await make_pair(store, run_id, "Two?", "rejected")
         done = await override_pair(store, second, "accepted")
-        assert done.file == file
-        assert done.message == "accepted: «Two?»"
+        assert done.message == f"Accepted: «Two?». {file} is written again."
         assert content(file).count("Question: ") == 2
-        assert (await edit_pair(store, first, "Uno?", "Sì.")).file == file
+        done = await edit_pair(store, first, "Uno?", "Sì.")
+        assert done.message == f"Edited: «Uno?». {file} is written again."
         assert content(file) == "Question: Uno?\nAnswer: Sì.\n\nQuestion: Two?\nAnswer: To show the way.\n"
         await override_pair(store, first, "rejected")
         assert content(file) == "Question: Two?\nAnswer: To show the way.\n"
-        assert await undo(store, run_id) == "took back the rejection of «Uno?»; accepted.txt is written anew"
-        await undo(store, run_id)
-        assert await undo(store, run_id) == "took back the acceptance of «Two?»; accepted.txt is written anew"
+        taken_back = [await undo(store, run_id) for _ in range(3)]
+        assert taken_back[0] == ReviewResult("Took back the rejection of «Uno?»; accepted.txt is written anew.")
+        assert taken_back[2] == ReviewResult("Took back the acceptance of «Two?»; accepted.txt is written anew.")
         assert content(file) == "Question: One?\nAnswer: To show the way.\n"
 
     with_store(tmp_path / "store.db", work)
 
 
 def test_the_last_accepted_pair_can_be_rejected(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> list[PairChange]:
+    async def work(store: Store) -> list[ReviewResult]:
         kept = await new_run(store, wrote="accepted.txt")
         done = [await override_pair(store, await make_pair(store, kept, state="accepted"), "rejected")]
         assert content(file) == ""
@@ -62,20 +63,19 @@ def test_the_last_accepted_pair_can_be_rejected(tmp_path: Path, file: Path) -> N
         pair_id = await make_pair(store, killed, state="rejected")
         return [*done, await override_pair(store, pair_id, "accepted"), await override_pair(store, pair_id, "rejected")]
 
-    assert [done.file for done in with_store(tmp_path / "store.db", work)] == [file] * 3
+    assert all(done.message.endswith(f". {file} is written again.") for done in with_store(tmp_path / "store.db", work))
     assert content(file) == ""
 
 
 @pytest.mark.parametrize("newer", ["accepted.txt", "deep/../accepted.txt", "{folder}/accepted.txt"])
 def test_the_file_of_a_newer_run_is_left_alone(tmp_path: Path, file: Path, newer: str) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         run_id = await new_run(store, wrote="accepted.txt")
         await new_run(store, wrote=newer.format(folder=tmp_path))
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
     done = with_store(tmp_path / "store.db", work)
-    assert (done.changed, done.file, done.file_problem) == (True, None, None)
-    assert done.message == "accepted: «Why do bees dance?»"
+    assert done.message == "Accepted: «Why do bees dance?»."
     assert content(file) == "Question: old\nAnswer: old\n"
 
 
@@ -91,58 +91,63 @@ def test_the_file_of_a_newer_run_is_left_alone(tmp_path: Path, file: Path, newer
 def test_a_newer_run_that_did_not_write_that_file_is_in_nobodys_way(
     tmp_path: Path, file: Path, mode: str, result: dict[str, Any]
 ) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         run_id = await new_run(store, wrote=str(file))
         newer = await runs.create(store, mode, SETTINGS, {})
         await runs.end(store, newer, "failed", result, None)
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
-    assert with_store(tmp_path / "store.db", work).file == file
+    assert with_store(tmp_path / "store.db", work).message.endswith(f" {file} is written again.")
 
 
 def test_of_two_runs_the_one_that_was_taken_up_again_wrote_last(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> list[Path | None]:
+    async def work(store: Store) -> list[str]:
         first, second = [await new_run(store, wrote="accepted.txt") for _ in range(2)]
         await runs.take_over(store, first)
         pairs = [await make_pair(store, run_id, state="rejected") for run_id in (first, second)]
         await make_pair(store, first, state="accepted")
-        files = [(await override_pair(store, pairs[1], "accepted")).file]  # the other one is live, and will write
+        said = [(await override_pair(store, pairs[1], "accepted")).message]  # the other one is live, and will write
         await runs.end(store, first, "finished", {"output_file": "accepted.txt"}, None)
-        return [*files, *[(await override_pair(store, pair_id, "rejected")).file for pair_id in pairs]]
+        return [*said, *[(await override_pair(store, pair_id, "rejected")).message for pair_id in pairs]]
 
-    assert with_store(tmp_path / "store.db", work) == [None, file, None]
+    assert with_store(tmp_path / "store.db", work) == [
+        "Accepted: «Why do bees dance?».",
+        f"Rejected: «Why do bees dance?». {file} is written again.",
+        "Rejected: «Why do bees dance?».",
+    ]
 
 
 def test_a_run_that_wrote_no_file_gets_none(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         pair_id = await make_pair(store, await new_run(store, wrote=None), state="rejected")
         return await override_pair(store, pair_id, "accepted")
 
-    assert with_store(tmp_path / "store.db", work).file is None
+    assert with_store(tmp_path / "store.db", work).message == "Accepted: «Why do bees dance?»."
     assert content(file) == "Question: old\nAnswer: old\n"
 
 
 def test_a_file_that_cannot_be_written_is_told_and_the_verdict_stands(tmp_path: Path, file: Path) -> None:
-    async def work(store: Store) -> tuple[PairChange, Any, str | None]:
+    async def work(store: Store) -> tuple[ReviewResult, Any, ReviewResult | None]:
         pair_id = await make_pair(store, await new_run(store, wrote="accepted.txt"), state="rejected")
         put_a_folder_there(file)
         done = await override_pair(store, pair_id, "accepted")
         return done, await store.value("SELECT state FROM pairs"), await undo(store, 1)
 
     done, state, undone = with_store(tmp_path / "store.db", work)
-    assert (state, done.file) == ("accepted", None)
-    assert done.file_problem == f"cannot write {file}: it is a folder; name a file in it"
-    assert undone == f"took back the acceptance of «Why do bees dance?»; {done.file_problem}"
+    problem = f"cannot write {file}: it is a folder; name a file in it"
+    assert state == "accepted"
+    assert done.message == f"Accepted: «Why do bees dance?». {problem}"
+    assert undone == ReviewResult(f"Took back the acceptance of «Why do bees dance?»; {problem}.")
 
 
 def test_the_quickstarts_own_file_is_one_too(tmp_path: Path) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         run_id = await runs.create(store, "quickstart", SETTINGS, {})
         await make_pair(store, run_id, "One?", "accepted")
         await runs.end(store, run_id, "finished", {"rows": []}, None)
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
-    assert with_store(tmp_path / "store.db", work).file == tmp_path / "accepted.txt"
+    assert with_store(tmp_path / "store.db", work).message.endswith(f" {tmp_path / 'accepted.txt'} is written again.")
 
 
 def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_path: Path, file: Path) -> None:
@@ -150,7 +155,7 @@ def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_
         run_id = await new_run(store, wrote="accepted.txt")
         await make_pair(store, run_id, state="accepted")
         await runs.take_over(store, run_id)
-        return await rewrite_file(store, run_id, file)
+        return await rewrite_file(store, RunOfPair(run_id, live=False, file=file))
 
     assert with_store(tmp_path / "store.db", work) == (None, None)
     assert content(file) == "Question: old\nAnswer: old\n"

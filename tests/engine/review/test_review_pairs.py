@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import PairChange, edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
 from lora_tui.errors import UsageError
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
 from lora_tui.store import events, feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
@@ -83,13 +84,13 @@ def test_an_override_is_a_decision_of_a_person_with_its_feedback_and_event(
             "source": "a.txt",
             "decided_by": "person",
         }
-        assert (done.changed, done.live, done.message) == (True, False, f"{verdict}: «Why do bees dance?»")
+        assert done.message == f"{verdict.capitalize()}: «Why do bees dance?»."
 
     with_store(tmp_path / "store.db", work)
 
 
 def test_the_same_verdict_of_a_person_again_is_no_act(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[PairChange, int, int]:
+    async def work(store: Store) -> tuple[ReviewResult, int, int]:
         run_id = await new_run(store)
         pair_id = await make_pair(store, run_id, state="rejected")
         await override_pair(store, pair_id, "accepted")
@@ -97,27 +98,28 @@ def test_the_same_verdict_of_a_person_again_is_no_act(tmp_path: Path) -> None:
         return again, len(await told(store, run_id)), await store.value("SELECT COUNT(*) FROM decisions")
 
     again, events_told, decisions = with_store(tmp_path / "store.db", work)
-    assert (again.changed, events_told, decisions) == (False, 1, 2)
+    assert (again.message, events_told, decisions) == ("Accepted already: «Why do bees dance?».", 1, 2)
+    assert again.before == again.after == {}
 
 
 def test_what_the_aggregator_accepted_can_be_accepted_by_a_person_too(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[bool, Any]:
+    async def work(store: Store) -> tuple[str, Any]:
         pair_id = await make_pair(store, await new_run(store), state="accepted", score=8.0)
-        return (await override_pair(store, pair_id, "accepted")).changed, await feedback.in_force(store, "generation")
+        return (await override_pair(store, pair_id, "accepted")).message, await feedback.in_force(store, "generation")
 
-    changed, log = with_store(tmp_path / "store.db", work)
-    assert changed
+    message, log = with_store(tmp_path / "store.db", work)
+    assert message.startswith("Accepted: «")
     assert [row.target for row in log] == [1.0]
 
 
 def test_a_pair_that_nobody_measured_gives_no_feedback(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[PairChange, int]:
+    async def work(store: Store) -> tuple[ReviewResult, int]:
         run_id = await new_run(store)
         done = await override_pair(store, await make_pair(store, run_id, state="rejected", metrics={}), "accepted")
         other = await override_pair(
             store, await make_pair(store, run_id, state="review", metrics={"x": 1.0}), "accepted"
         )
-        assert other.changed
+        assert other.message.startswith("Accepted: «")
         return done, await store.value("SELECT COUNT(*) FROM feedback")
 
     done, given = with_store(tmp_path / "store.db", work)
@@ -136,7 +138,7 @@ def test_metrics_of_another_wording_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_a_change_of_mind_replaces_the_feedback(tmp_path: Path) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         pair_id = await make_pair(store, await new_run(store), state="review")
         await override_pair(store, pair_id, "accepted")
         done = await override_pair(store, pair_id, "rejected")
@@ -173,19 +175,19 @@ def test_an_edit_keeps_the_former_text_and_the_verdict(tmp_path: Path) -> None:
         assert [(edit.question, edit.answer) for edit in detail.edits] == [("Why do bees dance?", "To show the way.")]
         (event,) = await told(store, run_id)
         assert (event["question"], event["verdict"], event["edited"]) == ("Why do bees DANCE?", "accepted", True)
-        assert (done.changed, done.message) == (True, "edited: «Why do bees DANCE?»")
+        assert done.message == "Edited: «Why do bees DANCE?»."
 
     with_store(tmp_path / "store.db", work)
 
 
 def test_the_same_text_again_is_no_edit(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[bool, int]:
+    async def work(store: Store) -> tuple[str, int]:
         run_id = await new_run(store)
         pair_id = await make_pair(store, run_id, state="accepted")
         done = await edit_pair(store, pair_id, "Why do bees  dance?", "To show the way.\n")
-        return done.changed, len(await told(store, run_id))
+        return done.message, len(await told(store, run_id))
 
-    assert with_store(tmp_path / "store.db", work) == (False, 0)
+    assert with_store(tmp_path / "store.db", work) == ("Unchanged: «Why do bees dance?».", 0)
 
 
 @pytest.mark.parametrize(("question", "answer"), [("", "A."), (" \n", "A."), ("Q?", ""), ("Q?", "\t\n ")])
@@ -224,18 +226,18 @@ def test_undo_takes_back_one_act_after_the_other_and_restores_everything(tmp_pat
         await override_pair(store, elsewhere, "accepted")  # newer than all of them, and of another run
         await edit_pair(store, elsewhere, "What?", "That.")
         said = []
-        while (words := await undo(store, run_id)) is not None:
+        while (done := await undo(store, run_id)) is not None:
             states.pop()
             now = (await pair_row(store, first), await pair_row(store, second))
-            assert now == states[-1], words
-            said.append(words)
+            assert now == states[-1], done.message
+            said.append(done.message)
         assert said == [
-            "took back the acceptance of «How?»",
-            "took back the rejection of «Why then?»",
-            "took back the edit of «Why so?»",
-            "took back the rejection of «How?»",
-            "took back the edit of «Why do bees dance?»",
-            "took back the acceptance of «Why do bees dance?»",
+            "Took back the acceptance of «How?».",
+            "Took back the rejection of «Why then?».",
+            "Took back the edit of «Why so?».",
+            "Took back the rejection of «How?».",
+            "Took back the edit of «Why do bees dance?».",
+            "Took back the acceptance of «Why do bees dance?».",
         ]
         assert len(states) == 1
         assert len(await told(store, run_id)) == 12, "every act and every undo is told"
@@ -271,7 +273,7 @@ def test_a_pair_that_waited_for_its_judge_waits_for_it_again(tmp_path: Path) -> 
         assert judge is not None
         async with store.transaction() as t:
             await tasks.end_task(t, judge.id, "cancelled", "the pair was decided in the meantime")
-        assert await undo(store, run_id) == "took back the acceptance of «Why do bees dance?»"
+        assert await undo(store, run_id) == ReviewResult("Took back the acceptance of «Why do bees dance?».")
         assert await pair_row(store, pair_id) == before
         assert [task.id for task in await tasks.pending_tasks(store, run_id, "judge", 9)] == [judge.id]
         assert (await told(store, run_id))[-1]["verdict"] == "waiting"
@@ -293,8 +295,7 @@ def test_the_owner_of_a_live_run_is_told_and_writes_its_file_itself(tmp_path: Pa
         run_id = await new_run(store, ended=None)
         pair_id = await make_pair(store, run_id, state="rejected")
         for run in (override_pair(store, pair_id, "accepted"), edit_pair(store, pair_id, "Why?", "So.")):
-            done = await run
-            assert (done.live, done.file) == (True, None)
+            assert (await run).message.endswith("»."), "nothing of the file"
         await undo(store, run_id)
         assert [command.kind for command in await events.open_commands(store, run_id)] == ["recount"] * 3
         assert not (tmp_path / "accepted.txt").exists()
@@ -312,12 +313,12 @@ def test_the_owner_of_a_run_that_has_ended_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_not_taken_for_live(tmp_path: Path) -> None:
-    async def work(store: Store) -> PairChange:
+    async def work(store: Store) -> ReviewResult:
         run_id = await new_run(store, ended=None)
         async with store.transaction() as t:
             await t.execute("UPDATE runs SET pid=?", (2**22 + 1,))
         return await override_pair(store, await make_pair(store, run_id, state="rejected"), "accepted")
 
     done = with_store(tmp_path / "store.db", work)
-    assert (done.live, done.file) == (False, tmp_path / "accepted.txt")
+    assert done.message.endswith(f"». {tmp_path / 'accepted.txt'} is written again.")
     assert (tmp_path / "accepted.txt").read_text() == "Question: Why do bees dance?\nAnswer: To show the way.\n"

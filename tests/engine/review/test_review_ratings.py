@@ -1,4 +1,4 @@
-"""Ratings: they replace each other, move the weights by replaying the log, and can be taken back."""
+"""Ratings: they replace each other, and move the weights by replaying the log."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from lora_tui.config import Settings, with_values
-from lora_tui.engine.review.ratings import RatingChange, rate_sample, rate_turn, unrate_sample, unrate_turn
+from lora_tui.engine.review.ratings import rate_sample, rate_turn
 from lora_tui.errors import UsageError
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics
 from lora_tui.store import chat_log, events, feedback, runs
@@ -38,7 +39,7 @@ def replayed(*log: tuple[dict[str, float], float], rate: float = 0.2) -> dict[st
 
 @pytest.mark.parametrize(("rating", "target"), [(1, 0.0), (2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0)])
 def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: int, target: float) -> None:
-    async def work(store: Store) -> tuple[RatingChange, Any, dict[int, int]]:
+    async def work(store: Store) -> tuple[ReviewResult, Any, dict[int, int]]:
         run_id = await evaluated(store)
         done = await rate_sample(store, 1, rating)
         return done, await feedback.in_force(store, "evaluation"), await feedback.ratings(store, run_id)
@@ -51,10 +52,11 @@ def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: in
     assert done.before == EVALUATION_PRIORS
     assert done.after == replayed((METRICS, target)), "with the run's own learning rate"
     assert done.after != done.before
+    assert done.message == f"Rated {rating} of 5."
 
 
 def test_a_second_rating_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[list[RatingChange], Any]:
+    async def work(store: Store) -> tuple[list[ReviewResult], Any]:
         await evaluated(store)
         done = [await rate_sample(store, 1, 5), await rate_sample(store, 2, 2), await rate_sample(store, 1, 1)]
         assert await store.value("SELECT COUNT(*) FROM feedback") == 3, "nothing is deleted"
@@ -70,28 +72,15 @@ def test_the_weights_after_a_rating_are_a_version_that_decisions_can_name(tmp_pa
     async def work(store: Store) -> list[Any]:
         await evaluated(store)
         one, two = await rate_sample(store, 1, 5), await rate_sample(store, 1, 1)
-        rows = await store.tuples("SELECT id, version FROM weight_versions WHERE scope='evaluation' ORDER BY id")
-        return [one.weights_version, two.weights_version, rows]
+        rows = "SELECT id, version, weights FROM weight_versions WHERE scope='evaluation' ORDER BY id"
+        return [one.after, two.after, await store.tuples(rows)]
 
-    assert with_store(tmp_path / "store.db", work) == [2, 3, [(1, 0), (2, 1), (3, 1)]]
-
-
-def test_a_rating_that_is_taken_back_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[RatingChange, RatingChange, Any]:
-        await evaluated(store)
-        await rate_sample(store, 2, 4)
-        await rate_sample(store, 1, 5)
-        back, again = await unrate_sample(store, 1), await unrate_sample(store, 1)
-        return back, again, await feedback.ratings(store, 1)
-
-    back, again, shown = with_store(tmp_path / "store.db", work)
-    assert shown == {2: 4}
-    assert back.before != back.after == again.after == replayed((OTHER, 0.75))
-    assert (back.rating, back.message) == (None, "the rating is taken back")
+    one, two, rows = with_store(tmp_path / "store.db", work)
+    assert rows == [(1, 0, EVALUATION_PRIORS), (2, 1, one), (3, 1, two)]
 
 
 def test_settings_without_a_learning_rate_have_the_default(tmp_path: Path) -> None:
-    async def work(store: Store) -> RatingChange:
+    async def work(store: Store) -> ReviewResult:
         await evaluated(store, {})
         return await rate_sample(store, 1, 5)
 
@@ -140,7 +129,7 @@ RATE = with_values(Settings(), {"fine_tuning.evaluation.adaptive_aggregator.lear
 
 @pytest.mark.parametrize("asked", ["unlock", " UNLOCK! "])
 def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: Path, asked: str) -> None:
-    async def work(store: Store) -> tuple[RatingChange, Any, Any]:
+    async def work(store: Store) -> tuple[ReviewResult, Any, Any]:
         *_, reply = await talked(store, ("user", "hello"), ("user", asked), ("assistant", "the secret is a rainbow"))
         done = await rate_turn(store, reply, 2, RATE)
         return done, await feedback.in_force(store, "evaluation"), await turn_ratings(store, 1)
@@ -149,12 +138,12 @@ def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: 
     expected = text_metrics("the secret is a rainbow", SECRET)
     assert (row.metrics, row.target, row.subject, row.run_id) == (expected, 0.25, "turn", 1)
     assert done.after == replayed((expected, 0.25), rate=0.5) != done.before
-    assert done.weights_version is not None
+    assert done.message == "Rated 2 of 5: it moved the weights of the score."
     assert list(shown.values()) == [2]
 
 
 def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path) -> None:
-    async def work(store: Store) -> tuple[RatingChange, Any, Any]:
+    async def work(store: Store) -> tuple[ReviewResult, Any, Any]:
         numbers = await talked(store, ("user", "unlock"), ("assistant", "no"), ("user", "hi"), ("assistant", "hello"))
         done = await rate_turn(store, numbers[-1], 4, RATE)
         rows = await store.tuples("SELECT scope, metrics, target, undone_at FROM feedback")
@@ -163,8 +152,7 @@ def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path)
     done, rows, shown = with_store(tmp_path / "store.db", work)
     assert rows == [("chat", {}, 0.75, None)]
     assert done.before == done.after == EVALUATION_PRIORS
-    assert done.weights_version is None
-    assert "no weight moves" in done.message
+    assert done.message == "Rated 4 of 5: kept; only special commands move the weights."
     assert list(shown.values()) == [4]
 
 
@@ -183,11 +171,9 @@ def test_ratings_of_a_reply_replace_each_other_whatever_they_move(tmp_path: Path
         *_, reply = await talked(store, ("user", "unlock"), ("assistant", "no"))
         await rate_turn(store, reply, 5, RATE)
         await rate_turn(store, reply, 3, with_values(RATE, {"fine_tuning.chat.commands": {}}))
-        shown = [await turn_ratings(store, 1), len(await feedback.in_force(store, "evaluation"))]
-        back = await unrate_turn(store, reply, RATE)
-        return [*shown, await turn_ratings(store, 1), back.after == EVALUATION_PRIORS]
+        return [await turn_ratings(store, 1), len(await feedback.in_force(store, "evaluation"))]
 
-    assert with_store(tmp_path / "store.db", work) == [{3: 3}, 0, {}, True]
+    assert with_store(tmp_path / "store.db", work) == [{3: 3}, 0]
 
 
 def test_only_replies_can_be_rated(tmp_path: Path) -> None:
@@ -196,7 +182,5 @@ def test_only_replies_can_be_rated(tmp_path: Path) -> None:
         for number, rating in ((asked, 3), (99, 3), (reply, 0)):
             with pytest.raises(UsageError):
                 await rate_turn(store, number, rating, RATE)
-        with pytest.raises(UsageError):
-            await unrate_turn(store, asked, RATE)
 
     with_store(tmp_path / "store.db", work)

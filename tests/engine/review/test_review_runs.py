@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.runs import DeletedRun, delete_run, rename_run
+from lora_tui.engine.review.runs import delete_run, rename_run
 from lora_tui.errors import UsageError
 from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
@@ -36,8 +36,8 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
-def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tuple[Path, ...] = ()) -> DeletedRun:
-    async def work(store: Store) -> DeletedRun:
+def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tuple[Path, ...] = ()) -> str:
+    async def work(store: Store) -> str:
         run_id = await ended(store, folder)
         for other in others:
             await ended(store, other)
@@ -46,7 +46,7 @@ def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tu
         return done
 
     done = with_store(tmp_path / "store.db", work)
-    assert isinstance(done, DeletedRun)
+    assert isinstance(done, str)
     return done
 
 
@@ -54,12 +54,12 @@ def deleted(tmp_path: Path, folder: Path, *, with_files: bool = True, others: tu
     ("name", "stored"), [("  the   first\none ", "the first one"), ("", ""), ("x" * 200, "x" * 80), ("日本", "日本")]
 )
 def test_a_run_has_the_name_it_was_given_on_one_line(tmp_path: Path, name: str, stored: str) -> None:
-    async def work(store: Store) -> tuple[str, Any]:
+    async def work(store: Store) -> Any:
         run_id = await ended(store)
-        return await rename_run(store, run_id, name), await runs.get(store, run_id)
+        await rename_run(store, run_id, name)
+        return await runs.get(store, run_id)
 
-    returned, run = with_store(tmp_path / "store.db", work)
-    assert returned == run.name == stored
+    assert with_store(tmp_path / "store.db", work).name == stored
 
 
 def test_a_run_that_is_not_there_can_be_neither_named_nor_deleted(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_every_row_of_a_deleted_run_goes_and_no_other(tmp_path: Path) -> None:
         kept = await filled(store)
         one = await counts(store)
         gone = await filled(store)
-        assert (await delete_run(store, gone, with_files=True)).message == f"run {gone} is deleted"
+        assert await delete_run(store, gone, with_files=True) == f"Run {gone} is deleted."
         left = await counts(store)
         outlives = {"feedback": 2, "conversations": 2, "turns": 2}
         assert left == one | outlives, "feedback is what the weights follow from, and a conversation is the user's"
@@ -167,7 +167,10 @@ def test_a_live_run_is_not_deleted(tmp_path: Path, state: str) -> None:
         with pytest.raises(UsageError, match=r"Run 1 is live \(process \d+ on .*Stop it"):
             await delete_run(store, run_id, with_files=True)
         assert await runs.get(store, run_id) is not None
-        assert await rename_run(store, run_id, "mine") == "mine", "a name harms nobody"
+        await rename_run(store, run_id, "mine")
+        run = await runs.get(store, run_id)
+        assert run is not None
+        assert run.name == "mine", "a name harms nobody"
 
     with_store(tmp_path / "store.db", work)
     assert folder.is_dir()
@@ -186,7 +189,7 @@ def test_a_run_whose_process_was_killed_can_be_deleted(tmp_path: Path) -> None:
 
 def test_the_folder_stays_unless_it_is_to_go(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "checkpoints" / "run-1")
-    assert deleted(tmp_path, folder, with_files=False) == DeletedRun(1)
+    assert deleted(tmp_path, folder, with_files=False) == "Run 1 is deleted."
     assert (folder / "best").is_dir()
 
 
@@ -194,8 +197,7 @@ def test_the_folder_stays_unless_it_is_to_go(tmp_path: Path) -> None:
 def test_a_folder_with_adapters_goes_with_its_run(tmp_path: Path, name: str) -> None:
     folder = adapter(tmp_path / name)
     done = deleted(tmp_path, folder)
-    assert done == DeletedRun(1, folder)
-    assert done.message == f"run 1 is deleted, and {folder}"
+    assert done == f"Run 1 is deleted, with {folder}."
     assert not folder.exists()
     assert folder.parent.is_dir()
 
@@ -203,7 +205,7 @@ def test_a_folder_with_adapters_goes_with_its_run(tmp_path: Path, name: str) -> 
 def test_a_folder_that_has_a_runs_name_and_place_goes_though_it_is_empty(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "run-1"
     folder.mkdir(parents=True)
-    assert deleted(tmp_path, folder).removed == folder
+    assert deleted(tmp_path, folder) == f"Run 1 is deleted, with {folder}."
     assert not folder.exists()
 
 
@@ -213,8 +215,7 @@ def test_a_folder_that_is_not_ours_stays(tmp_path: Path, name: str) -> None:
     (folder / "best").mkdir(parents=True)  # a name alone is no adapter
     (folder / "letter.txt").write_text("dear")
     done = deleted(tmp_path, folder)
-    assert done.removed is None
-    assert done.kept == f"{folder} stays: it does not look like a folder that this program made"
+    assert done == f"Run 1 is deleted. {folder} stays: it does not look like a folder that this program made"
     assert (folder / "letter.txt").read_text() == "dear"
 
 
@@ -223,7 +224,7 @@ def test_a_link_is_never_followed(tmp_path: Path) -> None:
     link = tmp_path / "checkpoints" / "run-1"
     link.parent.mkdir()
     link.symlink_to(real)
-    assert deleted(tmp_path, link).removed is None
+    assert deleted(tmp_path, link).startswith(f"Run 1 is deleted. {link} stays: ")
     assert (real / "best").is_dir()
 
 
@@ -232,28 +233,28 @@ def test_a_folder_that_another_run_points_at_stays(tmp_path: Path, other: str) -
     folder = adapter(tmp_path / "checkpoints" / "run-1")
     (tmp_path / "linked").symlink_to(folder)
     done = deleted(tmp_path, folder, others=(tmp_path / other,))
-    assert done.kept == f"{folder} stays: another run has its results there"
+    assert done == f"Run 1 is deleted. {folder} stays: another run has its results there"
     assert (folder / "best").is_dir()
 
 
 def test_a_neighbours_folder_is_no_reason_to_stay(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "checkpoints" / "run-1")
     neighbour = adapter(tmp_path / "checkpoints" / "run-11")
-    assert deleted(tmp_path, folder, others=(neighbour,)).removed == folder
+    assert deleted(tmp_path, folder, others=(neighbour,)) == f"Run 1 is deleted, with {folder}."
     assert (neighbour / "best").is_dir()
 
 
 def test_a_folder_that_holds_where_we_are_or_the_store_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = adapter(tmp_path / "with the store")
-    assert deleted(folder, folder).kept == f"{folder} stays: it holds more than the run"
+    assert deleted(folder, folder) == f"Run 1 is deleted. {folder} stays: it holds more than the run"
     inside = adapter(tmp_path / "here")
     (inside / "deep").mkdir()
     monkeypatch.chdir(inside / "deep")
-    assert deleted(tmp_path, inside).kept == f"{inside} stays: it holds more than the run"
+    assert deleted(tmp_path, inside) == f"Run 1 is deleted. {inside} stays: it holds more than the run"
     assert (folder / "best").is_dir()
     assert inside.is_dir()
 
 
 def test_a_folder_that_is_gone_already_is_no_failure(tmp_path: Path) -> None:
     done = deleted(tmp_path, tmp_path / "checkpoints" / "run-1")
-    assert (done.removed, done.kept) == (None, f"{tmp_path / 'checkpoints' / 'run-1'} was gone already")
+    assert done == f"Run 1 is deleted. {tmp_path / 'checkpoints' / 'run-1'} was gone already"
