@@ -1,7 +1,9 @@
 """Rows for tests: pairs, calls, feedback put in by the store's own functions, and what is read back of them."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 from lora_tui.store import feedback, generation, runs, tasks
@@ -24,6 +26,20 @@ SETTINGS = {
         "evaluation": {"adaptive_aggregator": {"learning_rate": 0.2}},
     },
 }
+
+
+def with_store(path: Path, work: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a coroutine on an open store."""
+
+    async def run() -> Any:
+        async with await Store.open(path) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+async def add_run(store: Store, mode: str = "train") -> int:
+    return await runs.create(store, mode, {"key": 1}, {})
 
 
 async def make_chunk(store: Store, name: str = "chunk") -> str:

@@ -10,17 +10,17 @@ from lora_tui.store import generation, runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import AnalysisRow, AttemptEnd, Decision, NewPair, NewTask, TaskRow
 
-Story = Callable[[Store, int], Awaitable[None]]
+Work = Callable[[Store, int], Awaitable[None]]
 
 SLOT = {"topic": "bees", "question_type": "fact", "difficulty": "easy", "audience": "an expert", "count": 2}
 
 
 @pytest.fixture
-def tell(tmp_path: Path) -> Callable[[Story], None]:
-    def run(story: Story) -> None:
+def on_store(tmp_path: Path) -> Callable[[Work], None]:
+    def run(work: Work) -> None:
         async def opened() -> None:
             async with await Store.open(tmp_path / "store.db") as store:
-                await story(store, await runs.create(store, "generate", {}, {}))
+                await work(store, await runs.create(store, "generate", {}, {}))
 
         asyncio.run(opened())
 
@@ -48,8 +48,8 @@ def verdict(kind: str, score: float | None = 8.0) -> Decision:
     return Decision(kind, score, 7.0, 1, "aggregator", "below threshold" if kind == "rejected" else kind, "because")
 
 
-def test_planning_a_task_twice_adds_it_once(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_planning_a_task_twice_adds_it_once(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         async with store.transaction() as t:
             first = await tasks.add_tasks(t, run_id, [NewTask("generate", "a", slot=SLOT), NewTask("generate", "b")])
             again = await tasks.add_tasks(t, run_id, [NewTask("generate", "a"), NewTask("judge", "a")])
@@ -58,11 +58,11 @@ def test_planning_a_task_twice_adds_it_once(tell: Callable[[Story], None]) -> No
         assert [task.key for task in pending] == ["a", "b"]
         assert pending[0].slot == SLOT
 
-    tell(story)
+    on_store(work)
 
 
-def test_only_pending_tasks_can_end(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_only_pending_tasks_can_end(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         async with store.transaction() as t:
             await tasks.end_task(t, task.id, "done", "1 item refused", 1)
@@ -71,11 +71,11 @@ def test_only_pending_tasks_can_end(tell: Callable[[Story], None]) -> None:
         assert await tasks.refused_items(store, run_id) == 1
         assert await tasks.dead_reasons(store, run_id) == {}
 
-    tell(story)
+    on_store(work)
 
 
-def test_cancelling_can_be_limited_to_a_kind(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_cancelling_can_be_limited_to_a_kind(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         await planned(store, run_id)
         await planned(store, run_id, "5", "analyse")
         async with store.transaction() as t:
@@ -83,11 +83,11 @@ def test_cancelling_can_be_limited_to_a_kind(tell: Callable[[Story], None]) -> N
         assert await tasks.task_counts(store, run_id) == {("generate", "pending"): 1, ("analyse", "cancelled"): 1}
         assert await tasks.last_round(store, run_id) == 1
 
-    tell(story)
+    on_store(work)
 
 
-def test_an_attempt_ends_once(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_an_attempt_ends_once(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         attempt = await tasks.begin_attempt(store, run_id, task.id, 400)
         async with store.transaction() as t:
@@ -97,11 +97,11 @@ def test_an_attempt_ends_once(tell: Callable[[Story], None]) -> None:
         assert (total.status, total.calls, total.prompt_tokens, total.completion_tokens) == ("ok", 1, 100, 20)
         assert (total.cached_tokens, total.estimated_tokens) == (10, 400)
 
-    tell(story)
+    on_store(work)
 
 
-def test_attempts_without_an_end_are_lost(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_attempts_without_an_end_are_lost(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         await tasks.begin_attempt(store, run_id, task.id, 400)
         other = await runs.create(store, "generate", {}, {})
@@ -111,11 +111,11 @@ def test_attempts_without_an_end_are_lost(tell: Callable[[Story], None]) -> None
         (total,) = await tasks.attempt_totals(store, run_id)
         assert (total.status, total.estimated_tokens) == ("lost", 400)
 
-    tell(story)
+    on_store(work)
 
 
-def test_a_decision_moves_the_pair_and_is_kept(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_a_decision_moves_the_pair_and_is_kept(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         pair_id = await proposed(store, run_id, task, 0)
         async with store.transaction() as t:
@@ -130,22 +130,22 @@ def test_a_decision_moves_the_pair_and_is_kept(tell: Callable[[Story], None]) ->
             "accepted",
         ]
 
-    tell(story)
+    on_store(work)
 
 
-def test_a_task_cannot_propose_the_same_pair_twice(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_a_task_cannot_propose_the_same_pair_twice(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         await proposed(store, run_id, task, 0)
         with pytest.raises(Exception, match="UNIQUE"):
             await proposed(store, run_id, task, 0)
         assert await generation.pair_counts(store, run_id) == {"waiting": 1}
 
-    tell(story)
+    on_store(work)
 
 
-def test_pairs_come_in_pages_by_state(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_pairs_come_in_pages_by_state(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         ids = [await proposed(store, run_id, task, n, "accepted" if n % 2 else "rejected") for n in range(7)]
         page = await generation.pairs(store, run_id, ("accepted",), 0, 2)
@@ -154,11 +154,11 @@ def test_pairs_come_in_pages_by_state(tell: Callable[[Story], None]) -> None:
         newest = await generation.newest_pairs(store, run_id, ("accepted", "rejected"), 2)
         assert [row.id for row in newest] == [ids[6], ids[5]]
 
-    tell(story)
+    on_store(work)
 
 
-def test_a_question_is_known_unless_a_gate_refused_it(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_a_question_is_known_unless_a_gate_refused_it(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         await proposed(store, run_id, task, 0, "waiting")
         await proposed(store, run_id, task, 1, "rejected")
@@ -168,11 +168,11 @@ def test_a_question_is_known_unless_a_gate_refused_it(tell: Callable[[Story], No
         known = [await generation.has_question(store, run_id, f"question {n}") for n in range(4)]
         assert known == [True, False, True, False]
 
-    tell(story)
+    on_store(work)
 
 
-def test_counts_causes_and_histograms(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_counts_causes_and_histograms(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
         ids = [await proposed(store, run_id, task, n) for n in range(4)]
         async with store.transaction() as t:
@@ -185,11 +185,11 @@ def test_counts_causes_and_histograms(tell: Callable[[Story], None]) -> None:
         assert await generation.histogram(store, run_id, "source", ("accepted",)) == {"a.txt": 2}
         assert await generation.mean_metrics(store, run_id) == {"coverage": 0.5}
 
-    tell(story)
+    on_store(work)
 
 
-def test_analyses_are_numbered_in_their_run(tell: Callable[[Story], None]) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_analyses_are_numbered_in_their_run(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
         assert await generation.newest_analysis(store, run_id) is None
         for version in (1, 2):
             async with store.transaction() as t:
@@ -200,7 +200,7 @@ def test_analyses_are_numbered_in_their_run(tell: Callable[[Story], None]) -> No
         assert (newest.version, newest.statistics, newest.directives) == (2, {"entropy": 1.5}, ["Be brief."])
         assert await store.tuples("SELECT version FROM analyses ORDER BY version") == [(1,), (2,)]
 
-    tell(story)
+    on_store(work)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_analyses_are_numbered_in_their_run(tell: Callable[[Story], None]) -> No
         "SELECT id FROM chunks WHERE document_id='x' AND chunking='y' AND position=0",
     ],
 )
-def test_the_queries_of_every_turn_are_index_look_ups(tell: Callable[[Story], None], sql: str) -> None:
-    async def story(store: Store, run_id: int) -> None:
+def test_the_queries_of_every_turn_are_index_look_ups(on_store: Callable[[Work], None], sql: str) -> None:
+    async def work(store: Store, run_id: int) -> None:
         steps = [row[3] for row in await store.tuples(f"EXPLAIN QUERY PLAN {sql}")]
         assert all("SEARCH" in step and "USING" in step for step in steps if "TEMP B-TREE" not in step), steps
         assert not any("SCAN" in step for step in steps)
 
-    tell(story)
+    on_store(work)

@@ -9,7 +9,8 @@ import pytest
 
 from lora_tui.store import feedback, generation, runs, schema, training
 from lora_tui.store.connection import Store
-from tests.store.test_store_file import pragma, with_store
+from tests.store.store_fixtures import with_store
+from tests.store.test_store_file import pragma
 
 ROWS = """
 INSERT INTO runs(id, mode, state, settings, options, created_at, heartbeat, pid, pid_started, host)

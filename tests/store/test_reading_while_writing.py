@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from tests.store.test_store_file import add_run
+from tests.store.store_fixtures import add_run
 
 
 def test_a_long_read_never_keeps_a_write_of_the_same_store_from_beginning(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +11,9 @@ from typing import Any
 import pytest
 
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.store import connection, events, runs, schema
+from lora_tui.store import connection, events, schema
 from lora_tui.store.connection import Store
-from tests.store.store_fixtures import list_runs
-
-
-def with_store(path: Path, work: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine on an open store."""
-
-    async def run() -> Any:
-        async with await Store.open(path) as store:
-            return await work(store)
-
-    return asyncio.run(run())
+from tests.store.store_fixtures import add_run, list_runs, with_store
 
 
 def pragma(path: Path, name: str) -> Any:
@@ -34,10 +23,6 @@ def pragma(path: Path, name: str) -> Any:
 
 async def nothing(store: Store) -> None:
     """Just open and close."""
-
-
-async def add_run(store: Store, mode: str = "train") -> int:
-    return await runs.create(store, mode, {"key": 1}, {})
 
 
 def test_a_new_file_has_the_newest_version_and_its_tables(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from lora_tui.store import chat_log, events, feedback, training
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Checkpoint, Evaluation, Event, Sample
-from tests.store.store_fixtures import add_feedback, newest_checkpoint
-from tests.store.test_store_file import add_run, with_store
+from tests.store.store_fixtures import add_feedback, add_run, newest_checkpoint, with_store
 
 STEP = {
     "step": 1,

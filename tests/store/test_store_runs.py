@@ -11,7 +11,7 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
-from tests.store.test_store_file import add_run, with_store
+from tests.store.store_fixtures import add_run, with_store
 
 
 async def set_owner(store: Store, run_id: int, **columns: Any) -> None:

@@ -10,8 +10,7 @@ from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.review.test_review_pairs import new_run
-from tests.store.store_fixtures import SETTINGS, make_pair
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import SETTINGS, make_pair, with_store
 
 
 @pytest.fixture(autouse=True)

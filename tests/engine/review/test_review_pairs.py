@@ -13,8 +13,7 @@ from lora_tui.store import events, feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import pair_detail
 from lora_tui.store.queries.runs import events_of_kinds
-from tests.store.store_fixtures import METRICS, SETTINGS, make_pair
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import METRICS, SETTINGS, make_pair, with_store
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,7 @@ from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics
 from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
-from tests.store.store_fixtures import SETTINGS, turn_ratings
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import SETTINGS, turn_ratings, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
 METRICS = {**dict.fromkeys(EVALUATION_PRIORS, 0.25), "likelihood": 0.75}

@@ -9,8 +9,7 @@ from lora_tui.engine.review.runs import delete_run, rename_run
 from lora_tui.errors import UsageError
 from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
-from tests.store.store_fixtures import SETTINGS, add_feedback, make_call, make_pair
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import SETTINGS, add_feedback, make_call, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, STEP
 
 

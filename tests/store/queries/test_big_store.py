@@ -7,7 +7,8 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter, call_statistics, pair_ids, source_lines
 from lora_tui.store.queries.runs import run_lines, step_columns
 from tests.bench.big_store import GENERATING, TRAINING, Size, build, measure
-from tests.store.test_store_file import pragma, with_store
+from tests.store.store_fixtures import with_store
+from tests.store.test_store_file import pragma
 
 SMALL = Size(pairs=300, attempts=500, events=1500, runs=12, files=7, conversations=5)
 

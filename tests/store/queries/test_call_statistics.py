@@ -8,8 +8,7 @@ from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import CallFailures, CallStatistics, call_statistics
 from lora_tui.store.rows import NewTask
-from tests.store.store_fixtures import make_call, plans
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import make_call, plans, with_store
 
 NOW = 1_000_000.0
 

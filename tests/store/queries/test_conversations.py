@@ -6,8 +6,7 @@ from typing import Any
 from lora_tui.store import chat_log, feedback
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import conversations
-from tests.store.store_fixtures import add_feedback, turn_ratings
-from tests.store.test_store_file import add_run, with_store
+from tests.store.store_fixtures import add_feedback, add_run, turn_ratings, with_store
 
 
 def test_a_conversation_is_a_line_with_how_it_began(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from lora_tui.store import feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import MetricLine, PairDetail, pair_detail
 from lora_tui.store.rows import Decision
-from tests.store.store_fixtures import make_chunk, make_pair
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import make_chunk, make_pair, with_store
 
 
 def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from lora_tui.store.queries.generation import (
     score_histogram,
     source_lines,
 )
-from tests.store.store_fixtures import make_chunk, make_file, make_pair, plans
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import make_chunk, make_file, make_pair, plans, with_store
 
 
 async def some_pairs(store: Store) -> int:

@@ -10,8 +10,7 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, data_version, run_lines
-from tests.store.store_fixtures import SETTINGS
-from tests.store.test_store_file import with_store
+from tests.store.store_fixtures import SETTINGS, with_store
 from tests.store.test_store_rows import EVALUATION
 
 

@@ -12,8 +12,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries import runs as run_queries
 from lora_tui.store.queries.runs import checkpoints, events_of_kinds, newest_event, step_columns, weight_history
 from lora_tui.store.rows import StepColumns
-from tests.store.store_fixtures import plans
-from tests.store.test_store_file import add_run, with_store
+from tests.store.store_fixtures import add_run, plans, with_store
 from tests.store.test_store_rows import STEP
 
 
