@@ -1,7 +1,7 @@
 """Exceptions for errors a user can cause, each with the exit status it ends the program with.
 
 A message is one or two lines: what is wrong, where (file, line, key), what to do. Everything else that is raised is a
-bug of ours; the command line reports it by its log file.
+bug of ours; the command line reports it by its log file. Small and apart because nearly every module imports it.
 """
 
 from lora_tui.secrets import redact
