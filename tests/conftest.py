@@ -21,6 +21,11 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: a quarter of the time is spent waiting, for terminals and clocks."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def folder_of_nobody() -> Iterator[Path]:
     """An empty folder of a user who may not read and write everything, who runs the test: root becomes nobody for it.
