@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lora_tui.config import Settings
-from lora_tui.engine.generation.client.endpoint import Endpoint, EndpointAccess
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.generation.client.endpoint import Endpoint
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, TokenLogprobs, cleaned
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
@@ -63,16 +63,15 @@ class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
 class RemoteModel:
     """`GenerationModel` over an OpenAI-compatible endpoint."""
 
-    def __init__(
-        self, settings: Settings, access: EndpointAccess, warn: Callable[[str], None], stop: asyncio.Event | None = None
-    ) -> None:
-        self._settings = settings.data_generation
-        self._endpoint = Endpoint(access, warn, stop)
+    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
+        self._chosen = chosen
+        self._endpoint = Endpoint(chosen, key, warn, stop)
         self._prompts = Prompts()
         self._warn = warn
         self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
-        self.name = self._settings.model
-        self.concurrency = access.concurrency
+        self.name = chosen.model
+        self._judge = chosen.judge_model or chosen.model
+        self.concurrency = chosen.max_concurrency
 
     async def close(self) -> None:
         """Close the connections."""
@@ -80,53 +79,36 @@ class RemoteModel:
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Ask for pairs about a passage."""
-        chosen = self._settings.generation
-        chat = ChatRequest(
-            model=self._settings.model,
-            messages=self._prompts.propose(request),
-            max_tokens=chosen.max_tokens,
-            temperature=chosen.temperature,
-            top_p=chosen.top_p,
-            presence_penalty=chosen.presence_penalty,
-            frequency_penalty=chosen.frequency_penalty,
-            schema=PAIRS_SCHEMA,
-        )
+        chosen = self._chosen.generation
+        sampling = {
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "presence_penalty": chosen.presence_penalty,
+            "frequency_penalty": chosen.frequency_penalty,
+        }
+        chat = ChatRequest(self.name, self._prompts.propose(request), chosen.max_tokens, sampling, PAIRS_SCHEMA)
         return await self._answer(chat, call, "generation", lambda reply: parse_pairs(reply.text))
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Ask for the three levels of a pair, with the passage in view."""
-        chosen = self._settings.evaluation
-        request = ChatRequest(
-            model=self._settings.judge_model or self._settings.model,
-            messages=self._prompts.judge(passage, pair),
-            max_tokens=chosen.max_tokens,
-            temperature=chosen.temperature,
-            logprobs=True,
-        )
-        return await self._answer(request, call, "evaluation", _judgement)
+        chosen = self._chosen.evaluation
+        sampling = {"temperature": chosen.temperature, "logprobs": True}
+        chat = ChatRequest(self._judge, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
+        return await self._answer(chat, call, "evaluation", _judgement)
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Ask what the statistics of a batch mean."""
-        chosen = self._settings.batch_analysis
-        request = ChatRequest(
-            model=self._settings.judge_model or self._settings.model,
-            messages=self._prompts.analyse(statistics),
-            max_tokens=chosen.max_tokens,
-            temperature=chosen.temperature,
-        )
-        return await self._answer(request, call, "batch_analysis", _plain_text)
+        chosen = self._chosen.batch_analysis
+        sampling = {"temperature": chosen.temperature}
+        chat = ChatRequest(self._judge, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
+        return await self._answer(chat, call, "batch_analysis", lambda reply: _plain_text(reply.text))
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Ask for a question and answer that say what a statement says."""
-        request = ChatRequest(
-            model=self._settings.model,
-            messages=self._prompts.statement(statement),
-            max_tokens=self._settings.generation.max_tokens,
-            temperature=0.0,
-            schema=STATEMENT_SCHEMA,
-        )
+        messages, most = self._prompts.statement(statement), self._chosen.generation.max_tokens
+        chat = ChatRequest(self.name, messages, most, {"temperature": 0.0}, STATEMENT_SCHEMA)
         return await self._answer(
-            request, UnrecordedCall(), "generation", lambda reply: parse_question_and_answer(reply.text)
+            chat, UnrecordedCall(), "generation", lambda reply: parse_question_and_answer(reply.text)
         )
 
     async def _answer(self, request: ChatRequest, call: CallRecord, section: str, read: Callable[[ChatReply], T]) -> T:
@@ -141,9 +123,9 @@ class RemoteModel:
             except MalformedReply as problem:
                 status, reason = _fault_of_reply(reply, str(problem))
             else:
-                await call.end_attempt(reply.attempt, reply.end("ok"))
+                await call.end_attempt(reply.attempt, reply.usage)
                 return used
-            await call.end_attempt(reply.attempt, reply.end(status, reason))
+            await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason))
             if status == "truncated":
                 if limit > request.max_tokens:
                     raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
@@ -169,19 +151,12 @@ class RemoteModel:
 def _fault_of_reply(reply: ChatReply, problem: str) -> tuple[AttemptStatus, str]:
     """Return the status of an unusable reply and the reason; `problem` is why it is malformed, if it is."""
     if reply.finish_reason == "length":
-        return "truncated", f"the reply was cut off after {reply.completion_tokens} tokens"
+        return "truncated", f"the reply was cut off after {reply.usage.completion_tokens} tokens"
     if reply.finish_reason == "content_filter" or (reply.refusal and not reply.text):
         return "filtered", f"the endpoint withheld the reply ({reply.refusal or 'content filter'})"
     if not reply.text.strip():
         return "empty", "the reply is empty"
     return "malformed", problem
-
-
-def _plain_text(reply: ChatReply) -> str:
-    text = without_thinking(reply.text)
-    if not text:
-        raise MalformedReply("the reply is empty")
-    return text
 
 
 def _judgement(reply: ChatReply) -> Judgement:
@@ -230,6 +205,13 @@ def without_thinking(text: str) -> str:
     return rest.strip()
 
 
+def _plain_text(text: str) -> str:
+    """Return what is left of a reply without its thinking. Raises `MalformedReply` if that is nothing."""
+    if not (rest := without_thinking(text)):
+        raise MalformedReply("the reply is empty")
+    return rest
+
+
 def parse_pairs(text: str) -> Proposals:
     """Return the pairs of a reply, and a reason for each item that is none.
 
@@ -239,11 +221,10 @@ def parse_pairs(text: str) -> Proposals:
     pairs: list[ProposedPair] = []
     refused: list[str] = []
     for item in items[:MAX_PAIRS]:
-        pair = _pair_of(item)
-        if isinstance(pair, str):
-            refused.append(pair)
-        else:
-            pairs.append(pair)
+        try:
+            pairs.append(_pair_of(item))
+        except MalformedReply as problem:
+            refused.append(str(problem))
     if not pairs:
         raise MalformedReply(refused[0] if refused else "the list of pairs is empty")
     return Proposals(tuple(pairs), tuple(refused))
@@ -252,17 +233,15 @@ def parse_pairs(text: str) -> Proposals:
 def parse_question_and_answer(text: str) -> tuple[str, str]:
     """Return question and answer of a reply that holds one pair. Raises `MalformedReply`."""
     items = _items(_json_of(text))
-    pair = _pair_of(items[0]) if items else "the reply holds no pair"
-    if isinstance(pair, str):
-        raise MalformedReply(pair)
+    if not items:
+        raise MalformedReply("the reply holds no pair")
+    pair = _pair_of(items[0])
     return pair.question, pair.answer
 
 
 def _json_of(text: str) -> Any:
     """Return the first JSON object or array in a reply."""
-    rest = without_thinking(text)
-    if not rest:
-        raise MalformedReply("the reply is empty")
+    rest = _plain_text(text)
     # Only the first thing that starts like JSON counts: what can be read further in is half of something broken.
     if (start := _JSON_START.search(rest)) is None:
         raise MalformedReply("no JSON in the reply")
@@ -285,16 +264,15 @@ def _items(value: Any) -> list[Any]:
     raise MalformedReply('the JSON has no list "pairs"')
 
 
-def _pair_of(item: Any) -> ProposedPair | str:
-    """Return the pair, or why the item is none."""
+def _pair_of(item: Any) -> ProposedPair:
     if not isinstance(item, dict):
-        return f"an item is {type(item).__name__}, not an object"
+        raise MalformedReply(f"an item is {type(item).__name__}, not an object")
     for name in ("question", "answer"):
         value = item.get(name)
         if not isinstance(value, str) or not value.strip():
-            return f'an item has no "{name}"'
+            raise MalformedReply(f'an item has no "{name}"')
         if len(value) > _MAX_CHARACTERS:
-            return f'an item\'s "{name}" has {len(value):,} characters'
+            raise MalformedReply(f'an item\'s "{name}" has {len(value):,} characters')
     evidence, topic = item.get("evidence"), item.get("topic")
     return ProposedPair(
         question=cleaned(" ".join(item["question"].split())),

@@ -149,7 +149,6 @@ async def open_model(ctx: RunContext) -> GenerationModel:
 
 def _open_remote(ctx: RunContext) -> GenerationModel:
     """Open the endpoint's model; in a thread, because importing the client takes a second."""
-    from lora_tui.engine.generation.client.endpoint import EndpointAccess
     from lora_tui.engine.generation.remote_model import RemoteModel
 
     chosen = ctx.settings.data_generation
@@ -164,16 +163,7 @@ def _open_remote(ctx: RunContext) -> GenerationModel:
     url = chosen.base_url or OPENAI_URL
     if key and url.startswith("http://") and not is_loopback(url):
         ctx.warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
-    access = EndpointAccess(
-        base_url=url,
-        key=key,
-        key_name=chosen.api_key_env,
-        timeout=chosen.timeout,
-        concurrency=chosen.max_concurrency,
-        max_retries=chosen.generation.max_retries,
-        initial_delay=chosen.generation.initial_delay,
-    )
-    return RemoteModel(ctx.settings, access, ctx.warn, ctx.stop_async)
+    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async)
 
 
 async def _read_corpus(ctx: RunContext) -> Corpus:

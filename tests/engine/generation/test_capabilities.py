@@ -4,8 +4,9 @@ import pytest
 
 from lora_tui.engine.generation.client.wire import Capabilities, ChatRequest, exceeds_context
 
-PAIRS = ChatRequest("m", [], 300, 1.0, 0.9, 1.0, 1.0, {"type": "object"})
-DIGITS = ChatRequest("m", [], 10, 0.0, logprobs=True)
+SAMPLING = {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 1.0, "frequency_penalty": 1.0}
+PAIRS = ChatRequest("m", [], 300, SAMPLING, {"type": "object"})
+DIGITS = ChatRequest("m", [], 10, {"temperature": 0.0, "logprobs": True})
 
 
 def form(dialect: Capabilities, ask: ChatRequest = PAIRS) -> str | None:

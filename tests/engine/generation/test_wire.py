@@ -23,8 +23,8 @@ def answer(**message: Any) -> dict[str, Any]:
 def test_an_answer_as_documented() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     reply = read(answer(content="hello KEY") | {"usage": usage})
-    assert (reply.text, reply.finish_reason, reply.request_id) == ("hello [key]", "stop", "r1")
-    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (5, 2, 4)
+    assert (reply.text, reply.finish_reason, reply.usage.request_id) == ("hello [key]", "stop", "r1")
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (5, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_an_answer_as_documented() -> None:
 def test_an_answer_without_content_is_empty(body: Any) -> None:
     reply = read(body)
     assert reply.text == ""
-    assert reply.prompt_tokens == 100
+    assert reply.usage.prompt_tokens == 100
 
 
 @pytest.mark.parametrize("body", ["", "<html>", '{"choices": [', "[" * 100_000])

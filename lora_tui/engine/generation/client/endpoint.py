@@ -14,12 +14,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import openai
 
+from lora_tui.config.models import DataGeneration
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
@@ -52,22 +52,6 @@ _WARN_OF_WAITS_ABOVE = 20.0
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointAccess:
-    """Where the endpoint is and how it is used; times are in seconds. `key` never leaves this module's requests."""
-
-    base_url: str
-    key: str
-    key_name: str
-    timeout: float
-    concurrency: int
-    max_retries: int
-    initial_delay: float
-
-    def __repr__(self) -> str:
-        return f"EndpointAccess({shown_url(self.base_url)}, key from {self.key_name})"
-
-
 class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
     """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for."""
 
@@ -88,12 +72,17 @@ class _Refused(Exception):  # noqa: N818  # never leaves this module
 class Endpoint:
     """One endpoint: its client, the limit of requests in flight, and what has been learned about it."""
 
-    def __init__(self, access: EndpointAccess, warn: Callable[[str], None], stop: asyncio.Event | None = None) -> None:
-        self._access = access
-        self._url = shown_url(access.base_url)
+    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
+        base_url = chosen.base_url or OPENAI_URL
+        # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
+        self._tokens_key = "max_completion_tokens" if base_url == OPENAI_URL else "max_tokens"
+        self._chosen = chosen
+        self._key = key
+        self._key_name = chosen.api_key_env
+        self._url = shown_url(base_url)
         self._warn = warn
-        self._stop = stop or asyncio.Event()
-        self._limit = AdaptiveLimit(access.concurrency)
+        self._stop = stop
+        self._limit = AdaptiveLimit(chosen.max_concurrency)
         self._unproven_lock = asyncio.Lock()
         self._reached = False
         self._fatal: str | None = None  # why no request will be answered
@@ -104,12 +93,12 @@ class Endpoint:
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
         # A proxy from the environment can never be the way to this machine itself.
-        own_http = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(access.base_url) else None
+        own_http = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(base_url) else None
         self._client = openai.AsyncOpenAI(
-            api_key=access.key or "none",
-            base_url=access.base_url,
+            api_key=key or "none",
+            base_url=base_url,
             max_retries=0,
-            timeout=openai.Timeout(access.timeout, connect=min(10.0, access.timeout)),
+            timeout=openai.Timeout(chosen.timeout, connect=min(10.0, chosen.timeout)),
             http_client=own_http,
         )
 
@@ -123,9 +112,7 @@ class Endpoint:
         Raises `CallFailed` where this request got none, `UnreachableError` where no request will, `CallStopped`
         where the run stops before there is one.
         """
-        # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
-        tokens_key = "max_completion_tokens" if self._access.base_url == OPENAI_URL else "max_tokens"
-        capabilities = self._capabilities.setdefault(request.model, Capabilities(tokens_key))
+        capabilities = self._capabilities.setdefault(request.model, Capabilities(self._tokens_key))
         failed = refusals = 0
         answers = self._answers
         while True:
@@ -138,16 +125,19 @@ class Endpoint:
             except _Refused as refused:
                 refusals += 1
                 if refusals > _MAX_REFUSALS or not self._adapt(capabilities, request, refused):
-                    raise CallFailed(self._reason_of_refusal(str(refused))) from None
+                    fault = "the endpoint refuses the request"
+                    if exceeds_context(str(refused)):
+                        fault = "passage and reply do not fit the model; lower data_generation.chunk_tokens"
+                    raise CallFailed(f"{fault} ({refused})") from None
             except _TransientFailure as failure:
                 self._failures += 1
                 if failure.rate_limited and self._answers > answers:
                     failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
                 answers = self._answers
                 failed += 1
-                if failed > self._access.max_retries:
+                if failed > self._chosen.generation.max_retries:
                     self._raise_exhausted(request.model, str(failure), failed)
-                jitter = backoff(failed - 1, self._access.initial_delay, self._random)
+                jitter = backoff(failed - 1, self._chosen.generation.initial_delay, self._random)
                 await self._sleep(jitter if failure.wait is None else failure.wait + min(jitter, 1.0))
             else:
                 self._failures = self._exhausted = 0
@@ -177,12 +167,12 @@ class Endpoint:
         parameters = capabilities.parameters(request)
         attempt = await call.begin_attempt(prompt + request.max_tokens)
         try:
-            async with asyncio.timeout(self._access.timeout):
+            async with asyncio.timeout(self._chosen.timeout):
                 raw = await self._client.chat.completions.with_raw_response.create(**parameters)
             self._reached = True
             reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
         except (openai.APITimeoutError, TimeoutError):
-            reason = f"no answer within {self._access.timeout:g} s"
+            reason = f"no answer within {self._chosen.timeout:g} s"
             await call.end_attempt(attempt, AttemptEnd("timeout", error=reason))
             raise _TransientFailure(reason) from None
         except openai.APIConnectionError as problem:
@@ -190,7 +180,10 @@ class Endpoint:
             unreached = never_connected(problem)
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
             if unreached and not self._reached:
-                self._fatal = self._unreachable(request.model, reason)
+                self._fatal = (
+                    f"Cannot connect to {self._url} ({reason}).\nStart the server that answers for {request.model}, "
+                    f"or set data_generation.base_url (the key comes from {self._key_name})."
+                )
                 raise UnreachableError(self._fatal) from None
             raise _TransientFailure(f"the connection failed ({reason})") from None
         except openai.APIStatusError as problem:
@@ -215,20 +208,22 @@ class Endpoint:
         self, problem: openai.APIStatusError, text: str, model: str, parameters: dict[str, Any]
     ) -> Exception:
         """Return the exception for an error status: it concerns this attempt, this request, or all of them."""
-        status, code = problem.status_code, str(problem.code or problem.type or "")
+        status, code, name = problem.status_code, str(problem.code or problem.type or ""), self._key_name
         if status in (401, 403):
-            return UnreachableError(self._key_refused(status, text))
+            what = f"refuses the key in {name}" if self._key else f"wants a key and {name} is not set"
+            return UnreachableError(
+                f"{self._url} {what} (HTTP {status}: {text}).\nExport the right key as {name}, or set another base_url."
+            )
         if code == "insufficient_quota" or "insufficient_quota" in text:
             return UnreachableError(
-                f"The account behind {self._access.key_name} has no quota left at {self._url} "
-                f"(HTTP {status}: {text}).\n"
+                f"The account behind {name} has no quota left at {self._url} (HTTP {status}: {text}).\n"
                 f"Add credit, or set another key or data_generation.base_url; {model} was to be asked."
             )
         if status == 404 or code in _UNKNOWN_MODEL_CODES:
             return UnreachableError(
                 f"{self._url} has no model {model!r} or no such address (HTTP {status}: {text}).\n"
                 "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
-                f"(the key comes from {self._access.key_name})."
+                f"(the key comes from {name})."
             )
         names_format = status >= 500 and "response_format" in text
         if status in _REFUSAL_STATUSES or names_format:
@@ -255,17 +250,12 @@ class Endpoint:
         self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 
-    def _reason_of_refusal(self, text: str) -> str:
-        if exceeds_context(text):
-            return f"passage and reply do not fit the model; lower data_generation.chunk_tokens ({text})"
-        return f"the endpoint refuses the request ({text})"
-
     def _raise_exhausted(self, model: str, reason: str, tries: int) -> None:
         """Raise `CallFailed` for a call that ran out of tries, `EndpointGoneError` if nothing else was answered."""
         self._exhausted += 1
         if self._exhausted >= _GONE_AFTER_CALLS and self._failures >= _GONE_AFTER_ATTEMPTS:
             raise EndpointGoneError(
-                f"{self._url} (model {model}, key from {self._access.key_name}) does not answer any more: {reason}, "
+                f"{self._url} (model {model}, key from {self._key_name}) does not answer any more: {reason}, "
                 f"{self._failures} attempts in a row failed.\n"
                 "What was done is stored; go on with --resume when it is back."
             )
@@ -274,10 +264,9 @@ class Endpoint:
     def _hold_requests(self, wait: float, status: int) -> None:
         """Hold back every request for `wait` seconds, not only the refused one: a rate limit is the account's."""
         until = time.monotonic() + wait
-        if until > self._hold_until:
-            if wait > _WARN_OF_WAITS_ABOVE and until - self._hold_until > _WARN_OF_WAITS_ABOVE:
-                self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
-            self._hold_until = until
+        if min(wait, until - self._hold_until) > _WARN_OF_WAITS_ABOVE:
+            self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
+        self._hold_until = max(self._hold_until, until)
 
     @property
     def _hold_seconds(self) -> float:
@@ -286,30 +275,15 @@ class Endpoint:
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep; raises `CallStopped` as soon as the run is to stop."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), seconds)
         if self._stop.is_set():
             raise CallStopped
-        if seconds <= 0:
-            return
-        try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
-        except TimeoutError:
-            return
-        raise CallStopped
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._access.key, "[key]") if self._access.key else text
+        return text.replace(self._key, "[key]") if self._key else text
 
     def _printable(self, text: str) -> str:
         """Return the server's text as it may be shown and stored: one short line, without anything like a key."""
-        return one_line(redact(text, self._access.key, "[key]"), 200)
-
-    def _unreachable(self, model: str, reason: str) -> str:
-        return (
-            f"Cannot connect to {self._url} ({reason}).\nStart the server that answers for {model}, or set "
-            f"data_generation.base_url (the key comes from {self._access.key_name})."
-        )
-
-    def _key_refused(self, status: int, text: str) -> str:
-        name = self._access.key_name
-        what = f"refuses the key in {name}" if self._access.key else f"wants a key and {name} is not set"
-        return f"{self._url} {what} (HTTP {status}: {text}).\nExport the right key as {name}, or set another base_url."
+        return one_line(redact(text, self._key, "[key]"), 200)

@@ -74,18 +74,15 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     It reads ``retry-after-ms``, and ``retry-after`` in seconds or as an HTTP date.
     """
-    seconds = _number(headers.get("retry-after-ms"))
-    if seconds is not None:
-        return _bounded(seconds / 1000)
-    written = headers.get("retry-after")
-    seconds = _number(written)
+    milliseconds, written = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    seconds = _number(written) if milliseconds is None else milliseconds / 1000
     if seconds is None and written is not None:
         parsed = email.utils.parsedate_tz(written)
         try:
             seconds = None if parsed is None else email.utils.mktime_tz(parsed) - now
         except (ValueError, OverflowError):
             return None
-    return None if seconds is None else _bounded(seconds)
+    return None if seconds is None else min(MOST_SECONDS, max(0.0, seconds))
 
 
 def backoff(attempt: int, initial_delay: float, rng: random.Random) -> float:
@@ -102,7 +99,3 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
-
-
-def _bounded(seconds: float) -> float:
-    return min(MOST_SECONDS, max(0.0, seconds))

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.secrets import redact
-from lora_tui.store.rows import AttemptEnd, AttemptStatus
+from lora_tui.store.rows import AttemptEnd
 
 OPENAI_URL = "https://api.openai.com/v1"
 """The address where ``data_generation.base_url`` is empty."""
@@ -41,24 +41,30 @@ def shown_url(url: str) -> str:
 
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_OPTIONAL = ("logprobs", "presence_penalty", "frequency_penalty", "top_p", "temperature")
-_STRUCTURE_WORDS = ("response_format", "json_schema", "json_object", "structured", "grammar", "guided")
+_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
+_SUSPECTS: Mapping[str, Sequence[str]] = {
+    "response_format": ("response_format", "json_schema", "json_object", "structured", "grammar", "guided"),
+    **{name: (name,) for name in ("logprobs", "presence_penalty", "frequency_penalty", "top_p", "temperature")},
+    **dict.fromkeys(_TOKENS_KEYS, _TOKENS_KEYS),
+}
+"""Parameters that a server may not know, the likeliest first, and the words by which a refusal names each."""
+
+_NEVER_GUESSED = ("top_p", "temperature")
 _CONTEXT_WORDS = ("context length", "context_length", "context window", "context size", "maximum context", "too long")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request, not yet fitted to a server. `schema` is the JSON schema of the reply, or None for plain text."""
+    """One request, not yet fitted to a server: `sampling` are parameters that it may not know.
+
+    `schema` is the JSON schema of the reply, or None for plain text.
+    """
 
     model: str
     messages: Sequence[dict[str, str]]
     max_tokens: int
-    temperature: float
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    sampling: Mapping[str, float | bool]
     schema: Mapping[str, object] | None = None
-    logprobs: bool = False
 
 
 @dataclass
@@ -78,18 +84,14 @@ class Capabilities:
             "messages": [dict(message) for message in request.messages],
             self.tokens_key: request.max_tokens,
         }
-        wanted = {
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "presence_penalty": request.presence_penalty,
-            "frequency_penalty": request.frequency_penalty,
-            "logprobs": True if request.logprobs else None,
-        }
-        parameters |= {k: v for k, v in wanted.items() if v is not None and k not in self.dropped}
+        parameters |= {name: value for name, value in request.sampling.items() if name not in self.dropped}
         if "logprobs" in parameters:
             parameters["top_logprobs"] = 10
         if request.schema is not None and self.response_formats[0] != "none":
-            parameters["response_format"] = _response_format(self.response_formats[0], request.schema)
+            parameters["response_format"] = {"type": self.response_formats[0]}
+            if self.response_formats[0] == "json_schema":
+                form = {"name": "reply", "schema": request.schema, "strict": True}
+                parameters["response_format"]["json_schema"] = form
         return parameters
 
     def is_proven(self, request: ChatRequest) -> bool:
@@ -105,37 +107,22 @@ class Capabilities:
         text = message.lower()
         if exceeds_context(text):
             return None
-        if "response_format" in parameters and any(word in text for word in _STRUCTURE_WORDS):
-            return self._next_response_format()
-        for name in _OPTIONAL:
-            if name in parameters and name in text:
-                return self._drop(name)
-        if not self._tokens_key_swapped and ("max_completion_tokens" in text or "max_tokens" in text):
-            return self._swap_tokens_key()
-        if _shape(parameters) in self._proven:
-            return None
-        return self._next_guess(parameters)
+        fixed = _TOKENS_KEYS if self._tokens_key_swapped else ()
+        suspects = [name for name in _SUSPECTS if name in parameters and name not in fixed]
+        found = [name for name in suspects if any(word in text for word in _SUSPECTS[name])]
+        if not found and _shape(parameters) not in self._proven:
+            found = [name for name in suspects if name not in _NEVER_GUESSED]
+        return self._leave_out(found[0]) if found else None
 
-    def _next_guess(self, parameters: Mapping[str, Any]) -> str | None:
-        if "response_format" in parameters:
-            return self._next_response_format()
-        for name in _OPTIONAL[:3]:
-            if name in parameters:
-                return self._drop(name)
-        return None if self._tokens_key_swapped else self._swap_tokens_key()
-
-    def _next_response_format(self) -> str:
-        gone = self.response_formats.pop(0)
-        return f"response_format {gone}"
-
-    def _drop(self, name: str) -> str:
-        self.dropped.add(name)
+    def _leave_out(self, name: str) -> str:
+        if name == "response_format":
+            return f"response_format {self.response_formats.pop(0)}"
+        if name in _TOKENS_KEYS:
+            self._tokens_key_swapped = True
+            self.tokens_key = _TOKENS_KEYS[1 - _TOKENS_KEYS.index(name)]
+        else:
+            self.dropped.add(name)
         return name
-
-    def _swap_tokens_key(self) -> str:
-        gone, self._tokens_key_swapped = self.tokens_key, True
-        self.tokens_key = "max_completion_tokens" if gone == "max_tokens" else "max_tokens"
-        return gone
 
 
 def exceeds_context(message: str) -> bool:
@@ -147,12 +134,6 @@ def _shape(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what capabilities depend on: the parameters' names and the response format."""
     form = parameters.get("response_format", {}).get("type", "")
     return (*sorted(parameters), form)
-
-
-def _response_format(kind: str, schema: Mapping[str, object]) -> dict[str, object]:
-    if kind == "json_object":
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
 
 
 TokenLogprobs = tuple[str, Mapping[str, float]]
@@ -172,32 +153,17 @@ def cleaned(text: str) -> str:
 class ChatReply:
     """The answer to an attempt whose end has not been recorded yet: that depends on what the reader makes of it.
 
-    `text` is empty where the answer has no choices or no content; `refusal` then says why, if the server does. Tokens
-    are the server's count or, where it counts none, our estimate.
+    `text` is empty where the answer has no choices or no content; `refusal` then says why, if the server does. `usage`
+    is the attempt's end if the answer is of use; its tokens are the server's count or, where it counts none, our
+    estimate.
     """
 
     attempt: int
     text: str
     finish_reason: str
     refusal: str
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
     logprobs: tuple[TokenLogprobs, ...]
-    request_id: str | None
-
-    def end(self, status: AttemptStatus, error: str = "") -> AttemptEnd:
-        """Return the end of the attempt, for its `CallRecord`."""
-        return AttemptEnd(
-            status=status,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            http_status=200,
-            request_id=self.request_id,
-            reply=self.text,
-            error=error,
-        )
+    usage: AttemptEnd
 
 
 def read_reply(
@@ -223,11 +189,16 @@ def read_reply(
         text=text,
         finish_reason=str(_get(choice, "finish_reason") or ""),
         refusal=redact(without_key(cleaned(str(refusal))))[:300],
-        prompt_tokens=_count(usage, "prompt_tokens", prompt_tokens),
-        completion_tokens=_count(usage, "completion_tokens", estimate_tokens(text)),
-        cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
         logprobs=_logprobs(_get(_get(choice, "logprobs"), "content")),
-        request_id=headers.get("x-request-id"),
+        usage=AttemptEnd(
+            status="ok",
+            prompt_tokens=_count(usage, "prompt_tokens", prompt_tokens),
+            completion_tokens=_count(usage, "completion_tokens", estimate_tokens(text)),
+            cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
+            http_status=200,
+            request_id=headers.get("x-request-id"),
+            reply=text,
+        ),
     )
 
 
