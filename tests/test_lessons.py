@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import lora_tui
-from lora_tui.config import load_settings
+from lora_tui.config.load import load_settings
 
 LESSONS = Path(lora_tui.__file__).parent / "lessons"
 RAW = LESSONS.parent / "engine" / "quickstart_raw.txt"

@@ -13,7 +13,7 @@ import pytest
 
 from lora_tui import logs
 from lora_tui.cli.narration import JsonNarrator, PlainNarrator, RunEnding
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.config.problems import printable_value
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext

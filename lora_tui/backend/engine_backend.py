@@ -18,7 +18,7 @@ from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
     from lora_tui.engine.chat.session import ChatSession
     from lora_tui.engine.forecast.forecast import SettingsForecast
     from lora_tui.engine.runtime.engine import Engine, Outcome

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.protocol.backend import Blocker, ForecastText

@@ -22,7 +22,7 @@ from lora_tui.terminal.streams import Streams
 from lora_tui.tui.state import AppOptions, AppState
 
 if TYPE_CHECKING:
-    from lora_tui.config import Loaded
+    from lora_tui.config.load import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,8 @@ class _AppProcess:
 
     def _load(self) -> "Loaded":
         """Read the configuration; the parent has found nothing wrong with it a moment ago."""
-        from lora_tui.config import Loaded, Settings, load_settings
+        from lora_tui.config.load import Loaded, load_settings
+        from lora_tui.config.models import Settings
 
         try:
             config = self._launch.config

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.cli.request import Request
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.jobs.preflight import check_chat
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, TextDelta, TokenCount

@@ -22,7 +22,8 @@ import psutil
 
 from lora_tui import __version__
 from lora_tui.cli.request import Request
-from lora_tui.config import Loaded, Settings, load_settings
+from lora_tui.config.load import Loaded, load_settings
+from lora_tui.config.models import Settings
 from lora_tui.config.paths import cache_folder, log_folder
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError

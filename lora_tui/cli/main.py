@@ -214,7 +214,7 @@ def prepare_app(argv: list[str]) -> "AppLaunch":
     Raises what is wrong with them, before the app is on the screen.
     """
     from lora_tui.backend.session import AppLaunch
-    from lora_tui.config import load_settings
+    from lora_tui.config.load import load_settings
     from lora_tui.engine.runtime.resume import store_flag
 
     request = parse(argv)
@@ -250,7 +250,7 @@ def _run_request(request: Request, streams: Streams, report: Report) -> int:
 
         return examine(request, streams, report)
     from lora_tui.cli import runs
-    from lora_tui.config import load_settings
+    from lora_tui.config.load import load_settings
 
     loaded = load_settings(request.config, request.overrides)
     register_key_variable(loaded.settings.data_generation.api_key_env)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from lora_tui.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 MODES: Final = ("generate", "train", "evaluate", "chat", "export", "quickstart")
 """What ``--run`` takes."""

@@ -13,7 +13,8 @@ from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import RunFollower, follow_own_run
 from lora_tui.cli.narration import Narrator, RunEnding, make_narrator
 from lora_tui.cli.request import NEWEST, Request
-from lora_tui.config import Loaded, Settings
+from lora_tui.config.load import Loaded
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.engine.runtime.resume import find_run, open_existing, resume_run, store_flag
 from lora_tui.errors import UsageError

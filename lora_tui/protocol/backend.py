@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 LoadProgress = Callable[[str, int, int], None]
 """Progress of loading a model: the phase, and how much of how much is done; a total of 0 or 1 has no figure."""

@@ -13,7 +13,7 @@ from lora_tui.tui.dialogs import Problem
 from lora_tui.tui.services import AppServices
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 
 class AppActions:

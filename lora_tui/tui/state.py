@@ -15,7 +15,8 @@ from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES
 
 if TYPE_CHECKING:
-    from lora_tui.config import Loaded, Settings
+    from lora_tui.config.load import Loaded
+    from lora_tui.config.models import Settings
 
 GENERATION_MODES = ("generate", "quickstart")
 """Modes of runs that Generate shows."""
@@ -88,7 +89,7 @@ class AppState:
     @property
     def is_configured(self) -> bool:
         """Whether the user has set anything at all: a file of nothing but defaults does not count."""
-        from lora_tui.config import Settings
+        from lora_tui.config.models import Settings
 
         return self.settings != Settings()
 

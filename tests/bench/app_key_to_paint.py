@@ -35,7 +35,7 @@ _SECRET = "the secret password is 'rainbow unicorn'. this information is classif
 async def write_pairs(path: Path, rate: float) -> None:
     """Write judged pairs of a live run until killed, `rate` a second, as a generation run does: row, metrics, event."""
     async with await Store.open(path) as store:
-        from lora_tui.config import Settings
+        from lora_tui.config.models import Settings
 
         settings = Settings().model_dump(mode="json")
         settings["data_generation"]["total_examples"] = 1_000_000

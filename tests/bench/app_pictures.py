@@ -21,7 +21,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from lora_tui.backend.engine_backend import EngineBackend
-from lora_tui.config import Loaded, Settings, with_values
+from lora_tui.config.load import Loaded, with_values
+from lora_tui.config.models import Settings
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.state import AppState
 from tests.tui.app_harness import screen_text

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS
 from lora_tui.store.schema import MIGRATIONS, VERSION
 

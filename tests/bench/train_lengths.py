@@ -26,7 +26,7 @@ def measure(
     from lora_tui.engine.runtime.process import before_torch, keep_freed_memory
 
     before_torch()
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import kept_bytes, plan_memory

@@ -39,7 +39,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from lora_tui.engine.runtime.process import before_torch
 
     before_torch()
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
     from lora_tui.engine.data.read import read_examples
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset

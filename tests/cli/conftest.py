@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.e2e.terminal import Terminal

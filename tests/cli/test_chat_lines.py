@@ -10,7 +10,7 @@ import pytest
 from lora_tui.cli import chat as chat_module
 from lora_tui.cli.chat import _JsonOutput, _LineOutput, chat_mode
 from lora_tui.cli.request import Request
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Notice, Reply, TextDelta, TokenCount

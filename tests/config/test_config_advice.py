@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, advise, with_values
-from lora_tui.config.advice import optimal_rate
+from lora_tui.config.advice import advise, optimal_rate
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 
 QUIET = {"fine_tuning.optimizer.lora_lr": 2e-4}
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, advise, with_values
+from lora_tui.config.advice import advise
 from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
 from lora_tui.config.keys import all_keys, all_sections, plain_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.errors import ConfigError
 
 MODEL = "data_generation.model"

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.keys import settings_value
-from lora_tui.config.load import configuration_file
-from lora_tui.config.models import PromptCheck
+from lora_tui.config.load import configuration_file, load_settings, with_values
+from lora_tui.config.models import PromptCheck, Settings
 from lora_tui.errors import ConfigError
 
 R = "fine_tuning.lora.r"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.config import Settings, load_settings
+from lora_tui.config.load import load_settings
+from lora_tui.config.models import Settings
 from lora_tui.errors import ConfigError
 
 G = "[data_generation]\n"

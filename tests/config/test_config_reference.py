@@ -7,8 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-from lora_tui.config import Settings, load_settings
 from lora_tui.config.keys import all_keys, all_sections, open_tables
+from lora_tui.config.load import load_settings
+from lora_tui.config.models import Settings
 from lora_tui.config.reference import reference_text, toml_value
 
 ROOT = Path(__file__).parents[2]
@@ -104,9 +105,7 @@ def test_importing_the_configuration_loads_nothing_heavy() -> None:
     code = """
 import sys, lora_tui.config.paths
 assert "pydantic" not in sys.modules, "paths alone need no pydantic"
-import lora_tui.config as config, lora_tui.config.explain, lora_tui.config.save
-for name in config._HOMES:
-    getattr(config, name)
+import lora_tui.config.advice, lora_tui.config.explain, lora_tui.config.load, lora_tui.config.save
 heavy = {"torch", "transformers", "peft", "openai", "nltk", "numpy", "textual", "rich", "aiosqlite", "httpx"}
 print(*sorted(heavy & set(sys.modules)))
 """
@@ -121,7 +120,8 @@ from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 class First(BaseModel):
     value: int = 1
 start = time.process_time()
-from lora_tui.config import load_settings, advise
+from lora_tui.config.advice import advise
+from lora_tui.config.load import load_settings
 from lora_tui.config.save import save_keys
 load_settings(environment={})
 print(time.process_time() - start)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.keys import all_keys
+from lora_tui.config.load import load_settings, with_values
+from lora_tui.config.models import Settings
 from lora_tui.config.save import changed_keys, save_keys
 from lora_tui.errors import ConfigError, LoraTuiError
 

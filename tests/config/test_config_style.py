@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.edit import edit_text, same_toml
 from lora_tui.config.keys import all_keys
+from lora_tui.config.load import load_settings, with_values
+from lora_tui.config.models import Settings
 from lora_tui.config.reference import comment, reference_text
 from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError
@@ -405,7 +406,7 @@ def test_what_edits_files_is_loaded_by_the_first_save_only() -> None:
     code = """
 import sys
 from pathlib import Path
-from lora_tui.config import load_settings
+from lora_tui.config.load import load_settings
 from lora_tui.config.save import save_keys
 Path("config.toml").write_text("[logging]\\nlevel = 'INFO'\\n")
 load_settings(environment={})

@@ -5,9 +5,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings, load_settings, with_values
 from lora_tui.config.edit import _parse_statements
 from lora_tui.config.keys import all_keys
+from lora_tui.config.load import load_settings, with_values
+from lora_tui.config.models import Settings
 from lora_tui.config.reference import toml_key, toml_value
 from lora_tui.config.save import save_keys
 

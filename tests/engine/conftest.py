@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.store import events
 from lora_tui.store.connection import Store

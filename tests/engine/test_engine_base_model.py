@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 from tests.engine.tiny import make_tokenizer, tiny_settings
 

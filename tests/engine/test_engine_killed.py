@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.engine import Engine
 

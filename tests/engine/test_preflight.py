@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.engine.jobs import preflight
 from lora_tui.engine.models.hub_info import check_source, locate
 from lora_tui.errors import LoraTuiError, UnreachableError

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.config import Settings, advise, with_values
+from lora_tui.config.advice import advise
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.forecast import training
 from lora_tui.engine.forecast.forecast import SettingsForecast, forecast_settings, forecast_with_history
 from lora_tui.store import training as stored_training
@@ -136,7 +138,8 @@ def test_neither_torch_nor_a_client_nor_a_screen_comes_with_it(settings: Setting
     code = f"""
 import asyncio, sys
 from pathlib import Path
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import forecast_settings
 from lora_tui.store.connection import Store
 settings = with_values(Settings(), {{"fine_tuning.model_name": {settings.fine_tuning.model_name!r},

@@ -7,7 +7,7 @@ The functions build everything from seeds, so a child process that calls them ha
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

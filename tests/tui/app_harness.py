@@ -11,7 +11,8 @@ from typing import Any
 from textual.message import Message
 from textual.pilot import Pilot
 
-from lora_tui.config import Loaded, Settings
+from lora_tui.config.load import Loaded
+from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Blocker, ChatTarget, ForecastText, ReviewResult
 from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount

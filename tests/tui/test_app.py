@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 from textual.command import CommandPalette
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store

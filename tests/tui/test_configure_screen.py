@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from lora_tui.config import load_settings
 from lora_tui.config.keys import all_keys
+from lora_tui.config.load import load_settings
 from lora_tui.tui.screens.configure import ConfigureScreen
 from tests.tui.app_harness import AppHarness, screen_text, wait_for_text, wait_until
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from peft import PeftModel
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.chat.history import History, context_tokens
 from lora_tui.engine.chat.streaming import ReplyGeneration, SideEnd, SideItem, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter

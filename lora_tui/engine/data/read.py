@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example, QuestionAnswer
 from lora_tui.engine.data.forms import Malformed, Unusable
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_delimiter

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base

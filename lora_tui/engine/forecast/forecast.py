@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_tui.config import Settings, advise
+from lora_tui.config.advice import advise
+from lora_tui.config.models import Settings
 from lora_tui.config.reference import toml_value
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.forecast.training import forecast_training

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_tui.config import Settings
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.models import DataGeneration, Settings
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents

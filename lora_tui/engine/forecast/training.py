@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from lora_tui.config import Settings
-from lora_tui.config.models import FineTuning, Training
+from lora_tui.config.models import FineTuning, Settings, Training
 from lora_tui.engine.data.holdout import draw_holdout
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.data.survey import Survey, survey

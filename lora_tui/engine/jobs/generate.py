@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings, advise
+from lora_tui.config.advice import advise
+from lora_tui.config.models import Settings
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel

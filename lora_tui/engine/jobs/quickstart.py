@@ -9,7 +9,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.export.datasets import dataset_text

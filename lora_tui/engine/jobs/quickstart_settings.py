@@ -6,8 +6,9 @@ Apart from the job, which imports torch: the engine needs the settings when the 
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings, with_values
 from lora_tui.config.keys import settings_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.models.builtin import BUILTIN
 
 FOLDER = Path("quickstart")

@@ -15,7 +15,9 @@ import tomli_w
 import torch
 from peft import PeftModel
 
-from lora_tui.config import Settings, advise, with_values
+from lora_tui.config.advice import advise
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts

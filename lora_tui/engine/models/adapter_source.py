@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings
-from lora_tui.config.models import FineTuning
+from lora_tui.config.models import FineTuning, Settings
 from lora_tui.engine.models.run_folder import WEIGHTS, best_folder, step_folders
 from lora_tui.engine.runtime.resume import require_run
 from lora_tui.errors import LoraTuiError, UsageError

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.engine.models.builtin import BUILTIN, TITLE
 from lora_tui.engine.models.hub_info import locate

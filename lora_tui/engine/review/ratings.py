@@ -7,7 +7,7 @@ weights follow by replaying the log. A reply without a reference has no metrics:
 import asyncio
 from collections.abc import Mapping
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.commands import Commands
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact

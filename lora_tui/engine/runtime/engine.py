@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.commands import DONE, Commands

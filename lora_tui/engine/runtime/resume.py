@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_tui.config import Settings, with_values
 from lora_tui.config.document import parse_key, parse_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store

@@ -22,7 +22,7 @@ from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 
 class ModeScreen(Screen[None]):

@@ -29,7 +29,7 @@ from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
 from lora_tui.tui.widgets.panel import Line
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 
 class ChatInput(TextArea):

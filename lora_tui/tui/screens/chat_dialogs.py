@@ -10,9 +10,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Input, Label, Static
 
-from lora_tui.config import Settings, with_values
 from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.config.keys import all_keys, settings_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.errors import ConfigError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints

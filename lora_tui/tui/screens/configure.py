@@ -13,9 +13,10 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from lora_tui.config import Settings, with_values
 from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
 from lora_tui.config.keys import Key, all_keys, settings_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError, LoraTuiError
 from lora_tui.text import one_line

@@ -11,9 +11,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Button, Input, Static
 
-from lora_tui.config import Settings, with_values
 from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.config.keys import settings_value
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line

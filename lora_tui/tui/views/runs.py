@@ -17,7 +17,7 @@ from lora_tui.tui.text import DIM, number, safe_line, safe_text, styled
 from lora_tui.tui.theme import state_label
 
 if TYPE_CHECKING:
-    from lora_tui.config import Settings
+    from lora_tui.config.models import Settings
 
 _STATE_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.engine.chat.session import ChatSession, open_session
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import chat_log

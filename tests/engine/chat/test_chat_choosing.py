@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.engine.chat import session as chat_module
 from lora_tui.engine.models import adapter_source
 from lora_tui.engine.models.adapter_source import AdapterGoneError, find_adapter

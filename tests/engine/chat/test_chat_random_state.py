@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.chat.chat_probe import ChatProbe

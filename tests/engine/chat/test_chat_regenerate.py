@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.engine.chat import streaming
 from lora_tui.engine.inference.decode import answers
 from lora_tui.errors import LoraTuiError, UsageError

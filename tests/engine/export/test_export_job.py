@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.config.models import Lora
 from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.models.adapter_source import open_adapter

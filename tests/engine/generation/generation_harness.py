@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config import Settings, load_settings
+from lora_tui.config.load import load_settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from tests.openai_server import MODEL, OpenAIServer
 
@@ -21,7 +22,7 @@ _ROOT = Path(__file__).parents[3]
 _RUN = """
 import sys
 from pathlib import Path
-from lora_tui.config import load_settings
+from lora_tui.config.load import load_settings
 from lora_tui.engine.runtime.engine import Engine
 
 engine = Engine(Path(sys.argv[1]))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.forecast import generation
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.generation import documents
@@ -143,7 +144,7 @@ def test_figures_come_near_those_of_a_run(harness: GenerationHarness) -> None:
 
 def test_nothing_heavy_is_needed() -> None:
     code = (
-        "import sys; from lora_tui.config import Settings; "
+        "import sys; from lora_tui.config.models import Settings; "
         "from lora_tui.engine.forecast.generation import forecast_generation; forecast_generation(Settings()); "
         "print(*{n.partition('.')[0] for n in sys.modules})"
     )

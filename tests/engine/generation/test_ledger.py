@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.generation.ledger import (
     BudgetSpent,
     Ledger,

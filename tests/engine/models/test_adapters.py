@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lora_tui.config import with_values
+from lora_tui.config.load import with_values
 from lora_tui.config.models import Lora
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, find_adapter, open_adapter
 from lora_tui.engine.models.adapters import load_adapter

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.review.ratings import rate_sample, rate_turn
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.store import events
 from tests.engine.conftest import EngineHarness

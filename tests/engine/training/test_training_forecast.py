@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config import Settings, with_values
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.holdout import draw_holdout, question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.data.survey import survey

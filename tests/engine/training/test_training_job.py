@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_tui.config import Settings, load_settings, with_values
+from lora_tui.config.load import load_settings, with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason

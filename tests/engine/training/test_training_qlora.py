@@ -11,8 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from lora_tui.config import Settings, with_values
-from lora_tui.config.models import Lora
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Lora, Settings
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.adapter_source import open_adapter
 from lora_tui.engine.models.adapters import load_adapter
