@@ -76,23 +76,16 @@ class AppActions:
 
     async def stop(self, run_id: int, message: str) -> None:
         """Ask a run to save and end, whoever owns it."""
-        await self._request(self._services.backend.stop(run_id), message)
+        with self._services.reporting():
+            await self._services.backend.stop(run_id)
+            self._services.notify(message)
 
     async def send(self, run_id: int, command: str, message: str = "") -> None:
         """Send a command (``checkpoint``, ``pause``, ``continue``) to the owner of a live run."""
-        await self._request(self._services.backend.send_command(run_id, command), message)
-
-    async def _request(self, request: Awaitable[None], message: str) -> bool:
-        """Await a request, and show the message; False when it was refused."""
-
-        async def completed() -> bool:
-            await request
-            return True
-
-        succeeded = bool(await self._services.attempt(completed()))
-        if succeeded and message:
-            self._services.notify(message)
-        return succeeded
+        with self._services.reporting():
+            await self._services.backend.send_command(run_id, command)
+            if message:
+                self._services.notify(message)
 
     async def export(self, run: RunLine, form: str, path: str) -> None:
         """Export a run's adapter: a run of its own."""
@@ -102,13 +95,14 @@ class AppActions:
 
     async def rename(self, run: RunLine, name: str) -> None:
         """Name a run."""
-        if await self._request(self._services.backend.rename(run.id, name), ""):
+        with self._services.reporting():
+            await self._services.backend.rename(run.id, name)
             self._services.reload_runs()
 
     async def delete(self, run: RunLine, *, with_files: bool) -> None:
         """Delete a run, and say what became of its folder."""
-        message = await self._services.attempt(self._services.backend.delete(run.id, with_files=with_files))
-        if message is not None:
+        with self._services.reporting():
+            message = await self._services.backend.delete(run.id, with_files=with_files)
             self._services.state.drop_run(run.id)
             self._services.reload_runs()
             self._services.notify(message)
@@ -125,14 +119,10 @@ class AppActions:
 
     async def undo(self, run_id: int) -> None:
         """Take back the last verdict or edit of a run."""
+        await self._review(self._services.backend.undo(run_id))
 
-        async def undone() -> ReviewResult:
-            return await self._services.backend.undo(run_id) or ReviewResult("There is nothing to take back.")
-
-        await self._review(undone())
-
-    async def _review(self, review: Awaitable[ReviewResult]) -> None:
-        result = await self._services.attempt(review)
-        if result is not None:
-            self._services.notify(result.message)
+    async def _review(self, review: Awaitable[ReviewResult | None]) -> None:
+        with self._services.reporting():
+            result = await review
+            self._services.notify(result.message if result is not None else "There is nothing to take back.")
             self._services.poll_soon()

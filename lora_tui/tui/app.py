@@ -215,23 +215,17 @@ class LoraApp(App[None]):
         if isinstance(self.screen, ChoiceDialog):
             return
         which = f"run {own[0]} is" if len(own) == 1 else f"runs {', '.join(map(str, own))} are"
-        self.push_screen(
-            ChoiceDialog(
-                f"{which} still at work.",
-                [
-                    Choice("background", "k", "Keep running in the background", "lora-tui finds it again"),
-                    Choice("stop", "s", "Stop and keep what is done", "it can be resumed"),
-                    Choice("cancel", "c", "Cancel", "stay here"),
-                ],
-                safe="cancel",
-            ),
-            self._ending_chosen,
-        )
+        choices = [
+            Choice("background", "k", "Keep running in the background", "lora-tui finds it again"),
+            Choice("stop", "s", "Stop and keep what is done", "it can be resumed"),
+            Choice("cancel", "c", "Cancel", "stay here"),
+        ]
 
-    def _ending_chosen(self, choice: str | None) -> None:
-        if choice in ("background", "stop"):
+        def chosen(choice: str) -> None:
             self.ending = "background" if choice == "background" else "stop"
             self.exit()
+
+        self.services.ask(ChoiceDialog(f"{which} still at work.", choices), chosen)
 
     def action_welcome(self) -> None:
         """Offer the ways to begin."""

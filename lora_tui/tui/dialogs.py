@@ -51,7 +51,7 @@ class Choice:
 
 
 class ChoiceDialog(Dialog[str | None]):
-    """Question with a few answers, each on a key of its own; returns the answer's id, `safe` for escape.
+    """Question with a few answers, each on a key of its own; returns the answer's id, None for escape and for `safe`.
 
     `safe` has the focus at first, so that enter does no harm. `details` stand between question and answers.
     """
@@ -59,12 +59,14 @@ class ChoiceDialog(Dialog[str | None]):
     CSS_PATH = "dialogs.tcss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "answer", "Cancel", show=False),
+        Binding("escape", "dismiss", "Cancel", show=False),
         Binding("up,left", "app.focus_previous", show=False),
         Binding("down,right", "app.focus_next", show=False),
     ]
 
-    def __init__(self, question: str, choices: Sequence[Choice], *, safe: str, details: Content | None = None) -> None:
+    def __init__(
+        self, question: str, choices: Sequence[Choice], *, safe: str = "cancel", details: Content | None = None
+    ) -> None:
         super().__init__()
         self._question = question
         self._choices = choices
@@ -89,16 +91,15 @@ class ChoiceDialog(Dialog[str | None]):
         for choice in self._choices:
             if event.key == choice.key:
                 event.stop()
-                self.dismiss(choice.id)
+                self._answer(choice.id)
                 return
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Take enter or a click on an answer."""
-        self.dismiss((event.button.id or "").removeprefix("choice-"))
+        self._answer((event.button.id or "").removeprefix("choice-"))
 
-    def action_answer(self) -> None:
-        """Leave with the safe answer."""
-        self.dismiss(self._safe)
+    def _answer(self, choice_id: str) -> None:
+        self.dismiss(choice_id if choice_id != self._safe else None)
 
 
 def _button(choice: Choice) -> Button:

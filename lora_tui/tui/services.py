@@ -7,7 +7,7 @@ a pair is in `actions`, which stands on this.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -81,11 +81,17 @@ class AppServices:
 
     async def attempt(self, operation: Awaitable[T]) -> T | None:
         """Await something that may be refused; None when it was: the error is shown then."""
-        try:
+        with self.reporting():
             return await operation
+        return None
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Show the error that the block raises, and go on after it."""
+        try:
+            yield
         except Exception as error:  # noqa: BLE001  # logged there; a bug of the engine's side must not end the app
             self.report_error(error)
-        return None
 
     # Screens
 
@@ -104,6 +110,15 @@ class AppServices:
     ) -> None:
         """Put a dialog over what is shown; `on_result` gets its answer."""
         self._app.push_screen(screen, on_result)
+
+    def ask(self, dialog: Screen[T | None], on_answer: Callable[[T], Awaitable[None] | None]) -> None:
+        """Put a dialog over what is shown; `on_answer` gets its answer, unless it is cancelled with None."""
+
+        async def answered(answer: T | None) -> None:
+            if answer is not None and (further := on_answer(answer)) is not None:
+                await further
+
+        self._app.push_screen(dialog, answered)
 
     def go_to(self, mode: str) -> None:
         """Show a mode. Dialogs of the mode that is left stay where they are."""

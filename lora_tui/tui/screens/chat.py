@@ -15,9 +15,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
+from textual.reactive import var
 from textual.widgets import TextArea
 
-from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
@@ -84,14 +84,15 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+l", "clear", "New", show=False, id="chat.clear", priority=True, tooltip="A new conversation"),
     ]  # fmt: skip
 
+    _busy = var(False, bindings=True)
+    """Whether a reply is under way: escape stops it, or leaves the prompt."""
+
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None
         """The model of `_conversation`."""
-        self._busy = False
-        """Whether a reply is under way."""
         self._title = ""
 
     def compose_body(self) -> ComposeResult:
@@ -168,11 +169,8 @@ class ChatScreen(ModeScreen):
             self.show_in_bar(styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
-    def _decoding(self) -> Decoding:
-        return Decoding.of_chat(self.state.settings.fine_tuning.chat)
-
     def _show_line(self, text: str = "") -> None:
-        decoding = self._decoding()
+        decoding = Decoding.of_chat(self.state.settings.fine_tuning.chat)
         how = f"{decoding.num_beams} beams, all at once" if decoding.num_beams > 1 else "streams"
         how += f" · {decoding.max_new_tokens} new tokens · temperature {decoding.temperature:g}"
         self.query_one("#chat-line", Line).show(
@@ -195,7 +193,7 @@ class ChatScreen(ModeScreen):
             self.services.go_to("runs")
             return
         prompt.clear()
-        self._set_busy(True)
+        self._busy = True
         self._answer(text)
 
     @work(exit_on_error=False, group="chat")
@@ -207,26 +205,17 @@ class ChatScreen(ModeScreen):
             sides: Sequence[Side] = BOTH_SIDES if beside else conversation.sides[:1]
             if text is not None:
                 await self._chat_columns.add_prompt(text, sides)
-            conversation.set_decoding(self._decoding())
+            conversation.set_decoding(Decoding.of_chat(self.state.settings.fine_tuning.chat))
             stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
             await self._chat_columns.stream_replies(stream, sides, self.services.notify)
         except Exception as error:  # noqa: BLE001  # logged there; it ends this reply, not the conversation or the app
-            self._restore_prompt(text)
+            prompt = self.query_one("#prompt", ChatInput)
+            if text and not prompt.text:
+                prompt.text = text  # nobody should have to type it again
             self.services.report_error(error)
         finally:
-            self._set_busy(False)
+            self._busy = False
             self._show_line()
-
-    def _set_busy(self, busy: bool) -> None:
-        """Note that a reply is under way or over: escape stops it, or leaves the prompt."""
-        self._busy = busy
-        self.refresh_bindings()
-
-    def _restore_prompt(self, text: str | None) -> None:
-        """Put a question that failed back into the prompt: nobody should have to type it again."""
-        prompt = self.query_one("#prompt", ChatInput)
-        if text and not prompt.text:
-            prompt.text = text
 
     async def _load(self) -> Conversation:
         """The conversation with the model that is chosen; loads it where another one is loaded, or none."""
@@ -283,7 +272,7 @@ class ChatScreen(ModeScreen):
         """Remove the last reply and have another."""
         if self._busy or self._conversation is None:
             return
-        self._set_busy(True)
+        self._busy = True
         await self._chat_columns.remove_last_replies()
         self._answer(None)
 
@@ -305,21 +294,16 @@ class ChatScreen(ModeScreen):
         """Choose a checkpoint or the base model."""
         from lora_tui.tui.screens.chat_dialogs import CheckpointPicker
 
-        self.services.open_screen(CheckpointPicker(self.services), self._target_chosen)
-
-    def _target_chosen(self, target: ChatTarget | None) -> None:
-        if target is not None:
-            self.choose_target(target)
+        self.services.ask(CheckpointPicker(self.services), self.choose_target)
 
     def action_settings(self) -> None:
         """Change how replies are decoded."""
         from lora_tui.tui.screens.chat_dialogs import DecodingDialog
 
-        self.services.open_screen(DecodingDialog(self.state.settings), self._settings_changed)
+        self.services.ask(DecodingDialog(self.state.settings), self._settings_changed)
 
-    def _settings_changed(self, settings: "Settings | None") -> None:
-        if settings is not None:
-            self.state.settings = settings
+    def _settings_changed(self, settings: "Settings") -> None:
+        self.state.settings = settings
         self._show_line()
 
     def action_copy(self) -> None:
@@ -347,12 +331,9 @@ class ChatScreen(ModeScreen):
         if not text:
             return
         path = Path.cwd() / f"chat-{datetime.now().astimezone():%Y%m%d-%H%M%S}.md"
-        try:
+        with self.services.reporting():
             await asyncio.to_thread(write_atomically, path, text)
-        except LoraTuiError as error:
-            self.services.report_error(error)
-            return
-        self.services.notify(f"Saved: {path}")
+            self.services.notify(f"Saved: {path}")
 
     async def on_unmount(self) -> None:
         """Unload the model."""

@@ -18,7 +18,7 @@ from lora_tui.config.keys import Key, all_keys, settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.save import save_keys
-from lora_tui.errors import ConfigError, LoraTuiError
+from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
@@ -296,10 +296,8 @@ class ConfigureScreen(ModeScreen):
             self._set(key, values[(values.index(value) + 1) % len(values)] if value in values else values[0])
 
     def _set(self, key: Key, value: Any) -> None:
-        try:
+        with self.services.reporting():
             self._apply(with_values(self.state.settings, {key.name: value}))
-        except ConfigError as error:
-            self.services.report_error(error)
 
     def action_cancel(self) -> None:
         """Close the editor, or end the search."""
@@ -339,16 +337,13 @@ class ConfigureScreen(ModeScreen):
             self.services.notify("Nothing has changed.")
             return
         path = self._path
-        try:
+        with self.services.reporting():
             await asyncio.to_thread(save_keys, path, changes)
-        except LoraTuiError as error:
-            self.services.report_error(error)
-            return
-        self.state.mark_saved(path)
-        self.query_one("#keys", RowList).refresh()
-        self._show_key()
-        self._show_file()
-        self.services.notify(f"{len(changes)} changed: saved to {path}")
+            self.state.mark_saved(path)
+            self.query_one("#keys", RowList).refresh()
+            self._show_key()
+            self._show_file()
+            self.services.notify(f"{len(changes)} changed: saved to {path}")
 
 
 def _possible_values(key: Key) -> list[Any]:

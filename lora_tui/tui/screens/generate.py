@@ -346,11 +346,11 @@ class GenerateScreen(RunScreen):
 
         if self._window is not None and (pair_id := self._pair_id) is not None:
             screen = PairScreen(self.services, self.actions, self._window, pair_id)
-            self.services.open_screen(screen, self._pair_closed)
+            self.services.ask(screen, self._pair_closed)
 
-    def _pair_closed(self, pair_id: int | None) -> None:
+    def _pair_closed(self, pair_id: int) -> None:
         """Put the cursor on the pair that was shown last."""
         rows = self.query_one("#pairs", RowList)
-        if pair_id is not None and self._window is not None and (index := self._window.index_of(pair_id)) is not None:
+        if self._window is not None and (index := self._window.index_of(pair_id)) is not None:
             rows.following = False
             rows.cursor = index

@@ -195,30 +195,18 @@ class RunsScreen(ModeScreen):
             Choice("cancel", "c", "Cancel"),
         ]
 
-        def chosen(form: str | None) -> None:
-            if form in ("adapter", "merged"):
-                default = f"run-{run.id}-{form}"
-                self.services.open_screen(
-                    TextDialog(f"Write the {form} to this folder:", default), lambda path: self._export(run, form, path)
-                )
+        def chosen(form: str) -> None:
+            folder = TextDialog(f"Write the {form} to this folder:", f"run-{run.id}-{form}")
+            self.services.ask(folder, lambda path: self.actions.export(run, form, path) if path else None)
 
-        self.services.open_screen(ChoiceDialog(f"Export run {run.id}", choices, safe="cancel"), chosen)
-
-    async def _export(self, run: RunLine, form: str, path: str | None) -> None:
-        if path:
-            await self.actions.export(run, form, path)
+        self.services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
 
     def action_rename(self) -> None:
         """Name the run."""
         run = self._run
         if run is not None:
-            self.services.open_screen(
-                TextDialog(f"Name of run {run.id}:", run.name), lambda name: self._rename(run, name)
-            )
-
-    async def _rename(self, run: RunLine, name: str | None) -> None:
-        if name is not None:
-            await self.actions.rename(run, name)
+            question = TextDialog(f"Name of run {run.id}:", run.name)
+            self.services.ask(question, lambda name: self.actions.rename(run, name))
 
     def action_delete(self) -> None:
         """Ask, then delete."""
@@ -230,16 +218,13 @@ class RunsScreen(ModeScreen):
             Choice("files", "f", "Delete it with its folder", run.folder or "it has none"),
             Choice("cancel", "c", "Cancel"),
         ]
-        details = run_text(run, Path.cwd(), (), 0)
-        self.services.open_screen(
-            ChoiceDialog(f"Delete run {run.id}?", choices, safe="cancel", details=details),
-            lambda choice: self._delete(run, choice),
-        )
 
-    async def _delete(self, run: RunLine, choice: str | None) -> None:
-        if choice in ("row", "files"):
+        async def chosen(choice: str) -> None:
             await self.actions.delete(run, with_files=choice == "files")
             self._marked = [number for number in self._marked if self.state.run(number) is not None]
+
+        details = run_text(run, Path.cwd(), (), 0)
+        self.services.ask(ChoiceDialog(f"Delete run {run.id}?", choices, details=details), chosen)
 
     def action_copy(self) -> None:
         """Send the run's folder to the clipboard."""

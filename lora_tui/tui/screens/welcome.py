@@ -81,15 +81,9 @@ class WelcomeScreen(Dialog[None]):
         self.dismiss(None)
         if name == "show":
             self._app_actions.start_soon("quickstart")
-        elif name == "files":
-            self._services.open_screen(GenerateForm(self._services.state.settings), partial(self._start, "generate"))
-        else:
-            self._services.open_screen(TrainForm(self._services.state.settings), partial(self._start, "train"))
-
-    def _start(self, mode: str, settings: Settings | None) -> None:
-        """Begin the run that the form was filled in for."""
-        if settings is not None:
-            self._app_actions.start_soon(mode, settings)
+            return
+        mode, form = ("generate", GenerateForm) if name == "files" else ("train", TrainForm)
+        self._services.ask(form(self._services.state.settings), partial(self._app_actions.start_soon, mode))
 
 
 def _machine(settings: Settings) -> str:
