@@ -62,16 +62,17 @@ class FormatSummary:
         return self.lines == self.blank + self.comments + self.written + self.rejected and by_reason == self.rejected
 
 
-_Outcome: TypeAlias = RawPair | RawRejection | RawSkip
-
-
 @dataclass(frozen=True, slots=True)
 class _Line:
     """A raw line in the window: its outcome, or the model call that will give it."""
 
     number: int
     text: str
-    outcome: _Outcome | asyncio.Task[RawPair | RawRejection]
+    outcome: RawPair | RawRejection | RawSkip | asyncio.Task[RawPair | RawRejection]
+
+    @property
+    def pending(self) -> bool:
+        return isinstance(self.outcome, asyncio.Task) and not self.outcome.done()
 
 
 async def format_file(
@@ -102,10 +103,7 @@ async def format_file(
     summary = FormatSummary()
     with atomic_writer(out) as output, atomic_writer(rejected_file) as rejected:
         writer = _LineWriter(output, rejected, summary, lambda: on_progress and on_progress(summary.lines, total))
-        try:
-            await _format_lines(_numbered(raw), calls, writer)
-        finally:
-            await calls.cancel()
+        await _format_lines(_numbered(raw), calls, writer)
         if not summary.written:
             output.discard()
         if not summary.rejected:
@@ -131,22 +129,12 @@ class _StatementCalls:
     def __init__(self, statement_to_pair: StatementToPair | None, concurrency: int) -> None:
         self._statement_to_pair = statement_to_pair
         self._slots = asyncio.Semaphore(concurrency)
-        self._tasks: set[asyncio.Task[RawPair | RawRejection]] = set()
         self._endpoint_failure: RawRejection | None = None
 
     def outcome(self, statement: str) -> RawRejection | asyncio.Task[RawPair | RawRejection]:
         if self._statement_to_pair is None:
             return RawRejection(NEEDS_MODEL)
-        task = asyncio.create_task(self._call(self._statement_to_pair, statement))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def cancel(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return asyncio.create_task(self._call(self._statement_to_pair, statement))
 
     async def _call(self, statement_to_pair: StatementToPair, statement: str) -> RawPair | RawRejection:
         async with self._slots:
@@ -207,19 +195,24 @@ class _LineWriter:
 
 async def _format_lines(lines: Iterator[tuple[int, str]], calls: _StatementCalls, writer: _LineWriter) -> None:
     window: deque[_Line] = deque()
-    for number, text in lines:
-        result = RawRejection("not UTF-8 text", text.reason) if isinstance(text, BadLine) else parse_raw_line(text)
-        window.append(_Line(number, text, calls.outcome(result.text) if isinstance(result, RawStatement) else result))
-        while window and (len(window) > _MAX_WINDOW or not _is_pending(window[0])):
-            await _finish(window.popleft(), writer)
-        if number % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-    while window:
-        await _finish(window.popleft(), writer)
-
-
-def _is_pending(line: _Line) -> bool:
-    return isinstance(line.outcome, asyncio.Task) and not line.outcome.done()
+    try:
+        for number, text in lines:
+            result = RawRejection("not UTF-8 text", text.reason) if isinstance(text, BadLine) else parse_raw_line(text)
+            outcome = calls.outcome(result.text) if isinstance(result, RawStatement) else result
+            window.append(_Line(number, text, outcome))
+            while window and (len(window) > _MAX_WINDOW or not window[0].pending):
+                await _finish(window[0], writer)
+                window.popleft()
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        while window:
+            await _finish(window[0], writer)
+            window.popleft()
+    finally:
+        tasks = [line.outcome for line in window if isinstance(line.outcome, asyncio.Task)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _finish(line: _Line, writer: _LineWriter) -> None:
@@ -241,10 +234,8 @@ async def _finish(line: _Line, writer: _LineWriter) -> None:
 def _numbered(raw: Path) -> Iterator[tuple[int, str]]:
     corrected = raw.suffix == ".rejected"
     for number, line in enumerate(text_lines(raw, keep_bad=True), start=1):
-        if isinstance(line, BadLine):
-            yield number, line
-            continue
-        yield number, _REJECTED_PREFIX.sub("", line, count=1) if corrected else line
+        strip = corrected and not isinstance(line, BadLine)
+        yield number, _REJECTED_PREFIX.sub("", line, count=1) if strip else line
 
 
 def _require_distinct(raw: Path, out: Path, rejected_file: Path) -> None:

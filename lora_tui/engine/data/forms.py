@@ -141,10 +141,6 @@ def _sharegpt(fields: Fields, source: str) -> Example:
     return _conversation(turns, role_key, text_key, source)
 
 
-def _plain_text(fields: Fields, source: str) -> Example:
-    return PlainText(_required_text(fields, "text"), source)
-
-
 FORMS: tuple[Form, ...] = (
     # In this order: published Alpaca files carry a rendered `text` besides, and chat files often a `prompt`.
     Form("chat", ("messages",), _chat, lists=("messages",)),
@@ -152,7 +148,7 @@ FORMS: tuple[Form, ...] = (
     Form("alpaca", ("instruction", "output"), _alpaca, lists=("history",)),
     Form("prompt/completion", ("prompt", "completion"), _prompt_completion),
     Form("question/answer", ("question", "answer"), _question_answer),
-    Form("text", ("text",), _plain_text),
+    Form("text", ("text",), lambda fields, source: PlainText(_required_text(fields, "text"), source)),
 )
 """Every form, in order of precedence."""
 

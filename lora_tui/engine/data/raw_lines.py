@@ -66,13 +66,7 @@ class RawSkip:
 RawResult: TypeAlias = RawPair | RawStatement | RawRejection | RawSkip
 
 NO_ANSWER = "a question without an answer"
-NO_QUESTION = "an answer without a question; both go on one line"
-EMPTY_QUESTION = "the question is empty"
-EMPTY_ANSWER = "the answer is empty"
-NO_WORDS = "the question holds no words"
-INVALID_JSON = "not valid JSON"
 NO_PAIR = "the JSON object is no pair"
-SYSTEM_LEFT_OUT = "the system message was left out"
 
 _COLON = r"\s*[:：]\s*"
 _QUESTION_LABEL = re.compile(rf"\s*(?P<word>question|[qｑ]){_COLON}", re.IGNORECASE)
@@ -116,36 +110,30 @@ def parse_raw_line(line: str) -> RawResult:
 
 def _pair(question: str, answer: str, note: str = "") -> RawPair | RawRejection:
     question, answer = question.strip(), answer.strip()
-    if not question:
-        return RawRejection(EMPTY_QUESTION)
-    if not answer:
-        return RawRejection(EMPTY_ANSWER)
+    if not question or not answer:
+        return RawRejection(f"the {'answer' if question else 'question'} is empty")
     return RawPair(question, answer, note)
 
 
 def _require_words(result: RawResult) -> RawResult:
     match result:
-        case RawPair(question) if not _has_word(question):  # a rule of dashes in a table, say
-            return RawRejection(NO_WORDS)
-        case RawStatement(text) if not _has_word(text):
-            return RawRejection(NO_WORDS)
+        case RawPair(text) | RawStatement(text) if not any(character.isalnum() for character in text):
+            return RawRejection("the question holds no words")  # a rule of dashes in a table, say
     return result
-
-
-def _has_word(text: str) -> bool:
-    return any(character.isalnum() for character in text)
 
 
 def _parse_labels(text: str) -> RawResult | None:
     opening = _QUESTION_LABEL.match(text)
     if opening is None:
-        return RawRejection(NO_QUESTION) if _ANSWER_AT_START.match(text) else None
+        return (
+            RawRejection("an answer without a question; both go on one line") if _ANSWER_AT_START.match(text) else None
+        )
     body = text[opening.end() :]
     label = _answer_label(body, long=len(opening["word"]) > 1)
     if label is not None:
         return _pair(body[: label.start()].rstrip(_SEPARATORS), body[label.end() :])
     if not body:
-        return RawRejection(EMPTY_QUESTION)
+        return RawRejection("the question is empty")
     return _parse_tab(body) or _parse_bar(body) or _parse_question_mark(body) or RawRejection(NO_ANSWER)
 
 
@@ -157,10 +145,8 @@ def _answer_label(body: str, *, long: bool) -> re.Match[str] | None:
 
 
 def _parse_tab(line: str) -> RawResult | None:
-    if "\t" not in line:
-        return None
-    question, answer = line.split("\t", 1)
-    return _pair(question, answer)
+    question, tab, answer = line.partition("\t")
+    return _pair(question, answer) if tab else None
 
 
 def _parse_bar(text: str) -> RawResult | None:
@@ -174,16 +160,11 @@ def _parse_bar(text: str) -> RawResult | None:
 
 def _bare_bar(text: str) -> re.Match[str] | None:
     bars = list(_SINGLE_BAR.finditer(text))
-    after_mark = next((bar for bar in bars if text.endswith(("?", "？", "؟"), 0, bar.start())), None)
-    if after_mark is not None or len(bars) != 1 or _question_ends_in(text[: bars[0].start()]):
+    after_mark = next((bar for bar in bars if text.endswith(_MARKS, 0, bar.start())), None)
+    if after_mark is not None or len(bars) != 1:
         return after_mark
-    return bars[0]
-
-
-def _question_ends_in(text: str) -> bool:
-    """Tell whether a question ends in `text` and more follows: a bar after that belongs to the answer."""
-    parts = split_question(text)
-    return parts is not None and bool(parts[1])
+    parts = split_question(text[: bars[0].start()])
+    return None if parts and parts[1] else bars[0]  # a bar after the question's end belongs to the answer
 
 
 def _without_escapes(text: str) -> str:
@@ -202,7 +183,7 @@ def _parse_json(text: str) -> RawResult:
     try:
         fields = lower_keys(decode_json(text))  # an opening brace begins an object, or nothing that is valid
     except InvalidJson as error:
-        return RawRejection(INVALID_JSON, error.fault)
+        return RawRejection("not valid JSON", error.fault)
     try:
         example = form_of_fields(fields).example(fields, "")
     except (Malformed, Unusable) as error:
@@ -220,7 +201,7 @@ def _pair_of_conversation(conversation: Conversation) -> RawResult:
     turns = [message for message in conversation.messages if message.role != "system"]
     if [turn.role for turn in turns] != ["user", "assistant"]:
         return RawRejection(NO_PAIR, f"the conversation has {len(turns)} turns; a pair is one question and one answer")
-    note = SYSTEM_LEFT_OUT if len(turns) < len(conversation.messages) else ""
+    note = "the system message was left out" if len(turns) < len(conversation.messages) else ""
     return _require_words(_pair(*_strip_labels(turns[0].content, turns[1].content), note))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example, QuestionAnswer
 from lora_tui.engine.data.forms import Malformed, Unusable
-from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_delimiter
+from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_form
 from lora_tui.engine.data.text_lines import require_text_file, text_lines
 from lora_tui.engine.data.training_text import parse_training_text
 from lora_tui.errors import UsageError
@@ -77,8 +77,13 @@ def read_examples(path: Path) -> ReadResult:
     except Malformed as error:
         where = _location(path, error.line, error.record)
         raise UsageError(f"{path}{' ' if where else ''}{where}: {error}") from error
+    if not examples and not skipped:
+        raise UsageError(f"the training file {path} holds no records. {_ADVICE}")
     if not examples:
-        raise UsageError(_nothing_usable(path, skipped))
+        raise UsageError(
+            f"the training file {path} holds nothing to train on: {count(len(skipped), 'record')} skipped "
+            f"({skipped[0].location}: {skipped[0].reason})"
+        )
     return ReadResult(tuple(examples), dict(forms), tuple(skipped))
 
 
@@ -119,13 +124,11 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[Record] | None:
         return csv_rows(lines)
     if suffix in (".jsonl", ".ndjson", ".json") or first.startswith(("{", "[")):
         # People name JSON Lines .json and lists .jsonl: the first characters are more reliable.
-        if first.startswith("["):
-            return json_document("\n".join(lines))
-        if suffix in (".jsonl", ".ndjson") or _looks_like_json_lines(first, lines):
+        if not first.startswith("[") and (suffix in (".jsonl", ".ndjson") or _looks_like_json_lines(first, lines)):
             return json_lines(lines)
         return json_document("\n".join(lines))
-    delimiter = table_delimiter(first)
-    if delimiter is not None and delimiter in first:  # one column named "text" could be the first line of anything
+    table = table_form(first)
+    if table is not None and table[1] in first:  # one column named "text" could be the first line of anything
         return csv_rows(lines)
     return None
 
@@ -136,12 +139,3 @@ def _looks_like_json_lines(first: str, lines: Sequence[str]) -> bool:
     except Malformed:
         return False
     return sum(1 for line in lines if line.strip()) > 1
-
-
-def _nothing_usable(path: Path, skipped: Sequence[Skipped]) -> str:
-    if not skipped:
-        return f"the training file {path} holds no records. {_ADVICE}"
-    return (
-        f"the training file {path} holds nothing to train on: {count(len(skipped), 'record')} skipped "
-        f"({skipped[0].location}: {skipped[0].reason})"
-    )

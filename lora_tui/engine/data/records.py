@@ -6,6 +6,7 @@ What the fields mean is decided in `forms`. Everything here raises `Malformed` w
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,12 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
     Raises `Malformed` where the header identifies no form, or a row is not valid CSV or has another number of cells.
     """
     csv.field_size_limit(2**31 - 1)  # a cell is as long as an answer is; the module's own limit is 131,072
-    form, delimiter = _table_form(lines)
+    at = next((index for index, line in enumerate(lines) if line.strip()), 0)
+    if (table := table_form(lines[at])) is None:
+        raise Malformed(
+            f"the header '{one_line(lines[at], 80)}' tells no known form; expected columns {EXPECTED_KEYS}", at + 1
+        )
+    form, delimiter = table
     # Strict, or a quote that is never closed would swallow the rest of the file as one cell.
     rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -105,11 +111,11 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
     while True:
         line = rows.line_num + 1
         try:
-            row = next(rows)
-        except StopIteration:
-            return
+            row = next(rows, None)
         except csv.Error as error:
             raise Malformed(f"not valid CSV ({error}). Correct the row that begins here or remove it.", line) from error
+        if row is None:
+            return
         if not row:
             continue
         if not header:
@@ -186,27 +192,13 @@ def _only_list(document: dict[str, Any]) -> list[Any]:
     )
 
 
-def table_delimiter(header: str) -> str | None:
-    """Return the delimiter with which `header`, the first line of a table, identifies a form, if there is one."""
+def table_form(header: str) -> tuple[Form, str] | None:
+    """Return the form that `header`, the first line of a table, identifies, if it does, and with which delimiter."""
     for delimiter in _DELIMITERS:
-        try:
+        with suppress(csv.Error, Malformed):
             names = next(csv.reader([header], delimiter=delimiter), [])
-            form_of([name.strip().lower() for name in names])
-        except (csv.Error, Malformed):
-            continue
-        return delimiter
+            return form_of([name.strip().lower() for name in names]), delimiter
     return None
-
-
-def _table_form(lines: Sequence[str]) -> tuple[Form, str]:
-    at = next((index for index, line in enumerate(lines) if line.strip()), 0)
-    delimiter = table_delimiter(lines[at])
-    if delimiter is None:
-        raise Malformed(
-            f"the header '{one_line(lines[at], 80)}' tells no known form; expected columns {EXPECTED_KEYS}", at + 1
-        )
-    names = next(csv.reader([lines[at]], delimiter=delimiter))
-    return form_of([name.strip().lower() for name in names]), delimiter
 
 
 def _table_fields(header: list[str], row: list[str], form: Form, line: int) -> Fields:

@@ -7,7 +7,7 @@ again and again while somebody edits a configuration costs a stat of the file.
 import re
 from array import array
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
@@ -66,8 +66,8 @@ def survey(path: Path) -> Survey:
     try:
         status = path.stat()
         key = (path, path.resolve(), status.st_mtime_ns, status.st_size)
-    except OSError as problem:
-        return Survey(path, exists=False, problem=_read_error(path) or f"{path} cannot be read: {problem.strerror}")
+    except OSError:
+        return replace(_count(path, 0, 0.0), exists=False)  # with the message with which training refuses it
     if key not in _CACHE:
         if len(_CACHE) >= _CACHE_SIZE:
             del _CACHE[next(iter(_CACHE))]
@@ -86,15 +86,6 @@ def _count(path: Path, size: int, changed_at: float) -> Survey:
     tokens = array("l", (_tokens(example) for example in found.examples))
     questions = array("Q", (question_digest(example) for example in found.examples))
     return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions, changed_at)
-
-
-def _read_error(path: Path) -> str | None:
-    """Return the message with which training refuses the file, if it does."""
-    try:
-        read_examples(path)
-    except UsageError as refusal:
-        return str(refusal)
-    return None
 
 
 def estimate_tokens(text: str) -> int:
