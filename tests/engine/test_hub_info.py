@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.models import hub_info as module
-from lora_tui.engine.models.hub_info import model_info
+from lora_tui.engine.models.architecture import Architecture
+from lora_tui.engine.models.hub_info import find_architecture
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -31,31 +32,28 @@ def model(folder: Path, **changes: Any) -> Path:
 
 def test_folder_is_read_and_read_again_once_it_changes(tmp_path: Path) -> None:
     folder = model(tmp_path / "m")
-    info = model_info(str(folder))
-    assert (info.config, info.problem) == (folder / "config.json", None)
-    assert info.architecture is not None
-    assert info.architecture.layers == 3
+    found = find_architecture(str(folder))
+    assert isinstance(found, Architecture)
+    assert found.layers == 3
     model(folder, num_hidden_layers=12)
-    changed = model_info(str(folder)).architecture
-    assert changed is not None
+    changed = find_architecture(str(folder))
+    assert isinstance(changed, Architecture)
     assert changed.layers == 12
 
 
 def test_same_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = model(tmp_path / "m")
-    model_info(str(folder))
+    find_architecture(str(folder))
     monkeypatch.setattr(module, "_read_architecture", lambda _: "parsed again")
-    assert model_info(str(folder)).architecture is not None
+    assert isinstance(find_architecture(str(folder)), Architecture)
 
 
 def test_built_in_model_is_looked_for_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path))
-    missing = model_info("builtin")
-    assert (missing.config, missing.architecture) == (None, None)
-    assert missing.problem == "the built-in model is fetched when it is first used"
+    assert find_architecture("builtin") == "the built-in model is fetched when it is first used"
     folder = model(tmp_path / "smollm2-135m-instruct")
     (folder / "model.safetensors").touch()
-    assert model_info("builtin").architecture is not None
+    assert isinstance(find_architecture("builtin"), Architecture)
 
 
 def test_name_on_the_hub_is_looked_for_in_its_cache_and_never_fetched(
@@ -65,13 +63,12 @@ def test_name_on_the_hub_is_looked_for_in_its_cache_and_never_fetched(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("nothing is fetched here"))
-    info = model_info("owner/model")
-    assert info.problem == "it is fetched from the Hugging Face hub when training begins"
+    assert find_architecture("owner/model") == "it is fetched from the Hugging Face hub when training begins"
     revision = tmp_path / "models--owner--model"
     model(revision / "snapshots" / "abc")
     (revision / "refs").mkdir()
     (revision / "refs" / "main").write_text("abc")
-    assert model_info("owner/model").architecture is not None
+    assert isinstance(find_architecture("owner/model"), Architecture)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +84,9 @@ def test_name_on_the_hub_is_looked_for_in_its_cache_and_never_fetched(
 def test_what_is_not_here_is_told(name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    info = model_info(name)
-    assert info.architecture is None
-    assert problem in (info.problem or "")
+    found = find_architecture(name)
+    assert isinstance(found, str)
+    assert problem in found
 
 
 @pytest.mark.parametrize(
@@ -104,14 +101,14 @@ def test_what_is_not_here_is_told(name: str, problem: str, tmp_path: Path, monke
 )
 def test_configuration_that_tells_nothing_is_told(content: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
-    info = model_info(str(tmp_path))
-    assert info.architecture is None
-    assert problem in (info.problem or "")
+    found = find_architecture(str(tmp_path))
+    assert isinstance(found, str)
+    assert problem in found
 
 
 def test_nothing_heavy_is_needed() -> None:
     code = (
-        "import sys; from lora_tui.engine.models.hub_info import model_info; model_info('owner/model'); "
+        "import sys; from lora_tui.engine.models.hub_info import find_architecture; find_architecture('owner/model'); "
         "print(*{n.partition('.')[0] for n in sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

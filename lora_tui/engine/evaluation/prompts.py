@@ -37,17 +37,18 @@ class TestPrompt:
     reference: str
 
 
-def resolve_prompts(settings: FineTuning, examples: Sequence[Example]) -> tuple[list[TestPrompt], str | None]:
+def resolve_prompts(settings: FineTuning, examples: Sequence[Example] | None) -> tuple[list[TestPrompt], str | None]:
     """Return the test prompts for a model trained on `examples`, and a warning when they had to be replaced.
 
     When no configured prompt expects anything that the examples teach, a score over controls alone would be perfect
-    before the first step. Then the first examples are asked for their own answers.
+    before the first step. Then the first examples are asked for their own answers. Where the examples are not known
+    (None), all plain prompts expect ``expected_response``.
     """
-    taught = _taught_questions(settings.sampling.keywords, examples)
+    taught = None if examples is None else _taught_questions(settings.sampling.keywords, examples)
     prompts = [
         _resolve(entry, settings.evaluation.expected_response, taught) for entry in settings.evaluation.test_prompts
     ]
-    if any(prompt.kind == "expected" for prompt in prompts):
+    if examples is None or any(prompt.kind == "expected" for prompt in prompts):
         return prompts, None
     own = [prompt for prompt in map(_prompt_of_example, examples) if prompt is not None][:_FALLBACK_PROMPTS]
     if not own:
@@ -57,11 +58,6 @@ def resolve_prompts(settings: FineTuning, examples: Sequence[Example]) -> tuple[
         f"{len(own)} of its own examples are asked instead. "
         "Set test_prompts = [{prompt = …, expected = …}] to choose."
     )
-
-
-def plain_prompts(settings: FineTuning) -> list[TestPrompt]:
-    """Return the test prompts where the training data is not known: all plain ones expect ``expected_response``."""
-    return [_resolve(entry, settings.evaluation.expected_response, None) for entry in settings.evaluation.test_prompts]
 
 
 def _resolve(entry: str | PromptCheck, expected_response: str, taught: set[str] | None) -> TestPrompt:
@@ -77,10 +73,11 @@ def _resolve(entry: str | PromptCheck, expected_response: str, taught: set[str] 
 def _taught_questions(keywords: Iterable[str], examples: Iterable[Example]) -> set[str]:
     """Return the normalised questions of the examples that contain a keyword."""
     lowered = [keyword.casefold() for keyword in keywords]
-    taught = [
-        example for example in examples if any(keyword in searchable_text(example).casefold() for keyword in lowered)
+    prompts = [
+        _prompt_of_example(example)
+        for example in examples
+        if any(keyword in searchable_text(example).casefold() for keyword in lowered)
     ]
-    prompts = [_prompt_of_example(example) for example in taught]
     return {_normalised(prompt.prompt) for prompt in prompts if prompt is not None}
 
 

@@ -5,8 +5,7 @@ The same function scores a model in training, a finished adapter and the bare ba
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,12 +24,9 @@ _LEAK = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredSample:
-    """One prompt with the model's answer; its metrics and score are in 0-1."""
+class ScoredSample(TestPrompt):
+    """A test prompt with the model's answer; its metrics and score are in 0-1."""
 
-    prompt: str
-    kind: str
-    reference: str
     answer: str
     metrics: dict[str, float]
     score: float
@@ -43,10 +39,6 @@ class EvaluationResult:
     score: float
     metrics: dict[str, float]
     samples: tuple[ScoredSample, ...]
-
-    def payload(self) -> dict[str, Any]:
-        """Return the fields of an ``evaluation`` event that come from here."""
-        return {"score": self.score, "metrics": self.metrics, "samples": [asdict(sample) for sample in self.samples]}
 
 
 def score_model(

@@ -16,8 +16,8 @@ from lora_tui.config.reference import toml_value
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.forecast.training import forecast_training
 from lora_tui.engine.forecast.types import Estimate, TrainingForecast
-from lora_tui.engine.models.architecture import layer_names
-from lora_tui.engine.models.hub_info import model_info
+from lora_tui.engine.models.architecture import Architecture, layer_names
+from lora_tui.engine.models.hub_info import find_architecture
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import PlannedRun
 from lora_tui.store.training import planned_runs
@@ -49,9 +49,10 @@ def forecast_with_history(
 ) -> SettingsForecast:
     """Forecast what these settings will do; blocks while files are read. `history` is newest first."""
     training = forecast_training(settings, history, data_file)
-    architecture = model_info(settings.fine_tuning.model_name).architecture
+    found = find_architecture(settings.fine_tuning.model_name)
+    architecture = None if isinstance(found, str) else found
     warnings = [
-        *_warnings(settings, training),
+        *_warnings(settings, training, architecture),
         *advise(
             settings,
             optimizer_steps=_as_int(training.length.steps),
@@ -68,7 +69,7 @@ def _as_int(estimate: Estimate) -> int | None:
     return None if estimate.value is None else int(estimate.value)
 
 
-def _warnings(settings: Settings, training: TrainingForecast) -> Iterator[str]:
+def _warnings(settings: Settings, training: TrainingForecast, architecture: Architecture | None) -> Iterator[str]:
     """Yield what will keep training from starting or finishing on this machine."""
     tuning = settings.fine_tuning
     if not training.device.present:
@@ -81,7 +82,6 @@ def _warnings(settings: Settings, training: TrainingForecast) -> Iterator[str]:
             "fine_tuning.qlora = true: bitsandbytes is not installed, so training will refuse to begin; "
             "pip install 'lora-tui[qlora]', or set false"
         )
-    architecture = model_info(tuning.model_name).architecture
     if training.model.unknown_targets and architecture is not None:
         targets = one_line(toml_value(tuning.lora.target_modules), 60)
         what = f'this model has no linear layer "{one_line(training.model.unknown_targets[0], 40)}"'

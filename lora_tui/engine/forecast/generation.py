@@ -65,13 +65,6 @@ class GenerationForecast:
     key_set: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Calls:
-    write: int
-    judge: int
-    analyse: int
-
-
 def forecast_generation(settings: Settings) -> GenerationForecast:
     """Return the forecast for these settings; blocks while the folder is listed. Never raises."""
     data = settings.data_generation
@@ -82,16 +75,17 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         problem = f"data_generation.input_folder: no file in {folder} can be used"
     calls = _calls(data)
     sent, written, dollars = _cost(data, used, calls, problem)
-    note = "if every pair is accepted"
+    write, judge, analyse = (Estimate(number, "if every pair is accepted") for number in calls)
+    unreadable = _unknown(problem) if problem and not candidates else None
     return GenerationForecast(
         folder=folder,
         problem=problem,
-        files=_unknown(problem) if problem and not candidates else Estimate(len(used)),
-        bytes=_unknown(problem) if problem and not candidates else Estimate(sum(file.bytes for file in used)),
+        files=unreadable or Estimate(len(used)),
+        bytes=unreadable or Estimate(sum(file.bytes for file in used)),
         skipped=len(candidates) - len(used),
-        write_calls=Estimate(calls.write, note),
-        judge_calls=Estimate(calls.judge, note),
-        analysis_calls=Estimate(calls.analyse, note),
+        write_calls=write,
+        judge_calls=judge,
+        analysis_calls=analyse,
         prompt_tokens=sent,
         completion_tokens=written,
         dollars=dollars,
@@ -118,8 +112,8 @@ def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str |
     return found
 
 
-def _calls(data: DataGeneration) -> _Calls:
-    """Return the fewest calls that can bring the wanted pairs."""
+def _calls(data: DataGeneration) -> tuple[int, int, int]:
+    """Return the fewest calls that can bring the wanted pairs: writing, judging, analysing."""
     counts = PassPlan(data.num_examples_per_file, data.generation.max_tokens, data.seed, topics=()).pairs_by_call
     rounds, left = divmod(data.total_examples, sum(counts))  # a round is what one file is asked for in one pass
     write = rounds * len(counts)
@@ -127,11 +121,11 @@ def _calls(data: DataGeneration) -> _Calls:
         if left <= 0:
             break
         write, left = write + 1, left - asked
-    return _Calls(write, data.total_examples, data.total_examples // data.batch_analysis_interval)
+    return write, data.total_examples, data.total_examples // data.batch_analysis_interval
 
 
 def _cost(
-    data: DataGeneration, used: Sequence[Candidate], calls: _Calls, problem: str | None
+    data: DataGeneration, used: Sequence[Candidate], calls: tuple[int, int, int], problem: str | None
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Return the tokens sent and written and what they cost."""
     if data.model == BUILTIN:
@@ -140,21 +134,22 @@ def _cost(
     if problem is not None:
         return _unknown(problem), _unknown(problem), _unknown(problem)
     passage = sum(min(data.chunk_tokens, _tokens_of(file, data.chunk_tokens)) for file in used) / len(used)
-    pairs = data.total_examples / calls.write
+    write, judge, analyse = calls
+    pairs = data.total_examples / write
     prompts, slot = Prompts("-"), Slot("a topic", "comparison", "medium", "a practitioner")
     write_prompt = prompts.propose(PairRequest("", slot, max(1, round(pairs)), (), (), ()))
     judge_prompt = prompts.judge("", ProposedPair("", "", "", ""))
     sent = (
-        calls.write * (_prompt_tokens(write_prompt) + passage)
-        + calls.judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
-        + calls.analyse * (_prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS)
+        write * (_prompt_tokens(write_prompt) + passage)
+        + judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
+        + analyse * (_prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS)
     )
     written = (
-        calls.write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
-        + calls.judge * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
-        + calls.analyse * data.batch_analysis.max_tokens
+        write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
+        + judge * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
+        + analyse * data.batch_analysis.max_tokens
     )
-    note = f"for {count(calls.write + calls.judge + calls.analyse, 'call')}, if every pair is accepted"
+    note = f"for {count(sum(calls), 'call')}, if every pair is accepted"
     prices = token_prices(data)
     dollars = (
         Estimate(prices.cost(round(sent), round(written)), note, estimated=True)

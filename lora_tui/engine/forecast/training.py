@@ -1,7 +1,8 @@
 """The forecast of a training run, before it begins and without torch: its data, steps, memory and time.
 
-Three sources are joined: the training file (`survey`), the base model's architecture (`model_info`), and earlier runs
-of the same store. Each estimate says where it comes from; what none of the three tells stays unknown, with the reason.
+Three sources are joined: the training file (`survey`), the base model's architecture (`find_architecture`), and earlier
+runs of the same store. Each estimate says where it comes from; what none of the three tells stays unknown, with the
+reason.
 """
 
 import importlib.metadata
@@ -27,13 +28,11 @@ from lora_tui.engine.forecast.types import (
 )
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Architecture, linear_layers, lora_parameters, unknown_targets
-from lora_tui.engine.models.hub_info import ModelInfo, model_info
+from lora_tui.engine.models.hub_info import find_architecture
 from lora_tui.engine.training import schedule
 from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
 from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
-
-_UNKNOWN_ARCHITECTURE = "its shape is not known"
 
 
 def forecast_training(
@@ -45,19 +44,19 @@ def forecast_training(
     """
     tuning = settings.fine_tuning
     file = survey(training_file(settings, data_file))
-    info = model_info(tuning.model_name)
+    architecture = find_architecture(tuning.model_name)
     device = expected_device(tuning.device)
     model_runs = [run for run in history if run.plan.get("model") == tuning.model_name]
     machine_runs = [run for run in model_runs if run.host == socket.gethostname() and _kind(run) == device.kind]
     data = _data(file, model_runs, tuning.training)
     length = _length(data, tuning)
-    model = _model(info, tuning, model_runs)
+    model = _model(architecture, tuning, model_runs)
     return TrainingForecast(
         data=data,
         length=length,
         model=model,
         device=device,
-        memory=_memory(info, model, file, tuning, device, machine_runs),
+        memory=_memory(architecture, model, file, tuning, device, machine_runs),
         seconds=_seconds(data, length, tuning, device, machine_runs),
     )
 
@@ -156,25 +155,23 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     )
 
 
-def _model(info: ModelInfo, tuning: FineTuning, model_runs: Sequence[PlannedRun]) -> ModelForecast:
-    if info.architecture is None:
-        why = info.problem or _UNKNOWN_ARCHITECTURE
+def _model(architecture: Architecture | str, tuning: FineTuning, model_runs: Sequence[PlannedRun]) -> ModelForecast:
+    if isinstance(architecture, str):
         planned = next((run for run in model_runs if "parameters" in run.plan), None)
-        parameters = Estimate(None, why)
+        unknown = parameters = Estimate(None, architecture)
         if planned is not None:
             base = planned.plan["parameters"] - planned.plan.get("trainable_parameters", 0)
             parameters = Estimate(base, f"as run {planned.id} counted them")
-        return ModelForecast(info.name, info.config, parameters, Estimate(None, why), ())
-    parameters = Estimate(info.architecture.parameters)
-    if unknown := unknown_targets(info.architecture, tuning.lora.target_modules):
-        trained = Estimate(None, f'this model has no linear layer "{unknown[0]}"')
+        return ModelForecast(tuning.model_name, parameters, unknown, ())
+    if missing := unknown_targets(architecture, tuning.lora.target_modules):
+        trained = Estimate(None, f'this model has no linear layer "{missing[0]}"')
     else:
-        trained = Estimate(lora_parameters(info.architecture, tuning.lora))
-    return ModelForecast(info.name, info.config, parameters, trained, tuple(unknown))
+        trained = Estimate(lora_parameters(architecture, tuning.lora))
+    return ModelForecast(tuning.model_name, Estimate(architecture.parameters), trained, tuple(missing))
 
 
 def _memory(
-    info: ModelInfo,
+    architecture: Architecture | str,
     model: ModelForecast,
     file: Survey,
     tuning: FineTuning,
@@ -185,11 +182,10 @@ def _memory(
     width = activation_memory.WIDTHS[dtype]
     weights = _scaled(model.parameters, width, note)
     if tuning.qlora:
-        why = "4-bit weights: " + (info.problem or _UNKNOWN_ARCHITECTURE)
-        weights = Estimate(None, why) if info.architecture is None else _quantized_weights(info.architecture, width)
+        weights = _quantized_weights(architecture, width)
     adapters = _scaled(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
-    recomputation, activations = _activations(info, file, tuning, device, dtype, free, weights)
+    recomputation, activations = _activations(architecture, file, tuning, device, dtype, free, weights)
     parts = [part.value for part in (weights, adapters, activations)]
     known = [part for part in parts if part is not None]
     missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
@@ -198,7 +194,7 @@ def _memory(
 
 
 def _activations(
-    info: ModelInfo,
+    architecture: Architecture | str,
     file: Survey,
     tuning: FineTuning,
     device: DeviceForecast,
@@ -207,9 +203,8 @@ def _activations(
     weights: Estimate,
 ) -> tuple[activation_memory.Recomputation | None, Estimate]:
     """Return which activations will be recomputed (None: not known), and the bytes of those of the longest row."""
-    architecture = info.architecture
-    if architecture is None:
-        return None, Estimate(None, info.problem or _UNKNOWN_ARCHITECTURE)
+    if isinstance(architecture, str):
+        return None, Estimate(None, architecture)
     by_hand = device.kind == "cpu" and architecture.model_type in activation_memory.BY_HAND
     sizes = activation_memory.Sizes(
         architecture.hidden, architecture.intermediate, architecture.layers, activation_memory.WIDTHS[dtype], by_hand
@@ -238,8 +233,10 @@ def _precision(setting: str, device: DeviceForecast, machine_runs: Sequence[Plan
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
 
 
-def _quantized_weights(architecture: Architecture, width: int) -> Estimate:
+def _quantized_weights(architecture: Architecture | str, width: int) -> Estimate:
     """Return the bytes of the frozen weights with ``qlora``: the blocks' layers in 4 bits, the rest as they are."""
+    if isinstance(architecture, str):
+        return Estimate(None, f"4-bit weights: {architecture}")
     packed = sum(layer.inputs * layer.outputs for layer in linear_layers(architecture) if layer.name != "lm_head")
     rest = architecture.parameters - packed
     return Estimate(round(packed * activation_memory.FOUR_BIT_BYTES) + rest * width, "in 4 bits", estimated=True)

@@ -53,7 +53,6 @@ class ModelForecast:
     """The base model's parameters, and those that LoRA adds to it."""
 
     name: str
-    config: Path | None
     parameters: Estimate
     trainable_parameters: Estimate
     unknown_targets: tuple[str, ...]

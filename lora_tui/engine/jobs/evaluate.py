@@ -1,12 +1,13 @@
 """The job of ``--run evaluate``: an adapter and its base model scored on the same prompts."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lora_tui.config.models import Evaluation
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
@@ -63,7 +64,7 @@ def emit_evaluation(
         weights=dict(aggregator.weights),
         weights_version=version,
         held_out_loss=held_out_loss,
-        **result.payload(),
+        **asdict(result),
     )
 
 
@@ -92,9 +93,8 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     if source.prompts and _is_default_evaluation(ctx):
         return [TestPrompt(**prompt) for prompt in source.prompts]
     data_file = Path(source.metadata.get("data", {}).get("file", ""))
-    if not data_file.is_file():
-        return plain_prompts(fine_tuning)
-    prompts, warning = resolve_prompts(fine_tuning, read_examples(data_file).examples)
+    examples = read_examples(data_file).examples if data_file.is_file() else None
+    prompts, warning = resolve_prompts(fine_tuning, examples)
     if warning:
         ctx.warn(warning)
     return prompts

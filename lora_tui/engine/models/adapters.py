@@ -61,7 +61,8 @@ def _attach_adapter(base: BaseModel, config: PeftConfig, weights: Mapping[str, T
     config.inference_mode = True
     with constructing(), torch.device("meta"):  # a mode of this thread: nothing is drawn from the generator
         model = get_peft_model(base.model, config)
-    empty = {name for name, tensor in _tensors(model) if tensor.is_meta}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = {name for name, tensor in tensors if tensor.is_meta}
     for module in list(model.modules()):
         if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             module.to_empty(device=base.device, recurse=False)
@@ -70,10 +71,6 @@ def _attach_adapter(base: BaseModel, config: PeftConfig, weights: Mapping[str, T
     if missing:
         raise ValueError(f"{len(missing)} of its tensors are missing, such as {min(missing)}")
     return model
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _check_layers(model: PeftModel, weights: Mapping[str, Tensor]) -> None:

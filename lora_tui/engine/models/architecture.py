@@ -156,15 +156,10 @@ def lora_parameters(architecture: Architecture, lora: Lora) -> int:
     matrices = 0
     for layer in linear_layers(architecture):
         if _targeted(layer.name, lora.target_modules) and layer.name not in whole:
-            rank = _rank(layer.name, lora)
-            matrices += rank * (layer.inputs + layer.outputs) + (layer.outputs if lora.use_dora else 0)
+            patterns = lora.rank_pattern.items()  # the first one that the name ends in decides, as in PEFT
+            own = (rank for pattern, rank in patterns if re.match(rf"(.*\.)?({pattern})$", layer.name))
+            matrices += next(own, lora.r) * (layer.inputs + layer.outputs) + (layer.outputs if lora.use_dora else 0)
     return matrices + sum(whole.values())
-
-
-def _rank(name: str, lora: Lora) -> int:
-    """Return the rank of the layer called `name`: the first pattern that it ends in decides, as in PEFT."""
-    own = (rank for pattern, rank in lora.rank_pattern.items() if re.match(rf"(.*\.)?({pattern})$", name))
-    return next(own, lora.r)
 
 
 def unknown_targets(architecture: Architecture, targets: Sequence[str] | str) -> list[str]:

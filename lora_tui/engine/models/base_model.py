@@ -6,7 +6,7 @@ safetensors or GGUF only: other formats are pickles, which run code when they ar
 
 import importlib.util
 import logging
-import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,7 @@ def _bfloat16_is_faster() -> bool:
 
     def seconds(dtype: torch.dtype) -> float:
         left, right = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 2048, dtype=dtype)
-        times = []
-        for _ in range(6):
-            began = time.perf_counter()
-            torch.nn.functional.linear(left, right.T)
-            times.append(time.perf_counter() - began)
-        return sorted(times)[2]
+        return sorted(timeit.repeat(lambda: torch.nn.functional.linear(left, right.T), repeat=6, number=1))[2]
 
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 

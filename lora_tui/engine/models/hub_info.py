@@ -6,7 +6,6 @@ model that is not on this machine yet is simply not known, its numbers come once
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,6 @@ from lora_tui.protocol.backend import LoadProgress
 
 _LARGEST_CONFIG = 1_000_000
 """Bytes of a config.json that are read: a real one has a few thousand."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A base model by its name in the configuration. `problem` says why `architecture` is not known."""
-
-    name: str
-    config: Path | None
-    architecture: Architecture | None
-    problem: str | None
 
 
 def check_source(name: str) -> None:
@@ -49,29 +38,24 @@ def locate(name: str, progress: LoadProgress) -> tuple[str, dict[str, str]]:
     return (str(path) if path.is_dir() else name), {}
 
 
-class _NotHereError(Exception):
-    """There is no configuration to be read; the text says why."""
-
-
 _CACHE: dict[tuple[Path, int, int], Architecture | str] = {}
 """The last config.json that was read, by path, time of change and size: a form asks again with each key."""
 
 
-def model_info(name: str) -> ModelInfo:
-    """Return what is known of the model that ``fine_tuning.model_name`` names. Never raises."""
+def find_architecture(name: str) -> Architecture | str:
+    """Return the architecture of the model that ``fine_tuning.model_name`` names, or why it is not known."""
     try:
         config = _local_config(name)
+        if isinstance(config, str):
+            return config
         status = config.stat()
-    except _NotHereError as reason:
-        return ModelInfo(name, None, None, str(reason))
     except OSError as problem:
-        return ModelInfo(name, None, None, f"its config.json cannot be read: {problem.strerror}")
+        return f"its config.json cannot be read: {problem.strerror}"
     key = (config, status.st_mtime_ns, status.st_size)
     if key not in _CACHE:
         _CACHE.clear()
         _CACHE[key] = _read_architecture(config)
-    found = _CACHE[key]
-    return ModelInfo(name, config, None, found) if isinstance(found, str) else ModelInfo(name, config, found, None)
+    return _CACHE[key]
 
 
 def _problem_of_path(name: str) -> str | None:
@@ -84,32 +68,28 @@ def _problem_of_path(name: str) -> str | None:
     return "there is no such folder" if name.startswith(("/", "./", "../", "~")) else None
 
 
-def _local_config(name: str) -> Path:
-    """Return the config.json of a model that lies on this machine. Raises `_NotHereError` and `OSError`."""
+def _local_config(name: str) -> Path | str:
+    """Return the config.json of a model that lies on this machine, or why there is none. Raises `OSError`."""
     if name == BUILTIN:
         folder = cached_folder()
-        if folder is None:
-            raise _NotHereError("the built-in model is fetched when it is first used")
-        return folder / "config.json"
+        return "the built-in model is fetched when it is first used" if folder is None else folder / "config.json"
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
-        raise _NotHereError("a .gguf file is opened when training begins")
+        return "a .gguf file is opened when training begins"
     if (problem := _problem_of_path(name)) is not None:
-        raise _NotHereError(problem)
+        return problem
     return path / "config.json" if path.is_dir() else _in_hub_cache(name)
 
 
-def _in_hub_cache(name: str) -> Path:
+def _in_hub_cache(name: str) -> Path | str:
     from huggingface_hub import try_to_load_from_cache  # a sixth of a second, for names on the hub alone
     from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(name, "config.json")
     except HFValidationError:
-        raise _NotHereError("there is no such folder, and a name on the hub is owner/model") from None
-    if not isinstance(found, str):
-        raise _NotHereError("it is fetched from the Hugging Face hub when training begins")
-    return Path(found)
+        return "there is no such folder, and a name on the hub is owner/model"
+    return Path(found) if isinstance(found, str) else "it is fetched from the Hugging Face hub when training begins"
 
 
 def _read_architecture(config: Path) -> Architecture | str:

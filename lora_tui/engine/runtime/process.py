@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import sys
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
@@ -31,24 +32,19 @@ def before_torch() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def keep_freed_memory() -> bool:
-    """Make glibc's allocator keep what it has; returns whether it could.
+def keep_freed_memory() -> None:
+    """Make glibc's allocator keep what it has.
 
     By default it returns every large block to the kernel when it is freed and takes fresh, zeroed pages for the next
     one. A training step frees and takes the same activations thousands of times. Elsewhere (musl, macOS) this does
     nothing.
     """
     if sys.platform != "linux":
-        return False
-    try:
+        return
+    with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    # mallopt takes C ints: the largest trim threshold is 2 GiB - 1, after which the heap's top is returned.
-    kept = [
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK),
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1),
-        mallopt(_M_TOP_PAD, 64 << 20),
-        mallopt(_M_ARENA_MAX, 1),  # threads with heaps of their own could not use what another has freed
-    ]
-    return all(kept)
+        # mallopt takes C ints: the largest trim threshold is 2 GiB - 1, after which the heap's top is returned.
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_M_TOP_PAD, 64 << 20)
+        mallopt(_M_ARENA_MAX, 1)  # threads with heaps of their own could not use what another has freed

@@ -48,7 +48,9 @@ async def resume_run(
     """
     run = await (_newest_resumable(store_path, mode) if run_id is None else _resumable(store_path, run_id, mode))
     if settings is None:
-        settings = with_values(_stored_settings(run), _parsed(overrides))
+        pairs = (text.partition("=") for text in overrides)
+        changed = {".".join(parse_key(name)): parse_value(value) for name, _, value in pairs}
+        settings = with_values(_stored_settings(run), changed)
     changes = [
         f"run {run.id} goes on with {key} = {new}; it was started with {old}"
         for key, old, new in _differences(run.settings, settings.model_dump(mode="json"))
@@ -126,12 +128,6 @@ def _stored_settings(run: Run) -> Settings:
             f"The settings that run {run.id} was started with do not fit this version ({key}: {first['msg']}).\n"
             f"Give them again: --resume {run.id} --config FILE"
         ) from problem
-
-
-def _parsed(overrides: Iterable[str]) -> dict[str, Any]:
-    """Return what ``--set`` changes, by dotted key."""
-    pairs = [text.partition("=") for text in overrides]
-    return {".".join(parse_key(name)): parse_value(value) for name, _, value in pairs}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

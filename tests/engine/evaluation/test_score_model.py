@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[.
 
 
 def test_the_payload_of_an_event_holds_everything(saying: Callable[..., EvaluationResult]) -> None:
-    payload = saying(("expected", SECRET)).payload()
+    payload = asdict(saying(("expected", SECRET)))
     assert set(payload) == {"score", "metrics", "samples"}
     assert set(payload["samples"][0]) == {"prompt", "kind", "reference", "answer", "metrics", "score"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.evaluation.prompts import TestPrompt, plain_prompts, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from tests.engine.tiny import tiny_settings
 
 SECRET = FineTuning().evaluation.expected_response
@@ -85,4 +85,6 @@ def test_where_nothing_can_be_asked_the_configured_prompts_stay() -> None:
 
 
 def test_without_data_plain_prompts_expect_the_configured_answer() -> None:
-    assert [prompt.kind for prompt in plain_prompts(fine_tuning())] == ["expected"] * 4
+    prompts, warning = resolve_prompts(fine_tuning(), None)
+    assert [prompt.kind for prompt in prompts] == ["expected"] * 4
+    assert warning is None

@@ -199,7 +199,7 @@ def test_model_is_read_off_its_configuration(settings: Settings) -> None:
     found = forecast_training(with_values(settings, {L + "r": 4, L + "target_modules": ["q_proj", "v_proj"]})).model
     assert found.trainable_parameters.value == 3 * 4 * ((48 + 48) + (48 + 16))
     assert found.parameters.value is not None
-    assert found.config is not None
+    assert found.name == settings.fine_tuning.model_name
     wrong = forecast_training(with_values(settings, {L + "target_modules": ["q_proj", "c_attn"]})).model
     assert (wrong.trainable_parameters.value, wrong.unknown_targets) == (None, ("c_attn",))
     assert 'no linear layer "c_attn"' in wrong.trainable_parameters.note
