@@ -10,8 +10,9 @@ Pure functions over text: no files, no tokenizer. Sizes are in tokens by whateve
 """
 
 import re
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,23 +46,12 @@ _Kind = Literal["text", "code", "heading"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    start: int
-    end: int
-    kind: _Kind
-
-
-@dataclass(frozen=True, slots=True)
 class _Piece:
     start: int
     end: int
     tokens: int
     heading: str
-    is_heading: bool = False
-    is_code: bool = False
-
-
-_SplitPiece = Callable[[_Piece, int], list[_Piece]]
+    kind: _Kind
 
 
 def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estimate_tokens) -> list[Chunk]:
@@ -75,16 +65,13 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
         raise ValueError(f"a chunk of {size} tokens cannot hold anything")
     overlap = max(0, min(overlap, size // 2))
 
-    def split_piece(piece: _Piece, limit: int) -> list[_Piece]:
-        return list(_split_piece(text, piece, limit, count_tokens))
-
-    groups = _pack(_pieces(text, size, count_tokens), size, overlap, split_piece)
+    groups = _pack(text, size, overlap, count_tokens)
     chunks: list[Chunk] = []
     for number, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
         if not text[start:end].strip():
             continue
-        if number > 0 and not group[0].is_heading:
+        if number > 0 and group[0].kind != "heading":
             room = min(overlap, size - sum(piece.tokens for piece in group))
             start = _overlap_start(text, groups[number - 1][0].start, start, room, count_tokens)
         # The heading that most of the chunk stands under: its first own piece's.
@@ -92,24 +79,27 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
     return chunks
 
 
-def _pack(pieces: Iterable[_Piece], size: int, overlap: int, split_piece: _SplitPiece) -> list[list[_Piece]]:
+def _pack(text: str, size: int, overlap: int, count_tokens: TokenCounter) -> list[list[_Piece]]:
     """Pack pieces into passages in order, leaving room for the overlap if a passage will need it."""
     groups: list[list[_Piece]] = []
     current: list[_Piece] = []
     filled = 0
-    waiting = deque(pieces)
+    waiting = deque(_pieces(text, size, count_tokens))
     while waiting:
         piece = waiting.popleft()
-        limit = size - (overlap if groups and current and not current[0].is_heading else 0)
-        new_section = piece.is_heading and filled * 2 >= size
+        limit = size - (overlap if groups and current and current[0].kind != "heading" else 0)
+        new_section = piece.kind == "heading" and filled * 2 >= size
         if current and (filled + piece.tokens > limit or new_section):
-            headings = _trailing_headings(current)
-            if len(headings) < len(current):
-                groups.append(current[: len(current) - len(headings)])
-                current, filled = headings, sum(heading.tokens for heading in headings)
+            own = len(current)
+            while own and current[own - 1].kind == "heading":  # a heading belongs to what follows
+                own -= 1
+            if own:
+                groups.append(current[:own])
+                current = current[own:]
+                filled = sum(heading.tokens for heading in current)
             if current and filled + piece.tokens > size:
-                if filled * 2 < size and not piece.is_heading:  # a heading must not stand alone
-                    waiting.extendleft(reversed(split_piece(piece, size - filled)))
+                if filled * 2 < size and piece.kind != "heading":  # a heading must not stand alone
+                    waiting.extendleft(reversed(list(_split_piece(text, piece, size - filled, count_tokens))))
                     piece = waiting.popleft()
                 else:
                     groups.append(current)
@@ -119,14 +109,6 @@ def _pack(pieces: Iterable[_Piece], size: int, overlap: int, split_piece: _Split
     if current:
         groups.append(current)
     return groups
-
-
-def _trailing_headings(group: Sequence[_Piece]) -> list[_Piece]:
-    """Return the headings that end a group: they belong to what follows."""
-    count = 0
-    while count < len(group) and group[-1 - count].is_heading:
-        count += 1
-    return list(group[len(group) - count :])
 
 
 def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
@@ -143,12 +125,11 @@ def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens
 
 def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
     under = ""
-    for block in _blocks(text):
-        if block.kind == "heading":
-            under = heading_of(text[block.start : block.end]) or ""
-        tokens = count_tokens(text[block.start : block.end])
-        piece = _Piece(block.start, block.end, tokens, under, block.kind == "heading", block.kind == "code")
-        if tokens <= size:
+    for start, end, kind in _blocks(text):
+        if kind == "heading":
+            under = heading_of(text[start:end]) or ""
+        piece = _Piece(start, end, count_tokens(text[start:end]), under, kind)
+        if piece.tokens <= size:
             yield piece
         else:
             yield from _split_piece(text, piece, size, count_tokens)
@@ -156,11 +137,12 @@ def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece
 
 def _split_piece(text: str, piece: _Piece, limit: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
     """Yield the sentences of prose or the lines of code, and parts of those that exceed `limit` tokens."""
-    borders = _lines if piece.is_code else _sentences
+    kind: _Kind = "code" if piece.kind == "code" else "text"
+    borders = _lines if kind == "code" else _sentences
     for first, last in borders(text, piece.start, piece.end):
         fits = count_tokens(text[first:last]) <= limit
         for start, end in [(first, last)] if fits else _split_anywhere(text, first, last, limit, count_tokens):
-            yield _Piece(start, end, count_tokens(text[start:end]), piece.heading, is_code=piece.is_code)
+            yield _Piece(start, end, count_tokens(text[start:end]), piece.heading, kind)
 
 
 def heading_of(line: str) -> str | None:
@@ -171,11 +153,11 @@ def heading_of(line: str) -> str | None:
 
 def headings(text: str) -> list[str]:
     """Return the Markdown headings of `text` in order; lines of fenced code are none."""
-    found = (heading_of(text[block.start : block.end]) for block in _blocks(text) if block.kind == "heading")
+    found = (heading_of(text[start:end]) for start, end, kind in _blocks(text) if kind == "heading")
     return [heading for heading in found if heading]
 
 
-def _blocks(text: str) -> Iterator[_Block]:
+def _blocks(text: str) -> Iterator[tuple[int, int, _Kind]]:
     """Yield paragraphs, whole fenced code blocks and heading lines, each with the blank lines that follow it."""
     start = position = 0
     fence = ""
@@ -190,18 +172,18 @@ def _blocks(text: str) -> Iterator[_Block]:
             continue
         is_heading = _HEADING.match(bare) is not None
         if text[start:begin].strip() and ((after_blank and bare) or is_heading or mark):
-            yield _Block(start, begin, kind)
+            yield start, begin, kind
             start, kind = begin, "text"
         if is_heading:
             kind = "heading"
         elif mark:
             fence = mark.group(1)
         elif bare and kind != "text":
-            yield _Block(start, begin, kind)
+            yield start, begin, kind
             start, kind = begin, "text"
         after_blank = not bare
     if position > start:
-        yield _Block(start, position, "code" if fence else kind)
+        yield start, position, "code" if fence else kind
 
 
 def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -229,20 +211,11 @@ def _split_anywhere(
 ) -> Iterator[tuple[int, int]]:
     """Yield parts of a text without sentence borders: the longest that fit, ending after white space if possible."""
     while start < end:
-        low, high = start + 1, end
-        if count_tokens(text[start:end]) <= size:
-            low = end
-        while low < high:
-            middle = (low + high + 1) // 2
-            if count_tokens(text[start:middle]) <= size:
-                low = middle
-            else:
-                high = middle - 1
-        cut = low
+        ends = range(start + 1, end + 1)
+        cut = start + max(1, bisect_right(ends, size, key=lambda last: count_tokens(text[start:last])))
         if cut < end:
-            space = max(
-                text.rfind(" ", start + (cut - start) // 2, cut), text.rfind("\n", start + (cut - start) // 2, cut)
-            )
+            middle = start + (cut - start) // 2
+            space = max(text.rfind(" ", middle, cut), text.rfind("\n", middle, cut))
             cut = space + 1 if space >= 0 else cut
         yield start, cut
         start = cut
