@@ -16,7 +16,7 @@ weights. A pair is never accepted or rejected because a call failed: without a r
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from datasketch import MinHash, MinHashLSH
@@ -79,10 +79,36 @@ class Refusal:
 
 def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     """Return the refusal of the first gate that a pair does not pass, or None."""
-    for gate in (_length, _evidence, _numbers, _self_contained, _secret, _instructions):
-        if (refusal := gate(pair, passage)) is not None:
-            return refusal
-    return None
+    return next(_refusals(pair, passage), None)
+
+
+def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
+    question, answer, text = len(pair.question.strip()), len(pair.answer.strip()), f"{pair.question}\n{pair.answer}"
+    if question < _MIN_QUESTION or not any(character.isalpha() for character in pair.question):
+        yield Refusal("too short", "the question is too short to ask anything")
+    if question > _MAX_QUESTION:
+        yield Refusal("too long", f"the question has {question:,} characters, the most is {_MAX_QUESTION}")
+    if not any(character.isalnum() for character in pair.answer):
+        yield Refusal("too short", "the answer holds no word")
+    if answer > _MAX_ANSWER:
+        yield Refusal("too long", f"the answer has {answer:,} characters, the most is {_MAX_ANSWER:,}")
+    if _normalised(pair.question).casefold() == _normalised(pair.answer).casefold():
+        yield Refusal("no answer", "the answer repeats the question")
+    if len(pair.evidence.strip()) < min(_MIN_EVIDENCE, len(passage.strip())):
+        yield Refusal("no evidence", "no sentence of the passage is quoted as evidence")
+    if not is_quoted(pair.evidence, passage):
+        yield Refusal("no evidence", "the quoted evidence does not occur in the passage")
+    if not numbers_supported(_LIST_NUMBER.sub("", pair.answer), passage):
+        yield Refusal("wrong number", "a number in the answer does not occur in the passage")
+    if found := _PASSAGE_REFERENCE.search(pair.question) or _PASSAGE_REFERENCE.search(pair.answer):
+        words = " ".join(found.group().split())
+        yield Refusal("leans on the passage", f"«{words}» means nothing to someone who has not seen the passage")
+    if kind := find_secret(text):
+        yield Refusal("holds a secret", f"it seems to hold {kind}")
+    if _HIDDEN.search(text):
+        yield Refusal("hidden characters", "it holds characters that nobody can see")
+    if _INSTRUCTION.search(text):
+        yield Refusal("instructions", "it reads like instructions to a model")
 
 
 def is_quoted(evidence: str, passage: str) -> bool:
@@ -98,57 +124,6 @@ def is_quoted(evidence: str, passage: str) -> bool:
             return False
         position = found + len(part)
     return bool(parts)
-
-
-def _length(pair: ProposedPair, _: str) -> Refusal | None:
-    question, answer = len(pair.question.strip()), len(pair.answer.strip())
-    if question < _MIN_QUESTION or not any(character.isalpha() for character in pair.question):
-        return Refusal("too short", "the question is too short to ask anything")
-    if question > _MAX_QUESTION:
-        return Refusal("too long", f"the question has {question:,} characters, the most is {_MAX_QUESTION}")
-    if not any(character.isalnum() for character in pair.answer):
-        return Refusal("too short", "the answer holds no word")
-    if answer > _MAX_ANSWER:
-        return Refusal("too long", f"the answer has {answer:,} characters, the most is {_MAX_ANSWER:,}")
-    if _normalised(pair.question).casefold() == _normalised(pair.answer).casefold():
-        return Refusal("no answer", "the answer repeats the question")
-    return None
-
-
-def _evidence(pair: ProposedPair, passage: str) -> Refusal | None:
-    if len(pair.evidence.strip()) < min(_MIN_EVIDENCE, len(passage.strip())):
-        return Refusal("no evidence", "no sentence of the passage is quoted as evidence")
-    if not is_quoted(pair.evidence, passage):
-        return Refusal("no evidence", "the quoted evidence does not occur in the passage")
-    return None
-
-
-def _numbers(pair: ProposedPair, passage: str) -> Refusal | None:
-    if numbers_supported(_LIST_NUMBER.sub("", pair.answer), passage):
-        return None
-    return Refusal("wrong number", "a number in the answer does not occur in the passage")
-
-
-def _self_contained(pair: ProposedPair, _: str) -> Refusal | None:
-    found = _PASSAGE_REFERENCE.search(pair.question) or _PASSAGE_REFERENCE.search(pair.answer)
-    if found is None:
-        return None
-    words = " ".join(found.group().split())
-    return Refusal("leans on the passage", f"«{words}» means nothing to someone who has not seen the passage")
-
-
-def _secret(pair: ProposedPair, _: str) -> Refusal | None:
-    kind = find_secret(pair.question + "\n" + pair.answer)
-    return Refusal("holds a secret", f"it seems to hold {kind}") if kind else None
-
-
-def _instructions(pair: ProposedPair, _: str) -> Refusal | None:
-    text = pair.question + "\n" + pair.answer
-    if _HIDDEN.search(text):
-        return Refusal("hidden characters", "it holds characters that nobody can see")
-    if _INSTRUCTION.search(text):
-        return Refusal("instructions", "it reads like instructions to a model")
-    return None
 
 
 _TYPOGRAPHIC = str.maketrans(
@@ -239,14 +214,12 @@ class PairJudge:
         groundedness = metrics.get("judge_groundedness", 1.0)
         if groundedness < MIN_GROUNDEDNESS:
             level = 1 + 4 * groundedness
-            return self._decision(
-                "rejected", score, "not grounded", f"the judge finds {level:.1f} of 5 of the answer in the passage"
-            )
+            reason = f"the judge finds {level:.1f} of 5 of the answer in the passage"
+            return self._decision("rejected", score, "not grounded", reason)
         if score < self.threshold:
             return self._decision("rejected", score, "below threshold", self._reason_of_low_score(score, metrics))
-        return self._decision(
-            "accepted", score, "accepted", f"scores {score:g} of 10, the threshold is {self.threshold:g}"
-        )
+        reason = f"scores {score:g} of 10, the threshold is {self.threshold:g}"
+        return self._decision("accepted", score, "accepted", reason)
 
     def review(self, cause: str, reason: str) -> Decision:
         """Return the verdict on a pair that was not judged."""
