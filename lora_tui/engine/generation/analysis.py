@@ -25,7 +25,6 @@ ALIKE = 0.5
 """Jaccard similarity of questions that resemble each other. The gate refuses from 0.7 on; what lies below shows how
 fast the set runs out of new questions."""
 
-_JUDGE = ("judge_groundedness", "judge_correctness", "judge_usefulness")
 _DIRECTIVES = {
     "judge_groundedness": "Say nothing in an answer that the passage does not say.",
     "judge_correctness": "Answer exactly what is asked, and completely.",
@@ -39,9 +38,10 @@ async def statistics_of(store: Store, run_id: int, files: int) -> dict[str, Any]
     """Return the statistics of a run's pairs; `files` is the number of files it reads."""
     accepted = ("accepted",)
     judged = ("accepted", "rejected")
-    dimensions = {}
-    for name in ("question_type", "difficulty", "audience"):
-        dimensions[name] = await store_generation.histogram(store, run_id, name, accepted)
+    dimensions = {
+        name: await store_generation.histogram(store, run_id, name, accepted)
+        for name in ("question_type", "difficulty", "audience")
+    }
     topics = await store_generation.histogram(store, run_id, "topic", accepted)
     sources = await store_generation.histogram(store, run_id, "source", accepted)
     judged_types = await store_generation.histogram(store, run_id, "question_type", judged)
@@ -93,11 +93,9 @@ def acceptance(accepted: Mapping[str, int], judged: Mapping[str, int]) -> dict[s
 
 def weakest(means: Mapping[str, float]) -> str | None:
     """Return the judge's metric with the lowest mean, if that mean is below 0.75."""
-    known = {name: means[name] for name in _JUDGE if name in means}
-    if not known:
-        return None
-    lowest = min(known, key=lambda name: known[name])
-    return lowest if known[lowest] < _WEAK else None
+    known = {name: means[name] for name in _DIRECTIVES if name in means}
+    lowest = min(known, key=lambda name: known[name], default=None)
+    return lowest if lowest is not None and known[lowest] < _WEAK else None
 
 
 def crowded_topics(topics: Mapping[str, int], different: int, most: int = 5) -> list[str]:

@@ -162,9 +162,8 @@ def _fault_of_action(question: str, sentence: str) -> str | None:
         if match[1] == "does"
         else following not in _FUNCTION_WORDS
     )
-    if not is_verb or following in _FUNCTION_WORDS or _NOT_A_SUBJECT.search(match[2]):
-        return "the question stops in the middle of the subject"
-    if match[1] == "do" and not subject[-1].endswith("s"):
+    ends_early = match[1] == "do" and not subject[-1].endswith("s")
+    if ends_early or not is_verb or following in _FUNCTION_WORDS or _NOT_A_SUBJECT.search(match[2]):
         return "the question stops in the middle of the subject"
     return None
 

@@ -93,8 +93,8 @@ def read(path: Path) -> Document:
     if len(data) > MAX_BYTES:
         raise Unusable(_too_large(len(data)))
     identity = hashlib.sha256(data).hexdigest()
-    if path.suffix.lower() in EXTRA:
-        text, encoding, warning = extract_text(path.suffix.lower(), data), path.suffix.lower().lstrip("."), None
+    if (suffix := path.suffix.lower()) in EXTRA:
+        text, encoding, warning = _extract_text(suffix, data), suffix.lstrip("."), None
     else:
         text, encoding, warning = decode(data)
     if not text.strip():
@@ -132,14 +132,6 @@ _BYTE_ORDER_MARKS = (
 )
 
 
-def missing_reader(suffix: str) -> str | None:
-    """Return why files of this kind cannot be read here and what to install, or None if they can."""
-    module = EXTRA.get(suffix)
-    if module is None or importlib.util.find_spec(module) is not None:
-        return None
-    return f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
-
-
 def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candidate]:
     """Yield files, and the folders that are not entered, below `folder`."""
     unlisted: list[OSError] = []
@@ -161,7 +153,7 @@ def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candid
 
 def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -> Candidate:
     """Return the file with the reason why it is skipped, as far as that is known without opening it."""
-    name, size, reason = _name(path, folder), 0, None
+    name, size, reason, suffix = _name(path, folder), 0, None, path.suffix.lower()
     try:
         target = path.resolve(strict=True)
         status = target.stat()
@@ -176,14 +168,14 @@ def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -
             reason = "a link that leaves the folder"
         elif path.is_symlink():
             reason = f"a link to {_name(target, root)}, which is read itself"
-        elif path.suffix.lower() not in (*NATIVE, *EXTRA):
+        elif suffix not in (*NATIVE, *EXTRA):
             reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRA))})"
         elif size == 0:
             reason = "it is empty"
         elif size > MAX_BYTES:
             reason = _too_large(size)
-        else:
-            reason = missing_reader(path.suffix.lower())
+        elif suffix in EXTRA and importlib.util.find_spec(EXTRA[suffix]) is None:
+            reason = f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
     except (OSError, RuntimeError) as problem:  # resolve() raises RuntimeError for a loop of links before Python 3.13
         reason = f"it cannot be read ({getattr(problem, 'strerror', None) or problem})"
     return Candidate(path, name, size, reason)
@@ -203,8 +195,7 @@ _BLOCKS = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "pre", "blockquote", "
 _NOT_TEXT = ("script", "style", "noscript", "template", "svg", "nav", "head")
 
 
-def extract_text(suffix: str, data: bytes) -> str:
-    """Return the text of a file's bytes; `suffix` is ``.html``, ``.htm``, ``.pdf`` or ``.docx``. Raises `Unusable`."""
+def _extract_text(suffix: str, data: bytes) -> str:
     try:
         return _READERS[suffix](data)
     except Unusable:

@@ -3,6 +3,7 @@
 Apart from the pipeline, so that a review of pairs can write the file without importing it.
 """
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -18,25 +19,24 @@ _PAGE = 500
 
 def check_writable(path: Path) -> None:
     """Raise `LoraTuiError` if the file cannot be written: better known before the first call is paid for."""
-    key = "data_generation.output_file"
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if path.is_dir():
-        raise LoraTuiError(f"{key}: cannot write {path}: it is a folder; name a file in it")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise LoraTuiError(f"{key}: cannot write {path}: {folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise LoraTuiError(f"{key}: cannot write {path}: no permission to write in {folder}; choose another place")
+        fault = "it is a folder; name a file in it"
+    elif not folder.is_dir():
+        fault = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        fault = f"no permission to write in {folder}; choose another place"
+    else:
+        return
+    raise LoraTuiError(f"data_generation.output_file: cannot write {path}: {fault}")
 
 
 def back_up(path: Path) -> Path | None:
     """Copy the file of an earlier run to the next free ``NAME.1``, ``NAME.2``, …; returns the copy, or None."""
     if not path.is_file() or path.stat().st_size == 0:
         return None
-    number = 1
-    while (copy := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
+    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    copy = next(name for name in names if not name.exists())
     try:
         shutil.copy2(path, copy)
     except OSError as problem:
