@@ -251,7 +251,6 @@ class _TrainingRun:
             examples=len(self.dataset),
             tokens=self.dataset.tokens,
             step=step,
-            score=score,
             evaluation=self.evaluation,
             curve=[(number, loss) for number, loss in self.losses if math.isfinite(loss)],
             lora=self.ctx.settings.fine_tuning.lora,

@@ -7,7 +7,7 @@ alpha / r, never rsLoRA's.
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,9 @@ _MERGE = f"lora-tui --run export --format merged --adapter {FOLDER} --output mer
 class CardFacts:
     """Everything that the card says of a run.
 
-    `curve` holds (step, loss) pairs of the run so far, `held_out` how many examples were not trained on and
-    `held_out_loss` their mean loss a label token; `conversations` says that prompts go through the
-    model's chat template.
+    `evaluation` and `step` are those of the adapter, and `curve` holds (step, loss) pairs of the run so far. `held_out`
+    is how many examples were not trained on, `held_out_loss` their mean loss a label token. `conversations` says that
+    prompts go through the model's chat template.
     """
 
     base_model: str
@@ -41,7 +41,6 @@ class CardFacts:
     examples: int
     tokens: int
     step: int
-    score: float | None
     evaluation: EvaluationResult | None
     curve: Sequence[tuple[int, float]]
     lora: Lora
@@ -53,6 +52,12 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown, with the front matter that the Hugging Face hub reads."""
     forms = ", ".join(f"{number:,} {form}" for form, number in facts.forms.items())
+    score = f", score {facts.evaluation.score:.3f} of 1." if facts.evaluation is not None else "."
+    asked = (
+        "go through the model's chat template"
+        if facts.conversations
+        else "have the form `Question: …` newline `Answer:`"
+    )
     lines = [
         "---",
         "library_name: peft",
@@ -64,57 +69,41 @@ def model_card(facts: CardFacts) -> str:
         "",
         f"Trained with lora-tui {__version__} on `{Path(facts.data_file).name}`: {facts.examples:,} examples"
         f" ({forms}), {facts.tokens:,} tokens an epoch.",
-        f"Step {facts.step}" + (f", score {facts.score:.3f} of 1." if facts.score is not None else "."),
-        *_held_out_line(facts),
-        "",
-        "The exact configuration is in `config.toml`. "
-        + (
-            "Prompts go through the model's chat template."
-            if facts.conversations
-            else "Prompts have the form `Question: …` newline `Answer:`."
-        ),
-        "",
+        f"Step {facts.step}{score}",
     ]
+    if facts.held_out_loss is not None and math.isfinite(facts.held_out_loss):
+        held_out = f"{facts.held_out:,} held-out examples, which were not trained on"
+        lines += [f"Loss on {held_out}: {facts.held_out_loss:.4f}."]
+    lines += ["", f"The exact configuration is in `config.toml`. Prompts {asked}.", ""]
     if facts.evaluation is not None:
         lines += ["## Evaluation", "", "| prompt | kind | answer | score |", "| --- | --- | --- | --- |"]
         lines += [
             f"| {_cell(s.prompt)} | {s.kind} | {_cell(s.answer)} | {s.score:.3f} |" for s in facts.evaluation.samples
         ]
-        lines += [
-            "",
-            "Means: " + ", ".join(f"{name} {value:.3f}" for name, value in facts.evaluation.metrics.items()),
-            "",
-        ]
+        means = ", ".join(f"{name} {value:.3f}" for name, value in facts.evaluation.metrics.items())
+        lines += ["", f"Means: {means}", ""]
     if facts.curve:
         lines += ["## Loss", "", "| step | loss |", "| --- | --- |"]
         stride = max(1, len(facts.curve) // 20)
-        lines += [f"| {step} | {loss:.4f} |" for step, loss in facts.curve[::stride]]
-        lines += [""]
-    lines += [
-        "## Use",
-        "",
-        "```python",
+        lines += [*(f"| {step} | {loss:.4f} |" for step, loss in facts.curve[::stride]), ""]
+    load = (
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f"base = AutoModelForCausalLM.from_pretrained({facts.base_model!r})",
-        'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
-        "```",
-        "",
-        *serving_sections(facts.base_model, facts.lora, conversations=facts.conversations),
-    ]
-    return "\n".join(lines)
-
-
-def _held_out_line(facts: CardFacts) -> list[str]:
-    if facts.held_out_loss is None or not math.isfinite(facts.held_out_loss):
-        return []
-    return [f"Loss on {facts.held_out:,} held-out examples, which were not trained on: {facts.held_out_loss:.4f}."]
+        f'model = PeftModel.from_pretrained(base, "{FOLDER}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")',
+    )
+    use = ["## Use", _block("python", *load), serving_sections(facts.base_model, facts.lora, facts.conversations)]
+    return "\n".join([*lines, "\n\n".join(use)])
 
 
 def _cell(text: str) -> str:
     return clean(text).replace("\n", " ").replace("|", "\\|")
+
+
+def _block(language: str, *lines: str) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
 
 
 def saved_rank(lora: Lora) -> int:
@@ -123,39 +112,31 @@ def saved_rank(lora: Lora) -> int:
     return 2 * highest if uses_base_weights(lora.init_lora_weights) else highest
 
 
-def serving_sections(base_model: str, lora: Lora, *, conversations: bool) -> list[str]:
-    """Return the lines of the card's sections on vLLM and Ollama.
+def serving_sections(base_model: str, lora: Lora, conversations: bool) -> str:
+    """Return the card's sections on vLLM and Ollama.
 
     `conversations` says that prompts go through the model's chat template; else they are ``Question: …`` texts.
     """
-    return [*_vllm(base_model, lora, conversations), *_ollama(base_model, lora, conversations)]
+    paragraphs = [*_vllm(base_model, lora, conversations), *_ollama(base_model, lora, conversations)]
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def _vllm(base_model: str, lora: Lora, conversations: bool) -> list[str]:
-    obstacle = _vllm_obstacle(base_model, lora)
+def _vllm(base_model: str, lora: Lora, conversations: bool) -> Iterator[str]:
+    yield "## vLLM"
     rank = saved_rank(lora)
-    if obstacle:
+    wider = (
+        f" --max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}"
+        if _VLLM_RANKS[0] < rank <= _VLLM_RANKS[-1]
+        else ""
+    )
+    commands = [f"vllm serve {shlex.quote(base_model)} --enable-lora --lora-modules tuned={FOLDER}{wider}"]
+    if obstacle := _vllm_obstacle(base_model, lora):
+        yield f"vLLM cannot load this adapter beside its base model: {obstacle}. Merge the two first."
         commands = [_MERGE, "vllm serve merged --served-model-name tuned"]
-    else:
-        wider = f" --max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}" if rank > _VLLM_RANKS[0] else ""
-        serve = f"vllm serve {shlex.quote(base_model)} --enable-lora --lora-modules tuned={FOLDER}{wider}"
-        commands = [serve]
     where = "/v1/chat/completions" if conversations else "/v1/completions"
     asked = '"messages": [{"role": "user", "content": "…"}]' if conversations else r'"prompt": "Question: …\nAnswer:"'
-    return [
-        "## vLLM",
-        "",
-        *(
-            [f"vLLM cannot load this adapter beside its base model: {obstacle}. Merge the two first.", ""]
-            if obstacle
-            else []
-        ),
-        "```sh",
-        *commands,
-        f"curl localhost:8000{where} -H 'Content-Type: application/json' -d '{{\"model\": \"tuned\", {asked}}}'",
-        "```",
-        "",
-    ]
+    curl = f"curl localhost:8000{where} -H 'Content-Type: application/json' -d '{{\"model\": \"tuned\", {asked}}}'"
+    yield _block("sh", *commands, curl)
 
 
 def _vllm_obstacle(base_model: str, lora: Lora) -> str:
@@ -171,49 +152,25 @@ def _vllm_obstacle(base_model: str, lora: Lora) -> str:
     return "the base model is a .gguf file" if base_model.endswith(".gguf") else ""
 
 
-def _ollama(base_model: str, lora: Lora, conversations: bool) -> list[str]:
-    obstacle = _gguf_obstacle(lora)
-    lines = [
-        "## Ollama",
-        "",
-        "Ollama reads GGUF files; the two converters come with llama.cpp. Merged weights work for every adapter:",
-        "",
-        "```sh",
-        _MERGE,
-        "python convert_hf_to_gguf.py merged --outfile tuned.gguf",
-        "ollama create tuned -f Modelfile && ollama run tuned",
-        "```",
-        "",
-        "with this `Modelfile`:",
-        "",
-        "```",
-        "FROM ./tuned.gguf",
-        *_ollama_template(conversations),
-        "```",
-        "",
-    ]
-    if obstacle:
-        return [*lines, f"The adapter alone cannot be converted: {obstacle}.", ""]
-    base = "base.gguf"
-    whole = shlex.quote(base_model)
-    known = f" --base-model-id {whole}" if not base_model.startswith(("/", ".", "~")) else f" --base {whole}"
+def _ollama(base_model: str, lora: Lora, conversations: bool) -> Iterator[str]:
+    # The prompts of training: for conversations the model's own template, which the converted file holds.
+    template = [] if conversations else ['TEMPLATE """Question: {{ .Prompt }}', 'Answer:"""']
+    yield "## Ollama"
+    yield "Ollama reads GGUF files; the two converters come with llama.cpp. Merged weights work for every adapter:"
+    convert = "python convert_hf_to_gguf.py merged --outfile tuned.gguf"
+    yield _block("sh", _MERGE, convert, "ollama create tuned -f Modelfile && ollama run tuned")
+    yield "with this `Modelfile`:"
+    yield _block("", "FROM ./tuned.gguf", *template)
+    if obstacle := _gguf_obstacle(lora):
+        yield f"The adapter alone cannot be converted: {obstacle}."
+        return
+    base, known = "base.gguf", "--base" if base_model.startswith(("/", ".", "~")) else "--base-model-id"
+    original = shlex.quote(base_model)
     if base_model.endswith(".gguf"):
-        base, known = base_model, " --base FOLDER_OF_THE_ORIGINAL_MODEL"
-    return [
-        *lines,
-        f"Or the adapter alone, beside the same base model as `{base}`:",
-        "",
-        "```sh",
-        f"python convert_lora_to_gguf.py {FOLDER}{known} --outfile adapter.gguf",
-        "```",
-        "",
-        "```",
-        f"FROM {base if '/' in base else f'./{base}'}",
-        "ADAPTER ./adapter.gguf",
-        *_ollama_template(conversations),
-        "```",
-        "",
-    ]
+        base, known, original = base_model, "--base", "FOLDER_OF_THE_ORIGINAL_MODEL"
+    yield f"Or the adapter alone, beside the same base model as `{base}`:"
+    yield _block("sh", f"python convert_lora_to_gguf.py {FOLDER} {known} {original} --outfile adapter.gguf")
+    yield _block("", f"FROM {base if '/' in base else f'./{base}'}", "ADAPTER ./adapter.gguf", *template)
 
 
 def _gguf_obstacle(lora: Lora) -> str:
@@ -225,8 +182,3 @@ def _gguf_obstacle(lora: Lora) -> str:
     if lora.use_rslora:
         return "llama.cpp scales by alpha / r, and this adapter by alpha / √r (rsLoRA)"
     return "llama.cpp knows one alpha for all layers, and here they differ" if lora.alpha_pattern else ""
-
-
-def _ollama_template(conversations: bool) -> list[str]:
-    """The prompts of training: for conversations the model's own template, which the converted file holds."""
-    return [] if conversations else ['TEMPLATE """Question: {{ .Prompt }}', 'Answer:"""']

@@ -19,7 +19,7 @@ from tests.engine.tiny import make_model
 
 
 def card(option: dict[str, Any], base: str = "org/model", *, conversations: bool = False) -> str:
-    return "\n".join(serving_sections(base, Lora(**option), conversations=conversations))
+    return serving_sections(base, Lora(**option), conversations=conversations)
 
 
 def vllm(text: str) -> list[str]:
