@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from peft import PeftModel
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.chat.history import History, context_tokens
-from lora_tui.engine.chat.streaming import ReplyGeneration, SideEnd, SideItem, SwitchableModel
+from lora_tui.engine.chat.streaming import ReplyGeneration, SideItem, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -66,19 +67,6 @@ class _Exchange:
     turns: dict[Side, tuple[int, int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _RunningReply:
-    """The task that answers, and the event that ends it when nobody reads the reply any more."""
-
-    task: asyncio.Task[None]
-    abandoned: threading.Event
-
-    async def end(self) -> None:
-        """Return when the reply has ended, at its next token, and is stored."""
-        self.abandoned.set()
-        await asyncio.wait([self.task])
-
-
 @dataclass(eq=False)
 class ChatSession:
     """A loaded model and the conversation with it.
@@ -95,7 +83,7 @@ class ChatSession:
     history: History
     stop: threading.Event = field(default_factory=threading.Event)
     _model: SwitchableModel | None = None
-    _running: _RunningReply | None = None
+    _running: tuple[asyncio.Task[None], threading.Event] | None = None
     _last_exchange: _Exchange | None = None
     _has_warned: bool = False
 
@@ -188,8 +176,11 @@ class ChatSession:
         return wanted
 
     async def _end_running(self) -> None:
+        """Return when the reply under way has ended, at its next token, and is stored."""
         if self._running is not None:
-            await self._running.end()
+            task, abandoned = self._running
+            abandoned.set()
+            await asyncio.wait([task])
 
     async def _take_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, tuple[int, int]]:
         """Remove what `sides` answered from their history; returns the turns of the sides that are not asked again."""
@@ -210,13 +201,14 @@ class ChatSession:
         abandoned = threading.Event()
         task = asyncio.create_task(self._answer(exchange, seed, abandoned, items.put_nowait))
         task.add_done_callback(lambda _: items.put_nowait(None))
-        running = self._running = _RunningReply(task, abandoned)
+        self._running = task, abandoned
         try:
             while (item := await items.get()) is not None:
                 yield item
             await task
         finally:
-            await running.end()
+            abandoned.set()
+            await asyncio.wait([task])
             if not task.cancelled() and (problem := task.exception()) is not None:
                 log.info("a reply failed", exc_info=problem)
 
@@ -228,7 +220,12 @@ class ChatSession:
         prompts = {side: self.history.prompt(side, exchange.text, decoding.max_new_tokens) for side in exchange.sides}
         if not self._has_warned and any(prompt.forgotten for prompt in prompts.values()):
             self._has_warned = True
-            emit(Notice(_context_notice(self.history.context)))
+            emit(
+                Notice(
+                    f"The conversation is longer than this model's context ({self.history.context:,} tokens with the "
+                    "reply): it no longer reads the oldest exchanges."
+                )
+            )
         question = await chat_log.add_turn(
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
@@ -236,22 +233,19 @@ class ChatSession:
         decoded: asyncio.Queue[SideItem | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def pass_on(item: SideItem) -> None:
-            loop.call_soon_threadsafe(decoded.put_nowait, item)
-
         generation = ReplyGeneration(
             model,
             prompts,
             decoding,
             should_stop=lambda: abandoned.is_set() or self.stop.is_set(),
-            emit=pass_on,
+            emit=partial(loop.call_soon_threadsafe, decoded.put_nowait),
             asked_at=asked_at,
         )
         decoding_done = asyncio.ensure_future(self.host.in_inference_thread(generation.run))
         decoding_done.add_done_callback(lambda _: decoded.put_nowait(None))
         try:
             while (item := await decoded.get()) is not None:
-                if isinstance(item, SideEnd):
+                if isinstance(item, Reply):
                     emit(await self._store_reply(exchange, item, question, decoding.seed))
                 else:
                     emit(item)
@@ -265,25 +259,19 @@ class ChatSession:
             abandoned.set()
             await asyncio.wait([decoding_done])
 
-    async def _store_reply(self, exchange: _Exchange, ended: SideEnd, question: int, seed: int | None) -> Reply:
-        """Store a side's turn and add it to the history; returns the finished reply."""
+    async def _store_reply(self, exchange: _Exchange, reply: Reply, question: int, seed: int | None) -> Reply:
+        """Store a side's turn and add it to the history; returns the reply with what the conversation knows of it."""
         predefined = self.settings.fine_tuning.chat.predefined_reply(exchange.text)
-        source = self.source if ended.side == "tuned" else None
-        reply = Reply(
-            text=ended.text,
-            tokens=len(self.base.tokenizer(ended.text, add_special_tokens=False)["input_ids"]),
-            seconds=ended.seconds,
+        reply = replace(
+            reply,
             predefined=predefined,
-            agreement=None if predefined is None else agreement(ended.text, predefined),
-            side=ended.side,
-            stopped=ended.stopped,
-            first_token_s=ended.first_token_s,
+            agreement=None if predefined is None else agreement(reply.text, predefined),
             seed=seed,
-            step=source.step if source is not None else None,
+            step=self.source.step if self.source is not None and reply.side == "tuned" else None,
         )
         turn = await chat_log.add_turn(self.store, self.conversation_id, "assistant", reply.text, reply.statistics())
-        self.history.add(ended.side, exchange.text, reply.text)
-        exchange.turns[ended.side] = (question, turn)
+        self.history.add(reply.side, exchange.text, reply.text)
+        exchange.turns[reply.side] = (question, turn)
         return replace(reply, turn_id=turn)
 
 
@@ -340,13 +328,6 @@ def _seeded(decoding: Decoding, seed: int | None) -> Decoding:
     if samples and seed is None:
         seed = secrets.randbelow(_SEEDS)
     return replace(decoding, seed=seed if samples else None)
-
-
-def _context_notice(context: int | None) -> str:
-    return (
-        f"The conversation is longer than this model's context ({context:,} tokens with the reply): "
-        "it no longer reads the oldest exchanges."
-    )
 
 
 def _free_memory(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_tui.engine.chat.history import Prompt
 from lora_tui.engine.inference.decode import beam_answer, decode
 from lora_tui.engine.models.base_model import BaseModel
-from lora_tui.protocol.reply import Decoding, Side, TextDelta, TokenCount
+from lora_tui.protocol.reply import Decoding, Reply, Side, TextDelta, TokenCount
 
 _TOKENS_BETWEEN_COUNTS = 4
 _SECONDS_BETWEEN_COUNTS = 0.5
@@ -56,19 +56,8 @@ class SwitchableModel:
                 module.enable_adapters(True)
 
 
-@dataclass(frozen=True, slots=True)
-class SideEnd:
-    """A side's text is complete, or was stopped. Times in seconds, as in `Reply`."""
-
-    side: Side
-    text: str
-    seconds: float
-    first_token_s: float | None
-    stopped: bool
-
-
-SideItem = TextDelta | TokenCount | SideEnd
-"""One item of what a side streams; its `SideEnd` is the last."""
+SideItem = TextDelta | TokenCount | Reply
+"""One item of what a side streams; its `Reply`, complete or stopped, is the last."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class ReplyGeneration:
     prompts: Mapping[Side, Prompt]
     decoding: Decoding
     should_stop: Callable[[], bool]
-    emit: Callable[[SideItem], None]
+    emit: Callable[[SideItem], object]
     asked_at: float
 
     def run(self) -> None:
@@ -96,11 +85,7 @@ class ReplyGeneration:
     def _interleave(self) -> None:
         tokenizer = self.model.base.tokenizer
         running = [
-            _SideStream(
-                side,
-                decode(self.model.model, tokenizer, [prompt.text], self._decoding_of(prompt)),
-                _Detokenizer(tokenizer),
-            )
+            _SideStream(side, tokenizer, decode(self.model.model, tokenizer, [prompt.text], self._decoding_of(prompt)))
             for side, prompt in self.prompts.items()
         ]
         while running:
@@ -109,11 +94,11 @@ class ReplyGeneration:
                 token = None if stopped else self._next_token(stream)
                 if token is None:
                     running.remove(stream)
-                    self.emit(stream.end(stopped=stopped))
+                    self._end(stream.side, stream.text.strip(), stream.seconds, stopped, stream.first_token_s)
                     continue
                 if stream.first_token_s is None:
                     stream.first_token_s = time.perf_counter() - self.asked_at
-                if text := stream.text.add(token):
+                if text := stream.add(token):
                     self.emit(TextDelta(stream.side, text))
 
     def _next_token(self, stream: "_SideStream") -> int | None:
@@ -152,7 +137,11 @@ class ReplyGeneration:
                 text = beam_answer(model, tokenizer, prompt.text, self._decoding_of(prompt), should_stop, on_step)
         if text:
             self.emit(TextDelta(side, text))
-        self.emit(SideEnd(side, text, time.perf_counter() - began, None, stopped))
+        self._end(side, text, time.perf_counter() - began, stopped)
+
+    def _end(self, side: Side, text: str, seconds: float, stopped: bool, first_token_s: float | None = None) -> None:
+        tokens = len(self.model.base.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self.emit(Reply(text, tokens, seconds, side=side, stopped=stopped, first_token_s=first_token_s))
 
     def _decoding_of(self, prompt: Prompt) -> Decoding:
         return replace(self.decoding, max_new_tokens=prompt.max_new_tokens)
@@ -160,30 +149,23 @@ class ReplyGeneration:
 
 @dataclass
 class _SideStream:
-    """A side that is being decoded; `seconds` were spent on it alone."""
+    """A side that is being decoded: `text` is that of its `ids` so far, up to its last whole character.
+
+    `seconds` were spent on it alone.
+    """
 
     side: Side
+    tokenizer: PreTrainedTokenizerBase
     tokens: Iterator[list[int | None]]
-    text: "_Detokenizer"
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
     seconds: float = 0.0
     first_token_s: float | None = None
 
-    def end(self, *, stopped: bool) -> SideEnd:
-        return SideEnd(self.side, self.text.text.strip(), self.seconds, self.first_token_s, stopped)
-
-
-@dataclass
-class _Detokenizer:
-    """Incremental detokenizer: `text` is that of the tokens so far, up to its last whole character."""
-
-    tokenizer: PreTrainedTokenizerBase
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-
     def add(self, token: int) -> str:
         """Take the next token; returns the text that it completes, without white space before the first word."""
-        self.tokens.append(token)
-        text = str(self.tokenizer.decode(self.tokens, skip_special_tokens=True)).lstrip()
+        self.ids.append(token)
+        text = str(self.tokenizer.decode(self.ids, skip_special_tokens=True)).lstrip()
         if text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character: wait for its other bytes
             return ""
         added = text[len(self.text) :]

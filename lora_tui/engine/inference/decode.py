@@ -7,11 +7,14 @@ Nothing here draws from torch's global random state, which belongs to the traine
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
+from lora_tui.engine.data.chat_template import common_prefix
 from lora_tui.protocol.reply import Decoding
 
 
@@ -39,15 +42,15 @@ def answers(
 
     When `stop` is set in between, the answers so far are returned.
     """
+    stop = stop or threading.Event()
     if decoding.num_beams > 1:
-        should_stop = stop.is_set if stop is not None else _never
-        return [beam_answer(model, tokenizer, prompt, decoding, should_stop) for prompt in prompts]
+        return [beam_answer(model, tokenizer, prompt, decoding, stop.is_set) for prompt in prompts]
     written: list[list[int]] = [[] for _ in prompts]
     for tokens in decode(model, tokenizer, prompts, decoding):
         for answer, token in zip(written, tokens, strict=True):
             if token is not None:
                 answer.append(token)
-        if stop is not None and stop.is_set():
+        if stop.is_set():
             break
     return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in written]
 
@@ -66,7 +69,8 @@ def decode(
     else:
         generator.manual_seed(decoding.seed)
     ends = stop_token_ids(model, tokenizer)
-    input_ids, mask = _left_padded(tokenizer, prompts, model.device)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    input_ids, mask = _padded(tokenizer, ids, "left", model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding was not generated: it is no repetition
@@ -108,14 +112,10 @@ def mean_log_probabilities(
     `end` adds the end-of-sequence token to what is scored. An empty continuation without it scores 0.
     """
     rows = [_scored_ids(tokenizer, prompt, continuation, end=end) for prompt, continuation in texts]
-    width = max(len(ids) for ids, _ in rows)
-    pad = tokenizer.pad_token_id or 0
-    input_ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows], device=model.device)
-    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows], device=model.device)
-    earliest = min(start for _, start in rows)
-    keep = width - max(0, earliest - 1)
+    input_ids, mask = _padded(tokenizer, [ids for ids, _ in rows], "right", model.device)
+    offset = min(start for _, start in rows) - 1  # the first position whose logits are looked at
+    keep = input_ids.shape[1] - offset
     logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
-    offset = width - keep
     means = []
     for row, (ids, start) in enumerate(rows):
         if len(ids) <= start:
@@ -132,26 +132,18 @@ def _scored_ids(
 ) -> tuple[list[int], int]:
     """Token ids of prompt and continuation, and where the continuation starts: never at token 0 (not predicted)."""
     whole: list[int] = tokenizer(prompt + continuation)["input_ids"]
-    alone: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
-    start = next(
-        (i for i, (one, other) in enumerate(zip(whole, alone, strict=False)) if one != other),
-        min(len(whole), len(alone)),
-    )
-    if end:
-        whole = [*whole, tokenizer.eos_token_id]
-    return whole, max(1, start)
+    start = common_prefix(whole, tokenizer(prompt)["input_ids"] if prompt else [])
+    return [*whole, tokenizer.eos_token_id] if end else whole, max(1, start)
 
 
-def _left_padded(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], device: torch.device
+def _padded(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], side: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of shape ``(prompts, longest)``, padding on the left."""
-    ids: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    longest = max(len(row) for row in ids)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    padded = [[pad] * (longest - len(row)) + row for row in ids]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+    """Token ids and mask of shape ``(rows, longest)``, with padding on the ``left`` or ``right``."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    pad = partial(pad_sequence, batch_first=True, padding_side=side)
+    input_ids = pad(ids, padding_value=tokenizer.pad_token_id or 0)
+    return input_ids.to(device), pad([torch.ones_like(row) for row in ids]).to(device)
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -190,6 +182,11 @@ def beam_answer(
     """
     encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
     length = encoded["input_ids"].shape[1]
+
+    def between_steps(input_ids: Tensor, scores: object, **_: object) -> Tensor:
+        on_step(input_ids.shape[1] - length)
+        return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
+
     with torch.inference_mode():
         written = model.generate(
             **encoded,
@@ -199,23 +196,6 @@ def beam_answer(
             repetition_penalty=decoding.repetition_penalty,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=sorted(stop_token_ids(model, tokenizer)),
-            stopping_criteria=StoppingCriteriaList([_StepCallback(length, should_stop, on_step)]),
+            stopping_criteria=StoppingCriteriaList([between_steps]),
         )
     return str(tokenizer.decode(written[0, length:], skip_special_tokens=True)).strip()
-
-
-def _never() -> bool:
-    return False
-
-
-class _StepCallback(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    """Reports each step of transformers' beam search, and stops it."""
-
-    def __init__(self, prompt_length: int, should_stop: Callable[[], bool], on_step: Callable[[int], None]) -> None:
-        self._prompt_length = prompt_length
-        self._should_stop = should_stop
-        self._on_step = on_step
-
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
-        self._on_step(input_ids.shape[1] - self._prompt_length)
-        return torch.full((input_ids.shape[0],), self._should_stop(), device=input_ids.device)
