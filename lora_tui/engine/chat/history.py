@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_tui.engine.data.chat_template import single_bos
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Side
@@ -73,19 +74,13 @@ class History:
         if not self.by_template:
             return prompt_text(question)
         turns = [*past, {"role": "user", "content": question}]
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return _without_second_bos(self.tokenizer, str(rendered))
+        rendered = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        # Where the tokenizer adds the beginning-of-sequence token by itself, the template's own is left out.
+        ids = self.tokenizer(rendered)["input_ids"]
+        return rendered if single_bos(self.tokenizer, ids) == ids else rendered.removeprefix(self.tokenizer.bos_token)
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:
     """Return the context length of `model` in tokens; None where its configuration does not say."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(longest) if longest else None
-
-
-def _without_second_bos(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """Remove the template's beginning-of-sequence token where the tokenizer adds another by itself."""
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer(rendered)["input_ids"][:2] == [bos, bos]:
-        return rendered.removeprefix(str(tokenizer.bos_token))
-    return rendered
