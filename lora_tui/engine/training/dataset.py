@@ -33,7 +33,7 @@ class TextDataset(Sequence[EncodedExample]):
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
     for weighted sampling. `stops` are the tokens that end an answer of the model, as its generation configuration says.
-    Raises `LoraTuiError` when nothing is left to train on.
+    Raises `LoraTuiError` when nothing is left to train on, or the tokenizer has no end-of-sequence token.
     """
 
     def __init__(
@@ -44,7 +44,16 @@ class TextDataset(Sequence[EncodedExample]):
         keywords: Sequence[str] = (),
         stops: Collection[int] = (),
     ) -> None:
-        self._encoder = _Encoder(tokenizer, stops)
+        if tokenizer.eos_token_id is None:
+            raise LoraTuiError(
+                f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token; "
+                "without one the model cannot learn when to stop."
+            )
+        self._tokenizer = tokenizer
+        self._eos: int = tokenizer.eos_token_id
+        self._eos_is_no_stop = bool(stops) and self._eos not in stops
+        self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
+        self._split_tokens = 0
         self._keywords = tuple(keyword.casefold() for keyword in keywords)
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
@@ -58,7 +67,7 @@ class TextDataset(Sequence[EncodedExample]):
 
     def _add(self, example: Example, max_length: int) -> None:
         try:
-            input_ids, is_label = self._encoder.encode(example)
+            input_ids, is_label = self._encode(example)
         except NotEncodableError as problem:
             self.dropped.append((example.source, str(problem)))
             return
@@ -100,11 +109,6 @@ class TextDataset(Sequence[EncodedExample]):
         """Tokens that count in the loss, of all examples together."""
         return sum(example.labels for example in self._examples)
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the tokenizer and its chat template did to the examples that their author may not expect."""
-        return self._encoder.warnings()
-
     def fingerprint(self) -> str:
         """A hash of every token and label: two datasets train the same model only if these are equal."""
         digest = hashlib.sha256()
@@ -112,23 +116,7 @@ class TextDataset(Sequence[EncodedExample]):
             digest.update(repr((example.input_ids, example.is_label, example.has_keyword)).encode())
         return digest.hexdigest()
 
-
-class _Encoder:
-    """Turns each form of example into tokens and label marks, with one tokenizer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Collection[int]) -> None:
-        self._tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            raise LoraTuiError(
-                f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token; "
-                "without one the model cannot learn when to stop."
-            )
-        self._eos: int = tokenizer.eos_token_id
-        self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
-        self._eos_is_no_stop = bool(stops) and self._eos not in stops
-        self._split_tokens = 0
-
-    def encode(self, example: Example) -> tuple[list[int], list[bool]]:
+    def _encode(self, example: Example) -> tuple[list[int], list[bool]]:
         """Return token ids and label marks of one example, both of shape ``(tokens,)``."""
         match example:
             case QuestionAnswer(question=question, answer=answer):
@@ -140,8 +128,9 @@ class _Encoder:
             case Conversation():
                 return self._conversations.encode(example)
 
+    @property
     def warnings(self) -> list[str]:
-        """Warnings about what was encoded so far."""
+        """What the tokenizer and its chat template did to the examples that their author may not expect."""
         eos = str(self._tokenizer.eos_token)
         found = self._conversations.warnings.lines(eos)
         if self._split_tokens:
@@ -164,7 +153,7 @@ class _Encoder:
         whole = self._tokens(prompt + completion)
         if whole[-1:] != [self._eos]:
             whole = [*whole, self._eos]
-        start = self._leading_bos(whole)
+        start = int(whole[:1] == [self._tokenizer.bos_token_id])
         if prompt:
             before = self._tokens(prompt)
             start = common_prefix(whole, before)
@@ -175,6 +164,3 @@ class _Encoder:
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text; a beginning-of-sequence token that is written out in it is not doubled."""
         return single_bos(self._tokenizer, list(self._tokenizer(text)["input_ids"]))
-
-    def _leading_bos(self, ids: Sequence[int]) -> int:
-        return int(ids[:1] == [self._tokenizer.bos_token_id])
