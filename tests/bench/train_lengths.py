@@ -31,7 +31,7 @@ def measure(
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.memory import kept_bytes, plan_memory
     from lora_tui.engine.training.packing import EncodedExample
-    from lora_tui.engine.training.step import GradientStep
+    from lora_tui.engine.training.step import GradientStep, tokens_in
 
     keep_freed_memory()
     settings = Settings.model_validate({"fine_tuning": {"model_name": str(model_folder), "dtype": dtype}})
@@ -48,18 +48,18 @@ def measure(
     if not long_alone:
         long_rows = plan_memory(False, gradient_step, examples).rows_that_fit()
         gradient_step.fallback.begin_at(replace(gradient_step.fallback.current, long_rows=long_rows))
-    first = gradient_step.rows(examples)[0]
-    kept = kept_bytes(gradient_step, first.examples, examples)
+    first = gradient_step.assign_rows(examples)[0]
+    kept = kept_bytes(gradient_step, first, examples)
     gradient_step.accumulate(examples[: max(2, row // length)], 1)  # the first row pays for what later ones find ready
     began = time.perf_counter()
     gradient_step.accumulate(examples, 2)
     seconds = time.perf_counter() - began
     return {
         "length": length,
-        "row": len(first.input_ids),
+        "row": tokens_in(examples, first),
         "tokens_per_s": round(sum(len(example.input_ids) for example in examples) / seconds, 1),
         "kept_mb": round(kept / 1e6),
-        "kept_kb_per_token": round(kept / len(first.input_ids) / 1e3, 1),
+        "kept_kb_per_token": round(kept / tokens_in(examples, first) / 1e3, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6,
     }
 

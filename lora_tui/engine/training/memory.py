@@ -6,6 +6,7 @@ architecture; where it is near the limit, one row's forward pass shows what is r
 runs out all the same is in `fallback`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -18,7 +19,7 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
 from lora_tui.engine.training.fallback import out_of_memory
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.step import GradientStep
+from lora_tui.engine.training.step import GradientStep, tokens_in
 
 _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
@@ -47,10 +48,8 @@ class MemoryPlan:
     @property
     def has_room_for_graphs(self) -> bool:
         """Tell whether a row fits twice: a CUDA graph keeps its memory while the row of another size is recorded."""
-        return (
-            self.recomputation.every == 0
-            and 2 * self.activation_bytes <= activation_memory.SHARE_TO_USE * self.free_bytes
-        )
+        fits_twice = 2 * self.activation_bytes <= activation_memory.SHARE_TO_USE * self.free_bytes
+        return fits_twice and self.recomputation.every == 0
 
     def rows_that_fit(self, share: float = _SHARE_FOR_MORE_ROWS) -> int:
         """How many rows of this size fit into `share` of the free memory; at least one, which is tried in any case."""
@@ -68,14 +67,14 @@ class MemoryPlan:
 def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are a step's longest."""
     sizes, device = sizes_of(gradient_step.base, by_hand="mlp" in gradient_step.fast.replaced), gradient_step.device
-    row = max(gradient_step.rows(examples), key=lambda row: len(row.input_ids))
-    tokens = max(len(row.input_ids), gradient_step.fallback.current.tokens_per_row)
+    longest = max(gradient_step.assign_rows(examples), key=lambda row: tokens_in(examples, row))
+    tokens = max(tokens_in(examples, longest), gradient_step.fallback.current.tokens_per_row)
     free, scale, measured = free_bytes(device), 1.0, False
     if setting == "auto":
         estimate = activation_memory.NONE.bytes_per_token(sizes)
         if estimate * tokens > _WORTH_MEASURING * free:
-            kept = kept_bytes(gradient_step, row.examples, examples)
-            scale, measured = kept / (estimate * len(row.input_ids)), True
+            kept = kept_bytes(gradient_step, longest, examples)
+            scale, measured = kept / (estimate * tokens_in(examples, longest)), True
         way = activation_memory.cheapest(sizes, tokens, free, scale=scale, offload=device.type == "cuda")
     else:
         way = activation_memory.ALL if setting else activation_memory.NONE
@@ -107,7 +106,7 @@ def apply_plan(plan: MemoryPlan, gradient_step: GradientStep) -> str | None:
     return None
 
 
-def kept_bytes(gradient_step: GradientStep, items: tuple[int, ...], examples: list[EncodedExample]) -> float:
+def kept_bytes(gradient_step: GradientStep, items: Sequence[int], examples: list[EncodedExample]) -> float:
     """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
 
     Counts each tensor's memory once, and none of the model's own.

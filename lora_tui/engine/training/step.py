@@ -21,7 +21,7 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.cuda_graphs import GraphedRows
-from lora_tui.engine.training.fallback import FallbackLadder, RowLoad, free_cached_memory
+from lora_tui.engine.training.fallback import FallbackLadder, RowLoad
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
 from lora_tui.engine.training.loss import summed_cross_entropy
@@ -127,12 +127,14 @@ class GradientStep:
             # Only here has the failed row been freed: the exception's traceback held its tensors.
             torch.set_rng_state(random_state)  # what PEFT's own dropout draws from
             before = self.fallback.current
-            rung = self.fallback.lower(error, self._row_load(examples))
+            tokens, largest = max((tokens_in(examples, items), items) for items in self.assign_rows(examples))
+            load = RowLoad(tokens, len(largest), self.rows_at_once(examples), self.long_rows_together(examples))
+            rung = self.fallback.lower(error, load)
             if not rung.graphs:
                 self.graphs = None
             if rung.recompute_all and not before.recompute_all:
                 self.recompute(activation_memory.ALL)
-            free_cached_memory()
+            torch.cuda.empty_cache()  # what the allocator has kept for later, so that smaller pieces fit
 
     def _accumulate(self, examples: Sequence[EncodedExample], step: int) -> Tensor:
         labels = sum(example.labels for example in examples)
@@ -211,16 +213,11 @@ class GradientStep:
         between the other thread's tensors, fits a shorter row and not a longer one.
         """
         rung, at_once = self.fallback.current, self.rows_at_once(examples)
-        rows = sorted(self.assign_rows(examples), key=lambda items: -_tokens(examples, items))
-        long = sum(_tokens(examples, items) > rung.tokens_per_row // at_once for items in rows)
+        rows = sorted(self.assign_rows(examples), key=lambda items: -tokens_in(examples, items))
+        long = sum(tokens_in(examples, items) > rung.tokens_per_row // at_once for items in rows)
         together = max(1, min(at_once, rung.long_rows, long))
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
-
-    def _row_load(self, examples: Sequence[EncodedExample]) -> RowLoad:
-        """What `fallback` must know of a step's rows to go a rung down."""
-        tokens, largest = max((_tokens(examples, items), items) for items in self.assign_rows(examples))
-        return RowLoad(tokens, len(largest), self.rows_at_once(examples), self.long_rows_together(examples))
 
     def summed_loss_of(self, examples: Sequence[EncodedExample], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row of `examples`, a float32 scalar; `first` is their first index in the step."""
@@ -235,10 +232,6 @@ class GradientStep:
         """Indices of a step's examples whose loss, each computed by itself, is not finite."""
         losses = [self.summed_loss_of([example], step, index) for index, example in enumerate(examples)]
         return [index for index, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
-
-    def rows(self, examples: Sequence[EncodedExample]) -> list[Row]:
-        """The packed rows of one step; one example a row for models that cannot be packed."""
-        return [lay_out(examples, items, self.device) for items in self.assign_rows(examples)]
 
     def assign_rows(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
         """Pack a step's examples: the indices of those that share each row."""
@@ -270,7 +263,8 @@ class GradientStep:
         return functional.cross_entropy(logits, row.targets, reduction="sum")
 
 
-def _tokens(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
+def tokens_in(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
+    """How many tokens the examples with the indices `items` have together."""
     return sum(len(examples[item].input_ids) for item in items)
 
 

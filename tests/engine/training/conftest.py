@@ -1,6 +1,6 @@
 """What the training tests share: the pairs as tokens, and models with adapters that do something."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.lora import create_lora_model
-from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.packing import EncodedExample, Row, lay_out
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import PAIRS, make_model
 
 torch.set_num_threads(1)  # the models are tiny: a second thread only waits
@@ -69,3 +70,8 @@ def draws_follow_seed_step_example_and_layer_alone() -> None:
         *(kept_of_ones(DropoutRng(42, 3, (5, 2), ((0, 10), (10, 30))), layer) for layer in (1, 63, 64, 65, 128)),
     ):
         assert not torch.equal(one[: len(other)], other)
+
+
+def rows_of(gradient_step: GradientStep, examples: Sequence[EncodedExample]) -> list[Row]:
+    """The packed rows of one step."""
+    return [lay_out(examples, items, gradient_step.device) for items in gradient_step.assign_rows(examples)]

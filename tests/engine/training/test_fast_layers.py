@@ -16,7 +16,7 @@ from lora_tui.engine.training.fast.linear import LoraLinearSpec, lora_linears
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
-from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones
+from tests.engine.training.conftest import draws_follow_seed_step_example_and_layer_alone, kept_of_ones, rows_of
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 
 CPU = torch.device("cpu")
@@ -246,7 +246,7 @@ def test_dropout_is_pefts_with_the_same_elements_dropped(
     model = new_model(dropout=0.2, targets=["q_proj", "up_proj", "down_proj"]).train()
     loss, ours = accumulate(model, examples, 64)
     gradient_step = GradientStep.of(model, 64)
-    rows = gradient_step.rows(examples)
+    rows = rows_of(gradient_step, examples)
     total = 0.0
     labels = sum(example.labels for example in examples)
     for row in rows:

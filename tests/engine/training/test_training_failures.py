@@ -26,6 +26,7 @@ from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import LoraTuiError
 from tests.engine.tiny import make_model
+from tests.engine.training.conftest import rows_of
 from tests.engine.training.test_training_packing import accumulate, gradients, largest_difference
 from tests.engine.training.test_training_step import fine_tuning, trained_parameters
 
@@ -248,7 +249,7 @@ def test_a_gpu_whose_backward_pass_runs_on_another_thread_drops_the_same_when_it
     gradient_step.recompute(activation_memory.ALL)
     labels = sum(example.labels for example in examples[:3])
     with gradient_step.ready():
-        (row,) = gradient_step.rows(examples[:3])
+        (row,) = rows_of(gradient_step, examples[:3])
         gradient_step.fast.set_dropout_rng(DropoutRng(42, 0, row.examples, row.spans))
         loss = gradient_step.summed_loss(row) / labels
         with ThreadPoolExecutor(1) as other:

@@ -192,7 +192,7 @@ def test_every_family_has_the_loss_and_gradients_of_transformers_own_forward(
     gradient_step = GradientStep.of(model, 64)
     assert (gradient_step.packed, gradient_step.plain_head) == (packed, plain_head)
     if not packed:
-        assert len(gradient_step.rows(examples)) == len(examples), "one example a row"
+        assert len(gradient_step.assign_rows(examples)) == len(examples), "one example a row"
     ours = float(gradient_step.accumulate(examples))
     found = gradients(model)
     labels = sum(example.labels for example in examples)

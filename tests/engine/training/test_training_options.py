@@ -23,7 +23,7 @@ from lora_tui.engine.training.pissa import initial_matrices
 from lora_tui.engine.training.step import GradientStep, make_optimizer
 from lora_tui.errors import ConfigError, UsageError
 from tests.engine.tiny import make_model, tiny_settings
-from tests.engine.training.conftest import stir
+from tests.engine.training.conftest import rows_of, stir
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -176,7 +176,7 @@ def test_modules_that_are_trained_whole_get_the_gradient_of_the_plain_mathematic
     total = torch.zeros(())
     for example in examples:
         ids = torch.as_tensor(example.input_ids)[None]
-        row = GradientStep.of(plain, 64).rows([example])[0]
+        row = rows_of(GradientStep.of(plain, 64), [example])[0]
         found = plain(ids).logits[0].index_select(0, row.label_positions)
         total = total + torch.nn.functional.cross_entropy(found, row.targets, reduction="sum")
     total = total / sum(example.labels for example in examples)

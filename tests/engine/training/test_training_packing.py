@@ -17,6 +17,7 @@ from lora_tui.engine.training.packing import (
 )
 from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import make_model
+from tests.engine.training.conftest import rows_of
 
 CPU = torch.device("cpu")
 
@@ -187,7 +188,7 @@ def test_recomputed_activations_give_the_same_gradients(
 def test_every_row_of_a_step_keeps_to_the_token_budget(
     new_model: Callable[..., Any], examples: list[EncodedExample]
 ) -> None:
-    rows = GradientStep.of(new_model(), 40).rows(examples)
+    rows = rows_of(GradientStep.of(new_model(), 40), examples)
     assert all(len(row.input_ids) <= 40 for row in rows)
     assert sum(len(row.targets) for row in rows) == sum(example.labels for example in examples)
 

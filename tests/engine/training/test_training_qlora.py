@@ -23,7 +23,7 @@ from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import ConfigError
 from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import tiny_settings, training_text
-from tests.engine.training.conftest import stir
+from tests.engine.training.conftest import rows_of, stir
 
 # The test extra brings it: in CI a missing one is a failure.
 missing = importlib.util.find_spec("bitsandbytes") is None and not os.environ.get("CI")
@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_the_plain_forward_pass(base_folder: Path, datas
     GradientStep.of(ours, 64).accumulate(examples)
     total = torch.zeros(())
     for example in examples:
-        row = GradientStep.of(plain, 64).rows([example])[0]
+        row = rows_of(GradientStep.of(plain, 64), [example])[0]
         found = plain(torch.as_tensor(example.input_ids)[None]).logits[0].index_select(0, row.label_positions)
         total = total + torch.nn.functional.cross_entropy(found, row.targets, reduction="sum")
     (total / sum(example.labels for example in examples)).backward()
