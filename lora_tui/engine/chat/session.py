@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -238,7 +237,7 @@ class ChatSession:
             prompts,
             decoding,
             should_stop=lambda: abandoned.is_set() or self.stop.is_set(),
-            emit=partial(loop.call_soon_threadsafe, decoded.put_nowait),
+            emit=lambda item: loop.call_soon_threadsafe(decoded.put_nowait, item),
             asked_at=asked_at,
         )
         decoding_done = asyncio.ensure_future(self.host.in_inference_thread(generation.run))

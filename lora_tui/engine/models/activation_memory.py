@@ -55,16 +55,6 @@ class Sizes:
             plain = self.width * (8 * self.hidden + 4 * self.intermediate) + 4 * 4 * self.hidden
         return _ATTENTION_WEIGHTS * plain
 
-    @property
-    def input_bytes(self) -> int:
-        """Bytes of a layer's input, for one token."""
-        return (4 if self.by_hand else self.width) * self.hidden
-
-    @property
-    def feed_forward_bytes(self) -> float:
-        """The part of `layer_bytes` that computing the feed-forward's inner products again would save."""
-        return float(self.width * 2 * self.intermediate)
-
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
@@ -85,10 +75,10 @@ class Recomputation:
         """Bytes of activations on the device for each token of a row."""
         if self.every:
             again = -(-sizes.layers // self.every)
-            inputs = 0 if self.offload else again * sizes.input_bytes
+            inputs = 0 if self.offload else again * sizes.hidden * (4 if sizes.by_hand else sizes.width)
             live = sizes.layer_bytes if self.every == 1 else 0.0
             return int((sizes.layers - again) * sizes.layer_bytes + inputs + live)
-        saved = sizes.feed_forward_bytes * (sizes.layers - 1) if self.feed_forward else 0.0
+        saved = sizes.width * 2 * sizes.intermediate * (sizes.layers - 1) if self.feed_forward else 0
         return int(sizes.layers * sizes.layer_bytes - saved)
 
 

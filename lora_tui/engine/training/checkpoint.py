@@ -60,17 +60,9 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     epochs and steps count; when to evaluate, stop early or save does not.
     """
     free = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
-    relevant = {
-        "data": dataset.fingerprint(),
-        "model": settings.model_name,
-        "dtype": dtype,
-        "qlora": settings.qlora,
-        "lora": settings.lora.model_dump(mode="json"),
-        "optimizer": settings.optimizer.model_dump(mode="json"),
-        "scheduler": settings.scheduler.model_dump(mode="json"),
-        "sampling": settings.sampling.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude=free),
-    }
+    parts = {"qlora", "lora", "optimizer", "scheduler", "sampling", "training"}
+    relevant = settings.model_dump(mode="json", include=parts, exclude={"training": free})
+    relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
@@ -80,11 +72,11 @@ def save_step(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
     state: TrainerState,
-    write_metadata: Callable[[Path], None] = lambda target: None,
+    write_metadata: Callable[[Path, int], None] = lambda target, step: None,
 ) -> Path:
     """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name.
 
-    `write_metadata` adds what loading the adapter needs to know of it.
+    `write_metadata` adds what loading the adapter of that step needs to know of it.
     """
 
     def write(target: Path) -> None:
@@ -92,7 +84,7 @@ def save_step(
         save_file(_optimizer_tensors(optimizer, names), target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
         (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        write_metadata(target)
+        write_metadata(target, state.step)
 
     path = _write_folder(folder / f"step-{state.step}", write)
     for older in step_folders(folder)[:-1]:
@@ -183,26 +175,21 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for parameter, moments in optimizer.state.items():
-        for kind, value in moments.items():
-            tensors[f"{names[id(parameter)]}::{kind}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensors
+    return {
+        f"{names[id(parameter)]}::{kind}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, moments in optimizer.state.items()
+        for kind, value in moments.items()
+    }
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
-    """Put saved moments back, step counters included, on the parameter's device.
-
-    Fused AdamW wants all of them there.
-    """
+    """Put saved moments back, step counters included, on each parameter's device, where fused AdamW wants them."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            saved = {kind: tensors.get(f"{names[id(parameter)]}::{kind}") for kind in ("step", "exp_avg", "exp_avg_sq")}
-            if any(value is None for value in saved.values()):
-                continue
-            optimizer.state[parameter] = {
-                kind: value.to(parameter.device) for kind, value in saved.items() if value is not None
-            }
+            keys = {kind: f"{names[id(parameter)]}::{kind}" for kind in ("step", "exp_avg", "exp_avg_sq")}
+            if tensors.keys() >= set(keys.values()):
+                moments = {kind: tensors[key].to(parameter.device) for kind, key in keys.items()}
+                optimizer.state[parameter] = moments
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -124,9 +124,3 @@ def out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that memory has run out, on whichever device."""
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     return reported or isinstance(error, torch.OutOfMemoryError)
-
-
-def free_cached_memory() -> None:
-    """Give back what the allocator has kept for later, so that smaller pieces fit."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

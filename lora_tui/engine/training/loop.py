@@ -180,9 +180,12 @@ class _Trainer:
 
     def _step_plans(self) -> Iterator[StepPlan]:
         """The plan of the step after the one that the state names, again and again."""
+        sampling, training = self.settings.sampling, self.settings.training
+        weights = [sampling.keyword_weight if example.has_keyword else 1.0 for example in self.dataset]
         while True:
             epoch = self.state.step // self.per_epoch
-            plans = plan_epoch(self._epoch_order(epoch), self.examples_per_step, epoch)
+            order = epoch_order(len(self.dataset), weights, training.seed, epoch, shuffle=training.shuffle)
+            plans = plan_epoch(order, self.examples_per_step, epoch)
             while self.state.step // self.per_epoch == epoch:
                 yield plans[self.state.step % self.per_epoch]
 
@@ -204,11 +207,6 @@ class _Trainer:
         if state.evaluations_without_gain >= max(1, training.patience):
             return "patience"
         return "steps" if state.step >= self.steps else None
-
-    def _epoch_order(self, epoch: int) -> list[int]:
-        sampling, training = self.settings.sampling, self.settings.training
-        weights = [sampling.keyword_weight if example.has_keyword else 1.0 for example in self.dataset]
-        return epoch_order(len(self.dataset), weights, training.seed, epoch, shuffle=training.shuffle)
 
     def _take_step(self, plan: StepPlan) -> None:
         """Compute a step's gradient, clip it, and let the optimizer take it, unless something of it is not finite."""
@@ -361,11 +359,9 @@ class _Trainer:
     def _save_step(self) -> None:
         self.saved_at = time.monotonic()
         self.state.tokens_per_row, self.state.long_rows_that_fit = self.gradient_step.fallback.state()
-
-        def write_metadata(target: Path) -> None:
-            self.hooks.write_metadata(target, self.state.step)
-
-        path = checkpoint.save_step(self.folder, self.model, self.optimizer, self.names, self.state, write_metadata)
+        path = checkpoint.save_step(
+            self.folder, self.model, self.optimizer, self.names, self.state, self.hooks.write_metadata
+        )
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 
     def _restore_checkpoint(self) -> TrainerState | None:

@@ -36,6 +36,8 @@ def create_lora_model(
     model.requires_grad_(False)
     _check_options(model, lora)
     from_base = uses_base_weights(lora.init_lora_weights)
+    # Embedding and head that are one weight in this model stay one where they are trained (peft#2777).
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -49,7 +51,7 @@ def create_lora_model(
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
         modules_to_save=list(lora.modules_to_save) or None,
-        ensure_weight_tying=_trains_tied(model, lora),
+        ensure_weight_tying=tied and any(name.rpartition(".")[2] in _EMBEDDINGS for name in lora.modules_to_save),
     )
     with constructing(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -63,16 +65,10 @@ def create_lora_model(
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
     """Return how many parameters are trained, and how many there are."""
-    return (
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        sum(_weights(parameter) for parameter in model.parameters()),
-    )
-
-
-def _weights(parameter: nn.Parameter) -> int:
-    """How many weights a parameter holds; bitsandbytes packs two 4-bit ones in a byte and knows their shape."""
-    packed = getattr(parameter, "quant_state", None)
-    return packed.shape.numel() if packed is not None else parameter.numel()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    # bitsandbytes packs two 4-bit weights in a byte and knows their shape.
+    shapes = ((getattr(parameter, "quant_state", None) or parameter).shape for parameter in model.parameters())
+    return trained, sum(shape.numel() for shape in shapes)
 
 
 def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
@@ -92,12 +88,6 @@ def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
                 module.float()
                 module.register_forward_pre_hook(cast_inputs)
                 module.register_forward_hook(cast_output)
-
-
-def _trains_tied(model: PreTrainedModel, lora: Lora) -> bool:
-    """Tell whether embedding and head, one weight in this model, are trained: they stay one (peft#2777)."""
-    tied = model.config.get_text_config().tie_word_embeddings
-    return bool(tied) and any(name.rpartition(".")[2] in _EMBEDDINGS for name in lora.modules_to_save)
 
 
 def _check_options(model: nn.Module, lora: Lora) -> None:

@@ -124,12 +124,8 @@ def serving_sections(base_model: str, lora: Lora, conversations: bool) -> str:
 def _vllm(base_model: str, lora: Lora, conversations: bool) -> Iterator[str]:
     yield "## vLLM"
     rank = saved_rank(lora)
-    wider = (
-        f" --max-lora-rank {next(r for r in _VLLM_RANKS if r >= rank)}"
-        if _VLLM_RANKS[0] < rank <= _VLLM_RANKS[-1]
-        else ""
-    )
-    commands = [f"vllm serve {shlex.quote(base_model)} --enable-lora --lora-modules tuned={FOLDER}{wider}"]
+    room = f" --max-lora-rank {next((r for r in _VLLM_RANKS if r >= rank), rank)}" if rank > _VLLM_RANKS[0] else ""
+    commands = [f"vllm serve {shlex.quote(base_model)} --enable-lora --lora-modules tuned={FOLDER}{room}"]
     if obstacle := _vllm_obstacle(base_model, lora):
         yield f"vLLM cannot load this adapter beside its base model: {obstacle}. Merge the two first."
         commands = [_MERGE, "vllm serve merged --served-model-name tuned"]

@@ -274,12 +274,8 @@ def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float)
     return mixed.view(1, heads, length, -1)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Build no mask: the spans say which tokens attend to which."""
-
-
 AttentionInterface.register(PACKED_ATTENTION, _attend_per_span)
-AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)  # the spans say who attends to whom
 
 
 # --- threads -------------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ the run changes: no weight, no moment, no random state.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 
 from lora_tui.engine.models.build_lock import computing
-from lora_tui.engine.training.fallback import RowTooLargeError, free_cached_memory, out_of_memory
+from lora_tui.engine.training.fallback import RowTooLargeError, out_of_memory
 from lora_tui.engine.training.packing import EncodedExample, lay_out
 from lora_tui.engine.training.step import GradientStep
 
@@ -27,12 +28,8 @@ _LEAST_RISE = 0.01
 
 def within_budget(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS) -> Sequence[EncodedExample]:
     """Return the leading examples that hold at most `most_tokens`; always the same ones, so that losses compare."""
-    tokens = 0
-    for index, example in enumerate(held_out):
-        tokens += len(example.input_ids)
-        if tokens > most_tokens:
-            return held_out[: max(1, index)]
-    return held_out
+    ends = list(accumulate(len(example.input_ids) for example in held_out))
+    return held_out[: max(1, bisect_right(ends, most_tokens))]
 
 
 def held_out_loss(gradient_step: GradientStep, held_out: Sequence[EncodedExample]) -> float:
@@ -55,7 +52,7 @@ def _summed_loss(gradient_step: GradientStep, examples: Sequence[EncodedExample]
     except RuntimeError as problem:
         if not out_of_memory(problem):
             raise
-    free_cached_memory()
+    torch.cuda.empty_cache()
     half = len(items) // 2
     if not half:
         raise RowTooLargeError(len(examples[items[0]].input_ids))
