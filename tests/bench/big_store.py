@@ -277,9 +277,9 @@ async def measure(path: Path) -> dict[str, float]:
     )
     from lora_tui.store.queries.runs import (
         checkpoints,
-        conversations,
         data_version,
         events_of_kinds,
+        newest_conversation,
         newest_event,
         run_lines,
         step_columns,
@@ -306,7 +306,7 @@ async def measure(path: Path) -> dict[str, float]:
             "pair_lines, 300": lambda: pair_lines(store, some),
             "pair_detail": lambda: pair_detail(store, some[0]),
             "source_lines": lambda: source_lines(store, GENERATING),
-            "score_histogram": lambda: score_histogram(store, GENERATING),
+            "score_histogram": lambda: score_histogram(store, GENERATING, 20),
             "call_statistics": lambda: call_statistics(store, GENERATING, time.time()),
             "step_columns, all": lambda: step_columns(store, TRAINING),
             "step_columns, newest": lambda: step_columns(store, TRAINING, steps - 20),
@@ -314,7 +314,7 @@ async def measure(path: Path) -> dict[str, float]:
             "events_of_kinds": lambda: events_of_kinds(store, GENERATING, ("pair", "analysis"), 5, 200),
             "checkpoints": lambda: checkpoints(store, TRAINING),
             "weight_history": lambda: weight_history(store, "evaluation"),
-            "conversations": lambda: conversations(store, 100),
+            "newest_conversation": lambda: newest_conversation(store),
             "ratings": lambda: feedback.ratings(store, TRAINING),
         }
         return {name: await _middle(ask) for name, ask in asked.items()}

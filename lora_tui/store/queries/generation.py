@@ -7,13 +7,13 @@ from typing import Any
 
 from lora_tui.store import generation
 from lora_tui.store.connection import Store, to_json
-from lora_tui.store.reviews import DECISIONS, run_of_pair
+from lora_tui.store.reviews import DECISIONS
 from lora_tui.store.rows import DecisionRow, PairEdit, PairRow
 
 _MAX_CHARS = 300
 """Characters of a question or reason that a list row has at most."""
 
-WINDOW_SECONDS = 30.0
+_WINDOW_SECONDS = 30.0
 """Rates are over the calls that ended in the last so many seconds."""
 
 _LATENCY_CALLS = 200
@@ -40,17 +40,14 @@ class PairLine:
     state: str
     score: float | None
     question_type: str
-    difficulty: str
     topic: str
     question: str
-    cause: str
     reason: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """A source file of a run as a list row: its pairs by state, and why it was skipped where it was."""
+    """A source file of a run as a list row: its accepted and rejected pairs, and why it was skipped where it was."""
 
     path: str
     bytes: int
@@ -58,16 +55,6 @@ class SourceLine:
     skipped: str | None
     accepted: int
     rejected: int
-    review: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreHistogram:
-    """Numbers of pairs by score, in bins of equal width over 0-10: accepted ones, and all others."""
-
-    accepted: tuple[int, ...]
-    others: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +71,6 @@ class PairDetail:
     """A pair with its passage (empty where it has none), metrics by name, decisions and edits, the newest first."""
 
     pair: PairRow
-    run_id: int
     heading: str
     passage: str
     metrics: tuple[MetricLine, ...]
@@ -104,23 +90,16 @@ class CallFailures:
 
 @dataclass(frozen=True, slots=True)
 class CallStatistics:
-    """Statistics of a run's calls. `by_status` counts all, those in flight as ``sent``; latencies are in seconds."""
+    """Statistics of a run's calls. `calls` counts all, those in flight too; latencies are in seconds."""
 
-    by_status: dict[str, int]
+    calls: int
     in_flight: int
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int
     failures: tuple[CallFailures, ...]
-    calls_per_s: float
     tokens_per_s: float
     median_latency: float | None
     p95_latency: float | None
-
-    @property
-    def calls(self) -> int:
-        """Calls made."""
-        return sum(self.by_status.values())
 
     @property
     def failed(self) -> int:
@@ -162,9 +141,8 @@ async def pair_lines(store: Store, ids: Iterable[int]) -> dict[int, PairLine]:
     """Return these pairs as list rows by id; those that do not exist are left out."""
     rows = await store.all(
         PairLine,
-        "SELECT id, state, score, COALESCE(json_extract(slot, '$.question_type'), '') AS question_type,"
-        " COALESCE(json_extract(slot, '$.difficulty'), '') AS difficulty, topic,"
-        f" substr(question, 1, {_MAX_CHARS}) AS question, cause, substr(reason, 1, {_MAX_CHARS}) AS reason, source"
+        "SELECT id, state, score, COALESCE(json_extract(slot, '$.question_type'), '') AS question_type, topic,"
+        f" substr(question, 1, {_MAX_CHARS}) AS question, substr(reason, 1, {_MAX_CHARS}) AS reason"
         " FROM pairs WHERE id IN (SELECT value FROM json_each(?))",
         (to_json(list(ids)),),
     )
@@ -173,54 +151,47 @@ async def pair_lines(store: Store, ids: Iterable[int]) -> dict[int, PairLine]:
 
 async def source_lines(store: Store, run_id: int) -> list[SourceLine]:
     """Return the source files of a run, used and skipped, in the order of their paths."""
-    counts: dict[str, dict[str, int]] = {}
-    for source, state, number in await store.tuples(
+    pairs = await store.tuples(
         "SELECT source, state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY source, state", (run_id,)
-    ):
-        counts.setdefault(source, {})[state] = number
+    )
+    counts = {(source, state): number for source, state, number in pairs}
     files = await store.tuples(
         "SELECT path, bytes, chunks, skipped FROM run_documents WHERE run_id=? ORDER BY path", (run_id,)
     )
-    states = ("accepted", "rejected", "review", "waiting")
-    return [SourceLine(*file, *(counts.get(file[0], {}).get(state, 0) for state in states)) for file in files]
+    states = ("accepted", "rejected")
+    return [SourceLine(*file, *(counts.get((file[0], state), 0) for state in states)) for file in files]
 
 
-async def score_histogram(store: Store, run_id: int, bins: int = 20) -> ScoreHistogram:
-    """Return a histogram of a run's scores in `bins` bins over 0-10; pairs without a score are left out."""
-    counts: dict[bool, list[int]] = {True: [0] * bins, False: [0] * bins}
-    for bin_index, is_accepted, number in await store.tuples(
+async def score_histogram(store: Store, run_id: int, bins: int) -> tuple[list[int], list[int]]:
+    """Return how many pairs of a run, accepted ones and all others, have a score in each of `bins` equal parts of 0-10.
+
+    Pairs without a score are left out.
+    """
+    accepted, others = [0] * bins, [0] * bins
+    for part, is_accepted, number in await store.tuples(
         "SELECT MAX(0, MIN(? - 1, CAST(score * ? / 10 AS INTEGER))), state='accepted', COUNT(*) FROM pairs"
         " WHERE run_id=? AND score IS NOT NULL GROUP BY 1, 2",
         (bins, bins, run_id),
     ):
-        counts[bool(is_accepted)][bin_index] += number
-    return ScoreHistogram(tuple(counts[True]), tuple(counts[False]))
+        (accepted if is_accepted else others)[part] = number
+    return accepted, others
 
 
 def _condition(pair_filter: PairFilter) -> tuple[str, list[Any]]:
     """Return a filter as an SQL condition with its parameters."""
     terms, parameters = ["1"], list[Any]()
-    if pair_filter.state is not None:
-        terms.append("state=?")
-        parameters.append(pair_filter.state)
-    if pair_filter.source is not None:
-        terms.append("source=?")
-        parameters.append(pair_filter.source)
-    if pair_filter.search:
-        likes = []
-        for pattern in _patterns(pair_filter.search):
-            for column in ("question", "answer", "topic", "reason"):
-                likes.append(f"{column} LIKE ? ESCAPE '\\'")
-                parameters.append(pattern)
-        terms.append(f"({' OR '.join(likes)})")
+    for column, wanted in (("state", pair_filter.state), ("source", pair_filter.source)):
+        if wanted is not None:
+            terms.append(f"{column}=?")
+            parameters.append(wanted)
+    if search := pair_filter.search:
+        # LIKE folds the case of ASCII letters alone, others are searched in both.
+        spellings = {search} if search.isascii() else {search, search.lower(), search.upper()}
+        escape = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
+        columns = [f"{name} LIKE ? ESCAPE '\\'" for name in ("question", "answer", "topic", "reason")]
+        terms.append(f"({' OR '.join(columns * len(spellings))})")
+        parameters += [f"%{spelling.translate(escape)}%" for spelling in spellings for _ in columns]
     return " AND ".join(terms), parameters
-
-
-def _patterns(search: str) -> set[str]:
-    """Return the LIKE patterns of a search: LIKE folds the case of ASCII letters alone, others are searched in both."""
-    spellings = {search} if search.isascii() else {search, search.lower(), search.upper()}
-    escape = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
-    return {f"%{spelling.translate(escape)}%" for spelling in spellings}
 
 
 async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
@@ -228,7 +199,6 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     pair = await generation.pair(store, pair_id)
     if pair is None:
         return None
-    run_id = await run_of_pair(store, pair_id)
     chunk = await store.tuples("SELECT heading, text FROM chunks WHERE id=?", (pair.chunk_id,))
     heading, passage = chunk[0] if chunk else ("", "")
     metrics = await store.all(
@@ -236,12 +206,12 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     )
     decisions = await store.all(DecisionRow, f"{DECISIONS} WHERE pair_id=? ORDER BY done.id DESC", (pair_id,))
     edits = await store.all(PairEdit, "SELECT * FROM pair_edits WHERE pair_id=? ORDER BY id DESC", (pair_id,))
-    return PairDetail(pair, run_id, heading, passage, tuple(metrics), tuple(decisions), tuple(edits))
+    return PairDetail(pair, heading, passage, tuple(metrics), tuple(decisions), tuple(edits))
 
 
 # Read from an index alone, in its order: a row of `attempts` holds its whole reply.
 _BY_STATUS = """
-SELECT status, http_status, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens)
+SELECT status, http_status, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)
 FROM attempts WHERE run_id=? GROUP BY status, http_status"""
 
 _RETRIED = """
@@ -249,7 +219,7 @@ SELECT COUNT(*) FROM attempts AS one WHERE run_id=? AND status=? AND http_status
     AND EXISTS (SELECT 1 FROM attempts AS later WHERE later.task_id = one.task_id AND later.id > one.id)"""
 
 _RECENT = """
-SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0), MIN(sent_at)
+SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0), MIN(sent_at)
 FROM attempts WHERE run_id=? AND ended_at>? AND ended_at<=?"""
 
 _LATENCY = """
@@ -258,28 +228,24 @@ ORDER BY ended_at DESC LIMIT ?"""
 
 
 async def call_statistics(store: Store, run_id: int, now: float) -> CallStatistics:
-    """Return the statistics of a run's calls; rates are over the `WINDOW_SECONDS` before `now` (since the epoch)."""
+    """Return the statistics of a run's calls; rates are over the `_WINDOW_SECONDS` before `now` (since the epoch)."""
     groups = await store.tuples(_BY_STATUS, (run_id,))
-    by_status: dict[str, int] = {}
-    failures = []
-    for status, http_status, calls, *_ in groups:
-        by_status[status] = by_status.get(status, 0) + calls
-        if status not in ("ok", "sent"):
-            retried = int(await store.value(_RETRIED, (run_id, status, http_status)))
-            failures.append(CallFailures(status, http_status, calls, retried))
-    begin = now - WINDOW_SECONDS
-    ((recent, tokens, first),) = await store.tuples(_RECENT, (run_id, begin, now))
+    failures = [
+        CallFailures(status, http_status, calls, int(await store.value(_RETRIED, (run_id, status, http_status))))
+        for status, http_status, calls, *_ in groups
+        if status not in ("ok", "sent")
+    ]
+    begin = now - _WINDOW_SECONDS
+    ((tokens, first),) = await store.tuples(_RECENT, (run_id, begin, now))
     older = await store.value("SELECT 1 FROM attempts WHERE run_id=? AND ended_at<=? LIMIT 1", (run_id, begin))
-    seconds = WINDOW_SECONDS if older or first is None else min(WINDOW_SECONDS, max(1.0, now - first))
+    seconds = _WINDOW_SECONDS if older or first is None else min(_WINDOW_SECONDS, max(1.0, now - first))
     latencies = sorted(latency for (latency,) in await store.tuples(_LATENCY, (run_id, _LATENCY_CALLS)))
     return CallStatistics(
-        by_status=by_status,
-        in_flight=by_status.get("sent", 0),
+        calls=sum(group[2] for group in groups),
+        in_flight=sum(group[2] for group in groups if group[0] == "sent"),
         prompt_tokens=sum(group[3] for group in groups),
         completion_tokens=sum(group[4] for group in groups),
-        cached_tokens=sum(group[5] for group in groups),
         failures=tuple(sorted(failures, key=lambda failure: -failure.calls)),
-        calls_per_s=recent / seconds,
         tokens_per_s=tokens / seconds,
         median_latency=_quantile(latencies, 0.5),
         p95_latency=_quantile(latencies, 0.95),

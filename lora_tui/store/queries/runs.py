@@ -1,14 +1,11 @@
-"""Runs and conversations as rows of a list; a run's optimizer steps as columns, its events, checkpoints and weights."""
+"""Runs as rows of a list; a run's steps as columns, its events, checkpoints and weights; the newest conversation."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Checkpoint, Event, StepColumns
-
-_FIRST_LINE = 200
-"""Characters of a conversation's first message that are read for its row."""
 
 _BLOCK = 10_000
 """Steps that are fetched at once, so that a long run is never in memory as rows."""
@@ -42,29 +39,11 @@ class RunLine:
 
 
 @dataclass(frozen=True, slots=True)
-class ConversationLine:
-    """A conversation as a list row: its model, the first line of its first prompt, and the number of messages."""
-
-    id: int
-    run_id: int | None
-    model: str
-    adapter: str | None
-    created_at: float
-    first_line: str
-    user_turns: int
-    assistant_turns: int
-    last_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class WeightVersion:
     """The aggregator's weights after `version` pieces of feedback."""
 
-    id: int
-    scope: str
     version: int
     weights: dict[str, float]
-    at: float
 
 
 # An evaluation and an export take their model from the adapter, not from the configuration.
@@ -102,16 +81,6 @@ SELECT id, mode, name, state, device, folder, created_at, started_at, ended_at, 
     (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss
 FROM runs ORDER BY id DESC LIMIT ?"""
 
-_CONVERSATIONS = """
-SELECT id, run_id, model, adapter, created_at,
-    COALESCE((SELECT substr(text, 1, ?) FROM turns WHERE conversation_id = conversations.id AND role = 'user'
-        ORDER BY id LIMIT 1), '') AS first_line,
-    (SELECT COUNT(*) FROM turns WHERE conversation_id = conversations.id AND role = 'user') AS user_turns,
-    (SELECT COUNT(*) FROM turns WHERE conversation_id = conversations.id AND role = 'assistant') AS assistant_turns,
-    (SELECT at FROM turns WHERE conversation_id = conversations.id ORDER BY id DESC LIMIT 1) AS last_at
-FROM conversations WHERE EXISTS (SELECT 1 FROM turns WHERE conversation_id = conversations.id)
-ORDER BY id DESC LIMIT ?"""
-
 
 async def data_version(store: Store) -> int:
     """Return a number that changes when any *other* connection has written; this connection's writes do not show.
@@ -126,10 +95,10 @@ async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
     return await store.all(RunLine, _RUN_LINES, (limit,))
 
 
-async def conversations(store: Store, limit: int = 100) -> list[ConversationLine]:
-    """Return the newest conversations that have messages, the newest first."""
-    rows = await store.all(ConversationLine, _CONVERSATIONS, (_FIRST_LINE, limit))
-    return [replace(row, first_line=(row.first_line.strip().splitlines() or [""])[0]) for row in rows]
+async def newest_conversation(store: Store) -> int | None:
+    """Return the id of the newest conversation that has messages, or None."""
+    newest: int | None = await store.value("SELECT MAX(conversation_id) FROM turns")
+    return newest
 
 
 async def step_columns(store: Store, run_id: int, after_step: int = 0) -> StepColumns:

@@ -10,7 +10,6 @@ from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
     CallStatistics,
-    ScoreHistogram,
     SourceLine,
     call_statistics,
     score_histogram,
@@ -22,7 +21,7 @@ from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar, sparkline
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
-BINS = 20
+_BINS = 20
 """Bars of the histogram of scores: half a point each."""
 
 _BUILTIN = "builtin"
@@ -38,8 +37,8 @@ class GenerationView:
     """The run's ``data_generation`` section."""
     sources: Sequence[SourceLine] = ()
     calls: CallStatistics | None = None
-    histogram: ScoreHistogram = field(default_factory=lambda: ScoreHistogram((), ()))
-    """Pairs by score in `BINS` bins: the accepted, and all others."""
+    histogram: tuple[Sequence[int], Sequence[int]] = (), ()
+    """Pairs by score in `_BINS` bins: the accepted, and all others."""
     analysis: AnalysisRow | None = None
     paused: bool = False
     trains_since: float | None = None
@@ -76,7 +75,7 @@ class GenerationView:
             self.first_seen = now, self.accepted
         self.sources = await source_lines(store, run_id)
         self.calls = await call_statistics(store, run_id, now)
-        self.histogram = await score_histogram(store, run_id, BINS)
+        self.histogram = await score_histogram(store, run_id, _BINS)
         self.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")
         self.paused = self.live and event is not None and bool(event.payload.get("paused"))
@@ -172,13 +171,13 @@ def _errors(view: GenerationView, width: int) -> Content:
 
 def histogram_line(view: GenerationView, width: int) -> Content:
     """A histogram of scores 0-10 with the threshold marked; bins with mostly accepted pairs are bright, others dim."""
-    accepted, others = view.histogram.accepted, view.histogram.others
-    totals = [a + b for a, b in zip(accepted, others, strict=True)]
+    accepted, _ = view.histogram
+    totals = [sum(both) for both in zip(*view.histogram, strict=True)]
     if not any(totals):
         return Content.styled("score  no pair is judged yet", DIM)
-    cut = min(BINS, max(0, round(view.threshold / 10 * BINS)))
+    cut = min(_BINS, max(0, round(view.threshold / 10 * _BINS)))
     parts: list[Any] = ["score 0 "]
-    for index, block in enumerate(sparkline(totals, BINS)):
+    for index, block in enumerate(sparkline(totals, _BINS)):
         if index == cut:
             parts.append(("┆", "bold $warning"))
         parts.append((block, "$accent" if accepted[index] * 2 >= totals[index] else DIM))

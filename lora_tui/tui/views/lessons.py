@@ -15,8 +15,7 @@ from lora_tui.store import training as store_training
 from lora_tui.store.chat_log import turns
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
-from lora_tui.store.queries.runs import RunLine, conversations, weight_history
-from lora_tui.store.rows import Turn
+from lora_tui.store.queries.runs import RunLine, newest_conversation, weight_history
 from lora_tui.tui.curve import Series
 from lora_tui.tui.text import DIM, lr_text, metric_name, number, safe_line, score_mark, styled
 from lora_tui.tui.views import training_text
@@ -228,12 +227,11 @@ async def _memory(runs: LessonRuns) -> LessonPanel | None:
 
 
 async def _conversation(runs: LessonRuns) -> LessonPanel | None:
-    listed = await conversations(runs.store, 1)
-    if not listed:
+    conversation_id = await newest_conversation(runs.store)
+    if conversation_id is None:
         return None
-    newest: list[Turn] = (await turns(runs.store, listed[0].id))[-4:]
     parts: list[Any] = [("Your last conversation\n", DIM)]
-    for turn in newest:
+    for turn in (await turns(runs.store, conversation_id))[-4:]:
         parts += [("\nyou    " if turn.role == "user" else "\nmodel  ", "bold"), safe_line(turn.text, 200)]
         statistics = turn.statistics
         if turn.role == "assistant" and statistics.get("seconds"):

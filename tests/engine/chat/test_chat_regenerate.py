@@ -17,7 +17,7 @@ from lora_tui.engine.inference.decode import answers
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.reply import Decoding
 from lora_tui.store import chat_log
-from lora_tui.store.queries.runs import conversations
+from lora_tui.store.connection import Store
 from tests.engine.chat.chat_probe import ChatProbe, HeardReply
 from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
@@ -173,9 +173,9 @@ def test_a_new_conversation_with_the_same_model_knows_nothing_of_the_old_one(pro
     assert probe.ask("unlock", BOTH).replies["base"].text == old.replies["base"].text
     assert len(probe.turns) == 3
     assert len(probe.engine_harness.ask(chat_log.turns, first)) == 3
-    newest = probe.engine_harness.ask(conversations)
-    assert [entry.id for entry in newest[:2]] == [probe.session.conversation_id, first]
-    assert newest[0].adapter == newest[1].adapter
+    newest = probe.engine_harness.ask(Store.tuples, "SELECT id, adapter FROM conversations ORDER BY id DESC")
+    assert [conversation_id for conversation_id, _ in newest[:2]] == [probe.session.conversation_id, first]
+    assert newest[0][1] == newest[1][1]
 
 
 def test_a_reply_that_nobody_listens_to_ends_and_is_stored(probe: ChatProbe, slowly: list[int]) -> None:
@@ -260,11 +260,10 @@ def test_another_process_can_read_a_conversation_back(probe: ChatProbe) -> None:
     script = (
         "import asyncio, json, sys\nfrom pathlib import Path\n"
         "from lora_tui.store import chat_log\nfrom lora_tui.store.connection import Store\n"
-        "from lora_tui.store.queries.runs import conversations\n"
+        "from lora_tui.store.queries.runs import newest_conversation\n"
         "async def main():\n"
         "    async with await Store.open(Path(sys.argv[1])) as store:\n"
-        "        (newest, *_) = await conversations(store, 1)\n"
-        "        turns = await chat_log.turns(store, newest.id)\n"
+        "        turns = await chat_log.turns(store, await newest_conversation(store))\n"
         "        print(json.dumps([(t.role, chat_log.side_of(t), t.text) for t in turns]))\n"
         "asyncio.run(main())\n"
     )

@@ -7,7 +7,7 @@ import pytest
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import CallFailures, CallStatistics, call_statistics
-from lora_tui.store.rows import NewTask
+from lora_tui.store.rows import AttemptTotals, NewTask
 from tests.store.store_fixtures import make_call, plans, with_store
 
 NOW = 1_000_000.0
@@ -31,7 +31,7 @@ def test_a_run_that_has_called_nobody_has_zeros(tmp_path: Path) -> None:
         return await call_statistics(store, await planned(store), NOW)
 
     figures = with_store(tmp_path / "store.db", work)
-    assert figures == CallStatistics({}, 0, 0, 0, 0, (), 0.0, 0.0, None, None)
+    assert figures == CallStatistics(0, 0, 0, 0, (), 0.0, None, None)
     assert (figures.calls, figures.failed, figures.retried) == (0, 0, 0)
 
 
@@ -55,7 +55,6 @@ def test_calls_are_counted_by_how_they_ended_and_failures_by_their_kind(tmp_path
         return await call_statistics(store, run_id, NOW)
 
     figures = with_store(tmp_path / "store.db", work)
-    assert figures.by_status == {"http_error": 4, "malformed": 1, "ok": 1, "sent": 1, "timeout": 1}
     assert (figures.calls, figures.in_flight, figures.failed, figures.retried) == (8, 1, 6, 5)
     assert set(figures.failures) == {
         CallFailures("http_error", 429, 3, 2),  # the third one was given up
@@ -67,15 +66,15 @@ def test_calls_are_counted_by_how_they_ended_and_failures_by_their_kind(tmp_path
 
 
 def test_tokens_are_of_all_calls_and_speeds_of_the_last_half_minute(tmp_path: Path) -> None:
-    async def work(store: Store) -> CallStatistics:
+    async def work(store: Store) -> tuple[CallStatistics, list[AttemptTotals]]:
         run_id = await planned(store)
         for ended_at in (NOW - 31, NOW - 9, NOW - 1, NOW, NOW + 1):
             await answered(store, run_id, ended_at)
-        return await call_statistics(store, run_id, NOW)
+        return await call_statistics(store, run_id, NOW), await tasks.attempt_totals(store, run_id)
 
-    figures = with_store(tmp_path / "store.db", work)
-    assert (figures.prompt_tokens, figures.completion_tokens, figures.cached_tokens) == (500, 250, 125)
-    assert figures.calls_per_s == pytest.approx(3 / 30)
+    figures, totals = with_store(tmp_path / "store.db", work)
+    assert (figures.prompt_tokens, figures.completion_tokens) == (500, 250)
+    assert [total.cached_tokens for total in totals] == [125]
     assert figures.tokens_per_s == pytest.approx(450 / 30)
 
 
@@ -86,7 +85,7 @@ def test_at_the_beginning_speeds_are_over_the_time_there_was(tmp_path: Path) -> 
         await answered(store, run_id, NOW, seconds=1.0)
         return await call_statistics(store, run_id, NOW)
 
-    assert with_store(tmp_path / "store.db", work).calls_per_s == pytest.approx(2 / 10)
+    assert with_store(tmp_path / "store.db", work).tokens_per_s == pytest.approx(300 / 10)
 
 
 def test_latencies_are_those_of_the_last_200_answered_calls(tmp_path: Path) -> None:

@@ -1,42 +1,44 @@
-"""Conversations as lines, and the ratings of replies."""
+"""Conversations, and the ratings of replies."""
 
 from pathlib import Path
 from typing import Any
 
 from lora_tui.store import chat_log, feedback
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.runs import conversations
+from lora_tui.store.queries.runs import newest_conversation
+from lora_tui.store.rows import Turn
 from tests.store.store_fixtures import add_feedback, add_run, turn_ratings, with_store
 
 
-def test_a_conversation_is_a_line_with_how_it_began(tmp_path: Path) -> None:
-    async def work(store: Store) -> list[Any]:
-        run_id = await add_run(store)
-        first = await chat_log.begin(store, run_id, "model", "/adapter")
+def test_the_newest_conversation_is_the_last_one_begun_in_which_something_was_said(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[int | None]:
+        found = [await newest_conversation(store)]
+        first = await chat_log.begin(store, await add_run(store), "model", "/adapter")
         second = await chat_log.begin(store, None, "model", None)
+        await chat_log.begin(store, None, "nothing was said", None)
+        found.append(await newest_conversation(store))
+        await chat_log.add_turn(store, first, "assistant", "welcome")
+        found.append(await newest_conversation(store))
+        await chat_log.add_turn(store, second, "user", "x" * 500)
+        await chat_log.add_turn(store, first, "user", "more")
+        return [*found, await newest_conversation(store)]
+
+    assert with_store(tmp_path / "store.db", work) == [None, None, 1, 2]
+
+
+def test_a_conversation_is_stored_as_it_was_begun_and_its_messages_as_they_were_said(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[Any, Any, list[Turn]]:
+        first = await chat_log.begin(store, await add_run(store), "model", "/adapter")
         await chat_log.add_turn(store, first, "assistant", "welcome")
         await chat_log.add_turn(store, first, "user", "\n  unlock\nthe door")
-        for role in ("assistant", "user"):
-            await chat_log.add_turn(store, first, role, "more")
-        await chat_log.begin(store, None, "nothing was said", None)
-        await chat_log.add_turn(store, second, "user", "x" * 500)
-        newest = await store.value("SELECT MAX(at) FROM turns WHERE conversation_id=?", (first,))
-        return [newest, *await conversations(store, 3)]
+        rows = await store.tuples("SELECT id, run_id, model, adapter FROM conversations")
+        created = await store.value("SELECT created_at FROM conversations")
+        return rows, created, await chat_log.turns(store, first)
 
-    newest, second, first = with_store(tmp_path / "store.db", work)
-    assert (first.id, first.run_id, first.model, first.adapter) == (1, 1, "model", "/adapter")
-    assert (first.first_line, first.user_turns, first.assistant_turns) == ("unlock", 2, 2)
-    assert first.last_at == newest > first.created_at
-    assert (second.first_line, second.assistant_turns) == ("x" * 200, 0)
-
-
-def test_no_more_conversations_than_asked_for(tmp_path: Path) -> None:
-    async def work(store: Store) -> list[int]:
-        for _ in range(5):
-            await chat_log.add_turn(store, await chat_log.begin(store, None, "model", None), "user", "hi")
-        return [line.id for line in await conversations(store, 2)]
-
-    assert with_store(tmp_path / "store.db", work) == [5, 4]
+    rows, created, turns = with_store(tmp_path / "store.db", work)
+    assert rows == [(1, 1, "model", "/adapter")]
+    assert [(turn.role, turn.text) for turn in turns] == [("assistant", "welcome"), ("user", "\n  unlock\nthe door")]
+    assert turns[-1].at >= turns[0].at > created
 
 
 def test_ratings_in_force_are_those_of_people_for_the_subject(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.store.store_fixtures import make_chunk, make_pair, with_store
 
 
 def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:
-    async def work(store: Store) -> PairDetail | None:
+    async def work(store: Store) -> tuple[PairDetail | None, int]:
         run_id = await runs.create(store, "generate", {}, {})
         async with store.transaction() as t:
             first = await feedback.record_weights(t, "generation", 0, {"coverage": 1.0})
@@ -23,10 +23,10 @@ def test_everything_that_is_known_of_a_pair(tmp_path: Path) -> None:
             await generation.decide(t, pair_id, override, {}, {})
             await reviews.edit(t, pair_id, "Why?", "So.", "why")
             await reviews.edit(t, pair_id, "Why so?", "So.", "why so")
-        return await pair_detail(store, pair_id)
+        return await pair_detail(store, pair_id), await reviews.run_of_pair(store, pair_id)
 
-    detail = with_store(tmp_path / "store.db", work)
-    assert (detail.run_id, detail.pair.question, detail.pair.state) == (1, "Why so?", "accepted")
+    detail, run_id = with_store(tmp_path / "store.db", work)
+    assert (run_id, detail.pair.question, detail.pair.state) == (1, "Why so?", "accepted")
     assert (detail.heading, detail.passage) == ("Bees", "Bees dance in the dark.")
     assert detail.metrics == (MetricLine("coverage", 0.75, "how"), MetricLine("judge_groundedness", 0.5, None))
     newest, oldest = detail.decisions
