@@ -1,4 +1,4 @@
-"""Curves of bounded size, and functions that draw them in Braille dots, sparklines and bars: no Textual here.
+"""Curves of bounded size, and functions that draw them in Braille dots, and bars: no Textual here.
 
 A `Curve` holds points in the order of x. Past a limit neighbours are merged, the lowest and the highest of each group
 are kept, and a missing value stays missing: spikes and gaps survive any length of run.
@@ -26,11 +26,10 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 @dataclass
 class Curve:
-    """Points (x, y) with rising x; y is NaN where the value is missing. `count` is how many were added in all."""
+    """Points (x, y) with rising x; y is NaN where the value is missing."""
 
     xs: "array[float]" = field(default_factory=lambda: array("d"))
     ys: "array[float]" = field(default_factory=lambda: array("d"))
-    count: int = 0
 
     def add(self, x: float, y: float | None) -> None:
         """Add a point; it replaces those at or after its x, because a resumed run repeats its steps."""
@@ -39,7 +38,6 @@ class Curve:
             self.ys.pop()
         self.xs.append(x)
         self.ys.append(max(-_LARGEST, min(_LARGEST, y)) if y is not None and math.isfinite(y) else math.nan)
-        self.count += 1
         if len(self.xs) > _MOST_POINTS:
             self._merge()
 
@@ -116,6 +114,11 @@ class Frame:
         position = (y - low) / (high - low)
         return round((1 - min(1.0, max(0.0, position))) * (self.rows - 1))
 
+    def dots(self, curve: Curve) -> Iterator[tuple[int, int] | None]:
+        """The dot column and row of each point; None for a missing value, and for one that has no logarithm."""
+        for x, y in zip(curve.xs, curve.ys, strict=True):
+            yield None if math.isnan(y) or (self.log and y <= 0) else (self.column(x), self.row(y))
+
 
 def fit_frame(
     curves: Sequence[Curve],
@@ -155,17 +158,16 @@ class Canvas:
         self.owners: list[list[int | None]] = [[None] * width for _ in range(height)]
         self.marks: dict[tuple[int, int], str] = {}
 
-    def dot(self, column: int, row: int, owner: int) -> None:
-        """Set one dot; dots outside the grid are ignored."""
+    def draw(self, dot: tuple[int, int], owner: int, glyph: str = "") -> None:
+        """Set the dot at a column and row, or put a glyph over its cell; dots outside the grid are ignored."""
+        column, row = dot
         if 0 <= column < self.width * 2 and 0 <= row < self.height * 4:
-            self.cells[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
-            self.owners[row // 4][column // 2] = owner
-
-    def mark(self, column: int, row: int, owner: int, glyph: str) -> None:
-        """Put a glyph over the cell of a dot, so that points differ from lines without colour."""
-        if 0 <= column < self.width * 2 and 0 <= row < self.height * 4:
-            self.marks[row // 4, column // 2] = glyph
-            self.owners[row // 4][column // 2] = owner
+            line, cell = row // 4, column // 2
+            self.owners[line][cell] = owner
+            if glyph:
+                self.marks[line, cell] = glyph
+            else:
+                self.cells[line][cell] |= _DOTS[row % 4][column % 2]
 
     def glyph(self, line: int, cell: int) -> str:
         """The character of a cell; a blank where nothing was drawn."""
@@ -175,38 +177,32 @@ class Canvas:
 def draw_line(canvas: Canvas, curve: Curve, frame: Frame, owner: int) -> None:
     """Draw a curve as a line through its points; a missing value leaves a gap."""
     before: tuple[int, int] | None = None
-    for x, y in zip(curve.xs, curve.ys, strict=True):
-        if math.isnan(y) or (frame.log and y <= 0):
-            before = None
-            continue
-        here = frame.column(x), frame.row(y)
-        for column, row in _segment(before or here, here):
-            canvas.dot(column, row, owner)
+    for here in frame.dots(curve):
+        if here is not None:
+            for dot in _segment(before or here, here):
+                canvas.draw(dot, owner)
         before = here
 
 
 def draw_points(canvas: Canvas, curve: Curve, frame: Frame, owner: int, glyph: str) -> None:
-    """Put a glyph at each point."""
-    for x, y in zip(curve.xs, curve.ys, strict=True):
-        if not math.isnan(y) and not (frame.log and y <= 0):
-            canvas.mark(frame.column(x), frame.row(y), owner, glyph)
+    """Put a glyph at each point, so that series differ without colour."""
+    for dot in frame.dots(curve):
+        if dot is not None:
+            canvas.draw(dot, owner, glyph)
 
 
 def draw_level(canvas: Canvas, value: float, frame: Frame, owner: int) -> None:
     """Draw a dotted horizontal line at a y value, behind everything that is drawn already."""
     row = frame.row(value)
     for column in range(0, canvas.width * 2, 4):
-        if 0 <= row < canvas.height * 4 and canvas.owners[row // 4][column // 2] is None:
-            canvas.dot(column, row, owner)
+        if canvas.owners[row // 4][column // 2] is None:
+            canvas.draw((column, row), owner)
 
 
 def _segment(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """The dots of a straight line, both ends included."""
     (x0, y0), (x1, y1) = start, end
-    steps = max(abs(x1 - x0), abs(y1 - y0))
-    if steps == 0:
-        yield x0, y0
-        return
+    steps = max(1, abs(x1 - x0), abs(y1 - y0))
     for step in range(steps + 1):
         yield x0 + round((x1 - x0) * step / steps), y0 + round((y1 - y0) * step / steps)
 
@@ -227,40 +223,13 @@ def ticks(low: float, high: float, most: int, *, log: bool = False) -> list[floa
     return [number * step for number in range(first, last + 1)][: most + 1]
 
 
-def tick_label(value: float) -> str:
-    """The label of a tick, in at most six characters."""
-    if value == 0:
-        return "0"
+def number_label(value: float, digits: int = 4) -> str:
+    """A number in a plot: "0", "0.05", "147", "3.1e-4"; of four digits it has at most six characters."""
     # From a hundredth down, so that the ticks of a learning rate are all written alike: 1e-3 stands over 8e-4.
-    return _exponential(value) if abs(value) >= 1e5 or abs(value) < 1e-2 else f"{value:.4g}"
-
-
-def value_label(value: float) -> str:
-    """A curve's newest value as the legend has it: "0.507", "147", "3.1e-4"."""
-    return f"{value:.3g}" if value == 0 or 1e-2 <= abs(value) < 1e5 else _exponential(value)
-
-
-def _exponential(value: float) -> str:
+    if value == 0 or 1e-2 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
-def sparkline(values: Sequence[float], width: int) -> str:
-    """Values as one line of block characters, the highest one full; several values in one column show their largest."""
-    blocks = "▁▂▃▄▅▆▇█"
-    if not values or width < 1:
-        return ""
-    columns = []
-    for column in range(min(width, len(values))):
-        start = column * len(values) // min(width, len(values))
-        end = max(start + 1, (column + 1) * len(values) // min(width, len(values)))
-        known = [value for value in values[start:end] if math.isfinite(value)]
-        columns.append(max(known) if known else math.nan)
-    known = [value for value in columns if not math.isnan(value)]
-    top = max(known, default=0.0)
-    return "".join(
-        " " if math.isnan(v) or top <= 0 or v <= 0 else blocks[min(7, int(v / top * 8 - 1e-9))] for v in columns
-    )
 
 
 def bar(value: float, width: int) -> str:

@@ -12,7 +12,6 @@ import os
 import selectors
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -52,9 +51,6 @@ class TerminalWriter:
         self._ended = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="terminal-writer", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def write(self, text: str) -> None:
@@ -70,17 +66,10 @@ class TerminalWriter:
             self._queued_bytes += len(data)
             self._changed.notify_all()
 
-    def drain(self, seconds: float) -> None:
-        """Wait until everything is written, at most this long."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while self._queued_bytes and not self._gone and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
-
     def end(self) -> None:
         """Write what is queued, as far as the terminal takes it within a second, and end the thread."""
-        self.drain(_DRAIN_SECONDS)
         with self._changed:
+            self._changed.wait_for(lambda: self._gone or not self._queued_bytes, _DRAIN_SECONDS)
             self._ended = True
             self._changed.notify_all()
         self._thread.join(_DRAIN_SECONDS)  # a write that blocks on a dead link ends with the process
@@ -106,8 +95,7 @@ class TerminalWriter:
     def _next(self) -> bytes | None:
         """Wait for something to write; None when the thread is to end."""
         with self._changed:
-            while not self._queue and not self._ended:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._queue or self._ended)
             if not self._queue:
                 return None
             batch = b"".join(self._queue)
@@ -134,7 +122,6 @@ class SteadyDriver(LinuxDriver):
         super().__init__(app, **options)
         descriptor = self.terminal if self.terminal is not None else sys.__stderr__.fileno()  # type: ignore[union-attr]
         self._out = TerminalWriter(descriptor, self._repaint, self._gone)
-        self._out.start()
         self._reported_gone = False
 
     def write(self, data: str) -> None:
@@ -193,10 +180,7 @@ class SteadyDriver(LinuxDriver):
 
     def _gone(self) -> None:
         """Report once to the app that the terminal is gone."""
-        if self._reported_gone:
-            return
-        self._reported_gone = True
-        terminal_gone = getattr(self._app, "terminal_gone", None)
-        if terminal_gone is not None:
+        if not self._reported_gone:
+            self._reported_gone = True
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(terminal_gone)
+                self._loop.call_soon_threadsafe(self._app.terminal_gone)  # type: ignore[attr-defined]

@@ -17,8 +17,6 @@ from lora_tui.text import clean, one_line
 DIM = "$foreground 60%"
 """The style of labels and explanations."""
 
-_TAB = 4
-
 _METRIC_NAMES = {
     "judge_groundedness": "judge: grounded",
     "judge_correctness": "judge: correct",
@@ -31,23 +29,17 @@ _METRIC_NAMES = {
     "rouge2": "ROUGE-2",
     "bleu": "BLEU",
     "exact_match": "exact match",
-    "likelihood": "likelihood",
 }
 
 
 def safe_text(text: str, style: str | Style = "", limit: int = 200_000) -> Content:
     """Text that this program did not write, of any number of lines, as content in one style."""
-    return (
-        Content.styled(clean(text, limit).expandtabs(_TAB), style)
-        if style
-        else Content(clean(text, limit).expandtabs(_TAB))
-    )
+    return Content.styled(clean(text, limit).expandtabs(4), style)
 
 
 def safe_line(text: str, limit: int = 200, style: str | Style = "") -> Content:
     """Text that this program did not write on one line, cut to `limit` characters."""
-    shown = one_line(text, limit)
-    return Content.styled(shown, style) if style else Content(shown)
+    return Content.styled(one_line(text, limit), style)
 
 
 def styled(*parts: str | Content | tuple[str, str | Style]) -> Content:
@@ -55,10 +47,10 @@ def styled(*parts: str | Content | tuple[str, str | Style]) -> Content:
     return Content.assemble(*[_cleaned(part) for part in parts])
 
 
-def _cleaned(part: str | Content | tuple[str, str | Style]) -> Content | tuple[str, str | Style]:
+def _cleaned(part: str | Content | tuple[str, str | Style]) -> str | Content | tuple[str, str | Style]:
     if isinstance(part, Content):
         return part
-    return Content(clean(part)) if isinstance(part, str) else (clean(part[0]), part[1])
+    return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
 
 
 class ControlCharacterFilter(LineFilter):
@@ -69,10 +61,7 @@ class ControlCharacterFilter(LineFilter):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """Replace the control characters of a line."""
-        return [
-            Segment(clean(text), style, control) if not text.isprintable() else Segment(text, style, control)
-            for text, style, control in segments
-        ]
+        return [Segment(clean(text), style, control) for text, style, control in segments]
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
@@ -86,11 +75,10 @@ def short_count(value: float | None) -> str:
         return "–"
     if abs(value) < 10_000:
         return f"{value:,.0f}"
-    for limit, divisor, unit in ((1e6, 1e3, "k"), (1e9, 1e6, "M"), (math.inf, 1e9, "G")):
-        if abs(value) < limit:
-            scaled = value / divisor
-            return f"{scaled:.0f}{unit}" if abs(scaled) >= 100 or unit == "k" else f"{scaled:.1f}{unit}"
-    raise AssertionError("the last limit is infinite")
+    if abs(value) < 1e6:
+        return f"{value / 1e3:.0f}k"
+    scaled, unit = (value / 1e6, "M") if abs(value) < 1e9 else (value / 1e9, "G")
+    return f"{scaled:.0f}{unit}" if abs(scaled) >= 100 else f"{scaled:.1f}{unit}"
 
 
 def lr_text(value: float | None) -> str:

@@ -3,73 +3,53 @@
 One accent, red only for what needs a person, glyphs before colour.
 """
 
+from typing import Any
+
 from textual.theme import Theme
 
 from lora_tui.tui.text import DIM
 
-DARK = Theme(
-    name="lora-dark",
-    primary="#b48cf2",
-    secondary="#7aa2f7",
-    accent="#b48cf2",
-    success="#8fce8b",
-    warning="#e5b567",
-    error="#f0717f",
-    foreground="#d6d8e4",
-    background="#12131a",
-    surface="#181a23",
-    panel="#232633",
-    dark=True,
-    variables={
-        "border": "#3a3f52",
-        "border-blurred": "#3a3f52",
-        "block-cursor-background": "#3a3157",
-        "block-cursor-foreground": "#ffffff",
-        "block-cursor-text-style": "none",
-        "block-cursor-blurred-background": "#242735",
-        "block-cursor-blurred-foreground": "#d6d8e4",
-        "footer-background": "#181a23",
-        "footer-key-foreground": "#b48cf2",
-        "footer-description-foreground": "#9aa0b8",
-        "input-cursor-background": "#b48cf2",
-        "input-selection-background": "#b48cf2 35%",
-        "scrollbar": "#3a3f52",
-        "scrollbar-background": "#181a23",
-        "scrollbar-corner-color": "#181a23",
-    },
-)
+_COLOURS = {
+    "primary": ("#b48cf2", "#6b3fb5"),
+    "secondary": ("#7aa2f7", "#2f5fb3"),
+    "accent": ("#b48cf2", "#6b3fb5"),
+    "success": ("#8fce8b", "#2e7d32"),
+    "warning": ("#e5b567", "#9a6100"),
+    "error": ("#f0717f", "#b3263a"),
+    "foreground": ("#d6d8e4", "#24262e"),
+    "background": ("#12131a", "#faf9fc"),
+    "surface": ("#181a23", "#f1eff6"),
+    "panel": ("#232633", "#e4e1ee"),
+}
+"""The colours of the dark and of the light theme."""
 
-LIGHT = Theme(
-    name="lora-light",
-    primary="#6b3fb5",
-    secondary="#2f5fb3",
-    accent="#6b3fb5",
-    success="#2e7d32",
-    warning="#9a6100",
-    error="#b3263a",
-    foreground="#24262e",
-    background="#faf9fc",
-    surface="#f1eff6",
-    panel="#e4e1ee",
-    dark=False,
-    variables={
-        "border": "#b9b4c9",
-        "border-blurred": "#b9b4c9",
-        "block-cursor-background": "#d8cbf2",
-        "block-cursor-foreground": "#1b1030",
-        "block-cursor-text-style": "none",
-        "block-cursor-blurred-background": "#e7e3f0",
-        "block-cursor-blurred-foreground": "#24262e",
-        "footer-background": "#f1eff6",
-        "footer-key-foreground": "#6b3fb5",
-        "footer-description-foreground": "#555a6b",
-        "scrollbar": "#b9b4c9",
-        "scrollbar-background": "#f1eff6",
-        "scrollbar-corner-color": "#f1eff6",
-    },
-)
+_VARIABLES = {
+    "border": ("#3a3f52", "#b9b4c9"),
+    "border-blurred": ("#3a3f52", "#b9b4c9"),
+    "block-cursor-background": ("#3a3157", "#d8cbf2"),
+    "block-cursor-foreground": ("#ffffff", "#1b1030"),
+    "block-cursor-text-style": ("none", "none"),
+    "block-cursor-blurred-background": ("#242735", "#e7e3f0"),
+    "block-cursor-blurred-foreground": ("#d6d8e4", "#24262e"),
+    "footer-background": ("#181a23", "#f1eff6"),
+    "footer-key-foreground": ("#b48cf2", "#6b3fb5"),
+    "footer-description-foreground": ("#9aa0b8", "#555a6b"),
+    "input-cursor-background": ("#b48cf2", None),
+    "input-selection-background": ("#b48cf2 35%", None),
+    "scrollbar": ("#3a3f52", "#b9b4c9"),
+    "scrollbar-background": ("#181a23", "#f1eff6"),
+    "scrollbar-corner-color": ("#181a23", "#f1eff6"),
+}
+"""Variables of style sheets in the dark and in the light theme; None leaves one to Textual."""
 
-THEMES = (DARK, LIGHT)
+
+def _theme(name: str, column: int) -> Theme:
+    colours: dict[str, Any] = {key: pair[column] for key, pair in _COLOURS.items()}
+    variables = {key: value for key, pair in _VARIABLES.items() if (value := pair[column]) is not None}
+    return Theme(name=name, dark=column == 0, variables=variables, **colours)
+
+
+THEMES = (_theme("lora-dark", 0), _theme("lora-light", 1))
 
 STATE_GLYPHS = {
     "queued": "○",

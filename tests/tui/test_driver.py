@@ -25,7 +25,6 @@ class Pipe:
         self.out = TerminalWriter(
             self.writer, lambda: self.events.append("recovered"), lambda: self.events.append("gone")
         )
-        self.out.start()
 
     def read(self, least: int) -> bytes:
         data = b""

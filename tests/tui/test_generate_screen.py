@@ -11,6 +11,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.rows import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
+from lora_tui.tui.views.generation import GenerationView, histogram_line
 from lora_tui.tui.widgets.row_list import RowList
 from tests.store.store_fixtures import make_call, make_chunk, make_file, make_pair
 from tests.tui.app_harness import PLAN, AppHarness, create_run, screen_text, wait_for_text, wait_until
@@ -251,3 +252,22 @@ async def test_money_is_shown_where_prices_are_set(harness: AppHarness) -> None:
     await harness.populate(priced)
     async with harness.app() as (app, _):
         await wait_for_text(app, "$0.70 of $5.00")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "others", "bars"),
+    [
+        ({}, {}, None),
+        ({15: 2}, {3: 1, 14: 1000}, "   ▁          █┆▁    "),
+        ({14: 1, 19: 1}, {14: 1, 0: 0}, "              █┆    ▄"),
+        ({n: n for n in range(20)}, {}, " ▁▁▂▂▃▃▃▄▄▅▅▆▆▆┆▇▇███"),
+    ],
+)
+def test_the_bars_of_the_histogram_are_as_high_as_their_share_of_the_highest(
+    accepted: dict[int, int], others: dict[int, int], bars: str | None
+) -> None:
+    counts = [[part.get(n, 0) for n in range(20)] for part in (accepted, others)]
+    run: Any = None
+    view = GenerationView(run, {"evaluation_threshold": 7.5}, histogram=(counts[0], counts[1]))
+    line = histogram_line(view, 40).plain
+    assert line == ("score  no pair is judged yet" if bars is None else f"score 0 {bars} 10")

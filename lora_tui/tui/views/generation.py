@@ -18,11 +18,13 @@ from lora_tui.store.queries.generation import (
 from lora_tui.store.queries.runs import RunLine, newest_event
 from lora_tui.store.rows import LIVE_STATES, AnalysisRow
 from lora_tui.text import duration, one_line
-from lora_tui.tui.curve import bar, sparkline
+from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
 _BINS = 20
 """Bars of the histogram of scores: half a point each."""
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
@@ -175,12 +177,14 @@ def histogram_line(view: GenerationView, width: int) -> Content:
     totals = [sum(both) for both in zip(*view.histogram, strict=True)]
     if not any(totals):
         return Content.styled("score  no pair is judged yet", DIM)
+    top = max(totals)
     cut = min(_BINS, max(0, round(view.threshold / 10 * _BINS)))
     parts: list[Any] = ["score 0 "]
-    for index, block in enumerate(sparkline(totals, _BINS)):
+    for index, total in enumerate(totals):
         if index == cut:
             parts.append(("┆", "bold $warning"))
-        parts.append((block, "$accent" if accepted[index] * 2 >= totals[index] else DIM))
+        block = _BLOCKS[min(7, int(total / top * 8 - 1e-9))] if total else " "
+        parts.append((block, "$accent" if accepted[index] * 2 >= total else DIM))
     parts += [" 10", (f"  threshold {view.threshold:g} ┆", DIM)] if width > 48 else [" 10"]
     return styled(*parts)
 

@@ -1,6 +1,7 @@
 """A line plot in Braille dots: gaps for missing values; labels and glyphs tell series apart without colour."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -17,9 +18,8 @@ from lora_tui.tui.curve import (
     draw_line,
     draw_points,
     fit_frame,
-    tick_label,
+    number_label,
     ticks,
-    value_label,
 )
 
 _LABEL_WIDTH = 7
@@ -46,13 +46,13 @@ class LinePlot(Widget):
     }
     """
 
-    def __init__(self, empty: str = "nothing yet", *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id, classes=classes)
+    def __init__(self, empty: str = "nothing yet", *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
         self._empty = empty
         self._series: Sequence[Series] = ()
         self._end_x: float | None = None
         self._level: tuple[float, str] | None = None
-        self._range: tuple[float, float] | None = None
+        self._range: tuple[float, ...] = ()
         self.log_scale = False
         self._lines: list[Strip] = []
         self._drawn_for: object = None
@@ -71,7 +71,7 @@ class LinePlot(Widget):
         `end_x` is the last step where it is known, `level` a y value with a label that gets a horizontal line, `limits`
         are y values that must be in view.
         """
-        self._series, self._end_x, self._level, self._range = series, end_x, level, limits
+        self._series, self._end_x, self._level, self._range = series, end_x, level, limits or ()
         self._redraw()
 
     def set_empty_text(self, text: str) -> None:
@@ -110,8 +110,7 @@ class LinePlot(Widget):
         cells, lines = width - _LABEL_WIDTH, height - 2  # one for the legend, one for the x axis
         if cells <= 3 or lines <= 0:
             return []  # there may be points, but there is no room for them
-        include = [self._level[0]] if self._level else []
-        include += list(self._range or ())
+        include = [*(self._level or ())[:1], *self._range]
         curves = [series.curve for series in self._series]
         frame = fit_frame(curves, cells * 2, lines * 4, end_x=self._end_x, log=self.log_scale, include=include)
         if frame is None:
@@ -146,14 +145,14 @@ class LinePlot(Widget):
         """The y labels by line; most lines have none."""
         found: dict[int, str] = {}
         for value in ticks(frame.low_y, frame.high_y, max(1, min(5, lines // 2)), log=frame.log):
-            found.setdefault(frame.row(value) // 4, tick_label(value))
-        return found or {0: tick_label(frame.high_y), lines - 1: tick_label(frame.low_y)}
+            found.setdefault(frame.row(value) // 4, number_label(value))
+        return found or {0: number_label(frame.high_y), lines - 1: number_label(frame.low_y)}
 
     def _x_axis(self, frame: Frame, cells: int) -> str:
         """The line below the plot, each tick's label centred below its place."""
         row = [" "] * cells
         for value in ticks(frame.low_x, frame.high_x, max(1, cells // 12)):
-            label = tick_label(value)
+            label = number_label(value)
             start = min(max(0, frame.column(value) // 2 - len(label) // 2), cells - len(label))
             if all(place == " " for place in row[max(0, start - 1) : start + len(label) + 1]):
                 row[start : start + len(label)] = label
@@ -162,20 +161,17 @@ class LinePlot(Widget):
     def _legend(self, width: int) -> Strip:
         """A sample of each series with its label and newest value, and of the level."""
         parts: list[Segment] = []
+        title = self._style("title")
         for series in self._series:
-            if not series.label:
-                continue
-            sample = "━━" if series.kind == "line" else series.glyph
-            last = series.curve.last
-            parts.append(Segment(f" {sample} ", self._style(series.style)))
-            parts.append(
-                Segment(series.label + ("" if last is None else f" {value_label(last)}") + " ", self._style("title"))
-            )
+            if series.label:
+                sample = "━━" if series.kind == "line" else series.glyph
+                last = series.curve.last
+                newest = "" if last is None else f" {number_label(last, 3)}"
+                parts += [Segment(f" {sample} ", self._style(series.style)), Segment(f"{series.label}{newest} ", title)]
         if self._level is not None:
-            parts.append(Segment(" ┄┄ ", self._style("level")))
-            parts.append(Segment(f"{self._level[1]} ", self._style("title")))
+            parts += [Segment(" ┄┄ ", self._style("level")), Segment(f"{self._level[1]} ", title)]
         if self.log_scale:
-            parts.append(Segment(" log scale", self._style("title")))
+            parts.append(Segment(" log scale", title))
         return Strip(parts).adjust_cell_length(width, self.rich_style)
 
     def _empty_plot(self, width: int, height: int) -> list[Strip]:
@@ -188,14 +184,5 @@ class LinePlot(Widget):
 
 def _cells(canvas: Canvas, line: int, styles: Mapping[int | None, RichStyle]) -> list[Segment]:
     """One line of a canvas as segments in the styles of its series; neighbours of the same style are joined."""
-    segments: list[Segment] = []
-    text, style = "", styles[None]
-    for cell in range(canvas.width):
-        here = styles[canvas.owners[line][cell]]
-        if here is not style and text:
-            segments.append(Segment(text, style))
-            text = ""
-        style = here
-        text += canvas.glyph(line, cell)
-    segments.append(Segment(text, style))
-    return segments
+    by_style = groupby(range(canvas.width), lambda cell: styles[canvas.owners[line][cell]])
+    return [Segment("".join(canvas.glyph(line, cell) for cell in cells), style) for style, cells in by_style]
