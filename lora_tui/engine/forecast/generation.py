@@ -1,7 +1,7 @@
 """Forecast of a generation run before it begins: files, calls, tokens and dollars, as lower bounds.
 
 Calls, if every pair is accepted: a file is asked for `num_examples_per_file` pairs in each pass, in calls of as many
-pairs as a reply has room for (`PassPlan.pairs_by_call`); every pair is judged by one call, and every
+pairs as a reply has room for (`planner.pairs_by_call`); every pair is judged by one call, and every
 `batch_analysis_interval` accepted pairs are analysed by one. Rejected pairs, retries and repairs come on top.
 
 Tokens: a call sends its own instructions, measured on the very prompts, and
@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from lora_tui.config.models import DataGeneration, Settings
@@ -27,7 +28,7 @@ from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import token_prices
-from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, PassPlan
+from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
@@ -114,13 +115,9 @@ def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str |
 
 def _calls(data: DataGeneration) -> tuple[int, int, int]:
     """Return the fewest calls that can bring the wanted pairs: writing, judging, analysing."""
-    counts = PassPlan(data.num_examples_per_file, data.generation.max_tokens, data.seed, topics=()).pairs_by_call
+    counts = pairs_by_call(data)
     rounds, left = divmod(data.total_examples, sum(counts))  # a round is what one file is asked for in one pass
-    write = rounds * len(counts)
-    for asked in counts:
-        if left <= 0:
-            break
-        write, left = write + 1, left - asked
+    write = rounds * len(counts) + sum(before < left for before in accumulate(counts[:-1], initial=0))
     return write, data.total_examples, data.total_examples // data.batch_analysis_interval
 
 

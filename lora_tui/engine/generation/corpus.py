@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, Unusable
 from lora_tui.errors import LoraTuiError
@@ -50,21 +51,18 @@ class Corpus:
 async def read_folder(
     store: Store,
     run_id: int,
-    folder: Path,
-    size: int,
-    overlap: int,
+    chosen: DataGeneration,
     warn: Callable[[str], None],
     progress: Callable[[int, int], None],
     sent_to: str | None = None,
-    output_file: Path | None = None,
 ) -> Corpus:
-    """Read every file of `folder` into the store and return the corpus.
+    """Read every file of the input folder into the store and return the corpus.
 
-    `size` and `overlap` of passages are in tokens. `sent_to` is the address that passages will be sent to, if that is
-    another machine: then there is a warning of files that seem to hold a secret. `output_file` is never read. Raises
-    `LoraTuiError` if no file can be used.
+    `sent_to` is the address that passages will be sent to, if that is another machine: then there is a warning of files
+    that seem to hold a secret. The output file is never read. Raises `LoraTuiError` if no file can be used.
     """
-    candidates = await asyncio.to_thread(documents.find, folder, output_file)
+    folder, size, overlap = Path(chosen.input_folder), chosen.chunk_tokens, chosen.chunk_overlap
+    candidates = await asyncio.to_thread(documents.find, folder, Path(chosen.output_file))
     chunking = f"{chunks.VERSION}/{size}/{overlap}"
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []
@@ -89,9 +87,8 @@ async def read_folder(
                 continue
         skipped.append((candidate.name, reason))
         async with store.transaction() as t:
-            await store_generation.add_source_file(
-                t, run_id, SourceFile(candidate.name, None, candidate.bytes, 0, reason)
-            )
+            file = SourceFile(candidate.name, None, candidate.bytes, 0, reason)
+            await store_generation.add_source_file(t, run_id, file)
     progress(len(candidates), len(candidates))
     _warn_of_skipped(skipped, warn)
     if not sources:

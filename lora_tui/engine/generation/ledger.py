@@ -7,7 +7,7 @@ A process that dies in between leaves a row ``sent``, which is shown as a call o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from lora_tui.config.models import DataGeneration
@@ -52,28 +52,26 @@ def token_prices(settings: DataGeneration) -> Prices:
     return Prices() if settings.model == BUILTIN else Prices(settings.prompt_price, settings.completion_price)
 
 
+@dataclass(slots=True)
 class Ledger:
     """Tokens and dollars spent, and reserved for attempts in flight at their estimate: so the budgets hold."""
 
-    def __init__(
-        self, budget: int, spent: int, prices: Prices | None = None, budget_dollars: float = 0.0, dollars: float = 0.0
-    ) -> None:
-        self._budget = budget
-        self._prices = prices or Prices()
-        self._budget_dollars = budget_dollars if self._prices.known else 0.0
-        self.spent = spent
-        self.dollars = dollars
-        self.reserved = 0
-        self.exceeded: Literal["budget_tokens", "budget_dollars"] | None = None
-        """The key of the budget that refused an attempt last."""
+    budget: int
+    spent: int
+    prices: Prices = Prices()
+    budget_dollars: float = 0.0
+    dollars: float = 0.0
+    reserved: int = field(default=0, init=False)
+    exceeded: Literal["budget_tokens", "budget_dollars"] | None = field(default=None, init=False)
+    """The key of the budget that refused an attempt last."""
 
     def reserve(self, tokens: int) -> None:
         """Reserve tokens for an attempt. Raises `BudgetSpent`; a budget of 0 is none."""
-        if self._budget and self.spent + self.reserved + tokens > self._budget:
+        if self.budget and self.spent + self.reserved + tokens > self.budget:
             self.exceeded = "budget_tokens"
             raise BudgetSpent("the token budget is spent")
-        highest = self._prices.highest_cost(self.reserved + tokens)
-        if self._budget_dollars and self.dollars + highest > self._budget_dollars:
+        highest = self.prices.highest_cost(self.reserved + tokens)  # 0 where no price is known
+        if self.budget_dollars and self.dollars + highest > self.budget_dollars:
             self.exceeded = "budget_dollars"
             raise BudgetSpent("the budget of dollars is spent")
         self.reserved += tokens
@@ -83,10 +81,10 @@ class Ledger:
         self.reserved -= reserved
         if end.status in UNKNOWN_COST:
             self.spent += reserved
-            self.dollars += self._prices.highest_cost(reserved)
+            self.dollars += self.prices.highest_cost(reserved)
         else:
             self.spent += end.prompt_tokens + end.completion_tokens
-            self.dollars += self._prices.cost(end.prompt_tokens, end.completion_tokens)
+            self.dollars += self.prices.cost(end.prompt_tokens, end.completion_tokens)
 
 
 def tokens_spent(totals: Sequence[AttemptTotals]) -> int:

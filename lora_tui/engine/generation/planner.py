@@ -14,11 +14,12 @@ quite forbidden. The same seed and the same counts draw the same slot.
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
+from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation import chunks
-from lora_tui.engine.generation.corpus import Corpus, Source, title_of
+from lora_tui.engine.generation.corpus import Corpus, title_of
 from lora_tui.engine.generation.generation_model import PairRequest, Slot
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
@@ -101,42 +102,35 @@ def further_topics(all_topics: Iterable[str], own: Iterable[str], rng: random.Ra
     return tuple(rng.sample(others, min(most, len(others))))
 
 
-@dataclass(frozen=True, slots=True)
-class PassPlan:
-    """How a pass over the folder is divided into calls."""
-
-    pairs_per_file: int
-    reply_tokens: int
-    seed: int
-    topics: tuple[str, ...]
-    """Topics from the configuration; empty where the folder's own are used."""
-
-    @property
-    def pairs_by_call(self) -> list[int]:
-        """How many pairs each call of a file and pass asks for."""
-        most = max(1, min(_MAX_PAIRS_PER_CALL, self.reply_tokens // TOKENS_PER_PAIR))
-        calls, rest = divmod(self.pairs_per_file, most)
-        return [most] * calls + ([rest] if rest else [])
+def pairs_by_call(chosen: DataGeneration) -> list[int]:
+    """Return how many pairs each call of a file and pass asks for."""
+    most = max(1, min(_MAX_PAIRS_PER_CALL, chosen.generation.max_tokens // TOKENS_PER_PAIR))
+    calls, rest = divmod(chosen.num_examples_per_file, most)
+    return [most] * calls + ([rest] if rest else [])
 
 
 class Planner:
     """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts."""
 
-    def __init__(
-        self, store: Store, run_id: int, corpus: Corpus, plan: PassPlan, slots: SlotCounts, first_round: int
-    ) -> None:
+    def __init__(self, store: Store, run_id: int, corpus: Corpus, chosen: DataGeneration, first_round: int) -> None:
         self._store = store
         self._run_id = run_id
         self._corpus = corpus
-        self._plan = plan
-        self.slots = slots
-        self._calls = self._calls_of_passes(first_round)
+        self._chosen = chosen
+        self._pairs_by_call = pairs_by_call(chosen)
+        self._calls = (
+            (number, source, call, count)
+            for number in itertools.count(first_round)
+            for source in corpus.sources
+            for call, count in enumerate(self._pairs_by_call)
+        )
+        self.slots = SlotCounts()
         self.round = first_round
 
     @property
     def fruitless_limit(self) -> int:
         """Calls in a row without an accepted pair after which the folder is exhausted: about one for every passage."""
-        calls = len(self._plan.pairs_by_call)
+        calls = len(self._pairs_by_call)
         return max(_MIN_FRUITLESS, sum(max(calls, source.chunks) for source in self._corpus.sources))
 
     async def plan(self, wanted: int) -> None:
@@ -147,10 +141,10 @@ class Planner:
             key = f"{self.round}/{call}/{source.path}"
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
-            position = ((self.round - 1) * len(self._plan.pairs_by_call) + call) % source.chunks
+            position = ((self.round - 1) * len(self._pairs_by_call) + call) % source.chunks
             row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
-            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._plan.seed}/{key}"))  # noqa: S311
+            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"))  # noqa: S311
             task = NewTask(
                 GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
             )
@@ -162,12 +156,12 @@ class Planner:
     async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:
         """Return the request that a planned task sends to the model."""
         own = self._topics_of(row, task.source)
-        rng = random.Random(f"{self._plan.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
+        rng = random.Random(f"{self._chosen.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
         return PairRequest(
             passage=row.text,
             slot=slot_of(task),
             count=int(task.slot["count"]),
-            further_topics=further_topics(self._plan.topics or self._corpus.topics, own, rng),
+            further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
             avoid=tuple(await store_generation.questions_of_chunk(self._store, self._run_id, row.id, _MAX_AVOIDED)),
         )
@@ -175,13 +169,6 @@ class Planner:
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""
         return chunks.headings(row.text) or [row.heading or title_of(path)]
-
-    def _calls_of_passes(self, first_round: int) -> Iterator[tuple[int, Source, int, int]]:
-        """Yield pass, file, the call's number within both, and how many pairs it asks for."""
-        for number in itertools.count(first_round):
-            for source in self._corpus.sources:
-                for call, count in enumerate(self._plan.pairs_by_call):
-                    yield number, source, call, count
 
 
 def slot_of(row: TaskRow | PairRow) -> Slot:

@@ -25,7 +25,7 @@ from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
 from lora_tui.engine.generation.output import back_up, check_writable, write_accepted
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
-from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, PassPlan, Planner, SlotCounts
+from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
@@ -35,7 +35,6 @@ from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
-from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
@@ -78,7 +77,9 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     control = RunControl(ctx.stop_async, ctx.emit)
     with control.handles(ctx.commands):
         corpus = await _read_corpus(ctx)
-        ledger = await _ledger(ctx)
+        totals, prices = await tasks.attempt_totals(ctx.store, ctx.run_id), token_prices(settings)
+        spent, dollars_before = tokens_spent(totals), dollars_spent(totals, prices)
+        ledger = Ledger(settings.budget_tokens, spent, prices, settings.budget_dollars, dollars_before)
         try:
             end: RunEnd | UnreachableError = await _run_pipeline(ctx, control, corpus, ledger)
         except UnreachableError as problem:
@@ -115,16 +116,6 @@ def _rewrite_on_recount(ctx: RunContext, output: Path, *, ours: bool) -> None:
         return DONE
 
     ctx.commands.handle_until_end("recount", write)
-
-
-async def _ledger(ctx: RunContext) -> Ledger:
-    """Return the ledger of the run, with what it spent before it was resumed."""
-    settings = ctx.settings.data_generation
-    totals = await tasks.attempt_totals(ctx.store, ctx.run_id)
-    prices = token_prices(settings)
-    return Ledger(
-        settings.budget_tokens, tokens_spent(totals), prices, settings.budget_dollars, dollars_spent(totals, prices)
-    )
 
 
 async def _run_pipeline(ctx: RunContext, control: RunControl, corpus: Corpus, ledger: Ledger) -> RunEnd:
@@ -178,22 +169,9 @@ async def _read_corpus(ctx: RunContext) -> Corpus:
             reported_at = time.monotonic()
             ctx.emit("progress", phase="reading", done=done, total=total, note="")
 
-    return await read_folder(
-        ctx.store,
-        ctx.run_id,
-        Path(settings.input_folder),
-        settings.chunk_tokens,
-        settings.chunk_overlap,
-        ctx.warn,
-        progress,
-        None if settings.model == BUILTIN else _address_of_passages(settings.base_url),
-        Path(settings.output_file),
-    )
-
-
-def _address_of_passages(base_url: str) -> str | None:
-    """Return the address that passages are sent to, or None if they stay on this machine."""
-    return None if base_url and is_loopback(base_url) else shown_url(base_url or OPENAI_URL)
+    url = settings.base_url or OPENAI_URL
+    sent_to = None if settings.model == BUILTIN or is_loopback(url) else shown_url(url)
+    return await read_folder(ctx.store, ctx.run_id, settings, ctx.warn, progress, sent_to)
 
 
 async def _workers(
@@ -203,10 +181,7 @@ async def _workers(
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
         aggregator, version = await stored_aggregator(t, GENERATION, settings.adaptive_aggregator.learning_rate)
-    plan = PassPlan(
-        settings.num_examples_per_file, settings.generation.max_tokens, settings.seed, tuple(settings.topics)
-    )
-    planner = Planner(store, run_id, corpus, plan, SlotCounts(), max(1, await tasks.last_round(store, run_id)))
+    planner = Planner(store, run_id, corpus, settings, max(1, await tasks.last_round(store, run_id)))
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -262,6 +237,7 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
     """Return the result of a run as the store has it; `reason` is why it is over."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     pairs = await store_generation.pair_counts(store, run_id)
+    counts = await tasks.task_counts(store, run_id)
     totals = await tasks.attempt_totals(store, run_id)
     unknown = [total for total in totals if total.status in UNKNOWN_COST]
     analysis = await store_generation.newest_analysis(store, run_id)
@@ -279,7 +255,11 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "cached_tokens": sum(total.cached_tokens for total in totals),
         "unknown_calls": sum(total.calls for total in unknown),
         "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
-        "tasks": await _tasks(store, run_id),
+        "tasks": {
+            kind: {"planned": sum(states.values()), **states}
+            for kind in (GENERATE, JUDGE, ANALYSE)
+            for states in [{state: counts.get((kind, state), 0) for state in _STATES}]
+        },
         "reasons": await store_generation.rejection_causes(store, run_id),
         "dead_reasons": await tasks.dead_reasons(store, run_id),
         "unusable_items": await tasks.refused_items(store, run_id),
@@ -291,12 +271,3 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
         "dollars": round(dollars_spent(totals, prices), 6) if prices.known else None,
     }
-
-
-async def _tasks(store: Store, run_id: int) -> dict[str, dict[str, int]]:
-    counts = await tasks.task_counts(store, run_id)
-    found = {}
-    for kind in (GENERATE, JUDGE, ANALYSE):
-        states = {state: counts.get((kind, state), 0) for state in _STATES}
-        found[kind] = {"planned": sum(states.values()), **states}
-    return found

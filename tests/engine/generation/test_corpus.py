@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation.corpus import Corpus, read_folder, title_of
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import generation as store_generation
@@ -18,7 +19,8 @@ def read(folder: Path, warnings: list[str] | None = None, sent_to: str | None = 
         async with await Store.open(folder.parent / "store.db") as store:
             run_id = await runs.create(store, "generate", {}, {})
             told = warnings if warnings is not None else []
-            return await read_folder(store, run_id, folder, size, 8, told.append, lambda done, total: None, sent_to)
+            chosen = DataGeneration(input_folder=str(folder), chunk_tokens=size, chunk_overlap=8)
+            return await read_folder(store, run_id, chosen, told.append, lambda done, total: None, sent_to)
 
     return asyncio.run(story())
 

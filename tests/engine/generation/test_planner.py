@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.config.models import DataGeneration, Generation
 from lora_tui.engine.generation.corpus import read_folder
-from lora_tui.engine.generation.planner import PassPlan, Planner, SlotCounts
+from lora_tui.engine.generation.planner import Planner, pairs_by_call
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
 
 
-def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> PassPlan:
-    return PassPlan(pairs, tokens, 42, topics)
+def chosen(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> DataGeneration:
+    return DataGeneration(
+        num_examples_per_file=pairs, generation=Generation(max_tokens=tokens), seed=42, topics=list(topics)
+    )
 
 
 @pytest.mark.parametrize(
@@ -23,10 +26,12 @@ def plan(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> Pas
     [(1, 300, [1]), (2, 300, [1, 1]), (5, 400, [2, 2, 1]), (3, 50, [1, 1, 1]), (12, 4000, [5, 5, 2])],
 )
 def test_a_call_asks_for_what_a_reply_has_room_for(pairs: int, tokens: int, counts: list[int]) -> None:
-    assert plan(pairs, tokens).pairs_by_call == counts
+    assert pairs_by_call(chosen(pairs, tokens)) == counts
 
 
-def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], pass_plan: PassPlan) -> None:
+def with_planner(
+    tmp_path: Path, story: Callable[[Store, int, Planner], Awaitable[None]], settings: DataGeneration
+) -> None:
     folder = tmp_path / "input"
     folder.mkdir()
     (folder / "long.md").write_text("# Bees\n\n" + "\n\n".join(f"Paragraph {n} says a thing or two." for n in range(3)))
@@ -35,9 +40,10 @@ def with_planner(tmp_path: Path, story: Callable[[Store, int, Planner], Awaitabl
     async def run() -> None:
         async with await Store.open(tmp_path / "store.db") as store:
             run_id = await runs.create(store, "generate", {}, {})
-            corpus = await read_folder(store, run_id, folder, 12, 0, print, lambda done, total: None)
+            cut = DataGeneration(input_folder=str(folder), chunk_tokens=12, chunk_overlap=0)
+            corpus = await read_folder(store, run_id, cut, print, lambda done, total: None)
             assert [source.chunks for source in corpus.sources] == [3, 1]
-            await story(store, run_id, Planner(store, run_id, corpus, pass_plan, SlotCounts(), 1))
+            await story(store, run_id, Planner(store, run_id, corpus, settings, 1))
 
     asyncio.run(run())
 
@@ -65,7 +71,7 @@ def test_passages_of_a_file_take_turns(tmp_path: Path) -> None:
             (4, "short.txt", 0),
         ]
 
-    with_planner(tmp_path, story, plan())
+    with_planner(tmp_path, story, chosen())
 
 
 def test_several_calls_of_a_pass_go_to_several_passages(tmp_path: Path) -> None:
@@ -74,30 +80,30 @@ def test_several_calls_of_a_pass_go_to_several_passages(tmp_path: Path) -> None:
         found = [position for _, source, position in await positions(store, run_id) if source == "long.md"]
         assert found == [0, 1, 2, 0]
 
-    with_planner(tmp_path, story, plan(pairs=4, tokens=400))
+    with_planner(tmp_path, story, chosen(pairs=4, tokens=400))
 
 
 def test_planning_again_adds_nothing_twice_and_draws_the_same(tmp_path: Path) -> None:
     async def story(store: Store, run_id: int, planner: Planner) -> None:
         await planner.plan(3)
         before = await store.tuples("SELECT key, CAST(slot AS TEXT) FROM tasks ORDER BY id")
-        again = Planner(store, run_id, planner._corpus, plan(), SlotCounts(), 1)
+        again = Planner(store, run_id, planner._corpus, chosen(), 1)
         await again.plan(2)
         after = await store.tuples("SELECT key, CAST(slot AS TEXT) FROM tasks ORDER BY id")
         assert after[:3] == before
         assert len(after) == 5
         assert len({key for key, _ in after}) == 5
 
-    with_planner(tmp_path, story, plan())
+    with_planner(tmp_path, story, chosen())
 
 
 def test_every_passage_is_asked_once_before_the_folder_counts_as_exhausted(tmp_path: Path) -> None:
     async def story(store: Store, run_id: int, planner: Planner) -> None:
         assert planner.fruitless_limit == 10, "few passages get some tries"
-        many = Planner(store, run_id, planner._corpus, plan(pairs=40, tokens=400), SlotCounts(), 1)
+        many = Planner(store, run_id, planner._corpus, chosen(pairs=40, tokens=400), 1)
         assert many.fruitless_limit == 40
 
-    with_planner(tmp_path, story, plan())
+    with_planner(tmp_path, story, chosen())
 
 
 def test_a_request_has_the_passage_its_slot_and_what_to_avoid(tmp_path: Path) -> None:
@@ -115,7 +121,7 @@ def test_a_request_has_the_passage_its_slot_and_what_to_avoid(tmp_path: Path) ->
         assert "Bees" not in request.further_topics
         assert short.slot["topic"] == "short"
 
-    with_planner(tmp_path, story, plan())
+    with_planner(tmp_path, story, chosen())
 
 
 def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> None:
@@ -126,4 +132,4 @@ def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> 
         assert row is not None
         assert set((await planner.request(task, row, [])).further_topics) == {"clocks", "tides"}
 
-    with_planner(tmp_path, story, plan(topics=("clocks", "tides")))
+    with_planner(tmp_path, story, chosen(topics=("clocks", "tides")))
