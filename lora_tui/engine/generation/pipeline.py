@@ -9,7 +9,7 @@ Beside it stands `RunControl`, by which people pause the run, let it continue, a
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -106,12 +106,19 @@ class RunControl:
         while self.paused:
             if self._stop.is_set():
                 raise CallStopped
-            waiting = [asyncio.ensure_future(event.wait()) for event in (self._unpaused, self._stop)]
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for one in waiting:
-                    one.cancel()
+            await _wait_for_any((), self._unpaused, self._stop)
+
+
+async def _wait_for_any(
+    running: Iterable[asyncio.Task[None]], *events: asyncio.Event, seconds: float | None = None
+) -> None:
+    """Wait until one of the tasks has ended or one of the events is set, `seconds` at most."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait([*running, *waiting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 class Pipeline:
@@ -123,6 +130,7 @@ class Pipeline:
         self._progress = workers.progress
         self._control = control
         self._interval = ctx.settings.data_generation.batch_analysis_interval
+        self._output = Path(ctx.settings.data_generation.output_file)
         self._max_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
@@ -136,12 +144,11 @@ class Pipeline:
 
         Raises what ends a run from outside, such as `UnreachableError`; everything that was answered is stored then.
         """
-        stop = asyncio.create_task(self._ctx.stop_async.wait())
         try:
             while not self._ctx.stop_async.is_set():
                 await self._apply_requests()
                 if self._control.paused:
-                    await self._wait_for_one(stop)
+                    await self._wait_for_one()
                     continue
                 await self._start_tasks()
                 if not self._running:
@@ -152,11 +159,10 @@ class Pipeline:
                 elif self._only_surplus:
                     await self._drain(END_GRACE, self._control.changed)
                 else:
-                    await self._wait_for_one(stop)
+                    await self._wait_for_one()
             await self._drain(STOP_GRACE)
             return RunEnd.STOPPED
         finally:
-            stop.cancel()
             await self._cancel_running()
 
     async def _apply_requests(self) -> None:
@@ -217,16 +223,12 @@ class Pipeline:
         finally:
             await call.abandon()
         if task.kind == ANALYSE and time.monotonic() - self._written_at > _FILE_SECONDS:
-            await write_accepted(
-                self._ctx.store, self._ctx.run_id, Path(self._ctx.settings.data_generation.output_file)
-            )
+            await write_accepted(self._ctx.store, self._ctx.run_id, self._output)
             self._written_at = time.monotonic()
 
-    async def _wait_for_one(self, stop: asyncio.Task[bool]) -> None:
+    async def _wait_for_one(self) -> None:
         """Wait until a task has ended, or until people ask for something."""
-        changed = asyncio.create_task(self._control.changed.wait())
-        await asyncio.wait([*self._running, stop, changed], return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
+        await _wait_for_any(self._running, self._ctx.stop_async, self._control.changed)
         await self._collect_ended()
         self._report_progress()
 
@@ -274,16 +276,12 @@ class Pipeline:
     async def _drain(self, grace: float, interrupt: asyncio.Event | None = None) -> None:
         """Let calls in flight be answered for `grace` seconds, then cancel them; `interrupt` returns at once."""
         deadline = time.monotonic() + grace
-        interrupted = [] if interrupt is None else [asyncio.create_task(interrupt.wait())]
-        try:
-            while self._running and (left := deadline - time.monotonic()) > 0:
-                await asyncio.wait([*self._running, *interrupted], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                await self._collect_ended()
-                if interrupt is not None and interrupt.is_set():
-                    return
-        finally:
-            for one in interrupted:
-                one.cancel()
+        interrupts = () if interrupt is None else (interrupt,)
+        while self._running and (left := deadline - time.monotonic()) > 0:
+            await _wait_for_any(self._running, *interrupts, seconds=left)
+            await self._collect_ended()
+            if interrupt is not None and interrupt.is_set():
+                return
         await self._cancel_running()
 
     async def _cancel_running(self) -> None:
