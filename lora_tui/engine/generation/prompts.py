@@ -148,7 +148,7 @@ class Prompts:
         opening = "You judge a question-answer pair against the passage it was written from. " + _DATA + "\n"
         examples = "\n".join(
             f"Passage: {_quoted(example, 200)} Question: {_quoted(question, 200)} Answer: {_quoted(answer, 200)}\n"
-            + digits_text(levels)
+            + " ".join(map(str, levels))
             for example, question, answer, levels in JUDGE_EXAMPLES
         )
         asked = self._between(f"Question: {pair.question}\nAnswer: {pair.answer}", "PAIR")
@@ -176,11 +176,6 @@ def repair(messages: Sequence[Message], reply: str, reason: str, wanted: str) ->
     """Return the messages that show a model its malformed reply and ask again for what was wanted."""
     again = "That was not what was asked for: " + reason + ". Reply again with " + wanted + " and nothing else."
     return [*messages, {"role": "assistant", "content": reply[:2000]}, _user(again)]
-
-
-def digits_text(levels: Sequence[int]) -> str:
-    """Return levels in the form in which the judge is to write them."""
-    return " ".join(str(level) for level in levels)
 
 
 def _quoted(text: str, most: int) -> str:

@@ -10,7 +10,6 @@ from lora_tui.engine.generation.prompts import (
     JUDGE_EXAMPLES,
     PAIRS_SCHEMA,
     Prompts,
-    digits_text,
     repair,
 )
 from lora_tui.engine.generation.remote_model import parse_pairs
@@ -93,11 +92,11 @@ def test_the_judges_examples_agree_with_its_scale_and_its_parser() -> None:
     for passage, _, _, levels in JUDGE_EXAMPLES:
         assert len(levels) == len(DIMENSIONS)
         assert all(LOWEST <= level <= HIGHEST for level in levels)
-        read = parse_reply(digits_text(levels))
+        read = parse_reply(" ".join(map(str, levels)))
         assert read is not None
         assert (read.groundedness, read.correctness, read.usefulness) == levels
         assert passage in system
-        assert digits_text(levels) in system
+        assert " ".join(map(str, levels)) in system
 
 
 def test_the_judges_example_of_a_wrong_number_is_rated_low_and_the_sound_one_high() -> None:
