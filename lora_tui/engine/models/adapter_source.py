@@ -1,24 +1,32 @@
-"""Adapters on disk: which one the options mean, and its metadata. Without torch, for the checks before it is imported.
+"""Adapters on disk: those in a run's folder, which one the options mean, and its metadata. Without torch.
 
-`lora_tui.engine.models.adapters` loads what is found here.
+What the options mean is checked before torch is imported; `lora_tui.engine.models.adapters` loads what is found here.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_tui.config.models import FineTuning, Settings
-from lora_tui.engine.models.run_folder import WEIGHTS, best_folder, step_folders
 from lora_tui.engine.runtime.resume import require_run
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Run
 
+BEST = "best"
+"""Folder of the adapter with the highest evaluation score."""
+
+WEIGHTS = "adapter_model.safetensors"
+"""File in an adapter's folder that holds its matrices."""
+
 ADAPTER_METADATA = "lora_tui.json"
 """The file in an adapter's folder that names its base model, data, test prompts, step and score."""
+
+_STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
 
 _DEFAULT_MODEL = FineTuning().model_name
 
@@ -135,3 +143,24 @@ def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
     except (OSError, ValueError) as problem:
         raise LoraTuiError(f"{folder / ADAPTER_METADATA} cannot be read: {problem}.") from problem
     return AdapterSource(folder, run_id, metadata if isinstance(metadata, dict) else {})
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Return the complete step checkpoints of a run, oldest first.
+
+    A crash between two renames may have left ``step-N.old``, which is as good and counts as older than ``step-N``.
+    """
+    found = [
+        (int(match[1]), match[2] is None, path)
+        for path in folder.glob("step-*")
+        if (match := _STEP_FOLDER.fullmatch(path.name))
+    ]
+    return [path for *_, path in sorted(found)]
+
+
+def best_folder(folder: Path) -> Path | None:
+    """Return the run's best adapter, or None; finds the older one if a crash fell between the two renames."""
+    for candidate in (folder / BEST, folder / f"{BEST}.old"):
+        if (candidate / WEIGHTS).is_file():
+            return candidate
+    return None

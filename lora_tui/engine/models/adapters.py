@@ -8,10 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource
+from lora_tui.engine.models.adapter_source import WEIGHTS, AdapterGoneError, AdapterSource
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.models.build_lock import constructing
-from lora_tui.engine.models.run_folder import WEIGHTS
 from lora_tui.errors import UsageError
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

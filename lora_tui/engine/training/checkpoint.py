@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.models.run_folder import BEST, WEIGHTS, step_folders
+from lora_tui.engine.models.adapter_source import BEST, WEIGHTS, step_folders
 from lora_tui.engine.training import pissa
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.errors import LoraTuiError, UsageError
@@ -81,7 +81,12 @@ def save_step(
 
     def write(target: Path) -> None:
         save_adapter(model, target)
-        save_file(_optimizer_tensors(optimizer, names), target / "optimizer.safetensors")
+        moments = {
+            f"{names[id(parameter)]}::{kind}": torch.as_tensor(value).detach().cpu().contiguous()
+            for parameter, values in optimizer.state.items()
+            for kind, value in values.items()
+        }
+        save_file(moments, target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
         (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         write_metadata(target, state.step)
@@ -172,14 +177,6 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         raise unwritable(f"The checkpoint {path}", problem) from problem
     return path
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    return {
-        f"{names[id(parameter)]}::{kind}": torch.as_tensor(value).detach().cpu().contiguous()
-        for parameter, moments in optimizer.state.items()
-        for kind, value in moments.items()
-    }
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.models import activation_memory
-from lora_tui.engine.models.run_folder import best_folder
+from lora_tui.engine.models.adapter_source import best_folder
 from lora_tui.engine.runtime.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import TrainerState, run_identity

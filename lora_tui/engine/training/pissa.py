@@ -21,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora_tui.engine.models.run_folder import WEIGHTS
+from lora_tui.engine.models.adapter_source import WEIGHTS
 
 _CONFIG = "adapter_config.json"
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from lora_tui.config.models import FineTuning
+from lora_tui.engine.models.adapter_source import best_folder, step_folders
 from lora_tui.engine.models.adapters import adapter_weights
-from lora_tui.engine.models.run_folder import best_folder, step_folders
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lora_tui.engine.models.adapter_source import step_folders
 from lora_tui.engine.models.adapters import adapter_weights
-from lora_tui.engine.models.run_folder import step_folders
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, train_model
 from tests.engine.tiny import make_model, tiny_settings
