@@ -14,9 +14,6 @@ from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Side
 
-Message = dict[str, str]
-"""``role`` and ``content``, as chat templates take them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -29,12 +26,12 @@ class Prompt:
 
 @dataclass
 class History:
-    """Messages of both sides. `context` is the model's context length in tokens; None where it is not configured."""
+    """Messages of both sides, as chat templates take them, and the model's context in tokens (None: not configured)."""
 
     tokenizer: PreTrainedTokenizerBase
     by_template: bool
     context: int | None
-    messages: dict[Side, list[Message]] = field(default_factory=lambda: {"tuned": [], "base": []})
+    messages: dict[Side, list[dict[str, str]]] = field(default_factory=lambda: {"tuned": [], "base": []})
 
     def add(self, side: Side, question: str, reply: str) -> None:
         """Append an exchange."""
@@ -70,7 +67,7 @@ class History:
             )
         return Prompt(text, min(max_new_tokens, self.context - used), forgotten)
 
-    def _rendered(self, past: list[Message], question: str) -> str:
+    def _rendered(self, past: list[dict[str, str]], question: str) -> str:
         if not self.by_template:
             return prompt_text(question)
         turns = [*past, {"role": "user", "content": question}]

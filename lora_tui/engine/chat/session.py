@@ -21,7 +21,7 @@ from peft import PeftModel
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.chat.history import History, context_tokens
-from lora_tui.engine.chat.streaming import ReplyGeneration, SideItem, SwitchableModel
+from lora_tui.engine.chat.streaming import ReplyGeneration, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -229,7 +229,7 @@ class ChatSession:
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
         self._last_exchange = exchange
-        decoded: asyncio.Queue[SideItem | None] = asyncio.Queue()
+        decoded: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         generation = ReplyGeneration(
@@ -245,9 +245,8 @@ class ChatSession:
         try:
             while (item := await decoded.get()) is not None:
                 if isinstance(item, Reply):
-                    emit(await self._store_reply(exchange, item, question, decoding.seed))
-                else:
-                    emit(item)
+                    item = await self._store_reply(exchange, item, question, decoding.seed)
+                emit(item)
             await decoding_done
         except torch.OutOfMemoryError as problem:
             raise LoraTuiError(
@@ -332,7 +331,5 @@ def _seeded(decoding: Decoding, seed: int | None) -> Decoding:
 def _free_memory(device: torch.device) -> None:
     """Collect the model, whose modules refer to one another, and return cached device memory."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()

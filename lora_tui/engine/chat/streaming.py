@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_tui.engine.chat.history import Prompt
 from lora_tui.engine.inference.decode import beam_answer, decode
 from lora_tui.engine.models.base_model import BaseModel
-from lora_tui.protocol.reply import Decoding, Reply, Side, TextDelta, TokenCount
+from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
 
 _TOKENS_BETWEEN_COUNTS = 4
 _SECONDS_BETWEEN_COUNTS = 0.5
@@ -56,10 +56,6 @@ class SwitchableModel:
                 module.enable_adapters(True)
 
 
-SideItem = TextDelta | TokenCount | Reply
-"""One item of what a side streams; its `Reply`, complete or stopped, is the last."""
-
-
 @dataclass(frozen=True)
 class ReplyGeneration:
     """One question, answered by each side that has a prompt; `run` blocks the inference thread until all have ended.
@@ -71,7 +67,7 @@ class ReplyGeneration:
     prompts: Mapping[Side, Prompt]
     decoding: Decoding
     should_stop: Callable[[], bool]
-    emit: Callable[[SideItem], object]
+    emit: Callable[[ReplyItem], object]
     asked_at: float
 
     def run(self) -> None:
@@ -122,11 +118,8 @@ class ReplyGeneration:
         def on_step(tokens: int) -> None:
             nonlocal reported, reported_at
             now = time.perf_counter()
-            if (
-                reported == 0
-                or tokens - reported >= _TOKENS_BETWEEN_COUNTS
-                or now - reported_at >= _SECONDS_BETWEEN_COUNTS
-            ):
+            due = tokens - reported >= _TOKENS_BETWEEN_COUNTS or now - reported_at >= _SECONDS_BETWEEN_COUNTS
+            if reported == 0 or due:
                 reported, reported_at = tokens, now
                 self.emit(TokenCount(side, tokens))
 

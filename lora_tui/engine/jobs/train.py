@@ -110,19 +110,16 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         parameters=total,
     )
     config = base.model.config.get_text_config()
-    advice = (
-        line
-        for line in advise(
-            ctx.settings,
-            optimizer_steps=steps,
-            trainable_parameters=trained,
-            examples=len(dataset),
-            hidden_size=getattr(config, "hidden_size", None),
-            model_type=config.model_type,
-        )
-        if line.startswith("fine_tuning")
+    advice = advise(
+        ctx.settings,
+        optimizer_steps=steps,
+        trainable_parameters=trained,
+        examples=len(dataset),
+        hidden_size=getattr(config, "hidden_size", None),
+        model_type=config.model_type,
     )
-    for warning in (*data_warnings(dataset, held_out, training), *advice):
+    of_training = (line for line in advice if line.startswith("fine_tuning"))
+    for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
     prompts, prompt_warning = resolve_prompts(fine_tuning, data.examples)
     if prompt_warning:

@@ -20,9 +20,6 @@ from lora_tui.engine.training.pissa import init_from_base, uses_base_weights
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 
-_EMBEDDINGS = ("embed_tokens", "lm_head")
-"""The names that PEFT ties together where the model does."""
-
 
 def create_lora_model(
     model: PreTrainedModel, lora: Lora, seed: int = 42, first: Mapping[str, Tensor] | None = None
@@ -37,7 +34,8 @@ def create_lora_model(
     _check_options(model, lora)
     from_base = uses_base_weights(lora.init_lora_weights)
     # Embedding and head that are one weight in this model stay one where they are trained (peft#2777).
-    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    trained_whole = {name.rpartition(".")[2] for name in lora.modules_to_save}
+    tied = model.config.get_text_config().tie_word_embeddings and trained_whole & {"embed_tokens", "lm_head"}
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -51,7 +49,7 @@ def create_lora_model(
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
         modules_to_save=list(lora.modules_to_save) or None,
-        ensure_weight_tying=tied and any(name.rpartition(".")[2] in _EMBEDDINGS for name in lora.modules_to_save),
+        ensure_weight_tying=bool(tied),
     )
     with constructing(), torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -179,12 +179,8 @@ def supports_packing(model: PreTrainedModel) -> bool:
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return (
-        set(layer_types) == {"full_attention"}
-        and not windowed
-        and not capped
-        and config.model_type not in _NOT_PLAIN_ATTENTION
-    )
+    plain = set(layer_types) == {"full_attention"} and config.model_type not in _NOT_PLAIN_ATTENTION
+    return plain and not windowed and not capped
 
 
 @contextmanager

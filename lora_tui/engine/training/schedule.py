@@ -38,8 +38,7 @@ def evaluations(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int
 
     `per_epoch` is the steps of an epoch. The same rule as the loop's, which applies it step by step.
     """
-    every = eval_steps or eval_frequency * per_epoch
-    return math.ceil(steps / every)
+    return math.ceil(steps / (eval_steps or eval_frequency * per_epoch))
 
 
 def checkpoints(steps: int, save_steps: int) -> int:

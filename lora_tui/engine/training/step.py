@@ -5,6 +5,7 @@ weights short answers more (transformers#34191). The backbone runs by hand so th
 alone; models whose head or attention is not plain take their own forward, one example a row.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -324,10 +325,9 @@ def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.
 
 def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
     """Tell of each trained layer whether any of its parameters has a gradient that is not all zero."""
-    learns: dict[str, bool] = {}
+    learns: defaultdict[str, bool] = defaultdict(bool)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             layer = names[id(parameter)].partition(".lora_")[0]
-            nonzero = parameter.grad is not None and bool(parameter.grad.any())
-            learns[layer] = learns.get(layer, False) or nonzero
+            learns[layer] |= parameter.grad is not None and bool(parameter.grad.any())
     return learns

@@ -73,9 +73,8 @@ def overfitting_warning(held_out: Sequence[tuple[int, float]], training: Sequenc
     means = [_mean(training, after, step) for after, step in pairwise(edges)]
     rises = all(later[1] > earlier[1] for earlier, later in pairwise(recent))
     first, last = recent[0], recent[-1]
-    if not rises or last[1] < first[1] * (1 + _LEAST_RISE):
-        return None
-    if not all(later < earlier for earlier, later in pairwise(means)):
+    falls = all(later < earlier for earlier, later in pairwise(means))
+    if not rises or not falls or last[1] < first[1] * (1 + _LEAST_RISE):
         return None
     return (
         f"overfitting: the loss on the held-out examples rose from {first[1]:.3f} (step {first[0]}) to {last[1]:.3f} "
