@@ -166,9 +166,6 @@ class NearDuplicates:
         self._lsh.remove(question_id)
         del self._questions[question_id]
 
-    def __len__(self) -> int:
-        return len(self._questions)
-
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     """Return the Jaccard similarity of two sets, 0-1."""

@@ -239,12 +239,11 @@ def error_message(body: object, code: str | None, text: str) -> str:
     return text
 
 
-def _causes(problem: BaseException) -> list[BaseException]:
+def _causes(problem: BaseException | None) -> list[BaseException]:
     found: list[BaseException] = []
-    current: BaseException | None = problem
-    while current is not None and current not in found:
-        found.append(current)
-        current = current.__cause__ or current.__context__
+    while problem is not None and problem not in found:
+        found.append(problem)
+        problem = problem.__cause__ or problem.__context__
     return found
 
 
