@@ -28,6 +28,9 @@ class Dialog(ModalScreen[ScreenResultType]):
     app where nothing may be closed there.
     """
 
+    CSS_PATH = Path(__file__).with_name("dialogs.tcss")
+    """The style sheet of all dialogs."""
+
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close it with a result; does nothing when it is closed already, or lies under another."""
         if not self.is_open:
@@ -55,8 +58,6 @@ class ChoiceDialog(Dialog[str | None]):
 
     `safe` has the focus at first, so that enter does no harm. `details` stand between question and answers.
     """
-
-    CSS_PATH = "dialogs.tcss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Cancel", show=False),
@@ -116,8 +117,6 @@ def _button(choice: Choice) -> Button:
 class TextDialog(Dialog[str | None]):
     """Question for a line of text; returns the line, None when it was cancelled."""
 
-    CSS_PATH = "dialogs.tcss"
-
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "Cancel", show=False)]
 
     def __init__(self, question: str, value: str = "") -> None:
@@ -131,10 +130,6 @@ class TextDialog(Dialog[str | None]):
             yield Static(safe_text(self._question, "bold"), classes="question")
             yield Input(self._value, id="asked", compact=True)
             yield Static(styled(("enter", "bold $accent"), " take it   ", ("escape", "bold $accent"), " cancel"))
-
-    def on_mount(self) -> None:
-        """Focus the field."""
-        self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the line."""
@@ -159,8 +154,6 @@ class Problem:
 
 class ProblemDialog(Dialog[None]):
     """The one panel for everything that goes wrong. `copy` sends text to the clipboard."""
-
-    CSS_PATH = "dialogs.tcss"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q", "dismiss", "Put away", id="problem.dismiss"),

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from textual.css.query import NoMatches
-
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine, run_lines
@@ -54,11 +52,9 @@ class StorePoller:
                 await self._poll(first=first)
                 first = False
                 self.polls += 1
-            except NoMatches:
-                if not self._services.is_closing:
-                    raise
-                return
             except Exception as error:  # whatever it is, the next poll may succeed, and the app must not go blind
+                if self._services.is_closing:
+                    return  # the screens are being taken down, and lack what was to be drawn on
                 log.exception("polling the store failed")
                 self._report_error(error)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -66,7 +62,7 @@ class StorePoller:
 
     async def _poll(self, *, first: bool) -> None:
         state, reader = self._services.state, self._services.reader
-        if not state.is_prepared:
+        if first:
             await asyncio.to_thread(state.prepare)
         changed = await reader.changed()
         self._runs_stale |= changed

@@ -6,7 +6,7 @@ is drawn first; whoever needs it earlier waits for it.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,10 @@ class AppState:
     def __init__(self, load: "Callable[[], Loaded]") -> None:
         self._load = load
         self._loading = threading.Lock()
+        self._loaded: Loaded | None = None
+        """The configuration as the file has it; None before it is read."""
         self._settings: Settings | None = None
-        self._saved: Settings | None = None
-        self._config_path: Path | None = None
+        """Settings that differ from those of the file; None for those."""
         self.runs: list[RunLine] = []
         """Every run of the store, the newest first, as of the last poll that read them."""
         self.generation_run: int | None = None
@@ -61,29 +62,20 @@ class AppState:
 
     # The configuration
 
-    def prepare(self) -> None:
+    def prepare(self) -> "Loaded":
         """Read the configuration unless that has happened; may be called from any thread."""
         with self._loading:
-            if self._settings is None:
-                loaded = self._load()
-                self._settings = self._saved = loaded.settings
-                self._config_path = loaded.path
-
-    @property
-    def is_prepared(self) -> bool:
-        """Whether the configuration has been read."""
-        return self._settings is not None
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
 
     @property
     def settings(self) -> "Settings":
         """Settings that new runs begin with, saved or not."""
-        self.prepare()
-        assert self._settings is not None, "prepare() has read them"
-        return self._settings
+        return self.saved if self._settings is None else self._settings
 
     @settings.setter
     def settings(self, settings: "Settings") -> None:
-        self.prepare()
         self._settings = settings
 
     @property
@@ -96,19 +88,16 @@ class AppState:
     @property
     def saved(self) -> "Settings":
         """Settings as the file has them; what differs from `settings` is not saved yet."""
-        self.prepare()
-        assert self._saved is not None, "prepare() has read them"
-        return self._saved
+        return self.prepare().settings
 
     @property
     def config_path(self) -> Path | None:
         """The file that was read, None where there is none."""
-        self.prepare()
-        return self._config_path
+        return self.prepare().path
 
     def mark_saved(self, path: Path) -> None:
         """Note that the settings as they are now stand in this file."""
-        self._saved, self._config_path = self.settings, path
+        self._loaded = replace(self.prepare(), settings=self.settings, path=path)
 
     # Runs
 

@@ -25,30 +25,26 @@ class StoreReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._store: Store | None = None
+        self.store: Store | None = None
+        """The open store; None while there is no file."""
         self._version: int | None = None
         self._liveness_checked_at = 0.0
-
-    @property
-    def store(self) -> Store | None:
-        """The open store; None while there is no file."""
-        return self._store
 
     async def changed(self) -> bool:
         """Tell whether anybody has written since the last call; opens the store once it is there.
 
         Raises what `Store.open` raises. Runs whose owner is gone are marked as interrupted now and then.
         """
-        if self._store is None:
+        if self.store is None:
             if not await asyncio.to_thread(self.path.is_file):
                 return False
-            self._store = await Store.open(self.path)
+            self.store = await Store.open(self.path)
         now = time.monotonic()
         if now - self._liveness_checked_at > _LIVENESS_SECONDS:
             self._liveness_checked_at = now
-            if await runs.mark_interrupted(self._store):
+            if await runs.mark_interrupted(self.store):
                 self._version = None  # this connection's own writes do not show in its data version
-        version = await data_version(self._store)
+        version = await data_version(self.store)
         if version == self._version:
             return False
         self._version = version
@@ -56,7 +52,7 @@ class StoreReader:
 
     async def close(self) -> None:
         """Close the connection; its thread would keep the process alive."""
-        store, self._store = self._store, None
+        store, self.store = self.store, None
         if store is not None:
             await store.close()
 

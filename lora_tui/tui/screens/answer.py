@@ -31,8 +31,6 @@ _LEAST_CHANGE = 5e-5
 class AnswerScreen(Dialog[None]):
     """Sheet with the answers of one evaluation, one at a time; takes ratings from 1 (bad) to 5 (as it should be)."""
 
-    CSS_PATH = ["../dialogs.tcss", "answer.tcss"]  # noqa: RUF012  # as Textual has it
-
     LESSON = "06-adaptive-scores"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,7 +70,6 @@ class AnswerScreen(Dialog[None]):
 
     async def on_mount(self) -> None:
         """Show the answer."""
-        self.query_one("#answer-box").focus()
         await self._show()
 
     async def on_resize(self) -> None:
@@ -146,13 +143,7 @@ class AnswerScreen(Dialog[None]):
 
 def _metric_lines(sample: Sample) -> Content:
     """A line for each metric: name, bar, value."""
-    lines = []
-    for name, value in sample.metrics.items():
-        lines.append(
-            styled(
-                (f"{metric_name(name):<14}", DIM),
-                (f"{bar(value, _BAR):<{_BAR}}", "$accent"),
-                f" {value:.2f}",
-            )
-        )
-    return Content("\n").join(lines)
+    return Content("\n").join(
+        styled((f"{metric_name(name):<14}", DIM), (f"{bar(value, _BAR):<{_BAR}}", "$accent"), f" {value:.2f}")
+        for name, value in sample.metrics.items()
+    )

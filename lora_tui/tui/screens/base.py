@@ -1,13 +1,14 @@
 """Base classes of the six modes: `ModeScreen`, and `RunScreen` for the two that follow a run (Generate and Train)."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from textual.actions import parse
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
+from textual.widget import Widget
 
 from lora_tui.protocol.backend import ForecastText
 from lora_tui.store.connection import Store
@@ -19,10 +20,20 @@ from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.theme import state_label
 from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.key_hints import KeyHints
+from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
+
+
+W = TypeVar("W", bound=Widget)
+
+
+def titled(part: W, title: str) -> W:
+    """A part of a screen, with a title in its border."""
+    set_title(part, title)
+    return part
 
 
 class ModeScreen(Screen[None]):

@@ -60,6 +60,7 @@ class ChatScreen(ModeScreen):
     CSS_PATH = "chat.tcss"
 
     MODE = "chat"
+    AUTO_FOCUS = "#prompt"
     LESSON = "09-chatting-and-decoding"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -103,8 +104,7 @@ class ChatScreen(ModeScreen):
         yield Line(id="chat-line")
 
     def on_mount(self) -> None:
-        """Focus the prompt."""
-        self.query_one("#prompt").focus()
+        """Show the model of the next question, and what can be done here."""
         self._show_target()
         self._show_hint()
 

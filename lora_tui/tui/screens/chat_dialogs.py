@@ -8,24 +8,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Input, Label, Static
+from textual.widgets import Label, Static
 
-from lora_tui.config.explain import format_value, parse_edit
-from lora_tui.config.keys import all_keys, settings_value
-from lora_tui.config.load import with_values
-from lora_tui.config.models import Settings
-from lora_tui.errors import ConfigError
+from lora_tui.config.keys import all_keys
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.screens.base import titled
+from lora_tui.tui.screens.settings_form import SettingsForm
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
-from lora_tui.tui.text import DIM, number, safe_text, styled
+from lora_tui.tui.text import DIM, number
 from lora_tui.tui.theme import state_label
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (
@@ -37,15 +34,9 @@ _COLUMNS = (
 )
 _MOST_RUNS = 50
 
-_SECTION = "fine_tuning.chat"
-_KEYS = ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
-"""Keys of the section that are offered."""
-
 
 class CheckpointPicker(Dialog[ChatTarget | None]):
     """List of every run's best and last checkpoint, and the base model; returns the choice, None when cancelled."""
-
-    CSS_PATH = "../dialogs.tcss"
 
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Cancel", id="whom.cancel")]
@@ -57,13 +48,12 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
 
     def compose(self) -> ComposeResult:
         """A list."""
-        with Vertical(classes="dialog -wide-dialog -tall-dialog"):
+        with titled(Vertical(classes="dialog -wide-dialog -tall-dialog"), "Talk to"):
             yield RowList(lambda index: self._choices[index][1], _COLUMNS, id="checkpoints")
             yield KeyHints()
 
     async def on_mount(self) -> None:
         """Read the checkpoints that there are."""
-        set_title(self.query_one(".dialog"), "Talk to")
         store, state = self._services.reader.store, self._services.state
         trained = [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]
         for run in trained:
@@ -79,9 +69,7 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
         model = one_line(state.settings.fine_tuning.model_name, 120)
         base: Sequence[Cell] = [("base model", "strong"), ("no adapter", ""), ("", ""), ("", ""), (model, "dim")]
         self._choices.append((ChatTarget(base_only=True), list(base)))
-        rows = self.query_one(RowList)
-        rows.show(len(self._choices))
-        rows.focus()
+        self.query_one(RowList).show(len(self._choices))
 
     @on(RowList.Chosen)
     def _chosen(self, event: RowList.Chosen) -> None:
@@ -99,52 +87,32 @@ def _cells(run: RunLine, checkpoint: Checkpoint) -> list[Cell]:
     ]
 
 
-class DecodingDialog(Dialog[Settings | None]):
-    """Form over the keys of decoding, checked as the configuration is; returns new settings, None when cancelled."""
+class DecodingDialog(SettingsForm):
+    """Form over the keys of decoding."""
 
-    CSS_PATH = "../dialogs.tcss"
-
+    FORM_TITLE = "How replies are decoded"
+    KEYS = tuple(
+        f"fine_tuning.chat.{leaf}"
+        for leaf in ("num_beams", "max_new_tokens", "temperature", "top_p", "repetition_penalty")
+    )
     LESSON = "09-chatting-and-decoding"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Cancel", id="decoding.cancel"),
-        Binding("ctrl+s", "apply", "Apply", id="decoding.apply", priority=True),
-        Binding("up", "app.focus_previous", show=False),
-        Binding("down", "app.focus_next", show=False),
+        Binding("ctrl+s", "submit", "Apply", id="decoding.apply", priority=True),
     ]
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self._settings = settings
 
     def compose(self) -> ComposeResult:
         """A field for each key, its meaning under it."""
-        with Vertical(classes="dialog"):
-            for leaf in _KEYS:
-                key = all_keys()[f"{_SECTION}.{leaf}"]
+        with titled(Vertical(classes="dialog"), self.FORM_TITLE):
+            for name, field in self.fields.items():
+                key = all_keys()[name]
                 with Horizontal(classes="field"):
-                    yield Label(Content(leaf))
-                    yield Input(
-                        format_value(key.name, settings_value(self._settings, key.name)),
-                        id=f"decode-{leaf}",
-                        compact=True,
-                    )
+                    yield Label(Content(key.leaf))
+                    yield field
                 yield Static(Content.styled(key.description, DIM), markup=False, classes="field-help")
-            yield Static("", id="decode-problem", markup=False)
+            yield self.problem
             yield KeyHints()
 
-    def on_mount(self) -> None:
-        """Focus the first field."""
-        set_title(self.query_one(".dialog"), "How replies are decoded")
-        self.query_one(f"#decode-{_KEYS[0]}").focus()
-
-    @on(Input.Submitted)
-    def action_apply(self) -> None:
-        """Check all fields together, and return them when they are valid."""
-        try:
-            changes = {
-                f"{_SECTION}.{leaf}": parse_edit(f"{_SECTION}.{leaf}", self.query_one(f"#decode-{leaf}", Input).value)
-                for leaf in _KEYS
-            }
-            self.dismiss(with_values(self._settings, changes))
-        except ConfigError as error:
-            self.query_one("#decode-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(error))))
+    def on_input_submitted(self) -> None:
+        """Take enter in any field."""
+        self.action_submit()

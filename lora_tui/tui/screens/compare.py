@@ -16,6 +16,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.text import one_line
 from lora_tui.tui.curve import Series
 from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.screens.base import titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, score_mark, styled
 from lora_tui.tui.views.runs import differences
@@ -35,9 +36,8 @@ _LOSS, _SCORE, _HELD_OUT = "Loss, smoothed", "Score", "Loss on held-out examples
 class CompareScreen(Dialog[None]):
     """Sheet that compares the runs that were marked."""
 
-    CSS_PATH = ["../dialogs.tcss", "compare.tcss"]  # noqa: RUF012  # as Textual has it
-
     LESSON = "07-overfitting-and-early-stopping"
+    AUTO_FOCUS = "#compare-answers-box"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.close"),
         Binding("v", "plot", "Other curves", id="compare.plot"),
@@ -56,16 +56,14 @@ class CompareScreen(Dialog[None]):
             with Container(id="compare-plot-box", classes="box"):
                 yield LinePlot("none of these runs has taken a step", id="compare-plot")
             with Horizontal(id="compare-parts"):
-                with VerticalScroll(id="compare-settings-box", classes="box"):
+                with titled(VerticalScroll(id="compare-settings-box", classes="box"), "What is set differently"):
                     yield Static(id="compare-settings", markup=False)
-                with VerticalScroll(id="compare-answers-box", classes="box"):
+                with titled(VerticalScroll(id="compare-answers-box", classes="box"), "The same prompts"):
                     yield Static(id="compare-answers", markup=False)
             yield KeyHints()
 
     async def on_mount(self) -> None:
         """Read the runs and show all of it."""
-        set_title(self.query_one("#compare-settings-box"), "What is set differently")
-        set_title(self.query_one("#compare-answers-box"), "The same prompts")
         store = self._services.reader.store
         if store is None:
             return
@@ -74,7 +72,6 @@ class CompareScreen(Dialog[None]):
         self._draw()
         self.query_one("#compare-settings", Static).update(await self._settings(store))
         self.query_one("#compare-answers", Static).update(await self._answers(store))
-        self.query_one("#compare-answers-box").focus()
 
     def _title_of(self, view: TrainingView) -> str:
         return one_line(view.run.name, 20) if view.run.name else f"run {view.run.id}"

@@ -20,7 +20,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
-from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.views.runs import forecast_lines
@@ -62,6 +62,7 @@ class ConfigureScreen(ModeScreen):
     CSS_PATH = "configure.tcss"
 
     MODE = "configure"
+    AUTO_FOCUS = "#keys"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -100,7 +101,7 @@ class ConfigureScreen(ModeScreen):
                 )
                 yield Input(placeholder="part of a key's name or meaning", id="find", compact=True)
             with Vertical(id="configure-side"):
-                with VerticalScroll(id="key-box", classes="box"):
+                with titled(VerticalScroll(id="key-box", classes="box"), "Key"):
                     yield Static(id="key-words", markup=False)
                 with Container(id="edit-box", classes="box"):
                     yield Input(id="edit", compact=True)
@@ -109,11 +110,7 @@ class ConfigureScreen(ModeScreen):
 
     def on_mount(self) -> None:
         """List the keys."""
-        set_title(self.query_one("#key-box"), "Key")
-        self.query_one("#find").display = False
-        self.query_one("#edit-box").display = False
         self._list()
-        self.query_one("#keys").focus()
         self._forecast()
 
     async def update(self, *, changed: bool) -> None:

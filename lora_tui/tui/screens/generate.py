@@ -17,7 +17,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.actions import AppActions
-from lora_tui.tui.screens.base import RunScreen
+from lora_tui.tui.screens.base import RunScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
@@ -50,6 +50,7 @@ class GenerateScreen(RunScreen):
     CSS_PATH = "generate.tcss"
 
     MODE = "generate"
+    AUTO_FOCUS = "#pairs"
     STOP_MESSAGE = "Stopping: calls that are paid for are still taken in."
     LESSON = "04-data-and-judging"
 
@@ -86,9 +87,9 @@ class GenerateScreen(RunScreen):
     def compose_body(self) -> ComposeResult:
         """Sources and pairs side by side, progress and analysis under them."""
         with Horizontal(id="above"):
-            with Container(id="sources-box", classes="box"):
+            with titled(Container(id="sources-box", classes="box"), "Sources"):
                 yield RowList(self._source_row, _SOURCES, id="sources", empty="no files read yet")
-            with Container(id="pairs-box", classes="box"):
+            with titled(Container(id="pairs-box", classes="box"), "Pairs"):
                 yield RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
                 yield Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
         with Horizontal(id="below"):
@@ -98,11 +99,7 @@ class GenerateScreen(RunScreen):
             yield panel
 
     def on_mount(self) -> None:
-        """Title the boxes and focus the pairs."""
-        set_title(self.query_one("#sources-box"), "Sources")
-        set_title(self.query_one("#pairs-box"), "Pairs")
-        self.query_one("#search").display = False
-        self.query_one("#pairs").focus()
+        """Choose the panel below."""
         self.set_class(True, f"-below-{_BELOW[self._below]}")
 
     # Following the run

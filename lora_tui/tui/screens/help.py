@@ -15,11 +15,11 @@ from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
 from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.screens.base import titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import set_title
 
 Key = tuple[str, str, str]
 """How a key is written, its description in a word, and in a sentence."""
@@ -49,8 +49,6 @@ def active_keys(screen: Screen[Any]) -> tuple[list[Key], str]:
 class HelpScreen(Dialog[None]):
     """Sheet with the keys at the left and the lesson at the right."""
 
-    CSS_PATH = ["../dialogs.tcss", "help.tcss"]  # noqa: RUF012  # as Textual has it
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark", "dismiss", "Back", id="help.close"),
         Binding("enter,l", "learn", "Open in Learn", id="help.learn"),
@@ -74,17 +72,12 @@ class HelpScreen(Dialog[None]):
                 lines += [styled(" " * (width + 2), (part, DIM)) for part in wrapped]
         with Vertical(classes="sheet"):
             with Horizontal(id="help-parts"):
-                with VerticalScroll(id="help-keys", classes="box"):
+                with titled(VerticalScroll(id="help-keys", classes="box"), "Keys here"):
                     yield Static(Content("\n").join(lines), markup=False)
-                with VerticalScroll(id="help-lesson", classes="box"):
+                title = f"Lesson {self._lesson.number} · {self._lesson.title}"
+                with titled(VerticalScroll(id="help-lesson", classes="box"), title):
                     yield Markdown(self._lesson.text, open_links=False)
             yield KeyHints()
-
-    def on_mount(self) -> None:
-        """Title the boxes."""
-        set_title(self.query_one("#help-keys"), "Keys here")
-        set_title(self.query_one("#help-lesson"), f"Lesson {self._lesson.number} · {self._lesson.title}")
-        self.query_one("#help-keys").focus()
 
     def action_learn(self) -> None:
         """Open the lesson on Learn, with the panels of the user's own run."""

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Markdown, Static
 
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.text import DIM, styled
@@ -28,6 +28,7 @@ class LearnScreen(ModeScreen):
     CSS_PATH = "learn.tcss"
 
     MODE = "learn"
+    AUTO_FOCUS = "#lesson-box"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket,p", "step(-1)", "Previous", key_display="[", id="learn.previous"),
@@ -46,23 +47,19 @@ class LearnScreen(ModeScreen):
     def compose_body(self) -> ComposeResult:
         """List, lesson, own run."""
         with Horizontal(id="learn-parts"):
-            with Container(id="lessons-box", classes="box"):
+            with titled(Container(id="lessons-box", classes="box"), "Lessons"):
                 yield RowList(self._row, (Column("", 2, right=True), Column("", 0)), headings=False, id="lessons")
             with Horizontal(id="lesson-parts"):
                 with VerticalScroll(id="lesson-box", classes="box"):
                     yield Markdown("", open_links=False, id="lesson")
-                with Vertical(id="own-box", classes="box"):
+                with titled(Vertical(id="own-box", classes="box"), "In your own run"):
                     yield LinePlot("", id="own-plot")
                     with VerticalScroll(id="own-scroll"):
                         yield Static(id="own-words", markup=False)
 
     async def on_mount(self) -> None:
         """Show the lesson that was asked for, else the first."""
-        set_title(self.query_one("#lessons-box"), "Lessons")
-        set_title(self.query_one("#own-box"), "In your own run")
-        self.query_one("#own-plot").display = False
         self.query_one(RowList).show(len(lessons()))
-        self.query_one("#lesson-box").focus()
         wanted = self.state.requested_lesson or lessons()[0].id
         self.state.requested_lesson = None
         await self.open(wanted)

@@ -6,13 +6,13 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from lora_tui.store.queries.generation import PairDetail, pair_detail
 from lora_tui.text import clean, one_line
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.screens.base import titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as pair_texts
@@ -24,9 +24,8 @@ from lora_tui.tui.widgets.panel import set_title
 class PairScreen(Dialog[int | None]):
     """Sheet with one pair of a window, and keys for its neighbours; returns the id of the pair that was shown last."""
 
-    CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
-
     LESSON = "04-data-and-judging"
+    AUTO_FOCUS = "#pair-box"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "close", "Back", id="pair.close"),
@@ -55,16 +54,12 @@ class PairScreen(Dialog[int | None]):
                 with VerticalScroll(id="passage-box", classes="box"):
                     yield Static(id="passage", markup=False)
                 with VerticalScroll(id="pair-box", classes="box"):
-                    yield Static(id="pair-text", markup=False)
-                    yield Static(id="pair-verdict", markup=False)
-                    yield Static(id="pair-measures", markup=False)
-                    yield Static(id="pair-judge", markup=False)
-                    yield Static(id="pair-history", markup=False)
+                    for part in ("text", "verdict", "measures", "judge", "history"):
+                        yield Static(id=f"pair-{part}", markup=False)
             yield KeyHints()
 
     async def on_mount(self) -> None:
         """Read and show the pair."""
-        self.query_one("#pair-box").focus()
         await self._show()
 
     async def _show(self) -> None:
@@ -81,29 +76,22 @@ class PairScreen(Dialog[int | None]):
         place = f" {index + 1:,} of {len(self._window):,}" if index is not None else ""
         set_title(self.query_one("#passage-box"), one_line(f"{pair.source} · {detail.heading}".rstrip(" ·"), 60))
         set_title(self.query_one("#pair-box"), f"Pair {pair.id} ·{place}" if place else f"Pair {pair.id}")
-        self._put("passage", pair_texts.passage_text(detail))
         kind = " · ".join(filter(None, (str(pair.slot.get("question_type", "")), str(pair.slot.get("difficulty", "")),
                                         str(pair.slot.get("audience", "")), pair.topic)))  # fmt: skip
-        self._put(
-            "pair-text",
-            styled(
-                (one_line(kind, 200) + "\n", DIM),
-                safe_text(pair.question, "bold"),
-                "\n\n",
-                safe_text(pair.answer),
-            ),
-        )
-        self._put("pair-verdict", pair_texts.verdict_text(detail))
-        self._put("pair-measures", pair_texts.metrics_text(detail))
+        question = safe_text(pair.question, "bold")
         judge = pair_texts.judge_text(detail)
-        self._put("pair-judge", styled(("The judge says\n", DIM), judge) if judge else judge)
-        self._put("pair-history", pair_texts.history_text(detail))
-
-    def _put(self, name: str, content: Content) -> None:
-        """Show this in a part; a part without content takes no room."""
-        target = self.query_one(f"#{name}", Static)
-        target.display = bool(content.plain)
-        target.update(content)
+        parts = {
+            "passage": pair_texts.passage_text(detail),
+            "pair-text": styled((one_line(kind, 200) + "\n", DIM), question, "\n\n", safe_text(pair.answer)),
+            "pair-verdict": pair_texts.verdict_text(detail),
+            "pair-measures": pair_texts.metrics_text(detail),
+            "pair-judge": styled(("The judge says\n", DIM), judge) if judge else judge,
+            "pair-history": pair_texts.history_text(detail),
+        }
+        for name, content in parts.items():
+            part = self.query_one(f"#{name}", Static)
+            part.display = bool(content.plain)  # without content it takes no room
+            part.update(content)
 
     def action_close(self) -> None:
         """Go back to the list."""
@@ -142,10 +130,8 @@ class PairScreen(Dialog[int | None]):
 class EditPairDialog(Dialog[tuple[str, str] | None]):
     """Form for a pair's question and answer; returns the new wording, None when it was cancelled."""
 
-    CSS_PATH = ["../dialogs.tcss", "pair.tcss"]  # noqa: RUF012  # as Textual has it
-
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel", id="edit.cancel"),
+        Binding("escape", "dismiss", "Cancel", id="edit.cancel"),
         Binding("ctrl+s", "save", "Save", id="edit.save", priority=True),
     ]
 
@@ -156,21 +142,11 @@ class EditPairDialog(Dialog[tuple[str, str] | None]):
     def compose(self) -> ComposeResult:
         """Question above answer."""
         with Vertical(classes="dialog -wide-dialog"):
-            with Container(id="edit-question-box", classes="box"):
+            with titled(Container(id="edit-question-box", classes="box"), "Question"):
                 yield TextArea(self._question, id="edit-question", soft_wrap=True, compact=True)
-            with Container(id="edit-answer-box", classes="box"):
+            with titled(Container(id="edit-answer-box", classes="box"), "Answer"):
                 yield TextArea(self._answer, id="edit-answer", soft_wrap=True, compact=True)
             yield KeyHints()
-
-    def on_mount(self) -> None:
-        """Title the fields and focus the first."""
-        set_title(self.query_one("#edit-question-box"), "Question")
-        set_title(self.query_one("#edit-answer-box"), "Answer")
-        self.query_one("#edit-question").focus()
-
-    def action_cancel(self) -> None:
-        """Leave the wording as it was."""
-        self.dismiss(None)
 
     def action_save(self) -> None:
         """Return the new wording; empty fields are refused where it is stored."""

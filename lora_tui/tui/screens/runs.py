@@ -15,12 +15,12 @@ from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
 from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
-from lora_tui.tui.screens.base import ModeScreen
+from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.runs import run_cells, run_text
-from lora_tui.tui.widgets.panel import Panel, set_title
+from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _NARROW = (
@@ -40,6 +40,7 @@ class RunsScreen(ModeScreen):
     CSS_PATH = "runs.tcss"
 
     MODE = "runs"
+    AUTO_FOCUS = "#runs"
     LESSON = "07-overfitting-and-early-stopping"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,14 +68,9 @@ class RunsScreen(ModeScreen):
     def compose_body(self) -> ComposeResult:
         """The list above, the run under the cursor below."""
         with Vertical(id="runs-parts"):
-            with Container(id="runs-box", classes="box"):
+            with titled(Container(id="runs-box", classes="box"), "Runs"):
                 yield RowList(self._row, _COLUMNS, id="runs", empty="No runs yet. 1 generates, 2 trains.")
             yield Panel("This run", id="run-detail")
-
-    def on_mount(self) -> None:
-        """Focus the list."""
-        set_title(self.query_one("#runs-box"), "Runs")
-        self.query_one("#runs").focus()
 
     def on_resize(self) -> None:
         """Show as many columns as fit."""

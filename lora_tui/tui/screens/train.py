@@ -20,7 +20,7 @@ from lora_tui.store.queries.runs import RunLine, weight_history
 from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.curve import Series
-from lora_tui.tui.screens.base import RunScreen
+from lora_tui.tui.screens.base import RunScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
@@ -48,6 +48,7 @@ class TrainScreen(RunScreen):
     CSS_PATH = "train.tcss"
 
     MODE = "train"
+    AUTO_FOCUS = "#answers"
     STOP_MESSAGE = "Stopping: the step is finished and saved first."
     LESSON = "01-tokens-and-loss"
 
@@ -90,28 +91,20 @@ class TrainScreen(RunScreen):
         yield Panel(PLAN_TITLE, id="plan")
         yield Line(id="now-line")
         with Horizontal(id="plots"):
-            with Container(id="plot-box", classes="box"):
+            with titled(Container(id="plot-box", classes="box"), "Loss"):
                 yield LinePlot(id="plot")
             with Vertical(id="side"):
                 yield Panel("Now", id="now")
-                with Container(id="second-box", classes="box"):
+                with titled(Container(id="second-box", classes="box"), "Learning rate"):
                     yield LinePlot(id="second")
         yield Line(id="score-line")
         with Horizontal(id="lower"):
             with Vertical(id="scores"):
-                with Container(id="score-box", classes="box"):
+                with titled(Container(id="score-box", classes="box"), "Score"):
                     yield LinePlot("the first evaluation draws it", id="score-plot")
                 yield Panel("Weights", id="weights")
-            with Container(id="answers-box", classes="box"):
+            with titled(Container(id="answers-box", classes="box"), "What it answers"):
                 yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
-
-    def on_mount(self) -> None:
-        """Title the boxes, focus the answers."""
-        set_title(self.query_one("#plot-box"), "Loss")
-        set_title(self.query_one("#second-box"), "Learning rate")
-        set_title(self.query_one("#score-box"), "Score")
-        set_title(self.query_one("#answers-box"), "What it answers")
-        self.query_one("#answers").focus()
 
     # Following the run
 

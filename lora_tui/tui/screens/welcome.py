@@ -1,28 +1,26 @@
 """The first start: three choices, each of which leads to something that runs within a minute, and their forms."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Button, Input, Static
 
-from lora_tui.config.explain import format_value, parse_edit
-from lora_tui.config.keys import settings_value
-from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
+from lora_tui.tui.screens.base import titled
+from lora_tui.tui.screens.settings_form import SettingsForm
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.text import DIM, safe_text, styled
-from lora_tui.tui.widgets.panel import set_title
+from lora_tui.tui.text import DIM, styled
 
 _CHOICES = (
     ("show", "1", "Show me", "the quickstart: a built-in model, no key, about two minutes"),
@@ -33,8 +31,6 @@ _CHOICES = (
 
 class WelcomeScreen(Dialog[None]):
     """Dialog that is shown when there is no run yet and nothing is configured."""
-
-    CSS_PATH = "../dialogs.tcss"
 
     LESSON = "01-tokens-and-loss"
 
@@ -54,7 +50,7 @@ class WelcomeScreen(Dialog[None]):
 
     def compose(self) -> ComposeResult:
         """What the program is, the choices, and what this machine has."""
-        with Vertical(classes="dialog -wide-dialog", id="welcome"):
+        with titled(Vertical(classes="dialog -wide-dialog", id="welcome"), "lora-tui"):
             yield Static(
                 styled(("Teach a language model something, and watch it learn.", "bold $accent")), classes="question"
             )
@@ -64,11 +60,6 @@ class WelcomeScreen(Dialog[None]):
             yield Static(styled((f"{_machine(self._services.state.settings)}", DIM)), markup=False)
             yield Static(styled(("escape", "bold $accent"), " look around first   ", ("?", "bold $accent"), " help   ",
                                 ("q", "bold $accent"), " leave"))  # fmt: skip
-
-    def on_mount(self) -> None:
-        """Focus the first choice: it is for somebody who knows nothing yet."""
-        set_title(self.query_one(".dialog"), "lora-tui")
-        self.query_one("#choice-show").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Take enter or a click on a choice."""
@@ -92,92 +83,57 @@ def _machine(settings: Settings) -> str:
     return f"This machine: {machine_line()} · {variable} {key}"
 
 
-class SettingsForm(Dialog[Settings | None]):
-    """Form of a few keys; returns settings with their values, None when cancelled. What is invalid is said below."""
+class _StartForm(SettingsForm):
+    """What a run needs before it can begin: a question, a field and a help for each key."""
 
-    CSS_PATH = "../dialogs.tcss"
-
-    FORM_TITLE: ClassVar[str] = ""
-    FIELDS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
-    """Dotted key, question, and help."""
+    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Question and help by key."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", show=False),
-        Binding("ctrl+s", "begin", "Start", show=False, priority=True),
-        Binding("up", "app.focus_previous", show=False),
-        Binding("down", "app.focus_next", show=False),
+        Binding("ctrl+s", "submit", "Start", show=False, priority=True),
     ]
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self._settings = settings
 
     def compose(self) -> ComposeResult:
         """Question, field and help for each key."""
-        with VerticalScroll(classes="dialog -wide-dialog"):
-            for number, (name, question, help_text) in enumerate(self.FIELDS):
+        with titled(VerticalScroll(classes="dialog -wide-dialog"), self.FORM_TITLE):
+            for name, (question, help_text) in self.KEYS.items():
                 yield Static(styled((question, "bold")), markup=False, classes="field-question")
-                yield Input(
-                    format_value(name, settings_value(self._settings, name)), id=f"field-{number}", compact=True
-                )
+                yield self.fields[name]
                 yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
-            yield Static("", id="form-problem", markup=False)
+            yield self.problem
             yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
                                 ("escape", "bold $accent"), " back"))  # fmt: skip
 
-    def on_mount(self) -> None:
-        """Focus the first field."""
-        set_title(self.query_one(".dialog"), self.FORM_TITLE)
-        self.query_one("#field-0").focus()
-
-    @on(Input.Submitted)
-    def _next(self, event: Input.Submitted) -> None:
-        number = int((event.input.id or "field-0").removeprefix("field-")) + 1
-        if number < len(self.FIELDS):
-            self.query_one(f"#field-{number}").focus()
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go on to the next field; from the last, begin."""
+        later = list(self.fields.values())
+        later = later[later.index(event.input) + 1 :]
+        if later:
+            later[0].focus()
         else:
-            self.action_begin()
-
-    def action_begin(self) -> None:
-        """Validate the fields, and return the settings."""
-        try:
-            changes = {
-                name: parse_edit(name, self.query_one(f"#field-{number}", Input).value)
-                for number, (name, _, _) in enumerate(self.FIELDS)
-            }
-            settings = with_values(self._settings, changes)
-            self.check(settings)
-        except LoraTuiError as error:
-            self.query_one("#form-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(str(error))))
-            return
-        self.dismiss(settings)
-
-    def check(self, settings: Settings) -> None:
-        """Raise `LoraTuiError` for what is known to fail before anything is started."""
+            self.action_submit()
 
 
-class GenerateForm(SettingsForm):
+class GenerateForm(_StartForm):
     """What generation from a folder needs."""
 
     FORM_TITLE = "From my files"
-    FIELDS = (
-        ("data_generation.input_folder", "Which folder has the text?", ".txt and .md files, with subfolders"),
-        (
-            "data_generation.model",
+    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "data_generation.input_folder": ("Which folder has the text?", ".txt and .md files, with subfolders"),
+        "data_generation.model": (
             "Which model writes the pairs?",
             "a name such as gpt-4o-mini, or builtin: small, free, local",
         ),
-        (
-            "data_generation.base_url",
+        "data_generation.base_url": (
             "Where is it?",
             "empty = OpenAI; any compatible endpoint, such as http://localhost:11434/v1",
         ),
-        (
-            "data_generation.total_examples",
+        "data_generation.total_examples": (
             "How many accepted pairs?",
             "a dozen shows how it goes; a few hundred teach something",
         ),
-    )
+    }
 
     def check(self, settings: Settings) -> None:
         """The folder must exist, and OpenAI needs a key."""
@@ -188,28 +144,25 @@ class GenerateForm(SettingsForm):
             raise LoraTuiError(f"{generation.api_key_env} is not set: leave, export it and come back, or take builtin.")
 
 
-class TrainForm(SettingsForm):
+class TrainForm(_StartForm):
     """What training on a file needs."""
 
     FORM_TITLE = "I have the data"
-    FIELDS = (
-        (
-            "fine_tuning.train_data_file",
+    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "fine_tuning.train_data_file": (
             "Which file?",
             "Question/Answer text, .jsonl, .json or .csv: chat, Alpaca, ShareGPT, …",
         ),
-        (
-            "fine_tuning.model_name",
+        "fine_tuning.model_name": (
             "Which model?",
             "a name on the Hugging Face hub, a folder, a .gguf file, or builtin",
         ),
-        ("fine_tuning.optimizer.lora_lr", "Learning rate?", "5e-4 for models up to 4 billion parameters, 2e-4 above"),
-        (
-            "fine_tuning.training.max_epochs",
+        "fine_tuning.optimizer.lora_lr": ("Learning rate?", "5e-4 for models up to 4 billion parameters, 2e-4 above"),
+        "fine_tuning.training.max_epochs": (
             "How many times over the data?",
             "3 for thousands of examples, 10 or more for dozens",
         ),
-    )
+    }
 
     def check(self, settings: Settings) -> None:
         """The file must exist."""
