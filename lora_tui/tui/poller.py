@@ -16,7 +16,7 @@ from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.tui.dialogs import Problem
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.state import GENERATION_MODES, TRAINING_MODES
+from lora_tui.tui.state import FOLLOWED_MODES
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ class StorePoller:
             await asyncio.to_thread(state.prepare)
         changed = await reader.changed()
         self._runs_stale |= changed
-        if reader.store is not None and (first or self._runs_due()):
+        due = self._runs_stale and time.monotonic() - self._runs_read_at > _RUNS_SECONDS
+        if reader.store is not None and (first or due or self._services.runs_requested):
+            changed = True  # what was written before this poll shows in the list only now
             self._runs_stale = self._services.runs_requested = False
             self._runs_read_at = time.monotonic()
             state.runs = await run_lines(reader.store)
@@ -79,11 +81,6 @@ class StorePoller:
         for screen in self._services.screens:  # the mode that is shown, also from behind a dialog
             if isinstance(screen, ModeScreen) and screen.is_mounted:
                 await screen.refresh_from_store(changed=changed or first)
-
-    def _runs_due(self) -> bool:
-        return self._services.runs_requested or (
-            self._runs_stale and time.monotonic() - self._runs_read_at > _RUNS_SECONDS
-        )
 
     def _report_error(self, error: Exception) -> None:
         """Show that polling has failed, once for each error in a row."""
@@ -100,12 +97,12 @@ class StorePoller:
         if first and self._attach is not None and (run := state.run(self._attach)) is not None:
             self._services.show_run(run)
             return
-        if state.generation_run is None:
-            state.generation_run = next((run.id for run in state.runs if run.mode in GENERATION_MODES), None)
-        if state.training_run is None:
-            state.training_run = next((run.id for run in state.runs if run.mode in TRAINING_MODES), None)
-        if first and state.live:
-            self._services.show_run(state.live[0])
+        for screen, modes in FOLLOWED_MODES.items():
+            newest = next((run.id for run in state.runs if run.mode in modes), None)
+            if newest is not None:
+                state.in_view.setdefault(screen, newest)
+        if first and state.live_run is not None:
+            self._services.show_run(state.live_run)
 
     def _report_failures(self) -> None:
         """Show once that a run has failed since the app began to poll."""

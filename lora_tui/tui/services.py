@@ -19,7 +19,7 @@ from lora_tui.protocol.backend import Backend, ChatTarget
 from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Problem, ProblemDialog
-from lora_tui.tui.state import AppState
+from lora_tui.tui.state import GENERATION_MODES, AppState
 from lora_tui.tui.store_reader import StoreReader
 from lora_tui.tui.text import safe_line
 
@@ -129,11 +129,10 @@ class AppServices:
     def show_run(self, run: RunLine) -> None:
         """Bring a run into view, on the screen where it is at home."""
         self.state.bring_into_view(run.mode, run.id)
-        target = "train" if run.mode in ("train", "evaluate") else "generate" if run.mode == "generate" else None
-        if run.mode == "quickstart":
-            target = "train" if run.best_score is not None else "generate"
-        if target is not None:
-            self.go_to(target)
+        if run.mode in ("train", "evaluate") or (run.mode == "quickstart" and run.best_score is not None):
+            self.go_to("train")
+        elif run.mode in GENERATION_MODES:
+            self.go_to("generate")
         self.poll_soon()
 
     def show_new_run(self, mode: str, run_id: int) -> None:

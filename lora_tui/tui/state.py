@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.store.rows import LIVE_STATES
+from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES
 
 if TYPE_CHECKING:
     from lora_tui.config.load import Loaded
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 GENERATION_MODES = ("generate", "quickstart")
 """Modes of runs that Generate shows."""
 
-TRAINING_MODES = ("train", "quickstart")
-"""Modes of runs that Train shows, and that leave an adapter."""
+FOLLOWED_MODES = {"generate": GENERATION_MODES, "train": TRAINING_MODES}
+"""Modes of runs that a screen follows, by the screen."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ class AppState:
         """Settings that differ from those of the file; None for those."""
         self.runs: list[RunLine] = []
         """Every run of the store, the newest first, as of the last poll that read them."""
-        self.generation_run: int | None = None
-        """Id of the run that Generate shows."""
-        self.training_run: int | None = None
-        """Id of the run that Train shows."""
+        self.in_view: dict[str, int] = {}
+        """Id of the run that Generate and that Train follow, by the screen."""
         self.begun: set[int] = set()
         """Runs begun or resumed from this app: whoever begins something wants to hear how it failed."""
         self.reported_failures: set[int] | None = None
@@ -106,16 +104,17 @@ class AppState:
         return next((run for run in self.runs if run.id == run_id), None)
 
     @property
-    def live(self) -> list[RunLine]:
-        """Runs that have an owner, newest first."""
-        return [run for run in self.runs if run.state in LIVE_STATES]
+    def live_run(self) -> RunLine | None:
+        """The newest run that has an owner."""
+        return next((run for run in self.runs if run.state in LIVE_STATES), None)
 
     def bring_into_view(self, mode: str, run_id: int) -> None:
         """Have Generate, Train or both show this run, as its mode asks for."""
-        if mode in GENERATION_MODES:
-            self.generation_run = run_id
-        if mode in TRAINING_MODES:
-            self.training_run = run_id
+        self.in_view |= {screen: run_id for screen, modes in FOLLOWED_MODES.items() if mode in modes}
+
+    def run_on(self, screen: str) -> RunLine | None:
+        """The run that Generate or Train follows."""
+        return self.run(self.in_view.get(screen))
 
     def mark_begun(self, run_id: int) -> None:
         """Note a run that was begun or resumed from this app: if it fails, it is reported, also for a second time."""
@@ -126,5 +125,4 @@ class AppState:
     def drop_run(self, run_id: int) -> None:
         """Show something else than this run: it is deleted."""
         self.runs = [run for run in self.runs if run.id != run_id]
-        self.generation_run = None if self.generation_run == run_id else self.generation_run
-        self.training_run = None if self.training_run == run_id else self.training_run
+        self.in_view = {screen: shown for screen, shown in self.in_view.items() if shown != run_id}

@@ -15,7 +15,6 @@ from lora_tui.store.queries.runs import data_version
 _LIVENESS_SECONDS = 2.0
 """How often runs are marked whose owner is gone."""
 
-_LEAST_SECONDS = 1.0
 _COST = 0.04
 """Share of one core's time that a repeated question may take."""
 
@@ -60,7 +59,7 @@ class StoreReader:
 class Throttle:
     """Rate limit of a repeated query by how long its last answer took: a large store is summarised less often."""
 
-    def __init__(self, least_seconds: float = _LEAST_SECONDS) -> None:
+    def __init__(self, least_seconds: float = 1.0) -> None:
         self._least = least_seconds
         self._next = 0.0
         self._started = 0.0

@@ -42,6 +42,14 @@ async def test_without_any_adapter_the_base_model_speaks(harness: AppHarness) ->
         assert harness.backend.calls_of("open_chat") == [(ChatTarget(base_only=True),)]
 
 
+async def test_a_poll_shows_the_adapter_that_was_trained_meanwhile(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3")
+        await wait_for_text(app, "the base model")
+        run_id = await harness.populate(create_training_run)
+        await wait_for_text(app, f"run {run_id}, best checkpoint")
+
+
 async def test_the_base_model_answers_the_same_prompt_beside(harness: AppHarness) -> None:
     await harness.populate(create_training_run)
     async with harness.app() as (app, pilot):

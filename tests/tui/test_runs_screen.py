@@ -73,7 +73,7 @@ async def test_a_run_opens_on_the_screen_where_it_is_at_home(harness: AppHarness
         await wait_for_text(app, "■ run 2 · stopped")
         await pilot.press("4", "up", "enter")
         await wait_until(lambda: app.current_mode == "generate")
-        assert app.services.state.generation_run == 3
+        assert app.services.state.in_view["generate"] == 3
 
 
 async def test_marked_runs_are_compared_in_curves_settings_and_answers(harness: AppHarness) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -37,17 +38,10 @@ class AnswerScreen(Dialog[None]):
         Binding("escape,q,enter", "dismiss", "Back", id="answer.close"),
         Binding("left,p", "step(-1)", "Previous", id="answer.previous"),
         Binding("right,n", "step(1)", "Next", id="answer.next"),
+        Binding("1", "rate(1)", "Rate it", key_display="1-5", id="answer.rate-1", tooltip="Rate it 1 of 5"),
         *(
-            Binding(
-                str(n),
-                f"rate({n})",
-                "Rate it",
-                show=n == 1,
-                key_display="1-5" if n == 1 else None,
-                id=f"answer.rate-{n}",
-                tooltip=f"Rate it {n} of 5",
-            )
-            for n in range(1, 6)
+            Binding(str(n), f"rate({n})", "Rate it", show=False, id=f"answer.rate-{n}", tooltip=f"Rate it {n} of 5")
+            for n in range(2, 6)
         ),
         Binding("y", "copy", "Copy", id="answer.copy", tooltip="Copy prompt and answer"),
         Binding("question_mark", "app.help", show=False),
@@ -68,15 +62,10 @@ class AnswerScreen(Dialog[None]):
                 yield Static(id="answer", markup=False)
             yield KeyHints()
 
-    async def on_mount(self) -> None:
-        """Show the answer."""
-        await self._show()
-
-    async def on_resize(self) -> None:
-        """Cut earlier answers to the new width."""
-        await self._show()
-
+    @on(events.Mount)
+    @on(events.Resize)
     async def _show(self) -> None:
+        """Show the answer; earlier ones are cut to the width there is."""
         store = self._services.reader.store
         if store is None:
             return
@@ -121,16 +110,12 @@ class AnswerScreen(Dialog[None]):
         result = await self._services.attempt(self._services.backend.rate_sample(sample.id, rating))
         if result is None:
             return
-        changes = {name: result.after[name] - result.before.get(name, 0.0) for name in result.after}
-        strongest = sorted(changes, key=lambda name: -abs(changes[name]))[:3]
-        largest = ", ".join(
-            f"{metric_name(name)} {changes[name]:+.4f}" for name in strongest if abs(changes[name]) > _LEAST_CHANGE
-        )
-        text = (
-            f"The weights moved: {largest}"
-            if largest
-            else "The weights hardly moved: no metric sets this answer apart."
-        )
+        changes = [(name, weight - result.before.get(name, 0.0)) for name, weight in result.after.items()]
+        strongest = sorted(changes, key=lambda change: -abs(change[1]))[:3]
+        moved = [f"{metric_name(name)} {change:+.4f}" for name, change in strongest if abs(change) > _LEAST_CHANGE]
+        text = "The weights hardly moved: no metric sets this answer apart."
+        if moved:
+            text = f"The weights moved: {', '.join(moved)}"
         self._change = styled((text, "$accent"))
         self._services.poll_soon()
         await self._show()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
 
+_NO_RUN = styled(("no run yet", DIM))
+
 W = TypeVar("W", bound=Widget)
 
 
@@ -77,36 +79,33 @@ class ModeScreen(Screen[None]):
         """The open store; None before there is one."""
         return self.services.reader.store
 
-    def show_run_in_bar(self, run: RunLine | None, more: str = "") -> None:
-        """Show in the bar what a run is doing, with more about it."""
-        self.show_in_bar(run_status(run, more, narrow=self.size.width < 100))
+    def show_run_in_bar(self, run: RunLine | None, more: str = "", *, no_run: Content = _NO_RUN) -> None:
+        """Show what a run is doing: glyph, number, mode or state, `more`, and its device where there is room."""
+        if run is None:
+            self.show_in_bar(no_run)
+            return
+        narrow = self.size.width < 100
+        text, colour = state_label(run.state)
+        glyph, _, name = text.partition(" ")
+        parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
+        if not narrow or not more:
+            parts.append(f" · {name if run.state != 'running' else run.mode}")
+        if more:
+            parts.append(f" · {more}")
+        if run.device and run.state in LIVE_STATES and not narrow:
+            parts.append(f" · {run.device}")
+        self.show_in_bar(styled(*parts))
 
     def show_in_bar(self, content: Content) -> None:
         """Show this at the right of the bar."""
         self.query_one(TopBar).show(content)
 
 
-def run_status(run: RunLine | None, more: str, *, narrow: bool) -> Content:
-    """A run in the bar: glyph, number, mode or state, `more`, and the device it is on where there is room."""
-    if run is None:
-        return styled(("no run yet", DIM))
-    text, colour = state_label(run.state)
-    glyph, _, name = text.partition(" ")
-    parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
-    if not narrow or not more:
-        parts.append(f" · {name if run.state != 'running' else run.mode}")
-    if more:
-        parts.append(f" · {more}")
-    if run.device and run.state in LIVE_STATES and not narrow:
-        parts.append(f" · {run.device}")
-    return styled(*parts)
-
-
 class RunScreen(ModeScreen):
     """A mode that follows one run, and forecasts the next where there is none; start, resume and stop are its keys.
 
-    `forecast` says what a run with given settings will be. Subclasses say which run to follow (`run_id`), and draw it:
-    `show_no_run`, `open_run`, `follow_run`.
+    `forecast` says what a run with given settings will be. Subclasses draw the run that is followed: `show_no_run`,
+    `open_run`, `follow_run`.
     """
 
     STOP_MESSAGE: ClassVar[str] = ""
@@ -124,11 +123,6 @@ class RunScreen(ModeScreen):
         """The run that is followed, as of the last poll."""
         self._plan = PlanView()
 
-    @property
-    def run_id(self) -> int | None:
-        """Id of the run to follow."""
-        raise NotImplementedError
-
     async def show_no_run(self) -> None:
         """Draw what is shown before there is a run: the plan."""
         raise NotImplementedError
@@ -143,7 +137,7 @@ class RunScreen(ModeScreen):
 
     async def update(self, *, changed: bool) -> None:
         """Follow the run in view."""
-        store, run, before = self.store, self.state.run(self.run_id), self.run_in_view
+        store, run, before = self.store, self.state.run_on(self.MODE), self.run_in_view
         if store is None or run is None:
             self.run_in_view = None
             await self.show_no_run()

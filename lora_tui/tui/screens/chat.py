@@ -21,9 +21,9 @@ from textual.widgets import TextArea
 from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
+from lora_tui.store.rows import TRAINING_MODES
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
 from lora_tui.tui.widgets.panel import Line
@@ -90,6 +90,8 @@ class ChatScreen(ModeScreen):
 
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
+        self._chat_columns = ChatColumns(id="chat-columns")
+        self._prompt = ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None
@@ -98,9 +100,9 @@ class ChatScreen(ModeScreen):
 
     def compose_body(self) -> ComposeResult:
         """The two columns, the prompt, and a line on how replies are decoded."""
-        yield ChatColumns(id="chat-columns")
+        yield self._chat_columns
         with Vertical(id="prompt-box", classes="box"):
-            yield ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
+            yield self._prompt
         yield Line(id="chat-line")
 
     def on_mount(self) -> None:
@@ -121,10 +123,6 @@ class ChatScreen(ModeScreen):
             text += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
         self._chat_columns.show_hint(styled(*text))
 
-    @property
-    def _chat_columns(self) -> ChatColumns:
-        return self.query_one(ChatColumns)
-
     # The model
 
     @property
@@ -132,18 +130,17 @@ class ChatScreen(ModeScreen):
         """The model of the next question: the one chosen, else the newest finished adapter, else the base model."""
         if self._chosen_target is not None:
             return self._chosen_target
-        trained = (
-            run.id for run in self.state.runs if run.mode in TRAINING_MODES and run.state == "finished" and run.folder
-        )
-        newest = next(trained, None)
-        return ChatTarget(newest) if newest is not None else ChatTarget(base_only=True)
+        for run in self.state.runs:
+            if run.mode in TRAINING_MODES and run.state == "finished" and run.folder:
+                return ChatTarget(run.id)
+        return ChatTarget(base_only=True)
 
     def choose_target(self, target: ChatTarget) -> None:
         """Choose the model to talk to; it is loaded with the next question."""
         self._chosen_target = target
         self._title = ""
         self._show_target()
-        self.query_one("#prompt").focus()
+        self._prompt.focus()
 
     def _describe(self, target: ChatTarget) -> str:
         if target.base_only:
@@ -161,12 +158,8 @@ class ChatScreen(ModeScreen):
         target = self.target
         name = self._title if self._title and self._loaded_target == target else self._describe(target)
         self._chat_columns.set_speaker(safe_line(name, 70).plain)
-        live = self.state.live
-        if live:
-            self.show_run_in_bar(live[0])
-        else:
-            beside = " · beside the base model" if self._chat_columns.base_shown and self.size.width >= 100 else ""
-            self.show_in_bar(styled(safe_line(name, 60), (beside, DIM)))
+        beside = " · beside the base model" if self._chat_columns.base_shown and self.size.width >= 100 else ""
+        self.show_run_in_bar(self.state.live_run, no_run=styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
     def _show_line(self, text: str = "") -> None:
@@ -181,18 +174,16 @@ class ChatScreen(ModeScreen):
 
     @on(ChatInput.Sent)
     def _sent(self) -> None:
-        prompt = self.query_one("#prompt", ChatInput)
-        text = prompt.text.strip()
+        text = self._prompt.text.strip()
         if not text:
             return
         if self._busy:
             self.services.notify("The model is still answering; escape stops it.")
             return
+        self._prompt.clear()
         if text.casefold() == "exit":
-            prompt.clear()
             self.services.go_to("runs")
             return
-        prompt.clear()
         self._busy = True
         self._answer(text)
 
@@ -209,9 +200,8 @@ class ChatScreen(ModeScreen):
             stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
             await self._chat_columns.stream_replies(stream, sides, self.services.notify)
         except Exception as error:  # noqa: BLE001  # logged there; it ends this reply, not the conversation or the app
-            prompt = self.query_one("#prompt", ChatInput)
-            if text and not prompt.text:
-                prompt.text = text  # nobody should have to type it again
+            if text and not self._prompt.text:
+                self._prompt.text = text  # nobody should have to type it again
             self.services.report_error(error)
         finally:
             self._busy = False
@@ -235,7 +225,9 @@ class ChatScreen(ModeScreen):
         self._show_target()
         return self._conversation
 
+    @on(events.Unmount)
     async def _unload(self) -> None:
+        """Unload the model, if there is one."""
         conversation, self._conversation = self._conversation, None
         self._loaded_target = None
         if conversation is not None:
@@ -266,7 +258,7 @@ class ChatScreen(ModeScreen):
 
     def action_prompt(self) -> None:
         """Go back to typing."""
-        self.query_one("#prompt").focus()
+        self._prompt.focus()
 
     async def action_again(self) -> None:
         """Remove the last reply and have another."""
@@ -334,10 +326,6 @@ class ChatScreen(ModeScreen):
         with self.services.reporting():
             await asyncio.to_thread(write_atomically, path, text)
             self.services.notify(f"Saved: {path}")
-
-    async def on_unmount(self) -> None:
-        """Unload the model."""
-        await self._unload()
 
     @on(events.ScreenResume)
     def _resumed(self) -> None:

@@ -1,6 +1,5 @@
 """The dialogs of Chat: which checkpoint to talk to, and how its replies are decoded (``[fine_tuning.chat]``)."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import on
@@ -13,13 +12,12 @@ from textual.widgets import Label, Static
 from lora_tui.config.keys import all_keys
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints
-from lora_tui.store.rows import LIVE_STATES, Checkpoint
+from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES, Checkpoint
 from lora_tui.text import one_line
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
 from lora_tui.tui.screens.settings_form import SettingsForm
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, number
 from lora_tui.tui.theme import state_label
 from lora_tui.tui.widgets.key_hints import KeyHints
@@ -57,9 +55,8 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
         store, state = self._services.reader.store, self._services.state
         trained = [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]
         for run in trained:
-            kinds: dict[str, Checkpoint] = {}
-            for checkpoint in await checkpoints(store, run.id) if store is not None else ():
-                kinds.setdefault(checkpoint.kind, checkpoint)
+            found = await checkpoints(store, run.id) if store is not None else []
+            kinds = {checkpoint.kind: checkpoint for checkpoint in reversed(found)}  # the first of a kind
             best, last = kinds.get("best"), kinds.get("last")
             if best is not None:
                 self._choices.append((ChatTarget(run.id, "best"), _cells(run, best)))
@@ -67,8 +64,8 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
             if last is not None and (best is None or best.step != last.step or run.state in LIVE_STATES):
                 self._choices.append((ChatTarget(run.id, "last"), _cells(run, last)))
         model = one_line(state.settings.fine_tuning.model_name, 120)
-        base: Sequence[Cell] = [("base model", "strong"), ("no adapter", ""), ("", ""), ("", ""), (model, "dim")]
-        self._choices.append((ChatTarget(base_only=True), list(base)))
+        base: list[Cell] = [("base model", "strong"), ("no adapter", ""), ("", ""), ("", ""), (model, "dim")]
+        self._choices.append((ChatTarget(base_only=True), base))
         self.query_one(RowList).show(len(self._choices))
 
     @on(RowList.Chosen)

@@ -80,8 +80,12 @@ class ConfigureScreen(ModeScreen):
     def __init__(self, services: AppServices) -> None:
         super().__init__(services)
         self._rows: list[_Row] = []
-        self._search_text = ""
         self._editing: Key | None = None
+        self._keys = RowList(
+            self._row, _COLUMNS, headings=False, id="keys", empty="no key has that in its name or meaning"
+        )
+        self._find = Input(placeholder="part of a key's name or meaning", id="find", compact=True)
+        self._problem = Static(id="edit-problem", markup=False)
 
     @property
     def LESSON(self) -> str:  # type: ignore[override]  # noqa: N802  # it follows the cursor
@@ -96,16 +100,14 @@ class ConfigureScreen(ModeScreen):
         """Keys at the left; the key under the cursor, its editor and the forecast at the right."""
         with Horizontal(id="configure-parts"):
             with Container(id="keys-box", classes="box"):
-                yield RowList(
-                    self._row, _COLUMNS, headings=False, id="keys", empty="no key has that in its name or meaning"
-                )
-                yield Input(placeholder="part of a key's name or meaning", id="find", compact=True)
+                yield self._keys
+                yield self._find
             with Vertical(id="configure-side"):
                 with titled(VerticalScroll(id="key-box", classes="box"), "Key"):
                     yield Static(id="key-words", markup=False)
                 with Container(id="edit-box", classes="box"):
                     yield Input(id="edit", compact=True)
-                    yield Static(id="edit-problem", markup=False)
+                    yield self._problem
                 yield Panel("What this will do", id="forecast")
 
     def on_mount(self) -> None:
@@ -119,9 +121,10 @@ class ConfigureScreen(ModeScreen):
 
     # What is shown
 
+    @on(Input.Changed, "#find")
     def _list(self) -> None:
         """List the keys that the search finds, under their sections."""
-        wanted = self._search_text.casefold()
+        wanted = self._find.value.casefold()
         rows: list[_Row] = []
         for key in all_keys().values():
             if wanted and wanted not in f"{key.name} {key.description}".casefold():
@@ -130,10 +133,9 @@ class ConfigureScreen(ModeScreen):
                 rows.append(_Row(key.section))
             rows.append(_Row(key.section, key))
         self._rows = rows
-        keys = self.query_one("#keys", RowList)
-        keys.show(len(rows))
+        self._keys.show(len(rows))
         if rows and self._key is None:
-            keys.cursor = min(keys.cursor + 1, len(rows) - 1)
+            self._keys.cursor = min(self._keys.cursor + 1, len(rows) - 1)
         self._show_key()
 
     def _row(self, index: int) -> Sequence[Cell]:
@@ -152,18 +154,17 @@ class ConfigureScreen(ModeScreen):
 
     def _section_cell(self, name: str) -> str:
         """A section as the file has it, cut from the left: its end tells it from its neighbours."""
-        room = self.query_one("#keys", RowList).size.width - _BEFORE_VALUE
+        room = self._keys.size.width - _BEFORE_VALUE
         text = f"[{name}]"
         return text if len(text) <= room else f"[…{text[len(text) - max(1, room) + 2 :]}"
 
     @property
     def _key(self) -> Key | None:
         """The key under the cursor; None on a heading."""
-        if not self._rows:
-            return None
-        cursor = self.query_one("#keys", RowList).cursor
+        cursor = self._keys.cursor
         return self._rows[cursor].key if cursor < len(self._rows) else None
 
+    @on(RowList.Moved, "#keys")
     def _show_key(self) -> None:
         """Show the key under the cursor: meaning, value, default, range, and advice on its value."""
         key = self._key
@@ -212,10 +213,6 @@ class ConfigureScreen(ModeScreen):
             parts += [styled((title, "bold")), *forecast_lines(forecast)]
         self.query_one("#forecast", Panel).show(Content("\n").join(parts))
 
-    @on(RowList.Moved, "#keys")
-    def _cursor_moved(self) -> None:
-        self._show_key()
-
     # Editing
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -241,41 +238,32 @@ class ConfigureScreen(ModeScreen):
         box = self.query_one("#edit-box")
         box.display = True
         set_title(box, f"{key.leaf} = … (enter takes it, escape leaves it)")
-        self.query_one("#edit-problem", Static).update("")
+        self._problem.update("")
         field = self.query_one("#edit", Input)
         field.value = format_value(key.name, settings_value(self.state.settings, key.name))
         field.focus()
 
     @on(Input.Changed, "#edit")
-    def _typed(self, event: Input.Changed) -> None:
-        """Validate while the user types: what is wrong, and what would be right."""
-        if self._editing is not None:
-            problem = self._validate(self._editing, event.value)[1]
-            text = styled(("✗ ", "bold $error"), safe_text(problem)) if problem else styled(("✓", "$success"))
-            self.query_one("#edit-problem", Static).update(text)
-
-    def _validate(self, key: Key, text: str) -> tuple[Settings | None, str]:
-        """The settings with this value of the key, or None and the problem."""
-        try:
-            return with_values(self.state.settings, {key.name: parse_edit(key.name, text)}), ""
-        except ConfigError as error:
-            return None, str(error)
-
     @on(Input.Submitted, "#edit")
-    def _submitted(self, event: Input.Submitted) -> None:
+    def _typed(self, event: Input.Changed | Input.Submitted) -> None:
+        """Validate while the user types: what is wrong, and what would be right. Enter takes what is valid."""
         if self._editing is None:
             return
-        settings, problem = self._validate(self._editing, event.value)
-        if settings is None:
-            self.query_one("#edit-problem", Static).update(styled(("✗ ", "bold $error"), safe_text(problem)))
+        name = self._editing.name
+        try:
+            settings = with_values(self.state.settings, {name: parse_edit(name, event.value)})
+        except ConfigError as error:
+            self._problem.update(styled(("✗ ", "bold $error"), safe_text(str(error))))
             return
-        self._apply(settings)
-        self.action_cancel()
+        self._problem.update(styled(("✓", "$success")))
+        if isinstance(event, Input.Submitted):
+            self._apply(settings)
+            self.action_cancel()
 
     def _apply(self, settings: Settings) -> None:
         """Make these the settings of new runs, saved or not."""
         self.state.settings = settings
-        self.query_one("#keys", RowList).refresh()
+        self._keys.refresh()
         self._show_key()
         self._show_file()
         self._forecast()
@@ -301,27 +289,19 @@ class ConfigureScreen(ModeScreen):
         if self._editing is not None:
             self._editing = None
             self.query_one("#edit-box").display = False
-        elif self._search_text or self.query_one("#find").display:
-            self._search_text = ""
-            self.query_one("#find", Input).value = ""
-            self.query_one("#find").display = False
-            self._list()
-        self.query_one("#keys").focus()
+        elif self._find.display:
+            self._find.value = ""  # which lists all keys again
+            self._find.display = False
+        self._keys.focus()
 
     def action_search(self) -> None:
         """Open the search line."""
-        find = self.query_one("#find", Input)
-        find.display = True
-        find.focus()
-
-    @on(Input.Changed, "#find")
-    def _search_typed(self, event: Input.Changed) -> None:
-        self._search_text = event.value
-        self._list()
+        self._find.display = True
+        self._find.focus()
 
     @on(Input.Submitted, "#find")
     def _search_entered(self) -> None:
-        self.query_one("#keys").focus()
+        self._keys.focus()
 
     def action_discard(self) -> None:
         """Go back to the settings as the file has them."""
@@ -337,7 +317,7 @@ class ConfigureScreen(ModeScreen):
         with self.services.reporting():
             await asyncio.to_thread(save_keys, path, changes)
             self.state.mark_saved(path)
-            self.query_one("#keys", RowList).refresh()
+            self._keys.refresh()
             self._show_key()
             self._show_file()
             self.services.notify(f"{len(changes)} changed: saved to {path}")

@@ -74,6 +74,8 @@ class GenerateScreen(RunScreen):
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
         super().__init__(services, actions, services.backend.forecast_generation)
+        self._pairs = RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
+        self._find = Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
         self._view: GenerationView | None = None
         self._window: PairWindow | None = None
         self._sums_throttle = Throttle()
@@ -90,8 +92,8 @@ class GenerateScreen(RunScreen):
             with titled(Container(id="sources-box", classes="box"), "Sources"):
                 yield RowList(self._source_row, _SOURCES, id="sources", empty="no files read yet")
             with titled(Container(id="pairs-box", classes="box"), "Pairs"):
-                yield RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
-                yield Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
+                yield self._pairs
+                yield self._find
         with Horizontal(id="below"):
             yield Panel("Progress", id="progress")
             panel = Panel("Analysis", id="analysis")
@@ -104,11 +106,6 @@ class GenerateScreen(RunScreen):
 
     # Following the run
 
-    @property
-    def run_id(self) -> int | None:
-        """Id of the run to follow."""
-        return self.state.generation_run
-
     async def open_run(self, store: Store, run: RunLine) -> None:
         """Begin to follow another run, at its newest pairs."""
         row = await runs.get(store, run.id)
@@ -116,7 +113,7 @@ class GenerateScreen(RunScreen):
         self._view = GenerationView(run, row.settings.get("data_generation", {}))
         self._window = PairWindow(run.id)
         self._sums_throttle.reset()
-        self.query_one("#pairs", RowList).following = True
+        self._pairs.following = True
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
         """Read the pairs that have come, and the sums when they are due; draw what is new."""
@@ -139,19 +136,17 @@ class GenerateScreen(RunScreen):
 
     async def _follow_pairs(self, store: Store, window: PairWindow) -> None:
         """Read the ids of the pairs that match; the cursor stays on its pair."""
-        rows = self.query_one("#pairs", RowList)
-        chosen = window.ids[rows.cursor] if rows.cursor < len(window) and not rows.following else None
+        chosen = self._pair_id if not self._pairs.following else None
         if not await window.follow(store):
             return
-        rows.show(len(window))
-        if chosen is not None and (index := window.index_of(chosen)) is not None and index != rows.cursor:
-            rows.cursor = index  # pairs that came or went above it must not move it to another one
+        self._pairs.show(len(window))
+        if chosen is not None and (index := window.index_of(chosen)) is not None and index != self._pairs.cursor:
+            self._pairs.cursor = index  # pairs that came or went above it must not move it to another one
 
     async def _read(self, store: Store) -> None:
         """Read the rows in view, and draw them where they have changed."""
-        rows = self.query_one("#pairs", RowList)
-        if self._window is not None and await self._window.load(store, rows.visible_rows):
-            rows.refresh()
+        if self._window is not None and await self._window.load(store, self._pairs.visible_rows):
+            self._pairs.refresh()
 
     @on(RowList.Moved, "#pairs")
     def _cursor_moved(self) -> None:
@@ -192,11 +187,11 @@ class GenerateScreen(RunScreen):
         window = self._window
         if window is None:
             return
-        rows = self.query_one("#pairs", RowList)
+        rows = self._pairs
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
         set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_text(window.filter)}{after}")
         if not len(window):
-            rows.set_empty_text(
+            self._pairs.set_empty_text(
                 "No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet."
             )
 
@@ -204,11 +199,10 @@ class GenerateScreen(RunScreen):
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
         self._window = self._view = None
         settings = self.state.settings.data_generation
-        rows = self.query_one("#pairs", RowList)
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
-        rows.set_empty_text(f"No pairs yet.{starts}")
-        if rows.count:
-            rows.show(0)
+        self._pairs.set_empty_text(f"No pairs yet.{starts}")
+        if self._pairs.count:
+            self._pairs.show(0)
         self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_run_in_bar(None)
@@ -227,7 +221,7 @@ class GenerateScreen(RunScreen):
     def on_resize(self) -> None:
         """Show as many columns as fit."""
         width = self.size.width
-        self.query_one("#pairs", RowList).columns = _NARROW if width < 100 else _NORMAL if width < 156 else _WIDE
+        self._pairs.columns = _NARROW if width < 100 else _NORMAL if width < 156 else _WIDE
         self.query_one("#sources", RowList).columns = _SOURCES_WIDE if width < 100 or width >= 150 else _SOURCES
 
     # Keys
@@ -254,8 +248,8 @@ class GenerateScreen(RunScreen):
     @property
     def _pair_id(self) -> int | None:
         """Id of the pair under the cursor."""
-        rows = self.query_one("#pairs", RowList)
-        return self._window.ids[rows.cursor] if self._window is not None and rows.cursor < len(self._window) else None
+        window, cursor = self._window, self._pairs.cursor
+        return window.ids[cursor] if window is not None and cursor < len(window) else None
 
     async def action_verdict(self, verdict: str) -> None:
         """Accept or reject the pair under the cursor."""
@@ -276,9 +270,8 @@ class GenerateScreen(RunScreen):
 
     def action_search(self) -> None:
         """Open the search line."""
-        search = self.query_one("#search", Input)
-        search.display = True
-        search.focus()
+        self._find.display = True
+        self._find.focus()
 
     async def action_filter(self) -> None:
         """Filter by the next state of pairs."""
@@ -287,10 +280,9 @@ class GenerateScreen(RunScreen):
 
     async def action_all(self) -> None:
         """End search and filters."""
-        search = self.query_one("#search", Input)
-        search.value = ""
-        search.display = False
-        self.query_one("#pairs").focus()
+        self._find.value = ""
+        self._find.display = False
+        self._pairs.focus()
         if self._window is not None and self._window.filter != PairFilter():
             await self._refilter(PairFilter())
 
@@ -308,14 +300,14 @@ class GenerateScreen(RunScreen):
         self._search_timer = self.set_timer(_SEARCH_DELAY, self._search)
 
     async def _search(self) -> None:
-        text = self.query_one("#search", Input).value
+        text = self._find.value
         if self._window is not None and text != self._window.filter.search:
             await self._refilter(replace(self._window.filter, search=text))
 
     @on(Input.Submitted, "#search")
     async def _search_entered(self) -> None:
         await self._search()
-        self.query_one("#pairs").focus()
+        self._pairs.focus()
 
     @on(RowList.Chosen, "#sources")
     async def _source_chosen(self, event: RowList.Chosen) -> None:
@@ -331,9 +323,8 @@ class GenerateScreen(RunScreen):
         if store is None or window is None:
             return
         await window.set_filter(store, wanted)
-        rows = self.query_one("#pairs", RowList)
-        rows.following = True
-        rows.show(len(window))
+        self._pairs.following = True
+        self._pairs.show(len(window))
         await self._read(store)
         self._show_title()
 
@@ -347,7 +338,6 @@ class GenerateScreen(RunScreen):
 
     def _pair_closed(self, pair_id: int) -> None:
         """Put the cursor on the pair that was shown last."""
-        rows = self.query_one("#pairs", RowList)
         if self._window is not None and (index := self._window.index_of(pair_id)) is not None:
-            rows.following = False
-            rows.cursor = index
+            self._pairs.following = False
+            self._pairs.cursor = index

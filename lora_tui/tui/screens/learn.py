@@ -10,6 +10,7 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Markdown, Static
 
+from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
@@ -89,22 +90,17 @@ class LearnScreen(ModeScreen):
         if self.state.requested_lesson is not None and self._shown:
             wanted, self.state.requested_lesson = self.state.requested_lesson, None
             await self.open(wanted)
-        live = self.state.live
-        if live:
-            self.show_run_in_bar(live[0])
-        else:
-            self.show_in_bar(styled((f"lesson {lesson(self._shown).number} of {len(lessons())}", DIM)))
+        place = f"lesson {lesson(self._shown).number} of {len(lessons())}"
+        self.show_run_in_bar(self.state.live_run, no_run=styled((place, DIM)))
         store = self.store
-        if store is None or not self._shown or not self._panel_throttle.due():
-            if store is None:
-                self.query_one("#own-words", Static).update(
-                    Content("Nothing to show yet: start with Show me (press q, or 1).")
-                )
+        if store is None:
+            hint = Content("Nothing to show yet: start with Show me (press q, or 1).")
+            self.query_one("#own-words", Static).update(hint)
             return
-        await self._follow(self.state.run(self.state.training_run))
-        panel = await lesson_panel(
-            self._shown, LessonRuns(store, self._training, self.state.run(self.state.generation_run))
-        )
+        if not self._shown or not self._panel_throttle.due():
+            return
+        await self._follow(store, self.state.run_on("train"))
+        panel = await lesson_panel(self._shown, LessonRuns(store, self._training, self.state.run_on("generate")))
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
         plot.show(panel.series, level=panel.level)
@@ -113,15 +109,15 @@ class LearnScreen(ModeScreen):
             self.query_one("#own-words", Static).update(panel.text)
         self._panel_throttle.done()
 
-    async def _follow(self, run: RunLine | None) -> None:
+    async def _follow(self, store: Store, run: RunLine | None) -> None:
         """Follow the training run that panels are filled from."""
-        if run is None or self.store is None:
+        if run is None:
             self._training = None
             return
         if self._training is None or self._training.run.id != run.id:
             self._training = TrainingView(run)
         self._training.run = run
-        await self._training.follow(self.store)
+        await self._training.follow(store)
 
     @on(RowList.Moved, "#lessons")
     @on(RowList.Chosen, "#lessons")
@@ -130,7 +126,7 @@ class LearnScreen(ModeScreen):
 
     async def action_step(self, by: int) -> None:
         """Show the lesson before or after."""
-        index = [entry.id for entry in lessons()].index(self._shown) + by
+        index = lessons().index(lesson(self._shown)) + by
         if 0 <= index < len(lessons()):
             await self.open(lessons()[index].id)
 

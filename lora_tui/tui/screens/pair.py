@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
@@ -58,11 +59,9 @@ class PairScreen(Dialog[int | None]):
                         yield Static(id=f"pair-{part}", markup=False)
             yield KeyHints()
 
-    async def on_mount(self) -> None:
-        """Read and show the pair."""
-        await self._show()
-
+    @on(events.Mount)
     async def _show(self) -> None:
+        """Read and show the pair."""
         store = self._services.reader.store
         if store is None:
             return

@@ -11,13 +11,12 @@ from textual.containers import Container, Vertical
 
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
-from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, TRAINING_MODES
 from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.state import TRAINING_MODES
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.runs import run_cells, run_text
 from lora_tui.tui.widgets.panel import Panel
@@ -77,33 +76,30 @@ class RunsScreen(ModeScreen):
         self.query_one(RowList).columns = _NARROW if self.size.width < 100 else _COLUMNS
 
     @property
-    def _runs(self) -> list[RunLine]:
-        return self.state.runs
-
-    @property
     def _run(self) -> RunLine | None:
         """The run under the cursor."""
         cursor = self.query_one(RowList).cursor
-        return self._runs[cursor] if cursor < len(self._runs) else None
+        return self.state.runs[cursor] if cursor < len(self.state.runs) else None
 
     def _row(self, index: int) -> Sequence[Cell]:
-        if index >= len(self._runs):
+        if index >= len(self.state.runs):
             return []
-        run = self._runs[index]
+        run = self.state.runs[index]
         return run_cells(run, marked=run.id in self._marked, narrow=self.size.width < 100)
 
     async def update(self, *, changed: bool) -> None:
         """Show the runs of the last poll, and the run under the cursor."""
         rows = self.query_one(RowList)
-        if rows.count != len(self._runs):
-            rows.show(len(self._runs))
-        elif changed or self.state.live:
+        if rows.count != len(self.state.runs):
+            rows.show(len(self.state.runs))
+        elif changed or self.state.live_run is not None:
             rows.refresh()
-        live = self.state.live
-        self.show_run_in_bar(live[0]) if live else self.show_in_bar(styled((count(len(self._runs), "run"), DIM)))
+        self.show_run_in_bar(self.state.live_run, no_run=styled((count(len(self.state.runs), "run"), DIM)))
         await self._show_detail()
 
+    @on(RowList.Moved)
     async def _show_detail(self) -> None:
+        """Show the run under the cursor below the list."""
         run, store = self._run, self.store
         if run is None or store is None:
             return
@@ -118,10 +114,6 @@ class RunsScreen(ModeScreen):
         steps = int(step.payload.get("step") or 0) if step is not None else 0
         self.query_one("#run-detail", Panel).show(run_text(run, Path.cwd(), found, steps))
 
-    @on(RowList.Moved)
-    async def _cursor_moved(self) -> None:
-        await self._show_detail()
-
     @on(RowList.Chosen)
     def _chosen(self) -> None:
         if self._run is not None:
@@ -132,19 +124,14 @@ class RunsScreen(ModeScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the run under the cursor."""
         run = self._run if self.is_mounted and self.state.runs else None
-        if action in ("mark", "rename", "copy"):
-            return run is not None
         if action == "compare":
             return len(self._marked) > 1
-        if action == "resume":
-            return run is not None and run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
-        if action == "stop":
-            return run is not None and run.state in LIVE_STATES
-        if action in ("talk", "export"):
-            return run is not None and (run.mode in TRAINING_MODES and run.folder is not None)
-        if action == "delete":
-            return run is not None and run.state not in LIVE_STATES
-        return True
+        if run is None:
+            return action not in ("mark", "rename", "copy", "resume", "stop", "talk", "export", "delete")
+        live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
+        resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
+        offered = {"resume": resumable, "stop": live, "talk": has_adapter, "export": has_adapter, "delete": not live}
+        return offered.get(action, True)
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor; the oldest mark goes when there are too many."""
@@ -161,7 +148,7 @@ class RunsScreen(ModeScreen):
         """Compare the marked runs."""
         from lora_tui.tui.screens.compare import CompareScreen
 
-        chosen = [run for run in self._runs if run.id in self._marked]
+        chosen = [run for run in self.state.runs if run.id in self._marked]
         self.services.open_screen(CompareScreen(self.services, chosen))
 
     async def action_resume(self) -> None:

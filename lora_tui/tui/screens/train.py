@@ -39,7 +39,8 @@ _EXPECTED_FITS = 116
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
-_PLOTS = ("loss", "score", "rate", "speed")
+_PLOTS = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
+"""Titles of the plots that take turns in the large place."""
 
 
 class TrainScreen(RunScreen):
@@ -79,7 +80,7 @@ class TrainScreen(RunScreen):
         self._weights: tuple[dict[str, float], dict[str, float]] = ({}, {})
         """The aggregator's weights at the run's first evaluation, and now."""
         self._device_load: DeviceLoad | None = None
-        self._plot = 0
+        self._plot = "loss"
         """Which of `_PLOTS` is in the large place."""
         self._plotted_at = 0.0
         self._ticked_at = 0.0
@@ -107,11 +108,6 @@ class TrainScreen(RunScreen):
                 yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
 
     # Following the run
-
-    @property
-    def run_id(self) -> int | None:
-        """Id of the run to follow."""
-        return self.state.training_run
 
     async def show_no_run(self) -> None:
         """Show the plan where the plots will be."""
@@ -204,13 +200,11 @@ class TrainScreen(RunScreen):
         return panel
 
     def _draw_plots(self, view: TrainingView) -> None:
-        name = _PLOTS[self._plot]
-        self._draw_plot(view, self.query_one("#plot", LinePlot), name)
-        titles = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
-        set_title(self.query_one("#plot-box"), titles[name])
-        second = "rate" if name != "rate" else "speed"
+        self._draw_plot(view, self.query_one("#plot", LinePlot), self._plot)
+        set_title(self.query_one("#plot-box"), _PLOTS[self._plot])
+        second = "rate" if self._plot != "rate" else "speed"
         self._draw_plot(view, self.query_one("#second", LinePlot), second)
-        set_title(self.query_one("#second-box"), titles[second])
+        set_title(self.query_one("#second-box"), _PLOTS[second])
         self._draw_plot(view, self.query_one("#score-plot", LinePlot), "score")
         set_title(self.query_one("#score-box"), training_text.score_title(view))
 
@@ -227,10 +221,9 @@ class TrainScreen(RunScreen):
             points = [Series("", view.score, style="faint"), Series("score", view.score, "points", "third", "◆")]
             plot.show(points[1:] if len(view.score.xs) < 2 else points[:1] + points[1:], end_x=end,
                       level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
-        elif name == "rate":
-            plot.show([Series("learning rate", view.lr, style="second")], end_x=end, limits=(0.0, 0.0))
         else:
-            plot.show([Series("tokens/s", view.speed, style="second")], end_x=end, limits=(0.0, 0.0))
+            label, curve = ("learning rate", view.lr) if name == "rate" else ("tokens/s", view.speed)
+            plot.show([Series(label, curve, style="second")], end_x=end, limits=(0.0, 0.0))
 
     def _draw_answers(self, view: TrainingView) -> None:
         shown = self._shown_evaluation
@@ -291,7 +284,8 @@ class TrainScreen(RunScreen):
 
     def action_plot(self) -> None:
         """Show the next of the plots in the large place."""
-        self._plot = (self._plot + 1) % len(_PLOTS)
+        names = list(_PLOTS)
+        self._plot = names[(names.index(self._plot) + 1) % len(names)]
         if self._view is not None:
             self._draw_plots(self._view)
 

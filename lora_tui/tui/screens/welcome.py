@@ -57,7 +57,9 @@ class WelcomeScreen(Dialog[None]):
             for name, key, label, consequence in _CHOICES:
                 text = styled((f" {key} ", "bold reverse"), (f" {label}", "bold"), (f"\n    {consequence}", DIM))
                 yield Button(text, id=f"choice-{name}", classes="answer -two-lines", compact=True)
-            yield Static(styled((f"{_machine(self._services.state.settings)}", DIM)), markup=False)
+            variable = self._services.state.settings.data_generation.api_key_env
+            key = "is set" if os.environ.get(variable) else "is not set"
+            yield Static(styled((f"This machine: {machine_line()} · {variable} {key}", DIM)), markup=False)
             yield Static(styled(("escape", "bold $accent"), " look around first   ", ("?", "bold $accent"), " help   ",
                                 ("q", "bold $accent"), " leave"))  # fmt: skip
 
@@ -75,12 +77,6 @@ class WelcomeScreen(Dialog[None]):
             return
         mode, form = ("generate", GenerateForm) if name == "files" else ("train", TrainForm)
         self._services.ask(form(self._services.state.settings), partial(self._app_actions.start_soon, mode))
-
-
-def _machine(settings: Settings) -> str:
-    variable = settings.data_generation.api_key_env
-    key = "is set" if os.environ.get(variable) else "is not set"
-    return f"This machine: {machine_line()} · {variable} {key}"
 
 
 class _StartForm(SettingsForm):
