@@ -94,17 +94,13 @@ class LoraApp(App[None]):
         for theme in THEMES:
             self.register_theme(theme)
         self.options = options or AppOptions()
-        self._choose_theme(self.options.theme)
+        # A theme that does not exist is no reason not to start. Set without the watcher: notified of a change, Textual
+        # would parse every style once more before the first paint.
+        known = self.options.theme in self.available_themes
+        self.set_reactive(App.theme, self.options.theme if known else THEMES[0].name)
+        self.stylesheet.set_variables(self.get_css_variables())
         if not self.options.animated:
             self.animation_level = "none"
-
-    def _choose_theme(self, name: str) -> None:
-        """Take a theme; one that does not exist is no reason not to start.
-
-        Without the watcher: notified of a change, Textual would parse every style once more before the first paint.
-        """
-        self.set_reactive(App.theme, name if name in self.available_themes else THEMES[0].name)
-        self.stylesheet.set_variables(self.get_css_variables())
 
     def _new_mode_screen(self, mode: str) -> Screen[Any]:
         """A mode's screen, imported when it is first shown: the first paint waits for one screen only."""

@@ -148,10 +148,6 @@ class RunScreen(ModeScreen):
         self.run_in_view = run
         await self.follow_run(store, run, changed=changed, moved=before.state != run.state)
 
-    async def make_plan(self) -> None:
-        """Forecast for the settings in view, where that has not happened."""
-        await self._plan.update(self.state.settings, self.forecast)
-
     @property
     def is_live(self) -> bool:
         """Whether the run in view has an owner at work."""

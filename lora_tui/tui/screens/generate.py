@@ -82,6 +82,7 @@ class GenerateScreen(RunScreen):
         self._sums_stale = False
         """Whether something has happened that the sums do not hold yet."""
         self._below = 0
+        self.add_class(f"-below-{_BELOW[0]}", update=False)
         self._search_timer: Timer | None = None
         self._announced: int | None = None
         """The quickstart of which it was said that it trains now."""
@@ -99,10 +100,6 @@ class GenerateScreen(RunScreen):
             panel = Panel("Analysis", id="analysis")
             panel.can_focus = True
             yield panel
-
-    def on_mount(self) -> None:
-        """Choose the panel below."""
-        self.set_class(True, f"-below-{_BELOW[self._below]}")
 
     # Following the run
 
@@ -206,7 +203,7 @@ class GenerateScreen(RunScreen):
         self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_run_in_bar(None)
-        await self.make_plan()
+        await self._plan.update(self.state.settings, self.forecast)
 
     def _pair_row(self, index: int) -> Sequence[Cell]:
         window = self._window

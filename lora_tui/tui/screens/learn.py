@@ -10,8 +10,6 @@ from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Markdown, Static
 
-from lora_tui.store.connection import Store
-from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
@@ -99,7 +97,14 @@ class LearnScreen(ModeScreen):
             return
         if not self._shown or not self._panel_throttle.due():
             return
-        await self._follow(store, self.state.run_on("train"))
+        run = self.state.run_on("train")
+        if run is None:
+            self._training = None
+        else:
+            if self._training is None or self._training.run.id != run.id:
+                self._training = TrainingView(run)
+            self._training.run = run
+            await self._training.follow(store)
         panel = await lesson_panel(self._shown, LessonRuns(store, self._training, self.state.run_on("generate")))
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
@@ -108,16 +113,6 @@ class LearnScreen(ModeScreen):
             self._panel_text = panel.text
             self.query_one("#own-words", Static).update(panel.text)
         self._panel_throttle.done()
-
-    async def _follow(self, store: Store, run: RunLine | None) -> None:
-        """Follow the training run that panels are filled from."""
-        if run is None:
-            self._training = None
-            return
-        if self._training is None or self._training.run.id != run.id:
-            self._training = TrainingView(run)
-        self._training.run = run
-        await self._training.follow(store)
 
     @on(RowList.Moved, "#lessons")
     @on(RowList.Chosen, "#lessons")

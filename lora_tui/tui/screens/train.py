@@ -114,7 +114,7 @@ class TrainScreen(RunScreen):
         self._view = None
         self.show_run_in_bar(None)
         self.set_class(True, "-before")
-        await self.make_plan()
+        await self._plan.update(self.state.settings, self.forecast)
         self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#weights", Panel).show(training_text.weight_lines({}, {}, 0))
 
