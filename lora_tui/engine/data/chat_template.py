@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from jinja2 import TemplateError
@@ -112,13 +113,11 @@ class ConversationEncoder:
         doubled = len(tokens) - len(single_bos(self._tokenizer, tokens))
         tokens, mask = tokens[doubled:], mask[doubled:]
         spans: list[tuple[int, int]] = []
-        start = None
-        for position, marked in enumerate([*mask, 0]):
-            if marked and start is None:
-                start = position
-            elif not marked and start is not None:
-                spans.append((start, self._end_of_answer(tokens, start, position)))
-                start = None
+        end = 0
+        for marked, run in groupby(mask):
+            start, end = end, end + len(list(run))
+            if marked:
+                spans.append((start, self._end_of_answer(tokens, start, end)))
         spans = spans[1:] if messages[0]["role"] == "assistant" else spans
         self.warnings.without_stop += sum(tokens[end - 1] not in self._stops for _, end in spans)
         return tokens, spans
@@ -200,10 +199,8 @@ def single_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 def common_prefix(one: Sequence[Any], other: Sequence[Any]) -> int:
     """Return how many leading elements two sequences share."""
-    for position, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return position
-    return min(len(one), len(other))
+    differs = (position for position, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differs, min(len(one), len(other)))
 
 
 def _marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -188,21 +188,20 @@ def _parse_json(text: str) -> RawResult:
         example = form_of_fields(fields).example(fields, "")
     except (Malformed, Unusable) as error:
         return RawRejection(NO_PAIR, str(error))
+    note = ""
     match example:
-        case QuestionAnswer(question, answer) | PromptCompletion(question, answer):
-            return _require_words(_pair(*_strip_labels(question, answer)))
-        case Conversation():
-            return _pair_of_conversation(example)
         case PlainText():
             return RawRejection(NO_PAIR, "it holds text only")
-
-
-def _pair_of_conversation(conversation: Conversation) -> RawResult:
-    turns = [message for message in conversation.messages if message.role != "system"]
-    if [turn.role for turn in turns] != ["user", "assistant"]:
-        return RawRejection(NO_PAIR, f"the conversation has {len(turns)} turns; a pair is one question and one answer")
-    note = "the system message was left out" if len(turns) < len(conversation.messages) else ""
-    return _require_words(_pair(*_strip_labels(turns[0].content, turns[1].content), note))
+        case Conversation(messages):
+            turns = [message for message in messages if message.role != "system"]
+            if [turn.role for turn in turns] != ["user", "assistant"]:
+                what = f"the conversation has {len(turns)} turns; a pair is one question and one answer"
+                return RawRejection(NO_PAIR, what)
+            question, answer = (turn.content for turn in turns)
+            note = "the system message was left out" if len(turns) < len(messages) else ""
+        case QuestionAnswer(question, answer) | PromptCompletion(question, answer):
+            pass
+    return _require_words(_pair(*_strip_labels(question, answer), note))
 
 
 def _strip_labels(question: str, answer: str) -> tuple[str, str]:

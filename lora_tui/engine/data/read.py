@@ -89,18 +89,19 @@ def read_examples(path: Path) -> ReadResult:
 
 def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | Unusable]]:
     """Yield each record's form, location and example, or the reason why it is skipped."""
+    outcome: Example | Unusable
     records = _records(path, lines)
     if records is None:
         for line, question, answer in parse_training_text(lines):
-            if question and answer:
-                yield TRAINING_TEXT, f"line {line}", QuestionAnswer(question, answer, f"{path}:{line}")
-            else:
-                yield TRAINING_TEXT, f"line {line}", Unusable(f"the {'answer' if question else 'question'} is empty")
+            outcome = QuestionAnswer(question, answer, f"{path}:{line}")
+            if not question or not answer:
+                outcome = Unusable(f"the {'answer' if question else 'question'} is empty")
+            yield TRAINING_TEXT, f"line {line}", outcome
         return
     for record in records:
         source = f"{path}:{record.line}" if record.line else f"{path}:record {record.number}"
         try:
-            outcome: Example | Unusable = record.form.example(record.fields, source)
+            outcome = record.form.example(record.fields, source)
         except Unusable as reason:
             outcome = reason
         except Malformed as error:

@@ -4,6 +4,7 @@ Only line feed, carriage return and the two together end a line: U+2028 and its 
 and an answer may hold a form feed, so `str.splitlines` would tear records apart.
 """
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -33,10 +34,13 @@ def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
     """
     try:
         with path.open("rb") as file:
+            if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise UsageError(f"{path} is UTF-16 text. Save it as UTF-8.")
+            if file.peek(3).startswith(codecs.BOM_UTF8):
+                file.seek(3)
             number = 1
             for raw in file:
-                content = _without_byte_order_mark(path, raw) if number == 1 else raw
-                content = content.removesuffix(b"\n").removesuffix(b"\r")
+                content = raw.removesuffix(b"\n").removesuffix(b"\r")
                 if reason := _encoding_error(content):
                     if not keep_bad:
                         raise UsageError(f"{path} line {number}: {reason}. Save the file as UTF-8 text.")
@@ -67,12 +71,6 @@ def require_text_file(path: Path, what: str, advice: str) -> None:
             raise UsageError(f"the {what} {path} is empty. {advice}")
     except OSError as error:
         raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-
-
-def _without_byte_order_mark(path: Path, raw: bytes) -> bytes:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError(f"{path} is UTF-16 text. Save it as UTF-8.")
-    return raw.removeprefix(b"\xef\xbb\xbf")
 
 
 def _encoding_error(raw: bytes) -> str | None:

@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 from lora_tui.config.models import FineTuning, Settings, Training
 from lora_tui.engine.data.holdout import draw_holdout
@@ -47,7 +46,8 @@ def forecast_training(
     architecture = find_architecture(tuning.model_name)
     device = expected_device(tuning.device)
     model_runs = [run for run in history if run.plan.get("model") == tuning.model_name]
-    machine_runs = [run for run in model_runs if run.host == socket.gethostname() and _kind(run) == device.kind]
+    here = [run for run in model_runs if run.host == socket.gethostname()]
+    machine_runs = [run for run in here if run.plan.get("device", "").partition(":")[0] == device.kind]
     data = _data(file, model_runs, tuning.training)
     length = _length(data, tuning)
     model = _model(architecture, tuning, model_runs)
@@ -83,10 +83,6 @@ def _torch_has_cuda() -> bool:
         return not importlib.metadata.version("torch").endswith("+cpu")
     except importlib.metadata.PackageNotFoundError:
         return False
-
-
-def _kind(run: PlannedRun) -> str:
-    return str(run.plan.get("device", "")).partition(":")[0]
 
 
 def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) -> DataForecast:
@@ -136,8 +132,7 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         per_epoch = schedule.steps_per_epoch(examples, examples_per_step)
         steps = schedule.total_steps(examples, examples_per_step, training.max_epochs, training.max_steps)
     if steps is None:
-        unknown = Estimate(None, data.examples.note)
-        return LengthForecast(unknown, unknown, unknown, unknown, unknown)
+        return LengthForecast(*[Estimate(None, data.examples.note)] * 5)
     note = "at most: target_score or patience may end the run before"
     if per_epoch is None and not training.eval_steps:
         evaluations = Estimate(None, data.examples.note)
@@ -186,10 +181,9 @@ def _memory(
     adapters = _scaled(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
     free = _free_bytes(device)
     recomputation, activations = _activations(architecture, file, tuning, device, dtype, free, weights)
-    parts = [part.value for part in (weights, adapters, activations)]
-    known = [part for part in parts if part is not None]
-    missing = next((part.note for part in (weights, adapters, activations) if part.value is None), "")
-    total = Estimate(sum(known), note, estimated=True) if len(known) == len(parts) else Estimate(None, missing)
+    parts = (weights, adapters, activations)
+    unknown = next((part for part in parts if part.value is None), None)
+    total = unknown or Estimate(sum(part.value or 0 for part in parts), note, estimated=True)
     return MemoryForecast(dtype, weights, adapters, activations, total, free, recomputation)
 
 
@@ -211,7 +205,12 @@ def _activations(
     )
     longest, budget = file.longest_up_to(tuning.training.max_length), tuning.training.tokens_per_micro_batch
     row = max(longest, budget)
-    recomputation = _recomputation(tuning.gradient_checkpointing, sizes, row, free, weights, device)
+    recomputation = None
+    if tuning.gradient_checkpointing != "auto":
+        recomputation = activation_memory.ALL if tuning.gradient_checkpointing else activation_memory.NONE
+    elif free.value is not None and weights.value is not None:  # as training will: by what the weights leave
+        left = free.value - weights.value
+        recomputation = activation_memory.cheapest(sizes, row, left, offload=device.kind == "cuda")
     assumed = recomputation or activation_memory.NONE
     note = f"for a row of {count(row, 'token')}, {assumed.name}"
     if by_hand and usable_cores() > 1 and longest > budget // 2:
@@ -246,22 +245,6 @@ def _scaled(estimate: Estimate, bytes_each: int, note: str) -> Estimate:
     if estimate.value is None:
         return Estimate(None, estimate.note)
     return Estimate(estimate.value * bytes_each, note, estimated=True)
-
-
-def _recomputation(
-    setting: bool | Literal["auto"],
-    sizes: activation_memory.Sizes,
-    tokens: int,
-    free: Estimate,
-    weights: Estimate,
-    device: DeviceForecast,
-) -> activation_memory.Recomputation | None:
-    """Choose the recomputation as training will; for "auto" by the memory that the loaded weights leave."""
-    if setting != "auto":
-        return activation_memory.ALL if setting else activation_memory.NONE
-    if free.value is None or weights.value is None:
-        return None
-    return activation_memory.cheapest(sizes, tokens, free.value - weights.value, offload=device.kind == "cuda")
 
 
 def _free_bytes(device: DeviceForecast) -> Estimate:

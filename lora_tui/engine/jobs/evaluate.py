@@ -25,7 +25,9 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     )
     ctx.raise_if_stopping()
     evaluation = ctx.settings.fine_tuning.evaluation
-    max_new_tokens = _max_new_tokens(ctx, source)
+    max_new_tokens = evaluation.max_new_tokens
+    if evaluation == Evaluation():  # as in the adapter's training, so that scores compare
+        max_new_tokens = int(source.metadata.get("max_new_tokens", max_new_tokens))
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     base_result = await ctx.in_torch_thread(
         score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens
@@ -90,7 +92,7 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     Configured ones are resolved with the adapter's training data where that still exists.
     """
     fine_tuning = ctx.settings.fine_tuning
-    if source.prompts and _is_default_evaluation(ctx):
+    if source.prompts and fine_tuning.evaluation == Evaluation():
         return [TestPrompt(**prompt) for prompt in source.prompts]
     data_file = Path(source.metadata.get("data", {}).get("file", ""))
     examples = read_examples(data_file).examples if data_file.is_file() else None
@@ -98,14 +100,3 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     if warning:
         ctx.warn(warning)
     return prompts
-
-
-def _max_new_tokens(ctx: RunContext, source: AdapterSource) -> int:
-    """Return the longest answer in tokens: as in the adapter's training, so that scores compare, unless configured."""
-    configured = ctx.settings.fine_tuning.evaluation.max_new_tokens
-    return int(source.metadata.get("max_new_tokens", configured)) if _is_default_evaluation(ctx) else configured
-
-
-def _is_default_evaluation(ctx: RunContext) -> bool:
-    """Tell whether the configuration's evaluation section is still the built-in default."""
-    return ctx.settings.fine_tuning.evaluation == Evaluation()

@@ -37,11 +37,14 @@ async def rate_sample(store: Store, sample_id: int, rating: int) -> ReviewResult
 async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> ReviewResult:
     """Rate (1-5) a reply; raises `UsageError` where there is no such reply or rating.
 
-    It moves the weights where the reply answers one of ``fine_tuning.chat.commands``.
+    It moves the weights where the reply answers one of ``fine_tuning.chat.commands``, by its metrics against the
+    predefined answer.
     """
     _check_rating(rating)
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
-    metrics = await _metrics_of_reply(store, turn_id, settings)
+    turn = await _reply(store, turn_id)
+    predefined = settings.fine_tuning.chat.predefined_reply(turn.question)
+    metrics = {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
         before, after = await _replace_rating(t, "turn", turn_id, rating, learning_rate, run_id, metrics)
@@ -73,13 +76,6 @@ async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:
     if turn is None or turn.role != "assistant":
         raise UsageError(f"There is no reply {turn_id} in {t.path}.")
     return turn
-
-
-async def _metrics_of_reply(store: Store, turn_id: int, settings: Settings) -> dict[str, float]:
-    """Return the metrics of a reply to a special command against its predefined answer; of any other, none."""
-    turn = await _reply(store, turn_id)
-    predefined = settings.fine_tuning.chat.predefined_reply(turn.question)
-    return {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
 
 
 def _text_metrics(reply: str, reference: str) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Engine:
         """Start the thread and open the store; raises what `Store.open` raises."""
         before_torch()
         self._thread.start()
-        self.call(self._open()).result()
+        self._store = self.call(Store.open(self._store_path)).result()
 
     def call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the engine's loop."""
@@ -138,24 +138,16 @@ class Engine:
         self._loop.run_forever()
         self._loop.close()
 
-    async def _open(self) -> None:
-        self._store = await Store.open(self._store_path)
-
     async def _shut_down(self) -> None:
-        await self._close_sessions()
+        if closing := [asyncio.ensure_future(session.close()) for session in tuple(self._sessions)]:
+            done, late = await asyncio.wait(closing, timeout=_SECONDS_TO_CLOSE)
+            for task in late:
+                task.cancel()
+            for problem in filter(None, (task.exception() for task in done)):
+                log.error("a session could not be closed", exc_info=problem)
         if self._store is not None:
             await self._store.close()
             self._store = None
-
-    async def _close_sessions(self) -> None:
-        closing = [asyncio.ensure_future(session.close()) for session in tuple(self._sessions)]
-        if not closing:
-            return
-        done, late = await asyncio.wait(closing, timeout=_SECONDS_TO_CLOSE)
-        for task in late:
-            task.cancel()
-        for problem in filter(None, (task.exception() for task in done)):
-            log.error("a session could not be closed", exc_info=problem)
 
     @property
     def open_store(self) -> Store:
