@@ -23,7 +23,6 @@ from lora_tui.config.values import (
     Limit,
     ModuleNames,
     NotNegative,
-    Number,
     OptionalText,
     Pattern,
     Penalty,
@@ -108,7 +107,7 @@ class DataGeneration(Section):
     output_file: Text = Field("accepted_training_data.txt", description="Where accepted pairs go; training reads it.")
     total_examples: Count = Field(100, description="Accepted pairs to reach.")
     num_examples_per_file: Count = Field(1, description="Pairs asked for per file and pass over the folder.")
-    evaluation_threshold: Number = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
+    evaluation_threshold: float = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
     batch_analysis_interval: Count = Field(5, description="Accepted pairs between two analyses.")
     model: Text = Field(
         "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'
@@ -235,7 +234,7 @@ class Training(Section):
     """How long, how much at a time, and when to look, to save and to stop."""
 
     max_epochs: Limit = Field(40, description="Passes over the examples; 0 = as many as max_steps needs.")
-    target_score: Number = Field(0.70, description="Stop when the aggregate score (0-1) of an evaluation reaches this.")
+    target_score: float = Field(0.70, description="Stop when the aggregate score (0-1) of an evaluation reaches this.")
     eval_frequency: Count = Field(2, description="Epochs between evaluations.")
     patience: Limit = Field(5, description="Evaluations in a row without improvement after which training stops.")
     batch_size: Count = Field(2, description="Examples in a micro-batch; memory grows with it.")

@@ -6,6 +6,7 @@ a possible value is also a wise one is asked in `advice`, not here.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -34,32 +35,17 @@ def refusal(why: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{why}", {"why": why})
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise refusal("must not be empty")
-    return text
+def _check(
+    holds: Callable[[Any], object], why: str, when: type[AfterValidator | BeforeValidator] = AfterValidator
+) -> AfterValidator | BeforeValidator:
+    """Return the validator that refuses a value unless `holds` is true of it; a `BeforeValidator` sees any type."""
 
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise refusal(why)
+        return value
 
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise refusal("must not contain a NUL character")
-    return text
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", text, re.ASCII):
-        raise refusal('must be "auto", "cpu", "mps", "cuda" or "cuda:N" with the number of the card')
-    return text
-
-
-def _environment_name(text: str) -> str:
-    # Lower-case names are possible but rare; a key that was pasted here by mistake nearly always has some.
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", text):
-        raise refusal(
-            "must be the name of an environment variable (capital letters, digits, _), never the key itself; "
-            + KEYS_COME_FROM_THE_ENVIRONMENT
-        )
-    return text
+    return when(check)
 
 
 def _base_url(text: str) -> str:
@@ -83,36 +69,13 @@ def _base_url(text: str) -> str:
     return text
 
 
-def _switch_or_auto(value: Any) -> Any:
-    if not isinstance(value, bool) and value != "auto":
-        raise refusal('must be true, false (lower case, without quotes) or "auto"')
-    return value
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
 
 
-def _target_modules(value: Any) -> Any:
-    if value == "all-linear":
-        return value
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name.strip() for name in value):
-        raise refusal('must be a list of module names, such as ["q_proj", "v_proj"], or "all-linear"')
-    return value
-
-
-def _initialisation(value: Any) -> Any:
-    named = isinstance(value, str) and re.fullmatch(
-        r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d{0,2}", value, re.ASCII
-    )
-    if value is not True and not named:
-        raise refusal(
-            'must be true, "gaussian", "orthogonal", "pissa", "pissa_niter_16" or "olora"; '
-            "PEFT's others need data, or do not begin at the base model"
-        )
-    return value
-
-
-def _module_names(value: Any) -> Any:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
-        raise refusal('must be a list of module names, such as ["lm_head"]')
-    return value
+def _is_initialisation(value: Any) -> bool:
+    named = r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d{0,2}"
+    return value is True or (isinstance(value, str) and re.fullmatch(named, value, re.ASCII) is not None)
 
 
 def _pattern(table: Any) -> Any:
@@ -129,12 +92,6 @@ def _pattern(table: Any) -> Any:
     return table
 
 
-def _words(table: Any) -> Any:
-    if isinstance(table, dict) and any(isinstance(value, dict) for value in table.values()):
-        raise refusal('must hold text in every line; a name with a dot goes in quotes, as in "train.stop" = "ctrl+s"')
-    return table
-
-
 def _commands(commands: dict[str, str]) -> dict[str, str]:
     for word, reply in commands.items():
         if not word.strip() or not reply.strip():
@@ -144,16 +101,8 @@ def _commands(commands: dict[str, str]) -> dict[str, str]:
     return commands
 
 
-def _bindings(bindings: dict[str, str]) -> dict[str, str]:
-    if not all(name.strip() for name in bindings):
-        raise refusal("must hold the name of a binding in every line")
-    return bindings
-
-
-def _keys(text: str) -> str:
-    if not all(_KEY.fullmatch(key.strip()) for key in text.split(",")):
-        raise refusal('must be keys such as "ctrl+s", "f2" or "a,shift+tab": lower case, joined by +, no blanks inside')
-    return text
+def _are_keys(text: str) -> bool:
+    return all(_KEY.fullmatch(key.strip()) for key in text.split(","))
 
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -165,7 +114,6 @@ Limit = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What random numbers start from; the bound is numpy's."""
 
-Number = Annotated[float, Field()]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -176,29 +124,77 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """From 0 up to, but not including, 1."""
 
-OptionalText = Annotated[str, AfterValidator(_storable)]
-Text = Annotated[OptionalText, AfterValidator(_not_blank)]
+OptionalText = Annotated[str, _check(lambda text: "\0" not in text, "must not contain a NUL character")]
+Text = Annotated[OptionalText, _check(str.strip, "must not be empty")]
 Texts = list[Text]
 Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
-Device = Annotated[str, AfterValidator(_device), Kind('"auto", "cpu", "mps", "cuda" or "cuda:N"')]
-EnvironmentName = Annotated[str, AfterValidator(_environment_name), Kind("the name of an environment variable")]
-SwitchOrAuto = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto), Kind('true, false or "auto"')]
+Device = Annotated[
+    str,
+    _check(
+        re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?", re.ASCII).fullmatch,
+        'must be "auto", "cpu", "mps", "cuda" or "cuda:N" with the number of the card',
+    ),
+    Kind('"auto", "cpu", "mps", "cuda" or "cuda:N"'),
+]
+EnvironmentName = Annotated[
+    str,
+    _check(
+        # Lower-case names are possible but rare; a key that was pasted here by mistake nearly always has some.
+        re.compile(r"[A-Z_][A-Z0-9_]{0,63}").fullmatch,
+        "must be the name of an environment variable (capital letters, digits, _), never the key itself; "
+        + KEYS_COME_FROM_THE_ENVIRONMENT,
+    ),
+    Kind("the name of an environment variable"),
+]
+SwitchOrAuto = Annotated[
+    bool | Literal["auto"],
+    _check(
+        lambda value: isinstance(value, bool) or value == "auto",
+        'must be true, false (lower case, without quotes) or "auto"',
+        BeforeValidator,
+    ),
+    Kind('true, false or "auto"'),
+]
 TargetModules = Annotated[
-    list[str] | Literal["all-linear"], BeforeValidator(_target_modules), Kind('a list of module names or "all-linear"')
+    list[str] | Literal["all-linear"],
+    _check(
+        lambda value: value == "all-linear" or (value and _are_names(value)),
+        'must be a list of module names, such as ["q_proj", "v_proj"], or "all-linear"',
+        BeforeValidator,
+    ),
+    Kind('a list of module names or "all-linear"'),
 ]
 Initialisation = Annotated[
     bool | str,
-    BeforeValidator(_initialisation),
+    _check(
+        _is_initialisation,
+        'must be true, "gaussian", "orthogonal", "pissa", "pissa_niter_16" or "olora"; '
+        "PEFT's others need data, or do not begin at the base model",
+        BeforeValidator,
+    ),
     Kind('true, "gaussian", "orthogonal", "pissa", "pissa_niter_16" or "olora"'),
 ]
-ModuleNames = Annotated[list[str], BeforeValidator(_module_names), Kind("a list of module names")]
+ModuleNames = Annotated[
+    list[str],
+    _check(_are_names, 'must be a list of module names, such as ["lm_head"]', BeforeValidator),
+    Kind("a list of module names"),
+]
 Pattern = Annotated[dict[str, Count], BeforeValidator(_pattern), Kind("a table of module names and whole numbers")]
-Commands = Annotated[
-    dict[str, OptionalText], BeforeValidator(_words), AfterValidator(_commands), Kind("a table of words and replies")
+_flat = _check(
+    lambda table: not isinstance(table, dict) or not any(isinstance(value, dict) for value in table.values()),
+    'must hold text in every line; a name with a dot goes in quotes, as in "train.stop" = "ctrl+s"',
+    BeforeValidator,
+)
+Commands = Annotated[dict[str, OptionalText], _flat, AfterValidator(_commands), Kind("a table of words and replies")]
+Keys = Annotated[
+    str,
+    _check(
+        _are_keys, 'must be keys such as "ctrl+s", "f2" or "a,shift+tab": lower case, joined by +, no blanks inside'
+    ),
 ]
 Bindings = Annotated[
-    dict[str, Annotated[str, AfterValidator(_keys)]],
-    BeforeValidator(_words),
-    AfterValidator(_bindings),
+    dict[str, Keys],
+    _flat,
+    _check(lambda bindings: all(name.strip() for name in bindings), "must hold the name of a binding in every line"),
     Kind("a table of the names of bindings and their keys"),
 ]
