@@ -1,9 +1,9 @@
 """Loader of the configuration: file, environment and command line, merged and checked into `Settings`.
 
-Three layers are laid over the defaults, later ones winning: the file (`configuration_file` says which), environment
-variables such as ``LORA_TUI__FINE_TUNING__LORA__R``, and ``--set fine_tuning.lora.r=8``. All of them are taken apart
-into single keys that remember where they come from, and checked together once, so that an error can name the file and
-line, the option or the variable, whichever brought the value in.
+Three layers are laid over the defaults, later ones winning: the file (the one named, ``./config.toml``, or the user's),
+environment variables such as ``LORA_TUI__FINE_TUNING__LORA__R``, and ``--set fine_tuning.lora.r=8``. All of them are
+taken apart into single keys that remember where they come from, and checked together once, so that an error can name
+the file and line, the option or the variable, whichever brought the value in.
 """
 
 import os
@@ -86,14 +86,6 @@ def load_settings(
     entries += _from_environment(os.environ if environment is None else environment, problems)
     entries += _from_overrides(overrides, problems)
     return Loaded(_validated(entries, problems), path)
-
-
-def configuration_file(config_file: Path | None = None) -> Path | None:
-    """Return the file that `load_settings` would read: the one named, ``./config.toml``, the user's, or None.
-
-    Raises `ConfigError` where that file cannot be read.
-    """
-    return _find_file(config_file)[0]
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:

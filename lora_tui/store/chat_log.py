@@ -48,14 +48,8 @@ async def mark_replaced(store: Store, turn_ids: Sequence[int]) -> None:
 
 
 async def turns(store: Store, conversation_id: int) -> list[Turn]:
-    """Return the messages of a conversation in order; `side_of` tells who spoke."""
+    """Return the messages of a conversation in order."""
     return await store.all(Turn, "SELECT * FROM turns WHERE conversation_id=? ORDER BY id", (conversation_id,))
-
-
-def side_of(turn: Turn) -> str | None:
-    """Return which side of a switchable model gave a reply, ``tuned`` or ``base``; None for a question."""
-    side = turn.statistics.get("side")
-    return str(side) if side is not None else None
 
 
 async def rated_turn(t: Store, turn_id: int) -> RatedTurn | None:

@@ -133,6 +133,10 @@ class Store:
         """Return every row as a plain tuple."""
         return [tuple(row) for row in await self._rows(sql, parameters)]
 
+    async def mapping(self, sql: str, parameters: Iterable[Any] = ()) -> dict[Any, Any]:
+        """Return the second column by the first."""
+        return {row[0]: row[1] for row in await self._rows(sql, parameters)}
+
     async def columns(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the columns of the result, each as a tuple over all rows; no columns where there are no rows."""
         return list(zip(*await self._rows(sql, parameters), strict=True))
@@ -153,15 +157,10 @@ def to_json(value: object) -> str:
 
 def _storable(parameters: Iterable[Any]) -> tuple[Any, ...]:
     """Replace lone surrogates, which SQLite's UTF-8 cannot hold, in the text among the parameters."""
-    return tuple(_utf8(value) if isinstance(value, str) and not value.isascii() else value for value in parameters)
-
-
-def _utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
+    return tuple(
+        value.encode(errors="replace").decode() if isinstance(value, str) and not value.isascii() else value
+        for value in parameters
+    )
 
 
 def _unusable(path: Path, problem: sqlite3.Error) -> UsageError:

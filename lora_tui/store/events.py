@@ -65,13 +65,7 @@ async def open_commands(store: Store, run_id: int) -> list[Command]:
     )
 
 
-async def command_outcome(store: Store, command_id: int) -> str | None:
-    """Return the answer to a command, "done" where it was carried out; None while it is open."""
-    found: str | None = await store.value("SELECT outcome FROM commands WHERE id=?", (command_id,))
-    return found
-
-
 async def answer_command(store: Store, command_id: int, outcome: str) -> None:
-    """Close a command with an answer."""
+    """Close a command with an answer, "done" where it was carried out."""
     async with store.transaction() as t:
         await t.execute("UPDATE commands SET done_at=?, outcome=? WHERE id=?", (time.time(), outcome, command_id))

@@ -16,8 +16,6 @@ from lora_tui.store.rows import FeedbackRow
 PERSON = "person"
 """Who gave the feedback, and who decided, where it was a person."""
 
-_COLUMNS = "id, scope, run_id, subject, subject_id, metrics, target, given_by, at"
-
 
 async def add(
     t: Store,
@@ -76,9 +74,8 @@ def rating_of(target: float) -> int:
 
 async def in_force(store: Store, scope: str) -> list[FeedbackRow]:
     """Return the judgements of a scope that are in force, in the order they were given."""
-    return await store.all(
-        FeedbackRow, f"SELECT {_COLUMNS} FROM feedback WHERE scope=? AND undone_at IS NULL ORDER BY id", (scope,)
-    )
+    sql = "SELECT * FROM feedback WHERE scope=? AND undone_at IS NULL ORDER BY id"
+    return await store.all(FeedbackRow, sql, (scope,))
 
 
 async def record_weights(t: Store, scope: str, version: int, weights: Mapping[str, float]) -> int:

@@ -16,9 +16,6 @@ from lora_tui.store.connection import Store
 from lora_tui.store.events import NewEvent
 from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, PairRow, SourceFile, TaskRow
 
-_CHUNK = "id, document_id, position, first_character, last_character, tokens, heading, text"
-_PAIR = "id, task_id, chunk_id, source, question, answer, evidence, topic, slot, state, score, cause, reason"
-
 
 async def add_document(
     t: Store, document_id: str, characters: int, encoding: str, chunking: str, chunks: Sequence[ChunkRow]
@@ -27,7 +24,8 @@ async def add_document(
     document = {"id": document_id, "characters": characters, "encoding": encoding, "read_at": time.time()}
     await t.insert("documents", otherwise="OR IGNORE", **document)
     await t.execute_many(
-        f"INSERT OR IGNORE INTO chunks({_CHUNK}, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO chunks(id, document_id, position, first_character, last_character, tokens, heading,"
+        " text, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*astuple(chunk), chunking) for chunk in chunks],
     )
 
@@ -39,16 +37,13 @@ async def add_source_file(t: Store, run_id: int, file: SourceFile) -> None:
 
 async def chunk(store: Store, chunk_id: str) -> ChunkRow | None:
     """Return one chunk, or None."""
-    return await store.one(ChunkRow, f"SELECT {_CHUNK} FROM chunks WHERE id=?", (chunk_id,))
+    return await store.one(ChunkRow, "SELECT * FROM chunks WHERE id=?", (chunk_id,))
 
 
 async def chunk_at(store: Store, document_id: str, chunking: str, position: int) -> ChunkRow | None:
     """Return the chunk at a position (from 0) of a document that was cut in one way, or None."""
-    return await store.one(
-        ChunkRow,
-        f"SELECT {_CHUNK} FROM chunks WHERE document_id=? AND chunking=? AND position=?",
-        (document_id, chunking, position),
-    )
+    sql = "SELECT * FROM chunks WHERE document_id=? AND chunking=? AND position=?"
+    return await store.one(ChunkRow, sql, (document_id, chunking, position))
 
 
 async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:
@@ -69,14 +64,14 @@ async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis
 
 async def pair(store: Store, pair_id: int) -> PairRow | None:
     """Return one pair, or None."""
-    return await store.one(PairRow, f"SELECT {_PAIR} FROM pairs WHERE id=?", (pair_id,))
+    return await store.one(PairRow, "SELECT * FROM pairs WHERE id=?", (pair_id,))
 
 
 async def pairs(store: Store, run_id: int, states: Sequence[str], after: int = 0, limit: int = 500) -> list[PairRow]:
     """Return up to `limit` pairs in any of `states` whose id is above `after`, in the order they were proposed."""
     return await store.all(
         PairRow,
-        f"SELECT {_PAIR} FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) AND id>?"
+        f"SELECT * FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) AND id>?"
         " ORDER BY id LIMIT ?",
         (run_id, *states, after, limit),
     )
@@ -86,21 +81,18 @@ async def newest_pairs(store: Store, run_id: int, states: Sequence[str], limit: 
     """Return the newest pairs in any of `states`, the newest first."""
     return await store.all(
         PairRow,
-        f"SELECT {_PAIR} FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
-        " ORDER BY id DESC LIMIT ?",
+        f"SELECT * FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) ORDER BY id DESC LIMIT ?",
         (run_id, *states, limit),
     )
 
 
 async def has_question(store: Store, run_id: int, question_key: str) -> bool:
     """Return whether the run has a pair with that normalised question that no gate refused."""
-    return bool(
-        await store.value(
-            "SELECT 1 FROM pairs WHERE run_id=? AND question_key=?"
-            " AND (state <> 'rejected' OR score IS NOT NULL) LIMIT 1",
-            (run_id, question_key),
-        )
+    found = await store.value(
+        "SELECT 1 FROM pairs WHERE run_id=? AND question_key=? AND (state <> 'rejected' OR score IS NOT NULL) LIMIT 1",
+        (run_id, question_key),
     )
+    return found is not None
 
 
 async def questions_of_chunk(store: Store, run_id: int, chunk_id: str, limit: int) -> list[str]:
@@ -159,35 +151,30 @@ def pair_event(pair: PairRow, **more: Any) -> NewEvent:
 
 async def pair_counts(store: Store, run_id: int) -> dict[str, int]:
     """Return how many pairs there are by state."""
-    return dict(await store.tuples("SELECT state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY state", (run_id,)))
+    return await store.mapping("SELECT state, COUNT(*) FROM pairs WHERE run_id=? GROUP BY state", (run_id,))
 
 
 async def waiting_by_task(store: Store, run_id: int) -> dict[int, int]:
     """Return how many pairs wait for their verdict, by the task that wrote them."""
-    return dict(
-        await store.tuples(
-            "SELECT task_id, COUNT(*) FROM pairs WHERE run_id=? AND state='waiting' GROUP BY task_id", (run_id,)
-        )
+    return await store.mapping(
+        "SELECT task_id, COUNT(*) FROM pairs WHERE run_id=? AND state='waiting' GROUP BY task_id", (run_id,)
     )
 
 
 async def accepted_texts(store: Store, run_id: int, after: int, limit: int) -> list[tuple[int, str, str]]:
     """Return id, question and answer of up to `limit` accepted pairs whose id is above `after`, in order."""
-    rows = await store.tuples(
-        "SELECT id, question, answer FROM pairs WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?",
-        (run_id, after, limit),
-    )
-    return [(pair_id, question, answer) for pair_id, question, answer in rows]
+    sql = "SELECT id, question, answer FROM pairs WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?"
+    return [
+        (pair_id, question, answer) for pair_id, question, answer in await store.tuples(sql, (run_id, after, limit))
+    ]
 
 
 async def rejection_causes(store: Store, run_id: int) -> dict[str, int]:
     """Return how often each cause kept a pair from being accepted, most frequent first."""
-    return dict(
-        await store.tuples(
-            "SELECT cause, COUNT(*) FROM pairs WHERE run_id=? AND state IN ('rejected', 'review')"
-            " GROUP BY cause ORDER BY 2 DESC, 1",
-            (run_id,),
-        )
+    return await store.mapping(
+        "SELECT cause, COUNT(*) FROM pairs WHERE run_id=? AND state IN ('rejected', 'review')"
+        " GROUP BY cause ORDER BY 2 DESC, 1",
+        (run_id,),
     )
 
 
@@ -205,12 +192,10 @@ async def histogram(store: Store, run_id: int, of: str, states: Sequence[str]) -
 
 async def mean_metrics(store: Store, run_id: int) -> dict[str, float]:
     """Return the mean of every metric over the pairs of a run that were judged."""
-    return dict(
-        await store.tuples(
-            "SELECT name, AVG(value) FROM pair_metrics JOIN pairs ON pairs.id = pair_id"
-            " WHERE run_id=? GROUP BY name ORDER BY name",
-            (run_id,),
-        )
+    return await store.mapping(
+        "SELECT name, AVG(value) FROM pair_metrics JOIN pairs ON pairs.id = pair_id"
+        " WHERE run_id=? GROUP BY name ORDER BY name",
+        (run_id,),
     )
 
 
@@ -221,6 +206,5 @@ async def add_analysis(t: Store, run_id: int, analysis: AnalysisRow) -> None:
 
 async def newest_analysis(store: Store, run_id: int) -> AnalysisRow | None:
     """Return the newest analysis of a run, or None."""
-    return await store.one(
-        AnalysisRow, "SELECT * FROM analyses WHERE run_id=? ORDER BY version DESC LIMIT 1", (run_id,)
-    )
+    sql = "SELECT * FROM analyses WHERE run_id=? ORDER BY version DESC LIMIT 1"
+    return await store.one(AnalysisRow, sql, (run_id,))

@@ -108,10 +108,8 @@ async def _put_text(t: Store, pair_id: int, question: str, answer: str, question
 
 async def metrics_of_text(store: Store, pair_id: int) -> dict[str, float]:
     """Return the metrics of a pair by name; none where its text is another one than was measured."""
-    return dict(
-        await store.tuples(
-            "SELECT name, value FROM pair_metrics WHERE pair_id=?1 AND NOT EXISTS"
-            " (SELECT 1 FROM pair_edits WHERE pair_id=?1 AND undone_at IS NULL) ORDER BY name",
-            (pair_id,),
-        )
+    return await store.mapping(
+        "SELECT name, value FROM pair_metrics WHERE pair_id=?1 AND NOT EXISTS"
+        " (SELECT 1 FROM pair_edits WHERE pair_id=?1 AND undone_at IS NULL) ORDER BY name",
+        (pair_id,),
     )

@@ -66,14 +66,6 @@ class Command:
     payload: dict[str, Any]
 
 
-def _integers() -> "array[int]":
-    return array("q")
-
-
-def _reals() -> "array[float]":
-    return array("d")
-
-
 @dataclass(frozen=True, slots=True)
 class StepColumns:
     """Optimizer steps of a run in order, one array a column of the table; a loss or norm that was not finite is NaN.
@@ -81,16 +73,16 @@ class StepColumns:
     `tokens` counts all tokens of a step, `lr` is its learning rate, `memory_mb` what the process used (10**6 bytes).
     """
 
-    step: "array[int]" = field(default_factory=_integers)
-    epoch: "array[float]" = field(default_factory=_reals)
-    loss: "array[float]" = field(default_factory=_reals)
-    lr: "array[float]" = field(default_factory=_reals)
-    grad_norm: "array[float]" = field(default_factory=_reals)
-    tokens: "array[int]" = field(default_factory=_integers)
-    tokens_per_s: "array[float]" = field(default_factory=_reals)
-    seconds: "array[float]" = field(default_factory=_reals)
-    memory_mb: "array[float]" = field(default_factory=_reals)
-    at: "array[float]" = field(default_factory=_reals)
+    step: "array[int]" = field(default_factory=lambda: array("q"))
+    epoch: "array[float]" = field(default_factory=lambda: array("d"))
+    loss: "array[float]" = field(default_factory=lambda: array("d"))
+    lr: "array[float]" = field(default_factory=lambda: array("d"))
+    grad_norm: "array[float]" = field(default_factory=lambda: array("d"))
+    tokens: "array[int]" = field(default_factory=lambda: array("q"))
+    tokens_per_s: "array[float]" = field(default_factory=lambda: array("d"))
+    seconds: "array[float]" = field(default_factory=lambda: array("d"))
+    memory_mb: "array[float]" = field(default_factory=lambda: array("d"))
+    at: "array[float]" = field(default_factory=lambda: array("d"))
 
     def __len__(self) -> int:
         return len(self.step)
@@ -296,7 +288,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionRow:
+class DecisionRow(Decision):
     """A decision as it is stored, with the weights of the aggregator that it was made with.
 
     `feedback_id` is the feedback that a person's override gave; `undone_at` is set where the decision was taken back.
@@ -304,14 +296,7 @@ class DecisionRow:
 
     id: int
     pair_id: int
-    verdict: str
-    score: float | None
-    threshold: float | None
-    weights_version: int
     weights: dict[str, float] | None
-    decided_by: str
-    cause: str
-    reason: str
     at: float
     feedback_id: int | None
     undone_at: float | None

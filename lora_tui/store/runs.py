@@ -7,11 +7,9 @@ that looks (`mark_interrupted`), and can then be resumed by any. Ownership is ch
 time, because ids are reused; for another host only the age of the heartbeat can tell.
 """
 
-import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +27,17 @@ _SILENT_SECONDS = 60.0
 _LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
 
 
-def _owner() -> tuple[int, float, str]:
-    pid = os.getpid()
-    return pid, psutil.Process(pid).create_time(), socket.gethostname()
+def _owner() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"pid": process.pid, "pid_started": process.create_time(), "host": socket.gethostname()}
 
 
 async def create(store: Store, mode: str, settings: dict[str, Any], options: dict[str, Any]) -> int:
     """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key."""
     now = time.time()
     async with store.transaction() as t:
-        pid, pid_started, host = _owner()
-        owner: dict[str, Any] = {
-            "pid": pid,
-            "pid_started": pid_started,
-            "host": host,
-            "created_at": now,
-            "heartbeat": now,
-        }
-        return await t.insert("runs", mode=mode, state="queued", settings=settings, options=options, **owner)
+        columns = _owner() | {"settings": settings, "options": options, "created_at": now, "heartbeat": now}
+        return await t.insert("runs", mode=mode, state="queued", **columns)
 
 
 async def take_over(store: Store, run_id: int) -> bool:
@@ -55,7 +46,7 @@ async def take_over(store: Store, run_id: int) -> bool:
         taken = await t.execute(
             "UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, heartbeat=?,"
             f" pid=?, pid_started=?, host=? WHERE id=? AND state NOT IN ({_LIVE})",
-            (time.time(), *_owner(), run_id),
+            (time.time(), *_owner().values(), run_id),
         )
         if taken:
             await t.execute(
@@ -148,30 +139,22 @@ async def folders_of_others(t: Store, run_id: int) -> list[str]:
     return [folder for (folder,) in await t.tuples("SELECT folder FROM runs WHERE folder>'' AND id<>?", (run_id,))]
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A run that has written a file of accepted pairs, and the file's path as its settings have it."""
-
-    run_id: int
-    path: str
-
-
-async def output_files(t: Store) -> list[OutputFile]:
-    """Return the runs that wrote a file of accepted pairs, the one that wrote last first.
+async def output_files(t: Store) -> list[tuple[int, str]]:
+    """Return each run that wrote a file of accepted pairs, with the path in its settings, the last writer first.
 
     A run whose result does not say (live, killed, or failed when it was resumed) has written one when it has accepted
     pairs; one that is live will write last.
     """
-    return await t.all(
-        OutputFile,
-        "SELECT id AS run_id, COALESCE(json_extract(result, '$.output_file'),"
+    rows = await t.tuples(
+        "SELECT id, COALESCE(json_extract(result, '$.output_file'),"
         " json_extract(settings, '$.data_generation.output_file')) AS path FROM runs"
         " WHERE mode IN ('generate', 'quickstart') AND path > ''"
         " AND CASE WHEN json_type(result, '$.output_file') IS NULL"
         " THEN EXISTS (SELECT 1 FROM pairs WHERE run_id = runs.id AND state='accepted')"
         " ELSE json_type(result, '$.output_file') = 'text' END"
-        f" ORDER BY state IN ({_LIVE}) DESC, ended_at DESC, id DESC",
+        f" ORDER BY state IN ({_LIVE}) DESC, ended_at DESC, id DESC"
     )
+    return [(int(run_id), str(path)) for run_id, path in rows]
 
 
 async def get(store: Store, run_id: int) -> Run | None:
@@ -196,11 +179,8 @@ async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
 
 async def newest_trained(store: Store) -> Run | None:
     """Return the newest finished run that has an adapter, or None."""
-    return await store.one(
-        Run,
-        "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state='finished' AND folder IS NOT NULL"
-        " ORDER BY id DESC LIMIT 1",
-    )
+    sql = "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state='finished' AND folder IS NOT NULL"
+    return await store.one(Run, f"{sql} ORDER BY id DESC LIMIT 1")
 
 
 async def mark_interrupted(store: Store) -> int:
@@ -243,9 +223,7 @@ async def lock_device(store: Store, run_id: int, device: str) -> Run | None:
             (device, run_id),
         )
         if holder is None:
-            await t.execute(
-                "INSERT OR REPLACE INTO device_locks(device, run_id, taken_at) VALUES (?, ?, ?)",
-                (device, run_id, time.time()),
-            )
+            lock: dict[str, Any] = {"device": device, "run_id": run_id, "taken_at": time.time()}
+            await t.insert("device_locks", otherwise="OR REPLACE", **lock)
             await t.execute("UPDATE runs SET device=? WHERE id=?", (device, run_id))
     return holder

@@ -15,8 +15,6 @@ from typing import Any
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask, TaskRow
 
-_TASK = "id, kind, key, chunk_id, pair_id, round, source, slot"
-
 
 async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:
     """Plan tasks; those whose key is there already stay as they are. Returns how many are new."""
@@ -37,16 +35,14 @@ async def pending_tasks(store: Store, run_id: int, kind: str, limit: int) -> lis
     """Return the oldest pending tasks of a kind."""
     return await store.all(
         TaskRow,
-        f"SELECT {_TASK} FROM tasks WHERE run_id=? AND kind=? AND state='pending' ORDER BY id LIMIT ?",
+        "SELECT * FROM tasks WHERE run_id=? AND kind=? AND state='pending' ORDER BY id LIMIT ?",
         (run_id, kind, limit),
     )
 
 
 async def task_by_key(store: Store, run_id: int, kind: str, key: str) -> TaskRow | None:
     """Return the task of that key, or None."""
-    return await store.one(
-        TaskRow, f"SELECT {_TASK} FROM tasks WHERE run_id=? AND kind=? AND key=?", (run_id, kind, key)
-    )
+    return await store.one(TaskRow, "SELECT * FROM tasks WHERE run_id=? AND kind=? AND key=?", (run_id, kind, key))
 
 
 async def end_task(t: Store, task_id: int, state: str, reason: str | None = None, refused: int = 0) -> None:
@@ -79,11 +75,10 @@ async def task_counts(store: Store, run_id: int) -> dict[tuple[str, str], int]:
 
 async def dead_reasons(store: Store, run_id: int) -> dict[str, int]:
     """Return how often each reason ended a task, most frequent first."""
-    rows = await store.tuples(
+    return await store.mapping(
         "SELECT reason, COUNT(*) FROM tasks WHERE run_id=? AND state='dead' GROUP BY reason ORDER BY 2 DESC, 1",
         (run_id,),
     )
-    return {str(reason): n for reason, n in rows}
 
 
 async def last_round(store: Store, run_id: int) -> int:

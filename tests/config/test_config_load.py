@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_tui.config.keys import settings_value
-from lora_tui.config.load import configuration_file, load_settings, with_values
+from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import PromptCheck, Settings
 from lora_tui.errors import ConfigError
 
@@ -46,7 +46,7 @@ def test_each_layer_wins_over_the_one_below(folder: Path, tmp_path: Path) -> Non
     assert rank(config_file=named, **{R_VARIABLE: "4"}) == (4, named)
     assert rank(f"{R}=5", config_file=named, **{R_VARIABLE: "4"}) == (5, named)
     assert rank(f"{R}=5", f"{R}=6", config_file=named) == (6, named)
-    assert configuration_file() == Path("config.toml")
+    assert load_settings(environment={}).path == Path("config.toml")
 
 
 def test_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from lora_tui.engine.runtime.commands import Commands
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import Command
 from tests.engine.conftest import EngineHarness
 from tests.engine.test_engine_life import until_stopped, wait_for
@@ -31,7 +32,12 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def outcome_of(engine_harness: EngineHarness, number: int, seconds: float = 20.0) -> str:
     """The outcome of a command, once it is answered."""
-    return str(wait_for(lambda: engine_harness.ask(events.command_outcome, number), seconds))
+
+    async def outcome(store: Store) -> str | None:
+        found: str | None = await store.value("SELECT outcome FROM commands WHERE id=?", (number,))
+        return found
+
+    return str(wait_for(lambda: engine_harness.ask(outcome), seconds))
 
 
 def honouring(kind: str, heard: list[str], **more: Any) -> Job:

@@ -149,7 +149,7 @@ def _quoted(pair: PairRow) -> str:
 
 async def output_file_of_run(t: Store, run_id: int) -> Path | None:
     """Return the absolute path of the file that a run wrote, if none wrote the same path after it."""
-    written = [(one.run_id, Path(os.path.abspath(one.path))) for one in await runs.output_files(t)]  # noqa: ASYNC240, PTH100  # ".." is to be resolved, links are not
+    written = [(run_id, Path(os.path.abspath(path))) for run_id, path in await runs.output_files(t)]  # noqa: ASYNC240, PTH100  # ".." is to be resolved, links are not
     path = next((path for owner, path in written if owner == run_id), None)
     last = next((owner for owner, other in written if other == path), None)
     return path if last == run_id else None

@@ -264,7 +264,7 @@ def test_another_process_can_read_a_conversation_back(probe: ChatProbe) -> None:
         "async def main():\n"
         "    async with await Store.open(Path(sys.argv[1])) as store:\n"
         "        turns = await chat_log.turns(store, await newest_conversation(store))\n"
-        "        print(json.dumps([(t.role, chat_log.side_of(t), t.text) for t in turns]))\n"
+        "        print(json.dumps([(t.role, t.statistics.get('side'), t.text) for t in turns]))\n"
         "asyncio.run(main())\n"
     )
     done = subprocess.run(

@@ -172,10 +172,10 @@ def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
     replies = probe.ask("unlock", BOTH).replies
     question, *stored = probe.turns
     assert (question.role, question.statistics["sides"]) == ("user", list(BOTH))
-    from lora_tui.store.chat_log import side_of
-
-    assert side_of(question) is None
-    assert {side_of(turn): turn.id for turn in stored} == {side: reply.turn_id for side, reply in replies.items()}
+    assert "side" not in question.statistics
+    assert {turn.statistics["side"]: turn.id for turn in stored} == {
+        side: reply.turn_id for side, reply in replies.items()
+    }
     for turn in stored:
         reply = replies[turn.statistics["side"]]
         assert turn.text == reply.text

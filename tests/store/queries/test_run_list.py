@@ -157,7 +157,7 @@ def test_the_runs_that_wrote_a_file_the_last_writer_first(tmp_path: Path) -> Non
         await run("quickstart", "finished", {"rows": []}, now + 4, accepted=True)
         await run("train", "finished", {}, now + 7, accepted=True)
         await run("generate", "running", None, now, accepted=True)
-        return [(file.run_id, file.path) for file in await runs.output_files(store)]
+        return await runs.output_files(store)
 
     assert with_store(tmp_path / "store.db", work) == [
         (7, "accepted.txt"),
