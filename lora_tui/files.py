@@ -41,12 +41,7 @@ class AtomicFile:
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self._path = path
         self._stream = stream
-        self._discarded = False
-
-    @property
-    def discarded(self) -> bool:
-        """Whether the content is to be thrown away."""
-        return self._discarded
+        self.discarded = False
 
     def write(self, content: str | bytes) -> int:
         """Append text, as UTF-8 with line ends as they are, or bytes; returns how many bytes that were.
@@ -59,7 +54,7 @@ class AtomicFile:
 
     def discard(self) -> None:
         """Throw the content away: the path keeps what it held before."""
-        self._discarded = True
+        self.discarded = True
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:

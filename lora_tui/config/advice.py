@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
 from urllib.parse import urlsplit
 
 from lora_tui.config.keys import settings_value
@@ -16,9 +15,6 @@ from lora_tui.config.models import App, DataGeneration, FineTuning, Settings
 from lora_tui.config.reference import toml_value
 from lora_tui.text import one_line
 
-_LARGEST_USEFUL_BATCH = 64
-_MANY_EXAMPLES = 500
-_MOST_PASSES = 5
 _ADAM_BYTES = 16
 """Per trained parameter in fp32: the weight, its gradient and AdamW's two memories."""
 
@@ -33,10 +29,6 @@ _WIDTH_EXPONENTS = {"llama": 0.781, "mistral": 0.781, "smollm3": 0.781, "qwen2":
 """How the optimum falls with the width, by family: measured on Llama and on Qwen (the others are built as Llama is)."""
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
-_MUCH_DATA = 1000
-_TOO_MUCH_FOR_DROPOUT = 10_000
-_RANK_FOR_RSLORA = 128
-_WIDTH_FOR_FAST_PISSA = 1024
 
 Advice = Iterator[tuple[str, str]]
 """Pairs of a dotted key and what follows its value."""
@@ -73,12 +65,7 @@ def advise(
         *_endpoint(settings.data_generation),
         *_key_clashes(settings.app),
     ]
-    return [f"{_format_setting(settings, key)}: {what}" for key, what in found]
-
-
-def _format_setting(settings: Settings, key: str) -> str:
-    value: Any = settings_value(settings, key)
-    return f"{key} = {one_line(toml_value(value), 60)}"
+    return [f"{key} = {one_line(toml_value(settings_value(settings, key)), 60)}: {what}" for key, what in found]
 
 
 def _warmup(tuning: FineTuning, steps: int | None) -> Advice:
@@ -102,11 +89,10 @@ def _size(tuning: FineTuning, trainable_parameters: int | None) -> Advice:
     if trainable_parameters and (gigabytes := trainable_parameters * _ADAM_BYTES / 1e9) > 4:
         what = f"{trainable_parameters:,} trained parameters need {gigabytes:.1f} GB for AdamW alone"
         yield "fine_tuning.lora.r", f"{what}; set a smaller rank, such as 16"
-    if together > _LARGEST_USEFUL_BATCH:
+    if together > 64:
         what = f"times batch_size = {training.batch_size} makes batches of {together}, which LoRA learns badly from"
-        what += " (Schulman et al. 2025)"
-        wanted = max(1, 32 // training.batch_size)
-        yield "fine_tuning.training.gradient_accumulation_steps", f"{what}; set {wanted} for batches of about 32"
+        advice = f"set {max(1, 32 // training.batch_size)} for batches of about 32"
+        yield "fine_tuning.training.gradient_accumulation_steps", f"{what} (Schulman et al. 2025); {advice}"
     if tuning.sampling.keyword_weight != 1 and not tuning.sampling.keywords:
         yield "fine_tuning.sampling.keyword_weight", "has no effect without keywords; set fine_tuning.sampling.keywords"
     if tuning.trust_remote_code:
@@ -126,21 +112,20 @@ def _stopping(tuning: FineTuning, steps: int | None) -> Advice:
     if training.patience == 0:
         what = "training stops at the first evaluation that is no better than the one before"
         yield "fine_tuning.training.patience", f"{what}; set 3 to 5"
-    if training.target_score > 1:
-        what = "scores end at 1, so the target is never reached and only patience or the last step ends the run"
-        yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"
-    elif training.target_score <= 0:
+    if not 0 < training.target_score <= 1:
         what = "every score reaches it, so training stops at the first evaluation"
+        if training.target_score > 1:
+            what = "scores end at 1, so the target is never reached and only patience or the last step ends the run"
         yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"
 
 
 def _passes(tuning: FineTuning, steps: int | None, examples: int | None) -> Advice:
     """Many passes over much data; over a few examples they may be what is wanted."""
     training = tuning.training
-    if steps is None or examples is None or examples < _MANY_EXAMPLES:
+    if steps is None or examples is None or examples < 500:
         return
     passes = steps * training.batch_size * training.gradient_accumulation_steps / examples
-    if passes > _MOST_PASSES:
+    if passes > 5:
         key = "max_steps" if training.max_steps else "max_epochs"
         wanted = max(1, round(3 * steps / passes)) if training.max_steps else 3
         what = f"{passes:.0f} passes over {examples:,} examples learn them by heart, and other answers get worse"
@@ -167,11 +152,10 @@ def _evaluation_and_chat(tuning: FineTuning) -> Advice:
 
 
 def _judging(data: DataGeneration) -> Advice:
-    if data.evaluation_threshold > 10:
-        what = "scores end at 10, so no pair is ever accepted and generation never reaches total_examples"
-        yield "data_generation.evaluation_threshold", f"{what}; set 6 to 8"
-    elif data.evaluation_threshold <= 0:
+    if not 0 < data.evaluation_threshold <= 10:
         what = "scores begin at 0, so every pair is accepted, however bad"
+        if data.evaluation_threshold > 10:
+            what = "scores end at 10, so no pair is ever accepted and generation never reaches total_examples"
         yield "data_generation.evaluation_threshold", f"{what}; set 6 to 8"
     if data.evaluation.temperature > 0:
         what = "the judge scores the same pair differently each time"
@@ -192,11 +176,10 @@ def _judging(data: DataGeneration) -> Advice:
 
 def _writing(data: DataGeneration) -> Advice:
     generation = data.generation
-    if generation.temperature < 0.3:
-        what = "the same passage brings the same questions again, and generation may find nothing new"
-        yield "data_generation.generation.temperature", f"{what}; set 0.7 to 1.0"
-    elif generation.temperature > 1.5:
+    if not 0.3 <= generation.temperature <= 1.5:
         what = "replies turn to noise and most pairs are rejected"
+        if generation.temperature < 0.3:
+            what = "the same passage brings the same questions again, and generation may find nothing new"
         yield "data_generation.generation.temperature", f"{what}; set 0.7 to 1.0"
     if generation.max_tokens < 64:
         what = "most replies are cut off before the answer ends, and paid for in vain"
@@ -301,7 +284,7 @@ def _lora_advice(tuning: FineTuning, examples: int | None, hidden_size: int | No
     """Advice on rank, strength, dropout and variants."""
     lora = tuning.lora
     root = math.sqrt(lora.r)
-    if lora.alpha < lora.r >= _RANK_FOR_RSLORA and not lora.use_rslora:
+    if lora.alpha < lora.r >= 128 and not lora.use_rslora:
         what = f"at rank {lora.r} the scale alpha / r = {lora.alpha / lora.r:.3g} holds back what the rank could learn"
         yield "fine_tuning.lora.use_rslora", f"{what} (Kalajdzievski 2023); set true, and alpha to about {round(root)}"
     elif lora.use_rslora and lora.alpha > 8 * root:
@@ -318,21 +301,15 @@ def _lora_advice(tuning: FineTuning, examples: int | None, hidden_size: int | No
     elif lora.use_dora and lora.dropout > 0:
         what = "DoRA with dropout multiplies by every base weight twice a step (PEFT's guide)"
         yield "fine_tuning.lora.dropout", f"{what}; set 0"
-    elif lora.dropout > 0 and examples is not None and examples >= _TOO_MUCH_FOR_DROPOUT:
+    elif lora.dropout > 0 and (examples or 0) >= 10_000:
         what = f"with {examples:,} examples it guards against little and makes steps slower (Unsloth's guide)"
         yield "fine_tuning.lora.dropout", f"{what}; set 0"
-    targets = lora.target_modules
-    if (
-        examples is not None
-        and examples >= _MUCH_DATA
-        and not isinstance(targets, str)
-        and _ATTENTION.issuperset(targets)
-    ):
+    if (examples or 0) >= 1000 and _ATTENTION.issuperset(lora.target_modules):
         what = "attention alone learns less than all layers, even with as many parameters (Schulman et al. 2025)"
         yield "fine_tuning.lora.target_modules", f'{what}; set "all-linear"'
     if lora.use_dora:
         what = "every step forms each layer's B·A in full size (Liu et al. 2024), and vLLM serves it merged only"
         yield "fine_tuning.lora.use_dora", f"{what}; set false unless a low rank falls short"
-    if lora.init_lora_weights == "pissa" and hidden_size is not None and hidden_size >= _WIDTH_FOR_FAST_PISSA:
+    if lora.init_lora_weights == "pissa" and (hidden_size or 0) >= 1024:
         what = "every weight is factorised in full before the first step, which takes minutes (Meng et al. 2024)"
         yield "fine_tuning.lora.init_lora_weights", f'{what}; set "pissa_niter_16"'

@@ -5,6 +5,7 @@ lists of texts go without quotes and brackets where that is clear; everything el
 """
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from lora_tui.config.advice import advise
@@ -36,7 +37,7 @@ SECTION_TITLES: dict[str, str] = {
 }
 """What each section is called on a screen, in the order of the documented file."""
 
-_ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?P<end>,|$)""")
+_ITEM = re.compile(r"""\s*(?P<item>"(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?:,|$)""")
 
 
 def advice_for(settings: Settings, key: str, **known: Any) -> list[str]:
@@ -93,16 +94,10 @@ def _parse_for_key(path: KeyPath, text: str) -> Any:
         case bool():
             return parse_value(text.lower() if text.lower() in ("true", "false") else text)
         case (int() | float()) as default if isinstance(parse_value(text), str):
-            return _number(type(default), text)
+            # Numbers that are clear and no TOML, such as ".5" and "08"; other text stays text, to be refused as such.
+            with suppress(ValueError):
+                return type(default)(text)
     return parse_value(text)
-
-
-def _number(kind: type[int] | type[float], text: str) -> Any:
-    """Read numbers that are clear and no TOML, such as ".5" and "08"; other text stays text, to be refused as such."""
-    try:
-        return kind(text)
-    except ValueError:
-        return text
 
 
 def _list(path: KeyPath, text: str) -> Any:
@@ -118,18 +113,8 @@ def _list(path: KeyPath, text: str) -> Any:
         return listed
     if key_problem(path, text) is None:
         return text
-    return [parse_value(item) if item[:1] in ('"', "'") else item for item in _items(text)]
-
-
-def _items(text: str) -> list[str]:
-    items = []
-    place = 0
-    while place < len(text):
-        found = _ITEM.match(text, place)
-        assert found is not None, "whatever comes before a comma is an item"
-        items.append(found["item"])
-        place = found.end()
-    return items
+    items = [found["item"] for found in _ITEM.finditer(text)][:-1]  # behind the last item an empty one is found
+    return [parse_value(item) if item[:1] in ('"', "'") else item for item in items]
 
 
 def _table(path: KeyPath, text: str) -> Any:

@@ -15,7 +15,8 @@ from lora_tui.config.models import PromptCheck, Section, Settings
 from lora_tui.config.values import LARGEST, Kind
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-_BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+"""What pydantic's names of bounds are called, in the order in which they are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +138,7 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    found = {name: getattr(entry, name) for entry in field.metadata for name, _ in _BOUNDS if hasattr(entry, name)}
-    return ", ".join(f"{words} {found[name]:g}" for name, words in _BOUNDS if name in found and found[name] != LARGEST)
+    found = {name: getattr(entry, name) for entry in field.metadata for name in BOUNDS if hasattr(entry, name)}
+    return ", ".join(
+        f"{words} {found[name]:g}" for name, words in BOUNDS.items() if found.get(name, LARGEST) != LARGEST
+    )

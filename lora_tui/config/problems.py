@@ -15,7 +15,7 @@ from datetime import date, time
 from difflib import SequenceMatcher, get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from lora_tui.config.keys import Key, all_keys, all_sections, open_tables
+from lora_tui.config.keys import BOUNDS, Key, all_keys, all_sections, open_tables
 from lora_tui.config.values import KEYS_COME_FROM_THE_ENVIRONMENT
 from lora_tui.errors import ConfigError
 from lora_tui.secrets import may_be_secret, may_hold_secret
@@ -133,8 +133,8 @@ def unknown_problem(source: Source, path: tuple[str, ...], *, is_section: bool) 
     key = dotted(path)
     what = "section" if is_section else "key"
     plain = ".".join(path)[:200]
-    first, second = (_nearest_section, _nearest_key) if is_section else (_nearest_key, _nearest_section)
-    if near := first(plain) or second(plain):
+    near_key, near_section = _nearest_key(plain), _nearest(plain, all_sections())
+    if near := (near_section or near_key) if is_section else (near_key or near_section):
         meant = f"[{near}]" if near in (*all_sections(), *open_tables()) else near
         return Problem(source, key, f"{key} is not a {what}; did you mean {meant}?")
     return Problem(source, key, f"{key} is not a {what}; {_alternatives(path)}")
@@ -165,14 +165,9 @@ def _what_is_wrong(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
             return "is not known here; remove it"
         case "missing":
             return "is missing"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, not {_describe_value(value)}"
-        case "greater_than":
-            return f"must be above {context['gt']:g}, not {_describe_value(value)}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:g}, not {_describe_value(value)}"
-        case "less_than":
-            return f"must be below {context['lt']:g}, not {_describe_value(value)}"
+        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than":
+            ((bound, limit),) = context.items()
+            return f"must be {BOUNDS[bound]} {limit:g}, not {_describe_value(value)}"
         case "finite_number":
             return f"must be a finite number, not {value}"
         case "too_short":
@@ -295,16 +290,8 @@ _OTHER_NAMES = {
 def _nearest_key(dotted: str) -> str | None:
     """Return the valid dotted key nearest to `dotted`, or None where nothing is near."""
     section, _, leaf = dotted.rpartition(".")
-    plain = leaf.lower().replace("-", "_")
-    if plain in _OTHER_NAMES and "aggregator" not in section:
-        return _OTHER_NAMES[plain]
-    return _nearest(section, plain, all_keys())
-
-
-def _nearest_section(dotted: str) -> str | None:
-    """Return the valid section nearest to `dotted`, or None where nothing is near."""
-    section, _, leaf = dotted.rpartition(".")
-    return _nearest(section, leaf.lower().replace("-", "_"), all_sections())
+    meant = None if "aggregator" in section else _OTHER_NAMES.get(leaf.lower().replace("-", "_"))
+    return meant or _nearest(dotted, all_keys())
 
 
 def _nearest_choice(value: str, choices: Iterable[str]) -> str | None:
@@ -314,8 +301,10 @@ def _nearest_choice(value: str, choices: Iterable[str]) -> str | None:
     return by_folded[close[0]] if close else None
 
 
-def _nearest(section: str, leaf: str, names: Iterable[str]) -> str | None:
-    """The name whose last part is likest to `leaf`; among equals, the one whose section is likest to `section`."""
+def _nearest(dotted: str, names: Iterable[str]) -> str | None:
+    """Return the name whose last part is likest to that of `dotted`; among equals, the one with the likest section."""
+    section, _, leaf = dotted.rpartition(".")
+    leaf = leaf.lower().replace("-", "_")
     best, best_score = None, (_CLOSE_ENOUGH, 0.0)
     for name in names:
         its_section, _, its_leaf = name.rpartition(".")
