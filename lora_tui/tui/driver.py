@@ -150,7 +150,9 @@ class SteadyDriver(LinuxDriver):
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
                 if selector.select(_SELECT_SECONDS):
-                    data = self._read()
+                    data = b""  # as at the end of the input: an error says that the terminal is gone
+                    with contextlib.suppress(OSError):
+                        data = os.read(self.fileno, _READ_BYTES)
                     if not data:
                         self._gone()
                         return
@@ -163,13 +165,6 @@ class SteadyDriver(LinuxDriver):
         with contextlib.suppress(EOFError, ParseError):
             for _ in parser.feed(""):
                 pass
-
-    def _read(self) -> bytes:
-        """Bytes from the terminal; none when it is gone."""
-        try:
-            return os.read(self.fileno, _READ_BYTES)
-        except OSError:
-            return b""
 
     def _repaint(self) -> None:
         """Paint everything again: frames were dropped, and Textual does not know."""

@@ -48,7 +48,7 @@ class ReplyMessage(Vertical):
     def __init__(self) -> None:
         super().__init__()
         self._stream: MarkdownStream | None = None
-        self._status = Static("", classes="figures", markup=False)
+        self._status = Static("thinking …", classes="figures", markup=False)
         self._markdown = Markdown("", open_links=False)
         self._text = ""
         self.reply: Reply | None = None
@@ -64,10 +64,6 @@ class ReplyMessage(Vertical):
         """The text, and its status or statistics below."""
         yield self._markdown
         yield self._status
-
-    def on_mount(self) -> None:
-        """Show that a reply is coming."""
-        self.show_status("thinking …")
 
     def show_status(self, text: str) -> None:
         """Show a line of progress below the text."""
@@ -187,7 +183,13 @@ class ChatColumns(Horizontal):
         self, stream: AsyncIterator[ReplyItem], sides: Sequence[Side], notify: Callable[[str], None]
     ) -> None:
         """Draw the replies of these sides as their items arrive; a `Notice` goes to `notify`."""
-        messages = await self._add_replies(sides)
+        messages: dict[Side, ReplyMessage] = {}
+        for side, place in zip(sides, self._places(sides), strict=True):
+            column = self._column(place)
+            column.anchor()  # scroll along with what comes
+            messages[side] = ReplyMessage()
+            await column.mount(messages[side])
+        self._last_replies = messages
         started = time.monotonic()
         pending: dict[Side, str] = {}
         flushed = 0.0
@@ -232,17 +234,6 @@ class ChatColumns(Horizontal):
     def _places(self, sides: Sequence[Side]) -> Sequence[Side]:
         """The columns in which these sides are shown: one side alone is always in the first."""
         return sides if len(sides) > 1 else ("tuned",)
-
-    async def _add_replies(self, sides: Sequence[Side]) -> dict[Side, ReplyMessage]:
-        """Add an empty reply for each side and scroll along with it."""
-        messages: dict[Side, ReplyMessage] = {}
-        for side, place in zip(sides, self._places(sides), strict=True):
-            column = self._column(place)
-            column.anchor()
-            messages[side] = ReplyMessage()
-            await column.mount(messages[side])
-        self._last_replies = messages
-        return messages
 
 
 async def _flush(pending: dict[Side, str], messages: dict[Side, ReplyMessage]) -> None:

@@ -58,10 +58,7 @@ class KeyHints(Widget):
 
     def on_mount(self) -> None:
         """Draw again whenever the screen's bindings change."""
-        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
-
-    def _bindings_changed(self, _screen: Screen[object]) -> None:
-        self.refresh()
+        self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self.refresh())
 
     def render(self) -> Content:
         """The footer's line."""

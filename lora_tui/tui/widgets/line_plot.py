@@ -176,9 +176,8 @@ class LinePlot(Widget):
 
     def _empty_plot(self, width: int, height: int) -> list[Strip]:
         lines = [Strip.blank(width, self.rich_style)] * height
-        if height > 0:
-            text = Content(self._empty).truncate(max(1, width), ellipsis=True).plain.center(width)
-            lines[height // 2] = Strip([Segment(text, self._style("title"))]).adjust_cell_length(width, self.rich_style)
+        text = Content(self._empty).truncate(width, ellipsis=True).plain.center(width)
+        lines[height // 2] = Strip([Segment(text, self._style("title"))]).adjust_cell_length(width, self.rich_style)
         return lines
 
 

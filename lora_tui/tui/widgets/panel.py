@@ -13,8 +13,8 @@ from lora_tui.text import clean
 class _StaticText(Static):
     """Text that is compared with what is shown before it is painted; markup is not parsed."""
 
-    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
-        super().__init__("", id=id, classes=classes, markup=False)
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__("", id=id, markup=False)
         self._shown: Content | None = None
 
     def show(self, content: Content) -> None:
@@ -47,8 +47,8 @@ class Panel(_StaticText):
     }
     """
 
-    def __init__(self, title: str = "", *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id, classes=classes)
+    def __init__(self, title: str = "", *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
         set_title(self, title)
 
     def show(self, content: Content, title: str | None = None) -> None:

@@ -101,9 +101,8 @@ class RowList(Widget, can_focus=True):
         follow: bool = False,
         headings: bool = True,
         id: str | None = None,  # noqa: A002
-        classes: str | None = None,
     ) -> None:
-        super().__init__(id=id, classes=classes)
+        super().__init__(id=id)
         self._cells_of = cells_of
         self.columns = tuple(columns)
         self._empty = empty
@@ -245,38 +244,35 @@ class RowList(Widget, can_focus=True):
         """Render one line: the headings, a row, or a blank."""
         width, line = self.size.width, y - self._heading_rows
         if line < 0:
-            return self._strip([(column.heading, "heading") for column in self.columns], width, "", "heading")
+            return self._strip([(column.heading, "heading") for column in self.columns], width, "", gap_style="heading")
         if not self.count:
-            return self._strip([(self._empty if line == 0 else "", "dim")], width, "", "", whole=True)
+            return self._strip([(self._empty if line == 0 else "", "dim")], width, "", whole=True)
         index = self.top + line
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
         cursor = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
         if self.count <= self._height:
-            return self._strip(self._cells_of(index), width, cursor, "")
-        return Strip([*self._strip(self._cells_of(index), width - 1, cursor, ""), self._scroll_bar(line)], width)
+            return self._strip(self._cells_of(index), width, cursor)
+        return Strip([*self._strip(self._cells_of(index), width - 1, cursor), self._scroll_bar(line)], width)
 
     def _scroll_bar(self, line: int) -> Segment:
         """The part of the scroll bar beside a row."""
         size = max(1, self._height * self._height // self.count)
         start = round(self.top / max(1, self.count - self._height) * (self._height - size))
-        return (
-            Segment("┃", self._style("thumb", ""))
-            if start <= line < start + size
-            else Segment("│", self._style("bar", ""))
-        )
+        glyph, style = ("┃", "thumb") if start <= line < start + size else ("│", "bar")
+        return Segment(glyph, self._style(style, ""))
 
-    def _strip(self, cells: Sequence[Cell], width: int, cursor: str, gap_style: str, *, whole: bool = False) -> Strip:
-        """A row of cells; where `whole` is set the first one takes the whole width."""
+    def _strip(
+        self, cells: Sequence[Cell], width: int, cursor: str, *, gap_style: str = "", whole: bool = False
+    ) -> Strip:
+        """A row of cells; where `whole` is set there is one, which takes the whole width."""
         gap = self._style(gap_style, cursor)
         segments = [Segment("▸" if cursor else " ", gap)]
-        fixed = sum(column.width for column in self.columns) + len(self.columns) + 1
-        rest = max(4, width - fixed)
         columns = (Column("", 0),) if whole else self.columns
+        rest = max(4, width - sum(column.width for column in columns) - len(columns) - 1)
         for column, (text, style) in zip(columns, cells, strict=False):
-            room = width - 2 if whole else (column.width or rest)
-            segments.append(Segment(fit_cells(clean(text), room, right=column.right), self._style(style, cursor)))
-            segments.append(Segment(" ", gap))
+            fitted = fit_cells(clean(text), column.width or rest, right=column.right)
+            segments += [Segment(fitted, self._style(style, cursor)), Segment(" ", gap)]
         return Strip(segments).adjust_cell_length(width, gap)
 
     def _style(self, name: str, cursor: str) -> RichStyle:
