@@ -51,32 +51,29 @@ def _theme(name: str, column: int) -> Theme:
 
 THEMES = (_theme("lora-dark", 0), _theme("lora-light", 1))
 
-STATE_GLYPHS = {
-    "queued": "○",
-    "running": "●",
-    "paused": "Ⅱ",
-    "stopping": "◐",
-    "finished": "✓",
-    "stopped": "■",
-    "failed": "✗",
-    "interrupted": "!",
+_STATES = {
+    "queued": ("○", DIM),
+    "running": ("●", "$accent"),
+    "paused": ("Ⅱ", "$warning"),
+    "stopping": ("◐", "$warning"),
+    "finished": ("✓", "$success"),
+    "stopped": ("■", DIM),
+    "failed": ("✗", "$error"),
+    "interrupted": ("!", "$error"),
 }
-"""A glyph for each state of a run: it carries the meaning where there is no colour."""
+"""Glyph and colour of each state of a run: the glyph carries the meaning where there is no colour."""
 
-STATE_COLOURS = {
-    "running": "$accent",
-    "stopping": "$warning",
-    "paused": "$warning",
-    "finished": "$success",
-    "failed": "$error",
-    "interrupted": "$error",
-}
-
-VERDICT_GLYPHS = {"accepted": "✓", "rejected": "✗", "review": "?", "waiting": "…"}
+_VERDICT_GLYPHS = {"accepted": "✓", "rejected": "✗", "review": "?", "waiting": "…"}
 VERDICT_WORDS = {"accepted": "accepted", "rejected": "rejected", "review": "review", "waiting": "judging"}
 VERDICT_COLOURS = {"accepted": "$success", "rejected": DIM, "review": "$warning", "waiting": "$secondary"}
 
 
 def state_label(name: str) -> tuple[str, str]:
     """Return a run's state with its glyph, and its colour."""
-    return f"{STATE_GLYPHS.get(name, '·')} {name}", STATE_COLOURS.get(name, DIM)
+    glyph, colour = _STATES.get(name, ("·", DIM))
+    return f"{glyph} {name}", colour
+
+
+def verdict_label(name: str) -> str:
+    """Return a verdict on a pair with its glyph."""
+    return f"{_VERDICT_GLYPHS.get(name, '·')} {VERDICT_WORDS.get(name, name)}"

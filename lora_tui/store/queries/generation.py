@@ -240,6 +240,8 @@ async def call_statistics(store: Store, run_id: int, now: float) -> CallStatisti
     older = await store.value("SELECT 1 FROM attempts WHERE run_id=? AND ended_at<=? LIMIT 1", (run_id, begin))
     seconds = _WINDOW_SECONDS if older or first is None else min(_WINDOW_SECONDS, max(1.0, now - first))
     latencies = sorted(latency for (latency,) in await store.tuples(_LATENCY, (run_id, _LATENCY_CALLS)))
+    # The values below which these shares lie (nearest rank).
+    median, p95 = (latencies[int(share * len(latencies))] if latencies else None for share in (0.5, 0.95))
     return CallStatistics(
         calls=sum(group[2] for group in groups),
         in_flight=sum(group[2] for group in groups if group[0] == "sent"),
@@ -247,11 +249,6 @@ async def call_statistics(store: Store, run_id: int, now: float) -> CallStatisti
         completion_tokens=sum(group[4] for group in groups),
         failures=tuple(sorted(failures, key=lambda failure: -failure.calls)),
         tokens_per_s=tokens / seconds,
-        median_latency=_quantile(latencies, 0.5),
-        p95_latency=_quantile(latencies, 0.95),
+        median_latency=median,
+        p95_latency=p95,
     )
-
-
-def _quantile(ascending: list[float], share: float) -> float | None:
-    """Return the value below which this share lies (nearest rank), or None where there is nothing."""
-    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else None

@@ -24,8 +24,6 @@ from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_
 _BINS = 20
 """Bars of the histogram of scores: half a point each."""
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
 
@@ -38,7 +36,7 @@ class GenerationView:
     settings: Mapping[str, Any]
     """The run's ``data_generation`` section."""
     sources: Sequence[SourceLine] = ()
-    calls: CallStatistics | None = None
+    calls: CallStatistics = field(default_factory=lambda: CallStatistics(0, 0, 0, 0, (), 0.0, None, None))
     histogram: tuple[Sequence[int], Sequence[int]] = (), ()
     """Pairs by score in `_BINS` bins: the accepted, and all others."""
     analysis: AnalysisRow | None = None
@@ -98,7 +96,7 @@ class GenerationView:
     def dollars(self) -> float | None:
         """US dollars spent so far, from the configured prices; None where there are none."""
         prompt, completion = (float(self.settings.get(key) or 0) for key in ("prompt_price", "completion_price"))
-        if self.calls is None or not (prompt or completion):
+        if not (prompt or completion):
             return None
         return (self.calls.prompt_tokens * prompt + self.calls.completion_tokens * completion) / 1e6
 
@@ -141,8 +139,6 @@ def _verdicts(view: GenerationView) -> Content:
 
 def _calls(view: GenerationView) -> list[Content]:
     calls = view.calls
-    if calls is None:
-        return [Content(""), Content("")]
     figures = f"{calls.in_flight} in flight · " if view.live else ""
     figures += f"{calls.calls:,} calls · {calls.retried:,} retried · {calls.failed:,} failed"
     if view.settings.get("model") == _BUILTIN and not calls.prompt_tokens:
@@ -159,8 +155,6 @@ def _calls(view: GenerationView) -> list[Content]:
 def _errors(view: GenerationView, width: int) -> Content:
     """Latency of calls in seconds, and failures by status."""
     calls = view.calls
-    if calls is None:
-        return Content("")
     latency = ""
     if calls.median_latency is not None:
         latency = f"a call takes {calls.median_latency:.1f} s, 95 % {number(calls.p95_latency, '.1f')} s · "
@@ -183,7 +177,7 @@ def histogram_line(view: GenerationView, width: int) -> Content:
     for index, total in enumerate(totals):
         if index == cut:
             parts.append(("┆", "bold $warning"))
-        block = _BLOCKS[min(7, int(total / top * 8 - 1e-9))] if total else " "
+        block = "▁▂▃▄▅▆▇█"[min(7, int(total / top * 8 - 1e-9))] if total else " "
         parts.append((block, "$accent" if accepted[index] * 2 >= total else DIM))
     parts += [" 10", (f"  threshold {view.threshold:g} ┆", DIM)] if width > 48 else [" 10"]
     return styled(*parts)

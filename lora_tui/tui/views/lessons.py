@@ -1,7 +1,6 @@
 """The packaged lessons, and what the user's own runs show of each: a few lines, and curves where there are any."""
 
 import math
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,8 +37,7 @@ class Lesson:
     @property
     def number(self) -> int:
         """Its place among the lessons, from 1, as its file's name has it."""
-        found = re.match(r"\d+", self.id)
-        return int(found[0]) if found else 0
+        return int(self.id.partition("-")[0])
 
 
 @cache

@@ -22,7 +22,7 @@ from lora_tui.store.rows import DecisionRow
 from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, metric_name, number, safe_line, safe_text, styled
-from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_GLYPHS, VERDICT_WORDS
+from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_WORDS, verdict_label
 
 _MARGIN = 150
 """Pairs that are loaded beyond those in view, so that a page up or down finds them loaded."""
@@ -70,10 +70,9 @@ class PairWindow:
 
     async def set_filter(self, store: Store, pair_filter: PairFilter) -> None:
         """Read the ids that match another filter."""
-        ids = await pair_ids(store, self.run_id, pair_filter)
+        self.ids = await pair_ids(store, self.run_id, pair_filter)
         self.filter = pair_filter
-        self.ids = ids
-        self._newest_id = max(self._newest_id, ids[-1] if ids else 0)
+        self._newest_id = max([self._newest_id, *self.ids[-1:]])
 
     async def follow(self, store: Store) -> bool:
         """Update the ids from what has happened since the last call; returns whether anything has."""
@@ -116,9 +115,7 @@ class PairWindow:
 
     def _add(self, pair_id: int) -> None:
         """Insert an id in order, unless it is there."""
-        if not self.ids or pair_id > self.ids[-1]:
-            self.ids.append(pair_id)
-        elif self.index_of(pair_id) is None:
+        if self.index_of(pair_id) is None:
             self.ids.insert(bisect_left(self.ids, pair_id), pair_id)
 
     async def load(self, store: Store, view: range) -> bool:
@@ -142,10 +139,8 @@ def next_filter(pair_filter: PairFilter) -> PairFilter:
 def filter_text(pair_filter: PairFilter) -> str:
     """A filter as text: "rejected, from bees.md, «dance»"."""
     state, source, search = pair_filter.state, pair_filter.source, pair_filter.search
-    parts = [VERDICT_WORDS.get(state, state) if state else "all"]
-    parts += [f"from {one_line(source, 40)}"] if source else []
-    parts += [f"«{one_line(search, 40)}»"] if search else []
-    return ", ".join(parts)
+    words = [VERDICT_WORDS.get(state, state) if state else "all", f"from {one_line(source, 40)}" if source else ""]
+    return ", ".join(filter(None, [*words, f"«{one_line(search, 40)}»" if search else ""]))
 
 
 def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
@@ -154,48 +149,29 @@ def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
     Where `narrow` is set: verdict, score and question alone.
     """
     style = _STATE_STYLES.get(pair.state, "")
-    verdict = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
     score = number(pair.score, ".1f") if pair.score is not None else ""
+    verdict = [(verdict_label(pair.state), style), (score, style)]
     question = (one_line(pair.question, 300), "")
     if narrow:
-        return [(verdict, style), (score, style), question]
+        return [*verdict, question]
     why = one_line(pair.reason, 300) if pair.state in ("rejected", "review") else ""
-    return [
-        (verdict, style),
-        (score, style),
-        (pair.question_type, "dim"),
-        (one_line(pair.topic, 300), "dim"),
-        question,
-        (why, "dim"),
-    ]
+    return [*verdict, (pair.question_type, "dim"), (one_line(pair.topic, 300), "dim"), question, (why, "dim")]
 
 
 def passage_text(detail: PairDetail) -> Content:
     """The passage with its evidence in reverse video, and between bars for terminals without colour."""
     text = _SOFT_BREAK.sub(" ", detail.passage)
-    found = _find_evidence(text, detail.pair.evidence)
-    if found is None:
-        quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
-        return styled(
-            safe_text(text), *((quoted, safe_text(detail.pair.evidence, "italic")) if detail.pair.evidence else ())
-        )
-    start, end = found
-    return styled(
-        safe_text(text[:start]),
-        ("▐", "$accent"),
-        safe_text(text[start:end], "reverse"),
-        ("▌", "$accent"),
-        safe_text(text[end:]),
-    )
-
-
-def _find_evidence(text: str, evidence: str) -> tuple[int, int] | None:
-    """Start and end of the evidence in the passage, whatever the white space and case; None where it is not in it."""
-    words = evidence.split()
-    if not words:
-        return None
-    found = re.search(r"\s+".join(re.escape(word) for word in words), text, re.IGNORECASE)
-    return found.span() if found else None
+    evidence = detail.pair.evidence
+    # It is found whatever the white space and case.
+    words = [re.escape(word) for word in evidence.split()]
+    found = re.search(r"\s+".join(words), text, re.IGNORECASE) if words else None
+    if found is not None:
+        before, after = safe_text(text[: found.start()]), safe_text(text[found.end() :])
+        return styled(before, ("▐", "$accent"), safe_text(found[0], "reverse"), ("▌", "$accent"), after)
+    if not evidence:
+        return safe_text(text)
+    quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
+    return styled(safe_text(text), quoted, safe_text(evidence, "italic"))
 
 
 def _decision_in_force(detail: PairDetail) -> DecisionRow | None:
@@ -212,9 +188,7 @@ def verdict_text(detail: PairDetail) -> Content:
     """The verdict with its score, who decided it, and the reason."""
     pair = detail.pair
     newest = _decision_in_force(detail)
-    colour = VERDICT_COLOURS.get(pair.state, "")
-    head = f"{VERDICT_GLYPHS.get(pair.state, '·')} {VERDICT_WORDS.get(pair.state, pair.state)}"
-    parts: list[Any] = [(head, f"bold {colour}")]
+    parts: list[Any] = [(verdict_label(pair.state), f"bold {VERDICT_COLOURS.get(pair.state, '')}")]
     if pair.score is not None:
         threshold = f" of 10, threshold {newest.threshold:g}" if newest and newest.threshold is not None else " of 10"
         parts += [(f"  {pair.score:.1f}", "bold"), (threshold, DIM)]
@@ -246,8 +220,8 @@ def metrics_text(detail: PairDetail) -> Content:
 
 def judge_text(detail: PairDetail) -> Content:
     """The judge's explanations; empty where there are none."""
-    explanations = list(dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": ")))
-    return Content("\n").join([safe_text(text, limit=2000) for text in explanations]) if explanations else Content("")
+    explanations = dict.fromkeys(m.detail for m in detail.metrics if m.detail and m.detail.strip(": "))
+    return Content("\n").join([safe_text(text, limit=2000) for text in explanations])
 
 
 def history_text(detail: PairDetail) -> Content:

@@ -24,8 +24,6 @@ _STATE_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "run
 PLAN_TITLE = "Plan · s starts it"
 """Title of a forecast: what the screen's start key would do."""
 
-_BLOCKED_TITLE = "Plan · cannot start yet"
-
 
 class PlanView:
     """The forecast of a run with the current settings, as text; asked for again only when the settings are others."""
@@ -39,7 +37,7 @@ class PlanView:
     @property
     def title(self) -> str:
         """The title above `content`; it offers no start that is known to fail."""
-        return _BLOCKED_TITLE if self.blocked else PLAN_TITLE
+        return "Plan · cannot start yet" if self.blocked else PLAN_TITLE
 
     def invalidate(self) -> None:
         """Ask again at the next update: files that were counted may have changed."""
@@ -84,13 +82,11 @@ def _elapsed_seconds(run: RunLine) -> float | None:
 
 def run_cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
     """The cells of a run: id, name, state, score, duration, start, and unless `narrow` is set model and data."""
-    state_text, _ = state_label(run.state)
     took = _elapsed_seconds(run)
-    name = f"{'◆' if marked else ' '}{run.id}"
     row = [
-        (name, "accent" if marked else "strong"),
+        (f"{'◆' if marked else ' '}{run.id}", "accent" if marked else "strong"),
         (one_line(run.name or run.mode, 18), ""),
-        (state_text, _STATE_STYLES.get(run.state, "dim")),
+        (state_label(run.state)[0], _STATE_STYLES.get(run.state, "dim")),
         (number(run.best_score, ".2f"), "strong"),
         ("–" if took is None else duration(took), ""),
         (_start_time(run), "dim"),
@@ -124,9 +120,7 @@ def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoin
     if steps:
         loss = f", held-out loss {run.held_out_loss:.3f} at the lowest" if run.held_out_loss is not None else ""
         parts += [("steps", DIM), f"   {steps:,}{loss}\n"]
-    newest: dict[str, Checkpoint] = {}
-    for checkpoint in checkpoints:
-        newest.setdefault(checkpoint.kind, checkpoint)
+    newest = {checkpoint.kind: checkpoint for checkpoint in reversed(checkpoints)}
     for kind, checkpoint in sorted(newest.items()):
         score = f", score {checkpoint.score:.2f}" if checkpoint.score is not None else ""
         parts += [(f"{kind:<8}", DIM), f"step {checkpoint.step}{score}\n"]
@@ -151,13 +145,12 @@ def _relative_folder(folder: str | None, working_folder: Path) -> str:
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """The dotted keys whose values differ between configurations, each with its values in the same order."""
     flat = [dict(_flatten(entry, "")) for entry in settings]
-    keys = list(dict.fromkeys(key for entry in flat for key in entry))
-    found = []
-    for key in keys:
-        values = [entry.get(key) for entry in flat]
-        if any(value != values[0] for value in values[1:]):
-            found.append((key, [one_line(str(value), 60) if value is not None else "–" for value in values]))
-    return found
+    values_of = {key: [entry.get(key) for entry in flat] for entry in flat for key in entry}
+    return [
+        (key, [one_line(str(value), 60) if value is not None else "–" for value in values])
+        for key, values in values_of.items()
+        if any(value != values[0] for value in values[1:])
+    ]
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -13,6 +13,9 @@ from lora_tui.text import one_line
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
 _EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
+_NEWEST_KINDS = ("plan", "progress", "checkpoint", "step")
+"""Events of which the view has the newest one's payload, in a field of the same name."""
+
 _PLOTTED = ("loss", "lr", "tokens_per_s", "grad_norm")
 """Columns of a step that curves are made of."""
 
@@ -106,11 +109,10 @@ class TrainingView:
         assert row is not None, "it was listed"
         self.settings = row.settings.get("fine_tuning", {})
         self._event_cursor = await events.last_id(store, self.run.id)
-        for kind in ("plan", "progress", "checkpoint", "step"):
+        for kind in _NEWEST_KINDS:
             event = await newest_event(store, self.run.id, kind)
             if event is not None:
                 self._apply(event, new=False)
-        self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
         steps = await step_columns(store, self.run.id)
         for step, *values in zip(steps.step, *(getattr(steps, name) for name in _PLOTTED), strict=True):
             self._add_step(step, *values)
@@ -131,20 +133,13 @@ class TrainingView:
     def _apply(self, event: Event, *, new: bool = True) -> None:
         """Update the state from an event; `new` is not set for those from before the run was opened."""
         payload = event.payload
-        if event.kind == "step":
-            self.step = payload
-            if new:
-                self._phase_is_newest = False
-                self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
-        elif event.kind == "plan":
-            self.plan = payload
-            if not self.loss.xs:
-                self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
+        if event.kind in _NEWEST_KINDS:
+            setattr(self, event.kind, payload)
+        if event.kind == "step" and new:
+            self._phase_is_newest = False
+            self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
         elif event.kind == "progress":
-            self.progress = payload
             self._phase_is_newest = new and self.live
-        elif event.kind == "checkpoint":
-            self.checkpoint = payload
         elif event.kind == "warning":
             self.warnings = [*self.warnings, str(payload.get("message", ""))][-_WARNINGS:]
 
@@ -152,6 +147,8 @@ class TrainingView:
         self, step: float, loss: float | None, lr: float | None, speed: float | None, grad_norm: float | None
     ) -> None:
         """Add a step to the curves; the values are those of `_PLOTTED`."""
+        if not self.loss.xs:
+            self._loss_average = ExponentialAverage(min(_MAX_SPAN, max(_MIN_SPAN, self.steps / 20)))
         self.loss.add(step, loss)
         self.smooth.add(step, self._loss_average.update(loss))
         self.lr.add(step, lr)

@@ -24,23 +24,21 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Con
     """The newest step, the device and the time left, one figure a line; the plan before the first step."""
     if not view.step:
         return plan_lines(view)
-    step, lines = view.step, []
-    lines.append(_figure("loss", number(step.get("loss"), ".4f"), _trend(view)))
+    step = view.step
+    figures = [("loss", number(step.get("loss"), ".4f"), _trend(view))]
     if len(view.held_out.xs):
-        lines.append(_held_out(view))
-    lines.append(_figure("rate", lr_text(step.get("lr")), _schedule(view)))
-    lines.append(
-        _figure("grad", number(step.get("grad_norm"), ".2f"), f"clipped {view.clipped:,} of {view.steps_done:,}")
-    )
-    a_step = f"{number(step.get('seconds'), '.2g')} s a step"
-    lines.append(_figure("speed", f"{short_count(step.get('tokens_per_s'))} tokens/s", a_step))
-    lines.append(_memory(view, load))
+        figures.append(("unseen", *_held_out(view)))
+    figures += [
+        ("rate", lr_text(step.get("lr")), _schedule(view)),
+        ("grad", number(step.get("grad_norm"), ".2f"), f"clipped {view.clipped:,} of {view.steps_done:,}"),
+        ("speed", *_speed(view)),
+        ("memory", _memory_used(view), _memory(view, load)),
+    ]
     if load is not None and view.live:
-        lines.append(_figure("load", *_device_load(load)))
+        figures.append(("load", *_device_load(load)))
     if score := _score(view):
-        lines.append(_figure("score", *score))
-    lines.append(_figure(*_remaining(view, now)))
-    return Content("\n").join(lines)
+        figures.append(("score", *score))
+    return Content("\n").join([_figure(*figure) for figure in [*figures, _remaining(view, now)]])
 
 
 def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
@@ -51,15 +49,10 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
     # The header shows the step; this shows how the run ended, or what is left.
     over = () if view.live else (view.run.state, ending_text(view))
     left = _remaining(view, now)[1:] if view.live else ()
-    memory = f"{number((step.get('memory_mb') or 0) / 1024, '.1f')} GiB"
     first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
     first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
-    pace = [
-        f"{short_count(step.get('tokens_per_s'))} tokens/s",
-        f"{number(step.get('seconds'), '.2g')} s a step",
-        memory,
-    ]
-    return styled(*first, "\n", " · ".join(filter(None, (*over, *pace, *left))))
+    figures = (*over, *_speed(view), _memory_used(view), *left)
+    return styled(*first, "\n", " · ".join(filter(None, figures)))
 
 
 def _figure(name: str, value: str, more: str = "") -> Content:
@@ -77,12 +70,12 @@ def _trend(view: TrainingView) -> str:
     return f"{sign} {abs(change):.2g} over {len(known) - 1} steps"
 
 
-def _held_out(view: TrainingView) -> Content:
+def _held_out(view: TrainingView) -> tuple[str, str]:
     """The loss on held-out examples at the newest evaluation, and its change since the one before."""
     losses = [float(loss) for loss in view.held_out.ys]
     change = losses[-1] - losses[-2] if len(losses) > 1 else 0.0
     sign = "▼" if change < 0 else "▲"
-    return _figure("unseen", number(losses[-1], ".4f"), f"{sign} {abs(change):.2g}, held out" if change else "held out")
+    return number(losses[-1], ".4f"), f"{sign} {abs(change):.2g}, held out" if change else "held out"
 
 
 def _schedule(view: TrainingView) -> str:
@@ -92,18 +85,23 @@ def _schedule(view: TrainingView) -> str:
     return ", ".join(filter(None, (str(scheduler.get("type", "")), where)))
 
 
-def _memory(view: TrainingView, load: DeviceLoad | None) -> Content:
-    used = f"{(view.step.get('memory_mb') or 0) / 1024:.1f} GiB"
+def _speed(view: TrainingView) -> tuple[str, str]:
+    seconds = number(view.step.get("seconds"), ".2g")
+    return f"{short_count(view.step.get('tokens_per_s'))} tokens/s", f"{seconds} s a step"
+
+
+def _memory_used(view: TrainingView) -> str:
+    return f"{(view.step.get('memory_mb') or 0) / 1024:.1f} GiB"
+
+
+def _memory(view: TrainingView, load: DeviceLoad | None) -> str:
+    """The memory there is, and what is recomputed to save some."""
     of = f"of {gib(load.memory_total)}" if load is not None and load.memory_total else ""
     checkpointing = view.plan.get("gradient_checkpointing")
-    more = of if checkpointing is None else f"{of} · {_checkpointing(checkpointing)}"
-    return _figure("memory", used, more)
-
-
-def _checkpointing(value: object) -> str:
-    if value in (False, "none"):
-        return "no checkpointing"
-    return "checkpointing" if value is True else f"{value} checkpointing"
+    if checkpointing is None:
+        return of
+    words = {False: "no checkpointing", "none": "no checkpointing", True: "checkpointing"}
+    return f"{of} · {words.get(checkpointing, f'{checkpointing} checkpointing')}"
 
 
 def _device_load(load: DeviceLoad) -> tuple[str, str]:
@@ -160,9 +158,7 @@ def plan_lines(view: TrainingView) -> Content:
     """What the run is going to do: data, steps, parameters, device, and what was left out of the data."""
     plan = view.plan
     if not plan:
-        if not view.live:
-            return _no_step(view)
-        return styled((view.phase() or "starting …", DIM))
+        return styled((view.phase() or "starting …", DIM)) if view.live else _no_step(view)
     trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
     held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
     lines = [
