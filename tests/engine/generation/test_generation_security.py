@@ -92,6 +92,25 @@ def test_the_key_is_never_stored_logged_or_shown(
     assert all(KEY in one.headers["authorization"] for one in harness.server.received), "but it was used"
 
 
+TOKEN = "gho_" + "0123456789abcdefghij" * 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        http(400, f"upstream said no to {TOKEN}"),
+        Fault("http", 503, {}, f"<html>{TOKEN}</html>"),
+        Fault("http", 200, {}, "<html>" + "x " * 30 + TOKEN + "</html>"),  # shown is the beginning, with half of it
+    ],
+    ids=["message", "page", "cut"],
+)
+def test_somebody_elses_token_in_an_error_is_neither_stored_nor_shown(harness: GenerationHarness, fault: Fault) -> None:
+    harness.server.next_faults.extend([fault] * 9)
+    outcome = harness.run(generation__max_retries=1)
+    for where in (json.dumps([outcome.error, outcome.result]).encode(), everything_under(harness.folder)):
+        assert TOKEN[:9].encode() not in where
+
+
 def test_a_key_that_a_model_says_is_not_stored(harness: GenerationHarness) -> None:
     harness.server.pair_of = lambda passage, n: {
         "evidence": passage.split(".")[0],

@@ -48,6 +48,9 @@ _GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
 """The endpoint is gone when this many calls and attempts in a row have failed."""
 
 _MAX_REFUSALS = 12
+_LONGEST_MESSAGE = 4000
+"""Characters of an error body that are looked at."""
+
 _WARN_OF_WAITS_ABOVE = 20.0
 """Seconds."""
 
@@ -195,7 +198,7 @@ class Endpoint:
                 self._fatal = str(error)
             raise error from None
         except NotJson as problem:
-            reason = f"the answer is not JSON: {self._printable(str(problem))}"
+            reason = f"the answer is not JSON: {self._printable(str(problem), 80)}"
             await call.end_attempt(attempt, AttemptEnd("malformed", error=reason, http_status=200))
             raise _TransientFailure(reason) from None
         except asyncio.CancelledError:
@@ -284,6 +287,9 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _printable(self, text: str) -> str:
-        """Return the server's text as it may be shown and stored: one short line, without anything like a key."""
-        return one_line(redact(text, self._key, "[key]"), 200)
+    def _printable(self, text: str, most: int = 200) -> str:
+        """Return the server's text as it may be shown and stored: one short line, without anything like a key.
+
+        Redacted before it is cut: half a token no longer looks like one.
+        """
+        return one_line(redact(text[:_LONGEST_MESSAGE], self._key, "[key]"), most)

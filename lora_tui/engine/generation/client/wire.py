@@ -141,7 +141,7 @@ TokenLogprobs = tuple[str, Mapping[str, float]]
 
 
 class NotJson(Exception):  # noqa: N818  # a finding about one body
-    """A body of HTTP 200 that is not JSON (a proxy's page, half a body); the text is its beginning."""
+    """A body of HTTP 200 that is not JSON (a proxy's page, half a body); the text is that body."""
 
 
 def cleaned(text: str) -> str:
@@ -176,7 +176,7 @@ def read_reply(
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        raise NotJson(body[:80]) from None
+        raise NotJson(body) from None
     choices = _get(answer, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
