@@ -5,9 +5,8 @@ is refused without waiting for pydantic, Rich or torch.
 """
 
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -30,13 +29,13 @@ from lora_tui.terminal.streams import Streams
 if TYPE_CHECKING:
     from lora_tui.backend.session import AppLaunch
 
-_STARTING = "Ways to start"
-_MATERIAL = "Models, data and results"
-_EVERY_MODE = "With every mode"
-_RUNS = "Looking"
-
-_GROUPS = (_STARTING, _MATERIAL, _EVERY_MODE, _RUNS)
-"""Headings of the help, in their order."""
+_HEADINGS = {
+    "run": "Ways to start",
+    "train_data_file": "Models, data and results",
+    "config": "With every mode",
+    "list_runs": "Looking",
+}
+"""Headings of the help, each by the first option under it; the options are declared in the order of the help."""
 
 _NOTES = """\
 Data and narration:
@@ -67,16 +66,6 @@ Examples:
 
 _FILE = click.Path(path_type=Path)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class GroupedOption(click.Option):
-    """A click option with its group in the help."""
-
-    def __init__(self, *arguments: Any, group: str = _EVERY_MODE, **attributes: Any) -> None:
-        super().__init__(*arguments, **attributes)
-        self.group = group
-
 
 class GroupedCommand(click.Command):
     """A click command whose help lists its options by group, then notes and examples."""
@@ -87,23 +76,20 @@ class GroupedCommand(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each group under its heading."""
-        records: dict[str, list[tuple[str, str]]] = {group: [] for group in _GROUPS}
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS.values()}
+        heading = ""
         for parameter in self.get_params(context):
+            heading = _HEADINGS.get(parameter.name or "", heading)
             record = parameter.get_help_record(context)
             if record is not None and isinstance(parameter, click.Option):
-                records[getattr(parameter, "group", _RUNS)].append(record)
-        for group, lines in records.items():
-            with formatter.section(group):
-                formatter.write_dl(lines, col_max=32)
+                groups[heading].append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records, col_max=32)
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the notes and examples as they stand."""
         formatter.write("\n" + _NOTES + "\n")
-
-
-def _option(group: str, *names: str, **attributes: Any) -> Callable[[Function], Function]:
-    """Return click's option decorator for an option of a help group."""
-    return click.option(*names, cls=GroupedOption, group=group, **attributes)
 
 
 @click.command(
@@ -112,9 +98,8 @@ def _option(group: str, *names: str, **attributes: Any) -> Callable[[Function], 
     help="From a folder of text to a fine-tuned language model you can talk to. Without options: the "
     "full-screen app; where there is no terminal for it, how to begin.",
 )
-@_option(_STARTING, "--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
-@_option(
-    _STARTING,
+@click.option("--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
+@click.option(
     "--generate-training-file",
     "training_file",
     nargs=2,
@@ -122,45 +107,35 @@ def _option(group: str, *names: str, **attributes: Any) -> Callable[[Function], 
     metavar="RAW OUT",
     help="Turn raw lines into a formatted training file.",
 )
-@_option(
-    _STARTING,
+@click.option(
     "--resume",
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
     help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter.",
 )
-@_option(
-    _MATERIAL, "--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV)."
-)
-@_option(_MATERIAL, "--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
-@_option(_MATERIAL, "--prompt", metavar="TEXT", help="chat: answer this once and end.")
-@_option(
-    _MATERIAL, "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format."
-)
-@_option(_MATERIAL, "--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
-@_option(_EVERY_MODE, "--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
-@_option(
-    _EVERY_MODE,
+@click.option("--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV).")
+@click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
+@click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
+@click.option("--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")
+@click.option("--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
+@click.option("--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
+@click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
     help="Set one configuration key, such as fine_tuning.lora.r=8. Repeatable.",
 )
-@_option(_EVERY_MODE, "--store", type=_FILE, metavar="FILE", help="The SQLite file with all runs.")
-@_option(_EVERY_MODE, "--json", "json_lines", is_flag=True, help="JSON lines on stdout and nothing else.")
-@_option(_EVERY_MODE, "--no-chat", is_flag=True, help="End after training instead of entering chat.")
-@_option(_EVERY_MODE, "--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
-@_option(_RUNS, "--runs", "list_runs", is_flag=True, help="List the runs in the store.")
-@_option(
-    _RUNS,
-    "--attach",
-    type=int,
-    metavar="RUN",
-    help="The app on a live or finished run; without a terminal, its events.",
+@click.option("--store", type=_FILE, metavar="FILE", help="The SQLite file with all runs.")
+@click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout and nothing else.")
+@click.option("--no-chat", is_flag=True, help="End after training instead of entering chat.")
+@click.option("--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
+@click.option("--runs", "list_runs", is_flag=True, help="List the runs in the store.")
+@click.option(
+    "--attach", type=int, metavar="RUN", help="The app on a live or finished run; without a terminal, its events."
 )
-@_option(_RUNS, "--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
+@click.option("--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
 @click.version_option(__version__, prog_name="lora-tui", message="%(prog)s %(version)s")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
@@ -178,9 +153,8 @@ def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
     return request
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program and end the process; the console script."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+def main(argv: list[str]) -> NoReturn:
+    """Run the program and end the process."""
     streams = Streams()
     report = Report(streams)
     report.json_lines = "--json" in argv
