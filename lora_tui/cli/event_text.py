@@ -31,7 +31,6 @@ class RunProgress:
     latest: str = ""
     """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
     score: float | None = None
-    best: float | None = None
 
     def update(self, event: Event) -> None:
         """Remember what an event says."""
@@ -55,8 +54,6 @@ class RunProgress:
             self.paused = bool(payload.get("paused"))
         elif event.kind == "evaluation" and payload.get("model", "tuned") == "tuned":
             self.score = payload.get("score")
-            if self.score is not None:
-                self.best = max(self.score, self.best or 0.0)
 
     def count(self, verdict: str) -> int:
         """Return how many pairs have this verdict."""
@@ -70,10 +67,10 @@ class RunProgress:
         return f"{text}, paused" if self.paused else text
 
 
-def event_lines(event: Event, progress: RunProgress) -> list[str]:
+def event_lines(event: Event) -> list[str]:
     """Return an event as lines of narration; none for events that only move a progress display."""
     formatter = _FORMATTERS.get(event.kind)
-    return [] if formatter is None else formatter(event.payload, progress)
+    return [] if formatter is None else formatter(event.payload)
 
 
 def step_line(step: Mapping[str, Any]) -> str:
@@ -109,11 +106,11 @@ def _number(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _started(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _started(payload: Mapping[str, Any]) -> list[str]:
     return ["goes on where it stopped"] if payload.get("resumed") else []
 
 
-def _plan(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _plan(payload: Mapping[str, Any]) -> list[str]:
     line = count(payload.get("examples") or 0, "example")
     if payload.get("held_out"):
         line += f" and {payload['held_out']:,} held out"
@@ -137,7 +134,7 @@ def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:
     ]
 
 
-def _pair(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _pair(payload: Mapping[str, Any]) -> list[str]:
     verdict = str(payload.get("verdict", ""))
     score = _number(payload.get("score"), ".1f")
     line = f"{_MARKS.get(verdict, '·')} {score:>4}  {one_line(str(payload.get('question', '')), 90)}"
@@ -146,18 +143,18 @@ def _pair(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     return [line]
 
 
-def _analysis(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _analysis(payload: Mapping[str, Any]) -> list[str]:
     head = f"analysis {payload.get('version', '')} after {payload.get('at_accepted', 0)} accepted:"
     return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
 
 
-def _paused(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _paused(payload: Mapping[str, Any]) -> list[str]:
     if payload.get("paused"):
         return ["paused: calls in flight are still answered, nothing new is begun"]
     return ["the pause is over"]
 
 
-def _evaluation(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _evaluation(payload: Mapping[str, Any]) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
     line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
     if payload.get("held_out_loss") is not None:
@@ -170,18 +167,18 @@ def _evaluation(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
     return lines
 
 
-def _checkpoint(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _checkpoint(payload: Mapping[str, Any]) -> list[str]:
     score = f", score {payload['score']:.2f}" if payload.get("score") is not None else ""
     kind = str(payload.get("kind", "")) or "checkpoint"
     return [f"saved ({kind}, step {payload.get('step', 0)}{score}): {clean(str(payload.get('path', '')))}"]
 
 
-def _message(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
+def _message(payload: Mapping[str, Any]) -> list[str]:
     return clean(redact(str(payload.get("message", "")))).splitlines()
 
 
-def _warning(payload: Mapping[str, Any], progress: RunProgress) -> list[str]:
-    return [f"warning: {line}" if n == 0 else f"  {line}" for n, line in enumerate(_message(payload, progress))]
+def _warning(payload: Mapping[str, Any]) -> list[str]:
+    return [f"warning: {line}" if n == 0 else f"  {line}" for n, line in enumerate(_message(payload))]
 
 
 _FORMATTERS = {

@@ -118,7 +118,7 @@ class PlainNarrator(Narrator):
         self.count(event)
         if event.kind == "started":
             self._line(f"run {event.run_id}: {clean(self._progress.mode)}")
-        for line in event_lines(event, self._progress):
+        for line in event_lines(event):
             self._line(line)
         if event.kind == "step":
             last = event.payload.get("step") == event.payload.get("steps")
@@ -164,7 +164,7 @@ class LiveNarrator(Narrator):
             style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
         if event.kind == "started":
             self._lines.append(Text(f"run {event.run_id}: {clean(self._progress.mode)}", style="bold"))
-        self._lines += [Text(line, style=style) for line in event_lines(event, self._progress)]
+        self._lines += [Text(line, style=style) for line in event_lines(event)]
 
     def message(self, text: str) -> None:
         """Let a line scroll by at once."""

@@ -28,29 +28,27 @@ def test_the_target_is_the_one_that_generation_works_towards() -> None:
     assert progress.generation_line() == "1 of 12 accepted, 0 rejected"
 
 
-def test_the_base_model_sets_no_best_score() -> None:
+def test_the_score_is_the_newest_of_the_tuned_model() -> None:
     progress = RunProgress()
-    progress.update(event("evaluation", model="base", step=0, score=0.9))
     progress.update(event("evaluation", model="tuned", step=2, score=0.4))
     progress.update(event("evaluation", model="tuned", step=4, score=0.3))
-    assert (progress.score, progress.best) == (0.3, 0.4)
+    progress.update(event("evaluation", model="base", step=4, score=0.9))
+    assert progress.score == 0.3
 
 
 def test_the_loss_on_held_out_examples_stands_beside_the_score_where_there_is_one() -> None:
     with_one = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=1.2345, samples=[])
     without = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=None, samples=[])
-    assert event_lines(with_one, RunProgress()) == ["evaluation at step 6: score 0.50, held-out loss 1.234"]
-    assert event_lines(without, RunProgress()) == ["evaluation at step 6: score 0.50"]
+    assert event_lines(with_one) == ["evaluation at step 6: score 0.50, held-out loss 1.234"]
+    assert event_lines(without) == ["evaluation at step 6: score 0.50"]
 
 
 def test_the_plan_tells_how_many_examples_are_held_out() -> None:
     plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "steps": 12}
-    assert event_lines(event("plan", **plan, held_out=10), RunProgress()) == [
+    assert event_lines(event("plan", **plan, held_out=10)) == [
         "m on cpu in float32: 90 examples and 10 held out, 12 steps"
     ]
-    assert event_lines(event("plan", **plan, held_out=0), RunProgress()) == [
-        "m on cpu in float32: 90 examples, 12 steps"
-    ]
+    assert event_lines(event("plan", **plan, held_out=0)) == ["m on cpu in float32: 90 examples, 12 steps"]
 
 
 def test_the_plan_tells_forms_and_what_is_left_out_for_which_reason() -> None:
@@ -60,7 +58,7 @@ def test_the_plan_tells_forms_and_what_is_left_out_for_which_reason() -> None:
         "dropped": {},
         "truncated": {"longer than 128 tokens": 4},
     }
-    assert event_lines(event("plan", **plan, forms={"chat": 80, "text": 14}, reasons=reasons), RunProgress()) == [
+    assert event_lines(event("plan", **plan, forms={"chat": 80, "text": 14}, reasons=reasons)) == [
         "m on cpu in float32: 90 examples (80 chat, 14 text), 12 steps",
         "    3 skipped: 2 the question is empty; 1 the ␛[31manswer is empty",
         "    4 truncated: 4 longer than 128 tokens",
@@ -91,7 +89,7 @@ def test_prompts_are_told_without_the_training_form() -> None:
 
 
 def test_events_of_a_kind_that_is_not_known_are_told_by_nobody() -> None:
-    assert event_lines(event("something new", text="x"), RunProgress()) == []
+    assert event_lines(event("something new", text="x")) == []
 
 
 def test_a_plan_says_what_is_trained_on_what() -> None:
@@ -99,7 +97,7 @@ def test_a_plan_says_what_is_trained_on_what() -> None:
         "plan", model="builtin", device="cpu", dtype="bfloat16", examples=96, steps=60,
         trainable_parameters=1_840_000, parameters=136_000_000,
     )  # fmt: skip
-    assert event_lines(plan, RunProgress()) == [
+    assert event_lines(plan) == [
         "builtin on cpu in bfloat16: 96 examples, 60 steps; 1.84 of 136 million parameters are trained"
     ]
 
@@ -113,6 +111,6 @@ def test_a_run_that_was_killed_in_a_pause_and_goes_on_is_not_paused() -> None:
 
 
 def test_a_pause_and_its_end_are_told() -> None:
-    began, over = (event_lines(event("paused", paused=paused), RunProgress()) for paused in (True, False))
+    began, over = (event_lines(event("paused", paused=paused)) for paused in (True, False))
     assert began == ["paused: calls in flight are still answered, nothing new is begun"]
     assert over == ["the pause is over"]
