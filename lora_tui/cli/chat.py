@@ -6,7 +6,8 @@ stderr. Ctrl+c stops the reply that is being written, and at the prompt it leave
 
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.cli.request import Request
@@ -40,7 +41,9 @@ def chat_mode(engine: Engine, settings: Settings, request: Request, out: TextIO)
     session = engine.call(open_session(engine, settings, options, output.progress)).result()
     output.begin(session, single=request.prompt is not None)
     if request.prompt is not None:
-        return 0 if _answer(engine, session, request.prompt, output) else _INTERRUPTED
+        whole = _answer(engine, session, request.prompt, output)
+        output.end("finished" if whole else "interrupted")
+        return 0 if whole else _INTERRUPTED
     return _answer_lines(engine, session, output)
 
 
@@ -60,13 +63,17 @@ def _answer_lines(engine: Engine, session: "ChatSession", output: "_ChatOutput")
 
 
 def _answer(engine: Engine, session: "ChatSession", text: str, output: "_ChatOutput") -> bool:
-    """Answer one line; returns False when ctrl+c cut the reply short."""
+    """Answer one line; returns False when ctrl+c cut the reply short. An interruption loses no item."""
     whole = True
     output.begin_reply(text)
-    items = _BlockingIterator(engine, session.reply(text))
+    items = session.reply(text)
+    pending: Future[ReplyItem | None] | None = None
     while True:
         try:
-            item = next(items, None)
+            if pending is None:
+                pending = engine.call(_next_item(items))
+            item = pending.result()
+            pending = None
             if item is None:
                 return whole
             output.item(item)
@@ -75,29 +82,12 @@ def _answer(engine: Engine, session: "ChatSession", text: str, output: "_ChatOut
             session.stop.set()  # the reply ends at its next token, and its turn is stored
 
 
-class _BlockingIterator(Iterator[ReplyItem]):
-    """An async iterator of the engine's loop, read from this thread; an interruption loses no item."""
-
-    def __init__(self, engine: Engine, stream: AsyncIterator[ReplyItem]) -> None:
-        self._engine = engine
-        self._stream = stream
-        self._pending: Any = None
-
-    def __next__(self) -> ReplyItem:
-        if self._pending is None:
-            self._pending = self._engine.call(self._next())
-        item: ReplyItem | None = self._pending.result()
-        self._pending = None
-        if item is None:
-            raise StopIteration
-        return item
-
-    async def _next(self) -> ReplyItem | None:
-        return await anext(self._stream, None)
+async def _next_item(items: AsyncIterator[ReplyItem]) -> ReplyItem | None:
+    return await anext(items, None)
 
 
 class _ChatOutput:
-    """How a conversation is written; does nothing but read lines until it is subclassed."""
+    """How a conversation is written; alone it reads lines and writes nothing."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -118,27 +108,6 @@ class _ChatOutput:
 
     def item(self, item: ReplyItem) -> None:
         """Write one item of a reply."""
-        match item:
-            case TextDelta():
-                self.text_delta(item.text)
-            case TokenCount():
-                self.token_count(item.tokens)
-            case Notice():
-                self.notice(item.text)
-            case Reply():
-                self.reply(item)
-
-    def text_delta(self, text: str) -> None:
-        """More of the reply has come."""
-
-    def token_count(self, tokens: int) -> None:
-        """A beam search has come so far."""
-
-    def notice(self, text: str) -> None:
-        """There is something to know about the conversation."""
-
-    def reply(self, reply: Reply) -> None:
-        """The reply is complete."""
 
     def end(self, status: str) -> None:
         """The conversation is over."""
@@ -189,18 +158,25 @@ class _LineOutput(_ChatOutput):
                 sys.stderr.flush()
         self._out.flush()
 
-    def token_count(self, tokens: int) -> None:
-        if self._interactive:
-            sys.stderr.write(f"\r\x1b[Kmodel  searching … {tokens} tokens")
-            sys.stderr.flush()
+    def item(self, item: ReplyItem) -> None:
+        match item:
+            case TextDelta():
+                self._write_delta(item.text)
+            case TokenCount() if self._interactive:
+                sys.stderr.write(f"\r\x1b[Kmodel  searching … {item.tokens} tokens")
+                sys.stderr.flush()
+            case Notice():
+                self._write_notice(item.text)
+            case Reply():
+                self._write_reply(item)
 
-    def notice(self, text: str) -> None:
+    def _write_notice(self, text: str) -> None:
         if self._interactive:
             sys.stderr.write("\r\x1b[K")  # the reply's line has begun, and begins again below the notice
         print(f"lora-tui: {clean(text)}", file=sys.stderr)
         self.begin_reply("")
 
-    def text_delta(self, text: str) -> None:
+    def _write_delta(self, text: str) -> None:
         if not self._live:
             return  # on a pipe a reply is written whole
         if self._interactive and not self._streams:
@@ -210,7 +186,7 @@ class _LineOutput(_ChatOutput):
         self._out.write(clean(text))
         self._out.flush()
 
-    def reply(self, reply: Reply) -> None:
+    def _write_reply(self, reply: Reply) -> None:
         self._out.write("\n" if self._live else f"{clean(reply.text)}\n")
         if reply.predefined is not None and reply.agreement is not None:
             mark = "✓" if reply.agreement > 0.9 else "✗"  # the same words but for a slip
@@ -228,27 +204,23 @@ class _JsonOutput(_ChatOutput):
         super().__init__(out)
         self._question = ""
         self._run: int | None = None
-        self._single = False
 
     def begin(self, session: "ChatSession", *, single: bool) -> None:
         self._run = session.source.run_id if session.source is not None else None
-        self._single = single
         config = session.settings.model_dump(mode="json")
         self._write("started", mode="chat", model=session.base.name, config=config)
 
     def begin_reply(self, text: str) -> None:
         self._question = text
 
-    def notice(self, text: str) -> None:
-        self._write("warning", message=text)
-
-    def reply(self, reply: Reply) -> None:
-        special = {} if reply.predefined is None else {"predefined": reply.predefined, "agreement": reply.agreement}
-        self._write(
-            "reply", prompt=self._question, reply=reply.text, tokens=reply.tokens, seconds=reply.seconds, **special
-        )
-        if self._single:
-            self.end("finished")
+    def item(self, item: ReplyItem) -> None:
+        if isinstance(item, Notice):
+            self._write("warning", message=item.text)
+        elif isinstance(item, Reply):
+            figures: dict[str, Any] = {"tokens": item.tokens, "seconds": item.seconds}
+            if item.predefined is not None:
+                figures |= {"predefined": item.predefined, "agreement": item.agreement}
+            self._write("reply", prompt=self._question, reply=item.text, **figures)
 
     def end(self, status: str) -> None:
         exit_status = 0 if status == "finished" else _INTERRUPTED
