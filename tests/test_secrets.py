@@ -17,7 +17,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.problems import printable_value
 from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.engine.runtime.engine import Engine
+from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret, may_be_secret, redact, register_key_variable
 from lora_tui.store import events, runs
@@ -178,7 +178,7 @@ def said(report: Report) -> str:
 
 
 def failed(error: str) -> RunEnding:
-    return RunEnding(1, 0.0, "failed", 1, {}, error, 1.0, "lora-tui --resume 1")
+    return RunEnding(Outcome(1, "failed", 1, {}, error), 0.0, 1.0, "lora-tui --resume 1")
 
 
 @every_form

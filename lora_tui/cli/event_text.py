@@ -3,7 +3,7 @@
 `RunProgress` is what has to be remembered for that: how many pairs are accepted, of how many, and which step it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,6 @@ GENERATING = "generating"
 class RunProgress:
     """How far a run has got, from its events so far."""
 
-    mode: str = ""
     target: int = 0
     verdicts: dict[object, str] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +37,6 @@ class RunProgress:
         if event.kind in ("pair", "step", "progress"):
             self.latest = event.kind
         if event.kind == "started":
-            self.mode = str(payload.get("mode", ""))
             self.paused = False  # a pause ends with the process that was asked for it
             self.target = int(payload.get("config", {}).get("data_generation", {}).get("total_examples", 0))
         elif event.kind == "pair":
@@ -70,7 +68,8 @@ class RunProgress:
 def event_lines(event: Event) -> list[str]:
     """Return an event as lines of narration; none for events that only move a progress display."""
     formatter = _FORMATTERS.get(event.kind)
-    return [] if formatter is None else formatter(event.payload)
+    lines = [f"run {event.run_id}: {clean(str(event.payload.get('mode', '')))}"] if event.kind == "started" else []
+    return lines if formatter is None else lines + formatter(event.payload)
 
 
 def step_line(step: Mapping[str, Any]) -> str:
@@ -104,10 +103,6 @@ def question_of(prompt: str) -> str:
 
 def _number(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
-
-
-def _started(payload: Mapping[str, Any]) -> list[str]:
-    return ["goes on where it stopped"] if payload.get("resumed") else []
 
 
 def _plan(payload: Mapping[str, Any]) -> list[str]:
@@ -181,8 +176,8 @@ def _warning(payload: Mapping[str, Any]) -> list[str]:
     return [f"warning: {line}" if n == 0 else f"  {line}" for n, line in enumerate(_message(payload))]
 
 
-_FORMATTERS = {
-    "started": _started,
+_FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "started": lambda payload: ["goes on where it stopped"] if payload.get("resumed") else [],
     "pair": _pair,
     "analysis": _analysis,
     "paused": _paused,

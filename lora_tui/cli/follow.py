@@ -7,9 +7,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from lora_tui.cli.narration import Narrator
+from lora_tui.cli.narration import Narrator, RunEnding
 from lora_tui.engine.runtime.engine import Outcome
+from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import LIVE_STATES, Event, Run
@@ -75,11 +77,22 @@ class RunFollower:
             await asyncio.sleep(_HANG_UP_GRACE_SECONDS)
             self.reader_left |= self.streams.survive(problem)
 
+    def ending(self, outcome: Outcome, run: Run | None) -> RunEnding:
+        """Return how the run ended; its ``done`` event says when, the row of `run` what it took."""
+        at = self.done.at if self.done is not None else run.ended_at if run is not None else None
+        seconds = run.ended_at - run.started_at if run and run.ended_at and run.started_at else None
+        return RunEnding(outcome, at or time.time(), seconds, resume_command(self.run_id, self.store.path))
+
     async def _write_warnings(self) -> None:
         for message in self.warnings:
             event = Event(0, self.run_id, time.time(), "warning", {"message": message})
             await self.narrate(self.narrator.event, event)
         self.warnings = ()
+
+
+def resume_command(run_id: int, store_path: Path) -> str:
+    """Return the command line that goes on with a run."""
+    return f"lora-tui --resume {run_id}{store_flag(store_path)}"
 
 
 async def follow_own_run(

@@ -8,7 +8,6 @@ so that no markup is read out of data.
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from lora_tui.cli.event_text import GENERATING, RunProgress, event_lines, phase_line, step_line
 from lora_tui.cli.tables import make_console, write_result
+from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.terminal.report import Report, done_line, json_line, shortened
@@ -45,14 +45,10 @@ _BAR_COLUMNS = 24
 
 @dataclass(frozen=True)
 class RunEnding:
-    """How a run ended, the exit status of the program that follows from it, and the command that resumes it."""
+    """How a run ended, when (seconds since the epoch), after how many seconds, and the command that resumes it."""
 
-    run_id: int
+    outcome: Outcome
     at: float
-    state: str
-    exit_status: int
-    result: dict[str, Any]
-    error: str | None
     seconds: float | None
     resume_command: str
 
@@ -82,7 +78,7 @@ class Narrator:
 
     def end(self, ending: RunEnding) -> None:
         """Write the result to stdout and the closing message to stderr."""
-        write_result(self._streams, ending.result)
+        write_result(self._streams, ending.outcome.result)
         self._report.message(_closing_message(ending, self._report))
 
     def close(self) -> None:
@@ -99,9 +95,10 @@ class JsonNarrator(Narrator):
     def end(self, ending: RunEnding) -> None:
         """Write the ``done`` line; why a run has no result, or not all of it, also goes to stderr."""
         self._report.is_done = True
-        error = None if ending.error is None else redact(ending.error)
-        self._report.data(done_line(ending.run_id, ending.at, ending.state, ending.exit_status, ending.result, error))
-        if ending.state != "finished":
+        run = ending.outcome
+        error = None if run.error is None else redact(run.error)
+        self._report.data(done_line(run.run_id, ending.at, run.state, run.exit_status, run.result, error))
+        if run.state != "finished":
             self.message(_closing_message(ending, self._report))
 
 
@@ -116,8 +113,6 @@ class PlainNarrator(Narrator):
     def event(self, event: Event) -> None:
         """Write the event's lines; steps and phases only every few seconds."""
         self.count(event)
-        if event.kind == "started":
-            self._line(f"run {event.run_id}: {clean(self._progress.mode)}")
         for line in event_lines(event):
             self._line(line)
         if event.kind == "step":
@@ -162,8 +157,6 @@ class LiveNarrator(Narrator):
         style = _STYLES.get(event.kind, "")
         if event.kind == "pair":
             style = _VERDICT_STYLES.get(str(event.payload.get("verdict")), "")
-        if event.kind == "started":
-            self._lines.append(Text(f"run {event.run_id}: {clean(self._progress.mode)}", style="bold"))
         self._lines += [Text(line, style=style) for line in event_lines(event)]
 
     def message(self, text: str) -> None:
@@ -238,13 +231,14 @@ def make_narrator(streams: Streams, report: Report) -> Narrator:
 
 def _closing_message(ending: RunEnding, report: Report) -> str:
     """Return the last message about a run, without the program's name in front."""
-    if ending.error is not None:
-        if ending.error.startswith(_UNEXPECTED):
-            return report.unexpected(redact(ending.error.removeprefix(_UNEXPECTED)))
-        return shortened(redact(ending.error))
+    run = ending.outcome
+    if run.error is not None:
+        if run.error.startswith(_UNEXPECTED):
+            return report.unexpected(redact(run.error.removeprefix(_UNEXPECTED)))
+        return shortened(redact(run.error))
     took = f" in {duration(ending.seconds)}" if ending.seconds is not None else ""
-    if ending.state == "stopped":
-        return f"run {ending.run_id} stopped{took}; its work is saved. Go on with: {ending.resume_command}"
-    if ending.state == "interrupted":
-        return f"run {ending.run_id} lost its process{took}. Go on with: {ending.resume_command}"
-    return f"run {ending.run_id} {ending.state}{took}"
+    if run.state == "stopped":
+        return f"run {run.run_id} stopped{took}; its work is saved. Go on with: {ending.resume_command}"
+    if run.state == "interrupted":
+        return f"run {run.run_id} lost its process{took}. Go on with: {ending.resume_command}"
+    return f"run {run.run_id} {run.state}{took}"

@@ -5,18 +5,18 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lora_tui.cli.chat import chat_mode
-from lora_tui.cli.follow import RunFollower, follow_own_run
-from lora_tui.cli.narration import Narrator, RunEnding, make_narrator
+from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
+from lora_tui.cli.narration import Narrator, make_narrator
 from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
-from lora_tui.engine.runtime.engine import Engine, Outcome
-from lora_tui.engine.runtime.resume import find_run, open_existing, resume_run, store_flag
+from lora_tui.engine.runtime.engine import Engine
+from lora_tui.engine.runtime.resume import find_run, open_existing, resume_run
 from lora_tui.errors import UsageError
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
@@ -51,7 +51,7 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         engine = Engine(store_path)
         try:
             engine.start()
-            status = asyncio.run(_RunProcess(plan, engine, streams, report, narrator, interrupts, store_path).run())
+            status = asyncio.run(_follow_to_end(plan, engine, streams, report, narrator, interrupts, store_path))
         finally:
             narrator.close()
             engine.close()
@@ -102,63 +102,38 @@ def _options(request: Request) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _RunProcess:
-    """One run of this process, from submission to exit status."""
-
-    plan: RunPlan
-    engine: Engine
-    streams: Streams
-    report: Report
-    narrator: Narrator
-    interrupts: Interrupts
-    store_path: Path
-
-    async def run(self) -> int:
-        """Submit the run and follow it to its end."""
-        plan = self.plan
-        async with await Store.open(self.store_path) as store:
-            follower = RunFollower(store, plan.resume or 0, self.narrator, self.streams, warnings=plan.warnings)
-            if plan.resume is not None:
-                await follower.skip_past()
-            # In a thread: a signal must find the main thread free.
-            run_id, submitted = await asyncio.to_thread(
-                self.engine.submit, plan.mode, plan.settings, plan.options, plan.resume
-            )
-            follower.run_id = self.report.run_id = run_id
-            ending = asyncio.wrap_future(submitted)
-            try:
-                outcome = await follow_own_run(follower, ending, self.interrupts, lambda: self.engine.stop(run_id))
-            finally:
-                # The engine closes only when its runs have ended, also where following this one has failed.
-                if not ending.done():
-                    self.engine.stop(run_id)
-                    await asyncio.wait([ending])
-            status = self._exit_status(outcome, reader_left=follower.reader_left)
-            await follower.narrate(self.narrator.end, await self._ending(store, follower, outcome, status))
-            if self.streams.hung_up:
-                log.info("run %s went on without its terminal and is %s", run_id, outcome.state)
-            return BROKEN_PIPE_STATUS if follower.reader_left else status
-
-    async def _ending(self, store: Store, follower: RunFollower, outcome: Outcome, status: int) -> RunEnding:
-        row = await runs.get(store, outcome.run_id)
-        return RunEnding(
-            run_id=outcome.run_id,
-            at=follower.done.at if follower.done is not None else time.time(),
-            state=outcome.state,
-            exit_status=status,
-            result=outcome.result,
-            error=outcome.error,
-            seconds=row.ended_at - row.started_at if row and row.ended_at and row.started_at else None,
-            resume_command=_resume_command(outcome.run_id, self.store_path),
-        )
-
-    def _exit_status(self, outcome: Outcome, *, reader_left: bool) -> int:
-        if outcome.state != "stopped":
-            return outcome.exit_status
-        if reader_left:
-            return BROKEN_PIPE_STATUS
-        return self.interrupts.exit_status or outcome.exit_status
+async def _follow_to_end(
+    plan: RunPlan,
+    engine: Engine,
+    streams: Streams,
+    report: Report,
+    narrator: Narrator,
+    interrupts: Interrupts,
+    path: Path,
+) -> int:
+    """Submit a run to the engine and write it to its end; returns the exit status."""
+    async with await Store.open(path) as store:
+        follower = RunFollower(store, plan.resume or 0, narrator, streams, warnings=plan.warnings)
+        if plan.resume is not None:
+            await follower.skip_past()
+        # In a thread: a signal must find the main thread free.
+        run_id, submitted = await asyncio.to_thread(engine.submit, plan.mode, plan.settings, plan.options, plan.resume)
+        follower.run_id = report.run_id = run_id
+        ending = asyncio.wrap_future(submitted)
+        try:
+            outcome = await follow_own_run(follower, ending, interrupts, lambda: engine.stop(run_id))
+        finally:
+            # The engine closes only when its runs have ended, also where following this one has failed.
+            if not ending.done():
+                engine.stop(run_id)
+                await asyncio.wait([ending])
+        if outcome.state == "stopped":
+            signalled = BROKEN_PIPE_STATUS if follower.reader_left else interrupts.exit_status
+            outcome = replace(outcome, exit_status=signalled or outcome.exit_status)
+        await follower.narrate(narrator.end, follower.ending(outcome, await runs.get(store, run_id)))
+        if streams.hung_up:
+            log.info("run %s went on without its terminal and is %s", run_id, outcome.state)
+        return BROKEN_PIPE_STATUS if follower.reader_left else outcome.exit_status
 
 
 def _final_output(report: Report, store_path: Path, status: int) -> tuple[str, str]:
@@ -169,11 +144,7 @@ def _final_output(report: Report, store_path: Path, status: int) -> tuple[str, s
         data = done_line(run_id, time.time(), "interrupted", status, {}, None) + "\n"
     if run_id is None:
         return data, f"\n{PREFIX}left at once\n"
-    return data, f"\n{PREFIX}left at once. Go on with: {_resume_command(run_id, store_path)}\n"
-
-
-def _resume_command(run_id: int, store_path: Path) -> str:
-    return f"lora-tui --resume {run_id}{store_flag(store_path)}"
+    return data, f"\n{PREFIX}left at once. Go on with: {resume_command(run_id, store_path)}\n"
 
 
 def _wants_chat(request: Request, streams: Streams) -> bool:

@@ -1,14 +1,14 @@
 """Runs in the store without starting one: the list, following another process's run, and the overview."""
 
 import asyncio
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lora_tui.cli.follow import RunFollower, follow_any_run
-from lora_tui.cli.narration import RunEnding, make_narrator
+from lora_tui.cli.narration import make_narrator
 from lora_tui.cli.tables import write_runs
+from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.engine.runtime.resume import find_run, open_existing, store_flag
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -78,7 +78,6 @@ def check_run(run_id: int, store_path: Path) -> None:
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
     """Write a run's events from its beginning to its end; ctrl+c leaves it running."""
     narrator = make_narrator(streams, report)
-    flag = store_flag(store_path)
 
     async def follow() -> int:
         async with await open_existing(store_path) as store:
@@ -90,11 +89,12 @@ def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> i
                 status = BROKEN_PIPE_STATUS if follower.reader_left else interrupts.exit_status or 0
                 narrator.close()
                 report.done("detached", status, {})
-                report.message(f"run {run_id} goes on; watch it again with: lora-tui --attach {run_id}{flag}")
+                again = f"lora-tui --attach {run_id}{store_flag(store_path)}"
+                report.message(f"run {run_id} goes on; watch it again with: {again}")
                 return status
-            ending = _ending(run, follower, f"lora-tui --resume {run_id}{flag}")
-            await follower.narrate(narrator.end, ending)
-            return BROKEN_PIPE_STATUS if follower.reader_left else ending.exit_status
+            outcome = _outcome(run, follower)
+            await follower.narrate(narrator.end, follower.ending(outcome, run))
+            return BROKEN_PIPE_STATUS if follower.reader_left else outcome.exit_status
 
     with Interrupts(streams, lambda status: ("", "")) as interrupts:
         try:
@@ -103,14 +103,11 @@ def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> i
             narrator.close()
 
 
-def _ending(run: Run, follower: RunFollower, resume_command: str) -> RunEnding:
+def _outcome(run: Run, follower: RunFollower) -> Outcome:
     """Return how a run of any process ended; the ``done`` event knows more than the row, where there is one."""
     done = follower.done.payload if follower.done is not None else {}
-    failed = run.state in ("failed", "interrupted")
-    status = int(done.get("exit_status") or (1 if failed else 0))
-    seconds = run.ended_at - run.started_at if run.ended_at and run.started_at else None
-    at = follower.done.at if follower.done is not None else run.ended_at or time.time()
-    return RunEnding(run.id, at, run.state, status, run.result or {}, run.error, seconds, resume_command)
+    status = int(done.get("exit_status") or run.state in ("failed", "interrupted"))
+    return Outcome(run.id, run.state, status, run.result or {}, run.error)
 
 
 async def _read_runs(store_path: Path) -> list[RunLine]:
@@ -153,20 +150,11 @@ def _row(run: RunLine) -> list[str]:
 
 
 def _fields(run: RunLine) -> dict[str, Any]:
-    return {
-        "mode": run.mode,
-        "name": run.name,
-        "state": run.state,
+    times = {
         "started": None if run.started_at is None else timestamp(run.started_at),
         "ended": None if run.ended_at is None else timestamp(run.ended_at),
         "seconds": _seconds(run),
-        "model": run.model,
-        "data": run.data,
-        "best_score": run.best_score,
-        "held_out_loss": run.held_out_loss,
-        "folder": run.folder,
-        "device": run.device,
-        "host": run.host,
-        "pid": run.pid,
-        "error": run.error,
     }
+    rest = ("model", "data", "best_score", "held_out_loss", "folder", "device", "host", "pid", "error")
+    names = ("mode", "name", "state", *times, *rest)
+    return {name: times[name] if name in times else getattr(run, name) for name in names}
