@@ -8,11 +8,11 @@ import os
 import platform
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -26,21 +26,9 @@ _SHORTEST = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """One NVIDIA card. `index` is the N of ``cuda:N``, `memory` all of its bytes."""
-
-    index: int
-    name: str
-    memory: int | None
-    compute_capability: tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
 class GpuLoad:
     """How busy a card is: percent, bytes, degrees Celsius, watts; None for what it does not report."""
 
-    index: int
-    name: str
     utilisation: int | None
     memory_used: int | None
     memory_total: int | None
@@ -117,9 +105,10 @@ def has_apple_gpu() -> bool:
 
 
 @cache
-def gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order."""
-    return tuple(card for card, _ in _gpu_handles())
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of the NVIDIA cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order: of ``cuda:0`` first."""
+    names = (_text("Name", handle) or "NVIDIA GPU" for handle in _visible_handles())
+    return tuple(one_line(name, 60) for name in names)
 
 
 def device_load(pid: int | None = None) -> DeviceLoad:
@@ -132,16 +121,15 @@ def device_load(pid: int | None = None) -> DeviceLoad:
         process_memory=process_memory,
         memory_used=memory.total - memory.available,
         memory_total=memory.total,
-        gpus=tuple(_gpu_load(card, handle) for card, handle in _gpu_handles()),
+        gpus=tuple(map(_gpu_load, _visible_handles())),
     )
 
 
 def _describe_gpus() -> str:
-    names = [card.name for card in gpus()]
-    if not names:
+    numbers = Counter(gpu_names())
+    if not numbers:
         return "an Apple GPU" if has_apple_gpu() else "no GPU"
-    kinds = list(dict.fromkeys(names))
-    return ", ".join(f"{names.count(kind)} × {kind}" if names.count(kind) > 1 else kind for kind in kinds)
+    return ", ".join(f"{number} × {name}" if number > 1 else name for name, number in numbers.items())
 
 
 class _BusyRate:
@@ -192,7 +180,7 @@ def _process_load(pid: int) -> tuple[float | None, int | None]:
 
 
 @cache
-def _nvml() -> ModuleType | None:
+def _nvml() -> Any:
     """Return NVIDIA's management library, ready to be asked, or None where there is no driver. Loaded once."""
     import pynvml  # a second's tenth that a machine without the app's panels need not spend
 
@@ -200,75 +188,53 @@ def _nvml() -> ModuleType | None:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
-    library: ModuleType = pynvml
-    return library
+    return pynvml
 
 
 @cache
-def _gpu_handles() -> tuple[tuple[Gpu, Any], ...]:
-    """Return the visible cards, each with its handle."""
-    nvml = _nvml()
-    if nvml is None:
-        return ()
-    handles = [_query("nvmlDeviceGetHandleByIndex", number) for number in range(_query("nvmlDeviceGetCount") or 0)]
-    found: list[tuple[Gpu, Any]] = []
-    for handle in _visible_handles(handles):
-        memory = _query("nvmlDeviceGetMemoryInfo", handle)
-        name = _query("nvmlDeviceGetName", handle) or "NVIDIA GPU"
-        card = Gpu(
-            index=len(found),
-            name=one_line(name.decode(errors="replace") if isinstance(name, bytes) else name, 60),
-            memory=None if memory is None else int(memory.total),
-            compute_capability=_query("nvmlDeviceGetCudaComputeCapability", handle),
-        )
-        found.append((card, handle))
-    return tuple(found)
-
-
-def _visible_handles(handles: list[Any]) -> list[Any]:
+def _visible_handles() -> tuple[Any, ...]:
     """Return the handles that CUDA would use: in the order of ``CUDA_VISIBLE_DEVICES``, up to the first unknown one."""
+    handles = [_query("HandleByIndex", number) for number in range(_query("Count") or 0)]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
-        return [handle for handle in handles if handle is not None]
+        return tuple(handle for handle in handles if handle is not None)
     chosen = []
     for part in (part.strip() for part in named.split(",")):
         if part.isdecimal():
             found = handles[int(part)] if int(part) < len(handles) else None
         else:
-            found = next((handle for handle in handles if part and _uuid(handle).startswith(part)), None)
+            found = next((handle for handle in handles if part and _text("UUID", handle).startswith(part)), None)
         if found is None:
             break
         chosen.append(found)
-    return chosen
+    return tuple(chosen)
 
 
-def _uuid(handle: Any) -> str:
-    identity = _query("nvmlDeviceGetUUID", handle) or ""
-    return identity.decode() if isinstance(identity, bytes) else str(identity)
-
-
-def _gpu_load(card: Gpu, handle: Any) -> GpuLoad:
-    nvml = _nvml()
-    utilisation = _query("nvmlDeviceGetUtilizationRates", handle)
-    memory = _query("nvmlDeviceGetMemoryInfo", handle)
-    power = _query("nvmlDeviceGetPowerUsage", handle)
+def _gpu_load(handle: Any) -> GpuLoad:
+    utilisation = _query("UtilizationRates", handle)
+    memory = _query("MemoryInfo", handle)
+    power = _query("PowerUsage", handle)
     return GpuLoad(
-        index=card.index,
-        name=card.name,
         utilisation=None if utilisation is None else int(utilisation.gpu),
         memory_used=None if memory is None else int(memory.used),
-        memory_total=card.memory,
-        temperature=_query("nvmlDeviceGetTemperature", handle, getattr(nvml, "NVML_TEMPERATURE_GPU", 0)),
+        memory_total=None if memory is None else int(memory.total),
+        temperature=_query("Temperature", handle, 0),  # NVML_TEMPERATURE_GPU, the sensor on the chip
         power=None if power is None else power / 1000,  # milliwatts
     )
 
 
-def _query(function: str, *arguments: Any) -> Any:
-    """Call NVML, or return None where it fails: a card in MIG mode, an old driver, a card that fell off the bus."""
+def _text(name: str, handle: Any) -> str:
+    """Return a text of a card, which older libraries give as bytes; empty where it is refused."""
+    text = _query(name, handle) or ""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def _query(name: str, *arguments: Any) -> Any:
+    """Call ``nvmlDeviceGet…``, or return None where it fails: MIG mode, an old driver, a card that fell off the bus."""
     nvml = _nvml()
     if nvml is None:
         return None
     try:
-        return getattr(nvml, function)(*arguments)
+        return getattr(nvml, f"nvmlDeviceGet{name}")(*arguments)
     except nvml.NVMLError:
         return None

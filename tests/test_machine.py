@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lora_tui import machine
-from lora_tui.machine import device_load, gpus, machine_line
+from lora_tui.machine import device_load, gpu_names, machine_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def _forgotten() -> Iterator[None]:
     """Nothing is remembered of the machine between tests."""
 
     def forget() -> None:
-        for cached in (machine._nvml, machine._gpu_handles, machine.gpus):
+        for cached in (machine._nvml, machine._visible_handles, machine.gpu_names):
             cached.cache_clear()
         machine._PROCESSES.clear()
         machine._MACHINE = machine._BusyRate()
@@ -44,8 +44,6 @@ class Times(NamedTuple):
 
 class Cards(ModuleType):
     """NVIDIA's library with cards that answer what they are told to; a value that is an exception is raised."""
-
-    NVML_TEMPERATURE_GPU = 0
 
     class NVMLError(Exception):
         pass
@@ -87,7 +85,6 @@ def card(number: int, **changes: Any) -> dict[str, Any]:
         "UtilizationRates": SimpleNamespace(gpu=10 * (number + 1), memory=3),
         "Temperature": 50 + number,
         "PowerUsage": 123_400,
-        "CudaComputeCapability": (8, 0),
         **changes,
     }
 
@@ -112,7 +109,7 @@ def test_machine_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cards_are_named_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     plugged_in(monkeypatch, card(0), card(1), card(2, Name=b"NVIDIA T4"))
     assert machine_line().endswith("GiB, 2 × NVIDIA A100, NVIDIA T4")
-    assert (gpus()[0].index, gpus()[0].memory, gpus()[0].compute_capability) == (0, 80 * 2**30, (8, 0))
+    assert gpu_names() == ("NVIDIA A100", "NVIDIA A100", "NVIDIA T4")
 
 
 def test_apples_graphics_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +136,13 @@ def test_cards_are_those_that_cuda_is_left_with(named: str, seen: list[int], mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     loads = device_load().gpus
     assert [gpu.utilisation for gpu in loads] == seen
-    assert [gpu.index for gpu in loads] == list(range(len(seen)))
+    assert len(gpu_names()) == len(seen)
 
 
 def test_load_of_a_card_has_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
     plugged_in(monkeypatch, card(0))
     (load,) = device_load().gpus
-    assert (load.name, load.utilisation, load.temperature, load.power) == ("NVIDIA A100", 10, 50, 123.4)
+    assert (load.utilisation, load.temperature, load.power) == (10, 50, 123.4)
     assert (load.memory_used, load.memory_total) == (2**30, 80 * 2**30)
 
 

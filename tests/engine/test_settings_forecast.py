@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "gpus", lambda: ())
+    monkeypatch.setattr(training, "gpu_names", lambda: ())
     monkeypatch.setattr(training, "has_apple_gpu", lambda: False)
 
 

@@ -29,7 +29,7 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Architecture, linear_layers, lora_parameters, unknown_targets
 from lora_tui.engine.models.hub_info import find_architecture
 from lora_tui.engine.training import schedule
-from lora_tui.machine import device_load, free_memory, gpus, has_apple_gpu, usable_cores
+from lora_tui.machine import device_load, free_memory, gpu_names, has_apple_gpu, usable_cores
 from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
 
@@ -64,13 +64,13 @@ def forecast_training(
 def expected_device(setting: str) -> DeviceForecast:
     """Return the device that ``fine_tuning.device`` will select: for "auto" a card, else Apple's GPU, else the CPU."""
     kind, _, number = setting.partition(":")
-    cards = gpus() if _torch_has_cuda() else ()
+    cards = gpu_names() if _torch_has_cuda() else ()
     if kind == "auto":
         kind = "cuda" if cards else "mps" if has_apple_gpu() else "cpu"
     index = int(number or 0)
     if kind == "cuda":
         present = index < len(cards)
-        return DeviceForecast("cuda", index, cards[index].name if present else "no such card", present)
+        return DeviceForecast("cuda", index, cards[index] if present else "no such card", present)
     if kind == "mps":
         return DeviceForecast("mps", 0, "Apple GPU" if has_apple_gpu() else "no Apple GPU", has_apple_gpu())
     return DeviceForecast("cpu", 0, "CPU", present=True)

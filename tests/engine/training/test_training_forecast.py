@@ -18,7 +18,7 @@ from lora_tui.engine.forecast import training
 from lora_tui.engine.forecast.training import expected_device, forecast_training
 from lora_tui.engine.forecast.types import TrainingForecast
 from lora_tui.engine.models import activation_memory
-from lora_tui.machine import Gpu, GpuLoad, device_load
+from lora_tui.machine import GpuLoad, device_load
 from lora_tui.store.rows import PlannedRun
 from tests.engine.test_hub_info import CONFIG, model
 
@@ -29,7 +29,7 @@ L = "fine_tuning.lora."
 @pytest.fixture(autouse=True)
 def _plain_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "gpus", lambda: ())
+    monkeypatch.setattr(training, "gpu_names", lambda: ())
     monkeypatch.setattr(training, "has_apple_gpu", lambda: False)
     monkeypatch.setattr(training, "_torch_has_cuda", lambda: True)
 
@@ -295,10 +295,9 @@ def test_precision_that_auto_takes_is_an_earlier_runs_or_the_larger(settings: Se
 
 
 def cards(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    found = tuple(Gpu(number, name, 80 * 2**30, (8, 0)) for number, name in enumerate(names))
-    loads = tuple(GpuLoad(gpu.index, gpu.name, 1, 10 * 2**30 * (gpu.index + 1), gpu.memory, 40, 90.0) for gpu in found)
+    loads = tuple(GpuLoad(1, 10 * 2**30 * number, 80 * 2**30, 40, 90.0) for number in range(1, len(names) + 1))
     load = replace(device_load(), gpus=loads)
-    monkeypatch.setattr(training, "gpus", lambda: found)
+    monkeypatch.setattr(training, "gpu_names", lambda: names)
     monkeypatch.setattr(training, "device_load", lambda: load)
 
 
