@@ -3,7 +3,6 @@
 The names that the contract promises to Python users are loaded on first use, so that ``import lora_tui`` costs nothing.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -16,15 +15,23 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptiveAggregator", "TextDataset", "__version__", "create_lora_model", "train_model"]
 
-_HOMES = {
-    "AdaptiveAggregator": "lora_tui.scoring.aggregator",
-    "TextDataset": "lora_tui.engine.training.dataset",
-    "create_lora_model": "lora_tui.engine.training.lora",
-    "train_model": "lora_tui.engine.training.loop",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    match name:
+        case "AdaptiveAggregator":
+            from lora_tui.scoring.aggregator import AdaptiveAggregator
+
+            return AdaptiveAggregator
+        case "TextDataset":
+            from lora_tui.engine.training.dataset import TextDataset
+
+            return TextDataset
+        case "create_lora_model":
+            from lora_tui.engine.training.lora import create_lora_model
+
+            return create_lora_model
+        case "train_model":
+            from lora_tui.engine.training.loop import train_model
+
+            return train_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
