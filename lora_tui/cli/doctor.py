@@ -40,6 +40,9 @@ _FREE_GB = 2
 _MARKS = {"ok": "✓", "missing": "–", "problem": "✗"}
 
 
+Level = Literal["ok", "missing", "problem"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check. What is `missing` can be done without; a `problem` cannot. `remedy` is a command or a step."""
@@ -47,8 +50,13 @@ class Finding:
     group: str
     name: str
     value: str
-    level: Literal["ok", "missing", "problem"] = "ok"
+    level: Level = "ok"
     remedy: str | None = None
+
+
+def _found(group: str, name: str, value: str | None, absent: str, level: Level, remedy: str) -> Finding:
+    """Return a finding with its value; where it has none, with what `absent` says, and the remedy."""
+    return Finding(group, name, absent, level, remedy) if value is None else Finding(group, name, value)
 
 
 def examine(request: Request, streams: Streams, report: Report) -> int:
@@ -92,12 +100,10 @@ def _configuration(request: Request) -> tuple[Loaded, ConfigError | None]:
 
 
 def _paths(request: Request, loaded: Loaded, refusal: ConfigError | None) -> Iterator[Finding]:
-    if refusal is not None:
-        yield Finding(
-            "Paths", "configuration", str(refusal), "problem", "edit that line, or name another with --config"
-        )
-    else:
-        yield Finding("Paths", "configuration", str(loaded.path or "built-in defaults (no config.toml found)"))
+    path = str(loaded.path or "built-in defaults (no config.toml found)") if refusal is None else None
+    yield _found(
+        "Paths", "configuration", path, str(refusal), "problem", "edit that line, or name another with --config"
+    )
     store = request.store_path(loaded.settings)
     yield _writable("store", store, store.parent, "name another file with --store FILE")
     yield _writable("cache", cache_folder(), cache_folder(), "export LORA_TUI_CACHE=FOLDER")
@@ -126,21 +132,13 @@ def _nearest_folder(path: Path) -> Path:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("Versions", "lora-tui", __version__)
-    python = f"{platform.python_version()} ({sys.executable})"
-    yield Finding("Versions", "python", python)
+    yield Finding("Versions", "python", f"{platform.python_version()} ({sys.executable})")
     for name in _NEEDED:
-        version = _version(name)
-        if version is None:
-            yield Finding("Versions", name, "not installed", "problem", "pip install --upgrade lora-tui")
-        else:
-            yield Finding("Versions", name, version)
+        yield _found("Versions", name, _version(name), "not installed", "problem", "pip install --upgrade lora-tui")
     for extra, names in _EXTRAS.items():
-        absent = [name for name in names if _version(name) is None]
-        if absent:
-            remedy = f"pip install 'lora-tui[{extra}]'"
-            yield Finding("Versions", f"extra: {extra}", f"without {', '.join(absent)}", "missing", remedy)
-        else:
-            yield Finding("Versions", f"extra: {extra}", "installed")
+        absent = ", ".join(name for name in names if _version(name) is None)
+        value, remedy = None if absent else "installed", f"pip install 'lora-tui[{extra}]'"
+        yield _found("Versions", f"extra: {extra}", value, f"without {absent}", "missing", remedy)
 
 
 def _version(name: str) -> str | None:
@@ -174,16 +172,12 @@ def _device() -> Iterator[Finding]:
 
 def _model(loaded: Loaded) -> Iterator[Finding]:
     folder = cached_folder()
-    if folder is not None:
-        yield Finding("Models", "built-in model", f"{TITLE} in {folder}")
-    else:
-        remedy = "lora-tui --run quickstart fetches it"
-        yield Finding("Models", "built-in model", f"{TITLE} is not fetched yet", "missing", remedy)
+    there = None if folder is None else f"{TITLE} in {folder}"
+    remedy = "lora-tui --run quickstart fetches it"
+    yield _found("Models", "built-in model", there, f"{TITLE} is not fetched yet", "missing", remedy)
     yield Finding("Models", "to fine-tune", loaded.settings.fine_tuning.model_name)
-    if os.environ.get("HF_TOKEN"):
-        yield Finding("Models", "HF_TOKEN", "set")
-    else:
-        yield Finding("Models", "HF_TOKEN", "not set; only gated models need it", "missing", "export HF_TOKEN=…")
+    token = "set" if os.environ.get("HF_TOKEN") else None
+    yield _found("Models", "HF_TOKEN", token, "not set; only gated models need it", "missing", "export HF_TOKEN=…")
 
 
 def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
@@ -192,23 +186,17 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     yield Finding("Generation", "model", generation.model)
     if generation.model == BUILTIN:
         return
-    required: Literal["problem", "missing"] = "problem" if loaded.path is not None or given else "missing"
+    required: Level = "problem" if loaded.path is not None or given else "missing"
     builtin = "or use --set data_generation.model=builtin"
     variable = generation.api_key_env
-    is_openai = not generation.base_url
-    if os.environ.get(variable):
-        yield Finding("Generation", variable, "set")
-    elif is_openai:
-        yield Finding("Generation", variable, "not set", required, f"export {variable}=…, {builtin}")
-    else:
-        yield Finding("Generation", variable, "not set; a local server may need none")
+    local = "not set; a local server may need none" if generation.base_url else None
+    key = "set" if os.environ.get(variable) else local
+    yield _found("Generation", variable, key, "not set", required, f"export {variable}=…, {builtin}")
     base_url = (generation.base_url or _OPENAI).rstrip("/")
     answer = _probe(f"{base_url}/models")
-    if answer is None:
-        yield Finding("Generation", "endpoint", f"{base_url} answers")
-    else:
-        remedy = f"check data_generation.base_url and the network, {builtin}"
-        yield Finding("Generation", "endpoint", f"{base_url} cannot be reached: {answer}", required, remedy)
+    reached = f"{base_url} answers" if answer is None else None
+    remedy = f"check data_generation.base_url and the network, {builtin}"
+    yield _found("Generation", "endpoint", reached, f"{base_url} cannot be reached: {answer}", required, remedy)
 
 
 def _probe(address: str) -> str | None:
