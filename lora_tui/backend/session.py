@@ -140,9 +140,7 @@ class _AppProcess:
             await app.run_async(mouse=launch.app["mouse"])
 
         asyncio.run(show())
-        if app.failed:
-            return "failed"
-        return app.ending
+        return "failed" if app.failed else app.ending
 
     def _finish_runs(self, backend: EngineBackend, ending: str) -> int:
         """Stop, leave behind or wait for the runs of this process, as the app was left; returns the exit status."""
@@ -177,7 +175,7 @@ class _AppProcess:
         def final_output(status: int) -> tuple[str, str]:
             return "", f"\n{PREFIX}left at once. Go on with: lora-tui --resume {running[0]}{self._launch.store_flag}\n"
 
-        with Interrupts(self._streams, final_output) as interrupts:
+        with Interrupts(self._streams, final_output).handled() as interrupts:
             if self._stopped_by is not None:
                 interrupts.note(self._stopped_by)
             asked = False

@@ -47,7 +47,7 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     plan = asyncio.run(_plan_run(request, loaded, store_path))
     register_key_variable(plan.settings.data_generation.api_key_env)
     narrator = make_narrator(streams, report)
-    with Interrupts(streams, lambda status: _final_output(report, store_path, status)) as interrupts:
+    with Interrupts(streams, lambda status: _final_output(report, store_path, status)).handled() as interrupts:
         engine = Engine(store_path)
         try:
             engine.start()

@@ -96,7 +96,7 @@ def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> i
             await follower.narrate(narrator.end, follower.ending(outcome, run))
             return BROKEN_PIPE_STATUS if follower.reader_left else outcome.exit_status
 
-    with Interrupts(streams, lambda status: ("", "")) as interrupts:
+    with Interrupts(streams, lambda status: ("", "")).handled() as interrupts:
         try:
             return asyncio.run(follow())
         finally:

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from lora_tui.terminal.streams import Streams
@@ -28,29 +28,29 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupts:
-    """The stop that signals have asked for so far, while the ``with`` block lasts."""
+    """The stop that signals have asked for so far, while they are `handled`."""
 
     def __init__(self, streams: Streams, final_output: Callable[[int], tuple[str, str]]) -> None:
         """`final_output` turns an exit status into the last text for stdout and for stderr."""
         self._streams = streams
         self._final_output = final_output
-        self._before: dict[int, Any] = {}
         self.stopped_by: int | None = None
 
-    def __enter__(self) -> Self:
-        self._before = _install(
+    @contextmanager
+    def handled(self) -> Iterator[Self]:
+        """Install the handlers for the block."""
+        with _installed(
             {
                 signal.SIGINT: self._stop,
                 signal.SIGTERM: self._stop,
                 signal.SIGHUP: lambda *_: self._streams.hang_up(),
                 signal.SIGALRM: lambda *_: self._leave(128 + signal.SIGTERM),
             }
-        )
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _restore(self._before)
+        ):
+            try:
+                yield self
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def note(self, number: int) -> None:
         """Count a signal that came before these handlers were installed."""
@@ -88,12 +88,8 @@ def chat_signals(streams: Streams) -> Iterator[None]:
         raise SystemExit(128 + number)
 
     handled = threading.Event()
-    before = _install({signal.SIGTERM: end, signal.SIGHUP: end})
-    try:
-        with _repeated(handled):
-            yield
-    finally:
-        _restore(before)
+    with _installed({signal.SIGTERM: end, signal.SIGHUP: end}), _repeated(handled):
+        yield
 
 
 @contextmanager
@@ -125,11 +121,13 @@ def _repeated(handled: threading.Event) -> Iterator[None]:
         reader.close()
 
 
-def _install(handlers: dict[int, Handler]) -> dict[int, Any]:
+@contextmanager
+def _installed(handlers: dict[int, Handler]) -> Iterator[None]:
+    """Install handlers for the block, save for signals that are ignored."""
     wanted = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
-    return {number: signal.signal(number, handler) for number, handler in wanted.items()}
-
-
-def _restore(before: dict[int, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

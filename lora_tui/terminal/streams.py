@@ -36,7 +36,10 @@ class Streams:
         self.hung_up = False
         self._lent: int | None = None
         self._set_aside: dict[int, int] = {}
-        self._saved_mode = _terminal_mode() if self.in_is_terminal else None
+        self._saved_mode: list[Any] | None = None
+        if self.in_is_terminal:
+            with contextlib.suppress(termios.error):
+                self._saved_mode = termios.tcgetattr(STDIN)
 
     @property
     def cannot_draw(self) -> str | None:
@@ -70,7 +73,6 @@ class Streams:
         self._lent = private
         path = os.devnull if log_file is None else str(log_file)
         log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._set_aside = {}
         for descriptor in (STDOUT, STDERR):
             self._set_aside[descriptor] = os.dup(descriptor)
             os.dup2(log, descriptor)
@@ -167,10 +169,3 @@ def _write_if_ready(descriptor: int, data: bytes) -> None:
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, data)
-
-
-def _terminal_mode() -> list[Any] | None:
-    try:
-        return termios.tcgetattr(STDIN)
-    except termios.error:
-        return None
