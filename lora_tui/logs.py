@@ -46,12 +46,9 @@ def set_up_logging(level: str = "INFO", *, on_stderr: bool = False) -> Path:
         sys.stderr.write(f"lora-tui: warning: no log is kept, {path} cannot be written: {problem.strerror}\n")
     if on_stderr:
         handlers.append(logging.StreamHandler())
-    root = logging.getLogger()
-    for handler in [*root.handlers]:
-        root.removeHandler(handler)
     for handler in handlers:
         handler.setFormatter(_RedactingFormatter(_FORMAT))
-        root.addHandler(handler)
+    logging.basicConfig(handlers=handlers, force=True)
     logging.captureWarnings(True)
     set_level(level)
     return path

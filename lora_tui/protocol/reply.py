@@ -87,17 +87,8 @@ class Reply:
 
     def statistics(self) -> dict[str, Any]:
         """What is stored with the turn, as JSON."""
-        return {
-            "side": self.side,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "tokens_per_s": self.tokens_per_s,
-            "first_token_s": self.first_token_s,
-            "agreement": self.agreement,
-            "seed": self.seed,
-            "step": self.step,
-            "stopped": self.stopped,
-        }
+        names = ("side", "tokens", "seconds", "tokens_per_s", "first_token_s", "agreement", "seed", "step", "stopped")
+        return {name: getattr(self, name) for name in names}
 
 
 ReplyItem = Notice | TextDelta | TokenCount | Reply
