@@ -73,8 +73,8 @@ class EngineBackend:
 
     async def stop(self, run_id: int) -> None:
         """Ask a run of any process to save its work and end."""
-        if run_id in self.own_live_runs() and self._engine is not None:
-            self._engine.stop(run_id)
+        if run_id in self.own_live_runs():
+            self._running_engine().stop(run_id)
         else:
             await self.send_command(run_id, "stop")
 
@@ -91,8 +91,7 @@ class EngineBackend:
     def stop_own(self) -> None:
         """Ask every run of this process to save its work and end."""
         for run_id in self.own_live_runs():
-            if self._engine is not None:
-                self._engine.stop(run_id)
+            self._running_engine().stop(run_id)
 
     def wait(self, seconds: float) -> "list[Outcome] | None":
         """Wait for the runs of this process to end; returns how they ended, None while one goes on."""
@@ -207,14 +206,8 @@ class _EngineConversation:
     def __init__(self, engine: "Engine", session: "ChatSession") -> None:
         self._engine = engine
         self._session = session
-
-    @property
-    def title(self) -> str:
-        return self._session.title
-
-    @property
-    def sides(self) -> Sequence[Side]:
-        return self._session.sides
+        self.title = session.title
+        self.sides: Sequence[Side] = session.sides
 
     def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         return self._on_this_loop(self._session.reply(text, sides))

@@ -187,18 +187,18 @@ def prepare_app(argv: list[str]) -> "AppLaunch":
 
     Raises what is wrong with them, before the app is on the screen.
     """
+    import asyncio
+
     from lora_tui.backend.session import AppLaunch
     from lora_tui.config.load import load_settings
-    from lora_tui.engine.runtime.resume import store_flag
+    from lora_tui.engine.runtime.resume import store_flag, stored_run
 
     request = parse(argv)
     assert request is not None, "no option of the app's is answered by itself"
     settings = load_settings(request.config, request.overrides).settings
     store_path = request.store_path(settings)
     if request.attach is not None:
-        from lora_tui.cli.runs import check_run
-
-        check_run(request.attach, store_path)
+        asyncio.run(stored_run(store_path, request.attach))  # the app is not opened on nothing
     return AppLaunch(
         store=str(store_path),
         store_flag=store_flag(store_path),

@@ -16,7 +16,7 @@ from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.engine import Engine
-from lora_tui.engine.runtime.resume import find_run, open_existing, resume_run
+from lora_tui.engine.runtime.resume import resume_run, stored_run
 from lora_tui.errors import UsageError
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
@@ -79,8 +79,7 @@ async def _plan_run(request: Request, loaded: Loaded, store_path: Path) -> RunPl
         return RunPlan(run.mode, resumed.settings, {**run.options, **options}, run.id, resumed.changes)
     assert request.run is not None, "a request for nothing has no plan"
     if isinstance(request.resume, int):
-        async with await open_existing(store_path) as store:
-            run = await find_run(store, request.resume)
+        run = await stored_run(store_path, request.resume)
         if run.mode not in TRAINING_MODES:
             raise UsageError(f"Run {run.id} is a {run.mode} run and has no adapter; `lora-tui --runs` lists the runs.")
         options["adapter_run"] = run.id

@@ -65,16 +65,6 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     return 0
 
 
-def check_run(run_id: int, store_path: Path) -> None:
-    """Raise `UsageError` where there is no such run: the app is not opened on nothing."""
-
-    async def find() -> None:
-        async with await open_existing(store_path) as store:
-            await find_run(store, run_id)
-
-    asyncio.run(find())
-
-
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:
     """Write a run's events from its beginning to its end; ctrl+c leaves it running."""
     narrator = make_narrator(streams, report)

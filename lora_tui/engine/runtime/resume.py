@@ -81,6 +81,12 @@ async def require_run(store: Store, run_id: int) -> Run:
     return run
 
 
+async def stored_run(store_path: Path, run_id: int) -> Run:
+    """Return a run of the store at this path; raises `UsageError` where either does not exist."""
+    async with await open_existing(store_path) as store:
+        return await find_run(store, run_id)
+
+
 def store_flag(store_path: Path) -> str:
     """Return what a command must add to find this store from the current folder; empty for the default one."""
     here = Path.cwd()
@@ -101,8 +107,7 @@ async def _newest_resumable(store_path: Path, mode: str | None) -> Run:
 
 
 async def _resumable(store_path: Path, run_id: int, mode: str | None) -> Run:
-    async with await open_existing(store_path) as store:
-        run = await find_run(store, run_id)
+    run = await stored_run(store_path, run_id)
     flag = store_flag(store_path)
     if run.mode not in RESUMABLE_MODES:
         raise UsageError(f"Run {run.id} is a {run.mode} run, which is not resumed but run again: --run {run.mode}")
