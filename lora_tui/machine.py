@@ -56,7 +56,9 @@ class DeviceLoad:
 def machine_line() -> str:
     """Return the machine in one line, such as "2 CPU cores, 23 GiB, no GPU"."""
     memory = f"{psutil.virtual_memory().total // 2**30} GiB"
-    return f"{count(usable_cores(), 'CPU core')}, {memory}, {_describe_gpus()}"
+    cards = [f"{number} × {name}" if number > 1 else name for name, number in Counter(gpu_names()).items()]
+    gpus = ", ".join(cards) or ("an Apple GPU" if has_apple_gpu() else "no GPU")
+    return f"{count(usable_cores(), 'CPU core')}, {memory}, {gpus}"
 
 
 def usable_cores() -> int:
@@ -123,13 +125,6 @@ def device_load(pid: int | None = None) -> DeviceLoad:
         memory_total=memory.total,
         gpus=tuple(map(_gpu_load, _visible_handles())),
     )
-
-
-def _describe_gpus() -> str:
-    numbers = Counter(gpu_names())
-    if not numbers:
-        return "an Apple GPU" if has_apple_gpu() else "no GPU"
-    return ", ".join(f"{number} × {name}" if number > 1 else name for name, number in numbers.items())
 
 
 class _BusyRate:

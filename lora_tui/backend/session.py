@@ -72,8 +72,7 @@ class _AppProcess:
 
     def run(self) -> int:
         """Show the app, then finish the runs that it leaves."""
-        over_ssh = "SSH_CONNECTION" in os.environ or "SSH_TTY" in os.environ
-        if over_ssh:
+        if over_ssh := "SSH_CONNECTION" in os.environ or "SSH_TTY" in os.environ:
             for name, value in _SLOW_LINK.items():
                 os.environ.setdefault(name, value)
         # Everything that the first paint needs is imported while the parent reads the configuration.

@@ -64,7 +64,10 @@ class RunFollower:
             self.done = None
             await self.narrate(self.narrator.event, event)
             if event.kind == "started":
-                await self._write_warnings()
+                for message in self.warnings:
+                    warning = Event(0, self.run_id, time.time(), "warning", {"message": message})
+                    await self.narrate(self.narrator.event, warning)
+                self.warnings = ()
         await self.narrate(self.narrator.refresh)
         return len(batch)
 
@@ -82,12 +85,6 @@ class RunFollower:
         at = self.done.at if self.done is not None else run.ended_at if run is not None else None
         seconds = run.ended_at - run.started_at if run and run.ended_at and run.started_at else None
         return RunEnding(outcome, at or time.time(), seconds, resume_command(self.run_id, self.store.path))
-
-    async def _write_warnings(self) -> None:
-        for message in self.warnings:
-            event = Event(0, self.run_id, time.time(), "warning", {"message": message})
-            await self.narrate(self.narrator.event, event)
-        self.warnings = ()
 
 
 def resume_command(run_id: int, store_path: Path) -> str:

@@ -19,7 +19,6 @@ MODES: Final = ("generate", "train", "evaluate", "chat", "export", "quickstart")
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-Newest = Literal["newest"]
 NEWEST: Final = "newest"
 """``--resume`` without a number."""
 
@@ -30,7 +29,7 @@ class Request:
 
     run: str | None = None
     training_file: tuple[Path, Path] | None = None
-    resume: int | Newest | None = None
+    resume: int | Literal["newest"] | None = None
     list_runs: bool = False
     attach: int | None = None
     doctor: bool = False
@@ -110,7 +109,7 @@ def parse_mode(text: str) -> str:
     )
 
 
-def parse_resume(text: str) -> int | Newest:
+def parse_resume(text: str) -> int | Literal["newest"]:
     """Return the run that ``--resume`` names; raises `UsageError` when it is no number."""
     if text == NEWEST:
         return NEWEST

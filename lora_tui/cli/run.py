@@ -55,7 +55,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         finally:
             narrator.close()
             engine.close()
-    if plan.mode == "train" and status == 0 and _wants_chat(request, streams):
+    terminals = streams.in_is_terminal and streams.out_is_terminal and not streams.hung_up
+    if plan.mode == "train" and status == 0 and request.chat_after and terminals and not request.json_lines:
         assert report.run_id is not None, "the run that has just finished"
         return _chat(Request(run="chat", resume=report.run_id), streams, plan.settings, store_path)
     return status
@@ -144,11 +145,6 @@ def _final_output(report: Report, store_path: Path, status: int) -> tuple[str, s
     if run_id is None:
         return data, f"\n{PREFIX}left at once\n"
     return data, f"\n{PREFIX}left at once. Go on with: {resume_command(run_id, store_path)}\n"
-
-
-def _wants_chat(request: Request, streams: Streams) -> bool:
-    terminals = streams.in_is_terminal and streams.out_is_terminal and not streams.hung_up
-    return request.chat_after and terminals and not request.json_lines
 
 
 def _chat(request: Request, streams: Streams, settings: Settings, store_path: Path) -> int:
