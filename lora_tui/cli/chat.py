@@ -126,8 +126,7 @@ class _LineOutput(_ChatOutput):
     def progress(self, phase: str, done: int, total: int) -> None:
         if sys.stderr.isatty():
             share = f" {100 * done // total} %" if total > 1 else " …"
-            sys.stderr.write(f"\r\x1b[K{clean(phase)}{share}" if done < total else "\r\x1b[K")
-            sys.stderr.flush()
+            print(f"\r\x1b[K{clean(phase)}{share}" if done < total else "\r\x1b[K", end="", file=sys.stderr, flush=True)
         elif phase != self._phase:
             print(f"lora-tui: {clean(phase)}", file=sys.stderr)
         self._phase = phase
@@ -154,8 +153,7 @@ class _LineOutput(_ChatOutput):
             if self._streams:
                 self._out.write("model  ")
             else:
-                sys.stderr.write("model  searching …")
-                sys.stderr.flush()
+                print("model  searching …", end="", file=sys.stderr, flush=True)
         self._out.flush()
 
     def item(self, item: ReplyItem) -> None:
@@ -163,8 +161,7 @@ class _LineOutput(_ChatOutput):
             case TextDelta():
                 self._write_delta(item.text)
             case TokenCount() if self._interactive:
-                sys.stderr.write(f"\r\x1b[Kmodel  searching … {item.tokens} tokens")
-                sys.stderr.flush()
+                print(f"\r\x1b[Kmodel  searching … {item.tokens} tokens", end="", file=sys.stderr, flush=True)
             case Notice():
                 self._write_notice(item.text)
             case Reply():
@@ -180,8 +177,7 @@ class _LineOutput(_ChatOutput):
         if not self._live:
             return  # on a pipe a reply is written whole
         if self._interactive and not self._streams:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._out.write("model  ")
         self._out.write(clean(text))
         self._out.flush()
