@@ -15,7 +15,6 @@ from lora_tui import logs
 from lora_tui.cli.narration import JsonNarrator, PlainNarrator, RunEnding
 from lora_tui.config.models import Settings
 from lora_tui.config.problems import printable_value
-from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.errors import LoraTuiError
@@ -215,7 +214,7 @@ def test_no_secret_is_stored_with_a_failure(tmp_path: Path, monkeypatch: pytest.
     engine = Engine(tmp_path / "store.db")
     engine.start()
     for job in (refused, broken):
-        monkeypatch.setitem(JOBS, "train", lambda job=job: job)
+        monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", lambda mode, job=job: job)
         run_id, ending = engine.submit("train", Settings())
         outcome = ending.result()
         run = engine.call(runs.get(engine.open_store, run_id)).result()

@@ -1,6 +1,5 @@
 """The program with its jobs replaced: ``launcher.py MODE=JOB[,MODE=JOB…] ARGUMENTS…``, jobs from `fake_jobs`."""
 
-import functools
 import sys
 from pathlib import Path
 
@@ -9,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_jobs
 
 from lora_tui.cli.console_script import main
-from lora_tui.engine.jobs.registry import JOBS
+from lora_tui.engine.jobs import registry
 
-for entry in sys.argv.pop(1).split(","):
-    mode, _, job = entry.partition("=")
-    JOBS[mode] = functools.partial(getattr, fake_jobs, job)
+load_job = registry.load_job
+fakes = dict(entry.split("=") for entry in sys.argv.pop(1).split(","))
+registry.load_job = lambda mode: getattr(fake_jobs, fakes[mode]) if mode in fakes else load_job(mode)
 main()

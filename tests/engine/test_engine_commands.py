@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.commands import Commands
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
@@ -24,8 +23,11 @@ Job = Callable[[RunContext], Awaitable[dict[str, Any]]]
 def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let a function be the job of a mode."""
 
+    jobs: dict[str, Job] = {}
+    monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", jobs.__getitem__)
+
     def use(function: Job, mode: str = "train") -> None:
-        monkeypatch.setitem(JOBS, mode, lambda: function)
+        jobs[mode] = function
 
     return use
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import events, runs
 from tests.engine.conftest import EngineHarness
@@ -23,7 +22,7 @@ OWNER = """
 import asyncio, sys
 from pathlib import Path
 from lora_tui.config.models import Settings
-from lora_tui.engine.jobs.registry import JOBS
+from lora_tui.engine.runtime import engine
 from lora_tui.engine.runtime.engine import Engine
 
 async def job(ctx):
@@ -33,7 +32,7 @@ async def job(ctx):
     print(ctx.run_id, flush=True)
     await asyncio.sleep(60)
 
-JOBS["train"] = lambda: job
+engine.load_job = lambda mode: job
 owner = Engine(Path(sys.argv[1]))
 owner.start()
 owner.submit("train", Settings())[1].result()
@@ -69,7 +68,7 @@ async def finished_job(ctx: RunContext) -> dict[str, Any]:
 def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
     engine_harness: EngineHarness, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(JOBS, "train", lambda: finished_job)
+    monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", lambda mode: finished_job)
     process, run_id = owner()
     assert engine_harness.ask(list_runs)[0].state == "running", "its owner lives"
     refused = engine_harness.run("train")
@@ -104,7 +103,7 @@ def test_a_killed_owner_that_nobody_has_collected_is_gone_all_the_same(
 def test_a_killed_owners_run_can_be_resumed_without_looking_first(
     engine_harness: EngineHarness, owner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(JOBS, "train", lambda: finished_job)
+    monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", lambda mode: finished_job)
     process, run_id = owner()
     process.kill()
     process.wait()

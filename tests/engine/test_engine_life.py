@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
@@ -28,7 +27,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], None]:
     """Let a function be the job of ``train``."""
 
     def use(function: Job) -> None:
-        monkeypatch.setitem(JOBS, "train", lambda: function)
+        monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", lambda mode: function)
 
     return use
 
@@ -132,7 +131,9 @@ def test_a_bug_is_a_failure_whose_traceback_is_in_the_log(
 def test_a_job_that_cannot_be_imported_fails_its_run_and_not_the_engine(
     engine_harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, job: Callable[[Job], None]
 ) -> None:
-    monkeypatch.setitem(JOBS, "train", lambda: importlib.import_module("lora_tui.no_such_module"))
+    monkeypatch.setattr(
+        "lora_tui.engine.runtime.engine.load_job", lambda mode: importlib.import_module("lora_tui.no_such_module")
+    )
     assert engine_harness.run("train").state == "failed"
 
     async def work(ctx: RunContext) -> dict[str, Any]:

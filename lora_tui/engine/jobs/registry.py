@@ -4,53 +4,24 @@ A job is imported when its mode runs, because some bring torch with them: import
 the engine can start before the app's first paint. To add a mode, write its job in this package and name it here.
 """
 
-from collections.abc import Callable
-
 from lora_tui.engine.runtime.context import Job
 
 
-def _generate() -> Job:
-    from lora_tui.engine.jobs.generate import generate
-
-    return generate
-
-
-def _format() -> Job:
-    from lora_tui.engine.jobs.format_file import format_raw_file
-
-    return format_raw_file
-
-
-def _train() -> Job:
-    from lora_tui.engine.jobs.preflight import train
-
-    return train
-
-
-def _evaluate() -> Job:
-    from lora_tui.engine.jobs.preflight import evaluate
-
-    return evaluate
-
-
-def _export() -> Job:
-    from lora_tui.engine.jobs.export import export
-
-    return export
-
-
-def _quickstart() -> Job:
-    from lora_tui.engine.jobs.quickstart import quickstart
-
-    return quickstart
-
-
-JOBS: dict[str, Callable[[], Job]] = {
-    "generate": _generate,
-    "format": _format,
-    "train": _train,
-    "evaluate": _evaluate,
-    "export": _export,
-    "quickstart": _quickstart,
-}
-"""What imports the job of each mode; it may block for seconds, so the engine calls it in a thread."""
+def load_job(mode: str) -> Job:
+    """Import the job of a mode; it may block for seconds, so the engine calls it in a thread."""
+    match mode:
+        case "generate":
+            from lora_tui.engine.jobs.generate import generate as job
+        case "format":
+            from lora_tui.engine.jobs.format_file import format_raw_file as job
+        case "train":
+            from lora_tui.engine.jobs.preflight import train as job
+        case "evaluate":
+            from lora_tui.engine.jobs.preflight import evaluate as job
+        case "export":
+            from lora_tui.engine.jobs.export import export as job
+        case "quickstart":
+            from lora_tui.engine.jobs.quickstart import quickstart as job
+        case _:
+            raise KeyError(mode)
+    return job

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
-from lora_tui.engine.jobs.registry import JOBS
+from lora_tui.engine.jobs.registry import load_job
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import EventWriter, RunContext, Stopped, finite
 from lora_tui.engine.runtime.process import before_torch
@@ -240,7 +240,7 @@ class Engine:
 async def _run_job(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
     """Run a mode's job to its end, however it ends; returns state, exit status, result and error message."""
     try:
-        job = await asyncio.to_thread(JOBS[mode])
+        job = await asyncio.to_thread(load_job, mode)
         result = await job(context)
         await context.flush()
     except Stopped as stopped:

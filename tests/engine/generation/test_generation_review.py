@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.jobs.generate import generate
-from lora_tui.engine.jobs.registry import JOBS
 from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.protocol.backend import ReviewResult
@@ -244,7 +243,7 @@ def goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             ctx.emit("note", message="training")
             await ctx.stop_async.wait()
 
-    monkeypatch.setitem(JOBS, "generate", lambda: generate_and_go_on)
+    monkeypatch.setattr("lora_tui.engine.runtime.engine.load_job", lambda mode: generate_and_go_on)
 
 
 def wait_until_it_trains(harness: GenerationHarness) -> None:
