@@ -1,7 +1,8 @@
 """Ratings of a model's outputs: answers to test prompts, and replies in a chat.
 
 A rating of 1-5 is a target of 0-1 for the metrics of what was rated. It replaces the rater's earlier one, and the
-weights follow by replaying the log. A reply without a reference has no metrics: its rating is only stored.
+weights follow by replaying the log. A reply without a reference has no metrics: its rating is only stored. Apart from
+`pairs`, which writes the files of generation.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Renaming and deleting runs."""
+"""Renaming and deleting runs: apart from `pairs` and `ratings`, since it needs no aggregator and removes folders."""
 
 import asyncio
 import os
