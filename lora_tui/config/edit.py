@@ -98,12 +98,9 @@ class _Editor:
         """Set the key at `path`, or take it out."""
         holder = next((n for n, s in self._pairs() if path[: len(s.path)] == s.path), None)
         array = [n for n, s in enumerate(self.statements) if s.kind == "array" and s.table == path]
-        if holder is not None and value is not _REMOVED:
+        if holder is not None and (value is not _REMOVED or self.statements[holder].path != path):
             held = self.statements[holder]
             self._put(holder, _with_value(held.text, path[len(held.table) :], value))
-        elif holder is not None and self.statements[holder].path != path:
-            held = self.statements[holder]
-            self._put(holder, _without(held.text, path[len(held.table) :]))
         elif array and isinstance(value, list) and all(isinstance(item, dict) for item in value):
             self._update_array(path, array, value)
         elif value is _REMOVED:
@@ -202,7 +199,7 @@ class _Editor:
     def _update_array(self, path: KeyPath, headers: list[int], wanted: list[dict[str, Any]]) -> None:
         """Turn ``[[path]]`` tables into `wanted`, table by table, the last change first so that places hold."""
         blocks = [(header, self._end_of_block(header)) for header in headers]
-        before = [_parse_table(self.statements[first:end]) for first, end in blocks]
+        before = [tomllib.loads("".join(s.text for s in self.statements[first + 1 : end])) for first, end in blocks]
         steps = SequenceMatcher(a=list(map(repr, before)), b=list(map(repr, wanted)), autojunk=False).get_opcodes()
         for step, first, last, new_first, new_last in reversed(steps):
             if step == "equal":
@@ -231,11 +228,6 @@ class _Editor:
         block = [_Statement(f"[[{toml_key(*path)}]]\n", "array", path), *pairs]
         blank = _Statement("\n", "note", path)
         self.statements[place:place] = [*block, blank] if before_header else [blank, *block]
-
-
-def _parse_table(block: Sequence[_Statement]) -> dict[str, Any]:
-    """Return what the pairs of one table of an array hold."""
-    return tomllib.loads("".join(statement.text for statement in block[1:]))
 
 
 def _shared_length(one: KeyPath, other: KeyPath) -> int:
@@ -267,7 +259,7 @@ def _new_pair(path: tuple[str, ...], value: Any) -> str:
 
 
 def _with_value(statement: str, path: tuple[str, ...], value: Any) -> str:
-    """Return a pair with the value at `path` set, which is its own key or lies in its inline table."""
+    """Return a pair with the value at `path` set, its own key or one in its inline table, or taken out of that."""
     document = tomlkit.parse(statement)
     table: Any = document
     for part in path[:-1]:
@@ -275,20 +267,12 @@ def _with_value(statement: str, path: tuple[str, ...], value: Any) -> str:
             table[part] = tomlkit.inline_table()
         table = table[part]
     current = table.get(path[-1])
-    if isinstance(current, Array) and isinstance(value, list) and value:
+    if value is _REMOVED:
+        del table[path[-1]]
+    elif isinstance(current, Array) and isinstance(value, list) and value:
         _update(current, value)
     else:
         table[path[-1]] = _item(value, on_one_line=len(path) > len(_key_of(statement)))
-    return tomlkit.dumps(document)
-
-
-def _without(statement: str, path: tuple[str, ...]) -> str:
-    """Return a pair without the key at `path`, which lies in its inline table."""
-    document = tomlkit.parse(statement)
-    table: Any = document
-    for part in path[:-1]:
-        table = table[part]
-    del table[path[-1]]
     return tomlkit.dumps(document)
 
 

@@ -16,16 +16,13 @@ from typing import Any
 import tomli_w
 
 from lora_tui.config.document import Document, read_document
-from lora_tui.config.keys import all_keys, all_sections, plain_value, settings_value
+from lora_tui.config.keys import all_sections, plain_value
 from lora_tui.config.load import KeyPath, check_values, key_path, source_in
-from lora_tui.config.models import Settings
 from lora_tui.config.paths import private_folder
 from lora_tui.config.problems import Source
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import UnwritableError, write_atomically
 from lora_tui.text import one_line
-
-_NEW_FILE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +34,6 @@ class Saved:
 
     path: Path
     kept_style: bool
-
-
-def changed_keys(settings: Settings) -> dict[str, Any]:
-    """Return the values that differ from the defaults, by dotted key, in forms that TOML can hold."""
-    values = {name: settings_value(settings, name) for name in all_keys()}
-    return {name: plain_value(value) for name, value in values.items() if value != all_keys()[name].default}
 
 
 def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = False) -> Saved:
@@ -71,7 +62,7 @@ def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = F
     try:
         private_folder(target.parent)
         content = _encoded(tomli_w.dumps(wanted) if text is None else text, document)
-        write_atomically(target, content, mode=None if target.exists() else _NEW_FILE_MODE)
+        write_atomically(target, content, mode=None if target.exists() else 0o600)
     except (OSError, UnwritableError) as problem:
         why = problem.reason if isinstance(problem, UnwritableError) else problem.strerror or str(problem)
         raise LoraTuiError(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config.keys import all_keys
+from lora_tui.config.keys import all_keys, plain_value, settings_value
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
-from lora_tui.config.save import changed_keys, save_keys
+from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError, LoraTuiError
 
 # One value for every key that is not its default.
@@ -36,6 +36,12 @@ CHANGES: dict[str, Any] = {
     "app.animation": "none",
     "app.keys": {"train.stop": "ctrl+s,f8", "chat.send": "?"},
 }
+
+
+def changed_keys(settings: Settings) -> dict[str, Any]:
+    """Return the values that differ from the defaults, by dotted key, in forms that TOML can hold."""
+    values = {name: settings_value(settings, name) for name in all_keys()}
+    return {name: plain_value(value) for name, value in values.items() if value != all_keys()[name].default}
 
 
 def another_value(name: str) -> Any:
