@@ -151,7 +151,7 @@ class OpenAIServer:
         if fault is not None and fault.kind == "http":
             return JSONResponse(fault.body, fault.status, headers=fault.headers)
         if fault is not None and fault.kind == "not_json":
-            return Response("<html>Bad gateway</html>", media_type="text/html")
+            return Response(fault.body or "<html>Bad gateway</html>", media_type="text/html")
         answer = self._completion(body, kind, content, fault)
         return HalfResponse(answer) if fault is not None and fault.kind == "dropped" else JSONResponse(answer)
 

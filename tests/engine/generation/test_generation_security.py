@@ -100,7 +100,7 @@ TOKEN = "gho_" + "0123456789abcdefghij" * 2
     [
         http(400, f"upstream said no to {TOKEN}"),
         Fault("http", 503, {}, f"<html>{TOKEN}</html>"),
-        Fault("http", 200, {}, "<html>" + "x " * 30 + TOKEN + "</html>"),  # shown is the beginning, with half of it
+        Fault("not_json", body="<html>" + "x " * 30 + TOKEN + "</html>"),  # shown is the beginning, with half of it
     ],
     ids=["message", "page", "cut"],
 )
