@@ -1,9 +1,11 @@
-"""Base of the forms over a few keys of the configuration: those of the first start, and Chat's decoding."""
+"""Bases of the forms over a few keys of the configuration: Chat's decoding, and those of the first start."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.widgets import Input, Static
 
 from lora_tui.config.explain import format_value, parse_edit
@@ -12,7 +14,8 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.tui.dialogs import Dialog
-from lora_tui.tui.text import safe_text, styled
+from lora_tui.tui.screens.base import titled
+from lora_tui.tui.text import DIM, safe_text, styled
 
 
 class SettingsForm(Dialog[Settings | None]):
@@ -53,3 +56,35 @@ class SettingsForm(Dialog[Settings | None]):
 
     def check(self, settings: Settings) -> None:
         """Raise `LoraTuiError` for what is known to fail before anything is started."""
+
+
+class StartForm(SettingsForm):
+    """What a run needs before it can begin: a question, a field and a help for each key."""
+
+    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Question and help by key."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Back", show=False),
+        Binding("ctrl+s", "submit", "Start", show=False, priority=True),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """Question, field and help for each key."""
+        with titled(VerticalScroll(classes="dialog -wide-dialog"), self.FORM_TITLE):
+            for name, (question, help_text) in self.KEYS.items():
+                yield Static(styled((question, "bold")), markup=False, classes="field-question")
+                yield self.fields[name]
+                yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
+            yield self.problem
+            yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
+                                ("escape", "bold $accent"), " back"))  # fmt: skip
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go on to the next field; from the last, begin."""
+        later = list(self.fields.values())
+        later = later[later.index(event.input) + 1 :]
+        if later:
+            later[0].focus()
+        else:
+            self.action_submit()

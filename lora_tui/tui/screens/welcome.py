@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
-from textual.widgets import Button, Input, Static
+from textual.containers import Vertical
+from textual.widgets import Button, Static
 
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
@@ -18,7 +18,7 @@ from lora_tui.text import one_line
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
-from lora_tui.tui.screens.settings_form import SettingsForm
+from lora_tui.tui.screens.settings_form import StartForm
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 
@@ -79,39 +79,7 @@ class WelcomeScreen(Dialog[None]):
         self._services.ask(form(self._services.state.settings), partial(self._app_actions.start_soon, mode))
 
 
-class _StartForm(SettingsForm):
-    """What a run needs before it can begin: a question, a field and a help for each key."""
-
-    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Question and help by key."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Back", show=False),
-        Binding("ctrl+s", "submit", "Start", show=False, priority=True),
-    ]
-
-    def compose(self) -> ComposeResult:
-        """Question, field and help for each key."""
-        with titled(VerticalScroll(classes="dialog -wide-dialog"), self.FORM_TITLE):
-            for name, (question, help_text) in self.KEYS.items():
-                yield Static(styled((question, "bold")), markup=False, classes="field-question")
-                yield self.fields[name]
-                yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
-            yield self.problem
-            yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
-                                ("escape", "bold $accent"), " back"))  # fmt: skip
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on to the next field; from the last, begin."""
-        later = list(self.fields.values())
-        later = later[later.index(event.input) + 1 :]
-        if later:
-            later[0].focus()
-        else:
-            self.action_submit()
-
-
-class GenerateForm(_StartForm):
+class GenerateForm(StartForm):
     """What generation from a folder needs."""
 
     FORM_TITLE = "From my files"
@@ -140,7 +108,7 @@ class GenerateForm(_StartForm):
             raise LoraTuiError(f"{generation.api_key_env} is not set: leave, export it and come back, or take builtin.")
 
 
-class TrainForm(_StartForm):
+class TrainForm(StartForm):
     """What training on a file needs."""
 
     FORM_TITLE = "I have the data"
