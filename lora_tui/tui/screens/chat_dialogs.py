@@ -53,8 +53,7 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
     async def on_mount(self) -> None:
         """Read the checkpoints that there are."""
         store, state = self._services.reader.store, self._services.state
-        trained = [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]
-        for run in trained:
+        for run in [run for run in state.runs if run.mode in TRAINING_MODES][:_MOST_RUNS]:
             found = await checkpoints(store, run.id) if store is not None else []
             kinds = {checkpoint.kind: checkpoint for checkpoint in reversed(found)}  # the first of a kind
             best, last = kinds.get("best"), kinds.get("last")

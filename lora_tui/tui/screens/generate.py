@@ -188,9 +188,8 @@ class GenerateScreen(RunScreen):
         after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
         set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_text(window.filter)}{after}")
         if not len(window):
-            self._pairs.set_empty_text(
-                "No pair matches; escape shows all." if window.filter != PairFilter() else "No pair yet."
-            )
+            filtered = window.filter != PairFilter()
+            rows.set_empty_text("No pair matches; escape shows all." if filtered else "No pair yet.")
 
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""

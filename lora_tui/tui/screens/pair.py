@@ -136,20 +136,21 @@ class EditPairDialog(Dialog[tuple[str, str] | None]):
 
     def __init__(self, question: str, answer: str) -> None:
         super().__init__()
-        self._question, self._answer = question, answer
+        self._question = TextArea(question, id="edit-question", soft_wrap=True, compact=True)
+        self._answer = TextArea(answer, id="edit-answer", soft_wrap=True, compact=True)
 
     def compose(self) -> ComposeResult:
         """Question above answer."""
         with Vertical(classes="dialog -wide-dialog"):
             with titled(Container(id="edit-question-box", classes="box"), "Question"):
-                yield TextArea(self._question, id="edit-question", soft_wrap=True, compact=True)
+                yield self._question
             with titled(Container(id="edit-answer-box", classes="box"), "Answer"):
-                yield TextArea(self._answer, id="edit-answer", soft_wrap=True, compact=True)
+                yield self._answer
             yield KeyHints()
 
     def action_save(self) -> None:
         """Return the new wording; empty fields are refused where it is stored."""
-        self.dismiss((self.query_one("#edit-question", TextArea).text, self.query_one("#edit-answer", TextArea).text))
+        self.dismiss((self._question.text, self._answer.text))
 
 
 async def edit_pair(

@@ -230,9 +230,8 @@ class TrainScreen(RunScreen):
         rows = self.query_one("#answers", RowList)
         rows.show(len(self._samples) if shown is not None else 0)
         if shown is None:
-            rows.set_empty_text(
-                "The first evaluation shows what it answers." if view.live else "This run was not evaluated."
-            )
+            coming = "The first evaluation shows what it answers."
+            rows.set_empty_text(coming if view.live else "This run was not evaluated.")
             set_title(self.query_one("#answers-box"), "What it answers")
             return
         number = len(view.evaluations) - self._back
@@ -249,9 +248,8 @@ class TrainScreen(RunScreen):
     def on_resize(self) -> None:
         """Show as many columns as fit, and draw the plots anew."""
         width = self.size.width
-        self.query_one("#answers", RowList).columns = (
-            _NARROW if width < _EXPECTED_FITS else _COLUMNS if width < 140 else _WIDE
-        )
+        columns = _NARROW if width < _EXPECTED_FITS else _COLUMNS if width < 140 else _WIDE
+        self.query_one("#answers", RowList).columns = columns
         self._plots_stale = True
         self.services.poll_soon()
 
