@@ -11,8 +11,12 @@ import os
 import select
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -26,10 +30,14 @@ class Streams:
         _open_closed_descriptors()
         if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 must not end a run
             sys.stdout.reconfigure(errors="backslashreplace")
-        self.out: TextIO = sys.stdout
-        self.err: TextIO = sys.stderr
         # Asked once: the answer for a terminal that has hung up is no, but its descriptor must still be replaced.
         self._terminals = {descriptor for descriptor in (STDIN, STDOUT, STDERR) if os.isatty(descriptor)}
+        if STDOUT in self._terminals:
+            sys.stdout = self._terminal_stream(sys.stdout)
+        if STDERR in self._terminals:
+            sys.stderr = self._terminal_stream(sys.stderr)
+        self.out: TextIO = sys.stdout
+        self.err: TextIO = sys.stderr
         self.in_is_terminal = STDIN in self._terminals
         self.out_is_terminal = STDOUT in self._terminals
         self.err_is_terminal = STDERR in self._terminals
@@ -48,6 +56,13 @@ class Streams:
             return f"the {'output' if self.in_is_terminal else 'input'} is no terminal"
         term = os.environ.get("TERM", "")
         return f"TERM is {term!r}" if term in ("", "dumb", "unknown") else None
+
+    def _terminal_stream(self, stream: TextIO) -> TextIO:
+        """Return the like of `stream` on its descriptor, a terminal that may be lost."""
+        if not isinstance(stream, io.TextIOWrapper):  # somebody's own, a test's say
+            return stream
+        raw = io.BufferedWriter(TerminalFile(stream.fileno(), self.hang_up))
+        return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
 
     def keep_stdout_private(self) -> None:
         """Move our data to a private copy of descriptor 1 and point descriptor 1 at stderr."""
@@ -145,6 +160,27 @@ class Streams:
             except OSError as problem:
                 broken |= self.survive(problem)
         return broken
+
+
+class TerminalFile(io.FileIO):
+    """Descriptor of a terminal that takes what is written after the line was lost, and calls `on_lost` then.
+
+    The first write may come before SIGHUP is handled, and be a library's on a job's thread: it must not end the run.
+    """
+
+    def __init__(self, descriptor: int, on_lost: Callable[[], None]) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._on_lost = on_lost
+
+    def write(self, data: "Buffer") -> int:
+        """Write bytes; returns how many were taken."""
+        try:
+            return super().write(data)
+        except OSError as problem:
+            if problem.errno != errno.EIO:
+                raise
+            self._on_lost()
+            return memoryview(data).nbytes
 
 
 def _open_closed_descriptors() -> None:

@@ -176,3 +176,21 @@ def test_a_reader_that_goes_just_before_its_terminal_is_no_reason_to_stop() -> N
 
     assert not asyncio.run(broken_then_hung_up(True))
     assert asyncio.run(broken_then_hung_up(False))
+
+
+def test_what_is_printed_before_the_hang_up_is_noticed_ends_nothing(program: Program) -> None:
+    """The line is lost while SIGHUP is held back: so it is for a print on a job's thread that comes too soon."""
+    code = (
+        "import signal, sys, time; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})\n"
+        "from lora_tui.terminal.streams import Streams\n"
+        "streams = Streams(); print('ready', flush=True)\n"
+        "time.sleep(0.5)\n"
+        "for _ in range(3): print('a library chatters', flush=True); print('so do we', file=streams.err, flush=True)\n"
+        "assert streams.hung_up; open('survived', 'w').close()\n"
+    )
+    command = [program.command("")[0], "-c", code]
+    with Terminal(command, cwd=program.folder, env=program.environment) as terminal:
+        terminal.read_until("ready")
+        terminal.hang_up()
+        assert terminal.process.wait(60) == 0
+    assert (program.folder / "survived").exists()
