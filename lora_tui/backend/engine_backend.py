@@ -173,12 +173,8 @@ class EngineBackend:
 
     async def open_chat(self, target: ChatTarget, settings: "Settings", progress: LoadProgress) -> Conversation:
         """Load a model and open a conversation with it."""
-        options: dict[str, Any] = {}
-        if target.base_only:
-            options["base_only"] = True
-        if target.adapter is not None:
-            options["adapter"] = str(target.adapter)
-        elif target.run_id is not None:
+        options: dict[str, Any] = {"base_only": True} if target.base_only else {}
+        if target.run_id is not None:
             options |= {"adapter_run": target.run_id, "checkpoint": target.checkpoint}
         here = asyncio.get_running_loop()
 

@@ -20,11 +20,10 @@ LoadProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ChatTarget:
-    """The model to chat with: a run's checkpoint, an adapter folder, or the base model alone."""
+    """The model to chat with: a run's checkpoint, or the base model alone."""
 
     run_id: int | None = None
     checkpoint: Literal["best", "last"] = "best"
-    adapter: Path | None = None
     base_only: bool = False
 
 

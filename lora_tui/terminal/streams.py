@@ -13,10 +13,7 @@ import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from typing import Any, TextIO
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -172,7 +169,7 @@ class TerminalFile(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._on_lost = on_lost
 
-    def write(self, data: "Buffer") -> int:
+    def write(self, data: Any) -> int:
         """Write bytes; returns how many were taken."""
         try:
             return super().write(data)

@@ -1,10 +1,11 @@
 """The job of ``--generate-training-file``: formats a raw file, with a model for plain statements."""
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
@@ -18,7 +19,7 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     raw, out = Path(str(ctx.options["raw"])), Path(str(ctx.options["out"]))
     progress = progress_events(ctx.emit)
 
-    async with StatementModel(ctx) as model:
+    async with aclosing(StatementModel(ctx)) as model:
         summary = await format_file(raw, out, model, partial(progress, "formatting"))
     for note, number in summary.notes.items():
         ctx.warn(f"{note}: {number:,}")
@@ -31,7 +32,7 @@ async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
 
 
 class StatementModel:
-    """Turns plain statements into pairs with the configured model; an async context manager that closes it.
+    """Turns plain statements into pairs with the configured model, which `aclose` closes.
 
     The model is opened when the first statement comes: most raw files hold none, and must not need a key.
     """
@@ -41,11 +42,7 @@ class StatementModel:
         self._lock = asyncio.Lock()
         self._model: GenerationModel | None = None
 
-    async def __aenter__(self) -> Self:
-        """Begin without a model."""
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
+    async def aclose(self) -> None:
         """Close the model, if one was opened."""
         if self._model is not None:
             await self._model.close()

@@ -29,7 +29,7 @@ from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN
-from lora_tui.engine.review.aggregators import GENERATION, stored_aggregator
+from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.errors import LoraTuiError, UnreachableError
@@ -180,7 +180,7 @@ async def _workers(
     """Build the run's planner, judge and workers over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
-        aggregator, version = await stored_aggregator(t, GENERATION, settings.adaptive_aggregator.learning_rate)
+        aggregator, version = await replay_and_record(t, GENERATION, settings.adaptive_aggregator.learning_rate)
     planner = Planner(store, run_id, corpus, settings, max(1, await tasks.last_round(store, run_id)))
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)

@@ -4,13 +4,10 @@ There are two, one for each scope: ``generation`` judges pairs, ``evaluation`` s
 apart because both the jobs that score and the ratings that teach replay them; it needs neither torch nor nltk.
 """
 
-from collections.abc import Iterable
-
 from lora_tui.config.models import Aggregator
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS, AdaptiveAggregator, Feedback
 from lora_tui.store import feedback, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import FeedbackRow
 
 GENERATION, EVALUATION = "generation", "evaluation"
 
@@ -23,21 +20,20 @@ _LEARNING_RATES = {
 }
 
 
-def replay_feedback(scope: str, rows: Iterable[FeedbackRow], learning_rate: float) -> AdaptiveAggregator:
-    """Return the aggregator that a log of feedback makes of the priors."""
-    return AdaptiveAggregator.replay(PRIORS[scope], [Feedback(row.metrics, row.target) for row in rows], learning_rate)
+async def replay_and_record(t: Store, scope: str, learning_rate: float) -> tuple[AdaptiveAggregator, int]:
+    """Replay the feedback in force and record the weights, inside the caller's transaction.
 
-
-async def stored_aggregator(t: Store, scope: str, learning_rate: float) -> tuple[AdaptiveAggregator, int]:
-    """Replay the feedback in force inside the caller's transaction; returns the aggregator and its stored version."""
-    aggregator = replay_feedback(scope, await feedback.in_force(t, scope), learning_rate)
+    Returns the aggregator, and the id of its row of weights.
+    """
+    log = [Feedback(row.metrics, row.target) for row in await feedback.in_force(t, scope)]
+    aggregator = AdaptiveAggregator.replay(PRIORS[scope], log, learning_rate)
     return aggregator, await feedback.record_weights(t, scope, aggregator.version, aggregator.weights)
 
 
 async def evaluation_aggregator(store: Store, settings: Aggregator) -> tuple[AdaptiveAggregator, int]:
     """Replay the evaluation's feedback in a transaction of its own; returns the aggregator and its stored version."""
     async with store.transaction() as t:
-        return await stored_aggregator(t, EVALUATION, settings.learning_rate)
+        return await replay_and_record(t, EVALUATION, settings.learning_rate)
 
 
 async def learning_rate_of_run(t: Store, scope: str, run_id: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_tui.engine.generation.output import write_accepted
-from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, stored_aggregator
+from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.words import question_key
@@ -39,7 +39,7 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResul
         if in_force is not None and in_force.decided_by == PERSON and pair.state == verdict:
             return ReviewResult(f"{verdict.capitalize()} already: {_quoted(pair)}.")
         learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
-        before, version = await stored_aggregator(t, GENERATION, learning_rate)
+        before, version = await replay_and_record(t, GENERATION, learning_rate)
         await feedback.withdraw(t, "pair", pair_id)
         metrics = await reviews.metrics_of_text(t, pair_id)
         given = None
@@ -48,7 +48,7 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResul
             given = await feedback.add(t, GENERATION, run.run_id, "pair", pair_id, metrics, target, PERSON)
         decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
         await generation.decide(t, pair_id, decision, {}, {}, given)
-        after, _ = await stored_aggregator(t, GENERATION, learning_rate)
+        after, _ = await replay_and_record(t, GENERATION, learning_rate)
         await _store_event(t, run, pair_id, decided_by=PERSON)
     message = f"{verdict.capitalize()}: {_quoted(pair)}."
     return ReviewResult(message + await _rewrite_and_report(store, run), before.weights, after.weights)
@@ -124,7 +124,7 @@ async def _take_override_back(t: Store, run: RunOfPair, override: DecisionRow) -
     await feedback.withdraw(t, "pair", override.pair_id)
     if restored is not None and restored.feedback_id is not None:
         await feedback.reinstate(t, restored.feedback_id)
-    await stored_aggregator(t, GENERATION, learning_rate)
+    await replay_and_record(t, GENERATION, learning_rate)
     await _store_event(t, run, override.pair_id, decided_by=None if restored is None else restored.decided_by)
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from lora_tui.config.models import Settings
-from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, stored_aggregator
+from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import chat_log, feedback, reviews
@@ -63,12 +63,12 @@ async def _replace_rating(
     metrics: Mapping[str, float],
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Put a rating in place of the earlier one and replay the weights; returns them from before and after."""
-    before, _ = await stored_aggregator(t, EVALUATION, learning_rate)
+    before, _ = await replay_and_record(t, EVALUATION, learning_rate)
     await feedback.withdraw(t, subject, subject_id)
     target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
     scope = EVALUATION if metrics else CHAT
     await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON)
-    after, _ = await stored_aggregator(t, EVALUATION, learning_rate)
+    after, _ = await replay_and_record(t, EVALUATION, learning_rate)
     return before.weights, after.weights
 
 

@@ -145,8 +145,6 @@ class ChatScreen(ModeScreen):
     def _describe(self, target: ChatTarget) -> str:
         if target.base_only:
             return "the base model"
-        if target.adapter is not None:
-            return f"the adapter in {target.adapter}"
         return f"run {target.run_id}, {target.checkpoint} checkpoint"
 
     async def update(self, *, changed: bool) -> None:

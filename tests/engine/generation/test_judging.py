@@ -1,17 +1,24 @@
 """Verdicts: threshold, groundedness, and the reason in words."""
 
+from collections.abc import Sequence
+
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
 from lora_tui.engine.generation.judging import PairJudge, pair_metrics
-from lora_tui.engine.review.aggregators import GENERATION, replay_feedback
-from lora_tui.scoring.aggregator import GENERATION_PRIORS
+from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator, Feedback
 from lora_tui.store.rows import FeedbackRow
 
 PAIR = ProposedPair("When was it built?", "It was built in 1703.", "The lighthouse was built in 1703 by Quill.", "")
 PASSAGE = PAIR.evidence + " It is high."
 
 
+def replay(log: Sequence[FeedbackRow], learning_rate: float) -> AdaptiveAggregator:
+    """The aggregator that stored feedback makes of the priors."""
+    feedback = [Feedback(row.metrics, row.target) for row in log]
+    return AdaptiveAggregator.replay(GENERATION_PRIORS, feedback, learning_rate)
+
+
 def pair_judge(threshold: float = 7.0) -> PairJudge:
-    return PairJudge(replay_feedback(GENERATION, [], 0.01), 5, threshold)
+    return PairJudge(replay([], 0.01), 5, threshold)
 
 
 def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: float = 1.0) -> dict[str, float]:
@@ -70,7 +77,7 @@ def test_without_a_judgement_the_verdict_is_review() -> None:
 
 def test_stored_feedback_moves_the_weights_and_the_same_log_gives_the_same() -> None:
     log = [FeedbackRow(n, "generation", 1, "pair", 1, metrics(usefulness=0.0), 0.0, "person", 0.0) for n in range(30)]
-    one, two = replay_feedback(GENERATION, log, 0.1), replay_feedback(GENERATION, log, 0.1)
-    assert one.weights == two.weights != replay_feedback(GENERATION, [], 0.1).weights
+    one, two = replay(log, 0.1), replay(log, 0.1)
+    assert one.weights == two.weights != replay([], 0.1).weights
     assert one.version == 30
     assert one.weights["judge_usefulness"] > GENERATION_PRIORS["judge_usefulness"] + 0.001

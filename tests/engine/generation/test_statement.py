@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def convert(
             with ThreadPoolExecutor(1) as pool:
                 ctx = RunContext(run_id, harness.settings(), {}, store, False, writer, pool)
                 try:
-                    async with StatementModel(ctx) as writes:
+                    async with aclosing(StatementModel(ctx)) as writes:
                         return await work(writes)
                 finally:
                     await writer.close()
