@@ -21,7 +21,7 @@ from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, Run
 HEARTBEAT_SECONDS = 2.0
 """How often an owner renews its heartbeat."""
 
-_SILENT_SECONDS = 60.0
+_REMOTE_HEARTBEAT_TIMEOUT = 60.0
 """A heartbeat from another host that is older than this means that its process is gone."""
 
 _LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
@@ -203,7 +203,7 @@ async def mark_interrupted(store: Store) -> int:
 def owner_alive(run: Run) -> bool:
     """Return whether the process that owns `run` still exists."""
     if run.host != socket.gethostname():
-        return time.time() - run.heartbeat < _SILENT_SECONDS
+        return time.time() - run.heartbeat < _REMOTE_HEARTBEAT_TIMEOUT
     try:
         process = psutil.Process(run.pid)
         same = abs(process.create_time() - run.pid_started) < 1.0

@@ -1,4 +1,4 @@
-"""What the program writes beside a run's own events: messages on stderr, data on stdout, and every failure.
+"""Writer of messages (stderr), of JSON lines and other data (stdout), and of every failure.
 
 With ``--json`` stdout is one JSON object a line, ASCII only. Each has ``event``, ``run`` (null when there is no run),
 ``at`` (UTC, ISO 8601 with milliseconds: ``2026-01-31T12:00:00.000Z``) and the event's own fields; the last is ``done``.

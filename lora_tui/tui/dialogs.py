@@ -1,4 +1,4 @@
-"""The base class of all dialogs, and those that know nothing of this program: a choice, a line of text, a problem."""
+"""Modal dialogs: the base class, and the generic ones (a choice, a line of text, an error)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a screen gets instead of the app: the backend, the store, the shared state, and ways to show something.
+"""Services handed to screens: backend, store reader, shared state, notifications, navigation.
 
 `AppServices` knows Textual's `App`, not ours, and no screen but the plain dialogs. Whatever begins or changes a run or
 a pair is in `actions`, which stands on this.

@@ -1,4 +1,4 @@
-"""The app's own connection to the store: whether there is anything new in it, and how often to ask.
+"""Change detection on the store (SQLite's ``data_version``), and a throttle for queries that are slow.
 
 Reading never creates a file: before the first run there may be none. A poll on which nothing has changed costs one
 pragma, whatever the size of the store.

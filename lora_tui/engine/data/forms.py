@@ -1,8 +1,8 @@
 """The forms of a record with named fields (chat, ShareGPT, Alpaca, …), recognised by their keys, and their parsers.
 
 A record is wrong in one of two ways. `Malformed`: it cannot be what its writer meant (unknown keys, a list where text
-belongs), so the file needs correcting. `Unusable`: it is well formed but has nothing to learn from (an empty answer).
-What follows from either, an error, a skipped record or a rejected line, is the caller's to decide.
+belongs), so the file needs correcting. `UnusableRecord`: it is well formed, but nothing can be learned from it (an empty
+answer). What follows from either, an error, a skipped record or a rejected line, is the caller's to decide.
 """
 
 import re
@@ -51,7 +51,7 @@ class Malformed(Exception):  # noqa: N818  # says what the data is; becomes a us
         self.record = record
 
 
-class Unusable(Exception):  # noqa: N818  # an outcome of reading a record, not a failure
+class UnusableRecord(Exception):  # noqa: N818  # an outcome of reading a record, not a failure
     """The record is well formed, but there is nothing in it to train on."""
 
 
@@ -158,15 +158,15 @@ EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and com
 
 def _conversation(turns: Any, role_key: str, text_key: str, source: str) -> Conversation:
     if turns is None or turns == []:
-        raise Unusable("the conversation has no turns")
+        raise UnusableRecord("the conversation has no turns")
     if not isinstance(turns, list):
         raise Malformed(f"the conversation must be a list of turns, not {_kind(turns)}")
     messages = tuple(_message(number, turn, role_key, text_key) for number, turn in enumerate(turns, start=1))
     roles = [message.role for message in messages]
     if "assistant" not in roles:
-        raise Unusable("the conversation has no assistant turn")
+        raise UnusableRecord("the conversation has no assistant turn")
     if "user" not in roles[: len(roles) - roles[::-1].index("assistant")]:
-        raise Unusable("the conversation has no user turn before the assistant's")
+        raise UnusableRecord("the conversation has no user turn before the assistant's")
     return Conversation(messages, source)
 
 
@@ -177,11 +177,11 @@ def _message(number: int, turn: Any, role_key: str, text_key: str) -> Message:
     name, content = turn[role_key], turn[text_key]
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
-        raise Unusable(f"{where} is by '{one_line(str(name), 30)}', who is neither system, user nor assistant")
+        raise UnusableRecord(f"{where} is by '{one_line(str(name), 30)}', who is neither system, user nor assistant")
     if isinstance(content, list):
         content = "\n".join(_part(where, part) for part in content)
     if content is None or (isinstance(content, str) and not content.strip()):
-        raise Unusable(f"{where} has no text")
+        raise UnusableRecord(f"{where} has no text")
     if not isinstance(content, str):
         raise Malformed(f"'{text_key}' in {where} must be text, not {_kind(content)}")
     return Message(role, _without_surrogates(content, where))
@@ -194,14 +194,14 @@ def _part(where: str, part: Any) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": str(kind)}:
-            raise Unusable(f"{where} holds a part of type '{one_line(kind, 30)}'; only text can be trained on")
+            raise UnusableRecord(f"{where} holds a part of type '{one_line(kind, 30)}'; only text can be trained on")
     raise Malformed(f"{where} holds a part that is neither text nor an object with 'type' and 'text'")
 
 
 def _required_text(fields: Fields, key: str) -> str:
     text = _text(fields, key)
     if not text.strip():
-        raise Unusable(f"the {key} is empty")
+        raise UnusableRecord(f"the {key} is empty")
     return text
 
 
@@ -218,7 +218,7 @@ def _text(fields: Fields, key: str) -> str:
 
 def _without_surrogates(text: str, where: str) -> str:
     if _SURROGATE.search(text):
-        raise Unusable(f"{where} holds half of a surrogate pair (a broken \\u escape)")
+        raise UnusableRecord(f"{where} holds half of a surrogate pair (a broken \\u escape)")
     return text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example, QuestionAnswer
-from lora_tui.engine.data.forms import Malformed, Unusable
+from lora_tui.engine.data.forms import Malformed, UnusableRecord
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_form
 from lora_tui.engine.data.text_lines import require_text_file, text_lines
 from lora_tui.engine.data.training_text import parse_training_text
@@ -69,7 +69,7 @@ def read_examples(path: Path) -> ReadResult:
     skipped: list[Skipped] = []
     try:
         for form, location, outcome in _outcomes(path, lines):
-            if isinstance(outcome, Unusable):
+            if isinstance(outcome, UnusableRecord):
                 skipped.append(Skipped(location, str(outcome)))
             else:
                 examples.append(outcome)
@@ -87,22 +87,22 @@ def read_examples(path: Path) -> ReadResult:
     return ReadResult(tuple(examples), dict(forms), tuple(skipped))
 
 
-def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | Unusable]]:
+def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | UnusableRecord]]:
     """Yield each record's form, location and example, or the reason why it is skipped."""
-    outcome: Example | Unusable
+    outcome: Example | UnusableRecord
     records = _records(path, lines)
     if records is None:
         for line, question, answer in parse_training_text(lines):
             outcome = QuestionAnswer(question, answer, f"{path}:{line}")
             if not question or not answer:
-                outcome = Unusable(f"the {'answer' if question else 'question'} is empty")
+                outcome = UnusableRecord(f"the {'answer' if question else 'question'} is empty")
             yield TRAINING_TEXT, f"line {line}", outcome
         return
     for record in records:
         source = f"{path}:{record.line}" if record.line else f"{path}:record {record.number}"
         try:
             outcome = record.form.example(record.fields, source)
-        except Unusable as reason:
+        except UnusableRecord as reason:
             outcome = reason
         except Malformed as error:
             raise Malformed(f"{error}. Correct it or remove it.", record.line, record.number) from error

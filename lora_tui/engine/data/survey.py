@@ -1,4 +1,4 @@
-"""A training file's examples and tokens, counted without a tokenizer and cached until the file changes.
+"""Counter of a training file's examples and estimated tokens, without a tokenizer, cached until the file changes.
 
 The file is read by `read_examples`, so what is counted here is what training will see. Only counts are cached: asking
 again and again while somebody edits a configuration costs a stat of the file.
@@ -28,7 +28,7 @@ _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Counts of one training file. `problem` says why nothing could be counted; all counts are 0 then.
+    """Counts of a training file: examples by form, and what each holds. All are 0 where `problem` says why.
 
     `tokens` is an estimate for each example, its end mark included, `questions` each one's `question_digest`, and
     `changed_at` when the file was last written.
@@ -62,7 +62,7 @@ _CACHE: dict[tuple[Path, Path, int, int], Survey] = {}
 
 
 def survey(path: Path) -> Survey:
-    """Count the training file at `path`; blocks while it is read for the first time. Never raises."""
+    """Count the examples and estimated tokens of the file at `path`, or note the problem; blocks the first time."""
     try:
         status = path.stat()
         key = (path, path.resolve(), status.st_mtime_ns, status.st_size)

@@ -105,7 +105,7 @@ def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str |
     if key in _LISTINGS and now - _LISTINGS[key][0] < _LISTING_SECONDS:
         return _LISTINGS[key][1:]
     try:
-        found: tuple[Sequence[Candidate], str | None] = (documents.find(folder, own_output), None)
+        found: tuple[Sequence[Candidate], str | None] = (documents.list_files(folder, own_output), None)
     except LoraTuiError as problem:
         found = ((), str(problem))
     _LISTINGS.clear()

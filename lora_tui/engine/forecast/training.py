@@ -137,7 +137,7 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
     if per_epoch is None and not training.eval_steps:
         evaluations = Estimate(None, data.examples.note)
     else:
-        times = schedule.evaluations(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
+        times = schedule.evaluation_count(steps, per_epoch or 1, training.eval_steps, training.eval_frequency)
         evaluations = Estimate(times, note)
     return LengthForecast(
         steps_per_epoch=Estimate(None, data.examples.note) if per_epoch is None else Estimate(per_epoch),
@@ -145,7 +145,7 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         warmup_steps=Estimate(min(tuning.scheduler.warmup_steps, steps)),
         evaluations=evaluations,
         checkpoints=Estimate(
-            schedule.checkpoints(steps, training.save_steps), "more where steps are slow: one a minute"
+            schedule.checkpoint_count(steps, training.save_steps), "more where steps are slow: one a minute"
         ),
     )
 

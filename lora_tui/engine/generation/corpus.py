@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation import chunks, documents
-from lora_tui.engine.generation.documents import Candidate, Document, Unusable
+from lora_tui.engine.generation.documents import Candidate, Document, UnusableFile
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret
 from lora_tui.store import generation as store_generation
@@ -62,7 +62,7 @@ async def read_folder(
     that seem to hold a secret. The output file is never read. Raises `LoraTuiError` if no file can be used.
     """
     folder, size, overlap = Path(chosen.input_folder), chosen.chunk_tokens, chosen.chunk_overlap
-    candidates = await asyncio.to_thread(documents.find, folder, Path(chosen.output_file))
+    candidates = await asyncio.to_thread(documents.list_files, folder, Path(chosen.output_file))
     chunking = f"{chunks.VERSION}/{size}/{overlap}"
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []
@@ -73,11 +73,11 @@ async def read_folder(
         reason = candidate.skipped
         if reason is None:
             try:
-                document = await asyncio.to_thread(documents.read, candidate.path)
+                document = await asyncio.to_thread(documents.read_document, candidate.path)
                 if document.id in seen:
-                    raise Unusable(f"the same content as {seen[document.id]}")
+                    raise UnusableFile(f"the same content as {seen[document.id]}")
                 source, headings = await _store_document(store, run_id, candidate, document, chunking, size, overlap)
-            except Unusable as problem:
+            except UnusableFile as problem:
                 reason = str(problem)
             else:
                 seen[document.id] = candidate.name

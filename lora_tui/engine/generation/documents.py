@@ -35,13 +35,13 @@ _BINARY_SAMPLE = 8192
 _CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\r\f\x0b\x1b")
 
 
-class Unusable(Exception):  # noqa: N818  # a finding about a file, not an error of the run
-    """A file cannot be used; the text says why and is shown after a colon."""
+class UnusableFile(Exception):  # noqa: N818  # a finding about a file, not an error of the run
+    """Raised for a file that cannot be read as text; the message is the reason, shown after a colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file below the folder; `name` is its path in it with slashes, `skipped` why it is not opened, if so."""
+    """File found below the folder: `name` is its path in it with slashes, `skipped` the reason why it is not read."""
 
     path: Path
     name: str
@@ -59,7 +59,7 @@ class Document:
     encoding_warning: str | None
 
 
-def find(folder: Path, output_file: Path | None = None) -> list[Candidate]:
+def list_files(folder: Path, output_file: Path | None = None) -> list[Candidate]:
     """Return every file below `folder`, in order, with the reason where it will not be used.
 
     `output_file` is the file that accepted pairs are written to: pairs must not be made of pairs.
@@ -83,41 +83,41 @@ def find(folder: Path, output_file: Path | None = None) -> list[Candidate]:
     return found
 
 
-def read(path: Path) -> Document:
-    """Return a file's text; blocks. Raises `Unusable` with the reason."""
+def read_document(path: Path) -> Document:
+    """Read and decode a file; blocks. Raises `UnusableFile` with the reason, such as more than `MAX_BYTES`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as problem:
-        raise Unusable(f"it cannot be read ({problem.strerror or problem})") from problem
+        raise UnusableFile(f"it cannot be read ({problem.strerror or problem})") from problem
     if len(data) > MAX_BYTES:
-        raise Unusable(_too_large(len(data)))
+        raise UnusableFile(_too_large(len(data)))
     identity = hashlib.sha256(data).hexdigest()
     if (suffix := path.suffix.lower()) in EXTRA:
         text, encoding, warning = _extract_text(suffix, data), suffix.lstrip("."), None
     else:
         text, encoding, warning = decode(data)
     if not text.strip():
-        raise Unusable("it holds no text")
+        raise UnusableFile("it holds no text")
     return Document(identity, text, encoding, warning)
 
 
 def decode(data: bytes) -> tuple[str, str, str | None]:
-    """Return text, encoding and, if that is a guess, a warning. Raises `Unusable` for binary data."""
+    """Return text, encoding and, if that is a guess, a warning. Raises `UnusableFile` for binary data."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
                 return data.decode(encoding), encoding, None
             except UnicodeDecodeError as problem:
-                raise Unusable(f"it begins like {encoding} text, but byte {problem.start + 1} is not") from problem
+                raise UnusableFile(f"it begins like {encoding} text, but byte {problem.start + 1} is not") from problem
     if b"\0" in data:
-        raise Unusable("it is binary")
+        raise UnusableFile("it is binary")
     try:
         return data.decode("utf-8"), "utf-8", None
     except UnicodeDecodeError as problem:
         sample = data[:_BINARY_SAMPLE]
         if sum(byte in _CONTROL for byte in sample) * 50 > len(sample):
-            raise Unusable("it is binary") from problem
+            raise UnusableFile("it is binary") from problem
         warning = f"byte {problem.start + 1} is not UTF-8; it was read as Latin-1. Save it as UTF-8 if words look wrong"
         return data.decode("latin-1"), "latin-1", warning
 
@@ -198,10 +198,10 @@ _NOT_TEXT = ("script", "style", "noscript", "template", "svg", "nav", "head")
 def _extract_text(suffix: str, data: bytes) -> str:
     try:
         return _READERS[suffix](data)
-    except Unusable:
+    except UnusableFile:
         raise
     except Exception as problem:  # parsers raise anything over a damaged file; it is named and skipped
-        raise Unusable(f"it cannot be read as {suffix} ({type(problem).__name__}: {problem})"[:300]) from problem
+        raise UnusableFile(f"it cannot be read as {suffix} ({type(problem).__name__}: {problem})"[:300]) from problem
 
 
 def _html(data: bytes) -> str:
@@ -233,10 +233,10 @@ def _pdf(data: bytes) -> str:
 
     reader = PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not reader.decrypt(""):
-        raise Unusable("it is encrypted")
+        raise UnusableFile("it is encrypted")
     text = "\n\n".join(page.extract_text() for page in reader.pages)
     if not text.strip():
-        raise Unusable("it holds no text (scanned pages need OCR first)")
+        raise UnusableFile("it holds no text (scanned pages need OCR first)")
     return text
 
 
@@ -245,7 +245,7 @@ def _docx(data: bytes) -> str:
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
-            raise Unusable(f"it unpacks to more than {_MAX_UNPACKED_BYTES // 2**20} MB")
+            raise UnusableFile(f"it unpacks to more than {_MAX_UNPACKED_BYTES // 2**20} MB")
     parts: list[str] = []
     for block in docx.Document(io.BytesIO(data)).iter_inner_content():
         if hasattr(block, "rows"):

@@ -46,7 +46,7 @@ class RunEnd(Enum):
 
 
 class RunControl:
-    """What people asked of a live run; `changed` is set whenever the coordinator should look at it again.
+    """Control state of a live run: pause and recount requests; `changed` is set when the scheduler should look again.
 
     A pause holds back every request that has not left yet, further tries of a failed call included; answers of calls in
     flight are stored. It lives in memory alone: a resumed run starts unpaused.
@@ -122,7 +122,7 @@ async def _wait_for_any(
 
 
 class Pipeline:
-    """The coordinator of one run."""
+    """Scheduler of a generation run: starts analysing, judging and writing until the target, the budget or a stop."""
 
     def __init__(self, ctx: RunContext, workers: Workers, control: RunControl) -> None:
         self._ctx = ctx

@@ -1,4 +1,4 @@
-"""The job of ``--generate``: reads the folder, opens the model, runs the pipeline, and reports how the run ended.
+"""The job of ``--run generate``: reads the folder, opens the model, runs the pipeline, and reports how the run ended.
 
 A run that reaches its target finishes. One that cannot fails, with the reason and what to do in its message and
 everything it has done in its result; its accepted pairs are written all the same, and ``--resume`` goes on from there.

@@ -59,9 +59,9 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
     epochs and steps count; when to evaluate, stop early or save does not.
     """
-    free = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
+    not_in_identity = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
     parts = {"qlora", "lora", "optimizer", "scheduler", "sampling", "training"}
-    relevant = settings.model_dump(mode="json", include=parts, exclude={"training": free})
+    relevant = settings.model_dump(mode="json", include=parts, exclude={"training": not_in_identity})
     relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 

@@ -28,7 +28,7 @@ from lora_tui.text import count
 
 
 class TextDataset(Sequence[EncodedExample]):
-    """The training examples, tokenised once.
+    """Sequence of tokenised examples: token ids and label mask, each ``(tokens,)``.
 
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
@@ -110,7 +110,7 @@ class TextDataset(Sequence[EncodedExample]):
         return sum(example.labels for example in self._examples)
 
     def fingerprint(self) -> str:
-        """A hash of every token and label: two datasets train the same model only if these are equal."""
+        """SHA-256 of all token ids and labels: datasets train the same model only if theirs are equal."""
         digest = hashlib.sha256()
         for example in self._examples:
             digest.update(repr((example.input_ids, example.is_label, example.has_keyword)).encode())

@@ -1,4 +1,4 @@
-"""The ladder that training goes down when memory runs out, a rung at a time, and what it says of it.
+"""Out-of-memory fallback: ways to compute the same gradient with less memory, tried in order (the ladder).
 
     graphs off · long rows alone · one row at a time · half rows · recompute all
 

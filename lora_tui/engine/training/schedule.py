@@ -33,7 +33,7 @@ def total_steps(count: int, examples_per_step: int, max_epochs: int, max_steps: 
     return max_steps or max_epochs * steps_per_epoch(count, examples_per_step)
 
 
-def evaluations(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int) -> int:
+def evaluation_count(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int) -> int:
     """Evaluations of a run that nothing ends early: every `eval_steps` steps or `eval_frequency` epochs, and the last.
 
     `per_epoch` is the steps of an epoch. The same rule as the loop's, which applies it step by step.
@@ -41,7 +41,7 @@ def evaluations(steps: int, per_epoch: int, eval_steps: int, eval_frequency: int
     return math.ceil(steps / (eval_steps or eval_frequency * per_epoch))
 
 
-def checkpoints(steps: int, save_steps: int) -> int:
+def checkpoint_count(steps: int, save_steps: int) -> int:
     """Checkpoints of a run that stopped runs resume from: every `save_steps` steps, and after the last.
 
     Slow steps bring more: at least one a minute.

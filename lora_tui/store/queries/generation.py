@@ -1,4 +1,4 @@
-"""A generation run: its pairs as a list that can be filtered and one by one, its files, scores and calls."""
+"""Read queries on a generation run: pairs that match a filter, one pair in detail, source files, scores, calls."""
 
 from array import array
 from collections.abc import Iterable

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.generation import documents
-from lora_tui.engine.generation.documents import Unusable, decode, find, read
+from lora_tui.engine.generation.documents import UnusableFile, decode, list_files, read_document
 from lora_tui.errors import LoraTuiError, UsageError
 from tests.extras import needed
 
 
 def skipped(folder: Path) -> dict[str, str | None]:
-    return {candidate.name: candidate.skipped for candidate in find(folder)}
+    return {candidate.name: candidate.skipped for candidate in list_files(folder)}
 
 
 def test_text_files_are_found_recursively_and_in_order(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_text_files_are_found_recursively_and_in_order(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("text")
-    found = find(tmp_path)
+    found = list_files(tmp_path)
     assert [candidate.name for candidate in found] == ["B.TXT", "a/b/c.txt", "a/z.md", "b.txt", "c.markdown"]
     assert not any(candidate.skipped for candidate in found)
 
@@ -60,7 +60,7 @@ def test_what_is_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
 def test_the_output_of_an_earlier_run_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "accepted.txt").write_text("Question: x\nAnswer: y")
     (tmp_path / "notes.txt").write_text("notes")
-    reasons = {one.name: one.skipped for one in find(tmp_path, tmp_path / "." / "accepted.txt")}
+    reasons = {one.name: one.skipped for one in list_files(tmp_path, tmp_path / "." / "accepted.txt")}
     assert reasons == {"accepted.txt": "the output of generation itself", "notes.txt": None}
 
 
@@ -69,21 +69,21 @@ def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pyte
     with path.open("wb") as file:
         file.truncate(documents.MAX_BYTES + 1)
     assert "20 MB" in (skipped(tmp_path)["huge.txt"] or "")
-    with pytest.raises(Unusable, match="20 MB"):  # it may have grown since it was found
-        read(path)
+    with pytest.raises(UnusableFile, match="20 MB"):  # it may have grown since it was found
+        read_document(path)
 
 
 def test_an_unreadable_file_is_skipped(folder_of_nobody: Path) -> None:
     path = folder_of_nobody / "locked.txt"
     path.write_text("x")
     path.chmod(0)
-    with pytest.raises(Unusable, match="Permission"):
-        read(path)
+    with pytest.raises(UnusableFile, match="Permission"):
+        read_document(path)
 
 
 def test_a_vanished_file_is_unusable_not_fatal(tmp_path: Path) -> None:
-    with pytest.raises(Unusable, match="No such file"):
-        read(tmp_path / "gone.txt")
+    with pytest.raises(UnusableFile, match="No such file"):
+        read_document(tmp_path / "gone.txt")
 
 
 @pytest.mark.parametrize(
@@ -109,36 +109,36 @@ def test_other_bytes_are_read_as_latin1_with_a_doubt() -> None:
 
 @pytest.mark.parametrize("data", [b"a\0b", bytes(range(256)), b"\x7fELF\x01\x02\x03\xff" * 20, b"\xff\xfea"])
 def test_binary_data_is_no_text(data: bytes) -> None:
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableFile):
         decode(data)
 
 
 def test_white_space_alone_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text(" \n\n")
-    with pytest.raises(Unusable, match="no text"):
-        read(tmp_path / "blank.txt")
+    with pytest.raises(UnusableFile, match="no text"):
+        read_document(tmp_path / "blank.txt")
 
 
 def test_the_same_bytes_have_the_same_id(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("same")
     (tmp_path / "b.txt").write_text("same")
-    assert read(tmp_path / "a.txt").id == read(tmp_path / "b.txt").id
+    assert read_document(tmp_path / "a.txt").id == read_document(tmp_path / "b.txt").id
 
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere does not exist.\n.*--set data_generation.input_folder"):
-        find(tmp_path / "nowhere")
+        list_files(tmp_path / "nowhere")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(UsageError, match="not a folder"):
-        find(tmp_path / "file.txt")
+        list_files(tmp_path / "file.txt")
 
 
 def test_an_empty_folder_is_an_error_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(LoraTuiError, match="is empty") as raised:
-        find(tmp_path)
+        list_files(tmp_path)
     assert raised.value.exit_status == 1
 
 
@@ -155,7 +155,7 @@ def test_html_becomes_markdown_without_scripts(tmp_path: Path) -> None:
         "<html><head><title>T</title></head><body><h1>Bees</h1><script>steal()</script>"
         "<div><p>Bees <b>dance</b>.</p></div><ul><li>one</li><li>two</li></ul><pre>a\n  b</pre></body></html>"
     )
-    assert read(path).text == "# Bees\n\nBees dance .\n\n- one\n\n- two\n\n```\na\n  b\n```".replace(
+    assert read_document(path).text == "# Bees\n\nBees dance .\n\n- one\n\n- two\n\n```\na\n  b\n```".replace(
         "dance .", "dance ."
     )
 
@@ -168,7 +168,7 @@ def test_docx_becomes_markdown(tmp_path: Path) -> None:
     table = document.add_table(1, 2)
     table.rows[0].cells[0].text, table.rows[0].cells[1].text = "left", "right"
     document.save(str(tmp_path / "d.docx"))
-    assert read(tmp_path / "d.docx").text == "## Bees\n\nBees dance.\n\nleft | right"
+    assert read_document(tmp_path / "d.docx").text == "## Bees\n\nBees dance.\n\nleft | right"
 
 
 def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +180,16 @@ def test_a_docx_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: p
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", "0" * 10_000)
     (tmp_path / "bomb.docx").write_bytes(packed.getvalue())
-    with pytest.raises(Unusable, match="unpacks"):
-        read(tmp_path / "bomb.docx")
+    with pytest.raises(UnusableFile, match="unpacks"):
+        read_document(tmp_path / "bomb.docx")
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".pdf", "pypdf"), (".docx", "docx")])
 def test_a_damaged_file_is_named_not_fatal(tmp_path: Path, suffix: str, module: str) -> None:
     needed(module)
     (tmp_path / f"broken{suffix}").write_bytes(b"%PDF-1.4 nonsense \xff\x00")
-    with pytest.raises(Unusable, match="cannot be read"):
-        read(tmp_path / f"broken{suffix}")
+    with pytest.raises(UnusableFile, match="cannot be read"):
+        read_document(tmp_path / f"broken{suffix}")
 
 
 def test_a_pdf_without_text_is_named_as_a_scan(tmp_path: Path) -> None:
@@ -197,5 +197,5 @@ def test_a_pdf_without_text_is_named_as_a_scan(tmp_path: Path) -> None:
     writer = pypdf.PdfWriter()
     writer.add_blank_page(100, 100)
     writer.write(str(tmp_path / "blank.pdf"))
-    with pytest.raises(Unusable, match="OCR"):
-        read(tmp_path / "blank.pdf")
+    with pytest.raises(UnusableFile, match="OCR"):
+        read_document(tmp_path / "blank.pdf")

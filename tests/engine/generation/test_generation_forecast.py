@@ -121,11 +121,11 @@ def test_a_folder_that_cannot_be_used_is_told_and_nothing_is_made_up(tmp_path: P
 
 def test_folder_is_not_walked_again_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forecast(folder)
-    find = documents.find
-    monkeypatch.setattr(documents, "find", lambda *_: pytest.fail("walked again"))
+    find = documents.list_files
+    monkeypatch.setattr(documents, "list_files", lambda *_: pytest.fail("walked again"))
     assert forecast(folder, total_examples=3).files.value == 2
     monkeypatch.setattr(generation, "_LISTING_SECONDS", 0.0)
-    monkeypatch.setattr(documents, "find", find)
+    monkeypatch.setattr(documents, "list_files", find)
     (folder / "d.txt").write_text("d")
     assert forecast(folder).files.value == 3
 

@@ -225,8 +225,11 @@ def test_evaluations_are_as_many_as_the_loop_makes(
     loop = SimpleNamespace(settings=settings, steps=steps)
     plans = [plan for epoch in range(20) for plan in plan_epoch(range(examples), per_step, epoch)][:steps]
     due = sum(_Trainer._evaluation_due(loop, plan) for plan in plans)  # type: ignore[arg-type]  # all that it looks at
-    assert schedule.evaluations(steps, schedule.steps_per_epoch(examples, per_step), eval_steps, eval_frequency) == due
+    assert (
+        schedule.evaluation_count(steps, schedule.steps_per_epoch(examples, per_step), eval_steps, eval_frequency)
+        == due
+    )
 
 
 def test_checkpoints_come_at_their_steps_and_at_the_end() -> None:
-    assert [schedule.checkpoints(steps, 50) for steps in (1, 50, 51, 100, 101)] == [1, 1, 2, 2, 3]
+    assert [schedule.checkpoint_count(steps, 50) for steps in (1, 50, 51, 100, 101)] == [1, 1, 2, 2, 3]

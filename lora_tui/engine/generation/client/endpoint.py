@@ -179,7 +179,7 @@ class Endpoint:
             await call.end_attempt(attempt, AttemptEnd("timeout", error=reason))
             raise _TransientFailure(reason) from None
         except openai.APIConnectionError as problem:
-            reason = self._printable(root_cause(problem))
+            reason = self._redacted_line(root_cause(problem))
             unreached = never_connected(problem)
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
             if unreached and not self._reached:
@@ -190,7 +190,7 @@ class Endpoint:
                 raise UnreachableError(self._fatal) from None
             raise _TransientFailure(f"the connection failed ({reason})") from None
         except openai.APIStatusError as problem:
-            text = self._printable(error_message(problem.body, problem.code, problem.response.text))
+            text = self._redacted_line(error_message(problem.body, problem.code, problem.response.text))
             end = AttemptEnd("http_error", error=text, http_status=problem.status_code, request_id=problem.request_id)
             await call.end_attempt(attempt, end)
             error = self._exception_for(problem, text, request.model, parameters)
@@ -198,7 +198,7 @@ class Endpoint:
                 self._fatal = str(error)
             raise error from None
         except NotJson as problem:
-            reason = f"the answer is not JSON: {self._printable(str(problem), 80)}"
+            reason = f"the answer is not JSON: {self._redacted_line(str(problem), 80)}"
             await call.end_attempt(attempt, AttemptEnd("malformed", error=reason, http_status=200))
             raise _TransientFailure(reason) from None
         except asyncio.CancelledError:
@@ -287,7 +287,7 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _printable(self, text: str, most: int = 200) -> str:
+    def _redacted_line(self, text: str, most: int = 200) -> str:
         """Return the server's text as it may be shown and stored: one short line, without anything like a key.
 
         Redacted before it is cut: half a token no longer looks like one.
