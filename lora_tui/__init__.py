@@ -17,21 +17,14 @@ __all__ = ["AdaptiveAggregator", "TextDataset", "__version__", "create_lora_mode
 
 
 def __getattr__(name: str) -> Any:
-    match name:
-        case "AdaptiveAggregator":
-            from lora_tui.scoring.aggregator import AdaptiveAggregator
+    if name == "AdaptiveAggregator":  # which needs no torch
+        from lora_tui.scoring.aggregator import AdaptiveAggregator
 
-            return AdaptiveAggregator
-        case "TextDataset":
-            from lora_tui.engine.training.dataset import TextDataset
+        return AdaptiveAggregator
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lora_tui.engine.training.dataset import TextDataset
+    from lora_tui.engine.training.loop import train_model
+    from lora_tui.engine.training.lora import create_lora_model
 
-            return TextDataset
-        case "create_lora_model":
-            from lora_tui.engine.training.lora import create_lora_model
-
-            return create_lora_model
-        case "train_model":
-            from lora_tui.engine.training.loop import train_model
-
-            return train_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {"TextDataset": TextDataset, "train_model": train_model, "create_lora_model": create_lora_model}[name]

@@ -36,13 +36,12 @@ class _Statement:
     path: KeyPath = ()
 
 
-def edit_text(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any], *, with_comments: bool = False) -> str:
+def edit_text(text: str, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return `text`, whose content is `before`, with the fewest changes that make its content `wanted`.
 
-    With `with_comments` a new key gets its description above it. Raises `ValueError` for a text that cannot be taken
-    apart.
+    Raises `ValueError` for a text that cannot be taken apart.
     """
-    editor = _Editor(list(_parse_statements(text)), with_comments)
+    editor = _Editor(list(_parse_statements(text)))
     for path, value in _changed_keys(before, wanted):
         editor.change(path, value)
     return "".join(statement.text for statement in editor.statements)
@@ -90,9 +89,8 @@ def _changed_keys(
 class _Editor:
     """The statements of a file while they are changed."""
 
-    def __init__(self, statements: list[_Statement], with_comments: bool) -> None:
+    def __init__(self, statements: list[_Statement]) -> None:
         self.statements = statements
-        self._with_comments = with_comments
 
     def change(self, path: KeyPath, value: Any) -> None:
         """Set the key at `path`, or take it out."""
@@ -149,16 +147,16 @@ class _Editor:
         if value == {}:
             self._add_header(path, [])
             return
-        section, described = path[:-1], _description_comment(path) if self._with_comments else ""
+        section = path[:-1]
         inside = [n for n, s in enumerate(self.statements) if s.kind == "table" and s.table == section]
         dotted = [n for n, s in self._pairs() if s.path[: len(section)] == section and len(s.table) < len(section)]
         if inside:
-            self._insert(self._end_of_block(inside[0]), section, path, described + _new_pair(path[-1:], value))
+            self._insert(self._end_of_block(inside[0]), section, path, _new_pair(path[-1:], value))
         elif dotted:
             table = self.statements[dotted[-1]].table
-            self._insert(dotted[-1] + 1, table, path, described + _new_pair(path[len(table) :], value))
+            self._insert(dotted[-1] + 1, table, path, _new_pair(path[len(table) :], value))
         else:
-            pair = _Statement(described + _new_pair(path[-1:], value), "pair", section, path)
+            pair = _Statement(_new_pair(path[-1:], value), "pair", section, path)
             self._add_header(section, [pair])
 
     def _insert(self, place: int, table: KeyPath, path: KeyPath, text: str) -> None:
@@ -174,8 +172,7 @@ class _Editor:
             nearest = max(range(len(headers)), key=lambda number: (shared[number], number))
             place = self._end_of_block(headers[nearest][0])
         self._end_line(place)
-        described = _description_comment(table) if self._with_comments else ""
-        header = _Statement(f"{described}[{toml_key(*table)}]\n", "table", table)
+        header = _Statement(f"[{toml_key(*table)}]\n", "table", table)
         blank = [_Statement("\n", "note", table)] if place > 0 else []
         self.statements[place:place] = [*blank, header, *pairs]
 
@@ -217,7 +214,7 @@ class _Editor:
         self, block: tuple[int, int], path: KeyPath, before: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> None:
         header, *rest = self.statements[slice(*block)]
-        part = _Editor([replace(header, kind="table"), *rest], with_comments=False)
+        part = _Editor([replace(header, kind="table"), *rest])
         for key, value in _changed_keys(before, wanted, path):
             part.change(key, value)
         self.statements[slice(*block)] = [header, *part.statements[1:]]

@@ -36,13 +36,12 @@ class Saved:
     kept_style: bool
 
 
-def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = False) -> Saved:
+def save_keys(path: Path, changes: Mapping[str, Any]) -> Saved:
     """Set each dotted key of `changes` in the file at `path` to its value; None takes the key out again.
 
     The file and its folder are created (for the user alone) where they are missing; a file keeps its mode, and a link
-    stays a link to the file that it names. With `with_comments` keys that are new in the file get their description
-    above them. Raises `ConfigError` when the result would not load, with nothing written, and `LoraTuiError` when it
-    cannot be written.
+    stays a link to the file that it names. Raises `ConfigError` when the result would not load, with nothing written,
+    and `LoraTuiError` when it cannot be written.
     """
     target = path.resolve()
     try:
@@ -58,7 +57,7 @@ def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = F
         return Source("the change") if any(key[: len(path)] == path for path in paths) else source_in(document)(key)
 
     check_values(wanted, source_of)
-    text = _in_its_style(document, wanted, with_comments=with_comments)
+    text = _in_its_style(document, wanted)
     try:
         private_folder(target.parent)
         content = _encoded(tomli_w.dumps(wanted) if text is None else text, document)
@@ -71,9 +70,9 @@ def save_keys(path: Path, changes: Mapping[str, Any], *, with_comments: bool = F
     return Saved(target, kept_style=text is not None or not document.text.strip())
 
 
-def _in_its_style(document: Document, wanted: dict[str, Any], *, with_comments: bool) -> str | None:
+def _in_its_style(document: Document, wanted: dict[str, Any]) -> str | None:
     """Return the file's text with the least changed, or None where there is none or it cannot be changed in place."""
-    if not document.text.strip() and not with_comments:
+    if not document.text.strip():
         return None
     from tomlkit.exceptions import TOMLKitError  # only a save needs it, and it takes a while to load
 
@@ -81,7 +80,7 @@ def _in_its_style(document: Document, wanted: dict[str, Any], *, with_comments: 
 
     text = document.text.replace("\r\n", "\n") if _windows_lines(document.text) else document.text
     try:
-        changed = edit_text(text, document.values, wanted, with_comments=with_comments)
+        changed = edit_text(text, document.values, wanted)
         right = same_toml(_without_empty_sections(tomllib.loads(changed)), _without_empty_sections(wanted))
     except (TOMLKitError, ValueError, RecursionError):
         return None

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lora_tui.config.edit import edit_text, same_toml
-from lora_tui.config.keys import all_keys
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
-from lora_tui.config.reference import comment, reference_text
+from lora_tui.config.reference import reference_text
 from lora_tui.config.save import save_keys
 from lora_tui.errors import ConfigError
 
@@ -43,12 +42,12 @@ lora_lr = 2.0e-4
 """
 
 
-def saved(folder: Path, content: str | bytes, changes: dict[str, Any], **options: Any) -> str:
+def saved(folder: Path, content: str | bytes, changes: dict[str, Any]) -> str:
     """Save `changes` to a file of this content and return what it holds then; its style must have been kept."""
     path = folder / "config.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     before = load_settings(path, environment={}).settings
-    outcome = save_keys(path, changes, **options)
+    outcome = save_keys(path, changes)
     assert outcome.path == path.resolve()
     assert outcome.kept_style
     expected = with_values(before, {name: value for name, value in changes.items() if value is not None})
@@ -361,23 +360,10 @@ def test_statement_of_thousands_of_lines_is_written_anew(folder: Path) -> None:
     assert load_settings(path, environment={}).settings.data_generation.topics == ["a"] * 1500
 
 
-def test_new_keys_get_their_description_only_when_asked(folder: Path) -> None:
+def test_new_keys_come_without_comments(folder: Path) -> None:
     changes = {"fine_tuning.lora.alpha": 8, "logging.level": "DEBUG", "app.keys": {"a.b": "f2"}}
-    content = "[fine_tuning.lora]\nr = 4\n"
-    assert "#" not in saved(folder, content, changes)
-    assert saved(folder, content, changes, with_comments=True) == (
-        "[fine_tuning.lora]\nr = 4\n# Strength: what is learned is scaled by alpha / r.\nalpha = 8\n\n"
-        '# What is written to the log file.\n[logging]\n# DEBUG, INFO, WARNING or ERROR.\nlevel = "DEBUG"\n\n'
-        + comment(all_keys()["app.keys"].description)
-        + '[app.keys]\n"a.b" = "f2"\n'
-    )
-
-
-def test_new_file_with_descriptions(folder: Path) -> None:
-    path = folder / "config.toml"
-    assert save_keys(path, {"logging.level": "DEBUG"}, with_comments=True).kept_style
-    assert path.read_text() == (
-        '# What is written to the log file.\n[logging]\n# DEBUG, INFO, WARNING or ERROR.\nlevel = "DEBUG"\n'
+    assert saved(folder, "[fine_tuning.lora]\nr = 4\n", changes) == (
+        '[fine_tuning.lora]\nr = 4\nalpha = 8\n\n[logging]\nlevel = "DEBUG"\n\n[app.keys]\n"a.b" = "f2"\n'
     )
 
 

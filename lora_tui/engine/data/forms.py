@@ -1,8 +1,8 @@
 """The forms of a record with named fields (chat, ShareGPT, Alpaca, …), recognised by their keys, and their parsers.
 
 A record is wrong in one of two ways. `Malformed`: it cannot be what its writer meant (unknown keys, a list where text
-belongs), so the file needs correcting. `UnusableRecord`: it is well formed, but nothing can be learned from it (an empty
-answer). What follows from either, an error, a skipped record or a rejected line, is the caller's to decide.
+belongs), so the file needs correcting. `UnusableRecord`: it is well formed, but nothing can be learned from it (an
+empty answer). What follows from either, an error, a skipped record or a rejected line, is the caller's to decide.
 """
 
 import re
