@@ -31,8 +31,9 @@ _MESSAGE_FORMS = re.compile(
         (
             r"(?P<kept>(?i:\bBearer\s+))[^\s'\",;]{6,}",
             r"(?<=://)(?:[^/\s:@]+:[^/\s:@]{3,}|[^/\s'\"<>]+)(?=@)",
-            r"(?i:\bsk-[A-Za-z0-9_*-]{6,}|\bhf_[A-Za-z0-9]{6,}|\b(?:gsk|xai|ghp)[_-][A-Za-z0-9_-]{6,})",
-            r"(?i:\b(?:sk_|hf-|pk[_-])(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,})",  # a digit: hf-internal-testing is no key
+            r"(?i:\bsk-[A-Za-z0-9_*-]{6,}|\bhf_[A-Za-z0-9]{6,})",
+            # Long and without hyphens, or hexadecimal: models and files are called xai-finetune and pk_samples2.
+            r"(?i:\b(?:gsk_|xai-|ghp_|[ps]k_(?:live|test)_)[A-Za-z0-9]{16,}|\b[ps]k-lf-[0-9a-f-]{16,})",
             # A private key whole, or as many of its lines as there are; a log may hold them with \n spelt out.
             _CERTAIN["a private key"]
             + r"(?:(?s:.{0,8000}?)-----END (?:[A-Z]+ )*PRIVATE KEY-----|(?:(?:\s|\\[rn])*[A-Za-z0-9+/=]{20,})*)",

@@ -44,12 +44,11 @@ LIKELY = [
     "sk-wrong****************rong",
     "hf_abcdefgh",
     "HF_ABCDEFGH",
-    "gsk_abcdefgh",
-    "xai-abcdefgh",
-    "ghp_short1",
-    "sk_live_1234",
-    "pk-lf-1234567",
-    "hf-abcdefg1",
+    "gsk_" + "aB1" * 17,
+    "xai-" + "aB1" * 26,
+    "ghp_" + "a1" * 8,
+    "sk_live_" + "aB1" * 8,
+    "pk-lf-01234567-89ab-cdef-0123-456789abcdef",
     "Bearer abc.DEF-123_x",
     "https://token12345@host/path",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefgh/+\nabcd==\n-----END RSA PRIVATE KEY-----",
@@ -230,3 +229,10 @@ def test_no_secret_is_stored_with_a_failure(tmp_path: Path, monkeypatch: pytest.
 def test_no_secret_is_shown_in_a_complaint_about_the_configuration(secret: str) -> None:
     assert not leaks(printable_value(secret, 60), secret)
     assert may_be_secret(secret)
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/hf-llama3-lora", "pk_samples2.txt", "models/xai-finetune-a", "gsk-8b/config.json"]
+)
+def test_names_of_files_and_models_stay_in_messages(name: str) -> None:
+    assert redact(f"{name}: there is no such folder.") == f"{name}: there is no such folder."
