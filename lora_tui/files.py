@@ -94,7 +94,8 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
             stream.close()
             if not file.discarded:
                 temporary.replace(target)
-                _sync(target.parent)
+                with suppress(OSError):  # the file is in its place: some network folders cannot be synced
+                    _sync(target.parent)
     finally:
         # After success there is nothing left to close or remove; after a failure the first error is the one to report.
         with suppress(OSError):

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -78,34 +79,39 @@ class Interrupts:
 def chat_signals(streams: Streams) -> Iterator[None]:
     """Install the handlers of a chat: ctrl+c belongs to the chat itself, SIGTERM and SIGHUP end it."""
 
+    handled: list[int] = []  # and no `threading.Event`: its lock could be held when the handler comes a second time
+
     def end(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             streams.hang_up()
+        if number in handled:  # sent again a moment too late
+            return
+        handled.append(number)
         # A reply under way is not worth waiting for: turns are stored as they end.
         signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         signal.setitimer(signal.ITIMER_REAL, _CHAT_DEADLINE_SECONDS)
-        handled.set()
         raise SystemExit(128 + number)
 
-    handled = threading.Event()
     with _installed({signal.SIGTERM: end, signal.SIGHUP: end}), _repeated(handled):
         yield
 
 
 @contextmanager
-def _repeated(handled: threading.Event) -> Iterator[None]:
+def _repeated(handled: list[int]) -> Iterator[None]:
     """Send the main thread a signal again until its handler has run.
 
     Python runs handlers between two instructions of the main thread. A signal that comes just before it blocks in a
     read, or on another thread, does not interrupt that read: the handler would wait for the next line of input.
     """
-    main_thread = threading.get_ident()
+    main_thread, over = threading.get_ident(), False
     reader, writer = socket.socketpair()
 
     def repeat() -> None:
         while number := reader.recv(1):
-            while number[0] in (signal.SIGTERM, signal.SIGHUP) and not handled.wait(_REPEAT_SECONDS):
+            time.sleep(_REPEAT_SECONDS)
+            while number[0] in (signal.SIGTERM, signal.SIGHUP) and not handled and not over:
                 signal.pthread_kill(main_thread, number[0])
+                time.sleep(_REPEAT_SECONDS)
 
     writer.setblocking(False)
     repeater = threading.Thread(target=repeat, name="signals", daemon=True)
@@ -115,7 +121,7 @@ def _repeated(handled: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        handled.set()
+        over = True
         writer.close()
         repeater.join()
         reader.close()

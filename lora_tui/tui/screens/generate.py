@@ -101,6 +101,10 @@ class GenerateScreen(RunScreen):
             panel.can_focus = True
             yield panel
 
+    def on_mount(self) -> None:
+        """Focus the pairs, also while another window has the terminal's focus: `AUTO_FOCUS` then does not."""
+        self._pairs.focus()
+
     # Following the run
 
     async def open_run(self, store: Store, run: RunLine) -> None:

@@ -48,6 +48,10 @@ class WelcomeScreen(Dialog[None]):
         self._services = services
         self._app_actions = actions
 
+    def on_mount(self) -> None:
+        """Focus the first choice, also while another window has the terminal's focus: `AUTO_FOCUS` then does not."""
+        self.query_one(Button).focus()
+
     def compose(self) -> ComposeResult:
         """What the program is, the choices, and what this machine has."""
         with titled(Vertical(classes="dialog -wide-dialog", id="welcome"), "lora-tui"):
