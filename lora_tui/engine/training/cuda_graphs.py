@@ -111,7 +111,7 @@ class _StaticInputs:
 
 def capture(function: Callable[[], None], pool: Any) -> _Graph:
     """Capture what `function` launches on the GPU, after it has run once so that everything is compiled and warm."""
-    side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not type it
     side_stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side_stream):
         function()
