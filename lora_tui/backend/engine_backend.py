@@ -137,6 +137,12 @@ class EngineBackend:
 
         return await self._on_store(lambda store: undo(store, run_id))
 
+    async def accepted_file(self, run_id: int) -> Path:
+        """Return the file with a run's accepted pairs."""
+        from lora_tui.engine.review.pairs import accepted_file
+
+        return await self._on_store(lambda store: accepted_file(store, run_id))
+
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""
         from lora_tui.engine.review.runs import rename_run

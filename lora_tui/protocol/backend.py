@@ -119,6 +119,9 @@ class Backend(Protocol):
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
 
+    async def accepted_file(self, run_id: int) -> Path:
+        """Return the file with the accepted pairs of a run that has ended, written anew where it is gone."""
+
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""
 

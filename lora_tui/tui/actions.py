@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_tui.protocol.backend import ForecastText, ReviewResult
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.tui.dialogs import Problem
+from lora_tui.tui.dialogs import Choice, ChoiceDialog, Problem, TextDialog
 from lora_tui.tui.services import AppServices
 
 if TYPE_CHECKING:
@@ -28,10 +28,15 @@ class AppActions:
     async def start(self, mode: str, options: Mapping[str, Any] | None = None, resume: int | None = None) -> int | None:
         """Begin a run with the settings in view, or resume one; returns its id, None when it was refused."""
         services = self._services
-        started = services.backend.start(mode, services.state.settings, dict(options or {}), resume)
+        given = dict(options or {})
+        if mode == "train" and resume is None and services.state.training_file is not None:
+            given.setdefault("train_data_file", str(services.state.training_file))
+        started = services.backend.start(mode, services.state.settings, given, resume)
         run_id = await services.attempt(started)
         if run_id is not None:
             services.state.mark_begun(run_id)
+            if mode == "generate":
+                services.state.training_file = None  # its own pairs are what is trained on next
             services.reload_runs()
         return run_id
 
@@ -68,6 +73,28 @@ class AppActions:
                 self._is_starting = False
 
         services.run_worker(work(), "begin")
+
+    async def train_on_pairs(self, run_id: int) -> None:
+        """Train on the accepted pairs of a generation run, with the settings in view, and show it."""
+        services = self._services
+        path = await services.attempt(services.backend.accepted_file(run_id))
+        if path is not None:
+            services.state.training_file = path
+            self.start_unless_blocked("train", lambda settings: services.backend.forecast_training(settings, path))
+
+    def ask_export(self, run: RunLine) -> None:
+        """Ask what of a run's adapter to export, then where to."""
+        choices = [
+            Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
+            Choice("merged", "m", "Merged weights", "one model of base and adapter, checked"),
+            Choice("cancel", "c", "Cancel"),
+        ]
+
+        def chosen(form: str) -> None:
+            folder = TextDialog(f"Write the {form} to this folder:", f"run-{run.id}-{form}")
+            self._services.ask(folder, lambda path: self.export(run, form, path) if path else None)
+
+        self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
 
     async def resume(self, run: RunLine) -> None:
         """Go on with a run that was stopped, has failed or lost its process, with its own settings."""

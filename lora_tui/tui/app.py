@@ -115,7 +115,7 @@ class LoraApp(App[None]):
         if mode == "chat":
             from lora_tui.tui.screens.chat import ChatScreen
 
-            return ChatScreen(self.services)
+            return ChatScreen(self.services, self.actions)
         if mode == "runs":
             from lora_tui.tui.screens.runs import RunsScreen
 

@@ -55,6 +55,8 @@ class AppState:
         """Failed runs that are known to the user; None before the first list of runs."""
         self.requested_lesson: str | None = None
         """Id of the lesson that Learn is to show next; Learn takes it."""
+        self.training_file: Path | None = None
+        """File that the pairs of a run were taken to training in; None: what the configuration names."""
         self.requested_chat: ChatTarget | None = None
         """The model that Chat is to talk to next; Chat takes it."""
 
@@ -74,6 +76,8 @@ class AppState:
 
     @settings.setter
     def settings(self, settings: "Settings") -> None:
+        if settings.fine_tuning.train_data_file != self.settings.fine_tuning.train_data_file:
+            self.training_file = None  # another one is named
         self._settings = settings
 
     @property

@@ -132,6 +132,10 @@ class FakeBackend:
         self._note("undo", run_id)
         return None
 
+    async def accepted_file(self, run_id: int) -> Path:
+        self._note("accepted_file", run_id)
+        return Path("pairs.txt")
+
     async def rename(self, run_id: int, name: str) -> None:
         self._note("rename", run_id, name)
 
@@ -140,7 +144,7 @@ class FakeBackend:
         return f"Run {run_id} is deleted."
 
     async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> ForecastText:
-        self._note("forecast_training")
+        self._note("forecast_training", *([] if data_file is None else [data_file]))
         return ForecastText(
             (("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",), self.blocker
         )

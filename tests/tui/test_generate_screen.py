@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,3 +272,37 @@ def test_the_bars_of_the_histogram_are_as_high_as_their_share_of_the_highest(
     view = GenerationView(run, {"evaluation_threshold": 7.5}, histogram=(counts[0], counts[1]))
     line = histogram_line(view, 40).plain
     assert line == ("score  no pair is judged yet" if bars is None else f"score 0 {bars} 10")
+
+
+async def test_a_run_that_has_ended_leads_to_training_on_its_pairs_by_one_key(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_generation_run(store, "finished"))
+    harness.backend.next_run = run_id + 1
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "✓ 3 pairs accepted    t  train on them")
+        assert "t Train on them" in screen_text(app).splitlines()[-1]
+        await pilot.press("t")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("accepted_file") == [(run_id,)]
+        assert harness.backend.calls_of("start") == [("train", {"train_data_file": "pairs.txt"}, None)]
+        await wait_until(lambda: app.current_mode == "train")
+        # Train goes on with them: its plan, and another run that is begun there.
+        await wait_until(lambda: (Path("pairs.txt"),) in harness.backend.calls_of("forecast_training"))
+        await pilot.press("s")
+        await wait_until(lambda: len(harness.backend.calls_of("start")) == 2)
+        assert harness.backend.calls_of("start")[1] == ("train", {"train_data_file": "pairs.txt"}, None)
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+async def test_without_accepted_pairs_or_while_it_goes_on_nothing_leads_to_training(
+    harness: AppHarness, state: str
+) -> None:
+    pairs = 12 if state == "running" else 1  # the first is accepted
+    run_id = await harness.populate(lambda store: create_generation_run(store, state, pairs))
+    if state == "finished":
+        await harness.populate(lambda store: decide(store, run_id, 1, "rejected"))
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "12" if state == "running" else "1 rejected")
+        assert "rain on them" not in screen_text(app)
+        await pilot.press("t")
+        await pilot.pause()
+        assert not harness.backend.calls_of("accepted_file")

@@ -301,3 +301,31 @@ async def test_the_base_models_answer_stands_before_what_was_learned(harness: Ap
         (told,) = [number for number, line in enumerate(lines) if "The weights moved" in line]
         assert "Agrees" in lines[told - 1], "it stands under the rating"
         assert not lines[told + 1].strip(" │▎▏"), "and apart from the metrics"
+
+
+async def test_a_run_that_has_ended_leads_to_chat_and_export_by_one_key_each(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "✓ Trained: score 0.90    c  chat with it    e  export it")
+        await pilot.press("e")
+        await wait_for_text(app, f"Export run {run_id}")
+        await pilot.press("escape", "c")
+        await wait_until(lambda: app.current_mode == "chat")
+        await pilot.press("ctrl+x")
+        await wait_for_text(app, f"Export run {run_id}")
+        await pilot.press("a", "enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        options = {"adapter_run": run_id, "format": "adapter", "output": f"run-{run_id}-adapter"}
+        assert harness.backend.calls_of("start") == [("export", options, None)]
+
+
+async def test_while_a_run_goes_on_nothing_is_exported(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running", steps=20))
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "step 20/60")
+        assert "✓ Trained" not in screen_text(app)
+        await pilot.press("e")
+        await pilot.pause()
+        assert "Export run" not in screen_text(app)

@@ -3,6 +3,7 @@
 Apart from the pipeline, so that a review of pairs can write the file without importing it.
 """
 
+import filecmp
 import itertools
 import os
 import shutil
@@ -12,6 +13,7 @@ from lora_tui.engine.data.training_text import format_training_text
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import atomic_writer
 from lora_tui.store import generation as store_generation
+from lora_tui.store import runs
 from lora_tui.store.connection import Store
 
 _PAGE = 500
@@ -31,14 +33,36 @@ def check_writable(path: Path) -> None:
     raise LoraTuiError(f"data_generation.output_file: cannot write {path}: {fault}")
 
 
-def back_up(path: Path) -> Path | None:
-    """Copy the file of an earlier run to the next free ``NAME.1``, ``NAME.2``, …; returns the copy, or None."""
+def kept_path(path: Path, run_id: int) -> Path:
+    """Return the name under which a run's file is kept once a later run writes `path`: "pairs.run-3.txt"."""
+    return path.with_name(f"{path.stem}.run-{run_id}{path.suffix}")
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path from the root on; ".." is resolved, links are not."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+async def last_writer(store: Store, path: Path) -> int | None:
+    """Return the run of this store that wrote `path` last; None where none did."""
+    wanted = absolute(path)
+    return next((run for run, other in await runs.output_files(store) if absolute(other) == wanted), None)
+
+
+def back_up(path: Path, writer: int | None) -> Path | None:
+    """Copy the file of an earlier run, so that the next run can write `path`; returns the copy, None without a file.
+
+    The copy is named after the run that wrote it (`writer`), else with a number: "pairs.run-3.txt", "pairs.2.txt".
+    One with the same content is not made twice.
+    """
     if not path.is_file() or path.stat().st_size == 0:
         return None
-    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
-    copy = next(name for name in names if not name.exists())
+    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+    names = numbered if writer is None else itertools.chain([kept_path(path, writer)], numbered)
+    copy = next(name for name in names if not name.exists() or filecmp.cmp(path, name, shallow=False))
     try:
-        shutil.copy2(path, copy)
+        if not copy.exists():
+            shutil.copy2(path, copy)
     except OSError as problem:
         raise LoraTuiError(f"{path} is there already and cannot be kept as {copy}: {problem.strerror}.") from problem
     return copy

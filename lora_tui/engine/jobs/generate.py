@@ -23,7 +23,7 @@ from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
-from lora_tui.engine.generation.output import back_up, check_writable, write_accepted
+from lora_tui.engine.generation.output import back_up, check_writable, last_writer, write_accepted
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
@@ -69,9 +69,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     await tasks.mark_lost_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
-    older = None if ctx.resumed else await asyncio.to_thread(back_up, output)
-    if older is not None:
-        ctx.warn(f"{output} is there already and will be replaced; the older one is kept as {older}.")
+    await _keep_older(ctx, output)
     check_writable(output)
     await _report_pause_ended(ctx)
     control = RunControl(ctx.stop_async, ctx.emit)
@@ -94,6 +92,17 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     if end is not RunEnd.TARGET:
         raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
     return result
+
+
+async def _keep_older(ctx: RunContext, output: Path) -> None:
+    """Keep the file of an earlier run under another name, and say so."""
+    if ctx.resumed:
+        return
+    writer = await last_writer(ctx.store, output)
+    older = await asyncio.to_thread(back_up, output, writer)
+    if older is not None:
+        what = "its pairs stay" if writer is None else f"the pairs of run {writer} stay"
+        ctx.warn(f"{output} is there already: {what} in {older}, and this run writes its own to {output}.")
 
 
 async def _report_pause_ended(ctx: RunContext) -> None:

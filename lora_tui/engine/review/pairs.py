@@ -4,11 +4,10 @@ A run that is live writes its file of accepted pairs itself; after a change to o
 Only the run that wrote a path last may write it again: another's file must not come back under its name.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_tui.engine.generation.output import write_accepted
+from lora_tui.engine.generation.output import absolute, kept_path, last_writer, write_accepted
 from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import ReviewResult
@@ -148,11 +147,38 @@ def _quoted(pair: PairRow) -> str:
 
 
 async def output_file_of_run(t: Store, run_id: int) -> Path | None:
-    """Return the absolute path of the file that a run wrote, if none wrote the same path after it."""
-    written = [(run_id, Path(os.path.abspath(path))) for run_id, path in await runs.output_files(t)]  # noqa: ASYNC240, PTH100  # ".." is to be resolved, links are not
-    path = next((path for owner, path in written if owner == run_id), None)
-    last = next((owner for owner, other in written if other == path), None)
-    return path if last == run_id else None
+    """Return the absolute path of the file with a run's pairs, None where there is none any more.
+
+    Once another run has written the same path, it is the copy that was kept of it (`kept_path`).
+    """
+    path = await _path_written(t, run_id)
+    if path is None or await last_writer(t, path) == run_id:
+        return path
+    kept = kept_path(path, run_id)
+    return kept if kept.is_file() else None
+
+
+async def _path_written(t: Store, run_id: int) -> Path | None:
+    """Return the absolute path that a run wrote, whoever has written it since."""
+    path = next((path for owner, path in await runs.output_files(t) if owner == run_id), None)
+    return None if path is None else absolute(path)
+
+
+async def accepted_file(store: Store, run_id: int) -> Path:
+    """Return the file with the accepted pairs of a run that has ended: what a training on them reads.
+
+    It is written from the store where it has been deleted, or replaced by a later run's. Raises `UsageError` where no
+    pair is accepted.
+    """
+    async with store.transaction() as t:
+        path = await _path_written(t, run_id)
+        if path is None:
+            raise UsageError(f"Run {run_id} has no accepted pair to train on.")
+        file = await output_file_of_run(t, run_id) or kept_path(path, run_id)
+        if not file.is_file() and not await write_accepted(t, run_id, file):
+            raise UsageError(f"Run {run_id} has no accepted pair to train on.")
+    here = Path.cwd()
+    return file.relative_to(here) if file.is_relative_to(here) else file
 
 
 async def rewrite_file(store: Store, run: RunOfPair) -> tuple[Path | None, str | None]:

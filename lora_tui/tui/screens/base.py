@@ -20,7 +20,7 @@ from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.theme import state_label
 from lora_tui.tui.views.runs import PlanView
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.panel import set_title
+from lora_tui.tui.widgets.panel import Line, set_title
 from lora_tui.tui.widgets.top_bar import TopBar
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ class ModeScreen(Screen[None]):
         bindings = Binding.make_bindings(self.BINDINGS)
         self._own_actions = list(dict.fromkeys(parse(binding.action)[1] for binding in bindings))
         self._offered: list[bool | None] = []
+        self._next_step: tuple[str, tuple[tuple[str, str], ...]] = ("", ())
 
     def compose(self) -> ComposeResult:
         """Bar, body, hints."""
         yield TopBar(self.MODE)
         yield from self.compose_body()
+        yield Line(id="next-step")
         yield KeyHints()
 
     def compose_body(self) -> ComposeResult:
@@ -95,6 +97,26 @@ class ModeScreen(Screen[None]):
         if run.device and run.state in LIVE_STATES and not narrow:
             parts.append(f" · {run.device}")
         self.show_in_bar(styled(*parts))
+
+    def show_next_step(self, done: str = "", *steps: tuple[str, str]) -> None:
+        """Say above the footer what is done and what can follow; each step is an action's name and its words.
+
+        Without `done` the line is not shown.
+        """
+        if (done, steps) == self._next_step:
+            return
+        self._next_step = done, steps
+        self.set_class(bool(done), "-next-step")
+        parts: list[Any] = [("✓ ", "bold $success"), (done, "bold")]
+        for action, words in steps:
+            if self.check_action(action, ()) and (key := self._key_of(action)):
+                parts += ["   ", (f" {key} ", "bold reverse"), f" {words}"]
+        self.query_one("#next-step", Line).show(styled(*parts) if done else Content())
+
+    def _key_of(self, action: str) -> str:
+        """The key that an action of this screen has now, as the footer shows it; empty where it has none."""
+        bound = (active.binding for active in self.active_bindings.values() if active.node is self)
+        return next((self.app.get_key_display(binding) for binding in bound if binding.action == action), "")
 
     def show_in_bar(self, content: Content) -> None:
         """Show this at the right of the bar."""

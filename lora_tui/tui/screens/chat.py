@@ -21,7 +21,9 @@ from textual.widgets import TextArea
 from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
-from lora_tui.store.rows import TRAINING_MODES
+from lora_tui.store.queries.runs import RunLine
+from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES
+from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, styled
@@ -73,6 +75,8 @@ class ChatScreen(ModeScreen):
                 tooltip="The base model's answer beside the tuned one's"),
         Binding("ctrl+t", "pick_model", "Whom", id="chat.whom", priority=True,
                 tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+x", "export", "Export", id="chat.export", priority=True,
+                tooltip="Write the adapter that answers here, or merged weights, for other programs"),
         Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
                 tooltip="Beams, temperature, length of replies"),
         Binding("ctrl+y", "copy", "Copy", show=False, id="chat.copy", priority=True, tooltip="Copy the last reply"),
@@ -88,8 +92,9 @@ class ChatScreen(ModeScreen):
     _busy = var(False, bindings=True)
     """Whether a reply is under way: escape stops it, or leaves the prompt."""
 
-    def __init__(self, services: AppServices) -> None:
+    def __init__(self, services: AppServices, actions: AppActions) -> None:
         super().__init__(services)
+        self.actions = actions
         self._chat_columns = ChatColumns(id="chat-columns")
         self._prompt = ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
         self._chosen_target: ChatTarget | None = None
@@ -164,9 +169,10 @@ class ChatScreen(ModeScreen):
         decoding = Decoding.of_chat(self.state.settings.fine_tuning.chat)
         how = f"{decoding.num_beams} beams, all at once" if decoding.num_beams > 1 else "streams"
         how += f" · {decoding.max_new_tokens} new tokens · temperature {decoding.temperature:g}"
-        self.query_one("#chat-line", Line).show(
-            styled((text, "$accent"), "   " if text else "", (how + " · ctrl+o changes it", DIM))
-        )
+        how += " · ctrl+o changes it"
+        if self._exported_run is not None and self._chat_columns.newest_reply is not None:
+            how = f"ctrl+x exports it · {how}"
+        self.query_one("#chat-line", Line).show(styled((text, "$accent"), "   " if text else "", (how, DIM)))
 
     # Talking
 
@@ -237,6 +243,8 @@ class ChatScreen(ModeScreen):
         """Offer only what can be done now."""
         if action in ("again", "copy", "rate", "save"):
             return self._chat_columns.newest_reply is not None
+        if action == "export":
+            return self._exported_run is not None
         if action == "stop":
             return self._busy
         if action == "leave_prompt":
@@ -244,6 +252,17 @@ class ChatScreen(ModeScreen):
         if action == "prompt":
             return not isinstance(self.focused, ChatInput)
         return True
+
+    @property
+    def _exported_run(self) -> RunLine | None:
+        """The run whose adapter answers here; None for the base model, and while the run goes on."""
+        run = self.state.run(self.target.run_id)
+        return run if run is not None and run.state not in LIVE_STATES else None
+
+    def action_export(self) -> None:
+        """Choose what of the run to export, then where to."""
+        if self._exported_run is not None:
+            self.actions.ask_export(self._exported_run)
 
     def action_stop(self) -> None:
         """Stop the reply."""

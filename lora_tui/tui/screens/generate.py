@@ -16,6 +16,7 @@ from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter
 from lora_tui.store.queries.runs import RunLine
+from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import RunScreen, titled
 from lora_tui.tui.services import AppServices
@@ -55,6 +56,8 @@ class GenerateScreen(RunScreen):
     LESSON = "04-data-and-judging"
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "train", "Train on them", id="generate.train",
+                tooltip="Train on the accepted pairs of this run, with the current configuration"),
         Binding("s", "start", "Start", id="generate.start", tooltip="Generate pairs with the current configuration"),
         Binding("space", "pause", "Pause", id="generate.pause", tooltip="Let calls in flight end, and wait"),
         Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
@@ -174,6 +177,9 @@ class GenerateScreen(RunScreen):
             sources.show(len(view.sources))
         set_title(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
         self._show_title()
+        # Of a quickstart, whose training goes on by itself, there is nothing to begin.
+        ended = not view.live and view.run.mode == "generate" and view.accepted
+        self.show_next_step(f"{count(view.accepted, 'pair')} accepted" if ended else "", ("train", "train on them"))
         calls = view.calls
         more = f"{view.accepted:,}/{view.target:,}"
         if view.paused:
@@ -198,6 +204,7 @@ class GenerateScreen(RunScreen):
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
         self._window = self._view = None
+        self.show_next_step()
         settings = self.state.settings.data_generation
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
         self._pairs.set_empty_text(f"No pairs yet.{starts}")
@@ -229,6 +236,8 @@ class GenerateScreen(RunScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         view = self._view
+        if action == "train":
+            return view is not None and not view.live and view.run.mode == "generate" and view.accepted > 0
         if action in ("pause", "unpause"):
             return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
         if action in ("search", "filter"):
@@ -236,6 +245,11 @@ class GenerateScreen(RunScreen):
         if action in ("verdict", "edit"):
             return self._window is not None and len(self._window) > 0
         return super().check_action(action, parameters)
+
+    async def action_train(self) -> None:
+        """Train on the pairs of the run in view."""
+        if self._view is not None:
+            await self.actions.train_on_pairs(self._view.run.id)
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

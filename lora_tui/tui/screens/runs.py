@@ -169,20 +169,8 @@ class RunsScreen(ModeScreen):
 
     def action_export(self) -> None:
         """Choose what to export, then where to."""
-        run = self._run
-        if run is None:
-            return
-        choices = [
-            Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
-            Choice("merged", "m", "Merged weights", "one model of base and adapter, checked"),
-            Choice("cancel", "c", "Cancel"),
-        ]
-
-        def chosen(form: str) -> None:
-            folder = TextDialog(f"Write the {form} to this folder:", f"run-{run.id}-{form}")
-            self.services.ask(folder, lambda path: self.actions.export(run, form, path) if path else None)
-
-        self.services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
+        if self._run is not None:
+            self.actions.ask_export(self._run)
 
     def action_rename(self) -> None:
         """Name the run."""

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,7 +12,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 
 from lora_tui.machine import DeviceLoad, device_load
-from lora_tui.protocol.backend import ChatTarget
+from lora_tui.protocol.backend import ChatTarget, ForecastText
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
@@ -29,6 +29,9 @@ from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
+
+if TYPE_CHECKING:
+    from lora_tui.config.models import Settings
 
 _COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
 _WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
@@ -59,6 +62,8 @@ class TrainScreen(RunScreen):
         Binding("x", "stop", "Stop and keep", id="train.stop", tooltip="Finish the step, save, end; resumable"),
         Binding("p", "checkpoint", "Checkpoint now", id="train.checkpoint", tooltip="Save after this step and go on"),
         Binding("c", "chat", "Chat with it", id="train.chat", tooltip="Talk to this run's newest checkpoint"),
+        Binding("e", "export", "Export", id="train.export",
+                tooltip="Write this run's adapter, or merged weights, for other programs"),
         Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
         Binding("l", "log", "Log scale", id="train.log", tooltip="Logarithmic loss axis"),
         Binding("tab", "lower", "Answers", show=False, id="train.lower",
@@ -70,7 +75,7 @@ class TrainScreen(RunScreen):
     ]  # fmt: skip
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
-        super().__init__(services, actions, services.backend.forecast_training)
+        super().__init__(services, actions, self._forecast)
         self._view: TrainingView | None = None
         self._samples: list[Sample] = []
         self._shown_evaluation: Evaluation | None = None
@@ -86,6 +91,10 @@ class TrainScreen(RunScreen):
         self._ticked_at = 0.0
         self._plots_stale = True
         self._host = socket.gethostname()
+
+    async def _forecast(self, settings: "Settings") -> ForecastText:
+        """What a training with these settings will be, on the pairs that were taken here if any were."""
+        return await self.services.backend.forecast_training(settings, self.state.training_file)
 
     def compose_body(self) -> ComposeResult:
         """Plots and current figures above; score, weights and answers below."""
@@ -112,6 +121,7 @@ class TrainScreen(RunScreen):
     async def show_no_run(self) -> None:
         """Show the plan where the plots will be."""
         self._view = None
+        self.show_next_step()
         self.show_run_in_bar(None)
         self.set_class(True, "-before")
         await self._plan.update(self.state.settings, self.forecast)
@@ -179,6 +189,9 @@ class TrainScreen(RunScreen):
         self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
         self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
+        score = f": score {view.best.score:.2f}" if view.best is not None else ""
+        ended = not view.live and view.checkpoint
+        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"))
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
@@ -262,6 +275,8 @@ class TrainScreen(RunScreen):
             return view is not None and view.run.state == "running"
         if action == "chat":
             return view is not None and bool(view.checkpoint)
+        if action == "export":
+            return view is not None and bool(view.checkpoint) and not view.live
         if action == "lower":
             return self.size.width < 100
         if action in ("plot", "log"):
@@ -279,6 +294,11 @@ class TrainScreen(RunScreen):
         if self._view is not None:
             best = self._view.best is not None and not self._view.live
             self.services.open_chat(ChatTarget(self._view.run.id, "best" if best else "last"))
+
+    def action_export(self) -> None:
+        """Choose what of the run to export, then where to."""
+        if self._view is not None:
+            self.actions.ask_export(self._view.run)
 
     def action_plot(self) -> None:
         """Show the next of the plots in the large place."""

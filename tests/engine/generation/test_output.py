@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.data.read import read_examples
-from lora_tui.engine.generation.output import check_writable
+from lora_tui.engine.generation.output import back_up, check_writable
 from lora_tui.errors import LoraTuiError
 from tests.engine.generation.generation_harness import GenerationHarness
 
@@ -56,3 +56,23 @@ def test_a_run_that_accepts_nothing_leaves_an_older_file_alone(harness: Generati
     harness.server.digits = lambda prompt: "1 1 1"
     assert harness.run().result["output_file"] is None
     assert harness.output.read_text() == "Question: old\nAnswer: old\n"
+
+
+def test_a_second_run_keeps_the_first_ones_pairs_and_says_where(harness: GenerationHarness) -> None:
+    first = harness.run(total_examples=2)
+    assert first.state == "finished"
+    pairs = harness.output.read_text()
+    harness.run(total_examples=2, seed=7)
+    kept = harness.output.with_name(f"{harness.output.stem}.run-{first.run_id}{harness.output.suffix}")
+    assert kept.read_text() == pairs
+    said = f"the pairs of run {first.run_id} stay in {kept}, and this run writes its own to {harness.output}."
+    assert any(warning["message"].endswith(said) for warning in harness.events("warning"))
+
+
+def test_what_nobody_knows_is_kept_under_a_number_and_once(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.txt"
+    file.write_text("Question: old\nAnswer: old\n")
+    assert back_up(file, None) == back_up(file, None) == tmp_path / "pairs.1.txt"
+    file.write_text("Question: older\nAnswer: older\n")
+    assert back_up(file, None) == tmp_path / "pairs.2.txt"
+    assert back_up(tmp_path / "none.txt", None) is None

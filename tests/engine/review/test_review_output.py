@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import RunOfPair, edit_pair, override_pair, rewrite_file, undo
+from lora_tui.engine.review.pairs import RunOfPair, accepted_file, edit_pair, override_pair, rewrite_file, undo
+from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -158,3 +159,36 @@ def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_
 
     assert with_store(tmp_path / "store.db", work) == (None, None)
     assert content(file) == "Question: old\nAnswer: old\n"
+
+
+def test_the_copy_that_was_kept_of_an_older_run_follows_it(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> None:
+        older = await new_run(store, wrote="accepted.txt")
+        await new_run(store, wrote="accepted.txt")
+        kept = tmp_path / f"accepted.run-{older}.txt"
+        kept.write_text("Question: stale\nAnswer: stale\n")
+        done = await override_pair(store, await make_pair(store, older, "One?", "rejected"), "accepted")
+        assert done.message == f"Accepted: «One?». {kept} is written again."
+        assert content(kept) == "Question: One?\nAnswer: To show the way.\n"
+        assert content(file) == "Question: old\nAnswer: old\n"
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_training_takes_the_runs_own_pairs_whatever_became_of_its_file(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> None:
+        run_id = await new_run(store, wrote="accepted.txt")
+        await make_pair(store, run_id, "One?", "accepted")
+        assert await accepted_file(store, run_id) == Path("accepted.txt"), "it is there"
+        assert content(file) == "Question: old\nAnswer: old\n", "what a person has written there stays"
+        file.unlink()  # noqa: ASYNC240  # one file
+        assert await accepted_file(store, run_id) == Path("accepted.txt")
+        assert content(file) == "Question: One?\nAnswer: To show the way.\n"
+        await new_run(store, wrote="accepted.txt")
+        own = Path(f"accepted.run-{run_id}.txt")
+        assert await accepted_file(store, run_id) == own, "another run has written the path since"
+        assert content(own) == "Question: One?\nAnswer: To show the way.\n"
+        with pytest.raises(UsageError, match="no accepted pair to train on"):
+            await accepted_file(store, await new_run(store, wrote=None))
+
+    with_store(tmp_path / "store.db", work)
