@@ -46,33 +46,78 @@ async def test_show_me_starts_the_quickstart(harness: AppHarness) -> None:
 
 
 async def test_from_my_files_asks_checks_and_starts(harness: AppHarness) -> None:
-    async with harness.app() as (app, pilot):
+    async with harness.app((80, 24)) as (app, pilot):
         await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("2")
-        await wait_for_text(app, "Which folder has the text?")
+        await wait_for_text(app, "The folder with your text")
+        assert "ctrl+s start" in screen_text(app), "how to begin is in view"
+        await pilot.press(*"notes", "ctrl+s")
+        await wait_for_text(app, "There is no folder notes in")
+        (harness.path.parent / "notes").mkdir()
         await pilot.press("ctrl+s")
-        await wait_for_text(app, "There is no folder training_input here")
-        (harness.path.parent / "training_input").mkdir()
-        await pilot.press("ctrl+s")
-        await wait_for_text(app, "OPENAI_API_KEY is not set: leave, export it and come back, or take builtin.")
-        await pilot.press("tab", "ctrl+a", "ctrl+k", *"builtin", "ctrl+s")
         await wait_until(lambda: harness.backend.calls_of("start"))
         assert harness.backend.calls_of("start") == [("generate", {}, None)]
-        assert harness.backend.settings.data_generation.model == "builtin"
+        assert harness.backend.settings.data_generation.model == "builtin", "there is neither a key nor an endpoint"
+        assert harness.backend.settings.data_generation.input_folder == "notes"
+        assert app.current_mode == "generate"
+
+
+async def test_a_named_model_needs_its_key_and_the_field_says_so(harness: AppHarness) -> None:
+    (harness.path.parent / "training_input").mkdir()
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("2")
+        await wait_for_text(app, "The folder with your text")
+        await pilot.press("tab")
+        await wait_for_text(app, "Which model writes the questions?")
+        await pilot.press("ctrl+a", "ctrl+k", *"gpt-4")
+        await wait_for_text(app, "OPENAI_API_KEY is not set: type builtin")
+        await pilot.press("ctrl+s")
+        await pilot.pause()
+        assert not harness.backend.calls_of("start")
+
+
+async def test_the_plan_follows_what_is_typed(harness: AppHarness) -> None:
+    (harness.path.parent / "training_input").mkdir()
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("2")
+        await wait_for_text(app, "training_input: 9 files")
+        before = len(harness.backend.calls_of("forecast_generation"))
+        await pilot.press("tab", "tab", "tab", "7")
+        await wait_until(lambda: len(harness.backend.calls_of("forecast_generation")) > before)
+        await pilot.press("x")
+        await wait_for_text(app, "✗ data_generation.total_examples")
 
 
 async def test_i_have_the_data_asks_for_a_file_that_is_there(harness: AppHarness) -> None:
-    async with harness.app() as (app, pilot):
+    async with harness.app((80, 24)) as (app, pilot):
         await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
         await pilot.press("3")
-        await wait_for_text(app, "Which file?")
+        await wait_for_text(app, "Your examples: Question/Answer text")
+        await pilot.press("ctrl+s")
+        await wait_for_text(app, "✗ Which file? Type it, or tab takes one that is here.")
         await pilot.press(*"data.txt", "ctrl+s")
-        await wait_for_text(app, "There is no file data.txt")
+        await wait_for_text(app, "There is no file data.txt in")
         (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
         await pilot.press("ctrl+s")
         await wait_until(lambda: harness.backend.calls_of("start"))
         assert harness.backend.calls_of("start") == [("train", {}, None)]
         assert app.current_mode == "train"
+
+
+async def test_a_start_that_is_known_to_fail_is_refused_from_the_form_too(harness: AppHarness) -> None:
+    (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("3")
+        await wait_for_text(app, "data.txt")
+        await pilot.press("tab")
+        await wait_for_text(app, "120, 40 an epoch")
+        harness.backend.blocker = Blocker("It cannot learn.", "The rate is 0.", "Set another.")
+        await pilot.press("ctrl+s")
+        await wait_until(lambda: isinstance(app.screen, ProblemDialog))
+        assert harness.backend.calls_of("start") == []
 
 
 # Leaving

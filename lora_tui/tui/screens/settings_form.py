@@ -1,21 +1,32 @@
 """Bases of the forms over a few keys of the configuration: Chat's decoding, and those of the first start."""
 
-from collections.abc import Collection, Mapping
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.widgets import Input, Static
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.timer import Timer
+from textual.widgets import Button, Input, Label, Static
 
 from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.config.keys import settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
-from lora_tui.tui.text import DIM, safe_text, styled
+from lora_tui.tui.text import DIM, safe_line, safe_text, styled
+from lora_tui.tui.views.runs import forecast_lines
+from lora_tui.tui.widgets.panel import set_title
+from lora_tui.tui.widgets.path_input import Kind, PathChoice, PathInput
+
+_PAUSE = 0.3
+"""Seconds without a key after which the plan is made anew."""
 
 
 class SettingsForm(Dialog[Settings | None]):
@@ -38,53 +49,216 @@ class SettingsForm(Dialog[Settings | None]):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._settings = settings
-        self.fields = {
-            name: Input(format_value(name, settings_value(settings, name)), compact=True) for name in self.KEYS
-        }
+        self.fields = {name: self.make_field(name, self._value(name)) for name in self.KEYS}
         self.problem = Static("", markup=False)
+
+    def make_field(self, name: str, value: str) -> Input:
+        """Return the field of a key, with its value."""
+        return Input(value, compact=True)
+
+    def _value(self, name: str) -> str:
+        """The value that a key has, as its field shows it."""
+        return format_value(name, settings_value(self._settings, name))
 
     def action_submit(self) -> None:
         """Check all fields together, and return the settings when they are valid."""
         try:
             changes = {name: parse_edit(name, field.value) for name, field in self.fields.items()}
             settings = with_values(self._settings, changes)
-            self.check(settings)
         except LoraTuiError as error:
             self.problem.update(styled(("✗ ", "bold $error"), safe_text(str(error))))
             return
         self.dismiss(settings)
 
-    def check(self, settings: Settings) -> None:
-        """Raise `LoraTuiError` for what is known to fail before anything is started."""
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """A field of a `StartForm`: its label, what is said of it while it has the focus, and the path it takes, if any."""
+
+    label: str
+    help: str
+    path: Kind | None = None
 
 
 class StartForm(SettingsForm):
-    """What a run needs before it can begin: a question, a field and a help for each key."""
+    """What a run needs before it can begin, with its plan below the fields, made anew while one types.
 
-    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Question and help by key."""
+    Only what was changed is set: a key that is left as it was counts as not written. `initial` has values that fields
+    begin with in place of the settings' own; `forecast` makes the plan.
+    """
+
+    KEYS: ClassVar[Mapping[str, FormField]] = {}
+
+    AUTO_FOCUS = ""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", show=False),
         Binding("ctrl+s", "submit", "Start", show=False, priority=True),
     ]
 
+    def __init__(
+        self,
+        settings: Settings,
+        initial: Mapping[str, str],
+        forecast: Callable[[Settings], Awaitable[ForecastText]],
+    ) -> None:
+        super().__init__(settings)
+        for name, value in initial.items():
+            self.fields[name].value = value
+        self._forecast = forecast
+        self._problems = {name: Static("", markup=False, classes="field-problem") for name in self.KEYS}
+        self._help = Static("", markup=False, classes="form-help")
+        self._below = Static("", markup=False)
+        self._plan: tuple[str, Content] = ("Plan", Content())
+        self._choices: tuple[str, Content] | None = None
+        """Title and text of the paths that can be chosen; they stand in the place of the plan."""
+        self._timer: Timer | None = None
+
+    def make_field(self, name: str, value: str) -> Input:
+        """Return the field of a key: a path's completes it."""
+        kind = self.KEYS[name].path
+        return super().make_field(name, value) if kind is None else PathInput(value, kind)
+
     def compose(self) -> ComposeResult:
-        """Question, field and help for each key."""
-        with titled(VerticalScroll(classes="dialog -wide-dialog"), self.FORM_TITLE):
-            for name, (question, help_text) in self.KEYS.items():
-                yield Static(styled((question, "bold")), markup=False, classes="field-question")
-                yield self.fields[name]
-                yield Static(styled((help_text, DIM)), markup=False, classes="field-help")
+        """Fields, what the focused one is, the plan, and how to begin."""
+        with titled(Vertical(classes="dialog -wide-dialog -form"), self.FORM_TITLE):
+            for name, field in self.fields.items():
+                with Horizontal(classes="field"):
+                    yield Label(Content(self.KEYS[name].label))
+                    yield field
+                yield self._problems[name]
+            yield self._help
+            plan = VerticalScroll(self._below, classes="box", id="form-plan")
+            plan.can_focus = False
+            yield titled(plan, "Plan")
             yield self.problem
-            yield Static(styled(("enter", "bold $accent"), " next   ", ("ctrl+s", "bold $accent"), " start   ",
-                                ("escape", "bold $accent"), " back"))  # fmt: skip
+            with Horizontal(classes="form-end"):
+                yield Button(Content(" Start "), id="form-start", compact=True)
+                keys = (("ctrl+s", "start"), ("enter", "next"), ("tab", "complete"), ("escape", "back"))
+                yield Static(styled(*(part for key, word in keys for part in ((key, "bold $accent"), f" {word}  "))))
+
+    def on_mount(self) -> None:
+        """Focus the first field that is to be filled, and make the plan."""
+        self.first_field.focus()
+        self._plan_soon()
+
+    @property
+    def first_field(self) -> Input:
+        """The field to begin with: the first path that is not there yet, else the first field."""
+        fields = list(self.fields.values())
+        return next((field for field in fields if isinstance(field, PathInput) and not field.is_there), fields[0])
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """Say what the field with the focus is for."""
+        about = next((self.KEYS[name].help for name, field in self.fields.items() if field is event.widget), "")
+        self._help.update(Content.styled(about, DIM))
+
+    def field_problem(self, name: str, settings: Settings) -> str | None:
+        """Return what is known to fail because of a field's value, in one line; None where nothing is."""
+        return None
+
+    # Values
+
+    def _changes(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """The values of the fields that were changed, and what is wrong with those that hold none."""
+        changes: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        for name, field in self.fields.items():
+            if isinstance(field, PathInput) and not field.path:
+                problems[name] = f"Which {self.KEYS[name].path}? Type it, or tab takes one that is here."
+                continue
+            if field.value == self._value(name):
+                continue
+            try:
+                # A path is what was typed, whatever signs it has.
+                changes[name] = field.path if isinstance(field, PathInput) else parse_edit(name, field.value)
+            except LoraTuiError as error:
+                problems[name] = str(error)
+        return changes, problems
+
+    def _read(self) -> tuple[Settings | None, dict[str, str], str]:
+        """The settings as the fields have them, what is wrong by field, and with all of them together."""
+        changes, problems = self._changes()
+        try:
+            settings = with_values(self._settings, changes)
+        except LoraTuiError as error:
+            return None, problems, str(error)
+        known = {name: words for name in self.KEYS if (words := self.field_problem(name, settings))}
+        problems = known | problems
+        return settings, problems, ""
+
+    def _show_problems(self, problems: Mapping[str, str], together: str) -> None:
+        for name, line in self._problems.items():
+            words = problems.get(name, "")
+            line.display = bool(words)
+            line.update(styled(("✗ ", "bold $error"), safe_line(words, 160)))
+        self.problem.display = bool(together)
+        self.problem.update(styled(("✗ ", "bold $error"), safe_text(together)) if together else "")
+
+    # The plan
+
+    @on(Input.Changed)
+    def _plan_soon(self) -> None:
+        """Make the plan anew once the typing pauses."""
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(_PAUSE, lambda: self.run_worker(self._make_plan(), group="plan", exclusive=True))
+
+    async def _make_plan(self) -> None:
+        settings, problems, together = self._read()
+        # Nobody is told off for a field that is still to be filled.
+        self._show_problems({name: words for name, words in problems.items() if self.fields[name].value}, together)
+        if settings is None or any(isinstance(field, PathInput) and not field.path for field in self.fields.values()):
+            return
+        try:
+            forecast = await self._forecast(settings)
+        except LoraTuiError as error:
+            forecast = ForecastText((), (str(error),))
+        title = "Plan" if forecast.blocker is None else "Plan · cannot start yet"
+        self._plan = title, Content("\n").join(forecast_lines(forecast))
+        self._show_below()
+
+    @on(PathInput.Listed)
+    def _show_choices(self, event: PathInput.Listed) -> None:
+        """Show the paths that can be chosen in the place of the plan."""
+        self._choices = None
+        if event.choices:
+            top = max(0, (event.cursor or 0) - 5)
+            rows = [
+                _choice_line(choice, chosen=number == event.cursor)
+                for number, choice in enumerate(event.choices[top : top + 20], top)
+            ]
+            self._choices = "Here · tab takes the first, ↓ and enter another", Content("\n").join(rows)
+        self._show_below()
+
+    def _show_below(self) -> None:
+        title, content = self._choices or self._plan
+        set_title(self.query_one("#form-plan"), title)
+        self._below.update(content)
+
+    # Keys
+
+    def action_submit(self) -> None:
+        """Check all fields together, and return the settings when they are valid."""
+        settings, problems, together = self._read()
+        self._show_problems(problems, together)
+        if problems:
+            self.fields[next(name for name in self.KEYS if name in problems)].focus()
+        elif settings is not None:
+            self.dismiss(settings)
+
+    def on_button_pressed(self) -> None:
+        """Take enter or a click on the button."""
+        self.action_submit()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on to the next field; from the last, begin."""
+        """Go on to the next field; from the last, to the button."""
         later = list(self.fields.values())
         later = later[later.index(event.input) + 1 :]
-        if later:
-            later[0].focus()
-        else:
-            self.action_submit()
+        (later[0] if later else self.query_one("#form-start")).focus()
+
+
+def _choice_line(choice: PathChoice, *, chosen: bool) -> Content:
+    """A path of the list with what is there."""
+    mark = "▸ " if chosen else "  "
+    return styled((mark, "$accent"), safe_line(choice.value, 60, "bold" if chosen else ""), (f"  {choice.note}", DIM))

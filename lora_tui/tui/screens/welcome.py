@@ -12,15 +12,18 @@ from textual.containers import Vertical
 from textual.widgets import Button, Static
 
 from lora_tui.config.models import Settings
-from lora_tui.errors import LoraTuiError
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
-from lora_tui.tui.screens.settings_form import StartForm
+from lora_tui.tui.screens.settings_form import FormField, StartForm
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
+from lora_tui.tui.widgets.path_input import likely_folder
+
+BUILTIN = "builtin"
+"""The model that works in this program, without a key."""
 
 _CHOICES = (
     ("show", "1", "Show me", "the quickstart: a built-in model, no key, about two minutes"),
@@ -79,61 +82,85 @@ class WelcomeScreen(Dialog[None]):
         if name == "show":
             self._app_actions.start_soon("quickstart")
             return
-        mode, form = ("generate", GenerateForm) if name == "files" else ("train", TrainForm)
-        self._services.ask(form(self._services.state.settings), partial(self._app_actions.start_soon, mode))
+        settings = self._services.state.settings
+        backend = self._services.backend
+        form: StartForm
+        if name == "files":
+            form = GenerateForm(settings, first_generation(settings), backend.forecast_generation)
+        else:
+            form = TrainForm(settings, {}, backend.forecast_training)
+        self._services.ask(form, partial(self._begin, "generate" if name == "files" else "train"))
+
+    def _begin(self, mode: str, settings: Settings) -> None:
+        """Begin a run with these settings from now on, unless it is known to fail."""
+        self._services.state.settings = settings
+        backend = self._services.backend
+        forecast = backend.forecast_generation if mode == "generate" else backend.forecast_training
+        self._app_actions.start_unless_blocked(mode, forecast)
+
+
+def first_generation(settings: Settings) -> dict[str, str]:
+    """What the fields of `GenerateForm` begin with where the settings do not say.
+
+    The only folder here that holds text, and the built-in model where there is neither a key nor an endpoint.
+    """
+    chosen = settings.data_generation
+    values = {"data_generation.input_folder": likely_folder(chosen.input_folder)}
+    if not chosen.base_url and not os.environ.get(chosen.api_key_env):
+        values["data_generation.model"] = BUILTIN
+    return values
 
 
 class GenerateForm(StartForm):
     """What generation from a folder needs."""
 
     FORM_TITLE = "From my files"
-    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "data_generation.input_folder": ("Which folder has the text?", ".txt and .md files, with subfolders"),
-        "data_generation.model": (
-            "Which model writes the pairs?",
-            "a name such as gpt-4o-mini, or builtin: small, free, local",
+    KEYS: ClassVar[Mapping[str, FormField]] = {
+        "data_generation.input_folder": FormField(
+            "Folder", "The folder with your text: .txt and .md files, with subfolders.", "folder"
         ),
-        "data_generation.base_url": (
-            "Where is it?",
-            "empty = OpenAI; any compatible endpoint, such as http://localhost:11434/v1",
+        "data_generation.model": FormField(
+            "Model", "Which model writes the questions? builtin is small, free and works on this machine; or a name "
+            "such as gpt-4o-mini.",
         ),
-        "data_generation.total_examples": (
-            "How many accepted pairs?",
-            "a dozen shows how it goes; a few hundred teach something",
+        "data_generation.base_url": FormField(
+            "Address", "Where is that model? Empty: OpenAI. Else an endpoint such as http://localhost:11434/v1. "
+            "builtin needs none.",
         ),
-    }
+        "data_generation.total_examples": FormField(
+            "Pairs", "How many question/answer pairs? A dozen shows how it goes, some hundreds teach more."
+        ),
+    }  # fmt: skip
 
-    def check(self, settings: Settings) -> None:
+    def field_problem(self, name: str, settings: Settings) -> str | None:
         """The folder must exist, and OpenAI needs a key."""
         generation = settings.data_generation
-        if not Path(generation.input_folder).expanduser().is_dir():
-            raise LoraTuiError(f"There is no folder {one_line(generation.input_folder, 100)} here ({Path.cwd()}).")
-        if generation.model != "builtin" and not generation.base_url and not os.environ.get(generation.api_key_env):
-            raise LoraTuiError(f"{generation.api_key_env} is not set: leave, export it and come back, or take builtin.")
+        if name == "data_generation.input_folder":
+            there = generation.input_folder and Path(generation.input_folder).expanduser().is_dir()
+            return None if there else f"There is no folder {one_line(generation.input_folder, 100)} in {Path.cwd()}."
+        keyless = not generation.base_url and not os.environ.get(generation.api_key_env)
+        if name == "data_generation.model" and generation.model != BUILTIN and keyless:
+            return f"{generation.api_key_env} is not set: type builtin, or leave, export it and come back."
+        return None
 
 
 class TrainForm(StartForm):
     """What training on a file needs."""
 
     FORM_TITLE = "I have the data"
-    KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "fine_tuning.train_data_file": (
-            "Which file?",
-            "Question/Answer text, .jsonl, .json or .csv: chat, Alpaca, ShareGPT, …",
+    KEYS: ClassVar[Mapping[str, FormField]] = {
+        "fine_tuning.train_data_file": FormField(
+            "File", "Your examples: Question/Answer text, .jsonl, .json or .csv (chat, Alpaca, ShareGPT, …).", "file"
         ),
-        "fine_tuning.model_name": (
-            "Which model?",
-            "a name on the Hugging Face hub, a folder, a .gguf file, or builtin",
+        "fine_tuning.model_name": FormField(
+            "Model", "Which model learns? builtin (small, fetched once), a name on the Hugging Face hub, a folder, or "
+            "a .gguf file.",
         ),
-        "fine_tuning.optimizer.lora_lr": ("Learning rate?", "5e-4 for models up to 4 billion parameters, 2e-4 above"),
-        "fine_tuning.training.max_epochs": (
-            "How many times over the data?",
-            "3 for thousands of examples, 10 or more for dozens",
-        ),
-    }
+    }  # fmt: skip
 
-    def check(self, settings: Settings) -> None:
+    def field_problem(self, name: str, settings: Settings) -> str | None:
         """The file must exist."""
         named = settings.fine_tuning.train_data_file
-        if not named or not Path(named).expanduser().is_file():
-            raise LoraTuiError(f"There is no file {one_line(named, 100) or '(none named)'} here ({Path.cwd()}).")
+        if name != "fine_tuning.train_data_file" or (named and Path(named).expanduser().is_file()):
+            return None
+        return f"There is no file {one_line(named, 100) or '(none named)'} in {Path.cwd()}."
