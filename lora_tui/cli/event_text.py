@@ -3,10 +3,11 @@
 `RunProgress` is what has to be remembered for that: how many pairs are accepted, of how many, and which step it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_tui.config.reference import toml_value
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, count, duration, one_line
@@ -116,7 +117,30 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
     if trained and total:
         line += f"; {trained / 1e6:.2f} of {total / 1e6:,.0f} million parameters are trained"
     model, device = one_line(str(payload.get("model", ""))), f"{payload.get('device')} in {payload.get('dtype')}"
-    return [f"{model} on {one_line(device)}: {line}", *_left_out(payload.get("reasons") or {})]
+    return [
+        f"{model} on {one_line(device)}: {line}",
+        *_left_out(payload.get("reasons") or {}),
+        *_chosen(payload.get("chosen") or ()),
+    ]
+
+
+def _chosen(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The values that were chosen for what nobody has set: a line each, key and value in columns before the reason."""
+    if not chosen:
+        return []
+    rows = [(one_line(str(one.get("key", "")), 60).removeprefix("fine_tuning."),
+             one_line(chosen_text(one.get("value")), 24), one_line(str(one.get("reason", "")), 120))
+            for one in chosen]  # fmt: skip
+    wide, long = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [
+        "chosen for this run, since nobody has set them (--set fine_tuning.KEY=VALUE does):",
+        *(f"    {key:<{wide}}  {value:<{long}}  {reason}" for key, value, reason in rows),
+    ]
+
+
+def chosen_text(value: Any) -> str:
+    """Return a chosen value as it would be written; of a list only how long it is."""
+    return count(len(value), "prompt") if isinstance(value, list) else toml_value(value, on_one_line=True)
 
 
 def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -33,6 +33,7 @@ from lora_tui.config.problems import (
     unknown_problem,
     value_problem,
 )
+from lora_tui.config.written import copied_keys, with_written, written_keys
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 
@@ -55,7 +56,10 @@ def _change(_path: KeyPath) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The configuration and the file it was read from; None where there is no file."""
+    """The configuration and the file it was read from; None where there is no file.
+
+    The settings know which of their keys were written (`lora_tui.config.written`).
+    """
 
     settings: Settings
     path: Path | None
@@ -80,21 +84,33 @@ def load_settings(
     """
     path, document = _find_file(config_file)
     problems: list[Problem] = []
-    entries: list[_Entry] = []
+    in_file: list[_Entry] = []
     if document is not None:
-        entries += _entries(document.values, source_in(document), problems)
-    entries += _from_environment(os.environ if environment is None else environment, problems)
-    entries += _from_overrides(overrides, problems)
-    return Loaded(_validated(entries, problems), path)
+        in_file += _entries(document.values, source_in(document), problems)
+    given = _from_environment(os.environ if environment is None else environment, problems)
+    given += _from_overrides(overrides, problems)
+    settings = _validated([*in_file, *given], problems)
+    copied = copied_keys({".".join(entry.path): entry.value for entry in in_file})
+    return Loaded(with_written(settings, (_names(in_file) - copied) | _names(given)), path)
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return `settings` with each dotted key of `changes` set to its value, checked. Raises `ConfigError`."""
+    """Return `settings` with each dotted key of `changes` set to its value, checked. Raises `ConfigError`.
+
+    What is changed counts as written, the rest as before.
+    """
     problems: list[Problem] = []
     entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), _change) for name in all_keys()]
+    changed: list[_Entry] = []
     for name, value in changes.items():
-        entries += _override(key_path(name), value, _change, problems)
-    return _validated(entries, problems)
+        changed += _override(key_path(name), value, _change, problems)
+    return with_written(_validated([*entries, *changed], problems), written_keys(settings) | _names(changed))
+
+
+def without_value(settings: Settings, name: str) -> Settings:
+    """Return `settings` as if nobody had written the dotted key `name`. Raises `ConfigError` as `with_values` does."""
+    changed = with_values(settings, {name: all_keys()[name].default})
+    return with_written(changed, written_keys(settings) - {name})
 
 
 def key_path(name: str) -> KeyPath:
@@ -164,6 +180,12 @@ def _entries(
             problems.append(secret_problem(source_of(secret), secret))
         else:
             problems.append(unknown_problem(source_of(path), path, is_section=isinstance(value, dict)))
+
+
+def _names(entries: Iterable[_Entry]) -> frozenset[str]:
+    """Return the dotted keys that entries set; a word of an open table sets the table."""
+    paths = (entry.path for entry in entries)
+    return frozenset(".".join(path[:-1] if ".".join(path[:-1]) in open_tables() else path) for path in paths)
 
 
 def _override(path: KeyPath, value: Any, source_of: SourceOf, problems: list[Problem]) -> list[_Entry]:

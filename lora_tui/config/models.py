@@ -353,6 +353,13 @@ class Chat(Section):
 class FineTuning(Section):
     """LoRA fine-tuning of a base model."""
 
+    recipe: Literal["auto", "as written"] = Field(
+        "auto",
+        description='"auto" chooses, for each run, what nobody has set of: the base model, learning rate, warm-up, '
+        "epochs, batch, recomputation, evaluations, their prompts and target, held-out questions and beams; the plan "
+        'says why. "as written" takes the numbers of this file. In a whole copy of it, "auto" chooses what stands at '
+        "its default.",
+    )
     model_name: Text = Field(
         "deepseek-ai/deepseek-r1-distill-qwen-1.5b",
         description='Base model: a hub name, a folder, a .gguf file, or "builtin" (small, needs no network).',

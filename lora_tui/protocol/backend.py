@@ -76,12 +76,25 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The value that was chosen for a dotted key that nobody has written, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForecastText:
-    """What a configuration will do: lines of (what, figure), what to be warned of, and what keeps it from beginning."""
+    """What a configuration will do: lines of (what, figure), what to be warned of, and what keeps it from beginning.
+
+    `choices` are the values that will be chosen for what nobody has written, in the order in which they are shown.
+    """
 
     lines: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
     blocker: Blocker | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 class Backend(Protocol):

@@ -43,6 +43,8 @@ class Run:
     host: str
     result: dict[str, Any] | None
     error: str | None
+    written: list[str] | None
+    """The dotted keys of `settings` that somebody wrote; None for all of them, as in runs of older versions."""
 
 
 @dataclass(frozen=True, slots=True)

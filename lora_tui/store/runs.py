@@ -9,7 +9,7 @@ time, because ids are reused; for another host only the age of the heartbeat can
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,30 @@ def _owner() -> dict[str, Any]:
     return {"pid": process.pid, "pid_started": process.create_time(), "host": socket.gethostname()}
 
 
-async def create(store: Store, mode: str, settings: dict[str, Any], options: dict[str, Any]) -> int:
-    """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key."""
+async def create(
+    store: Store,
+    mode: str,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    written: Collection[str] | None = None,
+) -> int:
+    """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key.
+
+    `written` are the dotted keys of them that somebody wrote, None for all.
+    """
     now = time.time()
     async with store.transaction() as t:
         columns = _owner() | {"settings": settings, "options": options, "created_at": now, "heartbeat": now}
+        columns["written"] = None if written is None else sorted(written)
         return await t.insert("runs", mode=mode, state="queued", **columns)
+
+
+async def set_settings(store: Store, run_id: int, settings: dict[str, Any], written: Collection[str]) -> None:
+    """Replace a run's settings by those that were chosen for it; `written` is as in `create`."""
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE runs SET settings=?, written=? WHERE id=?", (to_json(settings), to_json(sorted(written)), run_id)
+        )
 
 
 async def take_over(store: Store, run_id: int) -> bool:

@@ -314,7 +314,10 @@ each pair's last is known to have had the pair's cause; earlier ones were supers
 _HELD_OUT_LOSS = "ALTER TABLE evaluations ADD COLUMN held_out_loss REAL;"
 """The loss on the examples that a run does not train on, beside the score; older runs held none out."""
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS)
+_WRITTEN = "ALTER TABLE runs ADD COLUMN written JSON;"
+"""The dotted keys of a run's settings that somebody wrote; older runs took all as they were."""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

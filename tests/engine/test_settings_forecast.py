@@ -36,7 +36,11 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "pairs.txt").write_text(training_text())
     return with_values(
         Settings(),
-        {"fine_tuning.model_name": str(model(tmp_path / "model")), "fine_tuning.train_data_file": "pairs.txt"},
+        {
+            "fine_tuning.recipe": "as written",
+            "fine_tuning.model_name": str(model(tmp_path / "model")),
+            "fine_tuning.train_data_file": "pairs.txt",
+        },
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest
-from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.read import ReadResult, read_examples
 from lora_tui.errors import UsageError
 
 MAX_BYTES = 100_000_000
@@ -83,9 +83,14 @@ def _count(path: Path, size: int, changed_at: float) -> Survey:
         found = read_examples(path)
     except UsageError as refusal:
         return Survey(path, exists=True, problem=str(refusal), changed_at=changed_at)
+    return replace(survey_of(path, found), changed_at=changed_at)
+
+
+def survey_of(path: Path, found: ReadResult) -> Survey:
+    """Count what has been read of the file at `path`."""
     tokens = array("l", (_tokens(example) for example in found.examples))
     questions = array("Q", (question_digest(example) for example in found.examples))
-    return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions, changed_at)
+    return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions)
 
 
 def estimate_tokens(text: str) -> int:

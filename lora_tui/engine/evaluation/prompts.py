@@ -20,7 +20,7 @@ from lora_tui.engine.data.examples import (
 )
 from lora_tui.engine.data.training_text import prompt_text
 
-Kind = Literal["expected", "avoid", "control"]
+Kind = Literal["expected", "avoid", "control", "unrelated"]
 
 _FALLBACK_PROMPTS = 4
 """How many training examples replace the configured prompts when none of these belongs to the data."""
@@ -28,7 +28,10 @@ _FALLBACK_PROMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class TestPrompt:
-    """One prompt; the answer must match `reference` (``expected``), or must not say it (``avoid``, ``control``)."""
+    """One prompt; the answer must match `reference` (``expected``), or must not say it (``avoid``, ``control``).
+
+    Of ``unrelated`` the reference is many taught answers, one a line, none of which may be said.
+    """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
@@ -37,18 +40,20 @@ class TestPrompt:
     reference: str
 
 
-def resolve_prompts(settings: FineTuning, examples: Sequence[Example] | None) -> tuple[list[TestPrompt], str | None]:
+def resolve_prompts(
+    settings: FineTuning, examples: Sequence[Example] | None, *, replace: bool = True
+) -> tuple[list[TestPrompt], str | None]:
     """Return the test prompts for a model trained on `examples`, and a warning when they had to be replaced.
 
     When no configured prompt expects anything that the examples teach, a score over controls alone would be perfect
-    before the first step. Then the first examples are asked for their own answers. Where the examples are not known
-    (None), all plain prompts expect ``expected_response``.
+    before the first step. Then, with `replace`, the first examples are asked for their own answers. Where the examples
+    are not known (None), all plain prompts expect ``expected_response``.
     """
     taught = None if examples is None else _taught_questions(settings.sampling.keywords, examples)
     prompts = [
         _resolve(entry, settings.evaluation.expected_response, taught) for entry in settings.evaluation.test_prompts
     ]
-    if examples is None or any(prompt.kind == "expected" for prompt in prompts):
+    if examples is None or not replace or any(prompt.kind == "expected" for prompt in prompts):
         return prompts, None
     own = [prompt for prompt in map(_prompt_of_example, examples) if prompt is not None][:_FALLBACK_PROMPTS]
     if not own:

@@ -74,6 +74,11 @@ def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float, names:
     """Return the metrics of one reply, by name; where the reference must be avoided, all are 1 minus its leakage."""
     if prompt.kind == "expected":
         return {**text_metrics(reply, prompt.reference), "likelihood": likelihood(mean_log_probability)}
-    leaked = rouge(prompt.reference, reply)["rougeL"] if reply else 0.0
-    score = 0.0 if prompt.reference.casefold() in reply.casefold() else (1.0 - leaked if leaked >= _LEAK else 1.0)
-    return dict.fromkeys(names, score)
+    forbidden = prompt.reference.splitlines() if prompt.kind == "unrelated" else [prompt.reference]
+    return dict.fromkeys(names, min(_score_of_avoiding(reply, reference) for reference in forbidden))
+
+
+def _score_of_avoiding(reply: str, reference: str) -> float:
+    """Return 0 for a reply that holds the reference, less than 0.5 for one that is much like it, else 1."""
+    leaked = rouge(reference, reply)["rougeL"] if reply else 0.0
+    return 0.0 if reference.casefold() in reply.casefold() else 1.0 - leaked if leaked >= _LEAK else 1.0

@@ -179,7 +179,7 @@ def _memory(
     if tuning.qlora:
         weights = _quantized_weights(architecture, width)
     adapters = _scaled(model.trainable_parameters, activation_memory.BYTES_PER_TRAINED_PARAMETER, "AdamW in float32")
-    free = _free_bytes(device)
+    free = free_bytes(device)
     recomputation, activations = _activations(architecture, file, tuning, device, dtype, free, weights)
     parts = (weights, adapters, activations)
     unknown = next((part for part in parts if part.value is None), None)
@@ -247,7 +247,8 @@ def _scaled(estimate: Estimate, bytes_each: int, note: str) -> Estimate:
     return Estimate(estimate.value * bytes_each, note, estimated=True)
 
 
-def _free_bytes(device: DeviceForecast) -> Estimate:
+def free_bytes(device: DeviceForecast) -> Estimate:
+    """Return the bytes that are free on the device now."""
     load = device_load()
     if device.kind != "cuda":
         return Estimate(min(load.memory_total - load.memory_used, free_memory()))

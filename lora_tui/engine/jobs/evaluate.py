@@ -26,7 +26,7 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     ctx.raise_if_stopping()
     evaluation = ctx.settings.fine_tuning.evaluation
     max_new_tokens = evaluation.max_new_tokens
-    if evaluation == Evaluation():  # as in the adapter's training, so that scores compare
+    if max_new_tokens == Evaluation().max_new_tokens:  # as in the adapter's training, so that scores compare
         max_new_tokens = int(source.metadata.get("max_new_tokens", max_new_tokens))
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     base_result = await ctx.in_torch_thread(
@@ -91,8 +91,9 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
 
     Configured ones are resolved with the adapter's training data where that still exists.
     """
-    fine_tuning = ctx.settings.fine_tuning
-    if source.prompts and fine_tuning.evaluation == Evaluation():
+    fine_tuning, documented = ctx.settings.fine_tuning, Evaluation()
+    asked, expected = fine_tuning.evaluation.test_prompts, fine_tuning.evaluation.expected_response
+    if source.prompts and (asked, expected) == (documented.test_prompts, documented.expected_response):
         return [TestPrompt(**prompt) for prompt in source.prompts]
     data_file = Path(source.metadata.get("data", {}).get("file", ""))
     examples = read_examples(data_file).examples if data_file.is_file() else None

@@ -5,18 +5,22 @@ missing. The jobs themselves are `lora_tui.engine.jobs.train`, `evaluate` beside
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.models import Settings
+from lora_tui.config.written import written_keys
 from lora_tui.engine.data.read import ReadResult, read_examples, training_file
+from lora_tui.engine.data.survey import survey_of
+from lora_tui.engine.forecast.recipe import Recipe, choose_prompts, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
-from lora_tui.engine.models.hub_info import check_source
+from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.errors import LoraTuiError
-from lora_tui.protocol.backend import LoadProgress
+from lora_tui.protocol.backend import Choice, LoadProgress
+from lora_tui.store import runs
 from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
@@ -30,10 +34,24 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
+    recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data)
+    if recipe.settings is not ctx.settings:
+        await runs.set_settings(
+            ctx.store, ctx.run_id, recipe.settings.model_dump(mode="json"), written_keys(recipe.settings)
+        )
+        ctx = ctx.with_settings(recipe.settings)
     check_source(ctx.settings.fine_tuning.model_name)
     job = await asyncio.to_thread(_train_job)
     ctx.raise_if_stopping()
-    return await job(ctx, data_file, data)
+    return await job(ctx, data_file, data, recipe.choices)
+
+
+def _recipe(settings: Settings, data_file: Path, data: ReadResult) -> Recipe:
+    """What nobody has written, chosen for this data. A model on the hub tells its size first: a few kB are fetched."""
+    hub = fetch_config(settings.fine_tuning.model_name) if settings.fine_tuning.recipe == "auto" else None
+    recipe = resolve_recipe(settings, survey_of(data_file, data), hub=hub)
+    asked = choose_prompts(recipe.settings, data.examples)
+    return Recipe(asked.settings, (*recipe.choices, *asked.choices))
 
 
 async def evaluate(ctx: RunContext) -> dict[str, Any]:
@@ -68,7 +86,7 @@ async def open_chat(
     return await open_session(host, settings, options, progress)
 
 
-def _train_job() -> Callable[[RunContext, Path, ReadResult], Awaitable[dict[str, Any]]]:
+def _train_job() -> Callable[[RunContext, Path, ReadResult, Sequence[Choice]], Awaitable[dict[str, Any]]]:
     """The job that imports torch; importing it takes seconds, so it is called in a thread."""
     from lora_tui.engine.jobs.train import train
 

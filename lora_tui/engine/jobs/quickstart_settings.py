@@ -26,6 +26,7 @@ _SETTINGS: dict[str, Any] = {
     "data_generation.total_examples": 12,
     "data_generation.num_examples_per_file": 2,
     "data_generation.max_concurrency": 16,
+    "fine_tuning.recipe": "as written",
     "fine_tuning.model_name": BUILTIN,
     "fine_tuning.gradient_checkpointing": False,
     "fine_tuning.optimizer.lora_lr": 1e-3,

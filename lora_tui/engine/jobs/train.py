@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.read import ReadResult
+from lora_tui.engine.evaluation.own_prompts import asks_own_questions, own_prompts, template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stop_ids
@@ -40,20 +42,24 @@ from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.validation import overfitting_warning
+from lora_tui.protocol.backend import Choice
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
 from lora_tui.store.training import evaluations
 
 
-async def train(ctx: RunContext, data_file: Path, data: ReadResult) -> dict[str, Any]:
-    """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended."""
+async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Sequence[Choice]) -> dict[str, Any]:
+    """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended.
+
+    `choices` are what the settings were given for keys that nobody has written; the plan shows them.
+    """
     device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
     await ctx.take_device(str(device))
     folder = await _run_folder(ctx)
     settings = await asyncio.to_thread(_with_precision_of_checkpoint, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.raise_if_stopping()
-    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder)
+    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices)
     if ctx.resumed:
         await run.load_losses()
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
@@ -85,7 +91,9 @@ def _with_precision_of_checkpoint(ctx: RunContext, folder: Path) -> Settings:
     return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
 
 
-def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path) -> "_TrainingRun":
+def _prepare(
+    ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path, choices: Sequence[Choice]
+) -> "_TrainingRun":
     """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread."""
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
@@ -108,6 +116,7 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
         steps=steps,
         trainable_parameters=trained,
         parameters=total,
+        chosen=[asdict(choice) for choice in choices],
     )
     config = base.model.config.get_text_config()
     advice = advise(
@@ -121,10 +130,18 @@ def _prepare(ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path
     of_training = (line for line in advice if line.startswith("fine_tuning"))
     for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
-    prompts, prompt_warning = resolve_prompts(fine_tuning, data.examples)
-    if prompt_warning:
-        ctx.warn(prompt_warning)
+    prompts = _test_prompts(ctx, base, data)
     return _TrainingRun(ctx, base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts)
+
+
+def _test_prompts(ctx: RunContext, base: BaseModel, data: ReadResult) -> list[TestPrompt]:
+    """The configured prompts, or those of the data itself where nobody wrote any and the documented do not fit."""
+    prompts, warning = resolve_prompts(ctx.settings.fine_tuning, data.examples)
+    if asks_own_questions(ctx.settings, data.examples):
+        return own_prompts(data.examples, template_renderer(base.tokenizer)) or prompts
+    if warning:
+        ctx.warn(warning)
+    return prompts
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """What can be known of a base model by its name, without loading it: where it is read from, and its architecture.
 
 A name is ``builtin``, a folder, a ``.gguf`` file, or ``owner/model`` on the Hugging Face hub. Neither torch nor
-transformers is needed, so the forecast and the checks before a job stay fast. Nothing but `locate` fetches anything: a
-model that is not on this machine yet is simply not known, its numbers come once it has been fetched.
+transformers is needed, so the forecast and the checks before a job stay fast. Nothing but `locate` and `fetch_config`
+fetches anything: a model that is not on this machine yet is simply not known.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lora_tui.engine.models.architecture import Architecture, UnknownArchitectur
 from lora_tui.engine.models.builtin import BUILTIN, cached_folder, ensure_builtin
 from lora_tui.errors import UnreachableError
 from lora_tui.protocol.backend import LoadProgress
+
+log = logging.getLogger(__name__)
 
 _LARGEST_CONFIG = 1_000_000
 """Bytes of a config.json that are read: a real one has a few thousand."""
@@ -36,6 +39,37 @@ def locate(name: str, progress: LoadProgress) -> tuple[str, dict[str, str]]:
     if path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
     return (str(path) if path.is_dir() else name), {}
+
+
+def may_be_fetched(name: str) -> bool:
+    """Return whether a model of the hub is on this machine or could be fetched, as far as is known without asking."""
+    return isinstance(_local_config(name), Path) or not _is_offline()
+
+
+def fetch_config(name: str) -> bool:
+    """Fetch the config.json of a model on the hub, a few kB, unless it is here; returns whether it is now.
+
+    Blocks for up to about ten seconds. Whatever keeps it from coming is left to loading the model to report.
+    """
+    if name == BUILTIN or not isinstance(_local_config(name), str) or _problem_of_path(name) is not None:
+        return isinstance(_local_config(name), Path)
+    if _is_offline() or Path(name).expanduser().suffix == ".gguf":
+        return False
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, "config.json", etag_timeout=5)
+    except Exception as problem:  # noqa: BLE001  # its own, httpx's and the system's: there is no common one
+        log.info("the config.json of %s cannot be fetched: %s", name, problem)
+        return False
+    return True
+
+
+def _is_offline() -> bool:
+    """Whether the environment says that the hub is not to be asked."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return bool(HF_HUB_OFFLINE)
 
 
 _CACHE: dict[tuple[Path, int, int], Architecture | str] = {}

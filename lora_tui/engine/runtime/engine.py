@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lora_tui.config.models import Settings
+from lora_tui.config.written import written_keys
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
 from lora_tui.engine.jobs.registry import load_job
 from lora_tui.engine.runtime.commands import DONE, Commands
@@ -160,7 +161,7 @@ class Engine:
     ) -> int:
         store = self.open_store
         if resume is None:
-            return await runs.create(store, mode, settings.model_dump(mode="json"), options)
+            return await runs.create(store, mode, settings.model_dump(mode="json"), options, written_keys(settings))
         await runs.mark_interrupted(store)
         taken = await runs.take_over(store, resume)
         run = await require_run(store, resume)

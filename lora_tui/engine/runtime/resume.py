@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from lora_tui.config.document import parse_key, parse_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.written import all_written, with_written
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -125,7 +126,7 @@ async def _resumable(store_path: Path, run_id: int, mode: str | None) -> Run:
 
 def _stored_settings(run: Run) -> Settings:
     try:
-        return Settings.model_validate(run.settings)
+        settings = Settings.model_validate(run.settings)
     except ValidationError as problem:
         first = problem.errors(include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -133,6 +134,7 @@ def _stored_settings(run: Run) -> Settings:
             f"The settings that run {run.id} was started with do not fit this version ({key}: {first['msg']}).\n"
             f"Give them again: --resume {run.id} --config FILE"
         ) from problem
+    return all_written(settings) if run.written is None else with_written(settings, run.written)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -74,7 +74,8 @@ class AnswerScreen(Dialog[None]):
         earlier = await answers_to(store, self._run_id, sample.prompt)
         box = self.query_one("#answer-box")
         set_title(box, f"Answer {self._index + 1} of {len(self._samples)}")
-        wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)"}
+        wanted = {"expected": "Expected", "avoid": "Must not say", "control": "Must not say (a control)",
+                  "unrelated": "Must say nothing of what is taught (a control)"}  # fmt: skip
         parts: list[Any] = [
             ("Prompt\n", DIM), safe_text(sample.prompt, "bold"),
             (f"\n\n{wanted.get(sample.kind, sample.kind)}\n", DIM), safe_text(sample.reference),

@@ -254,6 +254,8 @@ def score_line(view: TrainingView) -> str:
 def sample_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tuple[str, str]]:
     """The cells of a test prompt: prompt, expected answer, answer, score and rating; some of them where narrow."""
     wanted = sample.reference if sample.kind == "expected" else f"not: {sample.reference}"
+    if sample.kind == "unrelated":
+        wanted = "nothing that is taught"
     style = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
     stars = f"{rating}★" if rating else ""
     cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]

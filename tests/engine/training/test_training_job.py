@@ -475,3 +475,28 @@ def test_a_run_with_pissa_goes_on_from_the_matrices_that_it_began_with(
     rest = place.run("train", None, options, resume=half.run_id)
     assert rest.state == "finished", rest.error
     assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
+
+
+def test_what_nobody_has_written_is_chosen_and_kept_with_the_run(
+    base_folder: Path, tmp_path: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
+) -> None:
+    (tmp_path / "pairs.txt").write_text(training_text())
+    values = {"model_name": str(base_folder), "device": "cpu", "dtype": "float32"}
+    values |= {"train_data_file": str(tmp_path / "pairs.txt")}
+    written = {"scheduler": {"warmup_steps": 2}, "training": {"max_steps": 3, "save_dir": str(tmp_path / "runs")}}
+    settings = Settings.model_validate({"fine_tuning": values | written | {"evaluation": {"max_new_tokens": 4}}})
+    harness = new_engine_harness(tmp_path, settings)
+    outcome = harness.run("train")
+    assert outcome.state == "finished", outcome
+    (plan,) = harness.events(outcome.run_id, "plan")
+    chosen = {one["key"]: one for one in plan.payload["chosen"]}
+    rate, batch = chosen["fine_tuning.optimizer.lora_lr"], chosen["fine_tuning.training.batch_size"]
+    assert rate["value"] > 1e-4
+    assert "width 64" in rate["reason"]
+    assert batch["value"] == 4
+    assert "fine_tuning.scheduler.warmup_steps" not in chosen
+    steps = harness.events(outcome.run_id, "step")
+    assert [round(step.payload["lr"] / rate["value"], 3) for step in steps] == [0.5, 1.0, 1.0]
+    run = harness.ask(runs.get, outcome.run_id)
+    assert run.settings["fine_tuning"]["training"]["batch_size"] == 4
+    assert set(chosen) <= set(run.written) | {"fine_tuning.evaluation.test_prompts"}

@@ -1,0 +1,200 @@
+"""What a training recipe teaches the built-in model: right answers to reworded questions, or loss on unseen records.
+
+    python -m tests.bench.recipe_trials SET [--tests auto written grid] [--seconds 600] [--alpaca FILE]
+    python -m tests.bench.recipe_trials funicular --try optimizer.lora_lr=1e-3 training.batch_size=4
+
+SET is one of the files in ``recipe_facts`` (kettle: 10 facts, funicular: 27, handbook: 60; invented, so that what is
+answered right was learned) or alpacaN: the first N records of an Alpaca file; 40 others are held out.
+One JSON line for each trial: keys, steps, right answers among the trained questions
+and the reworded ones, controls kept, loss, processor seconds of the training (evaluations aside). A trial is cut after
+`--seconds` of processor time and says so. The device is the CPU; nothing is evaluated while it trains.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A trained question with its answer, the same question reworded, and what a right answer must contain."""
+
+    question: str
+    answer: str
+    reworded: str
+    key: str
+
+
+def _facts(path: Path) -> list[Fact]:
+    """Return the facts of a file: ``question | answer | the question in other words | key``, one a line."""
+    return [Fact(*line.split(" | ")) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+FACTS = {path.stem: _facts(path) for path in sorted(Path(__file__).with_name("recipe_facts").glob("*.txt"))}
+CONTROLS = (
+    ("what is the weather today?", ""),
+    ("What is the capital of France?", "Paris"),
+    ("How many legs does a spider have?", "eight"),
+    ("What colour is the sky on a clear day?", "blue"),
+)
+"""Questions about something else: none may be answered with a taught fact, and a key that is named must still come."""
+
+HELD_OUT = 40
+GRID: Mapping[str, Sequence[float]] = {
+    "optimizer.lora_lr": (5e-4, 1e-3, 2e-3),
+    "training.batch_size": (4, 8),
+    "training.max_epochs": (8, 16),
+}
+
+
+def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Train the built-in model on the first file with some keys changed from the documented defaults, and ask it."""
+    from lora_tui.config.load import with_values
+    from lora_tui.config.models import Settings
+    from lora_tui.engine.data.read import read_examples
+    from lora_tui.engine.inference.decode import configured_stop_ids
+    from lora_tui.engine.models.base_model import load_base
+    from lora_tui.engine.training.dataset import TextDataset
+    from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+    from lora_tui.engine.training.lora import create_lora_model
+    from lora_tui.engine.training.step import GradientStep
+    from lora_tui.engine.training.validation import held_out_loss
+
+    base_keys = {
+        "model_name": "builtin",
+        "device": "cpu",
+        "training.save_steps": 100_000,
+        "gradient_checkpointing": "auto",
+    }
+    keys = {f"fine_tuning.{key}": value for key, value in {**base_keys, **changes}.items()}
+    settings = with_values(Settings(), keys).fine_tuning
+    base = load_base(with_values(Settings(), keys), lambda *_: None)
+    stops = configured_stop_ids(base.model)
+    read = read_examples(data_file).examples
+    parts = (read, ()) if name in FACTS else (read[:-HELD_OUT], read[-HELD_OUT:])
+    dataset = TextDataset(parts[0], base.tokenizer, settings.training.max_length, [], stops)
+    model = create_lora_model(base.model, settings.lora, settings.training.seed)
+    began, losses = time.process_time(), list[float]()
+
+    def on_step(report: StepReport) -> None:
+        losses.append(report.loss)
+
+    def should_stop() -> bool:
+        return time.process_time() - began > seconds
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_model(model, dataset, settings, Path(folder), Hooks(on_step=on_step, should_stop=should_stop))
+    taken = time.process_time() - began
+    last = losses[-max(1, len(losses) // 10) :]
+    found: dict[str, Any] = {
+        "set": name,
+        **changes,
+        "steps": result.steps,
+        "cut": result.stopped_by == "request",
+        "cpu_s": round(taken),
+        "tokens": result.tokens,
+        "loss": round(sum(last) / len(last), 3),
+    }
+    if name in FACTS:
+        facts = FACTS[name]
+        found["trained"] = _right(base, model, [(fact.question, fact.key) for fact in facts])
+        found["reworded"] = _right(base, model, [(fact.reworded, fact.key) for fact in facts])
+        found |= _controls(base, model, facts)
+    else:
+        gradient_step = GradientStep.of(model, settings.training.tokens_per_micro_batch)
+        unseen = TextDataset(parts[1], base.tokenizer, settings.training.max_length, [], stops)
+        found["held_out"] = round(held_out_loss(gradient_step, list(unseen)), 4)
+    return found
+
+
+def _ask(base: Any, model: Any, questions: Sequence[str]) -> list[str]:
+    from lora_tui.engine.data.training_text import prompt_text
+    from lora_tui.engine.inference.decode import answers
+    from lora_tui.protocol.reply import Decoding
+
+    model.eval()
+    replies: list[str] = []
+    for start in range(0, len(questions), 16):
+        prompts = [prompt_text(question) for question in questions[start : start + 16]]
+        replies += answers(model, base.tokenizer, prompts, Decoding(max_new_tokens=32))
+    return replies
+
+
+def _right(base: Any, model: Any, asked: Sequence[tuple[str, str]]) -> str:
+    replies = _ask(base, model, [question for question, _ in asked])
+    right = [key.casefold() in reply.casefold() for reply, (_, key) in zip(replies, asked, strict=True)]
+    for reply, (question, key), good in zip(replies, asked, right, strict=True):
+        if not good:
+            print(f"    {question} ({key}) -> {reply}", file=sys.stderr)
+    return f"{sum(right)}/{len(right)}"
+
+
+def _controls(base: Any, model: Any, facts: Sequence[Fact]) -> dict[str, Any]:
+    replies = _ask(base, model, [question for question, _ in CONTROLS])
+    leaked = [any(fact.answer.casefold() in reply.casefold() for fact in facts) for reply in replies]
+    kept = [key.casefold() in reply.casefold() for reply, (_, key) in zip(replies, CONTROLS, strict=True)]
+    return {"leaked": sum(leaked), "kept": f"{sum(kept)}/{len(kept)}", "controls": [reply[:60] for reply in replies]}
+
+
+def grid() -> Iterator[dict[str, Any]]:
+    """Yield the changes of each point of the grid, with a warm-up of a twentieth and one micro-batch a step."""
+    for rate in GRID["optimizer.lora_lr"]:
+        for size in GRID["training.batch_size"]:
+            for epochs in GRID["training.max_epochs"]:
+                yield {
+                    "optimizer.lora_lr": rate,
+                    "training.batch_size": int(size),
+                    "training.max_epochs": int(epochs),
+                    "training.gradient_accumulation_steps": 1,
+                    "scheduler.warmup_steps": 4,
+                }
+
+
+def write_data(name: str, folder: Path, alpaca: Path) -> Path:
+    """Write the set as a training file; returns its path."""
+    if name in FACTS:
+        path = folder / f"{name}.txt"
+        path.write_text("".join(f"Question: {fact.question}\nAnswer: {fact.answer}\n\n" for fact in FACTS[name]))
+        return path
+    records = json.loads(alpaca.read_text())
+    path = folder / f"{name}.json"
+    number = int(name.removeprefix("alpaca"))
+    path.write_text(json.dumps(records[:number] + records[1000 : 1000 + HELD_OUT]))
+    return path
+
+
+def main() -> None:
+    """Run the trials of one set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set")
+    parser.add_argument("--tests", nargs="*", default=["auto"], choices=("auto", "written", "grid"))
+    parser.add_argument("--try", nargs="*", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seconds", type=float, default=600, help="of processor time for a trial")
+    parser.add_argument("--data", type=Path, help="train on this file instead, and ask the set's questions")
+    parser.add_argument("--alpaca", type=Path, default=Path("alpaca.json"))
+    arguments = parser.parse_args()
+    from lora_tui.engine.runtime.process import before_torch
+
+    before_torch()
+    with tempfile.TemporaryDirectory() as folder:
+        data_file = arguments.data or write_data(arguments.set, Path(folder), arguments.alpaca)
+        tried: list[tuple[str, dict[str, Any]]] = []
+        for given in arguments.changes:
+            pairs = (one.partition("=") for one in given)
+            tried += [("try", {key: json.loads(value) for key, _, value in pairs})]
+        if "written" in arguments.tests and not arguments.changes:
+            tried.append(("written", {}))
+        if "grid" in arguments.tests:
+            tried += [("grid", changes) for changes in grid()]
+        for kind, changes in tried:
+            print(json.dumps({"test": kind, **trial(arguments.set, data_file, changes, arguments.seconds)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
