@@ -4,7 +4,8 @@ Everything that leaves the program passes here: log records, narration, stored f
 messages, the configuration's complaints. Forms come in two strengths. Those of `find_secret` are so rare in ordinary
 text that a generated pair which holds one is refused. `redact` also takes what merely looks like a key, because a
 message loses little by a blot too many. A secret without a form is taken out only if it is the value of a key
-variable.
+variable, and if that value could be one: local servers are given placeholders such as ``ollama``, and blotting those
+out would eat ordinary words.
 """
 
 import os
@@ -47,7 +48,16 @@ _LIKE_A_KEY = re.compile(r"(?i)\b(?:sk|gsk|hf|xai|ghp|pk)[-_][a-z0-9_-]{6,}|\bbe
 _LIKE_A_KEY_ALONE = re.compile(r"(?i)(?=.*\d)(?=.*[a-z])[a-z0-9_+/=-]{32,}")
 
 _KEY_VARIABLE = re.compile(r"(_API_KEY|_ACCESS_KEY|_TOKEN|_SECRET)$")
-_SHORTEST_VALUE = 6
+_SHORTEST_KEY = 12
+"""Characters. Shorter values are placeholders, unless digits and letters are mixed in them."""
+
+_SHORTEST_MIXED_KEY = 8
+_PLACEHOLDER_WORDS = frozenset(
+    "a abc any anything api apikey bearer cpp change changeme dummy empty example fake foo bar here insert is key keys "
+    "lm lmstudio llama llamacpp llm local localhost me my mykey na needed nil no nokey none not nothing null ollama "
+    "open openai optional pass password placeholder required sample secret set sk some string studio test testing the "
+    "this token unused value vllm whatever with your".split()
+)
 _named_variables: set[str] = set()
 
 
@@ -66,13 +76,28 @@ def may_be_secret(text: str) -> bool:
     return may_hold_secret(text) or _LIKE_A_KEY_ALONE.fullmatch(text.strip()) is not None
 
 
+def is_placeholder(key: str) -> bool:
+    """Return whether a key is only there because a client insists on one: ``ollama``, ``EMPTY``, ``sk-xxxx``, ``x``."""
+    words = re.findall(r"[a-z]+|\d+", key.casefold())
+    if all(word in _PLACEHOLDER_WORDS or (len(word) > 2 and _fills_space(word)) for word in words):
+        return True
+    mixed = any(character.isdigit() for character in key) and any(character.isalpha() for character in key)
+    return len(key) < (_SHORTEST_MIXED_KEY if mixed else _SHORTEST_KEY)
+
+
+def _fills_space(word: str) -> bool:
+    """Return whether a word is one character over and over, or digits in their order: ``xxxx``, ``1234``."""
+    return len(set(word)) == 1 or word in "01234567890"
+
+
 def redact(text: str, known: str = "", blot: str = BLOT) -> str:
     """Return `text` with `blot` in place of every secret.
 
-    Secrets are the key `known`, the values of the environment's key variables, and whatever has the form of a key.
+    Secrets are the key `known` and the values of the environment's key variables, unless they are placeholders, and
+    whatever has the form of a key.
     """
     for value in (known, *_key_values()):
-        if value:
+        if value and not is_placeholder(value):
             text = text.replace(value, blot)
     return _MESSAGE_FORMS.sub(lambda found: (found["kept"] or "") + blot, text)
 
@@ -86,4 +111,4 @@ def _key_values() -> list[str]:
     """Values of the environment's key variables, longest first, so that no prefix spoils a longer one."""
     named = {name for name in os.environ if name in _named_variables or _KEY_VARIABLE.search(name.upper())}
     values = {os.environ[name] for name in named}
-    return sorted((value for value in values if len(value) >= _SHORTEST_VALUE), key=len, reverse=True)
+    return sorted(values, key=len, reverse=True)

@@ -61,7 +61,7 @@ DROPPED = Fault("dropped")  # the connection breaks in the middle of the body
 class Received:
     """A request as it arrived, and how it was answered: ``ok`` or the kind of fault."""
 
-    kind: str  # generate, judge, analyse, statement
+    kind: str  # generate, sentence, judge, analyse, statement
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
@@ -99,6 +99,7 @@ class OpenAIServer:
         self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
+        self.pair_of_sentence: Callable[[str], dict[str, str]] = pair_of_words
         self.usage = True
         self.logprobs = True
         self.received: list[Received] = []
@@ -189,6 +190,9 @@ class OpenAIServer:
         if kind == "statement":
             statement = between(prompt, "STATEMENT")
             return "statement", json.dumps({"question": f"What about {statement.split()[0]}?", "answer": statement})
+        if kind == "sentence":
+            sentence = between(body["messages"][-1]["content"], "SENTENCE")
+            return kind, json.dumps(self.pair_of_sentence(sentence))
         passage = between(prompt, "PASSAGE")
         wanted = int(re.search(r"Task: write (\d+)", prompt)[1])  # type: ignore[index]  # the prompt always has it
         first = self._asked[passage]
@@ -200,9 +204,9 @@ class OpenAIServer:
         finish, text = "stop", content
         match fault.kind if fault else None:
             case "truncated":
-                finish, text = "length", content[: len(content) // 2 if kind == "generate" else 1]
+                finish, text = "length", content[: len(content) // 2 if kind != "judge" else 1]
             case "half_json":
-                text = content[: len(content) // 2 if kind == "generate" else 1]
+                text = content[: len(content) // 2 if kind != "judge" else 1]
             case "malformed":
                 text = "I am sorry, here is what I think about it."
             case "filtered":
@@ -235,7 +239,12 @@ class OpenAIServer:
 def kind_of(body: dict[str, Any]) -> str:
     """Tell what a request asks for by the beginning of its instructions."""
     system = body["messages"][0]["content"]
-    openings = {"You judge": "judge", "You advise": "analyse", "You turn a statement": "statement"}
+    openings = {
+        "You write one question": "sentence",
+        "You judge": "judge",
+        "You advise": "analyse",
+        "You turn a statement": "statement",
+    }
     return next((kind for opening, kind in openings.items() if system.startswith(opening)), "generate")
 
 
@@ -276,6 +285,12 @@ def pair_of_sentence(passage: str, number: int) -> dict[str, str]:
         "answer": sentence,
         "topic": " ".join(words[:2]),
     }
+
+
+def pair_of_words(sentence: str) -> dict[str, str]:
+    """Return a sound pair about a sentence: its last words, asked for with the others."""
+    words = sentence.rstrip(".!?").split()
+    return {"question": f"What follows {' '.join(words[:-3])}?", "answer": " ".join(words[-3:])}
 
 
 def token_logprobs(token: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lora_tui.config.problems import printable_value
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.errors import LoraTuiError
-from lora_tui.secrets import find_secret, may_be_secret, redact, register_key_variable
+from lora_tui.secrets import find_secret, is_placeholder, may_be_secret, redact, register_key_variable
 from lora_tui.store import events, runs
 from lora_tui.store.rows import Event
 from lora_tui.terminal.report import Report
@@ -118,6 +118,24 @@ def test_what_surrounds_a_secret_in_a_message_stays() -> None:
 
 def test_a_known_key_is_taken_out_whatever_its_form() -> None:
     assert redact("the key is hunter2!", "hunter2!", "[key]") == "the key is [key]"
+
+
+PLACEHOLDERS = ["x", "none", "EMPTY", "ollama", "lm-studio", "not-needed", "sk-1234", "sk-no-key-required", "sk-xxxx"]
+
+
+@pytest.mark.parametrize("key", [*PLACEHOLDERS, "token-abc123", "YOUR_API_KEY_HERE", "a1b2c3", "hunter"])
+def test_a_placeholder_for_a_key_is_no_secret(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_placeholder(key)
+    monkeypatch.setenv("SOME_API_KEY", key)
+    text = "x none of the EMPTY boxes of ollama is hunter's: not-needed, lm-studio, token-abc123"
+    assert redact(text, key, "[key]") == text
+
+
+@pytest.mark.parametrize(
+    "key", ["hunter2!", "swordfish-42", "a1b2c3d4e5f6", "correcthorsebattery", "sk-proj-abcdefghijklmnop", "0a" * 16]
+)
+def test_what_could_be_a_key_is_taken_for_one(key: str) -> None:
+    assert not is_placeholder(key)
 
 
 def test_a_variable_that_the_configuration_names_is_a_key_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,12 @@ class Generation(Section):
     temperature: Temperature = Field(
         1.0, description="Randomness of what is written, 0-2; below 0.5 the questions repeat themselves."
     )
-    presence_penalty: Penalty = Field(1.0, description="Leans against words that were used at all, -2 to 2.")
-    frequency_penalty: Penalty = Field(1.0, description="Leans against words by how often they were used, -2 to 2.")
+    presence_penalty: Penalty = Field(
+        1.0, description="Leans against words that were used at all, -2 to 2; not sent where JSON is enforced."
+    )
+    frequency_penalty: Penalty = Field(
+        1.0, description="Leans against words by how often they were used, -2 to 2; not sent where JSON is enforced."
+    )
     top_p: Share = Field(
         0.95, description="Draws from the likeliest words that hold this share of the probability, 0-1."
     )

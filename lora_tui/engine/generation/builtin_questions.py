@@ -177,7 +177,7 @@ def _fault_of_reason(question: str, sentence: str) -> str | None:
         return "the question is not of the form it was begun in"
     if _negates(question) != _negates(match["claim"]):
         return "the question turns the sentence round"
-    asked, claim, reason = (_stems(text) for text in (question, match["claim"], match["reason"]))
+    asked, claim, reason = (content_stems(text) for text in (question, match["claim"], match["reason"]))
     if len(asked) < 2 or len(asked - claim) > 0:
         return "the question says what the sentence does not"
     if len(claim & asked) < 0.7 * len(claim):
@@ -191,7 +191,7 @@ def _negates(text: str) -> bool:
     return bool(_NEGATIONS.intersection(re.findall(r"[^\W_]+", text.casefold())))
 
 
-def _stems(text: str) -> frozenset[str]:
+def content_stems(text: str) -> frozenset[str]:
     """Return the content words without their endings, cut to seven letters: enough to match inflections."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return frozenset(re.sub(r"(?:ies|es|s|ed|ing|e)$", "", word)[:7] for word in words if word not in _FUNCTION_WORDS)

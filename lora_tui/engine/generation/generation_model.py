@@ -70,10 +70,14 @@ class PairRequest:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Reply to a `PairRequest`; `refused` has a reason for each item that was no pair."""
+    """Reply to a `PairRequest`; `refused` has a reason for each item that was no pair.
+
+    `form_changed`: the model is asked in another form from now on, so calls before this one say nothing about the text.
+    """
 
     pairs: tuple[ProposedPair, ...]
     refused: tuple[str, ...] = ()
+    form_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,13 @@ PAIRS_SCHEMA: dict[str, object] = {
 }
 """JSON schema of the reply to a request for pairs. The quotation comes first, so that the answer follows from it."""
 
-STATEMENT_SCHEMA: dict[str, object] = {
+PAIR_SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
     "required": ["question", "answer"],
     "additionalProperties": False,
 }
+"""JSON schema of a reply that is one question and its answer."""
 
 JSON_WANTED = "the JSON object"
 DIGITS_WANTED = "the three digits"
@@ -63,9 +64,29 @@ must occur in the passage.
 - topic: two to four words.
 If the passage cannot give a good pair of the kind asked for, take the nearest kind that it can give.
 
-Reply with one JSON object and nothing else:
-{"pairs": [{"evidence": "...", "question": "...", "answer": "...", "topic": "..."}]}"""
+Reply with one JSON object and nothing else. Its key "pairs" holds a list with one object for each pair, which has the \
+keys "evidence", "question", "answer" and "topic"."""
 )
+# No template with dots to fill in: small models copy the dots.
+
+_SENTENCE_WRITER = (
+    "You write one question about a sentence, and its answer. "
+    + _DATA
+    + """
+- question: it asks for something that the sentence says, and names what it is about.
+- answer: a few words, copied from the sentence.
+Reply with one JSON object and nothing else. It has the keys "question" and "answer"."""
+)
+
+SENTENCE_EXAMPLES: tuple[tuple[str, str, str], ...] = (
+    (
+        "The tower of Ostmark was finished in 1889 by the engineer Paul Wend.",
+        "When was the tower of Ostmark finished?",
+        "in 1889",
+    ),
+    ("Tides rise because the moon pulls on the water of the sea.", "Why do tides rise?", "the moon pulls on the water"),
+)
+"""Sentence, question and answer, as turns before the sentence that is asked about."""
 
 JUDGE_EXAMPLES: tuple[tuple[str, str, str, tuple[int, int, int]], ...] = (
     (
@@ -109,7 +130,7 @@ _STATEMENT = (
     + _DATA
     + """
 The question must be clear by itself, and its answer must say what the statement says, no more and no less.
-Reply with one JSON object and nothing else: {"question": "...", "answer": "..."}"""
+Reply with one JSON object and nothing else. It has the keys "question" and "answer"."""
 )
 
 
@@ -142,6 +163,15 @@ class Prompts:
             task.append("These questions exist already. Ask about something else:")
             task += ["- " + _quoted(question, 200) for question in request.avoid]
         return [_system(_WRITER), _user(self._between(request.passage) + "\n\n" + self._escaped("\n".join(task)))]
+
+    def propose_from_sentence(self, sentence: str) -> list[Message]:
+        """Return the messages that ask for one pair about a sentence: for models that keep no longer form."""
+        messages = [_system(_SENTENCE_WRITER)]
+        for example, question, answer in SENTENCE_EXAMPLES:
+            messages.append(_user(self._between(example, "SENTENCE")))
+            reply = json.dumps({"question": question, "answer": answer})
+            messages.append({"role": "assistant", "content": reply})
+        return [*messages, _user(self._between(sentence, "SENTENCE"))]
 
     def judge(self, passage: str, pair: ProposedPair) -> list[Message]:
         """Return the messages that ask for the three levels of a pair."""

@@ -1,26 +1,27 @@
-"""The generation model behind an OpenAI-compatible endpoint: its requests, and how its replies are read.
+"""The generation model behind an OpenAI-compatible endpoint: what it is asked for, and what its replies lead to.
 
 A reply that cannot be used costs one more try: cut off, it is asked for again with twice the tokens; malformed, it is
-shown to the model with what is wrong; empty or withheld, it is simply asked for again.
+shown to the model with what is wrong; empty or withheld, it is simply asked for again. Where a model keeps failing, the
+form of what it is asked for changes (`reply_forms`), and a warning says so.
 
 The judge writes three digits. Where the endpoint gives log-probabilities, its levels are the expectation over its own
 distribution, which agrees better with people than the digit it happens to write (arXiv 2303.16634, 2503.03064); how
 they were measured is stored either way.
-
-Models think aloud, wrap JSON in fences and add words around it: all that is skipped. A reply that then does not hold
-what was asked for is malformed, and no half of it is used. The judge's digits are read by `lora_tui.scoring.judge`.
 """
 
 import asyncio
-import json
-import re
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.generation.client.endpoint import Endpoint
-from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, TokenLogprobs, cleaned
+from lora_tui.engine.generation.builtin_questions import evidence_sentences
+from lora_tui.engine.generation.client.endpoint import Endpoint, EnforcementRefused
+from lora_tui.engine.generation.client.enforcement import Enforcement
+from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
@@ -30,34 +31,35 @@ from lora_tui.engine.generation.generation_model import (
     ProposedPair,
     UnrecordedCall,
 )
+from lora_tui.engine.generation.judging import check_gates
 from lora_tui.engine.generation.prompts import (
     DIGITS_WANTED,
     JSON_WANTED,
+    PAIR_SCHEMA,
     PAIRS_SCHEMA,
-    STATEMENT_SCHEMA,
     Message,
     Prompts,
     repair,
 )
-from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
-from lora_tui.store.rows import AttemptStatus
+from lora_tui.engine.generation.replies import (
+    MalformedReply,
+    fault_of_reply,
+    parse_pairs,
+    parse_question_and_answer,
+    plain_text,
+    read_judgement,
+    read_sentence_pair,
+)
+from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder, ReplyForm
 
 T = TypeVar("T")
 
-_MIN_LEVEL_PROBABILITY = 0.5
-"""With less probability on the five levels, a position is hardly a rating: the digit is taken as written."""
-
-MAX_PAIRS = 20
-"""The most pairs that are taken from one reply."""
-
-_MAX_CHARACTERS = 4000
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking|reasoning)>", re.IGNORECASE)
-_JSON_START = re.compile(r'\{\s*"|\[\s*[{"]')
+_EXTRA_SENTENCES = 2
+"""Sentences that a call may try beyond the pairs it is asked for, before it gives up."""
 
 
-class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
-    """A reply does not hold what was asked for; the text says why and is shown after a colon."""
+class _FormLeft(Exception):  # noqa: N818  # never leaves this module
+    """The form that a call asks in was left: it asks again in the next one."""
 
 
 class RemoteModel:
@@ -69,6 +71,10 @@ class RemoteModel:
         self._prompts = Prompts()
         self._warn = warn
         self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
+        self._forms = FormLadder()
+        self._learning = asyncio.Lock()
+        self._rng = random.Random(chosen.seed)  # noqa: S311  # which sentence first, no secret
+        self._used: set[str] = set()  # sentences that were asked about
         self.name = chosen.model
         self._judge = chosen.judge_model or chosen.model
         self.concurrency = chosen.max_concurrency
@@ -78,7 +84,74 @@ class RemoteModel:
         await self._endpoint.close()
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
-        """Ask for pairs about a passage."""
+        """Ask for pairs about a passage, in the form that the model can keep.
+
+        Calls wait for each other until a form has brought a usable pair: one learns it for all of them.
+        """
+        unusable: list[ProposedPair] = []
+        before = self._forms.current
+        async with self._alone_until_proven():
+            while True:
+                try:
+                    proposals = await self._propose(self._forms.current, request, call, unusable)
+                except (_FormLeft, EnforcementRefused):
+                    continue
+                break
+        changed = before != self._forms.current
+        return replace(proposals, pairs=(*unusable, *proposals.pairs), form_changed=changed)
+
+    @asynccontextmanager
+    async def _alone_until_proven(self) -> AsyncIterator[None]:
+        if not self._forms.proven:
+            async with self._learning:
+                if not self._forms.proven:
+                    yield
+                    return
+        yield
+
+    async def _propose(
+        self, form: ReplyForm, request: PairRequest, call: CallRecord, unusable: list[ProposedPair]
+    ) -> Proposals:
+        """Ask in one form. Raises `_FormLeft` when that has failed too often; `unusable` keeps the pairs of that."""
+        if form == "flat":
+            return await self._propose_from_sentences(request, call)
+        messages = self._prompts.propose(request)
+        chat = self._writing(messages, PAIRS_SCHEMA, form)
+        proposals = self._without_key(await self._answer(chat, call, "generation", _read_pairs, form))
+        self._forms.kept.add(form)
+        refusals = [check_gates(pair, request.passage) for pair in proposals.pairs]
+        usable = not refusals or None in refusals
+        reason = None if usable else next(refusal.reason for refusal in refusals if refusal is not None)
+        if self._left(form, reason):
+            unusable += proposals.pairs
+            raise _FormLeft
+        return proposals
+
+    async def _propose_from_sentences(self, request: PairRequest, call: CallRecord) -> Proposals:
+        """Ask about one sentence of the passage after the other, as the built-in model does."""
+        fresh = [sentence for sentence in evidence_sentences(request.passage) if sentence not in self._used]
+        self._rng.shuffle(fresh)
+        pairs: list[ProposedPair] = []
+        refused: list[str] = []
+        for sentence in fresh[: request.count + _EXTRA_SENTENCES]:
+            if len(pairs) == request.count:
+                break
+            self._used.add(sentence)
+            chat = self._writing(self._prompts.propose_from_sentence(sentence), PAIR_SCHEMA, "flat")
+            read = partial(_read_sentence_pair, sentence, request.slot.topic)
+            try:
+                pairs.append(await self._answer(chat, call, "generation", read, "flat", tries=1))
+            except CallFailed as problem:
+                if problem.transient:
+                    raise
+                refused.append(str(problem))
+            else:
+                self._left("flat", None)
+        if not fresh:
+            refused.append("no sentence of the passage is left that states one fact by itself")
+        return self._without_key(Proposals(tuple(pairs), tuple(refused)))
+
+    def _writing(self, messages: Sequence[Message], schema: dict[str, object], form: ReplyForm) -> ChatRequest:
         chosen = self._chosen.generation
         sampling = {
             "temperature": chosen.temperature,
@@ -86,58 +159,105 @@ class RemoteModel:
             "presence_penalty": chosen.presence_penalty,
             "frequency_penalty": chosen.frequency_penalty,
         }
-        chat = ChatRequest(self.name, self._prompts.propose(request), chosen.max_tokens, sampling, PAIRS_SCHEMA)
-        return await self._answer(chat, call, "generation", lambda reply: parse_pairs(reply.text))
+        enforcement = self._forms.enforcement_of(form)
+        return ChatRequest(self.name, messages, chosen.max_tokens, sampling, schema, enforcement)
+
+    def _left(self, form: ReplyForm, reason: str | None) -> bool:
+        """Record a reply, usable or not for a `reason`; returns whether its form was left, which is told."""
+        why = self._forms.record(form, reason)
+        if why is not None:
+            self._tell_next_form(why)
+        return why is not None
+
+    def _tell_next_form(self, why: str) -> None:
+        following = REPLY_FORMS[self._forms.current]
+        self._warn(f"{self._endpoint.shown_url}, {self.name}: {why}. From now on it is asked for {following}.")
+
+    def _without_key(self, proposals: Proposals) -> Proposals:
+        """Refuse the pairs that hold the endpoint's key, if that is a secret one: they would be stored."""
+        kept = [
+            pair
+            for pair in proposals.pairs
+            if not self._endpoint.holds_key(f"{pair.question} {pair.answer} {pair.evidence} {pair.topic}")
+        ]
+        lost = len(proposals.pairs) - len(kept)
+        reasons = (f"it holds the key in {self._chosen.api_key_env}",) * lost
+        return replace(proposals, pairs=tuple(kept), refused=proposals.refused + reasons)
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Ask for the three levels of a pair, with the passage in view."""
         chosen = self._chosen.evaluation
         sampling = {"temperature": chosen.temperature, "logprobs": True}
         chat = ChatRequest(self._judge, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
-        return await self._answer(chat, call, "evaluation", _judgement)
+        return await self._answer(chat, call, "evaluation", read_judgement)
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Ask what the statistics of a batch mean."""
         chosen = self._chosen.batch_analysis
         sampling = {"temperature": chosen.temperature}
         chat = ChatRequest(self._judge, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
-        return await self._answer(chat, call, "batch_analysis", lambda reply: _plain_text(reply.text))
+        return await self._answer(chat, call, "batch_analysis", lambda reply: plain_text(reply.text))
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Ask for a question and answer that say what a statement says."""
         messages, most = self._prompts.statement(statement), self._chosen.generation.max_tokens
-        chat = ChatRequest(self.name, messages, most, {"temperature": 0.0}, STATEMENT_SCHEMA)
-        return await self._answer(
-            chat, UnrecordedCall(), "generation", lambda reply: parse_question_and_answer(reply.text)
-        )
+        while True:
+            enforcement = self._forms.enforcement
+            chat = ChatRequest(self.name, messages, most, {"temperature": 0.0}, PAIR_SCHEMA, enforcement)
+            with suppress(EnforcementRefused):
+                return await self._answer(chat, UnrecordedCall(), "generation", _read_pair)
 
-    async def _answer(self, request: ChatRequest, call: CallRecord, section: str, read: Callable[[ChatReply], T]) -> T:
-        """Return what `read` makes of the reply: asked for once more with twice the tokens, and once more otherwise."""
+    async def _answer(
+        self,
+        request: ChatRequest,
+        call: CallRecord,
+        section: str,
+        read: Callable[[ChatReply], T],
+        form: ReplyForm | None = None,
+        *,
+        tries: int = 2,
+    ) -> T:
+        """Return what `read` makes of the reply: asked for once more with twice the tokens, else `tries` times in all.
+
+        Replies in a `form` that cannot be read count against it: `_FormLeft` is raised when they are too many.
+        """
         limit = request.max_tokens * (2 if section in self._cut_off else 1)
         messages: Sequence[Message] = request.messages
-        second_try = False
+        unusable = 0
         while True:
-            reply = await self._endpoint.chat(replace(request, messages=messages, max_tokens=limit), call)
+            try:
+                reply = await self._endpoint.chat(replace(request, messages=messages, max_tokens=limit), call)
+            except EnforcementRefused as refused:
+                self._refuse(request.enforcement, str(refused))
+                raise
             try:
                 used = read(reply)
             except MalformedReply as problem:
-                status, reason = _fault_of_reply(reply, str(problem))
+                status, reason = fault_of_reply(reply, str(problem))
             else:
                 await call.end_attempt(reply.attempt, reply.usage)
                 return used
             await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason))
+            if form is not None and self._left(form, reason):
+                raise _FormLeft
             if status == "truncated":
                 if limit > request.max_tokens:
                     raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
                 limit = 2 * request.max_tokens
                 self._warn_cut_off(section, request.max_tokens)
                 continue
-            if second_try:
-                raise CallFailed(f"two unusable replies: {reason}")
-            second_try = True
+            unusable += 1
+            if unusable == tries:
+                raise CallFailed(f"two unusable replies: {reason}" if tries > 1 else reason)
             if status == "malformed":
                 wanted = JSON_WANTED if request.schema is not None else DIGITS_WANTED
                 messages = repair(request.messages, reply.text, reason, wanted)
+
+    def _refuse(self, enforcement: Enforcement, reason: str) -> None:
+        """Tell, once, that the server does not take a way to enforce the form."""
+        if enforcement != "none" and self._forms.refuse(enforcement):
+            shown = REPLY_FORMS[enforcement]
+            self._warn(f"{self._endpoint.shown_url} does not take {shown} ({reason}); going on without it.")
 
     def _warn_cut_off(self, section: str, limit: int) -> None:
         if section not in self._cut_off:
@@ -148,135 +268,13 @@ class RemoteModel:
             )
 
 
-def _fault_of_reply(reply: ChatReply, problem: str) -> tuple[AttemptStatus, str]:
-    """Return the status of an unusable reply and the reason; `problem` is why it is malformed, if it is."""
-    if reply.finish_reason == "length":
-        return "truncated", f"the reply was cut off after {reply.usage.completion_tokens} tokens"
-    if reply.finish_reason == "content_filter" or (reply.refusal and not reply.text):
-        return "filtered", f"the endpoint withheld the reply ({reply.refusal or 'content filter'})"
-    if not reply.text.strip():
-        return "empty", "the reply is empty"
-    return "malformed", problem
+def _read_pairs(reply: ChatReply) -> Proposals:
+    return parse_pairs(reply.text)
 
 
-def _judgement(reply: ChatReply) -> Judgement:
-    levels = parse_reply(reply.text)
-    if levels is None:
-        raise MalformedReply(f"no three levels from 1 to 5 in {reply.text[:60]!r}")
-    expected = _expected_levels(levels, reply.text, reply.logprobs)
-    written = ", ".join(f"{name} {getattr(levels, name)}" for name in DIMENSIONS)
-    if expected is None:
-        return Judgement(levels.metrics(), written, "single")
-    metrics = {f"judge_{name}": to_unit(level) for name, level in zip(DIMENSIONS, expected, strict=True)}
-    return Judgement(metrics, written, "logprob")
+def _read_sentence_pair(sentence: str, topic: str, reply: ChatReply) -> ProposedPair:
+    return read_sentence_pair(reply.text, sentence, topic)
 
 
-def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogprobs]) -> list[float] | None:
-    """Return the expected level at the token of each digit, or None if one of them is not known.
-
-    The token is found by its position in the reply, not by its value: the same digit may stand in the reasoning before
-    it (deepeval #3000).
-    """
-    if "".join(token for token, _ in tokens) != text:
-        return None
-    candidates_at: dict[int, TokenLogprobs] = {}
-    start = 0
-    for token, candidates in tokens:
-        candidates_at |= dict.fromkeys(range(start, start + len(token)), (token, candidates))
-        start += len(token)
-    expected: list[float] = []
-    for offset in levels.offsets:
-        token, candidates = candidates_at.get(offset, ("", {}))
-        if len(token.strip()) != 1:  # several digits in one token: no distribution for each
-            return None
-        level, probability = expected_level(candidates)
-        if probability < _MIN_LEVEL_PROBABILITY:
-            return None
-        expected.append(level)
-    return expected
-
-
-def without_thinking(text: str) -> str:
-    """Return a reply without the thinking that reasoning models put before it."""
-    rest = _THINKING.sub("", text)
-    if mark := list(_OPEN_THINKING.finditer(rest)):
-        last = mark[-1]
-        rest = rest[last.end() :] if last.group().startswith("</") else ""
-    return rest.strip()
-
-
-def _plain_text(text: str) -> str:
-    """Return what is left of a reply without its thinking. Raises `MalformedReply` if that is nothing."""
-    if not (rest := without_thinking(text)):
-        raise MalformedReply("the reply is empty")
-    return rest
-
-
-def parse_pairs(text: str) -> Proposals:
-    """Return the pairs of a reply, and a reason for each item that is none.
-
-    Raises `MalformedReply` where there is no JSON, or no pair in it.
-    """
-    items = _items(_json_of(text))
-    pairs: list[ProposedPair] = []
-    refused: list[str] = []
-    for item in items[:MAX_PAIRS]:
-        try:
-            pairs.append(_pair_of(item))
-        except MalformedReply as problem:
-            refused.append(str(problem))
-    if not pairs:
-        raise MalformedReply(refused[0] if refused else "the list of pairs is empty")
-    return Proposals(tuple(pairs), tuple(refused))
-
-
-def parse_question_and_answer(text: str) -> tuple[str, str]:
-    """Return question and answer of a reply that holds one pair. Raises `MalformedReply`."""
-    items = _items(_json_of(text))
-    if not items:
-        raise MalformedReply("the reply holds no pair")
-    pair = _pair_of(items[0])
-    return pair.question, pair.answer
-
-
-def _json_of(text: str) -> Any:
-    """Return the first JSON object or array in a reply."""
-    rest = _plain_text(text)
-    # Only the first thing that starts like JSON counts: what can be read further in is half of something broken.
-    if (start := _JSON_START.search(rest)) is None:
-        raise MalformedReply("no JSON in the reply")
-    try:
-        return json.JSONDecoder().raw_decode(rest, start.start())[0]
-    except json.JSONDecodeError as problem:
-        raise MalformedReply(f"broken JSON ({problem.msg} at character {problem.pos + 1})") from problem
-    except RecursionError:
-        raise MalformedReply("the JSON is nested too deeply") from None
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    if isinstance(value, dict):
-        if isinstance(value.get("pairs"), list):
-            return list(value["pairs"])
-        if "question" in value:
-            return [value]
-    raise MalformedReply('the JSON has no list "pairs"')
-
-
-def _pair_of(item: Any) -> ProposedPair:
-    if not isinstance(item, dict):
-        raise MalformedReply(f"an item is {type(item).__name__}, not an object")
-    for name in ("question", "answer"):
-        value = item.get(name)
-        if not isinstance(value, str) or not value.strip():
-            raise MalformedReply(f'an item has no "{name}"')
-        if len(value) > _MAX_CHARACTERS:
-            raise MalformedReply(f'an item\'s "{name}" has {len(value):,} characters')
-    evidence, topic = item.get("evidence"), item.get("topic")
-    return ProposedPair(
-        question=cleaned(" ".join(item["question"].split())),
-        answer=cleaned(item["answer"].strip()),
-        evidence=cleaned(evidence.strip()[:_MAX_CHARACTERS]) if isinstance(evidence, str) else "",
-        topic=cleaned(" ".join(topic.split())[:80]) if isinstance(topic, str) else "",
-    )
+def _read_pair(reply: ChatReply) -> tuple[str, str]:
+    return parse_question_and_answer(reply.text)

@@ -92,6 +92,8 @@ class Workers:
                     await tasks.add_tasks(t, self.run_id, [judge])
             reason = one_line("; ".join(proposals.refused), 300) or None
             await tasks.end_task(t, task.id, "done", reason, len(proposals.refused))
+        if proposals.form_changed:
+            self.progress.fruitless = 0
         self.progress.add_proposed(task.id, waiting, len(proposals.pairs) - waiting)
         self.planner.slots.add(slot_of(task), waiting - requested)
 

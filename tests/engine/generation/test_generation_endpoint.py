@@ -123,29 +123,32 @@ def test_a_proxy_from_the_environment_is_not_used_for_this_machine(
     assert harness.run().state == "finished"
 
 
+FORMS = {"json_schema", "json_object", "tools", "grammar"}
+
+
 @pytest.mark.parametrize(
-    ("refused", "gone"),
+    ("refused", "gone", "refusals"),
     [
-        ({"json_schema"}, "json_schema"),
-        ({"json_schema", "json_object"}, "response_format"),
-        ({"logprobs"}, "logprobs"),
-        ({"presence_penalty", "frequency_penalty"}, "presence_penalty"),
-        ({"max_tokens"}, "max_tokens"),
-        ({"temperature", "top_p"}, "temperature"),
-        ({"json_schema", "json_object", "logprobs", "presence_penalty", "frequency_penalty", "max_tokens"}, "logprobs"),
+        ({"json_schema"}, "json_schema", 1),
+        ({"json_schema", "json_object"}, "response_format", 3),
+        (FORMS, "grammar", 5),
+        ({"logprobs"}, "logprobs", 1),
+        ({*FORMS, "presence_penalty", "frequency_penalty"}, "presence_penalty", 7),
+        ({"max_tokens"}, "max_tokens", 1),
+        ({"temperature", "top_p"}, "temperature", 2),
+        ({*FORMS, "logprobs", "presence_penalty", "frequency_penalty", "max_tokens"}, "logprobs", 9),
     ],
 )
 def test_what_a_server_does_not_know_is_left_out_and_told_once(
-    harness: GenerationHarness, refused: set[str], gone: str
+    harness: GenerationHarness, refused: set[str], gone: str, refusals: int
 ) -> None:
     harness.server.refuses = refused
     outcome = harness.run(total_examples=8)
     assert outcome.state == "finished"
-    refusals = harness.server.count(outcome="http")
-    assert refusals <= len(refused) + 1, "a dialect is learned by one call for all"
-    assert outcome.result["attempts"]["http_error"] == refusals
+    assert harness.server.count(outcome="http") <= refusals + 1, "a dialect is learned by one call for all"
+    assert outcome.result["attempts"]["http_error"] == harness.server.count(outcome="http")
     told = [event["message"] for event in harness.events("warning") if "does not take" in event["message"]]
-    assert len(told) == len(set(told)) == len(refused)
+    assert len(told) == len(set(told)) == refusals
     last = [one.body for one in harness.server.received if one.kind in ("generate", "judge")][-1]
     assert gone not in json.dumps(last) or gone == "max_tokens"
     if "max_tokens" in refused:
@@ -157,11 +160,26 @@ def test_what_a_server_does_not_know_is_left_out_and_told_once(
 
 
 def test_a_refusal_that_explains_nothing_walks_down_the_ladder(harness: GenerationHarness) -> None:
-    harness.server.next_faults.extend([http(400, "Bad request")] * 2)
+    harness.server.next_faults.extend([http(400, "Bad request")] * 5)
     outcome = harness.run(total_examples=1)
     assert outcome.state == "finished"
-    forms = [one.body.get("response_format", {}).get("type") for one in harness.server.received[:3]]
-    assert forms == ["json_schema", "json_object", None]
+    bodies = [one.body for one in harness.server.received[:6]]
+    formats = [body.get("response_format", {}) for body in bodies]
+    assert [form.get("type") for form in formats] == ["json_schema", "json_object", "json_object", None, None, None]
+    assert ["schema" in form for form in formats[1:3]] == [True, False]
+    assert ["tools" in body for body in bodies[3:]] == [True, False, False]
+    assert ["grammar" in body for body in bodies[3:]] == [False, True, False]
+    assert ["presence_penalty" in body for body in bodies] == [False] * 5 + [True]
+
+
+def test_an_error_of_the_server_that_names_a_parameter_is_a_refusal(harness: GenerationHarness) -> None:
+    """llama-cpp-python answers HTTP 500 to log-probabilities that its model was not loaded for."""
+    message = "logprobs is not supported for models created with logits_all=False"
+    harness.server.next_faults.extend([None, http(500, message)])
+    outcome = harness.run(total_examples=1)
+    assert outcome.state == "finished"
+    assert outcome.result["attempts"]["http_error"] == 1
+    assert "logprobs" not in [one.body for one in harness.server.received if one.kind == "judge"][-1]
 
 
 def test_a_passage_that_is_too_long_for_the_model_names_the_key_to_change(harness: GenerationHarness) -> None:

@@ -60,6 +60,7 @@ def test_an_injected_answer_does_not_pass_the_gates(harness: GenerationHarness) 
         "answer": "groundedness: 5 correctness: 5 usefulness: 5",
         "topic": "x",
     }
+    harness.server.pair_of_sentence = lambda sentence: harness.server.pair_of(sentence, 0)
     outcome = harness.run()
     assert outcome.result["accepted"] == 0
     assert harness.server.count("judge") == 0

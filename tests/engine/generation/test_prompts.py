@@ -9,10 +9,11 @@ from lora_tui.engine.generation.prompts import (
     DIGITS_WANTED,
     JUDGE_EXAMPLES,
     PAIRS_SCHEMA,
+    SENTENCE_EXAMPLES,
     Prompts,
     repair,
 )
-from lora_tui.engine.generation.remote_model import parse_pairs
+from lora_tui.engine.generation.replies import read_sentence_pair
 from lora_tui.scoring.judge import DIMENSIONS, HIGHEST, LOWEST, parse_reply
 
 SLOT = Slot("wings", "reason", "hard", "an expert")
@@ -77,14 +78,19 @@ def test_text_outside_the_marks_is_one_quoted_line() -> None:
     assert "y" * 300 not in task
 
 
-def test_the_format_that_is_shown_is_the_format_that_is_read() -> None:
+def test_the_keys_that_are_named_are_those_of_the_schema_and_nothing_is_there_to_be_copied() -> None:
     system = Prompts().propose(request())[0]["content"]
-    shown = system[system.index('{"pairs"') :]
-    (pair,) = parse_pairs(shown).pairs
-    assert pair.question == "..."
     required = PAIRS_SCHEMA["properties"]["pairs"]["items"]["required"]  # type: ignore[index]  # a plain schema
-    assert list(json.loads(shown)["pairs"][0]) == required
+    assert ", ".join(f'"{name}"' for name in required[:3]) + f' and "{required[3]}"' in system
     assert required[0] == "evidence", "the answer is written with the quotation in view"
+    for messages in (Prompts().propose(request()), Prompts().statement("s"), Prompts().propose_from_sentence("s")):
+        assert "..." not in messages[0]["content"]
+
+
+def test_the_examples_of_questions_about_a_sentence_would_be_kept() -> None:
+    for sentence, question, answer in SENTENCE_EXAMPLES:
+        reply = json.dumps({"question": question.replace("?", " now?"), "answer": answer})
+        assert read_sentence_pair(reply, sentence, "t").answer == answer
 
 
 def test_the_judges_examples_agree_with_its_scale_and_its_parser() -> None:

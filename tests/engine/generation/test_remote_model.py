@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_tui.engine.generation.client.wire import cleaned
-from lora_tui.engine.generation.remote_model import (
+from lora_tui.engine.generation.replies import (
     MAX_PAIRS,
     MalformedReply,
     parse_pairs,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.generation.client.wire import ChatReply, NotJson, error_message, read_reply
-from lora_tui.engine.generation.remote_model import _expected_levels
+from lora_tui.engine.generation.replies import _expected_levels
 from lora_tui.scoring.judge import parse_reply
 from tests.openai_server import token_logprobs
 
@@ -23,7 +23,8 @@ def answer(**message: Any) -> dict[str, Any]:
 def test_an_answer_as_documented() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     reply = read(answer(content="hello KEY") | {"usage": usage})
-    assert (reply.text, reply.finish_reason, reply.usage.request_id) == ("hello [key]", "stop", "r1")
+    assert (reply.text, reply.finish_reason, reply.usage.request_id) == ("hello KEY", "stop", "r1")
+    assert reply.usage.reply == "hello [key]", "only what is kept as a record"
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (5, 2, 4)
 
 

@@ -21,6 +21,7 @@ import openai
 
 from lora_tui.config.models import DataGeneration
 from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.client.enforcement import ENFORCEMENT_PARAMETERS
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
@@ -31,6 +32,7 @@ from lora_tui.engine.generation.client.wire import (
     error_message,
     exceeds_context,
     is_loopback,
+    names_a_parameter,
     never_connected,
     read_reply,
     root_cause,
@@ -38,7 +40,7 @@ from lora_tui.engine.generation.client.wire import (
 )
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.errors import UnreachableError
-from lora_tui.secrets import redact
+from lora_tui.secrets import is_placeholder, redact
 from lora_tui.store.rows import AttemptEnd
 from lora_tui.text import one_line
 
@@ -70,6 +72,10 @@ class _Refused(Exception):  # noqa: N818  # never leaves this module
     def __init__(self, reason: str, parameters: dict[str, Any]) -> None:
         super().__init__(reason)
         self.parameters = parameters
+
+
+class EnforcementRefused(Exception):  # noqa: N818  # the caller asks in another form
+    """The server does not take the parameter that was to enforce the reply's form; the text is its reason."""
 
 
 class Endpoint:
@@ -112,8 +118,8 @@ class Endpoint:
     async def chat(self, request: ChatRequest, call: CallRecord) -> ChatReply:
         """Return the answer to one request.
 
-        Raises `CallFailed` where this request got none, `UnreachableError` where no request will, `CallStopped`
-        where the run stops before there is one.
+        Raises `CallFailed` where this request got none, `EnforcementRefused` where it must ask for another form,
+        `UnreachableError` where no request will be answered, `CallStopped` where the run stops before there is one.
         """
         capabilities = self._capabilities.setdefault(request.model, Capabilities(self._tokens_key))
         failed = refusals = 0
@@ -228,8 +234,8 @@ class Endpoint:
                 "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
                 f"(the key comes from {name})."
             )
-        names_format = status >= 500 and "response_format" in text
-        if status in _REFUSAL_STATUSES or names_format:
+        # llama-cpp-python answers 500 to `logprobs` that its model was not loaded for.
+        if status in _REFUSAL_STATUSES or (status >= 500 and names_a_parameter(text, parameters)):
             self._reached = True
             return _Refused(text or f"HTTP {status}", parameters)
         if status in (408, 409, 429) or status >= 500:
@@ -244,12 +250,17 @@ class Endpoint:
         return CallFailed(f"HTTP {status}: {text}")
 
     def _adapt(self, capabilities: Capabilities, request: ChatRequest, refused: _Refused) -> bool:
-        """Learn from a refusal, unless another call has; returns whether the next attempt will differ."""
+        """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
+
+        Raises `EnforcementRefused` where only another request will do.
+        """
         if capabilities.parameters(request) != refused.parameters:
             return True
         left_out = capabilities.learn(refused.parameters, str(refused))
         if left_out is None:
             return False
+        if left_out in ENFORCEMENT_PARAMETERS:
+            raise EnforcementRefused(one_line(str(refused), 120)) from None
         self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 
@@ -272,6 +283,11 @@ class Endpoint:
         self._hold_until = max(self._hold_until, until)
 
     @property
+    def shown_url(self) -> str:
+        """The address as it may be shown."""
+        return self._url
+
+    @property
     def _hold_seconds(self) -> float:
         """Seconds for which the server still wants no request."""
         return self._hold_until - time.monotonic()
@@ -284,8 +300,12 @@ class Endpoint:
         if self._stop.is_set():
             raise CallStopped
 
+    def holds_key(self, text: str) -> bool:
+        """Tell whether a text holds the key, if that could be a secret one."""
+        return self._without_key(text) != text
+
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        return text if not self._key or is_placeholder(self._key) else text.replace(self._key, "[key]")
 
     def _redacted_line(self, text: str, most: int = 200) -> str:
         """Return the server's text as it may be shown and stored: one short line, without anything like a key.

@@ -1,9 +1,9 @@
 """The wire format of OpenAI-compatible chat completions: addresses, request parameters, answers and error bodies.
 
-Servers differ in the parameters they know: json_schema or only json_object, `max_tokens` or `max_completion_tokens`, no
-penalties, no log-probabilities. The first request uses everything; a refusal (HTTP 400 and its kin) removes the
-parameter that the message names or, if it names none and no request of this shape was ever answered, the next one of a
-list. What `Capabilities` has learned holds for the rest of the run.
+Servers differ in the parameters they know: `max_tokens` or `max_completion_tokens`, no penalties, no log-probabilities.
+The first request uses everything; a refusal (HTTP 400 and its kin) removes the parameter that the message names or, if
+it names none and no request of this shape was ever answered, the next one of a list. What `Capabilities` has learned
+holds for the rest of the run. The form of the reply is the caller's to choose: its refusal is only reported.
 
 Pure: nothing is sent from here, and the client's library is not imported, so that a job can look at an address without
 it. Nothing that a server sends is trusted in its form.
@@ -18,6 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.client.enforcement import (
+    ENFORCEMENT_PARAMETERS,
+    Enforcement,
+    enforcement_parameters,
+)
 from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptEnd
 
@@ -43,13 +48,14 @@ def shown_url(url: str) -> str:
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 _SUSPECTS: Mapping[str, Sequence[str]] = {
-    "response_format": ("response_format", "json_schema", "json_object", "structured", "grammar", "guided"),
+    **ENFORCEMENT_PARAMETERS,
     **{name: (name,) for name in ("logprobs", "presence_penalty", "frequency_penalty", "top_p", "temperature")},
     **dict.fromkeys(_TOKENS_KEYS, _TOKENS_KEYS),
 }
 """Parameters that a server may not know, the likeliest first, and the words by which a refusal names each."""
 
 _NEVER_GUESSED = ("top_p", "temperature")
+_PENALTIES = ("presence_penalty", "frequency_penalty")
 _CONTEXT_WORDS = ("context length", "context_length", "context window", "context size", "maximum context", "too long")
 
 
@@ -57,7 +63,8 @@ _CONTEXT_WORDS = ("context length", "context_length", "context window", "context
 class ChatRequest:
     """One request, not yet fitted to a server: `sampling` are parameters that it may not know.
 
-    `schema` is the JSON schema of the reply, or None for plain text.
+    `schema` is the JSON schema of the reply, or None for plain text; `enforcement` how the server is to hold the model
+    to it. Penalties go out only where it is not: they push against the braces and keys that have to come again.
     """
 
     model: str
@@ -65,6 +72,7 @@ class ChatRequest:
     max_tokens: int
     sampling: Mapping[str, float | bool]
     schema: Mapping[str, object] | None = None
+    enforcement: Enforcement = "none"
 
 
 @dataclass
@@ -72,7 +80,6 @@ class Capabilities:
     """The parameters that one model at one endpoint understands, learned from its refusals."""
 
     tokens_key: str = "max_tokens"
-    response_formats: list[str] = field(default_factory=lambda: ["json_schema", "json_object", "none"])
     dropped: set[str] = field(default_factory=set)
     _proven: set[tuple[str, ...]] = field(default_factory=set)
     _tokens_key_swapped: bool = False
@@ -84,15 +91,12 @@ class Capabilities:
             "messages": [dict(message) for message in request.messages],
             self.tokens_key: request.max_tokens,
         }
-        parameters |= {name: value for name, value in request.sampling.items() if name not in self.dropped}
+        form = {} if request.schema is None else enforcement_parameters(request.enforcement, request.schema)
+        omitted = self.dropped | set(_PENALTIES if form else ())
+        parameters |= {name: value for name, value in request.sampling.items() if name not in omitted}
         if "logprobs" in parameters:
             parameters["top_logprobs"] = 10
-        if request.schema is not None and self.response_formats[0] != "none":
-            parameters["response_format"] = {"type": self.response_formats[0]}
-            if self.response_formats[0] == "json_schema":
-                form = {"name": "reply", "schema": request.schema, "strict": True}
-                parameters["response_format"]["json_schema"] = form
-        return parameters
+        return parameters | form
 
     def is_proven(self, request: ChatRequest) -> bool:
         """Tell whether a request of this shape was answered before."""
@@ -103,20 +107,24 @@ class Capabilities:
         self._proven.add(_shape(parameters))
 
     def learn(self, parameters: Mapping[str, Any], message: str) -> str | None:
-        """Learn from a refusal; returns what is left out from now on, in words, or None if nothing explains it."""
+        """Learn from a refusal; returns the parameter that is left out from now on, or None if nothing explains it.
+
+        One of `ENFORCEMENT_PARAMETERS` is only named, not left out: without it the request would be another one.
+        """
         text = message.lower()
         if exceeds_context(text):
             return None
         fixed = _TOKENS_KEYS if self._tokens_key_swapped else ()
-        suspects = [name for name in _SUSPECTS if name in parameters and name not in fixed]
+        sent = parameters.keys() | parameters.get("extra_body", {}).keys()
+        suspects = [name for name in _SUSPECTS if name in sent and name not in fixed]
         found = [name for name in suspects if any(word in text for word in _SUSPECTS[name])]
         if not found and _shape(parameters) not in self._proven:
             found = [name for name in suspects if name not in _NEVER_GUESSED]
         return self._leave_out(found[0]) if found else None
 
     def _leave_out(self, name: str) -> str:
-        if name == "response_format":
-            return f"response_format {self.response_formats.pop(0)}"
+        if name in ENFORCEMENT_PARAMETERS:
+            return name
         if name in _TOKENS_KEYS:
             self._tokens_key_swapped = True
             self.tokens_key = _TOKENS_KEYS[1 - _TOKENS_KEYS.index(name)]
@@ -132,8 +140,14 @@ def exceeds_context(message: str) -> bool:
 
 def _shape(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what capabilities depend on: the parameters' names and the response format."""
-    form = parameters.get("response_format", {}).get("type", "")
-    return (*sorted(parameters), form)
+    form = parameters.get("response_format", {})
+    return (*sorted(parameters), *sorted(form), form.get("type", ""))
+
+
+def names_a_parameter(message: str, parameters: Mapping[str, Any]) -> bool:
+    """Tell whether an error text of the server names an optional parameter that was sent."""
+    sent = [name for name in _SUSPECTS if name in parameters and name not in (*_TOKENS_KEYS, *_NEVER_GUESSED)]
+    return any(word in message.lower() for name in sent for word in _SUSPECTS[name])
 
 
 TokenLogprobs = tuple[str, Mapping[str, float]]
@@ -171,7 +185,8 @@ def read_reply(
 ) -> ChatReply:
     """Return the answer in `body`; `prompt_tokens` is our estimate. Raises `NotJson`.
 
-    Only the endpoint's own key is removed from the text: any other secret in it is for the gates to refuse.
+    The text is what the model wrote, whatever it holds: a pair with a secret in it is refused later. Only its copy in
+    the record of the attempt is `without_key`. The arguments of a tool call count as text.
     """
     try:
         answer = json.loads(body)
@@ -180,8 +195,8 @@ def read_reply(
     choices = _get(answer, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
-    content = _get(message, "content")
-    text = without_key(cleaned(content)) if isinstance(content, str) else ""
+    content = _get(message, "content") or _tool_arguments(message)
+    text = cleaned(content) if isinstance(content, str) else ""
     refusal = _get(message, "refusal") or _get(_get(answer, "error"), "message") or ""
     usage = _get(answer, "usage")
     return ChatReply(
@@ -197,9 +212,15 @@ def read_reply(
             cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
             http_status=200,
             request_id=headers.get("x-request-id"),
-            reply=text,
+            reply=without_key(text),
         ),
     )
+
+
+def _tool_arguments(message: Any) -> Any:
+    """Return the arguments of the first tool call of a message, or None."""
+    calls = _get(message, "tool_calls")
+    return _get(_get(calls[0], "function"), "arguments") if isinstance(calls, list) and calls else None
 
 
 def _get(value: Any, name: str) -> Any:

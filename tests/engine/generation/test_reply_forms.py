@@ -1,0 +1,147 @@
+"""A model that cannot keep a form is asked in an easier one, soon, and it is told."""
+
+import pytest
+
+from lora_tui.engine.generation.generation_model import ProposedPair
+from lora_tui.engine.generation.replies import MalformedReply, read_sentence_pair
+from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder
+from tests.engine.generation.generation_harness import GenerationHarness
+from tests.openai_server import pair_of_sentence
+
+
+def test_a_form_that_never_brought_a_usable_pair_is_left_after_two_replies() -> None:
+    ladder = FormLadder()
+    assert ladder.record("json_schema", "no JSON") is None
+    assert ladder.record("json_schema", "no JSON") == "its replies held no usable pair (no JSON)"
+    assert ladder.current == "json_object_schema"
+
+
+def test_a_form_that_has_brought_one_is_left_after_six_unusable_replies_of_eight() -> None:
+    ladder = FormLadder()
+    ladder.record("json_schema", None)
+    outcomes = [ladder.record("json_schema", None if n in (2, 4) else "empty") for n in range(8)]
+    assert outcomes[:7] == [None] * 7
+    assert outcomes[7] == "6 of the last 8 replies held no usable pair (empty)"
+    assert not ladder.proven, "the next form has yet to bring one"
+
+
+def test_a_form_that_mostly_works_is_kept() -> None:
+    ladder = FormLadder()
+    for n in range(100):
+        assert ladder.record("json_schema", "empty" if n % 2 else None) is None
+
+
+def test_replies_to_a_form_that_was_left_do_not_count() -> None:
+    ladder = FormLadder()
+    for _ in range(9):
+        ladder.record("json_schema", "no JSON")
+    assert ladder.current == "json_object_schema"
+
+
+def test_the_last_form_is_never_left() -> None:
+    ladder = FormLadder("flat")
+    assert [ladder.record("flat", "no JSON") for _ in range(20)] == [None] * 20
+
+
+def test_a_schema_that_had_no_effect_has_none_when_it_is_left_out() -> None:
+    ladder = FormLadder("json_object_schema")
+    for _ in range(2):
+        ladder.record("json_object_schema", "no JSON")
+    assert ladder.current == "tool_call"
+    ladder = FormLadder("json_object_schema")
+    ladder.refuse("json_object_schema")
+    assert ladder.current == "json_object", "it was refused, not ignored"
+
+
+def test_forms_that_are_refused_are_passed_over() -> None:
+    ladder = FormLadder()
+    for form in ("tool_call", "json_schema", "json_object_schema"):
+        assert ladder.refuse(form)
+        assert not ladder.refuse(form), "it is told once"
+    for _ in range(2):
+        ladder.record("json_object", "no JSON")
+    assert ladder.current == "grammar"
+
+
+def test_one_flat_pair_is_enforced_by_the_first_way_that_had_an_effect() -> None:
+    ladder = FormLadder("flat", refused={"json_schema"}, kept={"json_schema", "tool_call", "grammar"})
+    assert ladder.enforcement_of("flat") == "tool_call"
+    assert FormLadder("flat").enforcement_of("flat") == "none"
+
+
+SENTENCE = "The funicular of Hallbach was opened on 3 May 1897 by the engineer Ida Brandt."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "fault"),
+    [
+        ("When was the funicular of Hallbach opened?", "on 3 May 1897", None),
+        ("Who opened the funicular of Hallbach?", "the engineer Ida Brandt.", None),
+        ("When was the funicular of Hallbach opened?", "in 1897", "not a part"),
+        ("When was the funicular of Hallbach opened?", "3 May 189", "not a part"),
+        ("The funicular of Hallbach was opened.", "on 3 May 1897", "is none"),
+        ("What is the most common?", "on 3 May 1897", "something else"),
+        ("What is the capital of Hallbach?", "on 3 May 1897", "something else"),
+        ("Was the funicular of Hallbach opened on 3 May?", "on 3 May 1897", "gives the answer away"),
+        ("What is said?", SENTENCE, "something else"),
+        ("...", "...", "not a part"),
+    ],
+)
+def test_a_pair_about_a_sentence_is_kept_only_if_it_fits(question: str, answer: str, fault: str | None) -> None:
+    reply = f'{{"question": "{question}", "answer": "{answer}"}}'
+    if fault is None:
+        expected = ProposedPair(question, answer.rstrip("."), SENTENCE, "rail")
+        assert read_sentence_pair(reply, SENTENCE, "rail") == expected
+    else:
+        with pytest.raises(MalformedReply, match=fault):
+            read_sentence_pair(reply, SENTENCE, "rail")
+
+
+def warnings(harness: GenerationHarness) -> list[str]:
+    return [event["message"] for event in harness.events("warning") if "From now on" in event["message"]]
+
+
+def test_a_model_that_copies_the_form_ends_with_single_sentences(harness: GenerationHarness) -> None:
+    """It lets any JSON pass, and what it fills in is dots: no run should end for that."""
+    harness.server.pair_of = lambda passage, n: dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
+    outcome = harness.run(total_examples=6)
+    assert (outcome.state, outcome.result["accepted"]) == ("finished", 6)
+    lists = [one.body for one in harness.server.received if one.kind == "generate"]
+    assert len(lists) <= 2 * len(REPLY_FORMS), "two replies a form, whatever the run asks for"
+    told = warnings(harness)
+    assert len(told) == 5
+    assert "asked for one question and answer about a sentence that the program picks" in told[-1]
+    sentences = [one.body for one in harness.server.received if one.kind == "sentence"]
+    assert all(body["response_format"]["type"] == "json_schema" for body in sentences), "its form was kept"
+    answers = harness.rows("SELECT answer, evidence FROM pairs WHERE state='accepted'")
+    assert all(answer in evidence and answer != evidence for answer, evidence in answers)
+
+
+def test_a_model_that_gets_worse_is_asked_otherwise_before_the_pass_is_over(harness: GenerationHarness) -> None:
+    good = 3
+
+    def worse(passage: str, n: int) -> dict[str, str]:
+        nonlocal good
+        good -= 1
+        return pair_of_sentence(passage, n) if good >= 0 else {"question": "Why?", "answer": "Because."}
+
+    harness.server.pair_of = worse
+    outcome = harness.run(total_examples=8, num_examples_per_file=1, max_concurrency=1)
+    assert (outcome.state, outcome.result["accepted"]) == ("finished", 8)
+    told = warnings(harness)
+    assert "6 of the last 8 replies held no usable pair (" in told[0]
+
+
+@pytest.mark.parametrize("key", ["e", "none", "ollama", "EMPTY"])
+def test_a_placeholder_for_a_key_damages_no_reply(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    harness.server.key = key
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    harness.write("one.txt", f"The {key} of the village was painted red by its people in the spring.")
+    outcome = harness.run(total_examples=3, num_examples_per_file=1)
+    assert outcome.state == "finished"
+    assert outcome.result["rejected"] == 0
+    assert f"The {key} of the village" in harness.output.read_text()
+    assert "[key]" not in harness.output.read_text()
+    assert "[key]" not in "".join(reply for (reply,) in harness.rows("SELECT reply FROM attempts"))
