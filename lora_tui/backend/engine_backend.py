@@ -119,11 +119,11 @@ class EngineBackend:
 
         return await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
 
-    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
-        """Accept or reject a pair."""
-        from lora_tui.engine.review.pairs import override_pair
+    async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
+        """Accept or reject pairs of one run."""
+        from lora_tui.engine.review.pairs import override_pairs
 
-        return await self._on_store(lambda store: override_pair(store, pair_id, verdict))
+        return await self._on_store(lambda store: override_pairs(store, pair_ids, verdict))
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Rewrite a pair."""

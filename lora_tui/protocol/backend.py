@@ -59,11 +59,17 @@ class Conversation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReviewResult:
-    """What a rating or a decision did: a sentence for people, and the score's weights before and after."""
+    """What a rating or a decision did: a sentence for people, and the score's weights before and after.
+
+    `scores` are those of what was rated, by the weights before and after (pairs 0-10, answers 0-1); `pairs` are the ids
+    of the pairs that have changed.
+    """
 
     message: str
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    scores: tuple[float, float] | None = None
+    pairs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +129,8 @@ class Backend(Protocol):
     async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> ReviewResult:
         """Rate (1-5) a reply of a conversation."""
 
-    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
-        """Accept or reject a pair, whatever its score."""
+    async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
+        """Accept or reject pairs of one run, whatever their score."""
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Rewrite a pair's question and answer."""

@@ -120,12 +120,13 @@ async def decide(
     metrics: Mapping[str, float],
     details: Mapping[str, str],
     feedback_id: int | None = None,
+    at: float | None = None,
 ) -> None:
     """Store a verdict with the metrics it rests on and move the pair to it. Decisions are only ever appended.
 
-    `feedback_id` is the feedback that a person's verdict gave.
+    `feedback_id` is the feedback that a person's verdict gave; `at` is in seconds since the epoch, now by default.
     """
-    now = time.time()
+    now = time.time() if at is None else at
     await put_metrics(t, pair_id, metrics, details)
     await t.insert("decisions", pair_id=pair_id, **asdict(decision), at=now, feedback_id=feedback_id)
     await t.execute(

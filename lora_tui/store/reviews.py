@@ -27,6 +27,12 @@ _NEWEST = (
 )
 
 
+_TOGETHER = (
+    " WHERE done.at=? AND {} AND undone_at IS NULL AND (SELECT run_id FROM pairs WHERE pairs.id = done.pair_id) = ?"
+    " ORDER BY done.id"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class RatedSample:
     """The answer to a test prompt as it can be rated: its metrics (0-1) and the run whose evaluation it belongs to."""
@@ -55,9 +61,13 @@ async def decision_in_force(t: Store, pair_id: int) -> DecisionRow | None:
     return await t.one(DecisionRow, DECISIONS + _IN_FORCE, (pair_id,))
 
 
-async def newest_override(t: Store, run_id: int) -> DecisionRow | None:
-    """Return the newest verdict of a person in a run that is in force, or None."""
-    return await t.one(DecisionRow, DECISIONS + _NEWEST.format(f"decided_by='{PERSON}'"), (run_id,))
+async def newest_overrides(t: Store, run_id: int) -> list[DecisionRow]:
+    """Return the newest verdict of a person in a run that is in force, with those that were given with it."""
+    newest = await t.one(DecisionRow, DECISIONS + _NEWEST.format(f"decided_by='{PERSON}'"), (run_id,))
+    if newest is None:
+        return []
+    together = DECISIONS + _TOGETHER.format(f"decided_by='{PERSON}'")
+    return await t.all(DecisionRow, together, (newest.at, run_id))
 
 
 async def newest_edit(t: Store, run_id: int) -> PairEdit | None:

@@ -4,7 +4,7 @@ Screens call these from their keys. A refusal, or a bug, is shown; the caller go
 dialog it was asked for in: it is the app's own worker.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.protocol.backend import ForecastText, ReviewResult
@@ -136,20 +136,22 @@ class AppActions:
 
     # Pairs
 
-    async def override_pair(self, pair_id: int, verdict: str) -> None:
-        """Accept or reject a pair, whatever its score."""
-        await self._review(self._services.backend.override_pair(pair_id, verdict))
+    async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult | None:
+        """Accept or reject pairs of one run, whatever their score; None where that was refused."""
+        return await self._review(self._services.backend.override_pairs(pair_ids, verdict))
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> None:
         """Give a pair another wording."""
         await self._review(self._services.backend.edit_pair(pair_id, question, answer))
 
-    async def undo(self, run_id: int) -> None:
-        """Take back the last verdict or edit of a run."""
-        await self._review(self._services.backend.undo(run_id))
+    async def undo(self, run_id: int) -> ReviewResult | None:
+        """Take back the last verdict or edit of a run; None where there was nothing, or it was refused."""
+        return await self._review(self._services.backend.undo(run_id))
 
-    async def _review(self, review: Awaitable[ReviewResult | None]) -> None:
+    async def _review(self, review: Awaitable[ReviewResult | None]) -> ReviewResult | None:
+        result = None
         with self._services.reporting():
             result = await review
             self._services.notify(result.message if result is not None else "There is nothing to take back.")
             self._services.poll_soon()
+        return result

@@ -120,9 +120,10 @@ class FakeBackend:
         self._note("rate_turn", turn_id, rating)
         return ReviewResult("Rated.")
 
-    async def override_pair(self, pair_id: int, verdict: str) -> ReviewResult:
-        self._note("override", pair_id, verdict)
-        return ReviewResult("Accepted.")
+    async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
+        self._note("override", list(pair_ids), verdict)
+        weights = {"coverage": 0.25, "bleu": 0.10}, {"coverage": 0.2531, "bleu": 0.0969}
+        return ReviewResult("Accepted.", *weights, (6.4, 6.6), tuple(pair_ids))
 
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         self._note("edit", pair_id, question, answer)

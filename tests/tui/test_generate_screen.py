@@ -67,7 +67,7 @@ async def decide(store: Store, run_id: int, pair_id: int, verdict: str) -> None:
 
 async def test_a_run_shows_sources_pairs_figures_and_its_analysis(harness: AppHarness) -> None:
     await harness.populate(create_generation_run)
-    async with harness.app() as (app, _):
+    async with harness.app((180, 40)) as (app, _):
         await wait_for_text(app, "Pairs (12) · all")
         await wait_for_text(app, "Analysis 1 (after 5 accepted)")
         text = screen_text(app)
@@ -99,7 +99,7 @@ async def test_new_pairs_are_followed_until_the_cursor_is_moved_and_again_from_t
 
 async def test_a_verdict_shows_on_the_pair_it_is_about(harness: AppHarness) -> None:
     run_id = await harness.populate(lambda store: create_generation_run(store, pairs=4))
-    async with harness.app() as (app, _), await Store.open(harness.path) as store:
+    async with harness.app((180, 40)) as (app, _), await Store.open(harness.path) as store:
         await wait_for_text(app, "… judging")
         await decide(store, run_id, 4, "accepted")
         await wait_until(lambda: screen_text(app).count("✓ accepted") == 2)
@@ -115,8 +115,8 @@ async def test_filter_and_search_narrow_the_list_and_follow_what_changes(harness
         await wait_for_text(app, "Pairs (4) · accepted")
         screen = app.screen
         assert isinstance(screen, GenerateScreen)
-        assert screen._window is not None
-        assert list(screen._window.ids) == [1, 4, 5, 9], "it stands where it was proposed"
+        assert screen._pairs.window is not None
+        assert list(screen._pairs.window.ids) == [1, 4, 5, 9], "it stands where it was proposed"
         await pilot.press("escape", "slash", *"way 7")
         await wait_for_text(app, "Pairs (1) · all, «way 7»")
         await pilot.press("enter", "escape")
@@ -157,15 +157,77 @@ async def test_people_accept_reject_edit_and_undo_by_key(harness: AppHarness) ->
     run_id = await harness.populate(create_generation_run)
     async with harness.app() as (app, pilot):
         await wait_for_text(app, "Pairs (12)")
-        await pilot.press("home", "r", "down", "a", "u")
+        await pilot.press("home", "r", "a", "up", "u")
         await wait_until(lambda: harness.backend.calls_of("undo"))
-        assert harness.backend.calls_of("override") == [(1, "rejected"), (2, "accepted")]
+        assert harness.backend.calls_of("override") == [([1], "rejected"), ([2], "accepted")], "the cursor goes on"
         assert harness.backend.calls_of("undo") == [(run_id,)]
         await pilot.press("e")
         await wait_for_text(app, "ctrl+s" if "ctrl+s" in screen_text(app) else "^s Save")
         await pilot.press("end", "!", "ctrl+s")
         await wait_until(lambda: harness.backend.calls_of("edit"))
         assert harness.backend.calls_of("edit") == [(2, "Why does bee 1 dance?!", "To show way 1.")]
+
+
+async def test_marked_pairs_are_judged_at_once(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
+        await pilot.press("home", "m", "m", "down", "m", "m", "up", "m")
+        await wait_for_text(app, "Pairs (12) · all · 3 marked")
+        assert screen_text(app).count("◆") == 3
+        await pilot.press("a")
+        await wait_until(lambda: harness.backend.calls_of("override"))
+        assert harness.backend.calls_of("override") == [([1, 2, 4], "accepted")]
+        await wait_until(lambda: "marked" not in screen_text(app))
+        await pilot.press("M")
+        await wait_for_text(app, "12 marked")
+        await pilot.press("escape")
+        await wait_until(lambda: "marked" not in screen_text(app))
+
+
+async def test_pairs_are_sorted_by_key_and_by_a_click_on_a_heading(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await wait_for_text(app, "Pairs (12)")
+        await pilot.press("o")
+        await wait_for_text(app, "Pairs (12) · all · by score ▲")
+        rows = app.screen.query_one("#pairs", RowList)
+        assert "score▲" in screen_text(app)
+        assert screen_text(app).index("bee 1 dance") < screen_text(app).index("bee 0 dance"), "the lowest first"
+        assert rows.cursor == 0
+        await decide(store, run_id, 2, "accepted")  # from 5.1, where the cursor is, to 9
+        await wait_until(lambda: rows.cursor == 5)
+        await pilot.press("o")
+        await wait_for_text(app, "score▼")
+        assert screen_text(app).index("bee 1 dance") < screen_text(app).index("bee 0 dance"), "now it is the highest"
+        await pilot.press("end")
+        assert not rows.following, "a sorted list has no newest row at its end"
+        heading = next(line for line in screen_text(app).splitlines() if "question" in line)
+        await pilot.click(rows, offset=(heading.index("question") - rows.region.x, 0))
+        await wait_for_text(app, "by question ▲")
+        await pilot.press("escape")
+        await wait_for_text(app, "Pairs (12) · all ")
+        assert rows.following
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
+async def test_question_and_answer_are_the_last_to_be_cut(harness: AppHarness, width: int) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app((width, 40)) as (app, _):
+        await wait_for_text(app, "Why does bee 11 dance?")
+        await wait_for_text(app, "To show way 11.")
+
+
+async def test_a_verdict_shows_what_it_did_to_weights_and_score(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
+        await pilot.press("home", "enter")
+        await wait_for_text(app, "Why does bee 0 dance?")
+        await pilot.press("a")
+        await wait_for_text(app, "evidence holds it 0.250 → 0.253")
+        assert "BLEU 0.100 → 0.097" in screen_text(app)
+        assert "score    6.4 → 6.6" in screen_text(app)
 
 
 async def test_a_live_run_is_paused_continued_and_stopped_by_key(harness: AppHarness) -> None:

@@ -4,6 +4,8 @@ A run that is live writes its file of accepted pairs itself; after a change to o
 Only the run that wrote a path last may write it again: another's file must not come back under its name.
 """
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from lora_tui.engine.generation.output import absolute, kept_path, last_writer, 
 from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import ReviewResult
+from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.words import question_key
 from lora_tui.store import events, feedback, generation, reviews, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
 from lora_tui.store.rows import LIVE_STATES, Decision, DecisionRow, PairRow
-from lora_tui.text import one_line
+from lora_tui.text import count, one_line
 
 _TARGETS = {"accepted": 1.0, "rejected": 0.0}
 _CAUSE = "by a person"
@@ -25,32 +28,60 @@ _SHOWN = 60
 
 
 async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResult:
-    """Accept or reject a pair, whatever its score; raises `UsageError` where there is no such pair or verdict.
+    """Accept or reject one pair, as `override_pairs`."""
+    return await override_pairs(store, [pair_id], verdict)
 
-    The verdict is feedback on the metrics that the pair's text has, in place of an earlier one of a person.
+
+async def override_pairs(store: Store, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
+    """Accept or reject pairs of a run, whatever their score; raises `UsageError` for a pair or verdict there is not.
+
+    Each verdict is feedback on the metrics that the pair's text has, in place of an earlier one of a person. All are
+    given at one moment, by which `undo` takes them back together. Pairs that a person has judged so already stay.
     """
     if verdict not in _TARGETS:
         raise UsageError(f"A pair can be accepted or rejected, not {verdict}.")
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
-        pair, run = await _pair_and_run(t, pair_id)
-        in_force = await reviews.decision_in_force(t, pair_id)
-        if in_force is not None and in_force.decided_by == PERSON and pair.state == verdict:
-            return ReviewResult(f"{verdict.capitalize()} already: {_quoted(pair)}.")
+        found = [await _pair_and_run(t, pair_id) for pair_id in pair_ids]
+        judged = [(pair, run) for pair, run in found if not await _is_judged_so(t, pair, verdict)]
+        if not judged:
+            what = _quoted(found[0][0]) if len(found) == 1 else count(len(found), "pair")
+            return ReviewResult(f"{verdict.capitalize()} already: {what}.")
+        run = judged[0][1]
         learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
         before, version = await replay_and_record(t, GENERATION, learning_rate)
-        await feedback.withdraw(t, "pair", pair_id)
-        metrics = await reviews.metrics_of_text(t, pair_id)
-        given = None
-        if metrics.keys() & PRIORS[GENERATION].keys():
-            target = _TARGETS[verdict]
-            given = await feedback.add(t, GENERATION, run.run_id, "pair", pair_id, metrics, target, PERSON)
-        decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
-        await generation.decide(t, pair_id, decision, {}, {}, given)
+        at = time.time()
+        for pair, _ in judged:
+            await feedback.withdraw(t, "pair", pair.id)
+            metrics = await reviews.metrics_of_text(t, pair.id)
+            given = None
+            if metrics.keys() & PRIORS[GENERATION].keys():
+                target = _TARGETS[verdict]
+                given = await feedback.add(t, GENERATION, run.run_id, "pair", pair.id, metrics, target, PERSON)
+            decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
+            await generation.decide(t, pair.id, decision, {}, {}, given, at)
         after, _ = await replay_and_record(t, GENERATION, learning_rate)
-        await _store_event(t, run, pair_id, decided_by=PERSON)
-    message = f"{verdict.capitalize()}: {_quoted(pair)}."
-    return ReviewResult(message + await _rewrite_and_report(store, run), before.weights, after.weights)
+        await _store_events(t, run, [pair.id for pair, _ in judged], decided_by=PERSON)
+        scores = await _scores(t, judged[0][0].id, before, after) if len(judged) == 1 else None
+    what = _quoted(judged[0][0]) if len(judged) == 1 else count(len(judged), "pair")
+    message = f"{verdict.capitalize()}: {what}." + await _rewrite_and_report(store, run)
+    return ReviewResult(message, before.weights, after.weights, scores, tuple(pair.id for pair, _ in judged))
+
+
+async def _is_judged_so(t: Store, pair: PairRow, verdict: str) -> bool:
+    """Whether a person has given this verdict on the pair, and it is in force."""
+    in_force = await reviews.decision_in_force(t, pair.id)
+    return in_force is not None and in_force.decided_by == PERSON and pair.state == verdict
+
+
+async def _scores(
+    t: Store, pair_id: int, before: AdaptiveAggregator, after: AdaptiveAggregator
+) -> tuple[float, float] | None:
+    """The pair's score (0-10) by two sets of weights; None where its text was not measured."""
+    metrics = await reviews.metrics_of_text(t, pair_id)
+    if not metrics.keys() & PRIORS[GENERATION].keys():
+        return None
+    return 10 * before.score(metrics), 10 * after.score(metrics)
 
 
 async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> ReviewResult:
@@ -67,7 +98,7 @@ async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> R
         if (pair.question, pair.answer) == (question, answer):
             return ReviewResult(f"Unchanged: {_quoted(pair)}.")
         await reviews.edit(t, pair_id, question, answer, question_key(question))
-        await _store_event(t, run, pair_id, edited=True)
+        await _store_events(t, run, [pair_id], edited=True)
     message = f"Edited: {_quoted(replace(pair, question=question))}."
     return ReviewResult(message + await _rewrite_and_report(store, run))
 
@@ -75,26 +106,37 @@ async def edit_pair(store: Store, pair_id: int, question: str, answer: str) -> R
 async def undo(store: Store, run_id: int) -> ReviewResult | None:
     """Take back the newest override or edit in force of a run's pairs; None where there is nothing to take back.
 
-    Verdict, score, cause, reason and text are as they were before, and so are the weights.
+    Overrides that were given together are taken back together. Verdict, score, cause, reason and text are as they were
+    before, and so are the weights.
     """
     await runs.mark_interrupted(store)
     async with store.transaction() as t:
-        override, edit = await reviews.newest_override(t, run_id), await reviews.newest_edit(t, run_id)
-        if override is None and edit is None:
+        overrides, edit = await reviews.newest_overrides(t, run_id), await reviews.newest_edit(t, run_id)
+        if not overrides and edit is None:
             return None
-        if override is not None and (edit is None or override.at >= edit.at):
-            pair, run = await _pair_and_run(t, override.pair_id)
-            message = f"Took back the {_NOUNS[override.verdict]} of {_quoted(pair)}"
-            await _take_override_back(t, run, override)
+        learning_rate = await learning_rate_of_run(t, GENERATION, run_id)
+        before, _ = await replay_and_record(t, GENERATION, learning_rate)
+        scores = None
+        if overrides and (edit is None or overrides[0].at >= edit.at):
+            pair, run = await _pair_and_run(t, overrides[0].pair_id)
+            one = len(overrides) == 1
+            noun = _NOUNS[overrides[0].verdict]
+            message = f"Took back the {noun} of {_quoted(pair) if one else count(len(overrides), 'pair')}"
+            for override in overrides:
+                await _take_override_back(t, run, override)
+            after, _ = await replay_and_record(t, GENERATION, learning_rate)
+            scores = await _scores(t, pair.id, before, after) if one else None
+            changed = tuple(override.pair_id for override in overrides)
         else:
             assert edit is not None, "one of the two is there"
             pair, run = await _pair_and_run(t, edit.pair_id)
             message = f"Took back the edit of {_quoted(replace(pair, question=edit.question))}"
             await reviews.undo_edit(t, edit)
-            await _store_event(t, run, pair.id)
+            await _store_events(t, run, [pair.id])
+            after, changed = before, (pair.id,)
     file, problem = await rewrite_file(store, run)
     written = f"; {file.name} is written anew" if file is not None else f"; {problem}" if problem else ""
-    return ReviewResult(f"{message}{written}.")
+    return ReviewResult(f"{message}{written}.", before.weights, after.weights, scores, changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +159,20 @@ async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, RunOfPair]:
 
 
 async def _take_override_back(t: Store, run: RunOfPair, override: DecisionRow) -> None:
-    """Restore the decision before an override, and the feedback that belonged to it."""
-    learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
+    """Restore the decision before an override, and the feedback that belonged to it; the weights are not replayed."""
     restored = await reviews.undo_override(t, override)
     await feedback.withdraw(t, "pair", override.pair_id)
     if restored is not None and restored.feedback_id is not None:
         await feedback.reinstate(t, restored.feedback_id)
-    await replay_and_record(t, GENERATION, learning_rate)
-    await _store_event(t, run, override.pair_id, decided_by=None if restored is None else restored.decided_by)
+    await _store_events(t, run, [override.pair_id], decided_by=None if restored is None else restored.decided_by)
 
 
-async def _store_event(t: Store, run: RunOfPair, pair_id: int, **more: object) -> None:
-    """Store the pair's new state as an event and notify a live run's owner, inside the caller's transaction."""
-    pair = await generation.pair(t, pair_id)
-    assert pair is not None, "it was there at the beginning of the transaction"
-    await events.insert(t, run.run_id, [generation.pair_event(pair, **more)])
+async def _store_events(t: Store, run: RunOfPair, pair_ids: Sequence[int], **more: object) -> None:
+    """Store the new state of pairs as events and notify a live run's owner, inside the caller's transaction."""
+    for pair_id in pair_ids:
+        pair = await generation.pair(t, pair_id)
+        assert pair is not None, "it was there at the beginning of the transaction"
+        await events.insert(t, run.run_id, [generation.pair_event(pair, **more)])
     if run.live:
         await events.add_command(t, run.run_id, "recount")
 

@@ -32,9 +32,30 @@ class PairFilter:
     search: str = ""
 
 
+_SORTED_BY = {
+    "proposed": "id",
+    "score": "score",
+    "question": "question COLLATE NOCASE",
+    "answer": "answer COLLATE NOCASE",
+    "why not": "reason COLLATE NOCASE",
+    "type": "json_extract(slot, '$.question_type')",
+    "topic": "topic COLLATE NOCASE",
+    "verdict": "state",
+}
+"""What pairs can be sorted by, as SQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairOrder:
+    """How to sort pairs: by which column of the list, or ``proposed`` (the order they were proposed in)."""
+
+    by: str = "proposed"
+    descending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class PairLine:
-    """A pair as a list row; `score` is 0-10, question and reason are cut to 300 characters."""
+    """A pair as a list row; `score` is 0-10; question, answer and reason are cut to 300 characters."""
 
     id: int
     state: str
@@ -42,6 +63,7 @@ class PairLine:
     question_type: str
     topic: str
     question: str
+    answer: str
     reason: str
 
 
@@ -126,6 +148,19 @@ async def pair_ids(store: Store, run_id: int, pair_filter: PairFilter, after: in
     return array("q", map(int, joined.split(",")) if joined else ())
 
 
+async def sorted_pair_ids(store: Store, run_id: int, pair_filter: PairFilter, order: PairOrder) -> "array[int]":
+    """Return the ids of the pairs that match, sorted; equal ones in the order they were proposed, nothing last."""
+    condition, parameters = _condition(pair_filter)
+    value = _SORTED_BY[order.by]
+    direction = "DESC" if order.descending else "ASC"
+    joined = await store.value(
+        "SELECT group_concat(id) FROM (SELECT id FROM pairs"
+        f" WHERE run_id=? AND {condition} ORDER BY {value} IS NULL OR {value} = '', {value} {direction}, id)",
+        (run_id, *parameters),
+    )
+    return array("q", map(int, joined.split(",")) if joined else ())
+
+
 async def pairs_matching(store: Store, run_id: int, pair_filter: PairFilter, ids: Iterable[int]) -> set[int]:
     """Return which of these pairs match the filter now."""
     condition, parameters = _condition(pair_filter)
@@ -142,7 +177,8 @@ async def pair_lines(store: Store, ids: Iterable[int]) -> dict[int, PairLine]:
     rows = await store.all(
         PairLine,
         "SELECT id, state, score, COALESCE(json_extract(slot, '$.question_type'), '') AS question_type, topic,"
-        f" substr(question, 1, {_MAX_CHARS}) AS question, substr(reason, 1, {_MAX_CHARS}) AS reason"
+        f" substr(question, 1, {_MAX_CHARS}) AS question, substr(answer, 1, {_MAX_CHARS}) AS answer,"
+        f" substr(reason, 1, {_MAX_CHARS}) AS reason"
         " FROM pairs WHERE id IN (SELECT value FROM json_each(?))",
         (to_json(list(ids)),),
     )

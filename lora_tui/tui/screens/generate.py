@@ -14,27 +14,19 @@ from textual.widgets import Input
 
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import PairFilter
+from lora_tui.store.queries.generation import PairFilter, PairOrder
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import RunScreen, titled
+from lora_tui.tui.screens.pair_list import PairList
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.store_reader import Throttle
 from lora_tui.tui.views.generation import GenerationView, analysis_lines, progress_lines, source_cells
-from lora_tui.tui.views.pairs import PairWindow, filter_text, next_filter, pair_cells
+from lora_tui.tui.views.pairs import next_filter
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
-_NARROW = (Column("", 10), Column("score", 5, right=True), Column("question", 0))
-_NORMAL = (
-    Column("", 10),
-    Column("score", 5, right=True),
-    Column("type", 11),
-    Column("topic", 17),
-    Column("question", 0),
-)
-_WIDE = (*_NORMAL, Column("why not", 26))
 _SOURCES = (Column("file", 0), Column("", 4, right=True), Column("", 4, right=True))
 _SOURCES_WIDE = (*_SOURCES, Column("parts", 5, right=True), Column("size", 7, right=True))
 _SEARCH_DELAY = 0.25
@@ -63,24 +55,19 @@ class GenerateScreen(RunScreen):
         Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
         Binding("R", "resume", "Resume", id="generate.resume", tooltip="Go on with this run where it was"),
         Binding("x", "stop", "Stop", id="generate.stop", tooltip="Stop and keep; the run can be resumed"),
-        Binding("a", "verdict('accepted')", "Accept", id="pair.accept", tooltip="Accept this pair, whatever its score"),
-        Binding("r", "verdict('rejected')", "Reject", id="pair.reject", tooltip="Reject this pair, whatever its score"),
         Binding("slash", "search", "Search", key_display="/", id="generate.search",
                 tooltip="Find pairs by their words; escape ends the search"),
         Binding("f", "filter", "Filter", id="generate.filter", tooltip="All, accepted, rejected, review, waiting"),
-        Binding("e", "edit", "Edit", show=False, id="pair.edit", tooltip="Change the wording of this pair"),
-        Binding("u", "undo", "Undo", show=False, id="pair.undo", tooltip="Take back your last verdict or edit"),
         Binding("v", "view", "View", show=False, id="generate.view",
                 tooltip="In a small terminal: progress, sources or analysis below"),
-        Binding("escape", "all", "All pairs", show=False, id="generate.all", tooltip="End search and filters"),
+        Binding("escape", "all", "All pairs", show=False, id="generate.all", tooltip="End search, filters and order"),
     ]  # fmt: skip
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
         super().__init__(services, actions, services.backend.forecast_generation)
-        self._pairs = RowList(self._pair_row, _NORMAL, follow=True, id="pairs")
+        self._pairs = PairList(services, actions)
         self._find = Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
         self._view: GenerationView | None = None
-        self._window: PairWindow | None = None
         self._sums_throttle = Throttle()
         self._sums_stale = False
         """Whether something has happened that the sums do not hold yet."""
@@ -115,18 +102,15 @@ class GenerateScreen(RunScreen):
         row = await runs.get(store, run.id)
         assert row is not None, "it was listed"
         self._view = GenerationView(run, row.settings.get("data_generation", {}))
-        self._window = PairWindow(run.id)
+        self._pairs.open_run(run.id)
         self._sums_throttle.reset()
-        self._pairs.following = True
 
     async def follow_run(self, store: Store, run: RunLine, *, changed: bool, moved: bool) -> None:
         """Read the pairs that have come, and the sums when they are due; draw what is new."""
-        view, window = self._view, self._window
+        view = self._view
         assert view is not None
-        assert window is not None
         view.run = run
-        if changed or moved:
-            await self._follow_pairs(store, window)
+        await self._pairs.follow_run(store, changed=changed or moved)
         self._sums_stale |= changed or moved or view.live
         summed = self._sums_stale and self._sums_throttle.due()
         if summed:
@@ -134,25 +118,12 @@ class GenerateScreen(RunScreen):
             await view.update_summary(store, time.time())
             self._sums_throttle.done()
             self._announce_training(view)
-        await self._read(store)
+        await self._pairs.read(store)
         if changed or moved or summed:
             self._draw(view, summed=summed)
 
-    async def _follow_pairs(self, store: Store, window: PairWindow) -> None:
-        """Read the ids of the pairs that match; the cursor stays on its pair."""
-        chosen = self._pair_id if not self._pairs.following else None
-        if not await window.follow(store):
-            return
-        self._pairs.show(len(window))
-        if chosen is not None and (index := window.index_of(chosen)) is not None and index != self._pairs.cursor:
-            self._pairs.cursor = index  # pairs that came or went above it must not move it to another one
-
-    async def _read(self, store: Store) -> None:
-        """Read the rows in view, and draw them where they have changed."""
-        if self._window is not None and await self._window.load(store, self._pairs.visible_rows):
-            self._pairs.refresh()
-
     @on(RowList.Moved, "#pairs")
+    @on(PairList.Changed)
     def _cursor_moved(self) -> None:
         self._show_title()
         self.services.poll_soon()  # the rows that are in view now may not have been read
@@ -191,36 +162,24 @@ class GenerateScreen(RunScreen):
         self.show_run_in_bar(view.run, more)
 
     def _show_title(self) -> None:
-        window = self._window
-        if window is None:
-            return
-        rows = self._pairs
-        after = "" if rows.following or not rows.count else f" · row {rows.cursor + 1:,}, end follows"
-        set_title(self.query_one("#pairs-box"), f"Pairs ({len(window):,}) · {filter_text(window.filter)}{after}")
-        if not len(window):
-            filtered = window.filter != PairFilter()
-            rows.set_empty_text("No pair matches; escape shows all." if filtered else "No pair yet.")
+        pairs = self._pairs
+        set_title(self.query_one("#pairs-box"), pairs.title())
+        if pairs.window is not None and not len(pairs.window):
+            filtered = pairs.window.filter != PairFilter()
+            pairs.set_empty_text("No pair matches; escape shows all." if filtered else "No pair yet.")
 
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
-        self._window = self._view = None
+        self._view = None
+        self._pairs.open_run(None)
         self.show_next_step()
         settings = self.state.settings.data_generation
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
         self._pairs.set_empty_text(f"No pairs yet.{starts}")
-        if self._pairs.count:
-            self._pairs.show(0)
         self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_run_in_bar(None)
         await self._plan.update(self.state.settings, self.forecast)
-
-    def _pair_row(self, index: int) -> Sequence[Cell]:
-        window = self._window
-        found = window.row(index) if window is not None and index < len(window) else None
-        if found is None:
-            return [("…", "dim")]
-        return pair_cells(found, narrow=self.size.width < 100)
 
     def _source_row(self, index: int) -> Sequence[Cell]:
         return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
@@ -228,7 +187,6 @@ class GenerateScreen(RunScreen):
     def on_resize(self) -> None:
         """Show as many columns as fit."""
         width = self.size.width
-        self._pairs.columns = _NARROW if width < 100 else _NORMAL if width < 156 else _WIDE
         self.query_one("#sources", RowList).columns = _SOURCES_WIDE if width < 100 or width >= 150 else _SOURCES
 
     # Keys
@@ -241,9 +199,7 @@ class GenerateScreen(RunScreen):
         if action in ("pause", "unpause"):
             return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
         if action in ("search", "filter"):
-            return self._window is not None
-        if action in ("verdict", "edit"):
-            return self._window is not None and len(self._window) > 0
+            return self._pairs.window is not None
         return super().check_action(action, parameters)
 
     async def action_train(self) -> None:
@@ -259,29 +215,6 @@ class GenerateScreen(RunScreen):
         """Go on after a pause."""
         await self.send("continue")
 
-    @property
-    def _pair_id(self) -> int | None:
-        """Id of the pair under the cursor."""
-        window, cursor = self._window, self._pairs.cursor
-        return window.ids[cursor] if window is not None and cursor < len(window) else None
-
-    async def action_verdict(self, verdict: str) -> None:
-        """Accept or reject the pair under the cursor."""
-        if (pair_id := self._pair_id) is not None:
-            await self.actions.override_pair(pair_id, verdict)
-
-    async def action_edit(self) -> None:
-        """Edit the wording of the pair under the cursor."""
-        if (pair_id := self._pair_id) is not None:
-            from lora_tui.tui.screens.pair import edit_pair
-
-            await edit_pair(self.services, self.actions, pair_id)
-
-    async def action_undo(self) -> None:
-        """Take back the last verdict or edit."""
-        if self._window is not None:
-            await self.actions.undo(self._window.run_id)
-
     def action_search(self) -> None:
         """Open the search line."""
         self._find.display = True
@@ -289,16 +222,19 @@ class GenerateScreen(RunScreen):
 
     async def action_filter(self) -> None:
         """Filter by the next state of pairs."""
-        if self._window is not None:
-            await self._refilter(next_filter(self._window.filter))
+        if (window := self._pairs.window) is not None:
+            await self._pairs.refilter(next_filter(window.filter))
 
     async def action_all(self) -> None:
-        """End search and filters."""
+        """End search, filters and order."""
         self._find.value = ""
         self._find.display = False
         self._pairs.focus()
-        if self._window is not None and self._window.filter != PairFilter():
-            await self._refilter(PairFilter())
+        window = self._pairs.window
+        if window is not None and window.is_sorted:
+            await self._pairs.sort(PairOrder())
+        if window is not None and window.filter != PairFilter():
+            await self._pairs.refilter(PairFilter())
 
     def action_view(self) -> None:
         """Show the next panel below in a small terminal."""
@@ -314,9 +250,9 @@ class GenerateScreen(RunScreen):
         self._search_timer = self.set_timer(_SEARCH_DELAY, self._search)
 
     async def _search(self) -> None:
-        text = self._find.value
-        if self._window is not None and text != self._window.filter.search:
-            await self._refilter(replace(self._window.filter, search=text))
+        text, window = self._find.value, self._pairs.window
+        if window is not None and text != window.filter.search:
+            await self._pairs.refilter(replace(window.filter, search=text))
 
     @on(Input.Submitted, "#search")
     async def _search_entered(self) -> None:
@@ -326,32 +262,16 @@ class GenerateScreen(RunScreen):
     @on(RowList.Chosen, "#sources")
     async def _source_chosen(self, event: RowList.Chosen) -> None:
         """Show one file's pairs only, or those of all files again."""
-        if self._window is not None and self._view is not None and event.index < len(self._view.sources):
-            path = self._view.sources[event.index].path
-            chosen = None if self._window.filter.source == path else path
-            await self._refilter(replace(self._window.filter, source=chosen))
-
-    async def _refilter(self, wanted: PairFilter) -> None:
-        """Show the pairs that match another filter."""
-        store, window = self.store, self._window
-        if store is None or window is None:
-            return
-        await window.set_filter(store, wanted)
-        self._pairs.following = True
-        self._pairs.show(len(window))
-        await self._read(store)
-        self._show_title()
+        window, view = self._pairs.window, self._view
+        if window is not None and view is not None and event.index < len(view.sources):
+            path = view.sources[event.index].path
+            chosen = None if window.filter.source == path else path
+            await self._pairs.refilter(replace(window.filter, source=chosen))
 
     @on(RowList.Chosen, "#pairs")
     def _open_pair(self) -> None:
         from lora_tui.tui.screens.pair import PairScreen
 
-        if self._window is not None and (pair_id := self._pair_id) is not None:
-            screen = PairScreen(self.services, self.actions, self._window, pair_id)
-            self.services.ask(screen, self._pair_closed)
-
-    def _pair_closed(self, pair_id: int) -> None:
-        """Put the cursor on the pair that was shown last."""
-        if self._window is not None and (index := self._window.index_of(pair_id)) is not None:
-            self._pairs.following = False
-            self._pairs.cursor = index
+        if self._pairs.window is not None and (pair_id := self._pairs.pair_id) is not None:
+            screen = PairScreen(self.services, self.actions, self._pairs.window, pair_id)
+            self.services.ask(screen, self._pairs.put_cursor)

@@ -7,8 +7,10 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static, TextArea
 
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store.queries.generation import PairDetail, pair_detail
 from lora_tui.text import clean, one_line
 from lora_tui.tui.actions import AppActions
@@ -18,6 +20,7 @@ from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as pair_texts
 from lora_tui.tui.views.pairs import PairWindow
+from lora_tui.tui.views.reviews import change_text
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 
@@ -47,6 +50,8 @@ class PairScreen(Dialog[int | None]):
         self._window = window
         self._pair_id = pair_id
         self._detail: PairDetail | None = None
+        self._change = Content("")
+        """What the last verdict on this pair did to the weights and its score."""
 
     def compose(self) -> ComposeResult:
         """Passage left, the pair and its scores right."""
@@ -82,7 +87,7 @@ class PairScreen(Dialog[int | None]):
         parts = {
             "passage": pair_texts.passage_text(detail),
             "pair-text": styled((one_line(kind, 200) + "\n", DIM), question, "\n\n", safe_text(pair.answer)),
-            "pair-verdict": pair_texts.verdict_text(detail),
+            "pair-verdict": Content("\n").join(filter(None, (pair_texts.verdict_text(detail), self._change))),
             "pair-measures": pair_texts.metrics_text(detail),
             "pair-judge": styled(("The judge says\n", DIM), judge) if judge else judge,
             "pair-history": pair_texts.history_text(detail),
@@ -102,19 +107,28 @@ class PairScreen(Dialog[int | None]):
         target = (index if index is not None else 0) + by
         if 0 <= target < len(self._window):
             self._pair_id = self._window.ids[target]
+            self._change = Content("")
             self.query_one("#passage-box").scroll_home(animate=False)
             self.query_one("#pair-box").scroll_home(animate=False)
             await self._show()
 
     async def action_verdict(self, verdict: str) -> None:
         """Accept or reject this pair."""
-        await self._app_actions.override_pair(self._pair_id, verdict)
+        self._changed(await self._app_actions.override_pairs([self._pair_id], verdict))
         await self._show()
 
     async def action_undo(self) -> None:
-        """Take back the last verdict or edit of the run."""
-        await self._app_actions.undo(self._window.run_id)
+        """Take back the last verdict or edit of the run, and show the pair it was about."""
+        undone = await self._app_actions.undo(self._window.run_id)
+        if undone is not None and undone.pairs:
+            self._pair_id = undone.pairs[0]
+        self._changed(undone)
         await self._show()
+
+    def _changed(self, result: ReviewResult | None) -> None:
+        """Note what a verdict did to the weights and to the score, to be shown under it."""
+        if result is not None:
+            self._change = change_text(result, 1)
 
     async def action_edit(self) -> None:
         """Edit the wording."""

@@ -16,7 +16,16 @@ from textual.content import Content
 
 from lora_tui.store import events
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import PairDetail, PairFilter, PairLine, pair_ids, pair_lines, pairs_matching
+from lora_tui.store.queries.generation import (
+    PairDetail,
+    PairFilter,
+    PairLine,
+    PairOrder,
+    pair_ids,
+    pair_lines,
+    pairs_matching,
+    sorted_pair_ids,
+)
 from lora_tui.store.queries.runs import events_of_kinds
 from lora_tui.store.rows import DecisionRow
 from lora_tui.text import one_line
@@ -41,13 +50,26 @@ _SOFT_BREAK = re.compile(r"(?<=\S)\n(?=[^\s#>|*+\-\d])")
 _BAR = 14
 _NAME = 21
 
+_ORDERS = (
+    PairOrder(),
+    PairOrder("score"),
+    PairOrder("score", descending=True),
+    *(PairOrder(column) for column in ("question", "answer", "why not", "type", "topic", "verdict")),
+)
+"""The cycle of orders, from the one in which pairs were proposed."""
+
 
 class PairWindow:
-    """The ids of a run's pairs that match a filter, in the order they were proposed, and a cache of those in view."""
+    """The ids of a run's pairs that match a filter, in some order, a cache of those in view, and which are marked."""
 
     def __init__(self, run_id: int) -> None:
         self.run_id = run_id
         self.filter = PairFilter()
+        self.order = PairOrder()
+        self.marked: set[int] = set()
+        """Ids of the pairs that the next verdict is for."""
+        self.is_stale = False
+        """Whether a sorted list has to be read again: that costs as much as the list is long."""
         self.ids: array[int] = array("q")
         self._cache: OrderedDict[int, PairLine] = OrderedDict()
         self._event_cursor: int | None = None
@@ -63,29 +85,47 @@ class PairWindow:
             self._cache.move_to_end(found.id)
         return found
 
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the order is another one than that in which pairs were proposed."""
+        return self.order != PairOrder()
+
     def index_of(self, pair_id: int) -> int | None:
         """The index of a pair; None where it does not match the filter."""
+        if self.is_sorted:
+            return self.ids.index(pair_id) if pair_id in self.ids else None
         index = bisect_left(self.ids, pair_id)
         return index if index < len(self.ids) and self.ids[index] == pair_id else None
 
-    async def set_filter(self, store: Store, pair_filter: PairFilter) -> None:
-        """Read the ids that match another filter."""
-        self.ids = await pair_ids(store, self.run_id, pair_filter)
-        self.filter = pair_filter
-        self._newest_id = max([self._newest_id, *self.ids[-1:]])
+    async def read_ids(self, store: Store) -> None:
+        """Read all ids that match, in order."""
+        if self.is_sorted:
+            self.ids = await sorted_pair_ids(store, self.run_id, self.filter, self.order)
+        else:
+            self.ids = await pair_ids(store, self.run_id, self.filter)
+        self._newest_id = max([self._newest_id, *(self.ids if self.is_sorted else self.ids[-1:])])
+        self.is_stale = False
 
     async def follow(self, store: Store) -> bool:
-        """Update the ids from what has happened since the last call; returns whether anything has."""
+        """Update the ids from what has happened since the last call; returns whether anything has.
+
+        A sorted list only becomes stale.
+        """
         if self._event_cursor is None:
             self._event_cursor = await events.last_id(store, self.run_id)
-            await self.set_filter(store, self.filter)
+            await self.read_ids(store)
             return True
         fresh = await pair_ids(store, self.run_id, self.filter, after=self._newest_id)
+        decided = await self._changed_ids(store)
+        for pair_id in decided:
+            self._cache.pop(pair_id, None)
         if fresh:
             self._newest_id = fresh[-1]
-            for pair_id in fresh:
-                self._add(pair_id)
-        decided = await self._changed_ids(store)
+        if self.is_sorted:
+            self.is_stale |= bool(fresh or decided)
+            return bool(decided)
+        for pair_id in fresh:
+            self._add(pair_id)
         if decided:
             await self._reposition(store, decided)
         return bool(fresh or decided)
@@ -101,9 +141,7 @@ class PairWindow:
         return list(decided)
 
     async def _reposition(self, store: Store, decided: list[int]) -> None:
-        """Add or remove changed pairs as they match the filter now, and drop them from the cache."""
-        for pair_id in decided:
-            self._cache.pop(pair_id, None)
+        """Add or remove changed pairs as they match the filter now."""
         if self.filter == PairFilter():
             return
         matching = await pairs_matching(store, self.run_id, self.filter, decided)
@@ -143,19 +181,37 @@ def filter_text(pair_filter: PairFilter) -> str:
     return ", ".join(filter(None, [*words, f"«{one_line(search, 40)}»" if search else ""]))
 
 
-def pair_cells(pair: PairLine, *, narrow: bool) -> list[tuple[str, str]]:
-    """The cells of a pair: verdict, score, type, topic, question, and the reason where it is not accepted.
+def next_order(order: PairOrder) -> PairOrder:
+    """The next order of the cycle: as proposed, lowest score first, highest first, question, answer …"""
+    return _ORDERS[(_ORDERS.index(order) + 1) % len(_ORDERS)] if order in _ORDERS else _ORDERS[0]
 
-    Where `narrow` is set: verdict, score and question alone.
-    """
+
+def order_of_column(by: str, order: PairOrder) -> PairOrder:
+    """The order that a click on a column's heading asks for; the other way round where it is sorted by it already."""
+    return replace(order, descending=not order.descending) if by == order.by else PairOrder(by)
+
+
+def order_text(order: PairOrder) -> str:
+    """An order as text: "by score ▲"; empty for the order in which pairs were proposed."""
+    return "" if order == PairOrder() else f"by {order.by} {'▼' if order.descending else '▲'}"
+
+
+def pair_cells(pair: PairLine) -> list[tuple[str, str]]:
+    """The cells of a pair: verdict as glyph and word, score, question, answer, why not, type, topic."""
     style = _STATE_STYLES.get(pair.state, "")
+    glyph, _, verdict = verdict_label(pair.state).partition(" ")
     score = number(pair.score, ".1f") if pair.score is not None else ""
-    verdict = [(verdict_label(pair.state), style), (score, style)]
-    question = (one_line(pair.question, 300), "")
-    if narrow:
-        return [*verdict, question]
     why = one_line(pair.reason, 300) if pair.state in ("rejected", "review") else ""
-    return [*verdict, (pair.question_type, "dim"), (one_line(pair.topic, 300), "dim"), question, (why, "dim")]
+    return [
+        (glyph, style),
+        (verdict, style),
+        (score, style),
+        (one_line(pair.question, 300), ""),
+        (one_line(pair.answer, 300), ""),
+        (why, "dim"),
+        (pair.question_type, "dim"),
+        (one_line(pair.topic, 300), "dim"),
+    ]
 
 
 def passage_text(detail: PairDetail) -> Content:

@@ -3,7 +3,7 @@
 A function gives the cells of a row by its index, so a hundred thousand pairs cost what forty do. The list scrolls by
 itself: Textual's scroll views lay the whole screen out again when their content grows, five times a second while pairs
 arrive, which took 50 ms each time. The cursor follows the last row until it is moved away from it, and follows again
-when it is brought back.
+when it is brought back. In a narrow terminal the columns that matter least are left out (`fit_columns`).
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,36 @@ _WHEEL_ROWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, its width in terminal cells (0: what is left), and whether it is right-aligned."""
+    """A column: its heading, its width in terminal cells (0: what is left), and whether it is right-aligned.
+
+    Columns of width 0 have at least `least` cells, and share what is left by `share`. Where there is no room for all,
+    those with the highest `rank` go first; those of rank 0 stay.
+    """
 
     heading: str
     width: int
     right: bool = False
+    share: int = 1
+    least: int = 4
+    rank: int = 0
+
+
+def fit_columns(columns: Sequence[Column], room: int) -> list[tuple[int, int]]:
+    """Choose the columns that fit into `room` terminal cells, a gap after each: their indices and widths, in order."""
+    kept = list(range(len(columns)))
+    least = [column.width or column.least for column in columns]
+    while sum(least[index] + 1 for index in kept) > room and any(columns[index].rank for index in kept):
+        kept.remove(max(kept, key=lambda index: columns[index].rank))
+    left = max(0, room - sum(least[index] + 1 for index in kept))
+    shares = sum(columns[index].share for index in kept if not columns[index].width)
+    fitted = []
+    for index in kept:
+        more = 0
+        if not columns[index].width:
+            more = left * columns[index].share // shares
+            left, shares = left - more, shares - columns[index].share
+        fitted.append((index, least[index] + more))
+    return fitted
 
 
 class RowList(Widget, can_focus=True):
@@ -92,6 +117,9 @@ class RowList(Widget, can_focus=True):
     class Chosen(RowMessage):
         """The user has opened a row: enter or a double click."""
 
+    class HeadingChosen(RowMessage):
+        """The user has clicked a heading; `index` is its column's."""
+
     def __init__(
         self,
         cells_of: Callable[[int], Sequence[Cell]],
@@ -107,12 +135,16 @@ class RowList(Widget, can_focus=True):
         self.columns = tuple(columns)
         self._empty = empty
         self._heading_rows = 1 if headings else 0
-        self._can_follow = follow
+        self.can_follow = follow
+        """Whether the last row is the newest, which the cursor follows when it is put there."""
         self.following = follow
         self.count = 0
         self.top = 0
         """The first row in view."""
         self._cursor = 0
+        self.sorted_by: tuple[int, bool] | None = None
+        """The column that the rows are sorted by, and whether the highest comes first: an arrow in its heading."""
+        self._is_marked: Callable[[int], bool] | None = None
         self._styles_by_name: dict[tuple[str, str], RichStyle] = {}
 
     # What is shown
@@ -132,6 +164,11 @@ class RowList(Widget, can_focus=True):
         if text != self._empty:
             self._empty = text
             self.refresh()
+
+    def show_marks(self, is_marked: Callable[[int], bool] | None) -> None:
+        """Draw a mark before the rows of which `is_marked` holds; None: there are none, and no room for them."""
+        self._is_marked = is_marked
+        self.refresh()
 
     @property
     def cursor(self) -> int:
@@ -194,7 +231,7 @@ class RowList(Widget, can_focus=True):
         if not self.count:
             return
         index = min(max(0, index), self.count - 1)
-        self.following = self._can_follow and index == self.count - 1
+        self.following = self.can_follow and index == self.count - 1
         if index != self._cursor:
             self.cursor = index
             self.post_message(self.Moved(self, index))
@@ -204,7 +241,7 @@ class RowList(Widget, can_focus=True):
         self.top = max(0, min(self.top + by, self.count - self._height))
         if self.count:
             self._cursor = min(max(self._cursor, self.top), self.visible_rows[-1])
-            self.following = self._can_follow and self.visible_rows[-1] == self.count - 1
+            self.following = self.can_follow and self.visible_rows[-1] == self.count - 1
             self._cursor = self.count - 1 if self.following else self._cursor
         self.refresh()
         self.post_message(self.Moved(self, self._cursor))
@@ -222,7 +259,10 @@ class RowList(Widget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Put the cursor on the row under the mouse, or go to that part of the list; a second click opens the row."""
         line = event.y - self._heading_rows
-        if not 0 <= line < self._height:
+        if line < 0:
+            self._choose_heading(event.x)
+            return
+        if line >= self._height:
             return
         if event.x >= self.size.width - 1 and self.count > self._height:
             self._move_to(line * self.count // self._height)
@@ -233,7 +273,33 @@ class RowList(Widget, can_focus=True):
         if event.chain == 2:
             self.action_choose()
 
+    def _choose_heading(self, x: int) -> None:
+        """Report a click on the heading in this column of the terminal."""
+        start = self._gutter
+        for index, width in self._fitted(self.size.width):
+            if start <= x <= start + width:
+                self.post_message(self.HeadingChosen(self, index))
+            start += width + 1
+
     # Drawing
+
+    @property
+    def _gutter(self) -> int:
+        """Cells before the first column: the cursor, and a mark where there are some."""
+        return 1 if self._is_marked is None else 2
+
+    def _fitted(self, width: int) -> list[tuple[int, int]]:
+        """The columns that fit, with their widths; the last gap may be cut off."""
+        return fit_columns(self.columns, width - self._gutter)
+
+    def _headings(self) -> list[Cell]:
+        """The headings, an arrow in that of the column that the rows are sorted by."""
+        texts = [column.heading for column in self.columns]
+        if self.sorted_by is not None:
+            index, descending = self.sorted_by
+            width = dict(self._fitted(self.size.width)).get(index, 0)
+            texts[index] = texts[index][: max(0, width - 1)] + ("▼" if descending else "▲")
+        return [(text, "heading") for text in texts]
 
     def notify_style_update(self) -> None:
         """Drop the cached styles: the theme or the focus has changed."""
@@ -244,16 +310,17 @@ class RowList(Widget, can_focus=True):
         """Render one line: the headings, a row, or a blank."""
         width, line = self.size.width, y - self._heading_rows
         if line < 0:
-            return self._strip([(column.heading, "heading") for column in self.columns], width, "", gap_style="heading")
+            return self._strip(self._headings(), width, "", gap_style="heading")
         if not self.count:
             return self._strip([(self._empty if line == 0 else "", "dim")], width, "", whole=True)
         index = self.top + line
         if index >= self.count:
             return Strip.blank(width, self.rich_style)
         cursor = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
+        mark = "◆" if self._is_marked is not None and self._is_marked(index) else ""
         if self.count <= self._height:
-            return self._strip(self._cells_of(index), width, cursor)
-        return Strip([*self._strip(self._cells_of(index), width - 1, cursor), self._scroll_bar(line)], width)
+            return self._strip(self._cells_of(index), width, cursor, mark=mark)
+        return Strip([*self._strip(self._cells_of(index), width - 1, cursor, mark=mark), self._scroll_bar(line)], width)
 
     def _scroll_bar(self, line: int) -> Segment:
         """The part of the scroll bar beside a row."""
@@ -263,16 +330,25 @@ class RowList(Widget, can_focus=True):
         return Segment(glyph, self._style(style, ""))
 
     def _strip(
-        self, cells: Sequence[Cell], width: int, cursor: str, *, gap_style: str = "", whole: bool = False
+        self,
+        cells: Sequence[Cell],
+        width: int,
+        cursor: str,
+        *,
+        gap_style: str = "",
+        whole: bool = False,
+        mark: str = "",
     ) -> Strip:
         """A row of cells; where `whole` is set there is one, which takes the whole width."""
         gap = self._style(gap_style, cursor)
         segments = [Segment("▸" if cursor else " ", gap)]
-        columns = (Column("", 0),) if whole else self.columns
-        rest = max(4, width - sum(column.width for column in columns) - len(columns) - 1)
-        for column, (text, style) in zip(columns, cells, strict=False):
-            fitted = fit_cells(clean(text), column.width or rest, right=column.right)
-            segments += [Segment(fitted, self._style(style, cursor)), Segment(" ", gap)]
+        if self._gutter > 1:
+            segments.append(Segment(mark or " ", self._style("accent", cursor)))
+        for index, room in [(0, width)] if whole else self._fitted(width):
+            if index < len(cells):
+                text, style = cells[index]
+                fitted = fit_cells(clean(text), room, right=not whole and self.columns[index].right)
+                segments += [Segment(fitted, self._style(style, cursor)), Segment(" ", gap)]
         return Strip(segments).adjust_cell_length(width, gap)
 
     def _style(self, name: str, cursor: str) -> RichStyle:

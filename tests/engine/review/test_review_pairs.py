@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, override_pair, override_pairs, undo
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
@@ -272,7 +272,9 @@ def test_a_pair_that_waited_for_its_judge_waits_for_it_again(tmp_path: Path) -> 
         assert judge is not None
         async with store.transaction() as t:
             await tasks.end_task(t, judge.id, "cancelled", "the pair was decided in the meantime")
-        assert await undo(store, run_id) == ReviewResult("Took back the acceptance of «Why do bees dance?».")
+        undone = await undo(store, run_id)
+        assert undone is not None
+        assert undone.message == "Took back the acceptance of «Why do bees dance?»."
         assert await pair_row(store, pair_id) == before
         assert [task.id for task in await tasks.pending_tasks(store, run_id, "judge", 9)] == [judge.id]
         assert (await told(store, run_id))[-1]["verdict"] == "waiting"
@@ -321,3 +323,40 @@ def test_a_run_whose_process_is_gone_is_not_taken_for_live(tmp_path: Path) -> No
     done = with_store(tmp_path / "store.db", work)
     assert done.message.endswith(f"». {tmp_path / 'accepted.txt'} is written again.")
     assert (tmp_path / "accepted.txt").read_text() == "Question: Why do bees dance?\nAnswer: To show the way.\n"
+
+
+def test_pairs_judged_together_are_taken_back_together(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        run_id = await new_run(store)
+        pairs = [await make_pair(store, run_id, f"Why {n}?", "rejected", 4.0) for n in range(4)]
+        before = [await pair_row(store, pair_id) for pair_id in pairs]
+        await override_pair(store, pairs[3], "accepted")
+        alone = await pair_row(store, pairs[3])
+        done = await override_pairs(store, pairs, "accepted")
+        assert done.message == "Accepted: 3 pairs.", "one was accepted already"
+        assert done.pairs == tuple(pairs[:3])
+        assert done.after == replayed(*[(METRICS, 1.0)] * 4)
+        assert [event["pair"] for event in await told(store, run_id)] == [pairs[3], *pairs[:3]]
+        undone = await undo(store, run_id)
+        assert undone is not None
+        assert (undone.message, undone.pairs) == ("Took back the acceptance of 3 pairs.", tuple(pairs[:3]))
+        assert undone.after == replayed((METRICS, 1.0))
+        assert [await pair_row(store, pair_id) for pair_id in pairs] == [*before[:3], alone]
+        assert (await override_pairs(store, pairs[3:] * 1, "accepted")).message.startswith("Accepted already: «")
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_a_verdict_tells_the_score_by_the_weights_before_and_after(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[ReviewResult, ReviewResult | None]:
+        run_id = await new_run(store)
+        pair_id = await make_pair(store, run_id, state="rejected")
+        return await override_pair(store, pair_id, "accepted"), await undo(store, run_id)
+
+    done, undone = with_store(tmp_path / "store.db", work)
+    assert undone is not None
+    assert done.scores is not None
+    before, after = done.scores
+    assert before == pytest.approx(10 * AdaptiveAggregator(GENERATION_PRIORS).score(METRICS))
+    assert after > before, "accepting it teaches that it deserved more"
+    assert undone.scores == (after, before)

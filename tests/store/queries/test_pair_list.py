@@ -11,11 +11,13 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
     PairFilter,
     PairLine,
+    PairOrder,
     SourceLine,
     pair_ids,
     pair_lines,
     pairs_matching,
     score_histogram,
+    sorted_pair_ids,
     source_lines,
 )
 from tests.store.store_fixtures import make_chunk, make_file, make_pair, plans, with_store
@@ -83,10 +85,41 @@ def test_ids_after_one_are_those_above_it(tmp_path: Path, wanted: dict[str, Any]
     assert found(tmp_path, PairFilter(**wanted), after=2) == ids
 
 
+@pytest.mark.parametrize(
+    ("by", "ascending", "descending"),
+    [
+        ("proposed", [1, 2, 4, 5], [5, 4, 2, 1]),
+        ("score", [2, 1, 4, 5], [1, 2, 4, 5]),  # those without one last, either way
+        ("question", [2, 5, 4, 1], [1, 4, 5, 2]),
+        ("answer", [4, 1, 2, 5], [1, 2, 5, 4]),  # whatever the case; equal ones as they were proposed
+        ("topic", [1, 4, 2, 5], [5, 2, 1, 4]),
+        ("why not", [4, 1, 2, 5], [1, 2, 4, 5]),
+        ("type", [1, 2, 4, 5], [1, 2, 4, 5]),
+        ("verdict", [1, 2, 4, 5], [5, 4, 2, 1]),
+    ],
+)
+def test_pairs_are_sorted_by_a_column(tmp_path: Path, by: str, ascending: list[int], descending: list[int]) -> None:
+    async def work(store: Store) -> list[list[int]]:
+        run_id = await some_pairs(store)
+        orders = (PairOrder(by), PairOrder(by, descending=True))
+        return [list(await sorted_pair_ids(store, run_id, PairFilter(), order)) for order in orders]
+
+    assert with_store(tmp_path / "store.db", work) == [ascending, descending]
+
+
+def test_a_sorted_list_is_filtered_too(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[int]:
+        return list(
+            await sorted_pair_ids(store, await some_pairs(store), PairFilter(source="b.txt"), PairOrder("score"))
+        )
+
+    assert with_store(tmp_path / "store.db", work) == [2, 5]
+
+
 def test_lines_are_what_a_list_shows_of_pairs(tmp_path: Path) -> None:
     async def work(store: Store) -> dict[int, PairLine]:
         await some_pairs(store)
-        await make_pair(store, 1, "long " * 200, "rejected", 2.0, reason="why " * 200)
+        await make_pair(store, 1, "long " * 200, "rejected", 2.0, reason="why " * 200, answer="so " * 200)
         return await pair_lines(store, [6, 2, 77])
 
     lines = with_store(tmp_path / "store.db", work)
@@ -98,9 +131,10 @@ def test_lines_are_what_a_list_shows_of_pairs(tmp_path: Path) -> None:
         "why",
         "heat",
         "How hot is 100% of it?",
+        "To show the way.",
         "scores too little",
     )
-    assert (len(lines[6].question), len(lines[6].reason)) == (300, 300)
+    assert (len(lines[6].question), len(lines[6].answer), len(lines[6].reason)) == (300, 300, 300)
 
 
 def test_no_ids_are_no_lines(tmp_path: Path) -> None:
