@@ -163,7 +163,7 @@ class GenerateScreen(RunScreen):
 
     def _show_title(self) -> None:
         pairs = self._pairs
-        set_title(self.query_one("#pairs-box"), pairs.title())
+        set_title(self.query_one("#pairs-box"), pairs.title(), PairList.HINT if pairs.count else "")
         if pairs.window is not None and not len(pairs.window):
             filtered = pairs.window.filter != PairFilter()
             pairs.set_empty_text("No pair matches; escape shows all." if filtered else "No pair yet.")

@@ -40,15 +40,19 @@ class PairList(RowList):
                 tooltip="Accept this pair, or all that are marked, whatever the score"),
         Binding("r", "verdict('rejected')", "Reject", id="pair.reject",
                 tooltip="Reject this pair, or all that are marked, whatever the score"),
-        Binding("m", "mark", "Mark", id="pair.mark", tooltip="Mark this pair: the next verdict is for all marked ones"),
+        Binding("m", "mark", "Mark", show=False, id="pair.mark",
+                tooltip="Mark this pair: the next verdict is for all marked ones"),
         Binding("M", "mark_all", "Mark all", show=False, id="pair.mark-all",
                 tooltip="Mark every pair that is listed, or none"),
-        Binding("o", "sort", "Sort", id="pair.sort",
+        Binding("o", "sort", "Sort", show=False, id="pair.sort",
                 tooltip="Sort by the next column, then as they were proposed; or click a heading"),
         Binding("e", "edit", "Edit", show=False, id="pair.edit", tooltip="Change the wording of this pair"),
         Binding("u", "undo", "Undo", show=False, id="pair.undo", tooltip="Take back your last verdict or edit"),
         Binding("escape", "unmark", "No marks", show=False, id="pair.unmark", tooltip="Take all marks away"),
     ]  # fmt: skip
+
+    HINT = "m mark · o sort · f filter · / search · e edit · u undo"
+    """Keys that the footer has no room for, for the lower border."""
 
     class Changed(Message):
         """What the title says has changed: how many there are, in which order, how many are marked."""

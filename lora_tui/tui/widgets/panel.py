@@ -58,8 +58,10 @@ class Panel(_StaticText):
         super().show(content)
 
 
-def set_title(widget: Widget, title: str) -> None:
-    """Set the title in a widget's border, cleaned of control characters; repaints only where it has changed."""
-    content = Content(clean(title))
+def set_title(widget: Widget, title: str, below: str = "") -> None:
+    """Set the titles in a widget's upper and lower border, cleaned; repaints only where they have changed."""
+    content, lower = Content(clean(title)), Content(clean(below))
     if widget._border_title is None or widget._border_title.plain != content.plain:
         widget.border_title = content
+    if (widget._border_subtitle.plain if widget._border_subtitle is not None else "") != lower.plain:
+        widget.border_subtitle = lower
