@@ -15,6 +15,9 @@ from lora_tui.cli.narration import Narrator, make_narrator
 from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
+from lora_tui.config.written import written_keys
+from lora_tui.engine.data.read import training_file
+from lora_tui.engine.models.adapter_source import require_trained
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.engine.runtime.resume import resume_run, stored_run
 from lora_tui.errors import UsageError
@@ -42,6 +45,8 @@ class RunPlan:
 
 def run(request: Request, streams: Streams, report: Report, loaded: Loaded, store_path: Path) -> int:
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
+    if (purpose := _needs_trained(request, loaded.settings)) is not None:
+        asyncio.run(require_trained(store_path, purpose, training_file(loaded.settings)))
     if request.run == "chat":
         return _chat(request, streams, loaded.settings, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
@@ -60,6 +65,20 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         assert report.run_id is not None, "the run that has just finished"
         return _chat(Request(run="chat", resume=report.run_id), streams, plan.settings, store_path)
     return status
+
+
+def _needs_trained(request: Request, settings: Settings) -> str | None:
+    """What a request needs a finished training run of the store for; None where it needs none.
+
+    Whoever has named a base model of their own may chat with it alone.
+    """
+    if request.adapter is not None or isinstance(request.resume, int):
+        return None
+    if request.run == "chat":
+        return None if "fine_tuning.model_name" in written_keys(settings) else "chat with"
+    if request.run == "export":
+        return "export" if request.export_format in (None, "adapter", "merged") else None
+    return "evaluate" if request.run == "evaluate" else None
 
 
 async def _plan_run(request: Request, loaded: Loaded, store_path: Path) -> RunPlan:

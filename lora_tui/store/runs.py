@@ -201,6 +201,15 @@ async def newest_trained(store: Store) -> Run | None:
     return await store.one(Run, f"{sql} ORDER BY id DESC LIMIT 1")
 
 
+async def newest_unfinished_training(store: Store) -> Run | None:
+    """Return the newest training run that has not finished and has saved something, or None."""
+    sql = (
+        "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state <> 'finished'"
+        " AND EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY id DESC LIMIT 1"
+    )
+    return await store.one(Run, sql)
+
+
 async def mark_interrupted(store: Store) -> int:
     """Mark live runs whose owner is gone as ``interrupted``; returns how many there were."""
     live = await store.all(Run, f"SELECT * FROM runs WHERE state IN ({_LIVE})")

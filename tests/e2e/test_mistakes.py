@@ -185,7 +185,9 @@ MISTAKES = [
     Mistake("unknown target module", trained_with(training_text()), (*TRAIN, "--set", 'fine_tuning.lora.target_modules=["qkv"]'), 2, ("qkv", "q_proj")),
     Mistake("checkpoint folder is a file", lambda p: (p.training(), p.write("checkpoints", "x")), TRAIN, 1, ("checkpoints",)),
     # Adapters
-    Mistake("no run to evaluate", lambda p: p.training(), ("--run", "evaluate"), 1, ("--run train",)),
+    Mistake("no run to evaluate", lambda p: p.training(), ("--run", "evaluate"), 2, ("Nothing is trained yet", "--run train")),
+    Mistake("no run to export", nothing, ("--run", "export"), 2, ("Nothing is trained yet", "--run train")),
+    Mistake("no run to chat with", nothing, ("--run", "chat"), 2, ("Nothing is trained yet", "--run quickstart", "--train-data-file FILE")),
     Mistake("adapter folder missing", lambda p: p.training(), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter",)),
     Mistake("no adapter in the folder", lambda p: p.training(), ("--run", "evaluate", "--adapter", "."), 2, ("adapter_config.json",)),
     Mistake("adapter for another base", lambda p: (p.training(), p.adapter()), ("--run", "evaluate", "--adapter", "adapter"), 2, ("adapter", "base model")),

@@ -1,5 +1,6 @@
 """What a job can refuse without a model is refused before anything that takes seconds is imported."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -8,10 +9,15 @@ from typing import Any
 import pytest
 
 from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.jobs import preflight
+from lora_tui.engine.models.adapter_source import require_trained
 from lora_tui.engine.models.hub_info import check_source, locate
-from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
+from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
 from tests.engine.conftest import EngineHarness
+from tests.store.store_fixtures import with_store
 
 MODEL = "fine_tuning.model_name"
 WITH_TORCH = ("lora_tui.engine.jobs.train", "lora_tui.engine.jobs.evaluate", "lora_tui.engine.chat.session")
@@ -108,3 +114,35 @@ def test_a_model_is_located_as_transformers_wants_it(tmp_path: Path, monkeypatch
         Path(file).touch()
     found = [locate(name, lambda *_: None) for name in ("folder", "folder/small.gguf", "owner/name")]
     assert found == [("folder", {}), ("folder", {"gguf_file": "small.gguf"}), ("owner/name", {})]
+
+
+def test_without_a_finished_training_the_message_leads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "training_data.db"
+
+    def refusal() -> str:
+        with pytest.raises(UsageError) as told:
+            asyncio.run(require_trained(path, "chat with", Path("pairs.txt")))
+        return str(told.value)
+
+    assert "lora-tui --run train --train-data-file FILE" in refusal()
+    assert not path.exists(), "looking makes no store"
+    Path("pairs.txt").write_text("Question: q\nAnswer: a\n")
+    assert "lora-tui --run train --train-data-file pairs.txt" in refusal()
+
+    async def stopped(store: Store) -> int:
+        run_id = await runs.create(store, "train", Settings().model_dump(mode="json"), {})
+        saved = {"step": 3, "kind": "last", "path": "x", "score": None}
+        await events.append(store, run_id, [(1.0, "checkpoint", saved)])
+        await runs.end(store, run_id, "stopped", {}, None)
+        return run_id
+
+    run_id = with_store(path, stopped)
+    assert refusal().endswith(f"Go on with it: lora-tui --resume {run_id}")
+
+    async def finished(store: Store) -> None:
+        await runs.set_folder(store, run_id, tmp_path)
+        await runs.end(store, run_id, "finished", {}, None)
+
+    with_store(path, finished)
+    asyncio.run(require_trained(path, "chat with", Path("pairs.txt")))

@@ -11,7 +11,7 @@ from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.errors import UsageError
 from lora_tui.files import atomic_folder, unwritable, write_atomically
 from lora_tui.text import count
 
@@ -25,9 +25,7 @@ async def export(ctx: RunContext) -> dict[str, Any]:
         raise UsageError(f"--format {form}: unknown. Choose adapter, merged, {', '.join(FORMS)}.")
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
-        raise LoraTuiError(
-            "There is no finished training run to export. Train first, or name one with --adapter FOLDER."
-        )
+        raise UsageError("There is no finished training run to export. Train first, or name one with --adapter FOLDER.")
     target = _target(ctx, f"export-{form}")
     if form == "adapter":
         await asyncio.to_thread(_copy_folder, source.folder, target)

@@ -18,7 +18,7 @@ from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import summarize_failures
-from lora_tui.errors import LoraTuiError
+from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import Choice, LoadProgress
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -58,7 +58,7 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run evaluate``; returns the scores of adapter and base model, and a row for each prompt."""
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
-        raise LoraTuiError(
+        raise UsageError(
             "There is no finished training run to evaluate. "
             "Train first (--run train), or name an adapter with --adapter FOLDER."
         )

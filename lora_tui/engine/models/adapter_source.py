@@ -3,15 +3,17 @@
 What the options mean is checked before torch is imported; `lora_tui.engine.models.adapters` loads what is found here.
 """
 
+import asyncio
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_tui.config.models import FineTuning, Settings
-from lora_tui.engine.runtime.resume import require_run
+from lora_tui.engine.runtime.resume import require_run, store_flag
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -96,6 +98,30 @@ async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSourc
         if _folder_of_run(run, which) == folder:
             return source
     return open_adapter(_folder_of_run(run, which), run.id)  # a trainer has replaced it while it was being read
+
+
+async def require_trained(store_path: Path, purpose: str, training_data: Path) -> None:
+    """Raise `UsageError` where the store has no finished training run; `purpose` completes "no model to …".
+
+    The message has the command that leads on; `training_data` is the file that training would read. No store is made.
+    """
+    unfinished = None
+    if await asyncio.to_thread(store_path.is_file):
+        async with await Store.open(store_path) as store:
+            if await runs.newest_trained(store) is not None:
+                return
+            unfinished = await runs.newest_unfinished_training(store)
+    flag = store_flag(store_path)
+    if unfinished is not None:
+        raise UsageError(
+            f"Run {unfinished.id} ({unfinished.mode}) is {unfinished.state}, and no other has trained a model to "
+            f"{purpose}.\nGo on with it: lora-tui --resume {unfinished.id}{flag}"
+        )
+    named = shlex.quote(str(training_data)) if await asyncio.to_thread(training_data.is_file) else "FILE"
+    raise UsageError(
+        f"Nothing is trained yet in {store_path.name}: there is no model to {purpose}. See how it goes with\n"
+        f"lora-tui --run quickstart, or train on your data: lora-tui --run train --train-data-file {named}{flag}"
+    )
 
 
 async def base_model_name(

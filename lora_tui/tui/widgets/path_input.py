@@ -28,6 +28,8 @@ _MOST_ENTRIES = 2000
 _MOST_COUNTED = 40
 """Folders whose text files are counted: each is read for it."""
 _PAUSE = 0.1
+_SHORT = ("~", "..")
+"""Folders that are there and yet hardly meant: they are gone on from."""
 
 Kind = Literal["folder", "file"]
 
@@ -47,7 +49,7 @@ def path_choices(typed: str, kind: Kind) -> list[PathChoice]:
     The likeliest come first: folders with text in them, files before folders. `~` is the home folder. What cannot be
     read holds nothing.
     """
-    if typed in ("~", ".."):
+    if typed in _SHORT:
         return [PathChoice(f"{typed}/", "your home folder" if typed == "~" else "the folder above")]
     above, slash, begun = typed.rpartition("/")
     found = [
@@ -184,7 +186,8 @@ class PathInput(Input):
             self._show(choices, None)
 
     def _listed(self, value: str) -> Sequence[PathChoice]:
-        return () if self.is_there and not value.endswith("/") else path_choices(value, self._kind)
+        complete = self.is_there and value not in _SHORT and not value.endswith("/")
+        return () if complete else path_choices(value, self._kind)
 
     def _show(self, choices: Sequence[PathChoice], cursor: int | None) -> None:
         if (choices, cursor) != (self._choices, self._cursor):
@@ -196,7 +199,8 @@ class PathInput(Input):
         if self._cursor is not None:
             self._take(self._choices[self._cursor])
             return
-        choices = () if self.is_there else path_choices(self.value, self._kind)
+        complete = self.is_there and self.value not in _SHORT
+        choices = () if complete else path_choices(self.value, self._kind)
         if not choices:
             self.screen.focus_next()
             return

@@ -167,7 +167,7 @@ def test_an_unknown_form_is_refused_with_those_there_are(engine_harness: EngineH
 
 def test_without_a_finished_run_there_is_nothing_to_export(engine_harness: EngineHarness) -> None:
     outcome = engine_harness.run("export", {"format": "merged"})
-    assert outcome.exit_status == 1
+    assert outcome.exit_status == 2
     assert outcome.error is not None
     assert "no finished training run" in outcome.error
 
