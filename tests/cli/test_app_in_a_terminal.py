@@ -37,11 +37,19 @@ def row(program: Program) -> dict[str, Any]:
         return dict(file.execute("SELECT * FROM runs ORDER BY id DESC LIMIT 1").fetchone())
 
 
+WELCOME = "Teach a language model something"
+
+
+def leave_welcome(terminal: AppTerminal) -> None:
+    """Close the dialog of the first start; what it leaves uncovered says "No pairs yet"."""
+    terminal.shows(WELCOME)
+    terminal.press("escape")
+    terminal.hides(WELCOME)
+
+
 def start_training(terminal: AppTerminal) -> None:
     """From the first start to a run that steps."""
-    terminal.shows("Teach a language model something")
-    terminal.press("escape")
-    terminal.shows("No pairs yet")
+    leave_welcome(terminal)
     terminal.press("2", "s")
     terminal.shows("run 1", "step 1/2")
 
@@ -153,7 +161,7 @@ def test_a_killed_parent_is_a_lost_line_too(program: Program) -> None:
 
 def test_a_lost_line_with_nothing_at_work_ends_the_program(program: Program) -> None:
     with app(program) as terminal:
-        terminal.shows("Teach a language model something")
+        terminal.shows(WELCOME)
         children = psutil.Process(terminal.process.pid).children()
         terminal.hang_up()
         assert terminal.process.wait(60) == 129
@@ -190,8 +198,8 @@ def test_a_run_of_another_process_is_attached_to_and_left_running(program: Progr
 
 def test_a_job_that_fails_is_told_in_the_app_which_goes_on(program: Program) -> None:
     with app(program, "train=unreachable") as terminal:
-        terminal.shows("Teach a language model something")
-        terminal.press("escape", "2", "s")
+        leave_welcome(terminal)
+        terminal.press("2", "s")
         screen = terminal.shows("Run 1 (train) failed.", "http://localhost:1 refuses the key", "lora-tui.log")
         assert "\x1b[2J it." not in screen
         terminal.press("enter")
@@ -202,8 +210,8 @@ def test_a_job_that_fails_is_told_in_the_app_which_goes_on(program: Program) -> 
 
 def test_what_libraries_print_does_not_land_on_the_screen(program: Program) -> None:
     with app(program, "train=noisy") as terminal:
-        terminal.shows("Teach a language model something")
-        terminal.press("escape", "2", "s")
+        leave_welcome(terminal)
+        terminal.press("2", "s")
         terminal.shows("✓ run 1 · finished")
         for line in ("C code writes to descriptor 1", "a progress bar writes", "python prints"):
             assert line not in terminal.output, line
@@ -259,14 +267,14 @@ def test_a_terminal_whose_output_goes_elsewhere_gets_it_there(program: Program) 
 
 def test_the_option_that_every_mode_takes_does_not_keep_the_app_away(program: Program) -> None:
     with app(program, "", "--no-chat") as terminal:
-        terminal.shows("Teach a language model something")
-        terminal.press("escape", "q")
+        leave_welcome(terminal)
+        terminal.press("q")
         assert terminal.wait() == 0
 
 
 def test_no_process_is_left_behind(program: Program) -> None:
     with app(program) as terminal:
-        terminal.shows("Teach a language model something")
+        terminal.shows(WELCOME)
         pids = [terminal.process.pid, *(child.pid for child in psutil.Process(terminal.process.pid).children())]
         assert len(pids) == 2
         terminal.press("escape", "q")

@@ -63,6 +63,13 @@ class AppTerminal(Terminal):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{missing} are not on the screen:\n{screen}")
 
+    def hides(self, text: str, timeout: float = 60.0) -> None:
+        """Wait until this is not on the screen any more."""
+        deadline = time.monotonic() + timeout
+        while text in self.text:
+            assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{self.text}"
+            self._read(0.05)
+
     def listen(self, seconds: float) -> int:
         """Read for so long; returns how much came, in bytes."""
         before, deadline = len(self._received), time.monotonic() + seconds
@@ -74,5 +81,6 @@ class AppTerminal(Terminal):
         """Press keys by name, or type text."""
         for key in keys:
             self.send(KEYS.get(key, key))
-            if key == "escape":
-                time.sleep(0.15)  # else it would be the beginning of a sequence
+            if key == "escape":  # else it would be the beginning of a sequence
+                self.wait_until_read()
+                time.sleep(0.2)

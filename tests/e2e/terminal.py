@@ -1,5 +1,6 @@
 """Drives the program the way people do: in a terminal of its own, with keys, signals and a line that can break."""
 
+import array
 import contextlib
 import fcntl
 import os
@@ -53,6 +54,7 @@ class Terminal:
             stderr=slave if stderr is None else stderr,
             preexec_fn=own_the_terminal,  # noqa: PLW1509  # the tests start terminals from one thread
         )
+        self._slave_name = os.ttyname(slave)
         os.close(slave)
         self._received = b""
         self._open = True
@@ -84,6 +86,19 @@ class Terminal:
     def send(self, keys: str) -> None:
         """Type; ``\\x03`` is ctrl+c, which the terminal turns into SIGINT."""
         os.write(self._master, keys.encode())
+
+    def wait_until_read(self, timeout: float = 60.0) -> None:
+        """Wait until the program has read all that was typed, which a busy one does late."""
+        deadline = time.monotonic() + timeout
+        waiting = array.array("i", [1])
+        slave = os.open(self._slave_name, os.O_RDWR | os.O_NOCTTY)
+        try:
+            while waiting[0] and self.process.poll() is None:
+                assert time.monotonic() < deadline, f"{waiting[0]} bytes are not read"
+                self._read(0.01)
+                fcntl.ioctl(slave, termios.FIONREAD, waiting)
+        finally:
+            os.close(slave)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""

@@ -121,7 +121,8 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_with_json_every_line_of_stdout_parses(modes_folder: ModesFolder, mode: str) -> None:
-    done = modes_folder.run(*MODES[mode], "--json")
+    run = modes_folder.run if mode in ("generate", "train") else modes_folder.run_warm
+    done = run(*MODES[mode], "--json")
     events = parsed(done.stdout)
     assert events, done.stderr
     assert all({"event", "run", "at"} <= event.keys() for event in events)

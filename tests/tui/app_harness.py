@@ -21,7 +21,7 @@ from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.state import AppOptions, AppState
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds that a test waits for something that should take a moment; machines are busy."""
 
 
