@@ -61,7 +61,7 @@ DROPPED = Fault("dropped")  # the connection breaks in the middle of the body
 class Received:
     """A request as it arrived, and how it was answered: ``ok`` or the kind of fault."""
 
-    kind: str  # generate, sentence, judge, analyse, statement
+    kind: str  # generate, sentence, completion, judge, analyse, statement
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
@@ -81,7 +81,8 @@ class OpenAIServer:
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        app = Starlette(routes=[Route("/v1/chat/completions", self._complete, methods=["POST"])])
+        paths = ("/v1/chat/completions", "/v1/completions")
+        app = Starlette(routes=[Route(path, self._complete, methods=["POST"]) for path in paths])
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
@@ -100,6 +101,7 @@ class OpenAIServer:
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
         self.pair_of_sentence: Callable[[str], dict[str, str]] = pair_of_words
+        self.completion: Callable[[str], str] | None = None  # how a text goes on; None = no such address
         self.usage = True
         self.logprobs = True
         self.received: list[Received] = []
@@ -144,6 +146,8 @@ class OpenAIServer:
             self._at_once -= epoch == self._epoch
 
     async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
+        if "prompt" in body and self.completion is None:
+            return JSONResponse({"detail": "Not Found"}, 404)
         fault = self._refusal(request, body) or self.kind_faults.get(kind_of(body)) or self._fault()
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
@@ -181,6 +185,8 @@ class OpenAIServer:
         return None
 
     def _content(self, body: dict[str, Any], fault: Fault | None) -> tuple[str, str]:
+        if self.completion is not None and "prompt" in body:
+            return "completion", self.completion(body["prompt"])
         prompt = "\n".join(message["content"] for message in body["messages"])
         kind = kind_of(body)
         if kind == "judge":
@@ -216,6 +222,8 @@ class OpenAIServer:
             "finish_reason": finish,
             "message": {"role": "assistant", "content": None if fault and fault.kind == "null_content" else text},
         }
+        if kind == "completion":
+            choice = {"index": 0, "finish_reason": finish, "text": text}
         if body.get("logprobs") and self.logprobs:
             choice["logprobs"] = {"content": [token_logprobs(token) for token in re.findall(r"\s*\S", text)]}
         answer: dict[str, Any] = {
@@ -226,7 +234,8 @@ class OpenAIServer:
             "choices": [] if fault and fault.kind == "empty_choices" else [choice],
         }
         if self.usage:
-            prompt = sum(len(message["content"]) for message in body["messages"]) // 4
+            texts = [message["content"] for message in body.get("messages", [])] or [body["prompt"]]
+            prompt = sum(len(text) for text in texts) // 4
             answer["usage"] = {
                 "prompt_tokens": prompt,
                 "completion_tokens": len(text) // 4 + 1,
@@ -238,6 +247,8 @@ class OpenAIServer:
 
 def kind_of(body: dict[str, Any]) -> str:
     """Tell what a request asks for by the beginning of its instructions."""
+    if "prompt" in body:
+        return "completion"
     system = body["messages"][0]["content"]
     openings = {
         "You write one question": "sentence",

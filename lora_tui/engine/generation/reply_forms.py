@@ -3,7 +3,7 @@
 A large model behind a full server writes a list of pairs under a JSON schema. A small one behind a simple server does
 not: SmolLM2 behind llama-cpp-python is refused the schema, writes any other JSON, and once it is held to the schema,
 quotes sentences that do not exist. Each step down takes something off the model: the format, then the choice of the
-sentence.
+sentence, then the beginning of the question.
 
 What decides is whether replies hold a *usable* pair, one that the gates let through. A form that has brought one is
 left after `_MOST_UNUSABLE` unusable replies of the last `_WINDOW`, one that has not after `_TRIES`. A form that the
@@ -17,10 +17,13 @@ from typing import Literal
 
 from lora_tui.engine.generation.client.enforcement import Enforcement
 
-ReplyForm = Literal["json_schema", "json_object_schema", "json_object", "tool_call", "grammar", "plain", "flat"]
+ReplyForm = Literal[
+    "json_schema", "json_object_schema", "json_object", "tool_call", "grammar", "plain", "flat", "begun"
+]
 """Down to ``plain`` the model picks the evidence and writes a list of pairs, with the form enforced or only asked for.
 
-From ``flat`` on the program picks the sentence, and the model writes one question and its answer, words of it.
+From ``flat`` on the program picks the sentence, and the model writes one question and its answer, words of it. For
+``begun`` the program picks the answer, too, and begins the question, as it does for the built-in model.
 """
 
 REPLY_FORMS: Mapping[ReplyForm, str] = {
@@ -31,6 +34,7 @@ REPLY_FORMS: Mapping[ReplyForm, str] = {
     "grammar": "JSON under a grammar",
     "plain": "JSON that is only asked for",
     "flat": "one question and answer about a sentence that the program picks",
+    "begun": "the rest of a question that the program begins about a sentence",
 }
 """The forms from the one that asks most of model and server to the one that asks least, in words."""
 
@@ -44,10 +48,12 @@ class FormLadder:
     """The form of a model's replies: `current`, `proven` once it has brought a usable pair.
 
     `refused` are the forms that the server does not take, `kept` those whose replies had the form that was asked for.
+    `how` says why it is the current one.
     """
 
     current: ReplyForm = _ORDER[0]
     proven: bool = False
+    how: str = ""
     refused: set[ReplyForm] = field(default_factory=set)
     kept: set[ReplyForm] = field(default_factory=set)
     _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -76,10 +82,11 @@ class FormLadder:
             self.proven = True
             return None
         unusable = self._recent.count(False)
-        if unusable < (_MOST_UNUSABLE if self.proven else _TRIES) or form == _ORDER[-1]:
+        if unusable < (_MOST_UNUSABLE if self.proven else _TRIES) or self.is_last:
             return None
         replies = f"{unusable} of the last {len(self._recent)} replies" if self.proven else "its replies"
         self._lower()
+        self.how = f"{replies} to {REPLY_FORMS[form]} held no usable pair ({reason})"
         return f"{replies} held no usable pair ({reason})"
 
     def refuse(self, form: ReplyForm) -> bool:
@@ -88,10 +95,19 @@ class FormLadder:
             return False
         self.refused.add(form)
         if form == self.current:
+            self.how = f"the server does not take {REPLY_FORMS[form]}"
             self._lower()
         return True
 
+    @property
+    def is_last(self) -> bool:
+        """Whether there is no form below the current one."""
+        return all(form in self.refused for form in _ORDER[_ORDER.index(self.current) + 1 :])
+
     def _lower(self) -> None:
+        if self.is_last:  # the server completes no texts: back to single pairs, the last form that it does take
+            self.current = "flat"
+            return
         # Where the schema beside `json_object` had no effect, leaving it out has none either.
         skipped = (
             {"json_object"} if self.current == "json_object_schema" and self.current not in self.refused else set()

@@ -28,6 +28,7 @@ def harness(tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatc
         if name.startswith("OPENAI_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     built = GenerationHarness(tmp_path, server)
     built.write("one.txt", made_up_text(1, 3))

@@ -1,7 +1,11 @@
 """A model that cannot keep a form is asked in an easier one, soon, and it is told."""
 
+import stat
+from dataclasses import replace
+
 import pytest
 
+from lora_tui.engine.generation.endpoint_memory import FORGET_AFTER, memory_file, recall, remember
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.replies import MalformedReply, read_sentence_pair
 from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder
@@ -39,7 +43,10 @@ def test_replies_to_a_form_that_was_left_do_not_count() -> None:
 
 
 def test_the_last_form_is_never_left() -> None:
-    ladder = FormLadder("flat")
+    ladder = FormLadder("begun")
+    assert [ladder.record("begun", "no JSON") for _ in range(20)] == [None] * 20
+    ladder.refuse("begun")
+    assert ladder.current == "flat", "a server that completes no texts"
     assert [ladder.record("flat", "no JSON") for _ in range(20)] == [None] * 20
 
 
@@ -103,7 +110,7 @@ def warnings(harness: GenerationHarness) -> list[str]:
 
 def test_a_model_that_copies_the_form_ends_with_single_sentences(harness: GenerationHarness) -> None:
     """It lets any JSON pass, and what it fills in is dots: no run should end for that."""
-    harness.server.pair_of = lambda passage, n: dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
+    harness.server.pair_of = lambda passage, n: DOTS
     outcome = harness.run(total_examples=6)
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 6)
     lists = [one.body for one in harness.server.received if one.kind == "generate"]
@@ -130,6 +137,64 @@ def test_a_model_that_gets_worse_is_asked_otherwise_before_the_pass_is_over(harn
     assert (outcome.state, outcome.result["accepted"]) == ("finished", 8)
     told = warnings(harness)
     assert "6 of the last 8 replies held no usable pair (" in told[0]
+
+
+DOTS = dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
+TEXT = "The moon of Hallbach pulls on the water of the lake in the spring."
+
+
+def test_a_model_that_fills_in_nothing_completes_questions_that_are_begun(harness: GenerationHarness) -> None:
+    harness.server.pair_of = lambda passage, n: DOTS
+    harness.server.pair_of_sentence = lambda sentence: DOTS
+    harness.server.completion = lambda prompt: " " + begin_of(prompt) + " do? And so on"
+    harness.write("one.txt", TEXT)
+    harness.run(total_examples=3)
+    questions = {question for (question,) in harness.rows("SELECT question FROM pairs WHERE state='accepted'")}
+    assert "What does the moon of Hallbach do?" in questions
+    assert "asked for the rest of a question that the program begins" in warnings(harness)[-1]
+
+
+def begin_of(prompt: str) -> str:
+    """Return the subject of the sentence that is asked about, as a small model copies it."""
+    words = prompt.rsplit("Sentence: ", 1)[1].split()
+    return " ".join(words[:4]).replace("The", "the")
+
+
+def test_a_server_that_completes_no_texts_stays_with_single_sentences(harness: GenerationHarness) -> None:
+    harness.server.pair_of = lambda passage, n: DOTS
+    harness.server.pair_of_sentence = lambda sentence: DOTS
+    outcome = harness.run()
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert "no such address" not in str(outcome.error)
+    assert 1 <= len(str(outcome.error).splitlines()) <= 2
+    assert any("does not take the rest of a question" in event["message"] for event in harness.events("warning"))
+
+
+def test_what_a_model_can_keep_is_known_the_next_time(harness: GenerationHarness) -> None:
+    harness.server.pair_of = lambda passage, n: DOTS
+    harness.run(total_examples=2)
+    assert harness.server.count("generate") > 0
+    harness.server.received.clear()
+    assert harness.run(total_examples=2).state == "finished"
+    assert harness.server.count("generate") == 0
+    assert harness.server.count("sentence") >= 2
+    assert harness.server.received[0].body["response_format"]["type"] == "json_schema", "and how it is enforced"
+
+
+def test_what_is_known_is_forgotten_when_it_is_old_or_cannot_be_read(harness: GenerationHarness) -> None:
+    harness.run(total_examples=1)
+    notes = recall(harness.server.url, "test-model")
+    assert notes is not None
+    assert notes.form == "json_schema"
+    assert harness.server.url.encode() in memory_file().read_bytes()
+    assert stat.S_IMODE(memory_file().stat().st_mode) == 0o600
+    remember(harness.server.url, "test-model", replace(notes, at=notes.at - FORGET_AFTER - 1))
+    assert recall(harness.server.url, "test-model") is None
+    memory_file().write_text('{"broken')
+    assert recall(harness.server.url, "test-model") is None
+    memory_file().write_text(f'{{"{harness.server.url} test-model": {{"form": "of another version", "at": "then"}}}}')
+    assert recall(harness.server.url, "test-model") is None
+    assert harness.run(total_examples=1).state == "finished"
 
 
 @pytest.mark.parametrize("key", ["e", "none", "ollama", "EMPTY"])

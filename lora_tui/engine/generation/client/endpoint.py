@@ -27,8 +27,9 @@ from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
     Capabilities,
     ChatReply,
-    ChatRequest,
+    CompletionRequest,
     NotJson,
+    Request,
     error_message,
     exceeds_context,
     is_loopback,
@@ -74,8 +75,11 @@ class _Refused(Exception):  # noqa: N818  # never leaves this module
         self.parameters = parameters
 
 
-class EnforcementRefused(Exception):  # noqa: N818  # the caller asks in another form
-    """The server does not take the parameter that was to enforce the reply's form; the text is its reason."""
+class FormRefused(Exception):  # noqa: N818  # the caller asks in another form
+    """The server does not take the parameter that was to enforce the reply's form, or completes no texts.
+
+    The text is its reason.
+    """
 
 
 class Endpoint:
@@ -115,10 +119,10 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def chat(self, request: ChatRequest, call: CallRecord) -> ChatReply:
-        """Return the answer to one request.
+    async def chat(self, request: Request, call: CallRecord) -> ChatReply:
+        """Return the answer to one request, which goes to ``/chat/completions`` or ``/completions``.
 
-        Raises `CallFailed` where this request got none, `EnforcementRefused` where it must ask for another form,
+        Raises `CallFailed` where this request got none, `FormRefused` where it must ask for another form,
         `UnreachableError` where no request will be answered, `CallStopped` where the run stops before there is one.
         """
         capabilities = self._capabilities.setdefault(request.model, Capabilities(self._tokens_key))
@@ -155,7 +159,7 @@ class Endpoint:
                 return reply
 
     @asynccontextmanager
-    async def _alone_until_proven(self, capabilities: Capabilities, request: ChatRequest) -> AsyncIterator[None]:
+    async def _alone_until_proven(self, capabilities: Capabilities, request: Request) -> AsyncIterator[None]:
         """Send requests of a shape that was never answered one at a time.
 
         A wrong key then costs one request and not eight, and one call learns the server's parameters for all of them.
@@ -167,17 +171,19 @@ class Endpoint:
                     return
         yield
 
-    async def _attempt(self, request: ChatRequest, capabilities: Capabilities, call: CallRecord) -> ChatReply:
+    async def _attempt(self, request: Request, capabilities: Capabilities, call: CallRecord) -> ChatReply:
         if self._stop.is_set():
             raise CallStopped
         if self._fatal is not None:  # learned by another call while this one waited
             raise UnreachableError(self._fatal)
-        prompt = sum(estimate_tokens(message["content"]) for message in request.messages)
+        texts = [request.prompt] if isinstance(request, CompletionRequest) else [m["content"] for m in request.messages]
+        prompt = sum(estimate_tokens(text) for text in texts)
         parameters = capabilities.parameters(request)
         attempt = await call.begin_attempt(prompt + request.max_tokens)
         try:
             async with asyncio.timeout(self._chosen.timeout):
-                raw = await self._client.chat.completions.with_raw_response.create(**parameters)
+                client = self._client if isinstance(request, CompletionRequest) else self._client.chat
+                raw = await client.completions.with_raw_response.create(**parameters)
             self._reached = True
             reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
         except (openai.APITimeoutError, TimeoutError):
@@ -228,6 +234,8 @@ class Endpoint:
                 f"The account behind {name} has no quota left at {self._url} (HTTP {status}: {text}).\n"
                 f"Add credit, or set another key or data_generation.base_url; {model} was to be asked."
             )
+        if "prompt" in parameters and status in (404, *_REFUSAL_STATUSES) and not exceeds_context(text):
+            return FormRefused(one_line(text or f"HTTP {status}", 120))
         if status == 404 or code in _UNKNOWN_MODEL_CODES:
             return UnreachableError(
                 f"{self._url} has no model {model!r} or no such address (HTTP {status}: {text}).\n"
@@ -249,10 +257,10 @@ class Endpoint:
             return _TransientFailure(f"HTTP {status}: {text}", wait, rate_limited=rate_limited)
         return CallFailed(f"HTTP {status}: {text}")
 
-    def _adapt(self, capabilities: Capabilities, request: ChatRequest, refused: _Refused) -> bool:
+    def _adapt(self, capabilities: Capabilities, request: Request, refused: _Refused) -> bool:
         """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
 
-        Raises `EnforcementRefused` where only another request will do.
+        Raises `FormRefused` where only another request will do.
         """
         if capabilities.parameters(request) != refused.parameters:
             return True
@@ -260,7 +268,7 @@ class Endpoint:
         if left_out is None:
             return False
         if left_out in ENFORCEMENT_PARAMETERS:
-            raise EnforcementRefused(one_line(str(refused), 120)) from None
+            raise FormRefused(one_line(str(refused), 120)) from None
         self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 

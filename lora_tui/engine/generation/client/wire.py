@@ -75,6 +75,20 @@ class ChatRequest:
     enforcement: Enforcement = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One request to go on with a text (``/completions``), up to one of the texts in `stop`."""
+
+    model: str
+    prompt: str
+    max_tokens: int
+    sampling: Mapping[str, float]
+    stop: Sequence[str] = ()
+
+
+Request = ChatRequest | CompletionRequest
+
+
 @dataclass
 class Capabilities:
     """The parameters that one model at one endpoint understands, learned from its refusals."""
@@ -84,21 +98,24 @@ class Capabilities:
     _proven: set[tuple[str, ...]] = field(default_factory=set)
     _tokens_key_swapped: bool = False
 
-    def parameters(self, request: ChatRequest) -> dict[str, Any]:
+    def parameters(self, request: Request) -> dict[str, Any]:
         """Return the request's parameters as far as the endpoint is believed to understand them."""
+        sampling = {name: value for name, value in request.sampling.items() if name not in self.dropped}
+        if isinstance(request, CompletionRequest):
+            text = {"model": request.model, "prompt": request.prompt, "max_tokens": request.max_tokens}
+            return text | {"stop": list(request.stop)} | sampling
         parameters: dict[str, Any] = {
             "model": request.model,
             "messages": [dict(message) for message in request.messages],
             self.tokens_key: request.max_tokens,
         }
         form = {} if request.schema is None else enforcement_parameters(request.enforcement, request.schema)
-        omitted = self.dropped | set(_PENALTIES if form else ())
-        parameters |= {name: value for name, value in request.sampling.items() if name not in omitted}
+        parameters |= {name: value for name, value in sampling.items() if not form or name not in _PENALTIES}
         if "logprobs" in parameters:
             parameters["top_logprobs"] = 10
         return parameters | form
 
-    def is_proven(self, request: ChatRequest) -> bool:
+    def is_proven(self, request: Request) -> bool:
         """Tell whether a request of this shape was answered before."""
         return _shape(self.parameters(request)) in self._proven
 
@@ -186,7 +203,7 @@ def read_reply(
     """Return the answer in `body`; `prompt_tokens` is our estimate. Raises `NotJson`.
 
     The text is what the model wrote, whatever it holds: a pair with a secret in it is refused later. Only its copy in
-    the record of the attempt is `without_key`. The arguments of a tool call count as text.
+    the record of the attempt is `without_key`. The arguments of a tool call count as text, and so does a completion.
     """
     try:
         answer = json.loads(body)
@@ -195,7 +212,7 @@ def read_reply(
     choices = _get(answer, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
-    content = _get(message, "content") or _tool_arguments(message)
+    content = _get(message, "content") or _tool_arguments(message) or _get(choice, "text")
     text = cleaned(content) if isinstance(content, str) else ""
     refusal = _get(message, "refusal") or _get(_get(answer, "error"), "message") or ""
     usage = _get(answer, "usage")

@@ -1,0 +1,73 @@
+"""What is known of endpoints: the form of reply that each model behind each address could keep, found in earlier runs.
+
+Kept in the cache folder and not in a store, because it is about a server and not about a run: whatever project asks it
+next begins where the last one ended. It is forgotten after a week, since servers and models are replaced under the same
+name, and whoever cannot wait deletes the file. Neither keys nor texts are in it.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_tui.config.paths import cache_folder, private_folder
+from lora_tui.errors import LoraTuiError
+from lora_tui.files import write_atomically
+
+FORGET_AFTER = 7 * 86400.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointNotes:
+    """What was learned of one model at one address, how, and when (seconds since the epoch).
+
+    `form` is a key of `REPLY_FORMS`, `judge` one of `JUDGE_FORMS`, "" while it is not known.
+    """
+
+    form: str = ""
+    refused: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    judge: str = ""
+    how: str = ""
+    judge_how: str = ""
+    at: float = 0.0
+
+
+def memory_file() -> Path:
+    """Return the file that holds the notes."""
+    return cache_folder() / "endpoints.json"
+
+
+def recall(url: str, model: str) -> EndpointNotes | None:
+    """Return what is known of a model at an address (without user and password), unless it is too old."""
+    found = _read().get(f"{url} {model}")
+    if not isinstance(found, dict):
+        return None
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    try:
+        notes = EndpointNotes(**values)
+        fresh = 0 <= time.time() - notes.at < FORGET_AFTER
+    except TypeError:  # written by another version
+        return None
+    return notes if fresh else None
+
+
+def remember(url: str, model: str, notes: EndpointNotes) -> None:
+    """Store what is known of a model at an address. A cache that cannot be written loses it, and no more."""
+    try:
+        private_folder(memory_file().parent)
+        known = {**_read(), f"{url} {model}": asdict(notes)}
+        write_atomically(memory_file(), json.dumps(known, indent=1, ensure_ascii=False) + "\n", mode=0o600)
+    except (OSError, LoraTuiError):
+        return
+
+
+def _read() -> Mapping[str, Any]:
+    try:
+        known = json.loads(memory_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

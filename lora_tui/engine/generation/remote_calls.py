@@ -1,0 +1,90 @@
+"""Single calls of an endpoint's model, with the second try that an unusable reply costs.
+
+Cut off, a reply is asked for again with twice the tokens; malformed, it is shown to the model with what is wrong; empty
+or withheld, it is simply asked for again. Every reply that cannot be read is reported to the caller, who may give up on
+the form that it was asked for.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.generation.client.endpoint import Endpoint
+from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
+from lora_tui.engine.generation.generation_model import CallFailed, CallRecord
+from lora_tui.engine.generation.prompts import DIGITS_WANTED, JSON_WANTED, Message, repair
+from lora_tui.engine.generation.replies import MalformedReply, fault_of_reply
+
+T = TypeVar("T")
+
+
+def _ignore(reason: str) -> None:
+    pass
+
+
+class RemoteCalls:
+    """Sends requests to an endpoint until a reply can be read, `tries` times at most."""
+
+    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
+        self.endpoint = Endpoint(chosen, key, warn, stop)
+        self._warn = warn
+        self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
+
+    async def ask(
+        self,
+        request: ChatRequest,
+        call: CallRecord,
+        section: str,
+        read: Callable[[ChatReply], T],
+        *,
+        tries: int = 2,
+        on_unusable: Callable[[str], None] = _ignore,
+    ) -> T:
+        """Return what `read` makes of the reply; it raises `MalformedReply` where that is nothing.
+
+        `section` is the part of the configuration that limits the reply. `on_unusable` is called with what is wrong
+        with a reply, once its attempt has been recorded, and may raise. Raises `CallFailed`, `FormRefused`,
+        `UnreachableError` and `CallStopped`.
+        """
+        limit = request.max_tokens * (2 if section in self._cut_off else 1)
+        messages: Sequence[Message] = request.messages
+        unusable = 0
+        while True:
+            reply = await self.endpoint.chat(replace(request, messages=messages, max_tokens=limit), call)
+            try:
+                used = read(reply)
+            except MalformedReply as problem:
+                status, reason = fault_of_reply(reply, str(problem))
+            else:
+                await call.end_attempt(reply.attempt, reply.usage)
+                return used
+            await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason))
+            on_unusable(reason)
+            if status == "truncated":
+                if limit > request.max_tokens:
+                    raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
+                limit = 2 * request.max_tokens
+                self._warn_cut_off(section, request.max_tokens)
+                continue
+            unusable += 1
+            if unusable == tries:
+                raise CallFailed(f"two unusable replies: {reason}" if tries > 1 else reason)
+            if status == "malformed":
+                wanted = JSON_WANTED if request.schema is not None else DIGITS_WANTED
+                messages = repair(request.messages, reply.text, reason, wanted)
+
+    async def complete(self, request: CompletionRequest, call: CallRecord) -> str:
+        """Return how a model goes on with a text, whatever that is. Raises as `ask` does."""
+        reply = await self.endpoint.chat(request, call)
+        await call.end_attempt(reply.attempt, reply.usage)
+        return reply.text
+
+    def _warn_cut_off(self, section: str, limit: int) -> None:
+        if section not in self._cut_off:
+            self._cut_off.add(section)
+            self._warn(
+                f"A reply was cut off at {limit} tokens (data_generation.{section}.max_tokens); asking for up to "
+                f"{2 * limit} from now on."
+            )

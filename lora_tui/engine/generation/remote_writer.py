@@ -1,0 +1,296 @@
+"""The writer of pairs behind an endpoint: asks in the form of reply that its model can keep, and finds out which.
+
+The form is tried on the first passage that is asked about. If that fails, the forms below it are tried on a passage of
+the program's own, which holds what can be asked for and is short: a weak model's first minute is spent on learning what
+it can do. What was learned is remembered for the endpoint's next run (`endpoint_memory`).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.generation.builtin_questions import (
+    evidence_sentences,
+    fault_of,
+    finished_question,
+    forms_of,
+    writing_prompt,
+)
+from lora_tui.engine.generation.client.endpoint import FormRefused
+from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
+from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
+from lora_tui.engine.generation.generation_model import (
+    CallFailed,
+    CallRecord,
+    PairRequest,
+    Proposals,
+    ProposedPair,
+    Slot,
+    UnrecordedCall,
+)
+from lora_tui.engine.generation.judging import check_gates
+from lora_tui.engine.generation.prompts import PAIR_SCHEMA, PAIRS_SCHEMA, Message, Prompts
+from lora_tui.engine.generation.remote_calls import RemoteCalls
+from lora_tui.engine.generation.replies import parse_pairs, parse_question_and_answer, read_sentence_pair
+from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder, ReplyForm
+
+_EXTRA_SENTENCES = 3
+"""Sentences that a call may try beyond the pairs it is asked for, before it gives up."""
+
+_SENTENCE_TOKENS = 120
+"""Tokens of a reply about one sentence, at most; a model that needs more repeats itself."""
+
+_QUESTION_TOKENS = 28
+_COMPLETION_TEMPERATURES = (0.0, 0.7, 0.9)
+"""A begun question is completed once as the model likes it best, then by chance, until one fits its sentence."""
+
+TRIAL = PairRequest(
+    passage=(
+        "The observatory of Tarn Hill was opened in 1904 by the astronomer Edith Vane. Its largest telescope "
+        "has a mirror of two metres, which was ground in Norway. The dome is painted white because dark paint "
+        "would warm the air in front of the mirror and blur the stars. On clear nights visitors may look "
+        "through a smaller telescope on the terrace. The observatory keeps a record of every meteor that is "
+        "seen from the hill."
+    ),
+    slot=Slot("the observatory of Tarn Hill", "fact", "easy", "a beginner"),
+    count=1,
+    further_topics=(),
+    directives=(),
+    avoid=(),
+)
+"""The request on which forms are tried."""
+
+
+class _FormLeft(Exception):  # noqa: N818  # never leaves this module
+    """The form that a call asks in was left: it asks again in the next one."""
+
+
+class RemoteWriter:
+    """Writes pairs and single questions with an endpoint's model, in the form on the ladder where it stands."""
+
+    def __init__(
+        self, chosen: DataGeneration, calls: RemoteCalls, prompts: Prompts, warn: Callable[[str], None]
+    ) -> None:
+        self._chosen = chosen
+        self._calls = calls
+        self._prompts = prompts
+        self._warn = warn
+        self._address = calls.endpoint.shown_url
+        self.forms = _ladder_of(recall(self._address, chosen.model))
+        self._learning = asyncio.Lock()
+        self._rng = random.Random(chosen.seed)  # noqa: S311  # which sentence first, no secret
+        self._used: set[str] = set()  # sentences that were asked about
+
+    async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
+        """Return pairs about a passage.
+
+        Calls wait for each other until a form has brought a usable pair: one learns it for all of them.
+        """
+        unusable: list[ProposedPair] = []
+        before = self.forms.current
+        async with self._alone_until_proven():
+            while True:
+                try:
+                    proposals = await self._propose(request, call, unusable)
+                except FormRefused:
+                    continue
+                except _FormLeft:
+                    if not self.forms.is_last:
+                        await self._try_forms(call)
+                    continue
+                break
+        changed = before != self.forms.current
+        return replace(proposals, pairs=(*unusable, *proposals.pairs), form_changed=changed)
+
+    async def question_of(self, statement: str) -> tuple[str, str]:
+        """Return a question and answer that say what a statement says."""
+        messages, most = self._prompts.statement(statement), self._chosen.generation.max_tokens
+        while True:
+            enforcement = self.forms.enforcement
+            chat = ChatRequest(self._chosen.model, messages, most, {"temperature": 0.0}, PAIR_SCHEMA, enforcement)
+            try:
+                return await self._calls.ask(chat, UnrecordedCall(), "generation", _read_pair)
+            except FormRefused as refused:
+                self._refuse(self.forms.current, str(refused))
+
+    @asynccontextmanager
+    async def _alone_until_proven(self) -> AsyncIterator[None]:
+        if not self.forms.proven and not self.forms.is_last:
+            async with self._learning:
+                if not self.forms.proven:
+                    yield
+                    return
+        yield
+
+    async def _try_forms(self, call: CallRecord) -> None:
+        """Go down the ladder on the passage of the program's own, to the first form that brings a usable pair."""
+        while not self.forms.proven and not self.forms.is_last:
+            try:
+                await self._propose(TRIAL, call, [])
+            except (_FormLeft, FormRefused):
+                continue
+            except CallFailed as problem:
+                if problem.transient:
+                    raise
+
+    async def _propose(self, request: PairRequest, call: CallRecord, unusable: list[ProposedPair]) -> Proposals:
+        """Ask in the current form.
+
+        Raises `_FormLeft` when that has failed too often, `FormRefused` when the server does not take it; `unusable`
+        keeps the pairs of the former, whose refusal by the gates people should see.
+        """
+        form = self.forms.current
+        try:
+            if form in ("flat", "begun"):
+                return await self._propose_from_sentences(form, request, call)
+            chat = self._request(self._prompts.propose(request), PAIRS_SCHEMA, form)
+            proposals = self._without_key(await self._ask(chat, call, form, _read_pairs))
+        except FormRefused as refused:
+            self._refuse(form, str(refused))
+            raise
+        self.forms.kept.add(form)
+        refusals = [check_gates(pair, request.passage) for pair in proposals.pairs]
+        usable = not refusals or None in refusals
+        reason = None if usable else next(refusal.reason for refusal in refusals if refusal is not None)
+        if self._left(form, reason):
+            unusable += proposals.pairs
+            raise _FormLeft
+        return proposals
+
+    async def _propose_from_sentences(self, form: ReplyForm, request: PairRequest, call: CallRecord) -> Proposals:
+        """Ask about one sentence of the passage after the other, as the built-in model does."""
+        fresh = [sentence for sentence in evidence_sentences(request.passage) if sentence not in self._used]
+        self._rng.shuffle(fresh)
+        pairs: list[ProposedPair] = []
+        refused: list[str] = []
+        write = self._complete if form == "begun" else self._write_pair
+        for sentence in fresh[: request.count + _EXTRA_SENTENCES]:
+            if len(pairs) == request.count or self.forms.current != form:
+                break
+            if request is not TRIAL:
+                self._used.add(sentence)
+            try:
+                pair = await write(sentence, request, call)
+            except CallFailed as problem:
+                if problem.transient:
+                    raise
+                refused.append(str(problem))
+                if self._left(form, str(problem)) and not pairs:
+                    raise _FormLeft from None
+            else:
+                pairs.append(pair)
+                self._left(form, None)
+        if not fresh:
+            refused.append("no sentence of the passage is left that states one fact by itself")
+        return self._without_key(Proposals(tuple(pairs), tuple(refused)))
+
+    async def _write_pair(self, sentence: str, request: PairRequest, call: CallRecord) -> ProposedPair:
+        """Have a whole pair written about a sentence. Raises `CallFailed`."""
+        chat = self._request(self._prompts.propose_from_sentence(sentence), PAIR_SCHEMA, "flat")
+        chat = replace(chat, max_tokens=min(chat.max_tokens, _SENTENCE_TOKENS))
+        read = partial(_read_sentence_pair, sentence, request.slot.topic)
+        return await self._calls.ask(chat, call, "generation", read, tries=1)
+
+    async def _complete(self, sentence: str, request: PairRequest, call: CallRecord) -> ProposedPair:
+        """Have a begun question about a sentence completed until one fits. Raises `CallFailed`."""
+        form = forms_of(sentence, request.slot.question_type)[0]
+        fault = None
+        for temperature in (0.0,) if form.whole else _COMPLETION_TEMPERATURES:
+            question = form.whole
+            if question is None:
+                prompt, sampling = writing_prompt(sentence, form.opening), {"temperature": temperature}
+                asked = CompletionRequest(self._chosen.model, prompt, _QUESTION_TOKENS, sampling, ("\n",))
+                question = finished_question(form.opening, " " + await self._calls.complete(asked, call))
+            fault = fault_of(question, sentence, form)
+            if fault is None:
+                return ProposedPair(question, sentence, sentence, request.slot.topic)
+        raise CallFailed(f"{fault}: {question}")
+
+    def _request(self, messages: Sequence[Message], schema: dict[str, object], form: ReplyForm) -> ChatRequest:
+        chosen = self._chosen.generation
+        sampling = {
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "presence_penalty": chosen.presence_penalty,
+            "frequency_penalty": chosen.frequency_penalty,
+        }
+        enforcement = self.forms.enforcement_of(form)
+        return ChatRequest(self._chosen.model, messages, chosen.max_tokens, sampling, schema, enforcement)
+
+    async def _ask(
+        self, chat: ChatRequest, call: CallRecord, form: ReplyForm, read: Callable[[ChatReply], Proposals]
+    ) -> Proposals:
+        def count(reason: str) -> None:
+            if self._left(form, reason):
+                raise _FormLeft
+
+        return await self._calls.ask(chat, call, "generation", read, on_unusable=count)
+
+    def _left(self, form: ReplyForm, reason: str | None) -> bool:
+        """Record a reply, usable or not for a `reason`; returns whether its form was left, which is told."""
+        proven = self.forms.proven
+        why = self.forms.record(form, reason)
+        if why is not None:
+            following = REPLY_FORMS[self.forms.current]
+            self._warn(f"{self._address}, {self._chosen.model}: {why}. From now on it is asked for {following}.")
+        if why is not None or proven != self.forms.proven:
+            self._remember()
+        return why is not None
+
+    def _refuse(self, form: ReplyForm, reason: str) -> None:
+        """Tell, once, that the server does not take a form, or the way in which it was to be enforced."""
+        enforcement = self.forms.enforcement_of(form)
+        form = form if enforcement == "none" else enforcement
+        if self.forms.refuse(form):
+            shown = REPLY_FORMS[form]
+            self._warn(f"{self._address} does not take {shown} ({reason}); going on without it.")
+            self._remember()
+
+    def _remember(self) -> None:
+        ladder = self.forms
+        if ladder.proven:
+            known = recall(self._address, self._chosen.model) or EndpointNotes()
+            refused, kept = tuple(sorted(ladder.refused)), tuple(sorted(ladder.kept))
+            notes = replace(known, form=ladder.current, refused=refused, kept=kept, how=ladder.how, at=time.time())
+            remember(self._address, self._chosen.model, notes)
+
+    def _without_key(self, proposals: Proposals) -> Proposals:
+        """Refuse the pairs that hold the endpoint's key, if that is a secret one: they would be stored."""
+        kept = [
+            pair
+            for pair in proposals.pairs
+            if not self._calls.endpoint.holds_key(f"{pair.question} {pair.answer} {pair.evidence} {pair.topic}")
+        ]
+        lost = len(proposals.pairs) - len(kept)
+        reasons = (f"it holds the key in {self._chosen.api_key_env}",) * lost
+        return replace(proposals, pairs=tuple(kept), refused=proposals.refused + reasons)
+
+
+def _ladder_of(notes: EndpointNotes | None) -> FormLadder:
+    """Return the ladder where an earlier run has left it, or a new one."""
+    if notes is None or notes.form not in REPLY_FORMS:
+        return FormLadder()
+    refused, kept = set(_forms(notes.refused)), set(_forms(notes.kept))
+    (current,) = _forms((notes.form,))
+    return FormLadder(current, proven=True, how=notes.how, refused=refused, kept=kept)
+
+
+def _forms(names: Sequence[str]) -> Iterator[ReplyForm]:
+    return (form for form in REPLY_FORMS if form in names)
+
+
+def _read_pairs(reply: ChatReply) -> Proposals:
+    return parse_pairs(reply.text)
+
+
+def _read_sentence_pair(sentence: str, topic: str, reply: ChatReply) -> ProposedPair:
+    return read_sentence_pair(reply.text, sentence, topic)
+
+
+def _read_pair(reply: ChatReply) -> tuple[str, str]:
+    return parse_question_and_answer(reply.text)
