@@ -6,6 +6,8 @@ instead of active. It looks at one character at a time, so a sequence that is sp
 The store and every exported file keep the original text; only what is displayed passes here.
 """
 
+import re
+
 _VISIBLE: dict[int, str] = {code: chr(0x2400 + code) for code in range(0x20) if code not in (0x09, 0x0A)}
 _VISIBLE[0x7F] = "␡"
 _VISIBLE |= dict.fromkeys(range(0x80, 0xA0), "\N{REPLACEMENT CHARACTER}")
@@ -61,3 +63,37 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
+
+_FUNCTION_WORDS = frozenset(
+    "a about an and are as at be been but by can could did do does for from had has have he her his i if in into is it"
+    " its more most my no not of on one or our she so some such than that the their them then there these they this"
+    " those to too was we were what when where which who with would yes you your".split()
+)
+"""Words that say how a sentence is built: an answer without them is as right as with them."""
+
+
+def missing_words(expected: str, answer: str) -> list[str]:
+    """Return the words and numbers of an expected answer that an answer lacks, in order; words like "the" do not count.
+
+    An expected answer of nothing but such words lacks any of them that is missing.
+    """
+    words = list(dict.fromkeys(_WORD.findall(expected)))
+    telling = [word for word in words if word.casefold() not in _FUNCTION_WORDS] or words
+    said = {_compared(word) for word in _WORD.findall(answer)}
+    return [word for word in telling if _compared(word) not in said]
+
+
+def _compared(word: str) -> str:
+    """Return a word or number without regard to case and to what groups its thousands."""
+    return word.replace(",", "") if word[0].isdecimal() else word.casefold()
+
+
+def is_right(kind: str, expected: str, answer: str, score: float) -> bool:
+    """Return whether an answer to a test prompt counts as right: it lacks no word of the expected one, or scores .9.
+
+    `kind` is ``expected``, or that of a prompt whose expected text must *not* be said; there the score alone says it.
+    """
+    return score >= 0.9 or (kind == "expected" and bool(answer.strip()) and not missing_words(expected, answer))

@@ -1,4 +1,4 @@
-"""Curves of bounded size, and functions that draw them in Braille dots, and bars: no Textual here.
+"""Curves of bounded size, and functions that draw them in Braille dots, sparklines and bars: no Textual here.
 
 A `Curve` holds points in the order of x. Past a limit neighbours are merged, the lowest and the highest of each group
 are kept, and a missing value stays missing: spikes and gaps survive any length of run.
@@ -6,9 +6,12 @@ are kept, and a missing value stays missing: spikes and gaps survive any length 
 
 import math
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from lora_tui.tui.axes import Frame, value_range
 
 _MOST_POINTS = 2048
 """Points after which neighbours are merged: twice the dots that a 250-column plot has across."""
@@ -45,6 +48,28 @@ class Curve:
     def last(self) -> float | None:
         """The newest value that is not missing."""
         return next((y for y in reversed(self.ys) if not math.isnan(y)), None)
+
+    def at(self, x: float) -> float | None:
+        """The newest value at or before an x that is not missing; None before the first."""
+        index = bisect_right(self.xs, x) - 1
+        while index >= 0 and math.isnan(self.ys[index]):
+            index -= 1
+        return self.ys[index] if index >= 0 else None
+
+    def along(self, scale: "Curve") -> "Curve":
+        """The same values over another x: `scale` says what each old x is in the new unit; 0 is 0 in both."""
+        return Curve(array("d", map(scale.between, self.xs)), self.ys[:])
+
+    def between(self, x: float) -> float:
+        """The value at an x on straight lines through the origin and the points; beyond the last, in proportion."""
+        if not self.xs:
+            return 0.0
+        after = bisect_left(self.xs, x)
+        if after == len(self.xs):
+            return self.ys[-1] * x / self.xs[-1] if self.xs[-1] else self.ys[-1]
+        x0, y0 = (self.xs[after - 1], self.ys[after - 1]) if after else (min(0.0, x), 0.0)
+        x1, y1 = self.xs[after], self.ys[after]
+        return y1 if x1 <= x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
     def _merge(self) -> None:
         """Keep the extremes of every group of neighbours, and one gap where it has any."""
@@ -90,65 +115,6 @@ class ExponentialAverage:
         return self._sum / self._weight if self._weight else None
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The range of x and y that a plot shows on a grid of `columns` × `rows` dots; `log` makes y logarithmic."""
-
-    low_x: float
-    high_x: float
-    low_y: float
-    high_y: float
-    columns: int
-    rows: int
-    log: bool = False
-
-    def column(self, x: float) -> int:
-        """The dot column of an x, 0 at the left; it may lie outside the grid."""
-        return round((x - self.low_x) / (self.high_x - self.low_x) * (self.columns - 1))
-
-    def row(self, y: float) -> int:
-        """The dot row of a y, 0 at the top; values outside are clamped to the edge."""
-        low, high = self.low_y, self.high_y
-        if self.log:
-            y, low, high = math.log10(max(y, low)), math.log10(low), math.log10(high)
-        position = (y - low) / (high - low)
-        return round((1 - min(1.0, max(0.0, position))) * (self.rows - 1))
-
-    def dots(self, curve: Curve) -> Iterator[tuple[int, int] | None]:
-        """The dot column and row of each point; None for a missing value, and for one that has no logarithm."""
-        for x, y in zip(curve.xs, curve.ys, strict=True):
-            yield None if math.isnan(y) or (self.log and y <= 0) else (self.column(x), self.row(y))
-
-
-def fit_frame(
-    curves: Sequence[Curve],
-    columns: int,
-    rows: int,
-    *,
-    end_x: float | None = None,
-    log: bool = False,
-    include: Sequence[float] = (),
-) -> Frame | None:
-    """The frame that shows every point, the y values `include` and x from 0 to `end_x`; None without points.
-
-    A logarithmic frame leaves out values that are not above zero.
-    """
-    ys = [y for curve in curves for y in curve.ys if not math.isnan(y)] + list(include)
-    if log:
-        ys = [y for y in ys if y > 0]
-    xs = [x for curve in curves if curve.xs for x in (curve.xs[0], curve.xs[-1])]
-    if not ys or not xs:
-        return None
-    low_x, high_x = min(0.0, *xs), max(*xs, end_x if end_x is not None else xs[0])
-    low_y, high_y = min(ys), max(ys)
-    if high_y - low_y < 1e-12 * max(1.0, abs(high_y)):
-        spread = abs(high_y) * 0.1 or 0.5
-        low_y, high_y = (low_y / 1.1, high_y * 1.1) if log else (low_y - spread, high_y + spread)
-    if high_x == low_x:
-        high_x = low_x + 1
-    return Frame(low_x, high_x, low_y, high_y, max(2, columns), max(2, rows), log)
-
-
 class Canvas:
     """A grid of `width` × `height` Braille cells of 2 × 4 dots; `owners` has the series that drew each cell last."""
 
@@ -174,10 +140,18 @@ class Canvas:
         return self.marks.get((line, cell)) or (chr(_BLANK + self.cells[line][cell]) if self.cells[line][cell] else " ")
 
 
+def _dots(curve: Curve, frame: Frame) -> Iterator[tuple[int, int] | None]:
+    """The dot column and row of each point in view and of its neighbours; None where there is no value to draw."""
+    first = max(0, bisect_left(curve.xs, frame.low_x) - 1)
+    last = bisect_right(curve.xs, frame.high_x) + 1
+    for x, y in zip(curve.xs[first:last], curve.ys[first:last], strict=True):
+        yield None if math.isnan(y) or (frame.log and y <= 0) else (frame.column(x), frame.row(y))
+
+
 def draw_line(canvas: Canvas, curve: Curve, frame: Frame, owner: int) -> None:
     """Draw a curve as a line through its points; a missing value leaves a gap."""
     before: tuple[int, int] | None = None
-    for here in frame.dots(curve):
+    for here in _dots(curve, frame):
         if here is not None:
             for dot in _segment(before or here, here):
                 canvas.draw(dot, owner)
@@ -186,7 +160,7 @@ def draw_line(canvas: Canvas, curve: Curve, frame: Frame, owner: int) -> None:
 
 def draw_points(canvas: Canvas, curve: Curve, frame: Frame, owner: int, glyph: str) -> None:
     """Put a glyph at each point, so that series differ without colour."""
-    for dot in frame.dots(curve):
+    for dot in _dots(curve, frame):
         if dot is not None:
             canvas.draw(dot, owner, glyph)
 
@@ -207,29 +181,24 @@ def _segment(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int
         yield x0 + round((x1 - x0) * step / steps), y0 + round((y1 - y0) * step / steps)
 
 
-def ticks(low: float, high: float, most: int, *, log: bool = False) -> list[float]:
-    """At most `most` round numbers between two limits, in ascending order."""
-    if most < 1 or not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return []
-    if log:
-        decades = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
-        if len(decades) >= 2:
-            return decades[:: math.ceil(len(decades) / most)]
-    span = (high - low) / most
-    magnitude = 10.0 ** math.floor(math.log10(span))
-    step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10) if magnitude * factor >= span * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)][: most + 1]
+_LEVELS = "▁▂▃▄▅▆▇█"
 
 
-def number_label(value: float, digits: int = 4) -> str:
-    """A number in a plot: "0", "0.05", "147", "3.1e-4"; of four digits it has at most six characters."""
-    # From a hundredth down, so that the ticks of a learning rate are all written alike: 1e-3 stands over 8e-4.
-    if value == 0 or 1e-2 <= abs(value) < 1e5:
-        return f"{value:.{digits}g}"
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+def sparkline(values: Sequence[float], width: int, limits: tuple[float, float] | None = None) -> str:
+    """Values as blocks of eight heights, at most `width`; of more values some are left out, never the last.
+
+    The heights span `limits`, else the values as an axis would show them.
+    """
+    if not values or width < 1:
+        return ""
+    if len(values) > width:
+        last = len(values) - 1
+        values = [values[last - (width - 1 - n) * last // max(1, width - 1)] for n in range(width)]
+    low, high = limits or value_range(min(values), max(values))
+    if not limits and (low, high) != (min(values), max(values)) and low > 0:
+        values = [(low + high) / 2] * len(values)  # they hardly differ
+    top = len(_LEVELS) - 1
+    return "".join(_LEVELS[min(top, max(0, round((value - low) / (high - low) * top)))] for value in values)
 
 
 def bar(value: float, width: int) -> str:

@@ -5,17 +5,15 @@ from collections.abc import Iterable
 
 import pytest
 
+from lora_tui.tui.axes import Frame, Unit, fit_frame, number_label, tick_labels, ticks
 from lora_tui.tui.curve import (
     Canvas,
     Curve,
     ExponentialAverage,
-    Frame,
     bar,
     draw_line,
     draw_points,
-    fit_frame,
-    number_label,
-    ticks,
+    sparkline,
 )
 
 
@@ -152,3 +150,94 @@ def test_the_ticks_of_a_learning_rate_are_written_alike() -> None:
 def test_a_newest_value_is_short_whatever_its_size() -> None:
     values = (0, 0.5068, 147.2, 3.09e-4, 123_456)
     assert [number_label(value, 3) for value in values] == ["0", "0.507", "147", "3.1e-4", "1.2e5"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "expected"),
+    [
+        (0, 100_000, "step", ["0", "20k", "40k", "60k", "80k", "100k"]),
+        (50_000, 50_010, "step", ["50,000", "50,002", "50,004", "50,006", "50,008", "50,010"]),
+        (0, 3, "step", ["0", "1", "2", "3"]),
+        (0, 330, "time", ["0", "2m", "4m"]),
+        (0, 70_000, "time", ["0", "4h", "8h", "12h", "16h"]),
+        (4.875, 5.125, None, ["4.90", "4.95", "5.00", "5.05", "5.10"]),
+        (5.7e-5, 6e-5, None, ["5.7e-5", "5.8e-5", "5.9e-5", "6e-5"]),
+        (0, 1e-3, None, ["0", "2e-4", "4e-4", "6e-4", "8e-4", "1e-3"]),
+        (1000, 1001, None, ["1,000.0", "1,000.2", "1,000.4", "1,000.6", "1,000.8", "1,001.0"]),
+    ],
+)
+def test_labels_of_an_axis_are_short_written_alike_and_never_the_same_twice(
+    low: float, high: float, unit: Unit | None, expected: list[str]
+) -> None:
+    labels = tick_labels(ticks(low, high, 5, unit=unit), unit)
+    assert labels == expected
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    "ys", [[5.7e-5, 9e-5, 6e-5], [2.0001, 2.0002, 2.0001], [340.0, 341.0, 339.5]], ids=["tiny", "constant", "speed"]
+)
+def test_values_that_hardly_differ_are_drawn_flat(ys: list[float]) -> None:
+    curve = Curve()
+    extend(curve, [1, 2, 3], ys)
+    frame = fit_frame([curve], 40, 40, least_height=0.05)
+    assert frame is not None
+    rows = [frame.row(y) for y in ys]
+    assert max(rows) - min(rows) <= 3, "a cliff of a thousandth"
+    assert frame.low_y >= 0
+
+
+def test_an_axis_begins_at_zero_where_its_values_come_near() -> None:
+    curve = Curve()
+    extend(curve, [1, 2], [3.0, 0.02])
+    frame = fit_frame([curve], 40, 20)
+    assert frame is not None
+    assert frame.low_y == 0
+
+
+def test_one_tiny_value_does_not_take_a_logarithmic_axis() -> None:
+    curve = Curve()
+    extend(curve, [1, 2, 3], [3.0, 1e-12, 0.5])
+    frame = fit_frame([curve], 40, 20, log=True)
+    assert frame is not None
+    assert frame.low_y == pytest.approx(3e-4)
+
+
+def test_a_window_shows_its_part_of_x_and_the_values_in_it() -> None:
+    curve = Curve()
+    extend(curve, range(1, 101), [100.0 / step for step in range(1, 101)])
+    frame = fit_frame([curve], 40, 20, window=(50.0, 60.0))
+    assert frame is not None
+    assert (frame.low_x, frame.high_x) == (50, 60)
+    assert 1.6 < frame.low_y <= frame.high_y <= 2.0
+    canvas = Canvas(20, 5)
+    draw_line(canvas, curve, frame, 0)
+    assert all(any(row[cell] is not None for row in canvas.owners) for cell in range(20)), "from edge to edge"
+
+
+def test_a_curve_over_tokens_or_time_has_the_same_values_elsewhere() -> None:
+    curve, seconds = Curve(), Curve()
+    extend(curve, [2, 4], [0.5, 0.25])
+    extend(seconds, [1, 2, 3, 4], [10, 30, 40, 80])
+    moved = curve.along(seconds)
+    assert moved.xs.tolist() == [30, 80]
+    assert moved.ys == curve.ys
+    curve.add(5, 0.1)
+    assert len(moved.xs) == len(moved.ys), "it does not grow with the other"
+    assert seconds.between(0) == 0
+    assert seconds.between(0.5) == 5
+    assert seconds.between(8) == 160, "an estimate of what is to come"
+
+
+def test_the_value_at_a_moment_is_the_newest_that_is_known() -> None:
+    curve = Curve()
+    extend(curve, [1, 2, 3], [1.0, None, 3.0])
+    assert [curve.at(x) for x in (0.5, 1, 2.5, 3, 9)] == [None, 1.0, 1.0, 3.0, 3.0]
+
+
+def test_a_sparkline_ends_with_the_last_value_and_keeps_flat_what_is_flat() -> None:
+    assert sparkline([], 5) == ""
+    assert sparkline([3.0, 1.5, 0.0], 7) == "█▅▁"
+    assert sparkline([0.0] * 50 + [1.0], 4) == "▁▁▁█"
+    assert len(set(sparkline([0.5, 0.5001, 0.5], 4))) == 1
+    assert sparkline([0.2, 0.9], 4, (0.0, 1.0)) == "▂▇"

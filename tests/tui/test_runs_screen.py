@@ -7,6 +7,9 @@ import pytest
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store import events
 from lora_tui.store.connection import Store
+from lora_tui.tui.app import LoraApp
+from lora_tui.tui.screens.compare import CompareScreen
+from lora_tui.tui.screens.runs import RunsScreen
 from lora_tui.tui.widgets.line_plot import LinePlot
 from tests.tui.app_harness import (
     REFUSAL,
@@ -37,18 +40,14 @@ async def test_every_run_is_listed_with_state_score_and_what_it_works_on(harness
     await harness.populate(three)
     async with harness.app((140, 40)) as (app, pilot):
         await pilot.press("4")
-        await wait_for_text(app, "No key.")
+        await wait_for_text(app, "Export it.")
+        await wait_for_text(app, "2/2")
         text = screen_text(app)
-        for expected in (
-            "3 runs",
-            "✗ failed",
-            "■ stopped",
-            "✓ finished",
-            "0.90",
-            "accepted_training_data.txt",
-            "gpt-4",
-        ):
+        for expected in ("3 runs", "✗ generate", "■ train", "✓ train", "0.90", "accepted_train", "gpt-4"):
             assert expected in text, expected
+        row = next(line for line in text.splitlines() if "■ train" in line)
+        for expected in ("2/2", "█▃▂▂▂▁▁ 0.10", "▄▇", "40/60", "3e-5", "32"):
+            assert expected in row, expected
         await pilot.press("down", "down")
         await wait_for_text(app, "best    step 40, score 0.89")
 
@@ -57,9 +56,8 @@ async def test_a_quickstart_works_on_what_is_built_in(harness: AppHarness) -> No
     await harness.populate(lambda store: create_run(store, "quickstart"))
     async with harness.app((140, 40)) as (app, pilot):
         await pilot.press("4")
-        await wait_for_text(app, "✓ finished")
         await wait_for_text(app, "data    built-in")
-        row = next(line for line in screen_text(app).splitlines() if "✓ finished" in line)
+        row = next(line for line in screen_text(app).splitlines() if "✓ quickstart" in line)
         assert "built-in" in row
 
 
@@ -82,17 +80,24 @@ async def test_marked_runs_are_compared_in_curves_settings_and_answers(harness: 
         await pilot.press("4")
         await wait_for_text(app, "3 runs")
         assert "Compare" not in screen_text(app), "there is nothing to compare yet"
-        await pilot.press("down", "space", "down", "space", "c")
-        await wait_for_text(app, "What is set differently")
-        await wait_for_text(app, "fine_tuning.lora.r")
+        await pilot.press("down", "space", "down", "space")
+        await wait_for_text(app, "2 against 1: what is set differently")
         text = screen_text(app)
-        assert "◆ run 2" in text
-        assert "● run 1" in text
-        assert "the secret password" in text
-        await pilot.press("v")
-        await wait_until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Score")
-        await pilot.press("v")
-        await wait_until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Loss, smoothed")
+        assert "◆ 2" in text
+        assert "◇ 1" in text
+        assert "◆ ✓ the secret password" in text
+        row = next(line for line in text.splitlines() if "│ r " in line)
+        assert row.split()[-3:-1] == ["8", "16"], "what differs, by its short name"
+        await pilot.press("c")
+        await wait_until(lambda: isinstance(app.screen, CompareScreen))
+        title = "#compare-plot-box"
+        for expected in ("Loss by examples seen", "Score by examples seen"):
+            await wait_until(lambda wanted=expected: app.screen.query_one(title).border_title == wanted)
+            await pilot.press("v")
+        await pilot.press("a")
+        await wait_until(lambda: app.screen.query_one(title).border_title == "Learning rate by tokens seen")
+        await pilot.press("escape", "escape")
+        await wait_until(lambda: not app.screen.has_class("-comparing"))
 
 
 async def test_losses_on_held_out_examples_are_compared_where_a_run_has_them(harness: AppHarness) -> None:
@@ -106,12 +111,13 @@ async def test_losses_on_held_out_examples_are_compared_where_a_run_has_them(har
         await pilot.press("4")
         await wait_for_text(app, "2 runs")
         await wait_for_text(app, "40, held-out loss 1.750 at the lowest")
-        await pilot.press("space", "down", "space", "c")
-        await wait_for_text(app, "What is set differently")
+        await pilot.press("space", "down", "space")
+        await wait_for_text(app, "what is set differently")
         await pilot.press("v", "v")
-        await wait_until(lambda: app.screen.query_one("#compare-plot-box").border_title == "Loss on held-out examples")
+        held_out = "Loss on held-out examples by examples seen"
+        await wait_until(lambda: app.screen.query_one("#compare-plot-box").border_title == held_out)
         plot = app.screen.query_one("#compare-plot", LinePlot)
-        assert [series.curve.ys.tolist() for series in plot._series] == [[1.75, 1.75], []]
+        assert [series.curve.ys.tolist() for series in plot._series if series.label] == [[1.75, 1.75], []]
 
 
 async def test_a_run_is_resumed_stopped_talked_to_and_exported(harness: AppHarness) -> None:
@@ -120,7 +126,7 @@ async def test_a_run_is_resumed_stopped_talked_to_and_exported(harness: AppHarne
     async with harness.app() as (app, pilot):
         await pilot.press("4")
         await wait_for_text(app, "● run 4 · train")
-        await wait_for_text(app, "■ stopped")
+        await wait_for_text(app, "■ train")
         await pilot.press("x")
         await wait_until(lambda: harness.backend.calls_of("stop"))
         assert harness.backend.calls_of("stop") == [(live,)], "whoever owns it"
@@ -177,8 +183,10 @@ async def test_the_list_fits_eighty_columns(harness: AppHarness) -> None:
     await harness.populate(three)
     async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("4")
-        await wait_for_text(app, "✓ finished")
-        assert "today" in screen_text(app)
+        await wait_for_text(app, "2/2")
+        text = screen_text(app)
+        for expected in ("right", "2/2", "0.90", "No key.", "0.10"):
+            assert expected in text, f"{expected} is among the last to go"
 
 
 def test_the_folder_is_shown_as_it_can_be_typed(tmp_path: Path) -> None:
@@ -187,3 +195,111 @@ def test_the_folder_is_shown_as_it_can_be_typed(tmp_path: Path) -> None:
     assert _relative_folder(str(tmp_path / "a" / "b"), tmp_path) == "a/b"
     assert _relative_folder("/elsewhere", tmp_path) == "/elsewhere"
     assert _relative_folder(None, tmp_path) == ""
+
+
+async def test_runs_are_sorted_searched_and_shown_by_kind(harness: AppHarness) -> None:
+    async def some(store: Store) -> None:
+        await create_training_run(store)
+        await create_run(store, "generate", "failed", error="No key.")
+        best = await create_training_run(store)
+        await events.append(store, best, [evaluation_event(50, 0.99)])
+        await create_run(store, "evaluate")
+
+    def order(app: LoraApp) -> list[int]:
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        return [row.run.id for row in screen._list.rows]
+
+    await harness.populate(some)
+    async with harness.app((140, 40)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (4) · newest first")
+        await wait_for_text(app, "0.99")
+        while "sorted by score ▼" not in screen_text(app):
+            await pilot.press("o")
+        assert "score▼" in screen_text(app)
+        assert order(app) == [3, 1, 4, 2], "the best first; those without a score last, the newest first"
+        await pilot.press("O")
+        assert order(app) == [1, 3, 4, 2]
+        await pilot.press("f")
+        await wait_for_text(app, "Runs (1 of 4 · evaluate)")
+        await pilot.press("escape", "slash", *"key")
+        await wait_until(lambda: order(app) == [2])
+        await pilot.press("enter", "escape")
+        await wait_until(lambda: len(order(app)) == 4)
+        await pilot.press("o")
+        assert "sorted by steps ▼" in screen_text(app)
+        await pilot.press("space")
+        await wait_for_text(app, "◆ ")
+
+
+async def test_the_cursor_stays_on_its_run_when_another_begins(harness: AppHarness) -> None:
+    await harness.populate(three)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (3)")
+        await pilot.press("down")
+        await wait_for_text(app, "Run 2  train")
+        await create_run(store, "format")
+        await wait_for_text(app, "4 runs")
+        await wait_for_text(app, "✓ format")
+        screen = app.screen
+        assert isinstance(screen, RunsScreen)
+        assert screen._run is not None
+        assert screen._run.id == 2
+
+
+async def test_an_export_is_listed_under_its_run_with_its_path_and_is_not_compared(harness: AppHarness) -> None:
+    async def exported(store: Store) -> None:
+        run_id = await create_training_run(store)
+        await create_training_run(store)
+        result = {"format": "merged", "path": "/models/bees", "adapter_run": run_id}
+        await create_run(store, "export", result=result)
+
+    await harness.populate(exported)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "└ ✓ export   merged → /models/bees")
+        lines = screen_text(app).splitlines()
+        (at,) = (number for number, line in enumerate(lines) if "export" in line)
+        assert " 1 " in lines[at - 1], "under the run that it exported"
+        await pilot.press("down", "down", "space")
+        await wait_until(lambda: any("this one is export" in note.message for note in app._notifications))
+
+
+async def test_a_small_terminal_compares_one_part_at_a_time(harness: AppHarness) -> None:
+    await harness.populate(three)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (3)")
+        await pilot.press("down", "space", "down", "space")
+        await wait_for_text(app, "Loss by examples seen")
+        assert "what is set differently" not in screen_text(app)
+        await pilot.press("tab")
+        await wait_for_text(app, "what is set differently")
+        await pilot.press("tab")
+        await wait_for_text(app, "The same prompts")
+        assert "Loss by examples" not in screen_text(app)
+
+
+async def test_the_cursor_reads_out_and_zoom_magnifies_around_it(harness: AppHarness) -> None:
+    await harness.populate(three)
+    async with harness.app() as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (3)")
+        await pilot.press("down", "space", "down", "space")
+        await wait_for_text(app, "◇ 1 0.1")
+        await pilot.press("left")
+        await wait_for_text(app, "1,280 examples")
+        for _ in range(30):
+            await pilot.press("left")
+        plot = app.screen.query_one("#compare-plot", LinePlot)
+        assert plot.cursor is not None
+        assert plot.cursor < 1280
+        loss = plot._series[0].curve.at(plot.cursor)
+        assert f"◆ 2 {loss:.3g}" in screen_text(app)
+        await pilot.press("z")
+        await wait_for_text(app, "zoom 4×")
+        await pilot.press("escape")
+        await wait_until(lambda: not plot.is_moved)
+        assert app.screen.has_class("-comparing"), "the marks go with the next escape"

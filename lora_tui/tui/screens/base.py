@@ -1,6 +1,6 @@
 """Base classes of the six modes: `ModeScreen`, and `RunScreen` for the two that follow a run (Generate and Train)."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from textual.actions import parse
@@ -36,6 +36,16 @@ def titled(part: W, title: str) -> W:
     """A part of a screen, with a title in its border."""
     set_title(part, title)
     return part
+
+
+def keys_line(screen: Screen[Any], words: Mapping[str, str]) -> str:
+    """The keys of these actions, as the user has set them, each with its word: "/ search   f kind"."""
+    shown: dict[str, list[str]] = {}
+    for active in screen.active_bindings.values():
+        name = active.binding.action.partition("(")[0].rpartition(".")[2]
+        if name in words and active.enabled:
+            shown.setdefault(name, []).append(screen.app.get_key_display(active.binding))
+    return "   ".join(f"{' '.join(shown[name])} {word}" for name, word in words.items() if name in shown)
 
 
 class ModeScreen(Screen[None]):

@@ -19,6 +19,7 @@ from lora_tui.store.feedback import ratings
 from lora_tui.store.queries.runs import RunLine, weight_history
 from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
+from lora_tui.tui.axes import UNITS, Unit
 from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.base import RunScreen, titled
 from lora_tui.tui.services import AppServices
@@ -42,6 +43,9 @@ _EXPECTED_FITS = 116
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
+_LEAST_LOSS = 0.05
+"""The least height of the loss axis: differences of a thousandth are no slope."""
+
 _PLOTS = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
 """Titles of the plots that take turns in the large place."""
 
@@ -66,6 +70,15 @@ class TrainScreen(RunScreen):
                 tooltip="Write this run's adapter, or merged weights, for other programs"),
         Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
         Binding("l", "log", "Log scale", id="train.log", tooltip="Logarithmic loss axis"),
+        Binding("a", "unit", "Steps, tokens, time", show=False, id="train.unit",
+                tooltip="Plot over steps, examples or tokens seen, or time"),
+        Binding("z", "zoom", "Zoom", show=False, id="train.zoom", tooltip="Magnify the plots around their cursor"),
+        Binding("left", "cursor(-1)", "Read out", show=False, id="train.cursor-left",
+                tooltip="Move the plots' cursor, which reads their values out"),
+        Binding("right", "cursor(1)", "Read out", show=False, id="train.cursor-right",
+                tooltip="Move the plots' cursor, which reads their values out"),
+        Binding("escape", "reset_plots", "Whole plot", show=False, id="train.whole",
+                tooltip="Put the plots' cursor away and end the zoom"),
         Binding("tab", "lower", "Answers", show=False, id="train.lower",
                 tooltip="In a small terminal: weights or answers below"),
         Binding("left_square_bracket", "evaluation(-1)", "Earlier answers", show=False, key_display="[",
@@ -87,6 +100,8 @@ class TrainScreen(RunScreen):
         self._device_load: DeviceLoad | None = None
         self._plot = "loss"
         """Which of `_PLOTS` is in the large place."""
+        self._unit: Unit = "step"
+        """What the plots count along x."""
         self._plotted_at = 0.0
         self._ticked_at = 0.0
         self._plots_stale = True
@@ -224,19 +239,25 @@ class TrainScreen(RunScreen):
     def _draw_plot(self, view: TrainingView, plot: LinePlot, name: str) -> None:
         """Draw one of `_PLOTS`."""
         plot.set_empty_text(training_text.empty_plot_text(view, name))
-        end = view.steps or None
+        unit = self._unit
+        end = view.x_of(view.steps, unit) or None
         if name == "loss":
-            series = [Series("raw", view.loss, style="faint"), Series("smoothed", view.smooth)]
+            series = [
+                Series("raw", view.over(view.loss, unit), style="faint"),
+                Series("smoothed", view.over(view.smooth, unit)),
+            ]
             if len(view.held_out.xs):
-                series.append(Series("held out", view.held_out, "points", "third", "◆"))
-            plot.show(series, end_x=end)
+                series.append(Series("held out", view.over(view.held_out, unit), "points", "third", "◆"))
+            plot.show(series, unit=unit, end_x=end, least_height=_LEAST_LOSS)
         elif name == "score":
-            points = [Series("", view.score, style="faint"), Series("score", view.score, "points", "third", "◆")]
-            plot.show(points[1:] if len(view.score.xs) < 2 else points[:1] + points[1:], end_x=end,
+            score = view.over(view.score, unit)
+            points = [Series("", score, style="faint"), Series("score", score, "points", "third", "◆")]
+            plot.show(points[1:] if len(score.xs) < 2 else points, unit=unit, end_x=end,
                       level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
         else:
             label, curve = ("learning rate", view.lr) if name == "rate" else ("tokens/s", view.speed)
-            plot.show([Series(label, curve, style="second")], end_x=end, limits=(0.0, 0.0))
+            shown = [Series(label, view.over(curve, unit), style="second")]
+            plot.show(shown, unit=unit, end_x=end, limits=(0.0, 0.0))
 
     def _draw_answers(self, view: TrainingView) -> None:
         shown = self._shown_evaluation
@@ -279,7 +300,7 @@ class TrainScreen(RunScreen):
             return view is not None and bool(view.checkpoint) and not view.live
         if action == "lower":
             return self.size.width < 100
-        if action in ("plot", "log"):
+        if action in ("plot", "log", "unit", "zoom", "cursor"):
             return view is not None and bool(view.loss.xs)
         if action == "evaluation":
             return view is not None and len(view.evaluations) > 1
@@ -311,6 +332,29 @@ class TrainScreen(RunScreen):
         """Switch the large plot between linear and logarithmic."""
         plot = self.query_one("#plot", LinePlot)
         plot.set_log(not plot.log_scale)
+
+    def action_unit(self) -> None:
+        """Plot over the next unit: steps, examples or tokens seen, time."""
+        self._unit = UNITS[(UNITS.index(self._unit) + 1) % len(UNITS)]
+        if self._view is not None:
+            self._draw_plots(self._view)
+
+    def action_zoom(self) -> None:
+        """Magnify all plots around the cursor."""
+        for plot in self.query(LinePlot):
+            plot.zoom()
+
+    def action_cursor(self, by: int) -> None:
+        """Move the cursor of the large plot; the others read out the same moment."""
+        large = self.query_one("#plot", LinePlot)
+        large.move_cursor(by)
+        for plot in self.query(LinePlot):
+            plot.set_cursor(large.cursor)
+
+    def action_reset_plots(self) -> None:
+        """Put the cursor away and end the zoom."""
+        for plot in self.query(LinePlot):
+            plot.reset_view()
 
     def action_lower(self) -> None:
         """Show answers instead of plots in a small terminal, or back."""

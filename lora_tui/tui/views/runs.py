@@ -1,8 +1,6 @@
-"""Runs as text: the plan before a start, a row of the list, one run in detail, and how several differ."""
+"""Runs as text: the plan before a start, one run in detail, and how several differ."""
 
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +11,13 @@ from lora_tui.protocol.backend import ForecastText
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
-from lora_tui.tui.text import DIM, number, safe_line, safe_text, styled
+from lora_tui.tui.axes import number_label
+from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.theme import state_label
+from lora_tui.tui.views.run_list import data_of, elapsed_seconds, start_time
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
-
-_STATE_STYLES = {"finished": "good", "failed": "bad", "interrupted": "bad", "running": "accent", "stopping": "warn"}
 
 PLAN_TITLE = "Plan · s starts it"
 """Title of a forecast: what the screen's start key would do."""
@@ -63,57 +61,24 @@ def forecast_lines(forecast: ForecastText) -> list[Content]:
     return lines + [styled(("! ", "bold $warning"), safe_line(warning, 300)) for warning in forecast.warnings]
 
 
-def _start_time(run: RunLine) -> str:
-    """When a run began: "today" with the time of day, else the date."""
-    at = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
-    now = datetime.now().astimezone()
-    if at.date() == now.date():
-        return at.strftime("today %H:%M")
-    return at.strftime("%d %b %H:%M" if at.year == now.year else "%Y-%m-%d")
-
-
-def _elapsed_seconds(run: RunLine) -> float | None:
-    """How long a run has taken, in seconds; None for one that has not begun."""
-    if run.started_at is None:
-        return None
-    end = time.time() if run.state in LIVE_STATES else run.ended_at or run.heartbeat
-    return max(0.0, end - run.started_at)
-
-
-def run_cells(run: RunLine, *, marked: bool, narrow: bool) -> list[tuple[str, str]]:
-    """The cells of a run: id, name, state, score, duration, start, and unless `narrow` is set model and data."""
-    took = _elapsed_seconds(run)
-    row = [
-        (f"{'◆' if marked else ' '}{run.id}", "accent" if marked else "strong"),
-        (one_line(run.name or run.mode, 18), ""),
-        (state_label(run.state)[0], _STATE_STYLES.get(run.state, "dim")),
-        (number(run.best_score, ".2f"), "strong"),
-        ("–" if took is None else duration(took), ""),
-        (_start_time(run), "dim"),
-        (one_line(run.model, 60), ""),
-        (one_line(_data(run), 120), "dim"),
-    ]
-    return row[:6] if narrow else row
-
-
 def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoint], steps: int) -> Content:
     """Everything about one run: facts, duration, steps, its newest checkpoint of each kind, and its error."""
     state_text, colour = state_label(run.state)
-    took = _elapsed_seconds(run)
+    took = elapsed_seconds(run)
     parts: list[Any] = [(f"Run {run.id}", "bold")]
     if run.name:
         parts += ["  ", safe_line(run.name, 60, "bold $accent")]
     parts += [f"  {run.mode}  ", (state_text, f"bold {colour}"), "\n"]
     facts = [
         ("model", run.model),
-        ("data", _data(run)),
+        ("data", data_of(run)),
         ("device", run.device or ""),
         ("folder", _relative_folder(run.folder, working_folder)),
     ]
     for name, value in facts:
         if value:
             parts += [(f"{name:<8}", DIM), safe_line(value, 200), "\n"]
-    parts += [("time", DIM), f"    {_start_time(run)}" + (f", {duration(took)}" if took is not None else "")]
+    parts += [("time", DIM), f"    {start_time(run)}" + (f", {duration(took)}" if took is not None else "")]
     if run.state in LIVE_STATES:
         parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
     parts.append("\n")
@@ -129,11 +94,6 @@ def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoin
     return styled(*parts)
 
 
-def _data(run: RunLine) -> str:
-    """The data that a run works on; a quickstart brings its own."""
-    return "built-in" if run.mode == "quickstart" and not run.data else run.data
-
-
 def _relative_folder(folder: str | None, working_folder: Path) -> str:
     """A folder relative to the working folder where it lies in it."""
     if folder is None:
@@ -142,15 +102,31 @@ def _relative_folder(folder: str | None, working_folder: Path) -> str:
     return str(path.relative_to(working_folder)) if path.is_relative_to(working_folder) else folder
 
 
-def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The dotted keys whose values differ between configurations, each with its values in the same order."""
+def differences(settings: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, list[str]]], int]:
+    """The keys whose values differ between configurations, each with its values in the same order; how many do not.
+
+    A key is named by its last part, by more of them where that is ambiguous.
+    """
     flat = [dict(_flatten(entry, "")) for entry in settings]
     values_of = {key: [entry.get(key) for entry in flat] for entry in flat for key in entry}
-    return [
-        (key, [one_line(str(value), 60) if value is not None else "–" for value in values])
-        for key, values in values_of.items()
-        if any(value != values[0] for value in values[1:])
-    ]
+    found = {key: values for key, values in values_of.items() if any(value != values[0] for value in values[1:])}
+    return [(_short_name(key, found), [_shown(value) for value in values]) for key, values in found.items()], len(
+        values_of
+    ) - len(found)
+
+
+def _shown(value: object) -> str:
+    """A value of the configuration on one line; small numbers as rates are written."""
+    if value is None or value == "":
+        return "–"
+    return number_label(value) if isinstance(value, float) and abs(value) < 1e-2 else one_line(str(value), 60)
+
+
+def _short_name(key: str, others: Iterable[str]) -> str:
+    """The shortest end of a dotted key that no other of `others` has."""
+    parts = key.split(".")
+    names = [".".join(parts[start:]) for start in range(len(parts))]
+    return next(name for name in reversed(names) if not any(o != key and f".{o}".endswith(f".{name}") for o in others))
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """State of one training run, followed in the store: curves, evaluations, plan, progress; `training_text` words it."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,14 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event, step_columns
 from lora_tui.store.rows import LIVE_STATES, Evaluation, Event
 from lora_tui.text import one_line
+from lora_tui.tui.axes import Unit
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
 _EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
 _NEWEST_KINDS = ("plan", "progress", "checkpoint", "step")
 """Events of which the view has the newest one's payload, in a field of the same name."""
 
-_PLOTTED = ("loss", "lr", "tokens_per_s", "grad_norm")
+_PLOTTED = ("loss", "lr", "tokens_per_s", "grad_norm", "tokens", "seconds")
 """Columns of a step that curves are made of."""
 
 _BATCH = 2000
@@ -46,6 +48,10 @@ class TrainingView:
     speed: Curve = field(default_factory=Curve)
     score: Curve = field(default_factory=Curve)
     held_out: Curve = field(default_factory=Curve)
+    tokens: Curve = field(default_factory=Curve)
+    """Tokens seen so far, by step."""
+    seconds: Curve = field(default_factory=Curve)
+    """Seconds that the steps have taken so far, by step."""
     evaluations: list[Evaluation] = field(default_factory=list)
     plan: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
@@ -144,7 +150,14 @@ class TrainingView:
             self.warnings = [*self.warnings, str(payload.get("message", ""))][-_WARNINGS:]
 
     def _add_step(
-        self, step: float, loss: float | None, lr: float | None, speed: float | None, grad_norm: float | None
+        self,
+        step: float,
+        loss: float | None,
+        lr: float | None,
+        speed: float | None,
+        grad_norm: float | None,
+        tokens: float | None,
+        seconds: float | None,
     ) -> None:
         """Add a step to the curves; the values are those of `_PLOTTED`."""
         if not self.loss.xs:
@@ -153,8 +166,32 @@ class TrainingView:
         self.smooth.add(step, self._loss_average.update(loss))
         self.lr.add(step, lr)
         self.speed.add(step, speed)
+        for total, more in ((self.tokens, tokens), (self.seconds, seconds)):
+            total.add(step, (total.at(step - 0.5) or 0.0) + (more or 0.0))
         limit = float(self.settings.get("optimizer", {}).get("max_grad_norm", 1.0))
         self.clipped += bool(grad_norm is not None and grad_norm > limit)
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples that an optimizer step sees."""
+        training = self.settings.get("training", {})
+        return int(training.get("batch_size") or 1) * int(training.get("gradient_accumulation_steps") or 1)
+
+    def over(self, curve: Curve, unit: Unit) -> Curve:
+        """A curve of this run over something else than its steps."""
+        if unit == "step":
+            return curve
+        if unit == "examples":
+            return Curve(array("d", (self.x_of(step, unit) for step in curve.xs)), curve.ys[:])
+        return curve.along(self.tokens if unit == "tokens" else self.seconds)
+
+    def x_of(self, step: float, unit: Unit) -> float:
+        """What a step is in another unit: examples or tokens seen, or seconds of work; an estimate for one to come."""
+        if unit == "step":
+            return step
+        if unit == "examples":
+            return step * self.examples_per_step
+        return (self.tokens if unit == "tokens" else self.seconds).between(step)
 
     async def _read_evaluations(self, store: Store) -> None:
         """Read all evaluations; a resumed run may have replaced some."""

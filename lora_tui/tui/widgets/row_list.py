@@ -65,7 +65,10 @@ def fit_columns(columns: Sequence[Column], room: int) -> list[tuple[int, int]]:
 
 
 class RowList(Widget, can_focus=True):
-    """Rows with a cursor. `cells_of` returns the cells of the row at an index, one a column; fewer are allowed."""
+    """Rows with a cursor. `cells_of` returns the cells of the row at an index, one a column.
+
+    Of fewer cells the last one takes the rest of the row.
+    """
 
     ALLOW_SELECT = False
 
@@ -344,11 +347,15 @@ class RowList(Widget, can_focus=True):
         segments = [Segment("▸" if cursor else " ", gap)]
         if self._gutter > 1:
             segments.append(Segment(mark or " ", self._style("accent", cursor)))
+        used = self._gutter
         for index, room in [(0, width)] if whole else self._fitted(width):
             if index < len(cells):
                 text, style = cells[index]
-                fitted = fit_cells(clean(text), room, right=not whole and self.columns[index].right)
+                spans = not whole and index == len(cells) - 1 < len(self.columns) - 1
+                right = not (whole or spans) and self.columns[index].right
+                fitted = fit_cells(clean(text), max(4, width - used) if spans else room, right=right)
                 segments += [Segment(fitted, self._style(style, cursor)), Segment(" ", gap)]
+                used += room + 1
         return Strip(segments).adjust_cell_length(width, gap)
 
     def _style(self, name: str, cursor: str) -> RichStyle:
