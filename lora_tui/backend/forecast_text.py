@@ -6,6 +6,7 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.protocol.backend import Blocker, ForecastText
+from lora_tui.protocol.choice import value_text
 from lora_tui.text import count, duration, one_line
 
 _GENERATION = "data_generation"
@@ -44,7 +45,8 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
         lines.append(("time", _unknown(seconds.note, stated)))
     else:
         lines.append(("time", f"about {duration(seconds.value)} ({seconds.note})"))
-    return ForecastText(tuple(lines), tuple(_warnings_of(forecast.warnings, generation=False)), _no_file(forecast))
+    warnings = tuple(_warnings_of(forecast.warnings, generation=False))
+    return ForecastText(tuple(lines), warnings, _no_file(forecast) or _learns_nothing(forecast), forecast.choices)
 
 
 def _no_file(forecast: SettingsForecast) -> Blocker | None:
@@ -56,6 +58,19 @@ def _no_file(forecast: SettingsForecast) -> Blocker | None:
         f"Training has no file to learn from: {one_line(str(data.path), 100)}",
         "It does not exist.",
         "1 makes one from your text (Generate), 6 names another (Config): fine_tuning.train_data_file.",
+    )
+
+
+def _learns_nothing(forecast: SettingsForecast) -> Blocker | None:
+    """The blocker where what was written leaves the model as it is."""
+    refusal = forecast.refusal
+    if refusal is None:
+        return None
+    values = ", ".join(f"{key} = {value_text(value)}" for key, value in refusal.values.items())
+    return Blocker(
+        f"This run cannot learn: {', '.join(refusal.keys)}",
+        f"{refusal.why[0].upper()}{refusal.why[1:]}.",
+        f"On 6 (Config) r leaves a key alone, so that it is chosen; or set {values}.",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_tui.config.reference import toml_value
+from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, count, duration, one_line
@@ -126,21 +126,14 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
 
 def _chosen(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
     """The values that were chosen for what nobody has set: a line each, key and value in columns before the reason."""
-    if not chosen:
+    rows = [(short_key(key), value, reason) for key, value, reason in chosen_rows(chosen)]
+    if not rows:
         return []
-    rows = [(one_line(str(one.get("key", "")), 60).removeprefix("fine_tuning."),
-             one_line(chosen_text(one.get("value")), 24), one_line(str(one.get("reason", "")), 120))
-            for one in chosen]  # fmt: skip
     wide, long = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [
-        "chosen for this run, since nobody has set them (--set fine_tuning.KEY=VALUE does):",
+        "chosen for this run, since nobody has set it (--set fine_tuning.KEY=VALUE does):",
         *(f"    {key:<{wide}}  {value:<{long}}  {reason}" for key, value, reason in rows),
     ]
-
-
-def chosen_text(value: Any) -> str:
-    """Return a chosen value as it would be written; of a list only how long it is."""
-    return count(len(value), "prompt") if isinstance(value, list) else toml_value(value, on_one_line=True)
 
 
 def _left_out(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:

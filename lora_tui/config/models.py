@@ -265,6 +265,15 @@ class Training(Section):
         "rises when the rest is only memorised. 0.05 to 0.1 suits some hundred examples.",
     )
 
+    reworded_share: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0,
+        description="Share of the passes, 0 to 0.9, that read a question with words left out or moved; 0.75 for facts.",
+    )
+    everyday_examples: Annotated[int, Field(ge=0, le=24)] = Field(
+        0,
+        description="Everyday questions, 0 to 24, trained with the base model's own answers, which keep it as it was.",
+    )
+
     @model_validator(mode="after")
     def _ends_somewhere(self) -> Self:
         if self.max_epochs == 0 and self.max_steps == 0:
@@ -359,10 +368,8 @@ class FineTuning(Section):
 
     recipe: Literal["auto", "as written"] = Field(
         "auto",
-        description='"auto" chooses, for each run, what nobody has set of: the base model, learning rate, warm-up, '
-        "epochs, batch, recomputation, evaluations, their prompts and target, held-out questions and beams; the plan "
-        'says why. "as written" takes the numbers of this file. In a whole copy of it, "auto" chooses what stands at '
-        "its default.",
+        description='"auto" chooses for each run what nobody has set (in a whole copy of this file: what stands at its '
+        'default): model, rate, batch, length and more; the plan says why. "as written" takes the numbers given here.',
     )
     model_name: Text = Field(
         "deepseek-ai/deepseek-r1-distill-qwen-1.5b",

@@ -16,6 +16,7 @@ from lora_tui.config.models import Section, Settings
 RECIPE_KEYS = (
     "fine_tuning.model_name",
     "fine_tuning.gradient_checkpointing",
+    "fine_tuning.lora.target_modules",
     "fine_tuning.optimizer.lora_lr",
     "fine_tuning.scheduler.warmup_steps",
     "fine_tuning.training.max_epochs",
@@ -25,6 +26,8 @@ RECIPE_KEYS = (
     "fine_tuning.training.gradient_accumulation_steps",
     "fine_tuning.training.eval_steps",
     "fine_tuning.training.validation_share",
+    "fine_tuning.training.reworded_share",
+    "fine_tuning.training.everyday_examples",
     "fine_tuning.evaluation.test_prompts",
     "fine_tuning.evaluation.max_new_tokens",
     "fine_tuning.chat.num_beams",

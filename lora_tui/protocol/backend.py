@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 
 if TYPE_CHECKING:
@@ -79,15 +80,6 @@ class Blocker:
     what: str
     why: str
     remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The value that was chosen for a dotted key that nobody has written, and why."""
-
-    key: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

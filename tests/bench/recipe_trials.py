@@ -61,6 +61,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     from lora_tui.engine.inference.decode import configured_stop_ids
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset
+    from lora_tui.engine.training.everyday import everyday_examples
     from lora_tui.engine.training.loop import Hooks, StepReport, train_model
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import GradientStep
@@ -78,7 +79,12 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     stops = configured_stop_ids(base.model)
     read = read_examples(data_file).examples
     parts = (read, ()) if name in FACTS else (read[:-HELD_OUT], read[-HELD_OUT:])
-    dataset = TextDataset(parts[0], base.tokenizer, settings.training.max_length, [], stops)
+    training = settings.training
+    everyday = everyday_examples(base.model, base.tokenizer, training.everyday_examples)
+    dataset = TextDataset(
+        parts[0], base.tokenizer, training.max_length, [], stops, training.reworded_share, training.seed
+    )
+    dataset.extend(everyday)
     model = create_lora_model(base.model, settings.lora, settings.training.seed)
     began, losses = time.process_time(), list[float]()
 
@@ -100,6 +106,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
         "cpu_s": round(taken),
         "tokens": result.tokens,
         "loss": round(sum(last) / len(last), 3),
+        "first_loss": round(losses[0], 3),
     }
     if name in FACTS:
         facts = FACTS[name]

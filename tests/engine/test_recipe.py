@@ -11,7 +11,14 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import left_to_recipe
 from lora_tui.engine.data.survey import Survey
-from lora_tui.engine.forecast.recipe import Recipe, choose_model, choose_values, resolve_recipe
+from lora_tui.engine.forecast.recipe import (
+    CannotLearn,
+    Recipe,
+    cannot_learn,
+    choose_model,
+    choose_values,
+    resolve_recipe,
+)
 from lora_tui.engine.forecast.types import DeviceForecast
 from lora_tui.engine.models.architecture import Architecture, architecture_of
 from lora_tui.engine.training import schedule
@@ -38,6 +45,7 @@ def chosen(examples: int, changes: dict[str, Any] | None = None, architecture: A
 def steps_of(recipe: Recipe, examples: int) -> int:
     training = recipe.settings.fine_tuning.training
     size = training.batch_size * training.gradient_accumulation_steps
+    examples += training.everyday_examples
     return schedule.total_steps(examples, size, training.max_epochs, training.max_steps)
 
 
@@ -132,3 +140,34 @@ def test_a_file_that_cannot_be_read_decides_nothing() -> None:
     missing = Survey(Path("mine.txt"), exists=False, problem="it does not exist")
     recipe = choose_values(Settings(), missing, None)
     assert recipe.settings.fine_tuning.training == Settings().fine_tuning.training
+
+
+def refusal(changes: dict[str, Any], examples: int = 27) -> CannotLearn | None:
+    settings = with_values(Settings(), {MODEL: "builtin", **changes})
+    recipe = resolve_recipe(settings, data(examples))
+    return cannot_learn(settings, recipe, data(examples))
+
+
+def test_a_run_that_surely_learns_nothing_is_refused_with_values_that_can() -> None:
+    found = refusal({RATE: 3e-5, WARMUP: 200, T + "max_steps": 20})
+    assert found is not None
+    assert set(found.keys) == {RATE, WARMUP, T + "max_steps"}
+    assert "20 steps at a rate of at most 3e-6" in found.why
+    assert f"--set {RATE}=1e-3 --set {WARMUP}=" in found.remedy
+    values = dict(found.values)
+    assert values[T + "max_steps"] >= 60
+    assert refusal(values) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {T + "max_steps": 1},
+        {WARMUP: 200},  # longer than the run, but at the model's own rate: it learns, with a warning
+        {RATE: 3e-5},
+        {RATE: 3e-5, WARMUP: 200, T + "max_steps": 20, "fine_tuning.recipe": "as written"},
+    ],
+)
+def test_what_may_learn_something_runs(changes: dict[str, Any]) -> None:
+    assert refusal(changes) is None

@@ -16,12 +16,12 @@ from lora_tui.config.reference import toml_value
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.data.survey import survey
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
-from lora_tui.engine.forecast.recipe import resolve_recipe
+from lora_tui.engine.forecast.recipe import CannotLearn, cannot_learn, resolve_recipe
 from lora_tui.engine.forecast.training import forecast_training
 from lora_tui.engine.forecast.types import Estimate, TrainingForecast
 from lora_tui.engine.models.architecture import Architecture, layer_names
 from lora_tui.engine.models.hub_info import find_architecture
-from lora_tui.protocol.backend import Choice
+from lora_tui.protocol.choice import Choice
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import PlannedRun
 from lora_tui.store.training import planned_runs
@@ -33,12 +33,14 @@ class SettingsForecast:
     """The forecasts of training and generation; each line of `warnings` begins with a key and its value.
 
     `choices` are the values that training will choose for what nobody has written; the forecast counts with them.
+    `refusal` says why training would refuse to begin.
     """
 
     training: TrainingForecast
     generation: GenerationForecast
     warnings: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
+    refusal: CannotLearn | None = None
 
 
 async def forecast_settings(
@@ -56,8 +58,9 @@ def forecast_with_history(
     settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
 ) -> SettingsForecast:
     """Forecast what these settings will do; blocks while files are read. `history` is newest first."""
-    recipe = resolve_recipe(settings, survey(training_file(settings, data_file)))
-    settings = recipe.settings
+    counts = survey(training_file(settings, data_file))
+    recipe = resolve_recipe(settings, counts)
+    refusal, settings = cannot_learn(settings, recipe, counts), recipe.settings
     training = forecast_training(settings, history, data_file)
     found = find_architecture(settings.fine_tuning.model_name)
     architecture = None if isinstance(found, str) else found
@@ -72,7 +75,7 @@ def forecast_with_history(
             model_type=None if architecture is None else architecture.model_type,
         ),
     ]
-    return SettingsForecast(training, forecast_generation(settings), tuple(warnings), recipe.choices)
+    return SettingsForecast(training, forecast_generation(settings), tuple(warnings), recipe.choices, refusal)
 
 
 def _as_int(estimate: Estimate) -> int | None:

@@ -7,7 +7,7 @@ for these facts first. The numbers were decided by trial: `tests/bench/recipe_tr
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from lora_tui.config.advice import optimal_rate
 from lora_tui.config.keys import settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import FineTuning, Settings
-from lora_tui.config.written import left_to_recipe
+from lora_tui.config.written import left_to_recipe, with_written, written_keys
 from lora_tui.engine.data.examples import Example
 from lora_tui.engine.data.holdout import MIN_HELD_OUT, draw_holdout
+from lora_tui.engine.data.read import TRAINING_TEXT
 from lora_tui.engine.data.survey import Survey, estimate_tokens
 from lora_tui.engine.evaluation.own_prompts import TEST_PROMPTS, asks_own_questions, own_prompts
 from lora_tui.engine.forecast.training import expected_device, free_bytes
@@ -26,7 +27,7 @@ from lora_tui.engine.models.architecture import Architecture
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.models.hub_info import find_architecture, may_be_fetched
 from lora_tui.engine.training import schedule
-from lora_tui.protocol.backend import Choice
+from lora_tui.protocol.choice import Choice, value_text
 from lora_tui.text import count
 
 _BUILTIN_SHAPE = (576, "llama")
@@ -44,6 +45,11 @@ _HELD_OUT_FROM = 300
 
 _HELD_OUT_SHARE = 0.05
 
+_QUESTION_FORMS = (TRAINING_TEXT, "question/answer")
+_FACTS_BELOW = 500
+_FACT_TOKENS = 64
+"""Fewer examples than this of at most so many tokens each, most of them questions with answers, are taken for facts."""
+
 _EVALUATIONS = 8
 """Evaluations of a run: enough to draw a curve."""
 
@@ -52,6 +58,17 @@ _BATCHES = ((100, 4), (400, 8), (2000, 16))
 
 _STEPS = ((20, 60), (50, 100), (500, 160))
 """The optimizer steps that fewer than so many examples get. More examples come three times, from 5,000 on twice."""
+
+_MAX_STEPS = "fine_tuning.training.max_steps"
+_LENGTH_AND_RATE = (
+    "fine_tuning.optimizer.lora_lr",
+    "fine_tuning.scheduler.warmup_steps",
+    "fine_tuning.training.max_epochs",
+    _MAX_STEPS,
+)
+
+_LEAST_RATE_STEPS = 0.25
+"""Steps at the model's own rate below which nothing is learned."""
 
 _LONGEST_ANSWER = 128
 """Tokens of a test prompt's answer at most: evaluations take time, too."""
@@ -82,8 +99,7 @@ def resolve_recipe(settings: Settings, data: Survey, *, hub: bool | None = None)
         reachable = may_be_fetched(settings.fine_tuning.model_name) if hub is None else hub
         choice = choose_model(settings, device, free_bytes(device).value, reachable=reachable)
         settings, model = with_values(settings, {choice.key: choice.value}), (choice,)
-    architecture = find_architecture(settings.fine_tuning.model_name)
-    chosen = choose_values(settings, data, None if isinstance(architecture, str) else architecture)
+    chosen = choose_values(settings, data, _architecture(settings.fine_tuning))
     return Recipe(chosen.settings, (*model, *chosen.choices))
 
 
@@ -112,6 +128,7 @@ def choose_values(settings: Settings, data: Survey, architecture: Architecture |
     if data.problem is None:
         _choose_rate(chooser, architecture)
         _choose_held_out(chooser, data)
+        _choose_for_facts(chooser, data)
         _choose_length(chooser, data)
         _choose_evaluation(chooser)
     chooser.choose("fine_tuning.gradient_checkpointing", "auto", "layers are computed again only where memory is short")
@@ -140,6 +157,61 @@ def choose_prompts(settings: Settings, examples: Sequence[Example]) -> Recipe:
     return Recipe(with_values(settings, chooser.changes), (*chooser.choices, choice))
 
 
+@dataclass(frozen=True, slots=True)
+class CannotLearn:
+    """Why a run would end as it began, the keys that make it so, and values that can: what ``--set`` would be given."""
+
+    why: str
+    keys: tuple[str, ...]
+    values: Mapping[str, Any]
+
+    @property
+    def remedy(self) -> str:
+        """The options to paste behind the command."""
+        return " ".join(f"--set {key}={value_text(value)}" for key, value in self.values.items())
+
+
+def cannot_learn(settings: Settings, recipe: Recipe, data: Survey) -> CannotLearn | None:
+    """Return why a run surely learns nothing, where values that a user wrote in `settings` make it so.
+
+    `recipe` is what these settings came to. The rates of all steps are added up and measured by the rate that suits the
+    model: below `_LEAST_RATE_STEPS` such steps the loss does not move. Nothing is said of a run with other trained
+    parameters, of one "as written" (which runs, with a warning), or of a file that cannot be read.
+    """
+    tuning = recipe.settings.fine_tuning
+    written = [key for key in _LENGTH_AND_RATE if key in written_keys(settings)]
+    if tuning.recipe != "auto" or not written or data.problem is not None or tuning.lora.modules_to_save:
+        return None
+    model = with_values(settings, {"fine_tuning.model_name": tuning.model_name})
+    left_alone = with_written(model, written_keys(model) - set(written))
+    fitting = choose_values(left_alone, data, _architecture(tuning)).settings
+    optimum = fitting.fine_tuning.optimizer.lora_lr
+    rate, warmup = tuning.optimizer.lora_lr * tuning.optimizer.loraplus_lr_ratio, tuning.scheduler.warmup_steps
+    steps, summed = _steps(tuning, data), 0.0
+    for step in range(1, steps + 1):
+        summed += rate * schedule.lr_factor(tuning.scheduler.type, step, steps, warmup)
+        if summed >= _LEAST_RATE_STEPS * optimum:
+            return None
+    highest = float(f"{rate * min(1.0, steps / max(1, warmup)):.1g}")
+    values = {key: settings_value(fitting, key) for key in written}
+    if _MAX_STEPS in values:
+        values[_MAX_STEPS] = max(tuning.training.max_steps, _STEPS[0][1])
+    why = f"{count(steps, 'step')} at a rate of at most {value_text(highest)} leave the model as it is; "
+    return CannotLearn(f"{why}one that suits it is {value_text(optimum)}", tuple(written), values)
+
+
+def _architecture(tuning: FineTuning) -> Architecture | None:
+    found = find_architecture(tuning.model_name)
+    return None if isinstance(found, str) else found
+
+
+def _steps(tuning: FineTuning, data: Survey) -> int:
+    training = tuning.training
+    examples = data.examples - len(draw_holdout(data.questions, training.validation_share, training.seed))
+    size = training.batch_size * training.gradient_accumulation_steps
+    return schedule.total_steps(examples + training.everyday_examples, size, training.max_epochs, training.max_steps)
+
+
 class _Chooser:
     """The changes to some settings so far; only keys that nobody has written can be chosen."""
 
@@ -148,7 +220,9 @@ class _Chooser:
         self.changes: dict[str, Any] = {}
         self.choices: list[Choice] = []
         self.examples = 0
-        """Examples that are trained on."""
+        """Examples of the file that are trained on."""
+        self.beside = settings.fine_tuning.training.everyday_examples
+        """Everyday examples beside them."""
         self.steps = 0
         """Optimizer steps of the run."""
 
@@ -203,6 +277,19 @@ def _choose_held_out(chooser: _Chooser, data: Survey) -> None:
     chooser.examples = data.examples - len(draw_holdout(data.questions, chooser.value(key), seed))
 
 
+def _choose_for_facts(chooser: _Chooser, data: Survey) -> None:
+    """Have few short questions and answers learned in other words too, by all layers, with the rest kept."""
+    asked = sum(number for form, number in data.forms.items() if form in _QUESTION_FORMS)
+    short = data.examples and sum(data.tokens) / data.examples <= _FACT_TOKENS
+    if data.examples >= _FACTS_BELOW or 2 * asked < data.examples or not short:
+        return
+    training = "fine_tuning.training."
+    chooser.choose("fine_tuning.lora.target_modules", "all-linear", "facts are kept by the layers between, too")
+    chooser.choose(f"{training}reworded_share", 0.75, "so that a question is answered in other words too")
+    chooser.choose(f"{training}everyday_examples", 24, "the base model's own answers keep it elsewhere")
+    chooser.beside = chooser.value(f"{training}everyday_examples")
+
+
 def _choose_length(chooser: _Chooser, data: Survey) -> None:
     """Choose the batch, the epochs and the warm-up."""
     training, examples = "fine_tuning.training.", chooser.examples
@@ -219,14 +306,16 @@ def _choose_length(chooser: _Chooser, data: Survey) -> None:
         together = times * chooser.tuning.training.batch_size
         chooser.choose(f"{training}gradient_accumulation_steps", times, f"makes batches of {together}")
     size = chooser.value(f"{training}batch_size") * chooser.value(f"{training}gradient_accumulation_steps")
-    per_epoch = schedule.steps_per_epoch(examples, size)
+    per_epoch = schedule.steps_per_epoch(examples + chooser.beside, size)
     max_steps = chooser.tuning.training.max_steps
     if not max_steps:
         wanted = next((steps for fewer, steps in _STEPS if examples < fewer), None)
         epochs = max(1, round(wanted / per_epoch)) if wanted else 3 if examples < 5000 else 2
         times_each = f"{epochs * per_epoch} steps, each example {count(epochs, 'time')}"
         chooser.choose(f"{training}max_epochs", epochs, times_each)
-    chooser.steps = schedule.total_steps(examples, size, chooser.value(f"{training}max_epochs"), max_steps)
+    chooser.steps = schedule.total_steps(
+        examples + chooser.beside, size, chooser.value(f"{training}max_epochs"), max_steps
+    )
     warmup = min(100, max(1, round(chooser.steps * 0.05))) if chooser.steps > 1 else 0
     chooser.choose("fine_tuning.scheduler.warmup_steps", warmup, f"a twentieth of {count(chooser.steps, 'step')}")
 

@@ -33,6 +33,9 @@ from lora_tui.machine import device_load, free_memory, gpu_names, has_apple_gpu,
 from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
 
+_EVERYDAY_TOKENS = 22
+"""About what an everyday question with its answer holds."""
+
 
 def forecast_training(
     settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
@@ -128,7 +131,7 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         per_epoch = None
         steps = training.max_steps or None
     else:
-        examples = int(data.examples.value)
+        examples = int(data.examples.value) + training.everyday_examples
         per_epoch = schedule.steps_per_epoch(examples, examples_per_step)
         steps = schedule.total_steps(examples, examples_per_step, training.max_epochs, training.max_steps)
     if steps is None:
@@ -278,4 +281,5 @@ def _seconds(
     speed = statistics.median(speeds)
     epochs = run.steps.value / run.steps_per_epoch.value
     note = f"at {speed:,.0f} tokens/s, the median of {count(len(speeds), 'earlier run')}; evaluations come on top"
-    return Estimate(data.tokens.value * epochs / speed, note, estimated=True)
+    tokens = data.tokens.value + _EVERYDAY_TOKENS * tuning.training.everyday_examples
+    return Estimate(tokens * epochs / speed, note, estimated=True)

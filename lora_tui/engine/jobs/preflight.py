@@ -13,13 +13,14 @@ from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.read import ReadResult, read_examples, training_file
 from lora_tui.engine.data.survey import survey_of
-from lora_tui.engine.forecast.recipe import Recipe, choose_prompts, resolve_recipe
+from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.errors import UsageError
-from lora_tui.protocol.backend import Choice, LoadProgress
+from lora_tui.protocol.backend import LoadProgress
+from lora_tui.protocol.choice import Choice
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 
@@ -34,7 +35,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
-    recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data)
+    recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data, resumed=ctx.resumed)
     if recipe.settings is not ctx.settings:
         await runs.set_settings(
             ctx.store, ctx.run_id, recipe.settings.model_dump(mode="json"), written_keys(recipe.settings)
@@ -46,10 +47,18 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     return await job(ctx, data_file, data, recipe.choices)
 
 
-def _recipe(settings: Settings, data_file: Path, data: ReadResult) -> Recipe:
-    """What nobody has written, chosen for this data. A model on the hub tells its size first: a few kB are fetched."""
+def _recipe(settings: Settings, data_file: Path, data: ReadResult, *, resumed: bool) -> Recipe:
+    """What nobody has written, chosen for this data. A model on the hub tells its size first: a few kB are fetched.
+
+    Raises `UsageError` for a run that cannot learn because of what was written; one that goes on is past that.
+    """
     hub = fetch_config(settings.fine_tuning.model_name) if settings.fine_tuning.recipe == "auto" else None
-    recipe = resolve_recipe(settings, survey_of(data_file, data), hub=hub)
+    counts = survey_of(data_file, data)
+    recipe = resolve_recipe(settings, counts, hub=hub)
+    refusal = None if resumed else cannot_learn(settings, recipe, counts)
+    if refusal is not None:
+        keys = ", ".join(refusal.keys)
+        raise UsageError(f"This run cannot learn ({keys}): {refusal.why}.\nThese can: {refusal.remedy}")
     asked = choose_prompts(recipe.settings, data.examples)
     return Recipe(asked.settings, (*recipe.choices, *asked.choices))
 

@@ -35,6 +35,7 @@ from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.everyday import everyday_examples
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
@@ -42,7 +43,7 @@ from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.validation import overfitting_warning
-from lora_tui.protocol.backend import Choice
+from lora_tui.protocol.choice import Choice
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
 from lora_tui.store.training import evaluations
@@ -98,8 +99,13 @@ def _prepare(
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
     keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
-    dataset = TextDataset(data.examples, base.tokenizer, training.max_length, keywords, stops)
+    dataset = TextDataset(
+        data.examples, base.tokenizer, training.max_length, keywords, stops, training.reworded_share, training.seed
+    )
     held_out = dataset.hold_out(training.validation_share, training.seed)
+    planned = data_plan(data, data_file, dataset, held_out, training)
+    if training.everyday_examples:
+        dataset.extend(everyday_examples(base.model, base.tokenizer, training.everyday_examples, folder))
     from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)
     initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
     model = create_lora_model(base.model, lora, training.seed, initial_matrices)
@@ -112,7 +118,8 @@ def _prepare(
         device=str(base.device),
         dtype=str(base.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
-        **data_plan(data, data_file, dataset, held_out, training),
+        **planned,
+        everyday=len(dataset) - planned["examples"],
         steps=steps,
         trainable_parameters=trained,
         parameters=total,
@@ -123,7 +130,7 @@ def _prepare(
         ctx.settings,
         optimizer_steps=steps,
         trainable_parameters=trained,
-        examples=len(dataset),
+        examples=planned["examples"],
         hidden_size=getattr(config, "hidden_size", None),
         model_type=config.model_type,
     )
@@ -131,7 +138,8 @@ def _prepare(
     for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
     prompts = _test_prompts(ctx, base, data)
-    return _TrainingRun(ctx, base, model, dataset, held_out, data, data_file, dataset.fingerprint(), prompts)
+    fingerprint, examples = dataset.fingerprint(), planned["examples"]
+    return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts)
 
 
 def _test_prompts(ctx: RunContext, base: BaseModel, data: ReadResult) -> list[TestPrompt]:
@@ -148,6 +156,7 @@ def _test_prompts(ctx: RunContext, base: BaseModel, data: ReadResult) -> list[Te
 class _TrainingRun:
     """A prepared run: model, data and prompts, and what it has measured; its methods are the hooks of `train_model`.
 
+    `examples` counts those of the file that are trained on; the dataset may hold everyday ones beside them.
     `losses` holds (step, loss) of the optimizer steps, `held_out_losses` those of the evaluations.
     """
 
@@ -155,6 +164,7 @@ class _TrainingRun:
     base: BaseModel
     model: PeftModel
     dataset: TextDataset
+    examples: int
     held_out: list[EncodedExample]
     data: ReadResult
     data_file: Path
@@ -262,7 +272,7 @@ class _TrainingRun:
             base_model=HUB_NAME if self.base.name == BUILTIN else self.base.name,
             data_file=str(self.data_file),
             forms=self.data.forms,
-            examples=len(self.dataset),
+            examples=self.examples,
             tokens=self.dataset.tokens,
             step=step,
             evaluation=self.evaluation,
@@ -285,7 +295,7 @@ class _TrainingRun:
             "forms": dict(self.data.forms),
             "max_new_tokens": self.ctx.settings.fine_tuning.evaluation.max_new_tokens,
             "chat_template": self.mostly_conversations,
-            "data": {"file": str(self.data_file), "sha256": self.fingerprint, "examples": len(self.dataset)},
+            "data": {"file": str(self.data_file), "sha256": self.fingerprint, "examples": self.examples},
             "prompts": [asdict(prompt) for prompt in self.prompts],
         }
         content = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
@@ -301,7 +311,7 @@ class _TrainingRun:
             "best_score": result.best_score,
             "best_step": result.best_step,
             "stopped_by": result.stopped_by,
-            "examples": len(self.dataset),
+            "examples": self.examples,
             "held_out": len(self.held_out) or None,
             "held_out_loss": self.held_out_loss,
             "data_file": str(self.data_file),

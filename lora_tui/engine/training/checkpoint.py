@@ -62,6 +62,9 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     not_in_identity = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
     parts = {"qlora", "lora", "optimizer", "scheduler", "sampling", "training"}
     relevant = settings.model_dump(mode="json", include=parts, exclude={"training": not_in_identity})
+    for added_later in ("reworded_share", "everyday_examples"):  # off, they are in no older checkpoint's identity
+        if not relevant["training"][added_later]:
+            del relevant["training"][added_later]
     relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 

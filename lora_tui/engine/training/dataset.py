@@ -7,6 +7,7 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +22,7 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.holdout import draw_holdout, question_digest
+from lora_tui.engine.data.reworded import reads_as_written, reworded
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
@@ -32,7 +34,8 @@ class TextDataset(Sequence[EncodedExample]):
 
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
-    for weighted sampling. `stops` are the tokens that end an answer of the model, as its generation configuration says.
+    for weighted sampling. `reworded_share` (0-1) of an example's readings have its question in other words (`as_read`).
+    `stops` are the tokens that end an answer of the model, as its generation configuration says.
     Raises `LoraTuiError` when nothing is left to train on, or the tokenizer has no end-of-sequence token.
     """
 
@@ -43,6 +46,8 @@ class TextDataset(Sequence[EncodedExample]):
         max_length: int = 1024,
         keywords: Sequence[str] = (),
         stops: Collection[int] = (),
+        reworded_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise LoraTuiError(
@@ -58,12 +63,17 @@ class TextDataset(Sequence[EncodedExample]):
         self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
         self._examples: list[EncodedExample] = []
-        self._questions: list[int] = []
-        for example in examples:
-            self._add(example, max_length)
+        self._texts: list[Example] = []
+        self._reworded_share, self._seed, self._max_length = reworded_share, seed, max_length
+        self.extend(examples)
         if not self._examples:
             reason = f": {self.dropped[0][0]}: {self.dropped[0][1]}" if self.dropped else ""
             raise LoraTuiError(f"No example is left to train on{reason}.")
+
+    def extend(self, examples: Iterable[Example]) -> None:
+        """Add examples behind those that are there."""
+        for example in examples:
+            self._add(example, self._max_length)
 
     def _add(self, example: Example, max_length: int) -> None:
         try:
@@ -80,18 +90,32 @@ class TextDataset(Sequence[EncodedExample]):
         text = searchable_text(example).casefold()
         has_keyword = any(keyword in text for keyword in self._keywords)
         self._examples.append(EncodedExample(tuple(input_ids), tuple(is_label), has_keyword, example.source))
-        self._questions.append(question_digest(example))
+        self._texts.append(example)
 
     def hold_out(self, share: float, seed: int) -> list[EncodedExample]:
         """Take a share (0-0.5) of the examples out of the dataset and return them, in the order they are drawn.
 
         The same data and seed divide the same way; see `draw_holdout` for how, and for when nothing is taken.
         """
-        examples, drawn = self._examples, draw_holdout(self._questions, share, seed)
+        examples = self._examples
+        drawn = draw_holdout([question_digest(text) for text in self._texts], share, seed)
         kept = sorted(set(range(len(examples))).difference(drawn))
         self._examples = [examples[index] for index in kept]
-        self._questions = [self._questions[index] for index in kept]
+        self._texts = [self._texts[index] for index in kept]
         return [examples[index] for index in drawn]
+
+    def as_read(self, index: int, epoch: int) -> EncodedExample:
+        """Return an example as this epoch (from 0) reads it: with its question in other words where its turn is."""
+        example = self._examples[index]
+        if reads_as_written(index, epoch, self._reworded_share):
+            return example
+        text = reworded(self._texts[index], index, epoch, self._seed)
+        if text is self._texts[index]:
+            return example
+        input_ids, is_label = self._encode(text)
+        end = self._max_length
+        changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))
+        return changed if changed.labels else example
 
     def __len__(self) -> int:
         return len(self._examples)

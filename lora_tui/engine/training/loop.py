@@ -212,7 +212,7 @@ class _Trainer:
         """Compute a step's gradient, clip it, and let the optimizer take it, unless something of it is not finite."""
         began = time.perf_counter()
         self._set_learning_rate(plan.step)
-        examples = [self.dataset[index] for index in plan.examples]
+        examples = [self.dataset.as_read(index, plan.epoch) for index in plan.examples]
         self.model.train()
         loss_tensor = self._gradient(examples, plan.step)
         if plan.step == 1:

@@ -15,10 +15,12 @@ from textual.widgets import Input, Static
 
 from lora_tui.config.explain import SECTION_TITLES, advice_for, format_value, parse_edit
 from lora_tui.config.keys import Key, all_keys, settings_value
-from lora_tui.config.load import with_values
+from lora_tui.config.load import with_values, without_value
 from lora_tui.config.models import Settings
 from lora_tui.config.save import save_keys
+from lora_tui.config.written import RECIPE_KEYS, left_to_recipe, written_keys
 from lora_tui.errors import ConfigError
+from lora_tui.protocol.choice import Choice, value_text
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
@@ -51,9 +53,14 @@ class _Row:
 
 
 def changed(now: Settings, before: Settings) -> dict[str, Any]:
-    """Values of `now` that differ from `before`, by dotted key."""
+    """Values of `now` that differ from `before`, by dotted key; None for one that is no longer written."""
+    written, written_before = written_keys(now), written_keys(before)
     values = {name: settings_value(now, name) for name in all_keys()}
-    return {name: value for name, value in values.items() if value != settings_value(before, name)}
+    return {
+        name: value if name in written else None
+        for name, value in values.items()
+        if value != settings_value(before, name) or (name in written) != (name in written_before)
+    }
 
 
 class ConfigureScreen(ModeScreen):
@@ -68,7 +75,13 @@ class ConfigureScreen(ModeScreen):
         Binding(
             "ctrl+s", "save", "Save", id="configure.save", priority=True, tooltip="Write the changes to the file shown"
         ),
-        Binding("r", "default", "Default", id="configure.default", tooltip="Give this key its default again"),
+        Binding(
+            "r",
+            "default",
+            "Default",
+            id="configure.default",
+            tooltip="Leave this key alone again: its default, or chosen for each run",
+        ),
         Binding("space", "cycle", "Next value", id="configure.cycle", tooltip="The next of a few possible values"),
         Binding(
             "slash", "search", "Find", key_display="/", id="configure.find", tooltip="Find keys by name or meaning"
@@ -86,6 +99,10 @@ class ConfigureScreen(ModeScreen):
         )
         self._find = Input(placeholder="part of a key's name or meaning", id="find", compact=True)
         self._problem = Static(id="edit-problem", markup=False)
+        self._written: frozenset[str] = frozenset()
+        self._unsaved: dict[str, Any] = {}
+        self._chosen: dict[str, Choice] = {}
+        """What the recipe would choose now, by key, as the newest forecast says."""
 
     @property
     def LESSON(self) -> str:  # type: ignore[override]  # noqa: N802  # it follows the cursor
@@ -110,13 +127,20 @@ class ConfigureScreen(ModeScreen):
                     yield self._problem
                 yield Panel("What this will do", id="forecast")
 
+    def _note_changes(self) -> None:
+        """Keep which keys are written and which are not saved: a row asks for each."""
+        self._written = written_keys(self.state.settings)
+        self._unsaved = changed(self.state.settings, self.state.saved)
+
     def on_mount(self) -> None:
         """List the keys."""
+        self._note_changes()
         self._list()
         self._forecast()
 
     async def update(self, *, changed: bool) -> None:
         """Show the file, and how much is not saved."""
+        self._note_changes()
         self._show_file()
 
     # What is shown
@@ -143,13 +167,16 @@ class ConfigureScreen(ModeScreen):
         if row.key is None:
             title = SECTION_TITLES.get(row.section, row.section)
             return [("", ""), (title, "accent"), (self._section_cell(row.section), "dim")]
-        value = settings_value(self.state.settings, row.key.name)
-        mark = "●" if value != settings_value(self.state.saved, row.key.name) else " "
-        set_by_user = value != row.key.default
+        name, value = row.key.name, settings_value(self.state.settings, row.key.name)
+        set_by_user = name in self._written
+        text = format_value(name, value)
+        if left_to_recipe(self.state.settings, name):
+            chosen = self._chosen.get(name)
+            text = "chosen for each run" if chosen is None else f"{value_text(chosen.value)} · chosen for this data"
         return [
-            (mark, "warn"),
+            ("●" if name in self._unsaved else " ", "warn"),
             (f"  {row.key.leaf}", "strong" if set_by_user else ""),
-            (one_line(format_value(row.key.name, value), 200), "" if set_by_user else "dim"),
+            (one_line(text, 200), "" if set_by_user else "dim"),
         ]
 
     def _section_cell(self, name: str) -> str:
@@ -174,25 +201,34 @@ class ConfigureScreen(ModeScreen):
             return
         value = settings_value(self.state.settings, key.name)
         parts: list[Any] = [(key.name, "bold $accent"), "\n", safe_text(key.description), "\n"]
+        left = left_to_recipe(self.state.settings, key.name)
         facts = [
-            ("value", format_value(key.name, value)),
-            ("default", format_value(key.name, key.default)),
+            ("value", self._chosen_text(key.name) if left else format_value(key.name, value)),
+            ('"as written"' if key.name in RECIPE_KEYS else "default", format_value(key.name, key.default)),
             ("must be", key.kind),
             ("range", key.bounds),
         ]
-        saved = settings_value(self.state.saved, key.name)
-        if value != saved:
-            facts.insert(1, ("in the file", format_value(key.name, saved)))
+        if key.name in self._unsaved:
+            saved = settings_value(self.state.saved, key.name)
+            before = "nothing" if left_to_recipe(self.state.saved, key.name) else format_value(key.name, saved)
+            facts.insert(1, ("in the file", before))
         for name, fact in facts:
             if fact:
-                parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
-        for advice in advice_for(self.state.settings, key.name):
+                parts += [(f"\n{name:<13}", DIM), safe_line(fact, 400)]
+        for advice in () if left else advice_for(self.state.settings, key.name):
             parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
         panel.update(styled(*parts))
         self.refresh_bindings()
 
+    def _chosen_text(self, name: str) -> str:
+        """What the recipe chooses for a key that was left alone, and why."""
+        chosen = self._chosen.get(name)
+        if chosen is None:
+            return "chosen for each run from its data, model and machine; a value of yours is kept"
+        return f"{value_text(chosen.value)}, chosen: {chosen.reason}"
+
     def _show_file(self) -> None:
-        unsaved = len(changed(self.state.settings, self.state.saved))
+        unsaved = len(self._unsaved)
         what = f"{unsaved} unsaved · " if unsaved else ""
         self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
         set_title(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
@@ -211,6 +247,10 @@ class ConfigureScreen(ModeScreen):
             if forecast is None:
                 return
             parts += [styled((title, "bold")), *forecast_lines(forecast)]
+            if forecast.choices:
+                self._chosen = {choice.key: choice for choice in forecast.choices}
+                self._keys.refresh()
+                self._show_key()
         self.query_one("#forecast", Panel).show(Content("\n").join(parts))
 
     # Editing
@@ -221,11 +261,11 @@ class ConfigureScreen(ModeScreen):
             return True
         key = self._key
         if action == "default":
-            return key is not None and settings_value(self.state.settings, key.name) != key.default
+            return key is not None and key.name in self._written
         if action == "cycle":
             return key is not None and bool(_possible_values(key))
         if action in ("save", "discard"):
-            return True if changed(self.state.settings, self.state.saved) else None
+            return True if self._unsaved else None
         return True
 
     @on(RowList.Chosen, "#keys")
@@ -263,15 +303,17 @@ class ConfigureScreen(ModeScreen):
     def _apply(self, settings: Settings) -> None:
         """Make these the settings of new runs, saved or not."""
         self.state.settings = settings
+        self._note_changes()
         self._keys.refresh()
         self._show_key()
         self._show_file()
         self._forecast()
 
     def action_default(self) -> None:
-        """Set the key to its default."""
+        """Leave the key alone: it has its default again, or is chosen for each run."""
         if (key := self._key) is not None:
-            self._set(key, key.default)
+            with self.services.reporting():
+                self._apply(without_value(self.state.settings, key.name))
 
     def action_cycle(self) -> None:
         """Set the key to the next of its possible values."""
@@ -317,6 +359,7 @@ class ConfigureScreen(ModeScreen):
         with self.services.reporting():
             await asyncio.to_thread(save_keys, path, changes)
             self.state.mark_saved(path)
+            self._note_changes()
             self._keys.refresh()
             self._show_key()
             self._show_file()

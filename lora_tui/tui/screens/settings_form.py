@@ -32,6 +32,8 @@ _PAUSE = 0.3
 class SettingsForm(Dialog[Settings | None]):
     """Form of a few keys, checked as the configuration is; returns settings with their values, None when cancelled.
 
+    A field that is left as it was changes nothing: its key counts as written only if it was before.
+
     Subclasses lay out `fields` (a field for each of `KEYS`, with its value) and `problem`, which says what is invalid.
     """
 
@@ -63,7 +65,8 @@ class SettingsForm(Dialog[Settings | None]):
     def action_submit(self) -> None:
         """Check all fields together, and return the settings when they are valid."""
         try:
-            changes = {name: parse_edit(name, field.value) for name, field in self.fields.items()}
+            typed = {name: field.value for name, field in self.fields.items() if field.value != self._value(name)}
+            changes = {name: parse_edit(name, value) for name, value in typed.items()}
             settings = with_values(self._settings, changes)
         except LoraTuiError as error:
             self.problem.update(styled(("✗ ", "bold $error"), safe_text(str(error))))

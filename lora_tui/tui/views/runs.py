@@ -8,6 +8,7 @@ from textual.content import Content
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ForecastText
+from lora_tui.protocol.choice import Choice, labelled_rows
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, Checkpoint
 from lora_tui.text import duration, one_line
@@ -58,7 +59,23 @@ def forecast_lines(forecast: ForecastText) -> list[Content]:
     """The figures of a forecast in two columns, then its warnings."""
     width = max((len(what) for what, _ in forecast.lines), default=0) + 2
     lines = [styled((what.ljust(width), DIM), safe_line(figure, 200)) for what, figure in forecast.lines]
+    lines += choice_lines(forecast.choices)
     return lines + [styled(("! ", "bold $warning"), safe_line(warning, 300)) for warning in forecast.warnings]
+
+
+def choice_lines(choices: Iterable[Choice | Mapping[str, Any]]) -> list[Content]:
+    """What was chosen since nobody has set it: label, value and reason in columns under a heading; may be nothing."""
+    rows = labelled_rows(choices)
+    if not rows:
+        return []
+    wide, long = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [
+        styled(("chosen for you", DIM)),
+        *(
+            styled((f"{label:<{wide}}  ", DIM), safe_line(f"{value:<{long}}  ", 60, "bold"), safe_line(reason, 120))
+            for label, value, reason in rows
+        ),
+    ]
 
 
 def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoint], steps: int) -> Content:

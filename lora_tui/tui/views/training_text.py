@@ -12,6 +12,7 @@ from lora_tui.store.rows import Sample
 from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, gib, lr_text, metric_name, number, safe_line, score_mark, short_count, styled
+from lora_tui.tui.views.runs import choice_lines
 from lora_tui.tui.views.training import TrainingView
 
 _TREND_STEPS = 10
@@ -175,6 +176,7 @@ def plan_lines(view: TrainingView) -> Content:
         lines.append(_figure("but", ", ".join(left_out)))
     for counted in (plan.get("reasons") or {}).values():
         lines += [_figure("", f"{times:,}", one_line(str(reason), 120)) for reason, times in counted.items()]
+    lines += choice_lines(plan.get("chosen") or ())
     if phase := view.phase():
         lines.append(styled((phase, "$accent")))
     if not view.live:
