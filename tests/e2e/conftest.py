@@ -63,6 +63,7 @@ def quickstart(builtin_cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
     data = folder / "stdout.txt"
     with data.open("wb") as stdout:
         command = [*installed_command(), "--run", "quickstart", "--json"]
+        command += ["--set", "data_generation.total_examples=6"]  # half of its own dozen, which is half a minute
         with Terminal(command, cwd=folder, env=environment, stdout=stdout) as terminal:
             status = terminal.wait(timeout=900)
             narration = terminal.output

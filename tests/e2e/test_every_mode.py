@@ -181,6 +181,16 @@ def test_generation_in_a_terminal_shows_progress_and_ends(modes_folder: ModesFol
     assert "6 of 6" in terminal.output or "accepted" in terminal.output
 
 
+def test_training_in_a_terminal_goes_on_to_chat(modes_folder: ModesFolder) -> None:
+    command = [*installed_command(), "--run", "train", "--set", "fine_tuning.training.max_steps=1"]
+    with Terminal(command, cwd=modes_folder.folder, env=modes_folder.environment, columns=120) as terminal:
+        terminal.read_until("you", timeout=180)
+        terminal.send("hello\r")
+        terminal.read_until("tokens/s ·", timeout=60)
+        terminal.send("exit\r")
+        assert terminal.wait(timeout=60) == 0
+
+
 def test_the_key_is_nowhere_in_the_store_or_the_log(modes_folder: ModesFolder) -> None:
     for path in [*modes_folder.folder.glob("*.db*"), *(modes_folder.folder / "logs").glob("*")]:
         assert b"sk-test" not in path.read_bytes(), path

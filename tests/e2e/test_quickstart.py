@@ -182,32 +182,3 @@ def test_generate_in_a_terminal_with_the_builtin_model(quickstart, tmp_path):
     with Terminal(command, cwd=tmp_path, env=quickstart.environment) as terminal:
         assert terminal.wait(timeout=180) == 0, terminal.output
     assert (tmp_path / "pairs.txt").read_text().count("Question: ") == 2
-
-
-def test_training_in_a_terminal_goes_on_to_chat(quickstart, tmp_path):
-    command = [
-        *installed_command(),
-        "--run",
-        "train",
-        "--train-data-file",
-        str(quickstart.folder / "quickstart/secret.txt"),
-    ]
-    changes = {
-        "model_name": "builtin",
-        "gradient_checkpointing": "false",
-        "training.max_steps": 1,
-        "training.batch_size": 1,
-        "training.gradient_accumulation_steps": 2,
-        "evaluation.max_new_tokens": 4,
-        "chat.num_beams": 1,
-        "chat.max_new_tokens": 4,
-    }
-    for key, value in changes.items():
-        command += ["--set", f"fine_tuning.{key}={value}"]
-    with Terminal(command, cwd=tmp_path, env=quickstart.environment, columns=120) as terminal:
-        terminal.read_until("you", timeout=180)
-        terminal.send("hello\r")
-        terminal.read_until("tokens/s ·", timeout=60)
-        terminal.send("exit\r")
-        assert terminal.wait(timeout=60) == 0
-    assert (tmp_path / "checkpoints" / "run-1" / "best" / "adapter_model.safetensors").is_file()

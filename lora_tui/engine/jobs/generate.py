@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
@@ -28,15 +28,18 @@ from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
-from lora_tui.engine.models.builtin import BUILTIN
+from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
 from lora_tui.engine.runtime.commands import DONE
-from lora_tui.engine.runtime.context import RunContext, Stopped
+from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
+
+if TYPE_CHECKING:
+    from lora_tui.engine.generation.builtin_model import BuiltinModel
 
 _PROGRESS_SECONDS = 0.3
 _MAX_NAMED = 50
@@ -142,10 +145,18 @@ async def open_model(ctx: RunContext) -> GenerationModel:
     Raises `UnreachableError` if it needs a key and there is none, or cannot be fetched.
     """
     if ctx.settings.data_generation.model == BUILTIN:
-        from lora_tui.engine.generation.builtin_model import BuiltinModel
-
-        return await BuiltinModel.load(ctx)
+        await asyncio.to_thread(ensure_builtin, progress_events(ctx.emit))  # before torch, which takes ten seconds
+        builtin_model = await asyncio.to_thread(_import_builtin_model)
+        ctx.raise_if_stopping()
+        return await builtin_model.load(ctx)
     return await asyncio.to_thread(_open_remote, ctx)
+
+
+def _import_builtin_model() -> "type[BuiltinModel]":
+    """The class whose module imports torch; in a thread, because that takes seconds."""
+    from lora_tui.engine.generation.builtin_model import BuiltinModel
+
+    return BuiltinModel
 
 
 def _open_remote(ctx: RunContext) -> GenerationModel:

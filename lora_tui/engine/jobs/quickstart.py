@@ -13,7 +13,6 @@ from lora_tui.config.load import with_values
 from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.export.datasets import dataset_text
-from lora_tui.engine.jobs.evaluate import evaluate_adapter
 from lora_tui.engine.jobs.generate import generate
 from lora_tui.engine.jobs.preflight import train
 from lora_tui.engine.jobs.quickstart_settings import FOLDER, PAIRS
@@ -45,6 +44,8 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
     trained = await train(ctx.with_settings(settings, train_data_file=str(_TRAINING)))
     if trained["adapter"] is None:
         raise LoraTuiError("Training ended before an adapter was kept; start again without --set max_steps.")
+    from lora_tui.engine.jobs.evaluate import evaluate_adapter  # with torch, which training has imported by now
+
     compared = await evaluate_adapter(ctx.with_settings(settings), open_adapter(Path(trained["adapter"]), ctx.run_id))
     return {
         "rows": compared["rows"],

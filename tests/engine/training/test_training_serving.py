@@ -3,18 +3,19 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_tui.config.models import Lora
+from lora_tui.cli.main import parse
+from lora_tui.cli.run import _options as run_options
+from lora_tui.config.models import Lora, Settings
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.model_card import saved_rank, serving_sections
-from tests.engine.conftest import Trained
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import make_model
 
 
@@ -112,15 +113,20 @@ def test_the_rank_is_the_one_that_is_saved(tokenizer: Any, tmp_path: Path, optio
     assert saved_rank(lora) == max(config["r"], *config["rank_pattern"].values(), 0)
 
 
-def test_the_command_that_merges_works_as_it_stands(trained: Trained, tmp_path: Path) -> None:
+def test_the_command_that_merges_works_as_it_stands(
+    trained: Trained,
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     readme = (trained.adapter / "README.md").read_text()
     line = next(line for line in readme.splitlines() if line.startswith("lora-tui --run export"))
     assert vllm(readme)[2] == trained.engine_harness.settings.fine_tuning.model_name
     command = [word.replace("THIS_FOLDER", str(trained.adapter)) for word in shlex.split(line)]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_tui", *command[1:]],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    request = parse(command[1:])
+    assert request is not None
+    assert request.run == "export"
+    monkeypatch.chdir(tmp_path)
+    outcome = new_engine_harness(tmp_path, Settings()).run("export", run_options(request))
+    assert outcome.state == "finished", outcome
     assert (tmp_path / "merged" / "model.safetensors").is_file()
