@@ -217,6 +217,9 @@ class _EngineConversation:
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         return self._on_this_loop(self._session.regenerate(sides))
 
+    def continue_reply(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
+        return self._on_this_loop(self._session.continue_reply(sides))
+
     async def _on_this_loop(self, stream: AsyncGenerator[ReplyItem, None]) -> AsyncIterator[ReplyItem]:
         async with aclosing(self._engine.iterate(stream)) as items:
             async for item in items:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -168,8 +167,6 @@ def _final_output(report: Report, store_path: Path, status: int) -> tuple[str, s
 
 def _chat(request: Request, streams: Streams, settings: Settings, store_path: Path) -> int:
     """Chat until the person leaves; returns the exit status."""
-    if streams.in_is_terminal and not request.json_lines:
-        print(f"{PREFIX}loading …", file=sys.stderr, flush=True)
     engine = Engine(store_path)
     with chat_signals(streams):
         engine.start()

@@ -45,6 +45,9 @@ class Conversation(Protocol):
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         """Take the last reply back and answer the same text anew."""
 
+    def continue_reply(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
+        """Go on with the last replies of these sides where they were cut or stopped; each `Reply` is the whole one."""
+
     def stop(self) -> None:
         """End the reply that is being decoded at its next token."""
 

@@ -32,8 +32,9 @@ class Decoding:
 
     @classmethod
     def of_chat(cls, chat: "Chat") -> "Decoding":
-        """The decoding that ``[fine_tuning.chat]`` asks for."""
-        return cls(chat.max_new_tokens, chat.temperature, chat.top_p, chat.repetition_penalty, chat.num_beams)
+        """The decoding that ``[fine_tuning.chat]`` asks for; replies stream unless somebody has written `num_beams`."""
+        beams = chat.num_beams if "num_beams" in chat.model_fields_set else 1
+        return cls(chat.max_new_tokens, chat.temperature, chat.top_p, chat.repetition_penalty, beams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Reply:
 
     For a special command: the predefined answer, and how far the reply agrees with it (0-1). `seconds` were spent on
     this side alone, `first_token_s` passed between question and first token (None for a beam search). `seed` repeats a
-    sampled reply; `turn_id` is its row in the store; `step` is the adapter's optimizer step.
+    sampled reply; `turn_id` is its row in the store; `step` is the adapter's optimizer step. A reply that was
+    `stopped`, or `cut` at ``max_new_tokens``, can be continued: the `Reply` of that holds the whole text, and the sums.
     """
 
     text: str
@@ -79,6 +81,12 @@ class Reply:
     first_token_s: float | None = None
     seed: int | None = None
     step: int | None = None
+    cut: bool = False
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the model had more to say."""
+        return self.cut or self.stopped
 
     @property
     def tokens_per_s(self) -> float:
@@ -87,8 +95,19 @@ class Reply:
 
     def statistics(self) -> dict[str, Any]:
         """What is stored with the turn, as JSON."""
-        names = ("side", "tokens", "seconds", "tokens_per_s", "first_token_s", "agreement", "seed", "step", "stopped")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            "side",
+            "tokens",
+            "seconds",
+            "tokens_per_s",
+            "first_token_s",
+            "agreement",
+            "seed",
+            "step",
+            "stopped",
+            "cut",
+        )
+        return {name: getattr(self, name) for name in (*names, "cut")}
 
 
 ReplyItem = Notice | TextDelta | TokenCount | Reply

@@ -4,6 +4,7 @@ A turn's statistics hold what its columns do not: for a question the `sides` it 
 (``tuned`` or ``base``), speed and agreement, whether it was `stopped`, and whether it was `replaced` by another.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,25 @@ async def add_turn(
     async with store.transaction() as t:
         turn: dict[str, Any] = {"role": role, "text": text, "statistics": dict(statistics or {}), "at": time.time()}
         return await t.insert("turns", conversation_id=conversation_id, **turn)
+
+
+async def extend_turn(store: Store, turn_id: int, text: str, statistics: Mapping[str, Any]) -> None:
+    """Store the longer text of a reply that went on, with statistics of the whole."""
+    async with store.transaction() as t:
+        await t.execute(
+            "UPDATE turns SET text=?, statistics=json_patch(statistics, ?) WHERE id=?",
+            (text, json.dumps(dict(statistics)), turn_id),
+        )
+
+
+async def recent_questions(store: Store, limit: int = 200) -> list[str]:
+    """Return the newest questions of all conversations, oldest first, each once."""
+    rows = await store.tuples(
+        "SELECT text FROM turns WHERE role='user' AND length(text) <= 10000"
+        " GROUP BY text ORDER BY max(id) DESC LIMIT ?",
+        (limit,),
+    )
+    return [str(text) for (text,) in reversed(rows)]
 
 
 async def mark_replaced(store: Store, turn_ids: Sequence[int]) -> None:

@@ -41,26 +41,35 @@ class History:
         """Remove a side's last exchange."""
         del self.messages[side][-2:]
 
+    def replace_last(self, side: Side, reply: str) -> None:
+        """Put a longer reply in the place of a side's last one."""
+        self.messages[side][-1] = {"role": "assistant", "content": reply}
+
     def clear(self) -> None:
         """Remove all messages."""
         for messages in self.messages.values():
             messages.clear()
 
-    def prompt(self, side: Side, question: str, max_new_tokens: int) -> Prompt:
+    def prompt(self, side: Side, question: str, max_new_tokens: int, written: int = 0) -> Prompt:
         """Return the prompt with which `side` answers `question`.
 
         The oldest exchanges are left out until the reply has its `max_new_tokens` (or half of the context, if that is
-        less). Raises `UsageError` when the question alone fills the context.
+        less). With `written`, the tokens that its reply has already, `question` is that of the last exchange, which
+        goes on. Raises `UsageError` when the question, and what is written, fill the context.
         """
         past = self.messages[side] if self.by_template else []
+        if written:
+            past = past[:-2]
         if self.context is None:
             return Prompt(self._rendered(past, question), max_new_tokens)
         room = min(max_new_tokens, self.context // 2)
         for forgotten in range(len(past) // 2 + 1):
             text = self._rendered(past[2 * forgotten :], question)
-            used = len(self.tokenizer(text)["input_ids"])
+            used = len(self.tokenizer(text)["input_ids"]) + written
             if used + room <= self.context:
                 break
+        if used >= self.context and written:
+            raise UsageError(f"The reply cannot go on: this model's context of {self.context:,} tokens is full.")
         if used >= self.context:
             raise UsageError(
                 f"The question is {used:,} tokens long, and this model's context holds {self.context:,} with the reply."

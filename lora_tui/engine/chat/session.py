@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -20,7 +20,7 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config.models import Settings
-from lora_tui.engine.chat.history import History, context_tokens
+from lora_tui.engine.chat.history import History, Prompt, context_tokens
 from lora_tui.engine.chat.streaming import ReplyGeneration, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
@@ -57,13 +57,22 @@ class ChatHost(Protocol):
         """The session has been closed."""
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """A side's reply as it is stored: its question's turn, the reply with its own, and its tokens."""
+
+    question: int
+    reply: Reply
+    ids: list[int]
+
+
 @dataclass
 class _Exchange:
-    """A question, the sides that are asked, and the stored turns (question, reply) of each that has answered."""
+    """A question, the sides that are asked, and the reply of each that has answered."""
 
     text: str
     sides: tuple[Side, ...]
-    turns: dict[Side, tuple[int, int]] = field(default_factory=dict)
+    answered: dict[Side, _Answered] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -149,6 +158,22 @@ class ChatSession:
             async for item in items:
                 yield item
 
+    async def continue_reply(self, sides: Sequence[Side] | None = None) -> AsyncGenerator[ReplyItem, None]:
+        """Go on with the last replies where they were cut or stopped, those of `sides` or all.
+
+        Yields the text that comes and, as each ends, its `Reply` with the whole text; its turn in the store grows.
+        Greedy and seeded replies go on as if they had never been cut. Raises `UsageError` where none can go on.
+        """
+        await self._end_running()
+        last = self._last_exchange
+        able = () if last is None else tuple(side for side, done in last.answered.items() if done.reply.can_go_on)
+        wanted = tuple(side for side in able if sides is None or side in sides)
+        if last is None or not wanted:
+            raise UsageError("There is no reply that was cut: nothing can go on.")
+        async with aclosing(self._stream(replace(last, sides=wanted), None, going_on=True)) as items:
+            async for item in items:
+                yield item
+
     async def clear(self) -> None:
         """Begin a new conversation with the same model."""
         await self._end_running()
@@ -181,24 +206,28 @@ class ChatSession:
             abandoned.set()
             await asyncio.wait([task])
 
-    async def _take_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, tuple[int, int]]:
-        """Remove what `sides` answered from their history; returns the turns of the sides that are not asked again."""
-        kept = {side: turns for side, turns in last.turns.items() if side not in sides}
-        gone = [last.turns[side] for side in sides if side in last.turns]
-        questions = {question for question, _ in gone} - {question for question, _ in kept.values()}
-        await chat_log.mark_replaced(self.store, [*sorted(questions), *(answer for _, answer in gone)])
+    async def _take_back(self, last: _Exchange, sides: tuple[Side, ...]) -> dict[Side, _Answered]:
+        """Remove what `sides` answered from their history; returns the replies of those that are not asked again."""
+        kept = {side: answered for side, answered in last.answered.items() if side not in sides}
+        gone = [last.answered[side] for side in sides if side in last.answered]
+        questions = {answered.question for answered in gone} - {answered.question for answered in kept.values()}
+        replies = [answered.reply.turn_id for answered in gone]
+        await chat_log.mark_replaced(self.store, [*sorted(questions), *replies])
         for side in sides:
-            if side in last.turns:
+            if side in last.answered:
                 self.history.drop_last(side)
-        last.turns = kept
+        last.answered = kept
         return kept
 
-    async def _stream(self, exchange: _Exchange, seed: int | None) -> AsyncGenerator[ReplyItem, None]:
+    async def _stream(
+        self, exchange: _Exchange, seed: int | None, *, going_on: bool = False
+    ) -> AsyncGenerator[ReplyItem, None]:
         """Answer in a task of its own and yield its items; the turns are stored whether or not anybody reads on."""
         self.stop.clear()
         items: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
         abandoned = threading.Event()
-        task = asyncio.create_task(self._answer(exchange, seed, abandoned, items.put_nowait))
+        answer = self._continue if going_on else self._answer
+        task = asyncio.create_task(answer(exchange, seed, abandoned, items.put_nowait))
         task.add_done_callback(lambda _: items.put_nowait(None))
         self._running = task, abandoned
         try:
@@ -214,24 +243,76 @@ class ChatSession:
     async def _answer(
         self, exchange: _Exchange, seed: int | None, abandoned: threading.Event, emit: Callable[[ReplyItem], None]
     ) -> None:
+        """Put a question to its sides, and store it and their replies."""
         asked_at = time.perf_counter()
-        decoding, model = _seeded(self.decoding, seed), self.model
-        prompts = {side: self.history.prompt(side, exchange.text, decoding.max_new_tokens) for side in exchange.sides}
-        if not self._has_warned and any(prompt.forgotten for prompt in prompts.values()):
-            self._has_warned = True
-            emit(
-                Notice(
-                    f"The conversation is longer than this model's context ({self.history.context:,} tokens with the "
-                    "reply): it no longer reads the oldest exchanges."
-                )
-            )
+        decoding = _seeded(self.decoding, seed)
+        prompts = await asyncio.to_thread(
+            lambda: {side: self.history.prompt(side, exchange.text, decoding.max_new_tokens) for side in exchange.sides}
+        )
+        self._warn_once(prompts.values(), emit)
         question = await chat_log.add_turn(
             self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
         )
         self._last_exchange = exchange
-        decoded: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
 
+        async def store(reply: Reply, ids: list[int]) -> Reply:
+            reply = self._completed(exchange, replace(reply, seed=decoding.seed))
+            turn = await chat_log.add_turn(
+                self.store, self.conversation_id, "assistant", reply.text, reply.statistics()
+            )
+            self.history.add(reply.side, exchange.text, reply.text)
+            reply = replace(reply, turn_id=turn)
+            exchange.answered[reply.side] = _Answered(question, reply, ids)
+            return reply
+
+        await self._decode(prompts, decoding, {}, asked_at, abandoned, store, emit)
+
+    async def _continue(
+        self, exchange: _Exchange, _: int | None, abandoned: threading.Event, emit: Callable[[ReplyItem], None]
+    ) -> None:
+        """Go on with the replies of the exchange's sides; their turns grow."""
+        before = {side: exchange.answered[side] for side in exchange.sides}
+        seed = next((answered.reply.seed for answered in before.values()), None)
+        decoding = _seeded(self.decoding, seed)
+        prompts = {
+            side: self.history.prompt(side, exchange.text, decoding.max_new_tokens, len(answered.ids))
+            for side, answered in before.items()
+        }
+        self._warn_once(prompts.values(), emit)
+
+        async def store(reply: Reply, ids: list[int]) -> Reply:
+            former = before[reply.side].reply
+            reply = self._completed(
+                exchange,
+                replace(
+                    reply,
+                    seconds=former.seconds + reply.seconds,
+                    first_token_s=former.first_token_s,
+                    seed=former.seed,
+                    turn_id=former.turn_id,
+                ),
+            )
+            await chat_log.extend_turn(self.store, former.turn_id, reply.text, reply.statistics())
+            self.history.replace_last(reply.side, reply.text)
+            exchange.answered[reply.side] = replace(before[reply.side], reply=reply, ids=ids)
+            return reply
+
+        written = {side: answered.ids for side, answered in before.items()}
+        await self._decode(prompts, decoding, written, time.perf_counter(), abandoned, store, emit)
+
+    async def _decode(
+        self,
+        prompts: Mapping[Side, Prompt],
+        decoding: Decoding,
+        written: dict[Side, list[int]],
+        asked_at: float,
+        abandoned: threading.Event,
+        store: Callable[[Reply, list[int]], Awaitable[Reply]],
+        emit: Callable[[ReplyItem], None],
+    ) -> None:
+        """Decode on the inference thread, and emit each item; a `Reply` is stored first."""
+        decoded: asyncio.Queue[ReplyItem | None] = asyncio.Queue()
+        loop, model = asyncio.get_running_loop(), self.model
         generation = ReplyGeneration(
             model,
             prompts,
@@ -239,13 +320,14 @@ class ChatSession:
             should_stop=lambda: abandoned.is_set() or self.stop.is_set(),
             emit=lambda item: loop.call_soon_threadsafe(decoded.put_nowait, item),
             asked_at=asked_at,
+            written=written,
         )
         decoding_done = asyncio.ensure_future(self.host.in_inference_thread(generation.run))
         decoding_done.add_done_callback(lambda _: decoded.put_nowait(None))
         try:
             while (item := await decoded.get()) is not None:
                 if isinstance(item, Reply):
-                    item = await self._store_reply(exchange, item, question, decoding.seed)
+                    item = await store(item, generation.written[item.side])
                 emit(item)
             await decoding_done
         except torch.OutOfMemoryError as problem:
@@ -257,20 +339,26 @@ class ChatSession:
             abandoned.set()
             await asyncio.wait([decoding_done])
 
-    async def _store_reply(self, exchange: _Exchange, reply: Reply, question: int, seed: int | None) -> Reply:
-        """Store a side's turn and add it to the history; returns the reply with what the conversation knows of it."""
+    def _warn_once(self, prompts: Iterable[Prompt], emit: Callable[[ReplyItem], None]) -> None:
+        """Say, once a conversation, that the model no longer reads all of it."""
+        if not self._has_warned and any(prompt.forgotten for prompt in prompts):
+            self._has_warned = True
+            emit(
+                Notice(
+                    f"The conversation is longer than this model's context ({self.history.context:,} tokens with the "
+                    "reply): it no longer reads the oldest exchanges."
+                )
+            )
+
+    def _completed(self, exchange: _Exchange, reply: Reply) -> Reply:
+        """The reply with what the conversation knows of it: the predefined one, how far they agree, the step."""
         predefined = self.settings.fine_tuning.chat.predefined_reply(exchange.text)
-        reply = replace(
+        return replace(
             reply,
             predefined=predefined,
             agreement=None if predefined is None else agreement(reply.text, predefined),
-            seed=seed,
             step=self.source.step if self.source is not None and reply.side == "tuned" else None,
         )
-        turn = await chat_log.add_turn(self.store, self.conversation_id, "assistant", reply.text, reply.statistics())
-        self.history.add(reply.side, exchange.text, reply.text)
-        exchange.turns[reply.side] = (question, turn)
-        return replace(reply, turn_id=turn)
 
 
 async def open_session(

@@ -8,6 +8,7 @@ Nothing here draws from torch's global random state, which belongs to the traine
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ def answers(
     """
     stop = stop or threading.Event()
     if decoding.num_beams > 1:
-        return [beam_answer(model, tokenizer, prompt, decoding, stop.is_set) for prompt in prompts]
+        found = [beam_search(model, tokenizer, prompt, decoding, stop.is_set) for prompt in prompts]
+        return [text_of(tokenizer, ids) for ids in found]
     written: list[list[int]] = [[] for _ in prompts]
     for tokens in decode(model, tokenizer, prompts, decoding):
         for answer, token in zip(written, tokens, strict=True):
@@ -52,16 +54,26 @@ def answers(
                 answer.append(token)
         if stop.is_set():
             break
-    return [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in written]
+    return [text_of(tokenizer, answer) for answer in written]
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of a reply's tokens, without special ones, stripped."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], decoding: Decoding
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    written: Sequence[Sequence[int]] = (),
 ) -> Iterator[list[int | None]]:
     """Yield one token for each prompt at a time, None for those that have ended.
 
-    Ends when all have, or at the limit.
+    Ends when all have, or at the limit. `written` holds tokens that each reply has already: what is yielded goes on
+    from there, and is what a higher limit would have given; a seed goes on from where it was, too.
     """
     generator = torch.Generator()
     if decoding.seed is None:
@@ -70,6 +82,9 @@ def decode(
         generator.manual_seed(decoding.seed)
     ends = stop_token_ids(model, tokenizer)
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    if written:
+        ids = [[*prompt, *reply] for prompt, reply in zip(ids, written, strict=True)]
+    used_draws = max(map(len, written), default=0) if decoding.temperature > 0.0 else 0
     input_ids, mask = _padded(tokenizer, ids, "left", model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -85,6 +100,9 @@ def decode(
             logits_to_keep=1,
         )
         logits = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty)
+        for _ in range(used_draws):
+            torch.multinomial(torch.ones(logits.shape), 1, generator=generator)
+        used_draws = 0
         chosen = _choose(logits, decoding, generator)
         tokens = chosen.tolist()
         live = [alive and token not in ends for alive, token in zip(live, tokens, strict=True)]
@@ -167,35 +185,38 @@ def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> T
     return drawn.squeeze(-1).to(logits.device)
 
 
-def beam_answer(
+def beam_search(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     decoding: Decoding,
     should_stop: Callable[[], bool],
     on_step: Callable[[int], None] = lambda tokens: None,
-) -> str:
-    """Return the likeliest continuation that a search with ``num_beams`` finds, stripped.
+    written: Sequence[int] = (),
+) -> list[int]:
+    """Return the tokens of the likeliest continuation that a search with ``num_beams`` finds, without its end token.
 
     `on_step` is called after each token with the number so far. When `should_stop` returns true, the best continuation
-    so far is returned.
+    so far is returned. `written` holds tokens that the reply has already; the search goes on from there.
     """
-    encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
-    length = encoded["input_ids"].shape[1]
+    ids = torch.tensor([[*tokenizer(prompt)["input_ids"], *written]], device=model.device)
+    length = ids.shape[1]
+    ends = stop_token_ids(model, tokenizer)
 
     def between_steps(input_ids: Tensor, scores: object, **_: object) -> Tensor:
         on_step(input_ids.shape[1] - length)
         return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
 
     with torch.inference_mode():
-        written = model.generate(
-            **encoded,
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=decoding.max_new_tokens,
             num_beams=decoding.num_beams,
             do_sample=False,
             repetition_penalty=decoding.repetition_penalty,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(stop_token_ids(model, tokenizer)),
+            eos_token_id=sorted(ends),
             stopping_criteria=StoppingCriteriaList([between_steps]),
         )
-    return str(tokenizer.decode(written[0, length:], skip_special_tokens=True)).strip()
+    return list(takewhile(lambda token: token not in ends, found[0, length:].tolist()))

@@ -23,7 +23,8 @@ def test_the_reply_comes_in_pieces_that_join_to_it(trained: Trained) -> None:
     assert len(pieces) > 2
     assert "".join(pieces).strip() == reply.text
     assert not pieces[0].startswith(" ")
-    assert reply.tokens == len(probe.session.base.tokenizer(reply.text)["input_ids"])
+    assert reply.tokens == len(probe.session.base.tokenizer(f" {reply.text}")["input_ids"]), "as decoded"
+    assert not reply.can_go_on
     assert (reply.predefined, reply.agreement) == (None, None)
 
 

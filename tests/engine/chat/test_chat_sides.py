@@ -127,9 +127,9 @@ def test_each_side_remembers_its_own_replies(trained: Trained, monkeypatch: pyte
     prompts: list[str] = []
     real = streaming.decode
 
-    def recording(model: Any, tokenizer: Any, asked: list[str], decoding: Decoding) -> Any:
+    def recording(model: Any, tokenizer: Any, asked: list[str], decoding: Decoding, written: Any) -> Any:
         prompts.extend(asked)
-        return real(model, tokenizer, asked, decoding)
+        return real(model, tokenizer, asked, decoding, written)
 
     monkeypatch.setattr(streaming, "decode", recording)
     first = probe.ask("unlock", BOTH).replies
@@ -180,7 +180,18 @@ def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
         reply = replies[turn.statistics["side"]]
         assert turn.text == reply.text
         assert set(turn.statistics) == {
-            *("side", "tokens", "seconds", "tokens_per_s", "first_token_s", "agreement", "seed", "step", "stopped")
+            *(
+                "side",
+                "tokens",
+                "seconds",
+                "tokens_per_s",
+                "first_token_s",
+                "agreement",
+                "seed",
+                "step",
+                "stopped",
+                "cut",
+            )
         }
         assert turn.statistics["tokens_per_s"] == pytest.approx(reply.tokens / reply.seconds)
         assert 0 < turn.statistics["first_token_s"] < 60
