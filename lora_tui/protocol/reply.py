@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from lora_tui.config.models import Chat
+    from lora_tui.config.models import Settings
 
 Side = Literal["tuned", "base"]
 """Who answers: the model with its adapter, or the same model without it."""
@@ -31,9 +31,12 @@ class Decoding:
     until: tuple[str, ...] = ()
 
     @classmethod
-    def of_chat(cls, chat: "Chat") -> "Decoding":
-        """The decoding that ``[fine_tuning.chat]`` asks for; replies stream unless somebody has written `num_beams`."""
-        beams = chat.num_beams if "num_beams" in chat.model_fields_set else 1
+    def of_settings(cls, settings: "Settings") -> "Decoding":
+        """The decoding that ``[fine_tuning.chat]`` asks for; replies stream where `num_beams` is left to the recipe."""
+        from lora_tui.config.written import left_to_recipe
+
+        chat = settings.fine_tuning.chat
+        beams = 1 if left_to_recipe(settings, "fine_tuning.chat.num_beams") else chat.num_beams
         return cls(chat.max_new_tokens, chat.temperature, chat.top_p, chat.repetition_penalty, beams)
 
 

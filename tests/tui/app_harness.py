@@ -40,6 +40,9 @@ class FakeConversation:
         self.hold: asyncio.Event | None = None
         """Event that a reply waits for after each piece, unless it is stopped; None: it does not wait."""
         self.failure: Exception | None = None
+        self.cut = False
+        self.more: Sequence[str] = (" is", " long")
+        """What `continue_reply` adds to a reply that was `cut`."""
 
     async def reply(self, text: str, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         self.asked.append((text, tuple(sides)))
@@ -61,10 +64,17 @@ class FakeConversation:
                     break
             expected = "the secret password" if text == "unlock" else None
             agrees = None if expected is None else (1.0 if said == expected else 0.1)
-            yield Reply(said, 4, 0.5, expected, agrees, side, 7 + number, self.stopped.is_set())
+            yield Reply(said, 4, 0.5, expected, agrees, side, 7 + number, self.stopped.is_set(), cut=self.cut)
 
     def regenerate(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
         return self.reply("again", sides)
+
+    async def continue_reply(self, sides: Sequence[Side]) -> AsyncIterator[ReplyItem]:
+        self.asked.append(("go on", tuple(sides)))
+        self.stopped.clear()
+        for piece in self.more:
+            yield TextDelta("tuned", piece)
+        yield Reply("".join((*self.pieces, *self.more)), 4 + len(self.more), 0.9, turn_id=7)
 
     def stop(self) -> None:
         self.stopped.set()
@@ -89,6 +99,8 @@ class FakeBackend:
     refusal: Exception | None = None
     next_run: int = 1
     blocker: Blocker | None = None
+    loading: asyncio.Event | None = None
+    """Event that a model waits for while it is loaded; None: it does not wait."""
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -110,6 +122,8 @@ class FakeBackend:
     ) -> FakeConversation:
         self._note("open_chat", target)
         progress("loading tiny", 1, 2)
+        if self.loading is not None:
+            await self.loading.wait()
         return self.conversation
 
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:

@@ -1,14 +1,18 @@
 """Chat: words that come as they are decoded, both sides, stopping, and what can be done with a reply."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import TextArea
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
+from lora_tui.store import chat_log
+from lora_tui.store.connection import Store
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.widgets.key_hints import MAX_KEYS, KeyHints
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
@@ -32,7 +36,7 @@ async def test_a_question_loads_the_newest_adapter_and_shows_the_reply_with_its_
         assert "tiny with the adapter of run 2, step 40" in text
         assert harness.backend.calls_of("open_chat") == [(ChatTarget(run_id),)]
         assert harness.backend.conversation.asked == [("unlock", ("tuned",))]
-        assert harness.backend.conversation.decoding == Decoding(50, 0.0, 1.0, 1.0, num_beams=5)
+        assert harness.backend.conversation.decoding == Decoding(50, 0.0, 1.0, 1.0), "it streams"
 
 
 async def test_without_any_adapter_the_base_model_speaks(harness: AppHarness) -> None:
@@ -138,7 +142,7 @@ async def test_sampling_settings_are_checked_and_used_from_the_next_reply_on(har
         await pilot.press("end", "backspace", "0", "ctrl+s")
         await wait_for_text(app, "num_beams must be")
         await pilot.press("backspace", "1", "ctrl+s")
-        await wait_for_text(app, "streams")
+        await wait_for_text(app, "word by word")
         await pilot.press(*"hi", "enter")
         await wait_for_text(app, "4 tokens")
         assert harness.backend.conversation.decoding is not None
@@ -192,7 +196,12 @@ async def test_while_the_box_is_typed_in_the_hints_say_the_keys_that_work(
         await wait_for_text(app, "esc Leave box")
         hints = screen_text(app).splitlines()[-1]
         assert "f1-f6 Screens" in hints
-        assert "? Help" not in hints, "it would be typed"
+        assert "? Help" in hints
+        await pilot.press("a")
+        await wait_until(lambda: "? Help" not in screen_text(app))
+        await pilot.press("?")
+        assert app.screen.query_one("#prompt", TextArea).text == "a?", "it is typed"
+        await pilot.press("backspace", "backspace")
         assert len(app.screen.query_one(KeyHints)._click_areas) <= MAX_KEYS
         await pilot.press("escape")
         await wait_for_text(app, "? Help")
@@ -215,3 +224,108 @@ def _below(text: str, words: str) -> list[str]:
     """The lines under the one that has these words."""
     lines = text.splitlines()
     return lines[next(number for number, line in enumerate(lines) if words in line) + 1 :]
+
+
+async def test_the_question_is_shown_at_once_while_the_model_is_loaded(harness: AppHarness) -> None:
+    harness.backend.loading = asyncio.Event()
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", *"hi", "enter")
+        await wait_for_text(app, "you  hi")
+        await wait_for_text(app, "loading tiny · 50 % …")
+        await wait_for_text(app, "loading tiny · 50 % … · 1s")
+        harness.backend.loading.set()
+        await wait_for_text(app, "4 tokens")
+        assert screen_text(app).count("you  hi") == 1
+
+
+async def test_a_question_that_waits_for_its_model_can_be_taken_back(harness: AppHarness) -> None:
+    harness.backend.loading = asyncio.Event()
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", *"hi", "enter")
+        await wait_for_text(app, "loading tiny")
+        await pilot.press("escape")
+        await wait_until(lambda: app.screen.query_one("#prompt", TextArea).text == "hi")
+        assert "you  hi" not in screen_text(app)
+        assert "loading tiny" not in screen_text(app)
+        await pilot.press("enter")
+        await wait_for_text(app, "you  hi")
+        harness.backend.loading.set()
+        await wait_for_text(app, "4 tokens")
+        assert len(harness.backend.calls_of("open_chat")) == 1, "it went on loading"
+
+
+async def test_enter_on_an_empty_prompt_goes_on_with_a_reply_that_was_cut(harness: AppHarness) -> None:
+    harness.backend.conversation.cut = True
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", "enter", *"hi", "enter")
+        await wait_for_text(app, "cut at 4 tokens · enter on an empty prompt goes on")
+        await pilot.press("enter")
+        await wait_for_text(app, "the secret password is long")
+        await wait_until(lambda: "goes on" not in screen_text(app))
+        assert "6 tokens" in screen_text(app)
+        assert screen_text(app).count("you  hi") == 1
+        await pilot.press("enter")
+        assert [text for text, _ in harness.backend.conversation.asked] == ["hi", "go on"]
+
+
+async def test_arrows_recall_questions_of_all_conversations(harness: AppHarness) -> None:
+    async def ask(store: Store) -> None:
+        conversation = await chat_log.begin(store, None, "tiny", None)
+        for text in ("first", "second"):
+            await chat_log.add_turn(store, conversation, "user", text)
+
+    await harness.populate(ask)
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", *"third", "enter")
+        await wait_for_text(app, "4 tokens")
+        prompt = app.screen.query_one("#prompt", TextArea)
+        seen = []
+        for key in ("d", "up", "up", "up", "up", "down", "down", "down", "down"):
+            await pilot.press(key)
+            seen.append(prompt.text)
+        assert seen == ["d", "third", "second", "first", "first", "second", "third", "d", "d"]
+
+
+async def test_up_in_a_text_of_several_lines_moves_first(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", *"hi", "enter")
+        await wait_for_text(app, "4 tokens")
+        prompt = app.screen.query_one("#prompt", TextArea)
+        await pilot.press("a", "ctrl+j", "b", "up")
+        assert (prompt.text, prompt.cursor_location[0]) == ("a\nb", 0)
+        await pilot.press("up")
+        assert prompt.text == "hi"
+
+
+async def test_a_megabyte_is_pasted_folded_in_a_moment_and_sent_whole(harness: AppHarness) -> None:
+    pasted = "\x1b[2Jall of it, a line of words\n" * 35_000
+    assert len(pasted) > 1_000_000
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "3", *"read ")
+        prompt = app.screen.query_one("#prompt", TextArea)
+        began = time.monotonic()
+        app.post_message(events.Paste(pasted))
+        await pilot.pause()
+        assert time.monotonic() - began < 1.0
+        assert prompt.text == f"read [paste 1: {len(pasted):,} characters]"
+        began = time.monotonic()
+        await pilot.press("enter")
+        await wait_for_text(app, "4 tokens")
+        assert time.monotonic() - began < 3.0
+        assert harness.backend.conversation.asked[0][0] == f"read {pasted}".strip()
+        assert "[paste 1: " in screen_text(app)
+
+
+async def test_a_paste_that_can_be_read_stands_in_the_prompt(harness: AppHarness) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "3")
+        prompt = app.screen.query_one("#prompt", TextArea)
+        app.post_message(events.Paste("two\nlines"))
+        await wait_until(lambda: prompt.text == "two\nlines")
+
+
+async def test_the_help_opens_from_the_empty_prompt(harness: AppHarness) -> None:
+    async with harness.app() as (app, pilot):
+        await pilot.press("escape", "3", "?")
+        await wait_for_text(app, "Keys here")
+        assert "Which model" in screen_text(app)

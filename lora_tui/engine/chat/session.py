@@ -383,7 +383,7 @@ async def open_session(
     )
     history = History(base.tokenizer, by_template, context_tokens(base.model))
     conversation = await _new_conversation(store, source, base.name)
-    decoding = Decoding.of_chat(settings.fine_tuning.chat)
+    decoding = Decoding.of_settings(settings)
     switchable = SwitchableModel(base, model)
     session = ChatSession(host, store, settings, source, conversation, decoding, history, _model=switchable)
     host.register_session(session)

@@ -4,7 +4,6 @@ The model is loaded with the first question. The conversation belongs to the bac
 """
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -14,46 +13,27 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.message import Message
 from textual.reactive import var
-from textual.widgets import TextArea
 
 from lora_tui.files import write_atomically
 from lora_tui.protocol.backend import ChatTarget, Conversation
 from lora_tui.protocol.reply import Decoding, Side
+from lora_tui.store.chat_log import recent_questions
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES
+from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
+from lora_tui.tui.widgets.chat_input import ChatInput
 from lora_tui.tui.widgets.panel import Line
 
 if TYPE_CHECKING:
+    from textual.worker import Worker
+
     from lora_tui.config.models import Settings
-
-
-class ChatInput(TextArea):
-    """The prompt's text area: enter sends, ctrl+j or alt+enter begins a new line."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="chat.send", priority=True),
-        Binding("f1", "app.go('generate')", "Screens", id="chat.screens", priority=True, key_display="f1-f6",
-                tooltip="Go to another screen; the digits are typed here"),
-        Binding("ctrl+j,alt+enter", "newline", "New line", show=False, id="chat.newline", priority=True),
-    ]  # fmt: skip
-
-    class Sent(Message):
-        """The text is complete."""
-
-    def action_send(self) -> None:
-        """Send the text."""
-        self.post_message(self.Sent())
-
-    def action_newline(self) -> None:
-        """Insert a line break."""
-        self.insert("\n")
 
 
 class ChatScreen(ModeScreen):
@@ -70,11 +50,12 @@ class ChatScreen(ModeScreen):
         Binding("escape", "leave_prompt", "Leave box", id="chat.leave-prompt",
                 tooltip="Leave the prompt, so that keys such as 1-6, + and - work; i is back"),
         Binding("i,escape", "prompt", "Type", id="chat.prompt", tooltip="Back to the prompt"),
+        Binding("enter", "go_on", "Go on", id="chat.go-on", tooltip="More of a reply that was cut or stopped"),
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
-        Binding("ctrl+t", "pick_model", "Whom", id="chat.whom", priority=True,
-                tooltip="Choose a checkpoint to talk to"),
+        Binding("ctrl+t", "pick_model", "Which model", id="chat.whom", priority=True,
+                tooltip="Choose a checkpoint, or a base model, to talk to"),
         Binding("ctrl+x", "export", "Export", id="chat.export", priority=True,
                 tooltip="Write the adapter that answers here, or merged weights, for other programs"),
         Binding("ctrl+o", "settings", "Settings", id="chat.settings", priority=True,
@@ -96,12 +77,16 @@ class ChatScreen(ModeScreen):
         super().__init__(services)
         self.actions = actions
         self._chat_columns = ChatColumns(id="chat-columns")
-        self._prompt = ChatInput(id="prompt", compact=True, soft_wrap=True, placeholder="Ask something; enter sends")
+        self._prompt = ChatInput(id="prompt")
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None
         """The model of `_conversation`."""
         self._title = ""
+        self._loading: tuple[ChatTarget, asyncio.Task[Conversation]] | None = None
+        """The model that is being loaded."""
+        self._asking: Worker[None] | None = None
+        """The question that waits for its model; None once it is being answered."""
 
     def compose_body(self) -> ComposeResult:
         """The two columns, the prompt, and a line on how replies are decoded."""
@@ -120,8 +105,10 @@ class ChatScreen(ModeScreen):
         commands = self.state.settings.fine_tuning.chat.commands
         text: list[Content | str | tuple[str, str]] = [
             ("The model is loaded with the first question. ", DIM),
-            ("ctrl+t", "bold"), (" chooses another checkpoint or the base model, ", DIM),
-            ("ctrl+b", "bold"), (" puts the base model beside it.", DIM),
+            ("ctrl+t", "bold"), (" chooses another checkpoint or a base model, ", DIM),
+            ("ctrl+b", "bold"), (" puts the base model beside it.\n", DIM),
+            ("↑", "bold"), (" recalls earlier questions, ", DIM), ("?", "bold"),
+            (" in the empty prompt shows all keys.", DIM),
         ]  # fmt: skip
         if commands:
             shown = ", ".join(list(commands)[:6])
@@ -149,7 +136,7 @@ class ChatScreen(ModeScreen):
 
     def _describe(self, target: ChatTarget) -> str:
         if target.base_only:
-            return "the base model"
+            return "the base model" if target.run_id is None else f"the base model of run {target.run_id}"
         return f"run {target.run_id}, {target.checkpoint} checkpoint"
 
     async def update(self, *, changed: bool) -> None:
@@ -165,69 +152,124 @@ class ChatScreen(ModeScreen):
         self.show_run_in_bar(self.state.live_run, no_run=styled(safe_line(name, 60), (beside, DIM)))
         self._show_line()
 
-    def _show_line(self, text: str = "") -> None:
-        decoding = Decoding.of_chat(self.state.settings.fine_tuning.chat)
-        how = f"{decoding.num_beams} beams, all at once" if decoding.num_beams > 1 else "streams"
-        how += f" · {decoding.max_new_tokens} new tokens · temperature {decoding.temperature:g}"
+    def _show_line(self) -> None:
+        decoding = self._decoding
+        how = f"{decoding.num_beams} beams, shown at the end" if decoding.num_beams > 1 else "word by word"
+        how += f" · {count(decoding.max_new_tokens, 'token')} at most · temperature {decoding.temperature:g}"
         how += " · ctrl+o changes it"
         if self._exported_run is not None and self._chat_columns.newest_reply is not None:
             how = f"ctrl+x exports it · {how}"
-        self.query_one("#chat-line", Line).show(styled((text, "$accent"), "   " if text else "", (how, DIM)))
+        self.query_one("#chat-line", Line).show(styled((how, DIM)))
+
+    @property
+    def _decoding(self) -> Decoding:
+        return Decoding.of_settings(self.state.settings)
 
     # Talking
 
     @on(ChatInput.Sent)
-    def _sent(self) -> None:
-        text = self._prompt.text.strip()
-        if not text:
+    def _sent(self, event: ChatInput.Sent) -> None:
+        if not event.text and not self._chat_columns.can_go_on:
             return
         if self._busy:
             self.services.notify("The model is still answering; escape stops it.")
             return
-        self._prompt.clear()
-        if text.casefold() == "exit":
+        if event.text.casefold() == "exit":
+            self._prompt.clear()
             self.services.go_to("runs")
             return
         self._busy = True
-        self._answer(text)
+        if event.text:
+            self._prompt.take()
+            self._asking = self._ask(event.text, event.shown)
+        else:
+            self._go_on()
 
     @work(exit_on_error=False, group="chat")
-    async def _answer(self, text: str | None) -> None:
-        """Load the model, ask, and show the replies as they are decoded; None answers the last question anew."""
+    async def _ask(self, text: str | None, shown: str = "") -> None:
+        """Show the question, load the model, ask, and show the replies as they come; None asks the last one anew."""
+        columns = self._chat_columns
+        sides: tuple[Side, ...] = ("base",) if self.target.base_only else ("tuned",)
+        if columns.base_shown and not self.target.base_only:
+            sides = BOTH_SIDES
         try:
+            await columns.begin_exchange(text, sides, shown)
             conversation = await self._load()
-            beside = self._chat_columns.base_shown and len(conversation.sides) > 1
-            sides: Sequence[Side] = BOTH_SIDES if beside else conversation.sides[:1]
-            if text is not None:
-                await self._chat_columns.add_prompt(text, sides)
-            conversation.set_decoding(Decoding.of_chat(self.state.settings.fine_tuning.chat))
-            stream = conversation.reply(text, sides) if text is not None else conversation.regenerate(sides)
-            await self._chat_columns.stream_replies(stream, sides, self.services.notify)
+            self._asking = None
+            able = tuple(conversation.sides[: len(sides)])
+            if able != sides:  # a base model alone
+                await columns.take_back()
+                await columns.begin_exchange(text, able, shown)
+            columns.show_progress(self._how_it_begins, anew=True)
+            conversation.set_decoding(self._decoding)
+            stream = conversation.reply(text, able) if text is not None else conversation.regenerate(able)
+            await columns.stream_replies(stream, self.services.notify)
+        except asyncio.CancelledError:
+            if self._asking is None:  # escape
+                await self._give_back(text, shown)
+            raise
         except Exception as error:  # noqa: BLE001  # logged there; it ends this reply, not the conversation or the app
-            if text and not self._prompt.text:
-                self._prompt.text = text  # nobody should have to type it again
+            await self._give_back(text, shown)
             self.services.report_error(error)
         finally:
             self._busy = False
             self._show_line()
 
+    @work(exit_on_error=False, group="chat")
+    async def _go_on(self) -> None:
+        """Have the replies that were cut or stopped go on."""
+        assert self._conversation is not None, "it has replied"
+        try:
+            self._conversation.set_decoding(self._decoding)
+            await self._chat_columns.go_on(self._conversation.continue_reply(BOTH_SIDES), self.services.notify)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._chat_columns.end_with("it goes no further")
+            self.services.report_error(error)
+        finally:
+            self._busy = False
+
+    @property
+    def _how_it_begins(self) -> str:
+        beams = self._decoding.num_beams
+        return f"searching with {beams} beams" if beams > 1 else "reading"
+
+    async def _give_back(self, text: str | None, shown: str) -> None:
+        """Put a question that got no answer back into the prompt: nobody should have to type it again."""
+        if text is None or not self._chat_columns.is_empty or self._prompt.text:
+            self._chat_columns.end_with("no answer")
+            return
+        await self._chat_columns.take_back()
+        self._prompt.put_back(shown)
+
     async def _load(self) -> Conversation:
         """The conversation with the model that is chosen; loads it where another one is loaded, or none."""
         target = self.target
-        if self._conversation is not None and self._loaded_target == target:
-            return self._conversation
-        await self._unload()
-        self._show_line("loading the model …")
+        while self._loading is not None and self._loading[0] != target:  # somebody has not waited for it
+            await asyncio.wait([self._loading[1]])
+        if self._loading is None:
+            if self._conversation is not None and self._loaded_target == target:
+                return self._conversation
+            await self._unload()
+            task = asyncio.create_task(self._open(target))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody waits
+            self._loading = target, task
+        return await asyncio.shield(self._loading[1])
+
+    async def _open(self, target: ChatTarget) -> Conversation:
+        self._chat_columns.show_progress("loading the model", anew=True)
 
         def progress(phase: str, done: int, total: int) -> None:
-            share = f" {100 * done // total} %" if total > 1 else " …"
-            self._show_line(f"{safe_line(phase, 60).plain}{share}" if done < total else "")
+            share = f" · {100 * done // total} %" if total > 1 and done < total else ""
+            self._chat_columns.show_progress(safe_line(phase, 60).plain + share)
 
-        self._conversation = await self.services.backend.open_chat(target, self.state.settings, progress)
-        self._loaded_target = target
-        self._title = self._conversation.title
+        try:
+            conversation = await self.services.backend.open_chat(target, self.state.settings, progress)
+        finally:
+            self._loading = None
+        self._conversation, self._loaded_target = conversation, target
+        self._title = conversation.title
         self._show_target()
-        return self._conversation
+        return conversation
 
     @on(events.Unmount)
     async def _unload(self) -> None:
@@ -247,6 +289,8 @@ class ChatScreen(ModeScreen):
             return self._exported_run is not None
         if action == "stop":
             return self._busy
+        if action == "go_on":
+            return not self._busy and self._chat_columns.can_go_on
         if action == "leave_prompt":
             return not self._busy and isinstance(self.focused, ChatInput)
         if action == "prompt":
@@ -256,7 +300,7 @@ class ChatScreen(ModeScreen):
     @property
     def _exported_run(self) -> RunLine | None:
         """The run whose adapter answers here; None for the base model, and while the run goes on."""
-        run = self.state.run(self.target.run_id)
+        run = None if self.target.base_only else self.state.run(self.target.run_id)
         return run if run is not None and run.state not in LIVE_STATES else None
 
     def action_export(self) -> None:
@@ -265,8 +309,11 @@ class ChatScreen(ModeScreen):
             self.actions.ask_export(self._exported_run)
 
     def action_stop(self) -> None:
-        """Stop the reply."""
-        if self._conversation is not None:
+        """Stop the reply; a question that waits for its model goes back into the prompt."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+        elif self._conversation is not None:
             self._conversation.stop()
 
     def action_leave_prompt(self) -> None:
@@ -277,13 +324,17 @@ class ChatScreen(ModeScreen):
         """Go back to typing."""
         self._prompt.focus()
 
+    def action_go_on(self) -> None:
+        """Have a reply that was cut or stopped go on."""
+        self._busy = True
+        self._go_on()
+
     async def action_again(self) -> None:
         """Remove the last reply and have another."""
         if self._busy or self._conversation is None:
             return
         self._busy = True
-        await self._chat_columns.remove_last_replies()
-        self._answer(None)
+        self._asking = self._ask(None)
 
     def action_beside(self) -> None:
         """Show or hide the base model's column."""
@@ -345,10 +396,12 @@ class ChatScreen(ModeScreen):
             self.services.notify(f"Saved: {path}")
 
     @on(events.ScreenResume)
-    def _resumed(self) -> None:
-        """Take the model that another screen has asked for."""
+    async def _resumed(self) -> None:
+        """Take the model that another screen has asked for, and the questions that can be recalled."""
         requested, self.state.requested_chat = self.state.requested_chat, None
         if requested is not None:
             self.choose_target(requested)
         else:
             self._show_target()
+        if self.store is not None:
+            self._prompt.earlier = await recent_questions(self.store)

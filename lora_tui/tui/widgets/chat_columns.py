@@ -1,32 +1,35 @@
 """A conversation in two columns, tuned and base model: prompts as plain text, replies as Markdown as they stream in."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.widget import Widget
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, Side, TextDelta, TokenCount
-from lora_tui.text import clean
+from lora_tui.text import clean, count, duration
 from lora_tui.tui.text import DIM, safe_text, score_mark, styled
 from lora_tui.tui.widgets.panel import set_title
 
 BOTH_SIDES: tuple[Side, Side] = ("tuned", "base")
+
+_TICK_SECONDS = 0.5
 
 _FLUSH_SECONDS = 0.06
 """Text that arrives within this time is drawn at once."""
 
 
 class PromptMessage(Static):
-    """What the user has written."""
+    """What the user has written; `shown` in its place where it is too long to be shown whole."""
 
     DEFAULT_CSS = "PromptMessage { height: auto; margin: 1 0 0 0; padding: 0 1; }"
 
-    def __init__(self, text: str) -> None:
-        super().__init__(styled(("you  ", "bold $secondary"), safe_text(text)), markup=False)
+    def __init__(self, text: str, shown: str | None = None) -> None:
+        super().__init__(styled(("you  ", "bold $secondary"), safe_text(shown or text)), markup=False)
         self.text = text
 
 
@@ -48,7 +51,9 @@ class ReplyMessage(Vertical):
     def __init__(self) -> None:
         super().__init__()
         self._stream: MarkdownStream | None = None
-        self._status = Static("thinking …", classes="figures", markup=False)
+        self._status = Static("", classes="figures", markup=False)
+        self._doing = ""
+        self._since = time.monotonic()
         self._markdown = Markdown("", open_links=False)
         self._text = ""
         self.reply: Reply | None = None
@@ -60,18 +65,48 @@ class ReplyMessage(Vertical):
         """The reply so far, not cleaned."""
         return self.reply.text if self.reply is not None else self._text
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the reply has ended where the model had more to say."""
+        return self.reply is not None and self.reply.can_go_on
+
     def compose(self) -> ComposeResult:
         """The text, and its status or statistics below."""
         yield self._markdown
         yield self._status
 
-    def show_status(self, text: str) -> None:
-        """Show a line of progress below the text."""
-        self._status.update(Content(text))
+    def on_mount(self) -> None:
+        """Keep the seconds of what is going on up to date."""
+        self.set_interval(_TICK_SECONDS, self._show_progress)
+
+    def show_progress(self, doing: str, *, anew: bool = False) -> None:
+        """Show below the text what is going on, and for how long; `anew` begins to count."""
+        self._doing = doing
+        if anew:
+            self._since = time.monotonic()
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        if self._doing:
+            seconds = time.monotonic() - self._since
+            elapsed = f" · {duration(seconds)}" if seconds >= 1 else ""
+            self._status.update(Content(f"{self._doing} …{elapsed}"))
+
+    def show_end(self, text: str) -> None:
+        """Show why no more comes."""
+        self._doing = ""
+        self._status.update(styled((text, "$warning")))
+
+    def go_on(self) -> None:
+        """More text is about to come after that of the reply."""
+        self._text = self.text
+        self.reply = None
 
     async def append(self, text: str) -> None:
         """Add text to the end of the reply."""
         if self._stream is None:
+            self._doing = ""
+            self._status.update("")
             self._stream = Markdown.get_stream(self._markdown)
         self._text += text
         await self._stream.write(clean(text))
@@ -79,6 +114,7 @@ class ReplyMessage(Vertical):
     async def finish(self, reply: Reply) -> None:
         """Show the whole reply with its statistics."""
         await self.end_stream()
+        self._doing = ""
         self.reply = reply
         if reply.text != self._text:
             await self._markdown.update(clean(reply.text))
@@ -103,9 +139,10 @@ class ReplyMessage(Vertical):
             if not agrees and reply.predefined:
                 parts += [("expected  ", DIM), safe_text(reply.predefined), "\n"]
         speed = f" · {reply.tokens_per_s:.0f} tokens/s" if reply.seconds > 0 else ""
-        parts.append((f"{reply.tokens} tokens{speed}", DIM))
-        if reply.stopped:
-            parts.append((" · stopped", "$warning"))
+        parts.append((f"{count(reply.tokens, 'token')}{speed}", DIM))
+        if reply.can_go_on:
+            why = "stopped" if reply.stopped else f"cut at {count(reply.tokens, 'token')}"
+            parts += [(f" · {why}", "$warning"), (" · enter on an empty prompt goes on", DIM)]
         if self.rating is not None:
             parts.append((f" · rated {self.rating} of 5", "bold $accent"))
         if not reply.text:
@@ -126,6 +163,7 @@ class ChatColumns(Horizontal):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
+        self._last_prompts: list[PromptMessage] = []
         self._last_replies: dict[Side, ReplyMessage] = {}
 
     def compose(self) -> ComposeResult:
@@ -150,6 +188,22 @@ class ChatColumns(Horizontal):
         """The newest reply, the tuned model's where both have replied."""
         return self._last_replies.get("tuned") or next(iter(self._last_replies.values()), None)
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a reply of the newest exchange was cut or stopped."""
+        return any(message.can_go_on for message in self._last_replies.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has come of the newest exchange yet."""
+        return not any(message.text for message in self._last_replies.values())
+
+    def end_with(self, text: str) -> None:
+        """Show why the newest replies that have not ended get no more text."""
+        for message in self._last_replies.values():
+            if message.reply is None:
+                message.show_end(text)
+
     def set_speaker(self, name: str) -> None:
         """Set the title of the first column: the model that replies there."""
         set_title(self._column("tuned"), name)
@@ -162,35 +216,46 @@ class ChatColumns(Horizontal):
         """Show a text that the first prompt replaces."""
         self._column("tuned").mount(Static(text, classes="hint", markup=False))
 
-    async def add_prompt(self, text: str, sides: Sequence[Side]) -> None:
-        """Add a prompt at the end of the columns of these sides."""
+    async def begin_exchange(self, text: str | None, sides: Sequence[Side], shown: str | None = None) -> None:
+        """Add a prompt and the places of its replies; without a text the replies alone, in the place of the last."""
         await self.query(".hint").remove()
-        for place in self._places(sides):
-            await self._column(place).mount(PromptMessage(text))
+        if text is None:
+            await self._remove(self._last_replies.values())
+        self._last_prompts = []
+        self._last_replies = {}
+        for side, place in zip(sides, self._places(sides), strict=True):
+            column = self._column(place)
+            column.anchor()  # scroll along with what comes
+            if text is not None:
+                self._last_prompts.append(PromptMessage(text, shown))
+                await column.mount(self._last_prompts[-1])
+            self._last_replies[side] = ReplyMessage()
+            await column.mount(self._last_replies[side])
 
-    async def remove_last_replies(self) -> None:
-        """Remove the newest replies, so that others can take their place."""
+    async def take_back(self) -> None:
+        """Remove the newest exchange, which has no reply."""
+        await self._remove([*self._last_prompts, *self._last_replies.values()])
+        self._last_prompts, self._last_replies = [], {}
+
+    def show_progress(self, doing: str, *, anew: bool = False) -> None:
+        """Show where replies will come what is going on, and for how long; `anew` begins to count."""
         for message in self._last_replies.values():
+            if message.reply is None:
+                message.show_progress(doing, anew=anew)
+
+    async def _remove(self, messages: Iterable[Widget]) -> None:
+        for message in messages:
             await message.remove()
 
     async def clear(self) -> None:
         """Remove all messages."""
-        self._last_replies = {}
+        self._last_prompts, self._last_replies = [], {}
         for side in BOTH_SIDES:
             await self._column(side).remove_children()
 
-    async def stream_replies(
-        self, stream: AsyncIterator[ReplyItem], sides: Sequence[Side], notify: Callable[[str], None]
-    ) -> None:
-        """Draw the replies of these sides as their items arrive; a `Notice` goes to `notify`."""
-        messages: dict[Side, ReplyMessage] = {}
-        for side, place in zip(sides, self._places(sides), strict=True):
-            column = self._column(place)
-            column.anchor()  # scroll along with what comes
-            messages[side] = ReplyMessage()
-            await column.mount(messages[side])
-        self._last_replies = messages
-        started = time.monotonic()
+    async def stream_replies(self, stream: AsyncIterator[ReplyItem], notify: Callable[[str], None]) -> None:
+        """Draw the replies of the newest exchange as their items arrive; a `Notice` goes to `notify`."""
+        messages = self._last_replies
         pending: dict[Side, str] = {}
         flushed = 0.0
         try:
@@ -198,8 +263,7 @@ class ChatColumns(Horizontal):
                 if isinstance(item, TextDelta):
                     pending[item.side] = pending.get(item.side, "") + item.text
                 elif isinstance(item, TokenCount):
-                    seconds = time.monotonic() - started
-                    messages[item.side].show_status(f"thinking … {item.tokens} tokens, {seconds:.0f} s")
+                    messages[item.side].show_progress(f"searching · {count(item.tokens, 'token')} so far")
                 elif isinstance(item, Notice):
                     notify(item.text)
                 else:
@@ -212,6 +276,14 @@ class ChatColumns(Horizontal):
             await _flush(pending, messages)
             for message in messages.values():
                 await message.end_stream()
+
+    async def go_on(self, stream: AsyncIterator[ReplyItem], notify: Callable[[str], None]) -> None:
+        """Draw what comes after the newest replies that were cut or stopped."""
+        for message in self._last_replies.values():
+            if message.can_go_on:
+                message.go_on()
+        self.show_progress("reading", anew=True)
+        await self.stream_replies(stream, notify)
 
     def transcript(self, speaker: str) -> str:
         """The conversation as Markdown, one column after the other; empty where there are no messages."""
@@ -239,6 +311,5 @@ class ChatColumns(Horizontal):
 async def _flush(pending: dict[Side, str], messages: dict[Side, ReplyMessage]) -> None:
     """Draw the text that has gathered."""
     for side, text in pending.items():
-        messages[side].show_status("")
         await messages[side].append(text)
     pending.clear()
