@@ -292,9 +292,10 @@ def test_where_nothing_happens_nothing_is_sent_to_the_terminal(program: Program)
         for mode, terminal in terminals.items():
             terminal.shows("run 2")
             terminal.press(mode)
-        time.sleep(4.0)
-        for terminal in terminals.values():
-            terminal.listen(0.1)
-        time.sleep(2.5)
-        sent = {mode: terminal.listen(0.1) for mode, terminal in terminals.items()}
-        assert sent == dict.fromkeys(terminals, 0), [terminal.output[-500:] for terminal in terminals.values()]
+        silence, sent = dict.fromkeys(terminals, 0), None
+        for _ in range(6):  # a busy machine paints late
+            time.sleep(2.5)
+            sent = {mode: terminal.listen(0.1) for mode, terminal in terminals.items()}
+            if sent == silence:
+                break
+        assert sent == silence, [terminal.output[-500:] for terminal in terminals.values()]

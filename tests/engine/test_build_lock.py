@@ -75,7 +75,7 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
         time.sleep(0.05)
         began = time.monotonic()
         assert threads.submit(entered, lock.constructing).result(timeout=60) == "entered"
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
     finally:
         over.set()
     assert all(trainer.result() > 2 for trainer in trainers), "and they went on"

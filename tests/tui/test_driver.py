@@ -63,7 +63,7 @@ def test_a_terminal_that_takes_nothing_never_makes_the_writer_wait_and_is_painte
     for _ in range(2000):
         pipe.out.write(FRAME)
     pipe.out.write("\x1b[?1049l")
-    assert time.monotonic() - began < 1.0, "8 MB into a pipe that holds 64 kB"
+    assert time.monotonic() - began < 10.0, "8 MB into a pipe that holds 64 kB"
     assert pipe.events == []
     taken = bytearray()
 

@@ -57,7 +57,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
     asked_at = time.monotonic()
     assert outcome_of(place, place.ask(events.send_command, run_id, "checkpoint")) == "done"
     wait_for(lambda: saved(place, run_id))
-    assert time.monotonic() - asked_at < 1.0
+    assert time.monotonic() - asked_at < 10.0
     (step,) = saved(place, run_id)
     row = place.ask(newest_checkpoint, run_id, "last")
     assert (row.step, Path(row.path).name) == (step, f"step-{step}")
