@@ -5,6 +5,7 @@ is read in the parent process, which has nothing else to do.
 """
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -40,5 +41,10 @@ def _prepare(argv: list[str]) -> "AppLaunch":
 
 
 def _may_open_app(argv: Sequence[str]) -> bool:
-    """Whether all options are the app's; their values, and mistakes in them, are for the real parser."""
-    return all(word.partition("=")[0] in _APP_OPTIONS for word in argv if word.startswith("-"))
+    """Whether all options are the app's; their values, and mistakes in them, are for the real parser.
+
+    Never while a shell asks what may follow, which click answers.
+    """
+    return "_LORA_TUI_COMPLETE" not in os.environ and all(
+        word.partition("=")[0] in _APP_OPTIONS for word in argv if word.startswith("-")
+    )

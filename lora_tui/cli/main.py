@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_tui import __version__
+from lora_tui.cli.completion import SHELLS, THE_USED, choice_completer, configuration_keys, install
 from lora_tui.cli.request import (
+    LOG_LEVELS,
     MODES,
     NEWEST,
     Request,
@@ -67,6 +69,23 @@ Examples:
 _FILE = click.Path(path_type=Path)
 
 
+def _print_schema(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    """``--config-schema``: write the schema and end."""
+    if asked:
+        from lora_tui.config.reference import schema_text
+
+        click.echo(schema_text(), nl=False)
+        context.exit()
+
+
+def _install_completion(context: click.Context, parameter: click.Parameter, shell: str | None) -> None:
+    """``--install-completion``: write the file, say what was done, and end."""
+    if shell is not None:
+        for line in install(context.command, shell):
+            click.echo(line, err=True)
+        context.exit()
+
+
 class GroupedCommand(click.Command):
     """A click command whose help lists its options by group, then notes and examples."""
 
@@ -98,7 +117,7 @@ class GroupedCommand(click.Command):
     help="From a folder of text to a fine-tuned language model you can talk to. Without options: the "
     "full-screen app; where there is no terminal for it, how to begin.",
 )
-@click.option("--run", metavar="MODE", help=f"One of {', '.join(MODES)}.")
+@click.option("--run", metavar="MODE", shell_complete=choice_completer(MODES), help=f"One of {', '.join(MODES)}.")
 @click.option(
     "--generate-training-file",
     "training_file",
@@ -125,17 +144,42 @@ class GroupedCommand(click.Command):
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=configuration_keys,
     help="Set one configuration key, such as fine_tuning.lora.r=8. Repeatable.",
 )
 @click.option("--store", type=_FILE, metavar="FILE", help="The SQLite file with all runs.")
 @click.option("--json", "json_lines", is_flag=True, help="JSON lines on stdout and nothing else.")
 @click.option("--no-chat", is_flag=True, help="End after training instead of entering chat.")
-@click.option("--log-level", metavar="LEVEL", help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    shell_complete=choice_completer(LOG_LEVELS),
+    help="DEBUG (also shows tracebacks), INFO, WARNING or ERROR.",
+)
 @click.option("--runs", "list_runs", is_flag=True, help="List the runs in the store.")
 @click.option(
     "--attach", type=int, metavar="RUN", help="The app on a live or finished run; without a terminal, its events."
 )
 @click.option("--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
+@click.option(
+    "--config-schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print a JSON schema of the configuration, for editors.",
+)
+@click.option(
+    "--install-completion",
+    is_flag=False,
+    flag_value=THE_USED,
+    is_eager=True,
+    expose_value=False,
+    callback=_install_completion,
+    shell_complete=choice_completer(SHELLS),
+    metavar="[SHELL]",
+    help="Let bash, zsh or fish complete options, modes and configuration keys.",
+)
 @click.version_option(__version__, prog_name="lora-tui", message="%(prog)s %(version)s")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:

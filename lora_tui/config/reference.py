@@ -1,9 +1,11 @@
-"""Generator of the documented configuration file: every key at its default, its description as the comment above it.
+"""Generator of the documented configuration file: every key at its default, its description as the comment above it;
+and of its JSON schema.
 
 ``config.toml`` at the project's root is this text (a test holds the two together), so a description is written once,
 in `models`, and the file cannot lag behind the program.
 """
 
+import json
 from decimal import Decimal
 from textwrap import wrap
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from lora_tui.config.keys import all_keys, all_sections, open_tables, plain_value
+from lora_tui.config.models import Settings
 
 _WIDTH = 116
 
@@ -37,6 +40,15 @@ def reference_text() -> str:
             parts.append(f"\n{comment(key.description)}[{key.name}]\n")
             parts += [f"{toml_key(word)} = {toml_value(reply)}\n" for word, reply in key.default.items()]
     return "".join(parts)
+
+
+def schema_text() -> str:
+    """Return the JSON schema of the configuration, for editors that check TOML as it is typed.
+
+    Made from the same models as the file: types, bounds, allowed values, descriptions and defaults of every key.
+    """
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
+    return json.dumps({**schema, "title": "Configuration of lora-tui"}, indent=2, ensure_ascii=False) + "\n"
 
 
 def toml_value(value: Any, *, on_one_line: bool = False) -> str:

@@ -35,7 +35,19 @@ def test_help_names_every_option_of_the_contract(program: Program) -> None:
     for name in (
         *("--run", "--generate-training-file", "--config", "--set", "--store", "--json", "--resume", "--log-level"),
         *("--version", "--help", "--train-data-file", "--runs", "--attach", "--doctor", "--no-chat", "--prompt"),
-        *("--adapter", "--format", "--output", "130 ", "143", "129", "141", "Examples:", "full-screen app"),
+        *(
+            "--adapter",
+            "--config-schema",
+            "--install-completion",
+            "--format",
+            "--output",
+            "130 ",
+            "143",
+            "129",
+            "141",
+            "Examples:",
+            "full-screen app",
+        ),
     ):
         assert name in shown
     assert max(len(line) for line in shown.splitlines()) <= 80

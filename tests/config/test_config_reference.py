@@ -1,16 +1,22 @@
 """The documented configuration file, the list of keys, and what importing them costs."""
 
 import itertools
+import json
+import operator
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from lora_tui.config.keys import all_keys, all_sections, open_tables
 from lora_tui.config.load import load_settings
 from lora_tui.config.models import Settings
-from lora_tui.config.reference import reference_text, toml_value
+from lora_tui.config.reference import reference_text, schema_text, toml_value
 
 ROOT = Path(__file__).parents[2]
 CONTRACT_ORDER = [
@@ -131,3 +137,79 @@ print(time.process_time() - start)
         for _ in "123"
     ]
     assert min(float(one.stdout) for one in run) < 0.15
+
+
+_TYPES = {
+    "object": dict, "array": list, "string": str, "boolean": bool, "number": (int, float), "integer": int,
+    "null": type(None),
+}  # fmt: skip
+_BOUNDS: dict[str, Callable[[Any, Any], Any]] = {
+    "minimum": operator.ge, "exclusiveMinimum": operator.gt, "maximum": operator.le, "exclusiveMaximum": operator.lt,
+    "minItems": lambda value, least: len(value) >= least, "minLength": lambda value, least: len(value) >= least,
+    "pattern": lambda value, rule: re.search(rule, value),
+}  # fmt: skip
+_REMARKS = {"$schema", "$defs", "title", "description", "default", "discriminator", "format", "examples"}
+
+
+def refused(value: Any, schema: dict[str, Any], whole: dict[str, Any], where: str = "") -> list[str]:
+    """Where a value does not keep to a schema, for the part of JSON schema that ours uses."""
+    found: list[str] = []
+    if "type" in schema and (
+        not isinstance(value, _TYPES[schema["type"]]) or (isinstance(value, bool) and schema["type"] != "boolean")
+    ):
+        return [f"{where} is no {schema['type']}"]
+    for word, rule in schema.items():
+        if word == "$ref":
+            found += refused(value, whole["$defs"][rule.removeprefix("#/$defs/")], whole, where)
+        elif word in ("anyOf", "oneOf"):
+            fitting = [one for one in rule if not refused(value, one, whole)]
+            found += [] if fitting else [f"{where} fits none of {rule}"]
+        elif word in ("enum", "const"):
+            found += [] if value in (rule if word == "enum" else [rule]) else [f"{where} is none of {rule}"]
+        elif word == "properties":
+            for name, inner in value.items():
+                found += refused(inner, rule[name], whole, f"{where}.{name}") if name in rule else []
+        elif word == "additionalProperties":
+            others = [name for name in value if name not in schema.get("properties", {})]
+            for name in others:
+                inner = value[name]
+                found += [f"{where}.{name} is unknown"] if rule is False else []
+                found += refused(inner, rule, whole, f"{where}.{name}") if isinstance(rule, dict) else []
+        elif word == "required":
+            found += [f"{where}.{name} is missing" for name in rule if name not in value]
+        elif word == "items":
+            found += [fault for item in value for fault in refused(item, rule, whole, f"{where}[]")]
+        elif word in _BOUNDS:
+            found += [] if _BOUNDS[word](value, rule) else [f"{where} is not {word} {rule}"]
+        else:
+            assert word in {"type", *_REMARKS}, f"{word} is not checked here"
+    return found
+
+
+def test_the_documented_file_keeps_to_the_schema_and_every_key_is_in_it() -> None:
+    schema = json.loads(schema_text())
+    defaults = tomllib.loads(reference_text())
+    assert refused(defaults, schema, schema) == []
+    for key in all_keys().values():
+        place = schema
+        for word in key.name.split("."):
+            place = place["properties"][word]
+            place = {**schema["$defs"].get(place.get("$ref", "").removeprefix("#/$defs/"), {}), **place}
+        assert place["description"] == key.description, key.name
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "[fine_tuning]\nmodel_nam = 'x'",
+        "[fine_tuning.lora]\nr = 'many'",
+        "[fine_tuning.lora]\nr = 0",
+        "[fine_tuning.lora]\ndropout = 1.0",
+        "[fine_tuning.scheduler]\ntype = 'cosin'",
+        "[fine_tuning.evaluation]\ntest_prompts = [1]",
+        "[fine_tuning.chat.commands]\nunlock = 1",
+    ],
+)
+def test_what_the_program_refuses_the_schema_refuses(mistake: str, tmp_path: Path) -> None:
+    schema = json.loads(schema_text())
+    assert refused(tomllib.loads(mistake), schema, schema)
