@@ -30,6 +30,10 @@ class _Visible(dict[int, str]):
 _TABLE = _Visible(_VISIBLE)
 
 
+FETCHING = "fetching "
+"""How a phase begins whose progress is in bytes."""
+
+
 def clean(text: str, limit: int = 200_000) -> str:
     """Return `text` with every active character replaced by a visible one, at most `limit` characters long."""
     # Nothing of the table is printable, and nearly all text is.
@@ -53,6 +57,21 @@ def dollars(amount: float) -> str:
     if amount >= 0.1 or amount < 1e-6:
         return f"${amount:,.2f}"
     return f"${float(f'{amount:.2g}'):f}".rstrip("0")
+
+
+def progress_text(phase: str, done: float, total: float, seconds: float | None = None) -> str:
+    """Return what is being done, how far it is, and for how long: "fetching gpt2  40 of 93 MB · 12s".
+
+    A `total` of 0 or 1 has no figure; what is fetched is counted in bytes.
+    """
+    text = one_line(phase)
+    if total >= 1e6 and phase.startswith(FETCHING):
+        unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+        form = ".1f" if unit == 1e9 else ".0f"
+        text += f"  {done / unit:{form}} of {total / unit:{form}} {name}"
+    elif total > 1:
+        text += f"  {done:,.0f} of {total:,.0f}" if total < 10_000 else f"  {100 * done / total:.0f} %"
+    return text if seconds is None or seconds < 1 else f"{text} · {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:

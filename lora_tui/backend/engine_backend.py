@@ -137,11 +137,12 @@ class EngineBackend:
 
         return await self._on_store(lambda store: undo(store, run_id))
 
-    async def accepted_file(self, run_id: int) -> Path:
-        """Return the file with a run's accepted pairs."""
-        from lora_tui.engine.review.pairs import accepted_file
+    async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
+        """Return the file with a run's accepted pairs, or with those of earlier runs as well."""
+        from lora_tui.engine.review.pairs import accepted_file, accepted_file_with_earlier
 
-        return await self._on_store(lambda store: accepted_file(store, run_id))
+        find = accepted_file_with_earlier if with_earlier else accepted_file
+        return await self._on_store(lambda store: find(store, run_id))
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""

@@ -1,13 +1,15 @@
 """Forecasts as lines for people: every figure with where it comes from, unknown ones with the reason."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import SettingsForecast
+from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.protocol.choice import value_text
-from lora_tui.text import count, duration, one_line
+from lora_tui.text import count, dollars, duration, one_line
 
 _GENERATION = "data_generation"
 
@@ -100,19 +102,34 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines = [
             ("folder", f"{one_line(str(generation.folder), 60)}: {_amount(generation.files)} files{size}{skipped}")
         ]
-    lines.append(("model", one_line(settings.data_generation.model, 60)))
+    chosen = settings.data_generation
+    where = "this machine" if generation.address is None else generation.address
+    lines.append(("model", f"{one_line(chosen.model, 60)}, {one_line(where, 80)}"))
+    lines.append(("price", price_text(generation)))
+    if generation.is_paid and (chosen.budget_dollars or chosen.budget_tokens):
+        limits = [dollars(chosen.budget_dollars)] if chosen.budget_dollars else []
+        limits += [f"{chosen.budget_tokens:,} tokens"] if chosen.budget_tokens else []
+        lines.append(("budget", f"it stops at {' or '.join(limits)}"))
+    if generation.is_paid and (generation.key_needed or generation.key_set):
+        lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
+    lines.append(("pairs", f"{chosen.total_examples:,}, or as many as the text holds"))
+    lines.append(("file", _output(Path(chosen.output_file))))
     calls = sum(
         estimate.value or 0 for estimate in (generation.write_calls, generation.judge_calls, generation.analysis_calls)
     )
-    lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
-    if generation.prompt_tokens.value is not None:
+    if generation.address is not None:
+        lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
+    if generation.address is not None and generation.prompt_tokens.value is not None:
         out = "" if generation.completion_tokens.value is None else f", {_amount(generation.completion_tokens)} back"
         lines.append(("tokens", f"{_amount(generation.prompt_tokens)} sent{out}"))
-    if generation.dollars.value:
-        lines.append(("cost", f"about ${generation.dollars.value:,.2f}"))
-    if generation.key_needed or generation.key_set:
-        lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
-    return ForecastText(tuple(lines), tuple(_warnings_of(forecast.warnings, generation=True)), blocker)
+    warnings = tuple(_warnings_of(forecast.warnings, generation=True))
+    return ForecastText(tuple(lines), warnings, blocker, charge=charge_text(chosen, generation))
+
+
+def _output(path: Path) -> str:
+    """The file that the accepted pairs go to, and what becomes of one that is there."""
+    there = path.is_file() and path.stat().st_size > 0
+    return one_line(str(path), 80) + (" (the pairs in it now are kept under another name)" if there else "")
 
 
 def _no_folder(forecast: SettingsForecast) -> Blocker | None:

@@ -10,7 +10,7 @@ from typing import Any
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, count, duration, one_line
+from lora_tui.text import clean, count, duration, one_line, progress_text
 
 _MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
@@ -27,6 +27,8 @@ class RunProgress:
     verdicts: dict[object, str] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
     phase: dict[str, Any] = field(default_factory=dict)
+    phase_since: float = 0.0
+    """When the phase began, in seconds since the epoch."""
     paused: bool = False
     latest: str = ""
     """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
@@ -46,6 +48,8 @@ class RunProgress:
         elif event.kind == "step":
             self.step = payload
         elif event.kind == "progress":
+            if payload.get("phase") != self.phase.get("phase"):
+                self.phase_since = event.at
             self.phase = payload
             if payload.get("phase") == GENERATING:
                 self.target = payload.get("total") or self.target
@@ -85,12 +89,10 @@ def step_line(step: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def phase_line(phase: Mapping[str, Any]) -> str:
-    """Return a progress event: "fetching the built-in model  43%" or "…  12 of 96"."""
-    text = one_line(str(phase.get("phase", "")))
+def phase_line(phase: Mapping[str, Any], seconds: float | None = None) -> str:
+    """Return a progress event: "fetching the built-in model  40 of 93 MB · 12s"; `seconds` is how long it has taken."""
     done, total = phase.get("done") or 0, phase.get("total") or 0
-    if total:
-        text += f"  {done:,} of {total:,}" if total < 10_000 else f"  {100 * done / total:.0f}%"
+    text = progress_text(str(phase.get("phase", "")), done, total, seconds)
     return text + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
 
 

@@ -130,7 +130,12 @@ class PlainNarrator(Narrator):
         written, at = self._phase_written
         if phase != written or (total and done == total) or event.at - at >= _PHASE_SECONDS:
             self._phase_written = (str(phase), event.at)
-            self._line(phase_line(event.payload))
+            seconds = event.at - self._progress.phase_since
+            ended = bool(total) and done == total
+            if ended and total == 1:
+                self._line(f"{phase_line({'phase': phase})}: done in {duration(seconds)}")
+            else:
+                self._line(phase_line(event.payload, seconds))
 
     def _line(self, text: str) -> None:
         self._streams.err.write(text + "\n")
@@ -208,7 +213,8 @@ class LiveNarrator(Narrator):
         progress, phase, step = self._progress, self._progress.phase, self._progress.step
         in_phase = progress.latest == "progress" and (phase.get("done") or 0) < (phase.get("total") or 0)
         if in_phase and phase.get("phase") != GENERATING:
-            return phase["done"] or 0, phase["total"], phase_line(phase)
+            line = phase_line(phase, time.time() - progress.phase_since)
+            return (phase["done"] or 0, phase["total"], line) if phase["total"] > 1 else (0, 0, line)
         if step:
             score = "" if progress.score is None else f"  score {progress.score:.2f}"
             return step.get("step") or 0, step.get("steps") or 0, step_line(step) + score

@@ -90,12 +90,14 @@ class ForecastText:
     """What a configuration will do: lines of (what, figure), what to be warned of, and what keeps it from beginning.
 
     `choices` are the values that will be chosen for what nobody has written, in the order in which they are shown.
+    `charge` is what whoever begins should know of the price first; empty where there is nothing to pay.
     """
 
     lines: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
     blocker: Blocker | None = None
     choices: tuple[Choice, ...] = ()
+    charge: str = ""
 
 
 class Backend(Protocol):
@@ -133,8 +135,11 @@ class Backend(Protocol):
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
 
-    async def accepted_file(self, run_id: int) -> Path:
-        """Return the file with the accepted pairs of a run that has ended, written anew where it is gone."""
+    async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
+        """Return the file with the accepted pairs of a run that has ended, written anew where it is gone.
+
+        `with_earlier`: one that also has those of the earlier runs of the same model about the same text.
+        """
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""

@@ -95,14 +95,62 @@ async def has_question(store: Store, run_id: int, question_key: str) -> bool:
     return found is not None
 
 
-async def questions_of_chunk(store: Store, run_id: int, chunk_id: str, limit: int) -> list[str]:
-    """Return the newest questions on a chunk that were accepted or still wait for the judge."""
+async def questions_of_chunk(store: Store, run_ids: Sequence[int], chunk_id: str, limit: int) -> list[str]:
+    """Return the newest questions of these runs on a chunk that were accepted or still wait for the judge."""
     rows = await store.tuples(
-        "SELECT question FROM pairs WHERE chunk_id=? AND run_id=? AND state IN ('accepted', 'waiting')"
-        " ORDER BY id DESC LIMIT ?",
-        (chunk_id, run_id, limit),
+        f"SELECT question FROM pairs WHERE chunk_id=? AND run_id IN ({', '.join('?' * len(run_ids))})"
+        " AND state IN ('accepted', 'waiting') ORDER BY id DESC LIMIT ?",
+        (chunk_id, *run_ids, limit),
     )
     return [question for (question,) in rows]
+
+
+async def other_runs(store: Store, run_id: int, model: str) -> list[int]:
+    """Return the ids of the newest 100 generation runs with this model but for `run_id`, the oldest first."""
+    rows = await store.tuples(
+        "SELECT id FROM runs WHERE mode='generate' AND id<>?"
+        " AND json_extract(settings, '$.data_generation.model')=? ORDER BY id DESC LIMIT 100",
+        (run_id, model),
+    )
+    return [other for (other,) in reversed(rows)]
+
+
+async def runs_over_folder(store: Store, run_id: int, folder: str) -> int:
+    """Return how many generation runs have begun to read this folder before `run_id`."""
+    sql = (
+        "SELECT COUNT(*) FROM runs WHERE mode='generate' AND id<?"
+        " AND json_extract(settings, '$.data_generation.input_folder')=?"
+    )
+    return int(await store.value(sql, (run_id, folder)))
+
+
+async def accepted_of_earlier_runs(store: Store, run_id: int) -> dict[int, int]:
+    """Return how many accepted pairs about the documents of `run_id` the earlier runs of its model have, by run."""
+    return await store.mapping(
+        "SELECT pairs.run_id, COUNT(*) FROM pairs JOIN chunks ON chunks.id = chunk_id"
+        " JOIN runs ON runs.id = pairs.run_id JOIN runs AS own ON own.id = ?"
+        " WHERE runs.mode='generate' AND runs.id < own.id AND pairs.state='accepted'"
+        " AND json_extract(runs.settings, '$.data_generation.model')"
+        " = json_extract(own.settings, '$.data_generation.model')"
+        " AND document_id IN (SELECT document_id FROM run_documents WHERE run_id = own.id)"
+        " GROUP BY pairs.run_id ORDER BY pairs.run_id",
+        (run_id,),
+    )
+
+
+async def accepted_about_documents(
+    store: Store, run_id: int, run_ids: Sequence[int], after: int, limit: int
+) -> list[tuple[int, str]]:
+    """Return id and question of accepted pairs of `run_ids` about the documents of `run_id`, with ids above `after`."""
+    if not run_ids:
+        return []
+    rows = await store.tuples(
+        "SELECT pairs.id, question FROM pairs JOIN chunks ON chunks.id = chunk_id"
+        f" WHERE pairs.run_id IN ({', '.join('?' * len(run_ids))}) AND state='accepted' AND pairs.id>?"
+        " AND document_id IN (SELECT document_id FROM run_documents WHERE run_id=?) ORDER BY pairs.id LIMIT ?",
+        (*run_ids, after, run_id, limit),
+    )
+    return [(pair_id, question) for pair_id, question in rows]
 
 
 async def put_metrics(t: Store, pair_id: int, metrics: Mapping[str, float], details: Mapping[str, str]) -> None:

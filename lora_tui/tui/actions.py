@@ -22,6 +22,8 @@ class AppActions:
     def __init__(self, services: AppServices) -> None:
         self._services = services
         self._is_starting = False
+        self._agreed_charges: set[str] = set()
+        """Prices that were agreed to since the app began: nobody is asked twice."""
 
     # Runs
 
@@ -65,19 +67,24 @@ class AppActions:
             try:
                 found = await services.attempt(forecast(services.state.settings))  # anew: the file may be there by now
                 blocker = found.blocker if found is not None else None
-                if blocker is None:
-                    await self._start_and_show(mode)
-                else:
+                if blocker is not None:
                     services.show_problem(Problem(blocker.what, blocker.why, blocker.remedy))
+                elif found is not None and found.charge and found.charge not in self._agreed_charges:
+                    self._ask_charge(mode, found.charge)
+                else:
+                    await self._start_and_show(mode)
             finally:
                 self._is_starting = False
 
         services.run_worker(work(), "begin")
 
-    async def train_on_pairs(self, run_id: int) -> None:
-        """Train on the accepted pairs of a generation run, with the settings in view, and show it."""
+    async def train_on_pairs(self, run_id: int, *, with_earlier: bool = False) -> None:
+        """Train on the accepted pairs of a generation run, with the settings in view, and show it.
+
+        `with_earlier`: also on those of the earlier runs about the same text.
+        """
         services = self._services
-        path = await services.attempt(services.backend.accepted_file(run_id))
+        path = await services.attempt(services.backend.accepted_file(run_id, with_earlier=with_earlier))
         if path is not None:
             services.state.training_file = path
             self.start_unless_blocked("train", lambda settings: services.backend.forecast_training(settings, path))
@@ -95,6 +102,34 @@ class AppActions:
             self._services.ask(folder, lambda path: self.export(run, form, path) if path else None)
 
         self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
+
+    def _ask_charge(self, mode: str, charge: str) -> None:
+        """Ask before the first run that costs money without a limit."""
+        choices = [
+            Choice("start", "s", "Start", "it can be paused and stopped at any time"),
+            Choice("budget", "b", "Start with a limit", "it stops by itself after so many tokens"),
+            Choice("cancel", "c", "Cancel"),
+        ]
+
+        def chosen(choice: str) -> None:
+            if choice == "budget":
+                limit = TextDialog("Stop after how many tokens, sent and written together?", "1,000,000")
+                self._services.ask(limit, lambda text: self._start_with_limit(mode, text))
+                return
+            self._agreed_charges.add(charge)
+            self._services.run_worker(self._start_and_show(mode), "begin")
+
+        self._services.ask(ChoiceDialog(charge, choices), chosen)
+
+    def _start_with_limit(self, mode: str, text: str) -> None:
+        """Begin with a budget of tokens, which stays set."""
+        from lora_tui.config.explain import parse_edit
+        from lora_tui.config.load import with_values
+
+        key = "data_generation.budget_tokens"
+        with self._services.reporting():
+            tokens = parse_edit(key, "".join(text.replace(",", "").split()))
+            self.start_soon(mode, with_values(self._services.state.settings, {key: tokens}))
 
     async def resume(self, run: RunLine) -> None:
         """Go on with a run that was stopped, has failed or lost its process, with its own settings."""
@@ -118,7 +153,7 @@ class AppActions:
         """Export a run's adapter: a run of its own."""
         run_id = await self.start("export", {"adapter_run": run.id, "format": form, "output": path})
         if run_id is not None:
-            self._services.notify(f"Run {run_id} exports to {path}; it is listed here when it is done.")
+            self._services.notify(f"Exporting to {path} (run {run_id}).")
 
     async def rename(self, run: RunLine, name: str) -> None:
         """Name a run."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.tui.dialogs import Problem
 from lora_tui.tui.screens.base import ModeScreen
@@ -74,6 +76,7 @@ class StorePoller:
             state.runs = await run_lines(reader.store)
             self._choose_runs_in_view(first=first)
             self._report_failures()
+            await self._report_exports(reader.store)
         if first:
             state.reported_failures = state.reported_failures or set()
             if not state.runs and not state.is_configured:
@@ -103,6 +106,16 @@ class StorePoller:
                 state.in_view.setdefault(screen, newest)
         if first and state.live_run is not None:
             self._services.show_run(state.live_run)
+
+    async def _report_exports(self, store: Store) -> None:
+        """Say once where an export that was begun from this app has put what it wrote."""
+        state = self._services.state
+        for run in state.runs:
+            if run.mode == "export" and run.id in state.begun and run.state == "finished":
+                state.begun.discard(run.id)
+                row = await runs.get(store, run.id)
+                path = str((row.result if row is not None and row.result else {}).get("path", ""))
+                self._services.notify(f"Exported: {path}" if path else f"Run {run.id} has exported.")
 
     def _report_failures(self) -> None:
         """Show once that a run has failed since the app began to poll."""

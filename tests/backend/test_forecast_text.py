@@ -8,6 +8,7 @@ from lora_tui.backend.forecast_text import generation_forecast, training_forecas
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import forecast_with_history
+from lora_tui.protocol.backend import ForecastText
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,44 @@ def test_another_reason_is_given_too() -> None:
     settings = with_values(Settings(), {"fine_tuning.model_name": "nobody/nothing"})
     lines = dict(training_forecast(forecast_with_history(settings)).lines)
     assert lines["time"].startswith("unknown: no finished run has trained nobody/nothing")
+
+
+def _plan(**values: object) -> ForecastText:
+    Path("notes").mkdir(exist_ok=True)
+    Path("notes/a.txt").write_text("Bees dance. " * 400)
+    named = {f"data_generation.{key}": value for key, value in {"input_folder": "notes", **values}.items()}
+    settings = with_values(Settings(), named)
+    return generation_forecast(forecast_with_history(settings), settings)
+
+
+def test_the_price_is_known_or_said_to_be_unknown_before_anything_is_paid() -> None:
+    unknown = _plan(model="gpt-4o")
+    assert "not known for about" in dict(unknown.lines)["price"]
+    assert unknown.charge.startswith("gpt-4o at https://api.openai.com/v1 is paid for by use, and no budget is set.")
+    priced = _plan(model="gpt-4o", prompt_price=2.5, completion_price=10.0)
+    assert dict(priced.lines)["price"].startswith("about $0.")
+    assert "tokens" in priced.charge
+    limited = _plan(model="gpt-4o", budget_tokens=50_000)
+    assert dict(limited.lines)["budget"] == "it stops at 50,000 tokens"
+    assert limited.charge == "", "whoever has set a limit has decided"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "builtin"},
+        {"base_url": "http://localhost:11434/v1"},
+        {"base_url": "http://192.168.1.7:8000/v1"},
+        {"base_url": "http://gpu-box:8000/v1"},
+    ],
+)
+def test_nobody_is_asked_about_what_is_free(values: dict[str, object]) -> None:
+    plan = _plan(**values)
+    assert plan.charge == ""
+    assert dict(plan.lines)["price"].startswith("nothing: ")
+
+
+def test_the_plan_says_what_becomes_of_pairs_that_are_there() -> None:
+    assert dict(_plan().lines)["file"] == "accepted_training_data.txt"
+    Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
+    assert "kept under another name" in dict(_plan().lines)["file"]

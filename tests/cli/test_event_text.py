@@ -74,13 +74,16 @@ def test_a_loss_that_was_not_finite_is_a_gap_and_not_a_zero() -> None:
 @pytest.mark.parametrize(
     ("phase", "line"),
     [
-        ({"phase": "fetching", "done": 40_000_000, "total": 100_000_000}, "fetching  40%"),
+        ({"phase": "fetching gpt2", "done": 40_000_000, "total": 93_000_000}, "fetching gpt2  40 of 93 MB"),
+        ({"phase": "fetching gpt2", "done": 400_000_000, "total": 3_500_000_000}, "fetching gpt2  0.4 of 3.5 GB"),
+        ({"phase": "loading gpt2", "done": 0, "total": 1}, "loading gpt2"),
         ({"phase": "reading", "done": 3, "total": 9, "note": ""}, "reading  3 of 9"),
         ({"phase": "waiting", "done": 0, "total": 0}, "waiting"),
     ],
 )
 def test_progress_is_counted_or_measured(phase: dict[str, Any], line: str) -> None:
     assert phase_line(phase) == line
+    assert phase_line({**phase, "note": ""}, 75.0) == f"{line} · 1m 15s"
 
 
 def test_prompts_are_told_without_the_training_form() -> None:

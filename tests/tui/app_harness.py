@@ -101,6 +101,7 @@ class FakeBackend:
     blocker: Blocker | None = None
     loading: asyncio.Event | None = None
     """Event that a model waits for while it is loaded; None: it does not wait."""
+    charge: str = ""
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -147,8 +148,8 @@ class FakeBackend:
         self._note("undo", run_id)
         return None
 
-    async def accepted_file(self, run_id: int) -> Path:
-        self._note("accepted_file", run_id)
+    async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
+        self._note("accepted_file", run_id, *(["with earlier"] if with_earlier else []))
         return Path("pairs.txt")
 
     async def rename(self, run_id: int, name: str) -> None:
@@ -166,7 +167,9 @@ class FakeBackend:
 
     async def forecast_generation(self, settings: Settings) -> ForecastText:
         self._note("forecast_generation")
-        return ForecastText((("folder", "training_input: 9 files"), ("calls", "at least 230")), (), self.blocker)
+        return ForecastText(
+            (("folder", "training_input: 9 files"), ("calls", "at least 230")), (), self.blocker, charge=self.charge
+        )
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)

@@ -7,6 +7,7 @@ import pytest
 from textual.command import CommandPalette
 
 from lora_tui.config.load import with_values
+from lora_tui.config.written import written_keys
 from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -106,6 +107,19 @@ async def test_i_have_the_data_asks_for_a_file_that_is_there(harness: AppHarness
         assert app.current_mode == "train"
 
 
+async def test_what_is_left_alone_in_a_form_is_still_chosen_for_the_run(harness: AppHarness) -> None:
+    (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("3")
+        await wait_for_text(app, "chosen for this machine and your data")
+        await pilot.press("tab", "ctrl+s")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        written = written_keys(harness.backend.settings)
+        assert "fine_tuning.train_data_file" in written
+        assert "fine_tuning.model_name" not in written
+
+
 async def test_a_start_that_is_known_to_fail_is_refused_from_the_form_too(harness: AppHarness) -> None:
     (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
     async with harness.app((80, 24)) as (app, pilot):
@@ -118,6 +132,17 @@ async def test_a_start_that_is_known_to_fail_is_refused_from_the_form_too(harnes
         await pilot.press("ctrl+s")
         await wait_until(lambda: isinstance(app.screen, ProblemDialog))
         assert harness.backend.calls_of("start") == []
+
+
+@pytest.mark.parametrize("key", ["1", "2"])
+async def test_an_app_without_a_run_polls_no_more_than_it_should(harness: AppHarness, key: str) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("escape", key)
+        await pilot.pause(0.5)
+        before = app.poller.polls
+        await pilot.pause(1.0)
+        assert app.poller.polls - before <= 2 * harness.settings.app.refresh_per_second
 
 
 # Leaving

@@ -15,7 +15,14 @@ from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.widgets.key_hints import MAX_KEYS, KeyHints
-from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
+from tests.tui.app_harness import (
+    AppHarness,
+    create_run,
+    create_training_run,
+    screen_text,
+    wait_for_text,
+    wait_until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -329,3 +336,13 @@ async def test_the_help_opens_from_the_empty_prompt(harness: AppHarness) -> None
         await pilot.press("escape", "3", "?")
         await wait_for_text(app, "Keys here")
         assert "Which model" in screen_text(app)
+
+
+async def test_with_nothing_trained_chat_says_so_at_once(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_run(store, "generate"))
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("3")
+        await wait_for_text(app, "Nothing is trained yet: a base model answers")
+        await harness.populate(create_training_run)
+        await pilot.press("f4", "f3")
+        await wait_until(lambda: "Nothing is trained yet" not in screen_text(app))

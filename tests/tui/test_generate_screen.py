@@ -368,3 +368,70 @@ async def test_without_accepted_pairs_or_while_it_goes_on_nothing_leads_to_train
         await pilot.press("t")
         await pilot.pause()
         assert not harness.backend.calls_of("accepted_file")
+
+
+CHARGE = "gpt-4 at https://api.openai.com/v1 is paid for by use, and no budget is set. Price: not known."
+
+
+async def test_what_costs_money_is_asked_about_once(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_generation_run(store, "finished"))
+    harness.backend.charge = CHARGE
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("s")
+        await wait_for_text(app, "is paid for by use")
+        await pilot.press("enter")  # the answer that does no harm
+        await wait_until(lambda: len(app.screen_stack) == 1)
+        assert not harness.backend.calls_of("start")
+        for _ in range(2):
+            await pilot.press("s")
+            await pilot.pause(0.2)
+            if len(app.screen_stack) > 1:
+                await pilot.press("s")
+        await wait_until(lambda: len(harness.backend.calls_of("start")) == 2)
+
+
+async def test_a_limit_can_be_set_on_the_way(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_generation_run(store, "finished"))
+    harness.backend.charge = CHARGE
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("s")
+        await wait_for_text(app, "is paid for by use")
+        await pilot.press("b")
+        await wait_for_text(app, "Stop after how many tokens")
+        await pilot.press("ctrl+a", "ctrl+k", *"20,000", "enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.settings.data_generation.budget_tokens == 20_000
+
+
+async def test_what_is_being_loaded_is_shown_with_how_long_it_takes(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_run(store, "generate", "running"))
+    fetching = {"phase": "fetching the built-in model", "done": 40_000_000, "total": 93_000_000}
+    async with harness.app((80, 24)) as (app, _), await Store.open(harness.path) as store:
+        await events.append(store, run_id, [(time.time() - 60, "progress", fetching)])
+        await wait_for_text(app, "fetching the built-in model  40 of 93 MB · 1m ")
+        loading = {"phase": "loading SmolLM2-135M-Instruct", "done": 0, "total": 1}
+        await events.append(store, run_id, [(time.time() - 4, "progress", loading)])
+        await wait_for_text(app, "loading SmolLM2-135M-Instruct · ")
+        await events.append(store, run_id, [(time.time(), "progress", {**loading, "done": 1})])
+        await wait_for_text(app, "of 100 accepted")
+
+
+async def test_pairs_of_earlier_runs_about_the_same_files_can_be_trained_on_too(harness: AppHarness) -> None:
+    async def twice(store: Store) -> list[int]:
+        return [await create_generation_run(store, "finished") for _ in range(2)]
+
+    _, newer = await harness.populate(twice)
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "✓ 3 pairs accepted    t  train on them    T  with 3 of earlier runs")
+        await pilot.press("T")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("accepted_file") == [(newer, "with earlier")]
+
+
+async def test_a_warning_of_a_run_is_said_once(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_run(store, "generate", "running"))
+    async with harness.app((80, 24)) as (app, _), await Store.open(harness.path) as store:
+        warning = {"message": "pairs.txt is there already: the pairs of run 1 stay in pairs.run-1.txt"}
+        await events.append(store, run_id, [(time.time(), "warning", warning), (1.0, "warning", {"message": "old"})])
+        await wait_for_text(app, "pairs of run 1 stay")
+        assert [note.message for note in app._notifications] == [warning["message"]]

@@ -303,3 +303,16 @@ async def test_the_cursor_reads_out_and_zoom_magnifies_around_it(harness: AppHar
         await pilot.press("escape")
         await wait_until(lambda: not plot.is_moved)
         assert app.screen.has_class("-comparing"), "the marks go with the next escape"
+
+
+async def test_where_an_export_has_gone_is_said_when_it_is_done(harness: AppHarness) -> None:
+    trained = await harness.populate(create_training_run)
+    harness.backend.next_run = trained + 1
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (1)")
+        await pilot.press("e", "a", "enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        result = {"path": "/exports/run-1-adapter"}
+        await harness.populate(lambda store: create_run(store, "export", "finished", result=result))
+        await wait_for_text(app, "Exported: /exports/run-1-adapter")

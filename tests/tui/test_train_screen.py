@@ -203,7 +203,7 @@ async def test_what_is_being_loaded_is_said_before_the_first_step(harness: AppHa
         await wait_for_text(app, "96 examples")
         progress = {"phase": "fetching the built-in model", "done": 30, "total": 100}
         await events.append(store, run_id, [(1.0, "progress", progress)])
-        await wait_for_text(app, "fetching the built-in model 30 %")
+        await wait_for_text(app, "fetching the built-in model  30 of 100")
 
 
 @pytest.mark.parametrize(

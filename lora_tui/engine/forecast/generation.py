@@ -25,6 +25,7 @@ from lora_tui.config.models import DataGeneration, Settings
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
+from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import token_prices
@@ -32,7 +33,7 @@ from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
-from lora_tui.text import count
+from lora_tui.text import count, dollars, one_line
 
 _JUDGED_PAIR_TOKENS = 100
 _JUDGEMENT_TOKENS = 6
@@ -48,6 +49,8 @@ class GenerationForecast:
 
     `problem` says why the folder cannot be used; `skipped` counts the files in it that are not read. `key_set` tells
     whether the environment variable `key_name` holds anything, never what; `key_needed` whether a run needs it.
+    `address` is where the passages are sent, None for the built-in model; `is_paid` whether it is somebody else's
+    machine, which asks for money as a rule.
     """
 
     folder: Path
@@ -64,6 +67,8 @@ class GenerationForecast:
     key_name: str
     key_needed: bool
     key_set: bool
+    address: str | None
+    is_paid: bool
 
 
 def forecast_generation(settings: Settings) -> GenerationForecast:
@@ -75,7 +80,7 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     if problem is None and not used:
         problem = f"data_generation.input_folder: no file in {folder} can be used"
     calls = _calls(data)
-    sent, written, dollars = _cost(data, used, calls, problem)
+    sent, written, cost = _cost(data, used, calls, problem)
     write, judge, analyse = (Estimate(number, "if every pair is accepted") for number in calls)
     unreadable = _unknown(problem) if problem and not candidates else None
     return GenerationForecast(
@@ -89,11 +94,47 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         analysis_calls=analyse,
         prompt_tokens=sent,
         completion_tokens=written,
-        dollars=dollars,
+        dollars=cost,
         key_name=data.api_key_env,
         key_needed=data.model != BUILTIN and not data.base_url,
         key_set=bool(os.environ.get(data.api_key_env, "").strip()),
+        address=None if data.model == BUILTIN else shown_url(data.base_url or OPENAI_URL),
+        is_paid=data.model != BUILTIN and not is_own_network(data.base_url or OPENAI_URL),
     )
+
+
+def price_text(forecast: GenerationForecast) -> str:
+    """Return what a run will cost in words: "nothing: …", "about $0.42-0.84, …" or that it is not known.
+
+    The lower figure is if every pair is accepted, the higher if half of them are.
+    """
+    if not forecast.is_paid:
+        return "nothing: it runs on this machine" if forecast.address is None else "nothing: a server of your own"
+    sent, written, least = forecast.prompt_tokens.value, forecast.completion_tokens.value, forecast.dollars.value
+    if sent is None or written is None:
+        return "not known"
+    tokens = f"{_rounded(sent + written)}-{_rounded(2 * (sent + written))} tokens"
+    if least is None:
+        return f"not known for about {tokens}: set data_generation.prompt_price and completion_price to see it"
+    return f"about {dollars(least)}-{dollars(2 * least)[1:]} for {tokens}"
+
+
+def charge_text(data: DataGeneration, forecast: GenerationForecast) -> str:
+    """Return what whoever begins a run should know of its price; empty where it costs nothing or has a budget."""
+    if not forecast.is_paid or data.budget_tokens or data.budget_dollars:
+        return ""
+    return (
+        f"{one_line(data.model, 60)} at {one_line(forecast.address or '', 80)} is paid for by use, and no budget is "
+        f"set. Price: {price_text(forecast)}."
+    )
+
+
+def _rounded(tokens: float) -> str:
+    """Return a number of tokens in two digits: "0.8 M", "120,000"."""
+    if tokens >= 1e6:
+        return f"{tokens / 1e6:.1f} M"
+    digits = max(0, len(str(round(tokens))) - 2)
+    return f"{round(tokens, -digits):,.0f}"
 
 
 _LISTINGS: dict[tuple[Path, Path], tuple[float, Sequence[Candidate], str | None]] = {}
@@ -148,12 +189,12 @@ def _cost(
     )
     note = f"for {count(sum(calls), 'call')}, if every pair is accepted"
     prices = token_prices(data)
-    dollars = (
+    cost = (
         Estimate(prices.cost(round(sent), round(written)), note, estimated=True)
         if prices.known
         else Estimate(None, "set data_generation.prompt_price and completion_price to see it")
     )
-    return Estimate(round(sent), note, estimated=True), Estimate(round(written), note, estimated=True), dollars
+    return Estimate(round(sent), note, estimated=True), Estimate(round(written), note, estimated=True), cost
 
 
 def _unknown(problem: str) -> Estimate:

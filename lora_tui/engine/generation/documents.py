@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -151,6 +152,14 @@ def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candid
         yield Candidate(path, _name(path, folder), 0, f"the folder cannot be listed ({problem.strerror})")
 
 
+def _is_output(path: Path, output_file: Path) -> bool:
+    """Tell whether a file is what generation writes: the output file, or a copy that is kept of it (`output`)."""
+    if path.parent != output_file.parent or path.suffix != output_file.suffix:
+        return False
+    kept = rf"{re.escape(output_file.stem)}(\.run-\d+|\.runs[-\d]+|\.\d+)?"
+    return re.fullmatch(kept, path.stem) is not None
+
+
 def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -> Candidate:
     """Return the file with the reason why it is skipped, as far as that is known without opening it."""
     name, size, reason, suffix = _name(path, folder), 0, None, path.suffix.lower()
@@ -162,7 +171,7 @@ def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -
             reason = "hidden file"
         elif not stat.S_ISREG(status.st_mode):
             reason = "a device, socket or pipe"
-        elif target == output_file:
+        elif output_file is not None and _is_output(target, output_file):
             reason = "the output of generation itself"
         elif path.is_symlink() and not target.is_relative_to(root):
             reason = "a link that leaves the folder"

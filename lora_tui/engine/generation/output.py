@@ -7,6 +7,7 @@ import filecmp
 import itertools
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_tui.engine.data.training_text import format_training_text
@@ -73,14 +74,22 @@ async def write_accepted(store: Store, run_id: int, path: Path, *, even_if_none:
 
     Without any, an older file stays as it is, unless `even_if_none` says that it is this run's own.
     """
-    page = await store_generation.accepted_texts(store, run_id, 0, _PAGE)
-    written = 0
-    if not page and not even_if_none:
+    return await write_accepted_of_runs(store, (run_id,), path, even_if_none=even_if_none)
+
+
+async def write_accepted_of_runs(
+    store: Store, run_ids: Sequence[int], path: Path, *, even_if_none: bool = False
+) -> int:
+    """Write the accepted pairs of these runs, one run after the other, as training text; returns how many."""
+    if not even_if_none and not [run for run in run_ids if await store_generation.accepted_texts(store, run, 0, 1)]:
         return 0
+    written = 0
     with atomic_writer(path) as file:
-        while page:
-            file.write("\n" if written else "")
-            file.write(format_training_text((question, answer) for _, question, answer in page))
-            written += len(page)
-            page = await store_generation.accepted_texts(store, run_id, page[-1][0], _PAGE)
+        for run_id in run_ids:
+            after = 0
+            while page := await store_generation.accepted_texts(store, run_id, after, _PAGE):
+                file.write("\n" if written else "")
+                file.write(format_training_text((question, answer) for _, question, answer in page))
+                written += len(page)
+                after = page[-1][0]
     return written

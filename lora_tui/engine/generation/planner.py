@@ -110,10 +110,22 @@ def pairs_by_call(chosen: DataGeneration) -> list[int]:
 
 
 class Planner:
-    """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts."""
+    """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts.
 
-    def __init__(self, store: Store, run_id: int, corpus: Corpus, chosen: DataGeneration, first_round: int) -> None:
+    Questions of `earlier_runs` (ids) about a passage are named in its requests as those to avoid.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: int,
+        corpus: Corpus,
+        chosen: DataGeneration,
+        first_round: int,
+        earlier_runs: Sequence[int] = (),
+    ) -> None:
         self._store = store
+        self._earlier_runs = earlier_runs
         self._run_id = run_id
         self._corpus = corpus
         self._chosen = chosen
@@ -163,7 +175,11 @@ class Planner:
             count=int(task.slot["count"]),
             further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
-            avoid=tuple(await store_generation.questions_of_chunk(self._store, self._run_id, row.id, _MAX_AVOIDED)),
+            avoid=tuple(
+                await store_generation.questions_of_chunk(
+                    self._store, (self._run_id, *self._earlier_runs), row.id, _MAX_AVOIDED
+                )
+            ),
         )
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:

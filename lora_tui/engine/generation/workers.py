@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from lora_tui.engine.generation import analysis, judging
+from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel, Proposals, ProposedPair
 from lora_tui.engine.generation.judging import NearDuplicates, PairJudge, Refusal
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
@@ -43,6 +44,7 @@ class Workers:
     progress: GenerationProgress
     files: int
     wait_while_paused: Callable[[], Awaitable[None]]
+    earlier: EarlierPairs = field(default_factory=EarlierPairs)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     latest_analysis: AnalysisRow | None = None
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
@@ -73,7 +75,7 @@ class Workers:
         chunk = await self._chunk(task.chunk_id)
         directives = self.latest_analysis.directives if self.latest_analysis else []
         request = await self.planner.request(task, chunk, directives)
-        proposals = await self.model.propose(request, call)
+        proposals = self.earlier.without_repeated(await self.model.propose(request, call))
         await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
 
     async def _store_proposals(

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
+from lora_tui.config.written import written_keys
+from lora_tui.engine.forecast.generation import charge_text, forecast_generation
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
+from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
@@ -31,10 +34,10 @@ from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
 from lora_tui.engine.runtime.commands import DONE
-from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
+from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
-from lora_tui.store import tasks
+from lora_tui.store import runs, tasks
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
@@ -65,6 +68,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     Raises `LoraTuiError` if the target is not reached, `UnreachableError` if the endpoint is at fault, `Stopped` when
     asked to stop.
     """
+    ctx = await _with_own_seed(ctx)
     settings = ctx.settings.data_generation
     for advice in advise(ctx.settings):
         if advice.startswith("data_generation"):
@@ -72,6 +76,8 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     await tasks.mark_lost_attempts(ctx.store, ctx.run_id)
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
+    if not ctx.resumed and (charge := await asyncio.to_thread(_charge, ctx.settings)):
+        ctx.emit("note", message=f"{charge}\nIt stops by itself with data_generation.budget_tokens, or budget_dollars.")
     await _keep_older(ctx, output)
     check_writable(output)
     await _report_pause_ended(ctx)
@@ -92,9 +98,28 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     result = await _finish(ctx, corpus, output, end.value)
     if end is RunEnd.STOPPED:
         raise Stopped(result)
+    if end is RunEnd.NOTHING_NEW and not result["accepted"]:
+        earlier = await EarlierPairs.load(ctx.store, ctx.run_id, settings.model)
+        if earlier.known:
+            raise GenerationFailedError(earlier.nothing_new(), result)
     if end is not RunEnd.TARGET:
         raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
     return result
+
+
+async def _with_own_seed(ctx: RunContext) -> RunContext:
+    """The run with a seed of its own, kept with its settings: it is the same when the run is resumed."""
+    if ctx.resumed:
+        return ctx
+    settings = await seeded_for_run(ctx.store, ctx.run_id, ctx.settings)
+    if settings is ctx.settings:
+        return ctx
+    await runs.set_settings(ctx.store, ctx.run_id, settings.model_dump(mode="json"), written_keys(settings))
+    return ctx.with_settings(settings)
+
+
+def _charge(settings: Settings) -> str:
+    return charge_text(settings.data_generation, forecast_generation(settings))
 
 
 async def _keep_older(ctx: RunContext, output: Path) -> None:
@@ -146,7 +171,9 @@ async def open_model(ctx: RunContext) -> GenerationModel:
     """
     if ctx.settings.data_generation.model == BUILTIN:
         await asyncio.to_thread(ensure_builtin, progress_events(ctx.emit))  # before torch, which takes ten seconds
+        ctx.emit("progress", phase=STARTING_TORCH, done=0, total=1)
         builtin_model = await asyncio.to_thread(_import_builtin_model)
+        ctx.emit("progress", phase=STARTING_TORCH, done=1, total=1)
         ctx.raise_if_stopping()
         return await builtin_model.load(ctx)
     return await asyncio.to_thread(_open_remote, ctx)
@@ -201,7 +228,10 @@ async def _workers(
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
     async with store.transaction() as t:
         aggregator, version = await replay_and_record(t, GENERATION, settings.adaptive_aggregator.learning_rate)
-    planner = Planner(store, run_id, corpus, settings, max(1, await tasks.last_round(store, run_id)))
+    earlier = await EarlierPairs.load(store, run_id, settings.model)
+    if note := earlier.note():
+        ctx.emit("note", message=note)
+    planner = Planner(store, run_id, corpus, settings, max(1, await tasks.last_round(store, run_id)), earlier.runs)
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -213,6 +243,7 @@ async def _workers(
         progress=progress,
         files=len(corpus.sources),
         wait_while_paused=control.wait_while_paused,
+        earlier=earlier,
     )
     await workers.restore()
     ctx.emit(

@@ -7,7 +7,7 @@ missing. The jobs themselves are `lora_tui.engine.jobs.train`, `evaluate` beside
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
@@ -16,7 +16,7 @@ from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
-from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import LoadProgress
@@ -26,6 +26,8 @@ from lora_tui.store.connection import Store
 
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatHost, ChatSession
+
+T = TypeVar("T")
 
 
 async def train(ctx: RunContext) -> dict[str, Any]:
@@ -42,7 +44,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
         )
         ctx = ctx.with_settings(recipe.settings)
     check_source(ctx.settings.fine_tuning.model_name)
-    job = await asyncio.to_thread(_train_job)
+    job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
     return await job(ctx, data_file, data, recipe.choices)
 
@@ -72,7 +74,7 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
             "Train first (--run train), or name an adapter with --adapter FOLDER."
         )
     check_source(source.base_model(ctx.settings))
-    job = await asyncio.to_thread(_evaluate_job)
+    job = await _imported(ctx, _evaluate_job)
     ctx.raise_if_stopping()
     return await job(ctx, source)
 
@@ -91,8 +93,18 @@ async def open_chat(
     `options` are those of `lora_tui.engine.chat.session.open_session`.
     """
     await check_chat(host.open_store, settings, options)
+    progress(STARTING_TORCH, 0, 1)
     open_session = await asyncio.to_thread(_chat_opener)
+    progress(STARTING_TORCH, 1, 1)
     return await open_session(host, settings, options, progress)
+
+
+async def _imported(ctx: RunContext, find: Callable[[], T]) -> T:
+    """Import the job that `find` returns in a thread, and report that PyTorch is starting."""
+    ctx.emit("progress", phase=STARTING_TORCH, done=0, total=1)
+    job = await asyncio.to_thread(find)
+    ctx.emit("progress", phase=STARTING_TORCH, done=1, total=1)
+    return job
 
 
 def _train_job() -> Callable[[RunContext, Path, ReadResult, Sequence[Choice]], Awaitable[dict[str, Any]]]:

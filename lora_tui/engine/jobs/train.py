@@ -32,6 +32,7 @@ from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.review.aggregators import evaluation_aggregator
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
+from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import TextDataset
@@ -69,7 +70,8 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
     summary = run.summary(result)
     if result.stopped_by == "request":
         raise Stopped(summary)
-    return summary
+    flag = store_flag(ctx.store.path)
+    return {**summary, "commands": [f"lora-tui --run chat{flag}", f"lora-tui --run export --format merged{flag}"]}
 
 
 async def _run_folder(ctx: RunContext) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -30,6 +31,7 @@ from lora_tui.engine.models.builtin import BUILTIN, TITLE
 from lora_tui.engine.models.hub_info import locate
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 from lora_tui.protocol.backend import LoadProgress
+from lora_tui.text import FETCHING
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,10 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
         if not Path(source).is_dir():
-            snapshot_download(source, allow_patterns=_MODEL_FILES)  # outside the lock: no trainer waits for it
+            # Outside the lock: no trainer waits for it.
+            bar = fetching_bar(f"{FETCHING}{wanted}", progress)
+            snapshot_download(source, allow_patterns=_MODEL_FILES, tqdm_class=bar)
+            progress(phase, 0, 1)
         with constructing():
             model = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -92,6 +97,24 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
         tokenizer.pad_token = tokenizer.eos_token
     progress(phase, 1, 1)
     return BaseModel(model, tokenizer, device, dtype, wanted)
+
+
+def fetching_bar(phase: str, progress: LoadProgress) -> type[tqdm]:
+    """Return a progress bar that draws nothing and reports the bytes that have come, for `snapshot_download`."""
+
+    class FetchingBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._counts_bytes = options.get("unit") == "B"
+            self._done = 0.0
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._done += n or 0
+            if self._counts_bytes and self.total and self._done < self.total:
+                progress(phase, int(self._done), int(self.total))
+            return None
+
+    return FetchingBar
 
 
 def check_qlora(device: torch.device) -> None:

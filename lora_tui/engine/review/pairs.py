@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_tui.engine.generation.output import absolute, kept_path, last_writer, write_accepted
+from lora_tui.engine.generation.output import (
+    absolute,
+    kept_path,
+    last_writer,
+    write_accepted,
+    write_accepted_of_runs,
+)
 from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import ReviewResult
@@ -218,8 +224,27 @@ async def accepted_file(store: Store, run_id: int) -> Path:
         file = await output_file_of_run(t, run_id) or kept_path(path, run_id)
         if not file.is_file() and not await write_accepted(t, run_id, file):
             raise UsageError(f"Run {run_id} has no accepted pair to train on.")
+    return _from_here(file)
+
+
+async def accepted_file_with_earlier(store: Store, run_id: int) -> Path:
+    """Write a run's accepted pairs with those of the earlier runs of its model about the same text; returns the file.
+
+    It stands beside the run's own: "pairs.runs-1-2.txt". Raises `UsageError` where no pair is accepted.
+    """
+    async with store.transaction() as t:
+        path = await _path_written(t, run_id)
+        run_ids = [*await generation.accepted_of_earlier_runs(t, run_id), run_id]
+        if path is None:
+            raise UsageError(f"Run {run_id} has no accepted pair to train on.")
+        file = path.with_name(f"{path.stem}.runs-{'-'.join(map(str, run_ids))}{path.suffix}")
+        await write_accepted_of_runs(t, run_ids, file)
+    return _from_here(file)
+
+
+def _from_here(path: Path) -> Path:
     here = Path.cwd()
-    return file.relative_to(here) if file.is_relative_to(here) else file
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 async def rewrite_file(store: Store, run: RunOfPair) -> tuple[Path | None, str | None]:

@@ -32,6 +32,10 @@ _SECONDS_BETWEEN_PROGRESS = 0.25
 """What a person can follow, and a store can hold."""
 
 
+STARTING_TORCH = "starting PyTorch"
+"""The phase in which torch and transformers are imported: up to ten seconds on a slow machine."""
+
+
 class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an error
     """Raised inside a job that leaves early because it was asked to, with its work saved."""
 

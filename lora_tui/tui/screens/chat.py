@@ -110,6 +110,10 @@ class ChatScreen(ModeScreen):
             ("↑", "bold"), (" recalls earlier questions, ", DIM), ("?", "bold"),
             (" in the empty prompt shows all keys.", DIM),
         ]  # fmt: skip
+        if not any(run.mode in TRAINING_MODES and run.folder for run in self.state.runs):
+            untrained = "Nothing is trained yet: a base model answers, which knows nothing of your text. "
+            ways = (("f1", "bold"), " makes pairs of it, ", ("f2", "bold"), " trains.\n")
+            text = [(untrained, "$warning"), *ways, *text]
         if commands:
             shown = ", ".join(list(commands)[:6])
             text += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
@@ -403,5 +407,8 @@ class ChatScreen(ModeScreen):
             self.choose_target(requested)
         else:
             self._show_target()
+        if hints := self._chat_columns.query(".hint"):
+            await hints.remove()
+            self._show_hint()
         if self.store is not None:
             self._prompt.earlier = await recent_questions(self.store)

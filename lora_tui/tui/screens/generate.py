@@ -50,6 +50,8 @@ class GenerateScreen(RunScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "Train on them", id="generate.train",
                 tooltip="Train on the accepted pairs of this run, with the current configuration"),
+        Binding("T", "train_all", "Train on all", show=False, id="generate.train-all",
+                tooltip="Train on them and on the accepted pairs of earlier runs about the same files"),
         Binding("s", "start", "Start", id="generate.start", tooltip="Generate pairs with the current configuration"),
         Binding("space", "pause", "Pause", id="generate.pause", tooltip="Let calls in flight end, and wait"),
         Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
@@ -99,6 +101,7 @@ class GenerateScreen(RunScreen):
 
     async def open_run(self, store: Store, run: RunLine) -> None:
         """Begin to follow another run, at its newest pairs."""
+        self.set_class(False, "-before")
         row = await runs.get(store, run.id)
         assert row is not None, "it was listed"
         self._view = GenerationView(run, row.settings.get("data_generation", {}))
@@ -118,6 +121,8 @@ class GenerateScreen(RunScreen):
             await view.update_summary(store, time.time())
             self._sums_throttle.done()
             self._announce_training(view)
+            for message in view.take_warnings(time.time() - _NEWS_SECONDS):
+                self.services.notify(message, severity="warning")
         await self._pairs.read(store)
         if changed or moved or summed:
             self._draw(view, summed=summed)
@@ -150,16 +155,23 @@ class GenerateScreen(RunScreen):
         self._show_title()
         # Of a quickstart, whose training goes on by itself, there is nothing to begin.
         ended = not view.live and view.run.mode == "generate" and view.accepted
-        self.show_next_step(f"{count(view.accepted, 'pair')} accepted" if ended else "", ("train", "train on them"))
+        self.show_next_step(f"{count(view.accepted, 'pair')} accepted" if ended else "", *self._next_steps(view))
         calls = view.calls
         more = f"{view.accepted:,}/{view.target:,}"
-        if view.paused:
+        if self.size.width >= 100 and (preparing := view.preparing(time.time())):
+            more = preparing
+        elif view.paused:
             more += " · paused"
         elif view.trains_since is not None:
             more += " · training: 2"
         elif view.live and calls is not None and calls.in_flight:
             more += f" · {calls.in_flight} in flight"
         self.show_run_in_bar(view.run, more)
+
+    def _next_steps(self, view: GenerationView) -> Sequence[tuple[str, str]]:
+        """What the pairs can be used for: each with its action."""
+        both = f"with {view.earlier:,} of earlier runs" if view.earlier else ""
+        return (("train", "train on them"), *((("train_all", both),) if both else ()))
 
     def _show_title(self) -> None:
         pairs = self._pairs
@@ -171,6 +183,7 @@ class GenerateScreen(RunScreen):
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""
         self._view = None
+        self.set_class(True, "-before")
         self._pairs.open_run(None)
         self.show_next_step()
         settings = self.state.settings.data_generation
@@ -194,7 +207,9 @@ class GenerateScreen(RunScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
         view = self._view
-        if action == "train":
+        if action == "train_all" and (view is None or not view.earlier):
+            return False
+        if action in ("train", "train_all"):
             return view is not None and not view.live and view.run.mode == "generate" and view.accepted > 0
         if action in ("pause", "unpause"):
             return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
@@ -206,6 +221,11 @@ class GenerateScreen(RunScreen):
         """Train on the pairs of the run in view."""
         if self._view is not None:
             await self.actions.train_on_pairs(self._view.run.id)
+
+    async def action_train_all(self) -> None:
+        """Train on the pairs of the run in view, and on those of earlier runs about the same files."""
+        if self._view is not None:
+            await self.actions.train_on_pairs(self._view.run.id, with_earlier=True)
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

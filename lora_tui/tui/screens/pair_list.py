@@ -73,6 +73,8 @@ class PairList(RowList):
 
     def open_run(self, run_id: int | None) -> None:
         """List the pairs of another run, of none where there is no id."""
+        if run_id is None and self.window is None:
+            return  # asked at every poll while there is no run: a change that is none would bring the next poll
         self.window = None if run_id is None else PairWindow(run_id)
         if self.window is None and self.count:
             self.show(0)

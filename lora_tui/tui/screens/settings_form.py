@@ -16,8 +16,10 @@ from lora_tui.config.explain import format_value, parse_edit
 from lora_tui.config.keys import settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.written import left_to_recipe
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ForecastText
+from lora_tui.text import one_line
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
@@ -108,6 +110,9 @@ class StartForm(SettingsForm):
         super().__init__(settings)
         for name, value in initial.items():
             self.fields[name].value = value
+        for name, field in self.fields.items():
+            if left_to_recipe(settings, name):
+                field.placeholder = "chosen for this machine and your data"
         self._forecast = forecast
         self._problems = {name: Static("", markup=False, classes="field-problem") for name in self.KEYS}
         self._help = Static("", markup=False, classes="form-help")
@@ -116,11 +121,16 @@ class StartForm(SettingsForm):
         self._choices: tuple[str, Content] | None = None
         """Title and text of the paths that can be chosen; they stand in the place of the plan."""
         self._timer: Timer | None = None
+        self._was_submitted = False
 
     def make_field(self, name: str, value: str) -> Input:
         """Return the field of a key: a path's completes it."""
         kind = self.KEYS[name].path
         return super().make_field(name, value) if kind is None else PathInput(value, kind)
+
+    def _value(self, name: str) -> str:
+        """The value that a key has, as its field shows it; empty where it is left to be chosen for the run."""
+        return "" if left_to_recipe(self._settings, name) else super()._value(name)
 
     def compose(self) -> ComposeResult:
         """Fields, what the focused one is, the plan, and how to begin."""
@@ -209,14 +219,18 @@ class StartForm(SettingsForm):
 
     async def _make_plan(self) -> None:
         settings, problems, together = self._read()
-        # Nobody is told off for a field that is still to be filled.
-        self._show_problems({name: words for name, words in problems.items() if self.fields[name].value}, together)
+        if not self._was_submitted:  # nobody is told off for a field that is still to be filled
+            problems = {name: words for name, words in problems.items() if self.fields[name].value}
+        self._show_problems(problems, together)
         if settings is None or any(isinstance(field, PathInput) and not field.path for field in self.fields.values()):
             return
         try:
             forecast = await self._forecast(settings)
         except LoraTuiError as error:
             forecast = ForecastText((), (str(error),))
+        for choice in forecast.choices:
+            if choice.key in self.fields:
+                self.fields[choice.key].placeholder = one_line(f"{choice.value} (chosen: {choice.reason})", 100)
         title = "Plan" if forecast.blocker is None else "Plan · cannot start yet"
         self._plan = title, Content("\n").join(forecast_lines(forecast))
         self._show_below()
@@ -244,6 +258,7 @@ class StartForm(SettingsForm):
     def action_submit(self) -> None:
         """Check all fields together, and return the settings when they are valid."""
         settings, problems, together = self._read()
+        self._was_submitted = True
         self._show_problems(problems, together)
         if problems:
             self.fields[next(name for name in self.KEYS if name in problems)].focus()

@@ -153,8 +153,8 @@ class TrainForm(StartForm):
             "File", "Your examples: Question/Answer text, .jsonl, .json or .csv (chat, Alpaca, ShareGPT, …).", "file"
         ),
         "fine_tuning.model_name": FormField(
-            "Model", "Which model learns? builtin (small, fetched once), a name on the Hugging Face hub, a folder, or "
-            "a .gguf file.",
+            "Model", "Which model learns? Empty: chosen for this machine. Or builtin, a name on the Hugging Face hub, "
+            "a folder, a .gguf file.",
         ),
     }  # fmt: skip
 

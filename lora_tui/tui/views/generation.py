@@ -15,14 +15,17 @@ from lora_tui.store.queries.generation import (
     score_histogram,
     source_lines,
 )
-from lora_tui.store.queries.runs import RunLine, newest_event
-from lora_tui.store.rows import LIVE_STATES, AnalysisRow
-from lora_tui.text import duration, one_line
+from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event
+from lora_tui.store.rows import LIVE_STATES, AnalysisRow, Event
+from lora_tui.text import duration, one_line, progress_text
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
 _BINS = 20
 """Bars of the histogram of scores: half a point each."""
+
+_WARNINGS = 20
+"""Warnings that are read at once."""
 
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
@@ -43,7 +46,17 @@ class GenerationView:
     paused: bool = False
     trains_since: float | None = None
     """When a quickstart, which generates before it trains, has begun to train (seconds since the epoch)."""
+    phase: Mapping[str, Any] = field(default_factory=dict)
+    """Payload of the newest progress event of a live run: starting, fetching, loading, generating."""
+    phase_since: float = 0.0
+    """When that phase began, as far as it was seen."""
     counts: dict[str, int] = field(default_factory=dict)
+    earlier: int = 0
+    """Accepted pairs of earlier runs about the same files; counted once this run has ended."""
+    warnings: list[Event] = field(default_factory=list)
+    """Warnings that have come and were not taken yet."""
+    _warned: int = 0
+    """Id of the newest warning that was read."""
     first_seen: tuple[float, int] | None = None
     """When this run was first shown while live, and the pairs accepted by then: the base of the pace."""
 
@@ -79,8 +92,31 @@ class GenerationView:
         self.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")
         self.paused = self.live and event is not None and bool(event.payload.get("paused"))
+        self.warnings += await events_of_kinds(store, run_id, ("warning",), self._warned, _WARNINGS)
+        self._warned = max([self._warned, *(event.id for event in self.warnings)])
+        if not self.live:
+            self.earlier = sum((await store_generation.accepted_of_earlier_runs(store, run_id)).values())
+        progress = await newest_event(store, run_id, "progress") if self.live else None
+        if progress is None:
+            self.phase = {}
+        else:
+            if progress.payload.get("phase") != self.phase.get("phase"):
+                self.phase_since = progress.at
+            self.phase = progress.payload
         plan = await newest_event(store, run_id, "plan") if self.run.mode == "quickstart" and self.live else None
         self.trains_since = plan.at if plan is not None else None
+
+    def take_warnings(self, since: float) -> list[str]:
+        """The warnings that have come since the last call, without those from before `since`."""
+        taken = [str(event.payload.get("message", "")) for event in self.warnings if event.at >= since]
+        self.warnings.clear()
+        return taken
+
+    def preparing(self, now: float) -> str:
+        """What is done before the first pair, with how far it is and for how long; empty once pairs are generated."""
+        name, done, total = str(self.phase.get("phase", "")), self.phase.get("done") or 0, self.phase.get("total") or 0
+        over = name in ("", "generating") or (total and done >= total) or self.trains_since is not None
+        return "" if over or not self.live else progress_text(name, done, total, now - self.phase_since)
 
     def seconds_left(self, now: float) -> float | None:
         """Seconds until the target is reached at the pace so far; None where there is no pace yet."""
@@ -118,6 +154,8 @@ def _progress(view: GenerationView, now: float, width: int) -> Content:
     left = view.seconds_left(now)
     end = f" {duration(left)} left" if left is not None else f" {view.run.state}" if not view.live else ""
     end = " paused" if view.paused else end
+    if preparing := view.preparing(now):
+        return styled(("… ", "$accent"), (preparing, "bold"))
     label = f"{view.accepted:,} of {view.target:,} accepted "
     room = max(4, width - len(label) - len(end) - 3)
     filled = bar(view.accepted / view.target if view.target else 0, room)

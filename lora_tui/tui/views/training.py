@@ -1,5 +1,6 @@
 """State of one training run, followed in the store: curves, evaluations, plan, progress; `training_text` words it."""
 
+import time
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event, step_columns
 from lora_tui.store.rows import LIVE_STATES, Evaluation, Event
-from lora_tui.text import one_line
+from lora_tui.text import progress_text
 from lora_tui.tui.axes import Unit
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
@@ -66,6 +67,8 @@ class TrainingView:
     _event_cursor: int | None = None
     _ended_at: float | None = None
     _phase_is_newest: bool = False
+    _phase_name: str | None = None
+    _phase_since: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -146,6 +149,8 @@ class TrainingView:
             self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
         elif event.kind == "progress":
             self._phase_is_newest = new and self.live
+            if payload.get("phase") != self._phase_name:
+                self._phase_name, self._phase_since = payload.get("phase"), event.at
         elif event.kind == "warning":
             self.warnings = [*self.warnings, str(payload.get("message", ""))][-_WARNINGS:]
 
@@ -204,9 +209,9 @@ class TrainingView:
                 self.held_out.add(evaluation.step, evaluation.held_out_loss)
 
     def phase(self) -> str | None:
-        """What a live run does other than steps, with its progress: loading, fetching; None while it takes steps."""
+        """What a live run does other than steps, how far and for how long: loading, fetching; None while it steps."""
         done, total = self.progress.get("done") or 0, self.progress.get("total") or 0
         if not self.live or not self._phase_is_newest or (total and done >= total):
             return None
-        name = one_line(str(self.progress.get("phase", "")), 60)
-        return f"{name} {100 * done // total} %" if total > 1 else f"{name} …"
+        text = progress_text(str(self.progress.get("phase", "")), done, total, time.time() - self._phase_since)
+        return text if total > 1 else f"{text} …"

@@ -58,10 +58,14 @@ def test_what_is_not_used_is_named_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_the_output_of_an_earlier_run_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "accepted.txt").write_text("Question: x\nAnswer: y")
-    (tmp_path / "notes.txt").write_text("notes")
+    kept = [f"accepted{part}.txt" for part in ("", ".1", ".run-2", ".runs-1-2")]
+    for name in kept:
+        (tmp_path / name).write_text("Question: x\nAnswer: y")
+    for name in ("notes.txt", "accepted.final.txt"):
+        (tmp_path / name).write_text("notes")
     reasons = {one.name: one.skipped for one in list_files(tmp_path, tmp_path / "." / "accepted.txt")}
-    assert reasons == {"accepted.txt": "the output of generation itself", "notes.txt": None}
+    own = dict.fromkeys(kept, "the output of generation itself")
+    assert reasons == {**own, "accepted.final.txt": None, "notes.txt": None}
 
 
 def test_a_huge_file_is_skipped_with_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,21 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import RunOfPair, accepted_file, edit_pair, override_pair, rewrite_file, undo
+from lora_tui.engine.review.pairs import (
+    RunOfPair,
+    accepted_file,
+    accepted_file_with_earlier,
+    edit_pair,
+    override_pair,
+    rewrite_file,
+    undo,
+)
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.review.test_review_pairs import new_run
-from tests.store.store_fixtures import SETTINGS, make_pair, with_store
+from tests.store.store_fixtures import SETTINGS, make_chunk, make_file, make_pair, with_store
 
 
 @pytest.fixture(autouse=True)
@@ -191,5 +199,22 @@ def test_training_takes_the_runs_own_pairs_whatever_became_of_its_file(tmp_path:
         assert content(own) == "Question: One?\nAnswer: To show the way.\n"
         with pytest.raises(UsageError, match="no accepted pair to train on"):
             await accepted_file(store, await new_run(store, wrote=None))
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_pairs_of_earlier_runs_about_the_same_text_can_be_had_with_a_runs_own(tmp_path: Path, file: Path) -> None:
+    async def work(store: Store) -> None:
+        chunk = await make_chunk(store)
+        made = [await new_run(store, wrote="accepted.txt") for _ in range(3)]
+        for run_id, question in zip(made, ("One?", "Two?", "Three?"), strict=True):
+            await make_pair(store, run_id, question, "accepted", chunk=chunk)
+        for run_id in made[:2]:  # the last one has read other documents
+            await make_file(store, run_id, "a.txt")
+        first, second, third = made
+        both = Path(f"accepted.runs-{first}-{second}.txt")
+        assert await accepted_file_with_earlier(store, second) == both
+        assert content(both) == "Question: One?\nAnswer: To show the way.\n\nQuestion: Two?\nAnswer: To show the way.\n"
+        assert await accepted_file_with_earlier(store, third) == Path(f"accepted.runs-{third}.txt")
 
     with_store(tmp_path / "store.db", work)

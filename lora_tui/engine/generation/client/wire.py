@@ -9,6 +9,7 @@ Pure: nothing is sent from here, and the client's library is not imported, so th
 it. Nothing that a server sends is trusted in its form.
 """
 
+import ipaddress
 import json
 import os
 import re
@@ -34,6 +35,15 @@ def is_loopback(url: str) -> bool:
     """Tell whether an address names this machine."""
     host = urlsplit(url).hostname or ""
     return host == "localhost" or host.endswith(".localhost") or host.startswith("127.") or host == "::1"
+
+
+def is_own_network(url: str) -> bool:
+    """Tell whether an address names this machine or one of the network it is in: nobody there asks for money."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return is_loopback(url) or "." not in host or host.endswith((".local", ".lan", ".internal", ".home.arpa"))
 
 
 def shown_url(url: str) -> str:
