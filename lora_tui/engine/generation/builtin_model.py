@@ -1,26 +1,19 @@
 """The generation model on this machine: the built-in model writes and judges, without a network.
 
-Waiting calls are answered in batches: eight prompts at once decode several times faster than one after the other. The
-judge does not rate, which a model of this size cannot; it measures how much more probable the answer is with the
-question than without it (mean log-probability gain, in nats per token).
+What a model of this size cannot do, the program carries: the facts of a passage and their questions are found by rule
+(`passage_facts`), the model completes questions about the answers that are left (`completions`), and it judges by
+the round trip (`round_trip`): with the passage in view, the question has to point at its own answer. A passage is read
+once; its questions are scored a few at a time, and the best are handed out first.
 """
 
 import asyncio
 import json
-import math
-import random
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Self
 
 from lora_tui.engine.generation.analysis import describe
-from lora_tui.engine.generation.builtin_questions import (
-    QuestionForm,
-    evidence_sentences,
-    fault_of,
-    finished_question,
-    forms_of,
-    writing_prompt,
-)
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
@@ -29,8 +22,21 @@ from lora_tui.engine.generation.generation_model import (
     PairRequest,
     Proposals,
     ProposedPair,
+    Slot,
 )
-from lora_tui.engine.inference.decode import answers, mean_log_probabilities
+from lora_tui.engine.generation.questions.answer_spans import simple_spans
+from lora_tui.engine.generation.questions.completions import (
+    BegunQuestion,
+    begun_questions,
+    completed_pair,
+    fault_of,
+    finished_question,
+    writing_prompt,
+)
+from lora_tui.engine.generation.questions.passage_facts import Fact, PassageFacts, facts_of, is_usable
+from lora_tui.engine.generation.round_trip import Candidate, RoundTrip, rivals_of
+from lora_tui.engine.inference.decode import answers
+from lora_tui.engine.inference.ranking import ReadText, read_text, score_continuations
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.runtime.context import RunContext, progress_events
@@ -38,13 +44,41 @@ from lora_tui.protocol.reply import Decoding
 from lora_tui.store.rows import AttemptEnd
 
 _BATCH = 8
-_GATHER_SECONDS = 0.02
-_QUESTION = Decoding(max_new_tokens=28, until=("?", "\n"))
-_EXTRA_SENTENCES = 2
-"""Sentences that a call may try beyond the pairs it is asked for, before it gives up."""
+_SLICE = 6
+"""Questions that are scored at a time: enough to choose among, few enough that the first pairs come soon."""
 
-_HALF_GAIN = 0.7
-"""Gain in nats per token at which the judge's metric is one half: 1 - 2^(-gain / 0.7)."""
+_QUESTION = Decoding(max_new_tokens=28, until=("?", "\n"))
+_PASSAGES_READ = 4
+"""Passages whose keys and values are kept, some 46 kB a token each."""
+
+_ANY_SLOT = Slot("", "fact", "easy", "a beginner")
+"""What a single statement is asked about."""
+
+_GOOD = 0.7
+"""Level of the round trip from which a pair is handed out before the rest of its passage is scored."""
+
+
+@dataclass
+class _Passage:
+    """What is known of a passage: facts without a score, facts that wait to be handed out, answers that are done."""
+
+    found: PassageFacts
+    unscored: list[Fact]
+    ready: list[tuple[float, Fact]] = field(default_factory=list)
+    answered: set[tuple[str, str]] = field(default_factory=set)
+    completed: bool = False
+
+
+@dataclass
+class _ReadPassage:
+    """A passage that the model has read, by itself and with "Answer:" after it.
+
+    `unasked` are the log-probabilities (nats) of answers without a question.
+    """
+
+    text: ReadText
+    answer: ReadText
+    unasked: dict[str, float] = field(default_factory=dict)
 
 
 class BuiltinModel:
@@ -56,10 +90,10 @@ class BuiltinModel:
     def __init__(self, ctx: RunContext, base: BaseModel) -> None:
         self._ctx = ctx
         self._base = base
-        self._rng = random.Random(ctx.settings.data_generation.seed)  # noqa: S311  # which sentence first, no secret
-        self._used: set[str] = set()
-        self._writing = _Batcher(self._write)
-        self._judging = _Batcher(self._gains)
+        self._lock = asyncio.Lock()
+        self._passages: dict[str, _Passage] = {}
+        self._read: OrderedDict[str, _ReadPassage] = OrderedDict()
+        self._scores: dict[tuple[str, str, str], RoundTrip] = {}
 
     @classmethod
     async def load(cls, ctx: RunContext) -> Self:
@@ -68,45 +102,31 @@ class BuiltinModel:
         return cls(ctx, base)
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
-        """Write up to ``request.count`` pairs, each about a sentence of the passage that has not been used yet."""
+        """Return up to ``request.count`` pairs of the passage that have not been proposed yet, the best first."""
         attempt = await call.begin_attempt()
-        asked_before = frozenset(question.casefold() for question in request.avoid)
-        pairs: list[ProposedPair] = []
-        refused: list[str] = []
-        fresh = [sentence for sentence in evidence_sentences(request.passage) if sentence not in self._used]
-        self._rng.shuffle(fresh)
-        fresh.sort(
-            key=lambda sentence: forms_of(sentence, request.slot.question_type)[0].kind != request.slot.question_type
+        async with self._lock:
+            facts = await self._ctx.in_torch_thread(self._next_facts, request)
+        if self._ctx.stop.is_set():  # what was being scored is asked for again when the run is resumed
+            raise CallStopped
+        pairs = tuple(
+            ProposedPair(fact.pair.question, fact.pair.answer, fact.evidence, request.slot.topic, fact.pair.type)
+            for fact in facts
         )
-        for sentence in fresh[: request.count + _EXTRA_SENTENCES]:
-            if len(pairs) == request.count:
-                break
-            if sentence in self._used:  # another call of the same passage was quicker
-                continue
-            self._used.add(sentence)
-            form = forms_of(sentence, request.slot.question_type)[0]
-            question = form.whole or await self._writing.ask((sentence, form))
-            fault = fault_of(question, sentence, form)
-            if fault is None and question.casefold() in asked_before:
-                fault = "the question has been asked already"
-            if fault is None:
-                pairs.append(ProposedPair(question, sentence, sentence, request.slot.topic))
-            else:
-                refused.append(f"{fault}: {question}")
-        reply = "\n".join(pair.question for pair in pairs)
-        await call.end_attempt(attempt, AttemptEnd("ok", reply=reply))
-        if not fresh:
-            refused.append("no sentence of the passage is left that states one fact by itself")
-        return Proposals(tuple(pairs), tuple(refused))
+        await call.end_attempt(attempt, AttemptEnd("ok", reply="\n".join(pair.question for pair in pairs)))
+        return Proposals(pairs, () if pairs else ("the passage holds no further fact that can be asked for",))
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
-        """Measure how much the question helps to predict the answer."""
+        """Measure whether the question, with the passage in view, points at its answer among the passage's others."""
         attempt = await call.begin_attempt()
-        gain = await self._judging.ask((pair.question, pair.answer))
-        await call.end_attempt(attempt, AttemptEnd("ok", reply=f"{gain:.3f}"))
-        level = 1.0 - 0.5 ** (max(0.0, gain) / _HALF_GAIN)
-        note = f"the answer is {math.exp(gain):.1f} times as likely a token with the question as without it"
-        return Judgement({"judge_correctness": level, "judge_usefulness": level}, note, "gain")
+        key = (passage, pair.question, pair.answer)
+        if key not in self._scores:
+            async with self._lock:
+                await self._ctx.in_torch_thread(
+                    self._score, passage, facts_of(passage), [(pair.question, pair.answer, "")]
+                )
+        trip = self._scores[key]
+        await call.end_attempt(attempt, AttemptEnd("ok", reply=f"{trip.level:.3f}"))
+        return Judgement(trip.metrics(), trip.note(), "round trip")
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Describe the statistics by rule: the model is too small to interpret them."""
@@ -116,86 +136,122 @@ class BuiltinModel:
         return text
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
-        """Write a question about a statement; raises `CallFailed` if no question of the model fits it."""
+        """Return the best question about a statement with its answer; raises `CallFailed` if none fits it."""
         sentence = " ".join(statement.split())
-        sentence = sentence if sentence.endswith(".") else f"{sentence}."
+        sentence = sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
         sentence = sentence[0].upper() + sentence[1:]
-        fault = "the statement has no form that the built-in model can ask for"
-        for form in forms_of(sentence, "definition"):
-            question = form.whole or await self._writing.ask((sentence, form))
-            found = fault_of(question, sentence, form)
-            if found is None:
-                return question, sentence
-            fault = found
-        raise CallFailed(fault)
-
-    async def close(self) -> None:
-        """End the batching tasks."""
-        await self._writing.close()
-        await self._judging.close()
-
-    async def _write(self, wanted: Sequence[tuple[str, QuestionForm]]) -> list[str]:
-        """Return a question about each sentence, in its form."""
-        prompts = [writing_prompt(sentence, form.opening) for sentence, form in wanted]
-        base = self._base
-        written = await self._ctx.in_torch_thread(
-            answers, base.model, base.tokenizer, prompts, _QUESTION, self._ctx.stop
-        )
-        if self._ctx.stop.is_set():  # what was being written is cut off: it is asked for again when the run is resumed
+        request = PairRequest(sentence, _ANY_SLOT, 1, (), (), ())
+        async with self._lock:
+            facts = await self._ctx.in_torch_thread(self._next_facts, request)
+        if self._ctx.stop.is_set():
             raise CallStopped
-        return [finished_question(form.opening, f" {text}") for (_, form), text in zip(wanted, written, strict=True)]
-
-    async def _gains(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Return for each question and answer the gain in log-probability of the answer, in nats per token."""
-        with_question = [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in pairs]
-        without = [("Answer:", f" {answer}") for _, answer in pairs]
-        base = self._base
-        scores = await self._ctx.in_torch_thread(
-            mean_log_probabilities, base.model, base.tokenizer, [*with_question, *without]
-        )
-        return [asked - unasked for asked, unasked in zip(scores[: len(pairs)], scores[len(pairs) :], strict=True)]
-
-
-class _Batcher:
-    """Batches concurrent requests: gathers them for 20 ms and answers up to eight in one call."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-        self._waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    async def ask(self, item: Any) -> Any:
-        """Return the answer to one request; raises what the batch's work raised."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._serve())
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((item, future))
-        return await future
+        if not facts:
+            raise CallFailed("the statement has no form that the built-in model can ask for")
+        return facts[0].pair.question, facts[0].pair.answer
 
     async def close(self) -> None:
-        """End the serving task."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Forget what was read."""
+        self._read.clear()
 
-    async def _serve(self) -> None:
-        while True:
-            batch = [await self._waiting.get()]
-            await asyncio.sleep(_GATHER_SECONDS)
-            while len(batch) < _BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            live = [(item, future) for item, future in batch if not future.done()]
-            if live:
-                await self._answer(live)
+    # On the torch thread
 
-    async def _answer(self, live: list[tuple[Any, "asyncio.Future[Any]"]]) -> None:
-        try:
-            results = await self._work([item for item, _ in live])
-        except Exception as problem:  # noqa: BLE001  # raised in the callers
-            for _, future in live:
-                if not future.done():
-                    future.set_exception(problem)
-            return
-        for (_, future), result in zip(live, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+    def _next_facts(self, request: PairRequest) -> list[Fact]:
+        """Return the next `count` facts of a passage, scoring as many as it takes to have good ones."""
+        known = self._passages.get(request.passage)
+        if known is None:
+            found = facts_of(request.passage, request.slot.topic)
+            known = self._passages[request.passage] = _Passage(
+                found, _by_promise(found.facts, request.slot.question_type)
+            )
+        asked_before = {question.casefold() for question in request.avoid}
+        while not self._ctx.stop.is_set():
+            good = [scored for scored in known.ready if scored[0] >= _GOOD]
+            if len(good) >= request.count:
+                break
+            if known.unscored:
+                self._score_facts(request.passage, known)
+            elif not known.completed:
+                known.completed = True
+                known.unscored = self._completed_facts(known)
+            else:
+                break
+        known.ready.sort(key=lambda scored: -scored[0])
+        chosen: list[Fact] = []
+        while known.ready and len(chosen) < request.count:
+            _, fact = known.ready.pop(0)
+            key = (fact.evidence, fact.pair.answer.casefold())
+            if key in known.answered or fact.pair.question.casefold() in asked_before:
+                continue  # another question for the same answer was better
+            known.answered.add(key)
+            chosen.append(fact)
+        return chosen
+
+    def _score_facts(self, passage: str, known: _Passage) -> None:
+        facts, known.unscored = known.unscored[:_SLICE], known.unscored[_SLICE:]
+        self._score(passage, known.found, [(fact.pair.question, fact.pair.answer, fact.pair.kind) for fact in facts])
+        for fact in facts:
+            trip = self._scores.get((passage, fact.pair.question, fact.pair.answer))
+            if trip is not None:
+                known.ready.append((trip.level, fact))
+
+    def _score(self, passage: str, found: PassageFacts, asked: Sequence[tuple[str, str, str]]) -> None:
+        """Make the round trip for each (question, answer, kind)."""
+        read = self._read_passage(passage)
+        model, tokenizer = self._base.model, self._base.tokenizer
+        for question, answer, kind in asked:
+            if self._ctx.stop.is_set():
+                return
+            own_kind = kind or next((span.kind for span in found.spans if span.text == answer), "thing")
+            candidates = [answer, *rivals_of(answer, own_kind, found.spans)]
+            new = [candidate for candidate in candidates if candidate not in read.unasked]
+            unasked = score_continuations(model, tokenizer, read.answer, [f" {candidate}" for candidate in new])
+            read.unasked |= {one: score.total for one, score in zip(new, unasked, strict=True)}
+            asked_text = read_text(model, tokenizer, f"Question: {question}\nAnswer:", after=read.text)
+            scores = score_continuations(model, tokenizer, asked_text, [f" {candidate}" for candidate in candidates])
+            own, *rivals = [
+                Candidate(score.total, read.unasked[candidate], score.tokens)
+                for candidate, score in zip(candidates, scores, strict=True)
+            ]
+            self._scores[passage, question, answer] = RoundTrip(own, tuple(rivals), asked_text.mean)
+
+    def _read_passage(self, passage: str) -> _ReadPassage:
+        if passage in self._read:
+            self._read.move_to_end(passage)
+        else:
+            text = read_text(self._base.model, self._base.tokenizer, f"{passage.strip()}\n\n")
+            answer = read_text(self._base.model, self._base.tokenizer, "Answer:", after=text)
+            self._read[passage] = _ReadPassage(text, answer)
+            if len(self._read) > _PASSAGES_READ:
+                self._read.popitem(last=False)
+        return self._read[passage]
+
+    def _completed_facts(self, known: _Passage) -> list[Fact]:
+        """Have the model complete questions about the answers that no rule has asked for."""
+        asked_for = " ".join(fact.pair.answer.casefold() for fact in known.found.facts)
+        begun: list[BegunQuestion] = []
+        for sentence in known.found.sentences:
+            if is_usable(sentence.text):
+                spans = [span for span in simple_spans(sentence.text) if span.text.casefold() not in asked_for]
+                begun += begun_questions(sentence.text, spans)
+        facts = []
+        for start in range(0, len(begun), _BATCH):
+            if self._ctx.stop.is_set():
+                break
+            part = begun[start : start + _BATCH]
+            prompts = [writing_prompt(one) for one in part]
+            written = answers(self._base.model, self._base.tokenizer, prompts, _QUESTION, self._ctx.stop)
+            for one, text in zip(part, written, strict=True):
+                question = finished_question(one.opening, text)
+                if fault_of(question, one) is None:
+                    facts.append(Fact(completed_pair(question, one), one.sentence))
+        return facts
+
+
+def _by_promise(facts: Sequence[Fact], wanted: str) -> list[Fact]:
+    """Order facts: the question type that is asked for first, and one of each sentence before the second of any."""
+    turns: dict[str, int] = {}
+    order = []
+    for fact in facts:
+        turns[fact.evidence] = turns.get(fact.evidence, 0) + 1
+        order.append((fact.pair.type != wanted, turns[fact.evidence], fact))
+    return [fact for *_, fact in sorted(order, key=lambda item: item[:2])]

@@ -45,12 +45,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class ProposedPair:
-    """A pair as the model wrote it; `evidence` should be a verbatim quotation from the passage."""
+    """A pair as the model wrote it; `evidence` should be a verbatim quotation from the passage.
+
+    `question_type` is the type that the pair has, where the model knows it; else it counts as the one asked for.
+    """
 
     question: str
     answer: str
     evidence: str
     topic: str
+    question_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

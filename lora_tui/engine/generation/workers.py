@@ -82,6 +82,7 @@ class Workers:
         self, task: TaskRow, chunk: ChunkRow, call: StoredCall, proposals: Proposals, requested: int
     ) -> None:
         waiting = 0
+        kept: list[str] = []  # the types of the pairs that wait for their judge
         async with self.store.transaction() as t:
             await call.settle(t)
             for ordinal, pair in enumerate(proposals.pairs):
@@ -89,6 +90,7 @@ class Workers:
                 pair_id = await self._store_pair(t, task, ordinal, pair, refusal)
                 if refusal is None:
                     waiting += 1
+                    kept.append(pair.question_type)
                     self._index_ids[pair_id] = self.near_duplicates.add(pair.question)
                     judge = NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
                     await tasks.add_tasks(t, self.run_id, [judge])
@@ -97,7 +99,10 @@ class Workers:
         if proposals.form_changed:
             self.progress.fruitless = 0
         self.progress.add_proposed(task.id, waiting, len(proposals.pairs) - waiting)
-        self.planner.slots.add(slot_of(task), waiting - requested)
+        self.planner.slots.add(slot_of(task), -requested)
+        for pair_type in kept:
+            own = slot_of(task)
+            self.planner.slots.add(replace(own, question_type=pair_type or own.question_type))
 
     async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
         """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
@@ -122,7 +127,8 @@ class Workers:
             question_key=question_key(pair.question),
         )
         version = self.latest_analysis.version if self.latest_analysis else 0
-        pair_id = await store_generation.add_pair(t, self.run_id, task, new, version)
+        slot = {**task.slot, "question_type": pair.question_type or task.slot["question_type"]}
+        pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=slot), new, version)
         if refusal is not None:
             await self._store_verdict(t, pair_id, _Verdict(self.pair_judge.refuse(refusal)))
         return pair_id

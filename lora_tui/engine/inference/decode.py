@@ -85,7 +85,7 @@ def decode(
     if written:
         ids = [[*prompt, *reply] for prompt, reply in zip(ids, written, strict=True)]
     used_draws = max(map(len, written), default=0) if decoding.temperature > 0.0 else 0
-    input_ids, mask = _padded(tokenizer, ids, "left", model.device)
+    input_ids, mask = padded(tokenizer, ids, "left", model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding was not generated: it is no repetition
@@ -130,7 +130,7 @@ def mean_log_probabilities(
     `end` adds the end-of-sequence token to what is scored. An empty continuation without it scores 0.
     """
     rows = [_scored_ids(tokenizer, prompt, continuation, end=end) for prompt, continuation in texts]
-    input_ids, mask = _padded(tokenizer, [ids for ids, _ in rows], "right", model.device)
+    input_ids, mask = padded(tokenizer, [ids for ids, _ in rows], "right", model.device)
     offset = min(start for _, start in rows) - 1  # the first position whose logits are looked at
     keep = input_ids.shape[1] - offset
     logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
@@ -154,7 +154,7 @@ def _scored_ids(
     return [*whole, tokenizer.eos_token_id] if end else whole, max(1, start)
 
 
-def _padded(
+def padded(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], side: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Token ids and mask of shape ``(rows, longest)``, with padding on the ``left`` or ``right``."""

@@ -1,6 +1,7 @@
 """The job of ``--run generate``: reads the folder, opens the model, runs the pipeline, and reports how the run ended.
 
-A run that reaches its target finishes. One that cannot fails, with the reason and what to do in its message and
+A run that reaches its target finishes, and so does one that has found all its files hold, if that is a pair or more:
+"done: 31 of 40 found in these files". One that cannot go on fails, with the reason and what to do in its message and
 everything it has done in its result; its accepted pairs are written all the same, and ``--resume`` goes on from there.
 
 The result is read from the store, and its numbers add up:
@@ -12,6 +13,7 @@ The result is read from the store, and its numbers add up:
 
 import asyncio
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,9 +104,12 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         earlier = await EarlierPairs.load(ctx.store, ctx.run_id, settings.model)
         if earlier.known:
             raise GenerationFailedError(earlier.nothing_new(), result)
+    if end is RunEnd.NOTHING_NEW and result["accepted"] and not result["dead_reasons"]:
+        ctx.emit("note", message=_all_found(result, ctx.settings))
+        return {**result, "commands": _next_commands(result, ctx.settings)}
     if end is not RunEnd.TARGET:
         raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
-    return result
+    return {**result, "commands": _next_commands(result, ctx.settings)}
 
 
 async def _with_own_seed(ctx: RunContext) -> RunContext:
@@ -262,6 +267,25 @@ async def _finish(ctx: RunContext, corpus: Corpus, output: Path, reason: str) ->
     return await _result(ctx, corpus, reason, str(output) if written else None)
 
 
+def _all_found(result: dict[str, Any], settings: Settings) -> str:
+    """Return the note of a run whose files hold fewer pairs than were asked for."""
+    rest = f"; {result['rejected']} more were proposed and not good enough" if result["rejected"] else ""
+    advice = "Train on them, or add files to have more."
+    if settings.data_generation.model == BUILTIN:
+        advice = "Train on them, or add files to have more; a larger model behind base_url finds more in the same ones."
+    return f"done: {result['accepted']} of {result['target']} found in these files{rest}. {advice}"
+
+
+def _next_commands(result: dict[str, Any], settings: Settings) -> list[str]:
+    """Return the commands that train on the pairs and talk to what was trained."""
+    if not result["output_file"]:
+        return []
+    train = f"lora-tui --run train --train-data-file {shlex.quote(result['output_file'])}"
+    if settings.data_generation.model == BUILTIN:
+        train += " --set fine_tuning.model_name=builtin"
+    return [train, "lora-tui --run chat"]
+
+
 def _shortfall(end: RunEnd, result: dict[str, Any], settings: Settings, ledger: Ledger) -> str:
     """Return why the target was not reached and what to do, in one or two lines."""
     have = f"{result['accepted']} of {result['target']} pairs accepted"
@@ -280,7 +304,7 @@ def _shortfall(end: RunEnd, result: dict[str, Any], settings: Settings, ledger: 
     why = f"; most often: {one_line(most, 150)} ({causes[most]})" if causes[most] else ""
     return (
         f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
-        "Add files, lower data_generation.evaluation_threshold or total_examples, or change the model, and --resume."
+        "Add files or change the model, and go on with --resume."
     )
 
 

@@ -199,11 +199,15 @@ def test_nothing_new_in_a_whole_pass_ends_the_run_with_its_reason(harness: Gener
     check_the_books(harness)
 
 
-def test_a_folder_that_runs_dry_keeps_what_was_accepted(harness: GenerationHarness) -> None:
+def test_a_folder_that_runs_dry_is_done_with_what_was_found(harness: GenerationHarness) -> None:
     (harness.input / "deep" / "two.md").unlink()
     harness.write("one.txt", made_up_text(1, 1, sentences_each=5))
     outcome = harness.run(total_examples=50)
-    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert (outcome.state, outcome.exit_status, outcome.error) == ("finished", 0, None)
+    assert outcome.result["reason"] == "nothing new accepted in a whole pass"
+    assert harness.events("note")[-1]["message"].startswith("done: 5 of 50 found in these files")
+    assert "threshold" not in harness.events("note")[-1]["message"]
+    assert outcome.result["commands"][0] == f"lora-tui --run train --train-data-file {harness.output}"
     assert outcome.result["accepted"] == 5
     assert outcome.result["reasons"]["duplicate"] > 0
     check_the_books(harness)

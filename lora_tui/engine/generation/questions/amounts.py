@@ -1,0 +1,247 @@
+"""Templates that ask for times, durations and quantities: when, how long, how often, how many, how much, how high."""
+
+from collections.abc import Iterator, Sequence, Set
+
+from lora_tui.engine.generation.questions import english
+from lora_tui.engine.generation.questions.answer_spans import measure_of
+from lora_tui.engine.generation.questions.clauses import Clause
+from lora_tui.engine.generation.questions.forms import (
+    ask,
+    joined,
+    phrases_text,
+    predicate,
+    unclear_beside,
+    unclear_words,
+)
+from lora_tui.engine.generation.questions.phrases import Phrase
+from lora_tui.engine.generation.questions.reading import (
+    QuestionAnswer,
+    Reading,
+    complement,
+    make_pair,
+)
+from lora_tui.engine.generation.questions.verbs import Token, text_of
+
+
+def _when(reading: Reading) -> Iterator[QuestionAnswer]:
+    times = [
+        phrase
+        for phrase in (*reading.phrases, *([reading.clause.lead] if reading.clause.lead else []))
+        if phrase.kind == "time"
+    ]
+    points = [phrase for phrase in times if _time_word(phrase) == "When"]
+    for phrase in times:
+        word = _time_word(phrase)
+        if (
+            phrase.head == "in"
+            and len(phrase.tokens) > 1
+            and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
+        ):
+            continue
+        if word is None or (word == "When" and len(points) > 1) or unclear_beside(phrase.tokens, reading.subject):
+            continue
+        if reading.subject.text == "you" or (reading.clause.is_copula and reading.phrases[0].kind == "object"):
+            continue
+        if (
+            phrase.head in ("after", "before")
+            and phrase.kind == "time"
+            and phrase in reading.phrases[:1]
+            and not reading.clause.is_passive
+        ):
+            continue
+        keep = (
+            ("object", "preposition", "comparison", "adverb")
+            if word == "When"
+            else ("object", "preposition", "time", "comparison")
+        )
+        rest = reading.rest(phrase, keep=keep)
+        if reading.clause.verb_form is not None and reading.clause.verb_form.base in ("bear", "die"):
+            rest = ""
+        if rest is None or (reading.clause.is_copula and not rest):
+            continue
+        question = ask(word, reading.clause, reading.subject, rest)
+        kind = {"When": "time", "How long": "duration", "How often": "frequency"}.get(word, "time")
+        yield from make_pair(question, reading.text(phrase.tokens), "fact", kind)
+
+
+def _time_word(phrase: Phrase) -> str | None:
+    head, words = phrase.head, phrase.tokens
+    if head in ("every", "daily", "weekly", "twice", "once", "yearly"):
+        return "How often" if head != "once" or (len(words) > 1 and words[1].low in ("a", "an", "every")) else None
+    measure = measure_of(words[1:]) if len(words) > 1 else None
+    if head == "for":
+        return "How long" if measure == "duration" or words[1].low in ("a", "many", "several") else None
+    if head in ("over", "about", "around", "within") or (
+        measure == "duration" and head in ("in", "after", "before", "by", "at")
+    ):
+        return None
+    if head == "since":
+        return "Since when"
+    if head in ("until", "till"):
+        return "Until when"
+    if head in ("while", "once"):
+        return None
+    if head in ("every",):
+        return "How often"
+    return "When"
+
+
+_COPULA_MEASURES = frozenset("long high deep wide tall old thick heavy broad".split())
+
+_MEASURE_NOUNS = frozenset(
+    "length height depth width fee price cost fare temperature speed gauge capacity limit age weight number distance "
+    "gradient slope altitude rent salary population area size toll ticket".split()
+)
+
+
+def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
+    clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
+    if first is None or first.kind not in ("object", "preposition"):
+        return
+    words = first.tokens
+    measure = measure_of(words)
+    if measure is None:
+        return
+    if clause.is_copula:
+        if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count"):
+            question = ask(f"How {words[-1].low}", clause, reading.subject, reading.rest(first, keep=()) or "")
+            yield from make_pair(question, reading.text(words[:-1]), "fact", "quantity")
+        elif reading.subject.head.casefold() in _MEASURE_NOUNS:
+            question = ask("What", clause, reading.subject, "")
+            yield from make_pair(question, reading.text(complement(reading)), "fact", "quantity")
+        return
+    if clause.is_passive or clause.verb_form is None:
+        return
+    rest = reading.rest(first, keep=("object", "preposition", "time", "comparison"))
+    if rest is None:
+        return
+    base = clause.verb_form.base
+    head = words[-1]
+    answer = reading.text(words)
+    if base in ("take", "last", "require") and measure == "duration":
+        if base != "require":
+            yield from make_pair(ask("How long", clause, reading.subject, rest), answer, "fact", "duration")
+    elif measure == "money" or base == "weigh":
+        yield from make_pair(ask("How much", clause, reading.subject, rest), answer, "fact", "quantity")
+    elif measure == "length" and base in (
+        "climb",
+        "run",
+        "travel",
+        "rise",
+        "fly",
+        "stretch",
+        "extend",
+        "drop",
+        "descend",
+        "reach",
+        "swim",
+        "walk",
+    ):
+        word = "How high" if base in ("climb", "rise") else "How far"
+        yield from make_pair(ask(word, clause, reading.subject, rest), answer, "fact", "quantity")
+    elif any(token.low == "of" for token in words):
+        of = next(n for n, token in enumerate(words) if token.low == "of")
+        stuff = reading.text(words[of + 1 :])
+        if (
+            measure in ("volume", "weight")
+            and not unclear_words(words[of + 1 :])
+            and not english.is_plural(words[-1].text)
+        ):
+            yield from make_pair(
+                ask(f"How much {stuff}", clause, reading.subject, rest), reading.text(words[:of]), "fact", "quantity"
+            )
+        elif (
+            measure == "count"
+            and words[-1].low not in english.PRONOUNS
+            and of >= 2
+            and english.is_plural(words[of - 1].text)
+        ):
+            of_what = reading.text(_without_number(words))
+            yield from make_pair(
+                ask(f"How many {of_what}", clause, reading.subject, rest), reading.text(words[:of]), "fact", "quantity"
+            )
+    elif (
+        measure in ("count", "duration")
+        and english.is_plural(head.text)
+        and not any(token.low in ("and", "or", ",") for token in words)
+    ):
+        counted = _without_number(words)
+        if counted and len(counted) <= 4 and not unclear_words(counted) and base not in ("be",):
+            yield from make_pair(
+                ask(f"How many {reading.text(counted)}", clause, reading.subject, rest), answer, "fact", "quantity"
+            )
+
+
+def _how_many_times(reading: Reading) -> Iterator[QuestionAnswer]:
+    clause = reading.clause
+    for phrase in reading.phrases[:2]:
+        words = phrase.tokens
+        if (
+            phrase.kind == "object"
+            and words[-1].low == "times"
+            and measure_of(words) == "count"
+            and clause.verb_form is not None
+        ):
+            rest = reading.rest(phrase, keep=("preposition", "time"))
+            if rest is not None:
+                yield from make_pair(
+                    ask("How many times", clause, reading.subject, rest), reading.text(words), "fact", "quantity"
+                )
+
+
+def _how_high(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "stands at 640 metres", "is kept at 27 degrees", "at a speed of ..."."""
+    clause = reading.clause
+    for phrase in reading.phrases:
+        words = phrase.tokens[1:]
+        if phrase.kind not in ("preposition", "time") or phrase.head != "at" or not words or clause.is_copula:
+            continue
+        measure = measure_of(words)
+        word = {"length": "At what height", "temperature": "At what temperature"}.get(measure or "")
+        if measure == "length" and any(t.low in ("a", "an", "per") and t is not words[0] for t in words):
+            word = "At what speed"
+        rest = reading.rest(phrase, keep=("object", "preposition", "time"))
+        if word is not None and rest is not None:
+            yield from make_pair(ask(word, clause, reading.subject, rest), reading.text(words), "fact", "quantity")
+
+
+def _without_number(words: Sequence[Token]) -> Sequence[Token]:
+    place = 0
+    while place < len(words) and (
+        words[place].is_number or (measure_of(words[place:]) is not None and not words[place].is_number)
+    ):
+        place += 1
+    return words[place:]
+
+
+def _how_many_subjects(reading: Reading) -> Iterator[QuestionAnswer]:
+    words = reading.clause.subject
+    if measure_of(words) != "count" or not english.is_plural(reading.subject.head) or words[0].low == "one":
+        return
+    counted = _without_number(words)
+    rest = reading.rest(None, keep=("object", "preposition", "time", "comparison", "purpose"))
+    if counted and rest and len(counted) <= 6 and "not" not in [token.low for token in reading.clause.adverbs]:
+        number = words[: len(words) - len(counted)]
+        yield from make_pair(
+            joined(f"How many {reading.text(counted)}", predicate(reading.clause), rest),
+            f"{reading.text(number)} {counted[0].text}" if len(counted) == 1 else reading.text(number),
+            "fact",
+            "quantity",
+        )
+
+
+def existence(clause: Clause, names: Set[str]) -> Iterator[QuestionAnswer]:
+    """ "There are two waiting rooms in the lower station." """
+    first = clause.phrases[0] if clause.phrases else None
+    if first is None or not clause.is_copula or first.kind != "object" or measure_of(first.tokens) != "count":
+        return
+    counted = _without_number(first.tokens)
+    rest = [phrase for phrase in clause.phrases[1:] if phrase.kind in ("preposition", "time")]
+    if not counted or not rest or not english.is_plural(counted[-1].text) or any(unclear_words(p.tokens) for p in rest):
+        return
+    what = text_of(counted, clause.sentence)
+    question = joined(f"How many {what}", clause.auxiliaries[0].text, "there", phrases_text(rest, clause.sentence))
+    yield from make_pair(question, text_of(first.tokens, clause.sentence), "fact", "quantity")
+
+
+TEMPLATES = (_when, _how_much, _how_many_times, _how_high, _how_many_subjects)

@@ -1,0 +1,344 @@
+"""The phrases after a verb: objects, prepositional phrases, times, reasons, purposes, and where the clause ends."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_tui.engine.generation.questions import english
+from lora_tui.engine.generation.questions.verbs import (
+    Token,
+    is_noun_like,
+    may_be_finite,
+    may_follow_verb,
+    verb_position,
+)
+
+PhraseKind = Literal["object", "preposition", "reason", "purpose", "means", "time", "condition", "adverb", "comparison"]
+
+YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
+
+_TIME_WORD = re.compile(
+    rf"(?:{english.MONTHS}|{english.WEEKDAYS})s?|{english.SEASONS}|(?:year|month|week|day|hour|minute|second|decade|centur(?:y|ies)|"
+    r"morning|evening|night|noon|midnight|afternoon|dawn|dusk|sunrise|sunset|weekend|season|holiday|today|"
+    r"childhood|lunch|breakfast|dinner|Easter|Christmas)s?"
+)
+
+_CLOCK = re.compile(r"\d{1,2}[:.]\d{2}|a\.?m|p\.?m|o'clock")
+
+_TIME_STARTS = frozenset("after before during until till since while when once".split())
+_HOURS = frozenset("one two three four five six seven eight nine ten eleven twelve".split()) | {
+    str(hour) for hour in range(1, 25)
+}
+_CLAUSE_STARTS = frozenset("because since when whenever if unless while until before after once although as".split())
+
+_TIME_CLAUSES = frozenset("when whenever before after once until while".split())
+_AFTER_COMMA = frozenset("which who where when but so while whereas although though not except yet of".split())
+
+_AFTER_BASE = english.DETERMINERS | english.PERSONAL | english.PREPOSITIONS - {"of", "like"}
+_PARTICLES = frozenset("up down out off away back over through".split())
+
+
+LEANING_ADVERBS = frozenset("only just shortly immediately soon long even mostly usually mainly especially".split())
+"""Adverbs that belong to the preposition or conjunction after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase after the verb: its kind, its first word (preposition or conjunction) and its tokens."""
+
+    kind: PhraseKind
+    tokens: tuple[Token, ...]
+
+    @property
+    def head(self) -> str:
+        """The first word in lower case; "only", "shortly" and the like before a preposition are passed over."""
+        return self.tokens[1 if len(self.tokens) > 1 and self.tokens[0].low in LEANING_ADVERBS else 0].low
+
+    def has(self, *words: str) -> bool:
+        """Tell whether one of the words occurs in it."""
+        return any(token.low in words for token in self.tokens)
+
+
+def phrases_after(tokens: Sequence[Token]) -> tuple[Phrase, ...]:
+    """Cut what follows the verb into phrases; what belongs to a second clause is left out."""
+    phrases: list[Phrase] = []
+    start = 0
+    for end in _borders(tokens):
+        part = tuple(token for token in tokens[start:end])
+        while part and part[0].text == ",":
+            part = part[1:]
+        while part and part[-1].text in (",", "—", "–", "-"):
+            part = part[:-1]
+        if part:
+            phrases.append(Phrase(kind_of(part, not phrases), part))
+        start = end
+    return tuple(phrases)
+
+
+def holds_a_verb(phrase: Phrase) -> bool:
+    """Tell whether a phrase that is no clause holds a finite verb: then the verb of the clause was none."""
+    if phrase.kind not in ("object", "preposition") and not (
+        phrase.kind == "time" and phrase.head in ("in", "on", "at")
+    ):
+        return False
+    tokens = phrase.tokens
+    inside = next(
+        (n for n, t in enumerate(tokens) if t.low in ("that", "which", "who", "whose", "where", "when")), len(tokens)
+    )
+    return any(
+        token.low in english.FINITE_AUXILIARIES - {"can", "might", "may", "will", "do"}
+        or (not token.is_name and not token.low.endswith("ed") and english.past_only(token.low))
+        or (
+            place > 0
+            and english.is_plural(tokens[place - 1].low)  # "by the apprentices climbs": its subject stands further left
+            and any(verb.tense == "third" for verb in english.verbs_of(token.text))
+        )
+        for place, token in enumerate(tokens[:inside])
+    )
+
+
+def _borders(tokens: Sequence[Token]) -> Iterator[int]:
+    """Yield the end of each phrase; the last is the end of the clause."""
+    opened = ""  # the word that opened it
+    inner = ""  # the kind of clause that everything after it belongs to
+    for place, token in enumerate(tokens):
+        low = token.low
+        after = tokens[place + 1] if place + 1 < len(tokens) else None
+        before = tokens[place - 1] if place else None
+        leans = (
+            before is not None
+            and before.low in LEANING_ADVERBS
+            and (low in english.PREPOSITIONS or low in _CLAUSE_STARTS)
+        )
+        if low == "so" and _so_that(tokens, place) and inner != "clause":
+            if place:
+                yield place
+            inner = "clause"
+            continue
+        if low == "because" or (low in _CLAUSE_STARTS and verb_position(tokens[place + 1 :]) is not None):
+            if place and inner != "clause" and not leans:
+                yield place
+            inner, opened = "clause", low
+        if (
+            low in LEANING_ADVERBS
+            and after is not None
+            and place
+            and inner != "clause"
+            and (after.low in english.PREPOSITIONS - {"of"} or after.low in _CLAUSE_STARTS)
+        ):
+            yield place
+            continue
+        if token.text == "," and after is not None and _is_apposition(tokens, place + 1) and inner != "clause":
+            if place:
+                yield place
+            return
+        if token.text in ("—", "–", ";") or (
+            token.text == ","
+            and after is not None
+            and not (after.low in _CLAUSE_STARTS and after.low not in ("while", "although", "when"))
+            and not _so_that(tokens, place + 1)
+            and (
+                after.low in _AFTER_COMMA or _second_verb(tokens, place + 1) or _relative_after_comma(tokens, place + 1)
+            )
+        ):
+            if place:
+                yield place
+            return
+        relative = (
+            low == "that" and after is not None and may_be_finite(after) and before is not None and is_noun_like(before)
+        )
+        if (low in ("which", "who", "whose", "where") or relative) and place:
+            inner, opened = "clause", low
+        if low in ("although", "though", "whereas", "but") and place:
+            yield place
+            return
+        if low in ("and", "or") and any(t.low in ("between", "both") for t in tokens[max(0, place - 4) : place]):
+            continue
+        if low in ("and", "or") and (inner != "clause" or opened in _TIME_CLAUSES) and _second_verb(tokens, place):
+            if place:
+                yield place
+            return
+        if not place or inner == "clause" or leans:
+            continue
+        if place == 1 and before is not None and before.low in _PARTICLES and low in english.PREPOSITIONS:
+            yield place
+            continue
+        if inner == "purpose":
+            continue
+        if low == "to" and after is not None and _is_infinitive(after):
+            inner = "purpose"
+            if not (before is not None and before.low == "order"):
+                yield place
+        elif (
+            (
+                low in english.PREPOSITIONS
+                and not (
+                    low == "of"
+                    or (low == "to" and before is not None and before.low in ("up", "close", "next", "according"))
+                    or low in ("than", "except")
+                    or (low in ("and",))
+                    or (low == "per")
+                    or (before is not None and before.low in english.PREPOSITIONS and before.low != "to")
+                    or _within_range(tokens, place)
+                    or _is_part_of_day(tokens, place)
+                )
+            )
+            or (low == "so" and after is not None and after.low == "that")
+            or (low == "every" and not (before is not None and before.low in english.PREPOSITIONS))
+            or (
+                low == "twice"
+                and (after is None or after.low in ("a", "an", "every", "per"))
+                and not (before is not None and before.low in ("about", "almost", "nearly"))
+            )
+            or low in ("daily", "weekly", "yearly", "today", "now", "again", "then", "too", "together", "alone")
+        ):
+            yield place
+    yield len(tokens)
+
+
+def _so_that(tokens: Sequence[Token], place: int) -> bool:
+    return place + 1 < len(tokens) and (tokens[place].low, tokens[place + 1].low) == ("so", "that")
+
+
+def _relative_after_comma(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether ", most of whom" or ", one of which" begins at `place`."""
+    return any(token.low in ("whom", "which") for token in tokens[place : place + 4])
+
+
+def _is_apposition(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether ", the daughter of a clockmaker" begins at `place`: neither "and" nor "or" follows, so no list."""
+    if place + 2 < len(tokens) and tokens[place + 1].low == "of" and tokens[place + 2].low in ("them", "which", "whom"):
+        return True
+    return tokens[place].low in (
+        "the",
+        "a",
+        "an",
+        "its",
+        "his",
+        "her",
+        "their",
+        "that",
+        "now",
+        "then",
+        "today",
+    ) and not any(token.low in ("and", "or") for token in tokens[place:])
+
+
+def _is_part_of_day(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether "in the evening" after a time of day begins at `place`."""
+    return (
+        tokens[place].low == "in"
+        and place + 2 < len(tokens)
+        and tokens[place + 2].low in ("morning", "evening", "afternoon", "night")
+        and (tokens[place - 1].is_number or _CLOCK.fullmatch(tokens[place - 1].low) is not None)
+    )
+
+
+def _within_range(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether "to", "and", "until" stands inside a range that "from" or "between" began, or between numbers."""
+    if tokens[place].low not in ("to", "until", "till"):
+        return False
+    return any(token.low in ("from", "between") for token in tokens[max(0, place - 6) : place])
+
+
+def _is_infinitive(token: Token) -> bool:
+    return token.low == "be" or any(verb.tense == "base" for verb in english.verbs_of(token.text))
+
+
+def _second_verb(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether a second clause or verb phrase begins at the conjunction or word at `place`."""
+    rest = list(tokens[place:])
+    if rest and rest[0].low in english.CONJUNCTIONS:
+        rest = rest[1:]
+    comma = next((n for n, token in enumerate(rest) if token.text == ","), None)
+    rest = rest[:comma]
+    if not rest:
+        return False
+    if rest[0].low in english.FINITE_AUXILIARIES or rest[0].low in ("it", "they", "he", "she", "this", "these"):
+        return True
+    following = rest[1] if len(rest) > 1 else None
+    if not rest[0].is_name:
+        tenses = {verb.tense for verb in english.verbs_of(rest[0].text)}
+        if tenses & {"past", "third", "participle"} and (following is None or may_follow_verb(following)):
+            return True
+        object_follows = following is not None and (following.low in _AFTER_BASE or english.is_plural(following.low))
+        if "base" in tenses and object_follows and not english.is_adjective(rest[0].low):
+            return True
+    return verb_position(rest[:9]) is not None
+
+
+def kind_of(part: Sequence[Token], is_first: bool) -> PhraseKind:
+    """Return the kind of a phrase; `is_first` where it follows the verb directly."""
+    if part[0].low in LEANING_ADVERBS and len(part) > 1:
+        return kind_of(part[1:], is_first)
+    low = part[0].low
+    after = part[1].low if len(part) > 1 else ""
+    if low == "because" or (low in ("due", "owing", "thanks") and after == "to"):
+        return "reason"
+    if (
+        low == "since"
+        and not any(token.text[0].isdigit() for token in part)
+        and len(part) > 3
+        and verb_position(part[1:])
+    ):
+        return "reason"
+    if low in ("so",) and after == "that":
+        return "purpose"
+    if low == "to" and len(part) > 1 and _is_infinitive(part[1]):
+        return "purpose"
+    if low == "in" and after == "order":
+        return "purpose"
+    if low == "by" and after.endswith("ing") and len(after) > 4:
+        return "means"
+    if low in ("if", "unless", "when", "whenever", "once", "before", "after", "until", "while", "as"):
+        return "time" if low not in ("if", "unless", "as") else "condition"
+    if low == "than":
+        return "comparison"
+    if (
+        low in ("about", "around", "over", "up", "under", "at")
+        and any(token.is_number for token in part[1:3])
+        and is_first
+        and (low != "at" or after in ("least", "most"))
+    ):
+        return "object"
+    if low in english.PREPOSITIONS:
+        return (
+            "time"
+            if is_time(part)
+            and low
+            in (
+                "in",
+                "on",
+                "at",
+                "since",
+                "from",
+                "during",
+                "between",
+                "by",
+                "around",
+                "about",
+                "within",
+                "for",
+                "over",
+            )
+            else "preposition"
+        )
+    if low in ("daily", "weekly", "twice", "yearly") or (low in ("every", "once") and is_time(part)):
+        return "time"
+    if low.endswith("ly") or low in english.ADVERBS:
+        return "adverb"
+    return "object" if is_first else "adverb"
+
+
+def is_time(tokens: Sequence[Token]) -> bool:
+    """Tell whether a phrase says when: it holds a year, a month, a time of day, or a span of time."""
+    end = next(
+        (n for n, token in enumerate(tokens) if n and token.low in ("who", "which", "that", "whose", "where")), None
+    )
+    words = [token.text for token in tokens[:end] if token.is_word]
+    if words and words[0].casefold() in _TIME_STARTS:
+        return True
+    if len(words) == 2 and words[0].casefold() in ("at", "until", "after", "before") and tokens[1].is_number:
+        return words[1].casefold() in _HOURS
+    return any(YEAR.fullmatch(word) or _TIME_WORD.fullmatch(word) or _CLOCK.fullmatch(word) for word in words)

@@ -1,0 +1,106 @@
+"""Templates that ask where."""
+
+from collections.abc import Iterator
+
+from lora_tui.engine.generation.questions import english
+from lora_tui.engine.generation.questions.answer_spans import head_noun, measure_of, names_in, noun_kind
+from lora_tui.engine.generation.questions.forms import (
+    ask,
+    phrases_text,
+    unclear_words,
+    within,
+)
+from lora_tui.engine.generation.questions.reading import QuestionAnswer, Reading, make_pair
+from lora_tui.engine.generation.questions.verbs import text_of
+
+_LOCATED = frozenset(
+    """
+    stand lie live hang sit keep store locate situate find place bear begin start end hold build grow park hide
+    mount install display bury meet stop work teach sell buy print make produce house stay wait nest breed sleep
+    train show exhibit moor anchor store plant collect serve gather marry die
+    """.split()
+)
+
+_PLACE_PREPOSITIONS = frozenset(
+    """
+    in at on near beside behind under above below beneath between along inside outside opposite next beyond across
+    against
+    """.split()
+)
+
+_NO_PLACES = frozenset(
+    """
+    way order case form front charge addition fact general particular use service time turn favour honour memory
+    agreement half two pieces part parts shape colour size danger trouble advance person public private place common
+    return view operation average condition response practice principle total fire sight line need contrast winter
+    summer rest spite steps stages minutes hours days weeks degrees foot hand water lead leash
+    """.split()
+)
+
+
+def _where(reading: Reading) -> Iterator[QuestionAnswer]:
+    clause = reading.clause
+    if clause.verb_form is None or reading.subject.text == "you":
+        return
+    for place, phrase in enumerate(reading.phrases):
+        if phrase.kind != "preposition" or phrase.head not in _PLACE_PREPOSITIONS or len(phrase.tokens) < 2:
+            continue
+        words = phrase.tokens[1:]
+        head = head_noun(words)
+        named = (
+            any(True for _ in names_in(words, reading.names, mid_sentence=words[0].start > 0))
+            and noun_kind(words, reading.names) != "person"
+            and phrase.head in ("in", "at", "near", *(("on",) if clause.verb_form.base in _LOCATED else ()))
+        )
+        located = (
+            clause.verb_form.base in _LOCATED and noun_kind(words) != "person" and words[0].low in english.DETERMINERS
+        )
+        before = reading.phrases[:place]
+        if any(
+            p.head in _PLACE_PREPOSITIONS | {"from", "to"} or measure_of(p.tokens[1:])
+            for p in before
+            if p.kind == "preposition"
+        ):
+            continue
+        if (
+            not (named or located)
+            or head.low in _NO_PLACES
+            or measure_of(words) is not None
+            or unclear_words(words)
+            or head.low.endswith("ing")
+        ):
+            continue
+        if any(p.kind == "object" for p in before) and not clause.is_passive and not named:
+            continue
+        if len(before) > 1 or (any(token.low in ("and",) for token in words) and not named):
+            continue
+        answer = [
+            *phrase.tokens,
+            *(
+                token
+                for p in reading.phrases[place + 1 :]
+                if p.kind == "preposition" and p.head in _PLACE_PREPOSITIONS | {"from"}
+                for token in p.tokens
+            ),
+        ]
+        kept = " ".join(phrases_text([p], clause.sentence) for p in before if not unclear_words(p.tokens))
+        if clause.verb_form.base in ("bear", "die"):
+            yield from make_pair(
+                ask("Where", clause, reading.subject, ""), text_of(answer, clause.sentence), "fact", "place"
+            )
+            continue
+        lead = clause.lead
+        if lead is not None:
+            if lead.kind not in ("time", "preposition", "condition") or unclear_words(lead.tokens):
+                continue
+            kept += f" {within(lead.tokens, clause.sentence, reading.names)}"
+        times = [
+            p for p in reading.phrases if p.kind == "time" and p.head in ("in", "on") and not unclear_words(p.tokens)
+        ]
+        kept += f" {phrases_text(times[:1], clause.sentence)}" if times and times[0] is not phrase else ""
+        yield from make_pair(
+            ask("Where", clause, reading.subject, kept), text_of(answer, clause.sentence), "fact", "place"
+        )
+
+
+TEMPLATES = (_where,)

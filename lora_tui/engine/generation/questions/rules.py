@@ -1,0 +1,71 @@
+"""Questions made from a sentence by rule: the clause is turned round, and one of its phrases becomes the answer.
+
+"The funicular was opened on 3 May 1897." gives "When was the funicular opened?" and "On 3 May 1897.". Templates would
+rather give nothing than a question that is wrong or leans on its sentence; the round trip judges what is left.
+"""
+
+from collections.abc import Set
+
+from lora_tui.engine.generation.questions import amounts, english, places, reasons, things
+from lora_tui.engine.generation.questions.clauses import parse_clause
+from lora_tui.engine.generation.questions.forms import Subject, names_itself, subject_of
+from lora_tui.engine.generation.questions.reading import QuestionAnswer, Reading
+
+_MAX_QUESTION_WORDS = 20
+
+_MAX_ANSWER_WORDS = 26
+
+_TEMPLATES = (*amounts.TEMPLATES, *things.TEMPLATES, *reasons.TEMPLATES, *places.TEMPLATES)
+_NO_ENDS = (
+    english.CONJUNCTIONS
+    | english.DETERMINERS - {"that", "all", "both", "each", "any", "enough"}
+    | frozenset("before only shortly just that is are was were very more than also".split())
+)
+_POSSESSIVE_STARTS = frozenset("its his her their my our your this these those".split())
+
+
+def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str | None = None) -> list[QuestionAnswer]:
+    """Return the questions that a sentence answers, the plainest first.
+
+    `names` are words that the passage writes as names in the middle of sentences. `stand_in` says what a pronoun at the
+    beginning of the sentence stands for; without it such a sentence gives no question.
+    """
+    clause = parse_clause(sentence)
+    if clause is None:
+        return list(reasons.of_instruction(sentence, names))
+    if stand_in is not None and clause.subject[0].low in ("it", "they", "he", "she") and len(clause.subject) == 1:
+        human = clause.subject[0].low in ("he", "she")
+        subject = Subject(stand_in, stand_in.split()[-1], clause.subject[0].low == "they", human)
+    elif clause.subject[0].low == "there" and len(clause.subject) == 1:
+        return list(amounts.existence(clause, names))
+    elif (
+        len(clause.subject) == 1
+        and clause.subject[0].text not in names
+        and clause.subject[0].start == 0
+        and any(verb.tense == "base" for verb in english.verbs_of(clause.subject[0].text))
+    ):
+        return []  # "Rate rejected pairs too.": an instruction
+    elif len(clause.subject) == 1 and clause.subject[0].low == "you":
+        subject = Subject("you", "you", True, True)
+    elif names_itself(clause.subject):
+        subject = subject_of(clause, names)
+    else:
+        return []
+    reading = Reading(clause, subject, names)
+    found: dict[str, QuestionAnswer] = {}
+    for template in _TEMPLATES:
+        for pair in template(reading):
+            if pair.question not in found and _is_sound(pair):
+                found[pair.question] = pair
+    return list(found.values())
+
+
+def _is_sound(pair: QuestionAnswer) -> bool:
+    words = pair.question.split()
+    first = pair.answer.split()[0].casefold()
+    if first in _POSSESSIVE_STARTS and pair.kind not in ("clause", "means", "purpose"):
+        return False
+    ends = {words[-1].casefold().strip("?,."), pair.answer.split()[-1].casefold().strip("?,.")}
+    if ends & _NO_ENDS:
+        return False
+    return 3 <= len(words) <= _MAX_QUESTION_WORDS and 1 <= len(pair.answer.split()) <= _MAX_ANSWER_WORDS

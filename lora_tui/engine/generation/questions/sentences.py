@@ -1,0 +1,75 @@
+"""Sentences of a passage: prose without headings, code and tables, each with the one before it in its paragraph.
+
+Text is kept as it stands, so that a sentence can be quoted; only line breaks become spaces.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_NO_PROSE = re.compile(
+    r"(?ms)^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1[^\n]*$|\Z)|^(?: {4}|\t).*?$|^ *\|.*?$|^ *<.*?$"
+    r"|^ *!!!.*?$|^ *===.*?$|^--8<--.*?$"
+)
+_HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
+_LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
+_ABBREVIATION = re.compile(
+    r"(?:^|[A-Z][\w.]* )[A-Z]\.$"
+    r"|(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|Nos|vs|cf|e\.g|i\.e|approx|ca|c|Mt|Jr|Sr|Inc|Ltd|Co)\.$"
+)
+_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"“'‘(]?[A-Z0-9`])")
+_TITLE_LENGTH = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence, the one before it in its paragraph ("" for the first), and the heading it stands under."""
+
+    text: str
+    before: str
+    heading: str
+
+
+def sentences(passage: str, heading: str = "") -> Iterator[Sentence]:
+    """Yield the sentences of a passage in order; `heading` is what it stands under before its own first heading."""
+    for block in re.split(r"\n[ \t]*\n", _NO_PROSE.sub("", passage)):
+        lines = block.splitlines()
+        paragraph: list[str] = []
+        for number, line in enumerate(lines):
+            if (found := _HEADING.fullmatch(line)) is not None or _is_title(lines, number):
+                yield from _of_paragraph(paragraph, heading)
+                paragraph = []
+                heading = found.group(1) if found is not None else line.strip()
+                continue
+            if _LIST_ITEM.match(line):
+                yield from _of_paragraph(paragraph, heading)
+                paragraph = []
+            paragraph.append(re.sub(r"^\s*>\s?", "", _LIST_ITEM.sub("", line, count=1)))
+        yield from _of_paragraph(paragraph, heading)
+
+
+def _is_title(lines: list[str], number: int) -> bool:
+    """Tell whether a line is a title of plain text: short, without an end, alone or before a line that begins anew."""
+    line = lines[number].strip()
+    if not line or len(line) > _TITLE_LENGTH or line[-1] in ".,;:!?…" or _LIST_ITEM.match(line) or number > 0:
+        return False
+    following = lines[number + 1].strip() if number + 1 < len(lines) else ""
+    return (
+        not following
+        or (following[0].isupper() and len(line) < _TITLE_LENGTH and len(following) > len(line) + 20)
+        or (set(following) <= {"=", "-"})
+    )
+
+
+def _of_paragraph(lines: list[str], heading: str) -> Iterator[Sentence]:
+    text = " ".join(" ".join(lines).split())
+    before, start = "", 0
+    for border in [*_END.finditer(text), None]:
+        end = len(text) if border is None else border.start()
+        if border is not None and _ABBREVIATION.search(text[start:end]):
+            continue
+        sentence = text[start:end].strip()
+        if sentence:
+            yield Sentence(sentence, before, heading)
+            before = sentence
+        start = len(text) if border is None else border.end()

@@ -1,0 +1,91 @@
+"""The round trip: the question is put back to the model with the passage in view, and must point at its own answer.
+
+The model does not rate, which a model of this size cannot. It is measured how probable it finds the answer beside the
+other candidate answers of the passage, those of the same kind first, each corrected by how probable it is without the
+question (pointwise mutual information, in nats). Wrong answers lose against their rivals; a question that makes no
+sense does not make any answer more probable; and a question that is no English is improbable itself.
+
+Pure arithmetic: `builtin_model` has the log-probabilities computed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
+
+MAX_RIVALS = 9
+_BIAS, _OF_SHARE, _OF_GAIN, _OF_FLUENCY = 0.0, 0.5, 0.5, 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A candidate answer: its log-probability in nats with the question and without it, and its number of tokens."""
+
+    asked: float
+    unasked: float
+    tokens: int
+
+    @property
+    def information(self) -> float:
+        """What the question tells about it, in nats."""
+        return self.asked - self.unasked
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A question's own answer, the rivals of its passage, and how probable a token the question is itself (nats)."""
+
+    own: Candidate
+    rivals: Sequence[Candidate]
+    fluency: float
+
+    @property
+    def share(self) -> float:
+        """The answer's part of what the question tells about all candidates, 0-1: the softmax of their information."""
+        informations = [self.own.information, *(rival.information for rival in self.rivals)]
+        highest = max(informations)
+        total = sum(math.exp(information - highest) for information in informations)
+        return math.exp(self.own.information - highest) / total
+
+    @property
+    def gain(self) -> float:
+        """Nats a token that the question adds to the answer."""
+        return self.own.information / max(1, self.own.tokens)
+
+    @property
+    def level(self) -> float:
+        """How sure the round trip makes us that the pair is right, 0-1."""
+        return 1 / (
+            1
+            + math.exp(
+                -(
+                    _BIAS
+                    + _OF_SHARE * math.log(self.share / (1 - self.share + 1e-6) + 1e-9)
+                    + _OF_GAIN * self.gain
+                    + _OF_FLUENCY * self.fluency
+                )
+            )
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Return it as the judge's metrics."""
+        return {"judge_correctness": self.level, "judge_usefulness": self.level}
+
+    def note(self) -> str:
+        """Return in words what was measured."""
+        return (
+            f"asked with the passage in view, the question points at this answer with {self.share:.0%} against "
+            f"{len(self.rivals)} others, and makes each of its tokens {math.exp(self.gain):.1f} times as likely"
+        )
+
+
+def rivals_of(answer: str, kind: str, spans: Sequence[AnswerSpan]) -> list[str]:
+    """Return the candidates of a passage that an answer has to beat: of its kind first, none that overlaps with it."""
+    bare = answer.casefold().strip(" .")
+    texts: dict[str, str] = {}
+    for span in sorted(spans, key=lambda span: span.kind != kind):
+        other = span.text.casefold().strip(" .")
+        if other and other not in bare and bare not in other:
+            texts.setdefault(other, span.text)
+    return list(texts.values())[:MAX_RIVALS]

@@ -1,0 +1,174 @@
+"""Questions made from sentences by rule: what is asked, what is answered, and what is better not asked."""
+
+import pytest
+
+from lora_tui.engine.generation.questions.passage_facts import facts_of, names_of
+from lora_tui.engine.generation.questions.rules import questions_about
+
+NAMES = frozenset({"Brell", "Linz", "Clara", "Hoffer", "Anton", "Textual", "Trieste", "Oss"})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        ("The funicular was opened on 3 May 1897.", "When was the funicular opened?", "On 3 May 1897."),
+        ("In 1932 the council closed the old pool.", "When did the council close the old pool?", "In 1932."),
+        ("Until 1931 the cars were lit with lamps.", "Until when were the cars lit with lamps?", "Until 1931."),
+        ("The bridge has been closed since 1998.", "Since when has the bridge been closed?", "Since 1998."),
+        ("Workers live for about six weeks.", "How long do workers live?", "For about six weeks."),
+        ("The ride takes six minutes.", "How long does the ride take?", "Six minutes."),
+        ("Cars depart every ten minutes.", "How often do cars depart?", "Every ten minutes."),
+        ("The line is 412 metres long.", "How long is the line?", "412 metres."),
+        ("The cable weighs nine tonnes.", "How much does the cable weigh?", "Nine tonnes."),
+        ("A single ticket costs 2.40 crowns.", "How much does a single ticket cost?", "2.40 crowns."),
+        ("Each car carries 24 passengers.", "How many passengers does each car carry?", "24 passengers."),
+        ("About 300 people attended the opening.", "How many people attended the opening?", "About 300 people."),
+        (
+            "There are two waiting rooms in the lower station.",
+            "How many waiting rooms are there in the lower station?",
+            "Two waiting rooms.",
+        ),
+        (
+            "The cable has been replaced thirteen times.",
+            "How many times has the cable been replaced?",
+            "Thirteen times.",
+        ),
+        ("The water is kept at 27 degrees.", "At what temperature is the water kept?", "27 degrees."),
+        ("The funicular was opened by the mayor of Brell.", "Who opened the funicular?", "The mayor of Brell."),
+        (
+            "Children under eight must be accompanied by an adult.",
+            "Who must accompany children under eight?",
+            "An adult.",
+        ),
+        ("The first driver was Anton Brell.", "Who was the first driver?", "Anton Brell."),
+        ("A compass is an instrument that shows the way.", "What is a compass?", "An instrument that shows the way."),
+        ("The lower station is called the Foot.", "What is the lower station called?", "The Foot."),
+        ("The wooden blocks are made of poplar.", "What are the wooden blocks made of?", "Poplar."),
+        ("The frame consists of four wooden bars.", "What does the frame consist of?", "Four wooden bars."),
+        (
+            "The museum shows the original winch and a uniform.",
+            "What does the museum show?",
+            "The original winch and a uniform.",
+        ),
+        ("A smoker is used to calm the bees.", "What is a smoker used for?", "To calm the bees."),
+        ("The brakes were made in Linz.", "Where were the brakes made?", "In Linz."),
+        ("The engine stands in the upper station.", "Where does the engine stand?", "In the upper station."),
+        (
+            "The town council refused to pay, since it had borrowed a large sum.",
+            "Why did the town council refuse to pay?",
+            "Since it had borrowed a large sum.",
+        ),
+        (
+            "The council closed the pool in 1974 in order to repair the roof.",
+            "Why did the council close the pool in 1974?",
+            "In order to repair the roof.",
+        ),
+        ("The bees cool the hive by fanning their wings.", "How do the bees cool the hive?", "By fanning their wings."),
+        ("To calm the bees, use cool white smoke.", "How do you calm the bees?", "Use cool white smoke."),
+        (
+            "If the hive feels light, the colony needs sugar syrup.",
+            "What happens if the hive feels light?",
+            "The colony needs sugar syrup.",
+        ),
+        (
+            "Swimmers must shower before they enter the pool.",
+            "What must swimmers do before they enter the pool?",
+            "Shower.",
+        ),
+    ],
+)
+def test_a_sentence_answers(sentence: str, question: str, answer: str) -> None:
+    found = {pair.question: pair.answer for pair in questions_about(sentence, NAMES)}
+    assert question in found, found
+    assert found[question] == answer
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "It was opened on 3 May 1897.",
+        "The most common is the worker bee.",
+        "This was built in 1932 by the mayor.",
+        "The other was replaced in 1912.",
+        "Some were sold in 1912.",
+        "The latter was painted by the driver.",
+        "The first was sold for 12 crowns.",
+        "The reason is a broken valve.",
+        "Let's write an app with a button.",
+        "Note that the method returns a string.",
+        "The line was not opened in 1912.",
+        "Nobody was hurt in the fire of 1912.",
+        "The car painted in red by the apprentices climbs in six minutes.",
+        "Then the car was sold in 1912.",
+    ],
+)
+def test_a_sentence_that_leans_on_others_or_is_unclear_is_not_asked_about(sentence: str) -> None:
+    assert questions_about(sentence, NAMES) == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kinds"),
+    [
+        ("The funicular was opened in 1897 by the mayor of Brell.", {("fact", "time"), ("fact", "person")}),
+        ("A compass is an instrument that shows the way.", {("definition", "thing")}),
+        ("The bees cool the hive by fanning their wings.", {("procedure", "means")}),
+    ],
+)
+def test_a_pair_has_the_type_that_it_is(sentence: str, kinds: set[tuple[str, str]]) -> None:
+    assert {(pair.type, pair.kind) for pair in questions_about(sentence, NAMES)} >= kinds
+
+
+def questions_of(passage: str) -> dict[str, str]:
+    return {fact.pair.question: fact.pair.answer for fact in facts_of(passage).facts}
+
+
+def test_it_stands_for_the_subject_before() -> None:
+    found = facts_of("The lower station stands on Tanner Quay. It was rebuilt in 2004.").facts
+    rebuilt = next(fact for fact in found if fact.pair.question == "When was the lower station rebuilt?")
+    assert rebuilt.pair.answer == "In 2004."
+    assert rebuilt.evidence == "The lower station stands on Tanner Quay. It was rebuilt in 2004."
+
+
+def test_he_stands_for_the_one_person_before() -> None:
+    questions = questions_of("The plans were drawn by the engineer Leopold Frisk. He died in 1907.")
+    assert questions["When did Leopold Frisk die?"] == "In 1907."
+
+
+def test_a_pronoun_with_two_possible_meanings_is_not_asked_about() -> None:
+    questions = questions_of("Leopold Frisk met Anton Brell in the station. He died in 1907.")
+    assert not any("die" in question for question in questions)
+
+
+def test_a_new_paragraph_begins_without_pronouns() -> None:
+    assert questions_of("The station is old.\n\nIt was rebuilt in 2004.") == {}
+
+
+def test_a_sentence_of_two_statements_is_asked_about_both() -> None:
+    questions = questions_of("The line is 284 metres long and rises 121 metres between the two stations.")
+    assert questions["How long is the line?"] == "284 metres."
+    assert questions["How high does the line rise between the two stations?"] == "121 metres."
+
+
+def test_the_second_clause_has_a_subject_of_its_own() -> None:
+    questions = questions_of("The roof was sold in 1912, and the platform was moved to Oss in 1913.")
+    assert questions["When was the roof sold?"] == "In 1912."
+    assert questions["When was the platform moved to Oss?"] == "In 1913."
+
+
+def test_names_keep_their_capitals_and_other_words_lose_them() -> None:
+    texts = ["Users like Textual. Textual sends events.", "Dogs need a ticket, and all Textual apps do."]
+    assert names_of(texts) == {"Textual"}
+
+
+def test_headings_code_and_tables_hold_no_sentences() -> None:
+    passage = (
+        "# The line was opened in 1890.\n\n    The line was opened in 1891.\n\n"
+        "```\nThe line was opened in 1892.\n```\n\n| The line was opened in 1893. |\n\n"
+        "- The line was closed in 1894.\n"
+    )
+    assert list(questions_of(passage)) == ["When was the line closed?"]
+
+
+def test_initials_and_abbreviations_end_no_sentence() -> None:
+    questions = questions_of("The bridge was built by Dr. A. Marl in 1912. The product of A and B. The roof is new.")
+    assert questions["Who built the bridge in 1912?"] == "Dr. A. Marl."
