@@ -15,6 +15,15 @@ from dataclasses import dataclass
 from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
 
 MAX_RIVALS = 9
+_MIN_RIVALS = 3
+_ALIKE = (
+    frozenset(("time", "duration", "frequency")),
+    frozenset(("quantity", "duration")),
+    frozenset(("person", "name")),
+    frozenset(("place", "name")),
+    frozenset(("thing", "name", "list", "person")),
+    frozenset(("clause", "means", "purpose")),
+)
 _BIAS, _OF_SHARE, _OF_GAIN, _OF_FLUENCY = 0.0, 0.5, 0.5, 0.0
 
 
@@ -81,11 +90,19 @@ class RoundTrip:
 
 
 def rivals_of(answer: str, kind: str, spans: Sequence[AnswerSpan]) -> list[str]:
-    """Return the candidates of a passage that an answer has to beat: of its kind first, none that overlaps with it."""
+    """Return the candidates of a passage that an answer has to beat, none that overlaps with it.
+
+    Those of its kind come first, then those of kinds that the same question word asks for; others only where there are
+    fewer than `_MIN_RIVALS` of these: a number is no rival to an answer to "What".
+    """
     bare = answer.casefold().strip(" .")
+    near = next((group for group in _ALIKE if kind in group), frozenset())
     texts: dict[str, str] = {}
-    for span in sorted(spans, key=lambda span: span.kind != kind):
-        other = span.text.casefold().strip(" .")
-        if other and other not in bare and bare not in other:
-            texts.setdefault(other, span.text)
+    for distance, wanted in enumerate((frozenset((kind,)), near, None)):
+        for span in spans:
+            other = span.text.casefold().strip(" .")
+            overlaps = other in bare or bare in other
+            enough = distance == 2 and len(texts) >= _MIN_RIVALS
+            if (wanted is None or span.kind in wanted) and other and not overlaps and not enough:
+                texts.setdefault(other, span.text)
     return list(texts.values())[:MAX_RIVALS]

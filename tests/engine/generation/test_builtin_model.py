@@ -84,9 +84,7 @@ def test_the_judge_measures_the_same_after_a_resume(base: BaseModel) -> None:
         pairs = await until_exhausted(first)
         judge = writer(base) if resumed else first
         judged = [await judge.judge(PASSAGE, pair, UnrecordedCall()) for pair in pairs]
-        assert all(
-            set(one.metrics) == {"judge_correctness", "judge_usefulness"} for one in judged
-        )
+        assert all(set(one.metrics) == {"judge_correctness", "judge_usefulness"} for one in judged)
         return [one.metrics["judge_correctness"] for one in judged]
 
     assert asyncio.run(story(resumed=True)) == pytest.approx(asyncio.run(story(resumed=False)), abs=1e-4)

@@ -32,11 +32,18 @@ def test_rivals_are_of_the_answers_kind_first_and_none_overlaps() -> None:
         AnswerSpan("24 passengers", "quantity"),
         AnswerSpan("In 1897.", "time"),
         AnswerSpan("1897", "time"),
+        AnswerSpan("Six minutes", "duration"),
         AnswerSpan("Since 1912", "time"),
         AnswerSpan("In 1897, on a Sunday", "time"),
-        *(AnswerSpan(f"thing {n}", "thing") for n in range(20)),
     ]
-    rivals = rivals_of("In 1897.", "time", spans)
-    assert rivals[:2] == ["Since 1912", "24 passengers"]
-    assert not any("1897" in rival for rival in rivals)
-    assert len(rivals) == MAX_RIVALS
+    assert rivals_of("In 1897.", "time", spans) == ["Since 1912", "Six minutes", "24 passengers"]
+
+
+def test_other_kinds_are_rivals_only_where_there_are_few_of_the_own() -> None:
+    numbers = [AnswerSpan(f"{n} metres", "quantity") for n in range(20)]
+    assert rivals_of("A winch.", "thing", [AnswerSpan(f"A rope {n}", "thing") for n in "abc"] + numbers) == [
+        "A rope a",
+        "A rope b",
+        "A rope c",
+    ]
+    assert len(rivals_of("3 litres", "quantity", numbers)) == MAX_RIVALS
