@@ -1,38 +1,25 @@
-"""What the README names is there: bindings, pictures, benchmarks."""
+"""What the README and the page of keys name is there: bindings, pictures, benchmarks."""
 
-import importlib
-import pkgutil
 import re
 from pathlib import Path
 
-from textual.binding import Binding
-from textual.dom import DOMNode
-
-import lora_tui.tui
+from tests.bench.keys_page import named_bindings, page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+KEYS = (ROOT / ".github" / "KEYS.md").read_text()
 BENCHMARKS = (ROOT / "tests" / "bench" / "README.md").read_text()
 
 
-def bindings() -> set[str]:
-    """The names of all bindings of the app and its screens."""
-    for module in pkgutil.walk_packages(lora_tui.tui.__path__, "lora_tui.tui."):
-        importlib.import_module(module.name)
-    found, classes = set(), [DOMNode]
-    while classes:
-        node = classes.pop()
-        classes += node.__subclasses__()
-        if node.__module__.startswith("lora_tui."):
-            found |= {binding.id for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())) if binding.id}
-    return found
-
-
-def test_the_bindings_that_can_be_given_other_keys_exist() -> None:
-    listed = README.partition("Names of bindings")[2].partition("</details>")[0]
-    named = set(re.findall(r"`([a-z]+\.[a-z0-9.-]+)`", listed))
+def test_the_keys_that_the_page_names_exist() -> None:
+    named = set(re.findall(r"\| `([a-z]+\.[a-z0-9.-]+)` \|$", KEYS, re.MULTILINE))
     assert len(named) > 50
-    assert named - bindings() == set()
+    assert named - named_bindings().keys() == set(), "write the page anew: see tests/bench/keys_page.py"
+    assert set(named_bindings()) == set(re.findall(r"\| `([a-z]+\.[a-z0-9.-]+)` \|$", page(), re.MULTILINE))
+
+
+def test_the_readme_is_no_longer_than_people_read() -> None:
+    assert len(README.encode()) < 10_500
 
 
 def test_pictures_and_benchmarks_exist() -> None:
