@@ -82,6 +82,7 @@ class Program:
         async def put() -> None:
             async with await Store.open(self.folder / "training_data.db") as store:
                 number = await runs.create(store, mode, Settings().model_dump(mode="json"), {})
+                await runs.set_folder(store, number, self.folder / "checkpoints" / f"run-{number}")
                 await runs.end(store, number, state, {}, None)
 
         asyncio.run(put())

@@ -3,6 +3,9 @@
 The model is tiny and random, and a local server plays the endpoint; everything between them is the real thing.
 """
 
+import contextlib
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -59,6 +62,12 @@ class AppFolder:
         self.folder = folder
         self.environment = environment
 
+    def end_what_is_left(self) -> None:
+        """Kill runs that a failed test has left at work: they would train on, beside all tests that follow."""
+        for row in self.rows("SELECT pid FROM runs WHERE state IN ('queued', 'running', 'stopping')"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(row["pid"], signal.SIGKILL)
+
     def app(self, *arguments: str, columns: int = 120, rows: int = 40) -> AppTerminal:
         return AppTerminal(
             [*installed_command(), *arguments], cwd=self.folder, env=self.environment, columns=columns, rows=rows
@@ -83,7 +92,7 @@ class AppFolder:
             made = store.execute("SELECT count(*) FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
             return [dict(row) for row in store.execute(select)] if made else []
 
-    def wait_for_state(self, state: str, timeout: float = 60.0) -> dict[str, Any]:
+    def wait_for_state(self, state: str, timeout: float = 150.0) -> dict[str, Any]:
         """Wait until the run is in a state."""
         deadline = time.monotonic() + timeout
         while not (found := self.rows(f"SELECT * FROM runs WHERE state = '{state}'")):
@@ -91,14 +100,14 @@ class AppFolder:
             time.sleep(0.05)
         return found[0]
 
-    def wait_for_checkpoint(self, timeout: float = 60.0) -> None:
+    def wait_for_checkpoint(self, timeout: float = 150.0) -> None:
         """Wait until a checkpoint is on disk."""
         deadline = time.monotonic() + timeout
         while not list(self.folder.glob("checkpoints/run-1/step-*/adapter_model.safetensors")):
             assert time.monotonic() < deadline, "no checkpoint has come"
             time.sleep(0.05)
 
-    def wait_for_reply(self, terminal: AppTerminal, timeout: float = 60.0) -> None:
+    def wait_for_reply(self, terminal: AppTerminal, timeout: float = 150.0) -> None:
         """Wait until a reply is in the store."""
         deadline = time.monotonic() + timeout
         while not self.rows("SELECT * FROM turns WHERE role = 'assistant'"):
@@ -113,7 +122,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> AppFolder:
+def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> Iterator[AppFolder]:
     server.reset()
     folder = tmp_path / "work"
     folder.mkdir()
@@ -123,7 +132,9 @@ def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]
     for number in range(3):
         (folder / "training_input" / f"{number}.txt").write_text(made_up_text(number, 3))
     (folder / "train.txt").write_text(training_text())
-    return AppFolder(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"})
+    app_folder = AppFolder(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"})
+    yield app_folder
+    app_folder.end_what_is_left()
 
 
 def quit_app(terminal: AppTerminal) -> None:
