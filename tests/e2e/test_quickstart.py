@@ -70,10 +70,10 @@ def test_pairs_from_the_lessons_are_questions_whose_answers_stand_there(quicksta
     accepted = [event for event in quickstart.of("pair") if event["verdict"] == "accepted"]
     assert len(accepted) >= 6
     lessons = Path(__file__).parents[2] / "lora_tui" / "lessons"
-    prose = " ".join(" ".join(path.read_text().split()) for path in sorted(lessons.glob("*.md")))
+    prose = " ".join(" ".join(path.read_text().split()) for path in sorted(lessons.glob("*.md"))).casefold()
     for pair in accepted:
-        assert re.fullmatch(r"(What|Why|How) [^?]+\?", pair["question"]), pair["question"]
-        assert pair["answer"] in prose
+        assert re.fullmatch(r"[A-Z][^?]+\?", pair["question"]), pair["question"]
+        assert pair["answer"].rstrip(".").casefold() in prose
         assert pair["score"] >= 7
 
 

@@ -24,7 +24,11 @@ _ALIKE = (
     frozenset(("thing", "name", "list", "person")),
     frozenset(("clause", "means", "purpose")),
 )
-_BIAS, _OF_SHARE, _OF_GAIN, _OF_FLUENCY = 0.0, 0.5, 0.5, 0.0
+_BIAS, _OF_POINTING, _OF_GAIN, _OF_FLUENCY = 1.0, 0.5, 0.4, 2.0
+"""Weights of the logit of the level. Sensible questions have some -1.5 nats a token, odd ones -2.5 and less."""
+
+_MOST_POINTING = 3.0
+"""Log-odds of the share are cut here: what is beyond says more about the rivals than about the pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +68,11 @@ class RoundTrip:
 
     @property
     def level(self) -> float:
-        """How sure the round trip makes us that the pair is right, 0-1."""
-        return 1 / (
-            1
-            + math.exp(
-                -(
-                    _BIAS
-                    + _OF_SHARE * math.log(self.share / (1 - self.share + 1e-6) + 1e-9)
-                    + _OF_GAIN * self.gain
-                    + _OF_FLUENCY * self.fluency
-                )
-            )
-        )
+        """How sure the round trip makes us that the pair is right, 0-1: a logistic sum of what it measures."""
+        share = min(max(self.share, 1e-6), 1 - 1e-6)
+        pointing = min(max(math.log(share / (1 - share)), -_MOST_POINTING), _MOST_POINTING)
+        logit = _BIAS + _OF_POINTING * pointing + _OF_GAIN * (self.gain - 1) + _OF_FLUENCY * (self.fluency + 2)
+        return 1 / (1 + math.exp(-logit))
 
     def metrics(self) -> dict[str, float]:
         """Return it as the judge's metrics."""

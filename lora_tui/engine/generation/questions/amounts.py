@@ -38,9 +38,13 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
         ):
             continue
-        if word is None or (word == "When" and len(points) > 1) or unclear_beside(phrase.tokens, reading.subject):
+        if (
+            word is None
+            or (word == "When" and len(points) > 1 and not _is_finer(phrase, points, reading))
+            or unclear_beside(phrase.tokens, reading.subject)
+        ):
             continue
-        if reading.subject.text == "you" or (reading.clause.is_copula and reading.phrases[0].kind == "object"):
+        if reading.subject.text == "you" or _is_timeless(reading, phrase):
             continue
         if (
             phrase.head in ("after", "before")
@@ -49,12 +53,9 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             and not reading.clause.is_passive
         ):
             continue
-        keep = (
-            ("object", "preposition", "comparison", "adverb")
-            if word == "When"
-            else ("object", "preposition", "time", "comparison")
-        )
-        rest = reading.rest(phrase, keep=keep)
+        if _is_counted(reading):  # "How many people ...?" is what such a sentence answers
+            continue
+        rest = reading.rest(phrase, keep=("object", "preposition", "time", "comparison"))
         if reading.clause.verb_form is not None and reading.clause.verb_form.base in ("bear", "die"):
             rest = ""
         if rest is None or (reading.clause.is_copula and not rest):
@@ -64,13 +65,33 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
         yield from make_pair(question, reading.text(phrase.tokens), "fact", kind)
 
 
+def _is_finer(phrase: Phrase, points: Sequence[Phrase], reading: Reading) -> bool:
+    """Tell whether of two times one leads in and this is the other: "In winter the service ends at 9"."""
+    return len(points) == 2 and reading.clause.lead in points and phrase is not reading.clause.lead
+
+
+def _is_timeless(reading: Reading, phrase: Phrase) -> bool:
+    """Tell whether a form of "be" says what something is, and its time belongs to that: "was the closure in 1998"."""
+    if not reading.clause.is_copula or not reading.phrases or reading.phrases[0].kind != "object":
+        return False
+    first = reading.phrases[0].tokens
+    state = len(first) == 1 and english.is_adjective(first[0].low)  # "is open from October to April"
+    return not state and phrase.head not in ("since", "until")
+
+
+def _is_counted(reading: Reading) -> bool:
+    """Tell whether the subject is a bare number of things: "seventeen people"."""
+    return measure_of(reading.clause.subject) is not None
+
+
 def _time_word(phrase: Phrase) -> str | None:
     head, words = phrase.head, phrase.tokens
     if head in ("every", "daily", "weekly", "twice", "once", "yearly"):
         return "How often" if head != "once" or (len(words) > 1 and words[1].low in ("a", "an", "every")) else None
     measure = measure_of(words[1:]) if len(words) > 1 else None
     if head == "for":
-        return "How long" if measure == "duration" or words[1].low in ("a", "many", "several") else None
+        long = measure == "duration" or words[1].low in ("a", "many", "several") or words[1].low in _PERIODS
+        return "How long" if long else None
     if head in ("over", "about", "around", "within") or (
         measure == "duration" and head in ("in", "after", "before", "by", "at")
     ):
@@ -86,6 +107,7 @@ def _time_word(phrase: Phrase) -> str | None:
     return "When"
 
 
+_PERIODS = frozenset("minutes hours days weeks months years decades centuries".split())
 _COPULA_MEASURES = frozenset("long high deep wide tall old thick heavy broad".split())
 
 _MEASURE_NOUNS = frozenset(
@@ -97,6 +119,8 @@ _MEASURE_NOUNS = frozenset(
 def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
     clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
     if first is None or first.kind not in ("object", "preposition"):
+        return
+    if first.head in ("at", "in", "by") and (len(first.tokens) < 2 or first.tokens[1].low not in ("least", "most")):
         return
     words = first.tokens
     measure = measure_of(words)
@@ -112,11 +136,12 @@ def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
         return
     if clause.is_passive or clause.verb_form is None:
         return
-    rest = reading.rest(first, keep=("object", "preposition", "time", "comparison"))
+    rest = reading.rest(first, keep=("object", "preposition", "time", "comparison", "purpose"))
     if rest is None:
         return
     base = clause.verb_form.base
-    head = words[-1]
+    if base == "measure":  # "fifty metres by twenty"
+        return
     answer = reading.text(words)
     if base in ("take", "last", "require") and measure == "duration":
         if base != "require":
@@ -161,15 +186,48 @@ def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
                 ask(f"How many {of_what}", clause, reading.subject, rest), reading.text(words[:of]), "fact", "quantity"
             )
     elif (
-        measure in ("count", "duration")
-        and english.is_plural(head.text)
+        measure in ("count", "duration", "length", "volume", "weight", "temperature")
+        and english.is_plural(_per(words)[-1].text)
         and not any(token.low in ("and", "or", ",") for token in words)
     ):
-        counted = _without_number(words)
-        if counted and len(counted) <= 4 and not unclear_words(counted) and base not in ("be",):
+        counted, rate = _without_number(_per(words)), words[len(_per(words)) :]
+        if counted and len(counted) <= 4 and not unclear_words(counted):
+            shown = f"{reading.text(rate)} {rest}" if rate else rest
+            question = ask(f"How many {reading.text(counted)}", clause, reading.subject, shown)
+            yield from make_pair(question, reading.text(_per(words)), "fact", "quantity")
+
+
+def _per(words: Sequence[Token]) -> Sequence[Token]:
+    """Return a measure without its rate: "25 kilograms" of "25 kilograms a year"."""
+    rate = next((n for n, token in enumerate(words) if n and token.low in ("a", "an", "per", "each")), len(words))
+    return words[:rate]
+
+
+def _in_how_many(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "dies after about six weeks" gives "After how many weeks does ... die?"."""
+    for phrase in reading.phrases:
+        words = phrase.tokens[1:]
+        if phrase.head not in ("in", "within", "after") or phrase.tokens[0].low != phrase.head or not words:
+            continue
+        if measure_of(words) != "duration" or not english.is_plural(words[-1].text) or reading.clause.is_copula:
+            continue
+        rest = reading.rest(phrase, keep=("object", "preposition", "time"))
+        if rest is not None and not _is_counted(reading) and reading.subject.text != "you":
+            word = f"{phrase.head.capitalize()} how many {words[-1].text}"
             yield from make_pair(
-                ask(f"How many {reading.text(counted)}", clause, reading.subject, rest), answer, "fact", "quantity"
+                ask(word, reading.clause, reading.subject, rest), reading.text(words), "fact", "duration"
             )
+
+
+def _what_measure(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "has a gauge of one metre" gives "What is the gauge of the track?"."""
+    form, first = reading.clause.verb_form, reading.phrases[0] if reading.phrases else None
+    if form is None or form.base != "have" or form.tense != "third" or first is None or first.kind != "object":
+        return
+    words = first.tokens
+    if len(words) > 3 and words[0].low in ("a", "an") and words[2].low == "of" and measure_of(words[3:]) is not None:
+        question = joined("What is the", words[1].text, "of", reading.subject.text)
+        yield from make_pair(question, reading.text(words[3:]), "fact", "quantity")
 
 
 def _how_many_times(reading: Reading) -> Iterator[QuestionAnswer]:
@@ -244,4 +302,4 @@ def existence(clause: Clause, names: Set[str]) -> Iterator[QuestionAnswer]:
     yield from make_pair(question, text_of(first.tokens, clause.sentence), "fact", "quantity")
 
 
-TEMPLATES = (_when, _how_much, _how_many_times, _how_high, _how_many_subjects)
+TEMPLATES = (_when, _how_much, _in_how_many, _what_measure, _how_many_times, _how_high, _how_many_subjects)

@@ -100,9 +100,11 @@ def names_in(
             run = []
 
 
-def is_person(name: Sequence[Token]) -> bool:
-    """Tell whether a name is a person's: a title or a common first name comes first."""
+def is_person(name: Sequence[Token], people: Set[str] = frozenset()) -> bool:
+    """Tell whether a name is a person's: one of `people`, or a title or a common first name comes first."""
     first = name[0].text.rstrip(".")
+    if name[-1].text in people:
+        return True
     return (
         first in english.TITLES
         or (first in english.FIRST_NAMES and len(name) > 1)

@@ -1,5 +1,6 @@
 """Main clauses of sentences by pattern: lead, subject, verb group and phrases, or nothing where it is unclear."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ def parse_clause(sentence: str) -> Clause | None:
     if len(tokens) < 4 or tokens[-1].text != "." or any(token.text in "()[]{}|;:?!…" for token in tokens):
         return None
     tokens = tokens[:-1]
+    if any(_CONTRACTION.fullmatch(token.low) for token in tokens):
+        return None
     if (tokens[0].low in _NOT_STATED and tokens[1].low not in english.FINITE_AUXILIARIES) or (
         len(tokens) > 1 and tokens[0].low == "let"
     ):
@@ -139,6 +142,7 @@ def _kind_of_lead(tokens: Sequence[Token]) -> PhraseKind:
     return "time" if is_time(tokens) else "preposition"
 
 
+_CONTRACTION = re.compile(r"\w+(?:n['’]t|['’](?:ve|ll|re|d|m))|(?:it|that|there|here|what|who|he|she|let)['’]s")
 _NOT_STATED = frozenset("note notice see remember consider imagine suppose recall let let's let’s assume thus".split())
 """Words that begin an instruction to the reader, which states nothing."""
 

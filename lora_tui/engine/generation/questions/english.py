@@ -81,52 +81,56 @@ be was been|bear bore borne|beat beat beaten|become became become|begin began be
 """
 _REGULAR = frozenset(
     """
-    shower calm oil borrow overlook oversleep disagree matter crowd reward punish spell guess compare quarantine
-    click type paste scan tune freeze feel last thread crop prune harvest requeen swarm nectar forage buzz strain
-    spoil uncap cap extract store sow weed irrigate overflow drill anchor tighten steer slam brake climb descend
-    plunge dip splash rinse chlorinate disinfect sanitize heat chill thaw melt boil simmer stir whisk knead bake
-    roast fry grill toast smoke salt pickle preserve ferment brew distil age bottle label taste serve grease rename
-    haul absorb accept access accompany achieve acquire act adapt add adjust admit adopt advance advise affect agree
-    aim allow alter amount announce answer appear apply appoint approach approve arrange arrive ask assemble assign
-    assist attach attack attend attract average avoid award balance ban bathe behave believe belong block board boil
-    bore borrow bottle brake breathe brush burn bury calculate call calm cancel care carry carve cast cause
-    celebrate change charge check claim clean clear climb close collapse collect colour combine commission
-    communicate compare compete complain complete compose compress conclude conduct confirm connect consider consist
-    construct consume contain continue contribute control convert cook cool copy correct count cover crack crash
-    create cross crush cultivate cure damage dance date decide declare decline decorate decrease define delay
-    deliver demand demolish depart depend derive descend describe design destroy detect determine develop devote die
-    differ digest direct disappear discharge discover discuss dissolve distribute dive divide donate double drain
-    dress drip drop dry earn employ empty enable enclose encourage end endure engrave enjoy enlarge enter equip
-    escape establish estimate evaporate examine exceed exchange exclude execute exist expand expect expire explain
-    explode explore export expose express extend extract face fade fail fasten favour fear feature fetch fill filter
-    finance finish fire fix flash float flood flow focus fold follow forage force form found frame free fund fulfil
-    function gain gather generate govern guard guarantee guide halt handle happen harvest hatch head heat help hire
-    hoist honour hope host house identify ignore import improve include increase indicate inform inhabit inherit
-    inject injure insert inspect install instruct insulate insure intend introduce invent invest invite involve
-    isolate issue join judge jump kill label lack land last launch lean learn level lift limit line link list listen
-    live load locate lock look lower lubricate maintain manage manufacture march mark marry match matter measure
-    melt mention migrate mix modify monitor mount move multiply name need neglect notice number observe obtain
-    occupy occur offer open operate order organise organize originate overflow own pack paint park pass patrol peel
-    perform permit pick pierce pilot place plan plant play please plough point polish pollinate pool possess pour
-    power practise predict prefer prepare preserve press prevent print process produce prohibit project promise
-    promote propose protect provide publish pull pump punish purchase purify push qualify quote raise range rank
-    reach react realise receive recommend record recover recycle reduce refer reflect refuse regard register
-    regulate reject relate release rely remain remember remind remove renew renovate rent repair repeat replace
-    reply report represent reproduce request require rescue reserve resign resist resolve rest restore result retain
-    retire return reuse reveal reward roll rot rotate rule rush sail salute save scatter schedule score scrape scrub
-    seal search season seat secure select separate serve settle shape share sharpen shelter shift ship shorten shout
-    sign signal skim slip slow smell smoke smooth soak solve sound spark specify spill spoil sponsor spot squeeze
-    stain stamp start state station stay steam steer stem stimulate stir stock stop store stretch strengthen strip
-    study submit succeed suck suffer suggest suit supply support surround survey survive suspend sustain switch tend
-    test thank tie tighten tip touch tow trace track trade train transfer transform translate transport trap travel
-    treat trigger trim trust try turn twist type unite unload unlock update use vanish vary ventilate vibrate view
-    visit vote wait walk want warm warn wash waste watch water weaken welcome widen wipe wish wonder work worry wrap
-    yield accelerate activate bind bubble buffer catch clip compile compute configure customise customize debug
-    decode default define deploy dispatch display edit emit enable encode evaluate execute extend fetch format
-    handle highlight import inherit initialise initialize invoke iterate load map mask merge minimize mount navigate
-    override parse pop post predict prefix prevent query reference refresh render replace reset resize resolve
-    respond restart return scale scroll simulate specify style subclass submit subscribe suspend tokenize toggle
-    train trigger type update upload validate wrap average overfit sample sum vanish penalise penalize score weight
+    drag rob sweat flee peck gnaw scratch bite glue lift hover swarm sprinkle moor row tow ferry graze plough mow
+    rake sow thresh grind sift knit sew dye weave spin carve sculpt sketch engrave gild varnish nail saw hammer weld
+    solder rivet bolt screw unscrew tilt lean kneel crouch bend stretch yawn sneeze cough breathe inhale exhale
+    swallow chew digest starve fast nourish suckle shed moult hibernate migrate roost perch nestle burrow tunnel dam
+    dredge drown sink float drift sail steer dock land taxi hover crash skid swerve collide derail strand rescue
+    evacuate treat heal vaccinate operate amputate diagnose prescribe donate bequeath inherit lend borrow mortgage
+    auction bid trade smuggle tax levy exempt fine sue acquit convict sentence imprison release pardon exile banish
+    crown elect nominate appoint dismiss resign retire succeed precede outlive outnumber outgrow exceed surpass
+    double triple halve quarter shower calm oil borrow overlook oversleep disagree matter crowd reward punish spell
+    guess compare quarantine click type paste scan tune freeze feel last prune harvest requeen swarm nectar forage
+    buzz strain spoil uncap cap extract store sow weed irrigate overflow drill anchor tighten steer slam brake climb
+    descend plunge dip splash rinse chlorinate disinfect sanitize heat chill thaw melt boil simmer stir whisk knead
+    bake roast fry grill toast smoke pickle preserve ferment brew distil label taste serve grease rename haul absorb
+    accept access accompany achieve acquire act adapt add adjust admit adopt advance advise affect agree aim allow
+    alter amount announce answer appear apply appoint approach approve arrange arrive ask assemble assign assist
+    attach attack attend attract average avoid award balance ban bathe behave believe belong block bore breathe
+    brush burn bury calculate call cancel care carry carve cast cause celebrate change charge check claim clean
+    clear close collapse collect colour combine commission communicate compete complain complete compose compress
+    conclude conduct confirm connect consider consist construct consume contain continue contribute control convert
+    cook cool copy correct count cover crack crash create cross crush cultivate cure damage dance date decide
+    declare decline decorate decrease define delay deliver demand demolish depart depend derive describe design
+    destroy detect determine develop devote die differ digest direct disappear discharge discover discuss dissolve
+    distribute dive divide donate double drain dress drip drop dry earn employ empty enable enclose encourage end
+    endure engrave enjoy enlarge enter equip escape establish estimate evaporate examine exceed exchange exclude
+    execute exist expand expect expire explain explode explore export expose express extend face fade fail fasten
+    favour fear feature fetch fill filter finance finish fire fix flash float flood flow focus fold follow force
+    form found frame free fund fulfil function gain gather generate govern guard guarantee guide halt handle happen
+    hatch head help hire hoist honour hope host house identify ignore import improve include increase indicate
+    inform inhabit inherit inject injure insert inspect install instruct insulate insure intend introduce invent
+    invest invite involve isolate issue join judge jump kill lack land launch lean learn level lift limit line link
+    list listen live load locate lock look lower lubricate maintain manage manufacture march mark marry match
+    measure mention migrate mix modify monitor mount move multiply name need neglect notice number observe obtain
+    occupy occur offer open operate order organise organize originate own pack paint park pass patrol peel perform
+    permit pick pierce pilot place plan plant play please plough point polish pollinate possess pour power practise
+    predict prefer prepare press prevent print process produce prohibit project promise promote propose protect
+    provide publish pull pump purchase purify push qualify quote raise range rank reach react realise receive
+    recommend record recover recycle reduce refer reflect refuse regard register regulate reject relate release rely
+    remain remember remind remove renew renovate rent repair repeat replace reply report represent reproduce request
+    require rescue reserve resign resist resolve rest restore result retain retire return reuse reveal roll rot
+    rotate rule rush sail salute save scatter schedule score scrape scrub seal search seat secure select separate
+    settle share sharpen shelter shift shorten shout sign signal skim slip slow smell smooth soak solve sound spark
+    specify spill sponsor spot squeeze stain stamp start state stay stimulate stock stop stretch strengthen study
+    submit succeed suck suffer suggest suit supply support surround survey survive suspend sustain switch tend test
+    thank tie tip touch tow trace track trade train transfer transform translate transport trap travel treat trigger
+    trim trust try turn twist unite unload unlock update use vanish vary ventilate vibrate view visit vote wait walk
+    want warm warn wash waste watch weaken welcome widen wipe wish wonder work worry wrap yield accelerate activate
+    bind bubble buffer catch clip compile compute configure customise customize debug decode default deploy dispatch
+    display edit emit encode evaluate format highlight initialise initialize invoke iterate map mask merge minimize
+    navigate override parse pop post prefix query reference refresh render reset resize respond restart scale scroll
+    simulate style subclass subscribe tokenize toggle upload validate overfit sample sum penalise penalize weight
     """.split()
 )
 
@@ -154,7 +158,11 @@ GROUPS = frozenset(
 )
 """Nouns for which both "who" and "what" are asked for, and that are no persons when they are counted."""
 
-IRREGULAR_PLURALS = frozenset("people men women children feet teeth mice geese oxen sheep fish bees data".split())
+IRREGULAR_PLURALS = frozenset(
+    """
+    larvae bacteria fungi algae criteria people men women children feet teeth mice geese oxen sheep fish bees data
+    """.split()
+)
 
 FIRST_NAMES = frozenset(
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import head_noun, is_person, names_in
 from lora_tui.engine.generation.questions.clauses import Clause
-from lora_tui.engine.generation.questions.phrases import Phrase
+from lora_tui.engine.generation.questions.phrases import Phrase, is_time
 from lora_tui.engine.generation.questions.verbs import Token, text_of
 
 _POINTING = frozenset(
@@ -23,11 +23,17 @@ _VAGUE_HEADS = frozenset(
     """
     one thing things way ways reason reasons result results idea change changes problem problems rest part parts
     example case cases number amount kind kinds sort type types fact point difference answer question matter effect
-    aim purpose goal step work cause money system first second third fourth last next other same most least best
-    worst some any many few more less all none everything something nothing anything everyone someone nobody
-    majority minority exception latter former work trick advantage disadvantage alternative word words two three
-    four five
+    aim purpose goal step work cause limit decision rule answer plan stage tin money system first second third
+    fourth last next other same most least best worst some any many few more less all none everything something
+    nothing anything everyone someone nobody majority minority exception latter former work trick advantage
+    disadvantage alternative word words two three four five
     """.split()
+)
+_NO_SUBJECT_STARTS = frozenset("whoever whatever what how whether which only then even just when not".split())
+_QUANTIFIERS = frozenset("any some many several few most all no either neither half much none everything".split())
+_NOUNS_IN_LY = frozenset("early family july daily weekly italy".split())
+_NOUNS_IN_EST = frozenset(
+    "forest guest chest nest west priest harvest crest request interest test rest contest pest".split()
 )
 _COMMON_STARTS = frozenset(
     "a an the every each one some most two three four five six seven eight nine ten all no".split()
@@ -153,20 +159,9 @@ def names_itself(tokens: Sequence[Token]) -> bool:
     if unclear_words(tokens, subject=True):
         return False
     first, head = tokens[0], head_noun(tokens)
-    if first.low in (
-        "whoever",
-        "whatever",
-        "what",
-        "how",
-        "whether",
-        "which",
-        "only",
-        "then",
-        "even",
-        "just",
-        "when",
-        "not",
-    ) or (first.low.endswith("ly") and first.low not in ("family", "july", "daily", "weekly", "italy")):
+    if first.low in ("every", "each") and is_time(tokens):
+        return False
+    if first.low in _NO_SUBJECT_STARTS or (first.low.endswith("ly") and first.low not in _NOUNS_IN_LY):
         return False
     if first.low.endswith("ing") and any(
         token.low in ("which", "that", "how", "what", "why", "if", "whether") for token in tokens
@@ -174,46 +169,15 @@ def names_itself(tokens: Sequence[Token]) -> bool:
         return False
     complete = any(token.low in _RELATIVE for token in tokens[1:])
     words = [token for token in tokens if token.is_word]
-    if first.low in (
-        "any",
-        "some",
-        "many",
-        "several",
-        "few",
-        "most",
-        "all",
-        "no",
-        "either",
-        "neither",
-        "half",
-        "much",
-        "one",
-        "none",
-        "everything",
-    ):
+    if first.low in _QUANTIFIERS or (first.low == "one" and (complete or english.is_human(head.text))):
         return False
     if head.low in _VAGUE_HEADS and not (
         complete and head.low not in ("one", "rest", "some", "other", "others", "most")
     ):
         return False
-    if head.is_number or head.low in english.DETERMINERS | english.ADVERBS:
+    if (head.is_number and len(words) < 3) or head.low in english.DETERMINERS | english.ADVERBS:
         return False
-    if re.search(r"(?:est)$", head.low) and head.low not in (
-        "forest",
-        "guest",
-        "chest",
-        "nest",
-        "west",
-        "priest",
-        "harvest",
-        "crest",
-        "request",
-        "interest",
-        "test",
-        "rest",
-        "contest",
-        "pest",
-    ):
+    if head.low.endswith("est") and head.low not in _NOUNS_IN_EST:
         return False
     if len(words) >= 2 and words[-2].low in ("most", "least", "more", "less") and not complete:
         return False

@@ -7,7 +7,7 @@ climbs 138 metres", "X was sold, and Y was repaired".
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.questions import english
@@ -57,20 +57,22 @@ class _Antecedents:
 def facts_of(passage: str, heading: str = "") -> PassageFacts:
     """Return what rules find in a passage that stands under `heading`."""
     found = PassageFacts(sentences=list(sentences(passage, heading)))
-    names = names_of([sentence.text for sentence in found.sentences])
+    names = names_of([sentence.plain for sentence in found.sentences])
+    people = people_of([sentence.plain for sentence in found.sentences])
     antecedents = _Antecedents()
     seen: set[str] = set()
     for sentence in found.sentences:
         if not sentence.before:
             antecedents = _Antecedents()
-        found.spans += simple_spans(sentence.text)
-        if not is_usable(sentence.text):
+        text = sentence.plain
+        found.spans += simple_spans(text)
+        if not is_usable(text):
             antecedents = _Antecedents(person=antecedents.person)
             continue
         within_sentence = antecedents
-        for number, statement in enumerate(statements(sentence.text)):
+        for number, statement in enumerate(statements(text)):
             if number:
-                within_sentence = _after(sentence.text, antecedents, names)
+                within_sentence = _after(text, antecedents, names, people)
             resolved, stand_in = _resolve(statement, within_sentence)
             for pair in questions_about(resolved, names, stand_in):
                 found.spans.append(AnswerSpan(pair.answer, pair.kind))
@@ -79,7 +81,7 @@ def facts_of(passage: str, heading: str = "") -> PassageFacts:
                     leans = resolved != statement or stand_in is not None
                     evidence = f"{sentence.before} {sentence.text}" if leans and sentence.before else sentence.text
                     found.facts.append(Fact(pair, evidence))
-        antecedents = _after(sentence.text, antecedents, names)
+        antecedents = _after(text, antecedents, names, people)
     return found
 
 
@@ -160,11 +162,11 @@ def _resolve(statement: str, antecedents: _Antecedents) -> tuple[str, str | None
     return statement, None
 
 
-def _after(sentence: str, before: _Antecedents, names: Set[str]) -> _Antecedents:
+def _after(sentence: str, before: _Antecedents, names: Set[str], people: Mapping[str, str]) -> _Antecedents:
     """Return what the pronouns of the sentence after this one can stand for."""
     tokens = tokenize(sentence)
-    people = _people(tokens, names)
-    person = people[0] if len(people) == 1 else None if people else before.person
+    named = _people(tokens, people)
+    person = named[0] if len(named) == 1 else None if named else before.person
     clause = parse_clause(sentence)
     if clause is None:
         return _Antecedents(person=person)
@@ -187,15 +189,25 @@ def _after(sentence: str, before: _Antecedents, names: Set[str]) -> _Antecedents
         return _Antecedents(person=person)
     if subject.is_plural:
         return _Antecedents(they=subject_text, person=person)
-    if subject.is_person:
+    if subject.is_person or subject.text in people or subject.text in people.values():
         return _Antecedents(person=person)
     return _Antecedents(it=subject_text, person=person)
 
 
-def _people(tokens: Sequence[Token], names: Set[str]) -> list[str]:
-    found = []
-    for name in names_in(tokens, names):
-        words = [token.text for token in name]
-        if is_person(name):
-            found.append(" ".join(words))
-    return list(dict.fromkeys(found))
+def people_of(texts: Sequence[str]) -> dict[str, str]:
+    """Return the people of a text: full names by surname, those that a title, a first name or an occupation shows."""
+    found: dict[str, str] = {}
+    for text in texts:
+        tokens = tokenize(text)
+        for name in names_in(tokens):
+            place = tokens.index(name[0])
+            before = [token for token in tokens[max(0, place - 2) : place] if token.text != ","]
+            shown = is_person(name) or bool(before and english.is_human(before[-1].text) and len(name) <= 3)
+            if shown and len(name) >= 2 and not any(token.low in english.DETERMINERS for token in name):
+                found[name[-1].text] = " ".join(token.text for token in name)
+    return found
+
+
+def _people(tokens: Sequence[Token], people: Mapping[str, str]) -> list[str]:
+    """Return the people that a sentence names, each by the full name."""
+    return list(dict.fromkeys(people[token.text] for token in tokens if token.text in people))

@@ -125,7 +125,7 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
             and after is not None
             and place
             and inner != "clause"
-            and (after.low in english.PREPOSITIONS - {"of"} or after.low in _CLAUSE_STARTS)
+            and (after.low in english.PREPOSITIONS or after.low in _CLAUSE_STARTS)
         ):
             yield place
             continue
@@ -187,7 +187,7 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
             or (low == "so" and after is not None and after.low == "that")
             or (low == "every" and not (before is not None and before.low in english.PREPOSITIONS))
             or (
-                low == "twice"
+                low in ("twice", "once")
                 and (after is None or after.low in ("a", "an", "every", "per"))
                 and not (before is not None and before.low in ("about", "almost", "nearly"))
             )
@@ -292,6 +292,8 @@ def kind_of(part: Sequence[Token], is_first: bool) -> PhraseKind:
     if low == "by" and after.endswith("ing") and len(after) > 4:
         return "means"
     if low in ("if", "unless", "when", "whenever", "once", "before", "after", "until", "while", "as"):
+        if low == "as" and verb_position(part[1:]) is None:
+            return "preposition"  # "as a reservoir"
         return "time" if low not in ("if", "unless", "as") else "condition"
     if low == "than":
         return "comparison"

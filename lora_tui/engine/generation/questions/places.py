@@ -17,7 +17,8 @@ _LOCATED = frozenset(
     """
     stand lie live hang sit keep store locate situate find place bear begin start end hold build grow park hide
     mount install display bury meet stop work teach sell buy print make produce house stay wait nest breed sleep
-    train show exhibit moor anchor store plant collect serve gather marry die
+    train show exhibit moor anchor store plant collect serve gather marry die leave play eat deposit post put set
+    fasten tie tuck pour meet cast plant stop land
     """.split()
 )
 
@@ -40,7 +41,7 @@ _NO_PLACES = frozenset(
 
 def _where(reading: Reading) -> Iterator[QuestionAnswer]:
     clause = reading.clause
-    if clause.verb_form is None or reading.subject.text == "you":
+    if clause.verb_form is None or reading.subject.text == "you" or measure_of(clause.subject) is not None:
         return
     for place, phrase in enumerate(reading.phrases):
         if phrase.kind != "preposition" or phrase.head not in _PLACE_PREPOSITIONS or len(phrase.tokens) < 2:
@@ -62,6 +63,8 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
             if p.kind == "preposition"
         ):
             continue
+        takes_place = clause.verb_form.base == "take" and bool(before) and before[0].tokens[0].low == "place"
+        located = located or takes_place
         if (
             not (named or located)
             or head.low in _NO_PLACES
@@ -70,7 +73,7 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
             or head.low.endswith("ing")
         ):
             continue
-        if any(p.kind == "object" for p in before) and not clause.is_passive and not named:
+        if any(p.kind == "object" for p in before) and not clause.is_passive and not named and not takes_place:
             continue
         if len(before) > 1 or (any(token.low in ("and",) for token in words) and not named):
             continue

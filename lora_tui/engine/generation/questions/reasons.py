@@ -63,6 +63,8 @@ def _purpose(reading: Reading, phrase: Phrase) -> Iterator[QuestionAnswer]:
     form = clause.verb_form
     if form is None or any(unclear_words(p.tokens) for p in before) or unclear_words(phrase.tokens[:3]):
         return
+    if any(token.low in ("first", "last", "only", "next", "best") for p in before for token in p.tokens):
+        return  # "the first woman to drive a funicular"
     previous = before[-1].tokens[-1].low if before else ""
     answer = reading.text(phrase.tokens)
     if form.base == "use" and phrase.head == "to" and not before:

@@ -29,6 +29,21 @@ class Sentence:
     before: str
     heading: str
 
+    @property
+    def plain(self) -> str:
+        """The text without the marks of links, emphasis and keys: what is read and asked about."""
+        return plain_text(self.text)
+
+
+def plain_text(text: str) -> str:
+    """Return Markdown text without links' targets, emphasis outside code, and marks of keys."""
+    parts = re.split(r"(`[^`]*`)", re.sub(r"\[([^\[\]]+)\](?:\([^()]*(?:\([^()]*\))?[^()]*\)|\[[^\]]*\])", r"\1", text))
+    for place in range(0, len(parts), 2):  # what stands between inline code
+        without_marks = re.sub(r"(?<![\w*])\*{1,2}(?=\S)([^*]+?)(?<=\S)\*{1,2}(?![\w*])", r"\1", parts[place])
+        without_marks = re.sub(r"(?<!\w)_(?=\S)([^_]+?)(?<=\S)_(?!\w)", r"\1", without_marks)
+        parts[place] = re.sub(r"\+\+([\w+]+?)\+\+", r"\1", without_marks).replace("&mdash;", "—")
+    return "".join(parts)
+
 
 def sentences(passage: str, heading: str = "") -> Iterator[Sentence]:
     """Yield the sentences of a passage in order; `heading` is what it stands under before its own first heading."""

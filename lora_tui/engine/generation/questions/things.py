@@ -58,6 +58,8 @@ def _who_did(reading: Reading) -> Iterator[QuestionAnswer]:
     auxiliaries = [token.low for token in clause.auxiliaries]
     verb = _active(auxiliaries, clause)
     rest = reading.rest(agent, keep=("object", "preposition", "time", "comparison"), without=attached)
+    if kind == "thing" and len(words) < 2 and not clause.lead:
+        return  # "What sells tickets?" "Machines."
     if verb is None or rest is None or reading.subject.text == "you":
         return
     if kind == "name" and len([t for t in words if t.is_name]) < 2:
@@ -103,6 +105,8 @@ def _who_is_subject(reading: Reading) -> Iterator[QuestionAnswer]:
         or (first.kind == "object" and len(first.tokens) >= 3)
         or clause.lead is not None
     )
+    if first.kind != "object" and not any(t.is_name for p in reading.phrases for t in p.tokens):
+        return
     rest = reading.rest(None, keep=("object", "preposition", "time", "comparison"))
     if not rest or not specific or reading.subject.text == "you":
         return
@@ -253,6 +257,15 @@ _WITH_PREPOSITION = {
     ("coat", "with"),
     ("heat", "with"),
     ("heat", "by"),
+    ("feed", "on"),
+    ("hatch", "from"),
+    ("evaporate", "from"),
+    ("measure", "with"),
+    ("lift", "with"),
+    ("handle", "with"),
+    ("clean", "with"),
+    ("kill", "with"),
+    ("close", "with"),
     ("hang", "on"),
     ("lay", "on"),
     ("warn", "of"),
@@ -304,7 +317,7 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         first is None
         or first.kind != "object"
         or form is None
-        or clause.is_passive
+        or (clause.is_passive and form.base not in ("give", "offer", "send", "grant", "award"))
         or form.tense == "ing"
         or form.base in _LINKING
     ):
@@ -328,6 +341,10 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         "while",
         "moment",
     ):
+        return
+    if form.base in ("stop", "start", "begin", "avoid", "finish", "continue") and words[0].low.endswith("ing"):
+        return
+    if form.base == "need" and any(p.head == "from" for p in reading.phrases):
         return
     if form.base in TAKES_INFINITIVE and any(p.kind == "purpose" for p in reading.phrases):
         return
@@ -393,7 +410,7 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         ask(word, clause, reading.subject, rest),
         reading.text(words),
         "fact",
-        "list" if listed else kind if kind in ("person", "name") else "thing",
+        "list" if listed else kind if word == "Who" or kind == "name" else "thing",
     )
 
 

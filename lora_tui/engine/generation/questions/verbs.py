@@ -182,7 +182,7 @@ def may_follow_verb(token: Token) -> bool:
         or low.endswith(("ly", "ing"))
         or token.is_number
         or token.is_name
-        or not english.verbs_of(low)
+        or all(verb.tense == "base" for verb in english.verbs_of(low))
         or english.is_adjective(low)
     )
 
@@ -204,35 +204,7 @@ def verb_group(tokens: Sequence[Token], start: int) -> VerbGroup | None:
         low = token.low
         if low in english.FINITE_AUXILIARIES | english.BE and (low in english.BE or not auxiliaries or low == "have"):
             auxiliaries.append(token)
-        elif (
-            (
-                low in english.ADVERBS
-                and low
-                not in (
-                    "last",
-                    "first",
-                    "today",
-                    "here",
-                    "there",
-                    "twice",
-                    "once",
-                    "much",
-                    "more",
-                    "most",
-                    "well",
-                    "far",
-                    "too",
-                    "very",
-                    "quite",
-                    "almost",
-                    "nearly",
-                    "only",
-                    "just",
-                )
-            )
-            or low == "not"
-            or (low.endswith("ly") and low not in ("only", "early", "daily", "weekly", "family", "yearly", "monthly"))
-        ):
+        elif low == "not" or _is_adverb_in_group(tokens, place):
             adverbs.append(token)
         else:
             break
@@ -267,6 +239,21 @@ def verb_group(tokens: Sequence[Token], start: int) -> VerbGroup | None:
     if base is None:
         return None
     return tuple(auxiliaries), tuple(adverbs), following, base, place + 1
+
+
+_NOT_BEFORE_NOUNS = frozenset(
+    "last first today here there twice once much more most well far too very quite almost nearly only just".split()
+)
+"""Adverbs that belong to what follows them, unless it is a participle ("was first found")."""
+
+
+def _is_adverb_in_group(tokens: Sequence[Token], place: int) -> bool:
+    low = tokens[place].low
+    if low in _NOT_BEFORE_NOUNS:
+        following = tokens[place + 1].text if place + 1 < len(tokens) else ""
+        return any(verb.tense in ("past", "participle") for verb in english.verbs_of(following))
+    plain = low.endswith("ly") and low not in ("early", "daily", "weekly", "family", "yearly", "monthly")
+    return low in english.ADVERBS or plain
 
 
 def holds_a_clause(tokens: Sequence[Token]) -> bool:
