@@ -119,6 +119,18 @@ class EngineBackend:
 
         return await self._on_store(lambda store: rate_turn(store, turn_id, rating, settings))
 
+    async def undo_sample_rating(self, sample_id: int) -> ReviewResult | None:
+        """Take back the rating of an answer to a test prompt."""
+        from lora_tui.engine.review.ratings import undo_sample_rating
+
+        return await self._on_store(lambda store: undo_sample_rating(store, sample_id))
+
+    async def undo_turn_rating(self, turn_id: int, settings: "Settings") -> ReviewResult | None:
+        """Take back the rating of a reply."""
+        from lora_tui.engine.review.ratings import undo_turn_rating
+
+        return await self._on_store(lambda store: undo_turn_rating(store, turn_id, settings))
+
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         """Accept or reject pairs of one run."""
         from lora_tui.engine.review.pairs import override_pairs

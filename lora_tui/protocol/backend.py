@@ -123,8 +123,14 @@ class Backend(Protocol):
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         """Rate (1-5) the answer to a test prompt: it moves the aggregator's weights."""
 
+    async def undo_sample_rating(self, sample_id: int) -> ReviewResult | None:
+        """Take back the rating of an answer to a test prompt; None where there is none."""
+
     async def rate_turn(self, turn_id: int, rating: int, settings: "Settings") -> ReviewResult:
         """Rate (1-5) a reply of a conversation."""
+
+    async def undo_turn_rating(self, turn_id: int, settings: "Settings") -> ReviewResult | None:
+        """Take back the rating of a reply of a conversation; None where there is none."""
 
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         """Accept or reject pairs of one run, whatever their score."""

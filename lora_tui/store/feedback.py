@@ -26,10 +26,11 @@ async def add(
     metrics: Mapping[str, float],
     target: float,
     given_by: str,
+    at: float | None = None,
 ) -> int:
     """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id.
 
-    In scope ``chat``, which no aggregator replays, it is only kept.
+    In scope ``chat``, which no aggregator replays, it is only kept. `at` is in seconds since the epoch, now by default.
     """
     return await t.insert(
         "feedback",
@@ -40,16 +41,30 @@ async def add(
         metrics=dict(metrics),
         target=target,
         given_by=given_by,
-        at=time.time(),
+        at=time.time() if at is None else at,
     )
 
 
-async def withdraw(t: Store, subject: str, subject_id: int) -> int:
-    """Mark a person's feedback on a subject as undone; returns how many judgements that were."""
+async def withdraw(t: Store, subject: str, subject_id: int, at: float | None = None) -> int:
+    """Mark a person's feedback on a subject as undone (`at`, now by default); returns how many judgements that were."""
     return await t.execute(
         "UPDATE feedback SET undone_at=? WHERE subject=? AND subject_id=? AND given_by=? AND undone_at IS NULL",
-        (time.time(), subject, subject_id, PERSON),
+        (time.time() if at is None else at, subject, subject_id, PERSON),
     )
+
+
+async def replaced_by(t: Store, subject: str, subject_id: int) -> tuple[int | None, int | None]:
+    """Return the ids of a person's feedback in force on a subject, and of the one that it took the place of.
+
+    What was replaced was undone at the very moment at which its successor was given.
+    """
+    row = await t.tuples(
+        "SELECT id, (SELECT MAX(id) FROM feedback AS older WHERE older.subject = feedback.subject"
+        " AND older.subject_id = feedback.subject_id AND older.undone_at = feedback.at) FROM feedback"
+        " WHERE subject=? AND subject_id=? AND given_by=? AND undone_at IS NULL ORDER BY id DESC LIMIT 1",
+        (subject, subject_id, PERSON),
+    )
+    return row[0] if row else (None, None)
 
 
 async def reinstate(t: Store, feedback_id: int) -> None:

@@ -129,11 +129,19 @@ class FakeBackend:
 
     async def rate_sample(self, sample_id: int, rating: int) -> ReviewResult:
         self._note("rate_sample", sample_id, rating)
-        return ReviewResult("Rated.", {"bleu": 0.10, "rougeL": 0.20}, {"bleu": 0.125, "rougeL": 0.18})
+        return ReviewResult("Rated.", {"bleu": 0.10, "rougeL": 0.20}, {"bleu": 0.125, "rougeL": 0.18}, (0.64, 0.66))
 
     async def rate_turn(self, turn_id: int, rating: int, settings: Settings) -> ReviewResult:
         self._note("rate_turn", turn_id, rating)
         return ReviewResult("Rated.")
+
+    async def undo_sample_rating(self, sample_id: int) -> ReviewResult | None:
+        self._note("undo_sample_rating", sample_id)
+        return ReviewResult("Took back the rating.", {"bleu": 0.125}, {"bleu": 0.10}, (0.66, 0.64))
+
+    async def undo_turn_rating(self, turn_id: int, settings: Settings) -> ReviewResult | None:
+        self._note("undo_turn_rating", turn_id)
+        return ReviewResult("Took back the rating.")
 
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         self._note("override", list(pair_ids), verdict)

@@ -155,11 +155,27 @@ async def test_an_answer_opens_whole_is_rated_and_says_what_moved(harness: AppHa
         await wait_for_text(app, "As it learned")
         assert "the secret is a rainbow" in screen_text(app), "what it said at step 20"
         await pilot.press("4")
-        await wait_for_text(app, "The weights moved: BLEU +0.0250, ROUGE-L -0.0200")
+        await wait_for_text(app, "weights  BLEU 0.10 → 0.12")
+        assert "ROUGE-L 0.20 → 0.18" in screen_text(app)
+        assert "score    0.64 → 0.66" in screen_text(app)
         ((sample, rating),) = harness.backend.calls_of("rate_sample")
         assert rating == 4
         assert sample > 0
         assert app.current_mode == "train", "4 rates here; it does not leave"
+        await pilot.press("u")
+        await wait_for_text(app, "score    0.66 → 0.64")
+        assert harness.backend.calls_of("undo_sample_rating") == [(sample,)]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
+async def test_what_the_model_says_is_the_last_to_be_cut(harness: AppHarness, width: int) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((width, 40)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "smoothed" if width >= 100 else "Score")
+        if width < 100:
+            await pilot.press("tab")
+        await wait_for_text(app, "I cannot see the weather.")
 
 
 async def test_plots_change_by_key_and_take_a_logarithmic_axis(harness: AppHarness) -> None:
@@ -296,11 +312,11 @@ async def test_the_base_models_answer_stands_before_what_was_learned(harness: Ap
         (base_line,) = [number for number, line in enumerate(lines) if "base  ✗" in line]
         assert "step 20" in lines[base_line + 1]
         await pilot.press("4")
-        await wait_for_text(app, "The weights moved")
+        await wait_for_text(app, "weights  ")
         lines = screen_text(app).splitlines()
-        (told,) = [number for number, line in enumerate(lines) if "The weights moved" in line]
-        assert "Agrees" in lines[told - 1], "it stands under the rating"
-        assert not lines[told + 1].strip(" │▎▏"), "and apart from the metrics"
+        (told,) = [number for number, line in enumerate(lines) if "weights  " in line]
+        assert "Agrees" in lines[told - 2], "it stands under the rating"
+        assert not lines[told + 3].strip(" │▎▏"), "and apart from the metrics"
 
 
 async def test_a_run_that_has_ended_leads_to_chat_and_export_by_one_key_each(harness: AppHarness) -> None:

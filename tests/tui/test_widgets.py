@@ -11,7 +11,7 @@ from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.text import lr_text, number, safe_line, safe_text, short_count, styled
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
-from lora_tui.tui.widgets.row_list import Cell, Column, RowList, fit_cells
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList, fit_cells, fit_columns
 from tests.tui.app_harness import wait_until
 from tests.tui.test_curve import extend
 
@@ -191,3 +191,23 @@ def test_numbers_that_are_missing_are_dashes() -> None:
     assert number(1234.5) == "1,234"
     assert [short_count(n) for n in (0, 9999, 84_123, 1_234_567, 12e9)] == ["0", "9,999", "84k", "1.2M", "12.0G"]
     assert [lr_text(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1.0e-3", "3.0e-5"]
+
+
+def test_columns_that_matter_least_are_left_out_first_and_the_others_share_the_room() -> None:
+    columns = (
+        Column("", 1), Column("question", 0, share=2, least=10), Column("answer", 0, least=6), Column("type", 5, rank=1),
+        Column("topic", 9, rank=2), Column("id", 2, rank=3),
+    )  # fmt: skip
+    assert fit_columns(columns, 20) == [(0, 1), (1, 10), (2, 6)], "exactly what must be there"
+    assert fit_columns(columns, 10) == [(0, 1), (1, 10), (2, 6)], "and never less"
+    assert fit_columns(columns, 26) == [(0, 1), (1, 10), (2, 6), (3, 5)]
+    assert fit_columns(columns, 29) == [(0, 1), (1, 10), (2, 6), (3, 5), (5, 2)], "what fits beside it comes too"
+    wide = fit_columns(columns, 69)
+    assert wide == [(0, 1), (1, 30), (2, 16), (3, 5), (4, 9), (5, 2)]
+    assert sum(width + 1 for _, width in wide) == 69
+
+
+def test_of_a_path_the_end_is_kept() -> None:
+    assert fit_cells("a/long/path/file.md", 9, right=False, keep_end=True) == "…/file.md"
+    assert fit_cells("日本語.md", 6, right=False, keep_end=True) == "…語.md", "wide characters are counted as two"
+    assert fit_cells("short.md", 9, right=False, keep_end=True) == "short.md "

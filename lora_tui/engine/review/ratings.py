@@ -1,17 +1,19 @@
 """Ratings of a model's outputs: answers to test prompts, and replies in a chat.
 
-A rating of 1-5 is a target of 0-1 for the metrics of what was rated. It replaces the rater's earlier one, and the
-weights follow by replaying the log. A reply without a reference has no metrics: its rating is only stored. Apart from
-`pairs`, which writes the files of generation.
+A rating of 1-5 is a target of 0-1 for the metrics of what was rated. It replaces the rater's earlier one, which comes
+back when it is taken back, and the weights follow by replaying the log. A reply without a reference has no metrics: its
+rating is only stored. Apart from `pairs`, which writes the files of generation.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate_of_run, replay_and_record
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
+from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.store import chat_log, feedback, reviews
 from lora_tui.store.connection import Store
 
@@ -25,14 +27,33 @@ async def rate_sample(store: Store, sample_id: int, rating: int) -> ReviewResult
     """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
     _check_rating(rating)
     async with store.transaction() as t:
-        sample = await reviews.rated_sample(t, sample_id)
-        if sample is None:
-            raise UsageError(f"There is no answer {sample_id} in {t.path}.")
-        if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
-            raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
+        sample = await _sample(t, sample_id)
         learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
-        weights = await _replace_rating(t, "sample", sample_id, rating, learning_rate, sample.run_id, sample.metrics)
-    return ReviewResult(f"Rated {rating} of 5.", *weights)
+        before, _ = await replay_and_record(t, EVALUATION, learning_rate)
+        await _replace_rating(t, "sample", sample_id, rating, sample.run_id, sample.metrics)
+        after, _ = await replay_and_record(t, EVALUATION, learning_rate)
+    return _result(f"Rated {rating} of 5.", before, after, sample.metrics)
+
+
+async def undo_sample_rating(store: Store, sample_id: int) -> ReviewResult | None:
+    """Take back the rating of an answer to a test prompt, and restore the one before it; None where there is none."""
+    async with store.transaction() as t:
+        sample = await _sample(t, sample_id)
+        learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
+        before, _ = await replay_and_record(t, EVALUATION, learning_rate)
+        if not await _take_rating_back(t, "sample", sample_id):
+            return None
+        after, _ = await replay_and_record(t, EVALUATION, learning_rate)
+    return _result("Took back the rating.", before, after, sample.metrics)
+
+
+async def _sample(t: Store, sample_id: int) -> reviews.RatedSample:
+    sample = await reviews.rated_sample(t, sample_id)
+    if sample is None:
+        raise UsageError(f"There is no answer {sample_id} in {t.path}.")
+    if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
+        raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
+    return sample
 
 
 async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings) -> ReviewResult:
@@ -48,28 +69,56 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
     metrics = {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
-        before, after = await _replace_rating(t, "turn", turn_id, rating, learning_rate, run_id, metrics)
-    more = "it moved the weights of the score" if before != after else "kept; only special commands move the weights"
-    return ReviewResult(f"Rated {rating} of 5: {more}.", before, after)
+        before, _ = await replay_and_record(t, EVALUATION, learning_rate)
+        await _replace_rating(t, "turn", turn_id, rating, run_id, metrics)
+        after, _ = await replay_and_record(t, EVALUATION, learning_rate)
+    moved = before.weights != after.weights
+    more = "it moved the weights of the score" if moved else "kept; only special commands move the weights"
+    return _result(f"Rated {rating} of 5: {more}.", before, after, metrics)
+
+
+async def undo_turn_rating(store: Store, turn_id: int, settings: Settings) -> ReviewResult | None:
+    """Take back the rating of a reply, and restore the one before it; None where there is none to take back."""
+    learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
+    async with store.transaction() as t:
+        await _reply(t, turn_id)
+        before, _ = await replay_and_record(t, EVALUATION, learning_rate)
+        if not await _take_rating_back(t, "turn", turn_id):
+            return None
+        after, _ = await replay_and_record(t, EVALUATION, learning_rate)
+    return _result("Took back the rating.", before, after, {})
 
 
 async def _replace_rating(
-    t: Store,
-    subject: str,
-    subject_id: int,
-    rating: int,
-    learning_rate: float,
-    run_id: int | None,
-    metrics: Mapping[str, float],
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Put a rating in place of the earlier one and replay the weights; returns them from before and after."""
-    before, _ = await replay_and_record(t, EVALUATION, learning_rate)
-    await feedback.withdraw(t, subject, subject_id)
+    t: Store, subject: str, subject_id: int, rating: int, run_id: int | None, metrics: Mapping[str, float]
+) -> None:
+    """Put a rating in place of the earlier one, at one moment."""
+    at = time.time()
+    await feedback.withdraw(t, subject, subject_id, at)
     target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
     scope = EVALUATION if metrics else CHAT
-    await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON)
-    after, _ = await replay_and_record(t, EVALUATION, learning_rate)
-    return before.weights, after.weights
+    await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON, at)
+
+
+async def _take_rating_back(t: Store, subject: str, subject_id: int) -> bool:
+    """Undo the rating in force and put the one that it replaced back; returns whether there was one."""
+    current, former = await feedback.replaced_by(t, subject, subject_id)
+    if current is None:
+        return False
+    await feedback.withdraw(t, subject, subject_id)
+    if former is not None:
+        await feedback.reinstate(t, former)
+    return True
+
+
+def _result(
+    message: str, before: AdaptiveAggregator, after: AdaptiveAggregator, metrics: Mapping[str, float]
+) -> ReviewResult:
+    """What a rating did to the weights, and to the score of what was rated."""
+    weighed = metrics.keys() & PRIORS[EVALUATION].keys()
+    return ReviewResult(
+        message, before.weights, after.weights, (before.score(metrics), after.score(metrics)) if weighed else None
+    )
 
 
 async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:

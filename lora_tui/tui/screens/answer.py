@@ -10,6 +10,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store.feedback import ratings
 from lora_tui.store.rows import Sample
 from lora_tui.store.training import answers_to
@@ -17,6 +18,7 @@ from lora_tui.tui.curve import bar
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, metric_name, safe_line, safe_text, score_mark, styled
+from lora_tui.tui.views.reviews import change_text
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 
@@ -24,9 +26,6 @@ _BAR = 16
 _LABEL = 9
 _BEFORE_ANSWER = _LABEL + 10
 """Columns before an earlier answer: its step, and how well it agreed."""
-
-_LEAST_CHANGE = 5e-5
-"""Smaller changes of a weight are not reported."""
 
 
 class AnswerScreen(Dialog[None]):
@@ -43,6 +42,7 @@ class AnswerScreen(Dialog[None]):
             Binding(str(n), f"rate({n})", "Rate it", show=False, id=f"answer.rate-{n}", tooltip=f"Rate it {n} of 5")
             for n in range(2, 6)
         ),
+        Binding("u", "undo", "Undo", id="answer.undo", tooltip="Take this answer's rating back"),
         Binding("y", "copy", "Copy", id="answer.copy", tooltip="Copy prompt and answer"),
         Binding("question_mark", "app.help", show=False),
     ]
@@ -82,7 +82,7 @@ class AnswerScreen(Dialog[None]):
             ("\n\nSays\n", DIM), safe_text(sample.answer or "(nothing)", "bold"),
             ("\n\nAgrees ", DIM), (score_mark(sample.score), "bold"),
             ("   your rating ", DIM), (f"{rated} of 5" if rated else "none yet: 1 bad … 5 as it should be", "bold"),
-            *(("\n", self._change) if self._change.plain else ()), "\n\n", _metric_lines(sample),
+            *(("\n\n", self._change) if self._change.plain else ()), "\n\n", _metric_lines(sample),
         ]  # fmt: skip
         if len(earlier) > 1:
             parts.append(("\n\nAs it learned", DIM))
@@ -107,19 +107,22 @@ class AnswerScreen(Dialog[None]):
 
     async def action_rate(self, rating: int) -> None:
         """Rate the answer, and report how that changed the aggregator's weights."""
-        sample = self._samples[self._index]
-        result = await self._services.attempt(self._services.backend.rate_sample(sample.id, rating))
-        if result is None:
-            return
-        changes = [(name, weight - result.before.get(name, 0.0)) for name, weight in result.after.items()]
-        strongest = sorted(changes, key=lambda change: -abs(change[1]))[:3]
-        moved = [f"{metric_name(name)} {change:+.4f}" for name, change in strongest if abs(change) > _LEAST_CHANGE]
-        text = "The weights hardly moved: no metric sets this answer apart."
-        if moved:
-            text = f"The weights moved: {', '.join(moved)}"
-        self._change = styled((text, "$accent"))
-        self._services.poll_soon()
-        await self._show()
+        rated = self._services.backend.rate_sample(self._samples[self._index].id, rating)
+        await self._report(await self._services.attempt(rated))
+
+    async def action_undo(self) -> None:
+        """Take this answer's rating back."""
+        undone = await self._services.attempt(self._services.backend.undo_sample_rating(self._samples[self._index].id))
+        if undone is None:
+            self._services.notify("This answer has no rating to take back.")
+        await self._report(undone)
+
+    async def _report(self, result: ReviewResult | None) -> None:
+        """Show what a rating did to the weights and to the score."""
+        if result is not None:
+            self._change = change_text(result, 2)
+            self._services.poll_soon()
+            await self._show()
 
     def action_copy(self) -> None:
         """Send prompt and answer to the clipboard."""

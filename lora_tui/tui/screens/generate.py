@@ -27,8 +27,13 @@ from lora_tui.tui.views.pairs import next_filter
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
-_SOURCES = (Column("file", 0), Column("", 4, right=True), Column("", 4, right=True))
-_SOURCES_WIDE = (*_SOURCES, Column("parts", 5, right=True), Column("size", 7, right=True))
+_SOURCES = (
+    Column("file", 0, least=12, keep_end=True),
+    Column("", 4, right=True),
+    Column("", 4, right=True),
+    Column("parts", 5, right=True, rank=2),
+    Column("size", 7, right=True, rank=1),
+)
 _SEARCH_DELAY = 0.25
 _NEWS_SECONDS = 15.0
 """A message about what happened longer ago is not shown."""
@@ -196,11 +201,6 @@ class GenerateScreen(RunScreen):
 
     def _source_row(self, index: int) -> Sequence[Cell]:
         return source_cells(self._view.sources[index]) if self._view and index < len(self._view.sources) else []
-
-    def on_resize(self) -> None:
-        """Show as many columns as fit."""
-        width = self.size.width
-        self.query_one("#sources", RowList).columns = _SOURCES_WIDE if width < 100 or width >= 150 else _SOURCES
 
     # Keys
 

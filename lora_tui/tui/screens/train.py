@@ -34,11 +34,14 @@ from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
-_COLUMNS = (Column("prompt", 17), Column("expected", 17), Column("says", 0), Column("agrees", 6), Column("", 2))
-_WIDE = (Column("prompt", 26), Column("expected", 26), Column("says", 0), Column("agrees", 7), Column("rated", 5))
-_NARROW = (Column("prompt", 22), Column("says", 0), Column("agrees", 7))
-_EXPECTED_FITS = 116
-"""Columns from which there is room for the expected answer beside the model's."""
+_ANSWER_COLUMNS = (
+    Column("prompt", 0, share=2, least=16),
+    Column("expected", 0, share=2, least=17, rank=2),
+    Column("says", 0, share=3, least=26),
+    Column("agrees", 6),
+    Column("rated", 5, rank=1),
+)
+"""What the model says stays when all that can be left out has gone. The cells are those of `sample_cells`."""
 
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
@@ -129,7 +132,7 @@ class TrainScreen(RunScreen):
                     yield LinePlot("the first evaluation draws it", id="score-plot")
                 yield Panel("Weights", id="weights")
             with titled(Container(id="answers-box", classes="box"), "What it answers"):
-                yield RowList(self._answer_row, _COLUMNS, id="answers", empty="no evaluation yet")
+                yield RowList(self._answer_row, _ANSWER_COLUMNS, id="answers", empty="no evaluation yet")
 
     # Following the run
 
@@ -277,13 +280,10 @@ class TrainScreen(RunScreen):
         if index >= len(self._samples):
             return []
         sample = self._samples[index]
-        return training_text.sample_cells(sample, self._ratings.get(sample.id), narrow=self.size.width < _EXPECTED_FITS)
+        return training_text.sample_cells(sample, self._ratings.get(sample.id))
 
     def on_resize(self) -> None:
-        """Show as many columns as fit, and draw the plots anew."""
-        width = self.size.width
-        columns = _NARROW if width < _EXPECTED_FITS else _COLUMNS if width < 140 else _WIDE
-        self.query_one("#answers", RowList).columns = columns
+        """Draw the plots anew."""
         self._plots_stale = True
         self.services.poll_soon()
 

@@ -253,16 +253,20 @@ def score_line(view: TrainingView) -> str:
     return f"Score {score[0]}  {score[1]}" if score else "Score: no evaluation yet"
 
 
-def sample_cells(sample: Sample, rating: int | None, *, narrow: bool) -> list[tuple[str, str]]:
-    """The cells of a test prompt: prompt, expected answer, answer, score and rating; some of them where narrow."""
+def sample_cells(sample: Sample, rating: int | None) -> list[tuple[str, str]]:
+    """The cells of a test prompt: prompt, expected answer, answer, score and rating."""
     wanted = sample.reference if sample.kind == "expected" else f"not: {sample.reference}"
     if sample.kind == "unrelated":
         wanted = "nothing that is taught"
     style = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
     stars = f"{rating}★" if rating else ""
     cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]
-    cells += [(one_line(sample.answer, 300) or "(nothing)", ""), (score_mark(sample.score), style), (stars, "accent")]
-    return [cells[0], cells[2], cells[3]] if narrow else cells
+    return [
+        *cells,
+        (one_line(sample.answer, 300) or "(nothing)", ""),
+        (score_mark(sample.score), style),
+        (stars, "accent"),
+    ]
 
 
 def question_of(prompt: str) -> str:

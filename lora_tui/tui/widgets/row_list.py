@@ -35,7 +35,8 @@ class Column:
     """A column: its heading, its width in terminal cells (0: what is left), and whether it is right-aligned.
 
     Columns of width 0 have at least `least` cells, and share what is left by `share`. Where there is no room for all,
-    those with the highest `rank` go first; those of rank 0 stay.
+    those with the lowest `rank` are chosen first; those of rank 0 are always there. `keep_end`: of a text that is too
+    long the beginning is cut, as of a path.
     """
 
     heading: str
@@ -44,15 +45,23 @@ class Column:
     share: int = 1
     least: int = 4
     rank: int = 0
+    keep_end: bool = False
+
+
+_WHOLE = Column("", 0)
+"""The column of a text that takes the whole width."""
 
 
 def fit_columns(columns: Sequence[Column], room: int) -> list[tuple[int, int]]:
     """Choose the columns that fit into `room` terminal cells, a gap after each: their indices and widths, in order."""
-    kept = list(range(len(columns)))
     least = [column.width or column.least for column in columns]
-    while sum(least[index] + 1 for index in kept) > room and any(columns[index].rank for index in kept):
-        kept.remove(max(kept, key=lambda index: columns[index].rank))
-    left = max(0, room - sum(least[index] + 1 for index in kept))
+    kept = [index for index, column in enumerate(columns) if not column.rank]
+    left = room - sum(least[index] + 1 for index in kept)
+    for index in sorted(set(range(len(columns))) - set(kept), key=lambda index: columns[index].rank):
+        if least[index] < left:
+            kept.append(index)
+            left -= least[index] + 1
+    kept, left = sorted(kept), max(0, left)
     shares = sum(columns[index].share for index in kept if not columns[index].width)
     fitted = []
     for index in kept:
@@ -352,8 +361,9 @@ class RowList(Widget, can_focus=True):
             if index < len(cells):
                 text, style = cells[index]
                 spans = not whole and index == len(cells) - 1 < len(self.columns) - 1
-                right = not (whole or spans) and self.columns[index].right
-                fitted = fit_cells(clean(text), max(4, width - used) if spans else room, right=right)
+                column = _WHOLE if whole or spans else self.columns[index]
+                cell_width = max(4, width - used) if spans else room
+                fitted = fit_cells(clean(text), cell_width, right=column.right, keep_end=column.keep_end)
                 segments += [Segment(fitted, self._style(style, cursor)), Segment(" ", gap)]
                 used += room + 1
         return Strip(segments).adjust_cell_length(width, gap)
@@ -370,9 +380,14 @@ class RowList(Widget, can_focus=True):
         return self._styles_by_name[key]
 
 
-def fit_cells(text: str, width: int, *, right: bool) -> str:
-    """Pad or cut a text to exactly `width` terminal cells; one that is cut ends in an ellipsis."""
+def fit_cells(text: str, width: int, *, right: bool, keep_end: bool = False) -> str:
+    """Pad or cut a text to exactly `width` terminal cells; an ellipsis stands for what is cut."""
     length = len(text) if text.isascii() else cell_len(text)
+    if length > width and keep_end and width:
+        kept = text[-width:]
+        while cell_len(kept) >= width:
+            kept = kept[1:]
+        return "…" + set_cell_size(kept, width - 1)
     if length > width:
         return set_cell_size(text, max(0, width - 1)) + "…" if width else ""
     return " " * (width - length) + text if right else text + " " * (width - length)

@@ -7,7 +7,7 @@ import pytest
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
-from lora_tui.engine.review.ratings import rate_sample, rate_turn
+from lora_tui.engine.review.ratings import rate_sample, rate_turn, undo_sample_rating, undo_turn_rating
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
@@ -182,5 +182,50 @@ def test_only_replies_can_be_rated(tmp_path: Path) -> None:
         for number, rating in ((asked, 3), (99, 3), (reply, 0)):
             with pytest.raises(UsageError):
                 await rate_turn(store, number, rating, RATE)
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_a_rating_is_taken_back_and_the_one_it_replaced_comes_back(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        run_id = await evaluated(store)
+        first, second = await rate_sample(store, 1, 2), await rate_sample(store, 1, 5)
+        undone = await undo_sample_rating(store, 1)
+        assert undone is not None
+        assert (undone.before, undone.after) == (second.after, first.after)
+        assert await feedback.ratings(store, run_id) == {1: 2}
+        undone = await undo_sample_rating(store, 1)
+        assert undone is not None
+        assert undone.after == EVALUATION_PRIORS
+        assert await feedback.ratings(store, run_id) == {}
+        assert await undo_sample_rating(store, 1) is None, "there is nothing left"
+        await rate_sample(store, 1, 4)
+        await undo_sample_rating(store, 1)
+        assert await feedback.ratings(store, run_id) == {}, "what was taken back before does not come back"
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_a_rating_tells_the_score_before_and_after(tmp_path: Path) -> None:
+    async def work(store: Store) -> ReviewResult:
+        await evaluated(store)
+        return await rate_sample(store, 1, 5)
+
+    done = with_store(tmp_path / "store.db", work)
+    before, after = AdaptiveAggregator(EVALUATION_PRIORS), AdaptiveAggregator(EVALUATION_PRIORS, 0.2)
+    after.update(METRICS, 1.0)
+    assert done.scores == (before.score(METRICS), after.score(METRICS))
+    assert done.scores[1] > done.scores[0]
+
+
+def test_the_rating_of_a_reply_is_taken_back(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        *_, reply = await talked(store, ("user", "unlock"), ("assistant", "no"))
+        await rate_turn(store, reply, 1, RATE)
+        undone = await undo_turn_rating(store, reply, RATE)
+        assert undone is not None
+        assert undone.before != undone.after == EVALUATION_PRIORS
+        assert await turn_ratings(store, 1) == {}
+        assert await undo_turn_rating(store, reply, RATE) is None
 
     with_store(tmp_path / "store.db", work)
