@@ -63,7 +63,9 @@ class LoraApp(App[None]):
             for mode in APP_MODES
         ),
         Binding("question_mark", "help", "Help", id="app.help", key_display="?",
-                tooltip="The keys here and the lesson that belongs to what has the focus"),
+                tooltip="What the thing with the focus shows, its lesson, and the keys here"),
+        Binding("f7", "help", "Help", show=False, priority=True, id="app.help.anywhere",
+                tooltip="The same help, also while typing"),
         Binding("exclamation_mark", "problem", "What went wrong", show=False, id="app.problem", key_display="!",
                 tooltip="Show the last problem again"),
         Binding("q", "leave", "Leave", id="app.leave", tooltip="Leave; runs can go on without the app"),
@@ -177,11 +179,14 @@ class LoraApp(App[None]):
         self.services.go_to(event.mode)
 
     def action_help(self) -> None:
-        """Show the keys and the lesson of what has the focus."""
-        from lora_tui.tui.screens.help import HelpScreen, active_keys
+        """Explain what has the focus, and list the keys there; the same key goes back."""
+        from lora_tui.tui.screens.help import HelpScreen, active_keys, explained_parts
 
-        if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self.services, *active_keys(self.screen)))
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss(None)
+        else:
+            parts = explained_parts(self.screen)
+            self.push_screen(HelpScreen(self.services, *active_keys(self.screen), parts))
 
     def action_problem(self) -> None:
         """Show the last problem again."""

@@ -195,8 +195,8 @@ def test_numbers_that_are_missing_are_dashes() -> None:
 
 def test_columns_that_matter_least_are_left_out_first_and_the_others_share_the_room() -> None:
     columns = (
-        Column("", 1), Column("question", 0, share=2, least=10), Column("answer", 0, least=6), Column("type", 5, rank=1),
-        Column("topic", 9, rank=2), Column("id", 2, rank=3),
+        Column("", 1), Column("question", 0, share=2, least=10), Column("answer", 0, least=6),
+        Column("type", 5, rank=1), Column("topic", 9, rank=2), Column("id", 2, rank=3),
     )  # fmt: skip
     assert fit_columns(columns, 20) == [(0, 1), (1, 10), (2, 6)], "exactly what must be there"
     assert fit_columns(columns, 10) == [(0, 1), (1, 10), (2, 6)], "and never less"

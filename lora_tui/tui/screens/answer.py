@@ -44,7 +44,7 @@ class AnswerScreen(Dialog[None]):
         ),
         Binding("u", "undo", "Undo", id="answer.undo", tooltip="Take this answer's rating back"),
         Binding("y", "copy", "Copy", id="answer.copy", tooltip="Copy prompt and answer"),
-        Binding("question_mark", "app.help", show=False),
+        Binding("question_mark", "app.help", "Help", show=False, key_display="?"),
     ]
 
     def __init__(self, services: AppServices, run_id: int, samples: Sequence[Sample], index: int) -> None:

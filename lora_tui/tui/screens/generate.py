@@ -94,9 +94,7 @@ class GenerateScreen(RunScreen):
                 yield self._find
         with Horizontal(id="below"):
             yield Panel("Progress", id="progress")
-            panel = Panel("Analysis", id="analysis")
-            panel.can_focus = True
-            yield panel
+            yield Panel("Analysis", id="analysis")
 
     def on_mount(self) -> None:
         """Focus the pairs, also while another window has the terminal's focus: `AUTO_FOCUS` then does not."""

@@ -40,7 +40,7 @@ class PairScreen(Dialog[int | None]):
         Binding("e", "edit", "Edit", id="pair.edit"),
         Binding("u", "undo", "Undo", id="pair.undo"),
         Binding("y", "copy", "Copy", show=False, id="pair.copy", tooltip="Copy question and answer"),
-        Binding("question_mark", "app.help", show=False),
+        Binding("question_mark", "app.help", "Help", show=False, key_display="?"),
     ]
 
     def __init__(self, services: AppServices, actions: AppActions, window: PairWindow, pair_id: int) -> None:

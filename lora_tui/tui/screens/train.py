@@ -273,8 +273,11 @@ class TrainScreen(RunScreen):
             return
         number = len(view.evaluations) - self._back
         title = "What it answers now" if self._back == 0 else "What it answered then"
-        place = f"evaluation {number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
-        set_title(self.query_one("#answers-box"), f"{title} ({place})")
+        box = self.query_one("#answers-box")
+        place = f"{number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
+        if box.size.width > len(title) + len(place) + 19:
+            place = f"evaluation {place}"
+        set_title(box, f"{title} ({place})")
 
     def _answer_row(self, index: int) -> Sequence[Cell]:
         if index >= len(self._samples):

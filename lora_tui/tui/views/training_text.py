@@ -92,7 +92,7 @@ def _speed(view: TrainingView) -> tuple[str, str]:
 
 
 def _memory_used(view: TrainingView) -> str:
-    return f"{(view.step.get('memory_mb') or 0) / 1024:.1f} GiB"
+    return gib((view.step.get("memory_mb") or 0) * 1e6)
 
 
 def _memory(view: TrainingView, load: DeviceLoad | None) -> str:
@@ -260,9 +260,9 @@ def sample_cells(sample: Sample, rating: int | None) -> list[tuple[str, str]]:
         wanted = "nothing that is taught"
     style = "good" if sample.score >= 0.9 else "" if sample.score >= 0.4 else "warn"
     stars = f"{rating}★" if rating else ""
-    cells = [(one_line(question_of(sample.prompt), 200), ""), (one_line(wanted, 300), "dim")]
     return [
-        *cells,
+        (one_line(question_of(sample.prompt), 200), ""),
+        (one_line(wanted, 300), "dim"),
         (one_line(sample.answer, 300) or "(nothing)", ""),
         (score_mark(sample.score), style),
         (stars, "accent"),

@@ -22,6 +22,9 @@ MAX_KEYS = 7
 _ALWAYS_SHOWN = ("help", "command_palette")
 """Actions of the app that lead to all the others."""
 
+_TYPED_INTO = {"Input", "TextArea"}
+"""Widgets that take letters and signs as text, by name: importing them would delay the first paint."""
+
 
 @cache
 def _declaration_order(cls: type[DOMNode]) -> dict[str | None, int]:
@@ -82,9 +85,12 @@ class KeyHints(Widget):
         """One binding an action, `MAX_KEYS` at most; help and palette are always among them."""
         by_action: dict[str, ActiveBinding] = {}
         always: list[ActiveBinding] = []
+        typing = bool(_TYPED_INTO & {cls.__name__ for cls in type(self.app.focused).__mro__})
         for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
-            if active.binding.action in _ALWAYS_SHOWN:
-                always.append(active)
+            if active.binding.action.removeprefix("app.") in _ALWAYS_SHOWN:
+                # While typing the key that is not typed; else the sign, which people look for.
+                if active.binding.action == "command_palette" or active.binding.priority == typing:
+                    always.append(active)
             elif active.binding.show and active.binding.description and active.binding.action not in by_action:
                 by_action[active.binding.action] = active
         return [*list(by_action.values())[: MAX_KEYS - len(always)], *always[:MAX_KEYS]]

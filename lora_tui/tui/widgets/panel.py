@@ -30,8 +30,8 @@ class Line(_StaticText):
     DEFAULT_CSS = "Line { height: 1; padding: 0 1; }"
 
 
-class Panel(_StaticText):
-    """Text in a border with a title."""
+class Panel(_StaticText, can_focus=True):
+    """Text in a border with a title; it takes the focus, so that the help can say what its numbers mean."""
 
     DEFAULT_CSS = """
     Panel {

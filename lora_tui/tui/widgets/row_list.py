@@ -304,6 +304,11 @@ class RowList(Widget, can_focus=True):
         """The columns that fit, with their widths; the last gap may be cut off."""
         return fit_columns(self.columns, width - self._gutter)
 
+    @property
+    def headings(self) -> list[str]:
+        """The headings of the columns that fit."""
+        return [self.columns[index].heading for index, _ in self._fitted(self.size.width)]
+
     def _headings(self) -> list[Cell]:
         """The headings, an arrow in that of the column that the rows are sorted by."""
         texts = [column.heading for column in self.columns]
