@@ -74,6 +74,20 @@ def progress_text(phase: str, done: float, total: float, seconds: float | None =
     return text if seconds is None or seconds < 1 else f"{text} · {duration(seconds)}"
 
 
+def memory_size(size: float) -> str:
+    """Return an amount of memory in bytes as machines count it: "1.9 GiB", "812 MiB" (1024 times 1024)."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def file_size(size: float) -> str:
+    """Return the size of a file in bytes as file managers do: "812 B", "14 kB", "2.1 MB" (1000 times 1000)."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    if size < 1e6:
+        return f"{size / 1e3:,.0f} kB"
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """Return a time span as people say it: "8s", "4m 12s", "3h 05m"."""
     whole = max(0, round(seconds))

@@ -77,7 +77,7 @@ def read_document(path: Path) -> Document:
             data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         if path.is_symlink():
-            raise ConfigError(f"{name} is a link to a file that is not there. Mend the link or remove it.") from None
+            raise ConfigError(f"{name} is a link to a file that is not there. Fix the link or remove it.") from None
         raise
     except IsADirectoryError:
         raise ConfigError(f"{name} is a folder; name the configuration file in it.") from None

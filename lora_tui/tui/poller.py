@@ -138,5 +138,5 @@ def run_problem(run: RunLine, log_file: Path | None) -> Problem:
         )
     first, _, rest = (run.error or "no reason was given").partition("\n")
     return Problem(
-        f"Run {run.id} ({run.mode}) failed.", first, rest or "Mend it and start again, or resume on Runs (4).", log_file
+        f"Run {run.id} ({run.mode}) failed.", first, rest or "Fix it and start again, or resume on Runs (4).", log_file
     )

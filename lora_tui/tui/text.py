@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.filter import LineFilter
 from textual.style import Style
 
-from lora_tui.text import clean, one_line
+from lora_tui.text import clean, memory_size, one_line
 
 DIM = "$foreground 60%"
 """The style of labels and explanations."""
@@ -82,13 +82,13 @@ def short_count(value: float | None) -> str:
 
 
 def lr_text(value: float | None) -> str:
-    """A learning rate: "8.1e-4", "0"."""
+    """A learning rate: "8.1e-4", "1e-3", "0"."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def percent(part: float, whole: float) -> str:
@@ -103,9 +103,9 @@ def score_mark(value: float | None) -> str:
     return f"{'✓' if value >= 0.9 else '◐' if value >= 0.4 else '✗'} {value:.2f}"
 
 
-def gib(value: float | None) -> str:
-    """Bytes in GiB: "1.9 GiB"."""
-    return "–" if value is None else f"{value / 2**30:.1f} GiB"
+def memory_text(size: float | None) -> str:
+    """An amount of memory in bytes: "1.9 GiB"; a dash for one that is missing."""
+    return "–" if size is None else memory_size(size)
 
 
 def metric_name(name: str) -> str:

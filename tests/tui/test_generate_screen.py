@@ -145,7 +145,7 @@ async def test_a_pair_opens_with_its_evidence_marked_and_its_neighbours_a_key_aw
         assert "To show way 0." in text
         assert "✓ accepted  8.4 of 10, threshold 7" in text
         assert "judge: grounded" in text
-        assert "by the aggregator" in text
+        assert "by the score" in text
         await pilot.press("right")
         await wait_for_text(app, "Why does bee 1 dance?")
         await pilot.press("escape")

@@ -24,7 +24,7 @@ from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (
-    Column("who", 16),
+    Column("run", 16),
     Column("checkpoint", 16),
     Column("score", 6, right=True),
     Column("state", 13),

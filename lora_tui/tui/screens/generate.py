@@ -29,8 +29,8 @@ from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _SOURCES = (
     Column("file", 0, least=12, keep_end=True),
-    Column("", 4, right=True),
-    Column("", 4, right=True),
+    Column("✓", 4, right=True),
+    Column("✗", 4, right=True),
     Column("parts", 5, right=True, rank=2),
     Column("size", 7, right=True, rank=1),
 )

@@ -17,7 +17,7 @@ from lora_tui.store.queries.generation import (
 )
 from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event
 from lora_tui.store.rows import LIVE_STATES, AnalysisRow, Event
-from lora_tui.text import duration, one_line, progress_text
+from lora_tui.text import count, duration, file_size, one_line, progress_text
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
 
@@ -195,7 +195,7 @@ def _errors(view: GenerationView, width: int) -> Content:
     calls = view.calls
     latency = ""
     if calls.median_latency is not None:
-        latency = f"a call takes {calls.median_latency:.1f} s, 95 % {number(calls.p95_latency, '.1f')} s · "
+        latency = f"a call takes {calls.median_latency:.1f} s, 95 % within {number(calls.p95_latency, '.1f')} s · "
     failures = " · ".join(
         f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"
         for failure in calls.failures
@@ -227,12 +227,12 @@ def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Co
         return "Analysis", Content.styled(f"The first comes after {interval} accepted pairs.", DIM)
     figures = analysis.statistics
     facts = f"{figures.get('files_covered', 0)} of {figures.get('files', 0)} files"
-    facts += f" · {figures.get('different_topics', 0)} topics"
+    facts += f" · {count(int(figures.get('different_topics', 0)), 'topic')}"
     if isinstance(figures.get("entropy"), int | float):
         facts += f" · entropy {figures['entropy']:.2f} bits"
     parts: list[Any] = [(facts + "\n", DIM), safe_text(analysis.text.strip(), limit=1200)]
     if analysis.directives:
-        parts.append(("\nNext prompts are told:", DIM))
+        parts.append(("\nThe next prompts say:", DIM))
         for directive in analysis.directives:
             parts += ["\n", ("↳ ", "$accent"), safe_line(str(directive), 300)]
     return f"Analysis {analysis.version} (after {analysis.at_accepted:,} accepted)", styled(*parts)
@@ -248,12 +248,5 @@ def source_cells(source: SourceLine) -> list[tuple[str, str]]:
         (f"✓{source.accepted}", "good" if source.accepted else "dim"),
         (f"✗{source.rejected}", "" if source.rejected else "dim"),
         (f"{source.chunks}", "dim"),
-        (_file_size(source.bytes), "dim"),
+        (file_size(source.bytes), "dim"),
     ]
-
-
-def _file_size(count: int) -> str:
-    """A size in bytes with its unit: "812 B", "14 kB", "2.1 MB"."""
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

@@ -15,6 +15,7 @@ from lora_tui.store.chat_log import turns
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
 from lora_tui.store.queries.runs import RunLine, newest_conversation, weight_history
+from lora_tui.text import count, memory_size
 from lora_tui.tui.curve import Series
 from lora_tui.tui.text import DIM, lr_text, metric_name, number, safe_line, score_mark, styled
 from lora_tui.tui.views import training_text
@@ -186,7 +187,7 @@ async def _weights(runs: LessonRuns) -> LessonPanel | None:
         return None
     newest = history[-1]
     weights = training_text.weight_lines(history[0].weights, newest.weights, 40)
-    ratings = f"{newest.version} rating{'s' if newest.version != 1 else ''}"
+    ratings = count(newest.version, "rating")
     hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
     return LessonPanel(styled(weights, (f"\n\nmoved by {ratings}.{hint}", "$accent")))
 
@@ -218,8 +219,8 @@ async def _memory(runs: LessonRuns) -> LessonPanel | None:
     return LessonPanel(
         _facts(
             ("device", str(plan.get("device"))), ("precision", str(plan.get("dtype"))),
-            ("weights", f"{weights / 2**20:,.0f} MiB"), ("adapter and AdamW", f"{adapter / 2**20:,.1f} MiB"),
-            ("in use", f"{number((view.step.get('memory_mb') or 0), ',.0f')} MB"),
+            ("weights", memory_size(weights)), ("adapter and AdamW", memory_size(adapter)),
+            ("in use", memory_size((view.step.get("memory_mb") or 0) * 1e6)),
         )
     )  # fmt: skip
 

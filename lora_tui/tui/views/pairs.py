@@ -236,7 +236,7 @@ def _decision_in_force(detail: PairDetail) -> DecisionRow | None:
 
 
 def _decided_by(decision: DecisionRow) -> str:
-    names = {"aggregator": "the aggregator", "gate": "a check before the judge", "person": "you"}
+    names = {"aggregator": "the score", "gate": "a check before the judge", "person": "you"}
     return names.get(decision.decided_by, one_line(decision.decided_by, 40))
 
 

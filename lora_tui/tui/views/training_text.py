@@ -11,7 +11,7 @@ from lora_tui.machine import DeviceLoad
 from lora_tui.store.rows import Sample
 from lora_tui.text import duration, one_line
 from lora_tui.tui.curve import bar
-from lora_tui.tui.text import DIM, gib, lr_text, metric_name, number, safe_line, score_mark, short_count, styled
+from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.runs import choice_lines
 from lora_tui.tui.views.training import TrainingView
 
@@ -92,12 +92,12 @@ def _speed(view: TrainingView) -> tuple[str, str]:
 
 
 def _memory_used(view: TrainingView) -> str:
-    return gib((view.step.get("memory_mb") or 0) * 1e6)
+    return memory_text((view.step.get("memory_mb") or 0) * 1e6)
 
 
 def _memory(view: TrainingView, load: DeviceLoad | None) -> str:
     """The memory there is, and what is recomputed to save some."""
-    of = f"of {gib(load.memory_total)}" if load is not None and load.memory_total else ""
+    of = f"of {memory_text(load.memory_total)}" if load is not None and load.memory_total else ""
     checkpointing = view.plan.get("gradient_checkpointing")
     if checkpointing is None:
         return of

@@ -17,7 +17,7 @@ from textual.suggester import Suggester
 from textual.timer import Timer
 from textual.widgets import Input
 
-from lora_tui.text import count
+from lora_tui.text import count, file_size
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
 DATA_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
@@ -111,7 +111,7 @@ def _size(entry: "os.DirEntry[str]") -> str:
         size = entry.stat().st_size
     except OSError:
         return ""
-    return f"{size:,} bytes" if size < 1000 else f"{size / 1e3:,.0f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
+    return file_size(size)
 
 
 class _PathSuggester(Suggester):
