@@ -9,7 +9,7 @@ from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.protocol.choice import value_text
-from lora_tui.text import count, dollars, duration, one_line
+from lora_tui.text import count, dollars, duration, memory_size, one_line
 
 _GENERATION = "data_generation"
 
@@ -40,8 +40,8 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     else:
         way = memory.recomputation
         how = f", activations {way.name}" if way is not None and way.extra else ""
-        free = "" if memory.free.value is None else f" of {memory.free.value / 1e9:.1f} GB free"
-        lines.append(("memory", f"about {total.value / 1e9:.1f} GB{free}{how}"))
+        free = "" if memory.free.value is None else f" of {memory_size(memory.free.value)} free"
+        lines.append(("memory", f"about {memory_size(total.value)}{free}{how}"))
     seconds = training.seconds
     if seconds.value is None:
         lines.append(("time", _unknown(seconds.note, stated)))

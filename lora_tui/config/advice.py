@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lora_tui.config.keys import settings_value
 from lora_tui.config.models import App, DataGeneration, FineTuning, Settings
 from lora_tui.config.reference import toml_value
-from lora_tui.text import one_line
+from lora_tui.text import memory_size, one_line
 
 _ADAM_BYTES = 16
 """Per trained parameter in fp32: the weight, its gradient and AdamW's two memories."""
@@ -86,8 +86,8 @@ def _size(tuning: FineTuning, trainable_parameters: int | None) -> Advice:
     if trainable_parameters == 0:
         what = "no layer of the model has such a name, so nothing would be trained"
         yield "fine_tuning.lora.target_modules", f'{what}; set "all-linear"'
-    if trainable_parameters and (gigabytes := trainable_parameters * _ADAM_BYTES / 1e9) > 4:
-        what = f"{trainable_parameters:,} trained parameters need {gigabytes:.1f} GB for AdamW alone"
+    if trainable_parameters and (needed := trainable_parameters * _ADAM_BYTES) > 4e9:
+        what = f"{trainable_parameters:,} trained parameters need {memory_size(needed)} for AdamW alone"
         yield "fine_tuning.lora.r", f"{what}; set a smaller rank, such as 16"
     if together > 64:
         what = f"times batch_size = {training.batch_size} makes batches of {together}, which LoRA learns badly from"

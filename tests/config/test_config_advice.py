@@ -97,7 +97,7 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
         "fine_tuning.lora.target_modules = [",
         ["nothing would be trained", "all-linear"],
     ),
-    ({}, {"trainable_parameters": 10**9}, "fine_tuning.lora.r = 16: ", ["16.0 GB", "smaller rank"]),
+    ({}, {"trainable_parameters": 10**9}, "fine_tuning.lora.r = 16: ", ["14.9 GiB", "smaller rank"]),
     (
         {"fine_tuning.sampling.keywords": [], "fine_tuning.sampling.keyword_weight": 2},
         {},

@@ -73,7 +73,7 @@ async def test_a_run_shows_sources_pairs_figures_and_its_analysis(harness: AppHa
         text = screen_text(app)
         for expected in (
             "3 of 20 accepted", "✗ 3 rejected", "? 3 review", "… 3 to judge", "50 % pass",
-            "1 in flight · 4 calls · 0 retried · 1 failed", "a call takes 2.0 s, 95 % 2.0 s", "800 tokens in · 120 out",
+            "1 in flight · 4 calls · 0 retried · 1 failed", "2.0 s a call, 95 % under 2.0 s", "800 tokens in · 120 out",
             "server_error 503 ×1", "threshold 7", "Too many bees.", "↳ Ask why more often.", "– logs.pdf",
             "✓ accepted", "✗ rejected", "? review", "… judging", "● run 1 · generate · 3/20 · 1 in flight",
         ):  # fmt: skip
@@ -216,6 +216,16 @@ async def test_question_and_answer_are_the_last_to_be_cut(harness: AppHarness, w
     async with harness.app((width, 40)) as (app, _):
         await wait_for_text(app, "Why does bee 11 dance?")
         await wait_for_text(app, "To show way 11.")
+
+
+async def test_of_rejected_pairs_the_reason_is_the_last_to_be_cut(harness: AppHarness) -> None:
+    await harness.populate(create_generation_run)
+    async with harness.app((80, 40)) as (app, pilot):
+        await wait_for_text(app, "Why does bee 11 dance?")
+        assert "scores 5.1 of 10" not in screen_text(app)
+        await pilot.press("f", "f")
+        await wait_for_text(app, "Pairs (3) · rejected")
+        assert "scores 5.1 of 10" in screen_text(app)
 
 
 async def test_a_verdict_shows_what_it_did_to_weights_and_score(harness: AppHarness) -> None:

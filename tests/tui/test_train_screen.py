@@ -7,6 +7,7 @@ from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
 from lora_tui.tui.views.training_text import weight_line
 from lora_tui.tui.widgets.line_plot import LinePlot
+from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import RowList
 from tests.tui.app_harness import (
     PLAN,
@@ -345,3 +346,26 @@ async def test_while_a_run_goes_on_nothing_is_exported(harness: AppHarness) -> N
         await pilot.press("e")
         await pilot.pause()
         assert "Export run" not in screen_text(app)
+
+
+@pytest.mark.parametrize("size", [(100, 30), (120, 40), (140, 42), (200, 60)], ids=str)
+async def test_every_figure_stands_on_one_line_at_any_width(harness: AppHarness, size: tuple[int, int]) -> None:
+    """A value that is wrapped away from its unit or its name cannot be read."""
+
+    async def live(store: Store) -> None:
+        run_id = await create_training_run(store, "running", settings={"fine_tuning.scheduler.warmup_steps": 20})
+        plan = {**PLAN, "gradient_checkpointing": "selective"}
+        await events.append(store, run_id, [(1.0, "plan", plan), evaluation_event(39, 0.9, held_out_loss=0.4123)])
+
+    await harness.populate(live)
+    async with harness.app(size) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "grad ")
+        panel = app.screen.query_one("#now", Panel)
+        await wait_until(lambda: "memory" in str(panel.content))
+        width = panel.content_size.width
+        lines = str(panel.content).partition("\n\n")[0].splitlines()
+        assert [line.split()[0] for line in lines][:2] == ["loss", "unseen"]
+        assert max(len(line) for line in lines) <= width, lines
+        weights = app.screen.query_one("#weights", Panel)
+        assert max(map(len, str(weights.content).splitlines())) <= weights.content_size.width

@@ -25,7 +25,7 @@ from lora_tui.protocol.choice import Choice
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import PlannedRun
 from lora_tui.store.training import planned_runs
-from lora_tui.text import one_line
+from lora_tui.text import memory_size, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,6 @@ def _warnings(settings: Settings, training: TrainingForecast, architecture: Arch
         frugal = recomputation is not None and recomputation.every == 1
         instead = "a smaller model" if frugal else "fine_tuning.gradient_checkpointing = true"
         yield (
-            f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {total / 1e9:.1f} GB '
-            f"where {max(0, free) / 1e9:.1f} GB are free; set {instead}"
+            f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {memory_size(total)} '
+            f"where {memory_size(max(0, free))} are free; set {instead}"
         )

@@ -28,7 +28,7 @@ from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.models.hub_info import find_architecture, may_be_fetched
 from lora_tui.engine.training import schedule
 from lora_tui.protocol.choice import Choice, value_text
-from lora_tui.text import count
+from lora_tui.text import count, memory_size
 
 _BUILTIN_SHAPE = (576, "llama")
 """Width and family of the built-in model, which are known before it has been fetched."""
@@ -112,11 +112,11 @@ def choose_model(settings: Settings, device: DeviceForecast, free: float | None,
     if device.kind != "cuda" or not device.present:
         return Choice(key, BUILTIN, "135 million parameters: a machine without an NVIDIA card trains it in minutes")
     if free is None or free < _GPU_BYTES:
-        left = "does not tell its memory" if free is None else f"has {free / 1e9:.1f} GB free"
+        left = "does not tell its memory" if free is None else f"has {memory_size(free)} free"
         return Choice(key, BUILTIN, f"the card {left}, {documented} needs {_GPU_BYTES / 1e9:.0f}")
     if not reachable:
         return Choice(key, BUILTIN, f"{documented} is not on this machine and cannot be fetched now")
-    return Choice(key, documented, f"the card has {free / 1e9:.0f} GB free; the larger model answers better")
+    return Choice(key, documented, f"the card has {memory_size(free)} free; the larger model answers better")
 
 
 def choose_values(settings: Settings, data: Survey, architecture: Architecture | None) -> Recipe:

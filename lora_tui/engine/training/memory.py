@@ -20,6 +20,7 @@ from lora_tui.engine.models.activation_memory import Recomputation, Sizes
 from lora_tui.engine.training.fallback import out_of_memory
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep, tokens_in
+from lora_tui.text import memory_size
 
 _WORTH_MEASURING = 0.25
 """Share of the free memory from which on the estimate is checked by a forward pass."""
@@ -60,7 +61,7 @@ class MemoryPlan:
         source = "measured" if self.measured else "estimated"
         return (
             f"Activations are {self.recomputation.name}: a row of {self.tokens:,} tokens takes "
-            f"{self.activation_bytes / 1e9:.2f} GB ({source}), {self.free_bytes / 1e9:.1f} GB are free."
+            f"{memory_size(self.activation_bytes)} ({source}), {memory_size(self.free_bytes)} are free."
         )
 
 

@@ -35,8 +35,8 @@ class AnswerScreen(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "dismiss", "Back", id="answer.close"),
-        Binding("left,p", "step(-1)", "Previous", id="answer.previous"),
-        Binding("right,n", "step(1)", "Next", id="answer.next"),
+        Binding("left,p", "step(-1)", "Neighbours", key_display="p n", id="answer.previous"),
+        Binding("right,n", "step(1)", "Neighbours", show=False, id="answer.next"),
         Binding("1", "rate(1)", "Rate it", key_display="1-5", id="answer.rate-1", tooltip="Rate it 1 of 5"),
         *(
             Binding(str(n), f"rate({n})", "Rate it", show=False, id=f"answer.rate-{n}", tooltip=f"Rate it {n} of 5")

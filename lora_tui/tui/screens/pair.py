@@ -33,8 +33,8 @@ class PairScreen(Dialog[int | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "close", "Back", id="pair.close"),
-        Binding("left,p", "step(-1)", "Previous", id="pair.previous"),
-        Binding("right,n", "step(1)", "Next", id="pair.next"),
+        Binding("left,p", "step(-1)", "Neighbours", key_display="p n", id="pair.previous"),
+        Binding("right,n", "step(1)", "Neighbours", show=False, id="pair.next"),
         Binding("a", "verdict('accepted')", "Accept", id="pair.accept"),
         Binding("r", "verdict('rejected')", "Reject", id="pair.reject"),
         Binding("e", "edit", "Edit", id="pair.edit"),

@@ -1,6 +1,7 @@
 """The list of a run's pairs on Generate: in any order, with marks, and keys that judge what is marked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
@@ -26,6 +27,10 @@ _COLUMNS = (
     Column("topic", 14, rank=3),
 )
 """Question and answer stay when all that can be left out has gone. The cells are those of `pair_cells`."""
+
+_WHY_RANKS = {"why not": 0, "answer": 1}
+_WHY_COLUMNS = tuple(replace(column, rank=_WHY_RANKS.get(column.heading, column.rank)) for column in _COLUMNS)
+"""The columns where those that are not accepted are listed: the reason stays, and the answer is left out first."""
 
 _HEADINGS = [column.heading for column in _COLUMNS]
 
@@ -108,6 +113,7 @@ class PairList(RowList):
         if store is None or window is None:
             return
         window.filter = wanted
+        self.columns = _WHY_COLUMNS if wanted.state in ("rejected", "review") else _COLUMNS
         await window.read_ids(store)
         self.following = self.can_follow
         self.show(len(window))

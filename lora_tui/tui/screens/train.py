@@ -224,8 +224,8 @@ class TrainScreen(RunScreen):
 
     def _now_text(self, view: TrainingView, now: float) -> Content:
         """The figures of the moment, and the run's warnings where there is room."""
-        panel = training_text.status_lines(view, self._device_load, now)
         room = self.query_one("#now", Panel).content_size
+        panel = training_text.status_lines(view, self._device_load, now, room.width or 44)
         if view.warnings and (self.has_class("-tall") or room.height > len(panel.plain.splitlines()) + 1):
             panel = styled(panel, "\n\n", training_text.warning_lines(view.warnings, room.width))
         return panel

@@ -195,7 +195,7 @@ def _errors(view: GenerationView, width: int) -> Content:
     calls = view.calls
     latency = ""
     if calls.median_latency is not None:
-        latency = f"a call takes {calls.median_latency:.1f} s, 95 % within {number(calls.p95_latency, '.1f')} s · "
+        latency = f"{calls.median_latency:.1f} s a call, 95 % under {number(calls.p95_latency, '.1f')} s · "
     failures = " · ".join(
         f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"
         for failure in calls.failures

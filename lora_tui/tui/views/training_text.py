@@ -21,8 +21,8 @@ _TREND_STEPS = 10
 _BAR_WIDTH = 11
 
 
-def status_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
-    """The newest step, the device and the time left, one figure a line; the plan before the first step."""
+def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width: int) -> Content:
+    """The newest step, the device and the time left, one figure a line of `width` cells; first of all the plan."""
     if not view.step:
         return plan_lines(view)
     step = view.step
@@ -39,7 +39,7 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float) -> Con
         figures.append(("load", *_device_load(load)))
     if score := _score(view):
         figures.append(("score", *score))
-    return Content("\n").join([_figure(*figure) for figure in [*figures, _remaining(view, now)]])
+    return Content("\n").join([_figure(*figure, width=width) for figure in [*figures, _remaining(view, now)]])
 
 
 def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
@@ -56,8 +56,13 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
     return styled(*first, "\n", " · ".join(filter(None, figures)))
 
 
-def _figure(name: str, value: str, more: str = "") -> Content:
-    """One line: name, value and a remark."""
+def _figure(name: str, value: str, more: str = "", *, width: int = 10_000) -> Content:
+    """One line: name, value and a remark, of which the last parts are left out where they would not fit."""
+    room = width - max(len(name), 7) - len(value) - 2
+    while len(more) > room:
+        more = more[: max(more.rfind(" · "), more.rfind(", "), 0)]
+        if not more:
+            break
     return styled((f"{name:<7}", DIM), (value, "bold"), (f"  {more}" if more else "", DIM))
 
 
