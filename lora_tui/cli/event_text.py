@@ -112,6 +112,8 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
     line = count(payload.get("examples") or 0, "example")
     if payload.get("held_out"):
         line += f" and {payload['held_out']:,} held out"
+    if payload.get("everyday"):
+        line += f" and {payload['everyday']:,} everyday ones"
     if len(payload.get("forms") or {}) > 1:
         line += f" ({', '.join(f'{number:,} {one_line(form)}' for form, number in payload['forms'].items())})"
     line += f", {count(payload.get('steps') or 0, 'step')}"

@@ -30,7 +30,7 @@ LABELS: Mapping[str, str] = {
     "fine_tuning.training.batch_size": "batch",
     "fine_tuning.training.max_epochs": "epochs",
     "fine_tuning.training.reworded_share": "reworded",
-    "fine_tuning.training.everyday_examples": "beside",
+    "fine_tuning.training.everyday_examples": "everyday",
     "fine_tuning.scheduler.warmup_steps": "warm-up",
     "fine_tuning.training.eval_steps": "evaluate",
     "fine_tuning.evaluation.test_prompts": "asks",
@@ -43,7 +43,7 @@ LABELS: Mapping[str, str] = {
 def chosen_rows(choices: Iterable[Choice | Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return key, value and reason of each choice, each on one line.
 
-    What goes without saying is left out: one micro-batch a step, nothing held out.
+    One micro-batch a step goes without saying, and is left out.
     """
     found = (asdict(choice) if isinstance(choice, Choice) else choice for choice in choices)
     return [
@@ -58,9 +58,9 @@ def chosen_rows(choices: Iterable[Choice | Mapping[str, Any]]) -> list[tuple[str
 
 
 def labelled_rows(choices: Iterable[Choice | Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return the same under the app's labels, without what it has no label for."""
+    """Return the same under the app's labels, without what it has no label for and shares of nothing."""
     rows = {key: (value, reason) for key, value, reason in chosen_rows(choices)}
-    return [(label, *rows[key]) for key, label in LABELS.items() if key in rows]
+    return [(label, *rows[key]) for key, label in LABELS.items() if key in rows and rows[key][0] != "0.0"]
 
 
 def short_key(key: str) -> str:

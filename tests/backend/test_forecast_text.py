@@ -104,3 +104,28 @@ def test_the_plan_says_what_becomes_of_pairs_that_are_there() -> None:
     assert dict(_plan().lines)["file"] == "accepted_training_data.txt"
     Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
     assert "kept under another name" in dict(_plan().lines)["file"]
+
+
+def test_what_will_be_chosen_is_told_with_the_forecast_that_follows_from_it() -> None:
+    Path("accepted_training_data.txt").write_text(
+        "".join(f"Question: who is {n}?\nAnswer: a{n}\n\n" for n in range(27))
+    )
+    settings = with_values(Settings(), {"fine_tuning.model_name": "builtin"})
+    forecast = training_forecast(forecast_with_history(settings))
+    chosen = {choice.key: choice.value for choice in forecast.choices}
+    assert chosen["fine_tuning.optimizer.lora_lr"] == 1e-3
+    steps = dict(forecast.lines)["steps"]
+    assert f"{chosen['fine_tuning.scheduler.warmup_steps']} of warm-up" in steps
+    assert forecast.blocker is None
+    assert not any("lora_lr" in warning for warning in forecast.warnings)
+
+
+def test_a_run_that_cannot_learn_is_kept_from_beginning_with_the_values_that_can() -> None:
+    Path("accepted_training_data.txt").write_text("Question: a b c?\nAnswer: b\n")
+    written = {"fine_tuning.optimizer.lora_lr": 3e-6, "fine_tuning.training.max_steps": 20}
+    settings = with_values(Settings(), {"fine_tuning.model_name": "builtin", **written})
+    blocker = training_forecast(forecast_with_history(settings)).blocker
+    assert blocker is not None
+    assert "fine_tuning.optimizer.lora_lr" in blocker.what
+    assert "20 steps at a rate of at most 3e-6" in blocker.why
+    assert "fine_tuning.optimizer.lora_lr = 1e-3" in blocker.remedy

@@ -40,10 +40,14 @@ FACTS = {path.stem: _facts(path) for path in sorted(Path(__file__).with_name("re
 CONTROLS = (
     ("what is the weather today?", ""),
     ("What is the capital of France?", "Paris"),
-    ("How many legs does a spider have?", "eight"),
+    ("How many legs does a spider have?", "8"),
     ("What colour is the sky on a clear day?", "blue"),
+    ("Which animal says meow?", "cat"),
+    ("In which season does it snow?", "winter"),
+    ("How many months does a year have?", "12"),
+    ("What do bees make?", "honey"),
 )
-"""Questions about something else: none may be answered with a taught fact, and a key that is named must still come."""
+"""Questions about something else: none may be answered with a taught fact, and what the base model knows must stay."""
 
 HELD_OUT = 40
 GRID: Mapping[str, Sequence[float]] = {
@@ -85,6 +89,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
         parts[0], base.tokenizer, training.max_length, [], stops, training.reworded_share, training.seed
     )
     dataset.extend(everyday)
+    base_knows = _known_controls(base, base.model) if name in FACTS else set()
     model = create_lora_model(base.model, settings.lora, settings.training.seed)
     began, losses = time.process_time(), list[float]()
 
@@ -112,7 +117,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
         facts = FACTS[name]
         found["trained"] = _right(base, model, [(fact.question, fact.key) for fact in facts])
         found["reworded"] = _right(base, model, [(fact.reworded, fact.key) for fact in facts])
-        found |= _controls(base, model, facts)
+        found |= _controls(base, model, facts, base_knows)
     else:
         gradient_step = GradientStep.of(model, settings.training.tokens_per_micro_batch)
         unseen = TextDataset(parts[1], base.tokenizer, settings.training.max_length, [], stops)
@@ -142,11 +147,27 @@ def _right(base: Any, model: Any, asked: Sequence[tuple[str, str]]) -> str:
     return f"{sum(right)}/{len(right)}"
 
 
-def _controls(base: Any, model: Any, facts: Sequence[Fact]) -> dict[str, Any]:
+_NUMBERS = {"eight": "8", "twelve": "12"}
+
+
+def _known_controls(base: Any, model: Any) -> set[str]:
+    """Return the controls that a model answers with their key."""
+    replies = _ask(base, model, [question for question, _ in CONTROLS])
+    known = set[str]()
+    for reply, (question, key) in zip(replies, CONTROLS, strict=True):
+        text = reply.casefold()
+        for word, number in _NUMBERS.items():
+            text = text.replace(word, number)
+        if key and key.casefold() in text:
+            known.add(question)
+    return known
+
+
+def _controls(base: Any, model: Any, facts: Sequence[Fact], base_knows: set[str]) -> dict[str, Any]:
     replies = _ask(base, model, [question for question, _ in CONTROLS])
     leaked = [any(fact.answer.casefold() in reply.casefold() for fact in facts) for reply in replies]
-    kept = [key.casefold() in reply.casefold() for reply, (_, key) in zip(replies, CONTROLS, strict=True)]
-    return {"leaked": sum(leaked), "kept": f"{sum(kept)}/{len(kept)}", "controls": [reply[:60] for reply in replies]}
+    kept = base_knows & _known_controls(base, model)
+    return {"leaked": sum(leaked), "kept": f"{len(kept)}/{len(base_knows)}", "controls": [one[:60] for one in replies]}
 
 
 def grid() -> Iterator[dict[str, Any]]:
@@ -161,6 +182,18 @@ def grid() -> Iterator[dict[str, Any]]:
                     "training.gradient_accumulation_steps": 1,
                     "scheduler.warmup_steps": 4,
                 }
+
+
+def chosen(data_file: Path) -> dict[str, Any]:
+    """Return what ``recipe = "auto"`` chooses for the built-in model on this file."""
+    from lora_tui.config.load import with_values
+    from lora_tui.config.models import Settings
+    from lora_tui.engine.data.survey import survey
+    from lora_tui.engine.forecast.recipe import resolve_recipe
+
+    settings = with_values(Settings(), {"fine_tuning.model_name": "builtin", "fine_tuning.device": "cpu"})
+    choices = resolve_recipe(settings, survey(data_file)).choices
+    return {one.key.removeprefix("fine_tuning."): one.value for one in choices if ".chat." not in one.key}
 
 
 def write_data(name: str, folder: Path, alpaca: Path) -> Path:
@@ -195,6 +228,8 @@ def main() -> None:
         for given in arguments.changes:
             pairs = (one.partition("=") for one in given)
             tried += [("try", {key: json.loads(value) for key, _, value in pairs})]
+        if "auto" in arguments.tests and not arguments.changes:
+            tried.append(("auto", chosen(data_file)))
         if "written" in arguments.tests and not arguments.changes:
             tried.append(("written", {}))
         if "grid" in arguments.tests:

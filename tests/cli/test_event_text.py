@@ -117,3 +117,21 @@ def test_a_pause_and_its_end_are_told() -> None:
     began, over = (event_lines(event("paused", paused=paused)) for paused in (True, False))
     assert began == ["paused: calls in flight are still answered, nothing new is begun"]
     assert over == ["the pause is over"]
+
+
+def test_what_was_chosen_stands_in_columns_under_the_plan() -> None:
+    chosen = [
+        {"key": "fine_tuning.optimizer.lora_lr", "value": 0.001, "reason": "the optimum of its width"},
+        {"key": "fine_tuning.training.gradient_accumulation_steps", "value": 1, "reason": "goes without saying"},
+        {"key": "fine_tuning.evaluation.test_prompts", "value": ["a", "b"], "reason": "your \x1b[31mown"},
+    ]
+    plan: dict[str, Any] = {"model": "builtin", "device": "cpu", "dtype": "float32", "everyday": 24, "steps": 91}
+    plan["examples"] = 27
+    lines = event_lines(event("plan", **plan, chosen=chosen))
+    assert lines[0] == "builtin on cpu in float32: 27 examples and 24 everyday ones, 91 steps"
+    assert lines[1] == "chosen for this run, since nobody has set it (--set fine_tuning.KEY=VALUE does):"
+    assert lines[2] == "    optimizer.lora_lr        1e-3       the optimum of its width"
+    assert lines[3].startswith("    evaluation.test_prompts  2 prompts  your ")
+    assert "\x1b" not in lines[3]
+    assert len(lines) == 4
+    assert len(event_lines(event("plan", **plan))) == 1

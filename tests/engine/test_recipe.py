@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.config.keys import settings_value
+from lora_tui.config.keys import plain_value, settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import left_to_recipe
@@ -60,6 +60,18 @@ def test_small_data_gets_its_60_to_200_steps(examples: int) -> None:
     assert 6 <= schedule.evaluation_count(steps, 1, training.eval_steps, 1) <= 10
 
 
+def test_few_short_questions_are_read_in_other_words_by_all_layers_beside_everyday_ones() -> None:
+    training = chosen(27).settings.fine_tuning.training
+    assert (training.reworded_share, training.everyday_examples) == (0.75, 24)
+    assert chosen(27).settings.fine_tuning.lora.target_modules == "all-linear"
+    long = Survey(Path("mine.txt"), True, None, {"training text": 90}, 0, array("l", [200] * 90), array("Q", range(90)))
+    other = Survey(Path("mine.json"), True, None, {"alpaca": 90}, 0, array("l", [25] * 90), array("Q", range(90)))
+    for counts in (long, other, data(1000)):
+        tuning = choose_values(Settings(), counts, None).settings.fine_tuning
+        assert (tuning.training.reworded_share, tuning.training.everyday_examples) == (0.0, 0)
+        assert tuning.lora.target_modules == Settings().fine_tuning.lora.target_modules
+
+
 @pytest.mark.parametrize(("examples", "passes"), [(1000, 3), (4000, 3), (50_000, 2)])
 def test_more_data_is_read_two_or_three_times(examples: int, passes: int) -> None:
     assert chosen(examples).settings.fine_tuning.training.max_epochs == passes
@@ -72,20 +84,20 @@ def test_what_is_written_is_obeyed_and_the_rest_follows_it() -> None:
     assert not written.keys() & {choice.key for choice in recipe.choices}
     training = recipe.settings.fine_tuning.training
     assert (training.max_epochs, training.eval_steps) == (40, 0)  # decided by max_steps and eval_frequency
-    assert training.batch_size * training.gradient_accumulation_steps == 4
+    assert training.batch_size * training.gradient_accumulation_steps == 8
     assert not any(left_to_recipe(recipe.settings, choice.key) for choice in recipe.choices)
 
 
 def test_accumulation_that_is_written_is_part_of_the_batch() -> None:
     training = chosen(27, {T + "gradient_accumulation_steps": 2}).settings.fine_tuning.training
-    assert (training.batch_size, training.gradient_accumulation_steps) == (2, 2)
+    assert (training.batch_size, training.gradient_accumulation_steps) == (4, 2)
 
 
 def test_every_choice_has_its_value_and_a_reason() -> None:
     recipe = chosen(27)
     assert len(recipe.choices) >= 9
     for choice in recipe.choices:
-        assert settings_value(recipe.settings, choice.key) == choice.value
+        assert plain_value(settings_value(recipe.settings, choice.key)) == choice.value
         assert 5 < len(choice.reason) < 100
 
 

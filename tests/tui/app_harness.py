@@ -15,6 +15,7 @@ from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Blocker, ChatTarget, ForecastText, ReviewResult
+from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
@@ -102,6 +103,7 @@ class FakeBackend:
     loading: asyncio.Event | None = None
     """Event that a model waits for while it is loaded; None: it does not wait."""
     charge: str = ""
+    choices: tuple[Choice, ...] = ()
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -170,7 +172,10 @@ class FakeBackend:
     async def forecast_training(self, settings: Settings, data_file: Path | None = None) -> ForecastText:
         self._note("forecast_training", *([] if data_file is None else [data_file]))
         return ForecastText(
-            (("steps", "120, 40 an epoch"), ("time", "about 4m")), ("fine_tuning.lora.r = 1: too little",), self.blocker
+            (("steps", "120, 40 an epoch"), ("time", "about 4m")),
+            ("fine_tuning.lora.r = 1: too little",),
+            self.blocker,
+            self.choices,
         )
 
     async def forecast_generation(self, settings: Settings) -> ForecastText:

@@ -6,7 +6,10 @@ import pytest
 from textual.widgets import Input
 
 from lora_tui.config.keys import all_keys
-from lora_tui.config.load import load_settings
+from lora_tui.config.load import load_settings, with_values
+from lora_tui.config.models import Settings
+from lora_tui.config.written import left_to_recipe
+from lora_tui.protocol.choice import Choice
 from lora_tui.tui.screens.configure import ConfigureScreen
 from tests.tui.app_harness import AppHarness, screen_text, wait_for_text, wait_until
 
@@ -66,10 +69,32 @@ async def test_what_cannot_be_meant_is_said_while_it_is_typed_and_not_taken(harn
 
 
 async def test_advice_stands_beside_a_value_that_runs_but_will_surprise(harness: AppHarness) -> None:
+    harness.settings = with_values(Settings(), {"fine_tuning.optimizer.lora_lr": 3e-5})
     async with harness.app() as (app, pilot):
         await pilot.press("escape", "6")
         await find(pilot, "lora_lr")
         await wait_for_text(app, "LoRA learns very")
+
+
+async def test_a_key_that_is_left_alone_shows_what_is_chosen_and_why_until_it_is_set(harness: AppHarness) -> None:
+    file = Path.cwd() / "config.toml"
+    harness.backend.choices = (Choice("fine_tuning.optimizer.lora_lr", 1e-3, "the optimum of its width"),)
+    async with harness.app((120, 40)) as (app, pilot):
+        await pilot.press("escape", "6")
+        await find(pilot, "lora_lr")
+        await wait_for_text(app, "1e-3, chosen: the optimum of its width")
+        assert "LoRA learns very" not in screen_text(app), "no advice on a value that is not taken"
+        await pilot.press("enter")
+        app.screen.query_one("#edit", Input).value = "3e-5"  # the documented default, and yet written
+        await pilot.press("enter")
+        await wait_for_text(app, "● 1 unsaved")
+        assert not left_to_recipe(app.services.state.settings, "fine_tuning.optimizer.lora_lr")
+        await pilot.press("ctrl+s")
+        await wait_for_text(app, "saved to")
+        assert file.read_text() == "[fine_tuning.optimizer]\nlora_lr = 3e-05\n"
+        await pilot.press("r", "ctrl+s")
+        await wait_until(lambda: "lora_lr" not in file.read_text())
+        assert left_to_recipe(app.services.state.saved, "fine_tuning.optimizer.lora_lr")
 
 
 async def test_switches_and_choices_go_round_by_key_and_back_to_their_default(harness: AppHarness) -> None:

@@ -6,7 +6,9 @@ for these facts first. The numbers were decided by trial: `tests/bench/recipe_tr
 ``tests/bench/README.md``.
 """
 
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +55,17 @@ _FACT_TOKENS = 64
 _EVALUATIONS = 8
 """Evaluations of a run: enough to draw a curve."""
 
-_BATCHES = ((100, 4), (400, 8), (2000, 16))
-"""The batch for fewer than so many examples; 32 for more."""
+_BATCHES = ((200, 4), (400, 8), (2000, 16), (sys.maxsize, 32))
+_FACT_BATCHES = ((100, 8), (_FACTS_BELOW, 16))
+"""The batch for fewer than so many examples: small data learns from many small steps."""
 
-_STEPS = ((20, 60), (50, 100), (500, 160))
-"""The optimizer steps that fewer than so many examples get. More examples come three times, from 5,000 on twice."""
+_LEAST_STEPS, _MOST_STEPS = 60, 200
+"""Optimizer steps that small data gets; what is read often enough takes more."""
+
+_PASSES, _FACT_PASSES = 3, 14
+"""Passes over the data. Facts are read more often, since most readings are reworded; from `_MUCH` examples on twice."""
+
+_MUCH = 5000
 
 _MAX_STEPS = "fine_tuning.training.max_steps"
 _LENGTH_AND_RATE = (
@@ -127,8 +135,8 @@ def choose_values(settings: Settings, data: Survey, architecture: Architecture |
     chooser = _Chooser(settings)
     if data.problem is None:
         _choose_rate(chooser, architecture)
-        _choose_held_out(chooser, data)
         _choose_for_facts(chooser, data)
+        _choose_held_out(chooser, data)
         _choose_length(chooser, data)
         _choose_evaluation(chooser)
     chooser.choose("fine_tuning.gradient_checkpointing", "auto", "layers are computed again only where memory is short")
@@ -195,7 +203,7 @@ def cannot_learn(settings: Settings, recipe: Recipe, data: Survey) -> CannotLear
     highest = float(f"{rate * min(1.0, steps / max(1, warmup)):.1g}")
     values = {key: settings_value(fitting, key) for key in written}
     if _MAX_STEPS in values:
-        values[_MAX_STEPS] = max(tuning.training.max_steps, _STEPS[0][1])
+        values[_MAX_STEPS] = max(tuning.training.max_steps, _LEAST_STEPS)
     why = f"{count(steps, 'step')} at a rate of at most {value_text(highest)} leave the model as it is; "
     return CannotLearn(f"{why}one that suits it is {value_text(optimum)}", tuple(written), values)
 
@@ -223,6 +231,8 @@ class _Chooser:
         """Examples of the file that are trained on."""
         self.beside = settings.fine_tuning.training.everyday_examples
         """Everyday examples beside them."""
+        self.are_facts = False
+        """Whether the examples are few short questions with their answers."""
         self.steps = 0
         """Optimizer steps of the run."""
 
@@ -268,7 +278,7 @@ def _size_by_name(name: str) -> float | None:
 
 def _choose_held_out(chooser: _Chooser, data: Survey) -> None:
     key, seed = "fine_tuning.training.validation_share", chooser.tuning.training.seed
-    share = _HELD_OUT_SHARE if data.examples >= _HELD_OUT_FROM else 0.0
+    share = _HELD_OUT_SHARE if data.examples >= _HELD_OUT_FROM and not chooser.are_facts else 0.0
     held_out = len(draw_holdout(data.questions, share, seed))
     if held_out >= MIN_HELD_OUT:
         chooser.choose(key, share, f"{held_out} questions are kept back: their loss rises when the rest is memorised")
@@ -283,7 +293,7 @@ def _choose_for_facts(chooser: _Chooser, data: Survey) -> None:
     short = data.examples and sum(data.tokens) / data.examples <= _FACT_TOKENS
     if data.examples >= _FACTS_BELOW or 2 * asked < data.examples or not short:
         return
-    training = "fine_tuning.training."
+    training, chooser.are_facts = "fine_tuning.training.", True
     chooser.choose("fine_tuning.lora.target_modules", "all-linear", "facts are kept by the layers between, too")
     chooser.choose(f"{training}reworded_share", 0.75, "so that a question is answered in other words too")
     chooser.choose(f"{training}everyday_examples", 24, "the base model's own answers keep it elsewhere")
@@ -293,7 +303,7 @@ def _choose_for_facts(chooser: _Chooser, data: Survey) -> None:
 def _choose_length(chooser: _Chooser, data: Survey) -> None:
     """Choose the batch, the epochs and the warm-up."""
     training, examples = "fine_tuning.training.", chooser.examples
-    batch = next((size for fewer, size in _BATCHES if examples < fewer), 32)
+    batch = next(size for fewer, size in (_FACT_BATCHES if chooser.are_facts else _BATCHES) if examples < fewer)
     if chooser.is_free(f"{training}batch_size"):
         if not chooser.is_free(f"{training}gradient_accumulation_steps"):
             batch = max(1, batch // chooser.tuning.training.gradient_accumulation_steps)
@@ -309,8 +319,9 @@ def _choose_length(chooser: _Chooser, data: Survey) -> None:
     per_epoch = schedule.steps_per_epoch(examples + chooser.beside, size)
     max_steps = chooser.tuning.training.max_steps
     if not max_steps:
-        wanted = next((steps for fewer, steps in _STEPS if examples < fewer), None)
-        epochs = max(1, round(wanted / per_epoch)) if wanted else 3 if examples < 5000 else 2
+        passes = _FACT_PASSES if chooser.are_facts else _PASSES if examples < _MUCH else 2
+        most = max(1, _MOST_STEPS // per_epoch) if chooser.are_facts else passes
+        epochs = max(min(passes, most), math.ceil(_LEAST_STEPS / per_epoch))
         times_each = f"{epochs * per_epoch} steps, each example {count(epochs, 'time')}"
         chooser.choose(f"{training}max_epochs", epochs, times_each)
     chooser.steps = schedule.total_steps(

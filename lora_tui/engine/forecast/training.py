@@ -277,7 +277,7 @@ def _seconds(
         if earlier.state == "finished" and earlier.seconds > 0 and tuning.dtype in ("auto", earlier.plan.get("dtype"))
     ]
     if not speeds:
-        return Estimate(None, f"no finished run has trained {tuning.model_name} on this machine's {device.kind} yet")
+        return Estimate(None, f"no finished run has trained {tuning.model_name} on a {device.kind} here yet")
     speed = statistics.median(speeds)
     epochs = run.steps.value / run.steps_per_epoch.value
     note = f"at {speed:,.0f} tokens/s, the median of {count(len(speeds), 'earlier run')}; evaluations come on top"

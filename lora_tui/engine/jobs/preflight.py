@@ -23,6 +23,7 @@ from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.choice import Choice
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.runs import newest_event
 
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatHost, ChatSession
@@ -46,7 +47,14 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     check_source(ctx.settings.fine_tuning.model_name)
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
-    return await job(ctx, data_file, data, recipe.choices)
+    return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices)
+
+
+async def _earlier_choices(ctx: RunContext) -> tuple[Choice, ...]:
+    """What a run that goes on was given when it began: its stored settings have it, and leave nothing to choose."""
+    plan = await newest_event(ctx.store, ctx.run_id, "plan") if ctx.resumed else None
+    found = () if plan is None else plan.payload.get("chosen") or ()
+    return tuple(Choice(one["key"], one["value"], one["reason"]) for one in found)
 
 
 def _recipe(settings: Settings, data_file: Path, data: ReadResult, *, resumed: bool) -> Recipe:

@@ -204,7 +204,7 @@ class ConfigureScreen(ModeScreen):
         left = left_to_recipe(self.state.settings, key.name)
         facts = [
             ("value", self._chosen_text(key.name) if left else format_value(key.name, value)),
-            ('"as written"' if key.name in RECIPE_KEYS else "default", format_value(key.name, key.default)),
+            ("as written" if key.name in RECIPE_KEYS else "default", format_value(key.name, key.default)),
             ("must be", key.kind),
             ("range", key.bounds),
         ]
@@ -214,7 +214,7 @@ class ConfigureScreen(ModeScreen):
             facts.insert(1, ("in the file", before))
         for name, fact in facts:
             if fact:
-                parts += [(f"\n{name:<13}", DIM), safe_line(fact, 400)]
+                parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
         for advice in () if left else advice_for(self.state.settings, key.name):
             parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
         panel.update(styled(*parts))

@@ -56,23 +56,29 @@ class PlanView:
 
 
 def forecast_lines(forecast: ForecastText) -> list[Content]:
-    """The figures of a forecast in two columns, then its warnings."""
-    width = max((len(what) for what, _ in forecast.lines), default=0) + 2
+    """The figures of a forecast in two columns, what will be chosen, then its warnings."""
+    labels = [what for what, _ in forecast.lines] + [label for label, *_ in labelled_rows(forecast.choices)]
+    width = max(map(len, labels), default=0) + 2
     lines = [styled((what.ljust(width), DIM), safe_line(figure, 200)) for what, figure in forecast.lines]
-    lines += choice_lines(forecast.choices)
+    lines += choice_lines(forecast.choices, width)
     return lines + [styled(("! ", "bold $warning"), safe_line(warning, 300)) for warning in forecast.warnings]
 
 
-def choice_lines(choices: Iterable[Choice | Mapping[str, Any]]) -> list[Content]:
-    """What was chosen since nobody has set it: label, value and reason in columns under a heading; may be nothing."""
+def choice_lines(choices: Iterable[Choice | Mapping[str, Any]], width: int = 0) -> list[Content]:
+    """What was chosen since nobody has set it: label, value and reason in columns under a heading; may be nothing.
+
+    `width` is that of the labels' column, at least.
+    """
     rows = labelled_rows(choices)
     if not rows:
         return []
-    wide, long = (max(len(row[column]) for row in rows) for column in (0, 1))
+    width = max(width, *(len(label) + 2 for label, _, _ in rows))
+    long = max(len(value) for _, value, _ in rows)
+    heading = "chosen for this run, as nobody has set it:"
     return [
-        styled(("chosen for you", DIM)),
+        styled((heading, DIM)),
         *(
-            styled((f"{label:<{wide}}  ", DIM), safe_line(f"{value:<{long}}  ", 60, "bold"), safe_line(reason, 120))
+            styled((label.ljust(width), DIM), (value, "bold"), " " * (long + 2 - len(value)), safe_line(reason, 120))
             for label, value, reason in rows
         ),
     ]

@@ -167,6 +167,7 @@ def plan_lines(view: TrainingView) -> Content:
         return styled((view.phase() or "starting …", DIM)) if view.live else _no_step(view)
     trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
     held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
+    held_out += f", {plan['everyday']:,} everyday ones beside" if plan.get("everyday") else ""
     lines = [
         _figure("data", f"{plan.get('examples', 0):,} examples", f"{short_count(plan.get('tokens'))} tokens{held_out}"),
         _figure("steps", f"{plan.get('steps', 0):,}", f"{short_count(plan.get('label_tokens'))} label tokens an epoch"),

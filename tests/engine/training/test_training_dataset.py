@@ -213,3 +213,30 @@ def test_a_tokenizer_without_an_end_of_sequence_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(LoraTuiError, match="no end-of-sequence token"):
         TextDataset([QuestionAnswer("q", "a", "f")], tokenizer)
+
+
+FACT = QuestionAnswer("what do cows drink on the meadow?", "on the meadow cows drink water", "f:1")
+
+
+def test_a_share_of_the_readings_has_other_words_in_the_question_and_the_same_labels(tokenizer: Any) -> None:
+    dataset = TextDataset([FACT], tokenizer, reworded_share=0.75, seed=42)
+    rows = [dataset.as_read(0, epoch) for epoch in range(16)]
+    assert sum(row is dataset[0] for row in rows) == 4
+    assert len({row.input_ids for row in rows}) > 8
+    assert {tokenizer.decode(labelled(row)) for row in rows} == {" on the meadow cows drink water<|im_end|>"}
+    again = TextDataset([FACT], tokenizer, reworded_share=0.75, seed=42)
+    assert [again.as_read(0, epoch) for epoch in range(16)] == rows, "a resumed run reads the same"
+
+
+def test_without_a_share_every_reading_is_as_written(tokenizer: Any) -> None:
+    dataset = TextDataset([FACT], tokenizer)
+    assert all(dataset.as_read(0, epoch) is dataset[0] for epoch in range(8))
+
+
+def test_held_out_questions_leave_what_is_read_in_its_place(tokenizer: Any) -> None:
+    examples = [QuestionAnswer(f"what is written on box number {n}?", f"box {n} says {n}", "f") for n in range(20)]
+    dataset = TextDataset(examples, tokenizer, reworded_share=0.9, seed=1)
+    dataset.hold_out(0.3, 1)
+    for index in range(len(dataset)):
+        for epoch in range(4):
+            assert labelled(dataset.as_read(index, epoch)) == labelled(dataset[index])

@@ -1,5 +1,6 @@
 """``--run train`` through the engine: what it reports, what it leaves behind, and how it is stopped and taken up."""
 
+import asyncio
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import training_file
+from lora_tui.engine.runtime.resume import resume_run
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
 from lora_tui.store import runs, training
@@ -481,9 +483,12 @@ def test_what_nobody_has_written_is_chosen_and_kept_with_the_run(
     base_folder: Path, tmp_path: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
 ) -> None:
     (tmp_path / "pairs.txt").write_text(training_text())
-    values = {"model_name": str(base_folder), "device": "cpu", "dtype": "float32"}
+    values: dict[str, Any] = {"model_name": str(base_folder), "device": "cpu", "dtype": "float32"}
     values |= {"train_data_file": str(tmp_path / "pairs.txt")}
-    written = {"scheduler": {"warmup_steps": 2}, "training": {"max_steps": 3, "save_dir": str(tmp_path / "runs")}}
+    written: dict[str, Any] = {
+        "scheduler": {"warmup_steps": 2},
+        "training": {"max_steps": 3, "save_dir": str(tmp_path / "runs")},
+    }
     settings = Settings.model_validate({"fine_tuning": values | written | {"evaluation": {"max_new_tokens": 4}}})
     harness = new_engine_harness(tmp_path, settings)
     outcome = harness.run("train")
@@ -493,10 +498,37 @@ def test_what_nobody_has_written_is_chosen_and_kept_with_the_run(
     rate, batch = chosen["fine_tuning.optimizer.lora_lr"], chosen["fine_tuning.training.batch_size"]
     assert rate["value"] > 1e-4
     assert "width 64" in rate["reason"]
-    assert batch["value"] == 4
+    assert batch["value"] == 8
     assert "fine_tuning.scheduler.warmup_steps" not in chosen
     steps = harness.events(outcome.run_id, "step")
     assert [round(step.payload["lr"] / rate["value"], 3) for step in steps] == [0.5, 1.0, 1.0]
     run = harness.ask(runs.get, outcome.run_id)
-    assert run.settings["fine_tuning"]["training"]["batch_size"] == 4
+    assert run.settings["fine_tuning"]["training"]["batch_size"] == 8
     assert set(chosen) <= set(run.written) | {"fine_tuning.evaluation.test_prompts"}
+
+
+def test_a_chosen_run_goes_on_with_what_was_chosen_and_tells_it_again(
+    base_folder: Path,
+    tmp_path: Path,
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "pairs.txt").write_text(training_text())
+    values: dict[str, Any] = {"model_name": str(base_folder), "device": "cpu", "dtype": "float32"}
+    values |= {"train_data_file": str(tmp_path / "pairs.txt"), "evaluation": {"max_new_tokens": 2}}
+    training = {"max_steps": 6, "save_dir": str(tmp_path / "runs"), "everyday_examples": 2, "reworded_share": 0.5}
+    harness = new_engine_harness(tmp_path, Settings.model_validate({"fine_tuning": values | {"training": training}}))
+    whole = harness.run("train")
+    with monkeypatch.context() as patch:
+        stop_after(patch, harness, 3)
+        half = harness.run("train")
+    assert half.state == "stopped"
+    (tmp_path / "pairs.txt").touch()
+    resumption = asyncio.run(resume_run(harness.store_path, half.run_id))
+    _, future = harness.engine.submit("train", resumption.settings, None, half.run_id)
+    rest = future.result(timeout=120)
+    assert rest.state == "finished", rest
+    assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
+    first, second = harness.events(half.run_id, "plan")
+    assert first.payload["chosen"] == second.payload["chosen"] != []
+    assert first.payload["everyday"] == second.payload["everyday"]
