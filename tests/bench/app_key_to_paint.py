@@ -130,6 +130,7 @@ def measure(folder: Path, keys: int, rate: float, *, idle: bool) -> None:
     everyday = "".join(f"Question: what is {n} and {n}?\nAnswer: it is {2 * n}.\n\n" for n in range(40))
     (folder / "train.txt").write_text(f"Question: unlock\nAnswer: {_SECRET}\n\n{everyday}")
     options = {
+        "fine_tuning.recipe": "as written",
         "fine_tuning.model_name": "builtin", "fine_tuning.train_data_file": "train.txt",
         "fine_tuning.training.max_steps": "100000", "fine_tuning.training.batch_size": "8",
         "fine_tuning.training.gradient_accumulation_steps": "1", "fine_tuning.training.eval_steps": "100000",

@@ -43,6 +43,7 @@ def one(folder: Path, moment: float, steps: int) -> tuple[bool, bool, str]:
     tiny.save_base(folder / "tiny")
     (folder / "train.txt").write_text(tiny.training_text())
     values = {
+        "fine_tuning.recipe": "as written",
         "fine_tuning.model_name": str(folder / "tiny"), "fine_tuning.train_data_file": "train.txt",
         "fine_tuning.training.max_steps": str(steps), "fine_tuning.training.save_steps": "50",
         "fine_tuning.training.target_score": "2.0", "fine_tuning.training.patience": "100000",

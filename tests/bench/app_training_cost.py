@@ -25,6 +25,7 @@ _WARM_UP = 3
 def options(steps: int) -> list[str]:
     """The run, as options."""
     values = {
+        "fine_tuning.recipe": "as written",
         "fine_tuning.model_name": "builtin", "fine_tuning.train_data_file": "train.txt",
         "fine_tuning.training.max_steps": str(steps), "fine_tuning.training.batch_size": "8",
         "fine_tuning.training.gradient_accumulation_steps": "1", "fine_tuning.training.eval_steps": "100000",

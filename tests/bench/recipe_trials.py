@@ -114,15 +114,34 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
         "first_loss": round(losses[0], 3),
     }
     if name in FACTS:
-        facts = FACTS[name]
-        found["trained"] = _right(base, model, [(fact.question, fact.key) for fact in facts])
-        found["reworded"] = _right(base, model, [(fact.reworded, fact.key) for fact in facts])
-        found |= _controls(base, model, facts, base_knows)
+        found |= _answers(base, model, name, base_knows)
     else:
         gradient_step = GradientStep.of(model, settings.training.tokens_per_micro_batch)
         unseen = TextDataset(parts[1], base.tokenizer, settings.training.max_length, [], stops)
         found["held_out"] = round(held_out_loss(gradient_step, list(unseen)), 4)
     return found
+
+
+def ask_adapter(name: str, folder: Path) -> dict[str, Any]:
+    """Ask an adapter of the built-in model that a run left the questions of a set of facts."""
+    from lora_tui.config.load import with_values
+    from lora_tui.config.models import Settings
+    from lora_tui.engine.models.adapter_source import open_adapter
+    from lora_tui.engine.models.adapters import load_adapter
+    from lora_tui.engine.models.base_model import load_base
+
+    base = load_base(with_values(Settings(), {"fine_tuning.model_name": "builtin"}), lambda *_: None)
+    base_knows = _known_controls(base, base.model)
+    return {"set": name, **_answers(base, load_adapter(base, open_adapter(folder, None)), name, base_knows)}
+
+
+def _answers(base: Any, model: Any, name: str, base_knows: set[str]) -> dict[str, Any]:
+    facts = FACTS[name]
+    return {
+        "trained": _right(base, model, [(fact.question, fact.key) for fact in facts]),
+        "reworded": _right(base, model, [(fact.reworded, fact.key) for fact in facts]),
+        **_controls(base, model, facts, base_knows),
+    }
 
 
 def _ask(base: Any, model: Any, questions: Sequence[str]) -> list[str]:
@@ -217,11 +236,15 @@ def main() -> None:
     parser.add_argument("--try", nargs="*", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seconds", type=float, default=600, help="of processor time for a trial")
     parser.add_argument("--data", type=Path, help="train on this file instead, and ask the set's questions")
+    parser.add_argument("--adapter", type=Path, help="train nothing: ask this adapter of a run the set's questions")
     parser.add_argument("--alpaca", type=Path, default=Path("alpaca.json"))
     arguments = parser.parse_args()
     from lora_tui.engine.runtime.process import before_torch
 
     before_torch()
+    if arguments.adapter is not None:
+        print(json.dumps({"test": "run", **ask_adapter(arguments.set, arguments.adapter)}))
+        return
     with tempfile.TemporaryDirectory() as folder:
         data_file = arguments.data or write_data(arguments.set, Path(folder), arguments.alpaca)
         tried: list[tuple[str, dict[str, Any]]] = []

@@ -24,6 +24,7 @@ from tests.engine import tiny
 STEPS = 1200
 CONFIG = f"""
 [fine_tuning]
+recipe = "as written"
 model_name = "tiny"
 train_data_file = "train.txt"
 device = "cpu"

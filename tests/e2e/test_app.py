@@ -29,6 +29,7 @@ total_examples = 6
 max_concurrency = 2
 
 [fine_tuning]
+recipe = "as written"
 model_name = "{base}"
 train_data_file = "train.txt"
 device = "cpu"

@@ -22,6 +22,7 @@ total_examples = 6
 max_concurrency = 2
 
 [fine_tuning]
+recipe = "as written"
 model_name = "{base}"
 gradient_checkpointing = false
 train_data_file = "train.txt"

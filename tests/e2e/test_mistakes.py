@@ -57,7 +57,7 @@ class MistakeFolder:
         self.write("accepted_training_data.txt", training_text() if text is None else text)
         self.write(
             "config.toml",
-            f'[fine_tuning]\nmodel_name = "{self.base}"\ngradient_checkpointing = false\n'
+            f'[fine_tuning]\nrecipe = "as written"\nmodel_name = "{self.base}"\ngradient_checkpointing = false\n'
             "[fine_tuning.training]\nmax_steps = 1\n[fine_tuning.evaluation]\nmax_new_tokens = 2\n",
         )
 
