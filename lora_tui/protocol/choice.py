@@ -35,7 +35,7 @@ LABELS: Mapping[str, str] = {
     "fine_tuning.training.eval_steps": "evaluate",
     "fine_tuning.evaluation.test_prompts": "asks",
     "fine_tuning.training.validation_share": "held out",
-    "fine_tuning.gradient_checkpointing": "memory",
+    "fine_tuning.gradient_checkpointing": "recompute",
 }
 """What the app calls the keys that it has room for, in the order in which it shows them."""
 

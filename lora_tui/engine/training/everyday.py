@@ -47,7 +47,7 @@ QUESTIONS = (
 )
 
 _FILE = "everyday.json"
-_TOKENS = 32
+_TOKENS = 40
 _BATCH = 12
 
 
@@ -80,15 +80,15 @@ def _asked(
         found += [
             (question, sentence)
             for question, reply in zip(batch, replies, strict=True)
-            if (sentence := _first_sentence(reply))
+            if (sentence := _first_sentence(reply, cut_off=len(tokenizer(reply)["input_ids"]) >= _TOKENS - 1))
         ]
     return found
 
 
-def _first_sentence(reply: str) -> str:
-    """Return a reply up to the end of its first sentence; nothing where it was cut off before."""
-    line = reply.strip().partition("\n")[0]
+def _first_sentence(reply: str, *, cut_off: bool) -> str:
+    """Return a reply up to the end of its first sentence or line; nothing where it was `cut_off` before."""
+    line, newline, _ = reply.strip().partition("\n")
     ends = [place for mark in ".!?" if (place := line.find(f"{mark} ")) >= 0]
     if ends:
         return line[: min(ends) + 1]
-    return line if line.endswith((".", "!", "?")) else ""
+    return line.strip() if newline or not cut_off or line.endswith((".", "!", "?")) else ""
