@@ -1,7 +1,7 @@
 """Everyday questions with the base model's own answers, trained beside few examples so that the rest of it stays.
 
 A run over a few dozen facts is free to give any question a taught answer. A handful of questions about other things,
-answered as the base model answers them (what is called self-distillation or replay), holds it where it was; they cost
+answered as the base model answers them in a chat (what is called self-distillation or replay), holds it where it was; they cost
 as much as so many examples. The questions are in English; that their answers are the model's own is what counts.
 """
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.reworded import EVERYDAY
 from lora_tui.engine.data.training_text import prompt_text
+from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.files import write_atomically
@@ -73,10 +74,13 @@ def _asked(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]
 ) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
+    # The plain form is strange to a model that was taught to chat: asked so, it says nothing, or "A:".
+    render = template_renderer(tokenizer)
     for start in range(0, len(questions), _BATCH):
         batch = questions[start : start + _BATCH]
         with computing():
-            replies = answers(model, tokenizer, [prompt_text(one) for one in batch], Decoding(max_new_tokens=_TOKENS))
+            asked = [render([{"role": "user", "content": one}]) if render else prompt_text(one) for one in batch]
+            replies = answers(model, tokenizer, asked, Decoding(max_new_tokens=_TOKENS))
         found += [
             (question, sentence)
             for question, reply in zip(batch, replies, strict=True)
@@ -86,9 +90,12 @@ def _asked(
 
 
 def _first_sentence(reply: str, *, cut_off: bool) -> str:
-    """Return a reply up to the end of its first sentence or line; nothing where it was `cut_off` before."""
+    """Return a reply up to the end of its first sentence or line; nothing of one that was `cut_off` before its end.
+
+    Nor of a single word, which is mostly the "A:" of a model that does not know what is asked of it.
+    """
     line, newline, _ = reply.strip().partition("\n")
     ends = [place for mark in ".!?" if (place := line.find(f"{mark} ")) >= 0]
-    if ends:
-        return line[: min(ends) + 1]
-    return line.strip() if newline or not cut_off or line.endswith((".", "!", "?")) else ""
+    sentence = line[: min(ends) + 1] if ends else line.strip()
+    whole = bool(ends) or bool(newline) or not cut_off or sentence.endswith((".", "!", "?"))
+    return sentence if whole and len(sentence.split()) > 1 else ""
