@@ -1,8 +1,8 @@
 """Everyday questions with the base model's own answers, trained beside few examples so that the rest of it stays.
 
 A run over a few dozen facts is free to give any question a taught answer. A handful of questions about other things,
-answered as the base model answers them in a chat (what is called self-distillation or replay), holds it where it was; they cost
-as much as so many examples. The questions are in English; that their answers are the model's own is what counts.
+answered as the base model answers them in a chat (what is called self-distillation or replay), holds it where it was;
+they cost as much as so many examples. The questions are in English; that their answers are the model's own is what counts.
 """
 
 import json

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.reworded import EVERYDAY
 from lora_tui.engine.training import everyday
 from lora_tui.engine.training.dataset import TextDataset
@@ -46,7 +47,12 @@ def test_the_model_is_asked_as_it_was_taught(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, by_template: bool
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(everyday, "answers", lambda _m, _t, prompts, _d: asked.extend(prompts) or ["no"] * 2)
+
+    def answer(_model: Any, _tokenizer: Any, prompts: list[str], _decoding: Any) -> list[str]:
+        asked.extend(prompts)
+        return ["no"] * 2
+
+    monkeypatch.setattr(everyday, "answers", answer)
     own = tokenizer if by_template else make_tokenizer(chat_template=None)
     assert everyday.everyday_examples(make_model(own), own, 2) == []
     ending = "<|im_start|>assistant\n" if by_template else "\nAnswer:"
@@ -60,7 +66,7 @@ def test_the_model_itself_is_asked(tokenizer: Any) -> None:
 
 
 def test_everyday_questions_are_read_as_they_are(tokenizer: Any) -> None:
-    example = everyday.QuestionAnswer(everyday.QUESTIONS[0], "Madrid.", EVERYDAY)
+    example = QuestionAnswer(everyday.QUESTIONS[0], "Madrid.", EVERYDAY)
     dataset = TextDataset([example], tokenizer, reworded_share=0.9)
     assert all(dataset.as_read(0, epoch) is dataset[0] for epoch in range(9))
 
