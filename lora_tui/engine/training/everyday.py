@@ -2,7 +2,8 @@
 
 A run over a few dozen facts is free to give any question a taught answer. A handful of questions about other things,
 answered as the base model answers them in a chat (what is called self-distillation or replay), holds it where it was;
-they cost as much as so many examples. The questions are in English; that their answers are the model's own is what counts.
+they cost as much as so many examples. The questions are in English; what counts is that their answers are the model's
+own.
 """
 
 import json
