@@ -20,7 +20,7 @@ from lora_tui.engine.generation.questions.reading import (
     complement,
     make_pair,
 )
-from lora_tui.engine.generation.questions.verbs import Token, text_of
+from lora_tui.engine.generation.questions.verbs import Token, holds_a_clause, text_of
 
 
 def _when(reading: Reading) -> Iterator[QuestionAnswer]:
@@ -43,6 +43,8 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             or (word == "When" and len(points) > 1 and not _is_finer(phrase, points, reading))
             or unclear_beside(phrase.tokens, reading.subject)
         ):
+            continue
+        if not holds_a_clause(phrase.tokens[1:]) and unclear_words(phrase.tokens):
             continue
         if reading.subject.text == "you" or _is_timeless(reading, phrase):
             continue

@@ -30,14 +30,12 @@ EXAMPLES: Sequence[tuple[str, str, str]] = (
 """Sentence, answer and question in the prompt before each sentence."""
 
 OPENINGS = {
-    "time": ("When was", "When did", "In what year"),
+    "time": ("When was", "When did"),
     "duration": ("How long",),
     "quantity": ("How many", "How much"),
     "person": ("Who",),
-    "place": ("Where",),
-    "name": ("What", "Which"),
 }
-"""The words that questions for each kind of answer begin with."""
+"""The words that questions for each kind of answer begin with; other kinds are left to the rules."""
 
 _FUNCTION_WORDS = (
     english.DETERMINERS

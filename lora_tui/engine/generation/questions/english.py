@@ -81,6 +81,7 @@ be was been|bear bore borne|beat beat beaten|become became become|begin began be
 """
 _REGULAR = frozenset(
     """
+    obey disobey
     drag rob sweat flee peck gnaw scratch bite glue lift hover swarm sprinkle moor row tow ferry graze plough mow
     rake sow thresh grind sift knit sew dye weave spin carve sculpt sketch engrave gild varnish nail saw hammer weld
     solder rivet bolt screw unscrew tilt lean kneel crouch bend stretch yawn sneeze cough breathe inhale exhale

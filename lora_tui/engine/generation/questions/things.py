@@ -348,6 +348,12 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         return
     if form.base in TAKES_INFINITIVE and any(p.kind == "purpose" for p in reading.phrases):
         return
+    if words[0].low in ("no", "you", "every") or measure_of(clause.subject) is not None:
+        return
+    if words[-1].low.endswith("ly") or words[-1].low in ("alike", "together", "instead", "internally"):
+        return
+    if any(token.low in ("more", "less") and words[n + 1].low.endswith("ly") for n, token in enumerate(words[:-1])):
+        return
     last = words[-1].low
     if last in english.SUBORDINATORS | english.ADVERBS | english.PREPOSITIONS | english.DETERMINERS or last in (
         "how",

@@ -182,7 +182,7 @@ def may_follow_verb(token: Token) -> bool:
         or low.endswith(("ly", "ing"))
         or token.is_number
         or token.is_name
-        or all(verb.tense == "base" for verb in english.verbs_of(low))
+        or all(verb.tense in ("base", "third") for verb in english.verbs_of(low))
         or english.is_adjective(low)
     )
 
