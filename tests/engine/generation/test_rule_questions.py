@@ -52,6 +52,25 @@ NAMES = frozenset({"Brell", "Linz", "Clara", "Hoffer", "Anton", "Textual", "Trie
         ),
         ("A smoker is used to calm the bees.", "What is a smoker used for?", "To calm the bees."),
         ("The brakes were made in Linz.", "Where were the brakes made?", "In Linz."),
+        (
+            "A summer worker dies after about six weeks.",
+            "After how many weeks does a summer worker die?",
+            "About six weeks.",
+        ),
+        ("The track has a gauge of one metre.", "What is the gauge of the track?", "One metre."),
+        (
+            "A full frame holds about two kilograms.",
+            "How many kilograms does a full frame hold?",
+            "About two kilograms.",
+        ),
+        ("The hall is open from October to April.", "When is the hall open?", "From October to April."),
+        ("In winter the service ends at 9.", "When does the service end in winter?", "At 9."),
+        ("Acids must be handled with gloves and goggles.", "What must acids be handled with?", "Gloves and goggles."),
+        (
+            "When fishing was allowed again, the members set limits.",
+            "What happened when fishing was allowed again?",
+            "The members set limits.",
+        ),
         ("The engine stands in the upper station.", "Where does the engine stand?", "In the upper station."),
         (
             "The town council refused to pay, since it had borrowed a large sum.",
@@ -100,6 +119,11 @@ def test_a_sentence_answers(sentence: str, question: str, answer: str) -> None:
         "Nobody was hurt in the fire of 1912.",
         "The car painted in red by the apprentices climbs in six minutes.",
         "Then the car was sold in 1912.",
+        "In 1979 a teacher called Ruth Calder founded a society.",
+        "The herring had become so rare that the government closed the fishery in 1977.",
+        "A siren on the pump house sounds an hour before each spring tide.",
+        "Whoever loses the key pays 25 euros.",
+        "We've used a closing tag in the example.",
     ],
 )
 def test_a_sentence_that_leans_on_others_or_is_unclear_is_not_asked_about(sentence: str) -> None:
@@ -132,6 +156,18 @@ def test_it_stands_for_the_subject_before() -> None:
 def test_he_stands_for_the_one_person_before() -> None:
     questions = questions_of("The plans were drawn by the engineer Leopold Frisk. He died in 1907.")
     assert questions["When did Leopold Frisk die?"] == "In 1907."
+
+
+def test_she_stands_for_a_person_whom_an_occupation_shows() -> None:
+    questions = questions_of("The present manager, Marlene Huber, keeps bees. She introduced the market in 2014.")
+    assert questions["When did Marlene Huber introduce the market?"] == "In 2014."
+
+
+def test_the_marks_of_links_and_emphasis_are_not_asked_about() -> None:
+    passage = "Use it often. The *new* [screen](./screens.md#new) was released in 2021."
+    (fact,) = facts_of(passage).facts
+    assert fact.pair.question == "When was the new screen released?"
+    assert fact.evidence == "The *new* [screen](./screens.md#new) was released in 2021."
 
 
 def test_a_pronoun_with_two_possible_meanings_is_not_asked_about() -> None:

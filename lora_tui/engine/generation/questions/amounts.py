@@ -13,7 +13,7 @@ from lora_tui.engine.generation.questions.forms import (
     unclear_beside,
     unclear_words,
 )
-from lora_tui.engine.generation.questions.phrases import Phrase
+from lora_tui.engine.generation.questions.phrases import Phrase, is_time
 from lora_tui.engine.generation.questions.reading import (
     QuestionAnswer,
     Reading,
@@ -38,6 +38,9 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
         ):
             continue
+        place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
+        if place and phrase.head in ("before", "after") and is_time(reading.phrases[place - 1].tokens):
+            continue  # "an hour before the tide"
         if (
             word is None
             or (word == "When" and len(points) > 1 and not _is_finer(phrase, points, reading))
@@ -211,7 +214,12 @@ def _in_how_many(reading: Reading) -> Iterator[QuestionAnswer]:
         words = phrase.tokens[1:]
         if phrase.head not in ("in", "within", "after") or phrase.tokens[0].low != phrase.head or not words:
             continue
-        if measure_of(words) != "duration" or not english.is_plural(words[-1].text) or reading.clause.is_copula:
+        if (
+            measure_of(words) != "duration"
+            or any(token.low == "and" for token in words)
+            or not english.is_plural(words[-1].text)
+            or reading.clause.is_copula
+        ):
             continue
         rest = reading.rest(phrase, keep=("object", "preposition", "time"))
         if rest is not None and not _is_counted(reading) and reading.subject.text != "you":
@@ -228,6 +236,8 @@ def _what_measure(reading: Reading) -> Iterator[QuestionAnswer]:
         return
     words = first.tokens
     if len(words) > 3 and words[0].low in ("a", "an") and words[2].low == "of" and measure_of(words[3:]) is not None:
+        if any(token.low in ("and", "or") or token.text == "," for token in words[3:]):
+            return
         question = joined("What is the", words[1].text, "of", reading.subject.text)
         yield from make_pair(question, reading.text(words[3:]), "fact", "quantity")
 

@@ -83,6 +83,11 @@ def parse_clause(sentence: str) -> Clause | None:
     auxiliaries, adverbs, verb, form, position = group
     if form is None and verb is not None:
         return None
+    if form is not None and form.base in ("call", "name") and form.tense == "past" and not auxiliaries:
+        return None  # "a teacher called Ruth Calder founded a society"
+    following = tokens[position:]
+    if any(t.low == "so" and any(later.low == "that" for later in following[n + 2 :]) for n, t in enumerate(following)):
+        return None  # "became so rare that ..."
     phrases = phrases_after(tokens[position:])
     if any(holds_a_verb(phrase) for phrase in phrases):
         return None

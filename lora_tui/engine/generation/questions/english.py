@@ -81,6 +81,7 @@ be was been|bear bore borne|beat beat beaten|become became become|begin began be
 """
 _REGULAR = frozenset(
     """
+    nest
     obey disobey
     drag rob sweat flee peck gnaw scratch bite glue lift hover swarm sprinkle moor row tow ferry graze plough mow
     rake sow thresh grind sift knit sew dye weave spin carve sculpt sketch engrave gild varnish nail saw hammer weld
@@ -190,9 +191,7 @@ NATIONS = frozenset(
     Chinese Japanese Indian African Asian European Australian Canadian Greek Roman Latin Christian Victorian
     """.split()
 )
-TITLES = frozenset(
-    "Mr Mrs Ms Miss Dr Prof Professor Doctor Sir Lady Lord Saint St King Queen Captain Father Sister".split()
-)
+TITLES = frozenset("Mr Mrs Ms Miss Dr Prof Professor Doctor Sir Lady Lord St King Queen Captain".split())
 
 
 @dataclass(frozen=True, slots=True)

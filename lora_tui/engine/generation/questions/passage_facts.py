@@ -202,10 +202,14 @@ def people_of(texts: Sequence[str]) -> dict[str, str]:
         for name in names_in(tokens):
             place = tokens.index(name[0])
             before = [token for token in tokens[max(0, place - 2) : place] if token.text != ","]
-            shown = is_person(name) or bool(before and english.is_human(before[-1].text) and len(name) <= 3)
+            shown = is_person(name) or bool(before and _is_occupation(before[-1]) and len(name) <= 3)
             if shown and len(name) >= 2 and not any(token.low in english.DETERMINERS for token in name):
                 found[name[-1].text] = " ".join(token.text for token in name)
     return found
+
+
+def _is_occupation(token: Token) -> bool:
+    return english.is_human(token.text) or token.low in ("chair", "head", "chief", "leader")
 
 
 def _people(tokens: Sequence[Token], people: Mapping[str, str]) -> list[str]:

@@ -292,7 +292,7 @@ def kind_of(part: Sequence[Token], is_first: bool) -> PhraseKind:
     if low == "by" and after.endswith("ing") and len(after) > 4:
         return "means"
     if low in ("if", "unless", "when", "whenever", "once", "before", "after", "until", "while", "as"):
-        if low == "as" and verb_position(part[1:]) is None:
+        if low == "as" and verb_position(part[1:]) is None and len(part) < 6:
             return "preposition"  # "as a reservoir"
         return "time" if low not in ("if", "unless", "as") else "condition"
     if low == "than":

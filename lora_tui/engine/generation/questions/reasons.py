@@ -131,7 +131,11 @@ def _what_happens(reading: Reading) -> Iterator[QuestionAnswer]:
         return
     if unclear_words(own) or reading.clause.is_copula:
         return
-    yield from make_pair(joined("What happens", condition), tail, "consequence", "clause")
+    form = reading.clause.verb_form
+    is_past = form is not None and form.tense == "past" and not reading.clause.auxiliaries
+    is_past = is_past or any(token.low in ("was", "were", "had", "did") for token in reading.clause.auxiliaries)
+    asked = "What happened" if is_past else "What happens"
+    yield from make_pair(joined(asked, condition), tail, "consequence", "clause")
 
 
 def _duty(reading: Reading) -> Iterator[QuestionAnswer]:

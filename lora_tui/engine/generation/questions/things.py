@@ -136,7 +136,8 @@ def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
         or measure_of(words) is not None
     ):
         return
-    if start.low == "the" and len(words) < 4 and not any(t.is_name for t in words):
+    specific = len(clause.subject) >= 4 or any(t.is_name for t in words)
+    if start.low == "the" and len(words) < 4 and not specific:
         return
     if start.low == "the" and words[1].low in ("same", "only", "case", "way", "reason", "most", "best", "right", "one"):
         return
