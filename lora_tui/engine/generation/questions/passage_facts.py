@@ -128,7 +128,7 @@ def _joined(sentence: str) -> Iterator[str]:
         right = tokens[place + 1 :]
         text = text_of(right, sentence)
         kind = verb_after_conjunction(right)
-        if kind == "clause" and tokens[place - 1].text == ",":
+        if kind == "clause" and tokens[place - 1].text == "," and holds_a_clause(tokens[:place]):
             yield f"{text[0].upper()}{text[1:]}."
         elif kind == "verb" and first is not None and token.low in ("and", "but") and place < dependent:
             head = text_of(first.subject, sentence)

@@ -129,6 +129,13 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
         ):
             yield place
             continue
+        if low == "so" and place and after is not None and after.low in english.FINITE_AUXILIARIES | english.PERSONAL:
+            yield place
+            return
+        goes_on = after is not None and after.low in english.CONJUNCTIONS
+        if token.text == "," and inner == "clause" and opened in _TIME_CLAUSES and goes_on:
+            yield place
+            return
         if token.text == "," and after is not None and _is_apposition(tokens, place + 1) and inner != "clause":
             if place:
                 yield place
@@ -159,6 +166,8 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
             if place:
                 yield place
             return
+        if not place and low == "to" and after is not None and _is_infinitive(after):
+            inner = "purpose"
         if not place or inner == "clause" or leans:
             continue
         if place == 1 and before is not None and before.low in _PARTICLES and low in english.PREPOSITIONS:

@@ -120,12 +120,15 @@ def _who_is_subject(reading: Reading) -> Iterator[QuestionAnswer]:
     yield from make_pair(joined("Who", verb, rest), reading.text(words), "fact", "person")
 
 
+_EMPTY_ADVERBS = frozenset("simply just merely basically essentially really actually therefore thus".split())
+
+
 def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
     """A definition or an identity: "S is a ...", "The first driver was Anton Brell."."""
     clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
     if not clause.is_copula or first is None or first.kind != "object" or len(clause.auxiliaries) != 1:
         return
-    if is_negated(clause) or clause.lead is not None:
+    if any(token.low not in _EMPTY_ADVERBS for token in clause.adverbs) or clause.lead is not None:
         return
     words = complement(reading)
     start = words[0]
