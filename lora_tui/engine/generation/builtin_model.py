@@ -95,6 +95,7 @@ class BuiltinModel:
         self._base = base
         self._lock = asyncio.Lock()
         self._passages: dict[str, _Passage] = {}
+        self._asked: set[str] = set()
         self._read: OrderedDict[str, _ReadPassage] = OrderedDict()
         self._scores: dict[tuple[str, str, str], RoundTrip] = {}
 
@@ -183,9 +184,11 @@ class BuiltinModel:
         while known.ready and len(chosen) < request.count:
             _, fact = known.ready.pop(0)
             key = (fact.evidence, fact.pair.answer.casefold())
-            if key in known.answered or fact.pair.question.casefold() in asked_before:
-                continue  # another question for the same answer was better
+            question = fact.pair.question.casefold()
+            if key in known.answered or question in asked_before or question in self._asked:
+                continue  # there was a better question for its answer, or it stands in two passages that overlap
             known.answered.add(key)
+            self._asked.add(question)
             chosen.append(fact)
         return chosen
 

@@ -6,8 +6,9 @@ Each refusal has a cause (a short name that is counted) and a reason in words.
 
 Near duplicates are questions in nearly the words of an earlier one, found with MinHash (128 permutations, 32 bands of
 4: from a similarity of 0.42 on, two questions are more likely than not to be compared) and confirmed by the exact
-Jaccard similarity of their character 5-grams. Questions whose numbers differ are never duplicates: "in 1889" and "in
-1890" share nearly all their characters and ask two things.
+Jaccard similarity of their character 5-grams. Questions whose numbers differ are never duplicates, nor are those that
+differ in a content word on both sides: "in 1889" and "in 1890", "begin" and "end" share nearly all their characters and
+ask two things.
 
 The verdict: the judge's metrics and the text metrics become one score by the adaptive aggregator, which is replayed
 from the stored feedback when a run begins and does not change while it runs; every decision names the version of its
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from datasketch import MinHash, MinHashLSH
 
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
+from lora_tui.engine.generation.questions.completions import stems
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, numbers_supported, rouge, rouge_l_precision, token_f1
@@ -150,7 +152,8 @@ class NearDuplicates:
         for question_id in self._lsh.query(_signature(own)):
             other = self._questions[question_id]
             similarity = jaccard(own, grams(other))
-            if similarity >= max(NEAR, best[1] if best else 0.0) and numbers(tokens(other)) == own_numbers:
+            alike = similarity >= max(NEAR, best[1] if best else 0.0) and numbers(tokens(other)) == own_numbers
+            if alike and not _ask_different_things(question, other):
                 best = (other, similarity)
         return best
 
@@ -165,6 +168,12 @@ class NearDuplicates:
         """Remove the question of a pair that was not kept: another pair may ask the same."""
         self._lsh.remove(question_id)
         del self._questions[question_id]
+
+
+def _ask_different_things(one: str, other: str) -> bool:
+    """Tell whether each of two questions has a content word that the other lacks: "season begin", "season end"."""
+    ours, theirs = stems(one), stems(other)
+    return bool(ours - theirs) and bool(theirs - ours)
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
