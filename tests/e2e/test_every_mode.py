@@ -81,7 +81,7 @@ class ModesFolder:
             capture_output=True,
             text=True,
             input=stdin,
-            timeout=120,
+            timeout=280,
         )
 
     def run_warm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -190,6 +190,12 @@ def test_training_in_a_terminal_goes_on_to_chat(modes_folder: ModesFolder) -> No
         terminal.read_until("tokens/s ·", timeout=60)
         terminal.send("exit\r")
         assert terminal.wait(timeout=60) == 0
+
+
+def test_jobs_bring_models_but_no_screens(modes_folder: ModesFolder) -> None:
+    found = modes_folder.command.loaded_packages()
+    assert {"torch", "transformers", "peft"} <= found, "or the test looks in the wrong place"
+    assert found & {"textual"} == set()
 
 
 def test_the_key_is_nowhere_in_the_store_or_the_log(modes_folder: ModesFolder) -> None:

@@ -67,6 +67,14 @@ class WarmCommand:
         written = "" if stdout else streams[1].read_text()
         return subprocess.CompletedProcess(("lora-tui", *arguments), status, written, streams[2].read_text())
 
+    def loaded_packages(self) -> set[str]:
+        """The top-level packages that the parent has loaded with the jobs."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("null\n")
+        self._process.stdin.flush()
+        return set(self._process.stdout.readline().split())
+
     def through_head(self, arguments: tuple[str, ...], *, cwd: Path, env: Mapping[str, str]) -> tuple[str, str]:
         """Run it with a reader that leaves after one line: that line, and stderr."""
         line = self._folder / "line"
@@ -90,7 +98,11 @@ def _serve() -> None:
     before_torch()
     for module in _IMPORTED_BEFOREHAND:
         import_module(module)
+    loaded = sorted({name.partition(".")[0] for name in sys.modules})
     for line in iter(sys.stdin.readline, ""):
+        if line == "null\n":
+            print(*loaded, file=replies, flush=True)
+            continue
         child = os.fork()
         if child == 0:
             _become(json.loads(line))

@@ -34,9 +34,3 @@ def test_neither_models_nor_screens_come_with_it(module: str) -> None:
 
 def test_the_store_does_not_know_the_configuration() -> None:
     assert "pydantic" not in brought_by("lora_tui.store.connection", "lora_tui.store.runs", "lora_tui.store.chat_log")
-
-
-def test_jobs_bring_models_but_no_screens() -> None:
-    found = brought_by("lora_tui.engine.jobs.train", "lora_tui.engine.chat.session", "lora_tui.engine.export.merge")
-    assert {"torch", "transformers", "peft"} <= found, "or the test looks in the wrong place"
-    assert found & {"textual"} == set()
