@@ -1,5 +1,7 @@
 """Train: what is shown of a run, how it follows, and what its keys ask for."""
 
+import time
+
 import pytest
 
 from lora_tui.store import events, runs
@@ -369,3 +371,15 @@ async def test_every_figure_stands_on_one_line_at_any_width(harness: AppHarness,
         assert max(len(line) for line in lines) <= width, lines
         weights = app.screen.query_one("#weights", Panel)
         assert max(map(len, str(weights.content).splitlines())) <= weights.content_size.width
+
+
+async def test_what_began_before_the_screen_was_opened_is_shown_with_its_time(harness: AppHarness) -> None:
+    async def loading(store: Store) -> None:
+        run_id = await create_run(store, "train", "running")
+        begun = {"phase": "loading SmolLM2-135M-Instruct", "done": 0, "total": 1}
+        await events.append(store, run_id, [(time.time() - 60, "progress", begun)])
+
+    await harness.populate(loading)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "loading SmolLM2-135M-Instruct · 1m ")

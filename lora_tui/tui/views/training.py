@@ -118,10 +118,12 @@ class TrainingView:
         assert row is not None, "it was listed"
         self.settings = row.settings.get("fine_tuning", {})
         self._event_cursor = await events.last_id(store, self.run.id)
-        for kind in _NEWEST_KINDS:
-            event = await newest_event(store, self.run.id, kind)
+        newest = {kind: await newest_event(store, self.run.id, kind) for kind in _NEWEST_KINDS}
+        for event in newest.values():
             if event is not None:
                 self._apply(event, new=False)
+        progress, step = newest["progress"], newest["step"]
+        self._phase_is_newest = self.live and progress is not None and (step is None or progress.id > step.id)
         steps = await step_columns(store, self.run.id)
         for step, *values in zip(steps.step, *(getattr(steps, name) for name in _PLOTTED), strict=True):
             self._add_step(step, *values)
@@ -207,6 +209,11 @@ class TrainingView:
             self.score.add(evaluation.step, evaluation.score)
             if evaluation.held_out_loss is not None:
                 self.held_out.add(evaluation.step, evaluation.held_out_loss)
+
+    def starting(self) -> str:
+        """What a live run does before its plan is known, and for how long."""
+        since = self.run.started_at or self.run.created_at
+        return self.phase() or progress_text("starting", 0, 0, time.time() - since)
 
     def phase(self) -> str | None:
         """What a live run does other than steps, how far and for how long: loading, fetching; None while it steps."""

@@ -45,7 +45,7 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width:
 def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
     """The same on two lines, for a small terminal."""
     if not view.step:
-        return styled((view.phase() or "starting", DIM)) if view.live else plan_lines(view)
+        return styled((view.starting(), DIM)) if view.live else plan_lines(view)
     step = view.step
     # The header shows the step; this shows how the run ended, or what is left.
     over = () if view.live else (view.run.state, ending_text(view))
@@ -164,7 +164,7 @@ def plan_lines(view: TrainingView) -> Content:
     """What the run is going to do: data, steps, parameters, device, and what was left out of the data."""
     plan = view.plan
     if not plan:
-        return styled((view.phase() or "starting …", DIM)) if view.live else _no_step(view)
+        return styled((view.starting(), DIM)) if view.live else _no_step(view)
     trained, total = plan.get("trainable_parameters") or 0, plan.get("parameters") or 0
     held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
     held_out += f", {plan['everyday']:,} everyday ones beside" if plan.get("everyday") else ""
