@@ -346,3 +346,15 @@ async def test_with_nothing_trained_chat_says_so_at_once(harness: AppHarness) ->
         await harness.populate(create_training_run)
         await pilot.press("f4", "f3")
         await wait_until(lambda: "Nothing is trained yet" not in screen_text(app))
+
+
+async def test_keys_that_come_faster_than_they_are_drawn_keep_their_order(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("3")
+        await pilot.pause()
+        for key in (*"what?", "enter"):
+            character = "?" if key == "?" else key if len(key) == 1 else "\r"
+            app.post_message(events.Key("question_mark" if key == "?" else key, character))
+        await wait_until(lambda: harness.backend.conversation.asked)
+        assert harness.backend.conversation.asked[0][0] == "what?"

@@ -21,10 +21,10 @@ class ChatInput(TextArea):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="chat.send", priority=True),
+        Binding("enter", "send", "Send", id="chat.send"),
         Binding("f1", "app.go('generate')", "Screens", id="chat.screens", priority=True, key_display="f1-f6",
                 tooltip="Go to another screen; the digits are typed here"),
-        Binding("question_mark", "help", "Help", id="chat.help", key_display="?", priority=True,
+        Binding("question_mark", "help", "Help", id="chat.help", key_display="?",
                 tooltip="These keys; where something is typed, leave the prompt with escape first"),
         Binding("ctrl+j,alt+enter", "newline", "New line", show=False, id="chat.newline", priority=True),
         Binding("up", "cursor_up", "Earlier question", show=False, id="chat.earlier",
@@ -76,6 +76,17 @@ class ChatInput(TextArea):
         if (not self.text) != self._was_empty:
             self._was_empty = not self.text
             self.refresh_bindings()
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Take enter and "?" in their turn: as bindings of priority they would overtake letters not yet inserted."""
+        bound = self.screen.active_bindings.get(event.key)
+        action = bound.binding.action if bound is not None and bound.node is self else ""
+        if action == "send" or (action == "help" and not self.text):
+            event.stop()
+            event.prevent_default()
+            await self.run_action(action)
+        else:
+            await super()._on_key(event)
 
     async def action_help(self) -> None:
         """Show the help of the app."""
