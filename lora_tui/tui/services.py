@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_WARNING_SECONDS = 12.0
+"""How long a warning is shown: twice what other messages get, and some."""
+
 
 class AppServices:
     """Backend, store reader and state of one app, and what its screens may ask of the app itself."""
@@ -48,7 +51,8 @@ class AppServices:
 
     def notify(self, text: str, *, severity: Literal["information", "warning", "error"] = "information") -> None:
         """Show a short message that goes away by itself; the text may be foreign."""
-        self._app.notify(safe_line(text, 300).plain, severity=severity, markup=False)
+        seconds = None if severity == "information" else _WARNING_SECONDS
+        self._app.notify(safe_line(text, 300).plain, severity=severity, markup=False, timeout=seconds)
 
     def copy(self, text: str) -> None:
         """Send text to the terminal's clipboard. Whether it takes it, nobody can tell."""

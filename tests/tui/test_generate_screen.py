@@ -432,7 +432,7 @@ async def test_pairs_of_earlier_runs_about_the_same_files_can_be_trained_on_too(
 
     _, newer = await harness.populate(twice)
     async with harness.app((80, 24)) as (app, pilot):
-        await wait_for_text(app, "✓ 3 pairs accepted    t  train on them    T  with 3 of earlier runs")
+        await wait_for_text(app, "✓ 3 pairs accepted    t  train on them    T  train on all 6, with earlier")
         await pilot.press("T")
         await wait_until(lambda: harness.backend.calls_of("start"))
         assert harness.backend.calls_of("accepted_file") == [(newer, "with earlier")]

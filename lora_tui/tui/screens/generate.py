@@ -173,7 +173,7 @@ class GenerateScreen(RunScreen):
 
     def _next_steps(self, view: GenerationView) -> Sequence[tuple[str, str]]:
         """What the pairs can be used for: each with its action."""
-        both = f"with {view.earlier:,} of earlier runs" if view.earlier else ""
+        both = f"train on all {view.accepted + view.earlier:,}, with earlier runs" if view.earlier else ""
         return (("train", "train on them"), *((("train_all", both),) if both else ()))
 
     def _show_title(self) -> None:
