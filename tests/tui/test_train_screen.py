@@ -383,3 +383,11 @@ async def test_what_began_before_the_screen_was_opened_is_shown_with_its_time(ha
     async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
         await wait_for_text(app, "loading SmolLM2-135M-Instruct · 1m ")
+
+
+async def test_after_the_last_step_the_evaluation_is_said_and_no_time_of_zero(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "running", steps=60))
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "all steps taken · answering the test prompts a last time")
+        assert "0s" not in screen_text(app)

@@ -153,6 +153,8 @@ def _remaining(view: TrainingView, now: float) -> tuple[str, str, str]:
         return "done", f"step {view.steps_done:,} of {view.steps:,}", ending_text(view) or view.run.state
     if view.run.state == "stopping":
         return "left", "stopping", "saving after this step"
+    if view.steps and view.steps_done >= view.steps:
+        return "left", "all steps taken", "answering the test prompts a last time"
     seconds = view.step.get("eta_s")
     if seconds is None:
         return "left", "–", ""
