@@ -445,3 +445,9 @@ async def test_a_warning_of_a_run_is_said_once(harness: AppHarness) -> None:
         await events.append(store, run_id, [(time.time(), "warning", warning), (1.0, "warning", {"message": "old"})])
         await wait_for_text(app, "pairs of run 1 stay")
         assert [note.message for note in app._notifications] == [warning["message"]]
+
+
+async def test_a_run_that_was_stopped_can_be_gone_on_with_as_well(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_generation_run(store, "stopped"))
+    async with harness.app((80, 24)) as (app, _):
+        await wait_for_text(app, "✓ 3 pairs accepted    t  train on them    R  go on")

@@ -174,7 +174,7 @@ class GenerateScreen(RunScreen):
     def _next_steps(self, view: GenerationView) -> Sequence[tuple[str, str]]:
         """What the pairs can be used for: each with its action."""
         both = f"train on all {view.accepted + view.earlier:,}, with earlier runs" if view.earlier else ""
-        return (("train", "train on them"), *((("train_all", both),) if both else ()))
+        return (("train", "train on them"), *((("train_all", both),) if both else (("resume", "go on"),)))
 
     def _show_title(self) -> None:
         pairs = self._pairs

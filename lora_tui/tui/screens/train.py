@@ -209,7 +209,8 @@ class TrainScreen(RunScreen):
         self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
         score = f": score {view.best.score:.2f}" if view.best is not None else ""
         ended = not view.live and view.checkpoint
-        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"))
+        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
+                            ("resume", "go on"))  # fmt: skip
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()

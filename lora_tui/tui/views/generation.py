@@ -24,6 +24,9 @@ from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_
 _BINS = 20
 """Bars of the histogram of scores: half a point each."""
 
+_PACE_PAIRS = 5
+"""Accepted pairs from which there is a pace to reckon with: the first ones took the loading of the model as well."""
+
 _WARNINGS = 20
 """Warnings that are read at once."""
 
@@ -120,7 +123,7 @@ class GenerationView:
 
     def seconds_left(self, now: float) -> float | None:
         """Seconds until the target is reached at the pace so far; None where there is no pace yet."""
-        if not self.live or self.paused or self.run.started_at is None or not self.accepted:
+        if not self.live or self.paused or self.run.started_at is None or self.accepted < _PACE_PAIRS:
             return None
         since, before = self.first_seen or (self.run.started_at, 0)
         # The pace since the run is shown is better than that of the whole run, which may have been stopped for long.
