@@ -389,5 +389,5 @@ async def test_after_the_last_step_the_evaluation_is_said_and_no_time_of_zero(ha
     await harness.populate(lambda store: create_training_run(store, "running", steps=60))
     async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
-        await wait_for_text(app, "all steps taken · answering the test prompts a last time")
+        await wait_for_text(app, "GiB · the last evaluation")
         assert "0s" not in screen_text(app)

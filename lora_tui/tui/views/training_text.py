@@ -154,7 +154,7 @@ def _remaining(view: TrainingView, now: float) -> tuple[str, str, str]:
     if view.run.state == "stopping":
         return "left", "stopping", "saving after this step"
     if view.steps and view.steps_done >= view.steps:
-        return "left", "all steps taken", "answering the test prompts a last time"
+        return "left", "the last evaluation", ""
     seconds = view.step.get("eta_s")
     if seconds is None:
         return "left", "–", ""
