@@ -55,6 +55,23 @@ def test_training_tells_of_its_file_and_its_model(engine_harness: EngineHarness)
     assert "holds records that cannot be trained on (1)" in warning.payload["message"]
 
 
+def test_a_run_that_cannot_learn_is_refused_with_what_to_paste(engine_harness: EngineHarness) -> None:
+    file = engine_harness.folder / "pairs.txt"
+    file.write_text("".join(f"Question: what is number {n}?\nAnswer: it is {n}\n\n" for n in range(20)))
+    changes = {"fine_tuning.recipe": "auto", MODEL: "builtin", "fine_tuning.training.max_steps": 20}
+    changes |= {"fine_tuning.optimizer.lora_lr": 3e-5, "fine_tuning.scheduler.warmup_steps": 200}
+    outcome = engine_harness.run("train", {"train_data_file": str(file)}, changes)
+    assert outcome.exit_status == 2
+    why, remedy = (outcome.error or "").splitlines()
+    assert why.startswith("This run cannot learn (fine_tuning.optimizer.lora_lr, fine_tuning.scheduler.warmup_steps, ")
+    assert "20 steps at a rate of at most 3e-6" in why
+    assert remedy.startswith("These can: --set fine_tuning.optimizer.lora_lr=1e-3 --set ")
+    written = engine_harness.run(
+        "train", {"train_data_file": str(file)}, {**changes, "fine_tuning.recipe": "as written"}
+    )
+    assert "train was imported" in (written.error or ""), "as written it runs, with a warning"
+
+
 def test_with_both_there_training_goes_on_to_what_is_imported(engine_harness: EngineHarness) -> None:
     (engine_harness.folder / "pairs.txt").write_text("Question: q\nAnswer: a\n")
     outcome = engine_harness.run("train", {"train_data_file": str(engine_harness.folder / "pairs.txt")})
