@@ -151,3 +151,16 @@ def test_nothing_heavy_is_needed() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(run.stdout.split())
     assert loaded & {"torch", "transformers", "peft", "openai", "textual", "rich", "numpy", "datasketch"} == set()
+
+
+def test_a_run_that_costs_money_says_so_before_its_first_call(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.run(total_examples=1, evaluation_threshold=0.0)
+    assert not [note for note in harness.events("note") if "is paid for by use" in note["message"]]
+    monkeypatch.setattr(generation, "is_own_network", lambda url: False)
+    harness.run(total_examples=1, evaluation_threshold=0.0)
+    said = [note["message"] for note in harness.events("note") if "is paid for by use" in note["message"]]
+    assert len(said) == 1
+    assert "Price: not known for about" in said[0]
+    assert "data_generation.budget_tokens" in said[0]
