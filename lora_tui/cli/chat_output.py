@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lora_tui.protocol.reply import Notice, Reply, ReplyItem, TextDelta, TokenCount
 from lora_tui.terminal.report import PREFIX, done_line, json_line
-from lora_tui.text import clean, count, duration, one_line
+from lora_tui.text import clean, count, duration, progress_text
 
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatSession
@@ -101,7 +101,7 @@ class _LineOutput(ChatOutput):
         self._interactive = live and not single and sys.stdin.isatty()
         self.loads_meanwhile = self.goes_on_by_enter = self._interactive
         self._status = _StatusLine(sys.stderr if sys.stderr.isatty() else None)
-        self._phase = ""
+        self._phase = self._loading = ""
         self._began = time.monotonic()
         self._has_text = False
         self._told_of_cut = False
@@ -114,14 +114,14 @@ class _LineOutput(ChatOutput):
         print(f"Ask something; the model loads meanwhile. «{HELP}» names the keys.{special}", file=sys.stderr)
 
     def wait_for_model(self) -> None:
-        self._status.show(self._phase or "loading", since=self._began)
+        self._status.show(self._loading or "loading", since=self._began)
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        share = f" {100 * done // total} %" if total > 1 and done < total else ""
-        if not self._status.possible and phase != self._phase.removesuffix(share):
+        if not self._status.possible and phase != self._phase:
             print(f"{PREFIX}{clean(phase)}", file=sys.stderr)
-        self._phase = f"{one_line(phase, 60)}{share}"
-        self._status.change(self._phase)
+        self._phase = phase
+        self._loading = progress_text(phase, done, total if done < total else 0)
+        self._status.change(self._loading)
 
     def loaded(self, session: "ChatSession") -> None:
         self._status.clear()

@@ -53,7 +53,7 @@ def test_what_goes_on_is_said_with_the_seconds_until_there_is_text(monkeypatch: 
     output._began -= 3
     output.wait_for_model()
     output.progress("loading tiny", 40, 100)
-    assert "loading tiny 40 % … 3s" in stderr.getvalue()
+    assert "loading tiny  40 of 100 … 3s" in stderr.getvalue()
     output.item(TextDelta("tuned", "hello"))
     after = stderr.getvalue()
     time.sleep(0.05)

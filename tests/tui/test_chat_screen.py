@@ -238,8 +238,8 @@ async def test_the_question_is_shown_at_once_while_the_model_is_loaded(harness: 
     async with harness.app() as (app, pilot):
         await pilot.press("escape", "3", *"hi", "enter")
         await wait_for_text(app, "you  hi")
-        await wait_for_text(app, "loading tiny · 50 % …")
-        await wait_for_text(app, "loading tiny · 50 % … · 1s")
+        await wait_for_text(app, "loading tiny  1 of 2 …")
+        await wait_for_text(app, "loading tiny  1 of 2 … · ")
         harness.backend.loading.set()
         await wait_for_text(app, "4 tokens")
         assert screen_text(app).count("you  hi") == 1

@@ -21,7 +21,7 @@ from lora_tui.protocol.reply import Decoding, Side
 from lora_tui.store.chat_log import recent_questions
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES
-from lora_tui.text import count
+from lora_tui.text import count, progress_text
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
@@ -263,8 +263,7 @@ class ChatScreen(ModeScreen):
         self._chat_columns.show_progress("loading the model", anew=True)
 
         def progress(phase: str, done: int, total: int) -> None:
-            share = f" · {100 * done // total} %" if total > 1 and done < total else ""
-            self._chat_columns.show_progress(safe_line(phase, 60).plain + share)
+            self._chat_columns.show_progress(progress_text(phase, done, total if done < total else 0))
 
         try:
             conversation = await self.services.backend.open_chat(target, self.state.settings, progress)
