@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.backend.engine_backend import EngineBackend
 from lora_tui.backend.launcher import ParentLink, with_parent
 from lora_tui.errors import ConfigError
+from lora_tui.glyphs import drawing_of
 from lora_tui.logs import set_up_logging
 from lora_tui.secrets import register_key_variable
 from lora_tui.terminal.report import PREFIX, Report
@@ -92,6 +93,7 @@ class _AppProcess:
             launch.app["refresh_per_second"],
             animation == "full" or (animation == "auto" and not over_ssh),
             launch.app["keys"],
+            drawing_of(os.environ.get("TERM", "")) if launch.app["drawing"] == "auto" else launch.app["drawing"],
         )
         terminal = self._streams.lend_terminal(self._report.log_file)
         try:

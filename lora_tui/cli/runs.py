@@ -12,12 +12,16 @@ from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.engine.runtime.resume import find_run, open_existing, store_flag
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.store.rows import Run
 from lora_tui.terminal.report import Report, json_line, timestamp
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, duration
+
+_FIGURES = ("right", "asked", "steps", "total_steps", "rate", "batch", "accepted", "adapter_run")
+"""Figures of a run that a ``run`` line has under their own names."""
 
 _OVERVIEW = """\
 lora-tui takes you from a folder of text to a fine-tuned model you can talk to:
@@ -47,7 +51,7 @@ def overview(streams: Streams, report: Report, store_path: Path) -> int:
     lines = asyncio.run(_read_runs(store_path))
     if lines:
         report.data(f"\nRuns in {clean(str(store_path))}:\n")
-        write_runs(streams, [_row(run) for run in lines])
+        write_runs(streams, [_row(*line) for line in lines])
     return 0
 
 
@@ -55,11 +59,11 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     """List every run, newest first; with ``--json`` one ``run`` line each."""
     lines = asyncio.run(_read_runs(store_path))
     if report.json_lines:
-        for run in lines:
-            report.data(json_line("run", run.id, run.created_at, _fields(run)))
+        for run, figures in lines:
+            report.data(json_line("run", run.id, run.created_at, _fields(run, figures)))
         report.done("finished", 0, {"runs": len(lines), "store": str(store_path)})
     elif lines:
-        write_runs(streams, [_row(run) for run in lines])
+        write_runs(streams, [_row(*line) for line in lines])
     else:
         report.message(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
@@ -100,13 +104,15 @@ def _outcome(run: Run, follower: RunFollower) -> Outcome:
     return Outcome(run.id, run.state, status, run.result or {}, run.error)
 
 
-async def _read_runs(store_path: Path) -> list[RunLine]:
-    """Return every run, newest first; none where there is no store, and none is created."""
+async def _read_runs(store_path: Path) -> list[tuple[RunLine, RunFigures]]:
+    """Return every run with its figures, newest first; none where there is no store, and none is created."""
     if not await asyncio.to_thread(store_path.is_file):
         return []
     async with await Store.open(store_path) as store:
         await runs.mark_interrupted(store)
-        return await run_lines(store, limit=-1)
+        lines = await run_lines(store, limit=-1)
+        figures = await run_figures(store, [run.id for run in lines])
+        return [(run, figures[run.id]) for run in lines]
 
 
 def _shortened_path(folder: str | None) -> str:
@@ -124,22 +130,27 @@ def _seconds(run: RunLine) -> float | None:
     return max(0.0, (run.ended_at or run.heartbeat) - run.started_at)
 
 
-def _row(run: RunLine) -> list[str]:
+def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
+    """The cells of a run by the heading of their column."""
     started = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
     seconds = _seconds(run)
-    return [
-        str(run.id),
-        run.mode,
-        run.state,
-        started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
-        "–" if seconds is None else duration(seconds),
-        " on ".join(part for part in (run.model, run.data) if part),
-        "–" if run.best_score is None else f"{run.best_score:.2f}",
-        _shortened_path(run.folder),
-    ]
+    loss, steps, total = figures.last_loss, figures.steps, figures.total_steps
+    return {
+        "Run": str(run.id),
+        "Mode": run.mode,
+        "State": run.state,
+        "Started": started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
+        "Took": "–" if seconds is None else duration(seconds),
+        "Model and results": " on ".join(part for part in (run.model, run.data) if part),
+        "Steps": "" if steps is None else f"{steps:,}/{total:,}" if total else f"{steps:,}",
+        "Loss": "" if loss is None else f"{loss:.2g}".replace("e-0", "e-"),
+        "Right": "" if figures.right is None else f"{figures.right}/{figures.asked}",
+        "Score": "–" if run.best_score is None else f"{run.best_score:.2f}",
+        "Folder": figures.path or _shortened_path(run.folder),
+    }
 
 
-def _fields(run: RunLine) -> dict[str, Any]:
+def _fields(run: RunLine, figures: RunFigures) -> dict[str, Any]:
     times = {
         "started": None if run.started_at is None else timestamp(run.started_at),
         "ended": None if run.ended_at is None else timestamp(run.ended_at),
@@ -147,4 +158,6 @@ def _fields(run: RunLine) -> dict[str, Any]:
     }
     rest = ("model", "data", "best_score", "held_out_loss", "folder", "device", "host", "pid", "error")
     names = ("mode", "name", "state", *times, *rest)
-    return {name: times[name] if name in times else getattr(run, name) for name in names}
+    fields = {name: times[name] if name in times else getattr(run, name) for name in names}
+    counted = {name: getattr(figures, name) for name in _FIGURES}
+    return {**fields, **counted, "loss": figures.last_loss, "path": figures.path or None}

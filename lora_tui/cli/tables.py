@@ -17,9 +17,16 @@ from lora_tui.text import clean
 
 _MOST_COLUMNS = 120
 
+_WIDE_COLUMN = "Model and results"
+_RUN_COLUMNS = {
+    "Run": 0, "Mode": 0, "State": 0, "Started": 84, "Took": 0, _WIDE_COLUMN: 0, "Steps": 112, "Loss": 100, "Right": 0,
+    "Score": 0,
+}  # fmt: skip
+"""Columns of the list of runs, with the width of the terminal from which there is room for each."""
+
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts")
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
 _HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
@@ -76,18 +83,21 @@ def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
     _print(streams, table)
 
 
-def write_runs(streams: Streams, rows: Sequence[Sequence[str]]) -> None:
-    """Write the list of runs; each row is number, mode, state, started, took, model or data, score, folder."""
+def write_runs(streams: Streams, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write the list of runs; each row has a text for every one of `_RUN_COLUMNS`, and for ``Folder``, shown below."""
+    room = make_console(streams.out, is_terminal=streams.out_is_terminal).width
+    titles = [title for title, least in _RUN_COLUMNS.items() if room >= least]
     table = _table(leading=0)
-    for title in ("Run", "Mode", "State", "Started", "Took"):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("Run", "Took") else "left")
-    table.add_column("Model and results", ratio=1, overflow="fold")
-    table.add_column("Score", justify="right", no_wrap=True)
-    for number, mode, state, started, took, model, score, folder in rows:
-        made_from = Text(clean(model))
-        if folder:
-            made_from.append(("\n" if model else "") + clean(folder), style="dim")
-        table.add_row(*(Text(clean(cell)) for cell in (number, mode, state, started, took)), made_from, Text(score))
+    for title in titles:
+        if title == _WIDE_COLUMN:
+            table.add_column(title, ratio=1, overflow="fold")
+        else:
+            table.add_column(title, no_wrap=True, justify="left" if title in ("Mode", "State", "Started") else "right")
+    for row in rows:
+        made_from = Text(clean(row[_WIDE_COLUMN]))
+        if row["Folder"]:
+            made_from.append(("\n" if row[_WIDE_COLUMN] else "") + clean(row["Folder"]), style="dim")
+        table.add_row(*(made_from if title == _WIDE_COLUMN else Text(clean(row[title])) for title in titles))
     _print(streams, table)
 
 

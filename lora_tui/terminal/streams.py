@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from lora_tui.glyphs import ERRORS
+
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _SHOW_CURSOR = b"\x1b[?25h\r\x1b[K"
@@ -25,8 +27,9 @@ class Streams:
 
     def __init__(self) -> None:
         _open_closed_descriptors()
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 must not end a run
-            sys.stdout.reconfigure(errors="backslashreplace")
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 must not end a run
+                stream.reconfigure(errors=ERRORS)
         # Asked once: the answer for a terminal that has hung up is no, but its descriptor must still be replaced.
         self._terminals = {descriptor for descriptor in (STDIN, STDOUT, STDERR) if os.isatty(descriptor)}
         if STDOUT in self._terminals:
@@ -65,7 +68,7 @@ class Streams:
         """Move our data to a private copy of descriptor 1 and point descriptor 1 at stderr."""
         private = os.dup(STDOUT)
         encoding = self.out.encoding or "utf-8"
-        self.out = open(private, "w", encoding=encoding, errors="backslashreplace", buffering=1)  # noqa: PTH123, SIM115
+        self.out = open(private, "w", encoding=encoding, errors=ERRORS, buffering=1)  # noqa: PTH123, SIM115
         if self.out_is_terminal:
             self._terminals.add(private)
         sys.stdout.flush()

@@ -27,7 +27,7 @@ from lora_tui.tui.poller import StorePoller
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import AppOptions, AppState
 from lora_tui.tui.store_reader import StoreReader
-from lora_tui.tui.text import ControlCharacterFilter
+from lora_tui.tui.text import ControlCharacterFilter, GlyphFilter
 from lora_tui.tui.theme import THEMES
 from lora_tui.tui.widgets.top_bar import APP_MODES, TopBar
 
@@ -276,5 +276,6 @@ class LoraApp(App[None]):
         yield SystemCommand("Screenshot", "Save the screen as an SVG file in the current folder", self.action_shot)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's filters, and under them the one that no foreign text gets around."""
-        return [*super().get_line_filters(), _SANITIZER]
+        """Textual's filters, the one that no foreign text gets around, and what the terminal's font asks for."""
+        filters = [*super().get_line_filters(), _SANITIZER]
+        return filters if self.options.drawing == "full" else [*filters, GlyphFilter(self.options.drawing)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_tui.glyphs import Drawing
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES
@@ -33,6 +34,8 @@ class AppOptions:
     refresh_per_second: int = 5
     animated: bool = True
     keys: dict[str, str] = field(default_factory=dict)
+    drawing: Drawing = "full"
+    """The characters that the terminal can show."""
 
 
 class AppState:

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.filter import LineFilter
 from textual.style import Style
 
+from lora_tui.glyphs import Drawing, redrawn
 from lora_tui.text import clean, memory_size, one_line
 
 DIM = "$foreground 60%"
@@ -62,6 +63,18 @@ class ControlCharacterFilter(LineFilter):
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """Replace the control characters of a line."""
         return [Segment(clean(text), style, control) for text, style, control in segments]
+
+
+class GlyphFilter(LineFilter):
+    """Filter on every line that is drawn, for a terminal that cannot show all of our characters."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        super().__init__()
+        self._drawing = drawing
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """Replace the characters of a line by those that the terminal has."""
+        return [Segment(redrawn(text, self._drawing), style, control) for text, style, control in segments]
 
 
 def number(value: float | None, form: str = ",.0f") -> str:

@@ -24,13 +24,13 @@ def test_runs_are_listed_newest_first_within_80_columns(program: Program) -> Non
     assert ended.status == 0
     lines = ended.out.splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert lines[0].split() == ["Run", "Mode", "State", "Started", "Took", "Model", "and", "results", "Score"]
+    assert lines[0].split() == ["Run", "Mode", "State", "Took", "Model", "and", "results", "Right", "Score"]
     assert [line.split()[:3] for line in lines[2:] if line.strip() and line.split()[0].isdigit()] == [
         ["2", "generate", "failed"],
         ["1", "quickstart", "finished"],
     ]
     assert "0.64" in ended.out
-    start, end = lines[0].index("Model"), lines[0].index("Score")
+    start, end = lines[0].index("Model"), lines[0].index("Right")
     assert "a/very-long/model-nameontraining_input" in "".join("".join(line[start:end].split()) for line in lines)
 
 
@@ -40,6 +40,8 @@ def test_runs_as_json_lines(program: Program) -> None:
     assert (run["event"], run["run"], run["mode"], run["state"]) == ("run", 1, "quickstart", "finished")
     assert run["best_score"] == 0.64
     assert run["held_out_loss"] is None
+    assert {"right", "asked", "steps", "loss", "rate", "batch", "accepted", "adapter_run", "path"} <= set(run)
+    assert run["rate"] == 3e-5
     assert done["event"] == "done"
     assert done["result"]["runs"] == 1
 

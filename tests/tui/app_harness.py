@@ -211,7 +211,9 @@ class AppHarness:
         """An app that is on the screen and has polled the store once."""
         view = AppState(lambda: Loaded(self.settings, self.config))
         section = self.settings.app
-        options = AppOptions(section.theme, section.refresh_per_second, section.animation != "none", section.keys)
+        drawing = "full" if section.drawing == "auto" else section.drawing
+        animated = section.animation != "none"
+        options = AppOptions(section.theme, section.refresh_per_second, animated, section.keys, drawing)
         app = LoraApp(self.path, self.backend, view, options, attach=attach, log_file=Path("/logs/lora-tui.log"))
         async with app.run_test(size=size, notifications=True, message_hook=self.messages.append) as pilot:
             await wait_until(lambda: app.poller.polls > 0)

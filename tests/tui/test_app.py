@@ -7,7 +7,9 @@ import pytest
 from textual.command import CommandPalette
 
 from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
+from lora_tui.glyphs import CODE_PAGE_437, Drawing
 from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -381,7 +383,7 @@ async def test_states_are_told_by_glyph_and_word_without_colour(
     async with harness.app() as (app, pilot):
         assert app.no_color
         await pilot.press("4")
-        for words in ("✓ finished", "■ stopped", "✗ failed"):
+        for words in ("✓ train", "■ train", "✗ train"):
             await wait_for_text(app, words)
         assert "▸" in screen_text(app), "the cursor's row has a glyph"
 
@@ -435,3 +437,25 @@ async def test_a_key_that_is_pressed_twice_begins_one_run(harness: AppHarness, k
         await wait_until(lambda: harness.backend.calls_of("start"))
         await pilot.pause(0.5)  # time for more to begin
         assert harness.backend.calls_of("start") == [(mode, {}, None)]
+
+
+@pytest.mark.parametrize("drawing", ["blocks", "ascii"])
+async def test_a_terminal_without_our_characters_gets_none_of_them_on_any_screen(
+    harness: AppHarness, drawing: Drawing
+) -> None:
+    shown = CODE_PAGE_437 if drawing == "blocks" else frozenset()
+    await harness.populate(create_training_run)
+    await harness.populate(create_training_run)
+    harness.settings = Settings.model_validate({"app": {"drawing": drawing}})
+    async with harness.app((100, 30)) as (app, pilot):
+        for keys in ("2", "3", "4 space down space", "5", "6", "1", "question_mark"):
+            await pilot.press(*keys.split())
+            await pilot.pause(0.2)
+            text = screen_text(app)
+            foreign = {character for character in text if not character.isascii()} - shown
+            assert not foreign, f"after {keys}: {foreign}"
+            assert all(len(line) == 100 for line in text.splitlines()), "every cell is in its place"
+        await pilot.press("escape", "2")
+        await wait_for_text(app, "smoothed")
+        assert ("+- Loss" if drawing == "ascii" else "┌─ Loss") in screen_text(app)
+        assert ("''" if drawing == "ascii" else "▀▀") in screen_text(app), "the learning rate is drawn"

@@ -29,12 +29,13 @@ async def export(ctx: RunContext) -> dict[str, Any]:
     target = _target(ctx, f"export-{form}")
     if form == "adapter":
         await asyncio.to_thread(_copy_folder, source.folder, target)
-        return {"format": form, "path": str(target.absolute())}
+        return {"format": form, "path": str(target.absolute()), "adapter_run": source.run_id}
     check_source(source.base_model(ctx.settings))
     merge = await asyncio.to_thread(_merge_function)
     ctx.raise_if_stopping()
     difference = await ctx.in_torch_thread(merge, ctx, source, target)
-    return {"format": form, "path": str(target.absolute()), "largest_logit_difference": difference}
+    done = {"format": form, "path": str(target.absolute()), "adapter_run": source.run_id}
+    return {**done, "largest_logit_difference": difference}
 
 
 def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:

@@ -213,7 +213,9 @@ class _TrainingRun:
         return DONE
 
     def train(self, folder: Path) -> TrainingResult:
-        """Run the loop, on the torch thread."""
+        """Run the loop, on the torch thread; a run that begins first shows what the base model answers."""
+        if not self.ctx.resumed:
+            self._evaluate_base()
         hooks = Hooks(
             on_step=self._on_step,
             evaluate=self._evaluate,
@@ -245,15 +247,26 @@ class _TrainingRun:
             self.warned_of_overfitting = True
             self.ctx.warn(warning)
 
+    def _evaluate_base(self) -> None:
+        """Score the base model, so that the curve begins with what it knew: adapters change nothing before step 1."""
+        self.ctx.emit("progress", phase="asking the base model", done=0, total=0)
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):
+            self._score(0, "base", None)
+
     def _evaluate(self, step: int) -> float:
         """Score the model with the weights that the feedback so far has made, and report it."""
+        self.evaluation = self._score(step, "tuned", self.held_out_loss)
+        return self.evaluation.score
+
+    def _score(self, step: int, name: str, held_out_loss: float | None) -> EvaluationResult:
+        """Let the model as it is answer the test prompts, and emit the evaluation as `name`'s."""
         ctx, settings = self.ctx, self.ctx.settings.fine_tuning.evaluation
         weights = evaluation_aggregator(ctx.store, settings.adaptive_aggregator)
         aggregator, version = asyncio.run_coroutine_threadsafe(weights, ctx.writer.loop).result()
         scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens)
-        emit_evaluation(ctx, scored, aggregator, version, step, "tuned", self.held_out_loss)
-        self.evaluation = scored
-        return scored.score
+        emit_evaluation(ctx, scored, aggregator, version, step, name, held_out_loss)
+        return scored
 
     def should_save(self) -> bool:
         """Tell, once for each request, whether a checkpoint is wanted."""

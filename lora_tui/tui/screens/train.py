@@ -21,7 +21,7 @@ from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.axes import UNITS, Unit
 from lora_tui.tui.curve import Series
-from lora_tui.tui.screens.base import RunScreen, titled
+from lora_tui.tui.screens.base import RunScreen, keys_line, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
@@ -46,6 +46,9 @@ _ANSWER_COLUMNS = (
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
+_PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "steps, tokens, time"}
+"""Actions that the plot's border names the keys of."""
+
 _LEAST_LOSS = 0.05
 """The least height of the loss axis: differences of a thousandth are no slope."""
 
@@ -233,7 +236,7 @@ class TrainScreen(RunScreen):
 
     def _draw_plots(self, view: TrainingView) -> None:
         self._draw_plot(view, self.query_one("#plot", LinePlot), self._plot)
-        set_title(self.query_one("#plot-box"), _PLOTS[self._plot])
+        set_title(self.query_one("#plot-box"), _PLOTS[self._plot], keys_line(self, _PLOT_KEYS))
         second = "rate" if self._plot != "rate" else "speed"
         self._draw_plot(view, self.query_one("#second", LinePlot), second)
         set_title(self.query_one("#second-box"), _PLOTS[second])
@@ -256,6 +259,8 @@ class TrainScreen(RunScreen):
         elif name == "score":
             score = view.over(view.score, unit)
             points = [Series("", score, style="faint"), Series("score", score, "points", "third", "◆")]
+            if view.base_score.xs:
+                points.append(Series("base model", view.over(view.base_score, unit), "points", "second", "○"))
             plot.show(points[1:] if len(score.xs) < 2 else points, unit=unit, end_x=end,
                       level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
         else:

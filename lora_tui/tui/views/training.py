@@ -49,6 +49,8 @@ class TrainingView:
     speed: Curve = field(default_factory=Curve)
     score: Curve = field(default_factory=Curve)
     held_out: Curve = field(default_factory=Curve)
+    base_score: Curve = field(default_factory=Curve)
+    """The base model's score, as a point at step 0, which `score` begins with too; empty where it was not asked."""
     tokens: Curve = field(default_factory=Curve)
     """Tokens seen so far, by step."""
     seconds: Curve = field(default_factory=Curve)
@@ -204,7 +206,11 @@ class TrainingView:
         """Read all evaluations; a resumed run may have replaced some."""
         evaluations = await store_training.evaluations(store, self.run.id)
         self.evaluations = [evaluation for evaluation in evaluations if evaluation.model == "tuned"]
-        self.score, self.held_out = Curve(), Curve()
+        self.score, self.held_out, self.base_score = Curve(), Curve(), Curve()
+        base = next((evaluation for evaluation in reversed(evaluations) if evaluation.model == "base"), None)
+        if base is not None:
+            self.base_score.add(0, base.score)
+            self.score.add(0, base.score)
         for evaluation in sorted(self.evaluations, key=lambda e: e.step):
             self.score.add(evaluation.step, evaluation.score)
             if evaluation.held_out_loss is not None:

@@ -119,7 +119,7 @@ def test_weights_that_would_say_something_else_once_loaded_are_not_written(
 
 def test_the_adapter_is_copied_whole(trained: Trained, tmp_path: Path) -> None:
     outcome = trained.engine_harness.run("export", {"output": str(tmp_path / "mine")})
-    assert outcome.result == {"format": "adapter", "path": str(tmp_path / "mine")}
+    assert outcome.result == {"format": "adapter", "path": str(tmp_path / "mine"), "adapter_run": trained.run_id}
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {path.name for path in trained.adapter.iterdir()}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
     assert torch.equal(

@@ -413,10 +413,13 @@ def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(plac
     (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
     assert (plan["examples"], plan["held_out"], plan["steps"]) == (6, 4, 12)
     assert plan["held_out_tokens"] > 0
-    losses = [event.payload["held_out_loss"] for event in place.events(outcome.run_id, "evaluation")]
+    base, *tuned = [event.payload for event in place.events(outcome.run_id, "evaluation")]
+    assert (base["model"], base["step"]) == ("base", 0), "the curve begins with what the base model knew"
+    assert len(base["samples"]) == len(tuned[0]["samples"])
+    losses = [evaluation["held_out_loss"] for evaluation in tuned]
     assert len(losses) == 6
     assert all(math.isfinite(loss) for loss in losses)
-    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == losses
+    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == [None, *losses]
     assert (outcome.result["held_out"], outcome.result["held_out_loss"]) == (4, losses[-1])
     best = losses[outcome.result["best_step"] // 2 - 1]
     card = (Path(outcome.result["adapter"]) / "README.md").read_text()
