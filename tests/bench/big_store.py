@@ -100,7 +100,11 @@ def _runs(connection: sqlite3.Connection, size: Size) -> None:
             yield (n, mode, name, state, settings, "{}", f"/work/run-{n}", "cpu", began, began, ended, now, pid, begun,
                    host, result, error)  # fmt: skip
 
-    connection.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * 17)})", rows())
+    names = (
+        "id, mode, name, state, settings, options, folder, device, created_at, started_at, ended_at, heartbeat, pid,"
+        " pid_started, host, result, error"
+    )
+    connection.executemany(f"INSERT INTO runs({names}) VALUES ({', '.join('?' * 17)})", rows())
 
 
 def _corpus(connection: sqlite3.Connection, size: Size) -> None:
@@ -232,6 +236,7 @@ def _training(connection: sqlite3.Connection, size: Size) -> None:
             for ordinal in range(7)
         ),
     )
+    _short_trainings(connection)
     connection.executemany(
         "INSERT INTO checkpoints(run_id, step, kind, path, score, at) VALUES (2, ?, ?, ?, NULL, ?)",
         (
@@ -242,6 +247,26 @@ def _training(connection: sqlite3.Connection, size: Size) -> None:
     connection.executemany(
         "INSERT INTO weight_versions(scope, version, weights, at) VALUES ('evaluation', ?, ?, ?)",
         ((n, weights, float(n)) for n in range(200)),
+    )
+
+
+def _short_trainings(connection: sqlite3.Connection) -> None:
+    """120 steps and two evaluations of seven prompts for every other training run, so that the list has figures."""
+    connection.execute(
+        "WITH RECURSIVE n(step) AS (SELECT 1 UNION ALL SELECT step + 1 FROM n WHERE step < 120)"
+        " INSERT INTO steps SELECT runs.id, step, step / 10.0, 0.1 + 3.0 / step, 0.001, 0.5, 1900, 340, 1.5, 1900,"
+        " 1.75e9 + step FROM runs, n WHERE runs.id > 2 AND mode IN ('train', 'quickstart')"
+    )
+    connection.execute(
+        "INSERT INTO evaluations(run_id, step, model, score, metrics, weights, weights_version, at)"
+        " SELECT runs.id, n.column1, 'tuned', 0.3 + runs.id % 7 / 10.0 * n.column1 / 120, '{}', '{}', 1, 1.75e9"
+        " FROM runs, (VALUES (60), (120)) AS n WHERE runs.id > 2 AND mode IN ('train', 'quickstart')"
+    )
+    connection.execute(
+        "INSERT INTO samples(evaluation_id, ordinal, prompt, kind, reference, answer, metrics, score)"
+        " SELECT evaluations.id, n.column1, 'Question: prompt ' || n.column1 || char(10) || 'Answer:', 'expected',"
+        " 'opened on 3 May 1897', CASE WHEN (evaluations.id + n.column1) % 3 THEN 'opened on 3 May 1897' ELSE 'in July'"
+        " END, '{}', 0.5 FROM evaluations, (VALUES (0), (1), (2), (3), (4), (5), (6)) AS n WHERE run_id > 2"
     )
 
 
@@ -275,6 +300,7 @@ async def measure(path: Path) -> dict[str, float]:
         score_histogram,
         source_lines,
     )
+    from lora_tui.store.queries.run_figures import run_figures
     from lora_tui.store.queries.runs import (
         checkpoints,
         data_version,
@@ -292,10 +318,12 @@ async def measure(path: Path) -> dict[str, float]:
         some = list(ids[len(ids) // 2 :][:300])
         accepted, one_file = replace(everything, state="accepted"), replace(everything, source=_file(5))
         steps = await store.value("SELECT MAX(step) FROM steps WHERE run_id=2")
+        all_runs = [line.id for line in await run_lines(store)]
         asked: dict[str, Callable[[], Awaitable[Any]]] = {
             "data_version": lambda: data_version(store),
             "mark_interrupted": lambda: runs.mark_interrupted(store),
             "run_lines": lambda: run_lines(store),
+            "run_figures, all": lambda: run_figures(store, all_runs),
             "pair_ids, all": lambda: pair_ids(store, GENERATING, everything),
             "pair_ids, accepted": lambda: pair_ids(store, GENERATING, accepted),
             "pair_ids, one file": lambda: pair_ids(store, GENERATING, one_file),

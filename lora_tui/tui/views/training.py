@@ -1,5 +1,6 @@
 """State of one training run, followed in the store: curves, evaluations, plan, progress; `training_text` words it."""
 
+import asyncio
 import time
 from array import array
 from collections.abc import Mapping
@@ -127,8 +128,11 @@ class TrainingView:
         progress, step = newest["progress"], newest["step"]
         self._phase_is_newest = self.live and progress is not None and (step is None or progress.id > step.id)
         steps = await step_columns(store, self.run.id)
-        for step, *values in zip(steps.step, *(getattr(steps, name) for name in _PLOTTED), strict=True):
+        columns = zip(steps.step, *(getattr(steps, name) for name in _PLOTTED), strict=True)
+        for number, (step, *values) in enumerate(columns, start=1):
             self._add_step(step, *values)
+            if number % _BATCH == 0:
+                await asyncio.sleep(0)  # a hundred thousand steps take a second: keys are heard meanwhile
         for event in await events_of_kinds(store, self.run.id, ("warning",), 0, _WARNINGS):
             self._apply(event)
         await self._read_evaluations(store)
@@ -176,7 +180,9 @@ class TrainingView:
         self.lr.add(step, lr)
         self.speed.add(step, speed)
         for total, more in ((self.tokens, tokens), (self.seconds, seconds)):
-            total.add(step, (total.at(step - 0.5) or 0.0) + (more or 0.0))
+            newest = not total.xs or total.xs[-1] < step
+            before = (total.ys[-1] if total.xs else 0.0) if newest else total.at(step - 0.5) or 0.0
+            total.add(step, before + (more or 0.0))
         limit = float(self.settings.get("optimizer", {}).get("max_grad_norm", 1.0))
         self.clipped += bool(grad_norm is not None and grad_norm > limit)
 
