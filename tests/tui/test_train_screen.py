@@ -391,3 +391,34 @@ async def test_after_the_last_step_the_evaluation_is_said_and_no_time_of_zero(ha
         await pilot.press("2")
         await wait_for_text(app, "GiB · the last evaluation")
         assert "0s" not in screen_text(app)
+
+
+async def test_plots_read_out_zoom_and_count_tokens_or_time_and_the_score_begins_with_the_base(
+    harness: AppHarness,
+) -> None:
+    run_id = await harness.populate(create_training_run)
+
+    async def ask_base(store: Store) -> None:
+        await events.append(store, run_id, [evaluation_event(0, 0.25, model="base")])
+
+    await harness.populate(ask_base)
+    async with harness.app((120, 40)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "base model 0.25")
+        plot, score = (app.screen.query_one(name, LinePlot) for name in ("#plot", "#score-plot"))
+        curve = next(series.curve for series in score._series if series.label == "score")
+        assert (curve.xs.tolist(), curve.ys.tolist()) == ([0, 20, 40], [0.25, 0.4, 0.9])
+        assert "evaluation 2 of 2" in screen_text(app), "the base model's answers are not the run's"
+        await pilot.press("left")
+        await wait_for_text(app, "step 40  ━━ raw 0.1 ")
+        await pilot.press("left", "z")
+        assert plot.cursor == 39
+        assert score.cursor == 39
+        await wait_for_text(app, "zoom 4×")
+        await pilot.press("escape", "a")
+        assert not plot.is_moved
+        await pilot.press("a")
+        assert plot._series[0].curve.xs[-1] == 40 * 500, "tokens"
+        await pilot.press("a")
+        await wait_for_text(app, "1m 30s")
+        assert plot._series[0].curve.xs[-1] == 60, "seconds"

@@ -235,6 +235,8 @@ def _time(row: RunRow) -> tuple[str, str]:
 
 
 def _data(row: RunRow) -> tuple[str, str]:
+    if row.run.mode == "evaluate" and row.figures.adapter_run is not None:
+        return f"run {row.figures.adapter_run}", "dim"
     return one_line(data_of(row.run).rpartition("/")[2] or data_of(row.run), 120), "dim"
 
 
