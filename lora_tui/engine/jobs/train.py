@@ -253,6 +253,8 @@ class _TrainingRun:
         self.model.eval()
         with torch.random.fork_rng(devices=[]):
             self._score(0, "base", None)
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()  # what is free is measured next, and what is cached does not count as free
 
     def _evaluate(self, step: int) -> float:
         """Score the model with the weights that the feedback so far has made, and report it."""
