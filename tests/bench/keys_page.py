@@ -64,6 +64,8 @@ TERMINALS = """
 | what is copied does not arrive, in tmux | `tmux set -g set-clipboard on`; where the terminal does not take it \
 (OSC 52) either, `ctrl+s` saves a chat to a file |
 | text cannot be selected by mouse | `mouse = false` under `[app]`, or `--set app.mouse=false` once |
+| plots are boxes or question marks | the font lacks Braille dots: `app.drawing = "blocks"`, or `"ascii"`; \
+with TERM=linux and without UTF-8 it is chosen by itself |
 """
 
 
