@@ -229,6 +229,8 @@ async def test_runs_are_sorted_searched_and_shown_by_kind(harness: AppHarness) -
         await wait_until(lambda: len(order(app)) == 4)
         await pilot.press("o")
         assert "sorted by steps ▼" in screen_text(app)
+        await pilot.click("#runs", offset=(30, 0))
+        assert "sorted by loss ▲" in screen_text(app), "a click on its heading, the lowest first"
         await pilot.press("space")
         await wait_for_text(app, "◆ ")
 
