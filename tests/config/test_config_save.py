@@ -24,6 +24,7 @@ CHANGES: dict[str, Any] = {
     "fine_tuning.lora.modules_to_save": ["lm_head"],
     "fine_tuning.lora.rank_pattern": {"q_proj": 4, "layers.0.v_proj": 2},
     "fine_tuning.lora.alpha_pattern": {"q_proj": 3},
+    "app.drawing": "ascii",
     "fine_tuning.recipe": "as written",
     "fine_tuning.optimizer.loraplus_lr_ratio": 16.0,
     "fine_tuning.scheduler.type": "linear",

@@ -76,7 +76,7 @@ def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: T
 
 def test_without_a_finished_run_it_says_what_to_do(engine_harness: EngineHarness) -> None:
     outcome = engine_harness.run("evaluate")
-    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert (outcome.state, outcome.exit_status) == ("failed", 2)
     assert outcome.error is not None
     assert "--run train" in outcome.error
     assert "--adapter FOLDER" in outcome.error

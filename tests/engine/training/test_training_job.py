@@ -76,7 +76,8 @@ def test_the_result_says_what_was_trained_and_where_it_is(trained: Trained) -> N
     assert result["steps"] == 40
     assert result["stopped_by"] == "steps"
     assert result["examples"] == len(PAIRS)
-    scores = [row.score for row in trained.engine_harness.ask(training.evaluations, trained.run_id)]
+    rows = trained.engine_harness.ask(training.evaluations, trained.run_id)
+    scores = [row.score for row in rows if row.model == "tuned"]
     assert result["best_score"] == max(scores)
     assert Path(result["adapter"]) == trained.engine_harness.folder / "checkpoints" / f"run-{trained.run_id}" / "best"
     assert result["loss"] < 2
@@ -90,7 +91,7 @@ def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Tr
     assert reported[-1]["loss"] < reported[0]["loss"] / 2
     assert list(engine_harness.ask(step_columns, run_id).loss) == [payload["loss"] for payload in reported]
     rows = engine_harness.ask(training.evaluations, run_id)
-    assert [(row.step, row.model) for row in rows] == [(20, "tuned"), (40, "tuned")]
+    assert [(row.step, row.model) for row in rows] == [(0, "base"), (20, "tuned"), (40, "tuned")]
     assert len(engine_harness.ask(training.samples, rows[-1].id)) == 4
     assert engine_harness.ask(newest_checkpoint, run_id, "last").step == 40
     assert engine_harness.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
