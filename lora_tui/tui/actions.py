@@ -11,6 +11,7 @@ from lora_tui.protocol.backend import ForecastText, ReviewResult
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, Problem, TextDialog
 from lora_tui.tui.services import AppServices
+from lora_tui.tui.views.reviews import change_message
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
@@ -187,6 +188,7 @@ class AppActions:
         result = None
         with self._services.reporting():
             result = await review
-            self._services.notify(result.message if result is not None else "There is nothing to take back.")
+            nothing = "There is nothing to take back."
+            self._services.notify(nothing if result is None else change_message(result, 1))
             self._services.poll_soon()
         return result

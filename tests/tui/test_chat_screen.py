@@ -92,6 +92,23 @@ async def test_a_second_question_waits_for_the_first_answer(harness: AppHarness)
         assert prompt.text == "two", "it is not lost"
 
 
+async def test_a_rating_is_taken_back_by_the_same_key_or_by_u(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
+        await pilot.press("3", *"hi", "enter")
+        await wait_for_text(app, "4 tokens")
+        await pilot.press("ctrl+n")
+        await wait_for_text(app, "rated 1 of 5")
+        await pilot.press("ctrl+g")
+        await wait_for_text(app, "rated 5 of 5")
+        await pilot.press("ctrl+g")
+        await wait_for_text(app, "rated 1 of 5")
+        await pilot.press("escape", "u")
+        await wait_until(lambda: "rated 1" not in screen_text(app))
+        assert harness.backend.calls_of("rate_turn") == [(7, 1), (7, 5)]
+        assert harness.backend.calls_of("undo_turn_rating") == [(7,), (7,)]
+
+
 async def test_a_reply_is_asked_again_rated_copied_and_saved(harness: AppHarness) -> None:
     await harness.populate(create_training_run)
     async with harness.app() as (app, pilot):

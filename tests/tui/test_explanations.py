@@ -31,6 +31,7 @@ async def populate(store: Store) -> None:
     """A run of each kind, the pairs and the training ended, so that every panel has its figures."""
     await create_generation_run(store, "finished")
     await create_training_run(store)
+    await create_training_run(store, settings={"fine_tuning.optimizer.lora_lr": 2e-4})
 
 
 def unexplained(app: LoraApp) -> list[str]:
@@ -86,8 +87,8 @@ FOREIGN = {"passage", "pair-text", "pair-judge"}
 WALK = [
     ("1", "3 of 20 accepted"), ("1 v", "Sources"), ("1 home enter", "threshold 7"), ("1 home enter a", "→"),
     ("2", "Score"), ("2 tab", "What it answers now"), ("2 enter", "As it learned"), ("2 enter 4", "→"),
-    ("3 h i enter", "4 tokens"), ("3 ctrl+t", "best"), ("4", "finished"), ("5", "now, smoothed"),
-    ("6 down down", "Accepted pairs to reach"),
+    ("3 h i enter", "4 tokens"), ("3 ctrl+t", "best"), ("4", "finished"), ("4 space down space", "◇"),
+    ("5", "now, smoothed"), ("6 down down", "Accepted pairs to reach"),
 ]  # fmt: skip
 
 

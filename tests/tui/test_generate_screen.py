@@ -178,6 +178,7 @@ async def test_marked_pairs_are_judged_at_once(harness: AppHarness) -> None:
         await pilot.press("a")
         await wait_until(lambda: harness.backend.calls_of("override"))
         assert harness.backend.calls_of("override") == [([1, 2, 4], "accepted")]
+        await wait_for_text(app, "→ 6.6")
         await wait_until(lambda: "marked" not in screen_text(app))
         await pilot.press("M")
         await wait_for_text(app, "12 marked")

@@ -26,6 +26,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, styled
+from lora_tui.tui.views.reviews import change_message
 from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
 from lora_tui.tui.widgets.chat_input import ChatInput
 from lora_tui.tui.widgets.panel import Line
@@ -67,6 +68,8 @@ class ChatScreen(ModeScreen):
         Binding("ctrl+n", "rate(1)", "Bad", show=False, id="chat.bad", priority=True, tooltip="Rate the reply 1 of 5"),
         Binding("plus", "rate(5)", "Good", show=False, key_display="+"),
         Binding("minus", "rate(1)", "Bad", show=False, key_display="-"),
+        Binding("u", "undo_rating", "Undo rating", show=False, id="chat.undo-rating",
+                tooltip="Take the rating back, outside the prompt; in it the same rating once more"),
         Binding("ctrl+l", "clear", "New", show=False, id="chat.clear", priority=True, tooltip="A new conversation"),
     ]  # fmt: skip
 
@@ -286,7 +289,7 @@ class ChatScreen(ModeScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done now."""
-        if action in ("again", "copy", "rate", "save"):
+        if action in ("again", "copy", "rate", "undo_rating", "save"):
             return self._chat_columns.newest_reply is not None
         if action == "export":
             return self._exported_run is not None
@@ -376,17 +379,31 @@ class ChatScreen(ModeScreen):
             self.services.copy(answer.text)
 
     async def action_rate(self, rating: int) -> None:
-        """Rate the newest reply."""
+        """Rate the newest reply; its present rating once more takes that back."""
         answer = self._chat_columns.newest_reply
         if answer is None or answer.reply is None:
             return
+        if answer.ratings[-1:] == [rating]:
+            await self.action_undo_rating()
+            return
         rated = self.services.backend.rate_turn(answer.reply.turn_id, rating, self.state.settings)
         result = await self.services.attempt(rated)
-        if result is None:
+        if result is not None:
+            answer.ratings.append(rating)
+            answer.show_statistics()
+            self.services.notify(change_message(result, 2))
+
+    async def action_undo_rating(self) -> None:
+        """Take the newest reply's rating back; the one before it is in force again."""
+        answer = self._chat_columns.newest_reply
+        if answer is None or answer.reply is None:
             return
-        answer.rating = rating
-        answer.show_statistics()
-        self.services.notify(result.message)
+        undone = self.services.backend.undo_turn_rating(answer.reply.turn_id, self.state.settings)
+        result = await self.services.attempt(undone)
+        if result is not None:
+            del answer.ratings[-1:]
+            answer.show_statistics()
+            self.services.notify(change_message(result, 2))
 
     async def action_save(self) -> None:
         """Write the conversation to a file."""

@@ -39,6 +39,13 @@ def change_text(result: ReviewResult, score_digits: int) -> Content:
     return styled(*parts)
 
 
+def change_message(result: ReviewResult, score_digits: int) -> str:
+    """What was done, and what that did to weights and score, where it did anything."""
+    change = change_text(result, score_digits)
+    moved = result.before != result.after and not change.plain.startswith(HARDLY)
+    return f"{result.message} {' · '.join(change.plain.split(chr(10)))}" if moved else result.message
+
+
 def _from_to(before: float, after: float, digits: tuple[int, ...]) -> str:
     """ "0.30 → 0.34" with as few of these decimals as tell the two apart; empty where none do."""
     for count in digits:

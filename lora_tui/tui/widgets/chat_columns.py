@@ -58,7 +58,8 @@ class ReplyMessage(Vertical):
         self._text = ""
         self.reply: Reply | None = None
         """The whole reply with its statistics, once it has ended."""
-        self.rating: int | None = None
+        self.ratings: list[int] = []
+        """Ratings of the reply, the one in force last."""
 
     @property
     def text(self) -> str:
@@ -143,8 +144,8 @@ class ReplyMessage(Vertical):
         if reply.can_go_on:
             why = "stopped" if reply.stopped else f"cut at {count(reply.tokens, 'token')}"
             parts += [(f" · {why}", "$warning"), (" · enter on an empty prompt goes on", DIM)]
-        if self.rating is not None:
-            parts.append((f" · rated {self.rating} of 5", "bold $accent"))
+        if self.ratings:
+            parts.append((f" · rated {self.ratings[-1]} of 5", "bold $accent"))
         if not reply.text:
             parts.insert(0, ("(nothing)\n", DIM))
         self._status.update(styled(*parts))
