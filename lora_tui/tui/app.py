@@ -180,13 +180,12 @@ class LoraApp(App[None]):
 
     def action_help(self) -> None:
         """Explain what has the focus, and list the keys there; the same key goes back."""
-        from lora_tui.tui.screens.help import HelpScreen, active_keys, explained_parts
+        from lora_tui.tui.screens.help import HelpScreen, help_for
 
         if isinstance(self.screen, HelpScreen):
             self.screen.dismiss(None)
         else:
-            parts = explained_parts(self.screen)
-            self.push_screen(HelpScreen(self.services, *active_keys(self.screen), parts))
+            self.push_screen(help_for(self.services, self.screen))
 
     def action_problem(self) -> None:
         """Show the last problem again."""

@@ -160,6 +160,19 @@ async def test_help_explains_the_part_that_has_the_focus_first(harness: AppHarne
         assert "Progress" in lines[0] or "Progress" in lines[1]
 
 
+async def test_a_panels_lesson_is_a_key_away(harness: AppHarness) -> None:
+    await harness.populate(populate)
+    async with harness.app() as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "start   now")
+        app.screen.query_one("#weights").focus()
+        await pilot.press("question_mark")
+        await wait_for_text(app, "Lesson 6")
+        await pilot.press("l")
+        await wait_until(lambda: app.current_mode == "learn")
+        await wait_for_text(app, "6 · ")
+
+
 async def test_help_comes_while_typing_and_is_named_there(harness: AppHarness) -> None:
     await harness.populate(populate)
     async with harness.app() as (app, pilot):

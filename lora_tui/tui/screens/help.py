@@ -23,6 +23,7 @@ from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.views.explanations import Explanation, explanations, shown_in
 from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
+from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import RowList
 
 Key = tuple[str, str, str]
@@ -149,3 +150,12 @@ class HelpScreen(Dialog[None]):
             return
         self.dismiss(None)
         self._services.open_lesson(self._lesson.id)
+
+
+def help_for(services: AppServices, screen: Screen[Any]) -> HelpScreen:
+    """The help for what is shown and has the focus; a panel's lesson is the one that its first number names."""
+    keys, lesson_id = active_keys(screen)
+    parts = explained_parts(screen)
+    if isinstance(screen.focused, Panel) and parts and parts[0].has_focus:
+        lesson_id = next((entry.lesson for entry in parts[0].entries if entry.lesson), lesson_id)
+    return HelpScreen(services, keys, lesson_id, parts)
