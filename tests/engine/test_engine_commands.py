@@ -32,7 +32,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-def outcome_of(engine_harness: EngineHarness, number: int, seconds: float = 20.0) -> str:
+def outcome_of(engine_harness: EngineHarness, number: int, seconds: float = 60.0) -> str:
     """The outcome of a command, once it is answered."""
 
     async def outcome(store: Store) -> str | None:

@@ -40,7 +40,7 @@ async def until_stopped(ctx: RunContext) -> dict[str, Any]:
     raise Stopped({"saved": True})
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

@@ -37,7 +37,7 @@ class LiveRun:
         """How many requests have left."""
         return len(self.harness.server.received)
 
-    def end(self, seconds: float = 30.0) -> Outcome:
+    def end(self, seconds: float = 60.0) -> Outcome:
         """Wait for the run to end by itself."""
         return self.future.result(timeout=seconds)
 
@@ -68,7 +68,7 @@ def on_store(harness: GenerationHarness, work: Callable[..., Any], *args: Any, *
     return asyncio.run(opened())
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until a condition holds; returns what it found."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
