@@ -14,6 +14,7 @@ from lora_tui.protocol.reply import Decoding
 from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.chat import ChatScreen
+from lora_tui.tui.screens.help import HelpScreen
 from lora_tui.tui.widgets.key_hints import MAX_KEYS, KeyHints
 from tests.tui.app_harness import (
     AppHarness,
@@ -375,3 +376,12 @@ async def test_keys_that_come_faster_than_they_are_drawn_keep_their_order(harnes
             app.post_message(events.Key("question_mark" if key == "?" else key, character))
         await wait_until(lambda: harness.backend.conversation.asked)
         assert harness.backend.conversation.asked[0][0] == "what?"
+
+
+async def test_a_question_mark_in_the_empty_prompt_opens_the_help(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("3")
+        await wait_for_text(app, "? Help")
+        await pilot.press("question_mark")
+        await wait_until(lambda: isinstance(app.screen, HelpScreen))

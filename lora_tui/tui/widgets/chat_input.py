@@ -71,6 +71,10 @@ class ChatInput(TextArea):
         """Offer the help where its key is not a character of the question."""
         return not self.text if action == "help" else super().check_action(action, parameters)
 
+    def check_consume_key(self, key: str, character: str | None = None) -> bool:
+        """Whether a key is typed here: "?" is not while nothing is."""
+        return bool(self.text or key != "question_mark") and super().check_consume_key(key, character)
+
     def on_text_area_changed(self) -> None:
         """Offer other keys where the prompt has become empty, or is no longer."""
         if (not self.text) != self._was_empty:

@@ -88,8 +88,10 @@ class KeyHints(Widget):
         typing = bool(_TYPED_INTO & {cls.__name__ for cls in type(self.app.focused).__mro__})
         for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
             if active.binding.action.removeprefix("app.") in _ALWAYS_SHOWN:
-                # While typing the key that is not typed; else the sign, which people look for.
-                if active.binding.action == "command_palette" or active.binding.priority == typing:
+                # While typing the key that is not typed, and what the field itself makes of one; else the sign, which
+                # people look for.
+                own = typing and active.node is self.app.focused
+                if active.binding.action == "command_palette" or own or active.binding.priority == typing:
                     always.append(active)
             elif active.binding.show and active.binding.description and active.binding.action not in by_action:
                 by_action[active.binding.action] = active
