@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair
 from lora_tui.engine.generation.planner import AUDIENCES, DIFFICULTIES, QUESTION_TYPES
+from lora_tui.scoring.judge import DIMENSIONS
 
 Message = dict[str, str]
 
@@ -41,6 +42,14 @@ PAIR_SCHEMA: dict[str, object] = {
     "additionalProperties": False,
 }
 """JSON schema of a reply that is one question and its answer."""
+
+LEVELS_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {name: {"type": "string", "enum": ["1", "2", "3", "4", "5"]} for name in DIMENSIONS},
+    "required": list(DIMENSIONS),
+    "additionalProperties": False,
+}
+"""JSON schema of a judgement."""
 
 JSON_WANTED = "the JSON object"
 DIGITS_WANTED = "the three digits"
@@ -104,6 +113,8 @@ JUDGE_EXAMPLES: tuple[tuple[str, str, str, tuple[int, int, int]], ...] = (
 )
 """Passage, question, answer and levels: a wrong number that refers to the passage, and a sound pair."""
 
+_JUDGE = "You judge a question-answer pair against the passage it was written from. " + _DATA
+
 _RUBRIC = """
 Give three levels from 1 to 5:
 1. groundedness: 1 = the passage contradicts the answer or does not hold it; 3 = the main point is in the passage, \
@@ -112,10 +123,15 @@ details are not; 5 = every claim of the answer is in the passage.
 5 = it answers fully and correctly.
 3. usefulness: 1 = the question makes no sense without the passage or is trivial; 3 = understandable, of little use; \
 5 = clear by itself and worth knowing.
-Reply with the three digits, separated by spaces, and nothing else.
-
-Examples:
 """
+_DIGITS_FORM = "Reply with the three digits, separated by spaces, and nothing else.\n\nExamples:\n"
+_LEVELS_FORM = "Reply with one JSON object that holds the three levels under these names, and nothing else.\n"
+
+_DIMENSION_QUESTIONS = {
+    "groundedness": "Does the passage say everything that the answer says?",
+    "correctness": "Does the answer answer the question, and is it right?",
+    "usefulness": "Is the question clear to someone who has not seen the passage, and worth knowing the answer to?",
+}
 
 _ANALYST = (
     "You advise on a set of question-answer pairs while it is being written. You are given statistics of the pairs that"
@@ -173,18 +189,28 @@ class Prompts:
             messages.append({"role": "assistant", "content": reply})
         return [*messages, _user(self._between(sentence, "SENTENCE"))]
 
-    def judge(self, passage: str, pair: ProposedPair) -> list[Message]:
-        """Return the messages that ask for the three levels of a pair."""
-        opening = "You judge a question-answer pair against the passage it was written from. " + _DATA + "\n"
+    def judge(self, passage: str, pair: ProposedPair, *, in_json: bool = False) -> list[Message]:
+        """Return the messages that ask for the three levels of a pair, as digits or as JSON."""
+        if in_json:
+            body = self._passage_and_pair(passage, pair) + "\n\nThe JSON object:"
+            return [_system(_JUDGE + "\n" + _RUBRIC + _LEVELS_FORM), _user(body)]
         examples = "\n".join(
             f"Passage: {_quoted(example, 200)} Question: {_quoted(question, 200)} Answer: {_quoted(answer, 200)}\n"
             + " ".join(map(str, levels))
             for example, question, answer, levels in JUDGE_EXAMPLES
         )
-        asked = self._between(f"Question: {pair.question}\nAnswer: {pair.answer}", "PAIR")
         closing = "Groundedness, correctness, usefulness, as three digits:"
-        body = self._between(passage) + "\n\n" + asked + "\n\n" + closing
-        return [_system(opening + _RUBRIC + examples), _user(body)]
+        body = self._passage_and_pair(passage, pair) + "\n\n" + closing
+        return [_system(_JUDGE + "\n" + _RUBRIC + _DIGITS_FORM + examples), _user(body)]
+
+    def judge_dimension(self, passage: str, pair: ProposedPair, dimension: str) -> list[Message]:
+        """Return the messages that ask whether a pair is good in one dimension, yes or no."""
+        body = self._passage_and_pair(passage, pair) + "\n\n" + _DIMENSION_QUESTIONS[dimension] + " Yes or no:"
+        return [_system(_JUDGE + " Reply with yes or no and nothing else."), _user(body)]
+
+    def _passage_and_pair(self, passage: str, pair: ProposedPair) -> str:
+        asked = self._between(f"Question: {pair.question}\nAnswer: {pair.answer}", "PAIR")
+        return self._between(passage) + "\n\n" + asked
 
     def analyse(self, statistics: str) -> list[Message]:
         """Return the messages that ask for an interpretation of statistics (JSON)."""

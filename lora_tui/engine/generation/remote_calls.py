@@ -20,6 +20,10 @@ from lora_tui.engine.generation.replies import MalformedReply, fault_of_reply
 T = TypeVar("T")
 
 
+class ReplyCutOff(CallFailed):
+    """A reply was cut off twice: the limit of the configuration is too low for it."""
+
+
 def _ignore(reason: str) -> None:
     pass
 
@@ -64,7 +68,7 @@ class RemoteCalls:
             on_unusable(reason)
             if status == "truncated":
                 if limit > request.max_tokens:
-                    raise CallFailed(f"{reason}; raise data_generation.{section}.max_tokens")
+                    raise ReplyCutOff(f"{reason}; raise data_generation.{section}.max_tokens")
                 limit = 2 * request.max_tokens
                 self._warn_cut_off(section, request.max_tokens)
                 continue

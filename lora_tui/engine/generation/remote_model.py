@@ -1,20 +1,22 @@
 """The generation model behind an OpenAI-compatible endpoint: `RemoteModel`, which joins its writer, judge and analyst.
 
-The judge writes three digits. Where the endpoint gives log-probabilities, its levels are the expectation over its own
-distribution, which agrees better with people than the digit it happens to write (arXiv 2303.16634, 2503.03064); how
-they were measured is stored either way.
+Each asks for what the model can do: a model that writes only about single sentences interprets no statistics, they are
+put into words by rule.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 
 from lora_tui.config.models import DataGeneration
+from lora_tui.engine.generation.analysis import describe
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
 from lora_tui.engine.generation.generation_model import CallRecord, Judgement, PairRequest, Proposals, ProposedPair
 from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls
+from lora_tui.engine.generation.remote_judge import RemoteJudge
 from lora_tui.engine.generation.remote_writer import RemoteWriter
-from lora_tui.engine.generation.replies import plain_text, read_judgement
+from lora_tui.engine.generation.replies import plain_text
 
 
 class RemoteModel:
@@ -26,7 +28,7 @@ class RemoteModel:
         self._prompts = Prompts()
         self._writer = RemoteWriter(chosen, self._calls, self._prompts, warn)
         self.name = chosen.model
-        self._judge = chosen.judge_model or chosen.model
+        self._judge = RemoteJudge(chosen, self._calls, self._prompts, warn, self._writer.forms)
         self.concurrency = chosen.max_concurrency
 
     async def close(self) -> None:
@@ -38,17 +40,16 @@ class RemoteModel:
         return await self._writer.propose(request, call)
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
-        """Ask for the three levels of a pair, with the passage in view."""
-        chosen = self._chosen.evaluation
-        sampling = {"temperature": chosen.temperature, "logprobs": True}
-        chat = ChatRequest(self._judge, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
-        return await self._calls.ask(chat, call, "evaluation", read_judgement)
+        """Ask for a judgement on a pair, with the passage in view."""
+        return await self._judge.judge(passage, pair, call)
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Ask what the statistics of a batch mean."""
+        if self._judge.is_weak:
+            return describe(json.loads(statistics))
         chosen = self._chosen.batch_analysis
         sampling = {"temperature": chosen.temperature}
-        chat = ChatRequest(self._judge, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
+        chat = ChatRequest(self._judge.model, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
         return await self._calls.ask(chat, call, "batch_analysis", _read_text)
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ what was asked for is malformed, and no half of it is used. The judge's digits a
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +55,23 @@ def read_judgement(reply: ChatReply) -> Judgement:
         return Judgement(levels.metrics(), written, "single")
     metrics = {f"judge_{name}": to_unit(level) for name, level in zip(DIMENSIONS, expected, strict=True)}
     return Judgement(metrics, written, "logprob")
+
+
+def read_yes_or_no(reply: ChatReply) -> float:
+    """Return how sure a reply is of yes, 0-1: 0 or 1 where no log-probabilities are known. Raises `MalformedReply`."""
+    written = re.match(r"\W*(yes|no)\b", plain_text(reply.text), re.IGNORECASE)
+    if written is None:
+        raise MalformedReply(f"neither yes nor no in {reply.text[:60]!r}")
+    word = written[1].casefold()
+    for token, candidates in reply.logprobs:
+        if token.strip().casefold() == word:
+            masses = dict.fromkeys(("yes", "no"), 0.0)
+            for candidate, logprob in candidates.items():
+                if (said := candidate.strip().casefold()) in masses:
+                    masses[said] += math.exp(min(0.0, logprob))
+            if total := sum(masses.values()):
+                return masses["yes"] / total
+    return float(word == "yes")
 
 
 def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogprobs]) -> list[float] | None:

@@ -156,8 +156,12 @@ class Workers:
             await run_shielded(self._end_superseded(task))
             return
         metrics = judging.pair_metrics(proposed, chunk.text, judgement)
-        details = dict.fromkeys(judgement.metrics, f"{judgement.mode}: {judgement.note}")
-        verdict = _Verdict(self.pair_judge.decide(metrics), metrics, details)
+        # Without a judge's metrics, the others say what they stand for.
+        details = dict.fromkeys(judgement.metrics or metrics, f"{judgement.mode}: {judgement.note}")
+        decision = self.pair_judge.decide(metrics)
+        if not judgement.metrics:
+            decision = replace(decision, reason=f"{decision.reason}; {judgement.note}")
+        verdict = _Verdict(decision, metrics, details)
         await run_shielded(self._decide(task, pair, call, verdict))
 
     async def _end_superseded(self, task: TaskRow) -> None:

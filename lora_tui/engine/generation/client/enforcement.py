@@ -63,6 +63,9 @@ def gbnf(schema: Mapping[str, Any]) -> str:
 
 def _rule(schema: Mapping[str, Any], rules: list[str]) -> str:
     """Return the expression of a schema, having added the rules it needs."""
+    if "enum" in schema:
+        choices = " | ".join(f'"\\"{choice}\\""' for choice in schema["enum"])
+        return f"({choices}) space"
     if schema["type"] == "string":
         return "string"
     if schema["type"] == "array":
