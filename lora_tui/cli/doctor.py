@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +23,14 @@ import psutil
 from lora_tui import __version__
 from lora_tui.cli.request import Request
 from lora_tui.config.load import Loaded, load_settings
-from lora_tui.config.models import Settings
+from lora_tui.config.models import DataGeneration, Settings
 from lora_tui.config.paths import cache_folder, log_folder
+from lora_tui.engine.generation.client.wire import shown_url
+from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, recall
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, REPLY_FORMS
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError
-from lora_tui.secrets import redact
+from lora_tui.secrets import is_placeholder, redact
 from lora_tui.terminal.report import Report, json_line
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, one_line
@@ -190,13 +193,44 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     builtin = "or use --set data_generation.model=builtin"
     variable = generation.api_key_env
     local = "not set; a local server may need none" if generation.base_url else None
-    key = "set" if os.environ.get(variable) else local
+    value = os.environ.get(variable, "")
+    key = ("set, a placeholder" if is_placeholder(value) else "set") if value else local
     yield _found("Generation", variable, key, "not set", required, f"export {variable}=…, {builtin}")
     base_url = (generation.base_url or _OPENAI).rstrip("/")
     answer = _probe(f"{base_url}/models")
     reached = f"{base_url} answers" if answer is None else None
     remedy = f"check data_generation.base_url and the network, {builtin}"
     yield _found("Generation", "endpoint", reached, f"{base_url} cannot be reached: {answer}", required, remedy)
+    yield from _learned(shown_url(base_url), generation)
+
+
+def _learned(url: str, generation: DataGeneration) -> Iterator[Finding]:
+    """Tell what earlier runs have found the endpoint's models able to do."""
+    writer, judge = recall(url, generation.model), recall(url, generation.judge_model or generation.model)
+    tried: tuple[tuple[str, Mapping[str, str], EndpointNotes | None, str, str], ...] = (
+        (
+            "writes pairs as",
+            {str(form): words for form, words in REPLY_FORMS.items()},
+            writer,
+            writer.form if writer else "",
+            writer.how if writer else "",
+        ),
+        (
+            "judges them by",
+            {str(form): words for form, words in JUDGE_FORMS.items()},
+            judge,
+            judge.judge if judge else "",
+            judge.judge_how if judge else "",
+        ),
+    )
+    for name, forms, notes, form, how in tried:
+        if notes is None or form not in forms:
+            yield Finding("Generation", name, f"not tried yet; asked for first: {next(iter(forms.values()))}")
+            continue
+        at = time.strftime("%d %b %H:%M", time.localtime(notes.at))
+        why = f": {one_line(how, 200)}" if how else ""
+        remedy = f"rm {memory_file()} has it tried anew" if form != next(iter(forms)) else None
+        yield Finding("Generation", name, f"{forms[form]} (found {at}{why})", remedy=remedy)
 
 
 def _probe(address: str) -> str | None:

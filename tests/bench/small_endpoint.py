@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,8 @@ def main() -> None:
         try:
             wait_for(f"http://127.0.0.1:{port}/v1/models", server, log)
             measure(chosen, port, Path(folder), server)
+            if server.poll() is not None:
+                print(f"the server has ended: {log.read_text()[-3000:]}")
         finally:
             server.terminate()
             server.wait()
@@ -86,13 +89,12 @@ def measure(chosen: argparse.Namespace, port: int, folder: Path, server: "subpro
     finally:
         out, _ = run.communicate()
     wall, cpu = time.monotonic() - started, cpu_seconds(server.pid) - before + used
-    for line in out.splitlines():
-        event = json.loads(line)
+    events = [json.loads(line) for line in out.splitlines()]
+    began = datetime.fromisoformat(events[0]["at"])
+    for event in events:
         if event["event"] in ("warning", "done"):
-            print(
-                f"{event['at'] - json.loads(out.splitlines()[0])['at']:6.1f} s",
-                event.get("message") or json.dumps(event),
-            )
+            seconds = (datetime.fromisoformat(event["at"]) - began).total_seconds()
+            print(f"{seconds:6.1f} s", event.get("message") or json.dumps(event))
     report(folder / "training_data.db", wall, cpu)
 
 

@@ -1,7 +1,9 @@
 """--runs, --attach and --doctor: looking changes nothing and starts nothing."""
 
 import io
+import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from lora_tui.cli import doctor
 from lora_tui.cli.request import Request
+from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, remember
 from lora_tui.terminal.report import Report
 from lora_tui.terminal.streams import Streams
 from tests.cli.conftest import Ended, Program
@@ -147,6 +150,25 @@ def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: p
     assert "✗ cache" in said
     assert "export LORA_TUI_CACHE=FOLDER" in said
     assert "Problems: 2" in said
+
+
+def test_the_doctor_tells_in_which_form_an_endpoint_is_asked_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", "ollama")
+    config = tmp_path / "config.toml"
+    config.write_text('[data_generation]\nbase_url = "http://me:secret12@127.0.0.1:9/v1/"\nmodel = "tiny"\n')
+    said = examined_here(config, monkeypatch)
+    assert re.search(r"writes pairs as +not tried yet; asked for first: JSON under a schema", said)
+    assert re.search(r"OPENAI_API_KEY +set, a placeholder", said)
+    notes = EndpointNotes("begun", judge="gates", how="no JSON\nin it", judge_how="it rates all alike", at=time.time())
+    remember("http://127.0.0.1:9/v1", "tiny", notes)
+    said = examined_here(config, monkeypatch)
+    assert re.search(r"writes pairs as +the rest of a question that .* \(found .*: no JSON in it\)", said)
+    assert re.search(r"judges them by +nothing: the program's gates .* \(found .*: it rates all alike\)", said)
+    assert f"rm {memory_file()} has it tried anew" in said
+    assert "secret12" not in said
 
 
 def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

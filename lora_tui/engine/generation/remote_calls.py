@@ -44,11 +44,13 @@ class RemoteCalls:
         read: Callable[[ChatReply], T],
         *,
         tries: int = 2,
+        longer: bool = True,
         on_unusable: Callable[[str], None] = _ignore,
     ) -> T:
         """Return what `read` makes of the reply; it raises `MalformedReply` where that is nothing.
 
-        `section` is the part of the configuration that limits the reply. `on_unusable` is called with what is wrong
+        `section` is the part of the configuration that limits the reply; only if `longer`, one that is cut off gets
+        twice the tokens. `on_unusable` is called with what is wrong
         with a reply, once its attempt has been recorded, and may raise. Raises `CallFailed`, `FormRefused`,
         `UnreachableError` and `CallStopped`.
         """
@@ -66,7 +68,7 @@ class RemoteCalls:
                 return used
             await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason))
             on_unusable(reason)
-            if status == "truncated":
+            if status == "truncated" and longer:
                 if limit > request.max_tokens:
                     raise ReplyCutOff(f"{reason}; raise data_generation.{section}.max_tokens")
                 limit = 2 * request.max_tokens

@@ -13,9 +13,8 @@ says so.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation.client.endpoint import FormRefused
@@ -26,18 +25,8 @@ from lora_tui.engine.generation.prompts import LEVELS_SCHEMA, Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls, ReplyCutOff
 from lora_tui.engine.generation.remote_writer import TRIAL
 from lora_tui.engine.generation.replies import read_judgement, read_yes_or_no
-from lora_tui.engine.generation.reply_forms import FormLadder
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, FormLadder, JudgeForm
 from lora_tui.scoring.judge import DIMENSIONS
-
-JudgeForm = Literal["digits", "levels", "yes_no", "gates"]
-
-JUDGE_FORMS: Mapping[JudgeForm, str] = {
-    "digits": "three digits",
-    "levels": "three levels in JSON",
-    "yes_no": "yes or no to each dimension",
-    "gates": "nothing: the program's gates and its measures of text decide alone",
-}
-"""The forms of judgement from the one that asks most of the model to the one that asks nothing, in words."""
 
 _ORDER: tuple[JudgeForm, ...] = tuple(JUDGE_FORMS)
 _TRIES, _MOST_UNUSABLE, _WINDOW = 2, 6, 8

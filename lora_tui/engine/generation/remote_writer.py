@@ -45,6 +45,7 @@ _EXTRA_SENTENCES = 3
 _SENTENCE_TOKENS = 120
 """Tokens of a reply about one sentence, at most; a model that needs more repeats itself."""
 
+_TRIAL_TOKENS = 200
 _QUESTION_TOKENS = 28
 _COMPLETION_TEMPERATURES = (0.0, 0.7, 0.9)
 """A begun question is completed once as the model likes it best, then by chance, until one fits its sentence."""
@@ -149,7 +150,9 @@ class RemoteWriter:
             if form in ("flat", "begun"):
                 return await self._propose_from_sentences(form, request, call)
             chat = self._request(self._prompts.propose(request), PAIRS_SCHEMA, form)
-            proposals = self._without_key(await self._ask(chat, call, form, _read_pairs))
+            if request is TRIAL:
+                chat = replace(chat, max_tokens=min(chat.max_tokens, _TRIAL_TOKENS))
+            proposals = self._without_key(await self._ask(chat, call, form, request))
         except FormRefused as refused:
             self._refuse(form, str(refused))
             raise
@@ -194,7 +197,7 @@ class RemoteWriter:
         chat = self._request(self._prompts.propose_from_sentence(sentence), PAIR_SCHEMA, "flat")
         chat = replace(chat, max_tokens=min(chat.max_tokens, _SENTENCE_TOKENS))
         read = partial(_read_sentence_pair, sentence, request.slot.topic)
-        return await self._calls.ask(chat, call, "generation", read, tries=1)
+        return await self._calls.ask(chat, call, "generation", read, tries=1, longer=False)
 
     async def _complete(self, sentence: str, request: PairRequest, call: CallRecord) -> ProposedPair:
         """Have a begun question about a sentence completed until one fits. Raises `CallFailed`."""
@@ -222,14 +225,14 @@ class RemoteWriter:
         enforcement = self.forms.enforcement_of(form)
         return ChatRequest(self._chosen.model, messages, chosen.max_tokens, sampling, schema, enforcement)
 
-    async def _ask(
-        self, chat: ChatRequest, call: CallRecord, form: ReplyForm, read: Callable[[ChatReply], Proposals]
-    ) -> Proposals:
+    async def _ask(self, chat: ChatRequest, call: CallRecord, form: ReplyForm, request: PairRequest) -> Proposals:
         def count(reason: str) -> None:
             if self._left(form, reason):
                 raise _FormLeft
 
-        return await self._calls.ask(chat, call, "generation", read, on_unusable=count)
+        real = request is not TRIAL
+        tries = 2 if real else 1
+        return await self._calls.ask(chat, call, "generation", _read_pairs, tries=tries, longer=real, on_unusable=count)
 
     def _left(self, form: ReplyForm, reason: str | None) -> bool:
         """Record a reply, usable or not for a `reason`; returns whether its form was left, which is told."""

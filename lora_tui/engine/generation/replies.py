@@ -172,7 +172,7 @@ def _json_of(text: str) -> Any:
     if (start := _JSON_START.search(rest)) is None:
         raise MalformedReply("no JSON in the reply")
     try:
-        return json.JSONDecoder().raw_decode(rest, start.start())[0]
+        return json.JSONDecoder(strict=False).raw_decode(rest, start.start())[0]
     except json.JSONDecodeError as problem:
         raise MalformedReply(f"broken JSON ({problem.msg} at character {problem.pos + 1})") from problem
     except RecursionError:

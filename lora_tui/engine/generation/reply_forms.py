@@ -38,6 +38,16 @@ REPLY_FORMS: Mapping[ReplyForm, str] = {
 }
 """The forms from the one that asks most of model and server to the one that asks least, in words."""
 
+JudgeForm = Literal["digits", "levels", "yes_no", "gates"]
+
+JUDGE_FORMS: Mapping[JudgeForm, str] = {
+    "digits": "three digits",
+    "levels": "three levels in JSON",
+    "yes_no": "yes or no to each dimension",
+    "gates": "nothing: the program's gates and its measures of text decide alone",
+}
+"""The forms of judgement from the one that asks most of the model to the one that asks nothing, in words."""
+
 _ORDER: tuple[ReplyForm, ...] = tuple(REPLY_FORMS)
 _TRIES = 2
 _MOST_UNUSABLE, _WINDOW = 6, 8

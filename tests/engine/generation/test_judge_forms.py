@@ -6,9 +6,10 @@ import re
 import pytest
 
 from lora_tui.engine.generation.client.wire import ChatReply
-from lora_tui.engine.generation.remote_judge import _CONTRASTS, JUDGE_FORMS
+from lora_tui.engine.generation.remote_judge import _CONTRASTS
 from lora_tui.engine.generation.remote_writer import TRIAL
 from lora_tui.engine.generation.replies import MalformedReply, read_yes_or_no
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS
 from lora_tui.store.rows import AttemptEnd
 from tests.engine.generation.generation_harness import GenerationHarness
 
@@ -30,7 +31,9 @@ def weak_writer(harness: GenerationHarness) -> None:
 def judging(prompt: str) -> bool:
     """Judge as a sensible model would: is the answer, word for word, in the passage?"""
     passage, pair = re.findall(r"BEGIN \w+ \w+\n(.*?)\nEND", prompt, re.DOTALL)
-    words = set(re.findall(r"\w+", pair.partition("Answer: ")[2].casefold())) - set("it is was opened because large".split())
+    words = set(re.findall(r"\w+", pair.partition("Answer: ")[2].casefold())) - set(
+        "it is was opened because large".split()
+    )
     asked = pair.partition("Answer:")[0]
     return words <= set(re.findall(r"\w+", passage.casefold())) and not (
         ("Norway" in pair and "Who" in asked) or ("white" in pair and "How large" in asked)
