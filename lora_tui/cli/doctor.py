@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -206,31 +206,20 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
 
 def _learned(url: str, generation: DataGeneration) -> Iterator[Finding]:
     """Tell what earlier runs have found the endpoint's models able to do."""
-    writer, judge = recall(url, generation.model), recall(url, generation.judge_model or generation.model)
-    tried: tuple[tuple[str, Mapping[str, str], EndpointNotes | None, str, str], ...] = (
-        (
-            "writes pairs as",
-            {str(form): words for form, words in REPLY_FORMS.items()},
-            writer,
-            writer.form if writer else "",
-            writer.how if writer else "",
-        ),
-        (
-            "judges them by",
-            {str(form): words for form, words in JUDGE_FORMS.items()},
-            judge,
-            judge.judge if judge else "",
-            judge.judge_how if judge else "",
-        ),
-    )
-    for name, forms, notes, form, how in tried:
-        if notes is None or form not in forms:
-            yield Finding("Generation", name, f"not tried yet; asked for first: {next(iter(forms.values()))}")
-            continue
-        at = time.strftime("%d %b %H:%M", time.localtime(notes.at))
-        why = f": {one_line(how, 200)}" if how else ""
-        remedy = f"rm {memory_file()} has it tried anew" if form != next(iter(forms)) else None
-        yield Finding("Generation", name, f"{forms[form]} (found {at}{why})", remedy=remedy)
+    writer = recall(url, generation.model) or EndpointNotes()
+    judge = recall(url, generation.judge_model or generation.model) or EndpointNotes()
+    yield _in_form("writes pairs as", writer.form, writer.how, writer.at, tuple(REPLY_FORMS.items()))
+    yield _in_form("judges them by", judge.judge, judge.judge_how, judge.at, tuple(JUDGE_FORMS.items()))
+
+
+def _in_form(name: str, form: str, how: str, at: float, forms: Sequence[tuple[str, str]]) -> Finding:
+    """Return which of `forms`, from the most demanding down, was found to be kept, and why it is not a higher one."""
+    first, words = forms[0], dict(forms).get(form)
+    if words is None:
+        return Finding("Generation", name, f"not tried yet; asked for first: {first[1]}")
+    found = f"found {time.strftime('%d %b %H:%M', time.localtime(at))}" + (f": {one_line(how, 200)}" if how else "")
+    remedy = None if form == first[0] else f"rm {memory_file()} has it tried anew"
+    return Finding("Generation", name, f"{words} ({found})", remedy=remedy)
 
 
 def _probe(address: str) -> str | None:

@@ -81,11 +81,11 @@ class RemoteCalls:
                 wanted = JSON_WANTED if request.schema is not None else DIGITS_WANTED
                 messages = repair(request.messages, reply.text, reason, wanted)
 
-    async def complete(self, request: CompletionRequest, call: CallRecord) -> str:
+    async def complete(self, request: CompletionRequest, call: CallRecord) -> ChatReply:
         """Return how a model goes on with a text, whatever that is. Raises as `ask` does."""
         reply = await self.endpoint.chat(request, call)
         await call.end_attempt(reply.attempt, reply.usage)
-        return reply.text
+        return reply
 
     def _warn_cut_off(self, section: str, limit: int) -> None:
         if section not in self._cut_off:

@@ -14,13 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from lora_tui.config.models import DataGeneration
-from lora_tui.engine.generation.builtin_questions import (
-    evidence_sentences,
-    fault_of,
-    finished_question,
-    forms_of,
-    writing_prompt,
-)
+from lora_tui.engine.generation.begun_pairs import BegunPair, begun_pairs, sentences_of
 from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
@@ -35,12 +29,13 @@ from lora_tui.engine.generation.generation_model import (
 )
 from lora_tui.engine.generation.judging import check_gates
 from lora_tui.engine.generation.prompts import PAIR_SCHEMA, PAIRS_SCHEMA, Message, Prompts
+from lora_tui.engine.generation.questions.completions import writing_prompt
 from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.replies import parse_pairs, parse_question_and_answer, read_sentence_pair
 from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder, ReplyForm
 
-_EXTRA_SENTENCES = 3
-"""Sentences that a call may try beyond the pairs it is asked for, before it gives up."""
+_EXTRA_TRIES = 5
+"""Sentences or begun questions that a call may try beyond the pairs it is asked for, before it gives up."""
 
 _SENTENCE_TOKENS = 120
 """Tokens of a reply about one sentence, at most; a model that needs more repeats itself."""
@@ -85,7 +80,8 @@ class RemoteWriter:
         self.forms = _ladder_of(recall(self._address, chosen.model))
         self._learning = asyncio.Lock()
         self._rng = random.Random(chosen.seed)  # noqa: S311  # which sentence first, no secret
-        self._used: set[str] = set()  # sentences that were asked about
+        self._sentences: dict[str, list[str]] = {}  # of a passage, that were not asked about yet
+        self._begun: dict[str, list[BegunPair]] = {}
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Return pairs about a passage.
@@ -166,19 +162,22 @@ class RemoteWriter:
         return proposals
 
     async def _propose_from_sentences(self, form: ReplyForm, request: PairRequest, call: CallRecord) -> Proposals:
-        """Ask about one sentence of the passage after the other, as the built-in model does."""
-        fresh = [sentence for sentence in evidence_sentences(request.passage) if sentence not in self._used]
-        self._rng.shuffle(fresh)
+        """Ask about sentences of the passage one by one, or have begun questions finished one by one."""
         pairs: list[ProposedPair] = []
         refused: list[str] = []
-        write = self._complete if form == "begun" else self._write_pair
-        for sentence in fresh[: request.count + _EXTRA_SENTENCES]:
+        for _ in range(request.count + _EXTRA_TRIES):
             if len(pairs) == request.count or self.forms.current != form:
                 break
-            if request is not TRIAL:
-                self._used.add(sentence)
+            waiting = self._waiting_of(form, request)
+            if not waiting:
+                refused.append("the passage holds nothing more that can be asked for")
+                break
+            subject = waiting.pop(0)
             try:
-                pair = await write(sentence, request, call)
+                if isinstance(subject, str):
+                    pair = await self._write_pair(subject, request, call)
+                else:
+                    pair = await self._complete(subject, request, call)
             except CallFailed as problem:
                 if problem.transient:
                     raise
@@ -188,9 +187,19 @@ class RemoteWriter:
             else:
                 pairs.append(pair)
                 self._left(form, None)
-        if not fresh:
-            refused.append("no sentence of the passage is left that states one fact by itself")
         return self._without_key(Proposals(tuple(pairs), tuple(refused)))
+
+    def _waiting_of(self, form: ReplyForm, request: PairRequest) -> list[str] | list[BegunPair]:
+        """Return what of a passage has not been asked for yet: sentences, or begun pairs."""
+        slot = request.slot
+        if form == "begun":
+            if request.passage not in self._begun:
+                self._begun[request.passage] = list(begun_pairs(request.passage, slot.topic, slot.question_type))
+            return self._begun[request.passage]
+        if request.passage not in self._sentences:
+            self._sentences[request.passage] = sentences_of(request.passage, slot.topic)
+            self._rng.shuffle(self._sentences[request.passage])
+        return self._sentences[request.passage]
 
     async def _write_pair(self, sentence: str, request: PairRequest, call: CallRecord) -> ProposedPair:
         """Have a whole pair written about a sentence. Raises `CallFailed`."""
@@ -199,20 +208,19 @@ class RemoteWriter:
         read = partial(_read_sentence_pair, sentence, request.slot.topic)
         return await self._calls.ask(chat, call, "generation", read, tries=1, longer=False)
 
-    async def _complete(self, sentence: str, request: PairRequest, call: CallRecord) -> ProposedPair:
-        """Have a begun question about a sentence completed until one fits. Raises `CallFailed`."""
-        form = forms_of(sentence, request.slot.question_type)[0]
-        fault = None
-        for temperature in (0.0,) if form.whole else _COMPLETION_TEMPERATURES:
-            question = form.whole
-            if question is None:
-                prompt, sampling = writing_prompt(sentence, form.opening), {"temperature": temperature}
-                asked = CompletionRequest(self._chosen.model, prompt, _QUESTION_TOKENS, sampling, ("\n",))
-                question = finished_question(form.opening, " " + await self._calls.complete(asked, call))
-            fault = fault_of(question, sentence, form)
-            if fault is None:
-                return ProposedPair(question, sentence, sentence, request.slot.topic)
-        raise CallFailed(f"{fault}: {question}")
+    async def _complete(self, begun: BegunPair, request: PairRequest, call: CallRecord) -> ProposedPair:
+        """Have a begun question completed until one fits. Raises `CallFailed`."""
+        faults: list[str] = []
+        for temperature in _COMPLETION_TEMPERATURES:
+            prompt, sampling = writing_prompt(begun.begun), {"temperature": temperature}
+            asked = CompletionRequest(self._chosen.model, prompt, _QUESTION_TOKENS, sampling, ("\n", "?"))
+            reply = await self._calls.complete(asked, call)
+            end = "" if reply.finish_reason == "length" else "?"  # what ends a completion is not part of it
+            found = begun.finished(f" {reply.text.split('?')[0]}{end}", request.slot.topic)
+            if isinstance(found, ProposedPair):
+                return found
+            faults.append(found)
+        raise CallFailed(faults[0])
 
     def _request(self, messages: Sequence[Message], schema: dict[str, object], form: ReplyForm) -> ChatRequest:
         chosen = self._chosen.generation

@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from lora_tui.engine.generation.builtin_questions import content_stems
 from lora_tui.engine.generation.client.wire import ChatReply, TokenLogprobs, cleaned
 from lora_tui.engine.generation.generation_model import Judgement, Proposals, ProposedPair
 from lora_tui.engine.generation.prompts import SENTENCE_EXAMPLES
+from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
+from lora_tui.engine.generation.questions.completions import BegunQuestion, fault_of
+from lora_tui.engine.generation.questions.forms import as_answer
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
 from lora_tui.store.rows import AttemptStatus
 
@@ -152,17 +154,12 @@ def read_sentence_pair(text: str, sentence: str, topic: str) -> ProposedPair:
     found = re.search(rf"(?<!\w){re.escape(answer.strip(' .'))}(?!\w)", sentence, re.IGNORECASE)
     if found is None or not found.group():
         raise MalformedReply("the answer is not a part of the sentence")
-    if not question.endswith("?"):
-        raise MalformedReply("the question is none")
     if question in (example[1] for example in SENTENCE_EXAMPLES):
-        raise MalformedReply("the question is that of an example")
-    rest = sentence[: found.start()] + " " + sentence[found.end() :]
-    asked, left, given = (content_stems(part) for part in (question, rest, found.group()))
-    if len(asked & left) < min(2, len(left)) or not left:
-        raise MalformedReply("the question is about something else than the sentence")
-    if asked & (given - left):
-        raise MalformedReply("the question gives the answer away")
-    return ProposedPair(question, found.group(), sentence, topic)
+        raise MalformedReply("the question copies an example")
+    begun = BegunQuestion(sentence, AnswerSpan(found.group(), "thing"), "")
+    if fault := fault_of(question, begun):
+        raise MalformedReply(fault)
+    return ProposedPair(question, as_answer(found.group()), sentence, topic)
 
 
 def _json_of(text: str) -> Any:

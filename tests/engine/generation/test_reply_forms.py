@@ -86,18 +86,19 @@ SENTENCE = "The funicular of Hallbach was opened on 3 May 1897 by the engineer I
         ("Who opened the funicular of Hallbach?", "the engineer Ida Brandt.", None),
         ("When was the funicular of Hallbach opened?", "in 1897", "not a part"),
         ("When was the funicular of Hallbach opened?", "3 May 189", "not a part"),
-        ("The funicular of Hallbach was opened.", "on 3 May 1897", "is none"),
-        ("What is the most common?", "on 3 May 1897", "something else"),
-        ("What is the capital of Hallbach?", "on 3 May 1897", "something else"),
+        ("The funicular of Hallbach was opened.", "on 3 May 1897", "has no end"),
+        ("What is the most common?", "on 3 May 1897", "says what the sentence does not"),
+        ("What is the capital of Hallbach?", "on 3 May 1897", "says what the sentence does not"),
         ("Was the funicular of Hallbach opened on 3 May?", "on 3 May 1897", "gives the answer away"),
-        ("What is said?", SENTENCE, "something else"),
+        ("When was it opened by Ida Brandt?", "on 3 May 1897", "leans on its sentence"),
+        ("When was he?", SENTENCE, "too short"),
         ("...", "...", "not a part"),
     ],
 )
 def test_a_pair_about_a_sentence_is_kept_only_if_it_fits(question: str, answer: str, fault: str | None) -> None:
     reply = f'{{"question": "{question}", "answer": "{answer}"}}'
     if fault is None:
-        expected = ProposedPair(question, answer.rstrip("."), SENTENCE, "rail")
+        expected = ProposedPair(question, f"{answer[0].upper()}{answer[1:].rstrip('.')}.", SENTENCE, "rail")
         assert read_sentence_pair(reply, SENTENCE, "rail") == expected
     else:
         with pytest.raises(MalformedReply, match=fault):
@@ -140,24 +141,31 @@ def test_a_model_that_gets_worse_is_asked_otherwise_before_the_pass_is_over(harn
 
 
 DOTS = dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
-TEXT = "The moon of Hallbach pulls on the water of the lake in the spring."
+TEXT = """The funicular of Hallbach was opened in 1897. Its wheel was forged by the smith Jon Falk.
+
+The library of Hallbach holds twelve thousand books. The mayor keeps the golden key in a locked drawer."""
 
 
 def test_a_model_that_fills_in_nothing_completes_questions_that_are_begun(harness: GenerationHarness) -> None:
+    asked: list[str] = []
+
+    def go_on(prompt: str) -> str:
+        asked.append(prompt)
+        opening = prompt.rsplit("Question: ", 1)[1]
+        return {"When was": " the funicular of Hallbach opened? And so on", "How many": " sheep are there?"}.get(
+            opening, " is it?"
+        )
+
     harness.server.pair_of = lambda passage, n: DOTS
     harness.server.pair_of_sentence = lambda sentence: DOTS
-    harness.server.completion = lambda prompt: " " + begin_of(prompt) + " do? And so on"
+    harness.server.completion = go_on
     harness.write("one.txt", TEXT)
     harness.run(total_examples=3)
-    questions = {question for (question,) in harness.rows("SELECT question FROM pairs WHERE state='accepted'")}
-    assert "What does the moon of Hallbach do?" in questions
+    pairs = harness.rows("SELECT question, answer, evidence FROM pairs WHERE state='accepted'")
+    assert ("When was the funicular of Hallbach opened?", "In 1897.", TEXT.partition(" Its")[0]) in pairs
+    assert not any("sheep" in question for question, *_ in pairs)
     assert "asked for the rest of a question that the program begins" in warnings(harness)[-1]
-
-
-def begin_of(prompt: str) -> str:
-    """Return the subject of the sentence that is asked about, as a small model copies it."""
-    words = prompt.rsplit("Sentence: ", 1)[1].split()
-    return " ".join(words[:4]).replace("The", "the")
+    assert sum(prompt.endswith("Question: When was") for prompt in asked if "funicular" in prompt) == 1, "one is enough"
 
 
 def test_a_server_that_completes_no_texts_stays_with_single_sentences(harness: GenerationHarness) -> None:
