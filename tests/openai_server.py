@@ -301,7 +301,7 @@ def pair_of_sentence(passage: str, number: int) -> dict[str, str]:
 def pair_of_words(sentence: str) -> dict[str, str]:
     """Return a sound pair about a sentence: its last words, asked for with the others."""
     words = sentence.rstrip(".!?").split()
-    return {"question": f"What follows {' '.join(words[:-3])}?", "answer": " ".join(words[-3:])}
+    return {"question": f"What is {' '.join(words[:-3])}?", "answer": " ".join(words[-3:])}
 
 
 def token_logprobs(token: str) -> dict[str, Any]:

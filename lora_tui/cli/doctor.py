@@ -198,10 +198,11 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     yield _found("Generation", variable, key, "not set", required, f"export {variable}=…, {builtin}")
     base_url = (generation.base_url or _OPENAI).rstrip("/")
     answer = _probe(f"{base_url}/models")
-    reached = f"{base_url} answers" if answer is None else None
+    shown = shown_url(base_url)
+    reached = f"{shown} answers" if answer is None else None
     remedy = f"check data_generation.base_url and the network, {builtin}"
-    yield _found("Generation", "endpoint", reached, f"{base_url} cannot be reached: {answer}", required, remedy)
-    yield from _learned(shown_url(base_url), generation)
+    yield _found("Generation", "endpoint", reached, f"{shown} cannot be reached: {answer}", required, remedy)
+    yield from _learned(shown, generation)
 
 
 def _learned(url: str, generation: DataGeneration) -> Iterator[Finding]:

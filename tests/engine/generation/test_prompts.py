@@ -89,8 +89,8 @@ def test_the_keys_that_are_named_are_those_of_the_schema_and_nothing_is_there_to
 
 def test_the_examples_of_questions_about_a_sentence_would_be_kept() -> None:
     for sentence, question, answer in SENTENCE_EXAMPLES:
-        reply = json.dumps({"question": question.replace("?", " now?"), "answer": answer})
-        assert read_sentence_pair(reply, sentence, "t").answer == answer
+        reply = json.dumps({"question": question.replace("?", " ?"), "answer": answer})
+        assert answer.casefold() in read_sentence_pair(reply, sentence, "t").answer.casefold()
 
 
 def test_the_judges_examples_agree_with_its_scale_and_its_parser() -> None:
