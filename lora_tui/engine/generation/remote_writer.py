@@ -97,8 +97,7 @@ class RemoteWriter:
                 except FormRefused:
                     continue
                 except _FormLeft:
-                    if not self.forms.is_last:
-                        await self._try_forms(call)
+                    await self._try_forms(call)
                     continue
                 break
         changed = before != self.forms.current
@@ -126,7 +125,8 @@ class RemoteWriter:
 
     async def _try_forms(self, call: CallRecord) -> None:
         """Go down the ladder on the passage of the program's own, to the first form that brings a usable pair."""
-        while not self.forms.proven and not self.forms.is_last:
+        while not self.forms.proven:
+            was_last = self.forms.is_last
             try:
                 await self._propose(TRIAL, call, [])
             except (_FormLeft, FormRefused):
@@ -134,6 +134,8 @@ class RemoteWriter:
             except CallFailed as problem:
                 if problem.transient:
                     raise
+            if was_last:
+                return
 
     async def _propose(self, request: PairRequest, call: CallRecord, unusable: list[ProposedPair]) -> Proposals:
         """Ask in the current form.
