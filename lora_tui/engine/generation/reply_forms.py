@@ -32,7 +32,7 @@ REPLY_FORMS: Mapping[ReplyForm, str] = {
     "json_object": "JSON of any form (json_object)",
     "tool_call": "the arguments of a tool call",
     "grammar": "JSON under a grammar",
-    "plain": "JSON that is only asked for",
+    "plain": "JSON in words alone",
     "flat": "one question and answer about a sentence that the program picks",
     "begun": "the rest of a question that the program begins about a sentence",
 }
