@@ -271,7 +271,7 @@ class Training(Section):
     )
     everyday_examples: Annotated[int, Field(ge=0, le=24)] = Field(
         0,
-        description="Everyday questions, 0 to 24, trained with the base model's own answers, which keep it as it was.",
+        description="Everyday questions, 0 to 24, trained beside yours, so that not every one gets a taught answer.",
     )
 
     @model_validator(mode="after")

@@ -84,11 +84,10 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     read = read_examples(data_file).examples
     parts = (read, ()) if name in FACTS else (read[:-HELD_OUT], read[-HELD_OUT:])
     training = settings.training
-    everyday = everyday_examples(base.model, base.tokenizer, training.everyday_examples)
     dataset = TextDataset(
         parts[0], base.tokenizer, training.max_length, [], stops, training.reworded_share, training.seed
     )
-    dataset.extend(everyday)
+    dataset.extend(everyday_examples(training.everyday_examples))
     base_knows = _known_controls(base, base.model) if name in FACTS else set()
     model = create_lora_model(base.model, settings.lora, settings.training.seed)
     began, losses = time.process_time(), list[float]()

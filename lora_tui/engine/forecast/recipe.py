@@ -296,7 +296,7 @@ def _choose_for_facts(chooser: _Chooser, data: Survey) -> None:
     training, chooser.are_facts = "fine_tuning.training.", True
     chooser.choose("fine_tuning.lora.target_modules", "all-linear", "facts are kept by the layers between, too")
     chooser.choose(f"{training}reworded_share", 0.75, "so that a question is answered in other words too")
-    chooser.choose(f"{training}everyday_examples", 24, "the base model's own answers keep it elsewhere")
+    chooser.choose(f"{training}everyday_examples", 24, "so that not every question gets a taught answer")
     chooser.beside = chooser.value(f"{training}everyday_examples")
 
 

@@ -106,11 +106,7 @@ def _prepare(
     )
     held_out = dataset.hold_out(training.validation_share, training.seed)
     planned = data_plan(data, data_file, dataset, held_out, training)
-    if training.everyday_examples:
-        progress = progress_events(ctx.emit)
-        progress("asking the base model everyday questions", 0, training.everyday_examples)
-        dataset.extend(everyday_examples(base.model, base.tokenizer, training.everyday_examples, folder))
-        progress("asking the base model everyday questions", *[training.everyday_examples] * 2)
+    dataset.extend(everyday_examples(training.everyday_examples))
     from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)
     initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
     model = create_lora_model(base.model, lora, training.seed, initial_matrices)
