@@ -246,9 +246,7 @@ class Training(Section):
         16, description="Micro-batches in an optimizer step; batch_size times this is the batch that is learned from."
     )
     shuffle: bool = Field(True, description="Draw the examples in a new order each epoch.")
-    seed: Seed = Field(
-        42, description="Order of the examples, dropout and starting weights; the same seed repeats a run."
-    )
+    seed: Seed = Field(42, description="Order of examples, dropout, starting weights; one seed repeats a run.")
     save_dir: Text = Field("checkpoints", description="Folder of the checkpoints and finished adapters.")
     max_steps: Limit = Field(0, description="Optimizer steps; 0 = as many as the epochs hold.")
     max_length: Annotated[int, Field(ge=8, le=LARGEST)] = Field(
@@ -267,11 +265,10 @@ class Training(Section):
 
     reworded_share: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.0,
-        description="Share of the passes, 0 to 0.9, that read a question with words left out or moved; 0.75 for facts.",
+        description="Share of the passes, 0 to 0.9, that read questions with words left out or moved; 0.75 for facts.",
     )
     everyday_examples: Annotated[int, Field(ge=0, le=24)] = Field(
-        0,
-        description="Everyday questions, 0 to 24, trained beside yours, so that not every one gets a taught answer.",
+        0, description="Everyday questions, 0 to 24, trained beside yours: not every one is to get a taught answer."
     )
 
     @model_validator(mode="after")
@@ -368,8 +365,7 @@ class FineTuning(Section):
 
     recipe: Literal["auto", "as written"] = Field(
         "auto",
-        description='"auto" chooses for each run what nobody has set (in a whole copy of this file: what stands at its '
-        'default): model, rate, batch, length and more; the plan says why. "as written" takes the numbers given here.',
+        description='"auto" chooses for a run what nobody set (of a copy of this file: what is at its default).',
     )
     model_name: Text = Field(
         "deepseek-ai/deepseek-r1-distill-qwen-1.5b",
