@@ -428,11 +428,7 @@ class App(Section):
     animation: Literal["auto", "full", "none"] = Field(
         "auto", description='Movement on the screen; "auto" has none over SSH.'
     )
-    drawing: Literal["auto", "full", "blocks", "ascii"] = Field(
-        "auto",
-        description='Characters for plots and frames: "blocks" for fonts without Braille dots, "ascii" for terminals '
-        'that are not UTF-8; "auto" goes by TERM and the locale.',
-    )
+    drawing: Literal["auto", "full", "blocks", "ascii"] = Field("auto", description="Characters of plots and frames.")
     keys: Bindings = Field(
         {},
         description='Keys of your own: the name of a binding and its keys, as in "train.stop" = "ctrl+s,f8". '
