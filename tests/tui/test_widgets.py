@@ -190,7 +190,7 @@ def test_numbers_that_are_missing_are_dashes() -> None:
     assert number(None) == number(float("nan")) == short_count(float("inf")) == lr_text(None) == "–"
     assert number(1234.5) == "1,234"
     assert [short_count(n) for n in (0, 9999, 84_123, 1_234_567, 12e9)] == ["0", "9,999", "84k", "1.2M", "12.0G"]
-    assert [lr_text(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1.0e-3", "3.0e-5"]
+    assert [lr_text(n) for n in (0, 8.1e-4, 1e-3, 3e-5)] == ["0", "8.1e-4", "1e-3", "3e-5"]
 
 
 def test_columns_that_matter_least_are_left_out_first_and_the_others_share_the_room() -> None:
