@@ -41,7 +41,7 @@ _KEYS = f"""\
 {_INDENT}enter     asks; on an empty line it goes on with a reply that was cut
 {_INDENT}↑ ↓       earlier questions; ← → move in the line
 {_INDENT}ctrl+c    stops a reply; at the prompt it leaves, as «{EXIT}» does
-{_INDENT}Length, beams and temperature: --set fine_tuning.chat.max_new_tokens=200, and so on"""
+{_INDENT}Longer replies: --set fine_tuning.chat.max_new_tokens=200"""
 
 
 class ChatOutput:
@@ -110,8 +110,9 @@ class _LineOutput(ChatOutput):
         if not self._interactive:
             return
         _edit_lines(questions)
-        special = f" Special commands: {clean(', '.join(commands))}." if commands else ""
-        print(f"Ask something; the model loads meanwhile. «{HELP}» names the keys.{special}", file=sys.stderr)
+        print(f"Ask something; the model loads meanwhile. «{HELP}» names the keys, «{EXIT}» leaves.", file=sys.stderr)
+        if commands:
+            print(f"Special commands: {clean(', '.join(commands))}", file=sys.stderr)
 
     def wait_for_model(self) -> None:
         self._status.show(self._loading or "loading", since=self._began)
@@ -196,6 +197,8 @@ class _LineOutput(ChatOutput):
 
     def end(self, status: str) -> None:
         self._status.clear()
+        if self._interactive and status == "interrupted":
+            print(file=sys.stderr)  # the shell's prompt gets a line of its own
 
 
 def _figures(reply: Reply) -> str:
@@ -203,7 +206,8 @@ def _figures(reply: Reply) -> str:
     parts = [count(reply.tokens, "token")]
     if reply.seconds:
         parts.append(f"{reply.tokens_per_s:.0f} tokens/s")
-    parts.append(duration(reply.seconds))
+    if reply.seconds >= 1:
+        parts.append(duration(reply.seconds))
     if reply.can_go_on:
         parts.append(f"{'stopped' if reply.stopped else 'cut'} here: enter on an empty line goes on")
     return " · ".join(parts)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -171,6 +172,9 @@ def _chat(request: Request, streams: Streams, settings: Settings, store_path: Pa
     with chat_signals(streams):
         engine.start()
         try:
-            return chat_mode(engine, settings, request, streams.out)
+            status = chat_mode(engine, settings, request, streams.out)
         finally:
             engine.close()
+    if streams.in_is_terminal:  # a person waits: torch takes seconds to be taken down, or to be imported to the end
+        os._exit(BROKEN_PIPE_STATUS if streams.close() else status)
+    return status

@@ -24,6 +24,36 @@ def installed_command() -> list[str]:
     return [script] if script else [sys.executable, "-m", "lora_tui"]
 
 
+class LineTerminal:
+    """A pseudo-terminal, for a process that is started elsewhere on its `name`."""
+
+    def __init__(self) -> None:
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.name = os.ttyname(self._slave)
+        self.output = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._slave)
+        os.close(self._master)
+
+    def send(self, keys: str) -> None:
+        """Type."""
+        os.write(self._master, keys.encode())
+
+    def read_until(self, text: str, times: int = 1, timeout: float = 60.0) -> str:
+        """Wait until `text` has appeared so many times; returns the output so far."""
+        deadline = time.monotonic() + timeout
+        while self.output.count(text) < times:
+            assert time.monotonic() < deadline, f"{text!r} did not appear; the terminal shows:\n{self.output}"
+            if select.select([self._master], [], [], 0.2)[0]:
+                self.output += os.read(self._master, 65536).decode(errors="replace")
+        return self.output
+
+
 class Terminal:
     """A process in a pseudo-terminal that it is the leader of, so that closing the line hangs it up."""
 

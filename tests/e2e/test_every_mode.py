@@ -2,14 +2,16 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.terminal import Terminal, installed_command
+from tests.e2e.terminal import LineTerminal, Terminal, installed_command
 from tests.e2e.warm_command import WarmCommand
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, made_up_text
@@ -157,9 +159,58 @@ def test_without_a_terminal_there_are_no_escape_codes(modes_folder: ModesFolder)
         assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_the_conversation_is_in_the_store(modes_folder: ModesFolder) -> None:
-    import sqlite3
+def test_one_prompt_writes_its_answer_and_nothing_else(modes_folder: ModesFolder) -> None:
+    done = modes_folder.run_warm("--run", "chat", "--prompt", "unlock", "--set", "fine_tuning.chat.max_new_tokens=3")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert "with the adapter of run" in done.stderr
+    assert "lora-tui: expected: " in done.stderr
+    assert "lora-tui: cut at 3 tokens; --set fine_tuning.chat.max_new_tokens=12 lets it go on." in done.stderr
 
+
+def test_lines_in_a_terminal_are_edited_recalled_and_go_on(modes_folder: ModesFolder) -> None:
+    """A question is typed while the model loads; ← edits it, ↑ recalls it, enter alone goes on with what was cut."""
+    arguments = ("--run", "chat", "--set", "fine_tuning.chat.max_new_tokens=3")
+    with LineTerminal() as terminal, ThreadPoolExecutor(1) as running:
+        command = running.submit(
+            modes_folder.command.run,
+            arguments,
+            cwd=modes_folder.folder,
+            env=modes_folder.environment,
+            terminal=terminal.name,
+        )
+        terminal.read_until("names the keys")
+        terminal.read_until("you    ")
+        terminal.send("unlok\x1b[Dc\r")  # one character to the left
+        terminal.read_until("· loaded in")
+        terminal.read_until("agreement: ")
+        terminal.read_until("3 tokens · ")
+        terminal.send("\r")
+        terminal.read_until("6 tokens · ")
+        terminal.send("\x1b[A\r")
+        terminal.read_until("3 tokens · ", times=2)
+        terminal.send("?\r")
+        terminal.read_until("earlier questions")
+        terminal.send("exit\r")
+        assert command.result(timeout=60).returncode == 0
+    assert "enter on an empty line goes on" in terminal.output
+    with sqlite3.connect(modes_folder.folder / "training_data.db") as store:
+        turns = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 4").fetchall()
+    assert [text for role, text in turns if role == "user"] == ["unlock", "unlock"]
+
+
+def test_ctrl_c_leaves_while_the_model_is_still_loading(modes_folder: ModesFolder) -> None:
+    """Importing torch takes seconds, on a busy machine a minute; nobody waits for it to end."""
+    command = [*installed_command(), "--run", "chat"]
+    before = sum(os.times()[2:4])  # processor seconds of children that have ended
+    with Terminal(command, cwd=modes_folder.folder, env=modes_folder.environment) as terminal:
+        terminal.read_until("you    ")
+        terminal.send("\x03")
+        assert terminal.wait(timeout=60) == 130
+        assert sum(os.times()[2:4]) - before < 5, "torch alone takes ten seconds of a processor"
+
+
+def test_the_conversation_is_in_the_store(modes_folder: ModesFolder) -> None:
     modes_folder.run_warm("--run", "chat", "--prompt", "a question of its own")
     with sqlite3.connect(modes_folder.folder / "training_data.db") as store:
         roles = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 2").fetchall()

@@ -53,11 +53,17 @@ class WarmCommand:
         env: Mapping[str, str],
         stdin: str = "",
         stdout: Path | None = None,
+        terminal: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command with these arguments to its end. With `stdout`, a FIFO say, what it writes goes there."""
+        """Run the command with these arguments to its end. With `stdout`, a FIFO say, what it writes goes there.
+
+        With `terminal`, the name of a pseudo-terminal, all three streams are that one.
+        """
         streams = [self._folder / name for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin)
         paths = [str(path) for path in (streams[0], stdout or streams[1], streams[2])]
+        if terminal is not None:
+            paths = [terminal] * 3
         request = {"arguments": arguments, "cwd": str(cwd), "environment": dict(env), "streams": paths}
         assert self._process.stdin is not None
         assert self._process.stdout is not None

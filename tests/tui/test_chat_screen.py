@@ -1,6 +1,7 @@
 """Chat: words that come as they are decoded, both sides, stopping, and what can be done with a reply."""
 
 import asyncio
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from textual import events
 from textual.widgets import TextArea
 
+from lora_tui.config.load import with_values
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
@@ -283,8 +285,11 @@ async def test_enter_on_an_empty_prompt_goes_on_with_a_reply_that_was_cut(harnes
     harness.backend.conversation.cut = True
     async with harness.app() as (app, pilot):
         await pilot.press("escape", "3", "enter", *"hi", "enter")
-        await wait_for_text(app, "cut at 4 tokens · enter on an empty prompt goes on")
-        await pilot.press("enter")
+        await wait_for_text(app, "4 tokens · 8 tokens/s · cut here · enter goes on")
+        await wait_for_text(app, "⏎ Go on")
+        await pilot.press("a")
+        await wait_for_text(app, "⏎ Send")
+        await pilot.press("backspace", "enter")
         await wait_for_text(app, "the secret password is long")
         await wait_until(lambda: "goes on" not in screen_text(app))
         assert "6 tokens" in screen_text(app)
@@ -385,3 +390,24 @@ async def test_a_question_mark_in_the_empty_prompt_opens_the_help(harness: AppHa
         await wait_for_text(app, "? Help")
         await pilot.press("question_mark")
         await wait_until(lambda: isinstance(app.screen, HelpScreen))
+
+
+async def test_the_base_model_is_that_of_a_run(harness: AppHarness) -> None:
+    """What the configuration names now may be another one than a run was trained on."""
+    models = ("small", "small", "large")
+    runs = [
+        await harness.populate(
+            lambda store, m=model: create_training_run(store, settings={"fine_tuning.model_name": m})
+        )
+        for model in models
+    ]
+    harness.settings = with_values(harness.settings, {"fine_tuning.model_name": "configured"})
+    async with harness.app((140, 42)) as (app, pilot):
+        await pilot.press("3", "ctrl+t")
+        await wait_for_text(app, "Which model answers")
+        rows = re.findall(r"base model +(?:that of run \d|no adapter) +(\w+)", screen_text(app))
+        assert rows == ["large", "small", "configured"]
+        await pilot.press("end", "up", "enter", *"hi", "enter")
+        await wait_for_text(app, "4 tokens")
+        assert harness.backend.calls_of("open_chat") == [(ChatTarget(runs[1], base_only=True),)]
+        assert harness.backend.conversation.asked == [("hi", ("tuned",))]

@@ -101,14 +101,20 @@ def resolve_recipe(settings: Settings, data: Survey, *, hub: bool | None = None)
     """
     if settings.fine_tuning.recipe != "auto":
         return Recipe(settings)
-    device = expected_device(settings.fine_tuning.device)
-    model: tuple[Choice, ...] = ()
-    if left_to_recipe(settings, "fine_tuning.model_name"):
-        reachable = may_be_fetched(settings.fine_tuning.model_name) if hub is None else hub
-        choice = choose_model(settings, device, free_bytes(device).value, reachable=reachable)
-        settings, model = with_values(settings, {choice.key: choice.value}), (choice,)
+    model = resolve_model(settings, hub=hub)
+    settings = model.settings
     chosen = choose_values(settings, data, _architecture(settings.fine_tuning))
-    return Recipe(chosen.settings, (*model, *chosen.choices))
+    return Recipe(chosen.settings, (*model.choices, *chosen.choices))
+
+
+def resolve_model(settings: Settings, *, hub: bool | None = None) -> Recipe:
+    """Return the settings with the base model chosen where nobody has; `hub` and blocking as in `resolve_recipe`."""
+    if not left_to_recipe(settings, "fine_tuning.model_name"):
+        return Recipe(settings)
+    device = expected_device(settings.fine_tuning.device)
+    reachable = may_be_fetched(settings.fine_tuning.model_name) if hub is None else hub
+    choice = choose_model(settings, device, free_bytes(device).value, reachable=reachable)
+    return Recipe(with_values(settings, {choice.key: choice.value}), (choice,))
 
 
 def choose_model(settings: Settings, device: DeviceForecast, free: float | None, *, reachable: bool) -> Choice:

@@ -13,7 +13,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.read import ReadResult, read_examples, training_file
 from lora_tui.engine.data.survey import survey_of
-from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_recipe
+from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext
@@ -89,8 +89,16 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
 
 async def check_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
     """Raise what `open_chat` would raise for an adapter or a model that is missing, or that do not match."""
+    await _chat_settings(store, settings, options)
+
+
+async def _chat_settings(store: Store, settings: Settings, options: Mapping[str, Any]) -> Settings:
+    """Check adapter and model; returns the settings with the base model that training would take if none is named."""
     source = None if options.get("base_only") else await find_adapter(store, options)
+    if source is None and options.get("adapter_run") is None:
+        settings = (await asyncio.to_thread(resolve_model, settings)).settings
     check_source(await base_model_name(store, settings, options, source))
+    return settings
 
 
 async def open_chat(
@@ -100,7 +108,7 @@ async def open_chat(
 
     `options` are those of `lora_tui.engine.chat.session.open_session`.
     """
-    await check_chat(host.open_store, settings, options)
+    settings = await _chat_settings(host.open_store, settings, options)
     progress(STARTING_TORCH, 0, 1)
     open_session = await asyncio.to_thread(_chat_opener)
     progress(STARTING_TORCH, 1, 1)

@@ -51,7 +51,7 @@ class ChatScreen(ModeScreen):
         Binding("escape", "leave_prompt", "Leave box", id="chat.leave-prompt",
                 tooltip="Leave the prompt, so that keys such as 1-6, + and - work; i is back"),
         Binding("i,escape", "prompt", "Type", id="chat.prompt", tooltip="Back to the prompt"),
-        Binding("enter", "go_on", "Go on", id="chat.go-on", tooltip="More of a reply that was cut or stopped"),
+        Binding("enter", "go_on", "Go on", id="chat.more", tooltip="More of a reply that was cut or stopped"),
         Binding("ctrl+r", "again", "Again", id="chat.again", priority=True, tooltip="Answer the same once more"),
         Binding("ctrl+b", "beside", "Base beside", id="chat.beside", priority=True,
                 tooltip="The base model's answer beside the tuned one's"),
@@ -80,7 +80,7 @@ class ChatScreen(ModeScreen):
         super().__init__(services)
         self.actions = actions
         self._chat_columns = ChatColumns(id="chat-columns")
-        self._prompt = ChatInput(id="prompt")
+        self._prompt = ChatInput(lambda: not self._busy and self._chat_columns.can_go_on, id="prompt")
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None
@@ -162,7 +162,9 @@ class ChatScreen(ModeScreen):
     def _show_line(self) -> None:
         decoding = self._decoding
         how = f"{decoding.num_beams} beams, shown at the end" if decoding.num_beams > 1 else "word by word"
-        how += f" · {count(decoding.max_new_tokens, 'token')} at most · temperature {decoding.temperature:g}"
+        how += f" · {count(decoding.max_new_tokens, 'token')} at most"
+        if decoding.temperature > 0:
+            how += f" · temperature {decoding.temperature:g}"
         how += " · ctrl+o changes it"
         if self._exported_run is not None and self._chat_columns.newest_reply is not None:
             how = f"ctrl+x exports it · {how}"

@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widgets import Label, Static
 
 from lora_tui.config.keys import all_keys
+from lora_tui.config.written import left_to_recipe
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.runs import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES, Checkpoint
@@ -28,7 +29,7 @@ _COLUMNS = (
     Column("checkpoint", 16),
     Column("score", 6, right=True),
     Column("state", 13),
-    Column("model and data", 0),
+    Column("base model and data", 0),
 )
 _MOST_RUNS = 50
 
@@ -46,7 +47,7 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
 
     def compose(self) -> ComposeResult:
         """A list."""
-        with titled(Vertical(classes="dialog -wide-dialog -tall-dialog"), "Talk to"):
+        with titled(Vertical(classes="dialog -wide-dialog -tall-dialog"), "Which model answers"):
             yield RowList(lambda index: self._choices[index][1], _COLUMNS, id="checkpoints")
             yield KeyHints()
 
@@ -62,14 +63,31 @@ class CheckpointPicker(Dialog[ChatTarget | None]):
             # The newest checkpoint of a run that has ended is worth a line only where it is another one than the best.
             if last is not None and (best is None or best.step != last.step or run.state in LIVE_STATES):
                 self._choices.append((ChatTarget(run.id, "last"), _cells(run, last)))
-        model = one_line(state.settings.fine_tuning.model_name, 120)
-        base: list[Cell] = [("base model", "strong"), ("no adapter", ""), ("", ""), ("", ""), (model, "dim")]
-        self._choices.append((ChatTarget(base_only=True), base))
+        self._choices += self._base_models()
         self.query_one(RowList).show(len(self._choices))
+
+    def _base_models(self) -> list[tuple[ChatTarget, list[Cell]]]:
+        """The base model of each run, the newest run's first and each once, and the configured one."""
+        state = self._services.state
+        found: dict[str, ChatTarget] = {}
+        for run in state.runs:
+            if run.mode in TRAINING_MODES and run.model:
+                found.setdefault(run.model, ChatTarget(run.id, base_only=True))
+        if not left_to_recipe(state.settings, "fine_tuning.model_name"):
+            found.setdefault(state.settings.fine_tuning.model_name, ChatTarget(base_only=True))
+        elif not found:
+            found["the one that fits this machine"] = ChatTarget(base_only=True)
+        return [(target, _base_cells(model, target)) for model, target in found.items()]
 
     @on(RowList.Chosen)
     def _chosen(self, event: RowList.Chosen) -> None:
         self.dismiss(self._choices[event.index][0])
+
+
+def _base_cells(model: str, target: ChatTarget) -> list[Cell]:
+    """A base model's row."""
+    whose = "no adapter" if target.run_id is None else f"that of run {target.run_id}"
+    return [("base model", "strong"), (whose, ""), ("", ""), ("", ""), (one_line(model, 120), "dim")]
 
 
 def _cells(run: RunLine, checkpoint: Checkpoint) -> list[Cell]:

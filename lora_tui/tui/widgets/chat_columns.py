@@ -142,8 +142,7 @@ class ReplyMessage(Vertical):
         speed = f" · {reply.tokens_per_s:.0f} tokens/s" if reply.seconds > 0 else ""
         parts.append((f"{count(reply.tokens, 'token')}{speed}", DIM))
         if reply.can_go_on:
-            why = "stopped" if reply.stopped else f"cut at {count(reply.tokens, 'token')}"
-            parts += [(f" · {why}", "$warning"), (" · enter on an empty prompt goes on", DIM)]
+            parts += [(f" · {'stopped' if reply.stopped else 'cut'} here", "$warning"), (" · enter goes on", DIM)]
         if self.ratings:
             parts.append((f" · rated {self.ratings[-1]} of 5", "bold $accent"))
         if not reply.text:
