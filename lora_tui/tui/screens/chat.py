@@ -88,6 +88,8 @@ class ChatScreen(ModeScreen):
         self._title = ""
         self._loading: tuple[ChatTarget, asyncio.Task[Conversation]] | None = None
         """The model that is being loaded."""
+        self._hint_is_untrained = False
+        """Whether the hint says that nothing is trained yet."""
         self._asking: Worker[None] | None = None
         """The question that waits for its model; None once it is being answered."""
 
@@ -113,7 +115,8 @@ class ChatScreen(ModeScreen):
             ("↑", "bold"), (" recalls earlier questions, ", DIM), ("?", "bold"),
             (" in the empty prompt shows all keys.", DIM),
         ]  # fmt: skip
-        if not any(run.mode in TRAINING_MODES and run.folder for run in self.state.runs):
+        self._hint_is_untrained = self._is_untrained
+        if self._hint_is_untrained:
             untrained = "Nothing is trained yet: a base model answers, which knows nothing of your text. "
             ways = (("f1", "bold"), " makes pairs of it, ", ("f2", "bold"), " trains.\n")
             text = [(untrained, "$warning"), *ways, *text]
@@ -121,6 +124,10 @@ class ChatScreen(ModeScreen):
             shown = ", ".join(list(commands)[:6])
             text += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
         self._chat_columns.show_hint(styled(*text))
+
+    @property
+    def _is_untrained(self) -> bool:
+        return not any(run.mode in TRAINING_MODES and run.folder for run in self.state.runs)
 
     # The model
 
@@ -150,6 +157,9 @@ class ChatScreen(ModeScreen):
         """Show the model, and the live run: the newest adapter may be another one now."""
         if changed:
             self._show_target()
+            if self._hint_is_untrained != self._is_untrained and (hints := self._chat_columns.query(".hint")):
+                await hints.remove()
+                self._show_hint()
 
     def _show_target(self) -> None:
         target = self.target
