@@ -80,7 +80,7 @@ class ChatScreen(ModeScreen):
         super().__init__(services)
         self.actions = actions
         self._chat_columns = ChatColumns(id="chat-columns")
-        self._prompt = ChatInput(lambda: not self._busy and self._chat_columns.can_go_on, id="prompt")
+        self._prompt = ChatInput(id="prompt")
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None

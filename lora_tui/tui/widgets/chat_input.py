@@ -1,6 +1,5 @@
 """The prompt of Chat: a text area that sends, recalls earlier questions, and folds what is pasted where it is long."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events, on
@@ -23,8 +22,6 @@ class ChatInput(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", id="chat.send"),
-        Binding("enter", "go_on", "Go on", id="chat.go-on",
-                tooltip="With nothing typed: more of a reply that was cut or stopped"),
         Binding("f1", "app.go('generate')", "Screens", id="chat.screens", priority=True, key_display="f1-f6",
                 tooltip="Go to another screen; the digits are typed here"),
         Binding("question_mark", "help", "Help", id="chat.help", key_display="?",
@@ -44,11 +41,9 @@ class ChatInput(TextArea):
             self.text = text
             self.shown = shown
 
-    def __init__(self, can_go_on: Callable[[], bool], *, id: str | None = None) -> None:  # noqa: A002
-        """`can_go_on` tells whether a reply was cut, so that enter alone goes on with it."""
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         placeholder = "Ask something; enter sends, ? shows the keys"
         super().__init__(id=id, compact=True, soft_wrap=True, placeholder=placeholder)
-        self._can_go_on = can_go_on
         self.earlier: list[str] = []
         """Questions that can be recalled, oldest first."""
         self._recalled = 0
@@ -72,11 +67,9 @@ class ChatInput(TextArea):
         self.move_cursor(self.document.end)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the help where its key is not a character of the question, and what enter does."""
+        """Offer the help where its key is not a character of the question."""
         if action == "help":
             return not self.text
-        if action in ("send", "go_on"):
-            return (action == "go_on") == (not self.text.strip() and self._can_go_on())
         return super().check_action(action, parameters)
 
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
@@ -111,10 +104,6 @@ class ChatInput(TextArea):
         for words, pasted in self._pastes.items():
             text = text.replace(words, pasted)
         self.post_message(self.Sent(text.strip(), shown))
-
-    def action_go_on(self) -> None:
-        """Send nothing, for which a reply goes on."""
-        self.post_message(self.Sent("", ""))
 
     def action_newline(self) -> None:
         """Insert a line break."""
