@@ -74,12 +74,12 @@ class _Passage:
 
 @dataclass
 class _ReadPassage:
-    """A passage that the model has read, by itself and with "Answer:" after it.
+    """A passage that the model has read, with "Question" and with "Answer:" after it.
 
     `unasked` are the log-probabilities (nats) of answers without a question.
     """
 
-    text: ReadText
+    question: ReadText
     answer: ReadText
     unasked: dict[str, float] = field(default_factory=dict)
 
@@ -212,7 +212,7 @@ class BuiltinModel:
             new = [candidate for candidate in candidates if candidate not in read.unasked]
             unasked = score_continuations(model, tokenizer, read.answer, [f" {candidate}" for candidate in new])
             read.unasked |= {one: score.total for one, score in zip(new, unasked, strict=True)}
-            asked_text = read_text(model, tokenizer, f"Question: {question}\nAnswer:", after=read.text)
+            asked_text = read_text(model, tokenizer, f": {question}\nAnswer:", after=read.question)
             scores = score_continuations(model, tokenizer, asked_text, [f" {candidate}" for candidate in candidates])
             own, *rivals = [
                 Candidate(score.total, read.unasked[candidate], score.tokens)
@@ -225,8 +225,11 @@ class BuiltinModel:
             self._read.move_to_end(passage)
         else:
             text = read_text(self._base.model, self._base.tokenizer, f"{passage.strip()}\n\n")
-            answer = read_text(self._base.model, self._base.tokenizer, "Answer:", after=text)
-            self._read[passage] = _ReadPassage(text, answer)
+            question, answer = (
+                read_text(self._base.model, self._base.tokenizer, begun, after=text)
+                for begun in ("Question", "Answer:")
+            )
+            self._read[passage] = _ReadPassage(question, answer)
             if len(self._read) > _PASSAGES_READ:
                 self._read.popitem(last=False)
         return self._read[passage]
