@@ -9,7 +9,7 @@ once; its questions are scored a few at a time, and the best are handed out firs
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -71,6 +71,15 @@ class _Passage:
     answered: set[tuple[str, str]] = field(default_factory=set)
     completed: bool = False
 
+    def leave_out(self, asked: Set[str]) -> None:
+        """Forget facts whose question was `asked`, here or in a passage that overlaps, and those of done answers."""
+
+        def is_open(fact: Fact) -> bool:
+            return fact.pair.question.casefold() not in asked and fact.key not in self.answered
+
+        self.unscored = [fact for fact in self.unscored if is_open(fact)]
+        self.ready = [(level, fact) for level, fact in self.ready if is_open(fact)]
+
 
 @dataclass
 class _ReadPassage:
@@ -128,6 +137,8 @@ class BuiltinModel:
                 await self._ctx.in_torch_thread(
                     self._score, passage, facts_of(passage), [(pair.question, pair.answer, "")]
                 )
+        if key not in self._scores:
+            raise CallStopped
         trip = self._scores[key]
         await call.end_attempt(attempt, AttemptEnd("ok", reply=f"{trip.level:.3f}"))
         return Judgement(trip.metrics(), trip.note(), "round trip")
@@ -147,6 +158,8 @@ class BuiltinModel:
         request = PairRequest(sentence, _ANY_SLOT, 1, (), (), ())
         async with self._lock:
             facts = await self._ctx.in_torch_thread(self._next_facts, request)
+            self._passages.pop(sentence, None)  # a statement may come again
+            self._asked.clear()
         if self._ctx.stop.is_set():
             raise CallStopped
         if not facts:
@@ -167,10 +180,11 @@ class BuiltinModel:
             known = self._passages[request.passage] = _Passage(
                 found, _by_promise(found.facts, request.slot.question_type)
             )
-        asked_before = {question.casefold() for question in request.avoid}
+        asked_before = self._asked | {question.casefold() for question in request.avoid}
         while not self._ctx.stop.is_set():
-            good = [scored for scored in known.ready if scored[0] >= _GOOD]
-            if len(good) >= request.count:
+            known.leave_out(asked_before)
+            good = sum(level >= _GOOD for level, _ in known.ready)
+            if good >= request.count:
                 break
             if known.unscored:
                 self._score_facts(request.passage, known)
@@ -183,13 +197,10 @@ class BuiltinModel:
         chosen: list[Fact] = []
         while known.ready and len(chosen) < request.count:
             _, fact = known.ready.pop(0)
-            key = (fact.evidence, fact.pair.answer.casefold())
-            question = fact.pair.question.casefold()
-            if key in known.answered or question in asked_before or question in self._asked:
-                continue  # there was a better question for its answer, or it stands in two passages that overlap
-            known.answered.add(key)
-            self._asked.add(question)
+            known.answered.add(fact.key)
+            self._asked.add(fact.pair.question.casefold())
             chosen.append(fact)
+            known.leave_out(self._asked)
         return chosen
 
     def _score_facts(self, passage: str, known: _Passage) -> None:
@@ -238,10 +249,12 @@ class BuiltinModel:
         """Have the model complete questions about the answers that no rule has asked for."""
         asked_for = " ".join(fact.pair.answer.casefold() for fact in known.found.facts)
         begun: list[BegunQuestion] = []
+        evidence: dict[str, str] = {}
         for sentence in known.found.sentences:
-            if is_usable(sentence.text):
-                spans = [span for span in simple_spans(sentence.text) if span.text.casefold() not in asked_for]
-                begun += begun_questions(sentence.text, spans)
+            if is_usable(sentence.plain):
+                spans = [span for span in simple_spans(sentence.plain) if span.text.casefold() not in asked_for]
+                begun += begun_questions(sentence.plain, spans)
+                evidence[sentence.plain] = sentence.text
         facts = []
         del begun[_MOST_BEGUN:]
         for start in range(0, len(begun), _BATCH):
@@ -253,7 +266,7 @@ class BuiltinModel:
             for one, text in zip(part, written, strict=True):
                 question = finished_question(one.opening, text)
                 if fault_of(question, one) is None:
-                    facts.append(Fact(completed_pair(question, one), one.sentence))
+                    facts.append(Fact(completed_pair(question, one), evidence[one.sentence]))
         return facts
 
 

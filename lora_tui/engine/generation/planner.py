@@ -21,6 +21,7 @@ from lora_tui.config.models import DataGeneration
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, title_of
 from lora_tui.engine.generation.generation_model import PairRequest, Slot
+from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
@@ -33,7 +34,9 @@ TOKENS_PER_PAIR = 200
 """Tokens of a reply that a pair takes with its quotation."""
 
 _MAX_PAIRS_PER_CALL = 5
-_MAX_AVOIDED = 8
+_MAX_AVOIDED, _MAX_AVOIDED_BUILTIN = 8, 500
+"""Questions of a passage that a request names as asked: in a prompt each costs tokens, the built-in model compares."""
+
 _MIN_FRUITLESS = 10
 
 QUESTION_TYPES: Mapping[str, str] = {
@@ -168,6 +171,8 @@ class Planner:
     async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:
         """Return the request that a planned task sends to the model."""
         own = self._topics_of(row, task.source)
+        runs = (self._run_id, *self._earlier_runs)
+        most = _MAX_AVOIDED_BUILTIN if self._chosen.model == BUILTIN else _MAX_AVOIDED
         rng = random.Random(f"{self._chosen.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
         return PairRequest(
             passage=row.text,
@@ -175,11 +180,7 @@ class Planner:
             count=int(task.slot["count"]),
             further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
-            avoid=tuple(
-                await store_generation.questions_of_chunk(
-                    self._store, (self._run_id, *self._earlier_runs), row.id, _MAX_AVOIDED
-                )
-            ),
+            avoid=tuple(await store_generation.questions_of_chunk(self._store, runs, row.id, most)),
         )
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:

@@ -32,6 +32,11 @@ class Fact:
     pair: QuestionAnswer
     evidence: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the pair is about: two questions with the same key have the same answer in the same sentence."""
+        return self.evidence, self.pair.answer.casefold()
+
 
 @dataclass
 class PassageFacts:
