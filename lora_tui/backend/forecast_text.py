@@ -32,7 +32,7 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     lines.append(("steps", steps))
     if length.evaluations.value is not None:
         evaluations = count(round(length.evaluations.value), "evaluation")
-        lines.append(("looks", f"{evaluations}, {count(round(length.checkpoints.value or 0), 'checkpoint')}"))
+        lines.append(("tests", f"{evaluations}, {count(round(length.checkpoints.value or 0), 'checkpoint')}"))
     lines.append(("device", f"{training.device.name}, {memory.dtype}"))
     total = memory.total
     if total.value is None:

@@ -48,7 +48,7 @@ def unexplained(app: LoraApp) -> list[str]:
         elif isinstance(widget, LinePlot):
             text = "0"
         elif isinstance(widget, TopBar):
-            text = widget._state.plain
+            text = widget.state_text
         elif widget.id in FOREIGN or any(isinstance(one, Markdown) for one in widget.ancestors):
             continue
         elif isinstance(widget, Static):

@@ -66,7 +66,7 @@ class ModeScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Bar, body, hints."""
-        yield TopBar(self.MODE)
+        yield TopBar(self.MODE, id="bar")
         yield from self.compose_body()
         yield Line(id="next-step")
         yield KeyHints()

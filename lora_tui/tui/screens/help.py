@@ -25,9 +25,13 @@ from lora_tui.tui.views.lessons import lesson
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import RowList
+from lora_tui.tui.widgets.top_bar import TopBar
 
 Key = tuple[str, str, str]
 """How a key is written, its description in a word, and in a sentence."""
+
+
+_AT_THE_TOP = "At the top"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,15 @@ def explained_parts(screen: Screen[Any]) -> list[ExplainedPart]:
         entries = shown_in(widget.id or "", shown_text(widget)) if widget.id in table and widget.is_on_screen else ()
         if entries:
             parts.append(ExplainedPart(_title(widget), entries, widget in around))
-    return sorted(parts, key=lambda part: not part.has_focus)
+    return sorted(parts, key=lambda part: (not part.has_focus, part.title == _AT_THE_TOP))
 
 
 def shown_text(widget: Widget) -> str:
     """The text of a part: a list's headings, one a line, else what stands in it; its title in the first line."""
     if isinstance(widget, RowList):
         return "\n".join((_border_title(widget), *widget.headings))
+    if isinstance(widget, TopBar):
+        return widget.state_text
     statics: Iterable[Static] = [widget] if isinstance(widget, Static) else widget.query(Static)
     contents = [static.content for static in statics if static.display]
     return "\n".join((_border_title(widget), *(str(content) for content in contents)))
@@ -68,7 +74,9 @@ def _border_title(widget: Widget) -> str:
 
 def _title(widget: Widget) -> str:
     """The title of a part without its figures."""
-    return _border_title(widget).partition(" (")[0].partition(" · ")[0]
+    if isinstance(widget, TopBar):
+        return _AT_THE_TOP
+    return _border_title(widget).partition(" (")[0].partition(" · ")[0] or "Other lines"
 
 
 def active_keys(screen: Screen[Any]) -> tuple[list[Key], str]:
@@ -128,7 +136,7 @@ class HelpScreen(Dialog[None]):
         blocks = [styled(("l", "bold $accent"), "  opens ", (title, "bold"), (", with your own run beside it", DIM))]
         for part in self._parts:
             entries = [styled((entry.name, "bold $accent"), "  ", entry.text) for entry in part.entries]
-            blocks.append(Content("\n").join([safe_line(part.title or "Lines", 60, "bold underline"), *entries]))
+            blocks.append(Content("\n").join([safe_line(part.title, 60, "bold underline"), *entries]))
         return Content("\n\n").join(blocks)
 
     def _key_lines(self) -> Content:

@@ -49,12 +49,17 @@ class TopBar(Widget):
 
         mode: str
 
-    def __init__(self, current: str) -> None:
-        super().__init__()
+    def __init__(self, current: str, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
         self._current = current
         self._state = Content("")
         self._click_areas: list[tuple[int, int, str]] = []
         """First column, end column and mode of each tab."""
+
+    @property
+    def state_text(self) -> str:
+        """What is shown of the run in view."""
+        return self._state.plain
 
     def show(self, state: Content) -> None:
         """Show the state of the run in view, at the right."""
