@@ -84,18 +84,17 @@ class KeyHints(Widget):
     def _bindings_to_show(self) -> Iterable[ActiveBinding]:
         """One binding an action, `MAX_KEYS` at most; help and palette are always among them."""
         by_action: dict[str, ActiveBinding] = {}
-        always: list[ActiveBinding] = []
+        always: dict[str, ActiveBinding] = {}
         typing = bool(_TYPED_INTO & {cls.__name__ for cls in type(self.app.focused).__mro__})
         for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
-            if active.binding.action.removeprefix("app.") in _ALWAYS_SHOWN:
-                # While typing the key that is not typed, and what the field itself makes of one; else the sign, which
-                # people look for.
-                own = typing and active.node is self.app.focused
-                if active.binding.action == "command_palette" or own or active.binding.priority == typing:
-                    always.append(active)
+            action = active.binding.action.removeprefix("app.")
+            if action in _ALWAYS_SHOWN:
+                # The app's help has two keys: while typing the one that is not typed, else the sign people look for.
+                if action != "help" or not isinstance(active.node, App) or active.binding.priority == typing:
+                    always.setdefault(action, active)
             elif active.binding.show and active.binding.description and active.binding.action not in by_action:
                 by_action[active.binding.action] = active
-        return [*list(by_action.values())[: MAX_KEYS - len(always)], *always[:MAX_KEYS]]
+        return [*list(by_action.values())[: MAX_KEYS - len(always)], *list(always.values())[:MAX_KEYS]]
 
     def on_click(self, event: events.Click) -> None:
         """Press the key under the mouse."""
