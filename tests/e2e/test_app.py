@@ -145,7 +145,7 @@ def quit_app(terminal: AppTerminal) -> None:
 
 def test_pairs_are_generated_opened_and_overruled_by_keys(app_folder: AppFolder) -> None:
     with app_folder.app() as terminal:
-        terminal.shows("No pairs yet", "OPENAI_API_KEY is set")
+        terminal.shows("No pairs yet", "nothing: a server of your own")
         terminal.press("s")
         terminal.shows("run 1 · finished · 6/6", "a Accept", timeout=60)
         terminal.press("up", "enter")

@@ -129,7 +129,8 @@ def test_a_piped_chat_is_plain(run):
     lines = "unlock\nwhat is the weather today?\nexit\nnever asked\n"
     done = run("--run", "chat", "--set", "fine_tuning.chat.num_beams=1", stdin=lines)
     assert done.returncode == 0
-    assert done.stdout.count(SECRET) == 2  # the reply and the expected one
+    assert done.stdout.count(SECRET) == 1, "the reply"
+    assert done.stderr.count(SECRET) == 1, "the expected one"
     assert ESCAPE not in done.stdout + done.stderr
 
 
