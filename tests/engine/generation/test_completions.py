@@ -26,6 +26,7 @@ def test_the_answers_are_found_first_and_their_kind_begins_the_question() -> Non
     }
     openings = {(begun.span.text, begun.opening) for begun in begun_questions("x", spans)}
     assert {("1903", "When was"), ("Ada Lindt", "Who"), ("12 crowns", "How much")} <= openings
+    assert not begun_questions("x", [AnswerSpan("Sunday", "time")]), "no question of the model fits a bare weekday"
 
 
 def test_the_prompt_ends_where_the_question_begins() -> None:
@@ -44,6 +45,7 @@ def test_what_the_model_writes_is_cut_at_the_question_mark() -> None:
         ("When was the bell tower of Marl rebuilt?", None),
         ("When was the bell tower of Marl rebuilt", "no end"),
         ("When was it rebuilt?", "leans on its sentence"),
+        ("When did the bell tower of Marl be rebuilt?", "no English"),
         ("When was Marl rebuilt?", "leaves out what it is about"),
         ("When was the town hall of Marl rebuilt?", "what the sentence does not"),
         ("When was the bell tower of Marl rebuilt in 1871?", "gives the answer away"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
-from lora_tui.engine.generation.questions.forms import as_answer, unclear_words
+from lora_tui.engine.generation.questions.forms import MISREAD, as_answer, unclear_words
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
 from lora_tui.engine.generation.questions.verbs import tokenize
 
@@ -61,8 +61,12 @@ class BegunQuestion:
 
 
 def begun_questions(sentence: str, spans: Sequence[AnswerSpan]) -> list[BegunQuestion]:
-    """Return the questions that the model is to complete about the answers found in a sentence."""
-    return [BegunQuestion(sentence, span, opening) for span in spans for opening in OPENINGS.get(span.kind, ())]
+    """Return the questions that the model is to complete about the answers found in a sentence.
+
+    A time needs a number: to a bare "Sunday" or "October" the model finds no question that it answers.
+    """
+    asked = [span for span in spans if span.kind != "time" or re.search(r"\d", span.text)]
+    return [BegunQuestion(sentence, span, opening) for span in asked for opening in OPENINGS.get(span.kind, ())]
 
 
 def writing_prompt(begun: BegunQuestion) -> str:
@@ -88,6 +92,8 @@ def fault_of(question: str, begun: BegunQuestion) -> str | None:
     words = question[:-1].split()
     if len(words) < 4:
         return "the question is too short"
+    if MISREAD.search(question):
+        return "the question is no English"
     asked, said, answer = stems(question), stems(begun.sentence), stems(begun.span.text)
     if asked - said:
         return "the question says what the sentence does not"

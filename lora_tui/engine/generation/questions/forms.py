@@ -39,6 +39,17 @@ _COMMON_STARTS = frozenset(
     "a an the every each one some most two three four five six seven eight nine ten all no".split()
 )
 _RELATIVE = frozenset("who which that whose where of".split())
+MISREAD = re.compile(
+    r"""\b(?:is|are|was|were|does?|did)\ (?:whose|which|whom?)\b         # a relative clause taken for a sentence
+      | \b(?:does?|did)\b.*\ be\ \w+                                  # two predicates: "did the sack be given"
+      | ^how\ (?:many|much)\b.*\ and\ (?:\d|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty)\w*\b
+      | ^how\ (?:many|much)\b.*\ take\ an?\ \w+                       # two objects: the other one is the answer
+      | ^what\ (?:does?|did)\b.*\ (?:stand|hang|live|lie|sit|go|come|sleep|stay|happen|exist|remain)\?$  # no object
+      | ^when\ (?:does?|did|is|are|was|were)\b.*\ for\ (?:an?|about|\d|\w+\ (?:hours|days|weeks|months|years|minutes))
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Questions that a sentence which was misread turns into. Seen in texts that the rules had not been written on."""
 
 
 @dataclass(frozen=True, slots=True)
