@@ -31,7 +31,7 @@ from lora_tui.engine.generation.judging import check_gates
 from lora_tui.engine.generation.prompts import PAIR_SCHEMA, PAIRS_SCHEMA, Message, Prompts
 from lora_tui.engine.generation.questions.completions import writing_prompt
 from lora_tui.engine.generation.remote_calls import RemoteCalls
-from lora_tui.engine.generation.replies import parse_pairs, parse_question_and_answer, read_sentence_pair
+from lora_tui.engine.generation.replies import NO_PAIRS, parse_pairs, parse_question_and_answer, read_sentence_pair
 from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder, ReplyForm
 
 _EXTRA_TRIES = 5
@@ -40,7 +40,7 @@ _EXTRA_TRIES = 5
 _SENTENCE_TOKENS = 120
 """Tokens of a reply about one sentence, at most; a model that needs more repeats itself."""
 
-_TRIAL_TOKENS = 200
+_TRIAL_TOKENS = 120
 _QUESTION_TOKENS = 28
 _COMPLETION_TEMPERATURES = (0.0, 0.7, 0.9)
 """A begun question is completed once as the model likes it best, then by chance, until one fits its sentence."""
@@ -237,6 +237,8 @@ class RemoteWriter:
 
     async def _ask(self, chat: ChatRequest, call: CallRecord, form: ReplyForm, request: PairRequest) -> Proposals:
         def count(reason: str) -> None:
+            if reason == NO_PAIRS:
+                self.forms.kept.add(form)
             if self._left(form, reason):
                 raise _FormLeft
 

@@ -31,6 +31,10 @@ _OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking
 _JSON_START = re.compile(r'\{\s*"|\[\s*[{"]')
 
 
+NO_PAIRS = "the list of pairs is empty"
+"""What is wrong with a reply that has the form which was asked for, and nothing in it."""
+
+
 class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
     """A reply does not hold what was asked for; the text says why and is shown after a colon."""
 
@@ -131,7 +135,7 @@ def parse_pairs(text: str) -> Proposals:
         except MalformedReply as problem:
             refused.append(str(problem))
     if not pairs:
-        raise MalformedReply(refused[0] if refused else "the list of pairs is empty")
+        raise MalformedReply(refused[0] if refused else NO_PAIRS)
     return Proposals(tuple(pairs), tuple(refused))
 
 

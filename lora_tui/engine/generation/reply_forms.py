@@ -95,7 +95,7 @@ class FormLadder:
         if unusable < (_MOST_UNUSABLE if self.proven else _TRIES) or self.is_last:
             return None
         replies = f"{unusable} of the last {len(self._recent)} replies" if self.proven else "its replies"
-        self._lower()
+        self._lower(unable=form in self.kept and form != _ORDER[0])
         self.how = f"{replies} to {REPLY_FORMS[form]} held no usable pair ({reason})"
         return f"{replies} held no usable pair ({reason})"
 
@@ -114,7 +114,8 @@ class FormLadder:
         """Whether there is no form below the current one."""
         return all(form in self.refused for form in _ORDER[_ORDER.index(self.current) + 1 :])
 
-    def _lower(self) -> None:
+    def _lower(self, *, unable: bool = False) -> None:
+        """Go to the next form; `unable`: the model kept to the schema and had nothing to say, so no other way helps."""
         if self.is_last:  # the server completes no texts: back to single pairs, the last form that it does take
             self.current = "flat"
             return
@@ -122,7 +123,8 @@ class FormLadder:
         skipped = (
             {"json_object"} if self.current == "json_object_schema" and self.current not in self.refused else set()
         )
-        below = _ORDER[_ORDER.index(self.current) + 1 :]
+        start: ReplyForm = "flat" if unable else _ORDER[_ORDER.index(self.current) + 1]
+        below = _ORDER[_ORDER.index(start) :]
         self.current = next(form for form in below if form not in self.refused and form not in skipped)
         self.proven = False
         self._recent.clear()
