@@ -46,6 +46,7 @@ def test_what_the_model_writes_is_cut_at_the_question_mark() -> None:
         ("When was the bell tower of Marl rebuilt", "no end"),
         ("When was it rebuilt?", "leans on its sentence"),
         ("When did the bell tower of Marl be rebuilt?", "no English"),
+        ("When did the bell tower of Marl tower tower?", "no English"),
         ("When was Marl rebuilt?", "leaves out what it is about"),
         ("When was the town hall of Marl rebuilt?", "what the sentence does not"),
         ("When was the bell tower of Marl rebuilt in 1871?", "gives the answer away"),

@@ -31,7 +31,6 @@ EXAMPLES: Sequence[tuple[str, str, str]] = (
 
 OPENINGS = {
     "time": ("When was", "When did"),
-    "duration": ("How long",),
     "quantity": ("How many", "How much"),
     "person": ("Who",),
 }

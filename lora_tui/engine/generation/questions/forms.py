@@ -41,6 +41,7 @@ _COMMON_STARTS = frozenset(
 _RELATIVE = frozenset("who which that whose where of".split())
 MISREAD = re.compile(
     r"""\b(?:is|are|was|were|does?|did)\ (?:whose|which|whom?)\b         # a relative clause taken for a sentence
+      | \b(\w+)\ \1\?$                                                # "how many degrees does a tick tick?"
       | \b(?:does?|did)\b.*\ be\ \w+                                  # two predicates: "did the sack be given"
       | ^how\ (?:many|much)\b.*\ and\ (?:\d|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty)\w*\b
       | ^how\ (?:many|much)\b.*\ take\ an?\ \w+                       # two objects: the other one is the answer
