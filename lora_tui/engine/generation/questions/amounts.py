@@ -120,86 +120,69 @@ _MEASURE_NOUNS = frozenset(
     "gradient slope altitude rent salary population area size toll ticket".split()
 )
 
+_MOVING = frozenset("climb run travel rise fly stretch extend drop descend reach swim walk".split())
+_COUNTED = frozenset("count duration length volume weight temperature".split())
+
 
 def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
+    """The measure after a verb: "The ride takes six minutes." gives "How long does the ride take?"."""
     clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
     if first is None or first.kind not in ("object", "preposition"):
         return
     if first.head in ("at", "in", "by") and (len(first.tokens) < 2 or first.tokens[1].low not in ("least", "most")):
         return
-    words = first.tokens
-    measure = measure_of(words)
+    measure = measure_of(first.tokens)
     if measure is None:
         return
     if clause.is_copula:
-        if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count"):
-            question = ask(f"How {words[-1].low}", clause, reading.subject, reading.rest(first, keep=()) or "")
-            yield from make_pair(question, reading.text(words[:-1]), "fact", "quantity")
-        elif reading.subject.head.casefold() in _MEASURE_NOUNS:
-            question = ask("What", clause, reading.subject, "")
-            yield from make_pair(question, reading.text(complement(reading)), "fact", "quantity")
-        return
-    if clause.is_passive or clause.verb_form is None:
+        yield from _how_much_is(reading, first, measure)
         return
     rest = reading.rest(first, keep=("object", "preposition", "time", "comparison", "purpose"))
-    if rest is None:
-        return
-    base = clause.verb_form.base
-    if base == "measure":  # "fifty metres by twenty"
-        return
-    answer = reading.text(words)
+    if clause.is_passive or clause.verb_form is None or rest is None or clause.verb_form.base == "measure":
+        return  # "measures fifty metres by twenty"
+    for opening, answer, shown in _openings(reading, first, measure, rest):
+        kind = "duration" if opening == "How long" else "quantity"
+        yield from make_pair(ask(opening, clause, reading.subject, shown), answer, "fact", kind)
+
+
+def _how_much_is(reading: Reading, first: Phrase, measure: str) -> Iterator[QuestionAnswer]:
+    """The measure after "is": "The line is 412 metres long.", "The fee is two crowns."."""
+    words = first.tokens
+    if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count"):
+        question = ask(f"How {words[-1].low}", reading.clause, reading.subject, reading.rest(first, keep=()) or "")
+        yield from make_pair(question, reading.text(words[:-1]), "fact", "quantity")
+    elif reading.subject.head.casefold() in _MEASURE_NOUNS:
+        question = ask("What", reading.clause, reading.subject, "")
+        yield from make_pair(question, reading.text(complement(reading)), "fact", "quantity")
+
+
+def _openings(reading: Reading, first: Phrase, measure: str, rest: str) -> Iterator[tuple[str, str, str]]:
+    """Yield a question's first words for a measure, the answer, and what follows the verb."""
+    words, verb = first.tokens, reading.clause.verb_form
+    base = verb.base if verb is not None else ""
+    answer, of = reading.text(words), next((n for n, token in enumerate(words) if token.low == "of"), None)
     if base in ("take", "last", "require") and measure == "duration":
         if base != "require":
-            yield from make_pair(ask("How long", clause, reading.subject, rest), answer, "fact", "duration")
+            yield "How long", answer, rest
     elif measure == "money" or base == "weigh":
-        yield from make_pair(ask("How much", clause, reading.subject, rest), answer, "fact", "quantity")
-    elif measure == "length" and base in (
-        "climb",
-        "run",
-        "travel",
-        "rise",
-        "fly",
-        "stretch",
-        "extend",
-        "drop",
-        "descend",
-        "reach",
-        "swim",
-        "walk",
-    ):
-        word = "How high" if base in ("climb", "rise") else "How far"
-        yield from make_pair(ask(word, clause, reading.subject, rest), answer, "fact", "quantity")
-    elif any(token.low == "of" for token in words):
-        of = next(n for n, token in enumerate(words) if token.low == "of")
-        stuff = reading.text(words[of + 1 :])
-        if (
-            measure in ("volume", "weight")
-            and not unclear_words(words[of + 1 :])
-            and not english.is_plural(words[-1].text)
-        ):
-            yield from make_pair(
-                ask(f"How much {stuff}", clause, reading.subject, rest), reading.text(words[:of]), "fact", "quantity"
-            )
-        elif (
-            measure == "count"
-            and words[-1].low not in english.PRONOUNS
-            and of >= 2
-            and english.is_plural(words[of - 1].text)
-        ):
-            of_what = reading.text(_without_number(words))
-            yield from make_pair(
-                ask(f"How many {of_what}", clause, reading.subject, rest), reading.text(words[:of]), "fact", "quantity"
-            )
-    elif (
-        measure in ("count", "duration", "length", "volume", "weight", "temperature")
-        and english.is_plural(_per(words)[-1].text)
-        and not any(token.low in ("and", "or", ",") for token in words)
-    ):
+        yield "How much", answer, rest
+    elif measure == "length" and base in _MOVING:
+        yield "How high" if base in ("climb", "rise") else "How far", answer, rest
+    elif of is not None:
+        stuff, plural = words[of + 1 :], _is_plural(words[-1])
+        if measure in ("volume", "weight") and not unclear_words(stuff) and not plural:
+            yield f"How much {reading.text(stuff)}", reading.text(words[:of]), rest
+        elif measure == "count" and words[-1].low not in english.PRONOUNS and of >= 2 and _is_plural(words[of - 1]):
+            yield f"How many {reading.text(_without_number(words))}", reading.text(words[:of]), rest
+    elif measure in _COUNTED and not any(token.low in ("and", "or", ",") for token in words):
         counted, rate = _without_number(_per(words)), words[len(_per(words)) :]
-        if counted and len(counted) <= 4 and not unclear_words(counted):
+        if _is_plural(_per(words)[-1]) and counted and len(counted) <= 4 and not unclear_words(counted):
             shown = f"{reading.text(rate)} {rest}" if rate else rest
-            question = ask(f"How many {reading.text(counted)}", clause, reading.subject, shown)
-            yield from make_pair(question, reading.text(_per(words)), "fact", "quantity")
+            yield f"How many {reading.text(counted)}", reading.text(_per(words)), shown
+
+
+def _is_plural(noun: Token) -> bool:
+    return english.is_plural(noun.text)
 
 
 def _per(words: Sequence[Token]) -> Sequence[Token]:

@@ -100,17 +100,11 @@ def holds_a_verb(phrase: Phrase) -> bool:
 
 def _borders(tokens: Sequence[Token]) -> Iterator[int]:
     """Yield the end of each phrase; the last is the end of the clause."""
-    opened = ""  # the word that opened it
+    opened = ""  # the word that opened the clause within
     inner = ""  # the kind of clause that everything after it belongs to
     for place, token in enumerate(tokens):
-        low = token.low
-        after = tokens[place + 1] if place + 1 < len(tokens) else None
-        before = tokens[place - 1] if place else None
-        leans = (
-            before is not None
-            and before.low in LEANING_ADVERBS
-            and (low in english.PREPOSITIONS or low in _CLAUSE_STARTS)
-        )
+        low, (before, after) = token.low, _neighbours(tokens, place)
+        leans = before is not None and before.low in LEANING_ADVERBS and _opens_phrase(low)
         if low == "so" and _so_that(tokens, place) and inner != "clause":
             if place:
                 yield place
@@ -120,53 +114,22 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
             if place and inner != "clause" and not leans:
                 yield place
             inner, opened = "clause", low
-        if (
-            low in LEANING_ADVERBS
-            and after is not None
-            and place
-            and inner != "clause"
-            and (after.low in english.PREPOSITIONS or after.low in _CLAUSE_STARTS)
-        ):
+        if low in LEANING_ADVERBS and after is not None and place and inner != "clause" and _opens_phrase(after.low):
             yield place
             continue
-        if low == "so" and place and after is not None and after.low in english.FINITE_AUXILIARIES | english.PERSONAL:
-            yield place
-            return
-        goes_on = after is not None and after.low in english.CONJUNCTIONS
-        if token.text == "," and inner == "clause" and opened in _TIME_CLAUSES and goes_on:
-            yield place
-            return
-        if token.text == "," and after is not None and _is_apposition(tokens, place + 1) and inner != "clause":
-            if place:
-                yield place
-            return
-        if token.text in ("—", "–", ";") or (
-            token.text == ","
-            and after is not None
-            and not (after.low in _CLAUSE_STARTS and after.low not in ("while", "although", "when"))
-            and not _so_that(tokens, place + 1)
-            and (
-                after.low in _AFTER_COMMA or _second_verb(tokens, place + 1) or _relative_after_comma(tokens, place + 1)
-            )
-        ):
-            if place:
-                yield place
-            return
         relative = (
             low == "that" and after is not None and may_be_finite(after) and before is not None and is_noun_like(before)
         )
-        if (low in ("which", "who", "whose", "where") or relative) and place:
-            inner, opened = "clause", low
-        if low in ("although", "though", "whereas", "but") and place:
-            yield place
-            return
-        if low in ("and", "or") and any(t.low in ("between", "both") for t in tokens[max(0, place - 4) : place]):
-            continue
-        if low in ("and", "or") and (inner != "clause" or opened in _TIME_CLAUSES) and _second_verb(tokens, place):
+        if _ends_clause(tokens, place, inner, opened):
             if place:
                 yield place
             return
-        if not place and low == "to" and after is not None and _is_infinitive(after):
+        if place and (low in ("which", "who", "whose", "where") or relative):
+            inner, opened = "clause", low
+        if low in ("and", "or") and any(t.low in ("between", "both") for t in tokens[max(0, place - 4) : place]):
+            continue
+        infinitive = low == "to" and after is not None and _is_infinitive(after)
+        if not place and infinitive:
             inner = "purpose"
         if not place or inner == "clause" or leans:
             continue
@@ -175,35 +138,66 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
             continue
         if inner == "purpose":
             continue
-        if low == "to" and after is not None and _is_infinitive(after):
+        if infinitive:
             inner = "purpose"
             if not (before is not None and before.low == "order"):
                 yield place
-        elif (
-            (
-                low in english.PREPOSITIONS
-                and not (
-                    low == "of"
-                    or (low == "to" and before is not None and before.low in ("up", "close", "next", "according"))
-                    or low in ("than", "except")
-                    or (low in ("and",))
-                    or (low == "per")
-                    or (before is not None and before.low in english.PREPOSITIONS and before.low != "to")
-                    or _within_range(tokens, place)
-                    or _is_part_of_day(tokens, place)
-                )
-            )
-            or (low == "so" and after is not None and after.low == "that")
-            or (low == "every" and not (before is not None and before.low in english.PREPOSITIONS))
-            or (
-                low in ("twice", "once")
-                and (after is None or after.low in ("a", "an", "every", "per"))
-                and not (before is not None and before.low in ("about", "almost", "nearly"))
-            )
-            or low in ("daily", "weekly", "yearly", "today", "now", "again", "then", "too", "together", "alone")
-        ):
+        elif _begins_phrase(tokens, place):
             yield place
     yield len(tokens)
+
+
+def _neighbours(tokens: Sequence[Token], place: int) -> tuple[Token | None, Token | None]:
+    return tokens[place - 1] if place else None, tokens[place + 1] if place + 1 < len(tokens) else None
+
+
+def _opens_phrase(low: str) -> bool:
+    return low in english.PREPOSITIONS or low in _CLAUSE_STARTS
+
+
+def _ends_clause(tokens: Sequence[Token], place: int, inner: str, opened: str) -> bool:
+    """Tell whether a word or sign ends the clause: what follows is a statement, or an aside, of its own."""
+    token, (_, after) = tokens[place], _neighbours(tokens, place)
+    low = token.low
+    if low == "so" and place and after is not None and after.low in english.FINITE_AUXILIARIES | english.PERSONAL:
+        return True
+    if token.text == "," and after is not None:
+        if inner == "clause" and opened in _TIME_CLAUSES and after.low in english.CONJUNCTIONS:
+            return True
+        if inner != "clause" and _is_apposition(tokens, place + 1):
+            return True
+        starts = after.low in _CLAUSE_STARTS and after.low not in ("while", "although", "when")
+        if not starts and not _so_that(tokens, place + 1):
+            apart = after.low in _AFTER_COMMA or _second_verb(tokens, place + 1)
+            if apart or _relative_after_comma(tokens, place + 1):
+                return True
+    if token.text in ("—", "–", ";") or (place and low in ("although", "though", "whereas", "but")):
+        return True
+    if low not in ("and", "or") or any(t.low in ("between", "both") for t in tokens[max(0, place - 4) : place]):
+        return False
+    return (inner != "clause" or opened in _TIME_CLAUSES) and _second_verb(tokens, place)
+
+
+def _begins_phrase(tokens: Sequence[Token], place: int) -> bool:
+    """Tell whether a phrase of its own begins within a clause: a preposition, "every", "twice a", an adverb of time."""
+    low, (before, after) = tokens[place].low, _neighbours(tokens, place)
+    before_low = before.low if before is not None else ""
+    if low in english.PREPOSITIONS:
+        return not (
+            low in ("of", "than", "except", "and", "per")
+            or (low == "to" and before_low in ("up", "close", "next", "according"))
+            or (before_low in english.PREPOSITIONS and before_low != "to")
+            or _within_range(tokens, place)
+            or _is_part_of_day(tokens, place)
+        )
+    if low == "so":
+        return after is not None and after.low == "that"
+    if low == "every":
+        return before_low not in english.PREPOSITIONS
+    if low in ("twice", "once"):
+        of_a_time = after is None or after.low in ("a", "an", "every", "per")
+        return of_a_time and before_low not in ("about", "almost", "nearly")
+    return low in ("daily", "weekly", "yearly", "today", "now", "again", "then", "too", "together", "alone")
 
 
 def _so_that(tokens: Sequence[Token], place: int) -> bool:

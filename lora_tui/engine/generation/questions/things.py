@@ -14,8 +14,13 @@ from lora_tui.engine.generation.questions.reading import (
     is_negated,
     make_pair,
 )
+from lora_tui.engine.generation.questions.verbs import Token
 
 _LINKING = frozenset("become remain feel look seem stay appear smell taste sound get grow turn prove".split())
+_LIGHT_VERBS = frozenset("take make give have let get play do keep".split())
+"""Verbs that say little without their object: "took place"."""
+_TAKES_CLAUSE = frozenset("leave keep see mean teach tell show".split())
+_PARTICLES = frozenset("back up out off down away over on".split())
 
 
 def _who_did(reading: Reading) -> Iterator[QuestionAnswer]:
@@ -317,102 +322,24 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
     """The object of an active verb: "What does the museum show?"."""
     clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
     form = clause.verb_form
-    if (
-        first is None
-        or first.kind != "object"
-        or form is None
-        or (clause.is_passive and form.base not in ("give", "offer", "send", "grant", "award"))
-        or form.tense == "ing"
-        or form.base in _LINKING
-    ):
+    if first is None or first.kind != "object" or form is None:
         return
     words = first.tokens
-    if (
-        measure_of(words) is not None
-        or unclear_words(words)
-        or reading.subject.text == "you"
-        or (form.base in ("take", "make", "give", "have", "let", "get", "play", "do", "keep") and len(words) < 3)
-    ):
+    if not _asks_for_object(reading, form, words) or _is_no_thing(words) or _is_torn(reading, form, words):
         return
-    if english.is_adjective(words[0].low) and (len(words) == 1 or any(t.low == "than" for t in words)):
-        return
-    if form.base in ("make", "let", "help", "leave", "keep", "see", "mean", "teach", "tell", "show") and (
-        form.base in ("make", "let", "help") or any(t.low in ("that", "when", "how", "if") for t in words)
-    ):
-        return
-    if words[0].low in ("back", "up", "out", "off", "down", "away", "over", "on") or head_noun(words).low in (
-        "time",
-        "while",
-        "moment",
-    ):
-        return
-    if form.base in ("stop", "start", "begin", "avoid", "finish", "continue") and words[0].low.endswith("ing"):
-        return
-    if form.base == "need" and any(p.head == "from" for p in reading.phrases):
-        return
-    if form.base in TAKES_INFINITIVE and any(p.kind == "purpose" for p in reading.phrases):
-        return
-    if words[0].low in ("no", "you", "every") or measure_of(clause.subject) is not None:
-        return
-    if words[-1].low.endswith("ly") or words[-1].low in ("alike", "together", "instead", "internally"):
-        return
-    if any(token.low in ("more", "less") and words[n + 1].low.endswith("ly") for n, token in enumerate(words[:-1])):
-        return
-    last = words[-1].low
-    if last in english.SUBORDINATORS | english.ADVERBS | english.PREPOSITIONS | english.DETERMINERS or last in (
-        "how",
-        "what",
-        "why",
-        "best",
-        "well",
-    ):
-        return
-    following = reading.phrases[1] if len(reading.phrases) > 1 else None
-    if (
-        following is not None
-        and any(v.tense in ("past", "participle") for v in english.verbs_of(last))
-        and following.kind in ("preposition", "purpose")
-    ):
-        return
-    if following is not None and following.kind == "purpose" and any(t.low in ("that", "which", "who") for t in words):
-        return
-    if words[0].low == "the" and len(words) < 3 and not words[-1].is_name:  # "the car": every sentence is about it
-        return
-    if english.is_adjective(words[-1].low) or (
-        len(words) > 2
-        and any(v.tense in ("past", "participle") for v in english.verbs_of(words[-1].text))
-        and form.base in ("keep", "leave", "make", "have", "find", "hold")
-    ):
-        return
-    if words[-1].low in ("home", "free", "back", "up", "down", "out", "off", "away", "on", "over") or (
-        english.is_adjective(words[0].low) and len(words) == 1
-    ):
-        return
-    if any(token.low in english.PRONOUNS - {"that", "who", "which", "it", "you"} for token in words) or any(
-        t.low == "that" for t in words[:1]
-    ):
-        return
-    rest = reading.rest(first, keep=("object", "preposition", "time", "comparison"))
+    kept = ("object", "preposition", "time", "comparison")
+    rest = reading.rest(first, keep=kept)
     if rest is None:
         return
+    group = head_noun(words).low in english.GROUPS
     kind = noun_kind(words, reading.names)
-    if kind == "person" and head_noun(words).low in english.GROUPS:
+    if kind == "person" and group:
         kind = "thing"
-    word = (
-        "Who"
-        if kind == "person" and words[0].low not in ("a", "an") and head_noun(words).low not in english.GROUPS
-        else "What"
-    )
-    if (
-        words[0].low in ("a", "an")
-        and len(reading.phrases) > 1
-        and reading.phrases[1].head in ("with", "for")
-        and reading.phrases[1].tokens[1].low in ("a", "an", "no", "two", "three")
-    ):
-        # "a coat with a heron on the collar": what it has belongs to it
+    word = "Who" if kind == "person" and words[0].low not in ("a", "an") and not group else "What"
+    if _has_attached(reading, words):  # "a coat with a heron on the collar": what it has belongs to it
         attached = [p for p in reading.phrases[1:] if p.kind == "preposition"]
         words = (*words, *(t for p in attached for t in p.tokens))
-        rest = reading.rest(first, keep=("object", "preposition", "time", "comparison"), without=attached)
+        rest = reading.rest(first, keep=kept, without=attached)
         if rest is None:
             return
     listed = sum(token.text == "," for token in words) >= 1 and any(token.low in ("and", "or") for token in words)
@@ -421,6 +348,67 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         reading.text(words),
         "fact",
         "list" if listed else kind if word == "Who" or kind == "name" else "thing",
+    )
+
+
+def _asks_for_object(reading: Reading, form: english.Verb, words: Sequence[Token]) -> bool:
+    """Tell whether "what does ... VERB" asks for what this verb stands with, and not for half of it."""
+    clause, base = reading.clause, form.base
+    purpose = any(p.kind == "purpose" for p in reading.phrases)
+    return not (
+        (clause.is_passive and base not in ("give", "offer", "send", "grant", "award"))
+        or form.tense == "ing"
+        or base in _LINKING
+        or reading.subject.text == "you"
+        or measure_of(clause.subject) is not None
+        or (base in _LIGHT_VERBS and len(words) < 3)
+        or base in ("make", "let", "help")
+        or (base in _TAKES_CLAUSE and any(t.low in ("that", "when", "how", "if") for t in words))
+        or (base in ("stop", "start", "begin", "avoid", "finish", "continue") and words[0].low.endswith("ing"))
+        or (base == "need" and any(p.head == "from" for p in reading.phrases))
+        or (base in TAKES_INFINITIVE and purpose)
+    )
+
+
+def _is_no_thing(words: Sequence[Token]) -> bool:
+    """Tell whether an object is a measure, leans on its sentence, or says how and not what."""
+    first, last = words[0].low, words[-1].low
+    return (
+        measure_of(words) is not None
+        or unclear_words(words)
+        or (english.is_adjective(first) and (len(words) == 1 or any(t.low == "than" for t in words)))
+        or english.is_adjective(last)
+        or first in _PARTICLES
+        or last in _PARTICLES | {"home", "free", "alike", "together", "instead", "internally"}
+        or first in ("no", "you", "every", "that")
+        or head_noun(words).low in ("time", "while", "moment")
+        or last.endswith("ly")
+        or any(t.low in ("more", "less") and words[n + 1].low.endswith("ly") for n, t in enumerate(words[:-1]))
+        or last in english.SUBORDINATORS | english.ADVERBS | english.PREPOSITIONS | english.DETERMINERS
+        or last in ("how", "what", "why", "best", "well")
+        or (first == "the" and len(words) < 3 and not words[-1].is_name)  # "the car": every sentence is about it
+        or any(t.low in english.PRONOUNS - {"that", "who", "which", "it", "you"} for t in words)
+    )
+
+
+def _is_torn(reading: Reading, form: english.Verb, words: Sequence[Token]) -> bool:
+    """Tell whether a participle ends the object, or a purpose follows it, that the answer would be cut off from."""
+    following = reading.phrases[1] if len(reading.phrases) > 1 else None
+    participle = any(v.tense in ("past", "participle") for v in english.verbs_of(words[-1].low))
+    if following is not None and participle and following.kind in ("preposition", "purpose"):
+        return True
+    if following is not None and following.kind == "purpose" and any(t.low in ("that", "which", "who") for t in words):
+        return True
+    return len(words) > 2 and participle and form.base in ("keep", "leave", "make", "have", "find", "hold")
+
+
+def _has_attached(reading: Reading, words: Sequence[Token]) -> bool:
+    """Tell whether the phrase that follows says what the object has: "with a", "for two"."""
+    return (
+        words[0].low in ("a", "an")
+        and len(reading.phrases) > 1
+        and reading.phrases[1].head in ("with", "for")
+        and reading.phrases[1].tokens[1].low in ("a", "an", "no", "two", "three")
     )
 
 
