@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.files import write_atomically
 
 COMPLETE_VARIABLE: Final = "_LORA_TUI_COMPLETE"
 """Environment variable by which a shell asks the program what may follow."""
@@ -61,7 +62,7 @@ def install(command: click.Command, shell: str) -> list[str]:
     file, startup, line = _places(shell)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(completion_script(command, shell))
+        write_atomically(file, completion_script(command, shell))
         done = [f"{file} written."]
         if startup is not None and line not in (startup.read_text() if startup.exists() else ""):
             with startup.open("a") as opened:

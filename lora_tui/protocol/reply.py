@@ -98,19 +98,8 @@ class Reply:
 
     def statistics(self) -> dict[str, Any]:
         """What is stored with the turn, as JSON."""
-        names = (
-            "side",
-            "tokens",
-            "seconds",
-            "tokens_per_s",
-            "first_token_s",
-            "agreement",
-            "seed",
-            "step",
-            "stopped",
-            "cut",
-        )
-        return {name: getattr(self, name) for name in (*names, "cut")}
+        names = "side tokens seconds tokens_per_s first_token_s agreement seed step stopped cut"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 ReplyItem = Notice | TextDelta | TokenCount | Reply

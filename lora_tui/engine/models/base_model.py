@@ -106,7 +106,7 @@ def fetching_bar(phase: str, progress: LoadProgress) -> type[tqdm]:
         def __init__(self, *args: Any, **options: Any) -> None:
             self._counts_bytes = options.get("unit") == "B"
             self._done = 0.0
-            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]  # tqdm does not type it
 
         def update(self, n: float | None = 1) -> bool | None:
             self._done += n or 0

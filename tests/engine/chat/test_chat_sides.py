@@ -179,20 +179,8 @@ def test_the_store_tells_which_side_spoke_and_how(trained: Trained) -> None:
     for turn in stored:
         reply = replies[turn.statistics["side"]]
         assert turn.text == reply.text
-        assert set(turn.statistics) == {
-            *(
-                "side",
-                "tokens",
-                "seconds",
-                "tokens_per_s",
-                "first_token_s",
-                "agreement",
-                "seed",
-                "step",
-                "stopped",
-                "cut",
-            )
-        }
+        names = "side tokens seconds tokens_per_s first_token_s agreement seed step stopped cut"
+        assert set(turn.statistics) == set(names.split())
         assert turn.statistics["tokens_per_s"] == pytest.approx(reply.tokens / reply.seconds)
         assert 0 < turn.statistics["first_token_s"] < 60
         assert (turn.statistics["seed"], turn.statistics["stopped"]) == (None, False)
