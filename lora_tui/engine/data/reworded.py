@@ -4,7 +4,8 @@ A small model that reads a few dozen questions again and again answers exactly t
 model knew all as they were asked and about half as a person would ask them (`tests/bench/recipe_trials.py`). With most
 passes over the data reading a question with words left out, in another order, or made of words of its answer, it has to
 find the answer from whichever of them are there. No rule of a language is used, only the spaces between words. What a
-pass reads is a function of the seed, the example and the epoch alone: a resumed run reads the same.
+pass reads is a function of the seed, the example and the epoch alone: a resumed run reads the same. Small and apart
+because it needs no torch.
 """
 
 import random

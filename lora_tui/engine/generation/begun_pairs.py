@@ -5,7 +5,7 @@ a rule has found; if what it makes of them asks for the same, the rule's wording
 that find the same question independently are seldom both wrong. Answers that no rule asks for are left out: nothing
 here could judge what the model makes of them (of 23 such pairs of SmolLM2, 6 were sensible).
 
-Pure functions of text: `remote_writer` has the questions completed.
+Small and apart because it is pure functions of text: `remote_writer` has the questions completed, by calls.
 """
 
 from collections.abc import Iterator

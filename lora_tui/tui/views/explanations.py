@@ -2,7 +2,7 @@
 
 An explanation is two sentences at most, in words that need no other explanation, and names the lesson with the rest of
 it. Its pattern is how the number is written there: the help shows what is in view, and a test that walks the screens
-finds every number that nobody explains.
+finds every number that nobody explains. Small and apart from the help because that test reads the table, too.
 """
 
 import re
