@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -24,6 +24,10 @@ DEADLINE_SECONDS = 30.0
 
 _CHAT_DEADLINE_SECONDS = 5.0
 _REPEAT_SECONDS = 0.1
+_NUDGED_SECONDS = 60.0
+
+_NUDGE = signal.SIGURG
+"""Nothing here uses it, and where it has no handler it is ignored."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -77,14 +81,18 @@ class Interrupts:
 
 @contextmanager
 def chat_signals(streams: Streams) -> Iterator[None]:
-    """Install the handlers of a chat: ctrl+c belongs to the chat itself, SIGTERM and SIGHUP end it."""
+    """Install the handlers of a chat: ctrl+c is a `KeyboardInterrupt` for it to catch, SIGTERM and SIGHUP end it."""
 
     handled: list[int] = []  # and no `threading.Event`: its lock could be held when the handler comes a second time
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        handled.append(number)
+        raise KeyboardInterrupt
 
     def end(number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             streams.hang_up()
-        if number in handled:  # sent again a moment too late
+        if number in handled:
             return
         handled.append(number)
         # A reply under way is not worth waiting for: turns are stored as they end.
@@ -92,30 +100,36 @@ def chat_signals(streams: Streams) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, _CHAT_DEADLINE_SECONDS)
         raise SystemExit(128 + number)
 
-    with _installed({signal.SIGTERM: end, signal.SIGHUP: end}), _repeated(handled):
+    handlers: dict[int, Handler] = {signal.SIGINT: interrupt, signal.SIGTERM: end, signal.SIGHUP: end}
+    with _installed({**handlers, _NUDGE: lambda *_: None}), _nudged(handlers.keys(), handled):
         yield
 
 
 @contextmanager
-def _repeated(handled: list[int]) -> Iterator[None]:
-    """Send the main thread a signal again until its handler has run.
+def _nudged(awaited: Set[int], handled: Sequence[int]) -> Iterator[None]:
+    """Nudge the main thread after one of these signals until its handler has run, and so one more is in `handled`.
 
     Python runs handlers between two instructions of the main thread. A signal that comes just before it blocks in a
-    read, or on another thread, does not interrupt that read: the handler would wait for the next line of input.
+    read, or on another thread, does not interrupt that read: the handler would wait for the next line of input. The
+    nudge is a signal of its own that does nothing but interrupt, so that one too many is nobody's ctrl+c.
     """
     main_thread, over = threading.get_ident(), False
     reader, writer = socket.socketpair()
 
-    def repeat() -> None:
+    def nudge() -> None:
+        known = 0
         while number := reader.recv(1):
-            time.sleep(_REPEAT_SECONDS)
-            while number[0] in (signal.SIGTERM, signal.SIGHUP) and not handled and not over:
-                signal.pthread_kill(main_thread, number[0])
+            if number[0] not in awaited:
+                continue
+            end = time.monotonic() + _NUDGED_SECONDS  # two signals at once have their handler run once
+            while len(handled) == known and not over and time.monotonic() < end:
                 time.sleep(_REPEAT_SECONDS)
+                signal.pthread_kill(main_thread, _NUDGE)
+            known = len(handled)
 
     writer.setblocking(False)
-    repeater = threading.Thread(target=repeat, name="signals", daemon=True)
-    repeater.start()
+    nudging = threading.Thread(target=nudge, name="signals", daemon=True)
+    nudging.start()
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
@@ -123,7 +137,7 @@ def _repeated(handled: list[int]) -> Iterator[None]:
         signal.set_wakeup_fd(before)
         over = True
         writer.close()
-        repeater.join()
+        nudging.join()
         reader.close()
 
 

@@ -163,14 +163,15 @@ def test_a_chat_ends_with_its_terminal_and_at_sigterm(program: Program, number: 
         assert terminal.process.wait(60) == status
 
 
-def test_a_signal_that_interrupts_no_read_ends_a_chat_too(program: Program) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_interrupts_no_read_ends_a_chat_too(program: Program, name: str, status: int) -> None:
     """As it is when it comes between the prompt and the read: here it comes on another thread."""
-    send = "lambda: (time.sleep(0.5), signal.pthread_kill(threading.get_ident(), signal.SIGTERM), time.sleep(60))"
+    send = f"lambda: (time.sleep(0.5), signal.pthread_kill(threading.get_ident(), signal.{name}), time.sleep(60))"
     thread = f"    import signal, threading, time; threading.Thread(target={send}, daemon=True).start()\n"
     put_in_place_of_the_chat(program, thread + "    input('say: ')\n")
     with program.terminal("x=y", "--run", "chat", *BASE) as terminal:
         terminal.read_until("say: ")
-        assert terminal.process.wait(60) == 143
+        assert terminal.process.wait(60) == status
 
 
 def test_a_chat_that_is_stopped_still_ends_its_json_lines(program: Program) -> None:
