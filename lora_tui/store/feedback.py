@@ -16,6 +16,9 @@ from lora_tui.store.rows import FeedbackRow
 PERSON = "person"
 """Who gave the feedback, and who decided, where it was a person."""
 
+AUDIT, ACTIVE, FREE = "audit", "active", "free"
+"""How a rating came about: asked for at random, asked for because it teaches most, or chosen by the person."""
+
 
 async def add(
     t: Store,
@@ -27,10 +30,12 @@ async def add(
     target: float,
     given_by: str,
     at: float | None = None,
+    asked: str = FREE,
 ) -> int:
     """Store one judgement; `scope` is ``generation`` or ``evaluation``, `target` lies in 0-1. Returns its id.
 
-    In scope ``chat``, which no aggregator replays, it is only kept. `at` is in seconds since the epoch, now by default.
+    In scope ``chat``, which no aggregator replays, it is only kept. `at` is in seconds since the epoch, now by default;
+    `asked` is one of `AUDIT`, `ACTIVE` and `FREE`.
     """
     return await t.insert(
         "feedback",
@@ -42,6 +47,7 @@ async def add(
         target=target,
         given_by=given_by,
         at=time.time() if at is None else at,
+        asked=asked,
     )
 
 

@@ -331,7 +331,11 @@ class AnalysisRow:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
-    """A judgement from outside: the metrics as they were and the target (0-1) that the score should have been."""
+    """A judgement from outside: the metrics as they were and the target (0-1) that the score should have been.
+
+    `asked` is ``audit`` where the rating queue asked for it at random (statistics about all pairs or answers may use
+    these alone), ``active`` where it asked because this one teaches most, ``free`` where a person chose what to rate.
+    """
 
     id: int
     scope: str
@@ -342,6 +346,7 @@ class FeedbackRow:
     target: float
     given_by: str
     at: float
+    asked: str = "free"
 
 
 @dataclass(frozen=True, slots=True)

@@ -317,7 +317,10 @@ _HELD_OUT_LOSS = "ALTER TABLE evaluations ADD COLUMN held_out_loss REAL;"
 _WRITTEN = "ALTER TABLE runs ADD COLUMN written JSON;"
 """The dotted keys of a run's settings that somebody wrote; older runs took all as they were."""
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN)
+_ASKED = "ALTER TABLE feedback ADD COLUMN asked TEXT NOT NULL DEFAULT 'free';"
+"""How a rating came about: ``audit`` (asked for at random), ``active`` (asked for because it teaches), or ``free``."""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

@@ -45,7 +45,8 @@ def test_a_file_of_version_1_keeps_its_rows(old_file: Path) -> None:
         assert run is not None
         assert run.state == "finished"
         assert await generation.pair_counts(store, 1) == {"rejected": 1, "waiting": 1}
-        assert [row.metrics for row in await feedback.in_force(store, "generation")] == [{"coverage": 0.5}]
+        (row,) = await feedback.in_force(store, "generation")
+        assert (row.metrics, row.asked) == ({"coverage": 0.5}, feedback.FREE)
         assert await store.value("SELECT prompt_tokens FROM attempts") == 7
 
     with_store(old_file, look)

@@ -38,11 +38,14 @@ async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResul
     return await override_pairs(store, [pair_id], verdict)
 
 
-async def override_pairs(store: Store, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
+async def override_pairs(
+    store: Store, pair_ids: Sequence[int], verdict: str, *, asked: str = feedback.FREE
+) -> ReviewResult:
     """Accept or reject pairs of a run, whatever their score; raises `UsageError` for a pair or verdict there is not.
 
     Each verdict is feedback on the metrics that the pair's text has, in place of an earlier one of a person. All are
     given at one moment, by which `undo` takes them back together. Pairs that a person has judged so already stay.
+    `asked` tells how it came about (`store.feedback`).
     """
     if verdict not in _TARGETS:
         raise UsageError(f"A pair can be accepted or rejected, not {verdict}.")
@@ -63,7 +66,8 @@ async def override_pairs(store: Store, pair_ids: Sequence[int], verdict: str) ->
             given = None
             if metrics.keys() & PRIORS[GENERATION].keys():
                 target = _TARGETS[verdict]
-                given = await feedback.add(t, GENERATION, run.run_id, "pair", pair.id, metrics, target, PERSON)
+                about = ("pair", pair.id, metrics, target, PERSON)
+                given = await feedback.add(t, GENERATION, run.run_id, *about, asked=asked)
             decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
             await generation.decide(t, pair.id, decision, {}, {}, given, at)
         after, _ = await replay_and_record(t, GENERATION, learning_rate)
@@ -143,6 +147,23 @@ async def undo(store: Store, run_id: int) -> ReviewResult | None:
     file, problem = await rewrite_file(store, run)
     written = f"; {file.name} is written anew" if file is not None else f"; {problem}" if problem else ""
     return ReviewResult(f"{message}{written}.", before.weights, after.weights, scores, changed)
+
+
+async def undo_verdict(store: Store, pair_id: int) -> ReviewResult | None:
+    """Take back a person's verdict on one pair, whatever else was decided since; None where none is in force."""
+    await runs.mark_interrupted(store)
+    async with store.transaction() as t:
+        pair, run = await _pair_and_run(t, pair_id)
+        override = await reviews.decision_in_force(t, pair_id)
+        if override is None or override.decided_by != PERSON:
+            return None
+        learning_rate = await learning_rate_of_run(t, GENERATION, run.run_id)
+        before, _ = await replay_and_record(t, GENERATION, learning_rate)
+        await _take_override_back(t, run, override)
+        after, _ = await replay_and_record(t, GENERATION, learning_rate)
+        scores = await _scores(t, pair_id, before, after)
+    message = f"Took back the {_NOUNS[override.verdict]} of {_quoted(pair)}." + await _rewrite_and_report(store, run)
+    return ReviewResult(message, before.weights, after.weights, scores, (pair_id,))
 
 
 @dataclass(frozen=True, slots=True)

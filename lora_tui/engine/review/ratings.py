@@ -23,14 +23,17 @@ CHAT = "chat"
 _LOWEST, _HIGHEST = 1, 5
 
 
-async def rate_sample(store: Store, sample_id: int, rating: int) -> ReviewResult:
-    """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating."""
+async def rate_sample(store: Store, sample_id: int, rating: int, *, asked: str = feedback.FREE) -> ReviewResult:
+    """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating.
+
+    `asked` tells how it came about (`store.feedback`).
+    """
     _check_rating(rating)
     async with store.transaction() as t:
         sample = await _sample(t, sample_id)
         learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
         before, _ = await replay_and_record(t, EVALUATION, learning_rate)
-        await _replace_rating(t, "sample", sample_id, rating, sample.run_id, sample.metrics)
+        await _replace_rating(t, "sample", sample_id, rating, sample.run_id, sample.metrics, asked)
         after, _ = await replay_and_record(t, EVALUATION, learning_rate)
     return _result(f"Rated {rating} of 5.", before, after, sample.metrics)
 
@@ -90,14 +93,20 @@ async def undo_turn_rating(store: Store, turn_id: int, settings: Settings) -> Re
 
 
 async def _replace_rating(
-    t: Store, subject: str, subject_id: int, rating: int, run_id: int | None, metrics: Mapping[str, float]
+    t: Store,
+    subject: str,
+    subject_id: int,
+    rating: int,
+    run_id: int | None,
+    metrics: Mapping[str, float],
+    asked: str = feedback.FREE,
 ) -> None:
     """Put a rating in place of the earlier one, at one moment."""
     at = time.time()
     await feedback.withdraw(t, subject, subject_id, at)
     target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
     scope = EVALUATION if metrics else CHAT
-    await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON, at)
+    await feedback.add(t, scope, run_id, subject, subject_id, metrics, target, feedback.PERSON, at, asked)
 
 
 async def _take_rating_back(t: Store, subject: str, subject_id: int) -> bool:
