@@ -3,5 +3,5 @@
 - `words` is the tokenizer and normaliser, `metrics` the text metrics that stand on it (BLEU, ROUGE, token F1, …).
 - `judge` reads the levels out of an LLM judge's reply.
 - `aggregator` makes one score of many metrics, with weights that learn from feedback.
-- `agreement` measures how well scores agree with people's ratings, `guarantee` what ratings promise of what nobody rated.
+- `agreement` measures how scores agree with people's ratings; `guarantee` is what ratings promise of all the rest.
 """

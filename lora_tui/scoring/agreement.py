@@ -1,12 +1,12 @@
-"""How well scores agree with people's ratings: ranking, calibration, and what cross-validation says of a log of ratings.
+"""How well scores agree with people's ratings: ranking, calibration, and cross-validation of a log of ratings.
 
-Scores are probabilities in [0, 1] that a person would accept something; a label is whether a person did. A rating of the
-middle (3 of 5, a target of 0.5) says neither and is no label (`labels_of`). Where one question was answered, or one
+Scores are probabilities in [0, 1] that a person would accept something; a label is whether a person did. A rating of
+the middle (3 of 5, a target of 0.5) says neither and is no label (`labels_of`). Where one question was answered, or one
 passage asked about, several times, its ratings are not independent: `groups` names what belongs together, so that
 intervals are as wide as they must be and no question stands on both sides of a cross-validation.
 
-Pure functions without numpy, for the app computes them too: ``n log n`` in the number of ratings. What follows for the
-mean of many scores and for a threshold is in `guarantee`.
+Pure functions, without numpy because a running app computes them too; about ``n log n`` in the number of ratings. What
+follows for the mean of many scores and for a threshold is in `guarantee`.
 """
 
 import math
@@ -84,7 +84,7 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     Raises:
         ValueError: Good ones or bad ones are missing.
     """
-    good, bad = _placements(scores, labels)
+    good, _ = _placements(scores, labels)
     return math.fsum(good) / len(good)
 
 

@@ -93,9 +93,9 @@ def threshold_for_precision(
 
     Fixed-sequence testing (Bauer 1991; Angelopoulos, Bates, Candès, Jordan and Lei 2021, "Learn then test",
     arXiv 2110.01052, section 3): thresholds are tried from the strictest downward, each by the exact binomial test at
-    the full error rate, until one fails; the last that passed holds, however many were tried. The sequence begins at the
-    strictest threshold where enough is rated to pass at all, which is known without looking at a label. `thresholds`
-    must not depend on the labels either. Returns None where the first test fails already.
+    the full error rate, until one fails; the last that passed holds, however many were tried. The sequence begins at
+    the strictest threshold where enough is rated to pass at all, which is known without looking at a label.
+    `thresholds` must not depend on the labels either. Returns None where the first test fails already.
     """
     needed = ratings_needed(precision, level)
     found = None
