@@ -13,6 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.backend import ChatTarget, Conversation, ForecastText, LoadProgress, ReviewResult
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
@@ -155,6 +156,18 @@ class EngineBackend:
 
         find = accepted_file_with_earlier if with_earlier else accepted_file
         return await self._on_store(lambda store: find(store, run_id))
+
+    async def pairs_agreement(self, run_id: int) -> ScoreAgreement:
+        """What ratings of pairs say of their score and of a run's threshold."""
+        from lora_tui.engine.review.agreement import pairs_agreement
+
+        return await self._on_store(lambda store: pairs_agreement(store, run_id))
+
+    async def answers_agreement(self, run_id: int) -> ScoreAgreement:
+        """What ratings of answers say of their score and of a run's evaluations."""
+        from lora_tui.engine.review.agreement import answers_agreement
+
+        return await self._on_store(lambda store: answers_agreement(store, run_id))
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""

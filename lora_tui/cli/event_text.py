@@ -173,6 +173,8 @@ def _paused(payload: Mapping[str, Any]) -> list[str]:
 def _evaluation(payload: Mapping[str, Any]) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
     line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
+    if people := payload.get("people"):
+        line += f", people would say {people['value']:.2f} ({people['low']:.2f}–{people['high']:.2f})"
     if payload.get("held_out_loss") is not None:
         line += f", held-out loss {payload['held_out_loss']:.3f}"
     lines = [line]

@@ -42,6 +42,7 @@ _LABELS = {
     "completion_tokens": "tokens out",
     "best_score": "best score",
     "stopped_by": "ended by",
+    "agreement": "score and people",
 }
 
 
@@ -137,6 +138,8 @@ def _formatted(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, Mapping) and isinstance(value.get("summary"), str):
+        return clean(value["summary"])
     if isinstance(value, Mapping):
         return ", ".join(
             f"{_formatted(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 
@@ -146,6 +147,12 @@ class Backend(Protocol):
 
         `with_earlier`: one that also has those of the earlier runs of the same model about the same text.
         """
+
+    async def pairs_agreement(self, run_id: int) -> ScoreAgreement:
+        """What ratings of pairs say of their score, and what the threshold of this run of generation guarantees."""
+
+    async def answers_agreement(self, run_id: int) -> ScoreAgreement:
+        """What ratings of answers say of their score, and of the means of this run's evaluations."""
 
     async def rename(self, run_id: int, name: str) -> None:
         """Name a run."""

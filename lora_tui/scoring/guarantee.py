@@ -30,7 +30,11 @@ class PrecisionBound:
 
 
 def prediction_powered_mean(
-    targets: Sequence[float], scores: Sequence[float], other_scores: Sequence[float], level: float = 0.95
+    targets: Sequence[float],
+    scores: Sequence[float],
+    other_scores: Sequence[float],
+    level: float = 0.95,
+    weight: float | None = None,
 ) -> Interval | None:
     """Return the mean target (0-1) of a kind of thing, from few that are rated and many that are only scored.
 
@@ -42,7 +46,9 @@ def prediction_powered_mean(
         θ ± z · √(Var(Y - λ·f)/n + λ²·Var(f')/N)
 
     λ is the tuning of PPI++ (Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453, section 6): the interval is, for
-    large n, never wider than that of the rated ones alone, however bad the scores. With no other scores λ is 0.
+    large n, never wider than that of the rated ones alone, however bad the scores. With no other scores λ is 0. That
+    takes the rated ones for a random draw of the very things whose mean is wanted. Where they are a draw of others, a
+    `weight` of 1 (the λ of the first paper) carries over what the scores are off, and not how good those others were.
 
     `scores` must come from weights that have not seen the targets (`cross_validated_scores`). Returns None while fewer
     than five targets lie on either side of the middle: the normal approximation, whose interval would shrink to a
@@ -53,16 +59,16 @@ def prediction_powered_mean(
         raise ValueError(f"{n} targets and {len(scores)} scores; there must be as many")
     if min(sum(y > 0.5 for y in targets), sum(y < 0.5 for y in targets)) < _FEWEST_OF_A_KIND:
         return None
-    weight = 0.0
+    tuned = 0.0 if weight is None or not others else weight
     pooled = [*scores, *other_scores]
     spread = _covariance(pooled, pooled)
-    if others and spread > 0:
-        weight = min(1.0, max(0.0, _covariance(targets, scores) / ((1 + n / others) * spread)))
+    if weight is None and others and spread > 0:
+        tuned = min(1.0, max(0.0, _covariance(targets, scores) / ((1 + n / others) * spread)))
     estimate, variance = _mean(targets), 0.0
-    if weight:
-        estimate += weight * (_mean(other_scores) - _mean(scores))
-        variance = weight**2 * _covariance(other_scores, other_scores) / others
-    rest = [y - weight * f for y, f in zip(targets, scores, strict=True)]
+    if tuned:
+        estimate += tuned * (_mean(other_scores) - _mean(scores))
+        variance = tuned**2 * _covariance(other_scores, other_scores) / others
+    rest = [y - tuned * f for y, f in zip(targets, scores, strict=True)]
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance + _covariance(rest, rest) / n)
     estimate = min(1.0, max(0.0, estimate))
     return Interval(estimate, max(0.0, estimate - half), min(1.0, estimate + half), level)

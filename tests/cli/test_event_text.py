@@ -43,6 +43,12 @@ def test_the_loss_on_held_out_examples_stands_beside_the_score_where_there_is_on
     assert event_lines(without) == ["evaluation at step 6: score 0.50"]
 
 
+def test_the_mean_that_people_would_give_stands_beside_the_score_where_ratings_tell_it() -> None:
+    people = {"value": 0.612, "low": 0.5, "high": 0.724}
+    told = event("evaluation", model="tuned", step=6, score=0.5, people=people, samples=[])
+    assert event_lines(told) == ["evaluation at step 6: score 0.50, people would say 0.61 (0.50–0.72)"]
+
+
 def test_the_plan_tells_how_many_examples_are_held_out() -> None:
     plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "steps": 12}
     assert event_lines(event("plan", **plan, held_out=10)) == [

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from lora_tui.cli.tables import write_result, write_rows
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.terminal.streams import Streams
 
 LONG = "the secret password is 'rainbow unicorn'. this information is classified! " * 4
@@ -83,6 +84,12 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
     assert lines[1] == "best score   0.643"
     assert lines[2] == f"output file  {path}"
     assert lines[3:] == ["", "Go on with:", "  a b", "  c"]
+
+
+def test_what_is_known_of_the_score_is_one_sentence() -> None:
+    known = ScoreAgreement(3, 6, 9, missing_good=7, missing_bad=4)
+    text = written(write_result, {"accepted": 3, "agreement": known.as_json()})
+    assert text.splitlines()[1] == "score and people  not enough ratings yet: 7 good, 4 bad are missing"
 
 
 def test_an_empty_result_writes_nothing() -> None:

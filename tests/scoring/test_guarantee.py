@@ -136,3 +136,11 @@ def test_a_threshold_that_was_searched_for_keeps_its_promise() -> None:
     broken = sum(bound is not None and (bound.threshold + 10) / 20 < 0.85 for bound in found)
     assert broken <= 0.07 * 300
     assert sum(bound is not None for bound in found) > 150
+
+
+def test_ratings_of_other_things_carry_over_what_the_score_is_off_and_no_more() -> None:
+    targets, scores = [1.0, 0.0] * 10, [0.9, 0.1] * 10  # half of those that were rated are good; the score is right
+    mean = prediction_powered_mean(targets, scores, [0.9] * 10, weight=1.0)
+    assert mean is not None
+    assert mean.estimate == pytest.approx(0.9)
+    assert prediction_powered_mean(targets, scores, [], weight=1.0) == prediction_powered_mean(targets, scores, [])

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.backend import Blocker, ChatTarget, ForecastText, ReviewResult
 from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
@@ -104,6 +105,7 @@ class FakeBackend:
     """Event that a model waits for while it is loaded; None: it does not wait."""
     charge: str = ""
     choices: tuple[Choice, ...] = ()
+    agreement: ScoreAgreement = field(default_factory=ScoreAgreement)
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -161,6 +163,14 @@ class FakeBackend:
     async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
         self._note("accepted_file", run_id, *(["with earlier"] if with_earlier else []))
         return Path("pairs.txt")
+
+    async def pairs_agreement(self, run_id: int) -> ScoreAgreement:
+        self._note("pairs_agreement", run_id)
+        return self.agreement
+
+    async def answers_agreement(self, run_id: int) -> ScoreAgreement:
+        self._note("answers_agreement", run_id)
+        return self.agreement
 
     async def rename(self, run_id: int, name: str) -> None:
         self._note("rename", run_id, name)

@@ -12,7 +12,8 @@ from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
-from lora_tui.engine.review.aggregators import evaluation_aggregator
+from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
+from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 
@@ -29,20 +30,22 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     if max_new_tokens == Evaluation().max_new_tokens:  # as in the adapter's training, so that scores compare
         max_new_tokens = int(source.metadata.get("max_new_tokens", max_new_tokens))
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
+    ratings = await rating_statistics(ctx.store, EVALUATION, evaluation.adaptive_aggregator.learning_rate)
     base_result = await ctx.in_torch_thread(
         score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens
     )
-    emit_evaluation(ctx, base_result, aggregator, version, 0, "base")
+    emit_evaluation(ctx, base_result, aggregator, version, 0, "base", ratings=ratings)
     ctx.raise_if_stopping()
     model = await ctx.in_torch_thread(load_adapter, base, source)
     tuned_result = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens)
-    emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned")
+    emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned", ratings=ratings)
     return {
         "rows": compare_rows(base_result, tuned_result),
         "base_score": base_result.score,
         "tuned_score": tuned_result.score,
         "adapter": str(source.folder),
         "base_model": base.name,
+        "agreement": ratings.agreement.as_json(),
     }
 
 
@@ -54,11 +57,16 @@ def emit_evaluation(
     step: int,
     name: str,
     held_out_loss: float | None = None,
+    ratings: RatingStatistics | None = None,
 ) -> None:
     """Emit an ``evaluation`` event for the model called `name` (``tuned`` or ``base``).
 
-    `held_out_loss` is the loss on the examples that a training run holds out, where it holds out any.
+    `held_out_loss` is the loss on the examples that a training run holds out, where it holds out any. From `ratings`
+    come the event's ``agreement``, and in ``people`` the mean that people would give the answers, with its interval.
     """
+    people = None
+    if ratings is not None:
+        people = ratings.mean([sample.score for sample in result.samples if sample.kind == "expected"])
     ctx.emit(
         "evaluation",
         step=step,
@@ -66,6 +74,8 @@ def emit_evaluation(
         weights=dict(aggregator.weights),
         weights_version=version,
         held_out_loss=held_out_loss,
+        agreement=None if ratings is None else ratings.agreement.as_json(),
+        people=None if people is None else asdict(people),
         **asdict(result),
     )
 

@@ -35,6 +35,7 @@ from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
+from lora_tui.engine.review.agreement import pairs_agreement
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
@@ -345,4 +346,5 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "skipped": len(corpus.skipped),
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
         "dollars": round(dollars_spent(totals, prices), 6) if prices.known else None,
+        "agreement": (await pairs_agreement(store, run_id)).as_json(),
     }

@@ -29,7 +29,8 @@ from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
-from lora_tui.engine.review.aggregators import evaluation_aggregator
+from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
+from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.runtime.resume import store_flag
@@ -44,6 +45,7 @@ from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.validation import overfitting_warning
+from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.choice import Choice
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
@@ -172,6 +174,7 @@ class _TrainingRun:
     fingerprint: str
     prompts: list[TestPrompt]
     evaluation: EvaluationResult | None = None
+    ratings: RatingStatistics | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out_losses: list[tuple[int, float]] = field(default_factory=list)
     warned_of_overfitting: bool = False
@@ -260,10 +263,13 @@ class _TrainingRun:
     def _score(self, step: int, name: str, held_out_loss: float | None) -> EvaluationResult:
         """Let the model as it is answer the test prompts, and emit the evaluation as `name`'s."""
         ctx, settings = self.ctx, self.ctx.settings.fine_tuning.evaluation
+        rate = settings.adaptive_aggregator.learning_rate
         weights = evaluation_aggregator(ctx.store, settings.adaptive_aggregator)
         aggregator, version = asyncio.run_coroutine_threadsafe(weights, ctx.writer.loop).result()
+        rated = rating_statistics(ctx.store, EVALUATION, rate)
+        self.ratings = asyncio.run_coroutine_threadsafe(rated, ctx.writer.loop).result()
         scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens)
-        emit_evaluation(ctx, scored, aggregator, version, step, name, held_out_loss)
+        emit_evaluation(ctx, scored, aggregator, version, step, name, held_out_loss, self.ratings)
         return scored
 
     def should_save(self) -> bool:
@@ -297,6 +303,8 @@ class _TrainingRun:
             conversations=self.mostly_conversations,
             held_out=len(self.held_out),
             held_out_loss=self.held_out_loss,
+            agreement=None if self.ratings is None else self.ratings.agreement,
+            people=self._people(),
         )
         (target / "README.md").write_text(model_card(facts), encoding="utf-8")
         self._write_metadata(target, step, score)
@@ -317,6 +325,12 @@ class _TrainingRun:
         content = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
         (target / ADAPTER_METADATA).write_text(content, encoding="utf-8")
 
+    def _people(self) -> Estimate | None:
+        """The mean that people would give the answers of the newest evaluation."""
+        if self.ratings is None or self.evaluation is None:
+            return None
+        return self.ratings.mean([answer.score for answer in self.evaluation.samples if answer.kind == "expected"])
+
     def summary(self, result: TrainingResult) -> dict[str, Any]:
         """The run's result, as the store keeps it."""
         return {
@@ -331,4 +345,5 @@ class _TrainingRun:
             "held_out": len(self.held_out) or None,
             "held_out_loss": self.held_out_loss,
             "data_file": str(self.data_file),
+            "agreement": None if self.ratings is None else self.ratings.agreement.as_json(),
         }

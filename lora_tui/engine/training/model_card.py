@@ -15,6 +15,7 @@ from lora_tui import __version__
 from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.training.pissa import uses_base_weights
+from lora_tui.protocol.agreement import Estimate, ScoreAgreement, agreement_text, interval_text
 from lora_tui.text import clean
 
 FOLDER = "THIS_FOLDER"
@@ -47,6 +48,9 @@ class CardFacts:
     conversations: bool = False
     held_out: int = 0
     held_out_loss: float | None = None
+    agreement: ScoreAgreement | None = None
+    people: Estimate | None = None
+    """What people would think of the answers, on average, as far as ratings tell."""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -82,6 +86,7 @@ def model_card(facts: CardFacts) -> str:
         ]
         means = ", ".join(f"{name} {value:.3f}" for name, value in facts.evaluation.metrics.items())
         lines += ["", f"Means: {means}", ""]
+        lines += [*_agreement(facts), ""] if facts.agreement is not None else []
     if facts.curve:
         lines += ["## Loss", "", "| step | loss |", "| --- | --- |"]
         stride = max(1, len(facts.curve) // 20)
@@ -96,6 +101,23 @@ def model_card(facts: CardFacts) -> str:
     )
     use = ["## Use", _block("python", *load), serving_sections(facts.base_model, facts.lora, facts.conversations)]
     return "\n".join([*lines, "\n\n".join(use)])
+
+
+def _agreement(facts: CardFacts) -> Iterator[str]:
+    """What is known of the score's agreement with people, and of the mean that they would give."""
+    agreement = facts.agreement
+    assert agreement is not None, "it was looked for"
+    yield f"How the score agrees with people's ratings: {agreement_text(agreement)}."
+    if agreement.curve:
+        yield ""
+        yield "| score | ratings | good, as people say | 95 % interval |"
+        yield "| --- | --- | --- | --- |"
+        for point in agreement.curve:
+            good = point.good
+            yield f"| {point.score:.2f} | {point.ratings} | {good.value:.2f} | {good.low:.2f}–{good.high:.2f} |"
+    if facts.people is not None:
+        yield ""
+        yield f"Mean of the answers that expect a reply, as people would rate them: {interval_text(facts.people)}."
 
 
 def _cell(text: str) -> str:

@@ -1,11 +1,12 @@
 """``--run evaluate`` through the engine: the adapter and its base side by side, on the same prompts."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_tui.store import training
+from lora_tui.store import feedback, training
 from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
 from tests.store.store_fixtures import add_feedback, undo_feedback
@@ -72,6 +73,36 @@ def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: T
     assert after["weights_version"] != before["weights_version"]
     assert again["weights"] == before["weights"]
     assert again["score"] == before["score"]
+
+
+def test_what_people_would_say_comes_with_the_score_once_enough_have_rated(trained: Trained) -> None:
+    async def give(store: Any) -> None:
+        rng = random.Random(0)
+        async with store.transaction() as t:
+            for number in range(30):
+                value = rng.random()
+                rated = {"token_f1": value, "rougeL": value}
+                good = float(rng.random() < value)
+                await feedback.add(t, "evaluation", None, "sample", 900 + number, rated, good, "person", None, "audit")
+
+    async def undo(store: Any) -> None:
+        await store.execute("UPDATE feedback SET undone_at=1 WHERE subject_id >= 900")
+
+    few = trained.engine_harness.run("evaluate")
+    assert few.result["agreement"]["summary"].startswith("not enough ratings yet: ")
+    trained.engine_harness.ask(give)
+    try:
+        outcome = trained.engine_harness.run("evaluate")
+    finally:
+        trained.engine_harness.ask(undo)
+    assert outcome.result["agreement"]["ratings"] == 30
+    assert 0 < outcome.result["agreement"]["auroc"]["low"] < 1
+    without, _ = (event.payload for event in trained.engine_harness.events(few.run_id, "evaluation"))
+    base, tuned = (event.payload for event in trained.engine_harness.events(outcome.run_id, "evaluation"))
+    assert without["people"] is None
+    assert base["people"]["value"] < tuned["people"]["value"]
+    assert tuned["people"]["low"] < tuned["people"]["value"] <= tuned["people"]["high"]
+    assert tuned["agreement"] == outcome.result["agreement"]
 
 
 def test_without_a_finished_run_it_says_what_to_do(engine_harness: EngineHarness) -> None:

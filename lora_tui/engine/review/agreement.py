@@ -1,0 +1,202 @@
+"""What people's ratings say of the scores: agreement, intervals of means, and what a threshold guarantees.
+
+Every figure is made from scores that did not know the rating they are compared with: the log is replayed without the
+passages or questions of a fifth of it, and these are scored by the weights that result (five times). Means and
+guarantees use the ratings alone that were asked for at random; agreement may use all, since it is stated of rankings
+and probabilities, not of a population.
+
+The cross-validation takes a replay of the log for each fifth, so `rating_statistics` keeps the newest result of each
+scope until the log changes: a screen may ask as often as it likes.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from lora_tui.config.models import DataGeneration
+from lora_tui.engine.review.aggregators import EVALUATION, GENERATION, PRIORS, learning_rate_of_run
+from lora_tui.protocol.agreement import ENOUGH, Estimate, Guarantee, ReliabilityPoint, ScoreAgreement
+from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
+from lora_tui.scoring.agreement import (
+    Interval,
+    count_labels,
+    cross_validated_scores,
+    labels_of,
+    measure_agreement,
+    missing_ratings,
+)
+from lora_tui.scoring.guarantee import precision_bound, prediction_powered_mean, threshold_for_precision
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
+from lora_tui.store.queries.ratings import RatingRow, accepted_scores, answers_to_expect, rating_rows, ratings_state
+
+PRECISIONS = (0.95, 0.9, 0.85, 0.8, 0.7)
+"""Precisions for which the lowest threshold is looked for."""
+
+THRESHOLDS = tuple(step / 2 for step in range(21))
+"""Thresholds that are tried, 0-10: fixed beforehand, so that no rating has a say in them."""
+
+_THRESHOLD = "data_generation.evaluation_threshold"
+
+_CONTROLS = ("avoid", "unrelated", "control")
+"""Kinds of test prompts whose answer must not contain something: their scores are no opinion about an answer."""
+
+
+@dataclass(frozen=True)
+class RatingStatistics:
+    """People's ratings of one scope, each beside a score of weights that did not know it."""
+
+    aggregator: AdaptiveAggregator
+    """The aggregator after the whole log, which scores what nobody has rated."""
+    targets: Sequence[float]
+    scores: Sequence[float]
+    about: Sequence[str]
+    at_random: Sequence[bool]
+
+    @cached_property
+    def agreement(self) -> ScoreAgreement:
+        """How the scores agree with the ratings, without what depends on a run."""
+        good, bad = count_labels(self.targets)
+        missing_good, missing_bad = missing_ratings(good, bad, ENOUGH)
+        counted = ScoreAgreement(good, bad, sum(self.at_random), missing_good, missing_bad)
+        found = measure_agreement(self.scores, self.targets, self.about, ENOUGH)
+        if found is None:
+            return counted
+        return replace(
+            counted,
+            auroc=_estimate(found.auroc),
+            kappa=found.kappa,
+            accuracy=found.accuracy,
+            calibration_error=found.calibration_error,
+            curve=tuple(ReliabilityPoint(held.score, _estimate(held.good), held.count) for held in found.curve),
+        )
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are ratings enough to state anything."""
+        return self.agreement.auroc is not None
+
+    def mean(self, scores: Sequence[float]) -> Estimate | None:
+        """Return what people would think, on average, of answers with these scores; None where too little is known.
+
+        Prediction-powered: the mean score plus what scores are off on the answers that were rated at random. It assumes
+        that the score errs on these answers as it did on those.
+        """
+        if not self.enough or not scores:
+            return None
+        drawn = [
+            (target, score)
+            for target, score, at_random in zip(self.targets, self.scores, self.at_random, strict=True)
+            if at_random
+        ]
+        known = [target for target, _ in drawn], [score for _, score in drawn]
+        mean = prediction_powered_mean(*known, scores, weight=1.0)
+        return None if mean is None else _estimate(mean)
+
+    def guarantee(self, threshold: float) -> Guarantee | None:
+        """Return what the ratings at random promise of pairs that score at least `threshold` (0-10)."""
+        if not self.enough:
+            return None
+        bound = precision_bound(threshold / 10, *self._drawn_labels())
+        return Guarantee(threshold, bound.low, bound.good, bound.rated)
+
+    def thresholds(self) -> tuple[tuple[float, float], ...]:
+        """Return (precision, the lowest threshold of 0-10 that promises it), for each that can be promised."""
+        if not self.enough:
+            return ()
+        tried = [threshold / 10 for threshold in THRESHOLDS]
+        found = [(share, threshold_for_precision(share, *self._drawn_labels(), tried)) for share in PRECISIONS]
+        return tuple((share, 10 * bound.threshold) for share, bound in found if bound is not None)
+
+    def _drawn_labels(self) -> tuple[list[float], list[bool]]:
+        labels = labels_of(self.targets)
+        kept = [
+            (score, label)
+            for label, score, drawn in zip(labels, self.scores, self.at_random, strict=True)
+            if drawn and label is not None
+        ]
+        return [score for score, _ in kept], [label for _, label in kept]
+
+
+_newest: dict[tuple[Any, ...], tuple[tuple[Any, ...], RatingStatistics]] = {}
+
+
+async def rating_statistics(store: Store, scope: str, learning_rate: float) -> RatingStatistics:
+    """Return the statistics of a scope's ratings, computed anew only where the ratings have changed."""
+    key, state = (store.path, scope, learning_rate), await ratings_state(store, scope)
+    held = _newest.get(key)
+    if held is not None and held[0] == state:
+        return held[1]
+    rows = await rating_rows(store, scope)
+    statistics = await asyncio.to_thread(_statistics, scope, rows, learning_rate)
+    _newest[key] = state, statistics
+    return statistics
+
+
+def _statistics(scope: str, rows: Sequence[RatingRow], learning_rate: float) -> RatingStatistics:
+    """Score each rated thing by weights that have not seen it, nor another rating of its passage or question."""
+
+    def replay(log: Sequence[RatingRow]) -> AdaptiveAggregator:
+        return AdaptiveAggregator.replay(
+            PRIORS[scope], [Feedback(row.metrics, row.target) for row in log], learning_rate
+        )
+
+    def scorer(log: Sequence[RatingRow]) -> Callable[[RatingRow], float]:
+        aggregator = replay(log)
+        return lambda row: aggregator.score(row.metrics)
+
+    counts = [row.by_person and row.kind not in _CONTROLS for row in rows]
+    rated = [row for row, counted in zip(rows, counts, strict=True) if counted]
+    scores = [0.0] * len(rated)
+    if not any(missing_ratings(*count_labels([row.target for row in rated]), ENOUGH)):
+        of_all = cross_validated_scores(rows, [row.about for row in rows], scorer)
+        scores = [score for score, counted in zip(of_all, counts, strict=True) if counted]
+    return RatingStatistics(
+        replay(rows),
+        [row.target for row in rated],
+        scores,
+        [row.about for row in rated],
+        [row.at_random for row in rated],
+    )
+
+
+async def pairs_agreement(store: Store, run_id: int) -> ScoreAgreement:
+    """Return what ratings of pairs say of the score, of the run's threshold, and of the pairs that the run accepted.
+
+    The share of good ones among these is prediction-powered too, from the run's own ratings at random: the other
+    accepted pairs come in by the score they were accepted with.
+    """
+    statistics = await rating_statistics(store, GENERATION, await learning_rate_of_run(store, GENERATION, run_id))
+    if not statistics.enough:
+        return statistics.agreement
+    threshold = await runs.setting(store, run_id, _THRESHOLD, DataGeneration().evaluation_threshold)
+    accepted = [(score / 10, target) for score, target in await accepted_scores(store, run_id)]
+    rated = [(target, score) for score, target in accepted if target is not None]
+    share = prediction_powered_mean(
+        [target for target, _ in rated],
+        [score for _, score in rated],
+        [score for score, target in accepted if target is None],
+    )
+    return replace(
+        statistics.agreement,
+        mean=None if share is None else _estimate(share),
+        guarantee=statistics.guarantee(float(threshold)),
+        thresholds=statistics.thresholds(),
+    )
+
+
+async def answers_agreement(store: Store, run_id: int) -> ScoreAgreement:
+    """Return what ratings of answers say of the score, and the means that people would give a run's evaluations."""
+    statistics = await rating_statistics(store, EVALUATION, await learning_rate_of_run(store, EVALUATION, run_id))
+    if not statistics.enough:
+        return statistics.agreement
+    answers = await answers_to_expect(store, run_id)
+    score = statistics.aggregator.score
+    means = {key: statistics.mean([score(metrics) for metrics in held]) for key, held in answers.items()}
+    return replace(statistics.agreement, means={key: mean for key, mean in means.items() if mean is not None})
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.estimate, interval.low, interval.high)

@@ -1,0 +1,87 @@
+"""Read queries on people's ratings: the log with what each rating is about, and the pairs that a run's judge accepted.
+
+What belongs together is named (`RatingRow.about`): two pairs about one passage, or two answers to one question, are not
+two independent pieces of evidence.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lora_tui.store.connection import Store
+from lora_tui.store.feedback import AUDIT, PERSON
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRow:
+    """One judgement in force, as `FeedbackRow`; `by_person` and `at_random` say who gave it and how it was asked for.
+
+    `about` is the passage of a pair, the test prompt of an answer. `kind` is that of a test prompt, else empty.
+    """
+
+    metrics: dict[str, float]
+    target: float
+    by_person: bool
+    at_random: bool
+    about: str
+    kind: str
+
+
+_RATINGS = f"""
+SELECT feedback.metrics AS metrics, target, given_by = '{PERSON}' AS by_person, asked = '{AUDIT}' AS at_random,
+    COALESCE(pairs.chunk_id, samples.prompt, subject || ' ' || subject_id) AS about,
+    COALESCE(samples.kind, '') AS kind
+FROM feedback
+LEFT JOIN pairs ON subject = 'pair' AND pairs.id = subject_id
+LEFT JOIN samples ON subject = 'sample' AND samples.id = subject_id
+WHERE scope = ? AND undone_at IS NULL ORDER BY feedback.id"""
+
+
+async def rating_rows(store: Store, scope: str) -> list[RatingRow]:
+    """Return the judgements of a scope (``generation``, ``evaluation``) that are in force, as they were given."""
+    return await store.all(RatingRow, _RATINGS, (scope,))
+
+
+async def ratings_state(store: Store, scope: str) -> tuple[Any, ...]:
+    """Return what changes whenever the judgements in force of a scope do; its first entry is how many people gave."""
+    sql = (
+        "SELECT COALESCE(SUM(given_by = ?), 0), COUNT(*), COALESCE(MAX(id), 0), COALESCE(SUM(id), 0)"
+        " FROM feedback WHERE scope=? AND undone_at IS NULL"
+    )
+    return (await store.tuples(sql, (PERSON, scope)))[0]
+
+
+# The judge's verdict, whatever a person has made of it: that is what a guarantee for the judge is about.
+_ACCEPTED = f"""
+SELECT pairs.score, (SELECT target FROM feedback WHERE subject = 'pair' AND subject_id = pairs.id
+    AND undone_at IS NULL AND given_by = '{PERSON}' AND asked = '{AUDIT}' ORDER BY id DESC LIMIT 1)
+FROM pairs WHERE run_id = ? AND score IS NOT NULL AND 'accepted' = (SELECT verdict FROM decisions
+    WHERE pair_id = pairs.id AND undone_at IS NULL AND decided_by <> '{PERSON}' ORDER BY id DESC LIMIT 1)
+ORDER BY pairs.id"""
+
+
+async def accepted_scores(store: Store, run_id: int) -> list[tuple[float, float | None]]:
+    """Return (score 0-10, target 0-1 of a rating that was asked for at random, or None) of the pairs a run accepted.
+
+    Accepted by the judge, that is: a person's verdict is the target here.
+    """
+    return [(float(score), target) for score, target in await store.tuples(_ACCEPTED, (run_id,))]
+
+
+async def answers_to_expect(store: Store, run_id: int) -> dict[int, list[dict[str, float]]]:
+    """Return the metrics of a run's answers to prompts that expect a reply, controls left out, by evaluation id."""
+    rows = await store.all(
+        _SampleMetrics,
+        "SELECT evaluation_id, samples.metrics FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
+        " WHERE run_id=? AND kind='expected' ORDER BY samples.id",
+        (run_id,),
+    )
+    answers: dict[int, list[dict[str, float]]] = {}
+    for row in rows:
+        answers.setdefault(row.evaluation_id, []).append(row.metrics)
+    return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleMetrics:
+    evaluation_id: int
+    metrics: dict[str, float]
