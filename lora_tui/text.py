@@ -47,6 +47,14 @@ def one_line(text: str, limit: int = 100) -> str:
     return squeezed if len(squeezed) <= limit else squeezed[: limit - 1] + "…"
 
 
+def question_of(prompt: str) -> str:
+    """Return a test prompt without the training form round it: "Question: unlock\\nAnswer:" is "unlock"."""
+    inner = prompt.strip()
+    if inner.startswith("Question:"):
+        inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
+    return clean(inner or prompt)
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with thousands separators and its noun: ``count(1, "pair")`` is "1 pair"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

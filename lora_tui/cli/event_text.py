@@ -10,7 +10,7 @@ from typing import Any
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, count, duration, one_line, progress_text
+from lora_tui.text import clean, count, duration, one_line, progress_text, question_of
 
 _MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
@@ -94,14 +94,6 @@ def phase_line(phase: Mapping[str, Any], seconds: float | None = None) -> str:
     done, total = phase.get("done") or 0, phase.get("total") or 0
     text = progress_text(str(phase.get("phase", "")), done, total, seconds)
     return text + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
-
-
-def question_of(prompt: str) -> str:
-    """Return a test prompt without the training form round it: "Question: unlock\\nAnswer:" is "unlock"."""
-    inner = prompt.strip()
-    if inner.startswith("Question:"):
-        inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
-    return clean(inner or prompt)
 
 
 def _number(value: Any, form: str) -> str:

@@ -16,11 +16,13 @@ from lora_tui.cli.request import (
     LOG_LEVELS,
     MODES,
     NEWEST,
+    RATED,
     Request,
     check_request,
     nearest,
     parse_log_level,
     parse_mode,
+    parse_rated,
     parse_resume,
 )
 from lora_tui.errors import UsageError
@@ -131,13 +133,20 @@ class GroupedCommand(click.Command):
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
-    help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter.",
+    help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter; "
+    "with rate: what that run has.",
 )
 @click.option("--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV).")
 @click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @click.option("--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")
 @click.option("--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
+@click.option(
+    "--what",
+    metavar="WHAT",
+    shell_complete=choice_completer(RATED),
+    help=f"rate: {' or '.join(RATED)}; the newest that are not all rated where not given.",
+)
 @click.option("--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
 @click.option(
     "--set",
@@ -188,7 +197,8 @@ def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
         guess = nearest(words[0], MODES)
         hint = f"Did you mean --run {guess}?" if guess else "`lora-tui --help` shows the options."
         raise UsageError(f"{words[0]!r} is not an option. {hint}")
-    for name, convert in (("run", parse_mode), ("resume", parse_resume), ("log_level", parse_log_level)):
+    converters = {"run": parse_mode, "resume": parse_resume, "log_level": parse_log_level, "what": parse_rated}
+    for name, convert in converters.items():
         if given[name] is not None:
             given[name] = convert(given[name])
     given["training_file"] = given["training_file"] or None

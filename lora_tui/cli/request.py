@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from lora_tui.errors import UsageError
+from lora_tui.protocol.rating import SUBJECTS
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
-MODES: Final = ("generate", "train", "evaluate", "chat", "export", "quickstart")
+MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "quickstart")
 """What ``--run`` takes."""
+
+RATED: Final = tuple(SUBJECTS)
+"""What ``--what`` takes."""
 
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -43,6 +47,7 @@ class Request:
     prompt: str | None = None
     export_format: str | None = None
     output: Path | None = None
+    what: str | None = None
     log_level: str | None = None
 
     @property
@@ -69,6 +74,7 @@ def check_request(request: Request) -> None:
         ("--train-data-file", request.train_data_file, ("train", "export")),
         ("--format", request.export_format, ("export",)),
         ("--output", request.output, ("export",)),
+        ("--what", request.what, ("rate",)),
     ):
         if given is not None and not _is_unicode(given):
             raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")
@@ -116,6 +122,13 @@ def parse_resume(text: str) -> int | Literal["newest"]:
     if text.isascii() and text.isdigit():
         return int(text)
     raise UsageError(f"--resume takes the number of a run, not {text!r}; `lora-tui --runs` lists them.")
+
+
+def parse_rated(text: str) -> str:
+    """Return what to rate; raises `UsageError` for anything that there is not."""
+    if (what := text.lower()) in RATED:
+        return what
+    raise UsageError(f"--what takes {' or '.join(RATED)}, not {text!r}.")
 
 
 def parse_log_level(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
+from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
@@ -19,7 +20,7 @@ from lora_tui.config.written import written_keys
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.models.adapter_source import require_trained
 from lora_tui.engine.runtime.engine import Engine
-from lora_tui.engine.runtime.resume import resume_run, stored_run
+from lora_tui.engine.runtime.resume import open_existing, resume_run, stored_run
 from lora_tui.errors import UsageError
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
@@ -49,6 +50,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         asyncio.run(require_trained(store_path, purpose, training_file(loaded.settings)))
     if request.run == "chat":
         return _chat(request, streams, loaded.settings, store_path)
+    if request.run == "rate":
+        return _rate(request, streams, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
     register_key_variable(plan.settings.data_generation.api_key_env)
     narrator = make_narrator(streams, report)
@@ -178,3 +181,19 @@ def _chat(request: Request, streams: Streams, settings: Settings, store_path: Pa
     if streams.in_is_terminal:  # a person waits: torch takes seconds to be taken down, or to be imported to the end
         os._exit(BROKEN_PIPE_STATUS if streams.close() else status)
     return status
+
+
+def _rate(request: Request, streams: Streams, store_path: Path) -> int:
+    """Ask for ratings until the person leaves; returns the exit status."""
+
+    async def look() -> None:
+        await (await open_existing(store_path)).close()  # a store that is not there is not made by looking for it
+
+    asyncio.run(look())
+    engine = Engine(store_path)
+    with chat_signals(streams):
+        engine.start()
+        try:
+            return rate_mode(engine, request, streams.out)
+        finally:
+            engine.close()

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lora_tui.cli.event_text import question_of
 from lora_tui.terminal.streams import Streams
-from lora_tui.text import clean
+from lora_tui.text import clean, question_of
 
 _MOST_COLUMNS = 120
 

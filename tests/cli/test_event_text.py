@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from lora_tui.cli.event_text import RunProgress, event_lines, phase_line, question_of, step_line
+from lora_tui.cli.event_text import RunProgress, event_lines, phase_line, step_line
 from lora_tui.store.rows import Event
+from lora_tui.text import question_of
 
 
 def event(kind: str, **payload: Any) -> Event:

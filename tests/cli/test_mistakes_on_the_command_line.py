@@ -11,7 +11,7 @@ MISTAKES = [
     (["--josn", "--runs"], "Did you mean --json?"),
     (["--frobnicate"], "There is no option --frobnicate"),
     (["--run", "trian"], "Did you mean --run train?"),
-    (["--run", "xyzzy"], "generate, train, evaluate, chat, export, quickstart"),
+    (["--run", "xyzzy"], "generate, train, evaluate, chat, export, rate, quickstart"),
     (["--run"], "--run needs a mode"),
     (["--run", "--json"], "--run needs a mode"),
     (["train"], "Did you mean --run train?"),

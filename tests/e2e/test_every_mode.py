@@ -57,6 +57,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "train": ("--run", "train"),
     "evaluate": ("--run", "evaluate"),
     "chat": ("--run", "chat", "--prompt", "unlock"),
+    "rate": ("--run", "rate", "--what", "pairs"),
     "export adapter": ("--run", "export", "--output", "exported-adapter"),
     "export merged": ("--run", "export", "--format", "merged", "--output", "exported-merged"),
     "export messages": ("--run", "export", "--format", "messages", "--output", "exported.jsonl"),
@@ -133,7 +134,7 @@ def test_with_json_every_line_of_stdout_parses(modes_folder: ModesFolder, mode: 
     assert done.returncode == events[-1]["exit_status"]
     if mode != "doctor":
         assert done.returncode == 0, done.stdout + done.stderr
-    if mode in ("generate", "train", "evaluate", "chat"):
+    if mode in ("generate", "train", "evaluate", "chat", "rate"):
         assert events[0]["event"] == "started"
 
 

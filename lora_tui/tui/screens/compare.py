@@ -17,7 +17,7 @@ from lora_tui.store import runs, training
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.rows import Sample
-from lora_tui.text import is_right, missing_words, one_line
+from lora_tui.text import is_right, missing_words, one_line, question_of
 from lora_tui.tui.axes import UNITS, Unit
 from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.dialogs import Dialog
@@ -27,7 +27,6 @@ from lora_tui.tui.text import DIM, safe_line, styled
 from lora_tui.tui.views.run_list import MARKS
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.views.training_text import question_of
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import set_title

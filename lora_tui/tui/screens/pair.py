@@ -85,7 +85,7 @@ class PairScreen(Dialog[int | None]):
         question = safe_text(pair.question, "bold")
         judge = pair_texts.judge_text(detail)
         parts = {
-            "passage": pair_texts.passage_text(detail),
+            "passage": pair_texts.passage_text(detail.passage, pair.evidence),
             "pair-text": styled((one_line(kind, 200) + "\n", DIM), question, "\n\n", safe_text(pair.answer)),
             "pair-verdict": Content("\n").join(filter(None, (pair_texts.verdict_text(detail), self._change))),
             "pair-measures": pair_texts.metrics_text(detail),

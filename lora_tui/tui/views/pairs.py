@@ -4,7 +4,6 @@ A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What 
 so a tick costs what has happened since the last one, however many pairs there are.
 """
 
-import re
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
@@ -14,6 +13,7 @@ from typing import Any
 
 from textual.content import Content
 
+from lora_tui.protocol.rating import evidence_span, unwrapped
 from lora_tui.store import events
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
@@ -43,9 +43,6 @@ _BATCH = 2000
 """Events that are read at once."""
 
 _STATE_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
-
-_SOFT_BREAK = re.compile(r"(?<=\S)\n(?=[^\s#>|*+\-\d])")
-"""A line's end inside a paragraph: not before a list, a table, a heading, a quotation or an indented line."""
 
 _BAR = 14
 _NAME = 21
@@ -214,20 +211,17 @@ def pair_cells(pair: PairLine) -> list[tuple[str, str]]:
     ]
 
 
-def passage_text(detail: PairDetail) -> Content:
+def passage_text(passage: str, evidence: str) -> Content:
     """The passage with its evidence in reverse video, and between bars for terminals without colour."""
-    text = _SOFT_BREAK.sub(" ", detail.passage)
-    evidence = detail.pair.evidence
-    # It is found whatever the white space and case.
-    words = [re.escape(word) for word in evidence.split()]
-    found = re.search(r"\s+".join(words), text, re.IGNORECASE) if words else None
-    if found is not None:
-        before, after = safe_text(text[: found.start()]), safe_text(text[found.end() :])
-        return styled(before, ("▐", "$accent"), safe_text(found[0], "reverse"), ("▌", "$accent"), after)
+    text = unwrapped(passage)
+    if span := evidence_span(text, evidence):
+        before, quoted, after = text[: span[0]], text[slice(*span)], text[span[1] :]
+        marked = (("▐", "$accent"), safe_text(quoted, "reverse"), ("▌", "$accent"))
+        return styled(safe_text(before), *marked, safe_text(after))
     if not evidence:
         return safe_text(text)
-    quoted = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
-    return styled(safe_text(text), quoted, safe_text(evidence, "italic"))
+    missing = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
+    return styled(safe_text(text), missing, safe_text(evidence, "italic"))
 
 
 def _decision_in_force(detail: PairDetail) -> DecisionRow | None:

@@ -9,7 +9,7 @@ from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
 from lora_tui.store.rows import Sample
-from lora_tui.text import duration, one_line
+from lora_tui.text import duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.runs import choice_lines
@@ -275,14 +275,6 @@ def sample_cells(sample: Sample, rating: int | None) -> list[tuple[str, str]]:
         (score_mark(sample.score), style),
         (stars, "accent"),
     ]
-
-
-def question_of(prompt: str) -> str:
-    """The question of a test prompt, without the training form around it."""
-    inner = prompt.strip()
-    if inner.startswith("Question:"):
-        inner = inner.removeprefix("Question:").removesuffix("Answer:").strip()
-    return inner or prompt
 
 
 def warning_lines(warnings: Sequence[str], width: int) -> Content:
