@@ -22,8 +22,9 @@ import psutil
 
 from lora_tui import __version__
 from lora_tui.cli.request import Request
+from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import Loaded, load_settings
-from lora_tui.config.models import DataGeneration, Settings
+from lora_tui.config.models import Settings
 from lora_tui.config.paths import cache_folder, log_folder
 from lora_tui.engine.generation.client.wire import shown_url
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, recall

@@ -25,7 +25,7 @@ _RUN_COLUMNS = {
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run")
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
 _HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
@@ -37,6 +37,7 @@ _LABELS = {
     "from_model": "by the model",
     "tuned_score": "score",
     "base_score": "base model's score",
+    "judge_answers": "answers of judges",
     "prompt_tokens": "tokens in",
     "completion_tokens": "tokens out",
     "best_score": "best score",

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
+from lora_tui.config.generation import DataGeneration
 from lora_tui.config.keys import settings_value
-from lora_tui.config.models import App, DataGeneration, FineTuning, Settings
+from lora_tui.config.models import App, FineTuning, Settings
 from lora_tui.config.reference import toml_value
 from lora_tui.text import memory_size, one_line
 

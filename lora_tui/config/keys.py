@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from lora_tui.config.models import PromptCheck, Section, Settings
-from lora_tui.config.values import LARGEST, Kind
+from lora_tui.config.models import PromptCheck, Settings
+from lora_tui.config.values import LARGEST, Kind, Section
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

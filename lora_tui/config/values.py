@@ -1,4 +1,4 @@
-"""Types of configuration values: annotated types with bounds and validators, each with its own error message.
+"""Types of configuration values, each with bounds and an error message of its own, and `Section`, which holds them.
 
 A type carries its bounds, or a check with a message of its own where a bound cannot say it. The messages follow the
 key's name in a sentence ("… must be …"), and none of them repeats a value that may hold a key or a password. Whether
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 LARGEST = 10**12
@@ -21,6 +21,24 @@ _KEY = re.compile(r"(?:(?:ctrl|shift|alt|meta|super|hyper)\+)+(?:[^\s+,A-Z]|[a-z
 """One key as Textual names it: a character, a name such as ``f2`` or ``question_mark``, modifiers before either."""
 
 KEYS_COME_FROM_THE_ENVIRONMENT = "keys come from the environment: export OPENAI_API_KEY=…"
+
+
+class Section(BaseModel):
+    """What all sections share: strict, closed, unchangeable, and silent about their input in error texts."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+def conflict(keys: list[str], why: str) -> PydanticCustomError:
+    """Return the error for keys of one section that contradict each other; `why` follows the first key's name."""
+    return PydanticCustomError("conflict", "{why}", {"why": why, "keys": keys})
 
 
 @dataclass(frozen=True, slots=True)

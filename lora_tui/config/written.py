@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lora_tui.config.keys import all_keys, settings_value
-from lora_tui.config.models import Section, Settings
+from lora_tui.config.models import Settings
+from lora_tui.config.values import Section
 
 RECIPE_KEYS = (
     "fine_tuning.model_name",

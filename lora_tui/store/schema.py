@@ -320,7 +320,21 @@ _WRITTEN = "ALTER TABLE runs ADD COLUMN written JSON;"
 _ASKED = "ALTER TABLE feedback ADD COLUMN asked TEXT NOT NULL DEFAULT 'free';"
 """How a rating came about: ``audit`` (asked for at random), ``active`` (asked for because it teaches), or ``free``."""
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED)
+_JUDGEMENTS = """
+CREATE TABLE judgements (
+    task_id INTEGER NOT NULL REFERENCES tasks(id) ON DELETE CASCADE,
+    judge TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    metrics JSON NOT NULL,
+    note TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (task_id, judge, subject)
+) WITHOUT ROWID;
+"""
+"""What each of several judges, or a judge that is being checked, has answered about a text; `subject` is its hash."""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED, _JUDGEMENTS)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

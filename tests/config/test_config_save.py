@@ -16,6 +16,7 @@ from lora_tui.errors import ConfigError, LoraTuiError
 CHANGES: dict[str, Any] = {
     "data_generation.input_folder": "C:\\data \"quoted\" 'twice'\nsecond line ü 🦄",
     "data_generation.topics": ["a", "b\tc"],
+    "data_generation.judge_models": ["one", "other"],
     "fine_tuning.gradient_checkpointing": "auto",
     "fine_tuning.device": "cuda:1",
     "fine_tuning.dtype": "float32",

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from lora_tui.config.models import DataGeneration, Settings
+from lora_tui.config.generation import DataGeneration
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents

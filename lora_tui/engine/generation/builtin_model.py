@@ -98,6 +98,8 @@ class BuiltinModel:
 
     name = BUILTIN
     concurrency = 2 * _BATCH
+    check_key = ""
+    """It is not asked about canary pairs: it rates nothing, it makes the round trip."""
 
     def __init__(self, ctx: RunContext, base: BaseModel) -> None:
         self._ctx = ctx
@@ -113,6 +115,11 @@ class BuiltinModel:
         """Fetch the model if it is not cached yet, and load it."""
         base = await ctx.in_torch_thread(load_base, ctx.settings, progress_events(ctx.emit), BUILTIN)
         return cls(ctx, base)
+
+    @property
+    def judges(self) -> "tuple[BuiltinModel]":
+        """It judges what it wrote, by the round trip."""
+        return (self,)
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Return up to ``request.count`` pairs of the passage that have not been proposed yet, the best first."""

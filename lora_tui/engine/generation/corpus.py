@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, UnusableFile
 from lora_tui.errors import LoraTuiError

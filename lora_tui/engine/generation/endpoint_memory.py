@@ -1,8 +1,9 @@
 """What is known of endpoints: the form of reply that each model behind each address could keep, found in earlier runs.
 
 Kept in the cache folder and not in a store, because it is about a server and not about a run: whatever project asks it
-next begins where the last one ended. It is forgotten after a week, since servers and models are replaced under the same
-name, and whoever cannot wait deletes the file. Neither keys nor texts are in it.
+next begins where the last one ended. Beside it lies what each judge made of the canary pairs, by `check_key`. All of it
+is forgotten after a week, since servers and models are replaced under the same name, and whoever cannot wait deletes
+the file. Neither keys nor texts are in it.
 """
 
 import json
@@ -12,7 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_tui.config.generation import DataGeneration
 from lora_tui.config.paths import cache_folder, private_folder
+from lora_tui.engine.generation.canaries import JudgeCheck, check_key
+from lora_tui.engine.generation.client.wire import OPENAI_URL, shown_url
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, JudgeForm
+from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
 
@@ -57,9 +63,44 @@ def recall(url: str, model: str) -> EndpointNotes | None:
 
 def remember(url: str, model: str, notes: EndpointNotes) -> None:
     """Store what is known of a model at an address. A cache that cannot be written loses it, and no more."""
+    _write(f"{url} {model}", asdict(notes))
+
+
+def judge_form(url: str, model: str) -> JudgeForm:
+    """Return the form in which a model at an address is asked for judgements first: the one it was found to keep."""
+    notes = recall(url, model) or EndpointNotes()
+    return next((form for form in JUDGE_FORMS if form == notes.judge), "digits")
+
+
+def recall_check(key: str) -> JudgeCheck | None:
+    """Return what was found about a judge, by its `check_key`, unless it is too old."""
+    found = _read().get(key)
+    try:
+        check = JudgeCheck(**found) if isinstance(found, dict) else None
+        fresh = check is not None and 0 <= time.time() - check.at < FORGET_AFTER
+    except TypeError:  # written by another version
+        return None
+    return check if fresh else None
+
+
+def remember_check(key: str, check: JudgeCheck) -> None:
+    """Store what was found about a judge."""
+    _write(key, asdict(check))
+
+
+def known_checks(chosen: DataGeneration) -> dict[str, JudgeCheck | None]:
+    """Return what is known of each of the configured judges that a check would ask, None where it is still to come."""
+    if chosen.model == BUILTIN:
+        return {}
+    url = shown_url(chosen.base_url or OPENAI_URL)
+    forms = {judge: judge_form(url, judge) for judge in chosen.judges}
+    return {judge: recall_check(check_key(url, judge, form)) for judge, form in forms.items() if form != "gates"}
+
+
+def _write(key: str, value: Mapping[str, Any]) -> None:
     try:
         private_folder(memory_file().parent)
-        known = {**_read(), f"{url} {model}": asdict(notes)}
+        known = {**_read(), key: value}
         write_atomically(memory_file(), json.dumps(known, indent=1, ensure_ascii=False) + "\n", mode=0o600)
     except (OSError, LoraTuiError):
         return

@@ -6,6 +6,7 @@ again when it ends, so that nothing that may have cost money is forgotten. The a
 the same transaction as what follows from the answer; the record remembers it until then.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,18 +110,34 @@ class CallRecord(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """A model that judges pairs, by its name."""
+
+    name: str
+
+    @property
+    def check_key(self) -> str:
+        """Under which its check on canary pairs is remembered; empty where it is not asked about them."""
+        ...
+
+    async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
+        """Judge a pair with the passage in view. Raises as `GenerationModel.propose` does."""
+        ...
+
+
 class GenerationModel(Protocol):
-    """A model that writes and judges pairs. It runs up to `concurrency` calls at a time and queues the others."""
+    """A model that writes pairs, and the judges beside it. It runs `concurrency` calls at a time and queues others."""
 
     name: str
     concurrency: int
 
-    async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
-        """Write pairs about a passage. Raises `CallFailed` for this call, `UnreachableError` for the run."""
+    @property
+    def judges(self) -> Sequence[Judge]:
+        """Who judges the pairs: the first two every one, the others where these disagree."""
         ...
 
-    async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
-        """Judge a pair with the passage in view. Raises as `propose` does."""
+    async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
+        """Write pairs about a passage. Raises `CallFailed` for this call, `UnreachableError` for the run."""
         ...
 
     async def analyse(self, statistics: str, call: CallRecord) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store

@@ -17,7 +17,7 @@ from pathlib import Path
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.output import write_accepted
-from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE
+from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE
 from lora_tui.engine.generation.workers import Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import Emit, RunContext
@@ -173,8 +173,12 @@ class Pipeline:
             await self._workers.recount()
 
     async def _start_tasks(self) -> None:
-        """Start what can start: an analysis that is due, then judging, then writing."""
+        """Start what can start: checks of the judges before all else; an analysis that is due, judging, writing."""
         if self._budget_spent:
+            return
+        for task in await self._next(CHECK, self._capacity):
+            self._start(task)
+        if any(task.kind == CHECK for task in self._running.values()):
             return
         judging = sum(task.kind == JUDGE for task in self._running.values())
         due = self._progress.accepted // self._interval
@@ -216,7 +220,9 @@ class Pipeline:
 
     async def _run_task(self, task: TaskRow) -> None:
         workers = self._workers
-        work = {GENERATE: workers.generate, JUDGE: workers.judge, ANALYSE: workers.analyse}[task.kind]
+        work = {GENERATE: workers.generate, JUDGE: workers.judge, ANALYSE: workers.analyse, CHECK: workers.check}[
+            task.kind
+        ]
         call = workers.call(task)
         try:
             await work(task, call)

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, title_of
 from lora_tui.engine.generation.generation_model import PairRequest, Slot
@@ -27,7 +27,7 @@ from lora_tui.store import tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import ChunkRow, NewTask, PairRow, TaskRow
 
-GENERATE, JUDGE, ANALYSE = "generate", "judge", "analyse"
+GENERATE, JUDGE, ANALYSE, CHECK = "generate", "judge", "analyse", "check"
 """The kinds of task."""
 
 TOKENS_PER_PAIR = 200

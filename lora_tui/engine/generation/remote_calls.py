@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.client.endpoint import Endpoint
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
+from lora_tui.engine.generation.canaries import MARGIN, check_key, rating
 from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.wire import ChatRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
@@ -30,8 +31,6 @@ from lora_tui.scoring.judge import DIMENSIONS
 
 _ORDER: tuple[JudgeForm, ...] = tuple(JUDGE_FORMS)
 _TRIES, _MOST_UNUSABLE, _WINDOW = 2, 6, 8
-_MARGIN = 0.1
-"""By how much, of 0-1, a sound pair must be rated above a wrong one."""
 
 _CONTRASTS: Sequence[tuple[str, str, str]] = (
     ("When was the observatory of Tarn Hill opened?", "It was opened in 1904.", "It was opened in 1940."),
@@ -55,24 +54,25 @@ _CONTRASTS: Sequence[tuple[str, str, str]] = (
 
 
 class RemoteJudge:
-    """Judges pairs with an endpoint's model; `writing` is the ladder of the model that wrote them."""
+    """Judges pairs with the model `name` of an endpoint; `writing` is the ladder of the model that wrote them."""
 
     def __init__(
         self,
+        name: str,
         chosen: DataGeneration,
         calls: RemoteCalls,
         prompts: Prompts,
         warn: Callable[[str], None],
         writing: FormLadder,
     ) -> None:
-        self.model = chosen.judge_model or chosen.model
+        self.name = name
         self._chosen = chosen
         self._calls = calls
         self._prompts = prompts
         self._warn = warn
         self._writing = writing
         self._address = calls.endpoint.shown_url
-        notes = recall(self._address, self.model)
+        notes = recall(self._address, name)
         known = next((form for form in JUDGE_FORMS if notes is not None and form == notes.judge), None)
         self.form: JudgeForm = known or _ORDER[0]
         self._trusted = known is not None
@@ -83,7 +83,12 @@ class RemoteJudge:
     @property
     def is_weak(self) -> bool:
         """Whether the model is one that writes only about single sentences."""
-        return self.model == self._chosen.model and self._writing.current in ("flat", "begun")
+        return self.name == self._chosen.model and self._writing.current in ("flat", "begun")
+
+    @property
+    def check_key(self) -> str:
+        """Under which its check on canary pairs is remembered; empty where no model judges."""
+        return "" if self.form == "gates" else check_key(self._address, self.name, self.form)
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Return the judgement on a pair, with the passage in view."""
@@ -131,7 +136,7 @@ class RemoteJudge:
                 await self._judge(form, TRIAL.passage, ProposedPair(question, answer, TRIAL.passage, ""), call)
                 for answer in (right, wrong)
             ]
-            if _mean(sound) < _mean(other) + _MARGIN:
+            if rating(sound) < rating(other) + MARGIN:
                 return f"it rates «{wrong}» no lower than «{right}»"
         return None
 
@@ -144,17 +149,17 @@ class RemoteJudge:
             metrics = {}
             for dimension in DIMENSIONS:
                 messages = self._prompts.judge_dimension(passage, pair, dimension)
-                chat = ChatRequest(self.model, messages, chosen.max_tokens, sampling)
+                chat = ChatRequest(self.name, messages, chosen.max_tokens, sampling)
                 metrics[f"judge_{dimension}"] = await self._calls.ask(chat, call, "evaluation", read_yes_or_no)
             written = ", ".join(f"{name} {metrics[f'judge_{name}']:.0%}" for name in DIMENSIONS)
             return Judgement(metrics, f"probability of yes: {written}", "yes/no")
-        chat = ChatRequest(self.model, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
+        chat = ChatRequest(self.name, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
         if form == "levels":
             messages = self._prompts.judge(passage, pair, in_json=True)
-            enforcement = self._writing.enforcement_of("flat") if self.model == self._chosen.model else "none"
+            enforcement = self._writing.enforcement_of("flat") if self.name == self._chosen.model else "none"
             # Three keys and digits take some 25 tokens.
             most = max(chosen.max_tokens, 60)
-            chat = ChatRequest(self.model, messages, most, sampling, LEVELS_SCHEMA, enforcement)
+            chat = ChatRequest(self.name, messages, most, sampling, LEVELS_SCHEMA, enforcement)
         return await self._calls.ask(chat, call, "evaluation", read_judgement)
 
     def _record(self, form: JudgeForm, fault: str | None) -> bool:
@@ -176,15 +181,10 @@ class RemoteJudge:
         self._trusted = self.form == "gates"
         self._was_usable = False
         self._recent.clear()
-        self._warn(f"{self._address}, {self.model} as the judge: {why}. It is asked for {JUDGE_FORMS[self.form]}.")
+        self._warn(f"{self._address}, {self.name} as the judge: {why}. It is asked for {JUDGE_FORMS[self.form]}.")
         if self._trusted or not self.is_weak:
             self._remember(why)
 
     def _remember(self, why: str = "") -> None:
-        known = recall(self._address, self.model) or EndpointNotes(at=time.time())
-        remember(self._address, self.model, replace(known, judge=self.form, judge_how=why))
-
-
-def _mean(judgement: Judgement) -> float:
-    """Return the mean of groundedness and correctness, which a wrong answer lowers."""
-    return sum(judgement.metrics[f"judge_{name}"] for name in DIMENSIONS[:2]) / 2
+        known = recall(self._address, self.name) or EndpointNotes(at=time.time())
+        remember(self._address, self.name, replace(known, judge=self.form, judge_how=why))

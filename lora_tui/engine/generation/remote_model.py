@@ -1,4 +1,4 @@
-"""The generation model behind an OpenAI-compatible endpoint: `RemoteModel`, which joins its writer, judge and analyst.
+"""The generation model behind an OpenAI-compatible endpoint: `RemoteModel`, which joins its writer, judges and analyst.
 
 Each asks for what the model can do: a model that writes only about single sentences interprets no statistics, they are
 put into words by rule.
@@ -8,10 +8,10 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.analysis import describe
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
-from lora_tui.engine.generation.generation_model import CallRecord, Judgement, PairRequest, Proposals, ProposedPair
+from lora_tui.engine.generation.generation_model import CallRecord, PairRequest, Proposals
 from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.remote_judge import RemoteJudge
@@ -28,7 +28,9 @@ class RemoteModel:
         self._prompts = Prompts()
         self._writer = RemoteWriter(chosen, self._calls, self._prompts, warn)
         self.name = chosen.model
-        self._judge = RemoteJudge(chosen, self._calls, self._prompts, warn, self._writer.forms)
+        self.judges = tuple(
+            RemoteJudge(judge, chosen, self._calls, self._prompts, warn, self._writer.forms) for judge in chosen.judges
+        )
         self.concurrency = chosen.max_concurrency
 
     async def close(self) -> None:
@@ -39,17 +41,13 @@ class RemoteModel:
         """Ask for pairs about a passage, in the form that the model can keep."""
         return await self._writer.propose(request, call)
 
-    async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
-        """Ask for a judgement on a pair, with the passage in view."""
-        return await self._judge.judge(passage, pair, call)
-
     async def analyse(self, statistics: str, call: CallRecord) -> str:
         """Ask what the statistics of a batch mean."""
-        if self._judge.is_weak:
+        if self.judges[0].is_weak:
             return describe(json.loads(statistics))
         chosen = self._chosen.batch_analysis
         sampling = {"temperature": chosen.temperature}
-        chat = ChatRequest(self._judge.model, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
+        chat = ChatRequest(self.judges[0].name, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
         return await self._calls.ask(chat, call, "batch_analysis", _read_text)
 
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.begun_pairs import BegunPair, begun_pairs, sentences_of
 from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest

@@ -1,7 +1,7 @@
-"""The three kinds of task of a generation run: writing pairs, judging one pair, analysing the accepted pairs.
+"""The kinds of task of a generation run: checking a judge, writing pairs, judging one pair, analysing accepted ones.
 
-Each makes one call of the model and stores everything that follows from its answer in one transaction. A pair is never
-accepted or rejected because a call failed: it goes to review.
+Each stores everything that follows from an answer in the transaction that ends its call. A pair is never accepted or
+rejected because a call failed: it goes to review.
 """
 
 import json
@@ -10,15 +10,25 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from lora_tui.engine.generation import analysis, judging
+from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.earlier import EarlierPairs
-from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel, Proposals, ProposedPair
+from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
+from lora_tui.engine.generation.generation_model import (
+    CallFailed,
+    GenerationModel,
+    Judgement,
+    Proposals,
+    ProposedPair,
+)
 from lora_tui.engine.generation.judging import NearDuplicates, PairJudge, Refusal
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
-from lora_tui.engine.generation.planner import ANALYSE, JUDGE, Planner, slot_of
+from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
+from lora_tui.engine.generation.planner import ANALYSE, CHECK, JUDGE, Planner, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.errors import UnreachableError
+from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.scoring.words import question_key
+from lora_tui.secrets import redact
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
@@ -27,6 +37,10 @@ from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, NewTas
 from lora_tui.text import one_line
 
 _PAGE = 500
+
+
+class UnfitJudgeError(LoraTuiError):
+    """A judge tells fewer canary pairs than ``data_generation.judge_must_tell`` asks for."""
 
 
 @dataclass
@@ -51,6 +65,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
+        self.panel = JudgePanel(self.store, self.model.judges, self._call)
 
     async def restore(self) -> None:
         """Take up from the store what the run has done before."""
@@ -66,7 +81,53 @@ class Workers:
 
     def call(self, task: TaskRow) -> StoredCall:
         """Return the record of one task's call."""
-        return StoredCall(self.store, self.run_id, task.id, self.ledger, self.wait_while_paused)
+        return self._call(task.id)
+
+    def _call(self, task_id: int) -> StoredCall:
+        return StoredCall(self.store, self.run_id, task_id, self.ledger, self.wait_while_paused)
+
+    # Checking judges
+
+    async def plan_checks(self) -> None:
+        """Plan a check of each judge on the canary pairs; what is remembered of one is reported at once.
+
+        Raises `UnfitJudgeError` where that is less than is asked for.
+        """
+        unknown = []
+        for judge in self.model.judges:
+            check = recall_check(judge.check_key) if judge.check_key else None
+            if check is not None:
+                self._report_check(check)
+            elif judge.check_key:
+                unknown.append(NewTask(CHECK, judge.name))
+        async with self.store.transaction() as t:
+            await tasks.add_tasks(t, self.run_id, unknown)
+
+    async def check(self, task: TaskRow, call: StoredCall) -> None:
+        """Ask a judge about the canary pairs. Raises `UnfitJudgeError`."""
+        judge = next((judge for judge in self.model.judges if judge.name == task.key), None)
+        check = await self.panel.check(judge, task.id) if judge is not None else None
+        await run_shielded(self._end(task, "done" if check else "cancelled", None if check else "no model judges"))
+        if check is not None and judge is not None:
+            if check.of == len(CANARIES):
+                remember_check(judge.check_key, check)
+            self._report_check(check)
+
+    def _report_check(self, check: JudgeCheck) -> None:
+        kind, advice = "note", ""
+        if check.misses:
+            kind = "warning"
+            advice = (
+                ".\nPairs with such a fault may be accepted; name a larger judge with data_generation.judge_model, or "
+                "several with judge_models."
+            )
+        self.ctx.emit(kind, message=redact(check.text() + advice), **check.fields())
+        missed, least = check.misses.values(), self.ctx.settings.data_generation.judge_must_tell
+        if sum(missed) > len(CANARIES) - least and least:
+            raise UnfitJudgeError(
+                f"{check.text()}.\nThat is fewer than data_generation.judge_must_tell = {least}: lower it, or name "
+                "another judge with data_generation.judge_model."
+            )
 
     # Writing
 
@@ -147,22 +208,45 @@ class Workers:
             if not _still_waiting(pair, await self._pair(task)):
                 raise _Superseded
 
-        call.check_wanted = check_wanted
+        def prepare(call: StoredCall) -> StoredCall:
+            call.check_wanted = check_wanted
+            return call
+
         chunk = await self._chunk(pair.chunk_id)
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
         try:
-            judgement = await self.model.judge(chunk.text, proposed, call)
+            rated = await self._rate(task, chunk.text, proposed, prepare(call), prepare)
         except _Superseded:
             await run_shielded(self._end_superseded(task))
             return
-        metrics = judging.pair_metrics(proposed, chunk.text, judgement)
+        judgement = rated.judgement
+        metrics = {**judging.pair_metrics(proposed, chunk.text, judgement), **rated.metrics}
         # Without a judge's metrics, the others say what they stand for.
-        details = dict.fromkeys(judgement.metrics or metrics, f"{judgement.mode}: {judgement.note}")
+        details = rated.details or dict.fromkeys(metrics, f"{judgement.mode}: {judgement.note}")
         decision = self.pair_judge.decide(metrics)
         if not judgement.metrics:
             decision = replace(decision, reason=f"{decision.reason}; {judgement.note}")
         verdict = _Verdict(decision, metrics, details)
         await run_shielded(self._decide(task, pair, call, verdict))
+
+    async def _rate(
+        self,
+        task: TaskRow,
+        passage: str,
+        pair: ProposedPair,
+        call: StoredCall,
+        prepare: Callable[[StoredCall], StoredCall],
+    ) -> PanelJudgement:
+        """Ask the one judge by `call`, or several by calls of their own, each made ready by `prepare`."""
+        if len(self.model.judges) > 1:
+
+            def accepts(judgement: Judgement) -> bool:
+                return self.pair_judge.decide(judging.pair_metrics(pair, passage, judgement)).verdict == "accepted"
+
+            return await self.panel.judge(task.id, passage, pair, prepare, accepts)
+        judgement = await self.model.judges[0].judge(passage, pair, call)
+        details = dict.fromkeys(judgement.metrics, f"{judgement.mode}: {judgement.note}")
+        return PanelJudgement(judgement, judgement.metrics, details)
 
     async def _end_superseded(self, task: TaskRow) -> None:
         """End the judging of a pair that a person has decided; a pair with a new text stays to be judged."""
@@ -261,10 +345,13 @@ class Workers:
             await run_shielded(self._decide(task, await self._pair(task), None, _Verdict(decision)))
             return
         await run_shielded(self._end(task, "dead", reason))
+        if task.kind == CHECK:
+            self.ctx.warn(f"{one_line(task.key, 60)} could not be checked as a judge: {one_line(reason, 200)}.")
+            return
         self.progress.add_proposed(task.id, 0, 0)
         self.planner.slots.add(slot_of(task), -int(task.slot["count"]))
 
-    async def _end(self, task: TaskRow, state: str, reason: str) -> None:
+    async def _end(self, task: TaskRow, state: str, reason: str | None) -> None:
         async with self.store.transaction() as t:
             await tasks.end_task(t, task.id, state, reason)
 

@@ -30,9 +30,9 @@ from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
 from lora_tui.engine.generation.output import back_up, check_writable, last_writer, write_accepted
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
-from lora_tui.engine.generation.planner import ANALYSE, GENERATE, JUDGE, Planner
+from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
-from lora_tui.engine.generation.workers import Workers
+from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
 from lora_tui.engine.review.agreement import pairs_agreement
@@ -40,7 +40,7 @@ from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.store import generation as store_generation
-from lora_tui.store import runs, tasks
+from lora_tui.store import judgements, runs, tasks
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
@@ -91,13 +91,15 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         spent, dollars_before = tokens_spent(totals), dollars_spent(totals, prices)
         ledger = Ledger(settings.budget_tokens, spent, prices, settings.budget_dollars, dollars_before)
         try:
-            end: RunEnd | UnreachableError = await _run_pipeline(ctx, control, corpus, ledger)
-        except UnreachableError as problem:
+            end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(ctx, control, corpus, ledger)
+        except (UnreachableError, UnfitJudgeError) as problem:
             end = problem
     if isinstance(end, UnreachableError):
         reason = "endpoint gone" if isinstance(end, EndpointGoneError) else "endpoint cannot be used"
         result = await _finish(ctx, corpus, output, reason)
         raise EndpointFailedError(str(end), result) from end
+    if isinstance(end, UnfitJudgeError):
+        raise GenerationFailedError(str(end), await _finish(ctx, corpus, output, "judge unfit")) from end
     result = await _finish(ctx, corpus, output, end.value)
     if end is RunEnd.STOPPED:
         raise Stopped(result)
@@ -252,11 +254,14 @@ async def _workers(
         earlier=earlier,
     )
     await workers.restore()
+    judges = ", ".join(judge.name for judge in model.judges) + (" judges" if len(model.judges) == 1 else " judge")
     ctx.emit(
         "note",
         message=f"{count(len(corpus.sources), 'file')}, {count(corpus.passages, 'passage')}; {model.name} writes, "
-        f"{settings.judge_model or model.name} judges; {progress.accepted} of {settings.total_examples} accepted",
+        f"{judges}; {progress.accepted} of {settings.total_examples} accepted",
     )
+    if settings.check_judge:
+        await workers.plan_checks()
     return workers
 
 
@@ -333,7 +338,7 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
         "tasks": {
             kind: {"planned": sum(states.values()), **states}
-            for kind in (GENERATE, JUDGE, ANALYSE)
+            for kind in (CHECK, GENERATE, JUDGE, ANALYSE)
             for states in [{state: counts.get((kind, state), 0) for state in _STATES}]
         },
         "reasons": await store_generation.rejection_causes(store, run_id),
@@ -344,6 +349,8 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "files": len(corpus.sources),
         "passages": corpus.passages,
         "skipped": len(corpus.skipped),
+        "judges": await judgements.checks(store, run_id),
+        "judge_answers": await judgements.answers_by_judge(store, run_id),
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
         "dollars": round(dollars_spent(totals, prices), 6) if prices.known else None,
         "agreement": (await pairs_agreement(store, run_id)).as_json(),

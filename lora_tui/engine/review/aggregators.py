@@ -4,7 +4,7 @@ There are two, one for each scope: ``generation`` judges pairs, ``evaluation`` s
 apart because both the jobs that score and the ratings that teach replay them; it needs neither torch nor nltk.
 """
 
-from lora_tui.config.models import Aggregator
+from lora_tui.config.generation import Aggregator
 from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS, AdaptiveAggregator, Feedback
 from lora_tui.store import feedback, runs
 from lora_tui.store.connection import Store

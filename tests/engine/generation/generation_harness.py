@@ -51,6 +51,7 @@ class GenerationHarness:
             "generation.initial_delay": 0.01,
             "generation.max_tokens": 400,
             "timeout": 5.0,
+            "check_judge": False,
         }
 
     def write(self, name: str, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import openai
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.client.enforcement import ENFORCEMENT_PARAMETERS
 from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after

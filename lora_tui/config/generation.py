@@ -1,0 +1,140 @@
+"""Pydantic models of the section ``data_generation``: from a folder of text to judged pairs.
+
+Beside `models`, which holds the rest of the configuration and says what all of it keeps to.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from lora_tui.config.values import (
+    Count,
+    EnvironmentName,
+    Limit,
+    NotNegative,
+    OptionalText,
+    Penalty,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Temperature,
+    Text,
+    Texts,
+    Url,
+    conflict,
+)
+
+
+class Generation(Section):
+    """How questions and answers are written."""
+
+    temperature: Temperature = Field(
+        1.0, description="Randomness of what is written, 0-2; below 0.5 the questions repeat themselves."
+    )
+    presence_penalty: Penalty = Field(
+        1.0, description="Leans against words that were used at all, -2 to 2; not sent where JSON is enforced."
+    )
+    frequency_penalty: Penalty = Field(
+        1.0, description="Leans against words by how often they were used, -2 to 2; not sent where JSON is enforced."
+    )
+    top_p: Share = Field(
+        0.95, description="Draws from the likeliest words that hold this share of the probability, 0-1."
+    )
+    max_tokens: Count = Field(300, description="Longest reply, in tokens; a reply that is cut off is asked for again.")
+    max_retries: Limit = Field(5, description="Further tries after an error that may pass (429, 5xx, no connection).")
+    initial_delay: NotNegative = Field(
+        1.0, description="Seconds before the first further try; doubled each time, with jitter. Retry-After wins."
+    )
+
+
+class Judging(Section):
+    """How the judge scores a pair, 0-10."""
+
+    temperature: Temperature = Field(0.0, description="0 gives the same score to the same pair each time.")
+    max_tokens: Count = Field(10, description="Longest reply of the judge, in tokens; a score needs few.")
+
+
+class BatchAnalysis(Section):
+    """The look at the accepted pairs that steers the prompts which follow."""
+
+    temperature: Temperature = Field(0.0, description="Randomness of the analysis, 0-2.")
+    max_tokens: Count = Field(300, description="Longest analysis, in tokens.")
+
+
+class Aggregator(Section):
+    """How fast the weights of the metrics follow feedback."""
+
+    learning_rate: NotNegative = Field(
+        0.01, description="Length of a weight step after each feedback; 0 keeps the weights."
+    )
+
+
+class DataGeneration(Section):
+    """From a folder of text to judged pairs of question and answer."""
+
+    input_folder: Text = Field("training_input", description="Folder of .txt and .md files, read with its subfolders.")
+    output_file: Text = Field("accepted_training_data.txt", description="Where accepted pairs go; training reads it.")
+    total_examples: Count = Field(100, description="Accepted pairs to reach.")
+    num_examples_per_file: Count = Field(1, description="Pairs asked for per file and pass over the folder.")
+    evaluation_threshold: float = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
+    batch_analysis_interval: Count = Field(5, description="Accepted pairs between two analyses.")
+    model: Text = Field(
+        "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'
+    )
+    base_url: Url = Field("", description="Any OpenAI-compatible endpoint, for example a local server; empty = OpenAI.")
+    db_path: Text = Field("training_data.db", description="The store: one SQLite file with every run, pair and score.")
+    judge_model: OptionalText = Field("", description="Model that judges; empty = the one that writes.")
+    judge_models: Texts = Field(
+        [],
+        description="Several judges in place of judge_model: the first two rate every pair, the next only where they "
+        "disagree.",
+    )
+    check_judge: bool = Field(
+        True, description="Ask a judge about 18 known pairs, right and wrong, before it is used; remembered for a week."
+    )
+    judge_must_tell: Annotated[int, Field(ge=0, le=12)] = Field(
+        0, description="Fewest of the 12 wrong pairs that a judge must tell, else the run ends before it; 0 = only say."
+    )
+    api_key_env: EnvironmentName = Field(
+        "OPENAI_API_KEY", description="Name of the environment variable that holds the key. Never the key itself."
+    )
+    topics: Texts = Field([], description="Further topics that prompts refer to; empty = those found in the folder.")
+    budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
+    prompt_price: NotNegative = Field(
+        0.0, description="US dollars for a million tokens that are sent; 0 = not known, and not shown."
+    )
+    completion_price: NotNegative = Field(
+        0.0, description="US dollars for a million tokens that are written; 0 = not known, and not shown."
+    )
+    budget_dollars: NotNegative = Field(
+        0.0, description="Stop when calls have cost this many US dollars by those two prices; 0 = no cap."
+    )
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Calls in flight at once, at most.")
+    timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
+    chunk_tokens: Count = Field(400, description="Size of the passages that files are cut into, in tokens.")
+    chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
+    seed: Seed = Field(
+        42, description="Which passages, topics and question types come when; the same seed repeats them."
+    )
+    generation: Generation = Field(default_factory=Generation)
+    evaluation: Judging = Field(default_factory=Judging)
+    batch_analysis: BatchAnalysis = Field(default_factory=BatchAnalysis)
+    adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
+
+    @property
+    def judges(self) -> list[str]:
+        """The models that judge behind an endpoint, each once, in the order in which they are asked."""
+        return list(dict.fromkeys(self.judge_models)) or [self.judge_model or self.model]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.chunk_overlap >= self.chunk_tokens:
+            raise conflict(
+                ["chunk_overlap", "chunk_tokens"],
+                f"= {self.chunk_overlap} must be less than chunk_tokens = {self.chunk_tokens}; "
+                "lower the one or raise the other",
+            )
+        if self.output_file == self.db_path:
+            raise conflict(["output_file", "db_path"], "and db_path name the same file; give each its own")
+        return self
