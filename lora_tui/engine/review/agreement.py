@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lora_tui.config.models import DataGeneration
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.review.aggregators import EVALUATION, GENERATION, PRIORS, learning_rate_of_run
 from lora_tui.protocol.agreement import ENOUGH, Estimate, Guarantee, ReliabilityPoint, ScoreAgreement
 from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
