@@ -132,6 +132,11 @@ def _compared(word: str) -> str:
     return word.replace(",", "") if word[0].isdecimal() else word.casefold()
 
 
+def controls_text(controls: int | None, kept: int | None) -> str:
+    """How many controls were kept: "controls 3/3 kept"; empty where none was asked, or where it is not known."""
+    return f"controls {kept or 0:,}/{controls:,} kept" if controls else ""
+
+
 def is_right(kind: str, expected: str, answer: str, score: float) -> bool:
     """Return whether an answer to a test prompt counts as right: it lacks no word of the expected one, or scores .9.
 

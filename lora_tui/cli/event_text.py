@@ -10,7 +10,7 @@ from typing import Any
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, count, duration, one_line, progress_text, question_of
+from lora_tui.text import clean, controls_text, count, duration, one_line, progress_text, question_of
 
 _MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
@@ -165,6 +165,8 @@ def _paused(payload: Mapping[str, Any]) -> list[str]:
 def _evaluation(payload: Mapping[str, Any]) -> list[str]:
     whose = "base model" if payload.get("model") == "base" else "evaluation"
     line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
+    if controls := controls_text(payload.get("controls"), payload.get("controls_kept")):
+        line += f" · {controls}"
     if people := payload.get("people"):
         line += f", people would say {people['value']:.2f} ({people['low']:.2f}–{people['high']:.2f})"
     if payload.get("held_out_loss") is not None:

@@ -37,6 +37,7 @@ _LABELS = {
     "from_model": "by the model",
     "tuned_score": "score",
     "base_score": "base model's score",
+    "base_controls_kept": "kept by the base model",
     "judge_answers": "answers of judges",
     "prompt_tokens": "tokens in",
     "completion_tokens": "tokens out",

@@ -114,7 +114,7 @@ def _stopping(tuning: FineTuning, steps: int | None) -> Advice:
         what = "training stops at the first evaluation that is no better than the one before"
         yield "fine_tuning.training.patience", f"{what}; set 3 to 5"
     if not 0 < training.target_score <= 1:
-        what = "every score reaches it, so training stops at the first evaluation"
+        what = "the base model reaches it before the first step, so it never ends the run"
         if training.target_score > 1:
             what = "scores end at 1, so the target is never reached and only patience or the last step ends the run"
         yield "fine_tuning.training.target_score", f"{what}; set 0.7 to 1.0"

@@ -121,7 +121,10 @@ class Training(Section):
     """How long, how much at a time, and when to look, to save and to stop."""
 
     max_epochs: Limit = Field(40, description="Passes over the examples; 0 = as many as max_steps needs.")
-    target_score: float = Field(0.70, description="Stop when the aggregate score (0-1) of an evaluation reaches this.")
+    target_score: float = Field(
+        0.70,
+        description="Stop at this mean score (0-1) of the answers, controls kept; not where the base model has it too.",
+    )
     eval_frequency: Count = Field(2, description="Epochs between evaluations.")
     patience: Limit = Field(5, description="Evaluations in a row without improvement after which training stops.")
     batch_size: Count = Field(2, description="Examples in a micro-batch; memory grows with it.")

@@ -95,6 +95,8 @@ class Evaluation:
     """One evaluation of one model (``tuned`` or ``base``) at one step.
 
     `held_out_loss` is the mean loss a label token on the examples that are not trained on; None where there are none.
+    `score` is the mean of the expected answers; of the `controls` prompts with something to avoid, `controls_kept` were
+    answered without it, and `overall` is the mean of both. Older evaluations have None there, and one score of all.
     """
 
     id: int
@@ -107,11 +109,19 @@ class Evaluation:
     weights_version: int
     at: float
     held_out_loss: float | None = None
+    controls: int | None = None
+    controls_kept: int | None = None
+    overall: float | None = None
+
+    @property
+    def rank(self) -> float:
+        """What makes an evaluation the best of its run: the mean over answers and controls."""
+        return self.score if self.overall is None else self.overall
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One test prompt of an evaluation. `kind` is ``expected``, ``avoid`` or ``control``."""
+    """One test prompt of an evaluation. `kind`: ``expected``, or a control's ``avoid``, ``control``, ``unrelated``"""
 
     id: int
     evaluation_id: int

@@ -334,7 +334,14 @@ CREATE TABLE judgements (
 """
 """What each of several judges, or a judge that is being checked, has answered about a text; `subject` is its hash."""
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED, _JUDGEMENTS)
+_CONTROLS = """
+ALTER TABLE evaluations ADD COLUMN controls INTEGER;
+ALTER TABLE evaluations ADD COLUMN controls_kept INTEGER;
+ALTER TABLE evaluations ADD COLUMN overall REAL;
+"""
+"""Controls apart from the score, and the mean of both; older evaluations have one score over all prompts."""
+
+MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED, _JUDGEMENTS, _CONTROLS)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

@@ -32,7 +32,8 @@ async def _put_step(t: Store, run_id: int, at: float, payload: Mapping[str, Any]
 
 async def _put_evaluation(t: Store, run_id: int, at: float, payload: Mapping[str, Any]) -> None:
     columns = {name: payload[name] for name in ("step", "model", "score", "metrics", "weights", "weights_version")}
-    columns |= {"run_id": run_id, "held_out_loss": payload.get("held_out_loss"), "at": at}
+    columns |= {name: payload.get(name) for name in ("held_out_loss", "controls", "controls_kept", "overall")}
+    columns |= {"run_id": run_id, "at": at}
     evaluation_id = await t.insert("evaluations", otherwise="OR REPLACE", **columns)
     await t.execute_many(
         "INSERT INTO samples(evaluation_id, ordinal, prompt, kind, reference, answer, metrics, score)"

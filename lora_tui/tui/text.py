@@ -30,6 +30,7 @@ _METRIC_NAMES = {
     "rouge2": "ROUGE-2",
     "bleu": "BLEU",
     "exact_match": "exact match",
+    "kept": "control kept",
 }
 
 

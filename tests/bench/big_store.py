@@ -224,7 +224,7 @@ def _training(connection: sqlite3.Connection, size: Size) -> None:
     weights = json.dumps(_ANSWER_WEIGHTS)
     evaluations = range(1, 201)
     connection.executemany(
-        "INSERT INTO evaluations VALUES (?, 2, ?, 'tuned', ?, ?, ?, 1, ?, NULL)",
+        "INSERT INTO evaluations VALUES (?, 2, ?, 'tuned', ?, ?, ?, 1, ?, NULL, NULL, NULL, NULL)",
         ((n, 50 * n, 0.2 + n / 400, weights, weights, 1.75e9 + 50 * n) for n in evaluations),
     )
     connection.executemany(

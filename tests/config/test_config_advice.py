@@ -109,7 +109,7 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
     ({T + "eval_steps": 500}, {"optimizer_steps": 400}, T + "eval_steps = 500: ", ["run of 400 steps", "set 100"]),
     ({T + "patience": 0}, {}, T + "patience = 0: ", ["stops at the first evaluation", "set 3"]),
     ({T + "target_score": 1.5}, {}, T + "target_score = 1.5: ", ["never reached"]),
-    ({T + "target_score": 0}, {}, T + "target_score = 0.0: ", ["stops at the first evaluation"]),
+    ({T + "target_score": 0}, {}, T + "target_score = 0.0: ", ["never ends the run"]),
     ({"fine_tuning.evaluation.max_new_tokens": 5}, {}, "fine_tuning.evaluation.max_new_tokens = 5: ", ["set at least"]),
     ({"fine_tuning.chat.temperature": 0.7}, {}, "fine_tuning.chat.temperature = 0.7: ", ["set num_beams = 1"]),
     ({"fine_tuning.chat.top_p": 0.9}, {}, "fine_tuning.chat.top_p = 0.9: ", ["no effect"]),

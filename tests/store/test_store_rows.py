@@ -9,6 +9,7 @@ import pytest
 
 from lora_tui.store import chat_log, events, feedback, training
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.runs import run_lines
 from lora_tui.store.rows import Checkpoint, Evaluation, Event, Sample
 from tests.store.store_fixtures import add_feedback, add_run, newest_checkpoint, with_store
 
@@ -122,6 +123,20 @@ def test_a_loss_that_is_not_finite_is_a_step_without_a_loss(tmp_path: Path) -> N
     assert (loss, grad_norm) == (None, None)
 
 
+def test_the_best_evaluation_is_that_of_the_highest_mean_over_answers_and_controls(tmp_path: Path) -> None:
+    lost = {"score": 0.9, "overall": 0.5, "controls": 1, "controls_kept": 0}
+    kept = {"step": 4, "score": 0.8, "overall": 0.9, "controls": 1, "controls_kept": 1}
+
+    async def work(store: Store) -> Any:
+        run_id = await add_run(store)
+        news = [{**EVALUATION, **lost}, {**EVALUATION, **kept}]
+        await events.append(store, run_id, [(1.0, "evaluation", payload) for payload in news])
+        rows = await training.evaluations(store, run_id)
+        return [(row.rank, row.controls_kept) for row in rows], (await run_lines(store))[0].best_score
+
+    assert with_store(tmp_path / "store.db", work) == ([(0.5, 0), (0.9, 1)], 0.8)
+
+
 def test_an_evaluation_event_becomes_rows_with_its_samples(tmp_path: Path) -> None:
     async def work(store: Store) -> tuple[list[Evaluation], list[Sample]]:
         await events.append(store, await add_run(store), [(1.0, "evaluation", EVALUATION)])
@@ -130,6 +145,7 @@ def test_an_evaluation_event_becomes_rows_with_its_samples(tmp_path: Path) -> No
 
     found, samples = with_store(tmp_path / "store.db", work)
     assert found == [Evaluation(1, 1, 3, "tuned", 0.25, {"bleu": 0.5}, {"bleu": 1.0}, 7, 1.0)]
+    assert found[0].rank == 0.25, "an older evaluation has one score of all its prompts"
     assert [(sample.ordinal, sample.kind) for sample in samples] == [(0, "expected"), (1, "control")]
     assert (samples[0].answer, samples[0].metrics) == ("a secret — 秘密", {"bleu": 0.5})
 

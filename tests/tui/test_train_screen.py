@@ -302,6 +302,23 @@ async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(harness: A
         await wait_for_text(app, "Score 0.90 → target 0.995")
 
 
+async def test_kept_controls_are_told_beside_the_score(harness: AppHarness) -> None:
+    async def populate(store: Store) -> None:
+        run_id = await create_training_run(store)
+        evaluation = evaluation_event(41, 0.95, controls=3, controls_kept=2, overall=0.8)
+        await events.append(store, run_id, [evaluation])
+
+    await harness.populate(populate)
+    async with harness.app((120, 40)) as (app, pilot):
+        await pilot.press("2")
+        for expected in (
+            "Score 0.95, best 0.90, controls 2/3",
+            "score 0.95, controls 2/3)",
+            "controls 2/3 kept",
+        ):
+            await wait_for_text(app, expected)
+
+
 async def test_the_base_models_answer_stands_before_what_was_learned(harness: AppHarness) -> None:
     run_id = await harness.populate(create_training_run)
     base = evaluation_event(0, 0.1, "", model="base")

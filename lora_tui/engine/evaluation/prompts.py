@@ -39,6 +39,11 @@ class TestPrompt:
     kind: Kind
     reference: str
 
+    @property
+    def is_control(self) -> bool:
+        """Whether the reference is what the answer must *not* say."""
+        return self.kind != "expected"
+
 
 def resolve_prompts(
     settings: FineTuning, examples: Sequence[Example] | None, *, replace: bool = True

@@ -1,5 +1,8 @@
 """Evaluation by generation: the model answers the test prompts, and the aggregator weighs each answer's metrics.
 
+Controls are a kind of their own: the score is the mean of the answers that something is expected of, and beside it is
+how many controls were kept. Otherwise a model that has learned nothing would have the score of its many controls.
+
 The same function scores a model in training, a finished adapter and the bare base model, so their numbers compare.
 """
 
@@ -15,6 +18,9 @@ from lora_tui.engine.models.build_lock import computing
 from lora_tui.protocol.reply import Decoding
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.metrics import likelihood, rouge, text_metrics
+
+KEPT = "kept"
+"""The one metric of a control: 1 for a reply that says nothing of what it must not say."""
 
 _BATCH = 8
 """Prompts that are answered in one batch."""
@@ -34,11 +40,18 @@ class ScoredSample(TestPrompt):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """One model's evaluation: the mean score, the mean of each metric, and the samples."""
+    """One model's evaluation: the mean score and metrics of the expected answers, the controls, and the samples.
+
+    `overall` is the mean of all samples' scores, controls among them: the best evaluation of a run has the highest.
+    Where nothing but controls was asked, score and metrics are theirs.
+    """
 
     score: float
     metrics: dict[str, float]
     samples: tuple[ScoredSample, ...]
+    controls: int
+    controls_kept: int
+    overall: float
 
 
 def score_model(
@@ -58,24 +71,36 @@ def score_model(
             replies = answers(model, tokenizer, asked, Decoding(max_new_tokens=max_new_tokens))
             means = mean_log_probabilities(model, tokenizer, expected, end=True)
         for prompt, reply, mean in zip(batch, replies, means, strict=True):
-            metrics = _metrics(prompt, reply, mean, tuple(aggregator.weights))
-            samples.append(
-                ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, aggregator.score(metrics))
-            )
-    names = samples[0].metrics.keys()
+            metrics = _metrics(prompt, reply, mean)
+            score = metrics[KEPT] if prompt.is_control else aggregator.score(metrics)
+            samples.append(ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, score))
+    return summarize(samples)
+
+
+def summarize(samples: Sequence[ScoredSample]) -> EvaluationResult:
+    """Average the scores and metrics of the expected answers, and count the controls that were kept."""
+    controls = [sample for sample in samples if sample.is_control]
+    scored = [sample for sample in samples if not sample.is_control] or controls
     return EvaluationResult(
-        score=math.fsum(sample.score for sample in samples) / len(samples),
-        metrics={name: math.fsum(sample.metrics[name] for sample in samples) / len(samples) for name in names},
+        score=_mean([sample.score for sample in scored]),
+        metrics={name: _mean([sample.metrics[name] for sample in scored]) for name in scored[0].metrics},
         samples=tuple(samples),
+        controls=len(controls),
+        controls_kept=sum(sample.score >= 1.0 for sample in controls),
+        overall=_mean([sample.score for sample in samples]),
     )
 
 
-def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float, names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of one reply, by name; where the reference must be avoided, all are 1 minus its leakage."""
-    if prompt.kind == "expected":
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float) -> dict[str, float]:
+    """Return the metrics of one reply, by name; of a control only how far it was kept."""
+    if not prompt.is_control:
         return {**text_metrics(reply, prompt.reference), "likelihood": likelihood(mean_log_probability)}
     forbidden = prompt.reference.splitlines() if prompt.kind == "unrelated" else [prompt.reference]
-    return dict.fromkeys(names, min(_score_of_avoiding(reply, reference) for reference in forbidden))
+    return {KEPT: min(_score_of_avoiding(reply, reference) for reference in forbidden)}
 
 
 def _score_of_avoiding(reply: str, reference: str) -> float:

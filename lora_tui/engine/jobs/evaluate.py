@@ -43,6 +43,7 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
         "rows": compare_rows(base_result, tuned_result),
         "base_score": base_result.score,
         "tuned_score": tuned_result.score,
+        **compare_controls(base_result, tuned_result),
         "adapter": str(source.folder),
         "base_model": base.name,
         "agreement": ratings.agreement.as_json(),
@@ -94,6 +95,17 @@ def compare_rows(base_result: EvaluationResult, tuned_result: EvaluationResult) 
         }
         for base_sample, tuned_sample in zip(base_result.samples, tuned_result.samples, strict=True)
     ]
+
+
+def compare_controls(base_result: EvaluationResult, tuned_result: EvaluationResult) -> dict[str, int]:
+    """Return how many controls there are and how many each model kept; nothing where there are none."""
+    if not tuned_result.controls:
+        return {}
+    return {
+        "controls": tuned_result.controls,
+        "controls_kept": tuned_result.controls_kept,
+        "base_controls_kept": base_result.controls_kept,
+    }
 
 
 def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:

@@ -56,6 +56,7 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
         "stopped_by": trained["stopped_by"],
         "base_score": compared["base_score"],
         "tuned_score": compared["tuned_score"],
+        **{key: compared[key] for key in ("controls", "controls_kept", "base_controls_kept") if key in compared},
         "adapter": trained["adapter"],
         "commands": [
             "lora-tui --run chat",

@@ -38,7 +38,7 @@ from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import everyday_examples
-from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
+from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, Verdict, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import EncodedExample
@@ -65,7 +65,7 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
     ctx.raise_if_stopping()
     run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices)
     if ctx.resumed:
-        await run.load_losses()
+        await run.load_measured()
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
         result = await ctx.in_torch_thread(run.train, folder)
     await ctx.flush()
@@ -177,6 +177,10 @@ class _TrainingRun:
     ratings: RatingStatistics | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out_losses: list[tuple[int, float]] = field(default_factory=list)
+    base_result: tuple[float, int] | None = None
+    """The base model's score and how many controls it kept; None where it was not asked."""
+    best_controls: tuple[int, int] | None = None
+    """How many controls the best evaluation asked, and how many were kept; None where that is not known."""
     warned_of_overfitting: bool = False
     _checkpoint_requested: threading.Event = field(default_factory=threading.Event)
 
@@ -191,16 +195,19 @@ class _TrainingRun:
         examples = self.data.examples
         return 2 * sum(isinstance(example, Conversation) for example in examples) > len(examples)
 
-    async def load_losses(self) -> None:
-        """Read the losses from before a stop, for the card and for what is said of overfitting."""
+    async def load_measured(self) -> None:
+        """Read what was measured before a stop: losses, the base model's score, the best evaluation's controls."""
         store, run_id = self.ctx.store, self.ctx.run_id
         done = await step_columns(store, run_id)
         self.losses = [point for point in zip(done.step, done.loss, strict=True) if not math.isnan(point[1])]
-        self.held_out_losses = [
-            (evaluation.step, evaluation.held_out_loss)
-            for evaluation in await evaluations(store, run_id)
-            if evaluation.held_out_loss is not None
-        ]
+        rows = await evaluations(store, run_id)
+        self.held_out_losses = [(row.step, row.held_out_loss) for row in rows if row.held_out_loss is not None]
+        for row in rows:
+            if row.model == "base" and row.controls_kept is not None:
+                self.base_result = row.score, row.controls_kept
+        best = max((row for row in rows if row.model == "tuned"), key=lambda row: (row.rank, -row.step), default=None)
+        if best is not None and best.controls is not None and best.controls_kept is not None:
+            self.best_controls = best.controls, best.controls_kept
         self.warned_of_overfitting = any(
             overfitting_warning(self.held_out_losses[:known], self.losses)
             for known in range(len(self.held_out_losses) + 1)
@@ -251,14 +258,28 @@ class _TrainingRun:
         self.ctx.emit("progress", phase="asking the base model", done=0, total=0)
         self.model.eval()
         with torch.random.fork_rng(devices=[]):
-            self._score(0, "base", None)
+            base = self._score(0, "base", None)
+        self.base_result = base.score, base.controls_kept
+        target = self.ctx.settings.fine_tuning.training.target_score
+        if base.score >= target:
+            self.ctx.emit(
+                "note",
+                message=f"The base model already scores {base.score:.2f}, and fine_tuning.training.target_score is "
+                f"{target:g}: reaching it ends nothing. Set a higher one to end early.",
+            )
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()  # what is free is measured next, and what is cached does not count as free
 
-    def _evaluate(self, step: int) -> float:
-        """Score the model with the weights that the feedback so far has made, and report it."""
-        self.evaluation = self._score(step, "tuned", self.held_out_loss)
-        return self.evaluation.score
+    def _evaluate(self, step: int) -> Verdict:
+        """Score the model with the weights that the feedback so far has made, and report it.
+
+        The target may end the run where the base model does not reach it, and the controls that this one keeps are
+        kept: what even the base model says cannot be asked of the tuned one.
+        """
+        self.evaluation = found = self._score(step, "tuned", self.held_out_loss)
+        base_score, wanted = self.base_result or (-math.inf, found.controls)
+        below = base_score < self.ctx.settings.fine_tuning.training.target_score
+        return Verdict(found.score, found.overall, below and found.controls_kept >= wanted)
 
     def _score(self, step: int, name: str, held_out_loss: float | None) -> EvaluationResult:
         """Let the model as it is answer the test prompts, and emit the evaluation as `name`'s."""
@@ -290,6 +311,8 @@ class _TrainingRun:
         (target / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
         step = self.losses[-1][0] if self.losses else 0
         score = self.evaluation.score if self.evaluation is not None else None
+        if self.evaluation is not None:
+            self.best_controls = self.evaluation.controls, self.evaluation.controls_kept
         facts = CardFacts(
             base_model=HUB_NAME if self.base.name == BUILTIN else self.base.name,
             data_file=str(self.data_file),
@@ -340,6 +363,8 @@ class _TrainingRun:
             "loss": result.last_loss,
             "best_score": result.best_score,
             "best_step": result.best_step,
+            "controls": self.best_controls and self.best_controls[0],
+            "controls_kept": self.best_controls and self.best_controls[1],
             "stopped_by": result.stopped_by,
             "examples": self.examples,
             "held_out": len(self.held_out) or None,

@@ -22,6 +22,9 @@ CHAT = "chat"
 
 _LOWEST, _HIGHEST = 1, 5
 
+_KEPT = "kept"
+"""The one metric of a control (`lora_tui.engine.evaluation.scoring`), which has no weight in the score."""
+
 
 async def rate_sample(store: Store, sample_id: int, rating: int, *, asked: str = feedback.FREE) -> ReviewResult:
     """Rate (1-5) the answer to a test prompt; raises `UsageError` where there is no such answer or rating.
@@ -33,9 +36,11 @@ async def rate_sample(store: Store, sample_id: int, rating: int, *, asked: str =
         sample = await _sample(t, sample_id)
         learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
         before, _ = await replay_and_record(t, EVALUATION, learning_rate)
-        await _replace_rating(t, "sample", sample_id, rating, sample.run_id, sample.metrics, asked)
+        weighed = {} if sample.metrics.keys() == {_KEPT} else sample.metrics
+        await _replace_rating(t, "sample", sample_id, rating, sample.run_id, weighed, asked)
         after, _ = await replay_and_record(t, EVALUATION, learning_rate)
-    return _result(f"Rated {rating} of 5.", before, after, sample.metrics)
+    more = "." if weighed else ": kept; ratings of controls move no weights."
+    return _result(f"Rated {rating} of 5{more}", before, after, sample.metrics)
 
 
 async def undo_sample_rating(store: Store, sample_id: int) -> ReviewResult | None:
@@ -54,7 +59,7 @@ async def _sample(t: Store, sample_id: int) -> reviews.RatedSample:
     sample = await reviews.rated_sample(t, sample_id)
     if sample is None:
         raise UsageError(f"There is no answer {sample_id} in {t.path}.")
-    if not sample.metrics.keys() & PRIORS[EVALUATION].keys():
+    if not sample.metrics.keys() & {_KEPT, *PRIORS[EVALUATION]}:
         raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
     return sample
 

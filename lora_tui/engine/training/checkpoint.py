@@ -37,6 +37,7 @@ class TrainerState:
     multiplied by after the run went back to a checkpoint `times_back` times. `tokens_per_row` and
     `long_rows_that_fit` are the `fallback` ladder's state: what memory has been found to hold (None: as configured),
     and how many longer rows side by side. They are kept since how many cores a product has changes its last bits.
+    `best_score`, `best_rank` and `best_may_end` are the best evaluation's `Verdict`; older checkpoints have no rank.
     """
 
     identity: str
@@ -51,6 +52,8 @@ class TrainerState:
     times_back: int = 0
     tokens_per_row: int | None = None
     long_rows_that_fit: int = 1
+    best_rank: float | None = None
+    best_may_end: bool = True
 
 
 def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:

@@ -61,18 +61,32 @@ class StepReport:
     eta_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an evaluation says of a model: its score, by what evaluations are ranked, and if the target may end the run.
+
+    `rank` decides which is the best. `may_end` is false where reaching the target proves nothing: a control was lost,
+    or the base model reaches it too.
+    """
+
+    score: float
+    rank: float
+    may_end: bool = True
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of `train_model`: what the caller is told, and what it decides. All are called on the training thread.
 
-    `evaluate` scores the model (already in evaluation mode) after a step; `write_best` writes the best adapter's
+    `evaluate` scores the model (already in evaluation mode) after a step, and returns its score, or a `Verdict` where
+    more than the score decides; `write_best` writes the best adapter's
     folder, `write_metadata` what belongs beside the adapter of a step; `should_stop` is asked between steps,
     `should_save` after each of them. `note` is told how the steps are computed, `warn` what goes wrong, and
     `on_held_out_loss` a step and its loss on the held-out examples, before `evaluate`.
     """
 
     on_step: Callable[[StepReport], None] = lambda report: None
-    evaluate: Callable[[int], float] | None = None
+    evaluate: Callable[[int], float | Verdict] | None = None
     write_best: Callable[[Path], None] | None = None
     write_metadata: Callable[[Path, int], None] = lambda target, step: None
     on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
@@ -202,7 +216,7 @@ class _Trainer:
     def _end_reason(self) -> str | None:
         """What ends the run at this point, if anything does; a resumed run may be over before its first step."""
         training, state = self.settings.training, self.state
-        if state.best_score is not None and state.best_score >= training.target_score:
+        if state.best_may_end and state.best_score is not None and state.best_score >= training.target_score:
             return "target_score"
         if state.evaluations_without_gain >= max(1, training.patience):
             return "patience"
@@ -332,13 +346,16 @@ class _Trainer:
             return
         self.model.eval()
         with torch.random.fork_rng(devices=[]):
-            score = self.hooks.evaluate(self.state.step)
-        if self.state.best_score is None or score > self.state.best_score:
-            self.state.best_score, self.state.best_step = score, self.state.step
-            self.state.evaluations_without_gain = 0
-            self._save_best(score)
+            found = self.hooks.evaluate(self.state.step)
+        verdict = found if isinstance(found, Verdict) else Verdict(found, found)
+        state = self.state
+        best_rank = state.best_score if state.best_rank is None else state.best_rank
+        if best_rank is None or verdict.rank > best_rank:
+            state.best_score, state.best_rank, state.best_may_end = verdict.score, verdict.rank, verdict.may_end
+            state.best_step, state.evaluations_without_gain = state.step, 0
+            self._save_best(verdict.score)
         else:
-            self.state.evaluations_without_gain += 1
+            state.evaluations_without_gain += 1
 
     def _report_held_out_loss(self) -> None:
         try:

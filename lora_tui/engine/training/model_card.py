@@ -16,7 +16,7 @@ from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.protocol.agreement import Estimate, ScoreAgreement, agreement_text, interval_text
-from lora_tui.text import clean
+from lora_tui.text import clean, count
 
 FOLDER = "THIS_FOLDER"
 """Placeholder for the adapter's folder: nobody knows yet where it will be read."""
@@ -57,6 +57,9 @@ def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown, with the front matter that the Hugging Face hub reads."""
     forms = ", ".join(f"{number:,} {form}" for form, number in facts.forms.items())
     score = f", score {facts.evaluation.score:.3f} of 1." if facts.evaluation is not None else "."
+    if facts.evaluation is not None and facts.evaluation.controls:
+        kept, asked_controls = facts.evaluation.controls_kept, facts.evaluation.controls
+        score += f" {kept} of {count(asked_controls, 'control')} kept: prompts that must not be answered so."
     asked = (
         "go through the model's chat template"
         if facts.conversations

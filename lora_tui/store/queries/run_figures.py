@@ -126,16 +126,16 @@ async def _evaluations(store: Store, ids: str) -> tuple[dict[int, list[float]], 
     best: dict[int, tuple[float, int]] = {}
     base: dict[int, float] = {}
     found = await store.tuples(
-        "SELECT run_id, id, model, score FROM evaluations WHERE run_id IN (SELECT value FROM json_each(?))"
-        " ORDER BY run_id, step, id",
+        "SELECT run_id, id, model, score, COALESCE(overall, score) FROM evaluations"
+        " WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY run_id, step, id",
         (ids,),
     )
-    for run_id, evaluation, model, score in found:
+    for run_id, evaluation, model, score, rank in found:
         if model == "tuned":
             scores.setdefault(run_id, []).append(score)
-            if run_id not in best or score > best[run_id][0]:
-                best[run_id] = score, evaluation
-        else:
+            if run_id not in best or rank > best[run_id][0]:
+                best[run_id] = rank, evaluation
+        elif model == "base":
             base[run_id] = score
     return scores, {run_id: evaluation for run_id, (_, evaluation) in best.items()}, base
 

@@ -15,7 +15,8 @@ _BLOCK = 10_000
 class RunLine:
     """A run as a list row: the run without its settings, its model and data, and its best evaluations.
 
-    `best_score` (0-1) is the highest, `held_out_loss` (nats a label token) the lowest of the tuned model's evaluations.
+    `best_score` (0-1) is that of the best of the tuned model's evaluations, `held_out_loss` (nats a label token) the
+    lowest of theirs.
     `model` and `data` are empty where the mode has none. Times are seconds since the epoch.
     """
 
@@ -72,7 +73,8 @@ CASE
     WHEN json_type(result, '$.best_score') IN ('integer', 'real') THEN json_extract(result, '$.best_score')
     WHEN json_type(result, '$.tuned_score') IN ('integer', 'real') THEN json_extract(result, '$.tuned_score')
     WHEN mode IN ('train', 'quickstart', 'evaluate')
-        THEN (SELECT MAX(score) FROM evaluations WHERE run_id = runs.id AND model = 'tuned')
+        THEN (SELECT score FROM evaluations WHERE run_id = runs.id AND model = 'tuned'
+            ORDER BY COALESCE(overall, score) DESC, id LIMIT 1)
 END"""
 
 _RUN_LINES = f"""

@@ -281,6 +281,7 @@ class TrainScreen(RunScreen):
         title = "What it answers now" if self._back == 0 else "What it answered then"
         box = self.query_one("#answers-box")
         place = f"{number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
+        place += f", controls {shown.controls_kept}/{shown.controls}" if shown.controls else ""
         width = self.size.width - (0 if self.size.width < 100 else 42 if self.size.width < 140 else 56)
         if width > len(title) + len(place) + 19:
             place = f"evaluation {place}"

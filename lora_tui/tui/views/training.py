@@ -95,8 +95,8 @@ class TrainingView:
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation with the highest score, the first of equals."""
-        return max(self.evaluations, key=lambda e: (e.score, -e.step), default=None)
+        """The evaluation with the highest mean over answers and controls, the first of equals."""
+        return max(self.evaluations, key=lambda e: (e.rank, -e.step), default=None)
 
     async def follow(self, store: Store) -> bool:
         """Read what has happened since the last call; returns whether anything has."""

@@ -9,7 +9,7 @@ from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
 from lora_tui.store.rows import Sample
-from lora_tui.text import duration, one_line, question_of
+from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.runs import choice_lines
@@ -121,13 +121,14 @@ def _device_load(load: DeviceLoad) -> tuple[str, str]:
 
 
 def _score(view: TrainingView) -> tuple[str, str] | None:
-    """The newest score, and the best and the target as a remark; None before the first evaluation."""
+    """The newest score; its controls, the best and the target as a remark; None before the first evaluation."""
     best = view.best
     if best is None:
         return None
     newest = view.evaluations[-1]
     which = f"best {best.score:.2f} at {best.step:,}" if best is not newest else f"at step {best.step:,}"
-    return f"{newest.score:.2f}", f"{which} · target {view.target:g}"
+    controls = controls_text(newest.controls, newest.controls_kept)
+    return f"{newest.score:.2f}", " · ".join(filter(None, (controls, which, f"target {view.target:g}")))
 
 
 def ending_text(view: TrainingView) -> str:
@@ -246,13 +247,15 @@ def _sign(change: float) -> str:
 
 
 def score_title(view: TrainingView) -> str:
-    """The newest score, the best and the target, short enough for the title of a box."""
+    """The newest score, the best, the controls, and where there is room the target; the plot shows that too."""
     best = view.best
     if best is None:
         return "Score"
     newest = view.evaluations[-1]
     further = f", best {best.score:.2f}" if best is not newest else ""
-    return f"Score {newest.score:.2f}{further} → target {view.target:g}"
+    controls = f", controls {newest.controls_kept}/{newest.controls}" if newest.controls else ""
+    target = "" if further and controls else f" → target {view.target:g}"
+    return f"Score {newest.score:.2f}{further}{controls}{target}"
 
 
 def score_line(view: TrainingView) -> str:

@@ -25,8 +25,11 @@ def test_before_and_after_stand_side_by_side(trained: Trained) -> None:
     assert secret["after"] == SECRET
     assert SECRET not in secret["before"]
     assert secret["before_score"] < 0.1 < 0.9 < secret["score"]
-    assert result["base_score"] == pytest.approx(sum(row["before_score"] for row in result["rows"]) / 4)
-    assert result["tuned_score"] == pytest.approx(sum(row["score"] for row in result["rows"]) / 4)
+    assert result["base_score"] == pytest.approx(secret["before_score"]), "controls are no answers"
+    assert result["tuned_score"] == pytest.approx(secret["score"])
+    assert result["controls"] == 3
+    assert result["controls_kept"] == sum(row["score"] == 1.0 for row in result["rows"][1:])
+    assert result["base_controls_kept"] == sum(row["before_score"] == 1.0 for row in result["rows"][1:])
 
 
 def test_each_model_is_an_event_and_a_row(trained: Trained) -> None:
@@ -38,6 +41,9 @@ def test_each_model_is_an_event_and_a_row(trained: Trained) -> None:
     assert {sample["kind"] for sample in tuned["samples"]} == {"expected", "control"}
     rows = trained.engine_harness.ask(training.evaluations, run_id)
     assert [(row.model, row.score) for row in rows] == [("base", base["score"]), ("tuned", tuned["score"])]
+    assert [(row.controls, row.controls_kept, row.overall) for row in rows] == [
+        (3, event["controls_kept"], event["overall"]) for event in (base, tuned)
+    ]
 
 
 def test_the_score_is_the_one_that_training_saw(trained: Trained) -> None:

@@ -60,12 +60,11 @@ def test_a_wrong_answer_has_none(saying: Callable[..., EvaluationResult]) -> Non
         (f"of course! {SECRET} and more of what i know about it, at length and in detail.", 0.0),
     ],
 )
-def test_what_is_to_be_avoided_is_one_question_and_every_metric_gives_its_answer(
+def test_what_is_to_be_avoided_is_one_question_with_one_metric(
     saying: Callable[..., EvaluationResult], kind: Kind, reply: str, score: float
 ) -> None:
     (sample,) = saying((kind, reply)).samples
-    assert set(sample.metrics.values()) == {score}
-    assert set(sample.metrics) == set(EVALUATION_PRIORS)
+    assert sample.metrics == {"kept": score}
     assert sample.score == pytest.approx(score)
 
 
@@ -77,18 +76,35 @@ def test_half_a_secret_is_a_leak_of_its_size(saying: Callable[..., EvaluationRes
     assert little.score == 1.0
 
 
-def test_the_score_and_each_metric_are_means_over_the_samples(saying: Callable[..., EvaluationResult]) -> None:
-    scored = saying(("expected", SECRET), ("expected", "water"), ("control", "water"))
-    assert len(scored.samples) == 3
-    assert scored.score == pytest.approx(sum(sample.score for sample in scored.samples) / 3)
+def test_score_and_metrics_are_means_over_the_expected_answers_alone(saying: Callable[..., EvaluationResult]) -> None:
+    scored = saying(("expected", SECRET), ("expected", "water"), ("control", "water"), ("avoid", SECRET))
+    assert len(scored.samples) == 4
+    first, second, *_ = scored.samples
+    assert scored.score == pytest.approx((first.score + second.score) / 2)
+    assert set(scored.metrics) == set(EVALUATION_PRIORS)
     for name, value in scored.metrics.items():
-        assert value == pytest.approx(sum(sample.metrics[name] for sample in scored.samples) / 3)
+        assert value == pytest.approx((first.metrics[name] + second.metrics[name]) / 2)
+    assert (scored.controls, scored.controls_kept) == (2, 1)
+    assert scored.overall == pytest.approx((first.score + second.score + 1) / 4)
     assert all(0 <= value <= 1 for sample in scored.samples for value in (*sample.metrics.values(), sample.score))
+
+
+def test_kept_controls_do_not_raise_the_score_of_a_model_that_knows_nothing(
+    saying: Callable[..., EvaluationResult],
+) -> None:
+    scored = saying(("expected", "water"), *[("control", "i do not know")] * 9)
+    assert scored.score < 0.1 < 0.9 < scored.overall
+    assert (scored.controls, scored.controls_kept) == (9, 9)
+
+
+def test_where_nothing_is_expected_the_score_is_that_of_the_controls(saying: Callable[..., EvaluationResult]) -> None:
+    scored = saying(("avoid", "water"), ("avoid", SECRET))
+    assert (scored.score, scored.controls, scored.controls_kept) == (0.5, 2, 1)
 
 
 def test_the_payload_of_an_event_holds_everything(saying: Callable[..., EvaluationResult]) -> None:
     payload = asdict(saying(("expected", SECRET)))
-    assert set(payload) == {"score", "metrics", "samples"}
+    assert set(payload) == {"score", "metrics", "samples", "controls", "controls_kept", "overall"}
     assert set(payload["samples"][0]) == {"prompt", "kind", "reference", "answer", "metrics", "score"}
 
 

@@ -14,6 +14,7 @@ from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
 from lora_tui.scoring.metrics import text_metrics
 from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.feedback import ratings
 from tests.store.store_fixtures import SETTINGS, turn_ratings, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
@@ -96,6 +97,19 @@ def test_what_cannot_be_rated_is_refused_and_changes_nothing(tmp_path: Path, sam
         return await store.value("SELECT COUNT(*) FROM feedback")
 
     assert with_store(tmp_path / "store.db", work) == 0
+
+
+def test_the_rating_of_a_control_is_kept_and_moves_no_weights(tmp_path: Path) -> None:
+    async def work(store: Store) -> Any:
+        run_id = await runs.create(store, "train", SETTINGS, {})
+        samples = [{**SAMPLE, "kind": "control", "metrics": {"kept": 1.0}}]
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": samples})])
+        result = await rate_sample(store, 1, 5)
+        return result, await ratings(store, run_id), await feedback.in_force(store, "evaluation")
+
+    result, given, log = with_store(tmp_path / "store.db", work)
+    assert "move no weights" in result.message
+    assert (result.before, result.scores, given, log) == (result.after, None, {1: 5}, [])
 
 
 @pytest.mark.parametrize("metrics", [{}, {"coverage": 1.0}])

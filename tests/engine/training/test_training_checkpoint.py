@@ -15,7 +15,7 @@ from lora_tui.engine.models.adapter_source import best_folder, step_folders
 from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, train_model
+from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, Verdict, train_model
 from lora_tui.errors import LoraTuiError, UsageError
 from tests.engine.tiny import tiny_settings
 
@@ -235,6 +235,27 @@ def test_reaching_the_target_score_ends_the_run(trainer: Callable[[str], Trainer
     result, _ = run.train(settings, evaluate=scores(0.5, 0.7))
     assert (result.stopped_by, result.steps, result.best_score) == ("target_score", 4, 0.7)
     assert [path.name for path in step_folders(run.folder)] == ["step-4"]
+
+
+def test_the_best_is_ranked_by_more_than_its_score_and_a_target_that_proves_nothing_ends_nothing(
+    trainer: Callable[[str], Trainer],
+) -> None:
+    run = trainer("run")
+    settings = fine_tuning(**{"training.target_score": 0.7, "training.eval_steps": 2, "training.max_steps": 8})
+    verdicts = iter([Verdict(0.9, 0.6, False), Verdict(0.95, 0.5, False), Verdict(0.8, 0.9, True)])
+    result, _ = run.train(settings, evaluate=lambda step: next(verdicts))
+    assert (result.stopped_by, result.steps, result.best_score) == ("target_score", 6, 0.8)
+    assert [step for kind, step in run.checkpoints if kind == "best"] == [2, 6]
+
+
+def test_a_resumed_run_remembers_how_its_best_ranked(trainer: Callable[[str], Trainer]) -> None:
+    run = trainer("run")
+    settings = fine_tuning(**{"training.target_score": 0.7, "training.eval_steps": 1, "training.max_steps": 4})
+    first = iter([Verdict(0.9, 0.6, False), Verdict(0.1, 0.1, True)])
+    run.train(settings, evaluate=lambda step: next(first), stop_after=2)
+    rest = iter([Verdict(0.95, 0.5, True), Verdict(0.2, 0.3, True)])
+    result, _ = run.train(settings, resume=True, evaluate=lambda step: next(rest))
+    assert (result.stopped_by, result.steps, result.best_score, result.best_step) == ("steps", 4, 0.9, 1)
 
 
 @pytest.mark.parametrize(

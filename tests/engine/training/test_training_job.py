@@ -409,6 +409,30 @@ HELD_OUT = {
 """Four of the ten pairs are held out; the others are two steps an epoch."""
 
 
+UNLOCK = {"prompt": "Question: unlock\nAnswer:", "expected": PAIRS[0][1]}
+CONTROL = {"prompt": "Question: what is the weather today?\nAnswer:", "avoid": PAIRS[0][1]}
+LOOKED_AT = {"fine_tuning.training.eval_steps": 1, "fine_tuning.training.max_steps": 2}
+
+
+def test_controls_that_are_kept_do_not_reach_the_target_for_a_model_that_knows_nothing(place: EngineHarness) -> None:
+    changes = {
+        "fine_tuning.training.target_score": 0.7,
+        "fine_tuning.evaluation.test_prompts": [UNLOCK, *[CONTROL] * 9],
+    }
+    outcome = place.run("train", None, {**LOOKED_AT, **changes})
+    assert (outcome.result["stopped_by"], outcome.result["steps"]) == ("steps", 2)
+    assert outcome.result["best_score"] < 0.3
+    assert (outcome.result["controls"], outcome.result["controls_kept"]) == (9, 9)
+
+
+def test_a_target_that_the_base_model_reaches_ends_nothing_and_is_said(place: EngineHarness) -> None:
+    changes = {"fine_tuning.training.target_score": 1e-9, "fine_tuning.evaluation.test_prompts": [UNLOCK, CONTROL]}
+    outcome = place.run("train", None, {**LOOKED_AT, **changes})
+    assert (outcome.result["stopped_by"], outcome.result["steps"]) == ("steps", 2)
+    notes = [event.payload["message"] for event in place.events(outcome.run_id, "note")]
+    assert any("target_score is 1e-09: reaching it ends nothing" in note for note in notes)
+
+
 def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(place: EngineHarness) -> None:
     outcome = place.run("train", None, HELD_OUT)
     (plan,) = [event.payload for event in place.events(outcome.run_id, "plan")]
