@@ -6,7 +6,7 @@ before. Calls come from the app's loop and run on the engine's.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import aclosing
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.backend import ChatTarget, Conversation, ForecastText, LoadProgress, ReviewResult
+from lora_tui.protocol.rating import RatingItem, RatingQueue, RatingTotals, Subject
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 from lora_tui.store.connection import Store
 
@@ -131,6 +132,36 @@ class EngineBackend:
         from lora_tui.engine.review.ratings import undo_turn_rating
 
         return await self._on_store(lambda store: undo_turn_rating(store, turn_id, settings))
+
+    async def rating_queue(self, run_id: int, subject: Subject | None = None) -> RatingQueue:
+        """Return what of a run can be rated."""
+        from lora_tui.engine.review.queued_ratings import queue_to_rate
+
+        return await self._on_store(lambda store: queue_to_rate(store, run_id, subject))
+
+    async def next_to_rate(self, queue: RatingQueue, skipped: Collection[int]) -> RatingItem | None:
+        """Return what to ask about next."""
+        from lora_tui.engine.review.queued_ratings import next_to_rate
+
+        return await self._on_store(lambda store: next_to_rate(store, queue, skipped))
+
+    async def rate_item(self, item: RatingItem, *, good: bool) -> ReviewResult:
+        """Rate an item of the queue."""
+        from lora_tui.engine.review.queued_ratings import rate_item
+
+        return await self._on_store(lambda store: rate_item(store, item, good=good))
+
+    async def undo_rating(self, item: RatingItem) -> ReviewResult | None:
+        """Take back the rating of an item."""
+        from lora_tui.engine.review.queued_ratings import undo_item
+
+        return await self._on_store(lambda store: undo_item(store, item))
+
+    async def rating_totals(self, queue: RatingQueue) -> RatingTotals:
+        """Return how many ratings there are, and how much is left."""
+        from lora_tui.engine.review.queued_ratings import rating_totals
+
+        return await self._on_store(lambda store: rating_totals(store, queue))
 
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         """Accept or reject pairs of one run."""

@@ -4,13 +4,14 @@ The app never imports the engine: the command line hands in an object that fits 
 Methods are awaited on the app's loop and never block it; what a user can fix is raised as `LoraTuiError`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.choice import Choice
+from lora_tui.protocol.rating import RatingItem, RatingQueue, RatingTotals, Subject
 from lora_tui.protocol.reply import Decoding, ReplyItem, Side
 
 if TYPE_CHECKING:
@@ -132,6 +133,21 @@ class Backend(Protocol):
 
     async def undo_turn_rating(self, turn_id: int, settings: "Settings") -> ReviewResult | None:
         """Take back the rating of a reply of a conversation; None where there is none."""
+
+    async def rating_queue(self, run_id: int, subject: Subject | None = None) -> RatingQueue:
+        """Return what of a run can be rated one after the other: its pairs, or its answers."""
+
+    async def next_to_rate(self, queue: RatingQueue, skipped: Collection[int]) -> RatingItem | None:
+        """Return what to ask about next, but for what was skipped; None where nothing is left."""
+
+    async def rate_item(self, item: RatingItem, *, good: bool) -> ReviewResult:
+        """Rate an item of the queue: a pair is accepted or rejected by that."""
+
+    async def undo_rating(self, item: RatingItem) -> ReviewResult | None:
+        """Take back the rating of an item of the queue; None where it has none."""
+
+    async def rating_totals(self, queue: RatingQueue) -> RatingTotals:
+        """Return how many ratings there are, and how much of the queue is left."""
 
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         """Accept or reject pairs of one run, whatever their score."""

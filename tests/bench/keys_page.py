@@ -20,6 +20,7 @@ SECTIONS = {
     "In lists": ("list",),
     "1 Generate": ("generate",),
     "Pairs, in Generate's list and opened": ("pair", "edit"),
+    "The rating queue": ("rate",),
     "2 Train": ("train",),
     "An answer, opened in Train": ("answer",),
     "3 Chat": ("chat", "whom", "decoding"),

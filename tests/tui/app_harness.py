@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.backend import Blocker, ChatTarget, ForecastText, ReviewResult
 from lora_tui.protocol.choice import Choice
+from lora_tui.protocol.rating import RatingItem, RatingQueue, RatingTotals, Subject
 from lora_tui.protocol.reply import Decoding, Reply, ReplyItem, Side, TextDelta, TokenCount
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
@@ -106,6 +107,8 @@ class FakeBackend:
     charge: str = ""
     choices: tuple[Choice, ...] = ()
     agreement: ScoreAgreement = field(default_factory=ScoreAgreement)
+    to_rate: list[RatingItem] = field(default_factory=list)
+    rated: list[tuple[RatingItem, bool]] = field(default_factory=list)
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -146,6 +149,30 @@ class FakeBackend:
     async def undo_turn_rating(self, turn_id: int, settings: Settings) -> ReviewResult | None:
         self._note("undo_turn_rating", turn_id)
         return ReviewResult("Took back the rating.")
+
+    async def rating_queue(self, run_id: int, subject: Subject | None = None) -> RatingQueue:
+        self._note("rating_queue", run_id, subject)
+        return RatingQueue(run_id, subject or "pair")
+
+    async def next_to_rate(self, queue: RatingQueue, skipped: Collection[int]) -> RatingItem | None:
+        self._note("next_to_rate", set(skipped))
+        rated = {item.id for item, _ in self.rated}
+        return next((item for item in self.to_rate if item.id not in rated and item.id not in skipped), None)
+
+    async def rate_item(self, item: RatingItem, *, good: bool) -> ReviewResult:
+        self._note("rate_item", item.id, good)
+        self.rated.append((item, good))
+        return ReviewResult("Accepted: «Why?».", {"bleu": 0.10}, {"bleu": 0.125}, (6.4, 6.6), (item.id,))
+
+    async def undo_rating(self, item: RatingItem) -> ReviewResult | None:
+        self._note("undo_rating", item.id)
+        self.rated.remove(next(one for one in self.rated if one[0] == item))
+        return ReviewResult("Took back.", {"bleu": 0.125}, {"bleu": 0.10})
+
+    async def rating_totals(self, queue: RatingQueue) -> RatingTotals:
+        good = sum(good for _, good in self.rated)
+        rated = len(self.rated)
+        return RatingTotals(rated, good, rated - good, 0, len(self.to_rate) - rated)
 
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         self._note("override", list(pair_ids), verdict)

@@ -16,6 +16,7 @@ from lora_tui.tui.app import LoraApp
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.snapshots import assert_like_snapshot, drawn
 from tests.tui.test_generate_screen import create_generation_run
+from tests.tui.test_rating_screen import pairs as pairs_to_rate
 
 pytestmark = [
     pytest.mark.anyio,
@@ -109,6 +110,13 @@ async def test_the_first_start(harness: AppHarness) -> None:
 async def test_a_pair_opened(harness: AppHarness) -> None:
     await harness.populate(generated)
     await at_noon(harness, (120, 40), "home enter", "judge: grounded", "pair-120x40")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+async def test_the_rating_queue(harness: AppHarness, size: tuple[int, int]) -> None:
+    await harness.populate(generated)
+    harness.backend.to_rate = pairs_to_rate()
+    await at_noon(harness, size, "w g", "Why does bee 2 dance?", f"rating-{size[0]}x{size[1]}")
 
 
 async def test_chat_with_both_sides(harness: AppHarness) -> None:

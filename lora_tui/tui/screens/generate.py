@@ -58,6 +58,8 @@ class GenerateScreen(RunScreen):
         Binding("T", "train_all", "Train on all", show=False, id="generate.train-all",
                 tooltip="Train on them and on the accepted pairs of earlier runs about the same files"),
         Binding("s", "start", "Start", id="generate.start", tooltip="Generate pairs with the current configuration"),
+        Binding("w", "rate", "Rate", id="generate.rate",
+                tooltip="Say of one pair after the other whether it is good: one key each"),
         Binding("space", "pause", "Pause", id="generate.pause", tooltip="Let calls in flight end, and wait"),
         Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
         Binding("R", "resume", "Resume", id="generate.resume", tooltip="Go on with this run where it was"),
@@ -174,7 +176,8 @@ class GenerateScreen(RunScreen):
     def _next_steps(self, view: GenerationView) -> Sequence[tuple[str, str]]:
         """What the pairs can be used for: each with its action."""
         both = f"train on all {view.accepted + view.earlier:,}, with earlier runs" if view.earlier else ""
-        return (("train", "train on them"), *((("train_all", both),) if both else (("resume", "go on"),)))
+        more = ("train_all", both) if both else ("resume", "go on")
+        return ("train", "train on them"), more, ("rate", "rate them")
 
     def _show_title(self) -> None:
         pairs = self._pairs
@@ -209,6 +212,8 @@ class GenerateScreen(RunScreen):
             return False
         if action in ("train", "train_all"):
             return view is not None and not view.live and view.run.mode == "generate" and view.accepted > 0
+        if action == "rate":
+            return view is not None and len(self._pairs.window or ()) > 0
         if action in ("pause", "unpause"):
             return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
         if action in ("search", "filter"):
@@ -224,6 +229,13 @@ class GenerateScreen(RunScreen):
         """Train on the pairs of the run in view, and on those of earlier runs about the same files."""
         if self._view is not None:
             await self.actions.train_on_pairs(self._view.run.id, with_earlier=True)
+
+    async def action_rate(self) -> None:
+        """Rate the pairs of the run in view, one after the other."""
+        from lora_tui.tui.screens.rating import open_rating
+
+        if self._view is not None:
+            await open_rating(self.services, self._view.run.id, "pair")
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

@@ -55,6 +55,8 @@ class RunsScreen(ModeScreen):
         Binding("x", "stop", "Stop", id="runs.stop", tooltip="Ask this run to save and end, whoever owns it"),
         Binding("t", "talk", "Chat", id="runs.chat", tooltip="Talk to this run's adapter"),
         Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights or the dataset"),
+        Binding("w", "rate", "Rate", show=False, id="runs.rate",
+                tooltip="Say of this run's pairs, or its answers, whether they are good: one key each"),
         Binding("n", "rename", "Name", show=False, id="runs.name", tooltip="Give this run a name"),
         Binding("d", "delete", "Delete", show=False, id="runs.delete", tooltip="Delete this run; asks first"),
         Binding("y", "copy", "Copy", show=False, id="runs.copy", tooltip="Copy the folder of this run"),
@@ -277,11 +279,19 @@ class RunsScreen(ModeScreen):
         if action in ("compare", "plot", "unit", "part", "zoom", "log", "cursor"):
             return len(self._list.marked) > 1
         if run is None:
-            return action not in ("mark", "rename", "copy", "resume", "stop", "talk", "export", "delete")
+            return action not in ("mark", "rename", "copy", "resume", "stop", "talk", "export", "rate", "delete")
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
         resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
         offered = {"resume": resumable, "stop": live, "talk": has_adapter, "export": has_adapter, "delete": not live}
+        offered["rate"] = run.mode in (*TRAINING_MODES, "generate", "evaluate")
         return offered.get(action, True)
+
+    async def action_rate(self) -> None:
+        """Rate what the run under the cursor has, one after the other."""
+        from lora_tui.tui.screens.rating import open_rating
+
+        if self._run is not None:
+            await open_rating(self.services, self._run.id)
 
     async def action_mark(self) -> None:
         """Mark or unmark the run under the cursor; the oldest mark goes when there are too many."""

@@ -74,6 +74,8 @@ class TrainScreen(RunScreen):
         Binding("c", "chat", "Chat with it", id="train.chat", tooltip="Talk to this run's newest checkpoint"),
         Binding("e", "export", "Export", id="train.export",
                 tooltip="Write this run's adapter, or merged weights, for other programs"),
+        Binding("w", "rate", "Rate answers", id="train.rate",
+                tooltip="Say of one answer after the other whether it is good: one key each"),
         Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
         Binding("l", "log", "Log scale", id="train.log", tooltip="Logarithmic loss axis"),
         Binding("a", "unit", "Steps, tokens, time", show=False, id="train.unit",
@@ -213,7 +215,7 @@ class TrainScreen(RunScreen):
         score = f": score {view.best.score:.2f}" if view.best is not None else ""
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
-                            ("resume", "go on"))  # fmt: skip
+                            ("rate", "rate its answers"), ("resume", "go on"))  # fmt: skip
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
@@ -309,6 +311,8 @@ class TrainScreen(RunScreen):
             return view is not None and bool(view.checkpoint)
         if action == "export":
             return view is not None and bool(view.checkpoint) and not view.live
+        if action == "rate":
+            return view is not None and bool(view.evaluations)
         if action == "lower":
             return self.size.width < 100
         if action in ("plot", "log", "unit", "zoom", "cursor"):
@@ -316,6 +320,13 @@ class TrainScreen(RunScreen):
         if action == "evaluation":
             return view is not None and len(view.evaluations) > 1
         return super().check_action(action, parameters)
+
+    async def action_rate(self) -> None:
+        """Rate the answers of the run in view, one after the other."""
+        from lora_tui.tui.screens.rating import open_rating
+
+        if self._view is not None:
+            await open_rating(self.services, self._view.run.id, "sample")
 
     async def action_checkpoint(self) -> None:
         """Save a checkpoint after this step."""
