@@ -98,7 +98,7 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines = [("folder", one_line(generation.problem, 200))]
     else:
         size = "" if generation.bytes.value is None else f", {generation.bytes.value / 1000:,.0f} kB"
-        skipped = f", {generation.skipped:,} skipped" if generation.skipped else ""
+        skipped = f", {generation.skipped:,} others left out" if generation.skipped else ""
         lines = [
             ("folder", f"{one_line(str(generation.folder), 60)}: {_amount(generation.files)} files{size}{skipped}")
         ]

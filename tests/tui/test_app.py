@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 from textual.command import CommandPalette
+from textual.content import Content
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
@@ -15,6 +16,7 @@ from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.dialogs import ChoiceDialog, ProblemDialog
 from lora_tui.tui.screens.welcome import WelcomeScreen
+from lora_tui.tui.widgets.top_bar import TopBar
 from tests.tui.app_harness import AppHarness, create_run, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
 
@@ -63,6 +65,22 @@ async def test_from_my_files_asks_checks_and_starts(harness: AppHarness) -> None
         assert harness.backend.settings.data_generation.model == "builtin", "there is neither a key nor an endpoint"
         assert harness.backend.settings.data_generation.input_folder == "notes"
         assert app.current_mode == "generate"
+
+
+async def test_a_path_that_can_still_become_one_that_is_there_is_not_called_wrong(harness: AppHarness) -> None:
+    (harness.path.parent / "notes").mkdir()
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("2")
+        await wait_for_text(app, "The folder with your text")
+        width = app.screen.query_one("#form-plan").region.width
+        await pilot.press(*"not")
+        await wait_until(lambda: len(harness.backend.calls_of("forecast_generation")) > 1)
+        await pilot.pause(0.2)
+        assert "There is no folder" not in screen_text(app)
+        await pilot.press("x")
+        await wait_for_text(app, "There is no folder notx in")
+        assert app.screen.query_one("#form-plan").region.width == width, "the line of the problem takes nothing from it"
 
 
 async def test_a_named_model_needs_its_key_and_the_field_says_so(harness: AppHarness) -> None:
@@ -347,6 +365,18 @@ async def test_clicks_on_the_bar_and_on_hints_do_what_their_keys_do(harness: App
         start = next(start for start, _, key in hints._click_areas if key == "question_mark")  # type: ignore[attr-defined]
         await pilot.click("KeyHints", offset=(start + 1, 0))
         await wait_for_text(app, "Keys here")
+
+
+async def test_the_bar_names_the_keys_that_work_now_and_whole_modes_where_they_fit(harness: AppHarness) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "2")
+        await wait_for_text(app, " 1 Generate  2 TRAIN  3 Chat  4 Runs  5 Learn  6 Config")
+        await pilot.press("3")
+        await wait_for_text(app, " f1 Generate  f2 Train  f3 CHAT  f4 Runs  f5 Learn  f6 Config")
+        await pilot.press("escape")
+        await wait_for_text(app, " 1 Generate  2 Train  3 CHAT")
+        app.screen.query_one(TopBar).show(Content("run 7 · step 1,234/12,345 · cpu"))
+        await wait_for_text(app, " 1 Gen  2 Train  3 CHAT  4 Runs  5 Learn  6 Config  run 7 · step 1,234/12,345")
 
 
 async def test_an_unknown_theme_is_no_reason_not_to_start(harness: AppHarness) -> None:

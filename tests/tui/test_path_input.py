@@ -54,6 +54,29 @@ def test_the_only_folder_with_text_is_the_likely_one(here: Path) -> None:
     assert likely_folder("training_input") == "", "which of the two nobody can know"
 
 
+def test_a_folder_of_a_program_is_not_the_likely_one(here: Path) -> None:
+    (here / "drafts" / "README.md").write_text("how it works")
+    (here / "drafts" / "main.py").write_text("pass")
+    assert likely_folder("training_input") == "notes"
+    assert [choice.value for choice in path_choices("", "folder")] == ["notes", "drafts"]
+    (here / "notes" / "one.txt").unlink()
+    assert likely_folder("training_input") == ""
+
+
+async def test_what_is_typed_takes_the_place_of_a_guess_and_goes_on_from_what_was_typed(here: Path) -> None:
+    app = _Form("folder")
+    async with app.run_test() as pilot:
+        app.query_one("#next").focus()
+        app.field.guess("notes")
+        app.field.focus()
+        await pilot.press("d", "r")
+        assert app.field.value == "dr"
+        app.query_one("#next").focus()
+        app.field.focus()
+        await pilot.press("a")
+        assert app.field.value == "dra"
+
+
 class _Form(App[None]):
     """A path and a field below it."""
 

@@ -169,7 +169,7 @@ class GenerateScreen(RunScreen):
             more += " · paused"
         elif view.trains_since is not None:
             more += " · training: 2"
-        elif view.live and calls is not None and calls.in_flight:
+        elif view.live and calls.in_flight and self.size.width >= 100:
             more += f" · {calls.in_flight} in flight"
         self.show_run_in_bar(view.run, more)
 

@@ -109,7 +109,11 @@ class StartForm(SettingsForm):
     ) -> None:
         super().__init__(settings)
         for name, value in initial.items():
-            self.fields[name].value = value
+            field = self.fields[name]
+            if isinstance(field, PathInput):
+                field.guess(value)
+            else:
+                field.value = value
         for name, field in self.fields.items():
             if left_to_recipe(settings, name):
                 field.placeholder = "chosen for this machine and your data"
@@ -122,6 +126,7 @@ class StartForm(SettingsForm):
         """Title and text of the paths that can be chosen; they stand in the place of the plan."""
         self._timer: Timer | None = None
         self._was_submitted = False
+        self._field_problems: Mapping[str, str] = {}
 
     def make_field(self, name: str, value: str) -> Input:
         """Return the field of a key: a path's completes it."""
@@ -201,12 +206,19 @@ class StartForm(SettingsForm):
         return settings, problems, ""
 
     def _show_problems(self, problems: Mapping[str, str], together: str) -> None:
-        for name, line in self._problems.items():
-            words = problems.get(name, "")
-            line.display = bool(words)
-            line.update(styled(("✗ ", "bold $error"), safe_line(words, 160)))
+        self._field_problems = problems
+        self._show_field_problems()
         self.problem.display = bool(together)
         self.problem.update(styled(("✗ ", "bold $error"), safe_text(together)) if together else "")
+
+    def _show_field_problems(self) -> None:
+        """Show what is wrong with each field; a path that can still become one of those listed is not wrong."""
+        for name, line in self._problems.items():
+            field = self.fields[name]
+            in_the_making = self._choices is not None and field.has_focus and bool(field.value)
+            words = "" if in_the_making else self._field_problems.get(name, "")
+            line.display = bool(words)
+            line.update(styled(("✗ ", "bold $error"), safe_line(words, 160)))
 
     # The plan
 
@@ -230,7 +242,7 @@ class StartForm(SettingsForm):
             forecast = ForecastText((), (str(error),))
         for choice in forecast.choices:
             if choice.key in self.fields:
-                self.fields[choice.key].placeholder = one_line(f"{choice.value} (chosen: {choice.reason})", 100)
+                self.fields[choice.key].placeholder = one_line(f"{choice.value}, chosen for this run", 60)
         title = "Plan" if forecast.blocker is None else "Plan · cannot start yet"
         self._plan = title, Content("\n").join(forecast_lines(forecast))
         self._show_below()
@@ -246,6 +258,7 @@ class StartForm(SettingsForm):
                 for number, choice in enumerate(event.choices[top : top + 20], top)
             ]
             self._choices = "Here · tab takes the first, ↓ and enter another", Content("\n").join(rows)
+        self._show_field_problems()
         self._show_below()
 
     def _show_below(self) -> None:

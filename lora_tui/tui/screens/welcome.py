@@ -137,7 +137,7 @@ class GenerateForm(StartForm):
         generation = settings.data_generation
         if name == "data_generation.input_folder":
             there = generation.input_folder and Path(generation.input_folder).expanduser().is_dir()
-            return None if there else f"There is no folder {one_line(generation.input_folder, 100)} in {Path.cwd()}."
+            return None if there else _not_there("folder", generation.input_folder)
         keyless = not generation.base_url and not os.environ.get(generation.api_key_env)
         if name == "data_generation.model" and generation.model != BUILTIN and keyless:
             return f"{generation.api_key_env} is not set: type builtin, or leave, export it and come back."
@@ -163,4 +163,10 @@ class TrainForm(StartForm):
         named = settings.fine_tuning.train_data_file
         if name != "fine_tuning.train_data_file" or (named and Path(named).expanduser().is_file()):
             return None
-        return f"There is no file {one_line(named, 100) or '(none named)'} in {Path.cwd()}."
+        return _not_there("file", named)
+
+
+def _not_there(kind: str, path: str) -> str:
+    """Say that a file or folder is not there; of a relative path also where it was looked for."""
+    where = "" if Path(path).expanduser().is_absolute() else f" in {one_line(str(Path.cwd()), 80)}"
+    return f"There is no {kind} {one_line(path, 100) or '(none named)'}{where}."

@@ -26,6 +26,11 @@ _TYPED_INTO = {"Input", "TextArea"}
 """Widgets that take letters and signs as text, by name: importing them would delay the first paint."""
 
 
+def is_typing(focused: Widget | None) -> bool:
+    """Return whether letters and signs are text now: a field has the focus."""
+    return bool(_TYPED_INTO & {cls.__name__ for cls in type(focused).__mro__})
+
+
 @cache
 def _declaration_order(cls: type[DOMNode]) -> dict[str | None, int]:
     """The rank of each binding id in the order of declaration; Textual itself puts remapped bindings last."""
@@ -85,7 +90,7 @@ class KeyHints(Widget):
         """One binding an action, `MAX_KEYS` at most; help and palette are always among them."""
         by_action: dict[str, ActiveBinding] = {}
         always: dict[str, ActiveBinding] = {}
-        typing = bool(_TYPED_INTO & {cls.__name__ for cls in type(self.app.focused).__mro__})
+        typing = is_typing(self.app.focused)
         for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
             action = active.binding.action.removeprefix("app.")
             if action in _ALWAYS_SHOWN:

@@ -21,6 +21,8 @@ from lora_tui.text import count, file_size
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
 DATA_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
+_PROGRAM_SUFFIXES = (".py", ".toml", ".js", ".ts", ".rs", ".go", ".c", ".h", ".java", ".rb", ".sh")
+"""What a folder of a program holds; its README or licence is not what anybody wants to ask about."""
 _NOT_OFFERED = ("__pycache__", "node_modules", "checkpoints", "venv")
 
 _MOST_ENTRIES = 2000
@@ -41,6 +43,7 @@ class PathChoice:
     value: str
     note: str
     holds_text: bool = False
+    """Whether there is text in this folder, and it is no part of a program."""
 
 
 def path_choices(typed: str, kind: Kind) -> list[PathChoice]:
@@ -62,11 +65,14 @@ def path_choices(typed: str, kind: Kind) -> list[PathChoice]:
         files = [entry for entry in found if entry.name.lower().endswith(DATA_SUFFIXES) and not _is_folder(entry)]
         offered = [PathChoice(f"{above}{slash}{entry.name}", _size(entry)) for entry in files]
         return offered + [PathChoice(f"{above}{slash}{entry.name}/", "folder") for entry in folders]
-    counted = [(entry, _text_files(entry.path)) for entry in folders[:_MOST_COUNTED]]
-    counted.sort(key=lambda pair: not pair[1])
-    choices = [PathChoice(f"{above}{slash}{entry.name}", _holds(texts), bool(texts)) for entry, texts in counted]
+    counted = [(entry, *_contents(entry.path)) for entry in folders[:_MOST_COUNTED]]
+    counted.sort(key=lambda found: (not found[1] or found[2], not found[1]))
+    choices = [
+        PathChoice(f"{above}{slash}{entry.name}", _holds(texts), bool(texts) and not is_program)
+        for entry, texts, is_program in counted
+    ]
     choices += [PathChoice(f"{above}{slash}{entry.name}", "") for entry in folders[_MOST_COUNTED:]]
-    if not typed and (here := _text_files(".")):
+    if not typed and (here := _contents(".")[0]):
         choices.append(PathChoice(".", f"this folder: {_holds(here)}"))
     return choices
 
@@ -98,8 +104,11 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _text_files(folder: str) -> int:
-    return sum(entry.name.lower().endswith(TEXT_SUFFIXES) for entry in _entries(Path(folder)))
+def _contents(folder: str) -> tuple[int, bool]:
+    """Return how many text files a folder holds, and whether it is part of a program: it holds as much source code."""
+    names = [entry.name.lower() for entry in _entries(Path(folder))]
+    texts = sum(name.endswith(TEXT_SUFFIXES) for name in names)
+    return texts, sum(name.endswith(_PROGRAM_SUFFIXES) for name in names) >= max(1, texts)
 
 
 def _holds(texts: int) -> str:
@@ -146,6 +155,8 @@ class PathInput(Input):
     def __init__(self, value: str, kind: Kind) -> None:
         super().__init__(value, compact=True, suggester=_PathSuggester(kind), select_on_focus=False)
         self._kind: Kind = kind
+        self._guess = ""
+        """A path that nobody has typed or taken: what is typed takes its place."""
         self._choices: Sequence[PathChoice] = ()
         self._cursor: int | None = None
         self._timer: Timer | None = None
@@ -162,6 +173,11 @@ class PathInput(Input):
         typed = self.value.strip()
         return str(Path(typed).expanduser()) if typed.startswith("~") else typed
 
+    def guess(self, path: str) -> None:
+        """Begin with a path that is likely meant: it is selected while nobody has changed it."""
+        self.value = self._guess = path
+        self.select_on_focus = True
+
     def on_focus(self) -> None:
         """List what is there."""
         self._list_soon()
@@ -172,6 +188,7 @@ class PathInput(Input):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """List what begins as the field does now; the message goes on to the form."""
+        self.select_on_focus &= event.value == self._guess
         self._list_soon()
 
     def _list_soon(self) -> None:

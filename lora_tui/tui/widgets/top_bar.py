@@ -8,6 +8,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from lora_tui.tui.text import DIM, styled
+from lora_tui.tui.widgets.key_hints import is_typing
 
 NAME = " lora-tui "
 _WIDE = 110
@@ -53,6 +54,8 @@ class TopBar(Widget):
         super().__init__(id=id)
         self._current = current
         self._state = Content("")
+        self._short_names = False
+        """Whether a state has once needed the room of the whole names: names that come and go would be restless."""
         self._click_areas: list[tuple[int, int, str]] = []
         """First column, end column and mode of each tab."""
 
@@ -67,6 +70,14 @@ class TopBar(Widget):
             self._state = state
             self.refresh()
 
+    def on_mount(self) -> None:
+        """Name the keys that change the mode now: while one types, digits are text."""
+        self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self.refresh())
+
+    def on_resize(self) -> None:
+        """Use the whole names again where they fit."""
+        self._short_names = False
+
     def render(self) -> Content:
         """The header's line."""
         width = self.size.width
@@ -74,10 +85,13 @@ class TopBar(Widget):
         parts: list[str | Content | tuple[str, str]] = [(NAME, "bold $accent")] if wide else []
         column = len(NAME) if wide else 0
         self._click_areas = []
+        before_key = "f" if is_typing(self.screen.focused) else ""
+        whole = column + sum(len(f" {before_key}{mode.key} {mode.name} ") for mode in APP_MODES)
+        self._short_names |= whole + self._state.cell_length + 2 > width
         for mode in APP_MODES:
             here = mode.id == self._current
-            word = mode.name if wide or here else mode.short
-            text = f" {mode.key} {word.upper() if here else word} "
+            word = mode.short if self._short_names and not here else mode.name
+            text = f" {before_key}{mode.key} {word.upper() if here else word} "
             parts.append((text, "bold reverse" if here else DIM))
             self._click_areas.append((column, column + len(text), mode.id))
             column += len(text)
