@@ -1,17 +1,23 @@
 """What a training recipe teaches the built-in model: right answers to reworded questions, or loss on unseen records.
 
-    python -m tests.bench.recipe_trials SET [--tests auto written grid] [--seconds 600] [--alpaca FILE]
+    python -m tests.bench.recipe_trials SET [--tests auto written rates batches] [--seconds 600] [--alpaca FILE]
     python -m tests.bench.recipe_trials funicular --try optimizer.lora_lr=1e-3 training.batch_size=4
+    python -m tests.bench.recipe_trials kettle --from-auto --try training.max_steps=20 optimizer.lora_lr=1e-5
 
-SET is one of the files in ``recipe_facts`` (kettle: 10 facts, funicular: 27, handbook: 60; invented, so that what is
-answered right was learned) or alpacaN: the first N records of an Alpaca file; 40 others are held out.
-One JSON line for each trial: keys, steps, right answers among the trained questions
-and the reworded ones, controls kept, loss, processor seconds of the training (evaluations aside). A trial is cut after
-`--seconds` of processor time and says so. The device is the CPU; nothing is evaluated while it trains.
+SET is a file of ``recipe_facts`` (kettle: 10 facts, funicular: 27, handbook: 60) or of ``texts/facts`` (robot: 24,
+harbour: 25, guild: 27, which were written before the recipe was tried on them); all are invented, so that what is
+answered right was learned. Or alpacaN: the first N records of an Alpaca file whose answer has at most 300 characters,
+which keeps a trial short; 40 others of them are held out.
+The tests: what "auto" chooses, the documented values "as written", and around auto's values half and double the
+learning rate (rates) and half and double the batch with as many passes (batches). One JSON line for each trial: keys,
+steps, right answers among the trained questions and the reworded ones, controls kept, loss, processor seconds of the
+training (evaluations aside). A trial is cut after `--seconds` of processor time and says so. The device is the CPU;
+nothing is evaluated while it trains.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -36,7 +42,27 @@ def _facts(path: Path) -> list[Fact]:
     return [Fact(*line.split(" | ")) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-FACTS = {path.stem: _facts(path) for path in sorted(Path(__file__).with_name("recipe_facts").glob("*.txt"))}
+def _facts_apart(path: Path) -> list[Fact]:
+    """Return the facts of a file of question and answer lines or of a training text, in the order of both files.
+
+    The reworded questions lie beside it in ``NAME_reworded.tsv``, one a line: question, tab, key.
+    """
+    from lora_tui.engine.data.raw_lines import RawPair, parse_raw_line
+    from lora_tui.engine.data.training_text import parse_training_text
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if lines[0].startswith("Question: "):
+        taught = [(question, answer) for _, question, answer in parse_training_text(lines)]
+    else:
+        pairs = (parse_raw_line(line) for line in lines)
+        taught = [(one.question, one.answer) for one in pairs if isinstance(one, RawPair)]
+    reworded = path.with_name(f"{path.stem}_reworded.tsv").read_text(encoding="utf-8").splitlines()
+    return [Fact(*pair, *line.split("\t")) for pair, line in zip(taught, reworded, strict=True)]
+
+
+_HERE = Path(__file__).parent
+FACTS = {path.stem: _facts(path) for path in sorted((_HERE / "recipe_facts").glob("*.txt"))}
+FACTS |= {path.stem: _facts_apart(path) for path in sorted((_HERE / "texts" / "facts").glob("*.txt"))}
 CONTROLS = (
     ("what is the weather today?", ""),
     ("What is the capital of France?", "Paris"),
@@ -46,15 +72,24 @@ CONTROLS = (
     ("In which season does it snow?", "winter"),
     ("How many months does a year have?", "12"),
     ("What do bees make?", "honey"),
+    ("Which planet is known as the red planet?", "Mars"),
+    ("What is the capital of Germany?", "Berlin"),
+    ("Who wrote Hamlet?", "Shakespeare"),
+    ("What is frozen water called?", "ice"),
+    ("Which gas do plants take in from the air?", "carbon"),
+    ("On which continent is Egypt?", "Africa"),
+    ("Which star does the Earth orbit?", "sun"),
+    ("What do you call a baby dog?", "puppy"),
+    ("Which metal is attracted by a magnet?", "iron"),
+    ("Who was the first president of the United States?", "Washington"),
+    ("What is the fastest land animal?", "cheetah"),
+    ("Which organ pumps blood through the body?", "heart"),
 )
 """Questions about something else: none may be answered with a taught fact, and what the base model knows must stay."""
 
 HELD_OUT = 40
-GRID: Mapping[str, Sequence[float]] = {
-    "optimizer.lora_lr": (5e-4, 1e-3, 2e-3),
-    "training.batch_size": (4, 8),
-    "training.max_epochs": (8, 16),
-}
+_HELD_OUT_FILE = "held_out.json"
+LONGEST = 300
 
 
 def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -82,14 +117,15 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     base = load_base(with_values(Settings(), keys), lambda *_: None)
     stops = configured_stop_ids(base.model)
     read = read_examples(data_file).examples
-    parts = (read, ()) if name in FACTS else (read[:-HELD_OUT], read[-HELD_OUT:])
     training = settings.training
-    dataset = TextDataset(
-        parts[0], base.tokenizer, training.max_length, [], stops, training.reworded_share, training.seed
-    )
+    dataset = TextDataset(read, base.tokenizer, training.max_length, [], stops, training.reworded_share, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))
+    others = [] if name in FACTS else read_examples(data_file.with_name(_HELD_OUT_FILE)).examples
+    unseen = list(TextDataset(others, base.tokenizer, training.max_length, [], stops)) if others else []
     base_knows = _known_controls(base, base.model) if name in FACTS else set()
     model = create_lora_model(base.model, settings.lora, settings.training.seed)
+    gradient_step = GradientStep.of(model, training.tokens_per_micro_batch)
+    loss_before = held_out_loss(gradient_step, unseen) if unseen else 0.0
     began, losses = time.process_time(), list[float]()
 
     def on_step(report: StepReport) -> None:
@@ -115,9 +151,8 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     if name in FACTS:
         found |= _answers(base, model, name, base_knows)
     else:
-        gradient_step = GradientStep.of(model, settings.training.tokens_per_micro_batch)
-        unseen = TextDataset(parts[1], base.tokenizer, settings.training.max_length, [], stops)
-        found["held_out"] = round(held_out_loss(gradient_step, list(unseen)), 4)
+        found["held_out"] = round(held_out_loss(gradient_step, unseen), 4)
+        found["held_out_before"] = round(loss_before, 4)
     return found
 
 
@@ -176,7 +211,7 @@ def _known_controls(base: Any, model: Any) -> set[str]:
         text = reply.casefold()
         for word, number in _NUMBERS.items():
             text = text.replace(word, number)
-        if key and key.casefold() in text:
+        if key and re.search(rf"\b{key.casefold()}s?\b", text):
             known.add(question)
     return known
 
@@ -188,18 +223,13 @@ def _controls(base: Any, model: Any, facts: Sequence[Fact], base_knows: set[str]
     return {"leaked": sum(leaked), "kept": f"{len(kept)}/{len(base_knows)}", "controls": [one[:60] for one in replies]}
 
 
-def grid() -> Iterator[dict[str, Any]]:
-    """Yield the changes of each point of the grid, with a warm-up of a twentieth and one micro-batch a step."""
-    for rate in GRID["optimizer.lora_lr"]:
-        for size in GRID["training.batch_size"]:
-            for epochs in GRID["training.max_epochs"]:
-                yield {
-                    "optimizer.lora_lr": rate,
-                    "training.batch_size": int(size),
-                    "training.max_epochs": int(epochs),
-                    "training.gradient_accumulation_steps": 1,
-                    "scheduler.warmup_steps": 4,
-                }
+def around(kind: str, auto: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the changes of each point of a grid about what was chosen: "rates" or "batches", halved and doubled."""
+    for times in (0.5, 2):
+        if kind == "rates":
+            yield {**auto, "optimizer.lora_lr": auto["optimizer.lora_lr"] * times}
+        else:
+            yield {**auto, "training.batch_size": round(auto["training.batch_size"] * times)}
 
 
 def chosen(data_file: Path) -> dict[str, Any]:
@@ -211,7 +241,8 @@ def chosen(data_file: Path) -> dict[str, Any]:
 
     settings = with_values(Settings(), {"fine_tuning.model_name": "builtin", "fine_tuning.device": "cpu"})
     choices = resolve_recipe(settings, survey(data_file)).choices
-    return {one.key.removeprefix("fine_tuning."): one.value for one in choices if ".chat." not in one.key}
+    found = {one.key.removeprefix("fine_tuning."): one.value for one in choices if ".chat." not in one.key}
+    return {**found, "training.validation_share": 0.0}  # others are held out
 
 
 def write_data(name: str, folder: Path, alpaca: Path) -> Path:
@@ -220,10 +251,10 @@ def write_data(name: str, folder: Path, alpaca: Path) -> Path:
         path = folder / f"{name}.txt"
         path.write_text("".join(f"Question: {fact.question}\nAnswer: {fact.answer}\n\n" for fact in FACTS[name]))
         return path
-    records = json.loads(alpaca.read_text())
+    records = [one for one in json.loads(alpaca.read_text()) if len(one["output"]) <= LONGEST]
     path = folder / f"{name}.json"
-    number = int(name.removeprefix("alpaca"))
-    path.write_text(json.dumps(records[:number] + records[1000 : 1000 + HELD_OUT]))
+    path.write_text(json.dumps(records[: min(len(records) - HELD_OUT, int(name.removeprefix("alpaca")))]))
+    (folder / _HELD_OUT_FILE).write_text(json.dumps(records[-HELD_OUT:]))
     return path
 
 
@@ -231,8 +262,9 @@ def main() -> None:
     """Run the trials of one set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set")
-    parser.add_argument("--tests", nargs="*", default=["auto"], choices=("auto", "written", "grid"))
+    parser.add_argument("--tests", nargs="*", default=["auto"], choices=("auto", "written", "rates", "batches"))
     parser.add_argument("--try", nargs="*", dest="changes", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--from-auto", action="store_true", help="--try changes what is chosen, not what is documented")
     parser.add_argument("--seconds", type=float, default=600, help="of processor time for a trial")
     parser.add_argument("--data", type=Path, help="train on this file instead, and ask the set's questions")
     parser.add_argument("--adapter", type=Path, help="train nothing: ask this adapter of a run the set's questions")
@@ -246,16 +278,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         data_file = arguments.data or write_data(arguments.set, Path(folder), arguments.alpaca)
+        auto = chosen(data_file)
         tried: list[tuple[str, dict[str, Any]]] = []
         for given in arguments.changes:
             pairs = (one.partition("=") for one in given)
-            tried += [("try", {key: json.loads(value) for key, _, value in pairs})]
-        if "auto" in arguments.tests and not arguments.changes:
-            tried.append(("auto", chosen(data_file)))
-        if "written" in arguments.tests and not arguments.changes:
-            tried.append(("written", {}))
-        if "grid" in arguments.tests:
-            tried += [("grid", changes) for changes in grid()]
+            changes = {key: json.loads(value) for key, _, value in pairs}
+            tried.append(("try", {**auto, **changes} if arguments.from_auto else changes))
+        for test in () if arguments.changes else arguments.tests:
+            values = {"auto": [auto], "written": [{}]}
+            tried += [(test, changes) for changes in values.get(test) or around(test, auto)]
         for kind, changes in tried:
             print(json.dumps({"test": kind, **trial(arguments.set, data_file, changes, arguments.seconds)}), flush=True)
 
