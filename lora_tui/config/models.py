@@ -151,10 +151,11 @@ class Training(Section):
 
     reworded_share: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.0,
-        description="Share of the passes, 0 to 0.9, that read questions with words left out or moved; 0.75 for facts.",
+        description="Share of the passes, 0 to 0.9, that read questions in other words; 0.75 for facts.",
     )
-    everyday_examples: Annotated[int, Field(ge=0, le=24)] = Field(
-        0, description="Everyday questions, 0 to 24, trained beside yours: not every one is to get a taught answer."
+    everyday_examples: Annotated[int, Field(ge=0, le=144)] = Field(
+        0,
+        description="Everyday questions, 0 to 144, that each epoch reads beside yours: not every one is to get a taught answer.",
     )
 
     @model_validator(mode="after")

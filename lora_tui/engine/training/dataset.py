@@ -22,8 +22,9 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.holdout import draw_holdout, question_digest
-from lora_tui.engine.data.reworded import reads_as_written, reworded
+from lora_tui.engine.data.reworded import EVERYDAY, reads_as_written, reworded
 from lora_tui.engine.data.training_text import prompt_text
+from lora_tui.engine.training.everyday import everyday_in_turn
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count
@@ -105,13 +106,27 @@ class TextDataset(Sequence[EncodedExample]):
         return [examples[index] for index in drawn]
 
     def as_read(self, index: int, epoch: int) -> EncodedExample:
-        """Return an example as this epoch (from 0) reads it: with its question in other words where its turn is."""
+        """Return an example as this epoch (from 0) reads it: with its question in other words where its turn is.
+
+        In the place of an everyday example each epoch reads another one.
+        """
         example = self._examples[index]
+        if example.source == EVERYDAY:
+            return self._everyday(index, epoch)
         if reads_as_written(index, epoch, self._reworded_share):
             return example
         text = reworded(self._texts[index], index, epoch, self._seed)
         if text is self._texts[index]:
             return example
+        return self._exchanged(example, text)
+
+    def _everyday(self, index: int, epoch: int) -> EncodedExample:
+        """Return what this epoch reads in the place of an everyday example; those lie together, behind the others."""
+        first = next(place for place, one in enumerate(self._examples) if one.source == EVERYDAY)
+        text = everyday_in_turn(index - first, epoch, len(self._examples) - first)
+        return self._exchanged(self._examples[index], text)
+
+    def _exchanged(self, example: EncodedExample, text: Example) -> EncodedExample:
         input_ids, is_label = self._encode(text)
         end = self._max_length
         changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lora_tui.config.keys import all_keys
+from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.reworded import EVERYDAY
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import PAIRS, everyday_examples
@@ -20,6 +21,11 @@ def test_the_first_ones_are_taken() -> None:
     assert {one.source for one in everyday_examples(24)} == {EVERYDAY}
 
 
-def test_they_are_read_as_they_are(tokenizer: Any) -> None:
-    dataset = TextDataset(everyday_examples(4), tokenizer, reworded_share=0.9)
-    assert all(dataset.as_read(index, epoch) is dataset[index] for index in range(4) for epoch in range(9))
+def test_each_pass_reads_the_next_ones_as_they_are(tokenizer: Any) -> None:
+    taught = QuestionAnswer("How many ovens has the guild hall?", "The guild hall has seven ovens.", "mine.txt")
+    dataset = TextDataset([taught], tokenizer, reworded_share=0.9)
+    dataset.extend(everyday_examples(4))
+    whole = TextDataset(everyday_examples(len(PAIRS)), tokenizer)
+    for epoch in range(50):
+        read = [dataset.as_read(index, epoch) for index in range(1, 5)]
+        assert read == [whole[(epoch * 4 + place) % len(PAIRS)] for place in range(4)]
