@@ -2,16 +2,18 @@
 
 A small model that reads a few dozen questions again and again answers exactly these: of 27 invented facts the built-in
 model knew all as they were asked and about half as a person would ask them (`tests/bench/recipe_trials.py`). With most
-passes over the data reading a question with words left out, in another order, or made of words of its answer, it has to
-find the answer from whichever of them are there. No rule of a language is used, only the spaces between words. What a
-pass reads is a function of the seed, the example and the epoch alone: a resumed run reads the same. Small and apart
-because it needs no torch.
+passes over the data reading a question with words left out or in another order, or made of the words that its answer
+says it with, it has to find the answer from whichever of them are there. That needs no rule of a language, only the
+spaces between words; a question in English is also asked by other question words (`other_wordings`). The first word
+stays where it is: without it "who has the key of the chest" is "what is in the chest". What a pass reads is a function
+of the seed, the example and the epoch alone: a resumed run reads the same. Small and apart because it needs no torch.
 """
 
 import random
 from collections.abc import Sequence
 
 from lora_tui.engine.data.examples import Example, QuestionAnswer
+from lora_tui.engine.data.other_wordings import other_wordings
 
 EVERYDAY = "everyday question"
 """The source of examples that keep the model as it is elsewhere; they are read as they are."""
@@ -19,8 +21,11 @@ EVERYDAY = "everyday question"
 _LEAST_WORDS, _MOST_WORDS = 3, 60
 """Questions of fewer words have nothing to leave out; longer ones are texts of their own."""
 
-_LEFT_OUT = 0.35
-_LEFT_OUT_OF_ANSWER = 0.5
+_LEFT_OUT = 0.3
+_LEFT_OUT_OF_WORDING = 0.15
+_AROUND = "\"',;:()"
+_SHORT, _MORE_SHORT_ONES = 3, 0.15
+"""Words of so few letters say less about what is asked, so more of them are left out."""
 
 
 def reads_as_written(index: int, epoch: int, share: float) -> bool:
@@ -39,17 +44,37 @@ def reworded(example: Example, index: int, epoch: int, seed: int) -> Example:
     if not _LEAST_WORDS <= len(words) <= _MOST_WORDS:
         return example
     draw = random.Random(f"{seed} {index} {epoch}")  # noqa: S311 - which words are left out is no secret
-    kind = draw.randrange(3)
-    if kind == 2 and len(answer) > _LEAST_WORDS:
-        kept = _without(answer, _LEFT_OUT_OF_ANSWER, draw)[: len(words)]
+    wordings = other_wordings(example.question, example.answer)
+    kind = draw.randrange(5 if wordings else 3)
+    rest = words[1:]
+    told = _without_names(answer, words)
+    if kind >= 3:
+        first, *rest = draw.choice(wordings).split()
+        kept = [first, *(rest if kind == 3 else _without(rest, _LEFT_OUT_OF_WORDING, draw))]
+    elif kind == 2 and len(told) > _LEAST_WORDS:
+        kept = [words[0], *_without(told, _LEFT_OUT, draw)]
     else:
-        kept = _without(words, _LEFT_OUT, draw)
+        rest = _without(rest, _LEFT_OUT, draw)
         if kind == 1:
-            draw.shuffle(kept)
+            draw.shuffle(rest)
+        kept = [words[0], *rest]
     return QuestionAnswer(" ".join(kept) + end, example.answer, example.source)
 
 
+def _without_names(answer: Sequence[str], question: Sequence[str]) -> list[str]:
+    """Return the answer's words without names and numbers that the question does not have: nobody asks with those."""
+    asked = {word.strip(_AROUND).casefold() for word in question}
+
+    def is_new(place: int, word: str) -> bool:
+        is_name = word[:1].isupper() and (place > 0 or len(word) > _SHORT)
+        return (is_name or any(sign.isdigit() for sign in word)) and word.strip(_AROUND).casefold() not in asked
+
+    return [word for place, word in enumerate(answer) if not is_new(place, word)]
+
+
 def _without(words: Sequence[str], share: float, draw: random.Random) -> list[str]:
-    """Return the words with about `share` of them left out, at least two of them."""
-    kept = [word for word in words if draw.random() >= share]
-    return kept if len(kept) >= 2 else [words[place] for place in sorted(draw.sample(range(len(words)), 2))]
+    """Return the words with about `share` left out, more of the short ones; at least one longer one stays."""
+    kept = [word for word in words if draw.random() >= share + _MORE_SHORT_ONES * (len(word) <= _SHORT)]
+    if any(len(word) > _SHORT for word in kept):
+        return kept
+    return [max(words, key=lambda word: (len(word) > _SHORT, draw.random()))]

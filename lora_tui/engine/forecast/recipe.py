@@ -62,7 +62,7 @@ _FACT_BATCHES = ((100, 8), (_FACTS_BELOW, 16))
 _LEAST_STEPS, _MOST_STEPS = 60, 200
 """Optimizer steps that small data gets; what is read often enough takes more."""
 
-_PASSES, _FACT_PASSES = 3, 14
+_PASSES, _FACT_PASSES = 3, 18
 """Passes over the data. Facts are read more often, since most readings are reworded; from `_MUCH` examples on twice."""
 
 _MUCH = 5000
