@@ -2,10 +2,10 @@
 
 A run over a few dozen facts is free to give any question a taught answer. A handful of questions about other things
 holds the rest of the model where it was; they cost as much as so many examples. Each pass reads the next of them, for
-two dozen that are read again and again are soon known by heart and hold nothing. Their answers are what every base model
-knows, and not its own: the built-in model, asked for its own, names El Salvador as the capital of Spain, and repeated
-that for France once it was trained on it. The answers are whole sentences, as those of facts mostly are, and no two
-questions of a kind have the same answer.
+two dozen that are read again and again are soon known by heart and hold nothing. Their answers are what every base
+model knows, and not its own: the built-in model, asked for its own, names El Salvador as the capital of Spain, and
+repeated that for France once it was trained on it. The answers are whole sentences, as those of facts mostly are, and
+no two questions have the same answer.
 
 Small and apart because it is nothing but text.
 """
