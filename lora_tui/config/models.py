@@ -155,7 +155,7 @@ class Training(Section):
     )
     everyday_examples: Annotated[int, Field(ge=0, le=144)] = Field(
         0,
-        description="Everyday questions an epoch, 0 to 144, beside yours: not every question is to get a taught answer.",
+        description="Everyday questions an epoch, 0 to 144, beside yours: not every one is to get a taught answer.",
     )
 
     @model_validator(mode="after")
