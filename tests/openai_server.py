@@ -99,6 +99,8 @@ class OpenAIServer:
         self.mix: list[tuple[Fault, float]] = []
         self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
+        self.digits_of: dict[str, Callable[[str], str]] = {}  # of single models, instead of `digits`
+        self.model_faults: dict[str, Fault] = {}  # for every request to a model
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
         self.pair_of_sentence: Callable[[str], dict[str, str]] = pair_of_words
         self.completion: Callable[[str], str] | None = None  # how a text goes on; None = no such address
@@ -148,7 +150,7 @@ class OpenAIServer:
     async def _answer(self, request: Request, body: dict[str, Any]) -> Response:
         if "prompt" in body and self.completion is None:
             return JSONResponse({"detail": "Not Found"}, 404)
-        fault = self._refusal(request, body) or self.kind_faults.get(kind_of(body)) or self._fault()
+        fault = self._refusal(request, body) or self._standing_fault(body) or self._fault()
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
         self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content, self._at_once))
@@ -159,6 +161,9 @@ class OpenAIServer:
             return Response(fault.body or "<html>Bad gateway</html>", media_type="text/html")
         answer = self._completion(body, kind, content, fault)
         return HalfResponse(answer) if fault is not None and fault.kind == "dropped" else JSONResponse(answer)
+
+    def _standing_fault(self, body: dict[str, Any]) -> Fault | None:
+        return self.kind_faults.get(kind_of(body)) or self.model_faults.get(body["model"])
 
     def _fault(self) -> Fault | None:
         if self.next_faults:
@@ -190,7 +195,7 @@ class OpenAIServer:
         prompt = "\n".join(message["content"] for message in body["messages"])
         kind = kind_of(body)
         if kind == "judge":
-            return kind, self.digits(prompt)
+            return kind, self.digits_of.get(body["model"], self.digits)(prompt)
         if kind == "analyse":
             return kind, "A varied set. Ask more about reasons."
         if kind == "statement":

@@ -7,6 +7,7 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
+from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
 from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.protocol.choice import value_text
 from lora_tui.text import count, dollars, duration, memory_size, one_line
@@ -105,6 +106,7 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
     chosen = settings.data_generation
     where = "this machine" if generation.address is None else generation.address
     lines.append(("model", f"{one_line(chosen.model, 60)}, {one_line(where, 80)}"))
+    lines += [("judge", _judge(judge, check)) for judge, check in generation.checks.items()]
     lines.append(("price", price_text(generation)))
     if generation.is_paid and (chosen.budget_dollars or chosen.budget_tokens):
         limits = [dollars(chosen.budget_dollars)] if chosen.budget_dollars else []
@@ -114,9 +116,8 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
     lines.append(("pairs", f"{chosen.total_examples:,}, or as many as the text holds"))
     lines.append(("file", _output(Path(chosen.output_file))))
-    calls = sum(
-        estimate.value or 0 for estimate in (generation.write_calls, generation.judge_calls, generation.analysis_calls)
-    )
+    kinds = (generation.check_calls, generation.write_calls, generation.judge_calls, generation.analysis_calls)
+    calls = sum(estimate.value or 0 for estimate in kinds)
     if generation.address is not None:
         lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
     if generation.address is not None and generation.prompt_tokens.value is not None:
@@ -124,6 +125,13 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines.append(("tokens", f"{_amount(generation.prompt_tokens)} sent{out}"))
     warnings = tuple(_warnings_of(forecast.warnings, generation=True))
     return ForecastText(tuple(lines), warnings, blocker, charge=charge_text(chosen, generation))
+
+
+def _judge(judge: str, check: JudgeCheck | None) -> str:
+    """What is known of a judge, or that it is asked about known pairs first."""
+    if check is not None:
+        return check.text()
+    return f"{one_line(judge, 60)}, asked about {len(KNOWN_PAIRS)} known pairs first: does it tell right from wrong?"
 
 
 def _output(path: Path) -> str:

@@ -26,8 +26,9 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import Loaded, load_settings
 from lora_tui.config.models import Settings
 from lora_tui.config.paths import cache_folder, log_folder
+from lora_tui.engine.generation.canaries import JudgeCheck
 from lora_tui.engine.generation.client.wire import shown_url
-from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, recall
+from lora_tui.engine.generation.endpoint_memory import EndpointNotes, known_checks, memory_file, recall
 from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, REPLY_FORMS
 from lora_tui.engine.models.builtin import BUILTIN, TITLE, cached_folder
 from lora_tui.errors import ConfigError
@@ -189,6 +190,9 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     generation = loaded.settings.data_generation
     yield Finding("Generation", "model", generation.model)
     if generation.model == BUILTIN:
+        yield Finding(
+            "Generation", "judge", "not checked: the built-in model rates nothing, rules keep its pairs right"
+        )
         return
     required: Level = "problem" if loaded.path is not None or given else "missing"
     builtin = "or use --set data_generation.model=builtin"
@@ -209,9 +213,24 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
 def _learned(url: str, generation: DataGeneration) -> Iterator[Finding]:
     """Tell what earlier runs have found the endpoint's models able to do."""
     writer = recall(url, generation.model) or EndpointNotes()
-    judge = recall(url, generation.judge_model or generation.model) or EndpointNotes()
     yield _in_form("writes pairs as", writer.form, writer.how, writer.at, tuple(REPLY_FORMS.items()))
-    yield _in_form("judges them by", judge.judge, judge.judge_how, judge.at, tuple(JUDGE_FORMS.items()))
+    checks = known_checks(generation)
+    for name in generation.judges:
+        judge = recall(url, name) or EndpointNotes()
+        whose = f"{one_line(name, 40)}: " if len(generation.judges) > 1 else ""
+        yield _in_form(f"{whose}judges them by", judge.judge, judge.judge_how, judge.at, tuple(JUDGE_FORMS.items()))
+        if name in checks:
+            yield _judge_check(name, checks[name], switched_on=generation.check_judge)
+
+
+def _judge_check(name: str, check: JudgeCheck | None, *, switched_on: bool) -> Finding:
+    """Return what a judge has made of the canary pairs."""
+    if check is None:
+        when = "before its first run" if switched_on else "data_generation.check_judge is off"
+        return Finding("Generation", "judge", f"{one_line(name, 60)} is not checked yet: {when}")
+    remedy = "name a larger judge: --set data_generation.judge_model=…" if check.misses else None
+    found = time.strftime("%d %b %H:%M", time.localtime(check.at))
+    return Finding("Generation", "judge", f"{check.text()} (found {found})", remedy=remedy)
 
 
 def _in_form(name: str, form: str, how: str, at: float, forms: Sequence[tuple[str, str]]) -> Finding:

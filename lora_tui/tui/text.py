@@ -22,6 +22,7 @@ _METRIC_NAMES = {
     "judge_groundedness": "judge: grounded",
     "judge_correctness": "judge: correct",
     "judge_usefulness": "judge: useful",
+    "judge_disagreement": "judges are apart",
     "coverage": "evidence holds it",
     "grounding": "words of the passage",
     "token_f1": "shared words",
@@ -123,5 +124,8 @@ def memory_text(size: float | None) -> str:
 
 
 def metric_name(name: str) -> str:
-    """The name of a metric as screens show it."""
+    """The name of a metric as screens show it; of one of several judges with the judge's name behind it."""
+    known, _, judge = name.partition("@")
+    if judge:
+        return f"{metric_name(known).removeprefix('judge: ')}, {judge}"
     return _METRIC_NAMES.get(name, name)

@@ -1,5 +1,6 @@
 """What the app is told of a run before it begins: each reason once, and what is certain to keep it from beginning."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from lora_tui.backend.forecast_text import generation_forecast, training_forecas
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.forecast.forecast import forecast_with_history
+from lora_tui.engine.generation.canaries import JudgeCheck, check_key
+from lora_tui.engine.generation.endpoint_memory import remember_check
 from lora_tui.protocol.backend import ForecastText
 
 
@@ -98,6 +101,26 @@ def test_nobody_is_asked_about_what_is_free(values: dict[str, object]) -> None:
     plan = _plan(**values)
     assert plan.charge == ""
     assert dict(plan.lines)["price"].startswith("nothing: ")
+
+
+def test_the_plan_tells_what_is_known_of_the_judge_and_counts_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
+    unknown = _plan(model="gpt-4o", judge_model="small")
+    assert dict(unknown.lines)["judge"].startswith("small, asked about 18 known pairs first")
+    check = JudgeCheck("small", 9, 12, {"negated": 3}, 4.9, 2.0, time.time())
+    remember_check(check_key("https://api.openai.com/v1", "small", "digits"), check)
+    known = _plan(model="gpt-4o", judge_model="small")
+    assert dict(known.lines)["judge"].startswith("small tells right from wrong in 9 of 12 test pairs: misses negated")
+    calls = [int(dict(plan.lines)["calls"].split()[2]) for plan in (unknown, known)]
+    assert calls[0] - calls[1] == 18
+    assert "judge" not in dict(_plan(model="builtin").lines)
+    assert "judge" not in dict(_plan(model="gpt-4o", check_judge=False).lines)
+    several = int(
+        dict(_plan(model="gpt-4o", judge_models=["a", "b", "c"], check_judge=False).lines)["calls"].split()[2]
+    )
+    assert several - calls[1] == 100, "two judges for each of 100 pairs"
 
 
 def test_the_plan_says_what_becomes_of_pairs_that_are_there() -> None:

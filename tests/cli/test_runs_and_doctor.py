@@ -14,7 +14,8 @@ import pytest
 
 from lora_tui.cli import doctor
 from lora_tui.cli.request import Request
-from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, remember
+from lora_tui.engine.generation.canaries import JudgeCheck, check_key
+from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, remember, remember_check
 from lora_tui.terminal.report import Report
 from lora_tui.terminal.streams import Streams
 from tests.cli.conftest import Ended, Program
@@ -168,6 +169,24 @@ def test_the_doctor_tells_in_which_form_an_endpoint_is_asked_and_why(
     assert re.search(r"writes pairs as +the rest of a question that .* \(found .*: no JSON in it\)", said)
     assert re.search(r"judges them by +nothing: the program's gates .* \(found .*: it rates all alike\)", said)
     assert f"rm {memory_file()} has it tried anew" in said
+
+
+def test_the_doctor_tells_what_each_judge_made_of_the_known_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
+    config = tmp_path / "config.toml"
+    config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\njudge_models = ["a", "b"]\n')
+    said = examined_here(config, monkeypatch)
+    assert re.search(r"judge +a is not checked yet: before its first run", said)
+    check = JudgeCheck("b", 11, 12, {"negated": 1}, 4.75, 1.5, time.time())
+    remember_check(check_key("http://127.0.0.1:9/v1", "b", "digits"), check)
+    said = examined_here(config, monkeypatch)
+    assert re.search(r"b: judges them by +not tried yet", said)
+    assert re.search(r"judge +b tells right from wrong in 11 of 12 test pairs: misses negated \(1\).* \(found ", said)
+    assert "judge_model=" in said
+    config.write_text('[data_generation]\nmodel = "builtin"\n')
+    assert "the built-in model rates nothing" in examined_here(config, monkeypatch)
 
 
 def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
 """Forecast of a generation run before it begins: files, calls, tokens and dollars, as lower bounds.
 
 Calls, if every pair is accepted: a file is asked for `num_examples_per_file` pairs in each pass, in calls of as many
-pairs as a reply has room for (`planner.pairs_by_call`); every pair is judged by one call, and every
-`batch_analysis_interval` accepted pairs are analysed by one. Rejected pairs, retries and repairs come on top.
+pairs as a reply has room for (`planner.pairs_by_call`); every pair is judged by one call, or by two where there are
+several judges, and every `batch_analysis_interval` accepted pairs are analysed by one. A judge of whom nothing is
+remembered is first asked about the canary pairs. Rejected pairs, third judges, retries and repairs come on top.
 
 Tokens: a call sends its own instructions, measured on the very prompts, and
 
     writing    a passage                                  and gets back 200 tokens a pair, at most `max_tokens`
     judging    a passage and a pair of 100 tokens         and gets back three digits, 6 tokens
     analysing  statistics of 350 tokens                   and gets back at most `max_tokens`
+    checking   the canary pairs, as they are              and gets back three digits, 6 tokens
 
 where a passage is `chunk_tokens` long, or as long as its file (4 characters a token) where that is shorter.
 Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,000,000.
@@ -16,7 +18,7 @@ Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,0
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -26,8 +28,10 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
+from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
+from lora_tui.engine.generation.endpoint_memory import known_checks
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import token_prices
 from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
@@ -51,7 +55,8 @@ class GenerationForecast:
     `problem` says why the folder cannot be used; `skipped` counts the files in it that are not read. `key_set` tells
     whether the environment variable `key_name` holds anything, never what; `key_needed` whether a run needs it.
     `address` is where the passages are sent, None for the built-in model; `is_paid` whether it is somebody else's
-    machine, which asks for money as a rule.
+    machine, which asks for money as a rule. `checks` has what is known of each judge that is checked, None where that
+    is still to come, in `check_calls`.
     """
 
     folder: Path
@@ -62,6 +67,8 @@ class GenerationForecast:
     write_calls: Estimate
     judge_calls: Estimate
     analysis_calls: Estimate
+    check_calls: Estimate
+    checks: Mapping[str, JudgeCheck | None]
     prompt_tokens: Estimate
     completion_tokens: Estimate
     dollars: Estimate
@@ -80,8 +87,10 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     used = [candidate for candidate in candidates if candidate.skipped is None]
     if problem is None and not used:
         problem = f"data_generation.input_folder: no file in {folder} can be used"
+    checks = known_checks(data) if data.check_judge else {}
     calls = _calls(data)
-    sent, written, cost = _cost(data, used, calls, problem)
+    checked = len(KNOWN_PAIRS) * sum(check is None for check in checks.values())
+    sent, written, cost = _cost(data, used, calls, checked, problem)
     write, judge, analyse = (Estimate(number, "if every pair is accepted") for number in calls)
     unreadable = _unknown(problem) if problem and not candidates else None
     return GenerationForecast(
@@ -93,6 +102,8 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         write_calls=write,
         judge_calls=judge,
         analysis_calls=analyse,
+        check_calls=Estimate(checked),
+        checks=checks,
         prompt_tokens=sent,
         completion_tokens=written,
         dollars=cost,
@@ -160,11 +171,12 @@ def _calls(data: DataGeneration) -> tuple[int, int, int]:
     counts = pairs_by_call(data)
     rounds, left = divmod(data.total_examples, sum(counts))  # a round is what one file is asked for in one pass
     write = rounds * len(counts) + sum(before < left for before in accumulate(counts[:-1], initial=0))
-    return write, data.total_examples, data.total_examples // data.batch_analysis_interval
+    judges = 1 if data.model == BUILTIN else min(2, len(data.judges))
+    return write, judges * data.total_examples, data.total_examples // data.batch_analysis_interval
 
 
 def _cost(
-    data: DataGeneration, used: Sequence[Candidate], calls: tuple[int, int, int], problem: str | None
+    data: DataGeneration, used: Sequence[Candidate], calls: tuple[int, int, int], checked: int, problem: str | None
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Return the tokens sent and written and what they cost."""
     if data.model == BUILTIN:
@@ -182,13 +194,14 @@ def _cost(
         write * (_prompt_tokens(write_prompt) + passage)
         + judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
         + analyse * (_prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS)
+        + checked * sum(_prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
     )
     written = (
         write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
-        + judge * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
+        + (judge + checked) * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
         + analyse * data.batch_analysis.max_tokens
     )
-    note = f"for {count(sum(calls), 'call')}, if every pair is accepted"
+    note = f"for {count(sum(calls) + checked, 'call')}, if every pair is accepted"
     prices = token_prices(data)
     cost = (
         Estimate(prices.cost(round(sent), round(written)), note, estimated=True)

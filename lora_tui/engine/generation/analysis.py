@@ -48,6 +48,7 @@ async def statistics_of(store: Store, run_id: int, files: int) -> dict[str, Any]
     newest = await store_generation.newest_pairs(store, run_id, accepted, RECENT)
     counts = await store_generation.pair_counts(store, run_id)
     means = await store_generation.mean_metrics(store, run_id)
+    means = {name: mean for name, mean in means.items() if "@" not in name}  # without each judge's own
     return {
         "pairs": counts,
         "causes": await store_generation.rejection_causes(store, run_id),
