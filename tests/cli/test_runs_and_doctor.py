@@ -14,6 +14,8 @@ import pytest
 
 from lora_tui.cli import doctor
 from lora_tui.cli.request import Request
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
 from lora_tui.engine.generation.canaries import JudgeCheck, check_key
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, remember, remember_check
 from lora_tui.terminal.report import Report
@@ -185,8 +187,12 @@ def test_the_doctor_tells_what_each_judge_made_of_the_known_pairs(
     assert re.search(r"b: judges them by +not tried yet", said)
     assert re.search(r"judge +b tells right from wrong in 11 of 12 test pairs: misses negated \(1\).* \(found ", said)
     assert "judge_model=" in said
-    config.write_text('[data_generation]\nmodel = "builtin"\n')
-    assert "the built-in model rates nothing" in examined_here(config, monkeypatch)
+
+
+def test_the_doctor_says_why_the_built_in_judge_is_not_checked() -> None:
+    loaded = SimpleNamespace(settings=with_values(Settings(), {"data_generation.model": "builtin"}))
+    (_, judge) = doctor._endpoint(cast("doctor.Loaded", loaded), given=False)
+    assert judge.value.startswith("not checked: the built-in model rates nothing")
 
 
 def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
