@@ -51,15 +51,17 @@ def prediction_powered_mean(
     `weight` of 1 (the λ of the first paper) carries over what the scores are off, and not how good those others were.
 
     `scores` must come from weights that have not seen the targets (`cross_validated_scores`). Returns None while fewer
-    than five targets lie on either side of the middle: the normal approximation, whose interval would shrink to a
-    point where all ratings are equal, does not hold there.
+    than five targets lie on either side of the middle, or a given weight rests on fewer than five other scores: the
+    normal approximation, whose interval would shrink to a point where all are equal, does not hold there.
     """
     n, others = len(targets), len(other_scores)
     if len(scores) != n:
         raise ValueError(f"{n} targets and {len(scores)} scores; there must be as many")
     if min(sum(y > 0.5 for y in targets), sum(y < 0.5 for y in targets)) < _FEWEST_OF_A_KIND:
         return None
-    tuned = 0.0 if weight is None or not others else weight
+    if weight and others < _FEWEST_OF_A_KIND:
+        return None
+    tuned = weight or 0.0
     pooled = [*scores, *other_scores]
     spread = _covariance(pooled, pooled)
     if weight is None and others and spread > 0:

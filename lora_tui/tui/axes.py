@@ -10,12 +10,19 @@ from typing import Literal, Protocol
 
 from lora_tui.text import duration
 
-Unit = Literal["step", "examples", "tokens", "time"]
-"""What is counted along x: optimizer steps, examples or tokens seen, or seconds of work."""
+Unit = Literal["step", "examples", "tokens", "time", "score"]
+"""What is counted along x: optimizer steps, examples or tokens seen, or seconds of work; or a score, in per cent."""
 
 UNITS: tuple[Unit, ...] = ("step", "examples", "tokens", "time")
+"""What a curve of training can be drawn over."""
 
-UNIT_NAMES: dict[Unit, str] = {"step": "step", "examples": "seen", "tokens": "tokens", "time": "time"}
+UNIT_NAMES: dict[Unit, str] = {
+    "step": "step",
+    "examples": "seen",
+    "tokens": "tokens",
+    "time": "time",
+    "score": "says %",
+}
 """What stands below the labels of y, in at most six characters."""
 
 _FLAT = 0.05
@@ -193,4 +200,6 @@ def unit_label(value: float, unit: Unit) -> str:
     """A value of x with its unit: "step 1,240", "84,000 tokens", "4m 12s"."""
     if unit == "time":
         return duration(value)
+    if unit == "score":
+        return f"it says {value:.0f} %"
     return f"step {value:,.0f}" if unit == "step" else f"{value:,.0f} {unit}"

@@ -20,7 +20,7 @@ from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Problem, ProblemDialog
 from lora_tui.tui.state import GENERATION_MODES, AppState
-from lora_tui.tui.store_reader import StoreReader
+from lora_tui.tui.store_reader import AgreementReader, StoreReader
 from lora_tui.tui.text import safe_line
 
 T = TypeVar("T")
@@ -161,6 +161,11 @@ class AppServices:
     def run_worker(self, work: Coroutine[Any, Any, None], group: str) -> None:
         """Run a coroutine that outlives the screen it was asked for on; its error is shown, not raised."""
         self._app.run_worker(work, exit_on_error=False, group=group)
+
+    def agreement_reader(self, scope: Literal["generation", "evaluation"]) -> AgreementReader:
+        """What ratings say of a scope's score, for a screen that shows it."""
+        ask = self.backend.pairs_agreement if scope == "generation" else self.backend.answers_agreement
+        return AgreementReader(scope, ask, lambda work: self.run_worker(work, f"agreement {scope}"), self.poll_soon)
 
     def poll_soon(self) -> None:
         """Poll the store now: the user has done something that shows there."""

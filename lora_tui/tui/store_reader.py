@@ -1,4 +1,4 @@
-"""Change detection on the store (SQLite's ``data_version``), and a throttle for queries that are slow.
+"""Change detection on the store (SQLite's ``data_version``) and on its ratings, and a throttle for slow queries.
 
 Reading never creates a file: before the first run there may be none. A poll on which nothing has changed costs one
 pragma, whatever the size of the store.
@@ -6,10 +6,14 @@ pragma, whatever the size of the store.
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from pathlib import Path
+from typing import Any
 
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.ratings import ratings_state
 from lora_tui.store.queries.runs import data_version
 
 _LIVENESS_SECONDS = 2.0
@@ -80,3 +84,67 @@ class Throttle:
     def reset(self) -> None:
         """Query at the next opportunity: something else is shown."""
         self._next = 0.0
+
+
+class AgreementReader:
+    """What ratings say of a score, asked of the engine only where something it depends on has changed.
+
+    The answer may take a second, so it is waited for beside the polls, and is in `known` at a later one. Without any
+    rating nothing is asked, and the engine not started.
+
+    Args:
+        scope: ``generation`` or ``evaluation``.
+        ask: What ratings say for a run, by its id.
+        run: Runs a coroutine beside the screens.
+        ready: Called when the answer is there.
+    """
+
+    def __init__(
+        self,
+        scope: str,
+        ask: Callable[[int], Awaitable[ScoreAgreement]],
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        ready: Callable[[], None],
+    ) -> None:
+        self.known: ScoreAgreement | None = None
+        """The newest answer; None before the first for the run in view."""
+        self._scope = scope
+        self._ask = ask
+        self._run = run
+        self._ready = ready
+        self._run_id: int | None = None
+        self._state: tuple[Hashable, ...] = ()
+        self._throttle = Throttle()
+        self._is_asking = self._is_stale = self._is_new = False
+
+    async def update(self, store: Store, run_id: int, *depends_on: Hashable, changed: bool = True) -> bool:
+        """Ask where the ratings or what else the answer `depends_on` have changed; tells whether `known` has.
+
+        `changed`: the store has something new.
+        """
+        if run_id != self._run_id:
+            self._run_id, self.known, self._state = run_id, None, ()
+            self._throttle.reset()
+        self._is_stale |= changed or not self._state
+        if self._is_stale and not self._is_asking and self._throttle.due():
+            self._is_stale = False
+            ratings = await ratings_state(store, self._scope)
+            self._throttle.done()
+            if (state := (*depends_on, *ratings)) != self._state:
+                self._state = state
+                if ratings[0]:
+                    self._is_asking = True
+                    self._run(self._answer(run_id))
+                else:
+                    self.known, self._is_new = ScoreAgreement(), True
+        is_new, self._is_new = self._is_new, False
+        return is_new
+
+    async def _answer(self, run_id: int) -> None:
+        try:
+            known = await self._ask(run_id)
+            if run_id == self._run_id:
+                self.known, self._is_new = known, True
+        finally:
+            self._is_asking = False
+        self._ready()

@@ -143,4 +143,4 @@ def test_ratings_of_other_things_carry_over_what_the_score_is_off_and_no_more() 
     mean = prediction_powered_mean(targets, scores, [0.9] * 10, weight=1.0)
     assert mean is not None
     assert mean.estimate == pytest.approx(0.9)
-    assert prediction_powered_mean(targets, scores, [], weight=1.0) == prediction_powered_mean(targets, scores, [])
+    assert prediction_powered_mean(targets, scores, [0.9] * 4, weight=1.0) is None, "four answers say too little"

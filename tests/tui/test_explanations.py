@@ -164,7 +164,7 @@ async def test_a_panels_lesson_is_a_key_away(harness: AppHarness) -> None:
     await harness.populate(populate)
     async with harness.app() as (app, pilot):
         await pilot.press("2")
-        await wait_for_text(app, "start   now")
+        await wait_for_text(app, "start    now")
         app.screen.query_one("#weights").focus()
         await pilot.press("question_mark")
         await wait_for_text(app, "Lesson 6")

@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from lora_tui.store import events, runs
+from lora_tui.protocol.agreement import Estimate, ScoreAgreement
+from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
-from lora_tui.tui.views.training_text import weight_line
+from lora_tui.tui.views.training_text import weight_line, weight_lines
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import RowList
@@ -282,8 +283,8 @@ async def test_eighty_columns_hold_every_weight_each_on_one_line(harness: AppHar
     await harness.populate(create_training_run)
     async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("2")
-        for words in ("exact match 0.20", "shared words 0.20", "ROUGE-L 0.20", "likelihood 0.15", "BLEU 0.10",
-                      "ROUGE-2 0.10", "ROUGE-1 0.05"):  # fmt: skip
+        for words in ("exact match 20 %", "shared words 20 %", "ROUGE-L 20 %", "likelihood 15 %", "BLEU 10 %",
+                      "ROUGE-2 10 %", "ROUGE-1 5 %"):  # fmt: skip
             await wait_for_text(app, words)
 
 
@@ -291,7 +292,48 @@ async def test_eighty_columns_hold_every_weight_each_on_one_line(harness: AppHar
 def test_no_line_ends_between_a_weight_and_its_name(width: int) -> None:
     lines = weight_line(WEIGHTS, {**WEIGHTS, "bleu": 0.12}, width).plain.splitlines()
     assert all(len(line) <= width for line in lines)
-    assert all(line == "weights" or line.rstrip("▲")[-4:-2] == "0." for line in lines)
+    assert all(line == "weights" or line.rstrip("▲").endswith(" %") for line in lines)
+
+
+def test_a_weight_is_its_share_of_the_evidence_and_a_minus_speaks_against_an_answer() -> None:
+    lines = weight_lines({}, {"token_f1": 6.0, "negation": -2.0, "bleu": 0.0}, 60).plain.splitlines()
+    assert [line.split()[-2:] for line in lines[1:]] == [["75", "%"], ["−25", "%"], ["0", "%"]]
+    assert [line.split("━")[0].strip() for line in lines[1:3]] == ["shared words", "negation"]
+
+
+def test_what_is_known_of_the_score_stands_over_its_weights() -> None:
+    known = ScoreAgreement(30, 30, 60, 0, 0, Estimate(0.77, 0.62, 0.87), 0.27, 0.7, 0.09)
+    wide = weight_lines({}, WEIGHTS, 60, known).plain
+    assert wide.startswith("agrees  AUROC 0.77 (0.62–0.87), κ 0.27, 60 ratings\n")
+    assert weight_lines({}, WEIGHTS, 38, known).plain.splitlines()[1] == "        κ 0.27, 60 ratings"
+    few = weight_lines({}, WEIGHTS, 38, ScoreAgreement(3, 6, 0, missing_good=7, missing_bad=4)).plain.splitlines()
+    assert [line.strip() for line in few[:2]] == ["agrees  not enough ratings yet:", "7 good, 4 bad are missing"]
+
+
+async def test_ratings_are_asked_about_once_and_again_when_they_change(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_training_run)
+    asked = ("answers_agreement", run_id)
+
+    async def rate(store: Store, number: int) -> None:
+        async with store.transaction() as t:
+            await feedback.add(t, "evaluation", run_id, "sample", number, {"bleu": 0.5}, 1.0, "person")
+
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await pilot.press("2")
+        await wait_for_text(app, "10 good, 10 bad are missing")
+        assert asked not in harness.backend.calls, "without a rating the engine need not be started"
+        means = {2: Estimate(0.84, 0.76, 0.91)}
+        figures = (Estimate(0.77, 0.62, 0.87), 0.27, 0.7, 0.09)
+        harness.backend.agreement = ScoreAgreement(30, 30, 60, 0, 0, *figures, means=means)
+        await rate(store, 1)
+        await wait_for_text(app, "AUROC 0.77 (0.62–0.87)")
+        await wait_for_text(app, "people 0.84  0.76–0.91")
+        assert harness.backend.calls.count(asked) == 1
+        await store.execute("UPDATE runs SET name='other'")
+        await pilot.pause(1.5)
+        assert harness.backend.calls.count(asked) == 1, "something else has changed"
+        await rate(store, 2)
+        await wait_until(lambda: harness.backend.calls.count(asked) == 2)
 
 
 async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(harness: AppHarness) -> None:

@@ -84,7 +84,7 @@ class RatingStatistics:
         Prediction-powered: the mean score plus what scores are off on the answers that were rated at random. It assumes
         that the score errs on these answers as it did on those.
         """
-        if not self.enough or not scores:
+        if not self.enough:
             return None
         drawn = [
             (target, score)

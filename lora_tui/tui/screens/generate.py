@@ -78,6 +78,7 @@ class GenerateScreen(RunScreen):
         self._find = Input(placeholder="words in question, answer, topic or reason", id="search", compact=True)
         self._view: GenerationView | None = None
         self._sums_throttle = Throttle()
+        self._agreement = services.agreement_reader("generation")
         self._sums_stale = False
         """Whether something has happened that the sums do not hold yet."""
         self._below = 0
@@ -129,7 +130,10 @@ class GenerateScreen(RunScreen):
             for message in view.take_warnings(time.time() - _NEWS_SECONDS):
                 self.services.notify(message, severity="warning")
         await self._pairs.read(store)
-        if changed or moved or summed:
+        known = await self._agreement.update(store, run.id, view.live, view.accepted // 10, changed=changed or moved)
+        if known:
+            view.known = self._agreement.known
+        if changed or moved or summed or known:
             self._draw(view, summed=summed)
 
     @on(RowList.Moved, "#pairs")

@@ -20,6 +20,9 @@ from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
+_ON_SCORES = "06-adaptive-scores"
+"""The lesson whose panel shows what ratings say of the score."""
+
 
 class LearnScreen(ModeScreen):
     """The mode for lessons: list, text, and what the user's own run shows of it."""
@@ -40,6 +43,7 @@ class LearnScreen(ModeScreen):
         self._shown = ""
         """Id of the lesson that is shown."""
         self._training: TrainingView | None = None
+        self._agreement = services.agreement_reader("evaluation")
         self._panel_throttle = Throttle(2.0)
         self._panel_text: Content | None = None
 
@@ -105,10 +109,13 @@ class LearnScreen(ModeScreen):
                 self._training = TrainingView(run)
             self._training.run = run
             await self._training.follow(store)
-        panel = await lesson_panel(self._shown, LessonRuns(store, self._training, self.state.run_on("generate")))
+            if self._shown == _ON_SCORES:
+                await self._agreement.update(store, run.id)
+        runs = LessonRuns(store, self._training, self.state.run_on("generate"), self._agreement.known)
+        panel = await lesson_panel(self._shown, runs)
         plot = self.query_one("#own-plot", LinePlot)
         plot.display = bool(panel.series)
-        plot.show(panel.series, level=panel.level)
+        plot.show(panel.series, level=panel.level, unit=panel.unit)
         if self._panel_text is None or not self._panel_text.is_same(panel.text):
             self._panel_text = panel.text
             self.query_one("#own-words", Static).update(panel.text)

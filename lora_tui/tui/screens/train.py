@@ -25,6 +25,7 @@ from lora_tui.tui.screens.base import RunScreen, keys_line, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
+from lora_tui.tui.views.agreement import people_text
 from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
@@ -105,6 +106,7 @@ class TrainScreen(RunScreen):
         self._ratings: dict[int, int] = {}
         self._weights: tuple[dict[str, float], dict[str, float]] = ({}, {})
         """The aggregator's weights at the run's first evaluation, and now."""
+        self._agreement = services.agreement_reader("evaluation")
         self._device_load: DeviceLoad | None = None
         self._plot = "loss"
         """Which of `_PLOTS` is in the large place."""
@@ -168,6 +170,8 @@ class TrainScreen(RunScreen):
         if news or moved:
             await self._read_weights(store, view)
             self._plots_stale = True
+        if await self._agreement.update(store, run.id, len(view.evaluations), changed=changed or moved):
+            view.known, news = self._agreement.known, True
         tick = time.monotonic() - self._ticked_at >= _CLOCK_SECONDS
         if tick:
             self._ticked_at = time.monotonic()
@@ -223,8 +227,10 @@ class TrainScreen(RunScreen):
         if news:
             start, weights = self._weights
             panel = self.query_one("#weights", Panel)
-            panel.show(training_text.weight_lines(start, weights, panel.content_size.width or 36), "Weights")
-            weighed = training_text.weight_line(start, weights, self.size.width - 2)
+            panel.show(
+                training_text.weight_lines(start, weights, panel.content_size.width or 36, view.known), "Weights"
+            )
+            weighed = training_text.weight_line(start, weights, self.size.width - 2, view.known)
             self.query_one("#score-line", Line).show(styled((training_text.score_line(view) + "\n", "bold"), weighed))
             self._draw_answers(view)
 
@@ -282,9 +288,12 @@ class TrainScreen(RunScreen):
         number = len(view.evaluations) - self._back
         title = "What it answers now" if self._back == 0 else "What it answered then"
         box = self.query_one("#answers-box")
+        people = people_text(view.people(shown))
         place = f"{number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
         place += f", controls {shown.controls_kept}/{shown.controls}" if shown.controls else ""
         width = self.size.width - (0 if self.size.width < 100 else 42 if self.size.width < 140 else 56)
+        if people and width > len(title) + len(place) + len(people) + 10:
+            place += f", {people}"
         if width > len(title) + len(place) + 19:
             place = f"evaluation {place}"
         set_title(box, f"{title} ({place})")

@@ -6,6 +6,7 @@ from typing import Any
 
 from textual.content import Content
 
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
@@ -20,6 +21,7 @@ from lora_tui.store.rows import LIVE_STATES, AnalysisRow, Event
 from lora_tui.text import count, duration, file_size, one_line, progress_text
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
+from lora_tui.tui.views.agreement import guarantee_lines
 
 _BINS = 20
 """Bars of the histogram of scores: half a point each."""
@@ -56,6 +58,8 @@ class GenerationView:
     counts: dict[str, int] = field(default_factory=dict)
     earlier: int = 0
     """Accepted pairs of earlier runs about the same files; counted once this run has ended."""
+    known: ScoreAgreement | None = None
+    """What ratings say of the score and its threshold; None before it was asked."""
     warnings: list[Event] = field(default_factory=list)
     """Warnings that have come and were not taken yet."""
     _warned: int = 0
@@ -141,7 +145,7 @@ class GenerationView:
 
 
 def progress_lines(view: GenerationView, now: float, width: int) -> Content:
-    """The progress panel: progress, verdicts, calls, tokens, errors and the histogram of scores, one line each."""
+    """The progress panel, a line each: progress, verdicts, calls, tokens, errors, scores, and what these guarantee."""
     return Content("\n").join(
         [
             _progress(view, now, width),
@@ -149,6 +153,7 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
             *_calls(view),
             _errors(view, width),
             histogram_line(view, width),
+            *guarantee_lines(view.known, width),
         ]
     )
 

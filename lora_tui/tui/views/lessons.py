@@ -9,6 +9,7 @@ from typing import Any
 
 from textual.content import Content
 
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
 from lora_tui.store import training as store_training
 from lora_tui.store.chat_log import turns
@@ -16,9 +17,11 @@ from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import PairFilter, pair_ids, pair_lines
 from lora_tui.store.queries.runs import RunLine, newest_conversation, weight_history
 from lora_tui.text import count, memory_size
+from lora_tui.tui.axes import Unit
 from lora_tui.tui.curve import Series
 from lora_tui.tui.text import DIM, lr_text, metric_name, number, safe_line, score_mark, styled
 from lora_tui.tui.views import training_text
+from lora_tui.tui.views.agreement import reliability_lines, reliability_series
 from lora_tui.tui.views.training import TrainingView
 
 _REJECTED = 8
@@ -65,15 +68,17 @@ class LessonPanel:
     text: Content
     series: Sequence[Series] = ()
     level: tuple[float, str] | None = None
+    unit: Unit = "step"
 
 
 @dataclass
 class LessonRuns:
-    """The runs in view, which panels are filled from."""
+    """The runs in view, which panels are filled from, and what ratings say of the score."""
 
     store: Store
     training: TrainingView | None
     generation: RunLine | None
+    known: ScoreAgreement | None = None
 
 
 async def lesson_panel(lesson_id: str, runs: LessonRuns) -> LessonPanel:
@@ -189,7 +194,11 @@ async def _weights(runs: LessonRuns) -> LessonPanel | None:
     weights = training_text.weight_lines(history[0].weights, newest.weights, 40)
     ratings = count(newest.version, "rating")
     hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
-    return LessonPanel(styled(weights, (f"\n\nmoved by {ratings}.{hint}", "$accent")))
+    moved: list[Any] = ["\n\n", weights, (f"\n\nmoved by {ratings}.{hint}", "$accent")]
+    known = runs.known or ScoreAgreement()
+    if not known.curve:
+        return LessonPanel(styled(reliability_lines(known), *moved))
+    return LessonPanel(styled(reliability_lines(known), *moved), reliability_series(known), unit="score")
 
 
 async def _stopping(runs: LessonRuns) -> LessonPanel | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_tui.protocol.agreement import Estimate, ScoreAgreement
 from lora_tui.store import events, runs
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
@@ -66,6 +67,8 @@ class TrainingView:
     """Steps whose gradient norm was above ``max_grad_norm``."""
     stopped_by: str = ""
     """Why the run has ended, from its result: ``steps``, ``target_score``, ``patience`` or ``request``."""
+    known: ScoreAgreement | None = None
+    """What ratings say of the score; None before it was asked."""
     _loss_average: ExponentialAverage = field(default_factory=ExponentialAverage)
     _event_cursor: int | None = None
     _ended_at: float | None = None
@@ -97,6 +100,10 @@ class TrainingView:
     def best(self) -> Evaluation | None:
         """The evaluation with the highest mean over answers and controls, the first of equals."""
         return max(self.evaluations, key=lambda e: (e.rank, -e.step), default=None)
+
+    def people(self, evaluation: Evaluation) -> Estimate | None:
+        """The mean that people would give the answers of an evaluation; None where ratings do not tell."""
+        return None if self.known is None else self.known.means.get(evaluation.id)
 
     async def follow(self, store: Store) -> bool:
         """Read what has happened since the last call; returns whether anything has."""

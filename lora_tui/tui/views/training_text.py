@@ -8,10 +8,12 @@ from typing import Any
 from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
+from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store.rows import Sample
 from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
+from lora_tui.tui.views.agreement import agreement_lines, people_text, share_text, weight_shares
 from lora_tui.tui.views.runs import choice_lines
 from lora_tui.tui.views.training import TrainingView
 
@@ -39,6 +41,8 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width:
         figures.append(("load", *_device_load(load)))
     if score := _score(view):
         figures.append(("score", *score))
+        if (people := view.people(view.evaluations[-1])) is not None:
+            figures.append(("people", f"{people.value:.2f}", f"{people.low:.2f}–{people.high:.2f}, as ratings tell"))
     return Content("\n").join([_figure(*figure, width=width) for figure in [*figures, _remaining(view, now)]])
 
 
@@ -206,44 +210,58 @@ def plan_with_warnings(view: TrainingView, width: int) -> Content:
     return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
 
 
-def weight_lines(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
-    """The aggregator's weights as bars, with their first values and the direction in which they have moved."""
+def weight_lines(
+    start: Mapping[str, float], now: Mapping[str, float], width: int, known: ScoreAgreement | None = None
+) -> Content:
+    """What is known of the score, and its weights as shares of the evidence: bars, first values, direction of moves."""
     if not now:
         return Content.styled("The first evaluation shows them.", DIM)
-    name_width = min(14, max(6, width - _BAR_WIDTH - 15))
-    lines = [styled((f"{'':{name_width}} {'':{_BAR_WIDTH}} start   now", DIM))]
-    top = max(now.values())
-    for name, weight in sorted(now.items(), key=lambda item: -item[1]):
-        before = start.get(name, weight)
+    name_width = min(14, max(6, width - 24))
+    bar_width = min(_BAR_WIDTH, max(4, width - name_width - 17))
+    first, shares = weight_shares(start), weight_shares(now)
+    lines = agreement_lines(known, width)
+    lines.append(styled((f"{'':{name_width}} {'':{bar_width}} {'start':>6} {'now':>6}", DIM)))
+    top = max(map(abs, shares.values())) or 1.0
+    for name, share in shares.items():
+        before = first.get(name, share)
         lines.append(
             styled(
                 f"{one_line(metric_name(name), name_width):<{name_width}} ",
-                (f"{bar(weight / top, _BAR_WIDTH - 1):<{_BAR_WIDTH}}", "$accent"),
-                (f" {before:5.3f}"[:6], DIM),
-                f" {weight:5.3f}",
-                (f" {_sign(weight - before)}", "bold"),
+                (f"{bar(abs(share) / top, bar_width - 1):<{bar_width}}", "$accent" if share >= 0 else "$warning"),
+                (f" {share_text(before):>6}", DIM),
+                f" {share_text(share):>6}",
+                (f" {_sign(share - before)}", "bold"),
             )
         )
     return Content("\n").join(lines)
 
 
-def weight_line(start: Mapping[str, float], now: Mapping[str, float], width: int) -> Content:
-    """The weights in running text, for a small terminal; no line breaks between a name and its weight."""
+def weight_line(
+    start: Mapping[str, float], now: Mapping[str, float], width: int, known: ScoreAgreement | None = None
+) -> Content:
+    """The same for a small terminal: what is known of the score, and the largest shares on two lines."""
     if not now:
         return styled(("weights ", DIM), ("the first evaluation shows them", DIM))
-    parts: list[Any] = [("weights", DIM)]
-    column = len("weights")
-    for name, weight in sorted(now.items(), key=lambda item: -item[1]):
-        entry, sign = f"{metric_name(name)} {weight:.2f}", _sign(weight - start.get(name, weight)).strip()
-        between = "  " if column + len(entry) + len(sign) + 2 <= width else "\n"
-        column = (column + 2 if between == "  " else 0) + len(entry) + len(sign)
+    first, shares = weight_shares(start), weight_shares(now)
+    lines = agreement_lines(known, width)[:1]
+    parts: list[Any] = [*([lines[0], "\n"] if lines else []), ("weights", DIM)]
+    column, room = len("weights"), 2
+    for name, share in shares.items():
+        entry, sign = f"{metric_name(name)} {share_text(share)}", _sign(share - first.get(name, share)).strip()
+        between = "  "
+        if column + len(entry) + len(sign) + 2 > width:
+            room -= 1
+            if not room:
+                break
+            between, column = "\n", -2
+        column += 2 + len(entry) + len(sign)
         parts += [between, entry, (sign, "bold")]
     return styled(*parts)
 
 
 def _sign(change: float) -> str:
-    """The direction in which a weight has moved; a space for less than 0.0005."""
-    return "▲" if change > 5e-4 else "▼" if change < -5e-4 else " "
+    """The direction in which a share has moved; a space for less than half a hundredth."""
+    return "▲" if change > 5e-3 else "▼" if change < -5e-3 else " "
 
 
 def score_title(view: TrainingView) -> str:
@@ -261,7 +279,10 @@ def score_title(view: TrainingView) -> str:
 def score_line(view: TrainingView) -> str:
     """The same as a line, with the step of the best."""
     score = _score(view)
-    return f"Score {score[0]}  {score[1]}" if score else "Score: no evaluation yet"
+    if score is None:
+        return "Score: no evaluation yet"
+    people = people_text(view.people(view.evaluations[-1]))
+    return " · ".join(filter(None, (f"Score {score[0]}  {score[1]}", people)))
 
 
 def sample_cells(sample: Sample, rating: int | None) -> list[tuple[str, str]]:

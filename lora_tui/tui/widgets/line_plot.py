@@ -261,7 +261,8 @@ class LinePlot(Widget):
         for series in self._series:
             if series.label:
                 sample = "━━" if series.kind == "line" else series.glyph
-                value = series.curve.last if self.cursor is None else series.curve.at(self.cursor)
+                last = None if self._unit == "score" else series.curve.last  # of scores, the last is not the newest
+                value = last if self.cursor is None else series.curve.at(self.cursor)
                 shown = "" if value is None else f" {number_label(value, 3)}"
                 parts += [Segment(f" {sample} ", self._style(series.style)), Segment(f"{series.label}{shown} ", title)]
         if self._level is not None:

@@ -94,11 +94,12 @@ def test_what_people_would_say_comes_with_the_score_once_enough_have_rated(train
     async def undo(store: Any) -> None:
         await store.execute("UPDATE feedback SET undone_at=1 WHERE subject_id >= 900")
 
+    prompts = [{"prompt": f"Question: {question}\nAnswer:", "expected": answer} for question, answer in PAIRS[:6]]
     few = trained.engine_harness.run("evaluate")
     assert few.result["agreement"]["summary"].startswith("not enough ratings yet: ")
     trained.engine_harness.ask(give)
     try:
-        outcome = trained.engine_harness.run("evaluate")
+        outcome = trained.engine_harness.run("evaluate", None, {"fine_tuning.evaluation.test_prompts": prompts})
     finally:
         trained.engine_harness.ask(undo)
     assert outcome.result["agreement"]["ratings"] == 30
