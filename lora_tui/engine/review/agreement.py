@@ -147,6 +147,8 @@ def _statistics(scope: str, rows: Sequence[RatingRow], learning_rate: float) -> 
         aggregator = replay(log)
         return lambda row: aggregator.score(row.metrics)
 
+    known = replay([]).weights.keys()
+    rows = [row for row in rows if row.metrics.keys() & known]
     counts = [row.by_person and row.kind not in _CONTROLS for row in rows]
     rated = [row for row, counted in zip(rows, counts, strict=True) if counted]
     scores = [0.0] * len(rated)

@@ -18,6 +18,9 @@ from lora_tui.text import count
 from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.text import DIM, styled
 
+_NOTHING = 5e-4
+"""The share of the evidence from which a metric is shown."""
+
 _NAMED_PRECISION = 0.9
 """The precision whose threshold is named beside the guarantee: most people's idea of good enough to train on."""
 
@@ -26,11 +29,12 @@ def weight_shares(weights: Mapping[str, float]) -> dict[str, float]:
     """Each weight as its share of the evidence, the largest first; one that speaks against an answer stays negative.
 
     Metrics lie in 0-1, so a weight is the most that its metric can add to the score's logit: its size over the sum of
-    all sizes is how much of the evidence it can carry.
+    all sizes is how much of the evidence it can carry. The bias is no evidence; what weighs nothing is left out.
     """
-    total = sum(abs(weight) for weight in weights.values())
-    ordered = sorted(weights.items(), key=lambda item: -abs(item[1]))
-    return {name: weight / total if total else 0.0 for name, weight in ordered}
+    found = {name: weight for name, weight in weights.items() if name != "bias"}
+    total = sum(map(abs, found.values()))
+    ordered = sorted(found.items(), key=lambda item: -abs(item[1]))
+    return {name: weight / total for name, weight in ordered if abs(weight) > _NOTHING * total}
 
 
 def share_text(share: float) -> str:

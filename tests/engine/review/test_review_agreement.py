@@ -144,7 +144,8 @@ def test_answers_have_the_mean_that_people_would_give_and_controls_have_no_say(t
             await rate(store, run_id, "sample", number, metrics, float(rng.random() < value))
         before = await answers_agreement(store, run_id)
         for number in range(20):
-            await rate(store, run_id, "sample", 51 + number, {"token_f1": 1.0, "rougeL": 1.0}, 0.0)
+            measured = {"token_f1": 1.0, "rougeL": 1.0} if number < 10 else {"kept": 1.0}
+            await rate(store, run_id, "sample", 51 + number, measured, 0.0)
         return before, await answers_agreement(store, run_id)
 
     before, after = with_store(tmp_path / "store.db", work)
