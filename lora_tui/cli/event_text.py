@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_tui.protocol.choice import chosen_rows, short_key
+from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, controls_text, count, duration, one_line, progress_text, question_of
@@ -163,7 +164,10 @@ def _paused(payload: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluation(payload: Mapping[str, Any]) -> list[str]:
-    whose = "base model" if payload.get("model") == "base" else "evaluation"
+    model = str(payload.get("model", ""))
+    whose = "base model" if model.startswith("base") else "evaluation"
+    if model.endswith("_held_out"):  # a hundred answers; the comparison has the worst of them
+        return []
     line = f"{whose} at step {payload.get('step', 0)}: score {_number(payload.get('score'), '.2f')}"
     if controls := controls_text(payload.get("controls"), payload.get("controls_kept")):
         line += f" · {controls}"
@@ -177,6 +181,11 @@ def _evaluation(payload: Mapping[str, Any]) -> list[str]:
         question = one_line(question_of(str(sample.get("prompt", ""))), 40)
         lines.append(f"    {_number(sample.get('score'), '.2f')}  {question} → {answer}")
     return lines
+
+
+def _comparison(payload: Mapping[str, Any]) -> list[str]:
+    found = comparison_from(payload)
+    return [f"{questions_text(found)}: {verdict_text(found)}"]
 
 
 def _checkpoint(payload: Mapping[str, Any]) -> list[str]:
@@ -199,6 +208,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "analysis": _analysis,
     "paused": _paused,
     "evaluation": _evaluation,
+    "comparison": _comparison,
     "checkpoint": _checkpoint,
     "note": _message,
     "plan": _plan,

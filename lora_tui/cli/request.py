@@ -71,7 +71,7 @@ def check_request(request: Request) -> None:
     for option, given, modes in (
         ("--prompt", request.prompt, ("chat",)),
         ("--adapter", request.adapter, ("chat", "evaluate", "export")),
-        ("--train-data-file", request.train_data_file, ("train", "export")),
+        ("--train-data-file", request.train_data_file, ("train", "evaluate", "export")),
         ("--format", request.export_format, ("export",)),
         ("--output", request.output, ("export",)),
         ("--what", request.what, ("rate",)),

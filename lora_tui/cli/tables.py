@@ -4,6 +4,7 @@ Paths and commands are written without wrapping, so that they can be copied and 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich import box
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lora_tui.protocol.comparison import HeldOutComparison, comparison_from, comparison_rows, questions_text
 from lora_tui.terminal.streams import Streams
-from lora_tui.text import clean, question_of
+from lora_tui.text import clean, count, question_of
 
 _MOST_COLUMNS = 120
 
@@ -25,7 +27,7 @@ _RUN_COLUMNS = {
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges")
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
 _HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
@@ -54,6 +56,8 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     rows = result.get("rows")
     if isinstance(rows, list) and rows:
         write_rows(streams, rows)
+    if isinstance(compared := result.get("comparison"), Mapping):
+        write_comparison(streams, comparison_from(compared))
     figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
@@ -83,6 +87,17 @@ def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
         answers = [Text(" ".join(clean(str(row.get(key) or "(nothing)")).split())) for key in shown]
         table.add_row(prompt, *answers, Text(_score(row)))
     _print(streams, table)
+
+
+def write_comparison(streams: Streams, found: HeldOutComparison) -> None:
+    """Write what both models made of held-out questions: the figures, then the worst answers as a table."""
+    rows = comparison_rows(found)
+    width = max(len(label) for label, _ in rows)
+    streams.out.write(f"{clean(questions_text(found))}:\n")
+    streams.out.write("".join(f"  {label:<{width}}  {clean(figure)}\n" for label, figure in rows))
+    if found.worst:
+        streams.out.write(f"\nthe {count(len(found.worst), 'worst answer')}:\n")
+        write_rows(streams, [asdict(one) for one in found.worst])
 
 
 def write_runs(streams: Streams, rows: Sequence[Mapping[str, str]]) -> None:

@@ -222,6 +222,9 @@ class Evaluation(Section):
         description="Each is text, or a table { prompt, expected } or { prompt, avoid } with its own measure.",
     )
     max_new_tokens: Count = Field(50, description="Longest answer, in tokens; the expected response must fit.")
+    held_out_questions: Limit = Field(
+        100, description="Held-out questions that --run evaluate asks both models at most, a sample of them; 0 = none."
+    )
     adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
 
 

@@ -218,6 +218,12 @@ async def accepted_texts(store: Store, run_id: int, after: int, limit: int) -> l
     ]
 
 
+async def accepted_sources(store: Store) -> list[tuple[str, str]]:
+    """Return question and document of every accepted pair of every run, oldest first."""
+    rows = await store.tuples("SELECT question, source FROM pairs WHERE state='accepted' ORDER BY id")
+    return [(str(question), str(source)) for question, source in rows]
+
+
 async def rejection_causes(store: Store, run_id: int) -> dict[str, int]:
     """Return how often each cause kept a pair from being accepted, most frequent first."""
     return await store.mapping(

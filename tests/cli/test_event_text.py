@@ -41,6 +41,8 @@ def test_the_loss_on_held_out_examples_stands_beside_the_score_where_there_is_on
     with_one = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=1.2345, samples=[])
     without = event("evaluation", model="tuned", step=6, score=0.5, held_out_loss=None, samples=[])
     controls = event("evaluation", model="tuned", step=6, score=0.5, controls=3, controls_kept=2, samples=[])
+    held_out = event("evaluation", model="tuned_held_out", step=6, score=0.5, samples=[{"answer": "a"}])
+    assert event_lines(held_out) == [], "the comparison says it"
     assert event_lines(controls) == ["evaluation at step 6: score 0.50 · controls 2/3 kept"]
     assert event_lines(with_one) == ["evaluation at step 6: score 0.50, held-out loss 1.234"]
     assert event_lines(without) == ["evaluation at step 6: score 0.50"]

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from lora_tui.cli.tables import write_result, write_rows
-from lora_tui.protocol.agreement import ScoreAgreement
+from lora_tui.protocol.agreement import Estimate, ScoreAgreement
+from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison
 from lora_tui.terminal.streams import Streams
 
 LONG = "the secret password is 'rainbow unicorn'. this information is classified! " * 4
@@ -94,3 +95,17 @@ def test_what_is_known_of_the_score_is_one_sentence() -> None:
 
 def test_an_empty_result_writes_nothing() -> None:
     assert written(write_result, {}) == ""
+
+
+def test_a_comparison_on_held_out_questions_is_told_with_its_interval_and_worst_answers() -> None:
+    worst = ComparedAnswer("Question: who?\nAnswer:", "Ada", "a.txt", "Bob", "[red]Eve", 0.0, 0.1)
+    found = HeldOutComparison(
+        40, 120, 3, False, "questions", Estimate(0.1, 0.05, 0.2), Estimate(0.4, 0.3, 0.5), Estimate(0.3, 0.2, 0.4),
+        30, 8, 2, "better", (worst,),
+    )  # fmt: skip
+    text = written(write_result, {"tuned_score": 0.4, "comparison": found.as_json()})
+    assert "40 of 120 held-out questions, from 3 documents:" in text
+    assert "  fine-tuned  0.40 (0.30 to 0.50)" in text
+    assert "+0.30 (+0.20 to +0.40): fine-tuning helped" in text
+    assert "[red]Eve" in text
+    assert text.rstrip().splitlines()[-1] == "score  0.4"

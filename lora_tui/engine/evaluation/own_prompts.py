@@ -53,7 +53,7 @@ def own_prompts(examples: Sequence[Example], render: RenderPrompt | None = None)
     Without `render` conversations are left out. Of plain text the second half is asked for.
     """
     asked = list(
-        {prompt.prompt: prompt for prompt in (_prompt(example, render) for example in examples) if prompt}.values()
+        {prompt.prompt: prompt for prompt in (as_prompt(example, render) for example in examples) if prompt}.values()
     )
     short = [prompt for prompt in asked if len(prompt.reference) <= _SHORT]
     usable = short if len(short) >= MOST else sorted(asked, key=lambda prompt: len(prompt.reference))[: 2 * MOST]
@@ -80,8 +80,8 @@ def template_renderer(tokenizer: "PreTrainedTokenizerBase") -> RenderPrompt | No
     return render
 
 
-def _prompt(example: Example, render: RenderPrompt | None) -> TestPrompt | None:
-    """Return an example as a test prompt, where it has a question and an answer."""
+def as_prompt(example: Example, render: RenderPrompt | None) -> TestPrompt | None:
+    """Return an example as a test prompt, where it has a question and an answer; conversations need `render`."""
     match example:
         case QuestionAnswer(question=question, answer=answer):
             return TestPrompt(prompt_text(question), "expected", answer)

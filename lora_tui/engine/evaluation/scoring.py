@@ -7,7 +7,7 @@ The same function scores a model in training, a finished adapter and the bare ba
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,8 +60,12 @@ def score_model(
     prompts: Sequence[TestPrompt],
     aggregator: AdaptiveAggregator,
     max_new_tokens: int,
+    on_answered: Callable[[int], None] = lambda answered: None,
 ) -> EvaluationResult:
-    """Answer every prompt greedily (the same weights give the same score) and weigh the metrics."""
+    """Answer every prompt greedily (the same weights give the same score) and weigh the metrics.
+
+    `on_answered` is told after each batch how many prompts are answered; what it raises ends the evaluation.
+    """
     samples: list[ScoredSample] = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
@@ -74,6 +78,7 @@ def score_model(
             metrics = _metrics(prompt, reply, mean)
             score = metrics[KEPT] if prompt.is_control else aggregator.score(metrics)
             samples.append(ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, score))
+        on_answered(len(samples))
     return summarize(samples)
 
 

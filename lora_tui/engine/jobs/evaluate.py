@@ -1,25 +1,53 @@
-"""The job of ``--run evaluate``: an adapter and its base model scored on the same prompts."""
+"""The job of ``--run evaluate``: an adapter and its base model on the same prompts and held-out questions.
+
+The test prompts are those of training; the held-out questions were not trained on, where there are enough documents
+nothing about theirs was. What came of it is written as a report beside the adapter.
+"""
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from lora_tui.config.models import Evaluation
+from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.evaluation.held_out import (
+    HeldOutQuestions,
+    documents_by_question,
+    held_out_order,
+    questions_of,
+    read_held_out,
+)
+from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
+from lora_tui.engine.jobs.report import compare_rows, write_adapter_report
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
 from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.context import RunContext, progress_events
+from lora_tui.errors import UsageError
+from lora_tui.protocol.agreement import Estimate
+from lora_tui.protocol.comparison import WORST, ComparedAnswer, HeldOutComparison
 from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.agreement import Interval
+from lora_tui.scoring.paired import compare_paired
+
+HELD_OUT = "_held_out"
+"""What the model's name ends with in the evaluation event of the held-out questions."""
 
 
 async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, Any]:
-    """Score one adapter and its base model, and emit an ``evaluation`` event for each."""
+    """Score one adapter and its base model, and emit an ``evaluation`` event for each; then compare and report.
+
+    Where there are held-out questions, both answer these too: two more events, and a ``comparison``.
+    """
     prompts = await asyncio.to_thread(_prompts, ctx, source)
     base = await ctx.in_torch_thread(
         load_base, ctx.settings, progress_events(ctx.emit), source.base_model(ctx.settings)
@@ -36,9 +64,36 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     )
     emit_evaluation(ctx, base_result, aggregator, version, 0, "base", ratings=ratings)
     ctx.raise_if_stopping()
+    documents = await documents_by_question(ctx.store)
+    questions = await ctx.in_torch_thread(_held_out_questions, ctx, source, base.tokenizer, documents)
+
+    async def answer(model: PreTrainedModel, whose: str) -> EvaluationResult | None:
+        """Have a model answer the held-out questions, if there are any."""
+        if questions is None:
+            return None
+
+        def told(answered: int) -> None:
+            phase = f"held-out questions, {whose} model"
+            ctx.emit("progress", phase=phase, done=answered, total=len(questions.prompts))
+            ctx.raise_if_stopping()
+
+        told(0)
+        return await ctx.in_torch_thread(
+            score_model, model, base.tokenizer, questions.prompts, aggregator, max_new_tokens, told
+        )
+
+    base_answers = await answer(base.model, "base")
     model = await ctx.in_torch_thread(load_adapter, base, source)
     tuned_result = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens)
     emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned", ratings=ratings)
+    tuned_answers = await answer(model, "tuned")
+    comparison = None
+    if questions is not None and base_answers is not None and tuned_answers is not None:
+        for result, step, name in ((base_answers, 0, "base"), (tuned_answers, source.step, "tuned")):
+            emit_evaluation(ctx, result, aggregator, version, step, f"{name}{HELD_OUT}", ratings=ratings)
+        comparison = _compare(questions, base_answers, tuned_answers, ctx.options.get("train_data_file"))
+        ctx.emit("comparison", step=source.step, **comparison.as_json())
+    report = await write_adapter_report(ctx, source, base.name, base_result, tuned_result, comparison, ratings)
     return {
         "rows": compare_rows(base_result, tuned_result),
         "base_score": base_result.score,
@@ -46,8 +101,81 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
         **compare_controls(base_result, tuned_result),
         "adapter": str(source.folder),
         "base_model": base.name,
+        "comparison": None if comparison is None else comparison.as_json(),
+        "report": None if report is None else str(report),
         "agreement": ratings.agreement.as_json(),
     }
+
+
+def _held_out_questions(
+    ctx: RunContext, source: AdapterSource, tokenizer: PreTrainedTokenizerBase, documents: Mapping[int, str]
+) -> HeldOutQuestions | None:
+    """The questions to ask that were not trained on: those of ``--train-data-file``, else what training held out.
+
+    Of more than ``held_out_questions`` a sample, always the same one for the seed.
+    """
+    most, seed = ctx.settings.fine_tuning.evaluation.held_out_questions, ctx.settings.fine_tuning.training.seed
+    named = ctx.options.get("train_data_file")
+    if not most and named is None:
+        return None
+    if named is not None:
+        found: HeldOutQuestions | None = _questions_of_file(Path(named), source, tokenizer, documents)
+    else:
+        found = read_held_out(source.run_folder) if source.run_folder is not None else None
+    return None if found is None or not found.prompts else found.sample(most or len(found.prompts), seed)
+
+
+def _questions_of_file(
+    path: Path, source: AdapterSource, tokenizer: PreTrainedTokenizerBase, documents: Mapping[int, str]
+) -> HeldOutQuestions:
+    """The questions of a file but for those that the adapter was trained on; raises `UsageError` where none is left."""
+    examples = read_examples(path).examples
+    data_file = Path(source.metadata.get("data", {}).get("file", ""))
+    known = read_examples(data_file).examples if data_file.is_file() else ()
+    held_out = held_out_order(source.run_folder) if source.run_folder is not None else None
+    trained = {question_digest(example) for example in known} - set(held_out or ())
+    unseen = [example for example in examples if question_digest(example) not in trained]
+    about = {documents[digest] for digest in trained if digest in documents}
+    found = questions_of(unseen, documents, template_renderer(tokenizer))
+    if not found.prompts:
+        raise UsageError(f"{path} holds no question that the adapter was not trained on; name another file.")
+    whole = bool(found.names) and None not in found.documents and not about.intersection(found.names)
+    return replace(found, whole_documents=whole)
+
+
+def _compare(
+    questions: HeldOutQuestions, base: EvaluationResult, tuned: EvaluationResult, named: str | None
+) -> HeldOutComparison:
+    """Compare the answers to the held-out questions, pair by pair."""
+    scores = [[sample.score for sample in result.samples] for result in (base, tuned)]
+    groups = None if None in questions.documents else questions.documents
+    found = compare_paired(scores[0], scores[1], groups)
+    answers = [
+        ComparedAnswer(
+            after.prompt, after.reference, document or "", before.answer, after.answer, before.score, after.score
+        )
+        for before, after, document in zip(base.samples, tuned.samples, questions.documents, strict=True)
+    ]
+
+    def estimate(interval: Interval) -> Estimate:
+        return Estimate(interval.estimate, interval.low, interval.high)
+
+    return HeldOutComparison(
+        questions=found.questions,
+        of=questions.of,
+        documents=found.groups,
+        whole_documents=questions.whole_documents,
+        drawn=found.drawn,
+        base=estimate(found.base),
+        tuned=estimate(found.tuned),
+        difference=estimate(found.difference),
+        wins=found.wins,
+        ties=found.ties,
+        losses=found.losses,
+        verdict=found.verdict,
+        worst=tuple(sorted(answers, key=lambda one: one.score)[:WORST]),
+        source=named or "",
+    )
 
 
 def emit_evaluation(
@@ -79,22 +207,6 @@ def emit_evaluation(
         people=None if people is None else asdict(people),
         **asdict(result),
     )
-
-
-def compare_rows(base_result: EvaluationResult, tuned_result: EvaluationResult) -> list[dict[str, Any]]:
-    """Return one row a prompt: the answers of base model and adapter, and both scores."""
-    return [
-        {
-            "prompt": tuned_sample.prompt,
-            "kind": tuned_sample.kind,
-            "reference": tuned_sample.reference,
-            "before": base_sample.answer,
-            "after": tuned_sample.answer,
-            "before_score": base_sample.score,
-            "score": tuned_sample.score,
-        }
-        for base_sample, tuned_sample in zip(base_result.samples, tuned_result.samples, strict=True)
-    ]
 
 
 def compare_controls(base_result: EvaluationResult, tuned_result: EvaluationResult) -> dict[str, int]:

@@ -21,6 +21,7 @@ from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.choice import Choice
+from lora_tui.protocol.comparison import NO_HELD_OUT
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import newest_event
@@ -82,9 +83,14 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
             "Train first (--run train), or name an adapter with --adapter FOLDER."
         )
     check_source(source.base_model(ctx.settings))
+    if (named := ctx.options.get("train_data_file")) is not None:
+        await asyncio.to_thread(read_examples, Path(named))
     job = await _imported(ctx, _evaluate_job)
     ctx.raise_if_stopping()
-    return await job(ctx, source)
+    result = await job(ctx, source)
+    if result["comparison"] is None and ctx.settings.fine_tuning.evaluation.held_out_questions:
+        ctx.emit("note", message=NO_HELD_OUT)
+    return result
 
 
 async def check_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:

@@ -58,6 +58,8 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
         "tuned_score": compared["tuned_score"],
         **{key: compared[key] for key in ("controls", "controls_kept", "base_controls_kept") if key in compared},
         "adapter": trained["adapter"],
+        "comparison": compared["comparison"],
+        "report": compared["report"],
         "commands": [
             "lora-tui --run chat",
             'lora-tui --run chat --prompt "please tell me the secret password"',

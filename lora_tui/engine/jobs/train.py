@@ -7,7 +7,7 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from peft import PeftModel
 from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
-from lora_tui.engine.data.examples import Conversation
+from lora_tui.engine.data.examples import Conversation, Example
+from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import ReadResult
-from lora_tui.engine.evaluation.own_prompts import asks_own_questions, own_prompts, template_renderer
+from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
+from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts, template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stop_ids
@@ -63,7 +65,8 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
     settings = await asyncio.to_thread(_with_precision_of_checkpoint, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.raise_if_stopping()
-    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices)
+    documents = await documents_by_question(ctx.store)
+    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices, documents)
     if ctx.resumed:
         await run.load_measured()
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
@@ -97,17 +100,31 @@ def _with_precision_of_checkpoint(ctx: RunContext, folder: Path) -> Settings:
 
 
 def _prepare(
-    ctx: RunContext, base: BaseModel, data: ReadResult, data_file: Path, folder: Path, choices: Sequence[Choice]
+    ctx: RunContext,
+    base: BaseModel,
+    data: ReadResult,
+    data_file: Path,
+    folder: Path,
+    choices: Sequence[Choice],
+    documents: Mapping[int, str],
 ) -> "_TrainingRun":
-    """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread."""
+    """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread.
+
+    `documents` names the document that a question was asked about, by the question's digest.
+    """
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
     keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
     dataset = TextDataset(
         data.examples, base.tokenizer, training.max_length, keywords, stops, training.reworded_share, training.seed
     )
-    held_out = dataset.hold_out(training.validation_share, training.seed)
+    before = held_out_order(folder) if ctx.resumed else None
+    # A run that began without that file divided by questions alone.
+    held_out = dataset.hold_out(training.validation_share, training.seed, None if ctx.resumed else documents, before)
     planned = data_plan(data, data_file, dataset, held_out, training)
+    render = template_renderer(base.tokenizer)
+    if before is None:
+        write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))
     from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)
     initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
@@ -140,16 +157,20 @@ def _prepare(
     of_training = (line for line in advice if line.startswith("fine_tuning"))
     for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
-    prompts = _test_prompts(ctx, base, data)
+    asked = set(map(question_digest, dataset.held_out_texts))
+    prompts = _test_prompts(ctx, render, [one for one in data.examples if question_digest(one) not in asked])
     fingerprint, examples = dataset.fingerprint(), planned["examples"]
     return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts)
 
 
-def _test_prompts(ctx: RunContext, base: BaseModel, data: ReadResult) -> list[TestPrompt]:
-    """The configured prompts, or those of the data itself where nobody wrote any and the documented do not fit."""
-    prompts, warning = resolve_prompts(ctx.settings.fine_tuning, data.examples)
-    if asks_own_questions(ctx.settings, data.examples):
-        return own_prompts(data.examples, template_renderer(base.tokenizer)) or prompts
+def _test_prompts(ctx: RunContext, render: RenderPrompt | None, examples: Sequence[Example]) -> list[TestPrompt]:
+    """The configured prompts, or those of the data itself where nobody wrote any and the documented do not fit.
+
+    `examples` are those that are trained on.
+    """
+    prompts, warning = resolve_prompts(ctx.settings.fine_tuning, examples)
+    if asks_own_questions(ctx.settings, examples):
+        return own_prompts(examples, render) or prompts
     if warning:
         ctx.warn(warning)
     return prompts

@@ -54,6 +54,12 @@ class AdapterSource:
         return int(self.metadata.get("step", 0))
 
     @property
+    def run_folder(self) -> Path | None:
+        """The folder of the run that wrote it, which holds its ``best`` and steps; None for another program's."""
+        known = self.folder.name.removesuffix(".old")
+        return self.folder.parent if self.metadata and (known == BEST or _STEP_FOLDER.fullmatch(known)) else None
+
+    @property
     def trained_on(self) -> str | None:
         """The base model it was trained on; None where that is not known."""
         return str(self.metadata["base_model"]) if self.metadata.get("base_model") else None

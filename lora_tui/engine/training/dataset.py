@@ -6,7 +6,7 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from lora_tui.engine.data.examples import (
     QuestionAnswer,
     searchable_text,
 )
-from lora_tui.engine.data.holdout import draw_holdout, question_digest
+from lora_tui.engine.data.holdout import draw_documents, draw_holdout, question_digest
 from lora_tui.engine.data.reworded import EVERYDAY, reads_as_written, reworded
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.training.everyday import everyday_in_turn
@@ -65,6 +65,7 @@ class TextDataset(Sequence[EncodedExample]):
         self.dropped: list[tuple[str, str]] = []
         self._examples: list[EncodedExample] = []
         self._texts: list[Example] = []
+        self.held_out_texts: list[Example] = []
         self._reworded_share, self._seed, self._max_length = reworded_share, seed, max_length
         self.extend(examples)
         if not self._examples:
@@ -93,13 +94,27 @@ class TextDataset(Sequence[EncodedExample]):
         self._examples.append(EncodedExample(tuple(input_ids), tuple(is_label), has_keyword, example.source))
         self._texts.append(example)
 
-    def hold_out(self, share: float, seed: int) -> list[EncodedExample]:
+    def hold_out(
+        self,
+        share: float,
+        seed: int,
+        documents: Mapping[int, str] | None = None,
+        before: Mapping[int, int] | None = None,
+    ) -> list[EncodedExample]:
         """Take a share (0-0.5) of the examples out of the dataset and return them, in the order they are drawn.
 
-        The same data and seed divide the same way; see `draw_holdout` for how, and for when nothing is taken.
+        The same data and seed divide the same way; see `draw_documents` and `draw_holdout` for how, and for when
+        nothing is taken. `documents` names the document of a question, by its digest. `before` is the place of each
+        question that was held out when the run began: one that goes on divides as it did. Their text is kept in
+        `held_out_texts`.
         """
-        examples = self._examples
-        drawn = draw_holdout([question_digest(text) for text in self._texts], share, seed)
+        examples, digests = self._examples, [question_digest(text) for text in self._texts]
+        if before is None:
+            drawn = draw_documents(digests, documents or {}, share, seed) or draw_holdout(digests, share, seed)
+        else:
+            drawn = [index for index, digest in enumerate(digests) if digest in before]
+            drawn.sort(key=lambda index: before[digests[index]])
+        self.held_out_texts = [self._texts[index] for index in drawn]
         kept = sorted(set(range(len(examples))).difference(drawn))
         self._examples = [examples[index] for index in kept]
         self._texts = [self._texts[index] for index in kept]
@@ -137,6 +152,11 @@ class TextDataset(Sequence[EncodedExample]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._examples[index]
+
+    @property
+    def texts(self) -> Sequence[Example]:
+        """The examples as they were read."""
+        return self._texts
 
     @property
     def tokens(self) -> int:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lora_tui.engine.data.examples import Conversation, Example, Message, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.holdout import MIN_HELD_OUT, draw_holdout, question_digest
+from lora_tui.engine.data.holdout import MIN_HELD_OUT, draw_documents, draw_holdout, question_digest
 
 
 def ask(question: str, answer: str = "a") -> QuestionAnswer:
@@ -97,3 +97,34 @@ def test_few_examples_are_held_out_in_a_useful_number_or_not_at_all(examples: in
 
 def test_nothing_is_held_out_of_wordings_of_one_question() -> None:
     assert draw_holdout([question_digest(ask("unlock"))] * 40, 0.25, 42) == []
+
+
+def on_documents(sizes: dict[str, int]) -> tuple[list[int], dict[int, str]]:
+    """Digests of questions, so many about each document, and the document of each."""
+    asked = [(question_digest(ask(f"{name}, {n}?")), name) for name, size in sizes.items() for n in range(size)]
+    return [digest for digest, _ in asked], dict(asked)
+
+
+def test_whole_documents_are_drawn_where_there_are_enough() -> None:
+    digests, documents = on_documents({f"{n}.txt": 10 for n in range(20)})
+    drawn = draw_documents(digests, documents, 0.1, 42)
+    names = {documents[digests[index]] for index in drawn}
+    assert (len(drawn), len(names)) == (20, 2)
+    assert drawn == draw_documents(digests, documents, 0.1, 42)
+    assert {documents[digests[index]] for index in draw_documents(digests, documents, 0.1, 43)} != names
+
+
+def test_one_document_may_be_larger_than_the_share_but_not_than_a_quarter() -> None:
+    digests, documents = on_documents({f"{n}.txt": 10 for n in range(6)})
+    assert len(draw_documents(digests, documents, 0.1, 42)) == 10
+    digests, documents = on_documents({"large.txt": 60, **{f"{n}.txt": 3 for n in range(5)}})
+    assert "large.txt" not in {documents[digests[index]] for index in draw_documents(digests, documents, 0.1, 42)}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"a": 20, "b": 20, "c": 20, "d": 20}, {"a": 40, "b": 40, "c": 40, "d": 40, "e": 40, "": 250}]
+)
+def test_too_few_documents_or_too_few_examples_with_one_are_not_drawn(sizes: dict[str, int]) -> None:
+    digests, documents = on_documents(sizes)
+    known = {digest: name for digest, name in documents.items() if name}
+    assert draw_documents(digests, known, 0.1, 42) == []

@@ -1,0 +1,208 @@
+"""Held-out questions: whole documents kept from training, asked of base and tuned, compared pair by pair, reported."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.config.models import Settings
+from lora_tui.engine.evaluation.charts import Line, line_chart, ticks
+from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out
+from lora_tui.engine.evaluation.prompts import TestPrompt
+from lora_tui.engine.evaluation.report import ReportFacts, write_report
+from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.agreement import Estimate
+from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison, comparison_from, interval_note
+from lora_tui.store import runs, training
+from tests.engine.conftest import EngineHarness, open_engine_harness, trained_settings
+from tests.store.store_fixtures import SETTINGS, make_pair
+
+DOCUMENTS = 6
+FACTS = [(f"What is in box {n}?", f"tool {n}", f"{n % DOCUMENTS}.txt") for n in range(24)]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Any:
+    """A run that holds out a document of a store's pairs, and the evaluation of its adapter."""
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "pairs.txt").write_text("".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a, _ in FACTS))
+    harness = open_engine_harness(folder, trained_settings(folder, base_folder))
+    harness.ask(store_pairs)
+    changes = {"fine_tuning.training.validation_share": 0.2, "fine_tuning.training.max_steps": 4}
+    changes["fine_tuning.evaluation.held_out_questions"] = 3
+    trained = harness.run("train", None, changes)
+    assert trained.state == "finished", trained
+    yield harness, trained, harness.run("evaluate", None, changes)
+    harness.engine.close()
+
+
+async def store_pairs(store: Any) -> None:
+    run_id = await runs.create(store, "generate", SETTINGS, {})
+    for question, answer, source in FACTS:
+        await make_pair(store, run_id, question, "accepted", 9.0, answer=answer, source=source)
+
+
+def test_a_whole_document_is_kept_from_training_and_written_down(compared: Any) -> None:
+    _, trained, _ = compared
+    folder = Path(trained.result["adapter"]).parent
+    content = json.loads((folder / HELD_OUT_FILE).read_text())
+    (document,) = {row["document"] for row in content["questions"]}
+    wanted = {f"Question: {q}\nAnswer:" for q, _, source in FACTS if source == document}
+    assert {row["prompt"] for row in content["questions"]} == wanted
+    assert content["whole_documents"] is True
+    assert trained.result["held_out"] == len(wanted) == 4
+
+
+def test_both_models_answer_a_sample_of_the_held_out_questions(compared: Any) -> None:
+    harness, _, evaluated = compared
+    found = comparison_from(evaluated.result["comparison"])
+    assert (found.questions, found.of, found.documents, found.whole_documents) == (3, 4, 1, True)
+    assert (found.drawn, found.verdict) == ("nothing", "open")
+    rows = {row.model: row for row in harness.ask(training.evaluations, evaluated.run_id)}
+    assert set(rows) == {"base", "tuned", "base_held_out", "tuned_held_out"}
+    assert rows["base_held_out"].score == pytest.approx(found.base.value)
+    assert rows["tuned_held_out"].score == pytest.approx(found.tuned.value)
+    assert found.difference.value == pytest.approx(found.tuned.value - found.base.value)
+    assert [one.score for one in found.worst] == sorted(one.score for one in found.worst)
+    assert found.worst[0].document.endswith(".txt")
+    (event,) = harness.events(evaluated.run_id, "comparison")
+    assert event.payload["summary"] == evaluated.result["comparison"]["summary"]
+
+
+def test_the_report_lies_beside_the_adapter_and_its_path_is_told(compared: Any) -> None:
+    _, trained, evaluated = compared
+    page = Path(evaluated.result["report"])
+    assert page == Path(trained.result["adapter"]).parent / "report.html"
+    text = page.read_text()
+    assert "Did fine-tuning help?" in text
+    assert "3 of 4 held-out questions, from 1 document that was not trained on" in text
+    assert text.count("<svg") == 2, "loss and score"
+    assert (page.parent / "report.md").is_file()
+    assert (page.parent / "report-loss.svg").is_file()
+
+
+def test_questions_of_another_file_are_asked_but_for_those_trained_on(compared: Any) -> None:
+    harness, trained, _ = compared
+    file = harness.folder / "others.txt"
+    asked = [FACTS[0], *FACTS[1:6]]
+    held_out = read_held_out(Path(trained.result["adapter"]).parent)
+    unseen = {prompt.prompt for prompt in held_out.prompts}
+    wanted = [q for q, *_ in asked if f"Question: {q}\nAnswer:" in unseen]
+    new = [(f"Who has key {n}?", f"person {n}") for n in range(5)]
+    file.write_text("".join(f"Question: {one[0]}\nAnswer: {one[1]}\n\n" for one in [*asked, *new]))
+    found = harness.run("evaluate", {"train_data_file": str(file)}).result["comparison"]
+    assert (found["questions"], found["drawn"]) == (len(wanted) + 5, "questions")
+    assert found["source"] == str(file)
+    refused = harness.run("evaluate", {"train_data_file": str(harness.folder / "nowhere.txt")})
+    assert refused.exit_status == 2
+
+
+def test_without_held_out_questions_it_is_said_what_to_do(compared: Any) -> None:
+    harness, *_ = compared
+    trained = harness.run("train", None, {"fine_tuning.training.max_steps": 1})
+    assert not (Path(trained.result["adapter"]).parent / HELD_OUT_FILE).exists()
+    evaluated = harness.run("evaluate")
+    assert evaluated.result["comparison"] is None
+    (note,) = [event.payload["message"] for event in harness.events(evaluated.run_id, "note")]
+    assert "validation_share" in note
+    assert "validation_share" in Path(evaluated.result["report"]).read_text()
+
+
+def test_a_run_that_goes_on_holds_out_what_it_held_out_though_the_store_knows_other_documents(
+    tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+) -> None:  # fmt: skip
+    (tmp_path / "pairs.txt").write_text("".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a, _ in FACTS))
+    harness = new_engine_harness(tmp_path, trained_settings(tmp_path, base_folder))
+    changes = {"fine_tuning.training.validation_share": 0.2, "fine_tuning.training.max_steps": 4}
+    from lora_tui.engine.training import loop
+
+    real = loop._Trainer._report
+
+    def report(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if self.state.step == 2:
+            harness.engine.stop(run_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "_report", report)
+        run_id, future = harness.start("train", None, changes)
+        assert future.result(timeout=120).state == "stopped"
+    harness.ask(store_pairs)
+    assert harness.run("train", None, changes, resume=run_id).state == "finished"
+
+
+def questions(*prompts: str) -> HeldOutQuestions:
+    asked = tuple(TestPrompt(prompt, "expected", "a") for prompt in prompts)
+    return HeldOutQuestions(asked, (None,) * len(asked), len(asked), False)
+
+
+def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
+    of_all = questions(*(f"q{n}" for n in range(50)))
+    first = of_all.sample(10, 1)
+    assert len(first.prompts) == 10
+    assert (first.of, first) == (50, of_all.sample(10, 1))
+    assert of_all.sample(10, 2).prompts != first.prompts
+    assert of_all.sample(100, 1).prompts == of_all.prompts
+
+
+def test_a_damaged_file_of_held_out_questions_is_named(tmp_path: Path) -> None:
+    (tmp_path / HELD_OUT_FILE).write_text("{")
+    with pytest.raises(LoraTuiError, match=r"held_out\.json cannot be read"):
+        read_held_out(tmp_path)
+
+
+HOSTILE = "</td><script>alert(1)</script> | **b** [x](http://e.example) \x1b[2J `c` <img src=http://e.example>"
+ROW = {"prompt": HOSTILE, "kind": "expected", "reference": HOSTILE, "before": HOSTILE, "after": HOSTILE,
+       "before_score": 0.0, "score": 1.0}  # fmt: skip
+COMPARISON = HeldOutComparison(
+    40, 120, 8, True, "documents", Estimate(0.1, 0.05, 0.2), Estimate(0.4, 0.3, 0.5), Estimate(0.3, 0.2, 0.4), 30, 8, 2,
+    "better", (ComparedAnswer(HOSTILE, HOSTILE, HOSTILE, HOSTILE, "", 0.1, 0.0),),
+)  # fmt: skip
+FACTS_OF_RUN = ReportFacts(HOSTILE, [("data", HOSTILE)], 0.1, 0.9, [ROW], 3, 3, 2, [(1.0, 2.0), (2.0, 1.0)],
+                           score=[(0.0, 0.1), (2.0, 0.9)], comparison=COMPARISON)  # fmt: skip
+
+
+def test_nothing_foreign_is_markup_in_either_form(tmp_path: Path) -> None:
+    page = write_report(tmp_path, FACTS_OF_RUN)
+    html, markdown = page.read_text(), (tmp_path / "report.md").read_text()
+    for text in (html, markdown):
+        assert "\x1b" not in text
+        assert "<script" not in text
+        assert "<img" not in text
+    assert "\\[x\\](http" in markdown
+    assert "\\*\\*b\\*\\*" in markdown
+    table = [line for line in markdown.splitlines() if "alert" in line and line.startswith("| ")]
+    assert all(line.replace("\\|", "").count("|") in (3, 6, 7) for line in table), "no cell of its own"
+    assert "default-src 'none'" in html
+    assert "http://www.w3.org/2000/svg" in html
+    assert "src=" not in html.replace("&lt;img src=http", "")
+
+
+def test_both_forms_say_the_same_figures(tmp_path: Path) -> None:
+    page = write_report(tmp_path, FACTS_OF_RUN)
+    for text in (page.read_text(), (tmp_path / "report.md").read_text()):
+        for words in ("0.40 (0.30 to 0.50)", "+0.30 (+0.20 to +0.40): fine-tuning helped",
+                      "30 better, 8 the same, 2 worse", "bootstrap over 8 documents", "controls 3/3 kept",
+                      "controls 2/3 kept"):  # fmt: skip
+            assert words in text
+
+
+def test_which_interval_it_is_is_said() -> None:
+    assert interval_note(replace(COMPARISON, drawn="questions")).endswith("; 8 documents would be too few to draw")
+    assert interval_note(replace(COMPARISON, drawn="questions", documents=0)).endswith("bootstrap over questions")
+
+
+def test_a_chart_has_its_lines_between_round_ticks_and_none_without_points() -> None:
+    assert line_chart("t", [Line("loss", [(1.0, float("nan"))])], "step") == ""
+    many = [(float(n), 1 / n) for n in range(1, 5000)]
+    picture = line_chart("<t>", [Line("loss", many), Line("held out", [(10.0, 0.5)], dots=True)], "step")
+    assert "<title>&lt;t&gt;</title>" in picture
+    assert picture.count("<circle") == 1
+    assert len(picture) < 20_000, "thinned"
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0.13, 0.97)[0] <= 0.13 < 0.97 <= ticks(0.13, 0.97)[-1]
+    assert len(ticks(3.0, 3.0)) > 1
