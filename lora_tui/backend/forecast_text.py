@@ -128,10 +128,10 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
 
 
 def _judge(judge: str, check: JudgeCheck | None) -> str:
-    """What is known of a judge, or that it is asked about known pairs first."""
+    """What is known of a judge, or that it is asked about known pairs."""
     if check is not None:
         return check.text()
-    return f"{one_line(judge, 60)}, asked about {len(KNOWN_PAIRS)} known pairs first: does it tell right from wrong?"
+    return f"{one_line(judge, 60)}, asked about {len(KNOWN_PAIRS)} known pairs: does it tell right from wrong?"
 
 
 def _output(path: Path) -> str:

@@ -216,11 +216,13 @@ def _learned(url: str, generation: DataGeneration) -> Iterator[Finding]:
     yield _in_form("writes pairs as", writer.form, writer.how, writer.at, tuple(REPLY_FORMS.items()))
     checks = known_checks(generation)
     for name in generation.judges:
-        judge = recall(url, name) or EndpointNotes()
+        judge, check = recall(url, name) or EndpointNotes(), checks.get(name)
+        if check is not None and not judge.judge:
+            judge = EndpointNotes(judge="digits", at=check.at)  # it was checked in the form that is asked for first
         whose = f"{one_line(name, 40)}: " if len(generation.judges) > 1 else ""
         yield _in_form(f"{whose}judges them by", judge.judge, judge.judge_how, judge.at, tuple(JUDGE_FORMS.items()))
         if name in checks:
-            yield _judge_check(name, checks[name], switched_on=generation.check_judge)
+            yield _judge_check(name, check, switched_on=generation.check_judge)
 
 
 def _judge_check(name: str, check: JudgeCheck | None, *, switched_on: bool) -> Finding:

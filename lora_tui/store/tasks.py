@@ -112,6 +112,13 @@ async def mark_lost_attempts(store: Store, run_id: int) -> int:
         )
 
 
+async def tokens_of_task(store: Store, task_id: int) -> tuple[int, int]:
+    """Return the tokens that a task's calls have sent and got back."""
+    sql = "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM attempts WHERE task_id=?"
+    ((sent, written),) = await store.tuples(sql, (task_id,))
+    return sent, written
+
+
 async def attempt_totals(store: Store, run_id: int) -> list[AttemptTotals]:
     """Return calls and tokens by the way calls ended."""
     return await store.all(

@@ -108,7 +108,7 @@ def test_the_plan_tells_what_is_known_of_the_judge_and_counts_its_check(
 ) -> None:
     monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
     unknown = _plan(model="gpt-4o", judge_model="small")
-    assert dict(unknown.lines)["judge"].startswith("small, asked about 18 known pairs first")
+    assert dict(unknown.lines)["judge"].startswith("small, asked about 18 known pairs")
     check = JudgeCheck("small", 9, 12, {"negated": 3}, 4.9, 2.0, time.time())
     remember_check(check_key("https://api.openai.com/v1", "small", "digits"), check)
     known = _plan(model="gpt-4o", judge_model="small")

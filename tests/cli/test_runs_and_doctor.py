@@ -184,7 +184,8 @@ def test_the_doctor_tells_what_each_judge_made_of_the_known_pairs(
     check = JudgeCheck("b", 11, 12, {"negated": 1}, 4.75, 1.5, time.time())
     remember_check(check_key("http://127.0.0.1:9/v1", "b", "digits"), check)
     said = examined_here(config, monkeypatch)
-    assert re.search(r"b: judges them by +not tried yet", said)
+    assert re.search(r"a: judges them by +not tried yet", said)
+    assert re.search(r"b: judges them by +three digits", said)
     assert re.search(r"judge +b tells right from wrong in 11 of 12 test pairs: misses negated \(1\).* \(found ", said)
     assert "judge_model=" in said
 

@@ -164,7 +164,7 @@ class JudgeCheck:
     """What a check has found about a judge: how many canaries of how many it told from their right pairs.
 
     `misses` counts those it did not by fault; the mean levels (1-5) of right and spoilt pairs show how far it sets them
-    apart. `at` is in seconds since the epoch.
+    apart. `at` is in seconds since the epoch; `mode` says how most levels were measured, as `Judgement.mode`.
     """
 
     judge: str
@@ -174,6 +174,7 @@ class JudgeCheck:
     right_level: float
     wrong_level: float
     at: float
+    mode: str = ""
 
     def text(self) -> str:
         """Return it in a sentence: "gpt-4o-mini tells right from wrong in 11 of 12 test pairs: misses negated (1)"."""
@@ -194,6 +195,7 @@ class JudgeCheck:
             "right_level": round(self.right_level, 2),
             "wrong_level": round(self.wrong_level, 2),
             "checked_at": self.at,
+            "mode": self.mode,
         }
 
 
@@ -207,7 +209,8 @@ def check_of(judge: str, judgements: Mapping[KnownPair, Judgement], at: float) -
     right = [rated[pair] for pair in dict.fromkeys(one.right for one in asked)]
     wrong = [rated[one.spoilt] for one in asked]
     told = len(asked) - missed.total()
-    return JudgeCheck(judge, told, len(asked), dict(missed), _mean_level(right), _mean_level(wrong), at)
+    mode = Counter(judgement.mode for judgement in judgements.values()).most_common(1)[0][0]
+    return JudgeCheck(judge, told, len(asked), dict(missed), _mean_level(right), _mean_level(wrong), at, mode)
 
 
 def rating(judgement: Judgement) -> float:

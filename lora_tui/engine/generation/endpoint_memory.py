@@ -17,7 +17,7 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.config.paths import cache_folder, private_folder
 from lora_tui.engine.generation.canaries import JudgeCheck, check_key
 from lora_tui.engine.generation.client.wire import OPENAI_URL, shown_url
-from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, JudgeForm
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, SINGLE_FORMS, JudgeForm
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
@@ -93,7 +93,9 @@ def known_checks(chosen: DataGeneration) -> dict[str, JudgeCheck | None]:
     if chosen.model == BUILTIN:
         return {}
     url = shown_url(chosen.base_url or OPENAI_URL)
-    forms = {judge: judge_form(url, judge) for judge in chosen.judges}
+    writer = recall(url, chosen.model) or EndpointNotes()
+    weak = {chosen.model} if writer.form in SINGLE_FORMS else set()
+    forms = {judge: judge_form(url, judge) for judge in chosen.judges if judge not in weak}
     return {judge: recall_check(check_key(url, judge, form)) for judge, form in forms.items() if form != "gates"}
 
 

@@ -173,12 +173,17 @@ class Pipeline:
             await self._workers.recount()
 
     async def _start_tasks(self) -> None:
-        """Start what can start: checks of the judges before all else; an analysis that is due, judging, writing."""
+        """Start what can start: a check of the judges, an analysis that is due, then judging, then writing.
+
+        Where calls cost money, or a judge may be refused, the check comes before all else. A server of one's own takes
+        it beside the first pairs, once it is known what its model can do at all.
+        """
         if self._budget_spent:
             return
-        for task in await self._next(CHECK, self._capacity):
-            self._start(task)
-        if any(task.kind == CHECK for task in self._running.values()):
+        if self._workers.check_first or any(self._progress.counts.values()):
+            for task in await self._next(CHECK, self._capacity):
+                self._start(task)
+        if self._workers.check_first and any(task.kind == CHECK for task in self._running.values()):
             return
         judging = sum(task.kind == JUDGE for task in self._running.values())
         due = self._progress.accepted // self._interval
@@ -198,8 +203,8 @@ class Pipeline:
 
     @property
     def _only_surplus(self) -> bool:
-        """Whether the target is reached and the calls in flight only write pairs that come too late."""
-        return self._progress.missing == 0 and all(task.kind == GENERATE for task in self._running.values())
+        """Whether the target is reached and the calls in flight only write pairs that come too late, or check."""
+        return self._progress.missing == 0 and all(task.kind in (GENERATE, CHECK) for task in self._running.values())
 
     @property
     def _capacity(self) -> int:

@@ -26,7 +26,7 @@ from lora_tui.engine.generation.prompts import LEVELS_SCHEMA, Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls, ReplyCutOff
 from lora_tui.engine.generation.remote_writer import TRIAL
 from lora_tui.engine.generation.replies import read_judgement, read_yes_or_no
-from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, FormLadder, JudgeForm
+from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, SINGLE_FORMS, FormLadder, JudgeForm
 from lora_tui.scoring.judge import DIMENSIONS
 
 _ORDER: tuple[JudgeForm, ...] = tuple(JUDGE_FORMS)
@@ -83,12 +83,12 @@ class RemoteJudge:
     @property
     def is_weak(self) -> bool:
         """Whether the model is one that writes only about single sentences."""
-        return self.name == self._chosen.model and self._writing.current in ("flat", "begun")
+        return self.name == self._chosen.model and self._writing.current in SINGLE_FORMS
 
     @property
     def check_key(self) -> str:
-        """Under which its check on canary pairs is remembered; empty where no model judges."""
-        return "" if self.form == "gates" else check_key(self._address, self.name, self.form)
+        """Under which its check is remembered; empty where no model judges, or a weak one, which is tried anyway."""
+        return "" if self.form == "gates" or self.is_weak else check_key(self._address, self.name, self.form)
 
     async def judge(self, passage: str, pair: ProposedPair, call: CallRecord) -> Judgement:
         """Return the judgement on a pair, with the passage in view."""

@@ -38,6 +38,9 @@ REPLY_FORMS: Mapping[ReplyForm, str] = {
 }
 """The forms from the one that asks most of model and server to the one that asks least, in words."""
 
+SINGLE_FORMS: tuple[ReplyForm, ...] = ("flat", "begun")
+"""The forms of a weak model, which writes only about single sentences."""
+
 JudgeForm = Literal["digits", "levels", "yes_no", "gates"]
 
 JUDGE_FORMS: Mapping[JudgeForm, str] = {

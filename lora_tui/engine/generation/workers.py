@@ -34,7 +34,7 @@ from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, NewTask, PairRow, TaskRow
-from lora_tui.text import one_line
+from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
 
@@ -47,7 +47,8 @@ class UnfitJudgeError(LoraTuiError):
 class Workers:
     """What the tasks of one run share, and the work of each kind of task.
 
-    `near_duplicates` indexes the questions that may not be repeated; `latest_analysis` advises the prompts that follow.
+    `check_first`: no pair is written before the judges are checked. `near_duplicates` indexes the questions that may
+    not be repeated; `latest_analysis` advises the prompts that follow.
     """
 
     ctx: RunContext
@@ -58,6 +59,7 @@ class Workers:
     progress: GenerationProgress
     files: int
     wait_while_paused: Callable[[], Awaitable[None]]
+    check_first: bool = False
     earlier: EarlierPairs = field(default_factory=EarlierPairs)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     latest_analysis: AnalysisRow | None = None
@@ -97,7 +99,7 @@ class Workers:
         for judge in self.model.judges:
             check = recall_check(judge.check_key) if judge.check_key else None
             if check is not None:
-                self._report_check(check)
+                self._report_check(check, "found " + time.strftime("%d %b %H:%M", time.localtime(check.at)))
             elif judge.check_key:
                 unknown.append(NewTask(CHECK, judge.name))
         async with self.store.transaction() as t:
@@ -111,17 +113,20 @@ class Workers:
         if check is not None and judge is not None:
             if check.of == len(CANARIES):
                 remember_check(judge.check_key, check)
-            self._report_check(check)
+            tokens = await tasks.tokens_of_task(self.store, task.id)
+            cost = f", {dollars(self.ledger.prices.cost(*tokens))}" if self.ledger.prices.known else ""
+            self._report_check(check, f"it took {count(sum(tokens), 'token')}{cost}")
 
-    def _report_check(self, check: JudgeCheck) -> None:
+    def _report_check(self, check: JudgeCheck, source: str) -> None:
+        """Report what was found about a judge, and from where; raises `UnfitJudgeError`."""
         kind, advice = "note", ""
         if check.misses:
-            kind = "warning"
-            advice = (
-                ".\nPairs with such a fault may be accepted; name a larger judge with data_generation.judge_model, or "
-                "several with judge_models."
-            )
-        self.ctx.emit(kind, message=redact(check.text() + advice), **check.fields())
+            kind, advice = "warning", ".\nPairs with such a fault may be accepted"
+            if len(self.model.judges) > 1:
+                advice += " where another judge misses it, too; name others in data_generation.judge_models."
+            else:
+                advice += "; name a larger judge with data_generation.judge_model, or several with judge_models."
+        self.ctx.emit(kind, message=redact(f"{check.text()} ({source}){advice}"), **check.fields())
         missed, least = check.misses.values(), self.ctx.settings.data_generation.judge_must_tell
         if sum(missed) > len(CANARIES) - least and least:
             raise UnfitJudgeError(

@@ -22,7 +22,7 @@ from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
-from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, shown_url
+from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
@@ -251,6 +251,7 @@ async def _workers(
         progress=progress,
         files=len(corpus.sources),
         wait_while_paused=control.wait_while_paused,
+        check_first=bool(settings.judge_must_tell) or not is_own_network(settings.base_url or OPENAI_URL),
         earlier=earlier,
     )
     await workers.restore()

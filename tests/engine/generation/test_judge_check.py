@@ -12,7 +12,7 @@ from lora_tui.engine.generation.canaries import CANARIES, KNOWN_PAIRS, check_key
 from lora_tui.engine.generation.endpoint_memory import recall_check
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
 from lora_tui.engine.generation.judging import check_gates
-from tests.engine.generation.generation_harness import GenerationHarness
+from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.openai_server import MODEL
 
 RIGHT = {canary.right.answer for canary in CANARIES}
@@ -25,9 +25,15 @@ def judging(*blind_to: str) -> Callable[[str], str]:
     def digits(prompt: str) -> str:
         answer = re.findall(r"BEGIN PAIR.*?Answer: (.*?)\nEND", prompt, re.DOTALL)[0]
         fault = FAULTS.get(answer)
-        return "5 5 4" if fault is None or fault in blind_to else "1 1 3"
+        return "5 5 4" if fault is None or fault in blind_to else "2 2 3"
 
     return digits
+
+
+@pytest.fixture(autouse=True)
+def _paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is one that asks for money, but where a test says otherwise."""
+    monkeypatch.setattr("lora_tui.engine.jobs.generate.is_own_network", lambda url: False)
 
 
 def checks(harness: GenerationHarness) -> list[dict[str, Any]]:
@@ -68,7 +74,12 @@ def test_a_good_judge_is_asked_before_anything_is_written_and_named(harness: Gen
     assert kinds[: len(KNOWN_PAIRS)] == ["judge"] * len(KNOWN_PAIRS), "before money is spent on pairs"
     (check,) = checks(harness)
     assert (check["judge"], check["told"], check["of"], check["misses"]) == (MODEL, 12, 12, {})
-    assert check["right_level"] > 4.5 > 1.5 > check["wrong_level"]
+    assert check["right_level"] > 4.5 > 2 > check["wrong_level"]
+    assert check["mode"] == "logprob"
+    (tokens,) = harness.rows(
+        "SELECT SUM(prompt_tokens + completion_tokens) FROM attempts JOIN tasks ON tasks.id=task_id WHERE kind='check'"
+    )
+    assert f"it took {tokens[0]:,} tokens" in check["message"], "the cost is shown"
     assert outcome.result["judges"] == [check]
     assert not any("told" in event for event in harness.events("warning"))
     assert outcome.result["calls"] == len(harness.server.received), "its calls are in the account"
@@ -93,6 +104,7 @@ def test_a_second_run_does_not_pay_again_and_says_it_again(harness: GenerationHa
     outcome = harness.run(check_judge=True, total_examples=8)
     assert asked_about(harness) == 0
     assert outcome.result["judges"][0]["misses"] == {"negated": 3}
+    assert "(found " in outcome.result["judges"][0]["message"]
     assert outcome.result["tasks"]["check"]["planned"] == 0
 
 
@@ -104,6 +116,29 @@ def test_another_judge_is_asked_by_itself(harness: GenerationHarness) -> None:
     outcome = harness.run(check_judge=True, judge_model="other", total_examples=8)
     assert asked_about(harness) == len(KNOWN_PAIRS)
     assert [check["judge"] for check in outcome.result["judges"]] == ["other"]
+
+
+def test_a_server_of_ones_own_is_not_held_up(harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("LORA_TUI_CACHE", str(harness.folder / "cache"))
+    harness.server.digits = judging("negated")
+    outcome = harness.run(check_judge=True, total_examples=20)
+    assert outcome.state == "finished"
+    assert harness.server.received[0].kind == "generate", "the first pairs come first"
+    assert outcome.result["judges"][0]["misses"] == {"negated": 3}
+    assert asked_about(harness) == len(KNOWN_PAIRS)
+
+
+def test_a_weak_model_is_tried_in_its_own_way_and_not_checked_as_well(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.jobs.generate.is_own_network", lambda url: True)
+    harness.server.pair_of = lambda passage, n: dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
+    outcome = harness.run(check_judge=True)
+    assert outcome.state == "finished"
+    assert asked_about(harness) == 0
+    assert outcome.result["tasks"]["check"]["cancelled"] == 1
 
 
 def test_it_can_be_switched_off(harness: GenerationHarness) -> None:

@@ -161,7 +161,10 @@ def test_each_judge_of_a_panel_is_checked(panel: GenerationHarness) -> None:
     assert [(check["judge"], check["told"]) for check in checked] == [(judge, 0) for judge in PANEL]
 
 
-def test_a_judge_that_does_not_exist_is_named_before_pairs_are_paid_for(panel: GenerationHarness) -> None:
+def test_a_judge_that_does_not_exist_is_named_before_pairs_are_paid_for(
+    panel: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.jobs.generate.is_own_network", lambda url: False)
     outcome = panel.run(check_judge=True, judge_models=["one", "nobody"])
     assert (outcome.state, outcome.exit_status) == ("failed", 3)
     assert "no model 'nobody'" in str(outcome.error)
