@@ -156,7 +156,7 @@ def test_try_this_runs_the_program_with_keys_and_values_that_the_configuration_t
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_names_only_modes_and_options_of_the_program(name: str) -> None:
-    modes = {"generate", "train", "evaluate", "chat", "export", "quickstart"}
+    modes = {"generate", "train", "evaluate", "chat", "export", "rate", "quickstart"}
     options = {"--run", "--set", "--store", "--json", "--no-chat", "--train-data-file", "--prompt", "--doctor"}
     options |= {"--generate-training-file"}
     text = lesson(name)
