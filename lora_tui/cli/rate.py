@@ -239,7 +239,9 @@ class _LineOutput(_Output):
         width = min(shutil.get_terminal_size().columns, _WIDEST)
         aim = min(ROUND, self._left)
         place = f"{number} of {aim}" if number <= aim else str(number)
-        head = f"{place} · {self._queue.noun} {item.id} · {one_line(item.origin, 60)} "
+        # Not by which model an answer is: who knows that judges the model.
+        origin = f" · {one_line(item.origin, 60)}" if item.subject == "pair" else ""
+        head = f"{place} · {self._queue.noun} {item.id}{origin} "
         lines = ["", head + "─" * max(0, width - len(head))]
         for label, text in (
             ("passage", _marked_passage(item)),

@@ -18,6 +18,7 @@ from lora_tui.tui.widgets.row_list import RowList
 from lora_tui.tui.widgets.top_bar import TopBar
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
+from tests.tui.test_rating_screen import pairs as pairs_to_rate
 
 pytestmark = pytest.mark.anyio
 
@@ -81,11 +82,12 @@ def rest(part: str, text: str) -> str:
     return text
 
 
-FOREIGN = {"passage", "pair-text", "pair-judge"}
+FOREIGN = {"passage", "pair-text", "pair-judge", "rate-question", "rate-answer", "rate-text"}
 """Parts whose text is not ours: its numbers are the user's own. Lessons are explanations themselves."""
 
 WALK = [
     ("1", "3 of 20 accepted"), ("1 v", "Sources"), ("1 home enter", "threshold 7"), ("1 home enter a", "→"),
+    ("1 w g", "the score had said"),
     ("2", "Score"), ("2 tab", "What it answers now"), ("2 enter", "As it learned"), ("2 enter 4", "→"),
     ("3 h i enter", "4 tokens"), ("3 ctrl+t", "best"), ("4", "finished"), ("4 space down space", "◇"),
     ("5", "now, smoothed"), ("6 down down", "Accepted pairs to reach"),
@@ -95,6 +97,7 @@ WALK = [
 @pytest.mark.parametrize("size", [(80, 24), (140, 42)], ids=["80x24", "140x42"])
 async def test_every_number_on_every_screen_is_explained(harness: AppHarness, size: tuple[int, int]) -> None:
     await harness.populate(populate)
+    harness.backend.to_rate = pairs_to_rate()
     missing: dict[str, list[str]] = {}
     async with harness.app(size) as (app, pilot):
         for keys, shown in WALK:

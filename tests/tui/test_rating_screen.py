@@ -133,8 +133,9 @@ async def test_answers_are_rated_from_train_beside_what_was_expected(harness: Ap
     ]
     async with harness.app((120, 40)) as (app, pilot):
         await pilot.press("2", "w")
-        await wait_for_text(app, "Expected · asked at step 20")
+        await wait_for_text(app, "Expected")
         text = screen_text(app)
+        assert "step 20" not in text, "which model has answered must not sway anybody"
         assert harness.backend.calls_of("rating_queue") == [(1, "sample")]
         assert "the secret is [red]" in text
         assert "the secret password" in text

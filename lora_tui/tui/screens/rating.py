@@ -144,7 +144,7 @@ class RatingScreen(Dialog[str]):
             set_title(source, one_line(f"Passage · {item.origin}", 60))
             text.update(passage_text(item.passage, item.evidence))
         else:
-            set_title(source, one_line(f"Expected · asked at {item.origin}", 60))
+            set_title(source, "Expected")  # and not by which model: who knows that judges the model
             text.update(safe_text(item.reference))
         asked.scroll_home(animate=False)
         source.scroll_home(animate=False)
