@@ -23,6 +23,7 @@ _METRIC_NAMES = {
     "judge_correctness": "judge: correct",
     "judge_usefulness": "judge: useful",
     "judge_disagreement": "judges are apart",
+    "judge_probability": "judge: how sure",
     "coverage": "evidence holds it",
     "grounding": "words of the passage",
     "token_f1": "shared words",

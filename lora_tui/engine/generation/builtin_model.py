@@ -2,7 +2,7 @@
 
 What a model of this size cannot do, the program carries: the facts of a passage and their questions are found by rule
 (`passage_facts`), the model completes questions about the answers that are left (`completions`), and it judges by
-the round trip (`round_trip`): with the passage in view, the question has to point at its own answer. A passage is read
+the round trip (`round_trip`): how probable question and answer are with the passage in view. A passage is read
 once; its questions are scored a few at a time, and the best are handed out first.
 """
 
@@ -34,7 +34,9 @@ from lora_tui.engine.generation.questions.completions import (
     writing_prompt,
 )
 from lora_tui.engine.generation.questions.passage_facts import Fact, PassageFacts, facts_of, is_usable
-from lora_tui.engine.generation.round_trip import Candidate, RoundTrip, rivals_of
+from lora_tui.engine.generation.questions.reading import QuestionAnswer
+from lora_tui.engine.generation.questions.signs import of_words, signs_of
+from lora_tui.engine.generation.round_trip import RoundTrip
 from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.inference.ranking import ReadText, read_text, score_continuations
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -141,9 +143,8 @@ class BuiltinModel:
         key = (passage, pair.question, pair.answer)
         if key not in self._scores:
             async with self._lock:
-                await self._ctx.in_torch_thread(
-                    self._score, passage, facts_of(passage), [(pair.question, pair.answer, "")]
-                )
+                found = facts_of(passage, pair.topic)
+                await self._ctx.in_torch_thread(self._score, passage, [_fact_of(pair, found)])
         if key not in self._scores:
             raise CallStopped
         trip = self._scores[key]
@@ -183,7 +184,7 @@ class BuiltinModel:
         """Return the next `count` facts of a passage, scoring as many as it takes to have good ones."""
         known = self._passages.get(request.passage)
         if known is None:
-            found = facts_of(request.passage, request.slot.topic)
+            found = facts_of(request.passage, request.slot.topic, request.opening)
             known = self._passages[request.passage] = _Passage(
                 found, _by_promise(found.facts, request.slot.question_type)
             )
@@ -212,31 +213,28 @@ class BuiltinModel:
 
     def _score_facts(self, passage: str, known: _Passage) -> None:
         facts, known.unscored = known.unscored[:_SLICE], known.unscored[_SLICE:]
-        self._score(passage, known.found, [(fact.pair.question, fact.pair.answer, fact.pair.kind) for fact in facts])
+        self._score(passage, facts)
         for fact in facts:
             trip = self._scores.get((passage, fact.pair.question, fact.pair.answer))
             if trip is not None:
                 known.ready.append((trip.level, fact))
 
-    def _score(self, passage: str, found: PassageFacts, asked: Sequence[tuple[str, str, str]]) -> None:
-        """Make the round trip for each (question, answer, kind)."""
+    def _score(self, passage: str, facts: Sequence[Fact]) -> None:
+        """Make the round trip for each fact."""
         read = self._read_passage(passage)
         model, tokenizer = self._base.model, self._base.tokenizer
-        for question, answer, kind in asked:
+        new = list(dict.fromkeys(fact.pair.answer for fact in facts if fact.pair.answer not in read.unasked))
+        unasked = score_continuations(model, tokenizer, read.answer, [f" {answer}" for answer in new])
+        read.unasked |= {answer: score.total for answer, score in zip(new, unasked, strict=True)}
+        for fact in facts:
             if self._ctx.stop.is_set():
                 return
-            own_kind = kind or next((span.kind for span in found.spans if span.text == answer), "thing")
-            candidates = [answer, *rivals_of(answer, own_kind, found.spans)]
-            new = [candidate for candidate in candidates if candidate not in read.unasked]
-            unasked = score_continuations(model, tokenizer, read.answer, [f" {candidate}" for candidate in new])
-            read.unasked |= {one: score.total for one, score in zip(new, unasked, strict=True)}
-            asked_text = read_text(model, tokenizer, f": {question}\nAnswer:", after=read.question)
-            scores = score_continuations(model, tokenizer, asked_text, [f" {candidate}" for candidate in candidates])
-            own, *rivals = [
-                Candidate(score.total, read.unasked[candidate], score.tokens)
-                for candidate, score in zip(candidates, scores, strict=True)
-            ]
-            self._scores[passage, question, answer] = RoundTrip(own, tuple(rivals), asked_text.mean)
+            question, answer = fact.pair.question, fact.pair.answer
+            asked = read_text(model, tokenizer, f": {question}\nAnswer:", after=read.question)
+            (score,) = score_continuations(model, tokenizer, asked, [f" {answer}"])
+            self._scores[passage, question, answer] = RoundTrip(
+                score.total, read.unasked[answer], score.first, score.tokens, asked.mean, fact.signs
+            )
 
     def _read_passage(self, passage: str) -> _ReadPassage:
         if passage in self._read:
@@ -273,8 +271,18 @@ class BuiltinModel:
             for one, text in zip(part, written, strict=True):
                 question = finished_question(one.opening, text)
                 if fault_of(question, one) is None:
-                    facts.append(Fact(completed_pair(question, one), evidence[one.sentence]))
+                    pair = completed_pair(question, one)
+                    facts.append(Fact(pair, evidence[one.sentence], signs_of(pair, one.sentence, known.found.counts)))
         return facts
+
+
+def _fact_of(pair: ProposedPair, found: PassageFacts) -> Fact:
+    """Return the fact that a pair was made from; a pair of other words, a person's, has the signs that words give."""
+    for fact in found.facts:
+        if (fact.pair.question, fact.pair.answer) == (pair.question, pair.answer):
+            return fact
+    own = QuestionAnswer(pair.question, pair.answer, pair.question_type, "thing", rule="")
+    return Fact(own, pair.evidence, of_words(pair.question, pair.answer, pair.evidence))
 
 
 def _by_promise(facts: Sequence[Fact], wanted: str) -> list[Fact]:

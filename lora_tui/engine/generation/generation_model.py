@@ -62,7 +62,8 @@ class ProposedPair:
 class PairRequest:
     """Request for `count` pairs about `passage`, of the kind `slot`, unlike the questions in `avoid`.
 
-    `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave.
+    `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave. `opening` is
+    the first passage of the document, where this is a later one.
     """
 
     passage: str
@@ -71,6 +72,7 @@ class PairRequest:
     further_topics: tuple[str, ...]
     directives: tuple[str, ...]
     avoid: tuple[str, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)

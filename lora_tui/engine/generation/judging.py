@@ -193,6 +193,9 @@ def _signature(of: frozenset[str]) -> MinHash:
     return signature
 
 
+PROBABILITY = "judge_probability"
+"""Metric of a judge whose level is fitted to marks: how probable it is that the pair is sensible and right."""
+
 _METRIC_NAMES = {
     "judge_groundedness": "the judge's groundedness",
     "judge_correctness": "the judge's correctness",
@@ -215,7 +218,13 @@ class PairJudge:
     threshold: float
 
     def decide(self, metrics: Mapping[str, float]) -> Decision:
-        """Return the verdict on a pair with these metrics."""
+        """Return the verdict on a pair with these metrics.
+
+        A fitted probability is the score itself: mixed with what every pair of the built-in model has (an answer in the
+        words of its evidence), it would say less.
+        """
+        if (probability := metrics.get(PROBABILITY)) is not None:
+            return self._decide_by_probability(probability)
         score = ten_scale(self.aggregator.score(metrics))
         groundedness = metrics.get("judge_groundedness", 1.0)
         if groundedness < MIN_GROUNDEDNESS:
@@ -226,6 +235,18 @@ class PairJudge:
             return self._decision("rejected", score, "below threshold", self._reason_of_low_score(score, metrics))
         reason = f"scores {score:g} of 10, the threshold is {self.threshold:g}"
         return self._decision("accepted", score, "accepted", reason)
+
+    def _decide_by_probability(self, probability: float) -> Decision:
+        score = ten_scale(probability)
+        if score < self.threshold:
+            reason = (
+                f"scores {score:g} of 10, the threshold is {self.threshold:g}: "
+                f"of pairs like it, {score:.1f} in ten are sensible and right"
+            )
+            return self._decision("rejected", score, "below threshold", reason)
+        return self._decision(
+            "accepted", score, "accepted", f"scores {score:g} of 10, the threshold is {self.threshold:g}"
+        )
 
     def review(self, cause: str, reason: str) -> Decision:
         """Return the verdict on a pair that was not judged."""

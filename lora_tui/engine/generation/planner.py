@@ -181,7 +181,15 @@ class Planner:
             further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
             avoid=tuple(await store_generation.questions_of_chunk(self._store, runs, row.id, most)),
+            opening=await self._opening(row),
         )
+
+    async def _opening(self, row: ChunkRow) -> str:
+        """Return the first passage of a later one's document, for the model that resolves bare nouns by rule."""
+        if row.position == 0 or self._chosen.model != BUILTIN:
+            return ""
+        first = await store_generation.chunk_at(self._store, row.document_id, self._corpus.chunking, 0)
+        return first.text if first is not None else ""
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""

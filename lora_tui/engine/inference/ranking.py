@@ -30,10 +30,11 @@ class ReadText:
 
 @dataclass(frozen=True, slots=True)
 class ContinuationScore:
-    """Log-probability of a continuation in nats, and its number of tokens."""
+    """Log-probability of a continuation in nats, that of its first token alone, and its number of tokens."""
 
     total: float
     tokens: int
+    first: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -82,7 +83,8 @@ def score_continuations(
 def _score_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: ReadText, rows: Sequence[list[int]]
 ) -> list[ContinuationScore]:
-    totals = [float(text.following[ids[0]]) if ids else 0.0 for ids in rows]
+    firsts = [float(text.following[ids[0]]) if ids else 0.0 for ids in rows]
+    totals = list(firsts)
     longer = [place for place, ids in enumerate(rows) if len(ids) > 1]
     if longer:
         input_ids, mask = padded(tokenizer, [rows[place][:-1] for place in longer], "right", model.device)
@@ -98,7 +100,7 @@ def _score_batch(
             following = torch.tensor(rows[place][1:], device=model.device)
             log_probabilities = logits[row, : len(following)].float().log_softmax(-1)
             totals[place] += float(log_probabilities.gather(-1, following[:, None]).sum())
-    return [ContinuationScore(total, len(ids)) for total, ids in zip(totals, rows, strict=True)]
+    return [ContinuationScore(total, len(ids), first) for total, ids, first in zip(totals, rows, firsts, strict=True)]
 
 
 def _cache(model: PreTrainedModel, text: ReadText | None, rows: int) -> DynamicCache:

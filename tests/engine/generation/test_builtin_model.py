@@ -84,7 +84,7 @@ def test_the_judge_measures_the_same_after_a_resume(base: BaseModel) -> None:
         pairs = await until_exhausted(first)
         judge = writer(base) if resumed else first
         judged = [await judge.judge(PASSAGE, pair, UnrecordedCall()) for pair in pairs]
-        assert all(set(one.metrics) == {"judge_correctness", "judge_usefulness"} for one in judged)
+        assert all(set(one.metrics) == {"judge_correctness", "judge_usefulness", "judge_probability"} for one in judged)
         return [one.metrics["judge_correctness"] for one in judged]
 
     assert asyncio.run(story(resumed=True)) == pytest.approx(asyncio.run(story(resumed=False)), abs=1e-4)
@@ -118,7 +118,7 @@ def test_a_run_with_the_builtin_model(
     for path in harness.input.rglob("*.*"):
         path.unlink()
     harness.write("line.txt", PASSAGE)
-    outcome = harness.run(model="builtin", base_url="", total_examples=40, evaluation_threshold=0.5)
+    outcome = harness.run(model="builtin", base_url="", total_examples=40, evaluation_threshold=0.1)
     assert (outcome.state, outcome.exit_status) == ("finished", 0)
     assert harness.events("note")[-1]["message"].startswith(f"done: {outcome.result['accepted']} of 40 found")
     assert outcome.result["commands"][0].endswith("--set fine_tuning.model_name=builtin")

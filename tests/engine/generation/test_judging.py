@@ -70,6 +70,13 @@ def test_a_judge_that_says_nothing_of_groundedness_is_not_held_against_the_pair(
     assert pair_judge().decide(found).verdict == "accepted"
 
 
+def test_a_fitted_probability_is_the_score() -> None:
+    decision = pair_judge().decide({**metrics(), "judge_probability": 0.64})
+    assert (decision.verdict, decision.score) == ("rejected", 6.4)
+    assert "6.4 in ten" in decision.reason
+    assert pair_judge().decide({**metrics(correctness=0.0), "judge_probability": 0.7}).verdict == "accepted"
+
+
 def test_without_a_judgement_the_verdict_is_review() -> None:
     decision = pair_judge().review("judge failed", "no answer within 5 s")
     assert (decision.verdict, decision.score) == ("review", None)

@@ -38,6 +38,8 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
         ):
             continue
+        if _is_no_point(phrase.tokens):
+            continue
         place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
         if place and phrase.head in ("before", "after") and is_time(reading.phrases[place - 1].tokens):
             continue  # "an hour before the tide"
@@ -60,7 +62,14 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             continue
         if _is_counted(reading):  # "How many people ...?" is what such a sentence answers
             continue
-        rest = reading.rest(phrase, keep=("object", "preposition", "time", "comparison"))
+        if word in ("When", "Until when") and any(
+            other is not phrase and other.head in ("until", "till", "since") for other in times
+        ):
+            continue  # "When do cars depart until noon?"
+        if word == "Until when" and len(times) > 1:
+            continue
+        beside = [other for other in times if other is not phrase and (word == "How often") != _is_often(other)]
+        rest = reading.rest(phrase, keep=("object", "preposition", "time", "comparison"), without=beside)
         if reading.clause.verb_form is not None and reading.clause.verb_form.base in ("bear", "die"):
             rest = ""
         if rest is None or (reading.clause.is_copula and not rest):
@@ -68,6 +77,23 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
         question = ask(word, reading.clause, reading.subject, rest)
         kind = {"When": "time", "How long": "duration", "How often": "frequency"}.get(word, "time")
         yield from make_pair(question, reading.text(phrase.tokens), "fact", kind)
+
+
+def _is_often(phrase: Phrase) -> bool:
+    return _time_word(phrase) == "How often"
+
+
+_NO_POINTS = frozenset("normal same next following given particular good bad usual average single".split())
+
+
+def _is_no_point(words: Sequence[Token]) -> bool:
+    """Tell whether a phrase with a word for a time in it does not say when: "on a normal day", "in patients older"."""
+    lows = [token.low for token in words]
+    return (
+        any(low in _NO_POINTS for low in lows[:3])
+        or any(low in ("older", "younger", "aged", "old", "absence") for low in lows)
+        or lows in (["on", "the", "hour"], ["at", "a", "time"], ["at", "the", "time"], ["at", "times"])
+    )
 
 
 def _is_finer(phrase: Phrase, points: Sequence[Phrase], reading: Reading) -> bool:
@@ -160,6 +186,9 @@ def _openings(reading: Reading, first: Phrase, measure: str, rest: str) -> Itera
     """Yield a question's first words for a measure, the answer, and what follows the verb."""
     words, verb = first.tokens, reading.clause.verb_form
     base = verb.base if verb is not None else ""
+    comma = next((n for n, token in enumerate(words) if token.text == ","), len(words))
+    if measure in ("money", "weight") and not any(token.low in ("and", "or") for token in words):
+        words = words[:comma]  # "96 euros a year, juniors half"
     answer, of = reading.text(words), next((n for n, token in enumerate(words) if token.low == "of"), None)
     if base in ("take", "last", "require") and measure == "duration":
         if base != "require":

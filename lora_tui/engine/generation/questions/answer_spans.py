@@ -1,7 +1,6 @@
 """Candidate answers in a sentence: dates, numbers with units, names of people, places and things, and their kinds.
 
-The kind of an answer decides the question word, and answers of one kind are each other's rivals in the round trip: a
-question that points at a date has to point at its own date, not at another one of the passage.
+The kind of an answer decides the question word.
 """
 
 import re
@@ -51,7 +50,7 @@ class AnswerSpan:
 
 
 def simple_spans(sentence: str) -> Iterator[AnswerSpan]:
-    """Yield dates, quantities and names of a sentence, whatever its grammar: the rivals of other answers."""
+    """Yield dates, quantities and names of a sentence, whatever its grammar."""
     taken: list[tuple[int, int]] = []
     for found in _DATE.finditer(sentence):
         taken.append(found.span())
@@ -146,6 +145,8 @@ def measure_of(tokens: Sequence[Token]) -> str | None:
     place = 0
     while place < len(tokens) and tokens[place].low in _BEFORE_NUMBER:
         place += 1
+    if place + 2 < len(tokens) and tokens[place].low == "half" and tokens[place + 1].low in ("a", "an"):
+        return UNITS.get(tokens[place + 2].low)  # "half an hour"
     if place == len(tokens) or not tokens[place].is_number or tokens[place].low == "half":
         return "money" if place < len(tokens) and tokens[place].text[0] in "€$£" else None
     while place < len(tokens) and (tokens[place].is_number or tokens[place].low in ("to", "or", "and", "a", "%")):

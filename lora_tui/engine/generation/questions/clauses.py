@@ -69,8 +69,17 @@ def parse_clause(sentence: str) -> Clause | None:
         "consequence",
         "contrast",
         "fact",
+        "conclusion",
+        "summary",
+        "short",
+        "essence",
+        "turn",
+        "general",
+        "other words",
     ):
         lead = None
+    if lead is not None and lead.head in ("while", "whereas", "although", "though", "unlike"):
+        return None
     if lead is not None and tokens[0].low == "then":
         tokens = tokens[1:]
     found = verb_position(tokens)

@@ -149,6 +149,9 @@ HUMANS = frozenset(
     trainer instructor caretaker warden watchman ranger guide cook chef miller brewer weaver potter printer surveyor
     photographer historian geologist botanist chemist physicist patron donor heir tenant landlord adult beginner
     newcomer staff police army group tailor porter brewer schoolteacher stranger stoker jeweller sailor shareholder
+    friend friar protagonist hero heroine character actor actress neighbour colleague lover philosopher
+    successor predecessor champion locksmith assistant mate spokesman spokeswoman winner loser warden beekeeper joiner
+    veterinarian vicar crew-member shopkeeper innkeeper carter ferryman councillor applicant
     quarryman nun team crew council committee board company firm society club association guild parish town village
     """.split()
 )

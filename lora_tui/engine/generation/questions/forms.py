@@ -26,7 +26,7 @@ _VAGUE_HEADS = frozenset(
     aim purpose goal step work cause limit decision rule answer plan stage tin money system first second third
     fourth last next other same most least best worst some any many few more less all none everything something
     nothing anything everyone someone nobody majority minority exception latter former work trick advantage
-    disadvantage alternative word words two three four five
+    disadvantage alternative word words two three four five pair
     """.split()
 )
 _NO_SUBJECT_STARTS = frozenset("whoever whatever what how whether which only then even just when not".split())
@@ -45,7 +45,12 @@ MISREAD = re.compile(
       | \b(?:does?|did)\b.*\ be\ \w+                                  # two predicates: "did the sack be given"
       | ^how\ (?:many|much)\b.*\ and\ (?:\d|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty)\w*\b
       | ^how\ (?:many|much)\b.*\ take\ an?\ \w+                       # two objects: the other one is the answer
+      | ^[^,]*\b(?:do|does|did|is|are|was|were)\b.*\ (?:contains|consists|belongs|becomes|allows|includes|has)\b
       | ^what\ (?:does?|did)\b.*\ (?:stand|hang|live|lie|sit|go|come|sleep|stay|happen|exist|remain)\?$  # no object
+      | ^what\ (?:does?|did)\ (?!all|both|half|inside|does)\w+\ (?:the|an?|any)\b
+      | \bwhile\b | \bat\ \w+\ and\ the\b
+      | \ and\ (?:then|for)\b | ,\ (?:and|or)\b.*\?$                 # a list or a second statement, torn
+      | \b(in\ \d{4})\b.*\ \2\b
       | ^when\ (?:does?|did|is|are|was|were)\b.*\ for\ (?:an?|about|\d|\w+\ (?:hours|days|weeks|months|years|minutes))
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -115,6 +120,10 @@ def ask(word: str, clause: Clause, subject: Subject, rest: str) -> str | None:
     form = clause.verb_form
     if form is None or not form.base or form.tense not in ("past", "third", "base"):
         return None
+    if (form.tense == "third" and subject.is_plural and not subject.is_person) or (
+        form.tense == "base" and not subject.is_plural and subject.text not in ("you", "we", "they", "I")
+    ):
+        return None  # the verb was none, or it has another subject
     auxiliary = {"past": "did", "third": "does", "base": "do"}[form.tense]
     return joined(word, auxiliary, subject.text, kept, form.base, rest)
 
@@ -131,6 +140,7 @@ def joined(*parts: str) -> str:
     """Join the parts of a question and end it."""
     text = " ".join(" ".join(part for part in parts if part).split())
     text = re.sub(r"\s+([,.;])", r"\1", text).rstrip(" ,.;")
+    text = re.sub(r"\b([ap]\.m)$", r"\1.", text)
     return f"{text[0].upper()}{text[1:]}?"
 
 
@@ -171,6 +181,8 @@ def names_itself(tokens: Sequence[Token]) -> bool:
     if unclear_words(tokens, subject=True):
         return False
     first, head = tokens[0], head_noun(tokens)
+    if first.low in ("nobody", "everybody", "anybody", "anyone", "everyone", "somebody", "someone", "nothing"):
+        return False
     if first.low in ("every", "each") and is_time(tokens):
         return False
     if first.low in _NO_SUBJECT_STARTS or (first.low.endswith("ly") and first.low not in _NOUNS_IN_LY):

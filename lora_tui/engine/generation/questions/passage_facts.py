@@ -1,4 +1,4 @@
-"""What rules find in a passage: its questions with their answers and evidence, and the rivals of each answer.
+"""What rules find in a passage: its questions with their answers and evidence.
 
 Reads the sentences in order, because a sentence may lean on the one before it: "It was rebuilt in 1932." is asked about
 with what "it" stands for, if that is plain. Sentences of several statements are taken apart: "is 412 metres long and
@@ -7,30 +7,32 @@ climbs 138 metres", "X was sold, and Y was repaired".
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.questions import english
-from lora_tui.engine.generation.questions.answer_spans import AnswerSpan, is_person, names_in, simple_spans
 from lora_tui.engine.generation.questions.clauses import parse_clause
-from lora_tui.engine.generation.questions.forms import names_itself, subject_of
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
+from lora_tui.engine.generation.questions.references import Antecedents, Mentions, after, people_of, resolve
 from lora_tui.engine.generation.questions.rules import questions_about
-from lora_tui.engine.generation.questions.sentences import Sentence, sentences
-from lora_tui.engine.generation.questions.verbs import Token, holds_a_clause, text_of, tokenize, verb_after_conjunction
+from lora_tui.engine.generation.questions.sentences import Sentence, sentences, title_of
+from lora_tui.engine.generation.questions.signs import signs_of
+from lora_tui.engine.generation.questions.verbs import holds_a_clause, text_of, tokenize, verb_after_conjunction
 
 _MIN_WORDS, _MAX_WORDS = 4, 45
 _DEPENDENT = frozenset("because since when if that which who whose where while although until so".split())
-_PRONOUNS = frozenset("it they he she".split())
-_OWNERS = {"its": "it", "his": "he", "her": "she", "their": "they"}
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A question and its answer, with the sentence that holds it as evidence."""
+    """A question and its answer, with the sentence that holds it as evidence.
+
+    `signs` tell how the pair was made (`signs_of`), for the level of the round trip.
+    """
 
     pair: QuestionAnswer
     evidence: str
+    signs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -40,53 +42,50 @@ class Fact:
 
 @dataclass
 class PassageFacts:
-    """The facts of a passage, its answer spans by kind, and its sentences."""
+    """The facts of a passage, its sentences, and how often it says each word (lower case)."""
 
     facts: list[Fact] = field(default_factory=list)
-    spans: list[AnswerSpan] = field(default_factory=list)
     sentences: list[Sentence] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Antecedents:
-    """What the pronouns of the next sentence can stand for; None where that is not plain."""
+def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts:
+    """Return what rules find in a passage that stands under `heading`.
 
-    it: str | None = None
-    they: str | None = None
-    person: str | None = None
-
-    def stand_in(self, pronoun: str) -> str | None:
-        return {"it": self.it, "they": self.they}.get(pronoun, self.person)
-
-
-def facts_of(passage: str, heading: str = "") -> PassageFacts:
-    """Return what rules find in a passage that stands under `heading`."""
+    `opening` is how its document begins, where the passage is a later one: there things are named in full.
+    """
     found = PassageFacts(sentences=list(sentences(passage, heading)))
-    names = names_of([sentence.plain for sentence in found.sentences])
-    people = people_of([sentence.plain for sentence in found.sentences])
-    antecedents = _Antecedents()
+    found.counts.update(word.casefold() for word in re.findall(r"[\w'’-]+", passage))
+    before = [sentence.plain for sentence in sentences(opening)]
+    texts = [*before, *(sentence.plain for sentence in found.sentences)]
+    names, people = names_of(texts), people_of(texts)
+    mentions = Mentions(title_of(opening or passage), names)
+    for text in before:
+        mentions.read(text)
+    antecedents = Antecedents()
     seen: set[str] = set()
     for sentence in found.sentences:
         if not sentence.before:
-            antecedents = _Antecedents()
+            antecedents = Antecedents()
         text = sentence.plain
-        found.spans += simple_spans(text)
         if not is_usable(text):
-            antecedents = _Antecedents(person=antecedents.person)
+            antecedents = Antecedents(person=antecedents.person)
+            mentions.read(text)
             continue
         within_sentence = antecedents
         for number, statement in enumerate(statements(text)):
             if number:
-                within_sentence = _after(text, antecedents, names, people)
-            resolved, stand_in = _resolve(statement, within_sentence)
-            for pair in questions_about(resolved, names, stand_in):
-                found.spans.append(AnswerSpan(pair.answer, pair.kind))
+                within_sentence = after(text, antecedents, names, people)
+            resolved = resolve(statement, within_sentence, mentions)
+            for pair in questions_about(resolved.statement, names, resolved.stand_in):
                 if pair.question.casefold() not in seen:
                     seen.add(pair.question.casefold())
-                    leans = resolved != statement or stand_in is not None
+                    leans = resolved.how in ("pronoun", "owner", "doubtful")
                     evidence = f"{sentence.before} {sentence.text}" if leans and sentence.before else sentence.text
-                    found.facts.append(Fact(pair, evidence))
-        antecedents = _after(text, antecedents, names, people)
+                    signs = signs_of(pair, text, found.counts, resolved=resolved.how, part=number)
+                    found.facts.append(Fact(pair, evidence, signs))
+        antecedents = after(text, antecedents, names, people)
+        mentions.read(text)
     return found
 
 
@@ -146,77 +145,3 @@ def _joined(sentence: str) -> Iterator[str]:
                     continue
                 head = f"{head} {' '.join(a.text for a in first.auxiliaries)}"
             yield f"{head} {text}."
-
-
-def _resolve(statement: str, antecedents: _Antecedents) -> tuple[str, str | None]:
-    """Return the statement, an owner in place of its first "its", and what its pronoun subject stands for."""
-    clause = parse_clause(statement)
-    if clause is None:
-        return statement, None
-    first = clause.subject[0]
-    if clause.lead is not None and holds_a_clause(clause.lead.tokens[1:]):
-        return statement, None  # "If a colony has to be moved, it is first taken ...": its subject stands in the lead
-    if len(clause.subject) == 1 and first.low in _PRONOUNS:
-        return statement, antecedents.stand_in(first.low)
-    if first.low in _OWNERS and len(clause.subject) > 1:
-        owner = antecedents.stand_in(_OWNERS[first.low])
-        if owner is not None and len(owner.split()) <= 4 and "'s" not in owner and "’s" not in owner:
-            possessive = f"{owner}'" if owner.endswith("s") else f"{owner}'s"
-            shown = possessive if first.start else f"{possessive[0].upper()}{possessive[1:]}"
-            return f"{statement[: first.start]}{shown}{statement[first.end :]}", None
-    return statement, None
-
-
-def _after(sentence: str, before: _Antecedents, names: Set[str], people: Mapping[str, str]) -> _Antecedents:
-    """Return what the pronouns of the sentence after this one can stand for."""
-    tokens = tokenize(sentence)
-    named = _people(tokens, people)
-    person = named[0] if len(named) == 1 else None if named else before.person
-    clause = parse_clause(sentence)
-    if clause is None:
-        return _Antecedents(person=person)
-    first = clause.subject[0].low
-    if len(clause.subject) == 1 and first in ("it", "they"):
-        return _Antecedents(before.it if first == "it" else None, before.they if first == "they" else None, person)
-    if not names_itself(clause.subject):
-        return _Antecedents(person=person)
-    subject = subject_of(clause, names)
-    if (
-        any(token.low in ("new", "second", "another", "each", "every") for token in clause.subject)
-        and clause.subject[0].low != "the"
-    ):
-        return _Antecedents(person=person)
-    if clause.subject[0].low in ("a", "an"):
-        subject_text = f"the {subject.text.split(' ', 1)[1]}" if " " in subject.text else subject.text
-    else:
-        subject_text = subject.text
-    if len(subject_text.split()) > 7:
-        return _Antecedents(person=person)
-    if subject.is_plural:
-        return _Antecedents(they=subject_text, person=person)
-    if subject.is_person or subject.text in people or subject.text in people.values():
-        return _Antecedents(person=person)
-    return _Antecedents(it=subject_text, person=person)
-
-
-def people_of(texts: Sequence[str]) -> dict[str, str]:
-    """Return the people of a text: full names by surname, those that a title, a first name or an occupation shows."""
-    found: dict[str, str] = {}
-    for text in texts:
-        tokens = tokenize(text)
-        for name in names_in(tokens):
-            place = tokens.index(name[0])
-            before = [token for token in tokens[max(0, place - 2) : place] if token.text != ","]
-            shown = is_person(name) or bool(before and _is_occupation(before[-1]) and len(name) <= 3)
-            if shown and len(name) >= 2 and not any(token.low in english.DETERMINERS for token in name):
-                found[name[-1].text] = " ".join(token.text for token in name)
-    return found
-
-
-def _is_occupation(token: Token) -> bool:
-    return english.is_human(token.text) or token.low in ("chair", "head", "chief", "leader")
-
-
-def _people(tokens: Sequence[Token], people: Mapping[str, str]) -> list[str]:
-    """Return the people that a sentence names, each by the full name."""
-    return list(dict.fromkeys(people[token.text] for token in tokens if token.text in people))

@@ -30,6 +30,7 @@ _TIME_STARTS = frozenset("after before during until till since while when once".
 _HOURS = frozenset("one two three four five six seven eight nine ten eleven twelve".split()) | {
     str(hour) for hour in range(1, 25)
 }
+_PARTS_OF_HOUR = frozenset("five ten quarter twenty twenty-five half".split())
 _CLAUSE_STARTS = frozenset("because since when whenever if unless while until before after once although as".split())
 
 _TIME_CLAUSES = frozenset("when whenever before after once until while".split())
@@ -164,7 +165,7 @@ def _ends_clause(tokens: Sequence[Token], place: int, inner: str, opened: str) -
     if token.text == "," and after is not None:
         if inner == "clause" and opened in _TIME_CLAUSES and after.low in english.CONJUNCTIONS:
             return True
-        if inner != "clause" and _is_apposition(tokens, place + 1):
+        if inner != "clause" and (_is_apposition(tokens, place + 1) or _is_aside(tokens, place)):
             return True
         starts = after.low in _CLAUSE_STARTS and after.low not in ("while", "although", "when")
         if not starts and not _so_that(tokens, place + 1):
@@ -228,10 +229,31 @@ def _is_apposition(tokens: Sequence[Token], place: int) -> bool:
     ) and not any(token.low in ("and", "or") for token in tokens[place:])
 
 
+def _is_aside(tokens: Sequence[Token], comma: int) -> bool:
+    """Tell whether ", leaving behind ..." begins at `comma`: a participle that no list of participles leads up to."""
+    after = tokens[comma + 1].low
+    if (
+        not after.endswith("ing")
+        or len(after) < 6
+        or after in ("including", "during", "following", "morning", "evening")
+    ):
+        return False
+    listed = any(token.low.endswith("ing") for token in tokens[max(0, comma - 3) : comma])
+    following = tokens[comma + 2] if comma + 2 < len(tokens) else None
+    is_verb = any(verb.tense == "ing" for verb in english.verbs_of(after))
+    return not listed and (is_verb or (following is not None and following.low in english.DETERMINERS))
+
+
 def _is_part_of_day(tokens: Sequence[Token], place: int) -> bool:
-    """Tell whether "in the evening" after a time of day begins at `place`."""
+    """Tell whether a time of day goes on at `place`: "(ten) to six", "(ten) at night", "(six) in the morning"."""
+    low, before = tokens[place].low, tokens[place - 1]
+    after = tokens[place + 1] if place + 1 < len(tokens) else None
+    if low in ("to", "past") and after is not None and before.low in _PARTS_OF_HOUR and after.low in _HOURS:
+        return True
+    if low == "at" and after is not None and after.low == "night":
+        return before.is_number or _CLOCK.fullmatch(before.low) is not None
     return (
-        tokens[place].low == "in"
+        low == "in"
         and place + 2 < len(tokens)
         and tokens[place + 2].low in ("morning", "evening", "afternoon", "night")
         and (tokens[place - 1].is_number or _CLOCK.fullmatch(tokens[place - 1].low) is not None)
@@ -246,6 +268,8 @@ def _within_range(tokens: Sequence[Token], place: int) -> bool:
 
 
 def _is_infinitive(token: Token) -> bool:
+    if token.is_name:  # "from October to March"
+        return False
     return token.low == "be" or any(verb.tense == "base" for verb in english.verbs_of(token.text))
 
 
@@ -254,6 +278,8 @@ def _second_verb(tokens: Sequence[Token], place: int) -> bool:
     rest = list(tokens[place:])
     if rest and rest[0].low in english.CONJUNCTIONS:
         rest = rest[1:]
+        while len(rest) > 1 and rest[0].low in ("still", "now", "then", "later", "also", "soon", "again", "never"):
+            rest = rest[1:]  # "and still holds"
     comma = next((n for n, token in enumerate(rest) if token.text == ","), None)
     rest = rest[:comma]
     if not rest:
@@ -346,4 +372,6 @@ def is_time(tokens: Sequence[Token]) -> bool:
         return True
     if len(words) == 2 and words[0].casefold() in ("at", "until", "after", "before") and tokens[1].is_number:
         return words[1].casefold() in _HOURS
+    if len(words) == 4 and words[1].casefold() in _PARTS_OF_HOUR and words[2] in ("to", "past"):
+        return words[3].casefold() in _HOURS  # "at ten to six"
     return any(YEAR.fullmatch(word) or _TIME_WORD.fullmatch(word) or _CLOCK.fullmatch(word) for word in words)

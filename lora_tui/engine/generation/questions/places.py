@@ -34,7 +34,10 @@ _NO_PLACES = frozenset(
     way order case form front charge addition fact general particular use service time turn favour honour memory
     agreement half two pieces part parts shape colour size danger trouble advance person public private place common
     return view operation average condition response practice principle total fire sight line need contrast winter
-    summer rest spite steps stages minutes hours days weeks degrees foot hand water lead leash
+    summer rest spite steps stages minutes hours days weeks degrees foot hand water lead leash name names title
+    direction leadership supervision guidance rule law condition conditions pressure control number numbers writing
+    words english welsh german french language languages advance full detail time times sum price cost vote meeting
+    age length height weight depth width speed temperature
     """.split()
 )
 
@@ -58,7 +61,7 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
         )
         before = reading.phrases[:place]
         if any(
-            p.head in _PLACE_PREPOSITIONS | {"from", "to"} or measure_of(p.tokens[1:])
+            p.head in _PLACE_PREPOSITIONS | {"from", "to", "into", "onto"} or measure_of(p.tokens[1:])
             for p in before
             if p.kind == "preposition"
         ):
@@ -68,6 +71,7 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
         if (
             not (named or located)
             or head.low in _NO_PLACES
+            or any(token.low in _NO_PLACES for token in words[:2])
             or measure_of(words) is not None
             or unclear_words(words)
             or head.low.endswith("ing")
@@ -98,7 +102,9 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
                 continue
             kept += f" {within(lead.tokens, clause.sentence, reading.names)}"
         times = [
-            p for p in reading.phrases if p.kind == "time" and p.head in ("in", "on") and not unclear_words(p.tokens)
+            p
+            for p in reading.phrases
+            if p.kind == "time" and p not in before and p.head in ("in", "on") and not unclear_words(p.tokens)
         ]
         kept += f" {phrases_text(times[:1], clause.sentence)}" if times and times[0] is not phrase else ""
         yield from make_pair(

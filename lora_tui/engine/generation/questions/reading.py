@@ -18,12 +18,16 @@ from lora_tui.engine.generation.questions.verbs import Token, text_of
 
 @dataclass(frozen=True, slots=True)
 class QuestionAnswer:
-    """A question and its answer; `type` is the question type (``fact``, ``reason``, ...), `kind` the answer's kind."""
+    """A question and its answer; `type` is the question type (``fact``, ``reason``, ...), `kind` the answer's kind.
+
+    `rule` is the template that made it, or ``completed`` for a question that the model completed.
+    """
 
     question: str
     answer: str
     type: str
     kind: str
+    rule: str = "completed"
 
 
 _ASIDES = ("for example", "for instance", "in addition", "as well", "of course")
@@ -37,7 +41,7 @@ TAKES_INFINITIVE = frozenset(
     want need begin start try allow permit force help tell ask have continue decide agree refuse plan tend seem
     expect order teach learn get manage fail hope intend prefer promise choose offer enable require make believe say
     know prove appear cause lead like mean come remind go prepare attempt encourage wish instruct advise invite
-    oblige compel able forbid persuade urge challenge
+    oblige compel able forbid persuade urge challenge recommend design consider suppose entitle advise
     """.split()
 )
 

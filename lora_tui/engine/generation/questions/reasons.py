@@ -65,6 +65,13 @@ def _purpose(reading: Reading, phrase: Phrase) -> Iterator[QuestionAnswer]:
         return
     if any(token.low in ("first", "last", "only", "next", "best") for p in before for token in p.tokens):
         return  # "the first woman to drive a funicular"
+    if any(
+        v.tense == "ing" and v.base in TAKES_INFINITIVE
+        for p in before
+        for t in p.tokens
+        for v in english.verbs_of(t.low)
+    ):
+        return  # "in enabling computers to communicate"
     previous = before[-1].tokens[-1].low if before else ""
     answer = reading.text(phrase.tokens)
     if form.base == "use" and phrase.head == "to" and not before:

@@ -4,10 +4,12 @@
 rather give nothing than a question that is wrong or leans on its sentence; the round trip judges what is left.
 """
 
+import re
 from collections.abc import Set
+from dataclasses import replace
 
-from lora_tui.engine.generation.questions import amounts, english, places, reasons, things
-from lora_tui.engine.generation.questions.clauses import parse_clause
+from lora_tui.engine.generation.questions import amounts, english, identities, places, reasons, things
+from lora_tui.engine.generation.questions.clauses import Clause, parse_clause
 from lora_tui.engine.generation.questions.forms import MISREAD, Subject, names_itself, subject_of
 from lora_tui.engine.generation.questions.reading import QuestionAnswer, Reading
 
@@ -15,7 +17,7 @@ _MAX_QUESTION_WORDS = 20
 
 _MAX_ANSWER_WORDS = 26
 
-_TEMPLATES = (*amounts.TEMPLATES, *things.TEMPLATES, *reasons.TEMPLATES, *places.TEMPLATES)
+_TEMPLATES = (*amounts.TEMPLATES, *identities.TEMPLATES, *things.TEMPLATES, *reasons.TEMPLATES, *places.TEMPLATES)
 _NO_ENDS = (
     english.CONJUNCTIONS
     | english.DETERMINERS - {"that", "all", "both", "each", "any", "enough"}
@@ -32,12 +34,12 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
     """
     clause = parse_clause(sentence)
     if clause is None:
-        return list(reasons.of_instruction(sentence, names))
+        return [replace(pair, rule="instruction") for pair in reasons.of_instruction(sentence, names)]
     if stand_in is not None and clause.subject[0].low in ("it", "they", "he", "she") and len(clause.subject) == 1:
         human = clause.subject[0].low in ("he", "she")
         subject = Subject(stand_in, stand_in.split()[-1], clause.subject[0].low == "they", human)
     elif clause.subject[0].low == "there" and len(clause.subject) == 1:
-        return list(amounts.existence(clause, names))
+        return [replace(pair, rule="existence") for pair in amounts.existence(clause, names)]
     elif (
         len(clause.subject) == 1
         and clause.subject[0].text not in names
@@ -51,13 +53,34 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
         subject = subject_of(clause, names)
     else:
         return []
+    if _list_goes_on(clause):
+        return []
     reading = Reading(clause, subject, names)
     found: dict[str, QuestionAnswer] = {}
     for template in _TEMPLATES:
         for pair in template(reading):
             if pair.question not in found and _is_sound(pair):
-                found[pair.question] = pair
+                name = template.__name__.strip("_")
+                last = pair.question.rstrip("?").rsplit(" ", 1)[-1].casefold()
+                if last in _STRANDED and name not in ("what_with_preposition", "what_called", "purpose", "why"):
+                    continue  # "What does the funnel describe through?"
+                found[pair.question] = replace(pair, rule=name)
     return list(found.values())
+
+
+def _list_goes_on(clause: Clause) -> bool:
+    """Tell whether a list is cut by its own phrases: "holds 3,400 photographs, the ledgers | from 1715 | and ..."."""
+    for place, phrase in enumerate(clause.phrases):
+        lows = [token.low for token in phrase.tokens]
+        if phrase.kind != "object" or "," not in lows or "and" in lows or "or" in lows:
+            continue
+        later = [token.low for other in clause.phrases[place + 1 :] for token in other.tokens]
+        left = clause.sentence[phrase.tokens[-1].end :]
+        return "and" in later or "or" in later or re.match(r"[^.;]*, (?:and|or)\b", left) is not None
+    return False
+
+
+_STRANDED = frozenset("through for with from into of by at about between against among towards upon".split())
 
 
 def _is_sound(pair: QuestionAnswer) -> bool:
@@ -69,5 +92,7 @@ def _is_sound(pair: QuestionAnswer) -> bool:
         return False
     ends = {words[-1].casefold().strip("?,."), pair.answer.split()[-1].casefold().strip("?,.")}
     if ends & _NO_ENDS:
+        return False
+    if first in english.CONJUNCTIONS - {"nor"} and pair.kind != "clause":
         return False
     return 3 <= len(words) <= _MAX_QUESTION_WORDS and 1 <= len(pair.answer.split()) <= _MAX_ANSWER_WORDS

@@ -63,6 +63,15 @@ def sentences(passage: str, heading: str = "") -> Iterator[Sentence]:
         yield from _of_paragraph(paragraph, heading)
 
 
+def title_of(document: str) -> str:
+    """Return the title that a document begins with, or "" for one without."""
+    lines = document.strip().splitlines()
+    if not lines:
+        return ""
+    found = _HEADING.fullmatch(lines[0])
+    return found.group(1) if found is not None else lines[0].strip() if _is_title(lines, 0) else ""
+
+
 def _is_title(lines: list[str], number: int) -> bool:
     """Tell whether a line is a title of plain text: short, without an end, alone or before a line that begins anew."""
     line = lines[number].strip()

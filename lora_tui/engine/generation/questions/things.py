@@ -1,17 +1,14 @@
-"""Templates that ask for people and things: who, what is, what is called, what does."""
+"""Templates that ask for things: what it consists of, what it does something with, what it does."""
 
 from collections.abc import Iterator, Sequence
 
 from lora_tui.engine.generation.questions import english
-from lora_tui.engine.generation.questions.answer_spans import head_noun, measure_of, names_in, noun_kind
-from lora_tui.engine.generation.questions.clauses import Clause
-from lora_tui.engine.generation.questions.forms import ask, joined, phrases_text, predicate, unclear_words, within
+from lora_tui.engine.generation.questions.answer_spans import head_noun, measure_of, noun_kind
+from lora_tui.engine.generation.questions.forms import ask, phrases_text, unclear_words, within
 from lora_tui.engine.generation.questions.reading import (
     TAKES_INFINITIVE,
     QuestionAnswer,
     Reading,
-    complement,
-    is_negated,
     make_pair,
 )
 from lora_tui.engine.generation.questions.verbs import Token
@@ -21,197 +18,6 @@ _LIGHT_VERBS = frozenset("take make give have let get play do keep".split())
 """Verbs that say little without their object: "took place"."""
 _TAKES_CLAUSE = frozenset("leave keep see mean teach tell show".split())
 _PARTICLES = frozenset("back up out off down away over on".split())
-
-
-def _who_did(reading: Reading) -> Iterator[QuestionAnswer]:
-    """The agent of a passive: "was opened by the mayor" gives "Who opened ...?"."""
-    clause = reading.clause
-    agent = next((p for p in reading.phrases if p.kind == "preposition" and p.head == "by" and len(p.tokens) > 1), None)
-    if agent is None or not clause.is_passive or clause.verb_form is None or is_negated(clause):
-        return
-    place = reading.phrases.index(agent)
-    attached = [p for p in reading.phrases[place + 1 :] if p.kind == "preposition"]
-    words = (
-        *agent.tokens[1:],
-        *(t for p in attached[:1] if p.head == "from" and p is reading.phrases[place + 1] for t in p.tokens),
-    )
-    kind = noun_kind(words, reading.names)
-    if (
-        unclear_words(words)
-        or words[0].low
-        in (
-            "hand",
-            "default",
-            "itself",
-            "then",
-            "foot",
-            "law",
-            "mistake",
-            "now",
-            "car",
-            "train",
-            "rail",
-            "sea",
-            "air",
-            "post",
-            "law",
-            "itself",
-        )
-        or kind in ("quantity", "duration")
-    ):
-        return
-    auxiliaries = [token.low for token in clause.auxiliaries]
-    verb = _active(auxiliaries, clause)
-    rest = reading.rest(agent, keep=("object", "preposition", "time", "comparison"), without=attached)
-    if kind == "thing" and len(words) < 2 and not clause.lead:
-        return  # "What sells tickets?" "Machines."
-    if verb is None or rest is None or reading.subject.text == "you":
-        return
-    if kind == "name" and len([t for t in words if t.is_name]) < 2:
-        return
-    word = "Who" if kind in ("person", "name") else "What"
-    yield from make_pair(
-        joined(word, verb, reading.subject.text, rest),
-        reading.text(words),
-        "fact",
-        "person" if word == "Who" else "thing",
-    )
-
-
-def _active(auxiliaries: Sequence[str], clause: Clause) -> str | None:
-    form = clause.verb_form
-    assert form is not None
-    assert clause.verb is not None
-    if auxiliaries in (["was"], ["were"]):
-        return english.past_of(form) if form.base else clause.verb.text
-    if auxiliaries in (["is"], ["are"]):
-        return english.third_of(form)
-    if auxiliaries[-1:] == ["been"] and auxiliaries[0] in english.FINITE_HAVE:
-        return f"{'had' if auxiliaries[0] == 'had' else 'has'} {clause.verb.text}"
-    if auxiliaries[0] in english.MODALS and auxiliaries[1:] == ["be"] and form.base:
-        return f"{auxiliaries[0]} {form.base}"
-    return None
-
-
-def _who_is_subject(reading: Reading) -> Iterator[QuestionAnswer]:
-    """The subject of an active clause, where it is a person or a body of people: "Who designed the viaduct?"."""
-    clause = reading.clause
-    words = clause.subject
-    form = clause.verb_form
-    if form is None or clause.is_passive or not reading.subject.is_person or is_negated(clause):
-        return
-    named = any(True for _ in names_in(words, reading.names, mid_sentence=words[0].start > 0))
-    definite = words[0].low == "the" and len([t for t in words if t.is_word]) >= 3
-    first = reading.phrases[0] if reading.phrases else None
-    if not (named or definite) or first is None or form.base in ("have", "be", "do", "become") or words[-1].text == ",":
-        return
-    specific = (
-        any(t.is_name or t.is_number for p in reading.phrases for t in p.tokens)
-        or (first.kind == "object" and len(first.tokens) >= 3)
-        or clause.lead is not None
-    )
-    if first.kind != "object" and not any(t.is_name for p in reading.phrases for t in p.tokens):
-        return
-    rest = reading.rest(None, keep=("object", "preposition", "time", "comparison"))
-    if not rest or not specific or reading.subject.text == "you":
-        return
-    verb = predicate(clause)
-    if form.tense == "base" and not clause.auxiliaries:
-        verb = english.third_of(form) or verb
-    elif clause.auxiliaries and clause.auxiliaries[0].low in ("have", "are", "were", "do"):
-        verb = " ".join(
-            [{"have": "has", "are": "is", "were": "was", "do": "does"}[clause.auxiliaries[0].low], *verb.split()[1:]]
-        )
-    yield from make_pair(joined("Who", verb, rest), reading.text(words), "fact", "person")
-
-
-_EMPTY_ADVERBS = frozenset("simply just merely basically essentially really actually therefore thus".split())
-
-
-def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
-    """A definition or an identity: "S is a ...", "The first driver was Anton Brell."."""
-    clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
-    if not clause.is_copula or first is None or first.kind != "object" or len(clause.auxiliaries) != 1:
-        return
-    if any(token.low not in _EMPTY_ADVERBS for token in clause.adverbs) or clause.lead is not None:
-        return
-    words = complement(reading)
-    start = words[0]
-    named = start.is_name and not start.is_number
-    if (
-        not (start.low in ("a", "an", "the") or named)
-        or unclear_words(first.tokens[:4])
-        or measure_of(words) is not None
-    ):
-        return
-    specific = len(clause.subject) >= 4 or any(t.is_name for t in words)
-    if start.low == "the" and len(words) < 4 and not specific:
-        return
-    if start.low == "the" and words[1].low in ("same", "only", "case", "way", "reason", "most", "best", "right", "one"):
-        return
-    if any(
-        token.low
-        in english.PRONOUNS - {"that", "who", "which", "it", "you", "others", "all", "each", "both", "there", "whose"}
-        for token in words
-    ):
-        return
-    if head_noun(words).low in (
-        "one",
-        "part",
-        "way",
-        "good",
-        "kind",
-        "lot",
-        "number",
-        "few",
-        "matter",
-        "result",
-        "example",
-        "sign",
-        "mistake",
-        "idea",
-        "question",
-    ):
-        return
-    person = reading.subject.is_person and not reading.subject.is_plural
-    if person and start.low in ("a", "an") and len(words) < 4:
-        return
-    first_word = "Who" if person else "What"
-    general = (
-        reading.clause.subject[0].low in ("a", "an")
-        or reading.subject.text[0] == "`"
-        or reading.clause.subject[0].low not in english.DETERMINERS
-    )
-    type_ = "definition" if general and start.low in ("a", "an") and not person else "fact"
-    kind = "person" if named and person else "name" if named else "thing"
-    yield from make_pair(ask(first_word, clause, reading.subject, ""), reading.text(words), type_, kind)
-
-
-def _what_called(reading: Reading) -> Iterator[QuestionAnswer]:
-    clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
-    if first is None or clause.verb_form is None or not clause.is_passive:
-        return
-    base = clause.verb_form.base
-    if base in ("call", "name") and first.kind == "object" and not unclear_words(first.tokens):
-        rest = (
-            ""
-            if clause.lead is None or unclear_words(clause.lead.tokens)
-            else within(clause.lead.tokens, clause.sentence, reading.names)
-        )
-        yield from make_pair(
-            ask("What", clause, reading.subject, rest), reading.text(first.tokens), "definition", "name"
-        )
-    if base == "know" and first.head == "as":
-        yield from make_pair(
-            ask("What", clause, reading.subject, "as"), reading.text(first.tokens[1:]), "definition", "name"
-        )
-    if base == "name" and first.head in ("after", "for"):
-        yield from make_pair(
-            ask("What" if noun_kind(first.tokens[1:]) != "person" else "Who", clause, reading.subject, first.head),
-            reading.text(first.tokens[1:]),
-            "fact",
-            "name",
-        )
 
 
 _WITH_PREPOSITION = {
@@ -274,7 +80,6 @@ _WITH_PREPOSITION = {
     ("handle", "with"),
     ("clean", "with"),
     ("kill", "with"),
-    ("close", "with"),
     ("hang", "on"),
     ("lay", "on"),
     ("warn", "of"),
@@ -313,9 +118,15 @@ def _what_with_preposition(reading: Reading) -> Iterator[QuestionAnswer]:
             if lead is not None and lead.kind in ("time", "condition") and not unclear_words(lead.tokens)
             else ""
         )
-        question = ask("What", clause, reading.subject, f"{before} {phrase.head} {shown}")
+        if place + 1 < len(reading.phrases) and reading.phrases[place + 1].kind == "purpose":
+            continue  # "refers to the drive to perform"
+        somewhere = (clause.verb_form.base, phrase.head) == ("come", "from") and (
+            words[0].low in english.DETERMINERS or words[0].is_name
+        )
+        word = "Where" if somewhere else "What"
+        question = ask(word, clause, reading.subject, f"{before} {phrase.head} {shown}")
         answer = [*words, *(t for p in reading.phrases[place + 1 :] if p.kind == "preposition" for t in p.tokens)]
-        yield from make_pair(question, reading.text(answer), "fact", "thing")
+        yield from make_pair(question, reading.text(answer), "fact", "place" if somewhere else "thing")
 
 
 def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
@@ -343,6 +154,8 @@ def _what_object(reading: Reading) -> Iterator[QuestionAnswer]:
         if rest is None:
             return
     listed = sum(token.text == "," for token in words) >= 1 and any(token.low in ("and", "or") for token in words)
+    if _leaves_some(reading, words, listed=listed):
+        return
     yield from make_pair(
         ask(word, clause, reading.subject, rest),
         reading.text(words),
@@ -380,7 +193,7 @@ def _is_no_thing(words: Sequence[Token]) -> bool:
         or english.is_adjective(last)
         or first in _PARTICLES
         or last in _PARTICLES | {"home", "free", "alike", "together", "instead", "internally"}
-        or first in ("no", "you", "every", "that")
+        or first in ("no", "you", "every", "that", "how", "what", "whether", "if", "where", "when", "half", "nobody")
         or head_noun(words).low in ("time", "while", "moment")
         or last.endswith("ly")
         or any(t.low in ("more", "less") and words[n + 1].low.endswith("ly") for n, t in enumerate(words[:-1]))
@@ -402,6 +215,31 @@ def _is_torn(reading: Reading, form: english.Verb, words: Sequence[Token]) -> bo
     return len(words) > 2 and participle and form.base in ("keep", "leave", "make", "have", "find", "hold")
 
 
+_TAKES_MORE = frozenset(
+    "share claim role part interest belief ability need demand reason solution answer key access threat change "
+    "increase decrease reduction rise right way look insight step contribution difference balance relationship "
+    "connection".split()
+)
+"""Nouns that what follows belongs to: "a role in shaping the economy"."""
+
+_LOOSE = frozenset("in for about with without from on of".split())
+
+
+def _leaves_some(reading: Reading, words: Sequence[Token], *, listed: bool) -> bool:
+    """Tell whether what follows the object may be part of it: "payment in six parts", "soup, bread with cheese"."""
+    following = next(
+        (p for p in reading.phrases if p.kind == "preposition" and p.tokens[0].start > words[-1].start), None
+    )
+    if following is None:
+        return False
+    if head_noun(words).low in _TAKES_MORE and words[-1] is head_noun(words):
+        return True
+    if words[0].low.endswith("ing") and any(verb.tense == "ing" for verb in english.verbs_of(words[0].low)):
+        return True
+    bare = len(words) == 1 and not words[0].is_name
+    return (bare and following.head in _LOOSE) or (listed and following.head in ("in", "for", "from", "with"))
+
+
 def _has_attached(reading: Reading, words: Sequence[Token]) -> bool:
     """Tell whether the phrase that follows says what the object has: "with a", "for two"."""
     return (
@@ -412,4 +250,4 @@ def _has_attached(reading: Reading, words: Sequence[Token]) -> bool:
     )
 
 
-TEMPLATES = (_who_did, _who_is_subject, _what_is, _what_called, _what_with_preposition, _what_object)
+TEMPLATES = (_what_with_preposition, _what_object)

@@ -1,0 +1,162 @@
+"""The weights of the built-in writer's score, fitted on pairs that a person marked.
+
+    python -m tests.bench.writer_weights measure FOLDER [FOLDER ...] > measured.jsonl
+    python -m tests.bench.writer_weights fit measured.jsonl [...] [--write]
+
+The first makes every pair that rules (with `--completed`, the model too) find in the folders' texts, and has the model
+measure each: a JSON line a pair, with all its signs. The second takes the marks of ``writer_marks.tsv`` (folder, ``x``
+for sensible and right or ``-``, question, answer), fits a logistic sum with shrunk weights, and prints how well each
+folder's pairs are told apart by weights that were fitted on the others. `--write` writes ``pair_weights.py``.
+"""
+
+import argparse
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.bench.builtin_writer import auroc
+
+_MARKS = Path(__file__).with_name("writer_marks.tsv")
+_WEIGHTS = Path(__file__).parents[2] / "lora_tui/engine/generation/pair_weights.py"
+_SHRINKAGE = 4.0
+"""Precision of the weights' prior: a sign has to be seen in some tens of pairs to count for much."""
+
+Floats = NDArray[np.float64]
+
+
+def measure(folders: Sequence[Path], *, completed: bool) -> None:
+    """Print every pair of the folders' texts with its signs."""
+    from lora_tui.config.load import load_settings  # the model's libraries are slow to import
+    from lora_tui.engine.generation.builtin_model import BuiltinModel, _Passage
+    from lora_tui.engine.generation.questions.passage_facts import facts_of
+    from lora_tui.engine.models.base_model import load_base
+
+    class Context:
+        stop = threading.Event()
+
+    base = load_base(load_settings(environment={}).settings, lambda *_, **__: None, "builtin")
+    model = BuiltinModel(Context(), base)  # type: ignore[arg-type]  # as much of a run as it needs
+    for folder in folders:
+        seen: set[str] = set()
+        for passage, topic, opening in passages(folder):
+            found = facts_of(passage, topic, opening)
+            facts = [*found.facts, *(model._completed_facts(_Passage(found, [])) if completed else [])]
+            facts = [fact for fact in facts if fact.pair.question.casefold() not in seen]
+            seen |= {fact.pair.question.casefold() for fact in facts}
+            model._score(passage, facts)
+            for fact in facts:
+                trip = model._scores[passage, fact.pair.question, fact.pair.answer]
+                signs = {name: round(value, 4) for name, value in {**trip.signs, **trip.measured}.items() if value}
+                row = {"folder": folder.name, "question": fact.pair.question, "answer": fact.pair.answer}
+                print(json.dumps({**row, "signs": signs}), flush=True)
+
+
+def passages(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each passage of a folder as generation cuts it, its topic, and how its document begins if it is later."""
+    from lora_tui.engine.generation.chunks import headings, split
+
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".txt", ".md"):
+            text = file.read_text()
+            chunks = split(text, 400, 40)
+            for chunk in chunks:
+                passage = text[chunk.start : chunk.end]
+                topic = (headings(passage) or [chunk.heading or file.stem])[0]
+                yield passage, topic, "" if chunk is chunks[0] else text[chunks[0].start : chunks[0].end]
+
+
+def fit(files: Sequence[Path], *, write: bool) -> None:
+    """Fit the weights, tell how they do on folders left out, and write them."""
+    marks = {tuple(line.split("\t")[2:]): line[: line.rindex("\t")].split("\t")[1] for line in _lines(_MARKS)}
+    rows = [json.loads(line) for file in files for line in _lines(file)]
+    rows = [row for row in rows if (row["question"], row["answer"]) in marks]
+    right = np.array([marks[row["question"], row["answer"]] == "x" for row in rows], float)
+    folders = np.array([row["folder"] for row in rows])
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in row["signs"]:
+            counts[name] = counts.get(name, 0) + 1
+    names = sorted(name for name, count in counts.items() if count >= 5)
+    signs = np.array([[row["signs"].get(name, 0.0) for name in names] for row in rows])
+    levels = np.zeros(len(rows))
+    for folder in sorted(set(folders)):
+        left_out = folders == folder
+        bias, weights = logistic(signs[~left_out], right[~left_out])
+        levels[left_out] = 1 / (1 + np.exp(-(signs[left_out] @ weights + bias)))
+        _tell(folder, levels[left_out], right[left_out])
+    _tell("all, each folder left out in turn", levels, right)
+    for low in np.arange(0.0, 1.0, 0.1):
+        within = (levels >= low) & (levels < low + 0.1)
+        if within.any():
+            share = 10 * right[within].mean()
+            print(f"    said {10 * low:.0f}-{10 * low + 1:.0f}: {within.sum()} pairs, {share:.1f} right of ten")
+    bias, weights = logistic(signs, right)
+    if write:
+        _write(bias, dict(zip(names, weights, strict=True)))
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line.strip()]
+
+
+def logistic(signs: Floats, right: Floats) -> tuple[float, Floats]:
+    """Return bias and weights of a logistic sum with a normal prior on the weights, none on the bias (Newton's method).
+
+    `signs` is ``(pairs, signs)``, `right` ``(pairs,)`` of 0 and 1.
+    """
+    inputs = np.hstack([signs, np.ones((len(signs), 1))])
+    precision = np.append(np.full(signs.shape[1], _SHRINKAGE), 1e-6)
+    weights = np.zeros(signs.shape[1] + 1)
+    weights[-1] = math.log(right.mean() / (1 - right.mean()))
+    for _ in range(100):
+        level = 1 / (1 + np.exp(-(inputs @ weights)))
+        gradient = inputs.T @ (right - level) - precision * weights
+        curvature = (inputs * (level * (1 - level))[:, None]).T @ inputs + np.diag(precision)
+        step = np.linalg.solve(curvature, gradient)
+        weights += step
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(weights[-1]), weights[:-1]
+
+
+def _tell(what: str, levels: Floats, right: Floats) -> None:
+    kept = levels >= 0.7
+    share = f"{right[kept].mean():.0%}" if kept.any() else "none"
+    curve = auroc(list(levels[right == 1]), list(levels[right == 0]))
+    print(
+        f"{what}: {right.sum():.0f} of {len(right)} right; AUROC {curve:.2f}; 7 or above: {kept.sum()}, {share} right"
+    )
+
+
+def _write(bias: float, weights: Mapping[str, float]) -> None:
+    text = _WEIGHTS.read_text()
+    shown = "".join(
+        f'    "{name}": {weight:.2f},\n' for name, weight in sorted(weights.items()) if abs(weight) >= 0.005
+    )
+    head = text[: text.index("BIAS")]
+    _WEIGHTS.write_text(f"{head}BIAS = {bias:.2f}\nWEIGHTS: Mapping[str, float] = {{\n{shown}}}\n")
+
+
+def main() -> None:
+    """Measure pairs, or fit the weights."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", choices=("measure", "fit"))
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--completed", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.what == "measure":
+        measure(arguments.paths, completed=arguments.completed)
+    else:
+        fit(arguments.paths, write=arguments.write)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
