@@ -44,7 +44,7 @@ async def queue_to_rate(store: Store, run_id: int | None = None, subject: Subjec
     kinds: tuple[Subject, ...] = ("pair", "sample") if subject is None else (subject,)
     found = [(await queries.newest_run_with(store, kind, run_id), kind) for kind in kinds]
     queues = [RatingQueue(number, kind) for number, kind in found if number is not None]
-    left = {queue: len(await queries.ids_to_rate(store, queue.run_id, queue.subject)) for queue in queues}
+    left = {queue: await queries.count_to_rate(store, queue.run_id, queue.subject) for queue in queues}
     if open_queues := [queue for queue in queues if left[queue]]:
         return max(open_queues, key=lambda queue: queue.run_id)
     where = f"run {run_id}" if run_id is not None else str(store.path)
@@ -124,5 +124,5 @@ async def agreement_so_far(store: Store, queue: RatingQueue) -> ScoreAgreement:
 async def rating_totals(store: Store, queue: RatingQueue) -> RatingTotals:
     """Return how many ratings there are of what is like this, and how much of the run is left to rate."""
     so_far = await queries.rated_so_far(store, SCOPES[queue.subject])
-    left = len(await queries.ids_to_rate(store, queue.run_id, queue.subject))
+    left = await queries.count_to_rate(store, queue.run_id, queue.subject)
     return RatingTotals(so_far.rated, so_far.good, so_far.bad, so_far.audit, left)

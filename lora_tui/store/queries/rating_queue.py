@@ -67,6 +67,11 @@ async def ids_to_rate(store: Store, run_id: int, subject: str) -> list[int]:
     return [row[0] for row in await store.tuples(_PAIRS if subject == "pair" else _ANSWERS, (run_id,))]
 
 
+async def count_to_rate(store: Store, run_id: int, subject: str) -> int:
+    """Return how much of a run can be rated, as `ids_to_rate`."""
+    return int(await store.value(f"SELECT COUNT(*) FROM ({_PAIRS if subject == 'pair' else _ANSWERS})", (run_id,)))
+
+
 async def metrics_of(store: Store, subject: str, ids: Sequence[int]) -> dict[int, dict[str, float]]:
     """Return the metrics (0-1) of pairs or samples, by id."""
     if subject == "sample":
