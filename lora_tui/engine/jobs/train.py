@@ -241,9 +241,8 @@ class _TrainingRun:
 
     def train(self, folder: Path) -> TrainingResult:
         """Run the loop, on the torch thread; a run that begins first shows what the base model answers."""
-        if not self.ctx.resumed:
-            self._evaluate_base()
         hooks = Hooks(
+            begin=self._evaluate_base,
             on_step=self._on_step,
             evaluate=self._evaluate,
             write_best=self._write_best,
@@ -277,9 +276,7 @@ class _TrainingRun:
     def _evaluate_base(self) -> None:
         """Score the base model, so that the curve begins with what it knew: adapters change nothing before step 1."""
         self.ctx.emit("progress", phase="asking the base model", done=0, total=0)
-        self.model.eval()
-        with torch.random.fork_rng(devices=[]):
-            base = self._score(0, "base", None)
+        base = self._score(0, "base", self.held_out_loss)
         self.base_result = base.score, base.controls_kept
         target = self.ctx.settings.fine_tuning.training.target_score
         if base.score >= target:
@@ -297,6 +294,7 @@ class _TrainingRun:
         The target may end the run where the base model does not reach it, and the controls that this one keeps are
         kept: what even the base model says cannot be asked of the tuned one.
         """
+        self.ctx.emit("progress", phase="testing it", done=0, total=0)
         self.evaluation = found = self._score(step, "tuned", self.held_out_loss)
         base_score, wanted = self.base_result or (-math.inf, found.controls)
         below = base_score < self.ctx.settings.fine_tuning.training.target_score

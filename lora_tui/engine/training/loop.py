@@ -78,6 +78,7 @@ class Verdict:
 class Hooks:
     """Callbacks of `train_model`: what the caller is told, and what it decides. All are called on the training thread.
 
+    `begin` is called before the first step of a run that is not resumed, with the model as it came.
     `evaluate` scores the model (already in evaluation mode) after a step, and returns its score, or a `Verdict` where
     more than the score decides; `write_best` writes the best adapter's
     folder, `write_metadata` what belongs beside the adapter of a step; `should_stop` is asked between steps,
@@ -85,6 +86,7 @@ class Hooks:
     `on_held_out_loss` a step and its loss on the held-out examples, before `evaluate`.
     """
 
+    begin: Callable[[], None] = lambda: None
     on_step: Callable[[StepReport], None] = lambda report: None
     evaluate: Callable[[int], float | Verdict] | None = None
     write_best: Callable[[Path], None] | None = None
@@ -141,6 +143,7 @@ class _Trainer:
     held_out: Sequence[EncodedExample] = ()
     last_loss: float | None = None
     step_seconds: list[float] = field(default_factory=list)
+    evaluation_seconds: list[float] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -163,6 +166,8 @@ class _Trainer:
         else:
             torch.manual_seed(self.settings.training.seed)
         self._plan_memory(fresh=restored is None)
+        if not resume:
+            self._begin()
         try:
             stopped_by = self._end_reason() or self._run_steps()
         finally:
@@ -172,6 +177,14 @@ class _Trainer:
         return TrainingResult(
             state.step, state.tokens, self.last_loss, state.best_score, state.best_step, stopped_by, folder
         )
+
+    def _begin(self) -> None:
+        """Measure the model as it came: adapters change nothing before the first step."""
+        if self.held_out:
+            self._report_held_out_loss()
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):
+            self.hooks.begin()
 
     def _run_steps(self) -> str:
         """Take steps until something ends the run; returns what did."""
@@ -183,7 +196,9 @@ class _Trainer:
             if self.state.step < plan.step:  # back at a checkpoint
                 continue
             if self._evaluation_due(plan):
+                began = time.perf_counter()
                 self._evaluate()
+                self.evaluation_seconds.append(time.perf_counter() - began)
             end_reason = self._end_reason()
             should_save = self.hooks.should_save()
             if end_reason or should_save or self._save_due():
@@ -324,9 +339,18 @@ class _Trainer:
                 tokens_per_s=tokens / seconds,
                 seconds=seconds,
                 memory_mb=used_megabytes(self.gradient_step.device),
-                eta_s=mean_seconds * (self.steps - plan.step),
+                eta_s=mean_seconds * (self.steps - plan.step) + self._seconds_of_evaluations_left(plan.step),
             )
         )
+
+    def _seconds_of_evaluations_left(self, step: int) -> float:
+        """Return how long the evaluations after a step will take, by those so far; 0 before the first."""
+        if not self.evaluation_seconds:
+            return 0.0
+        training = self.settings.training
+        every = training.eval_steps or self.per_epoch * training.eval_frequency
+        left = math.ceil(self.steps / every) - step // every
+        return left * sum(self.evaluation_seconds) / len(self.evaluation_seconds)
 
     def _evaluation_due(self, plan: StepPlan) -> bool:
         """Evaluations come every `eval_frequency` epochs (or `eval_steps` steps), and after the last step."""

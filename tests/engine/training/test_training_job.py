@@ -92,6 +92,8 @@ def test_every_step_evaluation_and_checkpoint_is_reported_and_stored(trained: Tr
     assert list(engine_harness.ask(step_columns, run_id).loss) == [payload["loss"] for payload in reported]
     rows = engine_harness.ask(training.evaluations, run_id)
     assert [(row.step, row.model) for row in rows] == [(0, "base"), (20, "tuned"), (40, "tuned")]
+    phases = [event.payload["phase"] for event in engine_harness.events(run_id, "progress")]
+    assert phases[-3:] == ["asking the base model", "testing it", "testing it"]
     assert len(engine_harness.ask(training.samples, rows[-1].id)) == 4
     assert engine_harness.ask(newest_checkpoint, run_id, "last").step == 40
     assert engine_harness.ask(newest_checkpoint, run_id, "best").score == trained.outcome.result["best_score"]
@@ -444,7 +446,9 @@ def test_held_out_examples_are_reported_in_plan_evaluations_result_and_card(plac
     losses = [evaluation["held_out_loss"] for evaluation in tuned]
     assert len(losses) == 6
     assert all(math.isfinite(loss) for loss in losses)
-    assert [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)] == [None, *losses]
+    stored = [row.held_out_loss for row in place.ask(training.evaluations, outcome.run_id)]
+    assert stored == [base["held_out_loss"], *losses]
+    assert base["held_out_loss"] > losses[0], "and with what it made of the held-out examples"
     assert (outcome.result["held_out"], outcome.result["held_out_loss"]) == (4, losses[-1])
     best = losses[outcome.result["best_step"] // 2 - 1]
     card = (Path(outcome.result["adapter"]) / "README.md").read_text()

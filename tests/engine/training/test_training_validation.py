@@ -1,5 +1,6 @@
 """The loss on held-out examples: the mean over their labels, no trace of it in the run, and when it warns."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,18 +151,36 @@ def test_every_evaluation_tells_it_and_training_is_the_same_as_without(
     settings = tiny_settings({"lora.dropout": 0.2, "training.max_epochs": 3}).fine_tuning
     calls: list[tuple[str, int, float]] = []
     hooks = Hooks(
+        begin=lambda: calls.append(("begin", 0, 0.0)),
         on_held_out_loss=lambda step, loss: calls.append(("held out", step, loss)),
         evaluate=lambda step: calls.append(("score", step, 0.5)) or 0.5,  # type: ignore[func-returns-value]
     )
     quiet, looked_at = (new_model(dropout=0.2, stirred=False) for _ in range(2))
     train_model(quiet, dataset, settings, tmp_path / "quiet")
     train_model(looked_at, dataset, settings, tmp_path / "looked at", hooks, held_out=held_out)
-    assert [(kind, step) for kind, step, _ in calls] == [
+    assert [(kind, step) for kind, step, _ in calls[:2]] == [("held out", 0), ("begin", 0)]
+    assert [(kind, step) for kind, step, _ in calls[2:]] == [
         (kind, step) for step in (2, 4, 6) for kind in ("held out", "score")
     ]
     wanted, found = adapter_weights(quiet), adapter_weights(looked_at)
     assert all(torch.equal(value, found[name]) for name, value in wanted.items())
     assert calls[-2][2] == pytest.approx(mean_over_labels(looked_at, held_out), rel=1e-5)
+
+
+def test_the_time_left_counts_the_evaluations_to_come(
+    new_model: Callable[..., Any], divided: tuple[TextDataset, list[EncodedExample]], tmp_path: Path
+) -> None:
+    settings = tiny_settings({"training.max_epochs": 3}).fine_tuning
+    left: dict[int, float] = {}
+
+    def evaluate(step: int) -> float:
+        time.sleep(0.2)
+        return 0.5
+
+    hooks = Hooks(on_step=lambda report: left.__setitem__(report.step, report.eta_s), evaluate=evaluate)
+    train_model(new_model(stirred=False), divided[0], settings, tmp_path, hooks)
+    assert left[3] > 0.4, "two are to come"
+    assert left[5] > 0.2, "one is"
 
 
 def test_another_share_is_refused_on_resuming(
