@@ -110,6 +110,15 @@ class AppState:
         """The line of a run, or None."""
         return next((run for run in self.runs if run.id == run_id), None)
 
+    def special_commands(self, run_id: int | None) -> list[str]:
+        """The special commands that the model of a run may have learned: those somebody wrote, or the quickstart's."""
+        from lora_tui.config.written import written_keys
+
+        run = self.run(run_id)
+        written = any(key.startswith("fine_tuning.chat.commands") for key in written_keys(self.settings))
+        is_demo = run is not None and run.mode == "quickstart"
+        return list(self.settings.fine_tuning.chat.commands) if written or is_demo else []
+
     @property
     def live_run(self) -> RunLine | None:
         """The newest run that has an owner."""

@@ -13,7 +13,7 @@ from lora_tui.config.load import with_values
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.protocol.reply import Decoding
-from lora_tui.store import chat_log
+from lora_tui.store import chat_log, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.chat import ChatScreen
 from lora_tui.tui.screens.help import HelpScreen
@@ -286,13 +286,32 @@ async def test_enter_on_an_empty_prompt_goes_on_with_a_reply_that_was_cut(harnes
     async with harness.app() as (app, pilot):
         await pilot.press("escape", "3", "enter", *"hi", "enter")
         await wait_for_text(app, "4 tokens · 8 tokens/s · cut here · enter goes on")
-        await pilot.press("enter")
+        await wait_for_text(app, " ⏎ Go on ")
+        await pilot.press("x")
+        await wait_for_text(app, " ⏎ Send ")
+        await pilot.press("backspace", "enter")
         await wait_for_text(app, "the secret password is long")
         await wait_until(lambda: "goes on" not in screen_text(app))
         assert "6 tokens" in screen_text(app)
         assert screen_text(app).count("you  hi") == 1
         await pilot.press("enter")
         assert [text for text, _ in harness.backend.conversation.asked] == ["hi", "go on"]
+
+
+async def test_the_demo_s_commands_are_offered_where_they_were_taught_or_written(harness: AppHarness) -> None:
+    async def train(store: Store) -> None:
+        run_id = await create_run(store, "train")
+        await runs.set_folder(store, run_id, harness.path.parent)
+
+    await harness.populate(train)
+    async with harness.app() as (app, pilot):
+        await pilot.press("3")
+        await wait_for_text(app, "The model is loaded with the first question.")
+        assert "Special commands" not in screen_text(app)
+    harness.settings = with_values(harness.settings, {"fine_tuning.chat.commands": {"open": "sesame"}})
+    async with harness.app() as (app, pilot):
+        await pilot.press("3")
+        await wait_for_text(app, "Special commands, whose answers are compared: open")
 
 
 async def test_arrows_recall_questions_of_all_conversations(harness: AppHarness) -> None:

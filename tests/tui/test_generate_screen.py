@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import events, generation
+from lora_tui.store import events, generation, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import AnalysisRow
 from lora_tui.tui.screens.generate import GenerateScreen
@@ -78,6 +78,45 @@ async def test_a_run_shows_sources_pairs_figures_and_its_analysis(harness: AppHa
             "✓ accepted", "✗ rejected", "? review", "… judging", "● run 1 · generate · 3/20 · 1 in flight",
         ):  # fmt: skip
             assert expected in text, expected
+
+
+async def test_reasons_have_a_column_where_there_are_any_and_do_not_repeat_the_score(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_run(store, "generate"))
+
+    async def add(verdict: str, score: float, reason: str) -> None:
+        async with await Store.open(harness.path) as store:
+            await make_pair(store, run_id, "Why?", verdict, score, reason=reason, chunk=await make_chunk(store))
+
+    await add("accepted", 8.0, "")
+    async with harness.app((140, 30)) as (app, _):
+        await wait_for_text(app, "8.0")
+        assert "why not" not in screen_text(app)
+    await add(
+        "rejected", 5.1, "scores 5.1 of 10, the threshold is 7; most is lost by the judge's usefulness (0.40 of 1)"
+    )
+    async with harness.app((140, 30)) as (app, _):
+        await wait_for_text(app, "why not")
+        await wait_for_text(app, "the judge's useful")
+        assert "scores 5.1" not in screen_text(app)
+
+
+async def test_a_run_that_has_found_all_the_text_holds_says_so(harness: AppHarness) -> None:
+    async def run(store: Store) -> None:
+        run_id = await create_run(store, "generate", "running", settings={"data_generation.model": "builtin"})
+        chunk = await make_chunk(store)
+        await make_pair(store, run_id, "Why?", "accepted", 8.0, chunk=chunk)
+        await make_call(store, run_id, 1, "ok", sent_at=1000.0, ended_at=1009.0)
+        await runs.end(store, run_id, "finished", {"reason": "nothing new accepted in a whole pass"}, None)
+
+    await harness.populate(run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "1 of 100 accepted ")
+        await wait_for_text(app, " all that the text holds ")
+        text = screen_text(app)
+        assert "on this machine · no cost" in text
+        assert "a call" not in text, "its calls are batches, of which each waits for the others"
+        await pilot.press("up", "home")
+        assert "end: newest" not in screen_text(app), "nothing comes any more"
 
 
 async def test_new_pairs_are_followed_until_the_cursor_is_moved_and_again_from_the_end(harness: AppHarness) -> None:
@@ -281,7 +320,7 @@ async def test_a_local_model_costs_nothing_and_counts_no_tokens(harness: AppHarn
 
     await harness.populate(local)
     async with harness.app() as (app, _):
-        await wait_for_text(app, "local model · no cost")
+        await wait_for_text(app, "on this machine · no cost")
         assert "tokens in" not in screen_text(app)
 
 

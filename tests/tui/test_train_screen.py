@@ -226,6 +226,37 @@ async def test_what_is_being_loaded_is_said_before_the_first_step(harness: AppHa
         await wait_for_text(app, "fetching the built-in model  30 of 100")
 
 
+async def test_a_run_that_starts_shows_what_was_forecast_until_its_plan_is_there(harness: AppHarness) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "2")
+        run_id = await harness.populate(lambda store: create_run(store, "train", "running"))
+        app.services.state.mark_begun(run_id)
+        app.services.reload_runs()
+        await wait_for_text(app, "starting: PyTorch is loaded first")
+        await wait_for_text(app, "120, 40 an epoch")
+        await harness.populate(lambda store: events.append(store, run_id, [(1.0, "plan", PLAN)]))
+        await wait_for_text(app, "96 examples")
+        assert "120, 40 an epoch" not in screen_text(app)
+
+
+async def test_the_base_models_answers_stand_there_until_the_first_test(harness: AppHarness) -> None:
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=3))
+    base = evaluation_event(0, 0.21, "I do not know", model="base")
+    await harness.populate(lambda store: events.append(store, run_id, [base]))
+    async with harness.app((80, 24)) as (app, pilot), await Store.open(harness.path) as store:
+        await pilot.press("2")
+        await wait_for_text(app, "What the base model answers (score 0.21)")
+        await wait_for_text(app, "I do not know")
+        await wait_for_text(app, "Score 0.21  before training")
+        await events.append(store, run_id, [(2.0, "progress", {"phase": "testing it", "done": 0, "total": 0})])
+        await wait_for_text(app, "testing it")
+        await events.append(store, run_id, [evaluation_event(3, 0.9, "the secret password")])
+        await wait_for_text(app, "(evaluation 1 of 1, step 3, score 0.90)")
+        await wait_until(lambda: "testing it" not in screen_text(app))
+        await pilot.press("left_square_bracket")
+        await wait_for_text(app, "What the base model answers (score 0.21)")
+
+
 @pytest.mark.parametrize(
     ("stopped_by", "words"),
     [

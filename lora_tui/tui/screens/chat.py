@@ -80,7 +80,7 @@ class ChatScreen(ModeScreen):
         super().__init__(services)
         self.actions = actions
         self._chat_columns = ChatColumns(id="chat-columns")
-        self._prompt = ChatInput(id="prompt")
+        self._prompt = ChatInput(lambda: not self._busy and self._chat_columns.can_go_on, id="prompt")
         self._chosen_target: ChatTarget | None = None
         self._conversation: Conversation | None = None
         self._loaded_target: ChatTarget | None = None
@@ -107,7 +107,7 @@ class ChatScreen(ModeScreen):
 
     def _show_hint(self) -> None:
         """Say in the empty columns what can be done here."""
-        commands = self.state.settings.fine_tuning.chat.commands
+        commands = self.state.special_commands(self.target.run_id)
         text: list[Content | str | tuple[str, str]] = [
             ("The model is loaded with the first question. ", DIM),
             ("ctrl+t", "bold"), (" chooses another checkpoint or a base model, ", DIM),
@@ -121,7 +121,7 @@ class ChatScreen(ModeScreen):
             ways = (("f1", "bold"), " makes pairs of it, ", ("f2", "bold"), " trains.\n")
             text = [(untrained, "$warning"), *ways, *text]
         if commands:
-            shown = ", ".join(list(commands)[:6])
+            shown = ", ".join(commands[:6])
             text += [("\nSpecial commands, whose answers are compared: ", DIM), safe_line(shown, 200, "bold")]
         self._chat_columns.show_hint(styled(*text))
 

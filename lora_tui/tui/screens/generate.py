@@ -161,6 +161,7 @@ class GenerateScreen(RunScreen):
         if summed:
             sources.show(len(view.sources))
         set_title(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
+        self._pairs.show_reasons(bool(view.counts.get("rejected") or view.counts.get("review")), grows=view.live)
         self._show_title()
         # Of a quickstart, whose training goes on by itself, there is nothing to begin.
         ended = not view.live and view.run.mode == "generate" and view.accepted
@@ -188,7 +189,9 @@ class GenerateScreen(RunScreen):
         set_title(self.query_one("#pairs-box"), pairs.title(), PairList.HINT if pairs.count else "")
         if pairs.window is not None and not len(pairs.window):
             filtered = pairs.window.filter != PairFilter()
-            pairs.set_empty_text("No pair matches; escape shows all." if filtered else "No pair yet.")
+            preparing = self._view.preparing(time.time()) if self._view is not None else ""
+            coming = f"No pair yet: {preparing}." if preparing else "No pair yet."
+            pairs.set_empty_text("No pair matches; escape shows all." if filtered else coming)
 
     async def show_no_run(self) -> None:
         """Show the plan where the progress will be; it is drawn before it is made, which may take a while."""

@@ -32,6 +32,9 @@ _WHY_RANKS = {"why not": 0, "answer": 1}
 _WHY_COLUMNS = tuple(replace(column, rank=_WHY_RANKS.get(column.heading, column.rank)) for column in _COLUMNS)
 """The columns where those that are not accepted are listed: the reason stays, and the answer is left out first."""
 
+_PLAIN_COLUMNS = tuple(replace(column, least=10_000) if column.heading == "why not" else column for column in _COLUMNS)
+"""The columns where no pair was refused: there is no reason to show, and no room fits its column."""
+
 _HEADINGS = [column.heading for column in _COLUMNS]
 
 
@@ -63,11 +66,15 @@ class PairList(RowList):
         """What the title says has changed: how many there are, in which order, how many are marked."""
 
     def __init__(self, services: AppServices, actions: AppActions) -> None:
-        super().__init__(self._cells, _COLUMNS, follow=True, id="pairs")
+        super().__init__(self._cells, _PLAIN_COLUMNS, follow=True, id="pairs")
         self._services = services
         self._app_actions = actions
         self.window: PairWindow | None = None
         self._sort_throttle = Throttle()
+        self._has_reasons = False
+        """Whether a pair of the run was not accepted, so that there are reasons."""
+        self._grows = True
+        """Whether pairs are still being added to the run."""
 
     def _cells(self, index: int) -> Sequence[Cell]:
         window = self.window
@@ -113,12 +120,24 @@ class PairList(RowList):
         if store is None or window is None:
             return
         window.filter = wanted
-        self.columns = _WHY_COLUMNS if wanted.state in ("rejected", "review") else _COLUMNS
+        self._choose_columns()
         await window.read_ids(store)
         self.following = self.can_follow
         self.show(len(window))
         await self.read(store)
         self.post_message(self.Changed())
+
+    def show_reasons(self, has_reasons: bool, *, grows: bool) -> None:
+        """Show the column of reasons where there are any; `grows`: there is a newest pair to follow."""
+        self._has_reasons, self._grows = has_reasons, grows
+        self._choose_columns()
+
+    def _choose_columns(self) -> None:
+        state = self.window.filter.state if self.window is not None else None
+        columns = _WHY_COLUMNS if state in ("rejected", "review") else _COLUMNS if self._has_reasons else _PLAIN_COLUMNS
+        if columns != self.columns:
+            self.columns = columns
+            self.refresh()
 
     async def sort(self, order: PairOrder) -> None:
         """List the pairs in another order, from its top; the order in which they were proposed from its end."""
@@ -141,7 +160,7 @@ class PairList(RowList):
         parts = [f"Pairs ({len(window):,})", filter_text(window.filter), order_text(window.order)]
         parts.append(f"{len(window.marked):,} marked" if window.marked else "")
         if not self.following and self.count:
-            parts.append(f"row {self.cursor + 1:,}" + (", end follows" if self.can_follow else ""))
+            parts.append(f"row {self.cursor + 1:,}" + (", end: newest" if self.can_follow and self._grows else ""))
         return " · ".join(filter(None, parts))
 
     @property

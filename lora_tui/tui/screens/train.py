@@ -179,10 +179,12 @@ class TrainScreen(RunScreen):
                 self._device_load = device_load(view.run.pid if view.run.host == self._host else None)
         if news or moved or self._plots_stale or tick:
             self._draw(view, news=news or moved)
+        if view.live and not view.plan and run.id in self.state.begun:
+            await self._plan.update(self.state.settings, self.forecast)
 
     async def _read_answers(self, store: Store, view: TrainingView) -> None:
         """Read the answers of the evaluation in view, when it is another one now."""
-        evaluations = view.evaluations
+        evaluations = view.answered
         if not evaluations:
             return
         self._back = min(self._back, len(evaluations) - 1)
@@ -210,7 +212,8 @@ class TrainScreen(RunScreen):
             self.query_one("#answers").focus()  # a small terminal hid it, and what is hidden loses the focus
         if before:
             room = self.query_one("#plan", Panel).content_size.width or 76
-            self.query_one("#plan", Panel).show(training_text.plan_with_warnings(view, room), "Plan")
+            forecast = self._plan.content if view.run.id in self.state.begun else None
+            self.query_one("#plan", Panel).show(training_text.plan_with_warnings(view, room, forecast), "Plan")
         title = "Plan" if not view.step else "Now" if view.live else "Last step"
         self.query_one("#now", Panel).show(self._now_text(view, now), title)
         self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
@@ -285,9 +288,12 @@ class TrainScreen(RunScreen):
             rows.set_empty_text(coming if view.live else "This run was not evaluated.")
             set_title(self.query_one("#answers-box"), "What it answers")
             return
+        box = self.query_one("#answers-box")
+        if shown.model == "base":
+            set_title(box, f"What the base model answers (score {shown.score:.2f})")
+            return
         number = len(view.evaluations) - self._back
         title = "What it answers now" if self._back == 0 else "What it answered then"
-        box = self.query_one("#answers-box")
         people = people_text(view.people(shown))
         place = f"{number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
         place += f", controls {shown.controls_kept}/{shown.controls}" if shown.controls else ""
@@ -327,7 +333,7 @@ class TrainScreen(RunScreen):
         if action in ("plot", "log", "unit", "zoom", "cursor"):
             return view is not None and bool(view.loss.xs)
         if action == "evaluation":
-            return view is not None and len(view.evaluations) > 1
+            return view is not None and len(view.answered) > 1
         return super().check_action(action, parameters)
 
     async def action_rate(self) -> None:
@@ -393,9 +399,9 @@ class TrainScreen(RunScreen):
 
     async def action_evaluation(self, by: int) -> None:
         """Show the answers of another evaluation."""
-        if self._view is None or self.store is None or not self._view.evaluations:
+        if self._view is None or self.store is None or not self._view.answered:
             return
-        self._back = min(max(0, self._back - by), len(self._view.evaluations) - 1)
+        self._back = min(max(0, self._back - by), len(self._view.answered) - 1)
         await self._read_answers(self.store, self._view)
         self._draw_answers(self._view)
 

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
+from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
     CallStatistics,
@@ -31,6 +32,9 @@ _PACE_PAIRS = 5
 
 _WARNINGS = 20
 """Warnings that are read at once."""
+
+_NOTHING_NEW = "nothing new accepted in a whole pass"
+"""Reason of a run that has found all pairs."""
 
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
@@ -56,6 +60,8 @@ class GenerationView:
     phase_since: float = 0.0
     """When that phase began, as far as it was seen."""
     counts: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+    """Why the run is over, from its result, such as ``target reached``; empty while it is live."""
     earlier: int = 0
     """Accepted pairs of earlier runs about the same files; counted once this run has ended."""
     known: ScoreAgreement | None = None
@@ -87,6 +93,16 @@ class GenerationView:
         """Whether a process owns the run: queued, running or stopping."""
         return self.run.state in LIVE_STATES
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the run has ended with fewer pairs than were asked for, since the text holds no more."""
+        return self.run.state == "finished" and self.reason == _NOTHING_NEW
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the pairs are written by the model in this program."""
+        return self.settings.get("model") == _BUILTIN and not self.calls.prompt_tokens
+
     async def update_summary(self, store: Store, now: float) -> None:
         """Read counts, files, calls, scores, the newest analysis and whether the run is paused; `now` is the time."""
         run_id = self.run.id
@@ -102,6 +118,8 @@ class GenerationView:
         self.warnings += await events_of_kinds(store, run_id, ("warning",), self._warned, _WARNINGS)
         self._warned = max([self._warned, *(event.id for event in self.warnings)])
         if not self.live:
+            row = await runs.get(store, run_id)
+            self.reason = str((row.result or {}).get("reason", "")) if row is not None else ""
             self.earlier = sum((await store_generation.accepted_of_earlier_runs(store, run_id)).values())
         progress = await newest_event(store, run_id, "progress") if self.live else None
         if progress is None:
@@ -145,7 +163,13 @@ class GenerationView:
 
 
 def progress_lines(view: GenerationView, now: float, width: int) -> Content:
-    """The progress panel, a line each: progress, verdicts, calls, tokens, errors, scores, and what these guarantee."""
+    """The progress panel, a line each: progress, verdicts, calls, tokens, errors, scores, and what these guarantee.
+
+    Before the first pair it says what is being prepared.
+    """
+    if view.preparing(now) and not view.calls.calls:
+        coming = "Pairs appear above as they are written and judged."
+        return styled(_progress(view, now, width), (f"\n\n{coming}", DIM))
     return Content("\n").join(
         [
             _progress(view, now, width),
@@ -160,7 +184,8 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
 
 def _progress(view: GenerationView, now: float, width: int) -> Content:
     left = view.seconds_left(now)
-    end = f" {duration(left)} left" if left is not None else f" {view.run.state}" if not view.live else ""
+    over = "all that the text holds" if view.is_exhausted else view.run.state
+    end = f" {duration(left)} left" if left is not None else f" {over}" if not view.live else ""
     end = " paused" if view.paused else end
     if preparing := view.preparing(now):
         return styled(("… ", "$accent"), (preparing, "bold"))
@@ -179,16 +204,18 @@ def _verdicts(view: GenerationView) -> Content:
         parts.append((f" · ? {counts['review']:,} review", "$warning"))
     if counts.get("waiting") and view.live:
         parts.append(f" · … {counts['waiting']:,} to judge")
-    parts.append((f" · {percent(view.accepted, decided)} pass", DIM))
+    if decided:
+        parts.append((f" · {percent(view.accepted, decided)} pass", DIM))
     return styled(*parts)
 
 
 def _calls(view: GenerationView) -> list[Content]:
     calls = view.calls
     figures = f"{calls.in_flight} in flight · " if view.live else ""
-    figures += f"{calls.calls:,} calls · {calls.retried:,} retried · {calls.failed:,} failed"
-    if view.settings.get("model") == _BUILTIN and not calls.prompt_tokens:
-        return [styled(figures), styled("local model · no cost")]
+    figures += count(calls.calls, "call")
+    if view.is_builtin:
+        return [styled(figures), styled("on this machine · no cost")]
+    figures += f" · {calls.retried:,} retried · {calls.failed:,} failed"
     tokens = f"{short_count(calls.prompt_tokens)} tokens in · {short_count(calls.completion_tokens)} out"
     if view.live:
         tokens += f" · {short_count(calls.tokens_per_s)} tokens/s"
@@ -202,7 +229,7 @@ def _errors(view: GenerationView, width: int) -> Content:
     """Latency of calls in seconds, and failures by status."""
     calls = view.calls
     latency = ""
-    if calls.median_latency is not None:
+    if calls.median_latency is not None and not view.is_builtin:  # its calls are batches: each waits for the others
         latency = f"{calls.median_latency:.1f} s a call, 95 % under {number(calls.p95_latency, '.1f')} s · "
     failures = " · ".join(
         f"{one_line(failure.status, 30)}{f' {failure.http_status}' if failure.http_status else ''} ×{failure.calls:,}"

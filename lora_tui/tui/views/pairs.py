@@ -198,7 +198,7 @@ def pair_cells(pair: PairLine) -> list[tuple[str, str]]:
     style = _STATE_STYLES.get(pair.state, "")
     glyph, _, verdict = verdict_label(pair.state).partition(" ")
     score = number(pair.score, ".1f") if pair.score is not None else ""
-    why = one_line(pair.reason, 300) if pair.state in ("rejected", "review") else ""
+    why = _short_reason(pair.reason) if pair.state in ("rejected", "review") else ""
     return [
         (glyph, style),
         (verdict, style),
@@ -209,6 +209,11 @@ def pair_cells(pair: PairLine) -> list[tuple[str, str]]:
         (pair.question_type, "dim"),
         (one_line(pair.topic, 300), "dim"),
     ]
+
+
+def _short_reason(reason: str) -> str:
+    """The reason of a verdict on one line: of a low score, which stands in its own column, what has cost most."""
+    return one_line(reason.partition("; most is lost by ")[2] or reason, 300)
 
 
 def passage_text(passage: str, evidence: str) -> Content:

@@ -58,6 +58,9 @@ class TrainingView:
     seconds: Curve = field(default_factory=Curve)
     """Seconds that the steps have taken so far, by step."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    """Those of the model in training."""
+    base: Evaluation | None = None
+    """That of the base model, made before the first step; None where it was not asked."""
     plan: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -162,6 +165,8 @@ class TrainingView:
         if event.kind == "step" and new:
             self._phase_is_newest = False
             self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
+        elif event.kind == "evaluation":
+            self._phase_is_newest = False
         elif event.kind == "progress":
             self._phase_is_newest = new and self.live
             if payload.get("phase") != self._phase_name:
@@ -220,19 +225,27 @@ class TrainingView:
         evaluations = await store_training.evaluations(store, self.run.id)
         self.evaluations = [evaluation for evaluation in evaluations if evaluation.model == "tuned"]
         self.score, self.held_out, self.base_score = Curve(), Curve(), Curve()
-        base = next((evaluation for evaluation in reversed(evaluations) if evaluation.model == "base"), None)
-        if base is not None:
-            self.base_score.add(0, base.score)
-            self.score.add(0, base.score)
+        of_base = [evaluation for evaluation in evaluations if evaluation.model == "base"]
+        self.base = of_base[-1] if of_base else None
+        if self.base is not None:
+            self.base_score.add(0, self.base.score)
+            self.score.add(0, self.base.score)
+            if (loss := of_base[0].held_out_loss) is not None:
+                self.held_out.add(0, loss)
         for evaluation in sorted(self.evaluations, key=lambda e: e.step):
             self.score.add(evaluation.step, evaluation.score)
             if evaluation.held_out_loss is not None:
                 self.held_out.add(evaluation.step, evaluation.held_out_loss)
 
+    @property
+    def answered(self) -> list[Evaluation]:
+        """All whose answers can be looked at: the base model's first."""
+        return [*([self.base] if self.base is not None else []), *self.evaluations]
+
     def starting(self) -> str:
         """What a live run does before its plan is known, and for how long."""
         since = self.run.started_at or self.run.created_at
-        return self.phase() or progress_text("starting", 0, 0, time.time() - since)
+        return self.phase() or progress_text("starting: PyTorch is loaded first", 0, 0, time.time() - since)
 
     def phase(self) -> str | None:
         """What a live run does other than steps, how far and for how long: loading, fetching; None while it steps."""

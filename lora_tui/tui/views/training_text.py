@@ -158,11 +158,14 @@ def _remaining(view: TrainingView, now: float) -> tuple[str, str, str]:
         return "done", f"step {view.steps_done:,} of {view.steps:,}", ending_text(view) or view.run.state
     if view.run.state == "stopping":
         return "left", "stopping", "saving after this step"
+    phase = view.phase() or ""
     if view.steps and view.steps_done >= view.steps:
-        return "left", "the last evaluation", ""
+        return "left", "the last evaluation", phase
     seconds = view.step.get("eta_s")
     if seconds is None:
-        return "left", "–", ""
+        return "left", "–", phase
+    if phase:
+        return "left", duration(seconds), phase
     ends = datetime.fromtimestamp(now + seconds).astimezone()
     return "left", duration(seconds), f"ends about {ends:%H:%M}"
 
@@ -204,9 +207,11 @@ def _no_step(view: TrainingView) -> Content:
     return styled(ended, "\n", safe_line(why, 300, "$error")) if why else ended
 
 
-def plan_with_warnings(view: TrainingView, width: int) -> Content:
-    """The plan and the warnings, shown until the first step."""
+def plan_with_warnings(view: TrainingView, width: int, forecast: Content | None = None) -> Content:
+    """The plan and the warnings, shown until the first step; before there is a plan, what was forecast."""
     plan = plan_lines(view)
+    if forecast is not None and not view.plan:
+        plan = styled(plan, "\n\n", forecast)
     return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
 
 
@@ -279,6 +284,8 @@ def score_title(view: TrainingView) -> str:
 def score_line(view: TrainingView) -> str:
     """The same as a line, with the step of the best."""
     score = _score(view)
+    if score is None and view.base is not None:
+        return f"Score {view.base.score:.2f}  before training · target {view.target:g}"
     if score is None:
         return "Score: no evaluation yet"
     people = people_text(view.people(view.evaluations[-1]))

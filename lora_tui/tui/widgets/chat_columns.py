@@ -139,7 +139,11 @@ class ReplyMessage(Vertical):
             parts.append((f"{score_mark(reply.agreement)} {verdict}\n", "bold $success" if agrees else "bold $warning"))
             if not agrees and reply.predefined:
                 parts += [("expected  ", DIM), safe_text(reply.predefined), "\n"]
-        speed = f" · {reply.tokens_per_s:.0f} tokens/s" if reply.seconds > 0 else ""
+        speed = (
+            f" · {reply.tokens_per_s:{'.2g' if reply.tokens_per_s < 10 else '.0f'}} tokens/s"
+            if reply.seconds > 0
+            else ""
+        )
         parts.append((f"{count(reply.tokens, 'token')}{speed}", DIM))
         if reply.can_go_on:
             parts += [(f" · {'stopped' if reply.stopped else 'cut'} here", "$warning"), (" · enter goes on", DIM)]

@@ -1,5 +1,6 @@
 """The prompt of Chat: a text area that sends, recalls earlier questions, and folds what is pasted where it is long."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events, on
@@ -41,9 +42,11 @@ class ChatInput(TextArea):
             self.text = text
             self.shown = shown
 
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, can_go_on: Callable[[], bool] = lambda: False, *, id: str | None = None) -> None:  # noqa: A002
         placeholder = "Ask something; enter sends, ? shows the keys"
         super().__init__(id=id, compact=True, soft_wrap=True, placeholder=placeholder)
+        self._can_go_on = can_go_on
+        """Whether there is a reply that enter goes on with where nothing is typed."""
         self.earlier: list[str] = []
         """Questions that can be recalled, oldest first."""
         self._recalled = 0
@@ -67,9 +70,11 @@ class ChatInput(TextArea):
         self.move_cursor(self.document.end)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the help where its key is not a character of the question."""
+        """Offer the help where its key is not a character of the question, and no sending where enter goes on."""
         if action == "help":
             return not self.text
+        if action == "send":
+            return bool(self.text) or not self._can_go_on()
         return super().check_action(action, parameters)
 
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
@@ -85,11 +90,11 @@ class ChatInput(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         """Take enter and "?" in their turn: as bindings of priority they would overtake letters not yet inserted."""
         bound = self.screen.active_bindings.get(event.key)
-        action = bound.binding.action if bound is not None and bound.node is self else ""
-        if action == "send" or (action == "help" and not self.text):
+        action = bound.binding.action if bound is not None else ""
+        if bound is not None and (action in ("send", "go_on") or (action == "help" and not self.text)):
             event.stop()
             event.prevent_default()
-            await self.run_action(action)
+            await self.app.run_action(action, bound.node)
         else:
             await super()._on_key(event)
 
