@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import termios
 import textwrap
@@ -228,15 +229,15 @@ class _LineOutput(_Output):
 
     def begin(self, totals: RatingTotals) -> None:
         queue = self._queue
-        print(
-            f"{PREFIX}run {queue.run_id}: {count(totals.left, queue.noun)} to rate. {_EFFECT[queue.subject]}\n"
-            f"{PREFIX}one in four is drawn at random, the others teach the score most.   {_HINT}",
-            file=sys.stderr,
-        )
+        for line in (
+            f"run {queue.run_id}: {count(totals.left, queue.noun)} to rate. {_EFFECT[queue.subject]}",
+            "One in four is drawn at random, the others are those that teach the score most.",
+        ):
+            print(_wrapped(PREFIX + line, sys.stderr), file=sys.stderr)
         self._left = totals.left
 
     def item(self, item: RatingItem, number: int) -> None:
-        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        width = _width()
         aim = min(ROUND, self._left)
         place = f"{number} of {aim}" if number <= aim else str(number)
         # Not by which model an answer is: who knows that judges the model.
@@ -271,7 +272,7 @@ class _LineOutput(_Output):
     def end(self, learned: Learned, status: int) -> None:
         if status:
             print(file=sys.stderr)
-        self._write("\n" + "\n".join(_learned_lines(learned, self._queue)))
+        self._write("\n" + "\n".join(_wrapped(line, self._out) for line in _learned_lines(learned, self._queue)))
 
     def _write(self, text: str) -> None:
         self._out.write(text + "\n")
@@ -323,6 +324,16 @@ class _JsonOutput(_Output):
     def _write(self, event: str, **payload: Any) -> None:
         self._out.write(json_line(event, self._queue.run_id, time.time(), payload) + "\n")
         self._out.flush()
+
+
+def _width() -> int:
+    """Columns of what is shown."""
+    return min(shutil.get_terminal_size().columns, _WIDEST)
+
+
+def _wrapped(line: str, stream: TextIO) -> str:
+    """A line, wrapped between words where it is for a terminal."""
+    return "\n".join(textwrap.wrap(line, _width())) if stream.isatty() else line
 
 
 def _marked_passage(item: RatingItem) -> str:
@@ -418,8 +429,19 @@ def _keys() -> Iterator[_ReadKey]:
         return
     descriptor = sys.stdin.fileno()
     mode = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)  # signals such as ctrl+c stay
+
+    def take_keys(*_: object) -> None:
+        tty.setcbreak(descriptor)  # signals such as ctrl+c stay
+
+    def go_on(*_: object) -> None:
+        """After ctrl+z and fg: the shell has given the terminal its own mode."""
+        take_keys()
+        print(f"{_HINT} > ", end="", file=sys.stderr, flush=True)
+
+    take_keys()
+    before = signal.signal(signal.SIGCONT, go_on)
     try:
         yield _ReadKey(terminal=True)
     finally:
+        signal.signal(signal.SIGCONT, before)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)

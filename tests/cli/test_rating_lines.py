@@ -5,6 +5,7 @@ import io
 import json
 import signal
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,20 @@ def test_without_a_store_none_is_made(program: Program) -> None:
     assert ended.status == 2
     assert "There are no runs yet" in ended.err
     assert not (program.folder / "training_data.db").exists()
+
+
+def test_after_a_stop_a_key_acts_without_enter_again(program: Program) -> None:
+    with_store(program.folder / "training_data.db", lambda store: judged_run(store, 3))
+    with program.terminal("", "--run", "rate") as terminal:
+        terminal.read_until("q end > ")
+        attributes = termios.tcgetattr(terminal._master)
+        attributes[3] |= termios.ICANON | termios.ECHO  # as a shell has it
+        termios.tcsetattr(terminal._master, termios.TCSANOW, attributes)
+        terminal.signal(signal.SIGCONT)
+        while terminal.output.count("q end > ") < 2:
+            terminal._read(0.1)
+        terminal.send("g")
+        terminal.read_until("good: accepted")
+        terminal.send("q")
+        assert terminal.wait() == 0
+        assert termios.tcgetattr(terminal._master)[3] & termios.ICANON, "the terminal is given back as it was"
