@@ -164,6 +164,15 @@ def _judging(data: DataGeneration) -> Advice:
     if data.evaluation.max_tokens < 4:
         what = "the judge's score may be cut off, and a pair without a score cannot be accepted"
         yield "data_generation.evaluation.max_tokens", f"{what}; set 10"
+    if data.judge_models and data.model == "builtin":
+        what = "the built-in model judges what it wrote, so nobody else is asked"
+        yield "data_generation.judge_models", f"{what}; set data_generation.model to one behind base_url"
+    elif data.judge_models and data.judge_model and data.judge_model not in data.judge_models:
+        what = "has no effect beside data_generation.judge_models"
+        yield "data_generation.judge_model", f"{what}; add it to that list"
+    if data.judge_must_tell and not data.check_judge:
+        what = "has no effect while no judge is checked"
+        yield "data_generation.judge_must_tell", f"{what}; set data_generation.check_judge = true"
     if data.batch_analysis_interval > data.total_examples:
         what = f"with total_examples = {data.total_examples} no analysis ever takes place"
         yield "data_generation.batch_analysis_interval", f"{what}; set {max(1, data.total_examples // 10)}"

@@ -72,6 +72,24 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
         L + 'init_lora_weights = "pissa": ',
         ["Meng", 'set "pissa_niter_16"'],
     ),
+    (
+        {"data_generation.model": "builtin", "data_generation.judge_models": ["a"]},
+        {},
+        'data_generation.judge_models = ["a"]: ',
+        ["judges what it wrote", "set data_generation.model"],
+    ),
+    (
+        {"data_generation.judge_model": "b", "data_generation.judge_models": ["a"]},
+        {},
+        'data_generation.judge_model = "b": ',
+        ["no effect", "add it to that list"],
+    ),
+    (
+        {"data_generation.check_judge": False, "data_generation.judge_must_tell": 9},
+        {},
+        "data_generation.judge_must_tell = 9: ",
+        ["no effect", "check_judge = true"],
+    ),
     ({}, {"examples": 2000}, L + "target_modules = [", ["attention alone", "Schulman et al. 2025", '"all-linear"']),
     (ALL, {"examples": 20_000}, L + "dropout = 0.05: ", ["20,000 examples", "Unsloth", "set 0"]),
     (

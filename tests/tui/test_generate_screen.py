@@ -3,15 +3,18 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lora_tui.store import events, generation, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import AnalysisRow
+from lora_tui.store.queries.generation import MetricLine, PairDetail
+from lora_tui.store.rows import AnalysisRow, PairRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
+from lora_tui.tui.text import metric_name
+from lora_tui.tui.views import pairs as pair_texts
 from lora_tui.tui.views.generation import GenerationView, histogram_line
 from lora_tui.tui.widgets.row_list import RowList
 from tests.store.store_fixtures import make_call, make_chunk, make_file, make_pair
@@ -491,3 +494,15 @@ async def test_a_run_that_was_stopped_can_be_gone_on_with_as_well(harness: AppHa
     await harness.populate(lambda store: create_generation_run(store, "stopped"))
     async with harness.app((80, 24)) as (app, _):
         await wait_for_text(app, "✓ 3 pairs accepted    t  train on them    R  go on")
+
+
+async def test_what_each_of_several_judges_said_is_in_its_words_and_their_distance_among_the_measures() -> None:
+    names = ("judge_correctness", "judge_disagreement", "judge_correctness@\x1b[31mone")
+    metrics = tuple(MetricLine(name, 0.5, f"about {name}") for name in names)
+    detail = PairDetail(cast(PairRow, None), "", "", metrics, (), ())
+    shown = pair_texts.metrics_text(detail).plain
+    assert "judges are apart" in shown
+    assert "one" not in shown
+    assert "about judge_correctness@" in pair_texts.judge_text(detail).plain
+    assert "\x1b" not in pair_texts.judge_text(detail).plain
+    assert metric_name("judge_correctness@one") == "correct, one"

@@ -44,7 +44,7 @@ _BATCH = 2000
 
 _STATE_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 
-_BAR = 14
+_BAR = 10
 _NAME = 21
 
 _ORDERS = (
@@ -260,7 +260,8 @@ def metrics_text(detail: PairDetail) -> Content:
         return Content.styled("Nothing was measured: it never reached the judge.", DIM)
     weights: Mapping[str, float] = next((d.weights for d in detail.decisions if d.weights), {})
     lines = [styled((f"{'':{_NAME}}{'':{_BAR}} value weight", DIM))]
-    for metric in sorted(detail.metrics, key=lambda m: (-weights.get(m.name, 0.0), m.name)):
+    shared = [metric for metric in detail.metrics if "@" not in metric.name]  # each judge's own are in its words
+    for metric in sorted(shared, key=lambda m: (-weights.get(m.name, 0.0), m.name)):
         weight = weights.get(metric.name)
         lines.append(
             styled(
