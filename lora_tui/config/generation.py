@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lora_tui.config.values import (
     Count,
     EnvironmentName,
+    Fraction,
     Limit,
     NotNegative,
     OptionalText,
@@ -78,6 +79,9 @@ class DataGeneration(Section):
     total_examples: Count = Field(100, description="Accepted pairs to reach.")
     num_examples_per_file: Count = Field(1, description="Pairs asked for per file and pass over the folder.")
     evaluation_threshold: float = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
+    target_precision: Fraction = Field(
+        0.0, description="Share of accepted pairs that must be good by your ratings; above 0 it sets the threshold."
+    )
     batch_analysis_interval: Count = Field(5, description="Accepted pairs between two analyses.")
     model: Text = Field(
         "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.advice import advise
+from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
@@ -35,10 +36,11 @@ from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
-from lora_tui.engine.review.agreement import pairs_agreement
+from lora_tui.engine.review.agreement import pairs_agreement, rating_statistics
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.protocol.agreement import missing_text
 from lora_tui.store import generation as store_generation
 from lora_tui.store import judgements, runs, tasks
 from lora_tui.store.queries.runs import newest_event
@@ -71,7 +73,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     Raises `LoraTuiError` if the target is not reached, `UnreachableError` if the endpoint is at fault, `Stopped` when
     asked to stop.
     """
-    ctx = await _with_own_seed(ctx)
+    ctx = await _with_promised_threshold(await _with_own_seed(ctx))
     settings = ctx.settings.data_generation
     for advice in advise(ctx.settings):
         if advice.startswith("data_generation"):
@@ -124,6 +126,33 @@ async def _with_own_seed(ctx: RunContext) -> RunContext:
         return ctx
     await runs.set_settings(ctx.store, ctx.run_id, settings.model_dump(mode="json"), written_keys(settings))
     return ctx.with_settings(settings)
+
+
+async def _with_promised_threshold(ctx: RunContext) -> RunContext:
+    """The run with the lowest threshold that keeps ``target_precision``, where one is named and ratings promise it."""
+    settings = ctx.settings.data_generation
+    wanted = settings.target_precision
+    if ctx.resumed or not wanted:
+        return ctx
+    statistics = await rating_statistics(ctx.store, GENERATION, settings.adaptive_aggregator.learning_rate)
+    promise = statistics.threshold_for(wanted)
+    share = f"{100 * wanted:g} %"
+    if promise is None:
+        known = statistics.agreement
+        lacking = missing_text(known) if known.auroc is None else statistics.why_no_threshold(wanted)
+        ctx.warn(
+            f"data_generation.target_precision = {wanted:g}: {lacking}. The threshold stays at"
+            f" {settings.evaluation_threshold:g}; rate more pairs with lora-tui --run rate --what pairs."
+        )
+        return ctx
+    chosen = with_values(ctx.settings, {"data_generation.evaluation_threshold": promise.threshold})
+    await runs.set_settings(ctx.store, ctx.run_id, chosen.model_dump(mode="json"), written_keys(chosen))
+    ctx.emit(
+        "note",
+        message=f"The threshold is {promise.threshold:g}: from there on at least {share} of pairs are good"
+        f" ({promise.good} of {count(promise.ratings, 'rating')} at random were, 95 %).",
+    )
+    return ctx.with_settings(chosen)
 
 
 def _charge(settings: Settings) -> str:

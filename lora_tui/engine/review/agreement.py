@@ -27,10 +27,16 @@ from lora_tui.scoring.agreement import (
     measure_agreement,
     missing_ratings,
 )
-from lora_tui.scoring.guarantee import precision_bound, prediction_powered_mean, threshold_for_precision
+from lora_tui.scoring.guarantee import (
+    precision_bound,
+    prediction_powered_mean,
+    ratings_needed,
+    threshold_for_precision,
+)
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.ratings import RatingRow, accepted_scores, answers_to_expect, rating_rows, ratings_state
+from lora_tui.text import count
 
 PRECISIONS = (0.95, 0.9, 0.85, 0.8, 0.7)
 """Precisions for which the lowest threshold is looked for."""
@@ -102,13 +108,25 @@ class RatingStatistics:
         bound = precision_bound(threshold / 10, *self._drawn_labels())
         return Guarantee(threshold, bound.low, bound.good, bound.rated)
 
+    def threshold_for(self, precision: float) -> Guarantee | None:
+        """Return the lowest threshold that promises a precision (0-1, neither end), None where none does."""
+        if not self.enough:
+            return None
+        tried = [threshold / 10 for threshold in THRESHOLDS]
+        bound = threshold_for_precision(precision, *self._drawn_labels(), tried)
+        return None if bound is None else Guarantee(10 * bound.threshold, bound.low, bound.good, bound.rated)
+
     def thresholds(self) -> tuple[tuple[float, float], ...]:
         """Return (precision, the lowest threshold of 0-10 that promises it), for each that can be promised."""
-        if not self.enough:
-            return ()
-        tried = [threshold / 10 for threshold in THRESHOLDS]
-        found = [(share, threshold_for_precision(share, *self._drawn_labels(), tried)) for share in PRECISIONS]
-        return tuple((share, 10 * bound.threshold) for share, bound in found if bound is not None)
+        found = [(share, self.threshold_for(share)) for share in PRECISIONS]
+        return tuple((share, promise.threshold) for share, promise in found if promise is not None)
+
+    def why_no_threshold(self, precision: float) -> str:
+        """Return why no threshold promises a precision though there are enough ratings."""
+        rated, needed = len(self._drawn_labels()[0]), ratings_needed(precision)
+        if rated < needed:
+            return f"it takes at least {needed} ratings at random, all good, and there are {rated}"
+        return f"{count(rated, 'rating')} at random promise it at no threshold"
 
     def _drawn_labels(self) -> tuple[list[float], list[bool]]:
         labels = labels_of(self.targets)
