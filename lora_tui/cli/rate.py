@@ -9,6 +9,7 @@ question and a ``rating`` after it.
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import sys
@@ -64,6 +65,7 @@ _PASSAGE = 700
 _SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|O.|.)?")
 """What an arrow or a function key sends: none of ours."""
 
+_SIGNAL_SECONDS = 0.2
 _LABEL = 11
 _WIDEST = 100
 _INTERRUPTED = 130
@@ -414,6 +416,9 @@ class _ReadKey:
             line = sys.stdin.readline()
             return line.strip() if line else None
         while not self._typed:
+            # With a limit: a signal that another thread has taken does not interrupt a read, and its handler waits.
+            if not select.select([sys.stdin], [], [], _SIGNAL_SECONDS)[0]:
+                continue
             given = os.read(sys.stdin.fileno(), 64)
             if not given:
                 return None
