@@ -1,10 +1,11 @@
 """The weights of the built-in writer's score, fitted on pairs that a person marked.
 
     python -m tests.bench.writer_weights measure FOLDER [FOLDER ...] > measured.jsonl
+    python -m tests.bench.writer_weights signs FOLDER [FOLDER ...] > signs.jsonl
     python -m tests.bench.writer_weights fit measured.jsonl [...] [--write]
 
 The first makes every pair that rules (with `--completed`, the model too) find in the folders' texts, and has the model
-measure each: a JSON line a pair, with all its signs. The second takes the marks of ``writer_marks.tsv`` (folder, ``x``
+measure each: a JSON line a pair, with all its signs. The second does so without the model. The third takes the marks of ``writer_marks.tsv`` (folder, ``x``
 for sensible and right or ``-``, question, answer), fits a logistic sum with shrunk weights, and prints how well each
 folder's pairs are told apart by weights that were fitted on the others. `--write` writes ``pair_weights.py``.
 """
@@ -27,11 +28,32 @@ _WEIGHTS = Path(__file__).parents[2] / "lora_tui/engine/generation/pair_weights.
 _SHRINKAGE = 4.0
 """Precision of the weights' prior: a sign has to be seen in some tens of pairs to count for much."""
 
+_MEASURED = ("gain", "fluency", "answer", "first word")
+"""What the model measures; pairs that it did not measure count with the mean."""
+
+_NOT_MARKED = {"rule completed": -1.5}
+"""Weights of signs that too few marked pairs have. Of 44 questions that the model completed, 23 were sensible."""
+
 Floats = NDArray[np.float64]
 
 
+def list_signs(folders: Sequence[Path]) -> None:
+    """Print every pair that rules find in the folders' texts with its signs, without the model."""
+    from lora_tui.engine.generation.questions.passage_facts import facts_of
+
+    for folder in folders:
+        seen: set[str] = set()
+        for passage, topic, opening in passages(folder):
+            for fact in facts_of(passage, topic, opening).facts:
+                if fact.pair.question.casefold() not in seen:
+                    seen.add(fact.pair.question.casefold())
+                    signs = {name: round(value, 4) for name, value in fact.signs.items() if value}
+                    row = {"folder": folder.name, "question": fact.pair.question, "answer": fact.pair.answer}
+                    print(json.dumps({**row, "signs": signs}))
+
+
 def measure(folders: Sequence[Path], *, completed: bool) -> None:
-    """Print every pair of the folders' texts with its signs."""
+    """Print every pair of the folders' texts with its signs and what the model measures."""
     from lora_tui.config.load import load_settings  # the model's libraries are slow to import
     from lora_tui.engine.generation.builtin_model import BuiltinModel, _Passage
     from lora_tui.engine.generation.questions.passage_facts import facts_of
@@ -84,6 +106,10 @@ def fit(files: Sequence[Path], *, write: bool) -> None:
             counts[name] = counts.get(name, 0) + 1
     names = sorted(name for name, count in counts.items() if count >= 5)
     signs = np.array([[row["signs"].get(name, 0.0) for name in names] for row in rows])
+    measured = np.array([any(name in row["signs"] for name in _MEASURED) for row in rows])
+    for place, name in enumerate(names):
+        if name in _MEASURED:
+            signs[~measured, place] = signs[measured, place].mean()
     levels = np.zeros(len(rows))
     for folder in sorted(set(folders)):
         left_out = folders == folder
@@ -98,7 +124,7 @@ def fit(files: Sequence[Path], *, write: bool) -> None:
             print(f"    said {10 * low:.0f}-{10 * low + 1:.0f}: {within.sum()} pairs, {share:.1f} right of ten")
     bias, weights = logistic(signs, right)
     if write:
-        _write(bias, dict(zip(names, weights, strict=True)))
+        _write(bias, _NOT_MARKED | dict(zip(names, weights, strict=True)))
 
 
 def _lines(file: Path) -> list[str]:
@@ -146,13 +172,15 @@ def _write(bias: float, weights: Mapping[str, float]) -> None:
 def main() -> None:
     """Measure pairs, or fit the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=("measure", "fit"))
+    parser.add_argument("what", choices=("measure", "signs", "fit"))
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--completed", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     if arguments.what == "measure":
         measure(arguments.paths, completed=arguments.completed)
+    elif arguments.what == "signs":
+        list_signs(arguments.paths)
     else:
         fit(arguments.paths, write=arguments.write)
     sys.stdout.flush()

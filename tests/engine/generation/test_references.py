@@ -111,3 +111,10 @@ def test_an_answer_that_stops_half_way_is_told(answer: str, torn: float) -> None
 )
 def test_what_the_words_of_a_question_tell(question: str, sign: str, value: float) -> None:
     assert of_words(question, "In 1912.", "It was so in 1912.")[sign] == value
+
+
+def test_the_year_of_a_chronicles_paragraph_is_told() -> None:
+    found = facts("1630. Swedish riders stay for nine weeks. The bell is raised in 1649.\n\nThe inn closes in May.")
+    assert "How long do Swedish riders stay in 1630?" in found
+    assert "When is the bell raised?" in found
+    assert "When does the inn close?" in found

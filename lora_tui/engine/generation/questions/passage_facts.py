@@ -8,7 +8,7 @@ climbs 138 metres", "X was sold, and Y was repaired".
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.clauses import parse_clause
@@ -77,7 +77,8 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
             if number:
                 within_sentence = after(text, antecedents, names, people)
             resolved = resolve(statement, within_sentence, mentions)
-            for pair in questions_about(resolved.statement, names, resolved.stand_in):
+            for made in questions_about(resolved.statement, names, resolved.stand_in):
+                pair = _dated(made, sentence.year)
                 if pair.question.casefold() not in seen:
                     seen.add(pair.question.casefold())
                     leans = resolved.how in ("pronoun", "owner", "doubtful")
@@ -87,6 +88,13 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
         antecedents = after(text, antecedents, names, people)
         mentions.read(text)
     return found
+
+
+def _dated(pair: QuestionAnswer, year: str) -> QuestionAnswer:
+    """Return the pair with the year of its paragraph in the question, where it tells no other time."""
+    if not year or re.search(r"\b(?:1\d{3}|20\d{2}|today|now)\b", f"{pair.question} {pair.answer}"):
+        return pair
+    return replace(pair, question=f"{pair.question.rstrip('?')} in {year}?")
 
 
 def is_usable(sentence: str) -> bool:

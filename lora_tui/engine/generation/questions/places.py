@@ -22,6 +22,8 @@ _LOCATED = frozenset(
     """.split()
 )
 
+_NEED_OBJECTS = frozenset("learn buy sell make build collect show produce find put set keep hold discover see".split())
+
 _PLACE_PREPOSITIONS = frozenset(
     """
     in at on near beside behind under above below beneath between along inside outside opposite next beyond across
@@ -46,6 +48,9 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
     clause = reading.clause
     if clause.verb_form is None or reading.subject.text == "you" or measure_of(clause.subject) is not None:
         return
+    told = clause.is_passive or any(p.kind == "object" for p in reading.phrases)
+    if clause.verb_form.base in _NEED_OBJECTS and not told:
+        return  # "Where did she learn?"
     for place, phrase in enumerate(reading.phrases):
         if phrase.kind != "preposition" or phrase.head not in _PLACE_PREPOSITIONS or len(phrase.tokens) < 2:
             continue

@@ -13,6 +13,7 @@ _NO_PROSE = re.compile(
 )
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)[ \t]*#*[ \t]*")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
+_YEAR_ITEM = re.compile(r"^\s*(1\d{3}|20\d{2})[.)]\s+(?=[A-Z])")
 _ABBREVIATION = re.compile(
     r"(?:^|[A-Z][\w.]* )[A-Z]\.$"
     r"|(?:^|[\s(])(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|Nos|vs|cf|e\.g|i\.e|approx|ca|c|Mt|Jr|Sr|Inc|Ltd|Co)\.$"
@@ -23,11 +24,15 @@ _TITLE_LENGTH = 70
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence, the one before it in its paragraph ("" for the first), and the heading it stands under."""
+    """A sentence, the one before it in its paragraph ("" for the first), and the heading it stands under.
+
+    `year` is the year that a paragraph of a chronicle begins with ("1630. Riders stay for nine weeks."), else "".
+    """
 
     text: str
     before: str
     heading: str
+    year: str = ""
 
     @property
     def plain(self) -> str:
@@ -50,17 +55,19 @@ def sentences(passage: str, heading: str = "") -> Iterator[Sentence]:
     for block in re.split(r"\n[ \t]*\n", _NO_PROSE.sub("", passage)):
         lines = block.splitlines()
         paragraph: list[str] = []
+        year = ""
         for number, line in enumerate(lines):
             if (found := _HEADING.fullmatch(line)) is not None or _is_title(lines, number):
-                yield from _of_paragraph(paragraph, heading)
-                paragraph = []
+                yield from _of_paragraph(paragraph, heading, year)
+                paragraph, year = [], ""
                 heading = found.group(1) if found is not None else line.strip()
                 continue
             if _LIST_ITEM.match(line):
-                yield from _of_paragraph(paragraph, heading)
+                yield from _of_paragraph(paragraph, heading, year)
                 paragraph = []
+                year = dated.group(1) if (dated := _YEAR_ITEM.match(line)) else ""
             paragraph.append(re.sub(r"^\s*>\s?", "", _LIST_ITEM.sub("", line, count=1)))
-        yield from _of_paragraph(paragraph, heading)
+        yield from _of_paragraph(paragraph, heading, year)
 
 
 def title_of(document: str) -> str:
@@ -85,7 +92,7 @@ def _is_title(lines: list[str], number: int) -> bool:
     )
 
 
-def _of_paragraph(lines: list[str], heading: str) -> Iterator[Sentence]:
+def _of_paragraph(lines: list[str], heading: str, year: str) -> Iterator[Sentence]:
     text = " ".join(" ".join(lines).split())
     before, start = "", 0
     for border in [*_END.finditer(text), None]:
@@ -94,6 +101,6 @@ def _of_paragraph(lines: list[str], heading: str) -> Iterator[Sentence]:
             continue
         sentence = text[start:end].strip()
         if sentence:
-            yield Sentence(sentence, before, heading)
+            yield Sentence(sentence, before, heading, year)
             before = sentence
         start = len(text) if border is None else border.end()
