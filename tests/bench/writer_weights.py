@@ -5,9 +5,10 @@
     python -m tests.bench.writer_weights fit measured.jsonl [...] [--write]
 
 The first makes every pair that rules (with `--completed`, the model too) find in the folders' texts, and has the model
-measure each: a JSON line a pair, with all its signs. The second does so without the model. The third takes the marks of ``writer_marks.tsv`` (folder, ``x``
-for sensible and right or ``-``, question, answer), fits a logistic sum with shrunk weights, and prints how well each
-folder's pairs are told apart by weights that were fitted on the others. `--write` writes ``pair_weights.py``.
+measure each: a JSON line a pair, with all its signs. The second does so without the model. The third takes the marks of
+``writer_marks.tsv`` (folder, ``x`` for sensible and right or ``-``, question, answer), fits a logistic sum with shrunk
+weights, and prints how well each folder's pairs are told apart by weights that were fitted on the others. `--write`
+writes ``pair_weights.py``.
 """
 
 import argparse

@@ -25,7 +25,7 @@ _DOUBTS = {
     "subject bare": "what it asks about is not named in full",
     "subject several": "what it asks about could be several things",
     "rule completed": "the model completed the question, no rule made it",
-    "torn": "the answer may stop half-way",
+    "code": "it asks about a piece of code",
     "light verb": "the question may lack its object",
     "few words": "the question says little",
     "part of a sentence": "it was cut out of a sentence of several statements",

@@ -1,12 +1,11 @@
 """What pronouns and bare nouns are taken for, and what is told about pairs that may be doubtful."""
 
-from collections import Counter
-
 import pytest
 
+from lora_tui.engine.generation.questions import rules
 from lora_tui.engine.generation.questions.passage_facts import Fact, facts_of
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
-from lora_tui.engine.generation.questions.signs import of_words, signs_of
+from lora_tui.engine.generation.questions.signs import of_words
 
 
 def facts(passage: str, opening: str = "") -> dict[str, Fact]:
@@ -95,7 +94,7 @@ def test_seen_faults(sentence: str, question: str | None, answer: str | None) ->
 )
 def test_an_answer_that_stops_half_way_is_told(answer: str, torn: float) -> None:
     pair = QuestionAnswer("What does it need?", answer, "fact", "thing", "what_object")
-    assert signs_of(pair, "It needs it.", Counter())["torn"] == torn
+    assert rules._is_torn(pair) == torn
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ MISREAD = re.compile(
       | \b(?:does?|did)\b.*\ be\ \w+                                  # two predicates: "did the sack be given"
       | ^how\ (?:many|much)\b.*\ and\ (?:\d|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty)\w*\b
       | ^how\ (?:many|much)\b.*\ take\ an?\ \w+                       # two objects: the other one is the answer
-      | ^[^,]*\b(?:do|does|did|is|are|was|were)\b.*\ (?:contains|consists|belongs|becomes|allows|includes|has)\b
+      | ^[^,]*\b(?:do|does|did|is|are|was|were)\b.*\ (?:contains|consists|belongs|becomes|allows
+        |includes|has|depends|refers|requires)\b
       | ^what\ (?:does?|did)\b.*\ (?:stand|hang|live|lie|sit|go|come|sleep|stay|happen|exist|remain)\?$  # no object
       | ^what\ (?:does?|did)\ (?!all|both|half|inside|does)\w+\ (?:the|an?|any)\b
       | \bwhile\b | \bat\ \w+\ and\ the\b

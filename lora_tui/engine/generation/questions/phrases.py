@@ -16,7 +16,7 @@ from lora_tui.engine.generation.questions.verbs import (
 
 PhraseKind = Literal["object", "preposition", "reason", "purpose", "means", "time", "condition", "adverb", "comparison"]
 
-YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
+YEAR = re.compile(r"(?:1[0-9]{3}|20[0-9]{2})s?")
 
 _TIME_WORD = re.compile(
     rf"(?:{english.MONTHS}|{english.WEEKDAYS})s?|{english.SEASONS}|(?:year|month|week|day|hour|minute|second|decade|centur(?:y|ies)|"
@@ -240,8 +240,10 @@ def _is_aside(tokens: Sequence[Token], comma: int) -> bool:
         return False
     listed = any(token.low.endswith("ing") for token in tokens[max(0, comma - 3) : comma])
     following = tokens[comma + 2] if comma + 2 < len(tokens) else None
+    if following is None or following.text == "," or following.low in ("and", "or"):
+        return False
     is_verb = any(verb.tense == "ing" for verb in english.verbs_of(after))
-    return not listed and (is_verb or (following is not None and following.low in english.DETERMINERS))
+    return not listed and (is_verb or following.low in english.DETERMINERS)
 
 
 def _is_part_of_day(tokens: Sequence[Token], place: int) -> bool:

@@ -83,6 +83,25 @@ def _list_goes_on(clause: Clause) -> bool:
 _STRANDED = frozenset("through for with from into of by at about between against among towards upon".split())
 
 
+def _is_torn(pair: QuestionAnswer) -> bool:
+    """Tell whether an answer stops half-way: "techniques used", "a model used to visualize", "literary, musical"."""
+    words = [word.strip(",").casefold() for word in pair.answer.rstrip(".").split()]
+    if not words or pair.answer[0] == "`":
+        return False
+    verbs = english.verbs_of(words[-1])
+    if pair.kind in ("thing", "list", "name", "person") and len(words) > 1:
+        relative = any(word in ("that", "which", "who", "where") for word in words)
+        if words[-2] in {"to"} | english.MODALS and any(verb.tense == "base" for verb in verbs):
+            return True
+        if words[-1].endswith("ed") and any(verb.tense == "past" for verb in verbs) and not relative:
+            return True
+    listed = ", " in pair.answer and pair.kind not in ("quantity", "duration", "time", "place")
+    if not listed or any(word in ("and", "or", "which", "who", "whose") for word in words):
+        return False
+    tail = pair.answer.rstrip(".").rsplit(", ", 1)[1]
+    return " " not in tail and tail[0].islower()
+
+
 def _is_sound(pair: QuestionAnswer) -> bool:
     words = pair.question.split()
     if MISREAD.search(pair.question):
@@ -93,6 +112,6 @@ def _is_sound(pair: QuestionAnswer) -> bool:
     ends = {words[-1].casefold().strip("?,."), pair.answer.split()[-1].casefold().strip("?,.")}
     if ends & _NO_ENDS:
         return False
-    if first in english.CONJUNCTIONS - {"nor"} and pair.kind != "clause":
+    if _is_torn(pair) or (first in english.CONJUNCTIONS - {"nor"} and pair.kind != "clause"):
         return False
     return 3 <= len(words) <= _MAX_QUESTION_WORDS and 1 <= len(pair.answer.split()) <= _MAX_ANSWER_WORDS

@@ -59,7 +59,7 @@ def signs_of(
         f"answer {pair.kind}": 1.0,
         **({f"subject {resolved}": 1.0} if resolved else {}),
         "part of a sentence": float(part > 0),
-        "torn": float(_is_torn(pair)),
+        "code": float("`" in pair.question),
         "said before": _said_before(pair.question, counts),
         **of_words(pair.question, pair.answer, sentence),
     }
@@ -98,23 +98,3 @@ def _said_before(question: str, counts: Mapping[str, int]) -> float:
     """Return how familiar the passage is with the question's words, 0-1: what it says once is told of in passing."""
     words = {word.strip("?,.").casefold() for word in question.split()[1:]} - _FUNCTION_WORDS
     return sum(min(3, max(0, counts.get(word, 1) - 1)) for word in words) / (3 * max(1, len(words)))
-
-
-def _is_torn(pair: QuestionAnswer) -> bool:
-    """Tell whether an answer stops half-way: "techniques used", "a model used to visualize", "literary, musical"."""
-    words = [word.strip(",").casefold() for word in pair.answer.rstrip(".").split()]
-    if not words or pair.answer[0] == "`":
-        return False
-    verbs = english.verbs_of(words[-1])
-    if pair.kind in ("thing", "list", "name", "person") and len(words) > 1:
-        relative = any(word in ("that", "which", "who", "where") for word in words)
-        if words[-2] == "to" and any(verb.tense == "base" for verb in verbs):
-            return True
-        if words[-1].endswith("ed") and any(verb.tense == "past" for verb in verbs) and not relative:
-            return True
-    listed = "," in pair.answer and pair.kind not in ("quantity", "duration", "time", "place")
-    if not listed or any(word in ("and", "or", "which", "who", "whose") for word in words):
-        return False
-    tail = pair.answer.rstrip(".").rsplit(",", 1)[1].split()
-    plain = bool(tail) and tail[0].casefold() not in english.DETERMINERS | english.PREPOSITIONS | {"including"}
-    return plain and not tail[0][0].isupper() and not any(word.casefold() in english.PREPOSITIONS for word in tail)

@@ -234,6 +234,8 @@ def _leaves_some(reading: Reading, words: Sequence[Token], *, listed: bool) -> b
         return False
     if head_noun(words).low in _TAKES_MORE and words[-1] is head_noun(words):
         return True
+    if words[0].low.endswith("ing") and following.head in ("into", "onto", "to", "from", "through"):
+        return True
     if words[0].low.endswith("ing") and any(verb.tense == "ing" for verb in english.verbs_of(words[0].low)):
         return True
     bare = len(words) == 1 and not words[0].is_name
