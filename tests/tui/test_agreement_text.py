@@ -58,8 +58,9 @@ def test_ratings_that_were_not_asked_for_at_random_guarantee_nothing() -> None:
 
 def test_the_reliability_curve_is_a_plot_and_a_table() -> None:
     table = reliability_lines(KNOWN).plain
-    assert "ranks right  77 % (62–87), its AUROC" in table
-    assert "   31 %   25 % (11–47)        30" in table
+    assert "AUROC     0.77 (0.62–0.87)" in table
+    assert " 31 %  25 % (11–47)     30" in table
+    assert max(map(len, table.splitlines())) <= 28
     ideal, _, _, measured = reliability_series(KNOWN)
     assert list(ideal.curve.xs) == list(ideal.curve.ys) == [0.0, 100.0]
     assert (list(measured.curve.xs), list(measured.curve.ys)) == ([31.0, 90.0], [25.0, 95.0])
@@ -80,4 +81,4 @@ async def test_generate_shows_the_guarantee_and_learn_the_curve(harness: AppHarn
         await pilot.press("5")
         app.services.open_lesson("06-adaptive-scores")
         await wait_for_text(app, "as people say")
-        await wait_for_text(app, "77 % (62–87)")
+        await wait_for_text(app, "0.77 (0.62–0.87)")

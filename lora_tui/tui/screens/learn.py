@@ -99,9 +99,11 @@ class LearnScreen(ModeScreen):
             hint = Content("Nothing to show yet: start with Show me (press q, or 1).")
             self.query_one("#own-words", Static).update(hint)
             return
+        run = self.state.run_on("train")
+        if run is not None and self._shown == _ON_SCORES and await self._agreement.update(store, run.id):
+            self._panel_throttle.reset()
         if not self._shown or not self._panel_throttle.due():
             return
-        run = self.state.run_on("train")
         if run is None:
             self._training = None
         else:
@@ -109,8 +111,6 @@ class LearnScreen(ModeScreen):
                 self._training = TrainingView(run)
             self._training.run = run
             await self._training.follow(store)
-            if self._shown == _ON_SCORES:
-                await self._agreement.update(store, run.id)
         runs = LessonRuns(store, self._training, self.state.run_on("generate"), self._agreement.known)
         panel = await lesson_panel(self._shown, runs)
         plot = self.query_one("#own-plot", LinePlot)

@@ -92,7 +92,7 @@ def reliability_series(known: ScoreAgreement) -> list[Series]:
         low.add(100 * point.score, 100 * point.good.low)
         high.add(100 * point.score, 100 * point.good.high)
     return [
-        Series("if it were right", ideal, style="faint"),
+        Series("ideal", ideal, style="faint"),
         Series("", low, "points", "second", "▴"),
         Series("", high, "points", "second", "▾"),
         Series("as people say", measured, "points", "third", "◆"),
@@ -105,17 +105,17 @@ def reliability_lines(known: ScoreAgreement) -> Content:
         return Content.styled(missing_text(known), DIM)
     figures = [
         ("ratings", f"{known.good:,} good, {known.bad:,} bad"),
-        ("ranks right", f"{percent_text(known.auroc)}, its AUROC"),
+        ("AUROC", interval_text(known.auroc)),
         ("κ", f"{known.kappa:.2f}"),
-        ("right", f"{100 * known.accuracy:.0f} % of yes and no"),
-        ("off by", f"{100 * known.calibration_error:.0f} points in a hundred"),
+        ("yes or no", f"{100 * known.accuracy:.0f} % right"),
+        ("off by", f"{100 * known.calibration_error:.0f} %"),
     ]
     parts: list[Any] = []
     for name, value in figures:
-        parts += [(f"{name:<13}", DIM), (value, "bold"), "\n"]
-    parts.append(("\nit says   people say      ratings", DIM))
+        parts += [(f"{name:<10}", DIM), (value, "bold"), "\n"]
+    parts.append(("\n says  people say    rated", DIM))
     for point in known.curve:
-        parts.append(f"\n{100 * point.score:5.0f} %   {percent_text(point.good):<15} {point.ratings:>6,}")
+        parts.append(f"\n{100 * point.score:3.0f} %  {percent_text(point.good):<14}{point.ratings:>5,}")
     return styled(*parts)
 
 

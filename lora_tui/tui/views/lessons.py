@@ -195,10 +195,10 @@ async def _weights(runs: LessonRuns) -> LessonPanel | None:
     ratings = count(newest.version, "rating")
     hint = "" if newest.version else " Open an answer on Train and rate it: 1 to 5."
     moved: list[Any] = ["\n\n", weights, (f"\n\nmoved by {ratings}.{hint}", "$accent")]
-    known = runs.known or ScoreAgreement()
-    if not known.curve:
-        return LessonPanel(styled(reliability_lines(known), *moved))
-    return LessonPanel(styled(reliability_lines(known), *moved), reliability_series(known), unit="score")
+    if runs.known is None:
+        return LessonPanel(styled(*moved[1:]))
+    text = styled(reliability_lines(runs.known), *moved)
+    return LessonPanel(text, reliability_series(runs.known) if runs.known.curve else (), unit="score")
 
 
 async def _stopping(runs: LessonRuns) -> LessonPanel | None:
