@@ -6,22 +6,16 @@ data on stdout, the keys and everything else narration on stderr; with ``--json`
 question and a ``rating`` after it.
 """
 
-import contextlib
-import os
-import re
-import select
 import shutil
-import signal
 import sys
-import termios
 import textwrap
 import time
-import tty
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO, TypeVar
 
+from lora_tui.cli.rate_keys import BAD, GOOD, HINT, AnswerKeys, answer_keys
 from lora_tui.cli.request import Request
 from lora_tui.engine.review.queued_ratings import (
     agreement_so_far,
@@ -48,11 +42,6 @@ from lora_tui.text import clean, count, one_line, question_of
 
 T = TypeVar("T")
 
-GOOD, BAD, SKIP, UNDO, END = "good", "bad", "skip", "undo", "quit"
-
-_KEYS: Mapping[str, str] = {word[0]: word for word in (GOOD, BAD, SKIP, UNDO, END)} | {"\x04": END}
-_WORDS = {word: word for word in (*_KEYS.values(), "end", "exit")} | {"end": END, "exit": END}
-_HINT = "g good   b bad   s skip   u undo   q end"
 _EFFECT = {
     "pair": "A good pair is accepted, a bad one rejected, whatever its score; the training file follows.",
     "sample": "A rating teaches the score; good is an answer that you would accept.",
@@ -62,10 +51,6 @@ _DONE = {"pair": {True: "good: accepted", False: "bad: rejected"}, "sample": {Tr
 _PASSAGE = 700
 """Characters of a passage that are shown, around its evidence."""
 
-_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|O.|.)?")
-"""What an arrow or a function key sends: none of ours."""
-
-_SIGNAL_SECONDS = 0.2
 _LABEL = 11
 _WIDEST = 100
 _INTERRUPTED = 130
@@ -79,7 +64,7 @@ def rate_mode(engine: Engine, request: Request, out: TextIO) -> int:
     output = _JsonOutput(out, queue) if request.json_lines else _LineOutput(out, queue)
     sitting = _Sitting(engine, queue, output)
     status = 0
-    with _keys() as read_key:
+    with answer_keys() as read_key:
         try:
             sitting.ask_until_end(read_key)
         except KeyboardInterrupt:
@@ -114,7 +99,7 @@ class _Sitting:
         self._before: Mapping[str, float] | None = None
         self._after: Mapping[str, float] = {}
 
-    def ask_until_end(self, read_key: "_ReadKey") -> None:
+    def ask_until_end(self, read_key: AnswerKeys) -> None:
         """Ask about one after the other, until the person ends it or nothing is left."""
         store = self._engine.open_store
         self._output.begin(self._totals())
@@ -126,7 +111,7 @@ class _Sitting:
             if item is None:
                 return
             self._output.item(item, self._rated + 1)
-            match read_key(self._output):
+            match read_key(self._output.prompt, self._output.say):
                 case None | "quit":
                     return
                 case "undo":
@@ -257,7 +242,7 @@ class _LineOutput(_Output):
         self._write("\n".join(lines))
 
     def prompt(self) -> None:
-        print(f"{_HINT} > ", end="", file=sys.stderr, flush=True)
+        print(f"{HINT} > ", end="", file=sys.stderr, flush=True)
 
     def rated(self, item: RatingItem, *, good: bool, result: ReviewResult) -> None:
         said = ""
@@ -386,67 +371,3 @@ def _learned_lines(learned: Learned, queue: RatingQueue) -> list[str]:
         f" {totals.audit} of them drawn at random; {totals.left:,} left in run {queue.run_id}."
     )
     return [*lines, f"How well the score agrees with them: {agreement_text(learned.agreement)}."]
-
-
-class _ReadKey:
-    """Reads one answer: a key at a terminal, a line on a pipe; calling it returns None at the end of the input."""
-
-    def __init__(self, terminal: bool) -> None:
-        self._terminal = terminal
-        self._typed: list[str] = []
-        """Keys that were pressed ahead."""
-
-    def __call__(self, output: _Output) -> str | None:
-        while True:
-            if self._terminal:
-                output.prompt()
-            if (given := self._next()) is None:
-                return None
-            if word := _KEYS.get(given.lower()) or _WORDS.get(given.lower()):
-                if self._terminal:
-                    print(word if word != END else "", file=sys.stderr, flush=True)
-                return word
-            if given.strip():
-                print(file=sys.stderr) if self._terminal else None
-                output.say(f"«{one_line(given, 20)}» is none of the keys: {_HINT}")
-
-    def _next(self) -> str | None:
-        """Return the next key, or the words of the next line; None at the end of the input."""
-        if not self._terminal:
-            line = sys.stdin.readline()
-            return line.strip() if line else None
-        while not self._typed:
-            # With a limit: a signal that another thread has taken does not interrupt a read, and its handler waits.
-            if not select.select([sys.stdin], [], [], _SIGNAL_SECONDS)[0]:
-                continue
-            given = os.read(sys.stdin.fileno(), 64)
-            if not given:
-                return None
-            self._typed = list(_SEQUENCE.sub("", given.decode(errors="replace")))
-        return self._typed.pop(0)
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[_ReadKey]:
-    """Hand out single keys of the terminal for the block; lines where stdin is none."""
-    if not sys.stdin.isatty():
-        yield _ReadKey(terminal=False)
-        return
-    descriptor = sys.stdin.fileno()
-    mode = termios.tcgetattr(descriptor)
-
-    def take_keys(*_: object) -> None:
-        tty.setcbreak(descriptor)  # signals such as ctrl+c stay
-
-    def go_on(*_: object) -> None:
-        """After ctrl+z and fg: the shell has given the terminal its own mode."""
-        take_keys()
-        print(f"{_HINT} > ", end="", file=sys.stderr, flush=True)
-
-    take_keys()
-    before = signal.signal(signal.SIGCONT, go_on)
-    try:
-        yield _ReadKey(terminal=True)
-    finally:
-        signal.signal(signal.SIGCONT, before)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from lora_tui.cli import rate as rate_module
 from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import Request, check_request
 from lora_tui.engine.runtime.engine import Engine
@@ -123,7 +122,7 @@ def test_ctrl_c_ends_it_with_what_was_rated(engine: Engine, monkeypatch: pytest.
                 return line
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(rate_module.sys, "stdin", Interrupted("g\n"))
+    monkeypatch.setattr(sys, "stdin", Interrupted("g\n"))
     out = io.StringIO()
     assert rate_mode(engine, Request(run="rate", resume=1), out) == 130
     assert len(log_of(engine)) == 1
