@@ -142,7 +142,7 @@ class AppServices:
     def show_new_run(self, mode: str, run_id: int) -> None:
         """Bring a run into view that has just begun, and is in no list yet."""
         self.state.bring_into_view(mode, run_id)
-        self.go_to("train" if mode == "train" else "generate")
+        self.go_to("train" if mode in ("train", "evaluate") else "generate")
         self.poll_soon()
 
     def open_chat(self, target: ChatTarget) -> None:

@@ -23,6 +23,7 @@ SECTIONS = {
     "The rating queue": ("rate",),
     "2 Train": ("train",),
     "An answer, opened in Train": ("answer",),
+    "Did fine-tuning help?": ("report",),
     "3 Chat": ("chat", "whom", "decoding"),
     "4 Runs": ("runs", "compare"),
     "5 Learn, and help": ("learn", "help"),

@@ -1,8 +1,10 @@
 """Runs as rows of a list; a run's steps as columns, its events, checkpoints and weights; the newest conversation."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import Checkpoint, Event, StepColumns
@@ -45,6 +47,15 @@ class WeightVersion:
 
     version: int
     weights: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """The report of run `id`: the page's path, and the comparison on held-out questions as its result has it."""
+
+    id: int
+    path: str
+    comparison: dict[str, Any] | None
 
 
 # An evaluation and an export take their model from the adapter, not from the configuration.
@@ -95,6 +106,18 @@ async def data_version(store: Store) -> int:
 async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
     """Return the newest runs, the newest first; every run where `limit` is negative."""
     return await store.all(RunLine, _RUN_LINES, (limit,))
+
+
+async def newest_report(store: Store, run_id: int) -> RunReport | None:
+    """Return the newest report that this run has written, or an evaluation of its adapter; None where there is none."""
+    sql = (
+        "SELECT id, json_extract(result, '$.report'), json_extract(result, '$.comparison') FROM runs"
+        " WHERE mode IN ('evaluate', 'quickstart') AND json_extract(result, '$.report') IS NOT NULL"
+        " AND (id = ? OR json_extract(result, '$.adapter_run') = ?) ORDER BY id DESC LIMIT 1"
+    )
+    for found, path, comparison in await store.tuples(sql, (run_id, run_id)):
+        return RunReport(int(found), str(path), json.loads(comparison) if comparison else None)
+    return None
 
 
 async def newest_conversation(store: Store) -> int | None:

@@ -20,6 +20,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen, keys_line, titled
 from lora_tui.tui.screens.compare import CompareScreen, Comparison
+from lora_tui.tui.screens.report import ReportScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.run_list import COMPARED, MARKS, RunList, columns_at, run_cells
@@ -57,6 +58,8 @@ class RunsScreen(ModeScreen):
         Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights or the dataset"),
         Binding("w", "rate", "Rate", show=False, id="runs.rate",
                 tooltip="Say of this run's pairs, or its answers, whether they are good: one key each"),
+        Binding("r", "report", "Report", show=False, id="runs.report",
+                tooltip="Did fine-tuning help? This run's adapter against its base model on held-out questions"),
         Binding("n", "rename", "Name", show=False, id="runs.name", tooltip="Give this run a name"),
         Binding("d", "delete", "Delete", show=False, id="runs.delete", tooltip="Delete this run; asks first"),
         Binding("y", "copy", "Copy", show=False, id="runs.copy", tooltip="Copy the folder of this run"),
@@ -279,10 +282,22 @@ class RunsScreen(ModeScreen):
         if action in ("compare", "plot", "unit", "part", "zoom", "log", "cursor"):
             return len(self._list.marked) > 1
         if run is None:
-            return action not in ("mark", "rename", "copy", "resume", "stop", "talk", "export", "rate", "delete")
+            return action not in (
+                "mark",
+                "rename",
+                "copy",
+                "resume",
+                "stop",
+                "talk",
+                "export",
+                "rate",
+                "report",
+                "delete",
+            )
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
         resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
         offered = {"resume": resumable, "stop": live, "talk": has_adapter, "export": has_adapter, "delete": not live}
+        offered["report"] = not live and (has_adapter or run.mode == "evaluate")
         offered["rate"] = run.mode in (*TRAINING_MODES, "generate", "evaluate")
         return offered.get(action, True)
 
@@ -292,6 +307,11 @@ class RunsScreen(ModeScreen):
 
         if self._run is not None:
             await open_rating(self.services, self._run.id)
+
+    def action_report(self) -> None:
+        """Show whether fine-tuning helped, and where the report is."""
+        if self._run is not None:
+            self.services.open_screen(ReportScreen(self.services, self.actions, self._run))
 
     async def action_mark(self) -> None:
         """Mark or unmark the run under the cursor; the oldest mark goes when there are too many."""

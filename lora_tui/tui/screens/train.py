@@ -77,6 +77,8 @@ class TrainScreen(RunScreen):
                 tooltip="Write this run's adapter, or merged weights, for other programs"),
         Binding("w", "rate", "Rate answers", id="train.rate",
                 tooltip="Say of one answer after the other whether it is good: one key each"),
+        Binding("r", "report", "Did it help?", show=False, id="train.report",
+                tooltip="Did fine-tuning help? This run's adapter against its base model on held-out questions"),
         Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
         Binding("l", "log", "Log scale", id="train.log", tooltip="Logarithmic loss axis"),
         Binding("a", "unit", "Steps, tokens, time", show=False, id="train.unit",
@@ -222,7 +224,7 @@ class TrainScreen(RunScreen):
         score = f": score {view.best.score:.2f}" if view.best is not None else ""
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
-                            ("rate", "rate its answers"), ("resume", "go on"))  # fmt: skip
+                            ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
@@ -324,6 +326,8 @@ class TrainScreen(RunScreen):
             return view is not None and view.run.state == "running"
         if action == "chat":
             return view is not None and bool(view.checkpoint)
+        if action == "report":
+            return view is not None and not view.live and (bool(view.checkpoint) or view.run.mode == "evaluate")
         if action == "export":
             return view is not None and bool(view.checkpoint) and not view.live
         if action == "rate":
@@ -357,6 +361,13 @@ class TrainScreen(RunScreen):
         """Choose what of the run to export, then where to."""
         if self._view is not None:
             self.actions.ask_export(self._view.run)
+
+    def action_report(self) -> None:
+        """Show whether fine-tuning helped, and where the report is."""
+        from lora_tui.tui.screens.report import ReportScreen
+
+        if self._view is not None:
+            self.services.open_screen(ReportScreen(self.services, self.actions, self._view.run))
 
     def action_plot(self) -> None:
         """Show the next of the plots in the large place."""

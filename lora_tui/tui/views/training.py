@@ -72,6 +72,8 @@ class TrainingView:
     """Why the run has ended, from its result: ``steps``, ``target_score``, ``patience`` or ``request``."""
     known: ScoreAgreement | None = None
     """What ratings say of the score; None before it was asked."""
+    comparison: Mapping[str, Any] | None = None
+    """What an evaluation has found on held-out questions, from its result."""
     _loss_average: ExponentialAverage = field(default_factory=ExponentialAverage)
     _event_cursor: int | None = None
     _ended_at: float | None = None
@@ -154,7 +156,8 @@ class TrainingView:
             return False
         self._ended_at, self.stopped_by = self.run.ended_at, ""
         if not self.live and (row := await runs.get(store, self.run.id)) is not None:
-            self.stopped_by = str((row.result or {}).get("stopped_by", ""))
+            result = row.result or {}
+            self.stopped_by, self.comparison = str(result.get("stopped_by", "")), result.get("comparison")
         return True
 
     def _apply(self, event: Event, *, new: bool = True) -> None:

@@ -9,6 +9,7 @@ from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
 from lora_tui.protocol.agreement import ScoreAgreement
+from lora_tui.protocol.comparison import HeldOutComparison, comparison_from, comparison_rows, questions_text
 from lora_tui.store.rows import Sample
 from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
@@ -201,10 +202,23 @@ def plan_lines(view: TrainingView) -> Content:
 
 
 def _no_step(view: TrainingView) -> Content:
-    """How a run without a step has ended, and the first line of its error; Runs shows the rest."""
+    """How a run without a step has ended: what an evaluation has found, or the first line of an error."""
+    if view.comparison is not None:
+        return comparison_content(comparison_from(view.comparison))
     ended = _figure("done", "no step", ending_text(view) or view.run.state)
     why = (view.run.error or "").partition("\n")[0]
     return styled(ended, "\n", safe_line(why, 300, "$error")) if why else ended
+
+
+def comparison_content(found: HeldOutComparison) -> Content:
+    """What was asked, and the figures of both models, a line each."""
+    rows = comparison_rows(found)
+    width = max(len(label) for label, _ in rows) + 2
+    parts: list[Any] = [(f"{questions_text(found)[:1].upper()}{questions_text(found)[1:]}", "bold")]
+    for label, figure in rows:
+        colour = {"better": "bold $success", "worse": "bold $error"}.get(found.verdict, "bold")
+        parts += ["\n", (f"{label:<{width}}", DIM), (figure, colour if label == "difference" else "")]
+    return styled(*parts)
 
 
 def plan_with_warnings(view: TrainingView, width: int, forecast: Content | None = None) -> Content:
