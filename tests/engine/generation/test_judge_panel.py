@@ -74,6 +74,15 @@ def asked(harness: GenerationHarness) -> Counter[str]:
     return Counter(one.body["model"] for one in harness.server.received if one.kind == "judge")
 
 
+def answered(harness: GenerationHarness) -> int:
+    return int(
+        harness.value(
+            "SELECT COUNT(*) FROM attempts JOIN tasks ON tasks.id = task_id"
+            " WHERE kind='judge' AND status='ok' AND attempts.prompt_tokens > 0"
+        )
+    )
+
+
 def metrics(harness: GenerationHarness) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for pair, name, value in harness.rows("SELECT pair_id, name, value FROM pair_metrics"):
@@ -87,6 +96,7 @@ def test_two_judges_that_agree_are_enough(panel: GenerationHarness) -> None:
     assert asked(panel) == {"one": 6, "two": 6}
     assert outcome.result["judge_answers"] == {"one": 6, "two": 6}
     assert outcome.result["calls"] == len(panel.server.received), "each answer is in the account"
+    assert answered(panel) == 12, "with its tokens"
     for measured in metrics(panel).values():
         assert measured[DISAGREEMENT] == 0
         assert measured["judge_correctness"] == measured["judge_correctness@one"] == measured["judge_correctness@two"]
@@ -152,7 +162,7 @@ def test_an_answer_of_one_judge_outlives_the_process(panel: GenerationHarness) -
     second = panel.run(resume=first.run_id, total_examples=4)
     assert (second.state, second.result["accepted"]) == ("finished", 4)
     assert asked(panel)["one"] == len(panel.rows("SELECT 1 FROM judgements WHERE judge='one'"))
-    assert panel.value("SELECT COUNT(*) FROM attempts WHERE status='ok'") == second.result["attempts"]["ok"]
+    assert answered(panel) == len(panel.rows("SELECT 1 FROM judgements"))
 
 
 def test_each_judge_of_a_panel_is_checked(panel: GenerationHarness) -> None:
