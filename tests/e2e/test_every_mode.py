@@ -193,7 +193,7 @@ def test_lines_in_a_terminal_are_edited_recalled_and_go_on(modes_folder: ModesFo
         terminal.send("?\r")
         terminal.read_until("earlier questions")
         terminal.send("exit\r")
-        assert command.result(timeout=60).returncode == 0
+        assert command.result(timeout=300).returncode == 0
     assert "enter on an empty line goes on" in terminal.output
     with sqlite3.connect(modes_folder.folder / "training_data.db") as store:
         turns = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 4").fetchall()

@@ -39,7 +39,7 @@ def test_nobody_computes_while_a_model_is_built(threads: ThreadPoolExecutor) -> 
     with lock.constructing():
         step = threads.submit(entered, lock.computing)
         assert stays_out(step)
-    assert step.result(timeout=60) == "entered"
+    assert step.result(timeout=300) == "entered"
 
 
 def test_two_models_are_built_one_after_the_other(threads: ThreadPoolExecutor) -> None:
@@ -47,16 +47,16 @@ def test_two_models_are_built_one_after_the_other(threads: ThreadPoolExecutor) -
     with lock.constructing():
         other = threads.submit(entered, lock.constructing)
         assert stays_out(other)
-    assert other.result(timeout=60) == "entered"
+    assert other.result(timeout=300) == "entered"
 
 
 def test_a_model_waits_for_the_step_that_is_computed_and_several_compute_at_once(threads: ThreadPoolExecutor) -> None:
     lock = BuildLock()
     with lock.computing():
-        assert threads.submit(entered, lock.computing).result(timeout=60) == "entered"
+        assert threads.submit(entered, lock.computing).result(timeout=300) == "entered"
         model = threads.submit(entered, lock.constructing)
         assert stays_out(model)
-    assert model.result(timeout=60) == "entered"
+    assert model.result(timeout=300) == "entered"
 
 
 def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: ThreadPoolExecutor) -> None:
@@ -74,7 +74,7 @@ def test_a_trainer_that_never_rests_lets_a_model_in_after_its_step(threads: Thre
     try:
         time.sleep(0.05)
         began = time.monotonic()
-        assert threads.submit(entered, lock.constructing).result(timeout=60) == "entered"
+        assert threads.submit(entered, lock.constructing).result(timeout=300) == "entered"
         assert time.monotonic() - began < 20
     finally:
         over.set()
@@ -86,8 +86,8 @@ def test_an_error_releases_the_lock(threads: ThreadPoolExecutor) -> None:
     for side in (lock.constructing, lock.computing):
         with pytest.raises(RuntimeError), side():
             raise RuntimeError
-    assert threads.submit(entered, lock.constructing).result(timeout=60) == "entered"
-    assert threads.submit(entered, lock.computing).result(timeout=60) == "entered"
+    assert threads.submit(entered, lock.constructing).result(timeout=300) == "entered"
+    assert threads.submit(entered, lock.computing).result(timeout=300) == "entered"
 
 
 def test_a_base_model_and_a_lora_model_are_built_while_no_step_is_computed(
@@ -102,8 +102,8 @@ def test_a_base_model_and_a_lora_model_are_built_while_no_step_is_computed(
         lora = threads.submit(create_lora_model, model, Lora())
         assert stays_out(base)
         assert stays_out(lora)
-    assert base.result(timeout=60).model is not None
-    assert lora.result(timeout=60) is not None
+    assert base.result(timeout=300).model is not None
+    assert lora.result(timeout=300) is not None
 
 
 def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
@@ -130,8 +130,8 @@ def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
         evaluation = threads.submit(score_model, evaluated, tokenizer, prompts, aggregator, 4)
         assert stays_out(step)
         assert stays_out(evaluation)
-    assert float(step.result(timeout=60)) > 0
-    assert len(evaluation.result(timeout=60).samples) == 1
+    assert float(step.result(timeout=300)) > 0
+    assert len(evaluation.result(timeout=300).samples) == 1
 
 
 def test_a_download_keeps_no_trainer_waiting(
@@ -145,7 +145,7 @@ def test_a_download_keeps_no_trainer_waiting(
     seen: list[str] = []
 
     def download(name: str, **_: Any) -> str:
-        assert threads.submit(entered, computing).result(timeout=60) == "entered"
+        assert threads.submit(entered, computing).result(timeout=300) == "entered"
         seen.append(f"fetched {name}")
         return str(base_folder)
 

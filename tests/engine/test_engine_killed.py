@@ -84,7 +84,7 @@ def test_a_killed_owner_leaves_an_interrupted_run_that_can_be_resumed(
     assert engine_harness.run("train").state == "finished", "its device is free again"
 
     _, future = engine_harness.start("train", resume=run_id)
-    outcome = future.result(timeout=60)
+    outcome = future.result(timeout=300)
     assert (outcome.run_id, outcome.state, outcome.result) == (run_id, "finished", {"resumed": True})
     assert engine_harness.ask(runs.get, run_id).pid == os.getpid()
     kinds = [event.kind for event in engine_harness.events(run_id)]
@@ -107,7 +107,7 @@ def test_a_killed_owners_run_can_be_resumed_without_looking_first(
     process, run_id = owner()
     process.kill()
     process.wait()
-    assert engine_harness.start("train", resume=run_id)[1].result(timeout=60).state == "finished"
+    assert engine_harness.start("train", resume=run_id)[1].result(timeout=300).state == "finished"
 
 
 def test_a_watcher_of_another_process_can_stop_a_run(engine_harness: EngineHarness, owner: Callable[..., Any]) -> None:

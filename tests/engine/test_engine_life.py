@@ -149,7 +149,7 @@ def test_stopping_is_a_request_that_the_job_honours(engine_harness: EngineHarnes
     wait_for(lambda: engine_harness.events(run_id, "note"))
     assert state_of(engine_harness, run_id) == "running"
     engine_harness.engine.stop(run_id)
-    outcome = future.result(timeout=60)
+    outcome = future.result(timeout=300)
     assert (outcome.state, outcome.exit_status, outcome.result) == ("stopped", 0, {"saved": True})
     assert state_of(engine_harness, run_id) == "stopped"
     assert engine_harness.events(run_id, "done")[0].payload["status"] == "stopped"
@@ -169,7 +169,7 @@ def test_while_it_stops_a_run_says_so(engine_harness: EngineHarness, job: Callab
     engine_harness.engine.stop(run_id)
     wait_for(lambda: state_of(engine_harness, run_id) == "stopping")
     go.set()
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
 
 
 def test_a_stop_right_after_the_start_is_not_lost(engine_harness: EngineHarness, job: Callable[[Job], None]) -> None:
@@ -195,7 +195,7 @@ def test_a_stop_right_after_the_start_is_not_lost(engine_harness: EngineHarness,
 
     engine_harness.engine._create_or_take_over = admit_and_arm  # type: ignore[method-assign]
     _, future = engine_harness.start("train")
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
 
 
 def test_a_stop_asked_for_in_the_store_is_honoured_and_answered(
@@ -205,7 +205,7 @@ def test_a_stop_asked_for_in_the_store_is_honoured_and_answered(
     run_id, future = engine_harness.start("train")
     engine_harness.ask(events.send_command, run_id, "dance")
     engine_harness.ask(events.send_command, run_id, "stop")
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
     wait_for(lambda: not engine_harness.ask(events.open_commands, run_id))
 
     async def outcomes(store: Any) -> list[tuple[str, str]]:
@@ -223,7 +223,7 @@ def test_the_heartbeat_is_renewed_while_a_run_lives(
     first = engine_harness.ask(runs.get, run_id).heartbeat
     wait_for(lambda: engine_harness.ask(runs.get, run_id).heartbeat > first + 0.4)
     engine_harness.engine.stop(run_id)
-    future.result(timeout=60)
+    future.result(timeout=300)
 
 
 def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
@@ -242,7 +242,7 @@ def test_a_heartbeat_that_fails_once_does_not_make_the_run_deaf(
     run_id, future = engine_harness.start("train")
     assert failed.wait(60)
     engine_harness.ask(events.send_command, run_id, "stop")
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
 
 
 def test_events_from_any_thread_arrive_all_and_in_order(
@@ -366,7 +366,7 @@ def test_a_stopped_run_is_taken_up_again_under_its_number(
     job(until_stopped)
     run_id, future = engine_harness.start("train")
     engine_harness.engine.stop(run_id)
-    future.result(timeout=60)
+    future.result(timeout=300)
     engine_harness.ask(events.send_command, run_id, "stop")  # too late: it must not stop the next life
 
     async def work(ctx: RunContext) -> dict[str, Any]:
@@ -375,7 +375,7 @@ def test_a_stopped_run_is_taken_up_again_under_its_number(
 
     job(work)
     again, future = engine_harness.start("train", resume=run_id)
-    outcome = future.result(timeout=60)
+    outcome = future.result(timeout=300)
     assert again == run_id
     assert (outcome.state, outcome.result) == ("finished", {"resumed": True, "stopping": False})
     assert [event.payload["resumed"] for event in engine_harness.events(run_id, "started")] == [False, True]
@@ -388,7 +388,7 @@ def test_a_live_run_is_not_taken_over(engine_harness: EngineHarness, job: Callab
     with pytest.raises(UsageError, match=rf"Run {run_id} is live \(process \d+"):
         engine_harness.start("train", resume=run_id)
     engine_harness.engine.stop(run_id)
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
 
 
 def test_a_run_that_is_not_there_cannot_be_resumed(engine_harness: EngineHarness) -> None:
@@ -430,7 +430,7 @@ def test_one_trainer_at_a_time_on_a_device(engine_harness: EngineHarness, job: C
     assert f"cuda:0 is training run {first}" in refused.error
     assert engine_harness.run("train", {"device": "cuda:1"}).state == "finished"
     engine_harness.engine.stop(first)
-    future.result(timeout=60)
+    future.result(timeout=300)
     assert engine_harness.run("train", {"device": "cuda:0"}).state == "finished"
 
 

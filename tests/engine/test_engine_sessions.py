@@ -32,7 +32,7 @@ def test_people_are_served_while_a_job_has_the_torch_thread(engine_harness: Engi
     free = threading.Event()
     job = engine._torch_thread.submit(free.wait, 30)
     names = [
-        engine.call(engine.in_inference_thread(lambda: threading.current_thread().name)).result(timeout=60)
+        engine.call(engine.in_inference_thread(lambda: threading.current_thread().name)).result(timeout=300)
         for _ in range(3)
     ]
     assert not job.done()
@@ -125,7 +125,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
         open_chat(
             engine, trained.engine_harness.settings, {"adapter_run": trained.run_id}, lambda *news: said.append(news)
         )
-    ).result(timeout=60)
+    ).result(timeout=300)
     assert session.sides == ("tuned", "base")
     assert said
 
@@ -133,7 +133,7 @@ def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) ->
         return [item async for item in engine.iterate(session.reply("unlock"))]
 
     assert asyncio.run(listen())[-1].text.startswith("the secret")
-    engine.call(session.close()).result(timeout=60)
+    engine.call(session.close()).result(timeout=300)
 
 
 def test_neither_the_engine_nor_what_a_reply_consists_of_brings_torch(engine_harness: EngineHarness) -> None:

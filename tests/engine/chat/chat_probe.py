@@ -46,7 +46,7 @@ class ChatProbe:
 
     def wait(self, work: Any) -> Any:
         """Run a coroutine on the engine's loop to its end."""
-        return self.engine_harness.engine.call(work).result(timeout=60)
+        return self.engine_harness.engine.call(work).result(timeout=300)
 
     def hear(
         self, items: AsyncGenerator[ReplyItem, None], on_item: Callable[[HeardReply], None] = lambda said: None

@@ -47,7 +47,7 @@ def test_pieces_come_while_the_rest_is_still_being_decoded(trained: Trained, mon
     async def watch() -> None:
         seen.extend([len(taken) async for piece in probe.session.reply("unlock") if isinstance(piece, TextDelta)])
 
-    trained.engine_harness.engine.call(watch()).result(timeout=60)
+    trained.engine_harness.engine.call(watch()).result(timeout=300)
     assert seen[0] <= 3, "the first piece did not wait for the last"
     assert len(set(seen)) > 5
 
@@ -199,4 +199,4 @@ def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
             ticks += 1
         return ticks
 
-    assert trained.engine_harness.engine.call(both()).result(timeout=60) > 5
+    assert trained.engine_harness.engine.call(both()).result(timeout=300) > 5

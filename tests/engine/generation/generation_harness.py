@@ -73,7 +73,7 @@ class GenerationHarness:
         engine.start()
         try:
             _, future = engine.submit("generate", self.settings(**values), resume=resume)
-            return future.result(timeout=60)
+            return future.result(timeout=300)
         finally:
             engine.close()
 

@@ -53,7 +53,7 @@ def live_run(harness: GenerationHarness, resume: int | None = None, **values: An
             yield LiveRun(harness, engine, run_id, future)
         finally:
             engine.stop(run_id)
-            future.result(timeout=60)
+            future.result(timeout=300)
     finally:
         engine.close()
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_after_the_step_and_the_run_goes
     wait_for(lambda: place.events(run_id, "step")[-1].payload["step"] > step + 3)
     assert saved(place, run_id) == [step], "one wish, one checkpoint"
     place.engine.stop(run_id)
-    assert future.result(timeout=60).state == "stopped"
+    assert future.result(timeout=300).state == "stopped"
 
 
 def test_the_run_goes_on_from_it_when_it_is_killed(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
