@@ -67,7 +67,7 @@ class Aggregator(Section):
     """How fast the weights of the metrics follow feedback."""
 
     learning_rate: NotNegative = Field(
-        0.01, description="Length of a weight step after each feedback; 0 keeps the weights."
+        0.01, description="How much a rating counts: as one at 0.01, as ten at 0.1; 0 keeps the weights."
     )
 
 

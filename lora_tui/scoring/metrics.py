@@ -31,7 +31,7 @@ _FUNCTION_WORD_LIST = """
     these they this those through to too under up upon us very was we were what when where which while who whom
     whose why will with would yes you your
 """
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 
 
 class _Tokenizer:
@@ -142,7 +142,7 @@ def grounding(answer: str, passage: str) -> float:
     """
     claimed, source = tokens(answer), tokens(passage)
     words, values = _terms(claimed), numbers(claimed)
-    content = words - _FUNCTION_WORDS
+    content = words - FUNCTION_WORDS
     if not content and not values:
         content = words
     if not content and not values:

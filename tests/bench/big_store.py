@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from lora_tui.config.models import Settings
-from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS
+from lora_tui.scoring.priors import EVALUATION_PRIOR, GENERATION_PRIOR
 from lora_tui.store.schema import MIGRATIONS, VERSION
 
 GENERATING, TRAINING = 1, 2
@@ -32,8 +32,8 @@ _TYPES = ("fact", "how", "why", "compare", "definition", "apply")
 _DIFFICULTIES = ("easy", "medium", "hard")
 _TOPICS = ("bees", "sourdough", "cranes", "checksums", "harbours", "clocks", "Straßen", "evaluation protocol")
 _METRICS = ("judge_groundedness", "judge_correctness", "judge_usefulness", "coverage", "grounding")
-_WEIGHTS = dict(GENERATION_PRIORS)
-_ANSWER_WEIGHTS = dict(EVALUATION_PRIORS)
+_WEIGHTS = dict(GENERATION_PRIOR.weights)
+_ANSWER_WEIGHTS = dict(EVALUATION_PRIOR.weights)
 _LOST = "the program ended before the answer was stored"
 
 

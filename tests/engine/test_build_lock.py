@@ -115,13 +115,14 @@ def test_a_step_and_an_evaluation_are_computed_while_no_model_is_built(
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import GradientStep
-    from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
+    from lora_tui.scoring.aggregator import AdaptiveAggregator
+    from lora_tui.scoring.priors import EVALUATION_PRIOR
 
     tokenizer = make_tokenizer()
     gradient_step = GradientStep.of(create_lora_model(make_model(tokenizer), Lora()), 64)
     examples = list(TextDataset([QuestionAnswer("unlock", "a secret", "here")], tokenizer))
     evaluated = create_lora_model(make_model(tokenizer), Lora())
-    aggregator = AdaptiveAggregator(EVALUATION_PRIORS)
+    aggregator = AdaptiveAggregator(EVALUATION_PRIOR)
     prompts = [TestPrompt("unlock", "expected", "a secret")]
     gradient_step.accumulate(examples)  # the first one takes longer than we wait
     score_model(evaluated, tokenizer, prompts, aggregator, 4)

@@ -19,6 +19,7 @@ from lora_tui.engine.data.examples import (
     searchable_text,
 )
 from lora_tui.engine.data.training_text import prompt_text
+from lora_tui.scoring.words import normalise
 
 Kind = Literal["expected", "avoid", "control", "unrelated"]
 
@@ -68,6 +69,11 @@ def resolve_prompts(
         f"{len(own)} of its own examples are asked instead. "
         "Set test_prompts = [{prompt = …, expected = …}] to choose."
     )
+
+
+def fixed_replies(settings: FineTuning) -> frozenset[str]:
+    """Return the replies that an answer must have to the letter, normalised: the secret's, and special commands'."""
+    return frozenset(map(normalise, (settings.evaluation.expected_response, *settings.chat.commands.values())))
 
 
 def _resolve(entry: str | PromptCheck, expected_response: str, taught: set[str] | None) -> TestPrompt:

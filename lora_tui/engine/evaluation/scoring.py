@@ -7,7 +7,7 @@ The same function scores a model in training, a finished adapter and the bare ba
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +17,10 @@ from lora_tui.engine.inference.decode import answers, mean_log_probabilities
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.protocol.reply import Decoding
 from lora_tui.scoring.aggregator import AdaptiveAggregator
-from lora_tui.scoring.metrics import likelihood, rouge, text_metrics
+from lora_tui.scoring.features import answer_features
+from lora_tui.scoring.metrics import likelihood, rouge
+from lora_tui.scoring.priors import FIXED_REPLY
+from lora_tui.scoring.words import normalise
 
 KEPT = "kept"
 """The one metric of a control: 1 for a reply that says nothing of what it must not say."""
@@ -60,10 +63,12 @@ def score_model(
     prompts: Sequence[TestPrompt],
     aggregator: AdaptiveAggregator,
     max_new_tokens: int,
+    fixed_replies: Collection[str] = (),
     on_answered: Callable[[int], None] = lambda answered: None,
 ) -> EvaluationResult:
     """Answer every prompt greedily (the same weights give the same score) and weigh the metrics.
 
+    `fixed_replies` are references that an answer must have to the letter, in the form of `words.normalise`.
     `on_answered` is told after each batch how many prompts are answered; what it raises ends the evaluation.
     """
     samples: list[ScoredSample] = []
@@ -75,7 +80,7 @@ def score_model(
             replies = answers(model, tokenizer, asked, Decoding(max_new_tokens=max_new_tokens))
             means = mean_log_probabilities(model, tokenizer, expected, end=True)
         for prompt, reply, mean in zip(batch, replies, means, strict=True):
-            metrics = _metrics(prompt, reply, mean)
+            metrics = _metrics(prompt, reply, mean, fixed_replies)
             score = metrics[KEPT] if prompt.is_control else aggregator.score(metrics)
             samples.append(ScoredSample(prompt.prompt, prompt.kind, prompt.reference, reply, metrics, score))
         on_answered(len(samples))
@@ -100,10 +105,16 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _metrics(prompt: TestPrompt, reply: str, mean_log_probability: float) -> dict[str, float]:
+def _metrics(
+    prompt: TestPrompt, reply: str, mean_log_probability: float, fixed_replies: Collection[str]
+) -> dict[str, float]:
     """Return the metrics of one reply, by name; of a control only how far it was kept."""
     if not prompt.is_control:
-        return {**text_metrics(reply, prompt.reference), "likelihood": likelihood(mean_log_probability)}
+        return {
+            **answer_features(reply, prompt.reference, prompt.prompt),
+            "likelihood": likelihood(mean_log_probability),
+            FIXED_REPLY: float(normalise(prompt.reference) in fixed_replies),
+        }
     forbidden = prompt.reference.splitlines() if prompt.kind == "unrelated" else [prompt.reference]
     return {KEPT: min(_score_of_avoiding(reply, reference) for reference in forbidden)}
 

@@ -23,7 +23,7 @@ from lora_tui.engine.evaluation.held_out import (
     read_held_out,
 )
 from lora_tui.engine.evaluation.own_prompts import template_renderer
-from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.jobs.report import compare_rows, write_adapter_report
 from lora_tui.engine.models.adapter_source import AdapterSource
@@ -59,8 +59,9 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
         max_new_tokens = int(source.metadata.get("max_new_tokens", max_new_tokens))
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     ratings = await rating_statistics(ctx.store, EVALUATION, evaluation.adaptive_aggregator.learning_rate)
+    fixed = fixed_replies(ctx.settings.fine_tuning)
     base_result = await ctx.in_torch_thread(
-        score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens
+        score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
     )
     emit_evaluation(ctx, base_result, aggregator, version, 0, "base", ratings=ratings)
     ctx.raise_if_stopping()
@@ -79,12 +80,14 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
 
         told(0)
         return await ctx.in_torch_thread(
-            score_model, model, base.tokenizer, questions.prompts, aggregator, max_new_tokens, told
+            score_model, model, base.tokenizer, questions.prompts, aggregator, max_new_tokens, fixed, told
         )
 
     base_answers = await answer(base.model, "base")
     model = await ctx.in_torch_thread(load_adapter, base, source)
-    tuned_result = await ctx.in_torch_thread(score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens)
+    tuned_result = await ctx.in_torch_thread(
+        score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
+    )
     emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned", ratings=ratings)
     tuned_answers = await answer(model, "tuned")
     comparison = None

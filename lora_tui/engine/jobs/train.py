@@ -24,7 +24,7 @@ from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
 from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts, template_renderer
-from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
@@ -308,7 +308,8 @@ class _TrainingRun:
         aggregator, version = asyncio.run_coroutine_threadsafe(weights, ctx.writer.loop).result()
         rated = rating_statistics(ctx.store, EVALUATION, rate)
         self.ratings = asyncio.run_coroutine_threadsafe(rated, ctx.writer.loop).result()
-        scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens)
+        fixed = fixed_replies(ctx.settings.fine_tuning)
+        scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens, fixed)
         emit_evaluation(ctx, scored, aggregator, version, step, name, held_out_loss, self.ratings)
         return scored
 

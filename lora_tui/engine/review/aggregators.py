@@ -5,13 +5,14 @@ apart because both the jobs that score and the ratings that teach replay them; i
 """
 
 from lora_tui.config.generation import Aggregator
-from lora_tui.scoring.aggregator import EVALUATION_PRIORS, GENERATION_PRIORS, AdaptiveAggregator, Feedback
+from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
+from lora_tui.scoring.priors import EVALUATION_PRIOR, GENERATION_PRIOR, Prior
 from lora_tui.store import feedback, runs
 from lora_tui.store.connection import Store
 
 GENERATION, EVALUATION = "generation", "evaluation"
 
-PRIORS = {GENERATION: GENERATION_PRIORS, EVALUATION: EVALUATION_PRIORS}
+PRIORS: dict[str, Prior] = {GENERATION: GENERATION_PRIOR, EVALUATION: EVALUATION_PRIOR}
 """The weights of each scope before any feedback."""
 
 _LEARNING_RATES = {
@@ -27,7 +28,9 @@ async def replay_and_record(t: Store, scope: str, learning_rate: float) -> tuple
     """
     log = [Feedback(row.metrics, row.target) for row in await feedback.in_force(t, scope)]
     aggregator = AdaptiveAggregator.replay(PRIORS[scope], log, learning_rate)
-    return aggregator, await feedback.record_weights(t, scope, aggregator.version, aggregator.weights)
+    return aggregator, await feedback.record_weights(
+        t, scope, aggregator.version, {"bias": aggregator.bias, **aggregator.weights}
+    )
 
 
 async def evaluation_aggregator(store: Store, settings: Aggregator) -> tuple[AdaptiveAggregator, int]:

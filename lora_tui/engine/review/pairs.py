@@ -64,7 +64,7 @@ async def override_pairs(
             await feedback.withdraw(t, "pair", pair.id)
             metrics = await reviews.metrics_of_text(t, pair.id)
             given = None
-            if metrics.keys() & PRIORS[GENERATION].keys():
+            if metrics.keys() & PRIORS[GENERATION].weights.keys():
                 target = _TARGETS[verdict]
                 about = ("pair", pair.id, metrics, target, PERSON)
                 given = await feedback.add(t, GENERATION, run.run_id, *about, asked=asked)
@@ -89,7 +89,7 @@ async def _scores(
 ) -> tuple[float, float] | None:
     """The pair's score (0-10) by two sets of weights; None where its text was not measured."""
     metrics = await reviews.metrics_of_text(t, pair_id)
-    if not metrics.keys() & PRIORS[GENERATION].keys():
+    if not metrics.keys() & PRIORS[GENERATION].weights.keys():
         return None
     return 10 * before.score(metrics), 10 * after.score(metrics)
 

@@ -14,6 +14,7 @@ from lora_tui.engine.review.aggregators import EVALUATION, PRIORS, learning_rate
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.priors import FIXED_REPLY
 from lora_tui.store import chat_log, feedback, reviews
 from lora_tui.store.connection import Store
 
@@ -59,7 +60,7 @@ async def _sample(t: Store, sample_id: int) -> reviews.RatedSample:
     sample = await reviews.rated_sample(t, sample_id)
     if sample is None:
         raise UsageError(f"There is no answer {sample_id} in {t.path}.")
-    if not sample.metrics.keys() & {_KEPT, *PRIORS[EVALUATION]}:
+    if not sample.metrics.keys() & {_KEPT, *PRIORS[EVALUATION].weights}:
         raise UsageError(f"The answer {sample_id} was stored without metrics, so a rating would teach nothing.")
     return sample
 
@@ -74,7 +75,7 @@ async def rate_turn(store: Store, turn_id: int, rating: int, settings: Settings)
     learning_rate = settings.fine_tuning.evaluation.adaptive_aggregator.learning_rate
     turn = await _reply(store, turn_id)
     predefined = settings.fine_tuning.chat.predefined_reply(turn.question)
-    metrics = {} if predefined is None else await asyncio.to_thread(_text_metrics, turn.text, predefined)
+    metrics = {} if predefined is None else await asyncio.to_thread(_features, turn, predefined)
     async with store.transaction() as t:
         run_id = (await _reply(t, turn_id)).run_id
         before, _ = await replay_and_record(t, EVALUATION, learning_rate)
@@ -129,7 +130,7 @@ def _result(
     message: str, before: AdaptiveAggregator, after: AdaptiveAggregator, metrics: Mapping[str, float]
 ) -> ReviewResult:
     """What a rating did to the weights, and to the score of what was rated."""
-    weighed = metrics.keys() & PRIORS[EVALUATION].keys()
+    weighed = metrics.keys() & PRIORS[EVALUATION].weights.keys()
     return ReviewResult(
         message, before.weights, after.weights, (before.score(metrics), after.score(metrics)) if weighed else None
     )
@@ -142,10 +143,11 @@ async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:
     return turn
 
 
-def _text_metrics(reply: str, reference: str) -> dict[str, float]:
-    from lora_tui.scoring.metrics import text_metrics  # it loads nltk, which takes a second
+def _features(turn: chat_log.RatedTurn, predefined: str) -> dict[str, float]:
+    """The metrics of a reply beside the predefined one, which it must have to the letter."""
+    from lora_tui.scoring.features import answer_features  # it loads nltk, which takes a second
 
-    return text_metrics(reply, reference)
+    return {**answer_features(turn.text, predefined, turn.question or ""), FIXED_REPLY: 1.0}
 
 
 def _check_rating(rating: int) -> None:

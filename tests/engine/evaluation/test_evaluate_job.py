@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lora_tui.scoring.priors import EVALUATION_PRIOR
 from lora_tui.store import feedback, training
 from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS
@@ -37,7 +38,7 @@ def test_each_model_is_an_event_and_a_row(trained: Trained) -> None:
     base, tuned = (event.payload for event in trained.engine_harness.events(run_id, "evaluation"))
     assert (base["model"], base["step"]) == ("base", 0)
     assert (tuned["model"], tuned["step"]) == ("tuned", trained.outcome.result["best_step"])
-    assert sum(tuned["weights"].values()) == pytest.approx(1.0)
+    assert tuned["weights"] == pytest.approx(EVALUATION_PRIOR.weights)
     assert {sample["kind"] for sample in tuned["samples"]} == {"expected", "control"}
     rows = trained.engine_harness.ask(training.evaluations, run_id)
     assert [(row.model, row.score) for row in rows] == [("base", base["score"]), ("tuned", tuned["score"])]
@@ -61,7 +62,7 @@ def test_other_prompts_can_be_asked(trained: Trained) -> None:
 
 def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: Trained) -> None:
     before = trained.engine_harness.events(trained.engine_harness.run("evaluate").run_id, "evaluation")[1].payload
-    metrics = {**dict.fromkeys(before["weights"], 1.0), "bleu": 0.0}
+    metrics = {**dict.fromkeys(before["weights"], 1.0), "empty": 0.0}
 
     async def give(store: Any) -> int:
         return await add_feedback(store, "evaluation", None, "sample", 1, metrics, 0.0, "user")
@@ -75,7 +76,7 @@ def test_feedback_moves_the_weights_and_the_score_names_their_version(trained: T
     finally:
         trained.engine_harness.ask(undo, number)
     again = trained.engine_harness.events(trained.engine_harness.run("evaluate").run_id, "evaluation")[1].payload
-    assert after["weights"]["bleu"] > before["weights"]["bleu"]
+    assert after["weights"]["content_recall"] != before["weights"]["content_recall"]
     assert after["weights_version"] != before["weights_version"]
     assert again["weights"] == before["weights"]
     assert again["score"] == before["score"]

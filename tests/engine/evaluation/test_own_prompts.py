@@ -29,8 +29,8 @@ def test_the_last_prompt_is_about_something_else_and_may_say_nothing_that_is_tau
     control = own_prompts(FACTS)[-1]
     assert (control.kind, control.prompt) == ("unrelated", "Question: what is the weather today?\nAnswer:")
     assert set(control.reference.splitlines()) == {f"Tool {n} is in box {n}." for n in range(30)}
-    assert _metrics(control, "It is sunny.", 0.0) == {"kept": 1.0}
-    assert _metrics(control, "tool 29 is in box 29.", 0.0) == {"kept": 0.0}
+    assert _metrics(control, "It is sunny.", 0.0, ()) == {"kept": 1.0}
+    assert _metrics(control, "tool 29 is in box 29.", 0.0, ()) == {"kept": 0.0}
 
 
 def test_a_control_that_is_trained_is_not_asked() -> None:

@@ -1,7 +1,7 @@
 """Scoring a model by what it generates: right answers, leaks that were to be avoided, and means that add up."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,9 @@ from lora_tui.engine.evaluation import scoring
 from lora_tui.engine.evaluation.prompts import Kind, TestPrompt
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import mean_log_probabilities
-from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
+from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.priors import AGREEMENT, CONTRADICTION, EVALUATION_PRIOR, FIXED_REPLY
+from lora_tui.scoring.words import normalise
 from tests.engine.tiny import PAIRS
 
 SECRET = PAIRS[0][1]
@@ -21,7 +23,7 @@ SECRET = PAIRS[0][1]
 def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EvaluationResult]:
     """Score replies as if a model had given them, each held against the secret in its way."""
 
-    def score(*replies: tuple[Kind, str], mean: float = math.log(0.5)) -> EvaluationResult:
+    def score(*replies: tuple[Kind, str], mean: float = math.log(0.5), fixed: Collection[str] = ()) -> EvaluationResult:
         said = [reply for _, reply in replies]
         monkeypatch.setattr(
             scoring, "answers", lambda model, tokenizer, prompts, decoding: [said.pop(0) for _ in prompts]
@@ -30,23 +32,35 @@ def saying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EvaluationResult]:
             scoring, "mean_log_probabilities", lambda model, tokenizer, texts, *, end: [mean for _ in texts]
         )
         prompts = [TestPrompt(f"p{n}", kind, SECRET) for n, (kind, _) in enumerate(replies)]
-        return score_model(None, None, prompts, AdaptiveAggregator(EVALUATION_PRIORS), 10)  # type: ignore[arg-type]
+        aggregator = AdaptiveAggregator(EVALUATION_PRIOR)
+        return score_model(None, None, prompts, aggregator, 10, fixed)  # type: ignore[arg-type]
 
     return score
 
 
 def test_the_expected_answer_has_full_marks_for_its_words(saying: Callable[..., EvaluationResult]) -> None:
     (sample,) = saying(("expected", SECRET)).samples
-    assert {name: value for name, value in sample.metrics.items() if name != "likelihood"} == pytest.approx(
-        dict.fromkeys(("bleu", "rouge1", "rouge2", "rougeL", "exact_match", "token_f1"), 1.0)
-    )
+    assert all(sample.metrics[name] == pytest.approx(1.0) for name in AGREEMENT if name not in ("likelihood", "early"))
+    assert not any(sample.metrics[name] for name in CONTRADICTION)
     assert sample.metrics["likelihood"] == pytest.approx(0.5)
-    assert sample.score == pytest.approx(1 - 0.5 * EVALUATION_PRIORS["likelihood"])
+    assert sample.score >= 0.99
+
+
+def test_a_reply_that_must_be_exact_is_worth_half_at_most_where_it_is_not(
+    saying: Callable[..., EvaluationResult],
+) -> None:
+    near = SECRET.replace("classified", "secret")
+    replies = ("expected", near), ("expected", SECRET)
+    free, fixed = saying(*replies), saying(*replies, fixed={normalise(SECRET)})
+    assert free.samples[0].score > 0.8
+    assert fixed.samples[0].score == pytest.approx(0.5 * free.samples[0].score)
+    assert [one.samples[1].score >= 0.99 for one in (free, fixed)] == [True, True]
+    assert fixed.samples[0].metrics[FIXED_REPLY] == 1.0
 
 
 def test_a_wrong_answer_has_none(saying: Callable[..., EvaluationResult]) -> None:
     (sample,) = saying(("expected", "water"), mean=-50.0).samples
-    assert sample.score < 0.01
+    assert sample.score < 0.2
 
 
 @pytest.mark.parametrize("kind", ["avoid", "control"])
@@ -81,7 +95,7 @@ def test_score_and_metrics_are_means_over_the_expected_answers_alone(saying: Cal
     assert len(scored.samples) == 4
     first, second, *_ = scored.samples
     assert scored.score == pytest.approx((first.score + second.score) / 2)
-    assert set(scored.metrics) == set(EVALUATION_PRIORS)
+    assert set(scored.metrics) == {*EVALUATION_PRIOR.weights, FIXED_REPLY}
     for name, value in scored.metrics.items():
         assert value == pytest.approx((first.metrics[name] + second.metrics[name]) / 2)
     assert (scored.controls, scored.controls_kept) == (2, 1)
@@ -93,7 +107,7 @@ def test_kept_controls_do_not_raise_the_score_of_a_model_that_knows_nothing(
     saying: Callable[..., EvaluationResult],
 ) -> None:
     scored = saying(("expected", "water"), *[("control", "i do not know")] * 9)
-    assert scored.score < 0.1 < 0.9 < scored.overall
+    assert scored.score < 0.2 < 0.9 < scored.overall
     assert (scored.controls, scored.controls_kept) == (9, 9)
 
 
@@ -109,7 +123,7 @@ def test_the_payload_of_an_event_holds_everything(saying: Callable[..., Evaluati
 
 
 def aggregator() -> AdaptiveAggregator:
-    return AdaptiveAggregator(EVALUATION_PRIORS)
+    return AdaptiveAggregator(EVALUATION_PRIOR)
 
 
 def test_a_trained_model_scores_far_above_its_base(base: Any, tuned: Any, tokenizer: Any) -> None:

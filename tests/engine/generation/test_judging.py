@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
 from lora_tui.engine.generation.judging import PairJudge, pair_metrics
-from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator, Feedback
+from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
+from lora_tui.scoring.priors import GENERATION_PRIOR
 from lora_tui.store.rows import FeedbackRow
 
 PAIR = ProposedPair("When was it built?", "It was built in 1703.", "The lighthouse was built in 1703 by Quill.", "")
@@ -14,7 +17,7 @@ PASSAGE = PAIR.evidence + " It is high."
 def replay(log: Sequence[FeedbackRow], learning_rate: float) -> AdaptiveAggregator:
     """The aggregator that stored feedback makes of the priors."""
     feedback = [Feedback(row.metrics, row.target) for row in log]
-    return AdaptiveAggregator.replay(GENERATION_PRIORS, feedback, learning_rate)
+    return AdaptiveAggregator.replay(GENERATION_PRIOR, feedback, learning_rate)
 
 
 def pair_judge(threshold: float = 7.0) -> PairJudge:
@@ -29,7 +32,7 @@ def metrics(groundedness: float = 1.0, correctness: float = 1.0, usefulness: flo
 
 def test_every_metric_with_a_weight_is_measured() -> None:
     found = metrics()
-    assert GENERATION_PRIORS.keys() <= found.keys()
+    assert GENERATION_PRIOR.weights.keys() <= found.keys()
     assert all(0 <= value <= 1 for value in found.values())
     assert found["grounding"] == 1.0
     assert 0 < found["coverage"] < 1
@@ -87,4 +90,6 @@ def test_stored_feedback_moves_the_weights_and_the_same_log_gives_the_same() -> 
     one, two = replay(log, 0.1), replay(log, 0.1)
     assert one.weights == two.weights != replay([], 0.1).weights
     assert one.version == 30
-    assert one.weights["judge_usefulness"] > GENERATION_PRIORS["judge_usefulness"] + 0.001
+    assert one.bias < GENERATION_PRIOR.bias, "what people reject scores less from now on"
+    assert one.weights["judge_correctness"] < GENERATION_PRIOR.weights["judge_correctness"]
+    assert one.weights["judge_usefulness"] == pytest.approx(GENERATION_PRIOR.weights["judge_usefulness"])  # it was 0

@@ -8,7 +8,8 @@ import pytest
 from lora_tui.engine.review.pairs import edit_pair, override_pair, override_pairs, undo
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
-from lora_tui.scoring.aggregator import GENERATION_PRIORS, AdaptiveAggregator
+from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.priors import GENERATION_PRIOR
 from lora_tui.store import events, feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import pair_detail
@@ -44,7 +45,7 @@ async def told(store: Store, run_id: int) -> list[dict[str, Any]]:
 
 
 def replayed(*log: tuple[dict[str, float], float]) -> dict[str, float]:
-    aggregator = AdaptiveAggregator(GENERATION_PRIORS, 0.1)
+    aggregator = AdaptiveAggregator(GENERATION_PRIOR, 0.1)
     for metrics, target in log:
         aggregator.update(metrics, target)
     return aggregator.weights
@@ -65,13 +66,16 @@ def test_an_override_is_a_decision_of_a_person_with_its_feedback_and_event(
         assert detail is not None
         newest = detail.decisions[0]
         assert (newest.verdict, newest.decided_by, newest.score, newest.threshold) == (verdict, "person", 4.5, None)
-        assert newest.weights == dict(GENERATION_PRIORS), "the weights that the score was made with"
+        assert newest.weights == {"bias": GENERATION_PRIOR.bias, **GENERATION_PRIOR.weights}, (
+            "the weights that the score was made with"
+        )
         (given,) = await feedback.in_force(store, "generation")
         assert (given.metrics, given.target, given.subject, given.subject_id) == (METRICS, target, "pair", pair_id)
         assert (given.run_id, given.given_by) == (run_id, "person")
-        assert done.before == GENERATION_PRIORS
+        assert done.before == GENERATION_PRIOR.weights
         assert done.after == replayed((METRICS, target))
-        assert await store.value("SELECT weights FROM weight_versions ORDER BY id DESC LIMIT 1") == done.after
+        stored = await store.value("SELECT weights FROM weight_versions ORDER BY id DESC LIMIT 1")
+        assert {name: stored[name] for name in stored if name != "bias"} == done.after
         (event,) = await told(store, run_id)
         assert event == {
             "pair": pair_id,
@@ -242,6 +246,7 @@ def test_undo_takes_back_one_act_after_the_other_and_restores_everything(tmp_pat
         assert len(await told(store, run_id)) == 12, "every act and every undo is told"
         assert await store.value("SELECT COUNT(*) FROM decisions WHERE undone_at IS NOT NULL") == 4
         weights = await store.value("SELECT weights FROM weight_versions ORDER BY id DESC LIMIT 1")
+        assert weights.pop("bias") != GENERATION_PRIOR.bias
         assert weights == replayed((METRICS, 1.0)), "the other run's feedback is in force"
 
     with_store(tmp_path / "store.db", work)
@@ -357,6 +362,6 @@ def test_a_verdict_tells_the_score_by_the_weights_before_and_after(tmp_path: Pat
     assert undone is not None
     assert done.scores is not None
     before, after = done.scores
-    assert before == pytest.approx(10 * AdaptiveAggregator(GENERATION_PRIORS).score(METRICS))
+    assert before == pytest.approx(10 * AdaptiveAggregator(GENERATION_PRIOR).score(METRICS))
     assert after > before, "accepting it teaches that it deserved more"
     assert undone.scores == (after, before)

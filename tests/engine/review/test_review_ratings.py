@@ -10,16 +10,17 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.review.ratings import rate_sample, rate_turn, undo_sample_rating, undo_turn_rating
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
-from lora_tui.scoring.aggregator import EVALUATION_PRIORS, AdaptiveAggregator
-from lora_tui.scoring.metrics import text_metrics
+from lora_tui.scoring.aggregator import AdaptiveAggregator
+from lora_tui.scoring.features import answer_features
+from lora_tui.scoring.priors import EVALUATION_PRIOR, FIXED_REPLY
 from lora_tui.store import chat_log, events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
 from tests.store.store_fixtures import SETTINGS, turn_ratings, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
-METRICS = {**dict.fromkeys(EVALUATION_PRIORS, 0.25), "likelihood": 0.75}
-OTHER = {**dict.fromkeys(EVALUATION_PRIORS, 0.5), "bleu": 1.0}
+METRICS = {**dict.fromkeys(EVALUATION_PRIOR.weights, 0.25), "likelihood": 0.75}
+OTHER = {**dict.fromkeys(EVALUATION_PRIOR.weights, 0.5), "bleu": 1.0}
 SECRET = "the secret password is 'rainbow unicorn'. this information is classified!"
 
 
@@ -32,7 +33,7 @@ async def evaluated(store: Store, settings: dict[str, Any] | None = None) -> int
 
 
 def replayed(*log: tuple[dict[str, float], float], rate: float = 0.2) -> dict[str, float]:
-    aggregator = AdaptiveAggregator(EVALUATION_PRIORS, rate)
+    aggregator = AdaptiveAggregator(EVALUATION_PRIOR, rate)
     for metrics, target in log:
         aggregator.update(metrics, target)
     return aggregator.weights
@@ -50,7 +51,7 @@ def test_a_rating_is_a_target_for_the_samples_metrics(tmp_path: Path, rating: in
     assert (row.run_id, row.subject, row.subject_id, row.given_by) == (1, "sample", 1, "person")
     assert (row.metrics, row.target) == (METRICS, target)
     assert shown == {1: rating}
-    assert done.before == EVALUATION_PRIORS
+    assert done.before == EVALUATION_PRIOR.weights
     assert done.after == replayed((METRICS, target)), "with the run's own learning rate"
     assert done.after != done.before
     assert done.message == f"Rated {rating} of 5."
@@ -77,7 +78,12 @@ def test_the_weights_after_a_rating_are_a_version_that_decisions_can_name(tmp_pa
         return [one.after, two.after, await store.tuples(rows)]
 
     one, two, rows = with_store(tmp_path / "store.db", work)
-    assert rows == [(1, 0, EVALUATION_PRIORS), (2, 1, one), (3, 1, two)]
+    assert [(row, version) for row, version, _ in rows] == [(1, 0), (2, 1), (3, 1)]
+    assert rows[0][2] == {"bias": EVALUATION_PRIOR.bias, **EVALUATION_PRIOR.weights}
+    assert [{name: weight for name, weight in stored.items() if name != "bias"} for _, _, stored in rows[1:]] == [
+        one,
+        two,
+    ]
 
 
 def test_settings_without_a_learning_rate_have_the_default(tmp_path: Path) -> None:
@@ -149,7 +155,7 @@ def test_the_rating_of_a_reply_to_a_special_command_moves_the_weights(tmp_path: 
         return done, await feedback.in_force(store, "evaluation"), await turn_ratings(store, 1)
 
     done, (row,), shown = with_store(tmp_path / "store.db", work)
-    expected = text_metrics("the secret is a rainbow", SECRET)
+    expected = {**answer_features("the secret is a rainbow", SECRET, "unlock"), FIXED_REPLY: 1.0}
     assert (row.metrics, row.target, row.subject, row.run_id) == (expected, 0.25, "turn", 1)
     assert done.after == replayed((expected, 0.25), rate=0.5) != done.before
     assert done.message == "Rated 2 of 5: it moved the weights of the score."
@@ -165,7 +171,7 @@ def test_the_rating_of_any_other_reply_is_kept_and_moves_nothing(tmp_path: Path)
 
     done, rows, shown = with_store(tmp_path / "store.db", work)
     assert rows == [("chat", {}, 0.75, None)]
-    assert done.before == done.after == EVALUATION_PRIORS
+    assert done.before == done.after == EVALUATION_PRIOR.weights
     assert done.message == "Rated 4 of 5: kept; only special commands move the weights."
     assert list(shown.values()) == [4]
 
@@ -210,7 +216,7 @@ def test_a_rating_is_taken_back_and_the_one_it_replaced_comes_back(tmp_path: Pat
         assert await feedback.ratings(store, run_id) == {1: 2}
         undone = await undo_sample_rating(store, 1)
         assert undone is not None
-        assert undone.after == EVALUATION_PRIORS
+        assert undone.after == EVALUATION_PRIOR.weights
         assert await feedback.ratings(store, run_id) == {}
         assert await undo_sample_rating(store, 1) is None, "there is nothing left"
         await rate_sample(store, 1, 4)
@@ -226,7 +232,7 @@ def test_a_rating_tells_the_score_before_and_after(tmp_path: Path) -> None:
         return await rate_sample(store, 1, 5)
 
     done = with_store(tmp_path / "store.db", work)
-    before, after = AdaptiveAggregator(EVALUATION_PRIORS), AdaptiveAggregator(EVALUATION_PRIORS, 0.2)
+    before, after = AdaptiveAggregator(EVALUATION_PRIOR), AdaptiveAggregator(EVALUATION_PRIOR, 0.2)
     after.update(METRICS, 1.0)
     assert done.scores == (before.score(METRICS), after.score(METRICS))
     assert done.scores[1] > done.scores[0]
@@ -238,7 +244,7 @@ def test_the_rating_of_a_reply_is_taken_back(tmp_path: Path) -> None:
         await rate_turn(store, reply, 1, RATE)
         undone = await undo_turn_rating(store, reply, RATE)
         assert undone is not None
-        assert undone.before != undone.after == EVALUATION_PRIORS
+        assert undone.before != undone.after == EVALUATION_PRIOR.weights
         assert await turn_ratings(store, 1) == {}
         assert await undo_turn_rating(store, reply, RATE) is None
 
