@@ -9,6 +9,7 @@ Functions whose first parameter is `t` work inside the caller's transaction.
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import FeedbackRow
@@ -97,6 +98,34 @@ async def in_force(store: Store, scope: str) -> list[FeedbackRow]:
     """Return the judgements of a scope that are in force, in the order they were given."""
     sql = "SELECT * FROM feedback WHERE scope=? AND undone_at IS NULL ORDER BY id"
     return await store.all(FeedbackRow, sql, (scope,))
+
+
+@dataclass(frozen=True, slots=True)
+class RatedAnswer:
+    """A judgement of an answer that something was expected of, with the texts that its metrics were made from."""
+
+    id: int
+    metrics: dict[str, float]
+    prompt: str
+    reference: str
+    answer: str
+
+
+async def answers_without(store: Store, metric: str) -> list[RatedAnswer]:
+    """Return the judgements of answers whose metrics lack one: they are older than it."""
+    sql = (
+        "SELECT feedback.id, feedback.metrics, samples.prompt, samples.reference, samples.answer FROM feedback"
+        " JOIN samples ON samples.id = feedback.subject_id WHERE feedback.subject='sample'"
+        " AND samples.kind='expected' AND json_type(feedback.metrics, ?) IS NULL"
+    )
+    return await store.all(RatedAnswer, sql, (f'$."{metric}"',))
+
+
+async def add_metrics(t: Store, feedback_id: int, metrics: Mapping[str, float]) -> None:
+    """Put further metrics beside those of a judgement; the ones it has stay as they are."""
+    await t.execute(
+        "UPDATE feedback SET metrics=json_patch(?, metrics) WHERE id=?", (to_json(dict(metrics)), feedback_id)
+    )
 
 
 async def record_weights(t: Store, scope: str, version: int, weights: Mapping[str, float]) -> int:

@@ -4,6 +4,8 @@ There are two, one for each scope: ``generation`` judges pairs, ``evaluation`` s
 apart because both the jobs that score and the ratings that teach replay them; it needs neither torch nor nltk.
 """
 
+import asyncio
+
 from lora_tui.config.generation import Aggregator
 from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
 from lora_tui.scoring.priors import EVALUATION_PRIOR, GENERATION_PRIOR, Prior
@@ -15,6 +17,9 @@ GENERATION, EVALUATION = "generation", "evaluation"
 PRIORS: dict[str, Prior] = {GENERATION: GENERATION_PRIOR, EVALUATION: EVALUATION_PRIOR}
 """The weights of each scope before any feedback."""
 
+_NEWEST_FEATURE = "containment"
+"""A feature that every answer has which was scored since features are part of the score."""
+
 _LEARNING_RATES = {
     GENERATION: "data_generation.adaptive_aggregator.learning_rate",
     EVALUATION: "fine_tuning.evaluation.adaptive_aggregator.learning_rate",
@@ -24,13 +29,23 @@ _LEARNING_RATES = {
 async def replay_and_record(t: Store, scope: str, learning_rate: float) -> tuple[AdaptiveAggregator, int]:
     """Replay the feedback in force and record the weights, inside the caller's transaction.
 
-    Returns the aggregator, and the id of its row of weights.
+    Returns the aggregator, and the id of its row of weights. Ratings from before the answers had features are given
+    theirs first, from the texts that were rated, so that they count as those of today do.
     """
+    if scope == EVALUATION:
+        for rated in await feedback.answers_without(t, _NEWEST_FEATURE):
+            await feedback.add_metrics(t, rated.id, await asyncio.to_thread(_features, rated))
     log = [Feedback(row.metrics, row.target) for row in await feedback.in_force(t, scope)]
     aggregator = AdaptiveAggregator.replay(PRIORS[scope], log, learning_rate)
     return aggregator, await feedback.record_weights(
         t, scope, aggregator.version, {"bias": aggregator.bias, **aggregator.weights}
     )
+
+
+def _features(rated: feedback.RatedAnswer) -> dict[str, float]:
+    from lora_tui.scoring.features import answer_features  # it loads nltk, which takes a second
+
+    return answer_features(rated.answer, rated.reference, rated.prompt)
 
 
 async def evaluation_aggregator(store: Store, settings: Aggregator) -> tuple[AdaptiveAggregator, int]:

@@ -7,6 +7,7 @@ import pytest
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.engine.review.aggregators import replay_and_record
 from lora_tui.engine.review.ratings import rate_sample, rate_turn, undo_sample_rating, undo_turn_rating
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
@@ -249,3 +250,33 @@ def test_the_rating_of_a_reply_is_taken_back(tmp_path: Path) -> None:
         assert await undo_turn_rating(store, reply, RATE) is None
 
     with_store(tmp_path / "store.db", work)
+
+
+OLD = {"bleu": 0.1, "rouge1": 0.2, "rouge2": 0.1, "rougeL": 0.2, "exact_match": 0.0, "token_f1": 0.2, "likelihood": 0.3}
+"""What an answer was stored with before the score had features."""
+
+
+def test_ratings_of_a_store_of_before_are_counted_with_the_features_of_their_answers(tmp_path: Path) -> None:
+    answers = ["it was opened by the lady mayor in may 1901, I am told", "nobody knows"]
+
+    async def work(store: Store) -> tuple[Any, Any, ReviewResult]:
+        run_id = await runs.create(store, "train", SETTINGS, {})
+        samples = [
+            {**SAMPLE, "kind": "expected", "reference": "in May 1901", "answer": answer, "metrics": OLD}
+            for answer in answers
+        ]
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": samples})])
+        for sample_id, target in ((1, 1.0), (2, 0.0)):
+            await feedback.add(store, "evaluation", run_id, "sample", sample_id, OLD, target, "person")
+        await feedback.add(store, "evaluation", run_id, "turn", 1, OLD, 1.0, "person")
+        aggregator, _ = await replay_and_record(store, "evaluation", 0.2)
+        return aggregator, await feedback.in_force(store, "evaluation"), await rate_sample(store, 2, 1)
+
+    aggregator, log, _ = with_store(tmp_path / "store.db", work)
+    assert aggregator.version == 3
+    assert aggregator.weights == replayed(*((row.metrics, row.target) for row in log))
+    right, wrong, turn = (row.metrics for row in log)
+    assert all(metrics[name] == value for metrics in (right, wrong) for name, value in OLD.items()), "none is lost"
+    assert (right["containment"], right["numbers_agree"]) == (1.0, 1.0)
+    assert (wrong["containment"], wrong["numbers_agree"]) == (0.0, 0.0)
+    assert turn == OLD, "its texts are not with the rating; what it lacks is integrated out"
