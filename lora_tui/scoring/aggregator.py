@@ -31,6 +31,9 @@ _DIGITS = 9
 _SURE, _HOPELESS = 0.99, 0.02
 """What an answer equal to its reference scores at least, and an empty one at most."""
 
+_SLIGHT = 1e-4
+"""How near to 0 and 1 a fitted probability is taken at most; at 1 no rating could move it."""
+
 _INEXACT = 0.5
 """What an answer is worth at most that must be its reference to the letter and is not."""
 
@@ -127,13 +130,16 @@ class AdaptiveAggregator:
         Raises:
             ValueError: A metric is not a number in [0, 1], or the prior knows none of them.
         """
-        state, values = self._state(), self._completed(metrics)
-        logit = state.bias + math.fsum(weight * values[name] for name, weight in state.weights.items())
-        unsure = math.fsum(
-            (weight * self._prior.usual[name].deviation) ** 2
-            for name, weight in state.weights.items()
-            if name not in metrics
-        )
+        state = self._state()
+        row, offset = self._row(metrics)
+        logit = offset + math.fsum(a * b for a, b in zip(row, (*state.weights.values(), state.bias), strict=True))
+        unsure = 0.0
+        if self._prior.fitted_by not in metrics:
+            unsure = math.fsum(
+                (weight * self._prior.usual[name].deviation) ** 2
+                for name, weight in state.weights.items()
+                if name not in metrics
+            )
         p = _sigmoid(logit / math.sqrt(1 + math.pi * unsure / 8))
         if metrics.get(self._prior.equal_when, 0.0) == 1.0:
             return _SURE + (1 - _SURE) * p
@@ -147,7 +153,7 @@ class AdaptiveAggregator:
         Raises:
             ValueError: As `score`.
         """
-        row = self._row(self._completed(metrics))
+        row, _ = self._row(metrics)
         covariance = self._state().covariance
         if covariance is None:
             variance = self._prior.deviation**2 * math.fsum(value * value for value in row)
@@ -165,7 +171,7 @@ class AdaptiveAggregator:
         """
         if not 0 <= target <= 1:
             raise ValueError(f"the target is {target}; it must lie in 0-1")
-        self._completed(metrics)
+        self._row(metrics)
         self._log.append(Feedback(dict(metrics), target))
         self._learnt = None
 
@@ -192,8 +198,16 @@ class AdaptiveAggregator:
         usual = math.fsum(share * prior.usual[name].mean for name, share in agreeing.items()) / mass if mass else 0.0
         return {name: known[name] if name in known else prior.usual[name].beside(mean, usual) for name in prior.weights}
 
-    def _row(self, values: Mapping[str, float]) -> list[float]:
-        return [*(values[name] for name in self._prior.weights), 1.0]
+    def _row(self, metrics: Mapping[str, float]) -> tuple[list[float], float]:
+        """Return what weights and bias are multiplied with, and what is added to their sum."""
+        prior, values = self._prior, self._completed(metrics)
+        fitted = metrics.get(prior.fitted_by)
+        if fitted is None:
+            return [*(values[name] for name in prior.weights), 1.0], 0.0
+        if not 0 <= fitted <= 1:
+            raise ValueError(f"metric {prior.fitted_by} is {fitted}; it must lie in 0-1")
+        fitted = min(max(fitted, _SLIGHT), 1 - _SLIGHT)
+        return [*(0.0 for _ in prior.weights), 1.0], math.log(fitted / (1 - fitted)) - prior.bias
 
     def _state(self) -> _State:
         """Return what the log makes of the prior; worked out from the whole log, when it is first asked for."""
@@ -209,10 +223,12 @@ class AdaptiveAggregator:
 
         prior = self._prior
         mean = np.array([*prior.weights.values(), prior.bias])
+        rows = [self._row(item.metrics) for item in self._log]
         result: Fit = fit(
-            np.array([self._row(self._completed(item.metrics)) for item in self._log]),
+            np.array([row for row, _ in rows]),
             np.array([item.target for item in self._log]),
             np.full(len(self._log), self._learning_rate / DEFAULT_LEARNING_RATE),
+            np.array([offset for _, offset in rows]),
             mean,
             np.full(len(mean), prior.deviation**-2),
             [*(-1 if name in prior.against else 1 for name in prior.weights), 0],

@@ -30,11 +30,12 @@ def fit(
     rows: "Vector",
     targets: "Vector",
     counts: "Vector",
+    offsets: "Vector",
     mean: "Vector",
     precision: "Vector",
     signs: Sequence[int],
 ) -> Fit:
-    """Return the coefficients w that maximise Σ counts·log-likelihood(targets | σ(rows·w)) under N(mean, 1/precision).
+    """Return the w that maximises Σ counts·log-likelihood(targets | σ(rows·w + offsets)) under a normal prior.
 
     A projected Newton method (Bertsekas 1982, "Projected Newton methods for optimization problems with simple
     constraints"): coefficients at their border that would cross it are held there, the others take a Newton step,
@@ -45,6 +46,7 @@ def fit(
         rows: Features, shape (n, d); a bias is a column of ones.
         targets: What each row should give, (n,), 0-1.
         counts: How often each row counts, (n,), 0 or more.
+        offsets: What is added to the logit of each row, (n,), whatever the coefficients.
         mean: Prior means, (d,), on the right side of their signs.
         precision: Prior precisions, (d,), above 0.
         signs: 1 for a coefficient that is never below 0, -1 for one never above, 0 for a free one.
@@ -57,12 +59,12 @@ def fit(
     solution = start.copy()
 
     def objective(point: "Vector") -> float:
-        z = rows @ point
+        z = rows @ point + offsets
         lost = np.logaddexp(0, z) - targets * z
         return float((counts * lost).sum() + 0.5 * (precision * (point - start) ** 2).sum())
 
     def curvature(point: "Vector") -> tuple["Vector", "Vector"]:
-        p = _sigmoid(rows @ point)
+        p = _sigmoid(rows @ point + offsets)
         gradient = rows.T @ (counts * (p - targets)) + precision * (point - start)
         return gradient, (rows * (counts * p * (1 - p))[:, None]).T @ rows + np.diag(precision)
 

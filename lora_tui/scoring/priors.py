@@ -33,6 +33,9 @@ CONTRADICTION = ("numbers_contradict", "negation", "retraction", "alternatives",
 FIXED_REPLY = "fixed_reply"
 """A metric of 1 where the configuration demands the reference to the letter: a special command's reply, the secret."""
 
+JUDGE_PROBABILITY = "judge_probability"
+"""Metric of a judge whose level was fitted to marks: how probable it is that a pair is sensible and right."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usual:
@@ -64,8 +67,9 @@ class Prior:
 
     `weights` and `bias` are the means, `deviation` the standard deviation of each. `against` names the metrics that
     contradict, whose weights are 0 or below. A metric `equal_when` of 1 means that the answer is the reference, an
-    `empty_when` of 1 that there is none, a `fixed_when` of 1 that nothing but the reference itself will do; the names
-    are empty for a prior that knows no such thing.
+    `empty_when` of 1 that there is none, a `fixed_when` of 1 that nothing but the reference itself will do, and
+    `fitted_by` is a probability of acceptance itself, beside which the other metrics say nothing and ratings move the
+    bias alone. The names are empty for a prior that knows no such thing.
     """
 
     weights: Mapping[str, float]
@@ -76,6 +80,7 @@ class Prior:
     equal_when: str = ""
     empty_when: str = ""
     fixed_when: str = ""
+    fitted_by: str = ""
 
     def __post_init__(self) -> None:
         if not self.weights or self.weights.keys() != self.usual.keys():
@@ -160,6 +165,7 @@ GENERATION_PRIOR = Prior(
     bias=0.8473 - _STEEPNESS * _EVEN,  # the logit of 0.7
     deviation=1.0,  # wide: nothing that people said stands behind these numbers
     usual={name: Usual(_EVEN, 1.0, 0.0) for name in _PAIRS},  # a missing metric is what the others say
+    fitted_by=JUDGE_PROBABILITY,
 )
 """The score of a generated pair before any feedback.
 

@@ -50,6 +50,7 @@ def derive(sets: Sequence[Records], deviation: float = 0.3) -> Prior:
             np.vstack(rows),
             np.concatenate(targets),
             np.concatenate(counts),
+            np.zeros(sum(map(len, rows))),
             np.zeros(len(COMPUTED) + 1),
             precision,
             [*_SIGNS, 0],

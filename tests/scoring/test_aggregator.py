@@ -13,6 +13,7 @@ from lora_tui.scoring.priors import (
     EVALUATION_PRIOR,
     FIXED_REPLY,
     GENERATION_PRIOR,
+    JUDGE_PROBABILITY,
     Prior,
     Usual,
 )
@@ -139,6 +140,26 @@ def test_the_score_of_old_metrics_alone_still_orders_answers() -> None:
     low, middle, high = (score(dict.fromkeys(old, value)) for value in (0.0, 0.5, 1.0))
     assert low < 0.15 < middle < high
     assert high >= 0.99, "it is exact"
+
+
+def test_a_fitted_probability_is_the_score_and_ratings_move_it_by_the_bias_alone() -> None:
+    fitted = {"coverage": 1.0, "judge_correctness": 0.6, JUDGE_PROBABILITY: 0.6}
+    prior = AdaptiveAggregator(GENERATION_PRIOR)
+    assert prior.score(fitted) == pytest.approx(0.6)
+    assert prior.score({**fitted, "coverage": 0.0}) == pytest.approx(0.6)
+    assert (
+        0
+        < prior.score({**fitted, JUDGE_PROBABILITY: 0.0})
+        < 0.001
+        < 0.999
+        < prior.score({**fitted, JUDGE_PROBABILITY: 1.0})
+    )
+    learnt = AdaptiveAggregator.replay(GENERATION_PRIOR, [Feedback(fitted, 0.0)] * 5)
+    assert learnt.weights == pytest.approx(GENERATION_PRIOR.weights)
+    assert logit(learnt.score(fitted)) == pytest.approx(logit(0.6) + learnt.bias - GENERATION_PRIOR.bias)
+    assert learnt.score(fitted) < 0.35
+    as_foretold = [Feedback(fitted, float(place < 6)) for place in range(10)]
+    assert AdaptiveAggregator.replay(GENERATION_PRIOR, as_foretold).score(fitted) == pytest.approx(0.6, abs=1e-6)
 
 
 def test_an_unknown_metric_is_ignored() -> None:

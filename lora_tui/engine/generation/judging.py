@@ -27,6 +27,7 @@ from lora_tui.engine.generation.questions.completions import stems
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, numbers_supported, rouge, rouge_l_precision, token_f1
+from lora_tui.scoring.priors import JUDGE_PROBABILITY
 from lora_tui.scoring.words import numbers, tokens
 from lora_tui.secrets import find_secret
 from lora_tui.store.rows import Decision
@@ -193,9 +194,6 @@ def _signature(of: frozenset[str]) -> MinHash:
     return signature
 
 
-PROBABILITY = "judge_probability"
-"""Metric of a judge whose level is fitted to marks: how probable it is that the pair is sensible and right."""
-
 _METRIC_NAMES = {
     "judge_groundedness": "the judge's groundedness",
     "judge_correctness": "the judge's correctness",
@@ -218,14 +216,10 @@ class PairJudge:
     threshold: float
 
     def decide(self, metrics: Mapping[str, float]) -> Decision:
-        """Return the verdict on a pair with these metrics.
-
-        A fitted probability is the score itself: mixed with what every pair of the built-in model has (an answer in the
-        words of its evidence), it would say less.
-        """
-        if (probability := metrics.get(PROBABILITY)) is not None:
-            return self._decide_by_probability(probability)
+        """Return the verdict on a pair with these metrics."""
         score = ten_scale(self.aggregator.score(metrics))
+        if JUDGE_PROBABILITY in metrics:
+            return self._decide_by_probability(score)
         groundedness = metrics.get("judge_groundedness", 1.0)
         if groundedness < MIN_GROUNDEDNESS:
             level = 1 + 4 * groundedness
@@ -236,8 +230,7 @@ class PairJudge:
         reason = f"scores {score:g} of 10, the threshold is {self.threshold:g}"
         return self._decision("accepted", score, "accepted", reason)
 
-    def _decide_by_probability(self, probability: float) -> Decision:
-        score = ten_scale(probability)
+    def _decide_by_probability(self, score: float) -> Decision:
         if score < self.threshold:
             reason = (
                 f"scores {score:g} of 10, the threshold is {self.threshold:g}: "
