@@ -69,7 +69,9 @@ def train(base: Any, settings: FineTuning, dataset: TextDataset, folder: Path, *
         nonlocal taken
         taken += 1
 
-    train_model(model, dataset, settings, folder, Hooks(on_step=count, should_stop=lambda: taken >= stop), resume=resume)
+    train_model(
+        model, dataset, settings, folder, Hooks(on_step=count, should_stop=lambda: taken >= stop), resume=resume
+    )
     return model.eval()
 
 
