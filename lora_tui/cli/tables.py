@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lora_tui.protocol.agreement import Estimate, interval_text
 from lora_tui.protocol.comparison import HeldOutComparison, comparison_from, comparison_rows, questions_text
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, count, question_of
@@ -46,6 +47,7 @@ _LABELS = {
     "best_score": "best score",
     "stopped_by": "ended by",
     "agreement": "score and people",
+    "people": "people would say",
 }
 
 
@@ -156,6 +158,8 @@ def _formatted(value: Any) -> str:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, Mapping) and isinstance(value.get("summary"), str):
         return clean(value["summary"])
+    if isinstance(value, Mapping) and value.keys() == {"value", "low", "high"}:
+        return interval_text(Estimate(**value))
     if isinstance(value, Mapping):
         return ", ".join(
             f"{_formatted(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part

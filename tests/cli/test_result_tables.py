@@ -89,7 +89,9 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
 
 def test_what_is_known_of_the_score_is_one_sentence() -> None:
     known = ScoreAgreement(3, 6, 9, missing_good=7, missing_bad=4)
-    text = written(write_result, {"accepted": 3, "agreement": known.as_json()})
+    people = {"value": 0.841, "low": 0.7, "high": 0.9}
+    text = written(write_result, {"people": people, "agreement": known.as_json()})
+    assert text.splitlines()[0] == "people would say  0.84 (0.70–0.90)"
     assert text.splitlines()[1] == "score and people  not enough ratings yet: 7 good, 4 bad are missing"
 
 

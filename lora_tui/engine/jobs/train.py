@@ -196,6 +196,8 @@ class _TrainingRun:
     prompts: list[TestPrompt]
     evaluation: EvaluationResult | None = None
     ratings: RatingStatistics | None = None
+    people: Estimate | None = None
+    """The mean that people would give the answers of the best adapter, as far as ratings tell."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     held_out_losses: list[tuple[int, float]] = field(default_factory=list)
     base_result: tuple[float, int] | None = None
@@ -347,7 +349,7 @@ class _TrainingRun:
             held_out=len(self.held_out),
             held_out_loss=self.held_out_loss,
             agreement=None if self.ratings is None else self.ratings.agreement,
-            people=self._people(),
+            people=self.people,
         )
         (target / "README.md").write_text(model_card(facts), encoding="utf-8")
         self._write_metadata(target, step, score)
@@ -390,5 +392,6 @@ class _TrainingRun:
             "held_out": len(self.held_out) or None,
             "held_out_loss": self.held_out_loss,
             "data_file": str(self.data_file),
+            "people": None if self.people is None else asdict(self.people),
             "agreement": None if self.ratings is None else self.ratings.agreement.as_json(),
         }

@@ -1,5 +1,6 @@
 """Generate: the sources, the pairs as they are judged, progress and cost, and the keys that review a pair."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -130,7 +131,8 @@ class GenerateScreen(RunScreen):
             for message in view.take_warnings(time.time() - _NEWS_SECONDS):
                 self.services.notify(message, severity="warning")
         await self._pairs.read(store)
-        known = await self._agreement.update(store, run.id, view.live, view.accepted // 10, changed=changed or moved)
+        grown = round(10 * math.log1p(view.accepted))  # a tenth more: reading 100,000 pairs takes a second
+        known = await self._agreement.update(store, run.id, view.live, grown, changed=changed or moved)
         if known:
             view.known = self._agreement.known
         if changed or moved or summed or known:
