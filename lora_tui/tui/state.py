@@ -125,8 +125,9 @@ class AppState:
         return next((run for run in self.runs if run.state in LIVE_STATES), None)
 
     def bring_into_view(self, mode: str, run_id: int) -> None:
-        """Have Generate, Train or both show this run, as its mode asks for."""
-        self.in_view |= {screen: run_id for screen, modes in FOLLOWED_MODES.items() if mode in modes}
+        """Have Generate, Train or both show this run, as its mode asks for; Train shows evaluations that are chosen."""
+        shown = {**FOLLOWED_MODES, "train": (*FOLLOWED_MODES["train"], "evaluate")}
+        self.in_view |= {screen: run_id for screen, modes in shown.items() if mode in modes}
 
     def run_on(self, screen: str) -> RunLine | None:
         """The run that Generate or Train follows."""

@@ -83,3 +83,4 @@ async def test_train_shows_what_an_evaluation_has_found(harness: AppHarness) -> 
         await pilot.pause()
         await wait_for_text(app, "fine-tuned  0.35 (0.29 to 0.41)")
         await wait_for_text(app, "+0.23 (+0.17 to +0.29)")
+        await wait_for_text(app, "✓ run 2")

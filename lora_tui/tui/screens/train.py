@@ -216,7 +216,15 @@ class TrainScreen(RunScreen):
             room = self.query_one("#plan", Panel).content_size.width or 76
             forecast = self._plan.content if view.run.id in self.state.begun else None
             self.query_one("#plan", Panel).show(training_text.plan_with_warnings(view, room, forecast), "Plan")
-        title = "Plan" if not view.step else "Now" if view.live else "Last step"
+        title = (
+            "Result"
+            if view.comparison and not view.step
+            else "Plan"
+            if not view.step
+            else "Now"
+            if view.live
+            else "Last step"
+        )
         self.query_one("#now", Panel).show(self._now_text(view, now), title)
         self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
