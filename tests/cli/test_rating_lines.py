@@ -111,8 +111,9 @@ def test_when_nothing_is_left_it_ends(engine: Engine, monkeypatch: pytest.Monkey
     assert "question   who?\n" in out
     assert "answer     (nothing)\n" in out
     assert "\x1b" not in out
-    with pytest.raises(UsageError, match="Nothing is left to rate"):
-        rated(engine, monkeypatch, "", what="answers")
+    status, out = rated(engine, monkeypatch, "g\n", what="answers")
+    assert status == 0
+    assert "Nothing was rated.\nIn all 3 ratings of answers: 3 good" in out
 
 
 def test_ctrl_c_ends_it_with_what_was_rated(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

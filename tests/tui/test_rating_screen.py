@@ -99,7 +99,7 @@ async def test_at_the_end_it_says_what_it_has_come_to(harness: AppHarness) -> No
         await pilot.press("w")
         await wait_for_text(app, "Why does bee 1 dance?")
         await pilot.press("g", "s", "g")
-        await wait_for_text(app, "Every pair of run 1 is rated, but for 1 that you skipped.")
+        await wait_for_text(app, "Every pair of run 1 that was measured is rated, but for 1 that you skipped.")
         text = screen_text(app)
         assert "2 pairs rated here: 2 good, 0 bad." in text
         assert "BLEU 0.10 → 0.12" in text or "BLEU 0.100 → 0.125" in text

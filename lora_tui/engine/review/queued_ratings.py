@@ -36,8 +36,8 @@ _MAKES: dict[Subject, str] = {
 async def queue_to_rate(store: Store, run_id: int | None = None, subject: Subject | None = None) -> RatingQueue:
     """Find what to rate: of the run that is named, else of the newest one that has something left to rate.
 
-    Where it has both pairs and answers, its pairs come first. Raises `UsageError` where there is nothing, or no such
-    run.
+    Where it has both pairs and answers, its pairs come first; where all are rated, it is those that are. Raises
+    `UsageError` where there never was any, or no such run.
     """
     if run_id is not None:
         await find_run(store, run_id)
@@ -47,10 +47,9 @@ async def queue_to_rate(store: Store, run_id: int | None = None, subject: Subjec
     left = {queue: await queries.count_to_rate(store, queue.run_id, queue.subject) for queue in queues}
     if open_queues := [queue for queue in queues if left[queue]]:
         return max(open_queues, key=lambda queue: queue.run_id)
-    where = f"run {run_id}" if run_id is not None else str(store.path)
     if queues:
-        what = " and ".join(f"every {queue.noun} of run {queue.run_id} that was measured" for queue in queues)
-        raise UsageError(f"Nothing is left to rate: {what} is rated.")
+        return max(queues, key=lambda queue: queue.run_id)
+    where = f"run {run_id}" if run_id is not None else str(store.path)
     means = ", ".join(f"`lora-tui --run {_MAKES[kind]}" for kind in kinds)
     wanted = " and ".join("pairs" if kind == "pair" else "answers to test prompts" for kind in kinds)
     raise UsageError(f"There are no {wanted} to rate in {where}.\n{means}.")

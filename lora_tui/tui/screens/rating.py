@@ -133,7 +133,8 @@ class RatingScreen(Dialog[str]):
             set_title(source, "What it has come to")
             skipped = len(self._answered) - given
             left = f", but for {skipped} that you skipped" if skipped else ""
-            question.update(styled((f"Every {noun} of run {self._queue.run_id} is rated{left}.", "bold")))
+            all_of = f"Every {noun} of run {self._queue.run_id} that was measured is rated{left}."
+            question.update(styled((all_of, "bold")))
             answer.update("")
             text.update(self._summary())
             return
@@ -165,10 +166,11 @@ class RatingScreen(Dialog[str]):
     def _summary(self) -> Content:
         """What the sitting has come to: the ratings, and the weights that moved."""
         given, totals = self._rated, self._totals
-        if not given or totals is None:
+        if totals is None:
             return Content("")
         here = f"{count(len(given), self._queue.noun)} rated here: {sum(given)} good, {len(given) - sum(given)} bad."
-        parts: list[Any] = [here, f"\nIn all {count(totals.rated, 'rating')}: {totals.good} good, {totals.bad} bad."]
+        parts: list[Any] = [here + "\n"] if given else []
+        parts.append(f"In all {count(totals.rated, 'rating')}: {totals.good} good, {totals.bad} bad.")
         if self._first is not None and self._newest is not None:
             moved = change_text(ReviewResult("", self._first.before, self._newest.after), 1)
             parts += ["\n\n", moved] if moved.plain else []

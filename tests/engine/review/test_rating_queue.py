@@ -220,8 +220,8 @@ def test_the_newest_run_with_something_left_is_rated(tmp_path: Path) -> None:
         assert await queue_to_rate(store, pairs.run_id) == pairs
         await rate_sample(store, 1, 5)
         assert await queue_to_rate(store) == pairs, "the answers are all rated"
-        with pytest.raises(UsageError, match="Nothing is left to rate: every answer of run 2"):
-            await queue_to_rate(store, answers.run_id)
+        assert await queue_to_rate(store, answers.run_id) == answers
+        assert await next_to_rate(store, answers) is None
         with pytest.raises(UsageError, match="no pairs to rate in run 2"):
             await queue_to_rate(store, answers.run_id, "pair")
         with pytest.raises(UsageError, match="There is no run 9"):
