@@ -31,6 +31,9 @@ class Score(Protocol):
     def score(self, metrics: Mapping[str, float]) -> float:
         """The probability that a person accepts what has these metrics."""
 
+    def uncertainty(self, metrics: Mapping[str, float]) -> float:
+        """The standard deviation of its log-odds under what is known of the weights."""
+
 
 @lru_cache(maxsize=200_000)  # a run of 20,000 pairs is put in order before every question
 def draw(subject: str, candidate_id: int) -> int:
@@ -66,8 +69,7 @@ def shortlist(subject: str, ids: Iterable[int], audits: int, actives: int) -> tu
 def information(score: Score, metrics: Mapping[str, float]) -> float:
     """Return how much a rating of this is expected to teach, in units of its own; see the module's docstring."""
     probability = score.score(metrics)
-    uncertainty = getattr(score, "uncertainty", None)
-    return (1.0 if uncertainty is None else uncertainty(metrics) ** 2) * probability * (1 - probability)
+    return score.uncertainty(metrics) ** 2 * probability * (1 - probability)
 
 
 def most_instructive(score: Score, candidates: Mapping[int, Mapping[str, float]]) -> int:
