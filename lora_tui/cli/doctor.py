@@ -191,7 +191,9 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     yield Finding("Generation", "model", generation.model)
     if generation.model == BUILTIN:
         yield Finding(
-            "Generation", "judge", "not checked: the built-in model rates nothing, rules keep its pairs right"
+            "Generation",
+            "judge",
+            "not checked: the built-in model does not read for right and wrong, its rules keep pairs right",
         )
         return
     required: Level = "problem" if loaded.path is not None or given else "missing"

@@ -193,7 +193,7 @@ def test_the_doctor_tells_what_each_judge_made_of_the_known_pairs(
 def test_the_doctor_says_why_the_built_in_judge_is_not_checked() -> None:
     loaded = SimpleNamespace(settings=with_values(Settings(), {"data_generation.model": "builtin"}))
     (_, judge) = doctor._endpoint(cast("doctor.Loaded", loaded), given=False)
-    assert judge.value.startswith("not checked: the built-in model rates nothing")
+    assert judge.value.startswith("not checked: the built-in model does not read for right and wrong")
 
 
 def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ class BuiltinModel:
     name = BUILTIN
     concurrency = 2 * _BATCH
     check_key = ""
-    """It is not asked about canary pairs: it rates nothing, it makes the round trip."""
+    """It is not asked about canary pairs: the round trip tells 1 of 12 (``tests.bench.builtin_judge``)."""
 
     def __init__(self, ctx: RunContext, base: BaseModel) -> None:
         self._ctx = ctx
