@@ -117,7 +117,7 @@ class RatingScreen(Dialog[str]):
             return
         given = len(self._rated)
         noun = self._queue.noun
-        done = f"{given} of {self._aim}" if given < self._aim else f"{given} rated here: enough for one sitting"
+        done = f"{given} of {self._aim}" if given <= self._aim else f"{given} rated here: enough for one sitting"
         progress: list[Any] = [
             (f"Rate the {noun}s of run {self._queue.run_id}", "bold"),
             (f"   {totals.rated:,} rated, ", DIM),
