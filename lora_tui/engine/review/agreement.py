@@ -148,12 +148,12 @@ async def rating_statistics(store: Store, scope: str, learning_rate: float) -> R
     if held is not None and held[0] == state:
         return held[1]
     rows = await rating_rows(store, scope)
-    statistics = await asyncio.to_thread(_statistics, scope, rows, learning_rate)
+    statistics = await asyncio.to_thread(statistics_of, scope, rows, learning_rate)
     _newest[key] = state, statistics
     return statistics
 
 
-def _statistics(scope: str, rows: Sequence[RatingRow], learning_rate: float) -> RatingStatistics:
+def statistics_of(scope: str, rows: Sequence[RatingRow], learning_rate: float) -> RatingStatistics:
     """Score each rated thing by weights that have not seen it, nor another rating of its passage or question."""
 
     def replay(log: Sequence[RatingRow]) -> AdaptiveAggregator:
