@@ -12,6 +12,12 @@ def facts(passage: str, opening: str = "") -> dict[str, Fact]:
     return {fact.pair.question: fact for fact in facts_of(passage, "", opening).facts}
 
 
+def test_it_stands_for_what_was_completed() -> None:
+    found = facts("The Four Bridges Tram Museum\n\nThe museum opened in 1983. It owns 31 trams.")
+    assert "When did the Four Bridges Tram Museum open?" in found
+    assert "How many trams does the Four Bridges Tram Museum own?" in found
+
+
 def test_a_bare_noun_is_completed_from_the_title() -> None:
     found = facts("House rules of the Black Bishop chess club\n\nThe club was founded in 1931.")
     fact = found["When was the Black Bishop chess club founded?"]
@@ -66,6 +72,15 @@ def test_a_stranger_in_the_sentence_makes_the_person_unclear() -> None:
         ("Lime is the enemy of every boiler.", "What is the enemy of every boiler?", "Lime."),
         ("The meeting ended at ten to six.", "When did the meeting end?", "At ten to six."),
         ("The lamp burns until ten at night.", "Until when does the lamp burn?", "Until ten at night."),
+        ("Next year the cellar will be closed for four months.", "How long will the cellar be closed next year?", None),
+        (
+            "According to the laboratory in Brno the calcite was found in 1912.",
+            "When was the calcite found?",
+            "In 1912.",
+        ),
+        ("Two otters have learned to wait at its upper end.", None, None),
+        ("The wheels are turned on a lathe from 1921.", None, None),
+        ("The tour includes a ride in the driver's cabin.", None, None),
         ("The cup is played for from October to March.", None, None),
         ("Rabbits are an exception.", None, None),
         ("The sensor has been sold under the name Trotline.", None, None),
@@ -79,7 +94,8 @@ def test_seen_faults(sentence: str, question: str | None, answer: str | None) ->
     if question is None:
         assert found == {}
     else:
-        assert found[question] == answer
+        assert question in found
+        assert answer is None or found[question] == answer
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ def _is_no_point(words: Sequence[Token]) -> bool:
     lows = [token.low for token in words]
     return (
         any(low in _NO_POINTS for low in lows[:3])
+        or (lows[0] == "from" and not any(low in ("to", "until", "till", "on", "onwards") for low in lows))
+        or any(low == "and" and after in english.PREPOSITIONS for low, after in zip(lows, lows[1:], strict=False))
+        or "intervals" in lows
         or any(low in ("older", "younger", "aged", "old", "absence") for low in lows)
         or lows in (["on", "the", "hour"], ["at", "a", "time"], ["at", "the", "time"], ["at", "times"])
     )
@@ -198,6 +201,8 @@ def _openings(reading: Reading, first: Phrase, measure: str, rest: str) -> Itera
     elif measure == "length" and base in _MOVING:
         yield "How high" if base in ("climb", "rise") else "How far", answer, rest
     elif of is not None:
+        if any(token.low in ("and", "or") or token.text == "," for token in words):
+            return
         stuff, plural = words[of + 1 :], _is_plural(words[-1])
         if measure in ("volume", "weight") and not unclear_words(stuff) and not plural:
             yield f"How much {reading.text(stuff)}", reading.text(words[:of]), rest

@@ -107,6 +107,10 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
     """Split off a phrase before the subject: "In 1897," or "Every spring", "If it rains,"."""
     first = tokens[0].low
     comma = next((place for place, token in enumerate(tokens) if token.text == ","), None)
+    if first == "according":
+        return None, _after_source(tokens)
+    if (after := _after_relative_time(tokens)) is not None:
+        return Phrase("time", tuple(tokens[:after])), tokens[after:]
     starts = first in english.PREPOSITIONS | english.SUBORDINATORS | english.ADVERBS
     timed = first in ("every", "each", "one") or tokens[0].is_number
     if starts and first in english.ADVERBS and comma == 1:
@@ -139,6 +143,26 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
     if timed and comma is not None and comma <= 4 and is_time(tokens[:comma]):
         return Phrase("time", tuple(tokens[:comma])), tokens[comma + 1 :]
     return None, tokens
+
+
+def _after_source(tokens: list[Token]) -> list[Token]:
+    """Return what stands after "According to the laboratory in Brno": a clause, or nothing that can be read."""
+    for place in range(3, min(12, len(tokens) - 2)):
+        if tokens[place].text == ",":
+            return tokens[place + 1 :]
+        starts = tokens[place].low in english.DETERMINERS | {"it", "he", "she", "they"}
+        if starts and is_noun_like(tokens[place - 1]):
+            return tokens[place:]
+    return tokens[:1]
+
+
+def _after_relative_time(tokens: Sequence[Token]) -> int | None:
+    """Return the place after "Next year" or "The next day" before a subject with an article."""
+    start = 1 if tokens[0].low == "the" else 0
+    if len(tokens) < start + 5 or tokens[start].low not in ("next", "last", "following", "previous"):
+        return None
+    place = start + 2
+    return place if is_time(tokens[start + 1 : place]) and tokens[place].low in english.DETERMINERS else None
 
 
 def _kind_of_lead(tokens: Sequence[Token]) -> PhraseKind:

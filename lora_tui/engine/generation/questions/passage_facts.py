@@ -72,11 +72,13 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
             antecedents = Antecedents(person=antecedents.person)
             mentions.read(text)
             continue
-        within_sentence = antecedents
+        within_sentence, whole = antecedents, text
         for number, statement in enumerate(statements(text)):
             if number:
                 within_sentence = after(text, antecedents, names, people)
             resolved = resolve(statement, within_sentence, mentions)
+            if not number and statement == text and resolved.how == "mention":
+                whole = resolved.statement  # "it" then stands for what is named in full
             for made in questions_about(resolved.statement, names, resolved.stand_in):
                 pair = _dated(made, sentence.year)
                 if pair.question.casefold() not in seen:
@@ -85,7 +87,7 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
                     evidence = f"{sentence.before} {sentence.text}" if leans and sentence.before else sentence.text
                     signs = signs_of(pair, text, found.counts, resolved=resolved.how, part=number)
                     found.facts.append(Fact(pair, evidence, signs))
-        antecedents = after(text, antecedents, names, people)
+        antecedents = after(whole, antecedents, names, people)
         mentions.read(text)
     return found
 
@@ -102,7 +104,7 @@ def is_usable(sentence: str) -> bool:
     words = sentence.split()
     if not _MIN_WORDS <= len(words) <= _MAX_WORDS or not sentence.endswith("."):
         return False
-    return not re.search(r"[=|<>{}\[\]#*\\_]{2}|https?:|\]\(|^\W*[a-z]", sentence)
+    return not re.search(r"[=|<>{}\[\]#*\\_]{2}|https?:|\]\(|^\W*[a-z]|^[\"“]", sentence)
 
 
 def names_of(texts: Sequence[str]) -> frozenset[str]:

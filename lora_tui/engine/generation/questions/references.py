@@ -155,7 +155,7 @@ def _may_modify(token: Token, *, name: bool) -> bool:
     closed = english.PREPOSITIONS | english.CONJUNCTIONS | english.FINITE_AUXILIARIES | english.SUBORDINATORS
     return not (
         low in closed | english.DETERMINERS | english.PRONOUNS | english.ADVERBS | _NO_MODIFIERS
-        or token.is_number
+        or (token.is_number and not (name and token.text[0].isupper()))
         or low.endswith("ly")
     )
 

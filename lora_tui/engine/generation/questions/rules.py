@@ -64,6 +64,8 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
                 last = pair.question.rstrip("?").rsplit(" ", 1)[-1].casefold()
                 if last in _STRANDED and name not in ("what_with_preposition", "what_called", "purpose", "why"):
                     continue  # "What does the funnel describe through?"
+                if name in _ASK_FOR_SUBJECT and _OWNED.search(pair.question):
+                    continue  # "How many otters wait at its upper end?"
                 found[pair.question] = replace(pair, rule=name)
     return list(found.values())
 
@@ -80,6 +82,8 @@ def _list_goes_on(clause: Clause) -> bool:
     return False
 
 
+_ASK_FOR_SUBJECT = frozenset("how_many_subjects who_is_subject who_did".split())
+_OWNED = re.compile(r"\b(?:its|their|his|her)\b")
 _STRANDED = frozenset("through for with from into of by at about between against among towards upon".split())
 
 

@@ -190,6 +190,10 @@ def _is_no_thing(words: Sequence[Token]) -> bool:
         measure_of(words) is not None
         or unclear_words(words)
         or (english.is_adjective(first) and (len(words) == 1 or any(t.low == "than" for t in words)))
+        or (
+            first in ("short", "free", "loose", "clear", "apart")
+            or (english.is_adjective(first) and words[1].low == "of")
+        )
         or english.is_adjective(last)
         or first in _PARTICLES
         or last in _PARTICLES | {"home", "free", "alike", "together", "instead", "internally"}
@@ -222,6 +226,7 @@ _TAKES_MORE = frozenset(
 )
 """Nouns that what follows belongs to: "a role in shaping the economy"."""
 
+_HOLDING = frozenset("include contain offer provide need require involve".split())
 _LOOSE = frozenset("in for about with without from on of".split())
 
 
@@ -232,6 +237,9 @@ def _leaves_some(reading: Reading, words: Sequence[Token], *, listed: bool) -> b
     )
     if following is None:
         return False
+    form = reading.clause.verb_form
+    if form is not None and form.base in _HOLDING and words[0].low in ("a", "an") and len(words) == 2:
+        return True  # "includes a ride in the driver's cabin"
     if head_noun(words).low in _TAKES_MORE and words[-1] is head_noun(words):
         return True
     if words[0].low.endswith("ing") and following.head in ("into", "onto", "to", "from", "through"):
