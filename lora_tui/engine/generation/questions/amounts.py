@@ -1,6 +1,7 @@
 """Templates that ask for times, durations and quantities: when, how long, how often, how many, how much, how high."""
 
 from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import measure_of
@@ -92,7 +93,7 @@ def _is_no_point(words: Sequence[Token]) -> bool:
     return (
         any(low in _NO_POINTS for low in lows[:3])
         or (lows[0] == "from" and not any(low in ("to", "until", "till", "on", "onwards") for low in lows))
-        or any(low == "and" and after in english.PREPOSITIONS for low, after in zip(lows, lows[1:], strict=False))
+        or any(low == "and" and after in english.PREPOSITIONS for low, after in pairwise(lows))
         or "intervals" in lows
         or any(low in ("older", "younger", "aged", "old", "absence") for low in lows)
         or lows in (["on", "the", "hour"], ["at", "a", "time"], ["at", "the", "time"], ["at", "times"])
