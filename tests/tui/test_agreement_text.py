@@ -2,9 +2,11 @@
 
 import pytest
 
+from lora_tui.engine.review.aggregators import PRIORS
 from lora_tui.protocol.agreement import Estimate, Guarantee, ReliabilityPoint, ScoreAgreement
 from lora_tui.store import feedback
 from lora_tui.store.connection import Store
+from lora_tui.tui.text import metric_name
 from lora_tui.tui.views.agreement import guarantee_lines, reliability_lines, reliability_series
 from tests.tui.app_harness import AppHarness, create_training_run, wait_for_text
 from tests.tui.test_generate_screen import create_generation_run
@@ -64,6 +66,12 @@ def test_the_reliability_curve_is_a_plot_and_a_table() -> None:
     ideal, _, _, measured = reliability_series(KNOWN)
     assert list(ideal.curve.xs) == list(ideal.curve.ys) == [0.0, 100.0]
     assert (list(measured.curve.xs), list(measured.curve.ys)) == ([31.0, 90.0], [25.0, 95.0])
+
+
+def test_every_metric_of_a_score_has_a_name_in_plain_words_that_its_column_holds() -> None:
+    names = {metric: metric_name(metric) for prior in PRIORS.values() for metric in prior.weights}
+    assert not [name for name in names.values() if "_" in name]
+    assert not [name for metric, name in names.items() if len(name) > 14 and metric in PRIORS["evaluation"].weights]
 
 
 async def test_generate_shows_the_guarantee_and_learn_the_curve(harness: AppHarness) -> None:
