@@ -34,7 +34,7 @@ _DECLINES = re.compile(
       | (?:does|do|did|is|are|was|were)(?:\ not|n't)\ (?:\w+\ ){0,2}
             (?:mention|provide|specif|state|contain|include|given|known|available|indicate|possible|clear)
       | not\ (?:possible|able)\ to\ (?:determine|answer|say|provide|identify) | unable\ to
-      | there\ (?:is|was|are|were)(?:\ no\b|n't|\ not) | cannot\ be\ (?:determined|answered|identified)
+      | cannot\ be\ (?:determined|answered|identified)
       | (?:unknown|unclear|unspecified)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -149,12 +149,13 @@ def _values(cut: _Cut) -> Set[object]:
 
 
 def _opposition(ours: _Cut, theirs: _Cut, given: Set[str], target: Set[str]) -> dict[str, float]:
-    """How early the words of `target` come, what is denied of them, taken back, and offered beside them."""
+    """How early and whole `target` comes, what is denied of them, taken back, and offered beside them."""
     hits = [stem in target for stem in ours.stems]
     features = {"early": 0.0, "negation": 0.0, "alternatives": 0.0}
     if any(hits):
         place, end = _densest(hits, len(theirs.tokens) + 2)
-        features["early"] = 8 / (8 + hits.index(True))  # half at the ninth word
+        held = len(target & set(ours.stems[place : end + 1])) / len(target)
+        features["early"] = held * 8 / (8 + hits.index(True))  # half at the ninth word
         around = ours.tokens[max(0, place - _BEFORE) : end + _AFTER]
         denied = sum(token in _NEGATIONS and token not in theirs.tokens for token in around)
         if not any(token in _NEGATIONS for token in ours.tokens):  # what the reference denies, the answer affirms
@@ -190,7 +191,9 @@ def _alternatives(answer: str, reference: _Cut, target: Set[str], given: Set[str
     known = given | set(reference.stems)
     place, longest = matching.index(True), max(5, len(reference.tokens) + 2)
     shape = reference.text.lstrip()[:1]
-    bare = len(pieces) > 2 and all(len(piece.tokens) <= longest + 3 for piece in pieces)  # nothing but a list
+    bare = len(pieces) > 2 and all(
+        len(piece.tokens) <= max(4, len(reference.tokens) + 2) for piece in pieces
+    )  # nothing but a list
 
     def is_candidate(index: int) -> bool:
         piece = pieces[index]
@@ -238,9 +241,11 @@ def _parts(sentence: str) -> tuple[list[_Cut], list[str]]:
 def _stem(token: str) -> str:
     """Return a word's Porter stem; a number, in words too, as its value."""
     if is_number(token):
-        return str(next(iter(numbers([token]))))
-    if value := number_words([token]):
-        return str(next(iter(value)))
+        (value,) = numbers([token])
+        return value if isinstance(value, str) else f"{value.normalize():f}"
+    if value_in_words := number_words([token]):
+        (value,) = value_in_words
+        return f"{value.normalize():f}"
     return token if is_unspaced(token) else _STEMMER.stem(token)
 
 
