@@ -24,6 +24,12 @@ _NEGATIONS = frozenset(
     """no not never neither nor none nobody nothing cannot cant dont doesnt didnt isnt arent wasnt werent wont wouldnt
     couldnt shouldnt hasnt havent hadnt aint without""".split()
 )
+_DENIED = 0.9
+"""The negation of an answer that denies the reference at once; one elsewhere near it has less."""
+
+_AT_ONCE = 3
+"""Words before what matches the reference of which a negation denies it: "is not in the Town Moor"."""
+
 _BEFORE, _AFTER = 6, 4
 """Words before and after what matches the reference among which a negation is one of it."""
 
@@ -93,6 +99,9 @@ def answer_features(answer: str, reference: str, question: str = "") -> dict[str
     unopposed = 1 - max(features["negation"], features["retraction"], features["alternatives"])
     for name in ("containment", "early"):  # said, but not as the answer
         features[name] *= unopposed
+    if features["negation"] >= _DENIED:  # said to be what it is not
+        for name in ("content_recall", "new_recall", "trigrams"):
+            features[name] *= unopposed
     features["declines"] = float(bool(_DECLINES.search(answer)) and not _DECLINES.search(reference))
     features["empty"] = 0.0
     return features
@@ -160,7 +169,8 @@ def _opposition(ours: _Cut, theirs: _Cut, given: Set[str], target: Set[str]) -> 
         denied = sum(token in _NEGATIONS and token not in theirs.tokens for token in around)
         if not any(token in _NEGATIONS for token in ours.tokens):  # what the reference denies, the answer affirms
             denied += sum(token in _NEGATIONS for token in theirs.tokens)
-        features["negation"] = 1 - 0.5**denied
+        at_once = [token for token in ours.tokens[max(0, place - _AT_ONCE) : place] if token not in theirs.tokens]
+        features["negation"] = _DENIED if _NEGATIONS & set(at_once) else min(0.8, 1 - 0.5**denied)
         features["alternatives"] = _alternatives(ours.text, theirs, target, given)
     retracted = len(_RETRACTS.findall(ours.text)) - len(_RETRACTS.findall(theirs.text))
     return features | {"retraction": 1 - 0.3 ** max(0, retracted)}
