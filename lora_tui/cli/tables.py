@@ -13,9 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_tui.protocol.agreement import Estimate, interval_text
-from lora_tui.protocol.comparison import HeldOutComparison, comparison_from, comparison_rows, questions_text
+from lora_tui.protocol.comparison import (
+    HeldOutComparison,
+    comparison_from,
+    comparison_rows,
+    questions_text,
+    worst_title,
+)
 from lora_tui.terminal.streams import Streams
-from lora_tui.text import clean, count, question_of
+from lora_tui.text import clean, question_of
 
 _MOST_COLUMNS = 120
 
@@ -98,7 +104,7 @@ def write_comparison(streams: Streams, found: HeldOutComparison) -> None:
     streams.out.write(f"{clean(questions_text(found))}:\n")
     streams.out.write("".join(f"  {label:<{width}}  {clean(figure)}\n" for label, figure in rows))
     if found.worst:
-        streams.out.write(f"\nthe {count(len(found.worst), 'worst answer')}:\n")
+        streams.out.write(f"\n{worst_title(found)}:\n")
         write_rows(streams, [asdict(one) for one in found.worst])
 
 

@@ -103,8 +103,13 @@ def interval_note(found: HeldOutComparison) -> str:
         return "too few questions for an interval"
     if found.drawn == "documents":
         return f"95 % intervals, bootstrap over {count(found.documents, 'document')}"
-    few = f"; {count(found.documents, 'document')} would be too few to draw" if found.documents else ""
+    few = f"; of {count(found.documents, 'document')} only, so the truth may lie outside" if found.documents else ""
     return f"95 % intervals, bootstrap over questions{few}"
+
+
+def worst_title(found: HeldOutComparison) -> str:
+    """The heading over the worst answers: "the 10 worst answers"."""
+    return "the worst answer" if len(found.worst) == 1 else f"the {len(found.worst):,} worst answers"
 
 
 def comparison_rows(found: HeldOutComparison) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lora_tui.engine.evaluation.charts import Line, Point, line_chart
 from lora_tui.files import write_atomically
-from lora_tui.protocol.comparison import HeldOutComparison, comparison_rows, questions_text, verdict_text
+from lora_tui.protocol.comparison import HeldOutComparison, comparison_rows, questions_text, verdict_text, worst_title
 from lora_tui.text import clean, controls_text, one_line, question_of
 
 MARKDOWN, HTML = "report.md", "report.html"
@@ -105,7 +105,7 @@ def _blocks(facts: ReportFacts) -> Iterator[_Block]:
         yield _Block("text", "Score of the test prompts at each evaluation: higher is better.")
         yield _Block("picture", "score", svg=score)
     if found is not None and found.worst:
-        yield _Block("heading", f"The {len(found.worst)} worst answers to held-out questions")
+        yield _Block("heading", f"{worst_title(found).capitalize()} to held-out questions")
         head = ("question", "expected", "base model", "fine-tuned", "score", "document")
         yield _Block("table", rows=[head, *([
             question_of(one.prompt), one.reference, one.before or "(nothing)", one.after or "(nothing)",

@@ -17,6 +17,7 @@ from lora_tui.engine.review.agreement import RatingStatistics
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.agreement import agreement_text
+from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.protocol.comparison import NO_HELD_OUT, HeldOutComparison
 from lora_tui.store.queries.runs import newest_event, step_columns
 from lora_tui.store.rows import Evaluation
@@ -105,7 +106,7 @@ def _training_facts(source: AdapterSource, base_model: str, plan: dict[str, Any]
         ("training data", ", ".join(filter(None, (str(data.get("file") or ""), examples)))),
         ("optimizer step", f"{source.step:,}" + (f" of {plan['steps']:,}" if plan.get("steps") else "")),
         ("trained parameters", f"{trained:,} of {plan.get('parameters', 0):,}" if trained else ""),
-        *((str(choice["key"]), f"{choice['value']} ({choice['reason']})") for choice in plan.get("chosen") or ()),
+        *((short_key(key), f"{value} ({reason})") for key, value, reason in chosen_rows(plan.get("chosen") or ())),
         ("written by", f"lora-tui {__version__}"),
     ]
     return [(label, value) for label, value in known if value]

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,13 @@ from lora_tui.engine.data.examples import Conversation, Example
 from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
-from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts, template_renderer
+from lora_tui.engine.evaluation.own_prompts import (
+    TEST_PROMPTS,
+    RenderPrompt,
+    asks_own_questions,
+    own_prompts,
+    template_renderer,
+)
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stop_ids
@@ -123,6 +129,8 @@ def _prepare(
     held_out = dataset.hold_out(training.validation_share, training.seed, None if ctx.resumed else documents, before)
     planned = data_plan(data, data_file, dataset, held_out, training)
     render = template_renderer(base.tokenizer)
+    unseen = set(map(question_digest, dataset.held_out_texts))
+    prompts = _test_prompts(ctx, render, [one for one in data.examples if question_digest(one) not in unseen])
     if before is None:
         write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))
@@ -143,7 +151,7 @@ def _prepare(
         steps=steps,
         trainable_parameters=trained,
         parameters=total,
-        chosen=[asdict(choice) for choice in choices],
+        chosen=[asdict(choice) for choice in _as_asked(choices, prompts)],
     )
     config = base.model.config.get_text_config()
     advice = advise(
@@ -157,10 +165,14 @@ def _prepare(
     of_training = (line for line in advice if line.startswith("fine_tuning"))
     for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
-    asked = set(map(question_digest, dataset.held_out_texts))
-    prompts = _test_prompts(ctx, render, [one for one in data.examples if question_digest(one) not in asked])
     fingerprint, examples = dataset.fingerprint(), planned["examples"]
     return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts)
+
+
+def _as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[Choice]:
+    """The choices with the prompts that are asked: those chosen beforehand did not know what would be held out."""
+    asked = [prompt.prompt for prompt in prompts]
+    return [replace(choice, value=asked) if choice.key == TEST_PROMPTS else choice for choice in choices]
 
 
 def _test_prompts(ctx: RunContext, render: RenderPrompt | None, examples: Sequence[Example]) -> list[TestPrompt]:

@@ -18,6 +18,7 @@ from lora_tui.protocol.comparison import (
     NO_HELD_OUT,
     ComparedAnswer,
     comparison_from,
+    worst_title,
 )
 from lora_tui.store.queries.runs import RunLine, RunReport, newest_report
 from lora_tui.text import question_of
@@ -102,7 +103,7 @@ def report_text(found: RunReport | None) -> Content:
         compared = comparison_from(found.comparison)
         parts += [comparison_content(compared)]
         if compared.worst:
-            parts.append((f"\n\nThe {len(compared.worst)} worst answers\n", DIM))
+            parts.append((f"\n\n{worst_title(compared).capitalize()}\n", DIM))
         for one in compared.worst:
             parts += ["\n", _worst(one), "\n"]
     page = Path(found.path)

@@ -233,6 +233,8 @@ class TrainScreen(RunScreen):
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
                             ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
+        if view.comparison is not None and not view.step:
+            self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()

@@ -9,7 +9,13 @@ from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
 from lora_tui.protocol.agreement import ScoreAgreement
-from lora_tui.protocol.comparison import HeldOutComparison, comparison_from, comparison_rows, questions_text
+from lora_tui.protocol.comparison import (
+    HeldOutComparison,
+    comparison_from,
+    comparison_rows,
+    questions_text,
+    verdict_text,
+)
 from lora_tui.store.rows import Sample
 from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
@@ -50,6 +56,9 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width:
 def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
     """The same on two lines, for a small terminal."""
     if not view.step:
+        if view.comparison is not None:
+            found = comparison_from(view.comparison)
+            return styled((verdict_text(found), "bold"), "\n", (questions_text(found), DIM))
         return styled((view.starting(), DIM)) if view.live else plan_lines(view)
     step = view.step
     # The header shows the step; this shows how the run ended, or what is left.

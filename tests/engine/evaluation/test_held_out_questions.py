@@ -192,7 +192,9 @@ def test_both_forms_say_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_which_interval_it_is_is_said() -> None:
-    assert interval_note(replace(COMPARISON, drawn="questions")).endswith("; 8 documents would be too few to draw")
+    assert interval_note(replace(COMPARISON, drawn="questions")).endswith(
+        "; of 8 documents only, so the truth may lie outside"
+    )
     assert interval_note(replace(COMPARISON, drawn="questions", documents=0)).endswith("bootstrap over questions")
 
 
