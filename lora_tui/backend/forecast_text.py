@@ -61,6 +61,7 @@ def _no_file(forecast: SettingsForecast) -> Blocker | None:
         f"Training has no file to learn from: {one_line(str(data.path), 100)}",
         "It does not exist.",
         "1 makes one from your text (Generate), 6 names another (Config): fine_tuning.train_data_file.",
+        "data",
     )
 
 
@@ -80,7 +81,7 @@ def _learns_nothing(forecast: SettingsForecast) -> Blocker | None:
 def _data(forecast: SettingsForecast) -> str:
     data = forecast.training.data
     if not data.exists:
-        return f"{one_line(str(data.path), 60)} does not exist: 1 makes one, 6 names another"
+        return f"{one_line(str(data.path), 60)} does not exist yet: 1 makes one of your text"
     if data.problem is not None:
         return one_line(data.problem, 200)
     forms = ", ".join(f"{number:,} {form}" for form, number in data.forms.items())
@@ -94,7 +95,7 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
     generation = forecast.generation
     blocker = _no_folder(forecast) or _no_key(forecast)
     if _no_folder(forecast) is not None:
-        lines = [("folder", f"{one_line(str(generation.folder), 60)} does not exist: create it, or 6 names another")]
+        lines = [("folder", f"{one_line(str(generation.folder), 60)} does not exist yet")]
     elif generation.problem is not None and generation.files.value is None:
         lines = [("folder", one_line(generation.problem, 200))]
     else:
@@ -149,6 +150,7 @@ def _no_folder(forecast: SettingsForecast) -> Blocker | None:
         f"Generation has no folder to read: {one_line(str(generation.folder), 100)}",
         "It does not exist.",
         "Create it and put .txt or .md files into it, or 6 names another (Config): data_generation.input_folder.",
+        "files",
     )
 
 

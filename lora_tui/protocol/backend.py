@@ -80,11 +80,15 @@ class ReviewResult:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """A fact that ends a run before it has begun, such as a file that does not exist, and what to do about it."""
+    """A fact that ends a run before it has begun, such as a file that does not exist, and what to do about it.
+
+    `form` names the form that asks for what is missing: ``files`` for text, ``data`` for examples; empty: none does.
+    """
 
     what: str
     why: str
     remedy: str
+    form: Literal["", "files", "data"] = ""
 
 
 @dataclass(frozen=True, slots=True)

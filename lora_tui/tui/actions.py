@@ -55,7 +55,7 @@ class AppActions:
             self._services.show_new_run(mode, run_id)
 
     def start_unless_blocked(self, mode: str, forecast: Callable[["Settings"], Awaitable[ForecastText]]) -> None:
-        """Begin a run and show it; one that is known to fail is not begun: what is missing is shown instead.
+        """Begin a run and show it; one that is known to fail is not begun: what is missing is asked for, or shown.
 
         While one is about to begin, another call does nothing: a key that is held down begins one run.
         """
@@ -68,7 +68,9 @@ class AppActions:
             try:
                 found = await services.attempt(forecast(services.state.settings))  # anew: the file may be there by now
                 blocker = found.blocker if found is not None else None
-                if blocker is not None:
+                if blocker is not None and blocker.form and len(services.screens) == 1:
+                    services.ask_to_begin(blocker.form)
+                elif blocker is not None:
                     services.show_problem(Problem(blocker.what, blocker.why, blocker.remedy))
                 elif found is not None and found.charge and found.charge not in self._agreed_charges:
                     self._ask_charge(mode, found.charge)

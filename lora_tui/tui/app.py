@@ -233,6 +233,12 @@ class LoraApp(App[None]):
 
         self.push_screen(WelcomeScreen(self.services, self.actions))
 
+    def action_begin(self, name: str) -> None:
+        """Ask for what a run needs: ``files`` to generate from, ``data`` to train on."""
+        from lora_tui.tui.screens.welcome import ask_to_begin
+
+        ask_to_begin(self.services, self.actions, name)
+
     def action_quickstart(self) -> None:
         """Generate, train and evaluate on packaged material."""
         self.actions.start_soon("quickstart")

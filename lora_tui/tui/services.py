@@ -124,6 +124,10 @@ class AppServices:
 
         self._app.push_screen(dialog, answered)
 
+    def ask_to_begin(self, form: Literal["files", "data"]) -> None:
+        """Ask for what a run needs, in a form of the first start."""
+        self._app.call_later(self._app.run_action, f"begin('{form}')")
+
     def go_to(self, mode: str) -> None:
         """Show a mode. Dialogs of the mode that is left stay where they are."""
         if mode != self._app.current_mode:

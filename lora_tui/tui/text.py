@@ -2,6 +2,8 @@
 
 Textual may parse a bare string as markup; a `Content` it does not. Everything that this program did not write (files,
 models, servers, exceptions) is shown through `safe_text`, `safe_line` and `styled`, and nothing else.
+Numbers that the command line shows as well (counts, sizes, times, money) are worded in `lora_tui.text`; here are those
+of narrow columns: a dash for what is missing, six characters at most, a mark for a band of scores.
 """
 
 import math

@@ -54,7 +54,7 @@ def test_a_missing_folder_then_a_missing_key_keep_generation_from_beginning(monk
 def test_a_reason_is_given_once_and_what_is_not_known_has_no_unit() -> None:
     settings = with_values(Settings(), {"fine_tuning.model_name": "nobody/nothing"})
     lines = dict(training_forecast(forecast_with_history(settings)).lines)
-    assert lines["data"] == "accepted_training_data.txt does not exist: 1 makes one, 6 names another"
+    assert lines["data"] == "accepted_training_data.txt does not exist yet: 1 makes one of your text"
     assert lines["model"].startswith("nobody/nothing, unknown: it is fetched from")
     assert [lines[name] for name in ("trains", "steps", "memory", "time")] == ["unknown"] * 4
     assert not any("unknown" in words and "parameters" in words for words in lines.values())

@@ -140,6 +140,29 @@ async def test_what_is_left_alone_in_a_form_is_still_chosen_for_the_run(harness:
         assert "fine_tuning.model_name" not in written
 
 
+async def test_a_start_without_its_text_asks_for_it_and_knows_the_folder_of_the_run_before(
+    harness: AppHarness,
+) -> None:
+    folder = harness.path.parent / "mill"
+    folder.mkdir()
+    earlier = {"data_generation.input_folder": str(folder)}
+    await harness.populate(lambda store: create_run(store, "generate", settings=earlier))
+    harness.backend.blocker = Blocker("No folder to read.", "It does not exist.", "Create it.", "files")
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("s")
+        await wait_for_text(app, "From my files")
+        await wait_for_text(app, folder.name)
+        harness.backend.blocker = None
+        await pilot.press("ctrl+s")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.settings.data_generation.input_folder == str(folder)
+        harness.backend.blocker = Blocker("No folder to read.", "It does not exist.", "Create it.", "files")
+        await pilot.press("s")
+        await wait_for_text(app, "From my files")
+        await pilot.press("x")
+        await wait_for_text(app, "Folder     x ")
+
+
 async def test_a_start_that_is_known_to_fail_is_refused_from_the_form_too(harness: AppHarness) -> None:
     (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
     async with harness.app((80, 24)) as (app, pilot):
@@ -377,6 +400,16 @@ async def test_the_bar_names_the_keys_that_work_now_and_whole_modes_where_they_f
         await wait_for_text(app, " 1 Generate  2 Train  3 CHAT")
         app.screen.query_one(TopBar).show(Content("run 7 · step 1,234/12,345 · cpu"))
         await wait_for_text(app, " 1 Gen  2 Train  3 CHAT  4 Runs  5 Learn  6 Config  run 7 · step 1,234/12,345")
+
+
+async def test_a_next_step_that_does_not_fit_is_left_out_whole(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, " e  export it")
+        assert "rate its" not in screen_text(app)
+        await pilot.resize_terminal(100, 30)
+        await wait_for_text(app, " w  rate its answers")
 
 
 async def test_an_unknown_theme_is_no_reason_not_to_start(harness: AppHarness) -> None:

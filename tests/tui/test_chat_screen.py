@@ -166,6 +166,7 @@ async def test_sampling_settings_are_checked_and_used_from_the_next_reply_on(har
     async with harness.app() as (app, pilot):
         await pilot.press("3", "ctrl+o")
         await wait_for_text(app, "How replies are decoded")
+        assert "num_beams              1" in screen_text(app), "they are streamed where nobody has set the beams"
         await pilot.press("end", "backspace", "0", "ctrl+s")
         await wait_for_text(app, "num_beams must be")
         await pilot.press("backspace", "1", "ctrl+s")

@@ -114,7 +114,7 @@ async def test_a_run_that_has_found_all_the_text_holds_says_so(harness: AppHarne
     await harness.populate(run)
     async with harness.app((80, 24)) as (app, pilot):
         await wait_for_text(app, "1 of 100 accepted ")
-        await wait_for_text(app, " all that the text holds ")
+        await wait_for_text(app, " all found ")
         text = screen_text(app)
         assert "on this machine · no cost" in text
         assert "a call" not in text, "its calls are batches, of which each waits for the others"

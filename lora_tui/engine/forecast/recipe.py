@@ -124,7 +124,7 @@ def choose_model(settings: Settings, device: DeviceForecast, free: float | None,
     """
     key, documented = "fine_tuning.model_name", settings.fine_tuning.model_name
     if device.kind != "cuda" or not device.present:
-        return Choice(key, BUILTIN, "135 M parameters: it trains in minutes without a GPU")
+        return Choice(key, BUILTIN, "135 M parameters: trains in minutes without a GPU")
     if free is None or free < _GPU_BYTES:
         left = "does not tell its memory" if free is None else f"has {memory_size(free)} free"
         return Choice(key, BUILTIN, f"the card {left}, {documented} needs {_GPU_BYTES / 1e9:.0f}")

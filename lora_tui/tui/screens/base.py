@@ -62,7 +62,7 @@ class ModeScreen(Screen[None]):
         bindings = Binding.make_bindings(self.BINDINGS)
         self._own_actions = list(dict.fromkeys(parse(binding.action)[1] for binding in bindings))
         self._offered: list[bool | None] = []
-        self._next_step: tuple[str, tuple[tuple[str, str], ...]] = ("", ())
+        self._next_step: tuple[str, tuple[tuple[str, str], ...], int] = ("", (), 0)
 
     def compose(self) -> ComposeResult:
         """Bar, body, hints."""
@@ -111,15 +111,20 @@ class ModeScreen(Screen[None]):
     def show_next_step(self, done: str = "", *steps: tuple[str, str]) -> None:
         """Say above the footer what is done and what can follow; each step is an action's name and its words.
 
-        Without `done` the line is not shown.
+        Without `done` the line is not shown; steps that do not fit are left out.
         """
-        if (done, steps) == self._next_step:
+        width = self.size.width
+        if (done, steps, width) == self._next_step:
             return
-        self._next_step = done, steps
+        self._next_step = done, steps, width
         self.set_class(bool(done), "-next-step")
         parts: list[Any] = [("✓ ", "bold $success"), (done, "bold")]
+        column = len(done) + 4
         for action, words in steps:
             if self.check_action(action, ()) and (key := self._key_of(action)):
+                column += len(key) + len(words) + 6
+                if column > width:
+                    break
                 parts += ["   ", (f" {key} ", "bold reverse"), f" {words}"]
         self.query_one("#next-step", Line).show(styled(*parts) if done else Content())
 
@@ -185,9 +190,17 @@ class RunScreen(ModeScreen):
         """Whether the run in view has an owner at work."""
         return self.run_in_view is not None and self.run_in_view.state in LIVE_STATES
 
+    def redraw(self) -> None:
+        """Draw the run in view anew: its parts have other sizes."""
+
+    def on_resize(self) -> None:
+        """Fit what is shown, once the parts have their new sizes."""
+        self.call_after_refresh(self.redraw)
+
     def on_screen_resume(self) -> None:
-        """Forecast anew: the files may have changed meanwhile."""
+        """Forecast anew, since the files may have changed, and fit what is shown: so may the terminal's size."""
         self._plan.invalidate()
+        self.call_after_refresh(self.redraw)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the run in view."""

@@ -163,7 +163,9 @@ class ChatScreen(ModeScreen):
 
     def _show_target(self) -> None:
         target = self.target
-        name = self._title if self._title and self._loaded_target == target else self._describe(target)
+        narrow = self.size.width < 100 and self._chat_columns.base_shown
+        is_known = bool(self._title) and self._loaded_target == target and not narrow
+        name = self._title if is_known else self._describe(target)
         self._chat_columns.set_speaker(safe_line(name, 70).plain)
         beside = " · beside the base model" if self._chat_columns.base_shown and self.size.width >= 100 else ""
         self.show_run_in_bar(self.state.live_run, no_run=styled(safe_line(name, 60), (beside, DIM)))

@@ -12,6 +12,7 @@ from textual.widgets import Label, Static
 from lora_tui.config.keys import all_keys
 from lora_tui.config.written import left_to_recipe
 from lora_tui.protocol.backend import ChatTarget
+from lora_tui.protocol.reply import Decoding
 from lora_tui.store.queries.runs import RunLine, checkpoints
 from lora_tui.store.rows import LIVE_STATES, TRAINING_MODES, Checkpoint
 from lora_tui.text import one_line
@@ -25,11 +26,11 @@ from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _COLUMNS = (
-    Column("run", 16),
-    Column("checkpoint", 16),
+    Column("run", 0, least=10),
+    Column("checkpoint", 17),
     Column("score", 6, right=True),
-    Column("state", 13),
-    Column("base model and data", 0),
+    Column("state", 13, rank=1),
+    Column("base model and data", 0, share=4, least=30),
 )
 _MOST_RUNS = 50
 
@@ -114,6 +115,11 @@ class DecodingDialog(SettingsForm):
         Binding("escape", "dismiss", "Cancel", id="decoding.cancel"),
         Binding("ctrl+s", "submit", "Apply", id="decoding.apply", priority=True),
     ]
+
+    def _value(self, name: str) -> str:
+        """The value in force: replies stream, with one beam, where nobody has set the beams."""
+        is_open = name.endswith("num_beams") and left_to_recipe(self._settings, name)
+        return str(Decoding.of_settings(self._settings).num_beams) if is_open else super()._value(name)
 
     def compose(self) -> ComposeResult:
         """A field for each key, its meaning under it."""

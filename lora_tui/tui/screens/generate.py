@@ -104,6 +104,11 @@ class GenerateScreen(RunScreen):
         """Focus the pairs, also while another window has the terminal's focus: `AUTO_FOCUS` then does not."""
         self._pairs.focus()
 
+    def redraw(self) -> None:
+        """Fit the text of the panels."""
+        if self._view is not None:
+            self._draw(self._view, summed=False)
+
     # Following the run
 
     async def open_run(self, store: Store, run: RunLine) -> None:

@@ -47,7 +47,7 @@ _ANSWER_COLUMNS = (
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
-_PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "steps, tokens, time"}
+_PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
 """Actions that the plot's border names the keys of."""
 
 _LEAST_LOSS = 0.05
@@ -322,10 +322,12 @@ class TrainScreen(RunScreen):
         sample = self._samples[index]
         return training_text.sample_cells(sample, self._ratings.get(sample.id))
 
-    def on_resize(self) -> None:
-        """Draw the plots anew."""
+    def redraw(self) -> None:
+        """Draw plots and texts anew."""
         self._plots_stale = True
         self.services.poll_soon()
+        if self._view is not None:
+            self._draw(self._view, news=True)
 
     # Keys
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,31 +80,42 @@ class WelcomeScreen(Dialog[None]):
         self.dismiss(None)
         if name == "show":
             self._app_actions.start_soon("quickstart")
-            return
-        settings = self._services.state.settings
-        backend = self._services.backend
-        form: StartForm
-        if name == "files":
-            form = GenerateForm(settings, first_generation(settings), backend.forecast_generation)
         else:
-            form = TrainForm(settings, {}, backend.forecast_training)
-        self._services.ask(form, partial(self._begin, "generate" if name == "files" else "train"))
-
-    def _begin(self, mode: str, settings: Settings) -> None:
-        """Begin a run with these settings from now on, unless it is known to fail."""
-        self._services.state.settings = settings
-        backend = self._services.backend
-        forecast = backend.forecast_generation if mode == "generate" else backend.forecast_training
-        self._app_actions.start_unless_blocked(mode, forecast)
+            ask_to_begin(self._services, self._app_actions, name)
 
 
-def first_generation(settings: Settings) -> dict[str, str]:
+def ask_to_begin(services: AppServices, actions: AppActions, name: str) -> None:
+    """Ask for what a run needs, and begin it with that from now on, unless it is known to fail.
+
+    `name`: ``files`` generates from a folder of text, ``data`` trains on a file of examples.
+    """
+    settings, backend = services.state.settings, services.backend
+    mode = "generate" if name == "files" else "train"
+    forecast = backend.forecast_generation if name == "files" else backend.forecast_training
+    form: StartForm
+    if name == "files":
+        newest = next((run for run in services.state.runs if run.mode == "generate"), None)
+        form = GenerateForm(settings, first_generation(settings, newest.data if newest else ""), forecast)
+    else:
+        form = TrainForm(settings, {}, forecast)
+
+    def begin(chosen: Settings) -> None:
+        services.state.settings = chosen
+        actions.start_unless_blocked(mode, forecast)
+
+    services.ask(form, begin)
+
+
+def first_generation(settings: Settings, earlier: str = "") -> dict[str, str]:
     """What the fields of `GenerateForm` begin with where the settings do not say.
 
-    The only folder here that holds text, and the built-in model where there is neither a key nor an endpoint.
+    The folder of the run before (`earlier`) or the only one here that holds text, and the built-in model where there is
+    neither a key nor an endpoint.
     """
     chosen = settings.data_generation
-    values = {"data_generation.input_folder": likely_folder(chosen.input_folder)}
+    is_there = Path(chosen.input_folder).expanduser().is_dir()
+    folder = chosen.input_folder if is_there else earlier if earlier and Path(earlier).is_dir() else ""
+    values = {"data_generation.input_folder": folder or likely_folder(chosen.input_folder)}
     if not chosen.base_url and not os.environ.get(chosen.api_key_env):
         values["data_generation.model"] = BUILTIN
     return values

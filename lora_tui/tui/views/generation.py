@@ -184,7 +184,7 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
 
 def _progress(view: GenerationView, now: float, width: int) -> Content:
     left = view.seconds_left(now)
-    over = "all that the text holds" if view.is_exhausted else view.run.state
+    over = "all found" if view.is_exhausted else view.run.state
     end = f" {duration(left)} left" if left is not None else f" {over}" if not view.live else ""
     end = " paused" if view.paused else end
     if preparing := view.preparing(now):
@@ -214,7 +214,7 @@ def _calls(view: GenerationView) -> list[Content]:
     figures = f"{calls.in_flight} in flight · " if view.live else ""
     figures += count(calls.calls, "call")
     if view.is_builtin:
-        return [styled(figures), styled("on this machine · no cost")]
+        return [styled(figures, " on this machine · no cost")]
     figures += f" · {calls.retried:,} retried · {calls.failed:,} failed"
     tokens = f"{short_count(calls.prompt_tokens)} tokens in · {short_count(calls.completion_tokens)} out"
     if view.live:

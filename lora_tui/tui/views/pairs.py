@@ -4,6 +4,7 @@ A hundred thousand pairs are 800 kB of ids; their texts stay in the store. What 
 so a tick costs what has happened since the last one, however many pairs there are.
 """
 
+import re
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
@@ -44,7 +45,7 @@ _BATCH = 2000
 
 _STATE_STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 
-_BAR = 10
+_BAR = 7
 _NAME = 21
 
 _ORDERS = (
@@ -211,9 +212,17 @@ def pair_cells(pair: PairLine) -> list[tuple[str, str]]:
     ]
 
 
+_SCORE_REASON = re.compile(r"scores [\d.]+ of 10, the threshold is [\d.]+([;:] )?")
+
+
+def _without_score(reason: str) -> str:
+    """The reason of a verdict without the score and the threshold, which stand beside it."""
+    return _SCORE_REASON.sub("", reason)
+
+
 def _short_reason(reason: str) -> str:
     """The reason of a verdict on one line: of a low score, which stands in its own column, what has cost most."""
-    return one_line(reason.partition("; most is lost by ")[2] or reason, 300)
+    return one_line(_without_score(reason).removeprefix("most is lost by ") or reason, 300)
 
 
 def passage_text(passage: str, evidence: str) -> Content:
@@ -249,8 +258,8 @@ def verdict_text(detail: PairDetail) -> Content:
         parts += [(f"  {pair.score:.1f}", "bold"), (threshold, DIM)]
     if newest is not None:
         parts.append((f"\nby {_decided_by(newest)}, weights {newest.weights_version or '–'}", DIM))
-    if pair.reason:
-        parts += ["\n", safe_text(pair.reason)]
+    if reason := _without_score(pair.reason):
+        parts += ["\n", safe_text(reason)]
     return styled(*parts)
 
 

@@ -31,11 +31,15 @@ class PlanView:
         self.content = Content("…")
         self.blocked = False
         """Whether a run is known to fail at its start."""
+        self._asks = False
+        """Whether the start key asks for what is missing."""
         self._settings: Settings | None = None
 
     @property
     def title(self) -> str:
         """The title above `content`; it offers no start that is known to fail."""
+        if self._asks:
+            return "Plan · s asks for what is missing"
         return "Plan · cannot start yet" if self.blocked else PLAN_TITLE
 
     def invalidate(self) -> None:
@@ -52,6 +56,7 @@ class PlanView:
         except LoraTuiError as problem:
             forecast = ForecastText((), (str(problem),))
         self.blocked = forecast.blocker is not None
+        self._asks = forecast.blocker is not None and bool(forecast.blocker.form)
         self.content = Content("\n").join(forecast_lines(forecast))
 
 

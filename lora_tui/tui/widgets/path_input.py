@@ -176,6 +176,7 @@ class PathInput(Input):
     def guess(self, path: str) -> None:
         """Begin with a path that is likely meant: it is selected while nobody has changed it."""
         self.value = self._guess = path
+        self.cursor_position = len(path)
         self.select_on_focus = True
 
     def on_focus(self) -> None:
@@ -188,7 +189,7 @@ class PathInput(Input):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """List what begins as the field does now; the message goes on to the form."""
-        self.select_on_focus &= event.value == self._guess
+        self.select_on_focus &= self.value == self._guess
         self._list_soon()
 
     def _list_soon(self) -> None:

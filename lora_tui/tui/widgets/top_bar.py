@@ -77,6 +77,7 @@ class TopBar(Widget):
     def on_resize(self) -> None:
         """Use the whole names again where they fit."""
         self._short_names = False
+        self.refresh()
 
     def render(self) -> Content:
         """The header's line."""
