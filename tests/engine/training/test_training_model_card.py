@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config.models import Lora
-from lora_tui.engine.evaluation.scoring import EvaluationResult, ScoredSample
+from lora_tui.engine.evaluation.scoring import ScoredSample, summarize
 from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.protocol.agreement import Estimate, ReliabilityPoint, ScoreAgreement
 
-RESULT = EvaluationResult(0.8, {"bleu": 0.5}, (ScoredSample("unlock", "expected", "it", "it", {"bleu": 0.5}, 0.8),))
+ANSWERS = [ScoredSample("unlock", "expected", "it", "it", {"bleu": 0.5}, 0.8)]
+RESULT = summarize(ANSWERS)
 
 
 def card(agreement: ScoreAgreement, people: Estimate | None = None) -> str:
