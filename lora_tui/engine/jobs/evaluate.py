@@ -5,7 +5,7 @@ nothing about theirs was. What came of it is written as a report beside the adap
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lora_tui.engine.evaluation.held_out import (
 )
 from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
-from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
+from lora_tui.engine.evaluation.scoring import EvaluationResult, ScoredSample, score_model, summarize
 from lora_tui.engine.jobs.report import compare_rows, write_adapter_report
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
@@ -38,6 +38,9 @@ from lora_tui.protocol.comparison import WORST, ComparedAnswer, HeldOutCompariso
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.agreement import Interval
 from lora_tui.scoring.paired import compare_paired
+from lora_tui.store.connection import Store
+from lora_tui.store.training import evaluations
+from lora_tui.store.training import samples as stored_samples
 
 HELD_OUT = "_held_out"
 """What the model's name ends with in the evaluation event of the held-out questions."""
@@ -60,9 +63,11 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     ratings = await rating_statistics(ctx.store, EVALUATION, evaluation.adaptive_aggregator.learning_rate)
     fixed = fixed_replies(ctx.settings.fine_tuning)
-    base_result = await ctx.in_torch_thread(
-        score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
-    )
+    base_result = await answers_before_training(ctx.store, ctx.run_id, prompts, aggregator)
+    if base_result is None:
+        base_result = await ctx.in_torch_thread(
+            score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
+        )
     emit_evaluation(ctx, base_result, aggregator, version, 0, "base", ratings=ratings)
     ctx.raise_if_stopping()
     documents = await documents_by_question(ctx.store)
@@ -179,6 +184,28 @@ def _compare(
         verdict=found.verdict,
         worst=tuple(sorted(answers, key=lambda one: one.score)[:WORST]),
         source=named or "",
+    )
+
+
+async def answers_before_training(
+    store: Store, run_id: int, prompts: Sequence[TestPrompt], aggregator: AdaptiveAggregator
+) -> EvaluationResult | None:
+    """What the base model answered these prompts earlier in the same run, weighed anew; None where it was not asked.
+
+    It answers greedily, so a quickstart, which asks it before training, need not ask it again.
+    """
+    asked = [row for row in await evaluations(store, run_id) if row.model == "base" and row.step == 0]
+    rows = await stored_samples(store, asked[0].id) if asked else []
+    if not rows or [TestPrompt(row.prompt, row.kind, row.reference) for row in rows] != list(prompts):  # type: ignore[arg-type]
+        return None
+    return summarize(
+        [
+            ScoredSample(
+                *(prompt.prompt, prompt.kind, prompt.reference, row.answer, row.metrics),
+                score=row.score if prompt.is_control else aggregator.score(row.metrics),
+            )
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
     )
 
 

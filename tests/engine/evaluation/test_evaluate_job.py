@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from lora_tui.config.models import Settings
+from lora_tui.engine.evaluation.prompts import TestPrompt
+from lora_tui.engine.jobs.evaluate import answers_before_training
+from lora_tui.engine.review.aggregators import evaluation_aggregator
 from lora_tui.scoring.priors import EVALUATION_PRIOR
 from lora_tui.store import feedback, training
 from tests.engine.conftest import EngineHarness, Trained
@@ -50,6 +54,20 @@ def test_each_model_is_an_event_and_a_row(trained: Trained) -> None:
 def test_the_score_is_the_one_that_training_saw(trained: Trained) -> None:
     outcome = trained.engine_harness.run("evaluate")
     assert outcome.result["tuned_score"] == pytest.approx(trained.outcome.result["best_score"], abs=1e-6)
+
+
+def test_what_the_base_model_said_before_training_is_not_asked_again(trained: Trained) -> None:
+    harness, run_id = trained.engine_harness, trained.run_id
+    before = harness.ask(training.evaluations, run_id)[0]
+    rows = harness.ask(training.samples, before.id)
+    prompts = [TestPrompt(row.prompt, row.kind, row.reference) for row in rows]
+    aggregator, _ = harness.ask(evaluation_aggregator, Settings().fine_tuning.evaluation.adaptive_aggregator)
+    found = harness.ask(answers_before_training, run_id, prompts, aggregator)
+    assert found.score == pytest.approx(before.score)
+    assert [sample.answer for sample in found.samples] == [row.answer for row in rows]
+    assert (found.controls, found.controls_kept) == (before.controls, before.controls_kept)
+    assert harness.ask(answers_before_training, run_id, prompts[1:], aggregator) is None, "others are asked"
+    assert harness.ask(answers_before_training, run_id + 999, prompts, aggregator) is None
 
 
 def test_other_prompts_can_be_asked(trained: Trained) -> None:
