@@ -33,6 +33,10 @@ CONTRADICTION = ("numbers_contradict", "negation", "retraction", "alternatives",
 FIXED_REPLY = "fixed_reply"
 """A metric of 1 where the configuration demands the reference to the letter: a special command's reply, the secret."""
 
+JUDGE_DISAGREEMENT = "judge_disagreement"
+"""Metric of a pair that several judges rated: the range of their ratings, averaged over the dimensions, 0-1.
+It has no weight before ratings give it one."""
+
 JUDGE_PROBABILITY = "judge_probability"
 """Metric of a judge whose level was fitted to marks: how probable it is that a pair is sensible and right."""
 
@@ -161,10 +165,12 @@ _STEEPNESS, _EVEN = 6.0, 0.7
 """How many logits the whole range of the shares' mean spans, and the mean that scores what it is, 7 of 10."""
 
 GENERATION_PRIOR = Prior(
-    weights={name: _STEEPNESS * share for name, share in _PAIRS.items()},
+    weights={name: _STEEPNESS * share for name, share in _PAIRS.items()} | {JUDGE_DISAGREEMENT: 0.0},
     bias=0.8473 - _STEEPNESS * _EVEN,  # the logit of 0.7
     deviation=1.0,  # wide: nothing that people said stands behind these numbers
-    usual={name: Usual(_EVEN, 1.0, 0.0) for name in _PAIRS},  # a missing metric is what the others say
+    # A missing metric is what the others say; a single judge does not disagree with itself.
+    usual={name: Usual(_EVEN, 1.0, 0.0) for name in _PAIRS} | {JUDGE_DISAGREEMENT: Usual(0.0, 0.0, 0.0)},
+    against=frozenset({JUDGE_DISAGREEMENT}),
     fitted_by=JUDGE_PROBABILITY,
 )
 """The score of a generated pair before any feedback.

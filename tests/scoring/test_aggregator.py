@@ -13,6 +13,7 @@ from lora_tui.scoring.priors import (
     EVALUATION_PRIOR,
     FIXED_REPLY,
     GENERATION_PRIOR,
+    JUDGE_DISAGREEMENT,
     JUDGE_PROBABILITY,
     Prior,
     Usual,
@@ -119,9 +120,9 @@ def test_the_prior_of_pairs_lets_the_same_pairs_through_as_the_mean_did() -> Non
     assert sum(shares[name] for name in shares if name.startswith("judge_")) == pytest.approx(0.6)
     aggregator, rng = AdaptiveAggregator(GENERATION_PRIOR), random.Random(2)
     for _ in range(300):
-        metrics = random_metrics(rng, GENERATION_PRIOR, missing=rng.choice((0.0, 0.4)))
+        metrics = random_metrics(rng, GENERATION_PRIOR, missing=0.1) | {JUDGE_DISAGREEMENT: 0.0}
         mean = sum(shares[name] * value for name, value in metrics.items()) / sum(shares[name] for name in metrics)
-        if abs(mean - 0.7) > 0.02:  # what is missing is spread a little otherwise
+        if abs(mean - 0.7) > 0.03:  # what is missing is spread a little otherwise
             assert (aggregator.score(metrics) >= 0.7) == (mean >= 0.7)
 
 
@@ -160,6 +161,16 @@ def test_a_fitted_probability_is_the_score_and_ratings_move_it_by_the_bias_alone
     assert learnt.score(fitted) < 0.35
     as_foretold = [Feedback(fitted, float(place < 6)) for place in range(10)]
     assert AdaptiveAggregator.replay(GENERATION_PRIOR, as_foretold).score(fitted) == pytest.approx(0.6, abs=1e-6)
+
+
+def test_judges_that_are_apart_earn_their_weight_from_ratings() -> None:
+    judged = {"judge_groundedness": 0.9, "judge_correctness": 0.9, "judge_usefulness": 0.9}
+    together, apart = ({**judged, JUDGE_DISAGREEMENT: value} for value in (0.0, 1.0))
+    prior = AdaptiveAggregator(GENERATION_PRIOR)
+    assert prior.score(judged) == prior.score(together) == prior.score(apart)
+    ratings = [Feedback(together, 1.0), Feedback(apart, 0.0)] * 10
+    learnt = AdaptiveAggregator.replay(GENERATION_PRIOR, ratings)
+    assert learnt.score(apart) < 0.5 < learnt.score(together) == learnt.score(judged)
 
 
 def test_an_unknown_metric_is_ignored() -> None:

@@ -23,14 +23,12 @@ from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck, KnownPa
 from lora_tui.engine.generation.generation_model import CallFailed, Judge, Judgement, ProposedPair
 from lora_tui.engine.generation.ledger import StoredCall, run_shielded
 from lora_tui.scoring.judge import DIMENSIONS
+from lora_tui.scoring.priors import JUDGE_DISAGREEMENT
 from lora_tui.store import judgements
 from lora_tui.store.connection import Store
 
 APART = 0.5 - 1e-9
 """Two levels, on 0-1."""
-
-DISAGREEMENT = "judge_disagreement"
-"""The metric that says how far judges are apart: the range of their ratings, averaged over the dimensions, 0-1."""
 
 _LEVELS = tuple(f"judge_{name}" for name in DIMENSIONS)
 _DECISIVE = _LEVELS[:2]
@@ -91,7 +89,7 @@ def combine(opinions: Sequence[Opinion], silent: Mapping[str, str]) -> PanelJudg
     metrics, details = dict(levels), dict.fromkeys(levels, f"panel: {note}")
     if len(opinions) > 1:
         spread = [_range([one.judgement.metrics[name] for one in opinions]) for name in _LEVELS]
-        metrics[DISAGREEMENT] = statistics.fmean(spread)
+        metrics[JUDGE_DISAGREEMENT] = statistics.fmean(spread)
     for one in opinions:
         own = {metric_of(one.judge, name): one.judgement.metrics[name] for name in _LEVELS}
         metrics |= own

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.generation.generation_model import Judgement
-from lora_tui.engine.generation.panel import APART, DISAGREEMENT, Opinion, agreeing, combine
+from lora_tui.engine.generation.panel import APART, Opinion, agreeing, combine
 from lora_tui.engine.review.pairs import override_pair
 from lora_tui.scoring.judge import DIMENSIONS
+from lora_tui.scoring.priors import JUDGE_DISAGREEMENT
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import http
@@ -48,7 +49,7 @@ def test_the_joint_level_is_the_mean_of_the_two_that_agree_best() -> None:
     found = combine(asked, {})
     assert levels(found.judgement.metrics) == (4.5, 5, 4.5)
     assert "a and c agree" in found.judgement.note
-    assert found.metrics[DISAGREEMENT] == pytest.approx((1 + 1 + 1) / 3)
+    assert found.metrics[JUDGE_DISAGREEMENT] == pytest.approx((1 + 1 + 1) / 3)
     assert levels({f"judge_{n}": found.metrics[f"judge_{n}@b"] for n in DIMENSIONS}) == (1, 1, 1)
 
 
@@ -58,7 +59,7 @@ def test_where_none_agree_it_is_the_median_and_of_one_its_own() -> None:
     assert levels(combine(asked, {}).judgement.metrics) == (3, 3, 3)
     alone = combine(asked[:1], {"b": "no answer"})
     assert levels(alone.judgement.metrics) == (5, 5, 5)
-    assert DISAGREEMENT not in alone.metrics
+    assert JUDGE_DISAGREEMENT not in alone.metrics
     assert "b gave no judgement: no answer" in alone.judgement.note
     assert 0 < APART < 0.5
 
@@ -98,7 +99,7 @@ def test_two_judges_that_agree_are_enough(panel: GenerationHarness) -> None:
     assert outcome.result["calls"] == len(panel.server.received), "each answer is in the account"
     assert answered(panel) == 12, "with its tokens"
     for measured in metrics(panel).values():
-        assert measured[DISAGREEMENT] == 0
+        assert measured[JUDGE_DISAGREEMENT] == 0
         assert measured["judge_correctness"] == measured["judge_correctness@one"] == measured["judge_correctness@two"]
     details = {detail for (detail,) in panel.rows("SELECT detail FROM pair_metrics WHERE name='judge_correctness@two'")}
     assert details == {"two, logprob: groundedness 5, correctness 5, usefulness 4"}
@@ -110,7 +111,7 @@ def test_a_third_is_asked_where_they_disagree_and_decides(panel: GenerationHarne
     assert outcome.result["accepted"] == 4, "one and three outvote two"
     assert asked(panel) == {"one": 4, "two": 4, "three": 4}
     for measured in metrics(panel).values():
-        assert measured[DISAGREEMENT] > 0.8
+        assert measured[JUDGE_DISAGREEMENT] > 0.8
         assert measured["judge_groundedness"] == pytest.approx(measured["judge_groundedness@one"])
     panel.server.digits_of["three"] = lambda prompt: "1 1 1"
     panel.write("three.txt", "Herons wait for fish in shallow water at dawn. Otters sleep in dens below the bank.")
@@ -126,7 +127,7 @@ def test_every_judges_metrics_are_what_a_rating_teaches_from(panel: GenerationHa
     panel.run(total_examples=2)
     asyncio.run(reject())
     (given,) = [json.loads(row) for (row,) in panel.rows("SELECT metrics FROM feedback")]
-    assert {DISAGREEMENT, "judge_usefulness", "judge_usefulness@one", "judge_usefulness@two"} <= given.keys()
+    assert {JUDGE_DISAGREEMENT, "judge_usefulness", "judge_usefulness@one", "judge_usefulness@two"} <= given.keys()
 
 
 def test_a_judge_that_fails_costs_its_opinion_and_not_the_pair(panel: GenerationHarness) -> None:
