@@ -23,7 +23,7 @@ MISTAKES = [
     (["--prompt", "hi"], "--prompt belongs to --run chat"),
     (["--run", "chat", "--prompt", " "], "--prompt is empty"),
     (["--run", "train", "--adapter", "x"], "--adapter belongs to --run chat, evaluate or export"),
-    (["--run", "generate", "--train-data-file", "x"], "--train-data-file belongs to --run train or export"),
+    (["--run", "generate", "--train-data-file", "x"], "--train-data-file belongs to --run train, evaluate or export"),
     (["--run", "train", "--format", "merged"], "--format belongs to --run export"),
     (["--run", "train", "--output", "x"], "--output belongs to --run export"),
     (["--run", "chat", "--adapter", "x", "--resume", "3"], "--adapter and --resume"),

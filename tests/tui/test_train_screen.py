@@ -329,7 +329,7 @@ def test_no_line_ends_between_a_weight_and_its_name(width: int) -> None:
 def test_a_weight_is_its_share_of_the_evidence_and_a_minus_speaks_against_an_answer() -> None:
     lines = weight_lines({}, {"token_f1": 6.0, "negation": -2.0, "bleu": 0.0, "bias": -3.0}, 60).plain.splitlines()
     assert [line.split()[-2:] for line in lines[1:]] == [["75", "%"], ["−25", "%"]], "what weighs nothing is left out"
-    assert [line.split("━")[0].strip() for line in lines[1:3]] == ["shared words", "negation"]
+    assert [line.split("━")[0].strip() for line in lines[1:3]] == ["shared words", "a not beside"]
 
 
 def test_what_is_known_of_the_score_stands_over_its_weights() -> None:

@@ -211,7 +211,7 @@ class RatingScreen(Dialog[str]):
             if result is not None:
                 self._note(result)
         self._answered.pop()
-        self._last = styled(("↶ ", DIM), "taken back; rate it anew")
+        self._last = styled(("← ", DIM), "taken back; rate it anew")
         await self._read_totals()
         self._item = item
         self._show()

@@ -93,8 +93,8 @@ def reliability_series(known: ScoreAgreement) -> list[Series]:
         high.add(100 * point.score, 100 * point.good.high)
     return [
         Series("ideal", ideal, style="faint"),
-        Series("", low, "points", "second", "▴"),
-        Series("", high, "points", "second", "▾"),
+        Series("", low, "points", "second", "▲"),
+        Series("", high, "points", "second", "▼"),
         Series("as people say", measured, "points", "third", "◆"),
     ]
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from lora_tui.scoring.priors import GENERATION_PRIOR
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.openai_server import (
     DROPPED,
@@ -323,7 +324,7 @@ def test_decisions_name_the_weights_they_were_made_with(harness: GenerationHarne
     versions = harness.rows("SELECT DISTINCT weights_version FROM decisions")
     assert len(versions) == 1
     weights = json.loads(harness.value("SELECT weights FROM weight_versions WHERE id=?", versions[0][0]))
-    assert sum(weights.values()) == pytest.approx(1)
+    assert weights == {"bias": GENERATION_PRIOR.bias, **GENERATION_PRIOR.weights}
     modes = {
         detail.split(":")[0] for (detail,) in harness.rows("SELECT detail FROM pair_metrics WHERE name LIKE 'judge%'")
     }
