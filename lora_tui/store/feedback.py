@@ -95,8 +95,14 @@ def rating_of(target: float) -> int:
 
 
 async def in_force(store: Store, scope: str) -> list[FeedbackRow]:
-    """Return the judgements of a scope that are in force, in the order they were given."""
-    sql = "SELECT * FROM feedback WHERE scope=? AND undone_at IS NULL ORDER BY id"
+    """Return the judgements of a scope that are in force, in the order they were given.
+
+    Those of controls are left out: an older version stored them as if the answer had been compared with a reference.
+    """
+    sql = (
+        "SELECT * FROM feedback WHERE scope=? AND undone_at IS NULL AND NOT (subject='sample' AND subject_id IN"
+        " (SELECT id FROM samples WHERE kind <> 'expected')) ORDER BY id"
+    )
     return await store.all(FeedbackRow, sql, (scope,))
 
 

@@ -39,13 +39,14 @@ class RatedSample:
 
     metrics: dict[str, float]
     run_id: int
+    kind: str
 
 
 async def rated_sample(t: Store, sample_id: int) -> RatedSample | None:
     """Return a sample with the metrics that a rating of it is judged by, or None."""
     return await t.one(
         RatedSample,
-        "SELECT samples.metrics, run_id FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
+        "SELECT samples.metrics, run_id, kind FROM samples JOIN evaluations ON evaluations.id = evaluation_id"
         " WHERE samples.id=?",
         (sample_id,),
     )

@@ -20,19 +20,40 @@ Matrix = NDArray[np.float64]
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the records of a set, or end with a line that says what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path}: {error}") from error
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            missing = {"question", "references", "answer", "label"} - record.keys()
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise SystemExit(f"{path}, line {number}: {error}") from error
-        if missing or not record["references"]:
-            raise SystemExit(f"{path}, line {number}: no {', '.join(sorted(missing)) or 'reference'}")
+        if wrong := _wrong(record):
+            raise SystemExit(f"{path}, line {number}: {wrong}")
         records.append(record)
+    if not records:
+        raise SystemExit(f"{path}: there is no record in it")
     return records
+
+
+def _wrong(record: Any) -> str | None:
+    """Return what is wrong with a record, or None."""
+    if not isinstance(record, dict):
+        return "not an object"
+    if missing := {"question", "references", "answer", "label"} - record.keys():
+        return f"no {', '.join(sorted(missing))}"
+    references, label = record["references"], record["label"]
+    if not isinstance(references, list) or not references or not all(isinstance(one, str) for one in references):
+        return "references must be a list of one text or more"
+    if not isinstance(record["question"], str) or not isinstance(record["answer"], str):
+        return "question and answer must be texts"
+    if isinstance(label, bool) or not isinstance(label, int | float) or not 0 <= label <= 1:
+        return f"label is {label!r}; it must be a number in 0-1"
+    return None
 
 
 def feature_rows(records: Records, names: Sequence[str]) -> list[Matrix]:

@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=DEFAULT_LEARNING_RATE)
     parser.add_argument("--update", choices=("map", "gradient"), default="map")
     given = parser.parse_args()
+    if given.ratings < 0 or given.draws < 1:
+        parser.error("--ratings must be 0 or more, --draws 1 or more")
     prior = derive([read(file) for file in given.prior_from]) if given.prior_from else EVALUATION_PRIOR
     for file in given.files:
         records = read(file)
@@ -119,17 +121,31 @@ def after_ratings(
         befores.append(measure(held, [score(metrics[index]) for index in kept]))
         rated = [(metrics[index], float(records[index]["label"])) for index in log]
         afters.append(measure(held, learn(prior, rated, learning_rate, [metrics[index] for index in kept])))
-    names = ("auroc", "kappa", "accuracy", "ece", "systems_spearman", "systems_error")
+    names = ("auroc", "kappa", "accuracy", "ece", "spearman", "systems_spearman", "systems_error")
     found: dict[str, Any] = {"ratings": ratings, "draws": draws}
     for name in names:
-        if all(one[name] is not None for one in (*befores, *afters)):
-            found[f"prior_{name}"] = _rounded(statistics.fmean(one[name] for one in befores))
-            found[name] = _rounded(statistics.fmean(one[name] for one in afters))
-    gains = [after["auroc"] - before["auroc"] for before, after in zip(befores, afters, strict=True)]
-    spread = 1.96 * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    found["auroc_gain_ci"] = [_rounded(statistics.fmean(gains) - spread), _rounded(statistics.fmean(gains) + spread)]
-    found["auroc_fell"] = _rounded(statistics.fmean(gain < 0 for gain in gains))
+        both = [
+            (before[name], after[name])
+            for before, after in zip(befores, afters, strict=True)
+            if before[name] is not None and after[name] is not None
+        ]
+        found[f"prior_{name}"] = _rounded(statistics.fmean(before for before, _ in both) if both else None)
+        found[name] = _rounded(statistics.fmean(after for _, after in both) if both else None)
+        if name == "auroc":  # a half with answers of one kind alone has none
+            gains = [after - before for before, after in both]
+            found["auroc_draws"] = len(gains)
+            found["auroc_ci"] = _interval([after for _, after in both])
+            found["auroc_gain_ci"] = _interval(gains)
+            found["auroc_fell"] = _rounded(statistics.fmean(gain < 0 for gain in gains) if gains else None)
     return found
+
+
+def _interval(values: Sequence[float]) -> list[float | None] | None:
+    """Return the 95 % interval of the mean over draws; None where there are fewer than two."""
+    if len(values) < 2:
+        return None
+    mean, spread = statistics.fmean(values), 1.96 * statistics.stdev(values) / len(values) ** 0.5
+    return [_rounded(mean - spread), _rounded(mean + spread)]
 
 
 def _learnt_scores(

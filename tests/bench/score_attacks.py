@@ -157,7 +157,7 @@ def attacks(records: Sequence[dict[str, Any]], each: int, seed: int = 1) -> dict
             if held is None:
                 continue
             known = {token for ref in record["references"] for token in tokens(ref)}
-            others = [other for other in rng.sample(pool, 40) if not known & set(tokens(other))][:12]
+            others = [other for other in rng.sample(pool, min(40, len(pool))) if not known & set(tokens(other))][:12]
             if len(others) < 4:
                 continue
             changed = change(rng, record["answer"], held, others)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import signal
 import sys
 import termios
@@ -58,7 +59,7 @@ def test_a_line_is_a_rating_and_the_end_of_the_input_ends_it(engine: Engine, mon
     assert out.count("question   Why ") == 5
     assert "passage    Bees dance in the dark." in out
     assert "The evidence it names is not in the passage: They show the way." in out
-    assert "good: accepted · the score had said 4." in out
+    assert re.search(r"good: accepted · the score had said [1-9]\.\d", out)
     assert "3 pairs rated: 2 good, 1 bad, 1 skipped." in out
     assert "eights of the score" in out
     assert "In all 3 ratings of pairs: 2 good, 1 bad, 1 of them drawn at random; 3 left in run 1." in out

@@ -42,7 +42,7 @@ async def queue_to_rate(store: Store, run_id: int | None = None, subject: Subjec
     if run_id is not None:
         await find_run(store, run_id)
     kinds: tuple[Subject, ...] = ("pair", "sample") if subject is None else (subject,)
-    found = [(await queries.newest_run_with(store, kind, run_id), kind) for kind in kinds]
+    found = [(await queries.run_to_rate(store, kind, run_id), kind) for kind in kinds]
     queues = [RatingQueue(number, kind) for number, kind in found if number is not None]
     left = {queue: await queries.count_to_rate(store, queue.run_id, queue.subject) for queue in queues}
     if open_queues := [queue for queue in queues if left[queue]]:

@@ -37,7 +37,7 @@ async def rate_sample(store: Store, sample_id: int, rating: int, *, asked: str =
         sample = await _sample(t, sample_id)
         learning_rate = await learning_rate_of_run(t, EVALUATION, sample.run_id)
         before, _ = await replay_and_record(t, EVALUATION, learning_rate)
-        weighed = {} if sample.metrics.keys() == {_KEPT} else sample.metrics
+        weighed = sample.metrics if sample.kind == "expected" else {}
         await _replace_rating(t, "sample", sample_id, rating, sample.run_id, weighed, asked)
         after, _ = await replay_and_record(t, EVALUATION, learning_rate)
     more = "." if weighed else ": kept; ratings of controls move no weights."

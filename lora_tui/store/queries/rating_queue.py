@@ -21,13 +21,13 @@ SELECT id FROM pairs WHERE run_id = ? AND state IN ('accepted', 'rejected', 'rev
 # The same answer to the same prompt, at another step say, is asked about once.
 _ANSWERS = f"""
 SELECT MAX(samples.id) AS id FROM samples JOIN evaluations ON evaluations.id = evaluation_id
-WHERE run_id = ? AND kind NOT IN {_CONTROLS}
+WHERE run_id = ? AND kind NOT IN {_CONTROLS} AND json_type(samples.metrics, '$.token_f1') IS NOT NULL
 GROUP BY prompt, answer HAVING NOT MAX(EXISTS (SELECT 1 FROM feedback WHERE subject = 'sample'
     AND subject_id = samples.id AND given_by = '{PERSON}' AND undone_at IS NULL))"""
 
 _RUNS_WITH = {
-    "pair": "SELECT MAX(run_id) FROM pairs WHERE run_id = COALESCE(?, run_id)",
-    "sample": "SELECT MAX(run_id) FROM evaluations WHERE run_id = COALESCE(?, run_id)",
+    "pair": "SELECT DISTINCT run_id FROM pairs WHERE run_id = COALESCE(?, run_id) ORDER BY run_id DESC",
+    "sample": "SELECT DISTINCT run_id FROM evaluations WHERE run_id = COALESCE(?, run_id) ORDER BY run_id DESC",
 }
 
 
@@ -53,13 +53,16 @@ class AnswerToRate:
     answer: str
 
 
-async def newest_run_with(store: Store, subject: str, run_id: int | None = None) -> int | None:
-    """Return the newest run that has pairs (`subject` is ``pair``) or evaluations (``sample``); None without one.
+async def run_to_rate(store: Store, subject: str, run_id: int | None = None) -> int | None:
+    """Return the newest run with pairs (`subject` is ``pair``) or answers (``sample``) that are left to rate.
 
-    With `run_id` only that run is looked at.
+    Where none has any left, the newest that ever had some; None without one. With `run_id` only that run is looked at.
     """
-    found: int | None = await store.value(_RUNS_WITH[subject], (run_id,))
-    return found
+    having = [int(row[0]) for row in await store.tuples(_RUNS_WITH[subject], (run_id,))]
+    for number in having:
+        if await ids_to_rate(store, number, subject):
+            return number
+    return having[0] if having else None
 
 
 async def ids_to_rate(store: Store, run_id: int, subject: str) -> list[int]:

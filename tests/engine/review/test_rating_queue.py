@@ -230,6 +230,29 @@ def test_the_newest_run_with_something_left_is_rated(tmp_path: Path) -> None:
     with_store(tmp_path / "store.db", work)
 
 
+def test_an_older_run_is_taken_where_the_newer_ones_have_nothing_left(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        older = await evaluated_run(store, ("who?", "expected", "me"), ("why?", "expected", "so"))
+        await evaluated_run(store, ("control?", "avoid", "so"))
+        rated = await evaluated_run(store, ("how?", "expected", "thus"))
+        item = await next_to_rate(store, rated)
+        assert item is not None
+        await rate_sample(store, item.id, 5)
+        assert await queue_to_rate(store) == older
+
+    with_store(tmp_path / "store.db", work)
+
+
+def test_an_answer_without_metrics_that_the_score_knows_is_not_asked_about(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        run_id = await runs.create(store, "train", SETTINGS, {})
+        sample = {**SAMPLE, "kind": "expected", "metrics": {"accuracy": 0.5}}
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": [sample]})])
+        assert await next_to_rate(store, RatingQueue(run_id, "sample")) is None
+
+    with_store(tmp_path / "store.db", work)
+
+
 def test_evidence_is_found_whatever_white_space_and_case() -> None:
     passage = "Bees\n dance (in the dark)."
     span = evidence_span(passage, "bees dance  (in")

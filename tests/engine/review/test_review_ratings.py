@@ -280,3 +280,17 @@ def test_ratings_of_a_store_of_before_are_counted_with_the_features_of_their_ans
     assert (right["containment"], right["numbers_agree"]) == (1.0, 1.0)
     assert (wrong["containment"], wrong["numbers_agree"]) == (0.0, 0.0)
     assert turn == OLD, "its texts are not with the rating; what it lacks is integrated out"
+
+
+def test_ratings_of_controls_of_before_move_no_weights(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[Any, ReviewResult]:
+        run_id = await runs.create(store, "train", SETTINGS, {})
+        kept = {**SAMPLE, "kind": "control", "metrics": dict.fromkeys(OLD, 1.0)}
+        await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": [kept]})])
+        await feedback.add(store, "evaluation", run_id, "sample", 1, kept["metrics"], 0.0, "person")
+        aggregator, _ = await replay_and_record(store, "evaluation", 0.2)
+        return aggregator, await rate_sample(store, 1, 1)
+
+    aggregator, done = with_store(tmp_path / "store.db", work)
+    assert aggregator.weights == done.after == EVALUATION_PRIOR.weights
+    assert done.message == "Rated 1 of 5: kept; ratings of controls move no weights."
