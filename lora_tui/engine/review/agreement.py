@@ -1,6 +1,6 @@
 """What people's ratings say of the scores: agreement, intervals of means, and what a threshold guarantees.
 
-Every figure is made from scores that did not know the rating they are compared with: the log is replayed without the
+A score is compared with ratings only where it did not know them: the log is replayed without the
 passages or questions of a fifth of it, and these are scored by the weights that result (five times). Means and
 guarantees use the ratings alone that were asked for at random; agreement may use all, since it is stated of rankings
 and probabilities, not of a population.
@@ -28,6 +28,7 @@ from lora_tui.scoring.agreement import (
     missing_ratings,
 )
 from lora_tui.scoring.guarantee import (
+    lower_bound,
     precision_bound,
     prediction_powered_mean,
     ratings_needed,
@@ -102,7 +103,10 @@ class RatingStatistics:
         return None if mean is None else _estimate(mean)
 
     def guarantee(self, threshold: float) -> Guarantee | None:
-        """Return what the ratings at random promise of pairs that score at least `threshold` (0-10)."""
+        """Return what the ratings at random promise of what today's weights score `threshold` (0-10) or more.
+
+        It speaks of what will be scored by these weights; what was accepted by earlier ones is another set.
+        """
         if not self.enough:
             return None
         bound = precision_bound(threshold / 10, *self._drawn_labels())
@@ -186,7 +190,8 @@ async def pairs_agreement(store: Store, run_id: int) -> ScoreAgreement:
     """Return what ratings of pairs say of the score, of the run's threshold, and of the pairs that the run accepted.
 
     The share of good ones among these is prediction-powered too, from the run's own ratings at random: the other
-    accepted pairs come in by the score they were accepted with.
+    accepted pairs come in by the score they were accepted with. The guarantee rests on the same ratings, since the
+    weights have moved: what they would accept today is not what the run did. `thresholds` are for the next run.
     """
     statistics = await rating_statistics(store, GENERATION, await learning_rate_of_run(store, GENERATION, run_id))
     if not statistics.enough:
@@ -202,9 +207,15 @@ async def pairs_agreement(store: Store, run_id: int) -> ScoreAgreement:
     return replace(
         statistics.agreement,
         mean=None if share is None else _estimate(share),
-        guarantee=statistics.guarantee(float(threshold)),
+        guarantee=_guarantee_of_run(float(threshold), [target for target, _ in rated]),
         thresholds=statistics.thresholds(),
     )
+
+
+def _guarantee_of_run(threshold: float, targets: Sequence[float]) -> Guarantee:
+    """What the targets (0-1) of accepted pairs that were drawn at random promise of all that the run accepted."""
+    labels = [label for label in labels_of(targets) if label is not None]
+    return Guarantee(threshold, lower_bound(sum(labels), len(labels)), sum(labels), len(labels))
 
 
 async def answers_agreement(store: Store, run_id: int) -> ScoreAgreement:

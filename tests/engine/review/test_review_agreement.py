@@ -78,7 +78,7 @@ def test_ratings_give_agreement_a_guarantee_and_the_share_of_good_pairs(tmp_path
     assert sum(point.ratings for point in found.curve) == 60
     assert found.guarantee is not None
     assert found.guarantee.threshold == 7.0
-    assert 0 < found.guarantee.good <= found.guarantee.ratings < 60
+    assert 0 < found.guarantee.good < found.guarantee.ratings == 60
     assert 0 < found.guarantee.precision < found.guarantee.good / found.guarantee.ratings
     assert found.mean is not None
     assert found.mean.low < 0.5 < found.mean.high
@@ -98,8 +98,27 @@ def test_only_ratings_that_were_asked_for_at_random_guarantee_anything(tmp_path:
     assert (before.at_random, before.guarantee.ratings, before.guarantee.precision, before.mean) == (0, 0, 0.0, None)
     assert (after.ratings, after.at_random) == (90, 30)
     assert after.guarantee is not None
-    assert 0 < after.guarantee.ratings < 30
+    assert after.guarantee.ratings == 0
     assert after.mean is None, "of this run no pair was drawn"
+
+
+def test_the_guarantee_is_about_what_the_run_accepted_whatever_the_weights_say_since(tmp_path: Path) -> None:
+    async def work(store: Store) -> ScoreAgreement:
+        run_id = await runs.create(store, "generate", SETTINGS, {})
+        for number in range(60):
+            value = 0.95 if number % 2 else 0.05
+            metrics = {"judge_groundedness": value, "coverage": value}
+            pair_id = await make_pair(store, run_id, f"{number}?", "accepted", 8.0, metrics=metrics)
+            await rate(store, run_id, "pair", pair_id, metrics, float(number % 2))
+        for number in range(20):
+            pair_id = await make_pair(store, run_id, f"no {number}?", "rejected", 5.0)
+            await rate(store, run_id, "pair", pair_id, {"coverage": 0.5}, 1.0)
+        return await pairs_agreement(store, run_id)
+
+    promise = with_store(tmp_path / "store.db", work).guarantee
+    assert promise is not None
+    assert (promise.threshold, promise.good, promise.ratings) == (7.0, 30, 60), "the bad ones would score less today"
+    assert 0.35 < promise.precision < 0.5
 
 
 def test_a_threshold_is_named_for_each_precision_that_can_be_promised(tmp_path: Path) -> None:
