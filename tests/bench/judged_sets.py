@@ -51,7 +51,7 @@ def _wrong(record: Any) -> str | None:
         return "references must be a list of one text or more"
     if not isinstance(record["question"], str) or not isinstance(record["answer"], str):
         return "question and answer must be texts"
-    if isinstance(label, bool) or not isinstance(label, int | float) or not 0 <= label <= 1:
+    if not isinstance(label, int | float) or not 0 <= label <= 1:  # true and false are 1 and 0
         return f"label is {label!r}; it must be a number in 0-1"
     return None
 
