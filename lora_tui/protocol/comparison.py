@@ -58,6 +58,8 @@ class HeldOutComparison:
     worst: tuple[ComparedAnswer, ...] = ()
     source: str = ""
     """The file that the questions were read from; empty for those that training has held out."""
+    unseen: bool = True
+    """False where the file's questions may be ones trained on: what was trained on is missing, or has changed."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as ``--json`` has them, with a sentence in ``summary``."""
@@ -94,7 +96,7 @@ def questions_text(found: HeldOutComparison) -> str:
         text += f", from {count(found.documents, 'document')}"
         were = "was" if found.documents == 1 else "were"
         text += f" that {were} not trained on" if found.whole_documents else ""
-    return text
+    return text if found.unseen else f"{text}; it is not known which of them were trained on"
 
 
 def interval_note(found: HeldOutComparison) -> str:

@@ -9,7 +9,7 @@ it is known which documents they were asked about, and there are enough, whole d
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
 
@@ -45,6 +45,14 @@ def question_digest(example: Example) -> int:
     words = " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
     digest = hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
     return int.from_bytes(digest)
+
+
+def questions_fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 of what a file asks, each question once: whether it is the file that was trained on, wherever it lies."""
+    found = hashlib.sha256()
+    for digest in sorted(set(map(question_digest, examples))):
+        found.update(digest.to_bytes(_DIGEST_BYTES))
+    return found.hexdigest()
 
 
 def draw_holdout(digests: Sequence[int], share: float, seed: int) -> list[int]:

@@ -7,7 +7,7 @@ also divides the data of a resumed run as it was divided when the run began, wha
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,20 @@ class HeldOutQuestions:
     """Questions with their expected answers that were not trained on, and the document of each; None where unknown.
 
     `of` is how many there are; `prompts` are all of them, or a sample. `whole_documents` says that nothing was trained
-    on about the documents they are from.
+    on about the documents they are from, `unseen` that none of them can have been.
     """
 
     prompts: tuple[TestPrompt, ...]
     documents: tuple[str | None, ...]
     of: int
     whole_documents: bool
+    unseen: bool = True
 
     def sample(self, most: int, seed: int) -> "HeldOutQuestions":
         """Return `most` of the questions: always the same ones for a seed, in the order they stand."""
         kept = sorted(_ranked(self.prompts, seed)[:most])
         prompts, documents = tuple(self.prompts[n] for n in kept), tuple(self.documents[n] for n in kept)
-        return HeldOutQuestions(prompts, documents, self.of, self.whole_documents)
+        return replace(self, prompts=prompts, documents=documents)
 
     @property
     def names(self) -> list[str]:

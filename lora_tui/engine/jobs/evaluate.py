@@ -5,7 +5,7 @@ nothing about theirs was. What came of it is written as a report beside the adap
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.config.models import Evaluation
-from lora_tui.engine.data.holdout import question_digest
+from lora_tui.engine.data.examples import Example
+from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.held_out import (
     HeldOutQuestions,
@@ -128,28 +129,62 @@ def _held_out_questions(
     if not most and named is None:
         return None
     if named is not None:
-        found: HeldOutQuestions | None = _questions_of_file(Path(named), source, tokenizer, documents)
+        found: HeldOutQuestions | None = _questions_of_file(Path(named), source, tokenizer, documents, ctx.warn)
     else:
         found = read_held_out(source.run_folder) if source.run_folder is not None else None
     return None if found is None or not found.prompts else found.sample(most or len(found.prompts), seed)
 
 
 def _questions_of_file(
-    path: Path, source: AdapterSource, tokenizer: PreTrainedTokenizerBase, documents: Mapping[int, str]
+    path: Path,
+    source: AdapterSource,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Mapping[int, str],
+    warn: Callable[[str], None],
 ) -> HeldOutQuestions:
-    """The questions of a file but for those that the adapter was trained on; raises `UsageError` where none is left."""
+    """The questions of a file but for those that the adapter was trained on; raises `UsageError` where none is left.
+
+    Where it is not known what was trained on, only those are left that the training held out, if it wrote that down.
+    """
     examples = read_examples(path).examples
-    data_file = Path(source.metadata.get("data", {}).get("file", ""))
-    known = read_examples(data_file).examples if data_file.is_file() else ()
+    known, training_known = _trained_examples(source, examples)
     held_out = held_out_order(source.run_folder) if source.run_folder is not None else None
     trained = {question_digest(example) for example in known} - set(held_out or ())
     unseen = [example for example in examples if question_digest(example) not in trained]
+    held_out_only = not training_known and held_out is not None
+    if not training_known and held_out is not None:
+        unseen = [example for example in unseen if question_digest(example) in held_out]
     about = {documents[digest] for digest in trained if digest in documents}
     found = questions_of(unseen, documents, template_renderer(tokenizer))
+    gone = f"the data that {source.folder} was trained on is missing or may have changed"
     if not found.prompts:
+        if not training_known:
+            raise UsageError(
+                f"{path} holds no question that is known not to be trained on: {gone}. Restore it, or leave "
+                "--train-data-file out."
+            )
         raise UsageError(f"{path} holds no question that the adapter was not trained on; name another file.")
     whole = bool(found.names) and None not in found.documents and not about.intersection(found.names)
-    return replace(found, whole_documents=whole)
+    if not training_known:
+        doubt = "only what training held out is asked" if held_out_only else "some of it may have been trained on"
+        warn(f"{path}: {doubt}, because {gone}.")
+    return replace(found, whole_documents=whole and training_known, unseen=training_known or held_out_only)
+
+
+def _trained_examples(source: AdapterSource, named: Sequence[Example]) -> tuple[Sequence[Example], bool]:
+    """What the adapter's training file holds, and whether it is what was trained on; `named` may be that file, moved.
+
+    Adapters of before the fingerprint count as unknown: what lies at the path may be another file.
+    """
+    data = source.metadata.get("data") or {}
+    wanted, path = data.get("questions_sha256"), Path(data.get("file") or "")
+    if wanted is not None and questions_fingerprint(named) == wanted:
+        return named, True
+    try:
+        stored = read_examples(path).examples if path.is_file() else ()
+    except UsageError:  # it holds something else by now
+        stored = ()
+    return stored, wanted is not None and questions_fingerprint(stored) == wanted
 
 
 def _compare(
@@ -184,6 +219,7 @@ def _compare(
         verdict=found.verdict,
         worst=tuple(sorted(answers, key=lambda one: one.score)[:WORST]),
         source=named or "",
+        unseen=questions.unseen,
     )
 
 

@@ -20,7 +20,7 @@ from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation, Example
-from lora_tui.engine.data.holdout import question_digest
+from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
 from lora_tui.engine.evaluation.own_prompts import (
@@ -376,7 +376,12 @@ class _TrainingRun:
             "forms": dict(self.data.forms),
             "max_new_tokens": self.ctx.settings.fine_tuning.evaluation.max_new_tokens,
             "chat_template": self.mostly_conversations,
-            "data": {"file": str(self.data_file), "sha256": self.fingerprint, "examples": self.examples},
+            "data": {
+                "file": str(self.data_file.absolute()),
+                "sha256": self.fingerprint,
+                "questions_sha256": questions_fingerprint(self.data.examples),
+                "examples": self.examples,
+            },
             "prompts": [asdict(prompt) for prompt in self.prompts],
         }
         content = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"

@@ -4,16 +4,21 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from lora_tui.config.models import Settings
+from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
+from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.charts import Line, line_chart, ticks
-from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out
+from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out, write_held_out
 from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.evaluation.report import ReportFacts, write_report
-from lora_tui.errors import LoraTuiError
+from lora_tui.engine.jobs.evaluate import _questions_of_file
+from lora_tui.engine.models.adapter_source import AdapterSource
+from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison, comparison_from, interval_note
 from lora_tui.store import runs, training
@@ -208,3 +213,82 @@ def test_a_chart_has_its_lines_between_round_ticks_and_none_without_points() -> 
     assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert ticks(0.13, 0.97)[0] <= 0.13 < 0.97 <= ticks(0.13, 0.97)[-1]
     assert len(ticks(3.0, 3.0)) > 1
+
+
+@pytest.fixture
+def file_questions(tmp_path: Path) -> Any:
+    """Returns what is asked of a named file by an adapter of a run that trained on ``data.txt`` and `changes` it."""
+    file = tmp_path / "data.txt"
+    pairs = [f"Question: {q}\nAnswer: {a}\n\n" for q, a, _ in FACTS]
+    file.write_text("".join(pairs))
+    examples = read_examples(file).examples
+    documents = {question_digest(one): fact[2] for one, fact in zip(examples, FACTS, strict=True)}
+    plain, warned = cast(Any, SimpleNamespace(chat_template=None)), list[str]()
+
+    def ask(named: Path, held_out: int = 0, **changes: Any) -> HeldOutQuestions:
+        data = {"file": str(file), "questions_sha256": questions_fingerprint(examples)} | changes
+        if held_out:
+            write_held_out(tmp_path / "run", examples[:held_out], examples[held_out:], documents, None, 1)
+        source = AdapterSource(tmp_path / "run" / "best", 1, {"data": data, "step": 3})
+        return _questions_of_file(named, source, plain, documents, warned.append)
+
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    return file, pairs, ask
+
+
+def test_of_the_very_training_file_nothing_is_asked_wherever_it_lies(file_questions: Any) -> None:
+    file, _, ask = file_questions
+    for stored in (str(file), "/gone/data.txt", "data.txt"):
+        with pytest.raises(UsageError, match="no question that the adapter was not trained on"):
+            ask(file, file=stored)
+    found = ask(file, held_out=4, file="/gone/data.txt")
+    assert (len(found.prompts), found.unseen) == (4, True)
+
+
+def test_what_was_trained_on_is_not_said_to_be_unseen_where_the_data_is_missing_or_changed(file_questions: Any) -> None:
+    file, pairs, ask = file_questions
+    part = file.with_name("part.txt")
+    part.write_text("".join(pairs[:6]))
+    assert ask(part, file="/gone/data.txt").unseen is False
+    assert ask(part, file="/gone/data.txt").whole_documents is False
+    assert ask(part, file="/gone/data.txt", questions_sha256=None).unseen is False
+    file.write_text("".join(pairs[6:]))
+    changed = ask(part)
+    assert (len(changed.prompts), changed.unseen, changed.whole_documents) == (6, False, False)
+    kept = ask(part, held_out=2)
+    assert (len(kept.prompts), kept.unseen, kept.whole_documents) == (2, True, False)
+    (file.parent / "run" / HELD_OUT_FILE).unlink()
+    file.write_text("Question:")
+    assert ask(part).unseen is False
+    file.write_text("".join(pairs[:-1]))
+    with pytest.raises(UsageError, match="known not to be trained on"):
+        ask(part)
+
+
+def test_a_run_whose_data_has_changed_is_warned_about_and_the_report_says_so(compared: Any) -> None:
+    harness, trained, _ = compared
+    adapter = Path(trained.result["adapter"])
+    metadata = adapter / "lora_tui.json"
+    written = metadata.read_text()
+    assert Path(json.loads(written)["data"]["file"]).is_absolute()
+    named = str(harness.folder / "pairs.txt")
+    held_out = adapter.parent / HELD_OUT_FILE
+    found = []
+    metadata.write_text(written.replace(json.loads(written)["data"]["questions_sha256"], "0" * 64))
+    try:
+        found.append(harness.run("evaluate", {"train_data_file": named, "adapter": str(adapter)}))
+        held_out.rename(adapter.parent / "away.json")
+        metadata.write_text(metadata.read_text().replace(named, named + ".gone"))
+        found.append(harness.run("evaluate", {"train_data_file": named, "adapter": str(adapter)}))
+    finally:
+        metadata.write_text(written)
+        (adapter.parent / "away.json").rename(held_out)
+    kept, doubtful = (comparison_from(outcome.result["comparison"]) for outcome in found)
+    assert (kept.questions, kept.whole_documents, kept.unseen) == (4, False, True), "those that training held out"
+    assert (doubtful.questions, doubtful.whole_documents, doubtful.unseen) == (len(FACTS), False, False)
+    for outcome, words in zip(found, ("only what training held out is asked", "some of it may have been trained on"), strict=True):
+        told = [event.payload["message"] for event in harness.events(outcome.run_id, "warning")]
+        assert any(words in one for one in told)
+    text = Path(found[1].result["report"]).read_text()
+    assert "it is not known which of them were trained on" in text
+    assert "that were not trained on" not in text
