@@ -286,7 +286,9 @@ def test_a_run_whose_data_has_changed_is_warned_about_and_the_report_says_so(com
     kept, doubtful = (comparison_from(outcome.result["comparison"]) for outcome in found)
     assert (kept.questions, kept.whole_documents, kept.unseen) == (4, False, True), "those that training held out"
     assert (doubtful.questions, doubtful.whole_documents, doubtful.unseen) == (len(FACTS), False, False)
-    for outcome, words in zip(found, ("only what training held out is asked", "some of it may have been trained on"), strict=True):
+    for outcome, words in zip(
+        found, ("only what training held out is asked", "some of it may have been trained on"), strict=True
+    ):
         told = [event.payload["message"] for event in harness.events(outcome.run_id, "warning")]
         assert any(words in one for one in told)
     text = Path(found[1].result["report"]).read_text()
