@@ -35,7 +35,7 @@ _SLIGHT = 1e-4
 """How near to 0 and 1 a fitted probability is taken at most; at 1 no rating could move it."""
 
 _INEXACT = 0.5
-"""What an answer is worth at most that must be its reference to the letter and is not."""
+"""What an answer is worth at most that must be its reference word for word and is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,10 @@ CONTRADICTION = ("numbers_contradict", "negation", "retraction", "alternatives",
 """Metrics of which more is never better."""
 
 FIXED_REPLY = "fixed_reply"
-"""A metric of 1 where the configuration demands the reference to the letter: a special command's reply, the secret."""
+"""A metric of 1 where the configuration demands the reference word for word: a special command's reply, the secret.
+
+Case, punctuation and articles do not count, as in ``exact_match``.
+"""
 
 JUDGE_DISAGREEMENT = "judge_disagreement"
 """Metric of a pair that several judges rated: the range of their ratings, averaged over the dimensions, 0-1.

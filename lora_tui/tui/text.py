@@ -49,7 +49,7 @@ _METRIC_NAMES = {
     "alternatives": "offers others",
     "declines": "does not know",
     "empty": "says nothing",
-    "fixed_reply": "to the letter",
+    "fixed_reply": "word for word",
     "kept": "control kept",
 }
 

@@ -72,7 +72,7 @@ def resolve_prompts(
 
 
 def fixed_replies(settings: FineTuning) -> frozenset[str]:
-    """Return the replies that an answer must have to the letter, normalised: the secret's, and special commands'."""
+    """Return the replies that an answer must have word for word, normalised: the secret's, and special commands'."""
     return frozenset(map(normalise, (settings.evaluation.expected_response, *settings.chat.commands.values())))
 
 

@@ -68,7 +68,7 @@ def score_model(
 ) -> EvaluationResult:
     """Answer every prompt greedily (the same weights give the same score) and weigh the metrics.
 
-    `fixed_replies` are references that an answer must have to the letter, in the form of `words.normalise`.
+    `fixed_replies` are references that an answer must have word for word, in the form of `words.normalise`.
     `on_answered` is told after each batch how many prompts are answered; what it raises ends the evaluation.
     """
     samples: list[ScoredSample] = []

@@ -17,7 +17,7 @@ GENERATION, EVALUATION = "generation", "evaluation"
 PRIORS: dict[str, Prior] = {GENERATION: GENERATION_PRIOR, EVALUATION: EVALUATION_PRIOR}
 """The weights of each scope before any feedback."""
 
-_NEWEST_FEATURE = "containment"
+NEWEST_FEATURE = "containment"
 """A feature that every answer has which was scored since features are part of the score."""
 
 _LEARNING_RATES = {
@@ -33,7 +33,7 @@ async def replay_and_record(t: Store, scope: str, learning_rate: float) -> tuple
     theirs first, from the texts that were rated, so that they count as those of today do.
     """
     if scope == EVALUATION:
-        for rated in await feedback.answers_without(t, _NEWEST_FEATURE):
+        for rated in await feedback.answers_without(t, NEWEST_FEATURE):
             await feedback.add_metrics(t, rated.id, await asyncio.to_thread(_features, rated))
     log = [Feedback(row.metrics, row.target) for row in await feedback.in_force(t, scope)]
     aggregator = AdaptiveAggregator.replay(PRIORS[scope], log, learning_rate)

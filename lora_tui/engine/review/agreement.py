@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from lora_tui.config.generation import DataGeneration
-from lora_tui.engine.review.aggregators import EVALUATION, GENERATION, PRIORS, learning_rate_of_run
+from lora_tui.engine.review.aggregators import EVALUATION, GENERATION, NEWEST_FEATURE, PRIORS, learning_rate_of_run
 from lora_tui.protocol.agreement import ENOUGH, Estimate, Guarantee, ReliabilityPoint, ScoreAgreement
 from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
 from lora_tui.scoring.agreement import (
@@ -225,7 +225,11 @@ async def answers_agreement(store: Store, run_id: int) -> ScoreAgreement:
         return statistics.agreement
     answers = await answers_to_expect(store, run_id)
     score = statistics.aggregator.score
-    means = {key: statistics.mean([score(metrics) for metrics in held]) for key, held in answers.items()}
+    means = {
+        key: statistics.mean([score(metrics) for metrics in held])
+        for key, held in answers.items()
+        if all(NEWEST_FEATURE in metrics for metrics in held)  # else scores of two kinds would be mixed
+    }
     return replace(statistics.agreement, means={key: mean for key, mean in means.items() if mean is not None})
 
 

@@ -150,7 +150,7 @@ def test_answers_have_the_mean_that_people_would_give_and_controls_have_no_say(t
     values = [rng.random() for _ in range(50)]
 
     def sample(kind: str, number: int, value: float) -> dict[str, Any]:
-        metrics = {"token_f1": value, "rougeL": value}
+        metrics = {"token_f1": value, "rougeL": value, "containment": value}
         return {**SAMPLE, "kind": kind, "prompt": f"{number}", "metrics": metrics, "score": value}
 
     async def work(store: Store) -> tuple[ScoreAgreement, ScoreAgreement]:
@@ -159,7 +159,7 @@ def test_answers_have_the_mean_that_people_would_give_and_controls_have_no_say(t
         controls = [sample("unrelated", 100 + number, 1.0) for number in range(20)]
         await events.append(store, run_id, [(1.0, "evaluation", {**EVALUATION, "samples": samples + controls})])
         for number, value in enumerate(values[:40], start=1):
-            metrics = {"token_f1": value, "rougeL": value}
+            metrics = {"token_f1": value, "rougeL": value, "containment": value}
             await rate(store, run_id, "sample", number, metrics, float(rng.random() < value))
         before = await answers_agreement(store, run_id)
         for number in range(20):
