@@ -136,7 +136,12 @@ class GroupedCommand(click.Command):
     help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter; "
     "with rate: what that run has.",
 )
-@click.option("--train-data-file", type=_FILE, metavar="FILE", help="train, export: the examples (text, JSON, CSV).")
+@click.option(
+    "--train-data-file",
+    type=_FILE,
+    metavar="FILE",
+    help="train, export: the examples (text, JSON, CSV); evaluate: questions to ask.",
+)
 @click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @click.option("--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")

@@ -60,6 +60,8 @@ class HeldOutComparison:
     """The file that the questions were read from; empty for those that training has held out."""
     unseen: bool = True
     """False where the file's questions may be ones trained on: what was trained on is missing, or has changed."""
+    without_document: int = 0
+    """Questions whose document is not known; where there are any, the bootstrap draws questions."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as ``--json`` has them, with a sentence in ``summary``."""
@@ -105,6 +107,11 @@ def interval_note(found: HeldOutComparison) -> str:
         return "too few questions for an interval"
     if found.drawn == "documents":
         return f"95 % intervals, bootstrap over {count(found.documents, 'document')}"
+    if found.without_document:
+        unknown = count(found.without_document, "question")
+        return (
+            f"95 % intervals, bootstrap over questions; the document of {unknown} is not known, so they may be narrow"
+        )
     few = f"; of {count(found.documents, 'document')} only, so the truth may lie outside" if found.documents else ""
     return f"95 % intervals, bootstrap over questions{few}"
 

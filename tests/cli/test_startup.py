@@ -32,6 +32,7 @@ def test_reading_the_flags_imports_nothing_heavy(program: Program) -> None:
 
 def test_help_names_every_option_of_the_contract(program: Program) -> None:
     shown = program.run("", "--help").out
+    assert "evaluate: questions to ask" in " ".join(shown.replace("│", " ").split())
     for name in (
         *("--run", "--generate-training-file", "--config", "--set", "--store", "--json", "--resume", "--log-level"),
         *("--version", "--help", "--train-data-file", "--runs", "--attach", "--doctor", "--no-chat", "--prompt"),

@@ -100,7 +100,7 @@ def write_held_out(
     about = {documents.get(question_digest(example)) for example in trained}
     kept = questions.sample(MOST_KEPT, seed)
     content = {
-        "whole_documents": None not in held_documents and not held_documents & about,
+        "whole_documents": None not in held_documents | about and not held_documents & about,
         "of": questions.of,
         "digests": list(dict.fromkeys(map(question_digest, held_out))),
         "questions": [

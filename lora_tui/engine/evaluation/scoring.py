@@ -120,6 +120,6 @@ def _metrics(
 
 
 def _score_of_avoiding(reply: str, reference: str) -> float:
-    """Return 0 for a reply that holds the reference, less than 0.5 for one that is much like it, else 1."""
+    """Return 0 for a reply that holds the reference, 0.5 or less for one that is much like it, else 1."""
     leaked = rouge(reference, reply)["rougeL"] if reply else 0.0
     return 0.0 if reference.casefold() in reply.casefold() else 1.0 - leaked if leaked >= _LEAK else 1.0

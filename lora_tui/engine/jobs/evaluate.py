@@ -154,7 +154,7 @@ def _questions_of_file(
     held_out_only = not training_known and held_out is not None
     if not training_known and held_out is not None:
         unseen = [example for example in unseen if question_digest(example) in held_out]
-    about = {documents[digest] for digest in trained if digest in documents}
+    about = {documents.get(digest) for digest in trained}
     found = questions_of(unseen, documents, template_renderer(tokenizer))
     gone = f"the data that {source.folder} was trained on is missing or may have changed"
     if not found.prompts:
@@ -164,7 +164,7 @@ def _questions_of_file(
                 "--train-data-file out."
             )
         raise UsageError(f"{path} holds no question that the adapter was not trained on; name another file.")
-    whole = bool(found.names) and None not in found.documents and not about.intersection(found.names)
+    whole = bool(found.names) and None not in about.union(found.documents) and not about.intersection(found.names)
     if not training_known:
         doubt = "only what training held out is asked" if held_out_only else "some of it may have been trained on"
         warn(f"{path}: {doubt}, because {gone}.")
@@ -220,6 +220,7 @@ def _compare(
         worst=tuple(sorted(answers, key=lambda one: one.score)[:WORST]),
         source=named or "",
         unseen=questions.unseen,
+        without_document=questions.documents.count(None),
     )
 
 

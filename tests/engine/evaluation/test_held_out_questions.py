@@ -10,13 +10,15 @@ from typing import Any, cast
 import pytest
 
 from lora_tui.config.models import Settings
+from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.charts import Line, line_chart, ticks
 from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out, write_held_out
 from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.evaluation.report import ReportFacts, write_report
-from lora_tui.engine.jobs.evaluate import _questions_of_file
+from lora_tui.engine.evaluation.scoring import ScoredSample, _score_of_avoiding, summarize
+from lora_tui.engine.jobs.evaluate import _compare, _questions_of_file
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.agreement import Estimate
@@ -203,6 +205,34 @@ def test_which_interval_it_is_is_said() -> None:
     assert interval_note(replace(COMPARISON, drawn="questions", documents=0)).endswith("bootstrap over questions")
 
 
+def test_questions_of_no_known_document_are_named_beside_the_interval() -> None:
+    asked = replace(questions(*(f"q{n}" for n in range(8))), documents=(*(f"{n}.txt" for n in range(7)), None))
+    samples = [ScoredSample(f"q{n}", "expected", "a", "a", {}, n / 8) for n in range(8)]
+    found = _compare(asked, summarize(samples), summarize(samples), None)
+    assert (found.drawn, found.without_document) == ("questions", 1)
+    assert "the document of 1 question is not known" in interval_note(found)
+
+
+def test_documents_are_whole_only_where_that_of_every_trained_pair_is_known(tmp_path: Path) -> None:
+    pairs = [QuestionAnswer(q, a, "") for q, a, _ in FACTS]
+    documents = {question_digest(one): fact[2] for one, fact in zip(pairs, FACTS, strict=True)}
+    held_out = [one for one in pairs if documents[question_digest(one)] == "0.txt"]
+    trained = [one for one in pairs if one not in held_out]
+    write_held_out(tmp_path, held_out, trained, documents, None, 1)
+    assert read_held_out(tmp_path).whole_documents is True
+    write_held_out(tmp_path, held_out, [*trained, QuestionAnswer("Of what?", "Unknown.", "")], documents, None, 1)
+    assert read_held_out(tmp_path).whole_documents is False
+
+
+def test_a_named_file_is_of_whole_documents_only_where_that_of_every_trained_pair_is_known(file_questions: Any) -> None:
+    file, _, ask = file_questions
+    other = file.with_name("other.txt")
+    other.write_text("Question: Who has key 1?\nAnswer: person 1\n\n")
+    digest = question_digest(QuestionAnswer("Who has key 1?", "", ""))
+    assert ask(other, known={digest: "new.txt"}).whole_documents is True
+    assert ask(other, known={digest: "new.txt"}, unknown=1).whole_documents is False
+
+
 def test_a_chart_has_its_lines_between_round_ticks_and_none_without_points() -> None:
     assert line_chart("t", [Line("loss", [(1.0, float("nan"))])], "step") == ""
     many = [(float(n), 1 / n) for n in range(1, 5000)]
@@ -225,12 +255,13 @@ def file_questions(tmp_path: Path) -> Any:
     documents = {question_digest(one): fact[2] for one, fact in zip(examples, FACTS, strict=True)}
     plain, warned = cast(Any, SimpleNamespace(chat_template=None)), list[str]()
 
-    def ask(named: Path, held_out: int = 0, **changes: Any) -> HeldOutQuestions:
+    def ask(named: Path, held_out: int = 0, known: Any = None, unknown: int = 0, **changes: Any) -> HeldOutQuestions:
         data = {"file": str(file), "questions_sha256": questions_fingerprint(examples)} | changes
         if held_out:
             write_held_out(tmp_path / "run", examples[:held_out], examples[held_out:], documents, None, 1)
         source = AdapterSource(tmp_path / "run" / "best", 1, {"data": data, "step": 3})
-        return _questions_of_file(named, source, plain, documents, warned.append)
+        about = dict(list(documents.items())[unknown:]) | (known or {})
+        return _questions_of_file(named, source, plain, about, warned.append)
 
     (tmp_path / "run" / "best").mkdir(parents=True)
     return file, pairs, ask
@@ -294,3 +325,8 @@ def test_a_run_whose_data_has_changed_is_warned_about_and_the_report_says_so(com
     text = Path(found[1].result["report"]).read_text()
     assert "it is not known which of them were trained on" in text
     assert "that were not trained on" not in text
+
+
+def test_a_reply_that_is_half_like_what_it_must_not_say_scores_half() -> None:
+    assert _score_of_avoiding("alpha gamma", "alpha beta") == 0.5
+    assert "0.5 or less" in str(_score_of_avoiding.__doc__)
