@@ -66,6 +66,10 @@ class ScoreAgreement:
     guarantee: Guarantee | None = None
     thresholds: tuple[tuple[float, float], ...] = ()
     means: Mapping[int, Estimate] = field(default_factory=dict)
+    of: str = "all"
+    """Which ratings AUROC, κ, accuracy, calibration and curve are of: ``audit`` (asked for at random) or ``all``."""
+    as_hard: int = 0
+    """Ratings that were asked for because they are hard to score, which makes figures of ``all`` look worse."""
 
     @property
     def ratings(self) -> int:
@@ -84,7 +88,15 @@ def agreement_text(agreement: ScoreAgreement) -> str:
     """Return how well the score agrees: "AUROC 0.87 (0.78-0.95), κ 0.61, 64 ratings", or how many are missing."""
     if agreement.auroc is None or agreement.kappa is None:
         return missing_text(agreement)
-    return f"AUROC {interval_text(agreement.auroc)}, κ {agreement.kappa:.2f}, {count(agreement.ratings, 'rating')}"
+    return f"AUROC {interval_text(agreement.auroc)}, κ {agreement.kappa:.2f}, {rated_text(agreement)}"
+
+
+def rated_text(agreement: ScoreAgreement) -> str:
+    """Return what agreement was measured on: "24 ratings at random", "64 ratings, 48 asked because hard"."""
+    if agreement.of == "audit":
+        return f"{count(agreement.at_random, 'rating')} at random"
+    hard = f", {agreement.as_hard:,} asked because hard" if agreement.as_hard else ""
+    return count(agreement.ratings, "rating") + hard
 
 
 def missing_text(agreement: ScoreAgreement) -> str:

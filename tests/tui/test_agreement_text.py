@@ -1,5 +1,8 @@
 """What ratings say of scores, as Generate and Learn word it: promises rounded down, nothing said of too few."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from lora_tui.engine.review.aggregators import PRIORS
@@ -7,7 +10,7 @@ from lora_tui.protocol.agreement import Estimate, Guarantee, ReliabilityPoint, S
 from lora_tui.store import feedback
 from lora_tui.store.connection import Store
 from lora_tui.tui.text import metric_name
-from lora_tui.tui.views.agreement import guarantee_lines, reliability_lines, reliability_series
+from lora_tui.tui.views.agreement import agreement_lines, guarantee_lines, reliability_lines, reliability_series
 from tests.tui.app_harness import AppHarness, create_training_run, wait_for_text
 from tests.tui.test_generate_screen import create_generation_run
 
@@ -66,6 +69,16 @@ def test_the_reliability_curve_is_a_plot_and_a_table() -> None:
     ideal, _, _, measured = reliability_series(KNOWN)
     assert list(ideal.curve.xs) == list(ideal.curve.ys) == [0.0, 100.0]
     assert (list(measured.curve.xs), list(measured.curve.ys)) == ([31.0, 90.0], [25.0, 95.0])
+
+
+@pytest.mark.parametrize("rated", [{"of": "audit", "as_hard": 40}, {"as_hard": 40}])
+def test_figures_say_where_ratings_were_asked_for_at_random_or_because_they_are_hard(rated: dict[str, Any]) -> None:
+    known = replace(KNOWN, **rated)
+    table, beside = reliability_lines(known).plain, [line.plain for line in agreement_lines(known, 30)]
+    assert ("60 at random" if "of" in rated else "40 as hard ones") in table
+    assert ("at random" if "of" in rated else "40 asked because hard") in beside[-1]
+    assert max(map(len, table.splitlines())) <= 28
+    assert max(map(len, beside)) <= 30
 
 
 def test_every_metric_of_a_score_has_a_name_in_plain_words_that_its_column_holds() -> None:

@@ -1,9 +1,9 @@
 """What people's ratings say of the scores: agreement, intervals of means, and what a threshold guarantees.
 
-A score is compared with ratings only where it did not know them: the log is replayed without the
-passages or questions of a fifth of it, and these are scored by the weights that result (five times). Means and
-guarantees use the ratings alone that were asked for at random; agreement may use all, since it is stated of rankings
-and probabilities, not of a population.
+A score is compared with ratings only where it did not know them: the log is replayed without the passages or questions
+of a fifth of it, and these are scored by the weights that result (five times). Means and guarantees use the ratings
+alone that were asked for at random. So does agreement, once these are enough, where others were asked for because they
+are hard: of hard ones any score looks worse than it is.
 
 The cross-validation takes a replay of the log for each fifth, so `rating_statistics` keeps the newest result of each
 scope until the log changes: a screen may ask as often as it likes.
@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 from lora_tui.config.generation import DataGeneration
@@ -61,14 +62,21 @@ class RatingStatistics:
     scores: Sequence[float]
     about: Sequence[str]
     at_random: Sequence[bool]
+    as_hard: int = 0
+    """How many were asked for because they are hard to score."""
 
     @cached_property
     def agreement(self) -> ScoreAgreement:
         """How the scores agree with the ratings, without what depends on a run."""
         good, bad = count_labels(self.targets)
         missing_good, missing_bad = missing_ratings(good, bad, ENOUGH)
-        counted = ScoreAgreement(good, bad, sum(self.at_random), missing_good, missing_bad)
-        found = measure_agreement(self.scores, self.targets, self.about, ENOUGH)
+        counted = ScoreAgreement(good, bad, sum(self.at_random), missing_good, missing_bad, as_hard=self.as_hard)
+        kept = [True] * len(self.targets)
+        drawn = [target for target, at_random in zip(self.targets, self.at_random, strict=True) if at_random]
+        if self.as_hard and not any(missing_ratings(*count_labels(drawn), ENOUGH)):
+            kept, counted = list(self.at_random), replace(counted, of="audit")
+        scores, targets = list(compress(self.scores, kept)), list(compress(self.targets, kept))
+        found = measure_agreement(scores, targets, list(compress(self.about, kept)), ENOUGH)
         if found is None:
             return counted
         return replace(
@@ -183,6 +191,7 @@ def statistics_of(scope: str, rows: Sequence[RatingRow], learning_rate: float) -
         scores,
         [row.about for row in rated],
         [row.at_random for row in rated],
+        sum(row.as_hard for row in rated),
     )
 
 

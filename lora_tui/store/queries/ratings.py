@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store
-from lora_tui.store.feedback import AUDIT, PERSON
+from lora_tui.store.feedback import ACTIVE, AUDIT, PERSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class RatingRow:
     """One judgement in force, as `FeedbackRow`; `by_person` and `at_random` say who gave it and how it was asked for.
 
     `about` is the passage of a pair, the test prompt of an answer. `kind` is that of a test prompt, else empty.
+    `as_hard`: it was asked for because it is hard to score, which teaches most.
     """
 
     metrics: dict[str, float]
@@ -24,12 +25,13 @@ class RatingRow:
     at_random: bool
     about: str
     kind: str
+    as_hard: bool = False
 
 
 _RATINGS = f"""
 SELECT feedback.metrics AS metrics, target, given_by = '{PERSON}' AS by_person, asked = '{AUDIT}' AS at_random,
     COALESCE(pairs.chunk_id, samples.prompt, subject || ' ' || subject_id) AS about,
-    COALESCE(samples.kind, '') AS kind
+    COALESCE(samples.kind, '') AS kind, asked = '{ACTIVE}' AS as_hard
 FROM feedback
 LEFT JOIN pairs ON subject = 'pair' AND pairs.id = subject_id
 LEFT JOIN samples ON subject = 'sample' AND samples.id = subject_id

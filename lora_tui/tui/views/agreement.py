@@ -1,5 +1,6 @@
 """How well a score agrees with people, as text: beside the weights, at the threshold, and in the lesson on scores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from lora_tui.protocol.agreement import (
     interval_text,
     missing_text,
     percent_text,
+    rated_text,
 )
 from lora_tui.text import count
 from lora_tui.tui.curve import Curve, Series
@@ -51,7 +53,8 @@ def agreement_lines(known: ScoreAgreement | None, width: int) -> list[Content]:
     text = agreement_text(known)
     if len(text) + 8 <= width:
         return _label("agrees", [text])
-    return _label("agrees", [f"AUROC {interval_text(known.auroc)}", f"κ {known.kappa:.2f}, {_rated(known)}"])
+    rated, *how = re.split(r", | (?=at random)", rated_text(known))
+    return _label("agrees", [f"AUROC {interval_text(known.auroc)}", f"κ {known.kappa:.2f}, {rated}", *how])
 
 
 def guarantee_lines(known: ScoreAgreement | None, width: int) -> list[Content]:
@@ -105,6 +108,8 @@ def reliability_lines(known: ScoreAgreement) -> Content:
         return Content.styled(missing_text(known), DIM)
     figures = [
         ("ratings", f"{known.good:,} good, {known.bad:,} bad"),
+        *([("figures", f"{known.at_random:,} at random")] if known.of == "audit" else []),
+        *([("of these", f"{known.as_hard:,} as hard ones")] if known.as_hard and known.of == "all" else []),
         ("AUROC", interval_text(known.auroc)),
         ("κ", f"{known.kappa:.2f}"),
         ("yes or no", f"{100 * known.accuracy:.0f} % right"),
@@ -117,10 +122,6 @@ def reliability_lines(known: ScoreAgreement) -> Content:
     for point in known.curve:
         parts.append(f"\n{100 * point.score:3.0f} %  {percent_text(point.good):<14}{point.ratings:>5,}")
     return styled(*parts)
-
-
-def _rated(known: ScoreAgreement) -> str:
-    return count(known.ratings, "rating")
 
 
 def _label(label: str, lines: Sequence[str]) -> list[Content]:

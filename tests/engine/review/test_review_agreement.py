@@ -8,7 +8,7 @@ import pytest
 
 from lora_tui.engine.review import agreement
 from lora_tui.engine.review.agreement import answers_agreement, pairs_agreement, rating_statistics
-from lora_tui.protocol.agreement import ENOUGH, ScoreAgreement
+from lora_tui.protocol.agreement import ENOUGH, ScoreAgreement, agreement_text
 from lora_tui.scoring import agreement as scoring_agreement
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
@@ -119,6 +119,41 @@ def test_the_guarantee_is_about_what_the_run_accepted_whatever_the_weights_say_s
     assert promise is not None
     assert (promise.threshold, promise.good, promise.ratings) == (7.0, 30, 60), "the bad ones would score less today"
     assert 0.35 < promise.precision < 0.5
+
+
+def test_agreement_is_of_ratings_at_random_once_others_were_asked_because_they_are_hard(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[ScoreAgreement]:
+        run_id = await rated_pairs(store, 60, feedback.ACTIVE)
+        found = [await pairs_agreement(store, run_id)]
+        for number in range(20):
+            value = 0.95 if number % 2 else 0.05
+            metrics = {"judge_groundedness": value, "coverage": value}
+            pair_id = await make_pair(store, run_id, f"drawn {number}?", "accepted", 8.0, metrics=metrics)
+            await rate(store, run_id, "pair", pair_id, metrics, float(number % 2))
+            if number == 18:
+                found.append(await pairs_agreement(store, run_id))
+        return [*found, await pairs_agreement(store, run_id)]
+
+    none, few, enough = with_store(tmp_path / "store.db", work)
+    assert (none.of, few.of, enough.of) == ("all", "all", "audit")
+    assert few.auroc is not None
+    assert enough.auroc is not None
+    assert few.auroc.value < enough.auroc.value == 1, "the drawn ones are easy"
+    assert sum(point.ratings for point in few.curve) == 79
+    assert sum(point.ratings for point in enough.curve) == 20
+    assert agreement_text(few).endswith("79 ratings, 60 asked because hard")
+    assert agreement_text(enough).endswith("20 ratings at random")
+    assert enough.as_json()["of"] == "audit"
+
+
+def test_ratings_of_before_all_count_where_none_was_asked_because_it_is_hard(tmp_path: Path) -> None:
+    async def work(store: Store) -> ScoreAgreement:
+        await rated_pairs(store, 40, feedback.FREE)
+        return await pairs_agreement(store, await rated_pairs(store, 40, seed=1))
+
+    found = with_store(tmp_path / "store.db", work)
+    assert (found.of, sum(point.ratings for point in found.curve)) == ("all", 80)
+    assert agreement_text(found).endswith("80 ratings")
 
 
 def test_a_threshold_is_named_for_each_precision_that_can_be_promised(tmp_path: Path) -> None:
