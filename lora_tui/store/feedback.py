@@ -60,6 +60,21 @@ async def withdraw(t: Store, subject: str, subject_id: int, at: float | None = N
     )
 
 
+async def asked_before(t: Store, subject: str, subject_id: int, asked: str = FREE) -> str:
+    """Return how a new rating of a subject counts as asked: as the one that it replaces, where nothing asked for it.
+
+    A person who thinks again of what was drawn at random has not drawn it anew.
+    """
+    if asked != FREE:
+        return asked
+    former = await t.value(
+        "SELECT asked FROM feedback WHERE subject=? AND subject_id=? AND given_by=? AND undone_at IS NULL"
+        " ORDER BY id DESC LIMIT 1",
+        (subject, subject_id, PERSON),
+    )
+    return asked if former is None else str(former)
+
+
 async def replaced_by(t: Store, subject: str, subject_id: int) -> tuple[int | None, int | None]:
     """Return the ids of a person's feedback in force on a subject, and of the one that it took the place of.
 

@@ -61,13 +61,14 @@ async def override_pairs(
         before, version = await replay_and_record(t, GENERATION, learning_rate)
         at = time.time()
         for pair, _ in judged:
+            so_asked = await feedback.asked_before(t, "pair", pair.id, asked)
             await feedback.withdraw(t, "pair", pair.id)
             metrics = await reviews.metrics_of_text(t, pair.id)
             given = None
             if metrics.keys() & PRIORS[GENERATION].weights.keys():
                 target = _TARGETS[verdict]
                 about = ("pair", pair.id, metrics, target, PERSON)
-                given = await feedback.add(t, GENERATION, run.run_id, *about, asked=asked)
+                given = await feedback.add(t, GENERATION, run.run_id, *about, asked=so_asked)
             decision = Decision(verdict, pair.score, None, version, PERSON, _CAUSE, f"{verdict} by a person")
             await generation.decide(t, pair.id, decision, {}, {}, given, at)
         after, _ = await replay_and_record(t, GENERATION, learning_rate)

@@ -109,6 +109,7 @@ async def _replace_rating(
 ) -> None:
     """Put a rating in place of the earlier one, at one moment."""
     at = time.time()
+    asked = await feedback.asked_before(t, subject, subject_id, asked)
     await feedback.withdraw(t, subject, subject_id, at)
     target = (rating - _LOWEST) / (_HIGHEST - _LOWEST)
     scope = EVALUATION if metrics else CHAT

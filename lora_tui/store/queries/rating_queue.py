@@ -18,9 +18,10 @@ SELECT id FROM pairs WHERE run_id = ? AND state IN ('accepted', 'rejected', 'rev
     AND NOT EXISTS (SELECT 1 FROM decisions
         WHERE pair_id = pairs.id AND decided_by = '{PERSON}' AND undone_at IS NULL)"""
 
-# The same answer to the same prompt, at another step say, is asked about once.
+# The same answer to the same prompt, at another step say, is asked about once, as the first there was: the id says
+# what is drawn at random, and a later evaluation must not draw anew.
 _ANSWERS = f"""
-SELECT MAX(samples.id) AS id FROM samples JOIN evaluations ON evaluations.id = evaluation_id
+SELECT MIN(samples.id) AS id FROM samples JOIN evaluations ON evaluations.id = evaluation_id
 WHERE run_id = ? AND kind NOT IN {_CONTROLS} AND json_type(samples.metrics, '$.token_f1') IS NOT NULL
 GROUP BY prompt, answer HAVING NOT MAX(EXISTS (SELECT 1 FROM feedback WHERE subject = 'sample'
     AND subject_id = samples.id AND given_by = '{PERSON}' AND undone_at IS NULL))"""

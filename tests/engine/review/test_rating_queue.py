@@ -1,6 +1,7 @@
 """The rating queue: what is asked about next and how it was drawn, what a rating does, and what is left."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lora_tui.errors import UsageError
 from lora_tui.protocol.rating import RatingQueue, RatingTotals, evidence_span
 from lora_tui.store import events, feedback, generation, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.rating_queue import ids_to_rate
 from tests.store.store_fixtures import SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
@@ -191,8 +193,43 @@ def test_the_same_answer_to_the_same_prompt_is_asked_about_once_and_controls_nev
         return sorted(found), [(row.subject, row.target) for row in log]
 
     found, log = with_store(tmp_path / "store.db", work)
-    assert found == [("who?", "me", "step 20"), ("why?", "so", "step 20")]
+    assert found == [("who?", "me", "step 10"), ("why?", "so", "step 20")]
     assert log == [("sample", 0.0)] * 2
+
+
+def test_a_later_evaluation_does_not_change_which_answers_are_drawn_at_random(tmp_path: Path) -> None:
+    answers = [(f"{number}?", "expected", f"{number}") for number in range(12)]
+
+    async def work(store: Store) -> Any:
+        queue = await evaluated_run(store, *answers)
+        before = await ids_to_rate(store, queue.run_id, "sample")
+        await evaluate(store, queue.run_id, 20, *answers)
+        after = await ids_to_rate(store, queue.run_id, "sample")
+        await rate_sample(store, 12 + 3, 5)
+        return before, after, await ids_to_rate(store, queue.run_id, "sample")
+
+    before, after, left = with_store(tmp_path / "store.db", work)
+    assert sorted(before) == sorted(after) == list(range(1, 13))
+    assert sorted(left) == [number for number in sorted(before) if number != 3], "rated at any step is rated"
+
+
+def test_a_second_thought_about_what_was_drawn_at_random_stays_a_draw(tmp_path: Path) -> None:
+    async def work(store: Store) -> Any:
+        pairs, answers = await judged_run(store), await evaluated_run(store, ("who?", "expected", "me"))
+        pair = await next_to_rate(store, pairs)
+        answer = await next_to_rate(store, answers)
+        assert pair is not None
+        assert answer is not None
+        await rate_item(store, replace(pair, asked="audit"), good=True)
+        await rate_item(store, replace(answer, asked="audit"), good=True)
+        await override_pair(store, pair.id, "rejected")
+        await rate_sample(store, answer.id, 2)
+        await override_pair(store, pair.id % 12 + 1, "accepted")
+        scopes = [await feedback.in_force(store, scope) for scope in ("generation", "evaluation")]
+        return [[(row.target, row.asked) for row in log] for log in scopes]
+
+    found = with_store(tmp_path / "store.db", work)
+    assert found == [[(0.0, "audit"), (1.0, "free")], [(0.25, "audit")]]
 
 
 def test_an_answer_of_the_queue_is_taken_back_by_itself(tmp_path: Path) -> None:
