@@ -70,6 +70,8 @@ class ScoreAgreement:
     """Which ratings AUROC, κ, accuracy, calibration and curve are of: ``audit`` (asked for at random) or ``all``."""
     as_hard: int = 0
     """Ratings that were asked for because they are hard to score, which makes figures of ``all`` look worse."""
+    not_random: bool = False
+    """Why a run has no `mean` and `guarantee`: a person changed pairs, unasked, that were drawn to be rated."""
 
     @property
     def ratings(self) -> int:
@@ -79,7 +81,7 @@ class ScoreAgreement:
     def as_json(self) -> dict[str, Any]:
         """Return the fields as ``--json`` has them, with a sentence in ``summary``."""
         summary = agreement_text(self)
-        if self.guarantee is not None:
+        if self.guarantee is not None or self.not_random:
             summary += f"; {guarantee_text(self)}"
         return {"summary": summary, "ratings": self.ratings, **asdict(self)}
 
@@ -114,6 +116,8 @@ def guarantee_text(agreement: ScoreAgreement) -> str:
     """Return the promise: "at 7.0, at least 88 % of accepted pairs are good (60 ratings, 95 %)", or what it lacks."""
     if agreement.missing_good or agreement.missing_bad:
         return missing_text(agreement)
+    if agreement.not_random:
+        return "no guarantee: drawn pairs were changed by hand"
     promise = agreement.guarantee
     if promise is None or not promise.ratings:
         return "no guarantee yet: no pair that was asked for at random is rated at the threshold"

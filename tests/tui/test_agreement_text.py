@@ -31,6 +31,7 @@ KNOWN = ScoreAgreement(
     Guarantee(7.0, 0.8895, 55, 60),
     ((0.95, 8.5), (0.9, 7.5)),
 )
+BY_HAND = replace(KNOWN, mean=None, guarantee=None, not_random=True)
 FEW = ScoreAgreement(3, 6, 0, missing_good=7, missing_bad=4)
 
 
@@ -46,9 +47,13 @@ def test_the_guarantee_is_rounded_down_and_says_what_it_rests_on() -> None:
 
 
 @pytest.mark.parametrize("width", [46, 50, 76])
-@pytest.mark.parametrize("known", [KNOWN, FEW, ScoreAgreement()])
+@pytest.mark.parametrize("known", [KNOWN, FEW, BY_HAND, ScoreAgreement()])
 def test_every_line_fits_its_panel(known: ScoreAgreement, width: int) -> None:
     assert all(len(line) <= width for line in lines(known, width))
+
+
+def test_pairs_changed_by_hand_that_were_drawn_to_be_rated_leave_no_guarantee() -> None:
+    assert lines(BY_HAND, 46) == ["no guarantee: drawn pairs were changed by hand", "for 90 %: 7.5"]
 
 
 def test_too_few_ratings_say_how_many_are_missing() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.review.aggregators import EVALUATION, GENERATION, NEWEST_FEATURE, PRIORS, learning_rate_of_run
+from lora_tui.engine.review.queue import is_audit
 from lora_tui.protocol.agreement import ENOUGH, Estimate, Guarantee, ReliabilityPoint, ScoreAgreement
 from lora_tui.scoring.aggregator import AdaptiveAggregator, Feedback
 from lora_tui.scoring.agreement import (
@@ -37,7 +38,14 @@ from lora_tui.scoring.guarantee import (
 )
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.ratings import RatingRow, accepted_scores, answers_to_expect, rating_rows, ratings_state
+from lora_tui.store.queries.ratings import (
+    RatingRow,
+    accepted_and_changed_by_hand,
+    accepted_scores,
+    answers_to_expect,
+    rating_rows,
+    ratings_state,
+)
 from lora_tui.text import count
 
 PRECISIONS = (0.95, 0.9, 0.85, 0.8, 0.7)
@@ -201,10 +209,16 @@ async def pairs_agreement(store: Store, run_id: int) -> ScoreAgreement:
     The share of good ones among these is prediction-powered too, from the run's own ratings at random: the other
     accepted pairs come in by the score they were accepted with. The guarantee rests on the same ratings, since the
     weights have moved: what they would accept today is not what the run did. `thresholds` are for the next run.
+
+    Neither is stated once a person has judged or edited, unasked, a pair that was to be asked about at random: people
+    reject the bad ones first, and those that are left in the draw are better than what the run accepted.
     """
     statistics = await rating_statistics(store, GENERATION, await learning_rate_of_run(store, GENERATION, run_id))
     if not statistics.enough:
         return statistics.agreement
+    by_hand = await accepted_and_changed_by_hand(store, run_id)
+    if any(is_audit("pair", pair_id) for pair_id in by_hand):
+        return replace(statistics.agreement, thresholds=statistics.thresholds(), not_random=True)
     threshold = await runs.setting(store, run_id, _THRESHOLD, DataGeneration().evaluation_threshold)
     accepted = [(score / 10, target) for score, target in await accepted_scores(store, run_id)]
     rated = [(target, score) for score, target in accepted if target is not None]

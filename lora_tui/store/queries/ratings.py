@@ -69,6 +69,21 @@ async def accepted_scores(store: Store, run_id: int) -> list[tuple[float, float 
     return [(float(score), target) for score, target in await store.tuples(_ACCEPTED, (run_id,))]
 
 
+# Judged by hand or edited: no longer in the queue, though the run accepted them too.
+_BY_HAND = f"""
+SELECT id FROM pairs WHERE run_id = ?1 AND score IS NOT NULL AND 'accepted' = (SELECT verdict FROM decisions
+    WHERE pair_id = pairs.id AND undone_at IS NULL AND decided_by <> '{PERSON}' ORDER BY id DESC LIMIT 1)
+    AND (EXISTS (SELECT 1 FROM decisions WHERE pair_id = pairs.id AND undone_at IS NULL AND decided_by = '{PERSON}')
+        OR EXISTS (SELECT 1 FROM pair_edits WHERE pair_id = pairs.id AND undone_at IS NULL))
+    AND NOT EXISTS (SELECT 1 FROM feedback WHERE subject = 'pair' AND subject_id = pairs.id AND undone_at IS NULL
+        AND given_by = '{PERSON}' AND asked IN ('{AUDIT}', '{ACTIVE}'))"""
+
+
+async def accepted_and_changed_by_hand(store: Store, run_id: int) -> list[int]:
+    """Return the ids of the pairs that a run accepted and a person judged unasked, or edited before it was asked."""
+    return [row[0] for row in await store.tuples(_BY_HAND, (run_id,))]
+
+
 async def answers_to_expect(store: Store, run_id: int) -> dict[int, list[dict[str, float]]]:
     """Return the metrics of a run's answers to prompts that expect a reply, controls left out, by evaluation id."""
     rows = await store.all(

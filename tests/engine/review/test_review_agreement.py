@@ -8,6 +8,8 @@ import pytest
 
 from lora_tui.engine.review import agreement
 from lora_tui.engine.review.agreement import answers_agreement, pairs_agreement, rating_statistics
+from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
+from lora_tui.engine.review.queue import is_audit
 from lora_tui.protocol.agreement import ENOUGH, ScoreAgreement, agreement_text
 from lora_tui.scoring import agreement as scoring_agreement
 from lora_tui.store import events, feedback, runs
@@ -154,6 +156,34 @@ def test_ratings_of_before_all_count_where_none_was_asked_because_it_is_hard(tmp
     found = with_store(tmp_path / "store.db", work)
     assert (found.of, sum(point.ratings for point in found.curve)) == ("all", 80)
     assert agreement_text(found).endswith("80 ratings")
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_whose_draw_was_changed_by_hand_is_promised_nothing(tmp_path: Path, edited: bool) -> None:
+    async def work(store: Store) -> list[ScoreAgreement]:
+        run_id = await rated_pairs(store, 60, unrated=40)
+        left = range(61, 101)
+        drawn = next(number for number in left if is_audit("pair", number))
+        other = next(number for number in left if not is_audit("pair", number))
+        rated = next(number for number in range(1, 61) if is_audit("pair", number))
+        found = []
+        for pair_id in (rated, other, drawn):
+            if edited:
+                await edit_pair(store, pair_id, f"Why {pair_id}?", "So.")
+            else:
+                await override_pair(store, pair_id, "rejected")
+            found.append(await pairs_agreement(store, run_id))
+        await undo(store, run_id)
+        return [*found, await pairs_agreement(store, run_id)]
+
+    second, other, drawn, undone = with_store(tmp_path / "store.db", work)
+    for found in (second, other, undone):
+        assert found.mean is not None
+        assert found.guarantee is not None
+        assert found.guarantee.ratings == 60
+    assert (drawn.mean, drawn.guarantee, drawn.not_random) == (None, None, True)
+    assert drawn.thresholds == undone.thresholds
+    assert drawn.as_json()["summary"].endswith("; no guarantee: drawn pairs were changed by hand")
 
 
 def test_a_threshold_is_named_for_each_precision_that_can_be_promised(tmp_path: Path) -> None:
