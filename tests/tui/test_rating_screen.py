@@ -1,9 +1,11 @@
 """The rating queue on the screen: one key each, the next one at once, and a slip is taken back."""
 
+from collections.abc import Collection
+
 import pytest
 
 from lora_tui.protocol.agreement import ScoreAgreement
-from lora_tui.protocol.rating import RatingItem
+from lora_tui.protocol.rating import RatingItem, RatingQueue
 from lora_tui.tui.screens.rating import RatingScreen
 from tests.tui.app_harness import REFUSAL, AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
@@ -123,6 +125,48 @@ async def test_a_rating_that_is_refused_stays_the_question(harness: AppHarness) 
         harness.backend.refusal = None
         assert "Why does bee 1 dance?" in screen_text(app)
         assert "0 rated, 0 of 3" in screen_text(app)
+
+
+async def test_an_undo_that_is_refused_has_not_taken_anything_back(harness: AppHarness) -> None:
+    await opened(harness)
+    harness.backend.to_rate = pairs()
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("w")
+        await wait_for_text(app, "Why does bee 1 dance?")
+        await pilot.press("g")
+        await wait_for_text(app, "Why does bee 2 dance?")
+        harness.backend.refusal = REFUSAL
+        await pilot.press("u")
+        await wait_for_text(app, "It cannot be done.")
+        harness.backend.refusal = None
+        text = screen_text(app)
+        assert "taken back" not in text
+        assert "Why does bee 2 dance?" in text
+        assert "1 rated, 1 of 3" in text
+        await pilot.press("u")
+        await wait_for_text(app, "taken back; rate it anew")
+
+
+async def test_a_next_pair_that_cannot_be_read_is_not_the_end(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(queue: RatingQueue, skipped: Collection[int]) -> RatingItem | None:
+        raise REFUSAL
+
+    await opened(harness)
+    harness.backend.to_rate = pairs()
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("w")
+        await wait_for_text(app, "Why does bee 1 dance?")
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.backend, "next_to_rate", refuse)
+            await pilot.press("g")
+            await wait_for_text(app, "It cannot be done.")
+            await wait_for_text(app, "The next pair could not be read. s tries again")
+            assert "Every pair" not in screen_text(app)
+        await pilot.press("s")
+        await wait_for_text(app, "Why does bee 2 dance?")
+        assert harness.backend.calls_of("rate_item") == [(1, True)]
 
 
 async def test_answers_are_rated_from_train_beside_what_was_expected(harness: AppHarness) -> None:

@@ -57,6 +57,8 @@ class RatingScreen(Dialog[str]):
         self._services = services
         self._queue = queue
         self._item: RatingItem | None = None
+        self._failed = False
+        """Whether the next one could not be read; then it is not known whether any is left."""
         self._answered: list[tuple[RatingItem, bool | None]] = []
         """What was asked, and whether it is good; None where it was skipped."""
         self._totals: RatingTotals | None = None
@@ -98,8 +100,11 @@ class RatingScreen(Dialog[str]):
     async def _ask_next(self) -> None:
         """Find what to ask about next, and show it."""
         skipped = {item.id for item, good in self._answered if good is None}
-        self._item = await self._services.attempt(self._services.backend.next_to_rate(self._queue, skipped))
-        if self._item is None:
+        self._item, self._failed = None, True
+        with self._services.reporting():
+            self._item = await self._services.backend.next_to_rate(self._queue, skipped)
+            self._failed = False
+        if self._item is None and not self._failed:
             await self._read_agreement()
         self._show()
 
@@ -111,7 +116,7 @@ class RatingScreen(Dialog[str]):
 
     @on(events.Resize)
     def _show(self) -> None:
-        """Show the question at hand, or that nothing is left."""
+        """Show the question at hand, that it could not be read, or that nothing is left."""
         item, totals = self._item, self._totals
         if totals is None:
             return
@@ -129,12 +134,13 @@ class RatingScreen(Dialog[str]):
         asked, source = self.query_one("#rate-asked"), self.query_one("#rate-source")
         question, answer, text = (self.query_one(f"#rate-{name}", Static) for name in ("question", "answer", "text"))
         if item is None:
-            set_title(asked, "Done")
+            set_title(asked, "Not read" if self._failed else "Done")
             set_title(source, "What it has come to")
             skipped = len(self._answered) - given
             left = f", but for {skipped} that you skipped" if skipped else ""
             all_of = f"Every {noun} of run {self._queue.run_id} that was measured is rated{left}."
-            question.update(styled((all_of, "bold")))
+            unread = f"The next {noun} could not be read. s tries again; every rating so far is stored."
+            question.update(styled((unread if self._failed else all_of, "bold")))
             answer.update("")
             text.update(self._summary())
             return
@@ -193,8 +199,10 @@ class RatingScreen(Dialog[str]):
         await self._ask_next()
 
     async def action_skip(self) -> None:
-        """Leave what is shown, and go on to the next."""
+        """Leave what is shown, and go on to the next; where that could not be read, try again."""
         if self._item is None:
+            if self._failed:
+                await self._ask_next()
             return
         self._answered.append((self._item, None))
         self._last = styled(("– ", DIM), "skipped: «", safe_line(question_of(self._item.question), 40), "»")
@@ -208,8 +216,9 @@ class RatingScreen(Dialog[str]):
         item, good = self._answered[-1]
         if good is not None:
             result = await self._services.attempt(self._services.backend.undo_rating(item))
-            if result is not None:
-                self._note(result)
+            if result is None:
+                return
+            self._note(result)
         self._answered.pop()
         self._last = styled(("← ", DIM), "taken back; rate it anew")
         await self._read_totals()
