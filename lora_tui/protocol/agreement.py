@@ -120,7 +120,7 @@ def guarantee_text(agreement: ScoreAgreement) -> str:
         return "no guarantee: drawn pairs were changed by hand"
     promise = agreement.guarantee
     if promise is None or not promise.ratings:
-        return "no guarantee yet: no pair that was asked for at random is rated at the threshold"
+        return "no guarantee yet: no pair that the run accepted is rated at random"
     share = int(100 * promise.precision)  # rounded down: it is a promise
     rated = count(promise.ratings, "rating")
     return f"at {promise.threshold:.1f}, at least {share} % of accepted pairs are good ({rated}, 95 %)"

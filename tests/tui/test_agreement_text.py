@@ -63,7 +63,7 @@ def test_too_few_ratings_say_how_many_are_missing() -> None:
 
 def test_ratings_that_were_not_asked_for_at_random_guarantee_nothing() -> None:
     chosen = ScoreAgreement(36, 24, 0, 0, 0, *(Estimate(0.77, 0.62, 0.87), 0.27), guarantee=Guarantee(7.0, 0.0, 0, 0))
-    assert lines(chosen, 90) == ["no guarantee yet: no pair that was asked for at random is rated at the threshold"]
+    assert lines(chosen, 90) == ["no guarantee yet: no pair that the run accepted is rated at random"]
 
 
 def test_the_reliability_curve_is_a_plot_and_a_table() -> None:

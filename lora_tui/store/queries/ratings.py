@@ -44,9 +44,13 @@ async def rating_rows(store: Store, scope: str) -> list[RatingRow]:
 
 
 async def ratings_state(store: Store, scope: str) -> tuple[Any, ...]:
-    """Return what changes whenever the judgements in force of a scope do; its first entry is how many people gave."""
+    """Return what changes whenever the judgements in force of a scope do, or the edits of pairs.
+
+    Its first entry is how many judgements people gave.
+    """
     sql = (
-        "SELECT COALESCE(SUM(given_by = ?), 0), COUNT(*), COALESCE(MAX(id), 0), COALESCE(SUM(id), 0)"
+        "SELECT COALESCE(SUM(given_by = ?), 0), COUNT(*), COALESCE(MAX(id), 0), COALESCE(SUM(id), 0),"
+        " (SELECT COUNT(*) FROM pair_edits WHERE undone_at IS NULL)"
         " FROM feedback WHERE scope=? AND undone_at IS NULL"
     )
     return (await store.tuples(sql, (PERSON, scope)))[0]

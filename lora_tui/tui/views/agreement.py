@@ -71,7 +71,7 @@ def guarantee_lines(known: ScoreAgreement | None, width: int) -> list[Content]:
             text = missing_text(known).replace("not enough ratings yet: ", "ratings missing: ").removesuffix(" missing")
             text = text.removesuffix(" are").removesuffix(" is")
         else:
-            text = "no guarantee: none rated at random there"
+            text = "no guarantee yet: none rated at random"
     more: list[str] = []
     if known.mean is not None:
         more.append(f"{percent_text(known.mean)} of all accepted are good")

@@ -14,6 +14,7 @@ from lora_tui.protocol.agreement import ENOUGH, ScoreAgreement, agreement_text
 from lora_tui.scoring import agreement as scoring_agreement
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.ratings import ratings_state
 from tests.store.store_fixtures import SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
@@ -166,13 +167,15 @@ def test_a_run_whose_draw_was_changed_by_hand_is_promised_nothing(tmp_path: Path
         drawn = next(number for number in left if is_audit("pair", number))
         other = next(number for number in left if not is_audit("pair", number))
         rated = next(number for number in range(1, 61) if is_audit("pair", number))
-        found = []
+        found, states = [], [await ratings_state(store, "generation")]
         for pair_id in (rated, other, drawn):
             if edited:
                 await edit_pair(store, pair_id, f"Why {pair_id}?", "So.")
             else:
                 await override_pair(store, pair_id, "rejected")
             found.append(await pairs_agreement(store, run_id))
+            states.append(await ratings_state(store, "generation"))
+        assert len(set(states)) == 4, "the app asks again when this changes"
         await undo(store, run_id)
         return [*found, await pairs_agreement(store, run_id)]
 
