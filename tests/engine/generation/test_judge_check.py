@@ -137,7 +137,7 @@ def test_a_weak_model_is_tried_in_its_own_way_and_not_checked_as_well(
     harness.server.pair_of = lambda passage, n: dict.fromkeys(("evidence", "question", "answer", "topic"), "...")
     outcome = harness.run(check_judge=True)
     assert outcome.state == "finished"
-    assert asked_about(harness) == 0
+    assert asked_about(harness) < len(KNOWN_PAIRS) // 2, "what had left before the model was known to be weak"
     assert outcome.result["tasks"]["check"]["cancelled"] == 1
 
 
