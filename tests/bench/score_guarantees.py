@@ -21,6 +21,7 @@ from lora_tui.engine.review.agreement import statistics_of
 from lora_tui.scoring.aggregator import DEFAULT_LEARNING_RATE, AdaptiveAggregator
 from lora_tui.scoring.agreement import auroc
 from lora_tui.scoring.features import best_reference
+from lora_tui.scoring.guarantee import precision_bound
 from lora_tui.store.queries.ratings import RatingRow
 from tests.bench.judged_sets import Records, read
 
@@ -52,7 +53,7 @@ def rating_rows(records: Records) -> list[RatingRow]:
     for record in records:
         _, metrics = best_reference(record["answer"], record["references"], record["question"], score)
         target = float(record["label"] > 0.5)
-        rows.append(RatingRow(dict(metrics), target, True, True, record["question"], "expected"))
+        rows.append(RatingRow(dict(metrics), target, True, True, record["question"]))
     return rows
 
 
@@ -62,9 +63,10 @@ def kept(rows: list[RatingRow], ratings: int, draw: int) -> dict[str, float | No
     order = rng.sample(range(len(rows)), len(rows))
     rated = statistics_of(EVALUATION, [rows[index] for index in order[:ratings]], DEFAULT_LEARNING_RATE)
     known = rated.agreement
-    promise, found = rated.guarantee(7.0), rated.threshold_for(_PRECISION)
-    if known.auroc is None or promise is None:
+    found = rated.threshold_for(_PRECISION)
+    if known.auroc is None:
         return None
+    promise = precision_bound(0.7, rated.scores, [target > 0.5 for target in rated.targets])
     rest = [rows[index] for index in order[ratings:]]
     scores = [rated.aggregator.score(row.metrics) for row in rest]
     good = [row.target > 0.5 for row in rest]
@@ -74,8 +76,8 @@ def kept(rows: list[RatingRow], ratings: int, draw: int) -> dict[str, float | No
 
     mean, share = rated.mean(scores[:_OTHERS]), known.good / ratings
     return {
-        "guarantee": promise.precision,
-        "guarantee_kept": float(promise.precision <= precision(7.0)),
+        "guarantee": promise.low,
+        "guarantee_kept": float(promise.low <= precision(7.0)),
         "threshold_found": float(found is not None),
         "threshold_kept": None if found is None else float(precision(found.threshold) >= _PRECISION),
         "mean_inside": None if mean is None else float(mean.low <= statistics.fmean(good) <= mean.high),

@@ -233,7 +233,8 @@ async def answers_before_training(
     """
     asked = [row for row in await evaluations(store, run_id) if row.model == "base" and row.step == 0]
     rows = await stored_samples(store, asked[0].id) if asked else []
-    if not rows or [TestPrompt(row.prompt, row.kind, row.reference) for row in rows] != list(prompts):  # type: ignore[arg-type]
+    answered = [(row.prompt, row.kind, row.reference) for row in rows]
+    if not rows or answered != [(prompt.prompt, prompt.kind, prompt.reference) for prompt in prompts]:
         return None
     return summarize(
         [

@@ -31,7 +31,6 @@ from lora_tui.scoring.agreement import (
 )
 from lora_tui.scoring.guarantee import (
     lower_bound,
-    precision_bound,
     prediction_powered_mean,
     ratings_needed,
     threshold_for_precision,
@@ -55,9 +54,6 @@ THRESHOLDS = tuple(step / 2 for step in range(21))
 """Thresholds that are tried, 0-10: fixed beforehand, so that no rating has a say in them."""
 
 _THRESHOLD = "data_generation.evaluation_threshold"
-
-_CONTROLS = ("avoid", "unrelated", "control")
-"""Kinds of test prompts whose answer must not contain something: their scores are no opinion about an answer."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +114,6 @@ class RatingStatistics:
         mean = prediction_powered_mean(*known, scores, weight=1.0)
         return None if mean is None else _estimate(mean)
 
-    def guarantee(self, threshold: float) -> Guarantee | None:
-        """Return what the ratings at random promise of what today's weights score `threshold` (0-10) or more.
-
-        It speaks of what will be scored by these weights; what was accepted by earlier ones is another set.
-        """
-        if not self.enough:
-            return None
-        bound = precision_bound(threshold / 10, *self._drawn_labels())
-        return Guarantee(threshold, bound.low, bound.good, bound.rated)
-
     def threshold_for(self, precision: float) -> Guarantee | None:
         """Return the lowest threshold that promises a precision (0-1, neither end), None where none does."""
         if not self.enough:
@@ -187,7 +173,7 @@ def statistics_of(scope: str, rows: Sequence[RatingRow], learning_rate: float) -
 
     known = replay([]).weights.keys()
     rows = [row for row in rows if row.metrics.keys() & known]
-    counts = [row.by_person and row.kind not in _CONTROLS for row in rows]
+    counts = [row.by_person for row in rows]
     rated = [row for row, counted in zip(rows, counts, strict=True) if counted]
     scores = [0.0] * len(rated)
     if not any(missing_ratings(*count_labels([row.target for row in rated]), ENOUGH)):

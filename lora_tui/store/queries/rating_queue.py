@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.feedback import AUDIT, PERSON
 
-_CONTROLS = "('avoid', 'control', 'unrelated')"
-
 _PAIRS = f"""
 SELECT id FROM pairs WHERE run_id = ? AND state IN ('accepted', 'rejected', 'review')
     AND EXISTS (SELECT 1 FROM pair_metrics WHERE pair_id = pairs.id)
@@ -22,7 +20,7 @@ SELECT id FROM pairs WHERE run_id = ? AND state IN ('accepted', 'rejected', 'rev
 # what is drawn at random, and a later evaluation must not draw anew.
 _ANSWERS = f"""
 SELECT MIN(samples.id) AS id FROM samples JOIN evaluations ON evaluations.id = evaluation_id
-WHERE run_id = ? AND kind NOT IN {_CONTROLS} AND json_type(samples.metrics, '$.token_f1') IS NOT NULL
+WHERE run_id = ? AND kind = 'expected' AND json_type(samples.metrics, '$.token_f1') IS NOT NULL
 GROUP BY prompt, answer HAVING NOT MAX(EXISTS (SELECT 1 FROM feedback WHERE subject = 'sample'
     AND subject_id = samples.id AND given_by = '{PERSON}' AND undone_at IS NULL))"""
 

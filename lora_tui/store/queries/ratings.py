@@ -15,7 +15,7 @@ from lora_tui.store.feedback import ACTIVE, AUDIT, PERSON
 class RatingRow:
     """One judgement in force, as `FeedbackRow`; `by_person` and `at_random` say who gave it and how it was asked for.
 
-    `about` is the passage of a pair, the test prompt of an answer. `kind` is that of a test prompt, else empty.
+    `about` is the passage of a pair, the test prompt of an answer.
     `as_hard`: it was asked for because it is hard to score, which teaches most.
     """
 
@@ -24,22 +24,24 @@ class RatingRow:
     by_person: bool
     at_random: bool
     about: str
-    kind: str
     as_hard: bool = False
 
 
 _RATINGS = f"""
 SELECT feedback.metrics AS metrics, target, given_by = '{PERSON}' AS by_person, asked = '{AUDIT}' AS at_random,
     COALESCE(pairs.chunk_id, samples.prompt, subject || ' ' || subject_id) AS about,
-    COALESCE(samples.kind, '') AS kind, asked = '{ACTIVE}' AS as_hard
+    asked = '{ACTIVE}' AS as_hard
 FROM feedback
 LEFT JOIN pairs ON subject = 'pair' AND pairs.id = subject_id
 LEFT JOIN samples ON subject = 'sample' AND samples.id = subject_id
-WHERE scope = ? AND undone_at IS NULL ORDER BY feedback.id"""
+WHERE scope = ? AND undone_at IS NULL AND COALESCE(samples.kind, 'expected') = 'expected' ORDER BY feedback.id"""
 
 
 async def rating_rows(store: Store, scope: str) -> list[RatingRow]:
-    """Return the judgements of a scope (``generation``, ``evaluation``) that are in force, as they were given."""
+    """Return the judgements of a scope (``generation``, ``evaluation``) that are in force, as they were given.
+
+    As in `feedback.in_force`, those of controls are left out: they are no opinion about an answer.
+    """
     return await store.all(RatingRow, _RATINGS, (scope,))
 
 
@@ -50,6 +52,7 @@ async def ratings_state(store: Store, scope: str) -> tuple[Any, ...]:
     """
     sql = (
         "SELECT COALESCE(SUM(given_by = ?), 0), COUNT(*), COALESCE(MAX(id), 0), COALESCE(SUM(id), 0),"
+        " COALESCE(SUM(length(CAST(metrics AS TEXT))), 0),"  # older ones are given further metrics
         " (SELECT COUNT(*) FROM pair_edits WHERE undone_at IS NULL)"
         " FROM feedback WHERE scope=? AND undone_at IS NULL"
     )
