@@ -10,7 +10,8 @@ in `judged_sets`. Without `--prior-from` the shipped prior scores; with it, one 
 With `--ratings N` the questions are cut in halves, N answers to questions of one half are rated, and those of the other
 are scored: `rated` holds the means over the draws, of the prior alone on the same answers (`prior_…`) and after, and
 the share of draws in which the AUROC fell. `--update gradient` takes one gradient step a rating in the prior's metric
-instead of the most probable weights, for comparison; `--learning-rate` is as in the configuration.
+instead of the most probable weights, for comparison; `--learning-rate` is as in the
+configuration, `--deviation` that of the prior.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,14 @@ def main() -> None:
     parser.add_argument("--ratings", type=int, default=0, metavar="N")
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--learning-rate", type=float, default=DEFAULT_LEARNING_RATE)
+    parser.add_argument("--deviation", type=float, help="of the prior's weights, instead of its own")
     parser.add_argument("--update", choices=("map", "gradient"), default="map")
     given = parser.parse_args()
     if given.ratings < 0 or given.draws < 1:
         parser.error("--ratings must be 0 or more, --draws 1 or more")
     prior = derive([read(file) for file in given.prior_from]) if given.prior_from else EVALUATION_PRIOR
+    if given.deviation is not None:
+        prior = replace(prior, deviation=given.deviation)
     for file in given.files:
         records = read(file)
         scorer = AdaptiveAggregator(prior)
