@@ -32,7 +32,7 @@ def test_a_rating_is_about_a_passage_or_a_prompt(tmp_path: Path) -> None:
     of_pairs, (answer,) = with_store(tmp_path / "store.db", work)
     assert [row.about for row in of_pairs] == ["a passage", "a passage", "pair 3", "pair 99"]
     assert [(row.by_person, row.at_random) for row in of_pairs] == [(1, 1), (1, 1), (1, 1), (0, 0)]
-    assert (answer.about, answer.kind, answer.metrics) == (SAMPLE["prompt"], SAMPLE["kind"], METRICS)
+    assert (answer.about, answer.metrics) == (SAMPLE["prompt"], METRICS)
 
 
 def test_the_state_of_ratings_changes_with_every_rating_and_every_undo(tmp_path: Path) -> None:
