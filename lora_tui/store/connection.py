@@ -9,13 +9,14 @@ the file falls back to the TRUNCATE journal and `Store.warning` says so.
 """
 
 import asyncio
+import copy
 import dataclasses
 import errno
 import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -43,6 +44,7 @@ class Store:
     def __init__(self, connection: aiosqlite.Connection, path: Path, warning: str | None) -> None:
         self._connection = connection
         self._writing = asyncio.Lock()
+        self._check: Callable[[Store], Awaitable[None]] | None = None
         self.path = path
         self.warning = warning
 
@@ -72,6 +74,12 @@ class Store:
             raise
         return cls(connection, path, warning)
 
+    def checked_by(self, check: Callable[["Store"], Awaitable[None]]) -> "Store":
+        """Return this connection with a check at the beginning of every transaction; what it raises ends that."""
+        checked = copy.copy(self)
+        checked._check = check
+        return checked
+
     async def close(self) -> None:
         """Close the connection; its thread ends with it."""
         await self._connection.close()
@@ -90,6 +98,8 @@ class Store:
                 # A coroutine that is cancelled here has begun all the same: the connection's thread executes what was
                 # sent, whether anyone still waits or not. Rolling back is harmless where nothing was begun.
                 await self._connection.execute("BEGIN IMMEDIATE")
+                if self._check is not None:
+                    await self._check(self)
                 yield self
                 await self._connection.execute("COMMIT")
             except BaseException:

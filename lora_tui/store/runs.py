@@ -2,34 +2,31 @@
 
     queued -> running -> stopping -> finished | stopped | failed | interrupted
 
-The owner is the process that works on the run. A run whose owner is gone is marked `interrupted` by the next process
-that looks (`mark_interrupted`), and can then be resumed by any. Ownership is checked by process id *and* process start
-time, because ids are reused; for another host only the age of the heartbeat can tell.
+The owner is the process that works on the run (`lora_tui.store.owner`). A run whose owner is gone is marked
+`interrupted` by the next process that looks (`mark_interrupted`), and can then be resumed by any. Whoever owns a run
+has a token, and writes through `owned_by`: once another process has taken the run over, nothing of the former owner
+reaches it any more.
 """
 
-import socket
+import asyncio
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from lora_tui.store.connection import Store, to_json
+from lora_tui.store.owner import LostRunError, OwnerRow, may_beat, new_token, owner_alive, this_process
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, Run
 
 HEARTBEAT_SECONDS = 2.0
 """How often an owner renews its heartbeat."""
 
-_REMOTE_HEARTBEAT_TIMEOUT = 60.0
-"""A heartbeat from another host that is older than this means that its process is gone."""
+_WATCHED_BEATS = 3
+"""Heartbeats without news after which a run of another machine that was marked as interrupted may be taken over."""
 
 _LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
 
-
-def _owner() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"pid": process.pid, "pid_started": process.create_time(), "host": socket.gethostname()}
+_OWNER_COLUMNS = "id, pid, pid_started, host, heartbeat, ticks, place"
 
 
 async def create(
@@ -38,14 +35,21 @@ async def create(
     settings: dict[str, Any],
     options: dict[str, Any],
     written: Collection[str] | None = None,
+    token: str | None = None,
 ) -> int:
     """Add a run in state ``queued`` that this process owns; returns its id. `settings` must hold no key.
 
-    `written` are the dotted keys of them that somebody wrote, None for all.
+    `written` are the dotted keys of them that somebody wrote, None for all; `token` is that of `owned_by`.
     """
     now = time.time()
     async with store.transaction() as t:
-        columns = _owner() | {"settings": settings, "options": options, "created_at": now, "heartbeat": now}
+        columns = this_process() | {
+            "owner": token or new_token(),
+            "settings": settings,
+            "options": options,
+            "created_at": now,
+            "heartbeat": now,
+        }
         columns["written"] = None if written is None else sorted(written)
         return await t.insert("runs", mode=mode, state="queued", **columns)
 
@@ -58,13 +62,20 @@ async def set_settings(store: Store, run_id: int, settings: dict[str, Any], writ
         )
 
 
-async def take_over(store: Store, run_id: int) -> bool:
-    """Make this process the owner of a run that is to be resumed; returns False when a live process has it."""
+async def take_over(store: Store, run_id: int, token: str | None = None) -> bool:
+    """Make this process the owner of a run that is to be resumed; returns False when a live process has it.
+
+    `token` is that of `owned_by`. A run of another machine that was marked as interrupted is watched for some seconds
+    first: its owner may live, and only its heartbeat can show it.
+    """
+    if await _beats(store, run_id):
+        return False
+    columns = this_process() | {"owner": token or new_token(), "heartbeat": time.time()}
     async with store.transaction() as t:
         taken = await t.execute(
-            "UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, heartbeat=?,"
-            f" pid=?, pid_started=?, host=? WHERE id=? AND state NOT IN ({_LIVE})",
-            (time.time(), *_owner().values(), run_id),
+            f"UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, {'=?, '.join(columns)}=?"
+            f" WHERE id=? AND state NOT IN ({_LIVE})",
+            (*columns.values(), run_id),
         )
         if taken:
             await t.execute(
@@ -72,6 +83,42 @@ async def take_over(store: Store, run_id: int) -> bool:
                 (time.time(), run_id),
             )
     return taken == 1
+
+
+async def _beats(store: Store, run_id: int) -> bool:
+    """Watch an interrupted run that may live elsewhere; returns whether its owner has renewed the heartbeat."""
+
+    async def look() -> OwnerRow | None:
+        return await store.one(
+            OwnerRow, f"SELECT {_OWNER_COLUMNS} FROM runs WHERE id=? AND state='interrupted'", (run_id,)
+        )
+
+    first = await look()
+    if first is None or not may_beat(first):
+        return False
+    await asyncio.sleep(_WATCHED_BEATS * HEARTBEAT_SECONDS)
+    now = await look()
+    return now is None or now.heartbeat != first.heartbeat
+
+
+def owned_by(store: Store, run_id: int, token: str) -> Store:
+    """Return the store as the owner of a run writes to it: every transaction is refused once another owns the run.
+
+    Refused with `LostRunError`, before anything of it is written.
+    """
+
+    async def check(t: Store) -> None:
+        rows = await t.tuples("SELECT owner, pid, host FROM runs WHERE id=?", (run_id,))
+        if not rows:
+            raise LostRunError(f"Run {run_id} was deleted while it worked; it has ended, and nothing more is stored.")
+        owner, pid, host = rows[0]
+        if owner != token:
+            raise LostRunError(
+                f"Run {run_id} was taken over by process {pid} on {host}: it goes on there, and has ended here. "
+                f"Watch it with --attach {run_id}."
+            )
+
+    return store.checked_by(check)
 
 
 async def start(store: Store, run_id: int) -> None:
@@ -102,9 +149,10 @@ async def end(store: Store, run_id: int, state: str, result: dict[str, Any] | No
 
 
 async def renew_heartbeat(store: Store, run_id: int) -> None:
-    """Renew the heartbeat."""
+    """Renew the heartbeat; a run that was taken for interrupted, as its clock or machine stood, lives again."""
     async with store.transaction() as t:
         await t.execute("UPDATE runs SET heartbeat=? WHERE id=?", (time.time(), run_id))
+        await t.execute("UPDATE runs SET state='running', ended_at=NULL WHERE id=? AND state='interrupted'", (run_id,))
 
 
 async def set_folder(store: Store, run_id: int, folder: Path, device: str | None = None) -> None:
@@ -212,31 +260,19 @@ async def newest_unfinished_training(store: Store) -> Run | None:
 
 async def mark_interrupted(store: Store) -> int:
     """Mark live runs whose owner is gone as ``interrupted``; returns how many there were."""
-    live = await store.all(Run, f"SELECT * FROM runs WHERE state IN ({_LIVE})")
-    gone = [run for run in live if not owner_alive(run)]
+    live = await store.all(OwnerRow, f"SELECT {_OWNER_COLUMNS} FROM runs WHERE state IN ({_LIVE})")
+    gone = [owner for owner in live if not owner_alive(owner)]
     if gone:
         async with store.transaction() as t:
-            for run in gone:
+            for owner in gone:
                 marked = await t.execute(
                     f"UPDATE runs SET state='interrupted', ended_at=heartbeat WHERE id=? AND state IN ({_LIVE})"
-                    " AND pid=? AND pid_started=?",
-                    (run.id, run.pid, run.pid_started),
+                    " AND pid=? AND pid_started=? AND heartbeat=?",
+                    (owner.id, owner.pid, owner.pid_started, owner.heartbeat),
                 )
                 if marked:  # else another process has taken the run over meanwhile, and its device with it
-                    await t.execute("DELETE FROM device_locks WHERE run_id=?", (run.id,))
+                    await t.execute("DELETE FROM device_locks WHERE run_id=?", (owner.id,))
     return len(gone)
-
-
-def owner_alive(run: Run) -> bool:
-    """Return whether the process that owns `run` still exists."""
-    if run.host != socket.gethostname():
-        return time.time() - run.heartbeat < _REMOTE_HEARTBEAT_TIMEOUT
-    try:
-        process = psutil.Process(run.pid)
-        same = abs(process.create_time() - run.pid_started) < 1.0
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def lock_device(store: Store, run_id: int, device: str) -> Run | None:

@@ -341,7 +341,23 @@ ALTER TABLE evaluations ADD COLUMN overall REAL;
 """
 """Controls apart from the score, and the mean of both; older evaluations have one score over all prompts."""
 
-MIGRATIONS: tuple[str, ...] = (_INITIAL, _WHAT_PEOPLE_DO, _HELD_OUT_LOSS, _WRITTEN, _ASKED, _JUDGEMENTS, _CONTROLS)
+_OWNERS = """
+ALTER TABLE runs ADD COLUMN owner TEXT;
+ALTER TABLE runs ADD COLUMN ticks INTEGER;
+ALTER TABLE runs ADD COLUMN place TEXT;
+"""
+"""The token of a run's owner, and its process in terms that no step of the clock moves (`lora_tui.store.owner`)."""
+
+MIGRATIONS: tuple[str, ...] = (
+    _INITIAL,
+    _WHAT_PEOPLE_DO,
+    _HELD_OUT_LOSS,
+    _WRITTEN,
+    _ASKED,
+    _JUDGEMENTS,
+    _CONTROLS,
+    _OWNERS,
+)
 """SQL scripts; entry n takes a file from version n to n + 1."""
 
 VERSION = len(MIGRATIONS)

@@ -15,6 +15,7 @@ from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 from lora_tui.store import events, runs
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import Command, Run
 from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import tiny_settings
@@ -109,6 +110,31 @@ def test_a_failure_that_the_user_can_mend_is_its_message_and_status(
     run = engine_harness.ask(runs.get, outcome.run_id)
     assert (run.state, run.error, run.result) == ("failed", "the folder is empty", {"accepted": 2})
     assert engine_harness.events(outcome.run_id, "done")[0].payload["error"] == "the folder is empty"
+
+
+def test_a_run_that_another_process_has_taken_over_ends_here_and_leaves_it_alone(
+    engine_harness: EngineHarness, job: Callable[[Job], None]
+) -> None:
+    seen = []
+
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        async def take_over(store: Store) -> None:
+            await runs.end(store, ctx.run_id, "stopped", None, None)
+            assert await runs.take_over(store, ctx.run_id)
+            await runs.start(store, ctx.run_id)
+
+        await asyncio.to_thread(engine_harness.ask, take_over)
+        await ctx.stop_async.wait()
+        seen.append(ctx.lost.is_set())
+        raise Stopped({"saved": True})
+
+    job(work)
+    outcome = engine_harness.run("train")
+    assert (outcome.state, outcome.exit_status, seen) == ("failed", 1, [True])
+    assert outcome.error is not None
+    assert outcome.error.startswith("Run 1 was taken over by process ")
+    assert state_of(engine_harness, outcome.run_id) == "running"
+    assert not engine_harness.events(outcome.run_id, "done")
 
 
 def test_a_bug_is_a_failure_whose_traceback_is_in_the_log(

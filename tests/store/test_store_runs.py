@@ -1,5 +1,6 @@
 """Runs: states, owners, devices, and what can be taken up again."""
 
+import asyncio
 import os
 import socket
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.owner import LostRunError
 from lora_tui.store.rows import Run
 from tests.store.store_fixtures import add_run, with_store
 
@@ -33,7 +35,6 @@ def test_a_new_run_is_queued_and_belongs_to_this_process(tmp_path: Path) -> None
     run = with_store(tmp_path / "store.db", work)
     assert (run.mode, run.state, run.pid, run.host) == ("train", "queued", os.getpid(), socket.gethostname())
     assert (run.settings, run.options) == ({"a": {"b": [1.5]}}, {"file": "ü"})
-    assert runs.owner_alive(run)
 
 
 def test_the_states_of_a_run_follow_its_life(tmp_path: Path) -> None:
@@ -57,7 +58,13 @@ def test_the_states_of_a_run_follow_its_life(tmp_path: Path) -> None:
     [
         ({}, "running"),
         ({"pid": 2**22 + 1}, "interrupted"),  # above the largest process id
-        ({"pid_started": 5.0}, "interrupted"),  # the id is in use again, by another process
+        ({"ticks": 5}, "interrupted"),  # the id is in use again, by another process
+        ({"pid_started": 5.0, "heartbeat": -3600.0}, "running"),  # the system clock was stepped
+        ({"ticks": None, "place": None, "pid_started": 5.0, "heartbeat": -3600.0}, "interrupted"),  # an older version's
+        ({"ticks": None, "place": None, "pid_started": 5.0, "heartbeat": 0.0}, "running"),
+        ({"place": "another container", "heartbeat": 0.0}, "running"),
+        ({"place": "another container", "pid": 2**22 + 1, "heartbeat": 0.0}, "running"),
+        ({"place": "an earlier boot", "heartbeat": -1e9}, "interrupted"),
         ({"host": "elsewhere", "heartbeat": 0.0}, "running"),
         ({"host": "elsewhere", "heartbeat": -3600.0}, "interrupted"),
     ],
@@ -73,6 +80,65 @@ def test_a_run_whose_owner_is_gone_is_interrupted(tmp_path: Path, columns: dict[
         return await runs.mark_interrupted(store), await state(store, run_id)
 
     assert with_store(tmp_path / "store.db", work) == (int(expected == "interrupted"), expected)
+
+
+def test_a_run_that_was_taken_for_dead_lives_again_at_its_next_heartbeat(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[str]:
+        run_id = await runs.create(store, "train", {}, {}, token="mine")
+        await runs.start(store, run_id)
+        await set_owner(store, run_id, host="elsewhere", heartbeat=0.0)
+        await runs.mark_interrupted(store)
+        seen = [await state(store, run_id)]
+        await runs.renew_heartbeat(runs.owned_by(store, run_id, "mine"), run_id)
+        return [*seen, await state(store, run_id)]
+
+    assert with_store(tmp_path / "store.db", work) == ["interrupted", "running"]
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_run_of_another_machine_is_taken_over_only_when_its_heart_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beats: bool
+) -> None:
+    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.05)
+
+    async def work(store: Store) -> bool:
+        run_id = await runs.create(store, "train", {}, {}, token="theirs")
+        await set_owner(store, run_id, host="elsewhere", heartbeat=0.0)  # our clock was stepped far ahead
+        await runs.mark_interrupted(store)
+        taking = asyncio.create_task(runs.take_over(store, run_id))
+        await asyncio.sleep(0.05)
+        if beats:
+            await runs.renew_heartbeat(runs.owned_by(store, run_id, "theirs"), run_id)
+        return await taking
+
+    assert with_store(tmp_path / "store.db", work) is not beats
+
+
+def test_what_a_former_owner_still_writes_is_refused(tmp_path: Path) -> None:
+    async def work(store: Store) -> tuple[int, list[str]]:
+        run_id = await runs.create(store, "generate", {}, {}, token="first")
+        former = runs.owned_by(store, run_id, "first")
+        await events.append(former, run_id, [(0.0, "note", {})])
+        await runs.end(store, run_id, "stopped", None, None)
+        assert await runs.take_over(store, run_id, "second")
+        for write in (
+            events.append(former, run_id, [(0.0, "note", {})]),
+            runs.end(former, run_id, "finished", {}, None),
+            runs.renew_heartbeat(former, run_id),
+            runs.mark_stopping(former, run_id),
+        ):
+            with pytest.raises(LostRunError, match=r"Run 1 was taken over by process \d+ on "):
+                await write
+        await events.append(runs.owned_by(store, run_id, "second"), run_id, [(0.0, "note", {})])
+        states = [await state(store, run_id)]
+        async with store.transaction() as t:
+            await runs.delete_part(t, run_id, 10)
+            await runs.delete_part(t, run_id, 10)
+        with pytest.raises(LostRunError, match="Run 1 was deleted"):
+            await events.append(former, run_id, [(0.0, "note", {})])
+        return await events.last_id(store, run_id), states
+
+    assert with_store(tmp_path / "store.db", work) == (0, ["queued"])
 
 
 def test_a_run_that_has_ended_is_never_interrupted(tmp_path: Path) -> None:
@@ -117,8 +183,6 @@ def test_only_one_of_two_takes_a_run_over(tmp_path: Path) -> None:
             assert run is not None
             assert (run.state, run.error, run.result, run.ended_at) == ("queued", None, None, None)
             return taken
-
-    import asyncio
 
     assert asyncio.run(work()) == [True, False]
 

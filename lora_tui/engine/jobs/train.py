@@ -262,7 +262,7 @@ class _TrainingRun:
             write_best=self._write_best,
             write_metadata=lambda target, step: self._write_metadata(target, step, None),
             on_checkpoint=self._on_checkpoint,
-            should_stop=self.ctx.stop.is_set,
+            should_stop=self._should_stop,
             warn=self.ctx.warn,
             should_save=self.should_save,
             note=lambda message: self.ctx.emit("note", message=message),
@@ -272,6 +272,12 @@ class _TrainingRun:
         return train_model(
             self.model, self.dataset, tuning, folder, hooks, resume=self.ctx.resumed, held_out=self.held_out
         )
+
+    def _should_stop(self) -> bool:
+        """Whether to save and end; raises `Stopped` where the folder belongs to another process by now."""
+        if self.ctx.lost.is_set():
+            raise Stopped
+        return self.ctx.stop.is_set()
 
     def _on_step(self, report: StepReport) -> None:
         # A resumed run repeats the steps after its last checkpoint.

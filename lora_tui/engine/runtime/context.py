@@ -61,6 +61,8 @@ class EventWriter:
         """Return when everything queued so far is in the store; raises what made a write fail."""
         await asyncio.sleep(0)
         await self._queue.join()
+        if isinstance(self._failure, LoraTuiError):
+            raise self._failure
         if self._failure is not None:
             raise LoraTuiError(
                 f"The store {self._store.path} can no longer be written: {self._failure}"
@@ -94,7 +96,8 @@ class RunContext:
     """A job's view of its run; all methods but the coroutines may be called from any thread.
 
     `options` are what the command line or the app passed, `resumed` says that the run goes on after an interruption;
-    `stop` and `stop_async` are set together, for code on torch's thread and on the loop.
+    `stop` and `stop_async` are set together, for code on the torch thread and on the loop. `lost` is set before where
+    another process has taken the run over: then its folder is no longer this one's to write to.
     """
 
     run_id: int
@@ -107,6 +110,7 @@ class RunContext:
     commands: Commands = field(default_factory=Commands)
     stop: threading.Event = field(default_factory=threading.Event)
     stop_async: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: threading.Event = field(default_factory=threading.Event)
 
     def emit(self, kind: str, /, **payload: Any) -> None:
         """Queue an event of this kind; from any thread, without waiting."""

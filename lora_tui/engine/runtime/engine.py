@@ -27,6 +27,7 @@ from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.owner import LostRunError, new_token
 
 T = TypeVar("T")
 
@@ -85,8 +86,9 @@ class Engine:
         """Create (or take over) a run and begin it; returns its id and a future of how it ends."""
         if mode == "quickstart":
             settings = quickstart_settings(settings)
-        run_id = self.call(self._create_or_take_over(mode, settings, dict(options or {}), resume)).result()
-        return run_id, self.call(self._run(run_id, mode, settings, dict(options or {}), resumed=resume is not None))
+        given, token = dict(options or {}), new_token()
+        run_id = self.call(self._create_or_take_over(mode, settings, given, resume, token)).result()
+        return run_id, self.call(self._run(run_id, token, mode, settings, given, resumed=resume is not None))
 
     async def iterate(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Iterate over a generator of the engine's loop from the caller's loop; breaking off closes it there."""
@@ -157,13 +159,14 @@ class Engine:
         return self._store
 
     async def _create_or_take_over(
-        self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None
+        self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None, token: str
     ) -> int:
         store = self.open_store
         if resume is None:
-            return await runs.create(store, mode, settings.model_dump(mode="json"), options, written_keys(settings))
+            values, written = settings.model_dump(mode="json"), written_keys(settings)
+            return await runs.create(store, mode, values, options, written, token)
         await runs.mark_interrupted(store)
-        taken = await runs.take_over(store, resume)
+        taken = await runs.take_over(store, resume, token)
         run = await require_run(store, resume)
         if not taken:
             raise UsageError(
@@ -179,12 +182,12 @@ class Engine:
         if context is not None and not context.stop.is_set():
             context.stop.set()
             context.stop_async.set()
-            self._marking_stopped = asyncio.ensure_future(runs.mark_stopping(self.open_store, run_id))
+            self._marking_stopped = asyncio.ensure_future(_mark_stopping(context))
 
     async def _run(
-        self, run_id: int, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
+        self, run_id: int, token: str, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
     ) -> Outcome:
-        store = self.open_store
+        store = runs.owned_by(self.open_store, run_id, token)
         writer = EventWriter(store, run_id, on_failure=lambda: self._request_stop(run_id))
         context = RunContext(run_id, settings, options, store, resumed, writer, self._torch_thread, Commands(mode))
         self._active[run_id] = context
@@ -221,6 +224,11 @@ class Engine:
                 if tick % beats == 0:
                     await runs.renew_heartbeat(context.store, context.run_id)
                 await self._handle_commands(context)
+            except LostRunError as problem:
+                log.warning("%s", problem)
+                context.lost.set()
+                self._request_stop(context.run_id)
+                return
             except Exception:  # whatever it is, the run goes on without this beat
                 # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
                 log.exception("the heartbeat of run %s cannot be stored", context.run_id)
@@ -236,6 +244,13 @@ class Engine:
                 outcome = await context.commands.handle(command, last=last)
             if outcome is not None:
                 await events.answer_command(context.store, command.id, outcome)
+
+
+async def _mark_stopping(context: RunContext) -> None:
+    try:
+        await runs.mark_stopping(context.store, context.run_id)
+    except LoraTuiError as problem:  # the run ends all the same, and says why
+        log.warning("run %s cannot be marked as stopping: %s", context.run_id, problem)
 
 
 async def _run_job(context: RunContext, mode: str) -> tuple[str, int, dict[str, Any], str | None]:
