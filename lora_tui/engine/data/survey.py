@@ -23,7 +23,7 @@ _TURN_TOKENS = 4
 
 _CACHE_SIZE = 8
 
-_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,9 @@ def estimate_tokens(text: str) -> int:
 
     English prose has 4.2 to 4.7 characters a token with the usual vocabularies: this errs on the side of more tokens.
     """
-    ideograms = len(_CJK.findall(text))
+    if text.isascii():
+        return (len(text) + 3) // 4
+    ideograms = len(text) - len(_CJK.sub("", text))
     return ideograms + (len(text) - ideograms + 3) // 4
 
 

@@ -11,10 +11,9 @@ Pure functions over text: no files, no tokenizer. Sizes are in tokens by whateve
 
 import re
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_tui.engine.data.survey import estimate_tokens
 
@@ -23,11 +22,20 @@ VERSION = "1"
 
 TokenCounter = Callable[[str], int]
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-_HEADING = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_MARKED_LINES = re.compile(
+    r"""^(?:(?P<blank>(?:[^\S\n]*+\n)++|[^\S\n]++\Z)
+    |\ {0,3}(?:(?P<heading>\#{1,6}[ \t]++(?=\S))|(?P<fence>`{3,}|~{3,})))""",
+    re.MULTILINE | re.VERBOSE,
+)
+_HEADING = re.compile(r"#{1,6}[ \t]+")
+_MAX_HEADING = 200
+"""Characters of a heading that are kept: each chunk under it carries them."""
+
 _ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|vs|cf|e\.g|i\.e|z\.B|d\.h|approx|ca|[A-Z])\.$")
 _SENTENCE_END = re.compile(
-    r"""(?<=[.!?…])["'”’»)\]]*\s+(?=["'“‘«(\[]?[^\W\d_a-zß-öø-ÿ]|\d|[-*#>|])|(?<=[。！？])|\n(?=\s*(?:[-*+]|\d+[.)])\s)""",
+    # Possessive, and once for each run of white space: a text may hold a million blanks in a row.
+    r"""(?<=[.!?…])["'”’»)\]]*+\s++(?=["'“‘«(\[]?[^\W\d_a-zß-öø-ÿ]|\d|[-*#>|])|(?<=[。！？])
+    |(?<!\s)[^\S\n]*+\n(?=\s*+(?:[-*+]|\d++[.)])\s)""",
     re.VERBOSE,
 )
 
@@ -45,8 +53,7 @@ class Chunk:
 _Kind = Literal["text", "code", "heading"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     start: int
     end: int
     tokens: int
@@ -65,50 +72,50 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
         raise ValueError(f"a chunk of {size} tokens cannot hold anything")
     overlap = max(0, min(overlap, size // 2))
 
-    groups = _pack(text, size, overlap, count_tokens)
     chunks: list[Chunk] = []
-    for number, group in enumerate(groups):
+    before: int | None = None  # where the group before begins
+    for group in _pack(text, size, overlap, count_tokens):
         start, end = group[0].start, group[-1].end
+        earliest, before = before, start
         if not text[start:end].strip():
             continue
-        if number > 0 and group[0].kind != "heading":
+        if earliest is not None and group[0].kind != "heading":
             room = min(overlap, size - sum(piece.tokens for piece in group))
-            start = _overlap_start(text, groups[number - 1][0].start, start, room, count_tokens)
+            start = _overlap_start(text, earliest, start, room, count_tokens)
         # The heading that most of the chunk stands under: its first own piece's.
         chunks.append(Chunk(start, end, count_tokens(text[start:end]), group[0].heading))
     return chunks
 
 
-def _pack(text: str, size: int, overlap: int, count_tokens: TokenCounter) -> list[list[_Piece]]:
+def _pack(text: str, size: int, overlap: int, count_tokens: TokenCounter) -> Iterator[list[_Piece]]:
     """Pack pieces into passages in order, leaving room for the overlap if a passage will need it."""
-    groups: list[list[_Piece]] = []
     current: list[_Piece] = []
-    filled = 0
-    waiting = deque(_pieces(text, size, count_tokens))
-    while waiting:
-        piece = waiting.popleft()
-        limit = size - (overlap if groups and current and current[0].kind != "heading" else 0)
+    own = filled = 0  # of `current`: pieces without the headings at its end, which belong to what follows; tokens
+    has_earlier = False
+    pieces = _pieces(text, size, count_tokens)
+    put_back: list[_Piece] = []  # parts of a piece, the last one first
+    while piece := put_back.pop() if put_back else next(pieces, None):
+        limit = size - (overlap if has_earlier and current and current[0].kind != "heading" else 0)
         new_section = piece.kind == "heading" and filled * 2 >= size
         if current and (filled + piece.tokens > limit or new_section):
-            own = len(current)
-            while own and current[own - 1].kind == "heading":  # a heading belongs to what follows
-                own -= 1
             if own:
-                groups.append(current[:own])
-                current = current[own:]
+                yield current[:own]
+                has_earlier = True
+                current, own = current[own:], 0
                 filled = sum(heading.tokens for heading in current)
             if current and filled + piece.tokens > size:
                 if filled * 2 < size and piece.kind != "heading":  # a heading must not stand alone
-                    waiting.extendleft(reversed(list(_split_piece(text, piece, size - filled, count_tokens))))
-                    piece = waiting.popleft()
+                    put_back.extend(reversed(list(_split_piece(text, piece, size - filled, count_tokens))))
+                    piece = put_back.pop()
                 else:
-                    groups.append(current)
-                    current, filled = [], 0
+                    yield current
+                    has_earlier = True
+                    current, own, filled = [], 0, 0
         current.append(piece)
+        own = own if piece.kind == "heading" else len(current)
         filled += piece.tokens
     if current:
-        groups.append(current)
-    return groups
+        yield current
 
 
 def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
@@ -147,43 +154,62 @@ def _split_piece(text: str, piece: _Piece, limit: int, count_tokens: TokenCounte
 
 def heading_of(line: str) -> str | None:
     """Return the text of a Markdown heading such as ``## Wings``, or None for any other line."""
-    found = _HEADING.match(line.strip())
-    return found.group(2).strip() if found else None
+    bare = line.strip()
+    mark = _HEADING.match(bare)
+    return bare[mark.end() :].rstrip("#").strip()[:_MAX_HEADING].rstrip() if mark else None
 
 
-def headings(text: str) -> list[str]:
-    """Return the Markdown headings of `text` in order; lines of fenced code are none."""
-    found = (heading_of(text[start:end]) for start, end, kind in _blocks(text) if kind == "heading")
-    return [heading for heading in found if heading]
+def headings(text: str, most: int | None = None) -> list[str]:
+    """Return the different Markdown headings of `text` in order, the first `most`; lines of fenced code are none."""
+    found: dict[str, None] = {}
+    for start, end, kind in _blocks(text):
+        if kind == "heading" and (heading := heading_of(text[start:end])):
+            found[heading] = None
+            if len(found) == most:
+                break
+    return list(found)
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int, _Kind]]:
-    """Yield paragraphs, whole fenced code blocks and heading lines, each with the blank lines that follow it."""
-    start = position = 0
+    """Yield paragraphs, whole fenced code blocks and heading lines, each with the blank lines that follow it.
+
+    Looks at blank lines, headings and fences alone, however many lines lie between them.
+    """
+    first = re.search(r"\S", text)
+    has_text_from = first.start() if first else len(text)
+    start = seen = 0  # where the block begins, and up to where lines have been looked at
     fence = ""
     kind: _Kind = "text"
-    after_blank = False
-    for begin, position in _lines(text, 0, len(text)):
-        bare = text[begin:position].rstrip()
-        mark = _FENCE.match(bare)
+    due = False  # the next line that is not blank begins a block
+    for found in _MARKED_LINES.finditer(text):
+        begin, mark = found.start(), found["fence"]
         if fence:
-            if mark and mark.group(1).startswith(fence) and mark.end() == len(bare):
-                kind, fence = "code", ""
+            if mark and mark.startswith(fence) and not text[found.end() : _line_end(text, found.end())].strip():
+                kind, fence, due, seen = "code", "", True, _line_end(text, found.end())
             continue
-        is_heading = _HEADING.match(bare) is not None
-        if text[start:begin].strip() and ((after_blank and bare) or is_heading or mark):
+        if due and begin > seen:
+            yield start, seen, kind
+            start, kind, due = seen, "text", False
+        if found["blank"]:
+            due, seen = due or begin > has_text_from, found.end()
+            continue
+        if begin > has_text_from:
             yield start, begin, kind
             start, kind = begin, "text"
-        if is_heading:
-            kind = "heading"
-        elif mark:
-            fence = mark.group(1)
-        elif bare and kind != "text":
-            yield start, begin, kind
-            start, kind = begin, "text"
-        after_blank = not bare
-    if position > start:
-        yield start, position, "code" if fence else kind
+        due = not mark
+        if mark:
+            fence = mark
+        else:
+            kind, seen = "heading", _line_end(text, found.end())
+    if due and seen < len(text):
+        yield start, seen, kind
+        start, kind = seen, "text"
+    if start < len(text):
+        yield start, len(text), "code" if fence else kind
+
+
+def _line_end(text: str, start: int) -> int:
+    return text.find("\n", start) + 1 or len(text)
 
 
 def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -211,7 +237,10 @@ def _split_anywhere(
 ) -> Iterator[tuple[int, int]]:
     """Yield parts of a text without sentence borders: the longest that fit, ending after white space if possible."""
     while start < end:
-        ends = range(start + 1, end + 1)
+        most = min(4 * size, end - start)  # characters; a text of a hundred million must not be counted for each part
+        while start + most < end and count_tokens(text[start : start + most]) <= size:
+            most = min(2 * most, end - start)
+        ends = range(start + 1, start + most + 1)
         cut = start + max(1, bisect_right(ends, size, key=lambda last: count_tokens(text[start:last])))
         if cut < end:
             middle = start + (cut - start) // 2

@@ -21,6 +21,7 @@ from lora_tui.store.rows import ChunkRow, SourceFile
 from lora_tui.text import one_line
 
 _MAX_TOPICS = 400
+_TOPICS_OF_FILE = 8
 _MAX_NAMED = 12
 
 
@@ -82,7 +83,7 @@ async def read_folder(
             else:
                 seen[document.id] = candidate.name
                 sources.append(source)
-                topics |= dict.fromkeys((title_of(candidate.name), *headings[: max(3, _MAX_TOPICS // 50)]))
+                topics |= dict.fromkeys((title_of(candidate.name), *headings))
                 _warn_of_document(candidate.name, document, sent_to, warn)
                 continue
         skipped.append((candidate.name, reason))
@@ -127,7 +128,7 @@ async def _store_document(
         await store_generation.add_document(t, document.id, len(document.text), document.encoding, chunking, rows)
         file = SourceFile(candidate.name, document.id, candidate.bytes, len(rows), None)
         await store_generation.add_source_file(t, run_id, file)
-    return Source(candidate.name, document.id, len(rows)), list(dict.fromkeys(chunks.headings(document.text)))
+    return Source(candidate.name, document.id, len(rows)), chunks.headings(document.text, _TOPICS_OF_FILE)
 
 
 def _warn_of_document(name: str, document: Document, sent_to: str | None, warn: Callable[[str], None]) -> None:

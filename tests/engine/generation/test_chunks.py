@@ -1,12 +1,23 @@
 """Chunks cover the text, their offsets are exact, and borders lie where a reader would put them."""
 
 import random
+import time
 from itertools import pairwise
 
 import pytest
 
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.chunks import Chunk, headings, split
+
+SENTENCE = "The keeper of the light at Lorvik had a dog, a boat and a stove that smoked. "
+LARGE = {
+    "no blank lines": SENTENCE + "\n",
+    "one line without a sentence's end": "rope sail tar mast keel ",
+    "blanks": " ",
+    "blanks behind a stop": ". " + " " * 4000,
+    "blank lines": "\n",
+}
+"""What is repeated: these took time with the square of their size. `tests/bench/large_texts.py` has more."""
 
 WORDS = ["alpha", "beta", "gamma", "straße", "東京", "naïve", "3.5", "U+2028", "{brace}", "<tag>", "`code`"]
 
@@ -112,6 +123,33 @@ def test_an_abbreviation_does_not_end_a_sentence() -> None:
 def test_white_space_alone_gives_no_chunk() -> None:
     assert split(" \n\n\t \n", 10, 2) == []
     assert split("", 10, 2) == []
+
+
+@pytest.mark.parametrize("form", LARGE)
+def test_a_large_text_takes_time_in_proportion_to_its_size(form: str) -> None:
+    text = "# " + LARGE[form] * (2_500_000 // len(LARGE[form])) + "end"
+    began = time.process_time()
+    chunks = split(text, 400, 40)
+    assert time.process_time() - began < 5  # 0.1 to 0.4 s here; what grew with the square took 7 s and more
+    assert chunks[-1].end == len(text)
+    assert sum(chunk.tokens for chunk in chunks) <= 1.3 * estimate_tokens(text) + 400
+
+
+def test_a_part_without_borders_is_counted_a_few_times_only() -> None:
+    counted = 0
+
+    def counter(text: str) -> int:
+        nonlocal counted
+        counted += len(text)
+        return estimate_tokens(text)
+
+    split("rope sail " * 100_000, 400, 40, counter)
+    assert counted < 100 * 1_000_000
+
+
+def test_a_heading_of_a_whole_page_is_cut() -> None:
+    assert max(len(chunk.heading) for chunk in split("# " + "word " * 5000, 400, 40)) <= 200
+    assert headings("# one\n\n# one\n\n# two\n\n# three", 2) == ["one", "two"]
 
 
 def test_the_estimate_counts_ideograms_singly() -> None:
