@@ -14,8 +14,11 @@ from typing import Any, ClassVar, Literal
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.driver import Driver
+from textual.events import Event, Resize
 from textual.filter import LineFilter
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
@@ -36,6 +39,9 @@ Ending = Literal["leave", "background", "stop", "gone"]
 away, or they stop and save."""
 
 _SANITIZER = ControlCharacterFilter()
+
+_SMALLEST = 20, 6
+"""Columns and rows that are laid out however small the terminal is: parts of Textual fail where no column is left."""
 
 _NOT_COMMANDS = ("move", "page", "edge", "go", "focus", "focus_next", "focus_previous", "command_palette", "escape")
 """Actions that the palette leaves out: they move about, which keys do better."""
@@ -132,6 +138,17 @@ class LoraApp(App[None]):
 
     # Life
 
+    @property
+    def size(self) -> Size:
+        """Columns and rows to lay out."""
+        return _at_least_smallest(super().size)
+
+    async def on_event(self, event: Event) -> None:
+        """Take a new size of the terminal for one that can be laid out."""
+        if isinstance(event, Resize):
+            event.size = _at_least_smallest(event.size)
+        await super().on_event(event)
+
     def on_mount(self) -> None:
         """Take the user's keys; polling begins once something is on the screen."""
         if self.options.keys:
@@ -186,6 +203,11 @@ class LoraApp(App[None]):
             self.screen.dismiss(None)
         else:
             self.push_screen(help_for(self.services, self.screen))
+
+    def action_command_palette(self) -> None:
+        """Show the commands; not anew where they are under another screen, which may not hold them twice."""
+        if not any(isinstance(screen, CommandPalette) for screen in self.screen_stack):
+            super().action_command_palette()
 
     def action_problem(self) -> None:
         """Show the last problem again."""
@@ -284,3 +306,8 @@ class LoraApp(App[None]):
         """Textual's filters, the one that no foreign text gets around, and what the terminal's font asks for."""
         filters = [*super().get_line_filters(), _SANITIZER]
         return filters if self.options.drawing == "full" else [*filters, GlyphFilter(self.options.drawing)]
+
+
+def _at_least_smallest(size: Size) -> Size:
+    columns, rows = _SMALLEST
+    return Size(max(size.width, columns), max(size.height, rows))

@@ -1,24 +1,30 @@
-"""Textual's terminal driver, made to survive a slow link, a dead one, and bytes that are no text.
+"""Textual's terminal driver, made to survive a slow link, a dead one, bytes that are no text, and large pastes.
 
-Three things differ. Writing never waits: frames that a stalled link cannot take are dropped and the screen is painted
+Four things differ. Writing never waits: frames that a stalled link cannot take are dropped and the screen is painted
 anew when it can (Textual's own queue holds 30 writes and then blocks the event loop). A terminal that has gone, seen as
 an end of input or a failed write, is reported to the app once instead of being read from for ever. Input that is not
 UTF-8, such as the mouse bytes a tmux re-attach can send, becomes replacement characters, not a crash (textual#6668).
+What is pasted is one event however large it is, also with escape sequences in it, which Textual's parser would take for
+keys (`InputParser`); and no more is read while the app has keys to work off, so that a storm of them cannot starve it.
 """
 
 import codecs
 import contextlib
 import os
+import re
 import selectors
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from textual import events
 from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
+from textual.app import ScreenStackError
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 _MAX_QUEUED = 1 << 19
 """Bytes that may be queued for a slow terminal before frames are dropped: a few full screens."""
@@ -31,6 +37,16 @@ _DRAIN_SECONDS = 1.0
 
 _READ_BYTES = 4096
 _SELECT_SECONDS = 0.1
+
+_MOST_WAITING = 50
+"""Messages that the app, or the part of it with the focus, may have to work off before more input is read."""
+
+_BACKLOG_SECONDS = 0.01
+
+_PASTE_BEGIN, _PASTE_END = "\x1b[200~", "\x1b[201~"
+
+_TYPED_AT_ONCE = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]{64,}(?<!\r)")
+"""Text that nobody types between two reads: a paste in a terminal that does not say where one begins and ends."""
 
 
 class TerminalWriter:
@@ -109,8 +125,67 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+class InputParser:
+    """Textual's parser of keys and mouse, with pastes kept from it.
+
+    It looks for escape sequences in what is pasted and answers them with keys: 36 kB of a coloured listing are 33,000
+    of them. Here it sees an empty paste, whose event gets the text.
+    """
+
+    def __init__(self, *, debug: bool = False) -> None:
+        self._parser = XTermParser(debug)
+        self._pasted: list[str] | None = None
+        """Pieces of the paste that is under way."""
+        self._end = ""
+        """The last characters that were read, in which a mark may have begun."""
+
+    def feed(self, text: str) -> Iterator[Message]:
+        """Return what a piece of input means; a mark may be split over two."""
+        while text:
+            mark = _PASTE_BEGIN if self._pasted is None else _PASTE_END
+            kept = len(self._end)
+            at = (self._end + text).find(mark)
+            length = len(text) if at < 0 else at + len(mark) - kept
+            piece, text = text[:length], text[length:]
+            self._end = "" if at >= 0 else (self._end + piece)[1 - len(mark) :]
+            if self._pasted is None:
+                yield from self._typed(piece)
+                self._pasted = None if at < 0 else []
+            else:
+                self._pasted.append(piece)
+                if at >= 0:
+                    yield from self._parser_without_paste(_PASTE_END)
+                    pasted = "".join(self._pasted)
+                    self._pasted = None
+                    yield events.Paste(pasted[: -len(mark)].replace("\0", ""))
+
+    def tick(self) -> Iterable[Message]:
+        """Return what time alone has decided: that an escape was the key."""
+        return self._parser.tick()
+
+    def end(self) -> None:
+        """Take note that no more comes."""
+        with contextlib.suppress(EOFError, ParseError):
+            for _ in self._parser.feed(""):
+                pass
+
+    def _typed(self, text: str) -> Iterator[Message]:
+        done = 0
+        for run in _TYPED_AT_ONCE.finditer(text):
+            yield from self._parser.feed(text[done : run.start()]) if run.start() > done else ()
+            yield events.Paste(run[0].replace("\r", "\n"))
+            done = run.end()
+        if done < len(text):
+            yield from self._parser.feed(text[done:])
+
+    def _parser_without_paste(self, text: str) -> Iterator[Message]:
+        for message in self._parser.feed(text):
+            if not isinstance(message, events.Paste):
+                yield message
+
+
 class SteadyDriver(LinuxDriver):
-    """Textual's driver for Linux and macOS with the three differences above.
+    """Textual's driver for Linux and macOS with the differences above.
 
     `terminal` is the descriptor to draw on: descriptors 1 and 2 belong to the log while the app runs, so that what
     libraries print from C cannot land on the screen.
@@ -144,7 +219,7 @@ class SteadyDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Read keys and mouse until the app exits or the terminal is gone."""
-        parser = XTermParser(self._debug)
+        parser = InputParser(debug=self._debug)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
@@ -159,12 +234,23 @@ class SteadyDriver(LinuxDriver):
                     # Half a character decodes to nothing, which the parser would take for the end of input.
                     if text := decoder.decode(data):
                         for message in parser.feed(text):
-                            self.process_message(message)
+                            self._take(message)
                 for message in parser.tick():
-                    self.process_message(message)
-        with contextlib.suppress(EOFError, ParseError):
-            for _ in parser.feed(""):
-                pass
+                    self._take(message)
+        parser.end()
+
+    def _take(self, message: Message) -> None:
+        """Hand a message to the app, once it has worked off most of the earlier ones."""
+        while self._waiting_messages() > _MOST_WAITING and not self.exit_event.wait(_BACKLOG_SECONDS):
+            pass
+        self.process_message(message)
+
+    def _waiting_messages(self) -> int:
+        """Messages that wait in the app, or in the part of it that takes keys."""
+        with contextlib.suppress(ScreenStackError, AttributeError):
+            pumps = (self._app, self._app.screen, self._app.screen.focused)
+            return max(pump._message_queue.qsize() for pump in pumps if pump is not None)
+        return 0  # there is no screen yet, or any more
 
     def _repaint(self) -> None:
         """Paint everything again: frames were dropped, and Textual does not know."""

@@ -522,3 +522,22 @@ async def test_a_terminal_without_our_characters_gets_none_of_them_on_any_screen
         await wait_for_text(app, "smoothed")
         assert ("+- Loss" if drawing == "ascii" else "┌─ Loss") in screen_text(app)
         assert ("''" if drawing == "ascii" else "▀▀") in screen_text(app), "the learning rate is drawn"
+
+
+async def test_no_terminal_is_too_small(harness: AppHarness) -> None:
+    """Parts of Textual fail where no column is left: the placeholder of Chat's prompt, lists of options."""
+    await harness.populate(create_training_run)
+    async with harness.app((100, 30)) as (app, pilot):
+        await pilot.press("f3")
+        for columns, rows in ((3, 30), (1, 1), (7, 3), (100, 30)):
+            await pilot.resize_terminal(columns, rows)
+            await pilot.pause()
+        await pilot.press("escape", "f1")
+        await wait_for_text(app, "1 GENERATE")
+
+
+async def test_the_palette_under_the_help_is_not_opened_twice(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app() as (app, pilot):
+        await pilot.press("ctrl+p", "f7", "ctrl+p")
+        assert sum(isinstance(screen, CommandPalette) for screen in app.screen_stack) == 1

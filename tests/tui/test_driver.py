@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from textual import events
+from textual.message import Message
 
-from lora_tui.tui.driver import SteadyDriver, TerminalWriter
+from lora_tui.tui.driver import InputParser, SteadyDriver, TerminalWriter
 
 FRAME = "x" * 4096
 
@@ -161,3 +163,54 @@ def test_the_end_of_the_input_is_told_once_and_the_thread_ends() -> None:
     side = asyncio.run(drive())
     assert side.gone == 1
     assert not side.thread.is_alive(), "it must not spin on a dead terminal"
+
+
+def parsed(*pieces: str) -> list[Message]:
+    """What these pieces of input mean, read one after the other."""
+    parser = InputParser()
+    return [message for piece in pieces for message in parser.feed(piece)]
+
+
+COLOURED = "evil\x1b[31m \x07\x1b\x1b[A" * 3000
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096, 1 << 20])
+def test_a_paste_is_one_event_whatever_is_in_it_and_however_it_is_cut(size: int) -> None:
+    sent = f"a\x1b[200~{COLOURED}\x1b[201~b\x1b[A"
+    messages = parsed(*(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert [getattr(message, "key", None) or message.text for message in messages] == ["a", COLOURED, "b", "up"]  # type: ignore[attr-defined]
+
+
+def test_a_paste_that_the_terminal_does_not_mark_is_no_thousand_keys() -> None:
+    line = "one line of a listing, " * 4
+    pasted, enter = parsed(f"{line}\r{line}\r")
+    assert isinstance(pasted, events.Paste)
+    assert pasted.text == f"{line}\n{line}"
+    assert isinstance(enter, events.Key)
+    assert enter.key == "enter"
+    assert keys(parsed("typed fast")) == keys(parsed(*"typed fast"))
+
+
+def test_no_more_is_read_than_the_app_can_work_off() -> None:
+    async def drive() -> Input:
+        side = Input(asyncio.get_running_loop())
+        import tty
+
+        waiting = side.driver._app._message_queue = asyncio.Queue()
+        side.driver._app.screen = SimpleNamespace(focused=None, _message_queue=asyncio.Queue())
+        side.driver.process_message = waiting.put_nowait
+        tty.setraw(side.slave)
+        os.write(side.master, b"x\x1b[A" * 200)
+        await asyncio.sleep(0.3)
+        assert 50 <= waiting.qsize() < 60
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            while not waiting.empty():
+                side.messages.append(waiting.get_nowait())
+            if len(side.messages) == 400:
+                break
+        side.driver.exit_event.set()
+        side.thread.join(2)
+        return side
+
+    assert keys(asyncio.run(drive()).messages) == ["x", "up"] * 200
