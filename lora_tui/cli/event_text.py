@@ -31,6 +31,12 @@ class RunProgress:
     phase_since: float = 0.0
     """When the phase began, in seconds since the epoch."""
     paused: bool = False
+    waiting: bool = False
+    """Whether the run waits for its endpoint, which does not answer."""
+    retry: dict[str, Any] = field(default_factory=dict)
+    """The newest call that failed and is tried again."""
+    retry_at: float = 0.0
+    """When it is, in seconds since the epoch."""
     latest: str = ""
     """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
     score: float | None = None
@@ -41,7 +47,7 @@ class RunProgress:
         if event.kind in ("pair", "step", "progress"):
             self.latest = event.kind
         if event.kind == "started":
-            self.paused = False  # a pause ends with the process that was asked for it
+            self.paused = self.waiting = False  # a pause ends with the process that was asked for it
             self.target = int(payload.get("config", {}).get("data_generation", {}).get("total_examples", 0))
         elif event.kind == "pair":
             # A pair can be judged again; its last verdict counts.
@@ -56,6 +62,10 @@ class RunProgress:
                 self.target = payload.get("total") or self.target
         elif event.kind == "paused":
             self.paused = bool(payload.get("paused"))
+        elif event.kind == "waiting":
+            self.waiting = bool(payload.get("waiting"))
+        elif event.kind == "retry":
+            self.retry, self.retry_at = payload, event.at + float(payload.get("seconds") or 0)
         elif event.kind == "evaluation" and payload.get("model", "tuned") == "tuned":
             self.score = payload.get("score")
 
@@ -68,7 +78,9 @@ class RunProgress:
         text = f"{self.count('accepted')} of {self.target} accepted, {self.count('rejected')} rejected"
         review = self.count("review")
         text += f", {review} for review" if review else ""
-        return f"{text}, paused" if self.paused else text
+        if self.paused:
+            return f"{text}, paused"
+        return f"{text}, waiting for the endpoint" if self.waiting else text
 
 
 def event_lines(event: Event) -> list[str]:
@@ -95,6 +107,13 @@ def phase_line(phase: Mapping[str, Any], seconds: float | None = None) -> str:
     done, total = phase.get("done") or 0, phase.get("total") or 0
     text = progress_text(str(phase.get("phase", "")), done, total, seconds)
     return text + (f"  {one_line(str(phase['note']), 60)}" if phase.get("note") else "")
+
+
+def retry_line(retry: Mapping[str, Any]) -> str:
+    """Return a call that is tried again: "HTTP 503: overloaded; trying again in 4s (2 of 6)"."""
+    which = f" ({retry['try']} of {retry['tries']})" if retry.get("tries") else ""
+    reason = one_line(redact(str(retry.get("reason", ""))), 160)
+    return f"{reason}; trying again in {duration(float(retry.get('seconds') or 0))}{which}"
 
 
 def _number(value: Any, form: str) -> str:
@@ -212,5 +231,6 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "checkpoint": _checkpoint,
     "note": _message,
     "plan": _plan,
+    "waiting": _message,
     "warning": _warning,
 }

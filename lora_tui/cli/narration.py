@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lora_tui.cli.event_text import GENERATING, RunProgress, event_lines, phase_line, step_line
+from lora_tui.cli.event_text import GENERATING, RunProgress, event_lines, phase_line, retry_line, step_line
 from lora_tui.cli.tables import make_console, write_result
 from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.secrets import redact
@@ -38,6 +38,7 @@ _STYLES = {
     "analysis": "cyan",
     "started": "bold",
     "paused": "yellow",
+    "waiting": "yellow",
 }
 _VERDICT_STYLES = {"accepted": "green", "rejected": "dim", "review": "yellow"}
 _BAR_COLUMNS = 24
@@ -109,6 +110,7 @@ class PlainNarrator(Narrator):
         super().__init__(streams, report)
         self._step_written_at = 0.0
         self._phase_written: tuple[str, float] = ("", 0.0)
+        self._retry_written_at = 0.0
 
     def event(self, event: Event) -> None:
         """Write the event's lines; steps and phases only every few seconds."""
@@ -122,6 +124,9 @@ class PlainNarrator(Narrator):
                 self._line(step_line(event.payload))
         elif event.kind == "progress":
             self._phase(event)
+        elif event.kind == "retry" and event.at - self._retry_written_at >= _PHASE_SECONDS:
+            self._retry_written_at = event.at
+            self._line(retry_line(event.payload))
         elif event.kind == "analysis":
             self._line(self._progress.generation_line())
 
@@ -212,6 +217,8 @@ class LiveNarrator(Narrator):
         """How far the current activity is, of how much, and the line of figures."""
         progress, phase, step = self._progress, self._progress.phase, self._progress.step
         in_phase = progress.latest == "progress" and (phase.get("done") or 0) < (phase.get("total") or 0)
+        if progress.retry_at > time.time() and not step:
+            return progress.count("accepted"), progress.target, retry_line(progress.retry)
         if in_phase and phase.get("phase") != GENERATING:
             line = phase_line(phase, time.time() - progress.phase_since)
             return (phase["done"] or 0, phase["total"], line) if phase["total"] > 1 else (0, 0, line)

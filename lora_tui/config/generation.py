@@ -116,6 +116,9 @@ class DataGeneration(Section):
     )
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Calls in flight at once, at most.")
     timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
+    give_up_after: NotNegative = Field(
+        3600.0, description="Seconds for which an endpoint that stops answering is waited for; 0 = end the run at once."
+    )
     chunk_tokens: Count = Field(400, description="Size of the passages that files are cut into, in tokens.")
     chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
     seed: Seed = Field(

@@ -16,6 +16,7 @@ from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, Compl
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord
 from lora_tui.engine.generation.prompts import DIGITS_WANTED, JSON_WANTED, Message, repair
 from lora_tui.engine.generation.replies import MalformedReply, fault_of_reply
+from lora_tui.engine.runtime.context import Emit
 
 T = TypeVar("T")
 
@@ -31,8 +32,10 @@ def _ignore(reason: str) -> None:
 class RemoteCalls:
     """Sends requests to an endpoint until a reply can be read, `tries` times at most."""
 
-    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
-        self.endpoint = Endpoint(chosen, key, warn, stop)
+    def __init__(
+        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+    ) -> None:
+        self.endpoint = Endpoint(chosen, key, warn, stop, emit)
         self._warn = warn
         self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
 

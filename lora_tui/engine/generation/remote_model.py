@@ -17,14 +17,17 @@ from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.remote_judge import RemoteJudge
 from lora_tui.engine.generation.remote_writer import RemoteWriter
 from lora_tui.engine.generation.replies import plain_text
+from lora_tui.engine.runtime.context import Emit
 
 
 class RemoteModel:
     """`GenerationModel` over an OpenAI-compatible endpoint."""
 
-    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
+    def __init__(
+        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+    ) -> None:
         self._chosen = chosen
-        self._calls = RemoteCalls(chosen, key, warn, stop)
+        self._calls = RemoteCalls(chosen, key, warn, stop, emit)
         self._prompts = Prompts()
         self._writer = RemoteWriter(chosen, self._calls, self._prompts, warn)
         self.name = chosen.model

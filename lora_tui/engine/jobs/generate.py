@@ -239,7 +239,7 @@ def _open_remote(ctx: RunContext) -> GenerationModel:
     url = chosen.base_url or OPENAI_URL
     if key and url.startswith("http://") and not is_loopback(url):
         ctx.warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
-    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async)
+    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async, ctx.emit)
 
 
 async def _read_corpus(ctx: RunContext) -> Corpus:

@@ -53,6 +53,8 @@ class GenerationView:
     """Pairs by score in `_BINS` bins: the accepted, and all others."""
     analysis: AnalysisRow | None = None
     paused: bool = False
+    waiting: str = ""
+    """Why nothing goes on, in words, while the endpoint does not answer or a call is about to be tried again."""
     trains_since: float | None = None
     """When a quickstart, which generates before it trains, has begun to train (seconds since the epoch)."""
     phase: Mapping[str, Any] = field(default_factory=dict)
@@ -115,6 +117,7 @@ class GenerationView:
         self.analysis = await store_generation.newest_analysis(store, run_id)
         event = await newest_event(store, run_id, "paused")
         self.paused = self.live and event is not None and bool(event.payload.get("paused"))
+        self.waiting = await _waiting(store, run_id, now) if self.live else ""
         self.warnings += await events_of_kinds(store, run_id, ("warning",), self._warned, _WARNINGS)
         self._warned = max([self._warned, *(event.id for event in self.warnings)])
         if not self.live:
@@ -162,6 +165,20 @@ class GenerationView:
         return (self.calls.prompt_tokens * prompt + self.calls.completion_tokens * completion) / 1e6
 
 
+async def _waiting(store: Store, run_id: int, now: float) -> str:
+    """What a live run waits for: an endpoint that is away, else the next try of a call that failed; else nothing."""
+    away = await newest_event(store, run_id, "waiting")
+    if away is not None and away.payload.get("waiting"):
+        started = await newest_event(store, run_id, "started")
+        if started is None or started.id < away.id:  # a process that goes on with the run waits anew
+            return f"waiting for the endpoint for {duration(now - away.at)}: {away.payload.get('reason', '')}"
+    retry = await newest_event(store, run_id, "retry")
+    seconds = float(retry.payload.get("seconds") or 0) if retry is not None else 0.0
+    if retry is None or now > retry.at + seconds:
+        return ""
+    return f"trying again in {duration(retry.at + seconds - now)}: {retry.payload.get('reason', '')}"
+
+
 def progress_lines(view: GenerationView, now: float, width: int) -> Content:
     """The progress panel, a line each: progress, verdicts, calls, tokens, errors, scores, and what these guarantee.
 
@@ -175,7 +192,7 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
             _progress(view, now, width),
             _verdicts(view),
             *_calls(view),
-            _errors(view, width),
+            safe_line(view.waiting, max(10, 2 * width), "$warning") if view.waiting else _errors(view, width),
             histogram_line(view, width),
             *guarantee_lines(view.known, width),
         ]
@@ -186,7 +203,7 @@ def _progress(view: GenerationView, now: float, width: int) -> Content:
     left = view.seconds_left(now)
     over = "all found" if view.is_exhausted else view.run.state
     end = f" {duration(left)} left" if left is not None else f" {over}" if not view.live else ""
-    end = " paused" if view.paused else end
+    end = " paused" if view.paused else " waiting" if view.waiting else end
     if preparing := view.preparing(now):
         return styled(("… ", "$accent"), (preparing, "bold"))
     label = f"{view.accepted:,} of {view.target:,} accepted "

@@ -52,6 +52,7 @@ class GenerationHarness:
             "generation.max_tokens": 400,
             "timeout": 5.0,
             "check_judge": False,
+            "give_up_after": 1.0,
         }
 
     def write(self, name: str, text: str) -> None:

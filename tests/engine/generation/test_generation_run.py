@@ -120,7 +120,7 @@ def test_a_rate_limit_that_lets_others_through_kills_no_call(harness: Generation
 
 def test_a_rate_limit_makes_the_run_more_modest(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
-    harness.server.delay = 0.1
+    harness.server.delay = 0.3
     harness.server.next_faults.extend([None] * 8 + [too_many("0.1")] * 8)
     harness.run(total_examples=30, num_examples_per_file=8)
     last_told_off = max(n for n, one in enumerate(harness.server.received) if one.outcome == "http")

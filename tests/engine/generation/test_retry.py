@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.client.rate_limit import MOST_SECONDS, backoff, retry_after
+from lora_tui.engine.generation.client.rate_limit import MOST_SECONDS, asked_wait, backoff, retry_after
 
 NOW = 1_700_000_000.0
 
@@ -43,3 +43,41 @@ def test_backoff_doubles_with_full_jitter_and_stays_bounded() -> None:
         assert min(waits) < 0.1 * 2**attempt
     assert backoff(10_000, 1.0, rng) <= 60
     assert backoff(3, 0.0, rng) == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"x-ratelimit-reset-requests": "50s"}, "", 50.0),
+        ({"x-ratelimit-reset-requests": "6m0s", "retry-after": "3"}, "", 3.0),
+        (
+            {
+                "x-ratelimit-reset-requests": "6m0s",
+                "x-ratelimit-remaining-requests": "9",
+                "x-ratelimit-reset-tokens": "20ms",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            "",
+            0.02,
+        ),
+        ({"x-ratelimit-reset": "1700000030000"}, "", 30.0),
+        ({"x-ratelimit-reset": "1700000030"}, "", 30.0),
+        ({"x-ratelimit-reset": "17"}, "", 17.0),
+        ({"ratelimit-reset": "9"}, "", 9.0),
+        ({"anthropic-ratelimit-requests-reset": "2023-11-14T22:13:50Z"}, "", 30.0),
+        ({}, '{"error": {"details": [{"retrydelay": "38s"}], "message": "please retry in 37.9s."}}', 38.0),
+        ({}, "rate limit reached. please try again in 6m0s. visit", 360.0),
+        ({}, "try again in 350ms", 0.35),
+        ({}, "retry after 20 seconds", 20.0),
+        ({}, '{"metadata": {"headers": {"x-ratelimit-reset": "1700000045000"}}}', 45.0),
+        ({}, "rate limit reached", None),
+        ({"x-ratelimit-reset-requests": "soon"}, "", None),
+        ({"x-ratelimit-reset-requests": "1e999"}, "", None),
+        ({"x-ratelimit-limit-requests": "60"}, "", None),
+    ],
+)
+def test_how_long_a_limit_lasts_is_read_wherever_it_stands(
+    headers: dict[str, str], body: str, seconds: float | None
+) -> None:
+    found = asked_wait(headers, body, NOW)
+    assert found == (None if seconds is None else pytest.approx(seconds))

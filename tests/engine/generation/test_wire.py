@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.client.wire import ChatReply, NotJson, error_message, read_reply
+from lora_tui.engine.generation.client.wire import MOST_CHARACTERS, ChatReply, NotJson, read_reply
 from lora_tui.engine.generation.replies import _expected_levels
 from lora_tui.scoring.judge import parse_reply
 from tests.openai_server import token_logprobs
@@ -41,7 +41,7 @@ def test_an_answer_as_documented() -> None:
         {"choices": [{"message": None}]},
         answer(),
         answer(content=None),
-        answer(content=[{"type": "text", "text": "x"}]),
+        answer(content=[{"type": "thinking", "thinking": "x"}]),
         {"choices": {"0": {}}},
     ],
 )
@@ -72,26 +72,6 @@ def test_log_probabilities_of_another_form_are_none_or_empty(content: Any) -> No
     assert all(not candidates for _, candidates in read(body).logprobs)
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        ({"message": "a"}, "a"),
-        ({"error": {"message": "b"}}, "b"),
-        ({"error": "c"}, "c"),
-        ({"detail": "d"}, "d"),
-        (None, "raw"),
-        ("x", "raw"),
-        ({"error": {"message": 5}}, "raw"),
-    ],
-)
-def test_what_a_server_says_of_an_error_is_found(body: Any, text: str) -> None:
-    assert error_message(body, None, "raw") == text
-
-
-def test_the_code_of_an_error_is_told_too() -> None:
-    assert error_message({"message": "no"}, "quota", "raw") == "no [quota]"
-
-
 def levels(text: str, tokens: list[str]) -> list[float] | None:
     parsed = parse_reply(text)
     assert parsed is not None
@@ -115,3 +95,43 @@ def test_digits_in_the_thoughts_are_not_mistaken_for_the_levels() -> None:
 @pytest.mark.parametrize("tokens", [[], ["5 4 3"], ["5", " 4"], ["x", " 4", " 3"]])
 def test_without_a_token_for_each_digit_there_is_no_expectation(tokens: list[str]) -> None:
     assert levels("5 4 3", tokens) is None
+
+
+def test_an_answer_in_parts_is_its_text_parts() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    assert read(answer(content=[thought, {"type": "text", "text": "x"}, {"type": "text", "text": "y"}])).text == "xy"
+
+
+def test_an_answer_that_a_server_took_for_reasoning_is_one_where_it_ended() -> None:
+    body = answer(content=None, reasoning_content="5 5 5")
+    assert read(body).text == "5 5 5"
+    body["choices"][0]["finish_reason"] = "length"
+    assert read(body).text == "", "cut off in its thoughts"
+
+
+@pytest.mark.parametrize("counted", [10**30, -5, 1.5, True, "9", None, float("nan"), [1]])
+def test_a_count_that_cannot_be_one_is_replaced_by_the_estimate(counted: Any) -> None:
+    usage = read(answer(content="x" * 40) | {"usage": {"prompt_tokens": counted, "completion_tokens": counted}}).usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (100, 10)
+
+
+def test_a_reply_of_megabytes_is_cut_and_no_key_is_kept_of_it() -> None:
+    reply = read(answer(content="sk-proj-abcdefghijklmnop " + "y" * 5_000_000))
+    assert len(reply.text) == MOST_CHARACTERS
+    assert "sk-proj-abcdefghijklmnop" not in reply.usage.reply
+
+
+def test_log_probabilities_of_any_size_are_read() -> None:
+    body = answer(content="5")
+    top = [{"token": str(n), "logprob": value} for n, value in enumerate([10**400, -(10**400), -0.1], start=3)]
+    body["choices"][0]["logprobs"] = {"content": [{"token": "5", "top_logprobs": top}]}
+    assert read(body).logprobs == (("5", {"5": -0.1}),)
+
+
+def test_a_request_id_is_kept_short_and_without_keys() -> None:
+    def kept(written: str) -> str | None:
+        return read_reply(1, "{}", {"x-request-id": written}, 1, lambda text: text.replace("KEY", "[key]")).usage.request_id
+
+    assert kept("req-KEY-1") == "req-[key]-1"
+    assert kept("req-sk-proj-abcdefghijklmnop") == "req-[redacted]"
+    assert len(kept("r" * 5000) or "") == 200

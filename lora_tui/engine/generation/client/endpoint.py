@@ -1,10 +1,10 @@
-"""An OpenAI-compatible endpoint, through the official client: the one module that imports it (which takes a second).
+"""An OpenAI-compatible endpoint, through the official client, which takes a second to import.
 
 `Endpoint.chat` sends one request and returns its answer, having dealt with everything that is none: it retries
-transient failures (408, 409, 429, 5xx, time-outs, lost connections), waits as long as the server asks, learns from
-refusals which parameters the server knows, and ends the whole run where further requests are pointless (a refused key,
-an unknown model, an endpoint that is gone). The limit of requests in flight counts single attempts, not the sleeps
-between them.
+transient failures (408, 409, 5xx, time-outs, lost connections), waits as long as the server asks, waits an endpoint
+that is away out (`outage`), learns from refusals which parameters the server knows, and ends the whole run where
+further requests are pointless (a refused key, an unknown model, no credit: `refusals`). The limit of requests in flight
+counts single attempts, not the sleeps between them.
 
 Every attempt is reported to the `CallRecord` before it leaves. The key lives in this object alone: texts from the
 server are redacted before they become part of an error, an event or a row.
@@ -21,8 +21,23 @@ import openai
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.client.contact import Contact
 from lora_tui.engine.generation.client.enforcement import ENFORCEMENT_PARAMETERS
-from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, backoff, retry_after
+from lora_tui.engine.generation.client.outage import Outage
+from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, RateHold, asked_wait, backoff
+from lora_tui.engine.generation.client.refusals import (
+    REFUSAL_STATUSES,
+    ErrorAnswer,
+    error_in_answer,
+    meaning_of,
+    read_error,
+)
+from lora_tui.engine.generation.client.transport import (
+    UnreadableReply,
+    make_http_client,
+    speaks_tls,
+    takes_connections,
+)
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
     Capabilities,
@@ -30,41 +45,45 @@ from lora_tui.engine.generation.client.wire import (
     CompletionRequest,
     NotJson,
     Request,
-    error_message,
     exceeds_context,
-    is_loopback,
-    names_a_parameter,
     never_connected,
     read_reply,
+    redirected_base,
     root_cause,
     shown_url,
+    stored_id,
 )
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
+from lora_tui.engine.runtime.context import Emit
 from lora_tui.errors import UnreachableError
-from lora_tui.secrets import is_placeholder, redact
+from lora_tui.secrets import is_placeholder, redact, register_key_variable
 from lora_tui.store.rows import AttemptEnd
 from lora_tui.text import one_line
 
-_REFUSAL_STATUSES = (400, 405, 413, 415, 422, 501)
-_UNKNOWN_MODEL_CODES = ("model_not_found", "invalid_model", "unknown_model")
 _GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
-"""The endpoint is gone when this many calls and attempts in a row have failed."""
+"""The endpoint is away when this many calls and attempts in a row have failed."""
 
 _MAX_REFUSALS = 12
 _LONGEST_MESSAGE = 4000
 """Characters of an error body that are looked at."""
 
-_WARN_OF_WAITS_ABOVE = 20.0
-"""Seconds."""
+_MAX_REDIRECTS = 3
+_SECONDS_BETWEEN_REPORTS = 2.0
 
 
 class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
-    """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for."""
+    """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for.
 
-    def __init__(self, reason: str, wait: float | None = None, *, rate_limited: bool = False) -> None:
+    `unreachable`: no connection came about.
+    """
+
+    def __init__(
+        self, reason: str, wait: float | None = None, *, rate_limited: bool = False, unreachable: bool = False
+    ) -> None:
         super().__init__(reason)
         self.wait = wait
         self.rate_limited = rate_limited
+        self.unreachable = unreachable
 
 
 class _Refused(Exception):  # noqa: N818  # never leaves this module
@@ -85,38 +104,41 @@ class FormRefused(Exception):  # noqa: N818  # the caller asks in another form
 class Endpoint:
     """One endpoint: its client, the limit of requests in flight, and what has been learned about it."""
 
-    def __init__(self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event) -> None:
+    def __init__(
+        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+    ) -> None:
         base_url = chosen.base_url or OPENAI_URL
         # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
         self._tokens_key = "max_completion_tokens" if base_url == OPENAI_URL else "max_tokens"
         self._chosen = chosen
         self._key = key
         self._key_name = chosen.api_key_env
+        register_key_variable(chosen.api_key_env)
         self._url = shown_url(base_url)
         self._warn = warn
+        self._emit = emit
         self._stop = stop
         self._limit = AdaptiveLimit(chosen.max_concurrency)
         self._unproven_lock = asyncio.Lock()
-        self._reached = False
+        self._reached = False  # a request was answered
         self._fatal: str | None = None  # why no request will be answered
-        self._hold_until = 0.0
+        self._hold = RateHold(chosen.generation.initial_delay)
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = 0  # calls that ran out of tries since the last answer
         self._answers = 0
+        self._reported_at = 0.0
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
-        # A proxy from the environment can never be the way to this machine itself.
-        own_http = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(base_url) else None
-        self._client = openai.AsyncOpenAI(
-            api_key=key or "none",
-            base_url=base_url,
-            max_retries=0,
-            timeout=openai.Timeout(chosen.timeout, connect=min(10.0, chosen.timeout)),
-            http_client=own_http,
-        )
+        who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
+        http = make_http_client(base_url, chosen.timeout)
+        self._contact = Contact(base_url, http, self._redacted_line, warn, stop)
+        self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, emit)
+        self._redirects = 0
+        self._client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, http_client=http)
 
     async def close(self) -> None:
         """Close the connections."""
+        self._contact.close()
         await self._client.close()
 
     async def chat(self, request: Request, call: CallRecord) -> ChatReply:
@@ -129,13 +151,15 @@ class Endpoint:
         failed = refusals = 0
         answers = self._answers
         while True:
-            await self._sleep(self._hold_seconds)
+            await self._sleep(self._hold.seconds)
+            looks = await self._outage.turn()
             try:
                 async with self._alone_until_proven(capabilities, request), self._limit:
-                    if self._hold_seconds > 0:  # held back while this call waited for its turn
-                        continue
+                    if self._hold.seconds > 0 or (self._outage.lasts and not looks):
+                        continue  # held back while this call waited for its turn
                     reply = await self._attempt(request, capabilities, call)
             except _Refused as refused:
+                self._outage.end()
                 refusals += 1
                 if refusals > _MAX_REFUSALS or not self._adapt(capabilities, request, refused):
                     fault = "the endpoint refuses the request"
@@ -147,16 +171,28 @@ class Endpoint:
                 if failure.rate_limited and self._answers > answers:
                     failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
                 answers = self._answers
-                failed += 1
-                if failed > self._chosen.generation.max_retries:
-                    self._raise_exhausted(request.model, str(failure), failed)
+                if self._is_away(failure):
+                    self._outage.begin(str(failure), unreachable=failure.unreachable)
+                    failed = 0
+                    continue
+                failed += not failure.rate_limited
+                if failure.rate_limited:
+                    if self._hold.limited_for >= self._chosen.give_up_after:
+                        raise EndpointGoneError(self._outage.gone(str(failure), self._hold.limited_for)) from None
+                elif failed > self._chosen.generation.max_retries:
+                    self._raise_exhausted(str(failure), failed)
+                    failed = 0
+                    continue
                 jitter = backoff(failed - 1, self._chosen.generation.initial_delay, self._random)
-                await self._sleep(jitter if failure.wait is None else failure.wait + min(jitter, 1.0))
+                wait = jitter if failure.wait is None else failure.wait + min(jitter, 1.0)
+                self._report_retry(failure, max(wait, self._hold.seconds), failed)
+                await self._sleep(wait)
             else:
-                self._failures = self._exhausted = 0
-                self._answers += 1
-                self._limit.record_success()
+                self._answered()
                 return reply
+            finally:
+                if looks:
+                    self._outage.looked()
 
     @asynccontextmanager
     async def _alone_until_proven(self, capabilities: Capabilities, request: Request) -> AsyncIterator[None]:
@@ -174,6 +210,8 @@ class Endpoint:
     async def _attempt(self, request: Request, capabilities: Capabilities, call: CallRecord) -> ChatReply:
         if self._stop.is_set():
             raise CallStopped
+        if self._fatal is None:
+            self._fatal = await self._contact.first()
         if self._fatal is not None:  # learned by another call while this one waited
             raise UnreachableError(self._fatal)
         texts = [request.prompt] if isinstance(request, CompletionRequest) else [m["content"] for m in request.messages]
@@ -183,79 +221,143 @@ class Endpoint:
         try:
             async with asyncio.timeout(self._chosen.timeout):
                 client = self._client if isinstance(request, CompletionRequest) else self._client.chat
-                raw = await client.completions.with_raw_response.create(**parameters)
-            self._reached = True
+                sending = client.completions.with_raw_response.create(**parameters)
+                raw = await self._contact.watch(sending, self._outage if self._answers else None)
             reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
-        except (openai.APITimeoutError, TimeoutError):
-            reason = f"no answer within {self._chosen.timeout:g} s"
-            await call.end_attempt(attempt, AttemptEnd("timeout", error=reason))
-            raise _TransientFailure(reason) from None
-        except openai.APIConnectionError as problem:
-            reason = self._redacted_line(root_cause(problem))
+            disguised = None if reply.text else error_in_answer(raw.text)
+        except (openai.APITimeoutError, TimeoutError) as problem:
             unreached = never_connected(problem)
+            reason = "no connection came about" if unreached else f"no answer within {self._chosen.timeout:g} s"
+            await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "timeout", error=reason))
+            raise await self._failed_connection(reason, request.model, unreached=unreached) from None
+        except openai.APIConnectionError as problem:
+            reason, unreached = self._redacted_line(root_cause(problem)), never_connected(problem)
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
-            if unreached and not self._reached:
-                self._fatal = (
-                    f"Cannot connect to {self._url} ({reason}).\nStart the server that answers for {request.model}, "
-                    f"or set data_generation.base_url (the key comes from {self._key_name})."
-                )
-                raise UnreachableError(self._fatal) from None
-            raise _TransientFailure(f"the connection failed ({reason})") from None
+            raise await self._failed_connection(reason, request.model, unreached=unreached) from None
         except openai.APIStatusError as problem:
-            text = self._redacted_line(error_message(problem.body, problem.code, problem.response.text))
-            end = AttemptEnd("http_error", error=text, http_status=problem.status_code, request_id=problem.request_id)
-            await call.end_attempt(attempt, end)
-            error = self._exception_for(problem, text, request.model, parameters)
-            if isinstance(error, UnreachableError):
-                self._fatal = str(error)
-            raise error from None
-        except NotJson as problem:
-            reason = f"the answer is not JSON: {self._redacted_line(str(problem), 80)}"
+            error, headers = read_error(problem.status_code, problem.response.text), problem.response.headers
+            raise await self._failed_status(attempt, call, error, headers, request.model, parameters) from None
+        except (NotJson, UnreadableReply) as problem:
+            what = "is not JSON: " if isinstance(problem, NotJson) else "cannot be read: "
+            reason = f"the answer {what}{self._redacted_line(str(problem), 80)}"
             await call.end_attempt(attempt, AttemptEnd("malformed", error=reason, http_status=200))
             raise _TransientFailure(reason) from None
         except asyncio.CancelledError:
             await call.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
             raise
+        if disguised is not None:
+            raise await self._failed_status(attempt, call, disguised, raw.headers, request.model, parameters)
         capabilities.prove(parameters)
         return reply
 
+    async def _failed_connection(self, reason: str, model: str, *, unreached: bool) -> Exception:
+        """Return what a lost or missing connection means: before anything was answered, the address is at fault."""
+        if self._reached or self._answers:
+            return _TransientFailure(f"the connection failed ({reason})", unreachable=unreached)
+        hint = ""
+        address = self._contact.address
+        if address.startswith("http://") and not unreached and await speaks_tls(address):
+            hint = f"\nThe port speaks TLS: set data_generation.base_url to https{self._url[4:]}."
+        elif (
+            unreached and _may_be_plain(reason) and address.startswith("https://") and await takes_connections(address)
+        ):
+            hint = f"\nThe port takes connections, but no TLS: perhaps data_generation.base_url is http{self._url[5:]}."
+        elif not unreached:
+            return _TransientFailure(f"the connection failed ({reason})")
+        hint = hint or (
+            f"\nStart the server that answers for {model}, or set data_generation.base_url "
+            f"(the key comes from {self._key_name})."
+        )
+        self._fatal = f"Cannot connect to {self._url} ({reason}).{hint}"
+        return UnreachableError(self._fatal)
+
+    async def _failed_status(
+        self, attempt: int, call: CallRecord, error: ErrorAnswer, headers: Any, model: str, parameters: dict[str, Any]
+    ) -> Exception:
+        """Record an error status; returns the exception for it, which ends the run where that says so."""
+        text = self._redacted_line(error.text)
+        request_id = stored_id(headers.get("x-request-id"), self._without_key)
+        await call.end_attempt(
+            attempt, AttemptEnd("http_error", error=text, http_status=error.status, request_id=request_id)
+        )
+        exception = self._exception_for(error, text, headers, model, parameters)
+        if isinstance(exception, UnreachableError):
+            self._fatal = str(exception)
+        return exception
+
     def _exception_for(
-        self, problem: openai.APIStatusError, text: str, model: str, parameters: dict[str, Any]
+        self, error: ErrorAnswer, text: str, headers: Any, model: str, parameters: dict[str, Any]
     ) -> Exception:
         """Return the exception for an error status: it concerns this attempt, this request, or all of them."""
-        status, code, name = problem.status_code, str(problem.code or problem.type or ""), self._key_name
-        if status in (401, 403):
-            what = f"refuses the key in {name}" if self._key else f"wants a key and {name} is not set"
-            return UnreachableError(
-                f"{self._url} {what} (HTTP {status}: {text}).\nExport the right key as {name}, or set another base_url."
-            )
-        if code == "insufficient_quota" or "insufficient_quota" in text:
-            return UnreachableError(
-                f"The account behind {name} has no quota left at {self._url} (HTTP {status}: {text}).\n"
-                f"Add credit, or set another key or data_generation.base_url; {model} was to be asked."
-            )
-        if "prompt" in parameters and status in (404, *_REFUSAL_STATUSES) and not exceeds_context(text):
+        status, name = error.status, self._key_name
+        said = f"(HTTP {status}: {text})" if text else f"(HTTP {status})"
+        if 300 <= status < 400:
+            return self._redirected(status, headers.get("location", ""))
+        meaning = meaning_of(error, parameters, model)
+        if "prompt" in parameters and status in (404, *REFUSAL_STATUSES) and meaning in ("model", "parameter", "other"):
             return FormRefused(one_line(text or f"HTTP {status}", 120))
-        if status == 404 or code in _UNKNOWN_MODEL_CODES:
-            return UnreachableError(
-                f"{self._url} has no model {model!r} or no such address (HTTP {status}: {text}).\n"
-                "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
-                f"(the key comes from {name})."
-            )
+        match meaning:
+            case "key" | "forbidden":
+                what = f"refuses the key in {name}" if self._key else f"wants a key and {name} is not set"
+                return UnreachableError(
+                    f"{self._url} {what} {said}.\nExport the right key as {name}, or set another base_url."
+                )
+            case "credit":
+                return UnreachableError(
+                    f"The account behind {name} has no quota left at {self._url} {said}.\n"
+                    f"Add credit and go on with --resume, or set another key or data_generation.base_url; {model} was "
+                    "to be asked."
+                )
+            case "model":
+                return UnreachableError(
+                    f"{self._url} has no model {model!r} or no such address {said}.\n"
+                    "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
+                    f"(the key comes from {name})."
+                )
+            case "tls":
+                return UnreachableError(
+                    f"{self._url} wants an encrypted connection {said}.\n"
+                    f"Set data_generation.base_url to https{self._url[4:]}."
+                )
+            case "filtered":
+                return CallFailed(f"the endpoint's content filter withholds this passage {said}")
+            case "too_large":
+                return CallFailed(f"the request is larger than the account's limit {said}")
+            case "context":
+                self._reached = True
+                return CallFailed(f"passage and reply do not fit the model; lower data_generation.chunk_tokens {said}")
+            case "rate" | "busy":
+                asked = asked_wait(headers, error.details, time.time())
+                self._limit.decrease()
+                if self._hold.limit(asked):
+                    wait = f"asks to wait {self._hold.seconds:.0f} s (HTTP {status})"
+                    self._warn(f"{self._url} {wait}; the run goes on after that.")
+                return _TransientFailure(f"HTTP {status}: {text}", asked, rate_limited=True)
+            case "server":
+                if headers.get("x-should-retry") == "false":
+                    return CallFailed(f"HTTP {status}: {text}", transient=True)
+                return _TransientFailure(f"HTTP {status}: {text}", asked_wait(headers, error.details, time.time()))
         # llama-cpp-python answers 500 to `logprobs` that its model was not loaded for.
-        if status in _REFUSAL_STATUSES or (status >= 500 and names_a_parameter(text, parameters)):
+        if meaning == "parameter" or status in REFUSAL_STATUSES:
             self._reached = True
             return _Refused(text or f"HTTP {status}", parameters)
-        if status in (408, 409, 429) or status >= 500:
-            if problem.response.headers.get("x-should-retry") == "false" and status != 429:
-                return CallFailed(f"HTTP {status}: {text}", transient=True)
-            wait = retry_after(problem.response.headers, time.time())
-            rate_limited = status in (429, 503)
-            if rate_limited:
-                self._limit.decrease()
-                self._hold_requests(wait or 0.0, status)
-            return _TransientFailure(f"HTTP {status}: {text}", wait, rate_limited=rate_limited)
         return CallFailed(f"HTTP {status}: {text}")
+
+    def _redirected(self, status: int, location: str) -> Exception:
+        """Follow a redirect within the same host, by the address of all further requests; refuse any other."""
+        base, shown = redirected_base(self._contact.address, location), self._redacted_line(shown_url(location))
+        if base == self._contact.address.rstrip("/"):
+            return _TransientFailure(f"HTTP {status}: it redirects to itself")
+        if base is None or self._redirects == _MAX_REDIRECTS:
+            return UnreachableError(
+                f"{self._url} redirects to {shown or 'nowhere'} (HTTP {status}); neither key nor passages are sent "
+                "there.\nIf that is the address you mean, set data_generation.base_url to it."
+            )
+        self._redirects += 1
+        self._contact.address = base
+        self._client.base_url = base
+        self._warn(f"{self._url} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
+        return _TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
 
     def _adapt(self, capabilities: Capabilities, request: Request, refused: _Refused) -> bool:
         """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
@@ -272,33 +374,47 @@ class Endpoint:
         self._warn(f"{self._url} does not take {left_out} ({one_line(str(refused), 120)}); going on without it.")
         return True
 
-    def _raise_exhausted(self, model: str, reason: str, tries: int) -> None:
-        """Raise `CallFailed` for a call that ran out of tries, `EndpointGoneError` if nothing else was answered."""
-        self._exhausted += 1
-        if self._exhausted >= _GONE_AFTER_CALLS and self._failures >= _GONE_AFTER_ATTEMPTS:
-            raise EndpointGoneError(
-                f"{self._url} (model {model}, key from {self._key_name}) does not answer any more: {reason}, "
-                f"{self._failures} attempts in a row failed.\n"
-                "What was done is stored; go on with --resume when it is back."
-            )
-        raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
+    def _answered(self) -> None:
+        """Take note of an answer: whatever was wrong is over."""
+        self._reached = True
+        self._failures = self._exhausted = 0
+        self._hold.answered()
+        self._answers += 1
+        self._limit.record_success()
+        self._outage.end()
 
-    def _hold_requests(self, wait: float, status: int) -> None:
-        """Hold back every request for `wait` seconds, not only the refused one: a rate limit is the account's."""
-        until = time.monotonic() + wait
-        if min(wait, until - self._hold_until) > _WARN_OF_WAITS_ABOVE:
-            self._warn(f"{self._url} asks to wait {wait:.0f} s (HTTP {status}); the run goes on after that.")
-        self._hold_until = max(self._hold_until, until)
+    def _is_away(self, failure: "_TransientFailure") -> bool:
+        """Tell whether a failure is that of the whole endpoint, which has answered before."""
+        if failure.rate_limited or not (self._answers or self._reached):
+            return False
+        return failure.unreachable or self._outage.lasts
+
+    def _raise_exhausted(self, reason: str, tries: int) -> None:
+        """Raise `CallFailed` for a call that ran out of tries; if nothing else is answered either, begin an outage.
+
+        Raises `EndpointGoneError` for an endpoint that has never answered.
+        """
+        self._exhausted += 1
+        if self._exhausted < _GONE_AFTER_CALLS or self._failures < _GONE_AFTER_ATTEMPTS:
+            raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
+        reason = f"{reason}, {self._failures} attempts in a row failed"
+        if not self._answers:
+            raise EndpointGoneError(self._outage.gone(reason))
+        self._outage.begin(reason, unreachable=False)
+
+    def _report_retry(self, failure: "_TransientFailure", wait: float, tries: int) -> None:
+        """Report that a call failed and is tried again: now and then, not each of them."""
+        now = time.monotonic()
+        if now - self._reported_at < _SECONDS_BETWEEN_REPORTS or wait < 0.5:
+            return
+        self._reported_at = now
+        of = {} if failure.rate_limited else {"try": tries, "tries": self._chosen.generation.max_retries + 1}
+        self._emit("retry", reason=one_line(redact(str(failure)), 160), seconds=round(wait, 1), **of)
 
     @property
     def shown_url(self) -> str:
         """The address as it may be shown."""
         return self._url
-
-    @property
-    def _hold_seconds(self) -> float:
-        """Seconds for which the server still wants no request."""
-        return self._hold_until - time.monotonic()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep; raises `CallStopped` as soon as the run is to stop."""
@@ -321,3 +437,8 @@ class Endpoint:
         Redacted before it is cut: half a token no longer looks like one.
         """
         return one_line(redact(text[:_LONGEST_MESSAGE], self._key, "[key]"), most)
+
+
+def _may_be_plain(reason: str) -> bool:
+    """Tell whether a failed connection leaves open that the port speaks no TLS: no certificate came, and no alert."""
+    return "certificate" not in reason.lower() and "alert" not in reason.lower()

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.client.enforcement import (
@@ -55,6 +55,26 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path.rstrip("/"), "", ""))
 
 
+def redirected_base(address: str, location: str) -> str | None:
+    """Return the base address that a redirect leads to, or None where that is another host, or a weaker connection.
+
+    `location` is what an endpoint at the base `address` has answered to a request for completions. From http to https
+    on the same host is no other host.
+    """
+    try:
+        target = urljoin(f"{address.rstrip('/')}/chat/completions", location)
+        old, new = urlsplit(address), urlsplit(target)
+        safer = (old.scheme, new.scheme) == ("http", "https") and new.port in (None, 443)
+        same = new.hostname == old.hostname and (safer or (new.scheme, new.port) == (old.scheme, old.port))
+    except ValueError:
+        return None
+    path = new.path.rstrip("/")
+    if not location or not same or not path.endswith("/completions"):
+        return None
+    path = path.removesuffix("/completions").removesuffix("/chat")
+    return urlunsplit((new.scheme, old.netloc if not safer else new.netloc, path, "", ""))
+
+
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 _SUSPECTS: Mapping[str, Sequence[str]] = {
@@ -63,6 +83,16 @@ _SUSPECTS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(_TOKENS_KEYS, _TOKENS_KEYS),
 }
 """Parameters that a server may not know, the likeliest first, and the words by which a refusal names each."""
+
+MOST_CHARACTERS = 200_000
+"""Characters of a reply that are read and kept; one of some hundred tokens has a few thousand."""
+
+_MOST_TOKENS = 100_000_000
+"""The most tokens that one call can have used; a count above is none."""
+
+_LARGEST_LOGPROB = 1e6
+_LONGEST_ID = 200
+_TEXT_PARTS = ("text", "output_text")
 
 _NEVER_GUESSED = ("top_p", "temperature")
 _PENALTIES = ("presence_penalty", "frequency_penalty")
@@ -177,6 +207,11 @@ def names_a_parameter(message: str, parameters: Mapping[str, Any]) -> bool:
     return any(word in message.lower() for name in sent for word in _SUSPECTS[name])
 
 
+def sent_names(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parameters that were sent beside model and text: what a refusal may be about."""
+    return [name for name in parameters if name not in ("model", "messages", "prompt", "stop", "extra_body")]
+
+
 TokenLogprobs = tuple[str, Mapping[str, float]]
 """A token of a reply, and the log-probabilities of the candidate tokens at its position."""
 
@@ -222,8 +257,11 @@ def read_reply(
     choices = _get(answer, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = _get(choice, "message")
-    content = _get(message, "content") or _tool_arguments(message) or _get(choice, "text")
-    text = cleaned(content) if isinstance(content, str) else ""
+    content = _text_of(_get(message, "content")) or _tool_arguments(message) or _get(choice, "text")
+    if not content and _get(choice, "finish_reason") == "stop":
+        # A server that parses reasoning, of a model that does none: what it wrote is all taken for reasoning.
+        content = _get(message, "reasoning_content") or _get(message, "reasoning")
+    text = cleaned(content[:MOST_CHARACTERS]) if isinstance(content, str) else ""
     refusal = _get(message, "refusal") or _get(_get(answer, "error"), "message") or ""
     usage = _get(answer, "usage")
     return ChatReply(
@@ -238,10 +276,23 @@ def read_reply(
             completion_tokens=_count(usage, "completion_tokens", estimate_tokens(text)),
             cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
             http_status=200,
-            request_id=headers.get("x-request-id"),
-            reply=without_key(text),
+            request_id=stored_id(headers.get("x-request-id"), without_key),
+            reply=redact(without_key(text)),
         ),
     )
+
+
+def stored_id(written: str | None, without_key: Callable[[str], str]) -> str | None:
+    """Return the number that a server or a gateway gave a request, as it may be stored: short, without keys."""
+    return None if written is None else redact(without_key(cleaned(written[:1000])))[:_LONGEST_ID]
+
+
+def _text_of(content: Any) -> Any:
+    """Return the text of a message: where it comes in parts, its text parts without those that were only thought."""
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if _get(part, "type") in _TEXT_PARTS else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _tool_arguments(message: Any) -> Any:
@@ -255,9 +306,11 @@ def _get(value: Any, name: str) -> Any:
 
 
 def _count(counted: Any, name: str, estimate: int) -> int:
-    """Return a number of tokens as the server counted it, or our estimate."""
+    """Return a number of tokens as the server counted it, or our estimate where that cannot be a count."""
     value = _get(counted, name)
-    return value if isinstance(value, int) else estimate
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else estimate
 
 
 def _logprobs(content: Any) -> tuple[TokenLogprobs, ...]:
@@ -272,19 +325,10 @@ def _logprobs(content: Any) -> tuple[TokenLogprobs, ...]:
         candidates: dict[str, float] = {}
         for candidate in top if isinstance(top, list) else []:
             name, value = _get(candidate, "token"), _get(candidate, "logprob")
-            if isinstance(name, str) and isinstance(value, int | float):
+            if isinstance(name, str) and isinstance(value, int | float) and abs(value) <= _LARGEST_LOGPROB:
                 candidates[name] = float(value)
         found.append((token, candidates))
     return tuple(found)
-
-
-def error_message(body: object, code: str | None, text: str) -> str:
-    """Return the server's own text about an error, without the client library's wrapping."""
-    error = _get(body, "error")
-    for found in (_get(body, "message"), _get(error, "message"), _get(body, "detail"), error):
-        if isinstance(found, str) and found:
-            return f"{found} [{code}]" if code and code not in found else found
-    return text
 
 
 def _causes(problem: BaseException | None) -> list[BaseException]:
@@ -305,4 +349,4 @@ def root_cause(problem: BaseException) -> str:
 
 def never_connected(problem: BaseException) -> bool:
     """Tell whether a connection could not be made (refused, unknown host, certificate), rather than broke."""
-    return any(type(link).__name__ == "ConnectError" for link in _causes(problem))
+    return any(type(link).__name__ in ("ConnectError", "ConnectTimeout") for link in _causes(problem))
