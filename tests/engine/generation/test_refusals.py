@@ -54,7 +54,9 @@ def meaning(status: int, message: str = "", body: Any = None, **more: Any) -> st
         (418, "I am a teapot", {}, "other"),
     ],
 )
-def test_each_kind_of_refusal_is_told_by_what_it_says(status: int, message: str, more: dict[str, Any], what: str) -> None:
+def test_each_kind_of_refusal_is_told_by_what_it_says(
+    status: int, message: str, more: dict[str, Any], what: str
+) -> None:
     assert meaning(status, message, **more) == what
 
 
@@ -69,8 +71,14 @@ def test_a_quota_of_a_minute_is_a_rate_limit() -> None:
 @pytest.mark.parametrize(
     ("body", "shown"),
     [
-        ([{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}], "API key not valid."),
-        ({"object": "error", "message": "Invalid model: m", "type": "invalid_model", "code": "1500"}, "Invalid model: m"),
+        (
+            [{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}],
+            "API key not valid.",
+        ),
+        (
+            {"object": "error", "message": "Invalid model: m", "type": "invalid_model", "code": "1500"},
+            "Invalid model: m",
+        ),
         ({"detail": [{"loc": ["body", "top_p"], "msg": "must be less"}]}, "body.top_p: must be less"),
         ({"detail": "Not Found"}, "Not Found"),
         ({"error": "model is busy"}, "model is busy"),
@@ -83,7 +91,9 @@ def test_what_a_server_says_is_found_in_any_form(body: Any, shown: str) -> None:
     assert read_error(400, json.dumps(body)).message == shown
 
 
-@pytest.mark.parametrize("body", ["", "<html>", "[" * 100_000, '{"error": ' * 50_000, "\x00", "null", '{"error": [[[]]]}'])
+@pytest.mark.parametrize(
+    "body", ["", "<html>", "[" * 100_000, '{"error": ' * 50_000, "\x00", "null", '{"error": [[[]]]}']
+)
 def test_no_body_breaks_the_reading_of_an_error(body: str) -> None:
     assert meaning_of(read_error(500, body), SENT, "m-7b") in ("server", "other")
     assert error_in_answer(body) is None or body.startswith('{"error": [')

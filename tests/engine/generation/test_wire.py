@@ -130,7 +130,9 @@ def test_log_probabilities_of_any_size_are_read() -> None:
 
 def test_a_request_id_is_kept_short_and_without_keys() -> None:
     def kept(written: str) -> str | None:
-        return read_reply(1, "{}", {"x-request-id": written}, 1, lambda text: text.replace("KEY", "[key]")).usage.request_id
+        return read_reply(
+            1, "{}", {"x-request-id": written}, 1, lambda text: text.replace("KEY", "[key]")
+        ).usage.request_id
 
     assert kept("req-KEY-1") == "req-[key]-1"
     assert kept("req-sk-proj-abcdefghijklmnop") == "req-[redacted]"
