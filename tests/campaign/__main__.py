@@ -129,7 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folders of tries that were lost")
     options = parser.parse_args(arguments)
     load_scenarios()
-    names = [name for name in SCENARIOS if not options.only or name.startswith(tuple(options.only))]
+    wanted = tuple(options.only or SCENARIOS)
+    names = [name for name in SCENARIOS if name.startswith(wanted)]
     if not names:
         parser.error(f"no scenario begins with {' or '.join(options.only)}; there are {', '.join(SCENARIOS)}")
     cases = []
