@@ -110,6 +110,7 @@ class _Sitting:
                 item = self._call(next_to_rate(store, self._queue, skipped))
             if item is None:
                 return
+            read_key.forget_ratings()
             self._output.item(item, self._rated + 1)
             match read_key(self._output.prompt, self._output.say):
                 case None | "quit":

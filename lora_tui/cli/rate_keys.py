@@ -56,6 +56,13 @@ class AnswerKeys:
                     print(file=sys.stderr)
                 say(f"«{one_line(given, 20)}» is none of the keys: {HINT}")
 
+    def forget_ratings(self) -> None:
+        """Drop ratings that were typed already: the next question has not been seen. Other keys typed ahead stay."""
+        if self._descriptor is not None:
+            while select.select([self._descriptor], [], [], 0)[0] and (given := os.read(self._descriptor, 64)):
+                self._typed += _keys_in(given)
+            self._typed = [key for key in self._typed if _KEYS.get(key.lower()) not in (GOOD, BAD)]
+
     def _next_key(self, descriptor: int, prompt: Callable[[], None]) -> str | None:
         prompt()
         while not self._typed:
@@ -69,7 +76,7 @@ class AnswerKeys:
                 given = os.read(descriptor, 64)
                 if not given:
                     return None
-                self._typed = list(_SEQUENCE.sub("", given.decode(errors="replace")))
+                self._typed = _keys_in(given)
         return self._typed.pop(0)
 
     def take_keys(self, *_: object) -> None:
@@ -80,6 +87,10 @@ class AnswerKeys:
     def go_on(self, *_: object) -> None:
         """Handler of SIGCONT: only notes it, since it may come in the middle of a write."""
         self._went_on = True
+
+
+def _keys_in(given: bytes) -> list[str]:
+    return list(_SEQUENCE.sub("", given.decode(errors="replace")))
 
 
 def _next_line() -> str | None:

@@ -178,3 +178,13 @@ def test_after_a_stop_a_key_acts_without_enter_again(program: Program) -> None:
         terminal.send("q")
         assert terminal.wait() == 0
         assert termios.tcgetattr(terminal._master)[3] & termios.ICANON, "the terminal is given back as it was"
+
+
+def test_a_rating_typed_before_its_question_was_shown_is_not_given(program: Program) -> None:
+    path = program.folder / "training_data.db"
+    with_store(path, lambda store: judged_run(store, 6))
+    with program.terminal("", "--run", "rate") as terminal:
+        terminal.read_until("q end > ")
+        terminal.send("gbbbgq")
+        assert terminal.wait() == 0
+    assert "1 pair rated: 1 good, 0 bad." in terminal.output

@@ -177,7 +177,7 @@ def _trained_examples(source: AdapterSource, named: Sequence[Example]) -> tuple[
     Adapters of before the fingerprint count as unknown: what lies at the path may be another file.
     """
     data = source.metadata.get("data") or {}
-    wanted, path = data.get("questions_sha256"), Path(data.get("file") or "")
+    wanted, path = data.get("questions_sha256"), source.folder / (data.get("file") or "")
     if wanted is not None and questions_fingerprint(named) == wanted:
         return named, True
     try:

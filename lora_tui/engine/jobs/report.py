@@ -103,7 +103,7 @@ def _training_facts(source: AdapterSource, base_model: str, plan: dict[str, Any]
     known = [
         ("base model", base_model),
         ("adapter", str(source.folder.absolute())),
-        ("training data", ", ".join(filter(None, (str(data.get("file") or ""), examples)))),
+        ("training data", ", ".join(filter(None, (Path(data.get("file") or "").name, examples)))),
         ("optimizer step", f"{source.step:,}" + (f" of {plan['steps']:,}" if plan.get("steps") else "")),
         ("trained parameters", f"{trained:,} of {plan.get('parameters', 0):,}" if trained else ""),
         *((short_key(key), f"{value} ({reason})") for key, value, reason in chosen_rows(plan.get("chosen") or ())),

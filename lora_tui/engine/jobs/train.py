@@ -6,6 +6,7 @@ This is where settings, store and the torch code meet; the mathematics are in `l
 import asyncio
 import json
 import math
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -383,7 +384,8 @@ class _TrainingRun:
             "max_new_tokens": self.ctx.settings.fine_tuning.evaluation.max_new_tokens,
             "chat_template": self.mostly_conversations,
             "data": {
-                "file": str(self.data_file.absolute()),
+                # From the adapter's folder: whoever is given the adapter need not learn where its files lay.
+                "file": os.path.relpath(self.data_file, target),
                 "sha256": self.fingerprint,
                 "questions_sha256": questions_fingerprint(self.data.examples),
                 "examples": self.examples,

@@ -301,15 +301,17 @@ def test_a_run_whose_data_has_changed_is_warned_about_and_the_report_says_so(com
     adapter = Path(trained.result["adapter"])
     metadata = adapter / "lora_tui.json"
     written = metadata.read_text()
-    assert Path(json.loads(written)["data"]["file"]).is_absolute()
+    stored = json.loads(written)["data"]["file"]
     named = str(harness.folder / "pairs.txt")
+    assert stored == "../../../pairs.txt", "from the adapter's folder, so that it names no one's home"
+    assert (adapter / stored).samefile(named)
     held_out = adapter.parent / HELD_OUT_FILE
     found = []
     metadata.write_text(written.replace(json.loads(written)["data"]["questions_sha256"], "0" * 64))
     try:
         found.append(harness.run("evaluate", {"train_data_file": named, "adapter": str(adapter)}))
         held_out.rename(adapter.parent / "away.json")
-        metadata.write_text(metadata.read_text().replace(named, named + ".gone"))
+        metadata.write_text(metadata.read_text().replace(stored, stored + ".gone"))
         found.append(harness.run("evaluate", {"train_data_file": named, "adapter": str(adapter)}))
     finally:
         metadata.write_text(written)
