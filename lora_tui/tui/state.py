@@ -60,6 +60,8 @@ class AppState:
         """Id of the lesson that Learn is to show next; Learn takes it."""
         self.training_file: Path | None = None
         """File that the pairs of a run were taken to training in; None: what the configuration names."""
+        self.start_forms: dict[str, dict[str, str]] = {"files": {}, "data": {}}
+        """What was typed into the forms of the first start that were left without starting, by form and key."""
         self.requested_chat: ChatTarget | None = None
         """The model that Chat is to talk to next; Chat takes it."""
 

@@ -15,7 +15,7 @@ from lora_tui.protocol.backend import Blocker
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.dialogs import ChoiceDialog, ProblemDialog
-from lora_tui.tui.screens.welcome import WelcomeScreen
+from lora_tui.tui.screens.welcome import GenerateForm, WelcomeScreen
 from lora_tui.tui.widgets.top_bar import TopBar
 from tests.tui.app_harness import AppHarness, create_run, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
@@ -161,6 +161,23 @@ async def test_a_start_without_its_text_asks_for_it_and_knows_the_folder_of_the_
         await wait_for_text(app, "From my files")
         await pilot.press("x")
         await wait_for_text(app, "Folder     x ")
+
+
+async def test_a_form_that_is_left_keeps_what_was_typed(harness: AppHarness) -> None:
+    harness.backend.blocker = Blocker("No folder to read.", "It does not exist.", "Create it.", "files")
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("2")
+        await wait_until(lambda: isinstance(app.screen, GenerateForm))
+        app.screen.fields["data_generation.model"].value = "my-model"
+        await pilot.pause()
+        typed = app.services.state.start_forms["files"]
+        assert typed == {"data_generation.model": "my-model"}, "what stands there anyway was not typed"
+        await pilot.press("escape")
+        await wait_until(lambda: not isinstance(app.screen, GenerateForm))
+        await pilot.press("s")
+        await wait_until(lambda: isinstance(app.screen, GenerateForm))
+        assert app.screen.fields["data_generation.model"].value == "my-model"
 
 
 async def test_a_start_that_is_known_to_fail_is_refused_from_the_form_too(harness: AppHarness) -> None:

@@ -89,7 +89,8 @@ class StartForm(SettingsForm):
     """What a run needs before it can begin, with its plan below the fields, made anew while one types.
 
     Only what was changed is set: a key that is left as it was counts as not written. `initial` has values that fields
-    begin with in place of the settings' own; `forecast` makes the plan.
+    begin with in place of the settings' own; `forecast` makes the plan. What is typed goes into `typed` at once, and
+    stands in the fields again when the form is opened with it another time.
     """
 
     KEYS: ClassVar[Mapping[str, FormField]] = {}
@@ -106,9 +107,10 @@ class StartForm(SettingsForm):
         settings: Settings,
         initial: Mapping[str, str],
         forecast: Callable[[Settings], Awaitable[ForecastText]],
+        typed: dict[str, str],
     ) -> None:
         super().__init__(settings)
-        for name, value in initial.items():
+        for name, value in {**initial, **typed}.items():
             field = self.fields[name]
             if isinstance(field, PathInput):
                 field.guess(value)
@@ -118,6 +120,8 @@ class StartForm(SettingsForm):
             if left_to_recipe(settings, name):
                 field.placeholder = "chosen for this machine and your data"
         self._forecast = forecast
+        self._initial = initial
+        self._typed = typed
         self._problems = {name: Static("", markup=False, classes="field-problem") for name in self.KEYS}
         self._help = Static("", markup=False, classes="form-help")
         self._below = Static("", markup=False)
@@ -223,6 +227,15 @@ class StartForm(SettingsForm):
     # The plan
 
     @on(Input.Changed)
+    def _note_typed(self, event: Input.Changed) -> None:
+        """Keep what is typed: escape leaves the form, and it may be opened again."""
+        name = next(name for name, field in self.fields.items() if field is event.input)
+        if event.value == self._initial.get(name, self._value(name)):
+            self._typed.pop(name, None)
+        else:
+            self._typed[name] = event.value
+        self._plan_soon()
+
     def _plan_soon(self) -> None:
         """Make the plan anew once the typing pauses."""
         if self._timer is not None:

@@ -93,14 +93,16 @@ def ask_to_begin(services: AppServices, actions: AppActions, name: str) -> None:
     mode = "generate" if name == "files" else "train"
     forecast = backend.forecast_generation if name == "files" else backend.forecast_training
     form: StartForm
+    typed = services.state.start_forms[name]
     if name == "files":
         newest = next((run for run in services.state.runs if run.mode == "generate"), None)
-        form = GenerateForm(settings, first_generation(settings, newest.data if newest else ""), forecast)
+        form = GenerateForm(settings, first_generation(settings, newest.data if newest else ""), forecast, typed)
     else:
-        form = TrainForm(settings, {}, forecast)
+        form = TrainForm(settings, {}, forecast, typed)
 
     def begin(chosen: Settings) -> None:
         services.state.settings = chosen
+        typed.clear()
         actions.start_unless_blocked(mode, forecast)
 
     services.ask(form, begin)
