@@ -143,6 +143,9 @@ class Training(Section):
     )
     eval_steps: Limit = Field(0, description="Optimizer steps between evaluations; 0 = eval_frequency epochs.")
     save_steps: Count = Field(50, description="Optimizer steps between checkpoints that a stopped run resumes from.")
+    keep_checkpoints: Count = Field(
+        3, description="Newest checkpoints that are kept: a run goes on from the one before where the last is damaged."
+    )
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0,
         description="Share of the examples, 0 to 0.5, that is not trained on: evaluations tell the loss on it, which "

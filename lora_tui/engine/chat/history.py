@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.engine.data.chat_template import single_bos
+from lora_tui.engine.data.template_renderer import TemplateRefusedError, render_chat, template_file
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import Side
@@ -80,7 +81,14 @@ class History:
         if not self.by_template:
             return prompt_text(question)
         turns = [*past, {"role": "user", "content": question}]
-        rendered = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            rendered = render_chat(self.tokenizer, turns, generation_prompt=True)
+        except TemplateRefusedError as problem:
+            where = template_file(self.tokenizer)
+            raise UsageError(
+                f"The chat template in {where} refuses the question: {problem}.\n"
+                "Ask otherwise, or take the file from the model's publisher again."
+            ) from problem
         # Where the tokenizer adds the beginning-of-sequence token by itself, the template's own is left out.
         ids = self.tokenizer(rendered)["input_ids"]
         return rendered if single_bos(self.tokenizer, ids) == ids else rendered.removeprefix(self.tokenizer.bos_token)

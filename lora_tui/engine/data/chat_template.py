@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lora_tui.engine.data.examples import Conversation
+from lora_tui.engine.data.template_renderer import TemplateRefusedError, render_chat, render_marked_chat
 from lora_tui.text import count
 
 _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -108,8 +108,16 @@ class ConversationEncoder:
         A marker that leaves out the stop token would teach the model never to stop (TRL warns of it): a stop token
         right behind an answer is the answer's.
         """
-        rendered = self._apply(messages, return_assistant_tokens_mask=True)
-        tokens, mask = list(rendered["input_ids"]), list(rendered["assistant_masks"])
+        try:
+            text, marked_spans = render_marked_chat(self._tokenizer, messages)
+        except TemplateRefusedError as problem:
+            raise _refused(problem) from problem
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = list(encoded["input_ids"])
+        mask = [
+            any(begin < stop and end > start for start, stop in marked_spans)
+            for begin, end in encoded["offset_mapping"]
+        ]
         doubled = len(tokens) - len(single_bos(self._tokenizer, tokens))
         tokens, mask = tokens[doubled:], mask[doubled:]
         spans: list[tuple[int, int]] = []
@@ -175,20 +183,18 @@ class ConversationEncoder:
         return content in "".join(str(decoded).split()) or content in "".join(self._text(messages).split())
 
     def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool = False) -> list[int]:
-        rendered = self._apply(messages, add_generation_prompt=generation_prompt)
-        return single_bos(self._tokenizer, list(rendered["input_ids"]))
+        text = self._text(messages, generation_prompt=generation_prompt)
+        return single_bos(self._tokenizer, list(self._tokenizer(text, add_special_tokens=False)["input_ids"]))
 
     def _text(self, messages: list[dict[str, str]], *, generation_prompt: bool = False) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-        )
-
-    def _apply(self, messages: list[dict[str, str]], **options: bool) -> Any:
-        # Since transformers 5.5 a dict comes back unless told otherwise (trl#6105): ask for it, and read it.
         try:
-            return self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-        except TemplateError as problem:  # templates refuse what they cannot show, such as a system message
-            raise NotEncodableError(f"the model's chat template refuses the conversation: {problem}") from problem
+            return render_chat(self._tokenizer, messages, generation_prompt=generation_prompt)
+        except TemplateRefusedError as problem:  # templates refuse what they cannot show, such as a system message
+            raise _refused(problem) from problem
+
+
+def _refused(problem: TemplateRefusedError) -> NotEncodableError:
+    return NotEncodableError(f"the model's chat template refuses the conversation: {problem}")
 
 
 def single_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -6,11 +6,13 @@ where it was not asked for: everything that the model is taught must stay out of
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.config.models import Evaluation, Settings
 from lora_tui.config.written import left_to_recipe
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
+from lora_tui.engine.data.template_renderer import TemplateRefusedError, render_chat
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 
@@ -74,7 +76,7 @@ def template_renderer(tokenizer: "PreTrainedTokenizerBase") -> RenderPrompt | No
     adds_bos = bool(tokenizer.bos_token) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
     def render(messages: list[dict[str, Any]]) -> str:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        text = render_chat(tokenizer, messages, generation_prompt=True)
         return text.removeprefix(str(tokenizer.bos_token)) if adds_bos else text
 
     return render
@@ -97,7 +99,10 @@ def as_prompt(example: Example, render: RenderPrompt | None) -> TestPrompt | Non
             if render is None:
                 return None
             before = [{"role": message.role, "content": message.content} for message in messages[:end]]
-            return TestPrompt(render(before), "expected", messages[end].content.strip())
+            try:
+                return TestPrompt(render(before), "expected", messages[end].content.strip())
+            except TemplateRefusedError:  # training has left it out, too, and said so
+                return None
 
 
 def _control(asked: Sequence[TestPrompt], examples: Sequence[Example], render: RenderPrompt | None) -> list[TestPrompt]:
@@ -110,5 +115,8 @@ def _control(asked: Sequence[TestPrompt], examples: Sequence[Example], render: R
         return []
     spread = [telling[place * len(telling) // _MOST_TAUGHT] for place in range(_MOST_TAUGHT)]
     by_template = render is not None and all(isinstance(example, Conversation) for example in examples)
-    text = render([{"role": "user", "content": other}]) if by_template and render is not None else prompt_text(other)
+    text = prompt_text(other)
+    if by_template and render is not None:
+        with suppress(TemplateRefusedError):
+            text = render([{"role": "user", "content": other}])
     return [TestPrompt(text, "unrelated", "\n".join(telling if len(telling) <= _MOST_TAUGHT else spread))]

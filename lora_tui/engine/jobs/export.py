@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_tui.engine.data.read import read_examples, training_file
 from lora_tui.engine.export.datasets import FORMS, dataset_text
-from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter
+from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import UsageError
@@ -69,6 +69,7 @@ def _target(ctx: RunContext, default: str) -> Path:
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder so that it has its name only when it is complete."""
+    check_intact(source)
     try:
         with atomic_folder(target) as scratch:
             shutil.copytree(source, scratch, dirs_exist_ok=True)

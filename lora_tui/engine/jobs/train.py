@@ -38,6 +38,7 @@ from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
+from lora_tui.engine.models.loaded_checks import known_tokens
 from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
 from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.commands import DONE
@@ -100,7 +101,7 @@ async def _run_folder(ctx: RunContext) -> Path:
 
 def _with_precision_of_checkpoint(ctx: RunContext, folder: Path) -> Settings:
     """The settings with the precision that a resumed run began in: "auto" measures, and may come out another way."""
-    state = checkpoint.newest_state(folder) if ctx.resumed else None
+    state = checkpoint.newest_state(folder, ctx.warn) if ctx.resumed else None
     if state is None or ctx.settings.fine_tuning.dtype != "auto":
         return ctx.settings
     return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
@@ -122,8 +123,9 @@ def _prepare(
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
     keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
+    share, known = training.reworded_share, known_tokens(base.model)
     dataset = TextDataset(
-        data.examples, base.tokenizer, training.max_length, keywords, stops, training.reworded_share, training.seed
+        data.examples, base.tokenizer, training.max_length, keywords, stops, share, training.seed, known
     )
     before = held_out_order(folder) if ctx.resumed else None
     # A run that began without that file divided by questions alone.
@@ -131,7 +133,7 @@ def _prepare(
     planned = data_plan(data, data_file, dataset, held_out, training)
     render = template_renderer(base.tokenizer)
     unseen = set(map(question_digest, dataset.held_out_texts))
-    prompts = _test_prompts(ctx, render, [one for one in data.examples if question_digest(one) not in unseen])
+    prompts = _test_prompts(ctx, render, [one for one in dataset.texts if question_digest(one) not in unseen])
     if before is None:
         write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.config.models import FineTuning, Settings
+from lora_tui.engine.models.adapter_config import check_adapter_config
+from lora_tui.engine.models.checksums import DamagedError, has_checksums, verify
+from lora_tui.engine.models.model_files import wrong_entry
+from lora_tui.engine.models.weight_files import tensors_in
 from lora_tui.engine.runtime.resume import require_run, store_flag
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import runs
@@ -159,7 +163,10 @@ def _folder_of_run(run: Run, which: str) -> Path:
 
 
 def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
-    """Check that `folder` holds an adapter in safetensors form, and read its metadata."""
+    """Check that `folder` holds an adapter in safetensors form whose configuration can be one, and read its metadata.
+
+    Raises `UsageError` where there is none, and `LoraTuiError` for files that are damaged.
+    """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise AdapterGoneError(f"--adapter {folder}: there is no such folder.")
@@ -168,13 +175,48 @@ def open_adapter(folder: Path, run_id: int | None) -> AdapterSource:
     if not (folder / WEIGHTS).is_file():
         hint = " Pickled weights (.bin) are not opened: they can run code." if list(folder.glob("*.bin")) else ""
         raise UsageError(f"--adapter {folder}: {WEIGHTS} is missing.{hint}")
+    check_adapter_config(folder / "adapter_config.json")
+    tensors_in(folder / WEIGHTS)
     try:
         metadata = json.loads((folder / ADAPTER_METADATA).read_text(encoding="utf-8"))
     except FileNotFoundError:
         metadata = {}
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise LoraTuiError(f"{folder / ADAPTER_METADATA} cannot be read: {problem}.") from problem
-    return AdapterSource(folder, run_id, metadata if isinstance(metadata, dict) else {})
+    return AdapterSource(folder, run_id, _checked(folder / ADAPTER_METADATA, metadata))
+
+
+def _checked(path: Path, metadata: Any) -> dict[str, Any]:
+    """Check the entries of an adapter's metadata that are believed later."""
+    if not isinstance(metadata, dict):
+        return {}
+    kinds: list[tuple[str, type, str]] = [
+        ("base_model", str, "a name"),
+        ("base_path", str, "a path"),
+        ("base_sha256", str, "a hash"),
+        ("step", int, "a whole number"),
+        ("prompts", list, "a list"),
+    ]
+    for key, kind, wanted in kinds:
+        if metadata.get(key) is not None and not isinstance(metadata[key], kind):
+            raise wrong_entry(path, key, metadata[key], wanted)
+    prompts = metadata.get("prompts") or []
+    if not all(isinstance(one, dict) and isinstance(one.get("prompt"), str) for one in prompts):
+        raise wrong_entry(path, "prompts", prompts, "a list of tables with a prompt")
+    return metadata
+
+
+def check_intact(folder: Path) -> None:
+    """Raise `LoraTuiError` where an adapter's weights are not those that were written, as far as that is known."""
+    try:
+        if has_checksums(folder):
+            verify(folder, [WEIGHTS])
+    except DamagedError as problem:
+        steps = [path for path in step_folders(folder.parent) if path != folder]
+        instead = f"Take another one: --adapter {steps[-1]}" if steps else "Take a copy of it, or train again."
+        raise LoraTuiError(f"The adapter {folder} is damaged: {problem}.\n{instead}") from problem
+    except OSError as problem:
+        raise LoraTuiError(f"The adapter {folder} cannot be read: {problem.strerror or problem}.") from problem
 
 
 def step_folders(folder: Path) -> list[Path]:

@@ -7,16 +7,17 @@ safetensors or GGUF only: other formats are pickles, which run code when they ar
 import importlib.util
 import logging
 import timeit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import tqdm
-from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -29,9 +30,11 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.engine.models.builtin import BUILTIN, TITLE
 from lora_tui.engine.models.hub_info import locate
+from lora_tui.engine.models.loaded_checks import check_weights, compute_once, fit_tokenizer
+from lora_tui.engine.models.model_files import check_model_files, tokenizer_problem
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 from lora_tui.protocol.backend import LoadProgress
-from lora_tui.text import FETCHING
+from lora_tui.text import FETCHING, one_line
 
 log = logging.getLogger(__name__)
 
@@ -71,32 +74,61 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
     phase = f"loading {TITLE if wanted == BUILTIN else wanted}"
     progress(phase, 0, 1)
     trust = fine_tuning.trust_remote_code
-    try:
+    with _explaining(wanted, source, "tokenizer", device):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
-        if not Path(source).is_dir():
-            # Outside the lock: no trainer waits for it.
-            bar = fetching_bar(f"{FETCHING}{wanted}", progress)
-            snapshot_download(source, allow_patterns=_MODEL_FILES, tqdm_class=bar)
-            progress(phase, 0, 1)
+    if not Path(source).is_dir():
+        # Outside the lock: no trainer waits for it.
+        bar = fetching_bar(f"{FETCHING}{wanted}", progress)
+        with _explaining(wanted, source, "weights", device):
+            check_model_files(Path(snapshot_download(source, allow_patterns=_MODEL_FILES, tqdm_class=bar)))
+        progress(phase, 0, 1)
+    with _explaining(wanted, source, "weights", device):
         with constructing():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
                 trust_remote_code=trust,
                 use_safetensors=None if extra else True,
+                output_loading_info=True,
                 **extra,
                 **(_quantization_options(device, dtype) if fine_tuning.qlora else {}),
             )
         # bitsandbytes has put the layers on the device while it read them, and does not let them be moved.
         model = (_disable_repacking(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
-    except (OSError, ValueError, KeyError, ImportError, HFValidationError, SafetensorError) as problem:
-        raise _load_error(wanted, problem) from problem
-    except torch.OutOfMemoryError as problem:
-        raise LoraTuiError(f"{wanted} does not fit on {device}: {_first_line(problem)}") from problem
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        check_weights(model, found["missing_keys"], _place(wanted, source))
+        compute_once(model)
+    fit_tokenizer(tokenizer, model, _place(wanted, source))
     progress(phase, 1, 1)
     return BaseModel(model, tokenizer, device, dtype, wanted)
+
+
+def _place(name: str, source: str) -> str:
+    """Return where a model's files are, as its user knows it: the folder, the GGUF file, or the name on the hub."""
+    return source if name == BUILTIN else name
+
+
+@contextmanager
+def _explaining(name: str, source: str, part: str, device: torch.device) -> Iterator[None]:
+    """Turn whatever the libraries raise about a model's files inside the block into a `LoraTuiError` that names them.
+
+    They believe what the files say, and a damaged one can make them raise anything at all; the log has it in full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise LoraTuiError(
+            f"{name} does not fit on {device}: {_first_line(problem)}\nTake a smaller model, or set "
+            "fine_tuning.qlora = true."
+        ) from problem
+    except MemoryError as problem:
+        raise LoraTuiError(f"{name} does not fit into this machine's memory. Take a smaller model.") from problem
+    except LoraTuiError:
+        raise
+    except BaseException as problem:
+        # A panic of the Rust libraries is no Exception.
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise _load_error(name, source, part, problem) from problem
 
 
 def fetching_bar(phase: str, progress: LoadProgress) -> type[tqdm]:
@@ -189,23 +221,39 @@ def _bfloat16_is_faster() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def _load_error(name: str, problem: Exception) -> LoraTuiError:
-    """Return an error that says in one or two lines why a model could not be loaded."""
+def _load_error(name: str, source: str, part: str, problem: BaseException) -> LoraTuiError:
+    """Return an error that says in one or two lines why a model could not be loaded; `part` is what was being read."""
     log.info("loading %s failed", name, exc_info=problem)
-    text = str(problem)
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(problem):
         return LoraTuiError(
             f"{name} runs code of its own. If you trust its authors: --set fine_tuning.trust_remote_code=true"
         )
-    if Path(name).expanduser().exists():
-        return LoraTuiError(
-            f"{name} cannot be loaded as a causal language model in safetensors or GGUF form: {_first_line(problem)}"
+    path = Path(name).expanduser()
+    folder = Path(source) if name == BUILTIN else path
+    if not folder.exists():
+        return UnreachableError(
+            f"The model {name} cannot be fetched: {_first_line(problem)}\n"
+            "Check fine_tuning.model_name and the connection to the Hugging Face hub, or use a local folder, "
+            'a .gguf file, or "builtin".'
         )
-    return UnreachableError(
-        f"The model {name} cannot be fetched: {_first_line(problem)}\n"
-        "Check fine_tuning.model_name and the connection to the Hugging Face hub, or use a local folder, "
-        'a .gguf file, or "builtin".'
-    )
+    cannot = f"{folder} cannot be loaded as a causal language model in safetensors or GGUF form"
+    reason = one_line(f"{type(problem).__name__}: {problem}", 300)
+    if folder.is_file():
+        return LoraTuiError(f"{cannot}: the {part} in it cannot be read ({reason}).")
+    named = (tokenizer_problem(folder) if part == "tokenizer" else None) or _config_problem(folder)
+    if named is not None:
+        return LoraTuiError(f"{cannot}: {named}")
+    files = "tokenizer.json or tokenizer_config.json" if part == "tokenizer" else "config.json or its safetensors files"
+    return LoraTuiError(f"{cannot}: something in {files} is wrong ({reason}).")
+
+
+def _config_problem(folder: Path) -> str | None:
+    """Return what transformers has against a config.json; None where that is not what is wrong."""
+    try:
+        AutoConfig.from_pretrained(folder)
+    except Exception as problem:  # noqa: BLE001  # whatever it is, it is about this file
+        return f"{folder / 'config.json'}: {one_line(str(problem), 300)}"
+    return None
 
 
 def _first_line(problem: BaseException) -> str:

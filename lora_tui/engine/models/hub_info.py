@@ -12,6 +12,7 @@ from typing import Any
 
 from lora_tui.engine.models.architecture import Architecture, UnknownArchitectureError, architecture_of
 from lora_tui.engine.models.builtin import BUILTIN, cached_folder, ensure_builtin
+from lora_tui.engine.models.model_files import check_model_files
 from lora_tui.errors import UnreachableError
 from lora_tui.protocol.backend import LoadProgress
 
@@ -22,9 +23,17 @@ _LARGEST_CONFIG = 1_000_000
 
 
 def check_source(name: str) -> None:
-    """Raise `UnreachableError` where `name` is a path and no model is there. A name on the hub is not looked up."""
-    if name != BUILTIN and (problem := _problem_of_path(name)) is not None:
+    """Raise `UnreachableError` where `name` is a path and no model is there. A name on the hub is not looked up.
+
+    Raises `ModelFileError` where one is there whose files are damaged.
+    """
+    if name == BUILTIN:
+        return
+    if (problem := _problem_of_path(name)) is not None:
         raise UnreachableError(f'fine_tuning.model_name = "{name}": {problem}.')
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" or path.is_dir():
+        check_model_files(path)
 
 
 def locate(name: str, progress: LoadProgress) -> tuple[str, dict[str, str]]:

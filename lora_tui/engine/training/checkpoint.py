@@ -3,6 +3,12 @@
 Everything is safetensors and JSON; nothing is pickled. A checkpoint is written to a temporary folder, synced and
 renamed, so a folder that has its name is complete. The run's folder holds the newest ``step-N`` for resuming and
 ``best``, the adapter with the highest evaluation score, which is what other programs load.
+
+Each holds the SHA-256 of its files. A checkpoint that is not as it was written is put aside as ``step-N.damaged``, and
+the one before it is gone on with: a run is exact from either. Neither ``best`` nor the newest is ever deleted.
+
+The form of a ``step-N`` is numbered in its ``trainer_state.json``: 1 (or no number) had no checksums, and its tensors
+are only looked at for values that are not finite.
 """
 
 import hashlib
@@ -15,18 +21,28 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_tui.config.models import FineTuning
-from lora_tui.engine.models.adapter_source import BEST, WEIGHTS, step_folders
+from lora_tui.engine.models.adapter_source import BEST, WEIGHTS, best_folder, step_folders
+from lora_tui.engine.models.checksums import DamagedError, has_checksums, verify, write_checksums
 from lora_tui.engine.training import pissa
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import atomic_folder, unwritable
 
 _STATE_FILE = "trainer_state.json"
+
+_FORM = 2
+"""The form of a checkpoint that is written; `trainer_state.json` has it as ``format``."""
+
+KEPT = 3
+"""Step checkpoints that are kept where nothing else is said: the newest, and those to fall back to."""
+
+_DAMAGED = ".damaged"
 
 
 @dataclass
@@ -62,7 +78,9 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
     epochs and steps count; when to evaluate, stop early or save does not.
     """
-    not_in_identity = {"target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps"}
+    not_in_identity = {
+        *("target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps", "keep_checkpoints")
+    }
     parts = {"qlora", "lora", "optimizer", "scheduler", "sampling", "training"}
     relevant = settings.model_dump(mode="json", include=parts, exclude={"training": not_in_identity})
     for added_later in ("reworded_share", "everyday_examples"):  # off, they are in no older checkpoint's identity
@@ -72,6 +90,21 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A step checkpoint as it was read: whole, as far as its form can tell."""
+
+    path: Path
+    state: TrainerState
+    adapter: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    random_states: dict[str, Tensor]
+
+
+def _ignore(message: str) -> None:
+    """Tell nobody."""
+
+
 def save_step(
     folder: Path,
     model: PeftModel,
@@ -79,10 +112,12 @@ def save_step(
     names: Mapping[int, str],
     state: TrainerState,
     write_metadata: Callable[[Path, int], None] = lambda target, step: None,
+    keep: int = KEPT,
 ) -> Path:
-    """Write ``folder/step-N`` and remove the older ones; returns its path. `names` maps id(parameter) to its name.
+    """Write ``folder/step-N`` and remove all but the newest `keep`; returns its path.
 
-    `write_metadata` adds what loading the adapter of that step needs to know of it.
+    `names` maps id(parameter) to its name. `write_metadata` adds what loading the adapter of that step needs to know of
+    it.
     """
 
     def write(target: Path) -> None:
@@ -94,11 +129,12 @@ def save_step(
         }
         save_file(moments, target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
-        (target / _STATE_FILE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        content = json.dumps({"format": _FORM} | asdict(state), indent=2) + "\n"
+        (target / _STATE_FILE).write_text(content, encoding="utf-8")
         write_metadata(target, state.step)
 
     path = _write_folder(folder / f"step-{state.step}", write)
-    for older in step_folders(folder)[:-1]:
+    for older in (*step_folders(folder)[: -max(1, keep)], *folder.glob(f"step-*{_DAMAGED}")):
         shutil.rmtree(older, ignore_errors=True)
     return path
 
@@ -116,21 +152,22 @@ def save_adapter(model: PeftModel, target: Path) -> None:
 
 
 def restore(
-    folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer, names: Mapping[int, str], identity: str
+    folder: Path,
+    model: PeftModel,
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+    identity: str,
+    warn: Callable[[str], None] = _ignore,
 ) -> TrainerState | None:
-    """Load the newest step checkpoint into model, optimizer and random generators; returns None when there is none.
+    """Load the newest whole step checkpoint into model, optimizer and random generators; None when there is none.
 
-    Raises `UsageError` when data or settings differ from those of the checkpoint.
+    `warn` is told of those that are damaged. Raises `UsageError` when data or settings differ from those of the
+    checkpoint, and `LoraTuiError` where there are only damaged ones.
     """
-    folders = step_folders(folder)
-    if not folders:
+    found = _newest_whole(folder, warn)
+    if found is None:
         return None
-    path = folders[-1]
-    state = _read_state(path)
-    with _readable(path):
-        adapter, moments, random_states = (
-            load_file(path / f"{name}.safetensors") for name in ("adapter_model", "optimizer", "random")
-        )
+    path, state, adapter = found.path, found.state, found.adapter
     if state.identity != identity:
         raise UsageError(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
@@ -140,29 +177,103 @@ def restore(
         adapter, saved_first = pissa.split_saved(adapter)
         if any(not torch.equal(matrix.cpu(), saved_first[name]) for name, matrix in first.items()):
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
-    set_peft_model_state_dict(model, adapter)
-    _load_optimizer(optimizer, names, moments)
-    _set_random_states(random_states)
+    with _readable(path):
+        set_peft_model_state_dict(model, adapter)
+        _load_optimizer(optimizer, names, found.moments)
+        _set_random_states(found.random_states)
     return state
 
 
 def newest_initial_matrices(folder: Path) -> dict[str, Tensor]:
     """Return the matrices that a resumed run with PiSSA or OLoRA began with; nothing where there is no checkpoint."""
-    for path in step_folders(folder)[-1:]:
-        with _readable(path):
-            return pissa.split_saved(load_file(path / WEIGHTS))[1]
-    return {}
+    found = _newest_whole(folder, _ignore)
+    return {} if found is None else pissa.split_saved(found.adapter)[1]
 
 
-def newest_state(folder: Path) -> TrainerState | None:
-    """Return where the newest step checkpoint is, without loading it; None when there is none."""
-    folders = step_folders(folder)
-    return _read_state(folders[-1]) if folders else None
+def newest_state(folder: Path, warn: Callable[[str], None] = _ignore) -> TrainerState | None:
+    """Return where the newest whole step checkpoint is; None when there is none. `warn` is told of damaged ones."""
+    found = _newest_whole(folder, warn)
+    return None if found is None else found.state
 
 
-def _read_state(path: Path) -> TrainerState:
-    with _readable(path):
-        return TrainerState(**json.loads((path / _STATE_FILE).read_text(encoding="utf-8")))
+def forget_lost_best(folder: Path, state: TrainerState, warn: Callable[[str], None]) -> None:
+    """Take the best evaluation out of a resumed run's state where its adapter is gone or not as it was written.
+
+    Otherwise the run would end without an adapter. One that is damaged is put aside; `warn` is told of either.
+    """
+    if state.best_score is None:
+        return
+    best = best_folder(folder)
+    try:
+        if best is None:
+            raise DamagedError("it is gone")
+        if has_checksums(best):
+            verify(best, [WEIGHTS])
+    except (OSError, DamagedError) as problem:
+        kept = "" if best is None else f" It is kept as {_put_aside(best)}."
+        warn(f"The best adapter in {folder} is damaged: {problem}.{kept} The next evaluation chooses a new one.")
+        state.best_score, state.best_rank, state.best_step, state.best_may_end = None, None, 0, True
+        state.evaluations_without_gain = 0
+
+
+def _newest_whole(folder: Path, warn: Callable[[str], None]) -> _Checkpoint | None:
+    """Read the newest checkpoint that is whole; newer ones that are damaged are told, and put aside.
+
+    Raises `LoraTuiError` where there are checkpoints and all are damaged: those are left where they are.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(step_folders(folder)):
+        try:
+            found = _read(path)
+        except (DamagedError, OSError, ValueError, TypeError, SafetensorError) as problem:
+            damaged.append((path, str(problem)))
+            continue
+        for broken, reason in damaged:
+            aside = _put_aside(broken)
+            warn(
+                f"The checkpoint {broken} is damaged: {reason}. Training goes on from the one before it, that of step "
+                f"{found.state.step}; the damaged one is kept as {aside.name}."
+            )
+        return found
+    if damaged:
+        path, reason = damaged[0]
+        others = "" if len(damaged) == 1 else f" The {len(damaged) - 1} before it are damaged, too."
+        raise LoraTuiError(
+            f"The checkpoint {path} cannot be read: {reason}.{others} Remove "
+            f"{'that folder' if len(damaged) == 1 else 'those folders'} to start again."
+        )
+    return None
+
+
+def _put_aside(path: Path) -> Path:
+    """Give a damaged folder a name that nothing looks for; it goes when the next checkpoint is saved."""
+    aside = path.with_name(path.name + _DAMAGED)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    except OSError:  # a folder that cannot be written to: it is looked at and refused again
+        return path
+    return aside
+
+
+def _read(path: Path) -> _Checkpoint:
+    """Read a step checkpoint. Raises `DamagedError` and what its readers raise, `UsageError` for one of the future."""
+    content = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise DamagedError(f"{_STATE_FILE} holds no table")
+    form = content.pop("format", 1)
+    if form != 1 or has_checksums(path):
+        verify(path)
+    if form not in range(1, _FORM + 1):
+        raise UsageError(f"{path} was written by a newer version of lora-tui (form {form}). Resume it with that one.")
+    if unknown := content.keys() - TrainerState.__dataclass_fields__.keys():
+        raise DamagedError(f"{_STATE_FILE} has an unknown entry {min(unknown)}")
+    state = TypeAdapter(TrainerState).validate_json(json.dumps(content), strict=True)
+    tensors = [load_file(path / name) for name in (WEIGHTS, "optimizer.safetensors", "random.safetensors")]
+    for name, tensor in (entry for file in tensors[:2] for entry in file.items()):
+        if not torch.isfinite(tensor).all():
+            raise DamagedError(f"{name} holds values that are not finite")
+    return _Checkpoint(path, state, *tensors)
 
 
 @contextmanager
@@ -170,7 +281,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what a damaged checkpoint raises inside the block into a `LoraTuiError`."""
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError) as problem:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as problem:
         raise LoraTuiError(
             f"The checkpoint {path} cannot be read: {problem}. Remove that folder to start again."
         ) from problem
@@ -180,6 +291,7 @@ def _write_folder(path: Path, write: Callable[[Path], None]) -> Path:
     try:
         with atomic_folder(path, replace=True) as scratch:
             write(scratch)
+            write_checksums(scratch)
     except (OSError, SafetensorError) as problem:  # safetensors tells of a full disk in a type of its own
         raise unwritable(f"The checkpoint {path}", problem) from problem
     return path

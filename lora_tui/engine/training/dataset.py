@@ -6,6 +6,7 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 """
 
 import hashlib
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from lora_tui.engine.data.examples import (
 from lora_tui.engine.data.holdout import draw_documents, draw_holdout, question_digest
 from lora_tui.engine.data.reworded import EVERYDAY, reads_as_written, reworded
 from lora_tui.engine.data.training_text import prompt_text
+from lora_tui.engine.models.loaded_checks import unknown_token
 from lora_tui.engine.training.everyday import everyday_in_turn
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
@@ -36,7 +38,8 @@ class TextDataset(Sequence[EncodedExample]):
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
     for weighted sampling. `reworded_share` (0-1) of an example's readings have its question in other words (`as_read`).
-    `stops` are the tokens that end an answer of the model, as its generation configuration says.
+    `stops` are the tokens that end an answer of the model, as its generation configuration says. `known_tokens` is how
+    many tokens the model has; examples with one beyond are dropped.
     Raises `LoraTuiError` when nothing is left to train on, or the tokenizer has no end-of-sequence token.
     """
 
@@ -49,6 +52,7 @@ class TextDataset(Sequence[EncodedExample]):
         stops: Collection[int] = (),
         reworded_share: float = 0.0,
         seed: int = 0,
+        known_tokens: int | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise LoraTuiError(
@@ -59,6 +63,7 @@ class TextDataset(Sequence[EncodedExample]):
         self._eos: int = tokenizer.eos_token_id
         self._eos_is_no_stop = bool(stops) and self._eos not in stops
         self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
+        self._known_tokens = known_tokens or sys.maxsize
         self._split_tokens = 0
         self._keywords = tuple(keyword.casefold() for keyword in keywords)
         self.truncated = 0
@@ -82,6 +87,9 @@ class TextDataset(Sequence[EncodedExample]):
             input_ids, is_label = self._encode(example)
         except NotEncodableError as problem:
             self.dropped.append((example.source, str(problem)))
+            return
+        if (unknown := unknown_token(self._tokenizer, input_ids, self._known_tokens)) is not None:
+            self.dropped.append((example.source, unknown))
             return
         if len(input_ids) > max_length:
             self.truncated += 1
@@ -145,7 +153,7 @@ class TextDataset(Sequence[EncodedExample]):
         input_ids, is_label = self._encode(text)
         end = self._max_length
         changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))
-        return changed if changed.labels else example
+        return changed if changed.labels and max(changed.input_ids) < self._known_tokens else example
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -162,6 +162,7 @@ class _Trainer:
         restored = self._restore_checkpoint() if resume else None
         if restored is not None:
             self.state = restored
+            checkpoint.forget_lost_best(self.folder, self.state, self.hooks.warn)
             self.gradient_step.fallback.resume(restored.tokens_per_row, restored.long_rows_that_fit)
         else:
             torch.manual_seed(self.settings.training.seed)
@@ -172,11 +173,21 @@ class _Trainer:
             stopped_by = self._end_reason() or self._run_steps()
         finally:
             self.gradient_step.row_workers.close()
+        if stopped_by == "steps" and not self._has_learned:
+            raise LoraTuiError(
+                f"Nothing was trained: none of the {count(self.state.step, 'step')} had a finite loss and gradient. "
+                'Set fine_tuning.dtype = "float32", lower fine_tuning.optimizer.lora_lr, or take another base model.'
+            )
         self.model.eval()
         state, folder = self.state, best_folder(self.folder)
         return TrainingResult(
             state.step, state.tokens, self.last_loss, state.best_score, state.best_step, stopped_by, folder
         )
+
+    @property
+    def _has_learned(self) -> bool:
+        """Whether a step has been taken: until then the adapter changes nothing, and is no result."""
+        return bool(self.optimizer.state)
 
     def _begin(self) -> None:
         """Measure the model as it came: adapters change nothing before the first step."""
@@ -195,7 +206,7 @@ class _Trainer:
             self._take_step(plan)
             if self.state.step < plan.step:  # back at a checkpoint
                 continue
-            if self._evaluation_due(plan):
+            if self._evaluation_due(plan) and self._has_learned:
                 began = time.perf_counter()
                 self._evaluate()
                 self.evaluation_seconds.append(time.perf_counter() - began)
@@ -400,13 +411,13 @@ class _Trainer:
     def _save_step(self) -> None:
         self.saved_at = time.monotonic()
         self.state.tokens_per_row, self.state.long_rows_that_fit = self.gradient_step.fallback.state()
-        path = checkpoint.save_step(
-            self.folder, self.model, self.optimizer, self.names, self.state, self.hooks.write_metadata
-        )
+        parts = self.folder, self.model, self.optimizer, self.names, self.state
+        path = checkpoint.save_step(*parts, self.hooks.write_metadata, self.settings.training.keep_checkpoints)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
 
     def _restore_checkpoint(self) -> TrainerState | None:
-        return checkpoint.restore(self.folder, self.model, self.optimizer, self.names, self.state.identity)
+        parts = self.folder, self.model, self.optimizer, self.names
+        return checkpoint.restore(*parts, self.state.identity, self.hooks.warn)
 
     def _plan_memory(self, *, fresh: bool) -> None:
         """Decide what is recomputed in the backward pass and how many long rows go together, and note both.

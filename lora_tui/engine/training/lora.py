@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.models.build_lock import constructing
@@ -90,7 +91,7 @@ def _train_in_float32(model: PeftModel, dtype: torch.dtype) -> None:
 
 def _check_options(model: nn.Module, lora: Lora) -> None:
     """Raise `ConfigError` where an option names a module or layer that the model does not have."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     for target in [] if isinstance(lora.target_modules, str) else lora.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             names = [name for name in linear if name.rpartition(".")[2] != "lm_head"]

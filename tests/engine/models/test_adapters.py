@@ -124,14 +124,58 @@ def test_an_adapter_of_another_program_has_no_papers_and_is_used_all_the_same(
         torch.testing.assert_close(model(**ids).logits, tuned(**ids).logits)
 
 
-@pytest.mark.parametrize("damage", ["cut", "config"])
-def test_a_damaged_adapter_is_refused(copied: Path, trained: Trained, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("cut", r"adapter_model.safetensors is damaged or cut off"),
+        ("config", r"adapter_config.json, line 1: .* not JSON"),
+        ("number", r"adapter_config.json: lora_alpha is \"32\", and must be a number"),
+        ("module", r"adapter_config.json: megatron_config is .*, and must be null"),
+        ("tokens", r"adapter_config.json: alora_invocation_tokens is \"x\""),
+        ("metadata", r"lora_tui.json: step is \"x\", and must be a whole number"),
+    ],
+)
+def test_a_damaged_adapter_is_refused_by_its_file(copied: Path, damage: str, told: str) -> None:
+    config = json.loads((copied / "adapter_config.json").read_text())
     if damage == "cut":
         weights = copied / "adapter_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:500])
-    else:
+    elif damage == "metadata":
+        (copied / "lora_tui.json").write_text('{"step": "x"}')
+    elif damage == "config":
         (copied / "adapter_config.json").write_text('{"peft_type": "LORA", "r": ')
-    with pytest.raises(UsageError, match=r"does not fit the base model"):
+    else:
+        changes = {
+            "number": {"lora_alpha": "32"},
+            "module": {"megatron_config": {}, "megatron_core": "antigravity"},
+            "tokens": {"alora_invocation_tokens": "x"},
+        }
+        (copied / "adapter_config.json").write_text(json.dumps(config | changes[damage]))
+    with pytest.raises(LoraTuiError, match=told):
+        open_adapter(copied, None)
+
+
+@pytest.mark.parametrize("of_ours", [True, False], ids=["ours", "foreign"])
+def test_a_flipped_bit_of_a_matrix_is_refused_where_it_can_be_known(
+    copied: Path, trained: Trained, of_ours: bool
+) -> None:
+    weights = copied / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if of_ours:
+        content[-6] ^= 1
+    else:  # no checksums: only what no training writes can be told
+        (copied / "SHA256SUMS").unlink()
+        content[-4:] = b"\x00\x00\xc0\x7f"
+    weights.write_bytes(content)
+    base = load_base(trained.engine_harness.settings, quiet)
+    with pytest.raises(LoraTuiError, match=r"is damaged: .*(not as it was written|no numbers)"):
+        load_adapter(base, open_adapter(copied, None))
+
+
+def test_a_rank_that_the_matrices_do_not_have_takes_no_memory(copied: Path, trained: Trained) -> None:
+    config = json.loads((copied / "adapter_config.json").read_text())
+    (copied / "adapter_config.json").write_text(json.dumps(config | {"r": 1_000_000}))
+    with pytest.raises(UsageError, match=r"is \[16, \d+\], and \[1000000, \d+\] is wanted"):
         load_adapter(load_base(trained.engine_harness.settings, quiet), open_adapter(copied, None))
 
 

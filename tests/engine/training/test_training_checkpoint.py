@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.adapter_source import best_folder, step_folders
 from lora_tui.engine.models.adapters import adapter_weights
+from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, Verdict, train_model
@@ -120,12 +121,15 @@ def test_the_same_seed_repeats_a_run_and_another_does_not(trainer: Callable[[str
     assert not same(trainer("other").train(fine_tuning(**{"training.seed": 43}), seed=1)[1], first)
 
 
-def test_checkpoints_come_every_save_steps_and_only_the_newest_stays(trainer: Callable[[str], Trainer]) -> None:
+@pytest.mark.parametrize(("keep", "steps"), [(1, [9]), (3, [6, 8, 9]), (9, [2, 4, 6, 8, 9])])
+def test_checkpoints_come_every_save_steps_and_the_newest_stay(
+    trainer: Callable[[str], Trainer], keep: int, steps: list[int]
+) -> None:
     run = trainer("run")
-    run.train(fine_tuning(**{"training.save_steps": 2}))
+    run.train(fine_tuning(**{"training.save_steps": 2, "training.keep_checkpoints": keep}))
     assert [step for kind, step in run.checkpoints if kind == "last"] == [2, 4, 6, 8, 9]
-    assert [path.name for path in step_folders(run.folder)] == ["step-9"]
-    assert sorted(path.name for path in run.folder.iterdir()) == ["best", "step-9"]
+    assert [path.name for path in step_folders(run.folder)] == [f"step-{step}" for step in steps]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["best", *(f"step-{step}" for step in steps)]
 
 
 def test_a_run_that_is_over_takes_no_further_step(trainer: Callable[[str], Trainer]) -> None:
@@ -334,7 +338,7 @@ def test_a_crash_while_a_step_is_saved_again_leaves_a_checkpoint_to_go_on_from(
     _, found = run.train(fine_tuning(), resume=True)
     assert sorted(run.losses) == [5, 6, 7, 8, 9]
     assert same(found, wanted)
-    assert [path.name for path in step_folders(run.folder)] == ["step-9"]
+    assert [path.name for path in step_folders(run.folder)] == ["step-4.old", "step-9"]
 
 
 def test_a_half_written_checkpoint_has_no_name_and_is_not_gone_on_from(trainer: Callable[[str], Trainer]) -> None:
@@ -366,6 +370,85 @@ def test_a_damaged_checkpoint_is_named(trainer: Callable[[str], Trainer], file: 
         run.train(fine_tuning(), resume=True)
 
 
+FILES = ["adapter_model.safetensors", "optimizer.safetensors", "random.safetensors", "trainer_state.json", "SHA256SUMS"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_gone_on_with_bit_for_bit(
+    trainer: Callable[[str], Trainer], file: str, damage: str
+) -> None:
+    settings = fine_tuning(**{"training.save_steps": 2})
+    _, wanted = trainer("whole").train(settings)
+    run = trainer("run")
+    run.train(settings, stop_after=4)
+    path = run.folder / "step-4" / file
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    else:  # one bit, in the last tensor or entry: the file can still be read
+        path.write_bytes(content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
+    run.losses.clear()
+    warnings: list[str] = []
+    _, found = run.train(settings, resume=True, warn=warnings.append)
+    assert min(run.losses) == 3
+    assert same(found, wanted)
+    assert [warning for warning in warnings if "step-4 is damaged" in warning and "that of step 2" in warning]
+
+
+def test_a_damaged_checkpoint_is_kept_until_there_is_a_newer_one(trainer: Callable[[str], Trainer]) -> None:
+    settings = fine_tuning(**{"training.save_steps": 2})
+    run = trainer("run")
+    run.train(settings, stop_after=4)
+    (run.folder / "step-4" / "optimizer.safetensors").write_bytes(b"no tensors")
+    run.losses.clear()
+    run.train(settings, resume=True, stop_after=3)
+    assert not (run.folder / "step-4.damaged").exists()
+    assert [path.name for path in step_folders(run.folder)] == ["step-2", "step-3"]
+
+
+def test_where_every_checkpoint_is_damaged_none_is_touched(trainer: Callable[[str], Trainer]) -> None:
+    settings = fine_tuning(**{"training.save_steps": 2})
+    run = trainer("run")
+    run.train(settings, stop_after=4)
+    for step in (2, 4):
+        (run.folder / f"step-{step}" / "random.safetensors").unlink()
+    for _ in range(2):
+        with pytest.raises(LoraTuiError, match=r"step-4 cannot be read: random.* The 1 before it are damaged"):
+            run.train(settings, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_a_lost_best_adapter_is_told_and_chosen_anew(trainer: Callable[[str], Trainer], damage: str) -> None:
+    settings = fine_tuning(**{"training.eval_steps": 1, "training.save_steps": 1})
+    run = trainer("run")
+    run.train(settings, stop_after=4, evaluate=scores(0.1, 0.9, 0.3, 0.2))
+    weights = run.folder / "best" / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
+    if damage == "gone":
+        shutil.rmtree(run.folder / "best")
+    warnings: list[str] = []
+    rest = scores(0.4, 0.6, 0.5, 0.1, 0.2)
+    result, _ = run.train(settings, resume=True, evaluate=rest, warn=warnings.append)
+    assert (result.best_score, result.best_step) == (0.6, 6)
+    assert result.best_folder == run.folder / "best"
+    assert [warning for warning in warnings if "best" in warning and "The next evaluation chooses a new one" in warning]
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_taken_for_a_damaged_one(trainer: Callable[[str], Trainer]) -> None:
+    run = trainer("run")
+    run.train(fine_tuning(), stop_after=2)
+    state = run.folder / "step-2" / "trainer_state.json"
+    state.write_text(state.read_text().replace('"format": 2', '"format": 3, "later": true'))
+    write_checksums(run.folder / "step-2")
+    with pytest.raises(UsageError, match="newer version of lora-tui"):
+        run.train(fine_tuning(), resume=True)
+    assert (run.folder / "step-2").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(trainer: Callable[[str], Trainer]) -> None:
     run = trainer("run")
     run.folder.write_text("a file where the folder should be")
@@ -394,5 +477,6 @@ def test_nothing_in_a_checkpoint_is_pickled(trainer: Callable[[str], Trainer]) -
     run.train(fine_tuning(), stop_after=2)
     names = {path.name for path in (run.folder / "step-2").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "random.safetensors"} <= names
-    assert {Path(name).suffix for name in names} <= {".safetensors", ".json", ".md"}
+    assert {Path(name).suffix for name in names} <= {".safetensors", ".json", ".md", ""}
+    assert "SHA256SUMS" in names
     assert json.loads((run.folder / "step-2" / "trainer_state.json").read_text())["step"] == 2

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import training_file
+from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.runtime.resume import resume_run
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
@@ -188,6 +189,7 @@ def test_steps_that_are_taken_again_are_on_the_cards_curve_once(
     folder = newest(place, run_id)
     state = folder / "trainer_state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "step": 3}))  # as if it had been killed after step 5
+    write_checksums(folder)
     folder.rename(folder.with_name("step-3"))
     adapter = Path(place.run("train", resume=run_id).result["adapter"])
     curve = (adapter / "README.md").read_text().partition("## Loss")[2].partition("## Use")[0]

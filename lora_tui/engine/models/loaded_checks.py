@@ -1,0 +1,103 @@
+"""A loaded model looked at once: are its weights all there and numbers, and does it know the tokenizer's tokens.
+
+transformers draws weights that a file lacks at random, computes with NaN in silence, and looks up a token beyond the
+embedding as whatever lies there (an ``IndexError`` on a CPU, a crash of the whole device on a GPU).
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora_tui.errors import LoraTuiError
+from lora_tui.text import count, one_line
+
+_LARGEST_WEIGHT = 1e15
+"""No weight is as large: a flipped bit of an exponent makes one of 10**38."""
+
+
+def check_weights(model: PreTrainedModel, missing: Collection[str], place: str) -> None:
+    """Raise `LoraTuiError` where the model of `place` lacks weights, or has some that are not finite."""
+    if missing:
+        raise LoraTuiError(
+            f"{place} lacks {count(len(missing), 'tensor')} of its model, such as {min(missing)}: its config.json and "
+            "its weights are not of one model, or a file is missing. Take them from the publisher again."
+        )
+    tensors = [(name, one) for name, one in model.named_parameters() if one.is_floating_point() and one.numel()]
+    if not tensors:
+        return
+    with torch.inference_mode():  # the least and the greatest in one pass, and one wait for the device
+        bounds = torch.stack([torch.stack(torch.aminmax(tensor)).float().abs().max() for _, tensor in tensors])
+    wrong = [name for (name, _), bound in zip(tensors, bounds.tolist(), strict=True) if not bound < _LARGEST_WEIGHT]
+    if wrong:
+        more = f" and {count(len(wrong) - 1, 'more tensor')}" if len(wrong) > 1 else ""
+        raise LoraTuiError(
+            f"{place} is damaged: {wrong[0]}{more} holds values that are no numbers (NaN, or without bounds). "
+            "Nothing can be learned from it: take its weights from the publisher again."
+        )
+
+
+def compute_once(model: PreTrainedModel | PeftModel) -> None:
+    """Send two tokens through a model in evaluation mode; raises ValueError where what comes out are no numbers.
+
+    A configuration can be believed until then: a base of the rotary positions of 0, a text in the place of a number.
+    """
+    ids = torch.tensor([[0, min(1, known_tokens(model) - 1)]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise ValueError("what it computes are no numbers (NaN)")
+
+
+def known_tokens(model: PreTrainedModel | PeftModel) -> int:
+    """Return how many tokens the model's embedding has; those beyond cannot be read."""
+    embedding = model.get_input_embeddings()
+    return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
+
+
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
+    """Give the tokenizer a padding token that the model knows, and guard the model against those that it does not.
+
+    Padding is masked, so any token will do. Tokens are often added to a tokenizer and forgotten in the model (``[PAD]``
+    for Llama 2). Raises `LoraTuiError` where the end-of-sequence token is one of them.
+    """
+    known = known_tokens(model)
+    eos = tokenizer.eos_token_id
+    if eos is not None and not 0 <= eos < known:
+        raise LoraTuiError(
+            f"{place}: the end-of-sequence token {tokenizer.eos_token} is number {eos:,}, and the model knows "
+            f"{known:,} tokens: it was added to the tokenizer and not to the model. Take the model's own tokenizer."
+        )
+    if tokenizer.pad_token_id is None or not 0 <= tokenizer.pad_token_id < known:
+        tokenizer.pad_token = tokenizer.eos_token
+    if max(tokenizer.get_vocab().values(), default=0) >= known:
+        model.get_input_embeddings().register_forward_pre_hook(_Guard(tokenizer, known, place))
+
+
+def unknown_token(tokenizer: PreTrainedTokenizerBase, ids: Collection[int], known: int) -> str | None:
+    """Say which of these tokens the model does not know; None where it knows them all."""
+    beyond = next((number for number in ids if number >= known), None)
+    if beyond is None:
+        return None
+    token = one_line(str(tokenizer.convert_ids_to_tokens(beyond)), 40)
+    return (
+        f'"{token}" is token {beyond:,}, and the model knows {known:,}: it was added to the tokenizer and not to the '
+        "model (resize_token_embeddings)"
+    )
+
+
+class _Guard:
+    """Forward hook of an embedding: refuses tokens that it has no row for, by name."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, known: int, place: str) -> None:
+        self._tokenizer, self._known, self._place = tokenizer, known, place
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        ids = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        if ids is None or not ids.numel() or int(ids.max()) < self._known:
+            return
+        what = unknown_token(self._tokenizer, ids.flatten().tolist(), self._known)
+        raise LoraTuiError(f"{self._place} cannot read this text: {what}. Take the model's own tokenizer.")
