@@ -112,9 +112,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> 
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = value
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        LoraTuiError, match=r"is damaged: model.layers.0.mlp.up_proj.weight holds values"
-    ):
+    with pytest.raises(LoraTuiError, match=r"is damaged: model.layers.0.mlp.up_proj.weight holds values"):
         load(folder)
 
 
