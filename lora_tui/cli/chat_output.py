@@ -6,6 +6,7 @@ questions of earlier conversations, which come from the store and are kept nowhe
 """
 
 import contextlib
+import re
 import shutil
 import sys
 import threading
@@ -33,6 +34,9 @@ _AGREES = 0.9
 """Agreement above this is a ✓: the same words but for a slip."""
 
 _REDRAW_SECONDS = 0.5
+
+_KEY_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")
+"""What a key such as an arrow sends; in a line where Python has no readline, which would have acted on it."""
 
 _INDENT = " " * 7
 """Width of the column that says who speaks."""
@@ -138,6 +142,7 @@ class _LineOutput(ChatOutput):
         except EOFError:
             print(file=sys.stderr)
             return None
+        line = _KEY_SEQUENCE.sub("", line)
         _remember(line.strip())
         return line
 

@@ -69,8 +69,8 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
-    for label, (_, value) in zip(labels, figures, strict=True):
-        streams.out.write(f"{clean(label):<{width}}  {_formatted(value)}\n")
+    for label, (key, value) in zip(labels, figures, strict=True):
+        streams.out.write(f"{clean(label):<{width}}  {_formatted(value, as_said=key.endswith('reasons'))}\n")
     commands = result.get("commands")
     if isinstance(commands, list) and commands:
         streams.out.write("\nGo on with:\n" + "".join(f"  {clean(str(command))}\n" for command in commands))
@@ -155,7 +155,8 @@ def _is_shown(key: str, value: Any) -> bool:
     return key not in _HIDDEN_AT_ZERO or bool(value)
 
 
-def _formatted(value: Any) -> str:
+def _formatted(value: Any, *, as_said: bool = False) -> str:
+    """Write a figure; names of ours without underscores, but reasons `as_said`: they name keys and servers' codes."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -167,9 +168,8 @@ def _formatted(value: Any) -> str:
     if isinstance(value, Mapping) and value.keys() == {"value", "low", "high"}:
         return interval_text(Estimate(**value))
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{_formatted(part)} {clean(str(name)).replace('_', ' ')}" for name, part in value.items() if part
-        )
+        names = {name: clean(str(name)) if as_said else clean(str(name)).replace("_", " ") for name in value}
+        return ", ".join(f"{_formatted(part)} {names[name]}" for name, part in value.items() if part)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_formatted(part) for part in value)
     return clean(str(value))

@@ -136,3 +136,9 @@ def test_a_run_that_is_named_beside_another_model_is_not_silently_preferred(monk
         with pytest.raises(UsageError):
             chat_mode(engine, Settings(), Request(run="chat", resume=resume), io.StringIO())
     assert asked == [{"adapter_run": 3, "model_must_match": True}, {}]
+
+
+def test_arrow_keys_are_no_part_of_a_question_where_python_has_no_readline(monkeypatch: pytest.MonkeyPatch) -> None:
+    person_at_a_terminal(monkeypatch)
+    monkeypatch.setattr("builtins.input", lambda prompt: "helo\x1b[D\x1b[1;5Dl\x1bOA?\x1b")
+    assert _LineOutput(Terminal(), live=True).read_line() == "helol?"

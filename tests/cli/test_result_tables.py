@@ -111,3 +111,10 @@ def test_a_comparison_on_held_out_questions_is_told_with_its_interval_and_worst_
     assert "+0.30 (+0.20 to +0.40): fine-tuning helped" in text
     assert "[red]Eve" in text
     assert text.rstrip().splitlines()[-1] == "score  0.4"
+
+
+def test_reasons_keep_the_names_of_keys_and_codes() -> None:
+    reason = "cut off at 10 tokens; raise data_generation.evaluation.max_tokens (INVALID_ARGUMENT)"
+    text = written(write_result, {"dead_reasons": {reason: 2}, "weights": {"token_f1": 0.5}})
+    assert text.splitlines()[0] == f"dead reasons  2 {reason}"
+    assert text.splitlines()[1] == "weights       0.5 token f1"
