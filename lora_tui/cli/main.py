@@ -174,6 +174,7 @@ class GroupedCommand(click.Command):
 @click.option(
     "--attach", type=int, metavar="RUN", help="The app on a live or finished run; without a terminal, its events."
 )
+@click.option("--vacuum", is_flag=True, help="Give the space of deleted runs in the store back to the disk.")
 @click.option("--doctor", is_flag=True, help="What this machine has, what is missing, and what mends it.")
 @click.option(
     "--config-schema",
@@ -292,6 +293,8 @@ def _run_request(request: Request, streams: Streams, report: Report) -> int:
     store_path = request.store_path(loaded.settings)
     if request.list_runs:
         return runs.list_runs(streams, report, store_path)
+    if request.vacuum:
+        return runs.compact(report, store_path)
     if request.attach is not None:
         return runs.attach(request.attach, streams, report, store_path)
     if request.asks_for_nothing:

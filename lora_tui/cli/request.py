@@ -37,6 +37,7 @@ class Request:
     list_runs: bool = False
     attach: int | None = None
     doctor: bool = False
+    vacuum: bool = False
     config: Path | None = None
     overrides: tuple[str, ...] = ()
     store: Path | None = None
@@ -151,6 +152,7 @@ def _starting_options(request: Request) -> list[str]:
             ("--runs", request.list_runs),
             ("--attach", request.attach is not None),
             ("--doctor", request.doctor),
+            ("--vacuum", request.vacuum),
         )
         if given
     ]

@@ -10,15 +10,16 @@ from lora_tui.cli.narration import make_narrator
 from lora_tui.cli.tables import write_runs
 from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.engine.runtime.resume import find_run, open_existing, store_flag
+from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, run_lines
-from lora_tui.store.rows import Run
+from lora_tui.store.rows import LIVE_STATES, Run
 from lora_tui.terminal.report import Report, json_line, timestamp
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts
 from lora_tui.terminal.streams import Streams
-from lora_tui.text import clean, duration
+from lora_tui.text import clean, duration, file_size
 
 _FIGURES = ("right", "asked", "steps", "total_steps", "rate", "batch", "accepted", "adapter_run")
 """Figures of a run that a ``run`` line has under their own names."""
@@ -67,6 +68,30 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     else:
         report.message(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
+
+
+def compact(report: Report, store_path: Path) -> int:
+    """Compact the store, and write its size before and after; refused while a run is live."""
+    before, after = asyncio.run(_compact(store_path))
+    if report.json_lines:
+        result = {"store": str(store_path), "bytes_before": before, "bytes_after": after}
+        report.done("finished", 0, result)
+    else:
+        sizes = f"{file_size(before)} before ({before:,} bytes), {file_size(after)} after ({after:,} bytes)"
+        report.data(clean(f"{store_path}: {sizes}"))
+    return 0
+
+
+async def _compact(store_path: Path) -> tuple[int, int]:
+    async with await open_existing(store_path) as store:
+        await runs.mark_interrupted(store)
+        live = [run.id for run in await run_lines(store, limit=-1) if run.state in LIVE_STATES]
+        if live:
+            raise UsageError(
+                f"Run {live[0]} is at work in {store_path}: compacting would hold it up. Wait for it or stop it, then "
+                f"give --vacuum again; watch it with --attach {live[0]}{store_flag(store_path)}."
+            )
+        return await store.compact()
 
 
 def attach(run_id: int, streams: Streams, report: Report, store_path: Path) -> int:

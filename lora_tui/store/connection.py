@@ -26,6 +26,7 @@ import psutil
 
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store.schema import MIGRATIONS, VERSION
+from lora_tui.text import file_size
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -106,6 +107,24 @@ class Store:
                 await self._connection.rollback()
                 raise
 
+    async def compact(self) -> tuple[int, int]:
+        """Give the space of what was deleted back to the disk; returns the bytes of all files before and after.
+
+        Nobody else may use the store meanwhile. Raises `LoraTuiError` where one does, or where the disk has no room for
+        the copy that SQLite makes.
+        """
+        before = _bytes(self.path)
+        async with self._writing:
+            try:
+                for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    await self._rows(statement, ())
+            except sqlite3.OperationalError as problem:
+                raise LoraTuiError(
+                    f"The store {self.path} cannot be compacted: {problem}. It is as it was; close what uses it, and "
+                    f"see that the disk has {file_size(before)} free."
+                ) from problem
+        return before, _bytes(self.path)
+
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""
         async with self._connection.execute(sql, _storable(parameters)) as cursor:
@@ -171,6 +190,11 @@ def _storable(parameters: Iterable[Any]) -> tuple[Any, ...]:
         value.encode(errors="replace").decode() if isinstance(value, str) and not value.isascii() else value
         for value in parameters
     )
+
+
+def _bytes(path: Path) -> int:
+    """Bytes of the store's files: the database and its write-ahead log."""
+    return sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
 
 
 def _unusable(path: Path, problem: sqlite3.Error) -> UsageError:

@@ -204,3 +204,21 @@ def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch:
     assert "✗ configuration" in said
     assert "did you mean fine_tuning.model_name?" in said
     assert "Problems: 1" in said
+
+
+def test_a_store_is_compacted_unless_a_run_is_live(program: Program) -> None:
+    refused = program.run("", "--vacuum")
+    assert refused.status == 2
+    assert "There are no runs yet" in refused.err
+    program.past_run("train", "finished")
+    [done] = program.run("", "--vacuum", "--json").lines()
+    assert done["event"] == "done"
+    assert min(done["result"]["bytes_before"], done["result"]["bytes_after"]) > 100_000
+    with program.start("train=deaf", "--run", "train", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        refused = program.run("", "--vacuum")
+        process.kill()
+    assert refused.status == 2
+    assert "Run 2 is at work in" in refused.err
+    assert refused.out == ""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.store import connection, events, schema
+from lora_tui.store import connection, events, runs, schema
 from lora_tui.store.connection import Store
 from tests.store.store_fixtures import add_run, list_runs, with_store
 
@@ -274,3 +274,32 @@ def test_opening_a_file_again_in_the_same_process_does_not_drop_the_locks_of_the
             return (await process.communicate())[1].decode()
 
     assert "database is locked" in with_store(path, work)
+
+
+def test_compacting_gives_space_back_and_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def fill_and_delete(store: Store) -> tuple[int, int]:
+        kept, deleted = await add_run(store), await add_run(store)
+        for run_id in (kept, deleted):
+            await events.append(store, run_id, [(0.0, "note", {"message": "x" * 1000})] * 1000)
+        async with store.transaction() as t:
+            assert not await runs.delete_part(t, deleted, 10_000)
+            assert await runs.delete_part(t, deleted, 10_000)
+        return await store.compact()
+
+    before, after = with_store(path, fill_and_delete)
+    assert after == path.stat().st_size
+    assert before > 2_000_000 > after > 1_000_000
+    assert [run.id for run in with_store(path, list_runs)] == [1]
+    assert len(with_store(path, lambda store: events.since(store, 1, 0, 2000))) == 1000
+
+
+def test_a_store_that_somebody_writes_to_is_not_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.db"
+    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_MS", 50)
+    with_store(path, add_run)
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LoraTuiError, match="cannot be compacted: database is locked"):
+            with_store(path, lambda store: store.compact())
