@@ -1,13 +1,15 @@
 """Secrets are found, and taken out of whatever is shown, logged or stored."""
 
+import base64
 import io
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -85,6 +87,67 @@ def test_forms_of_secrets_are_found_and_taken_out(secret: str) -> None:
     assert redact(text).startswith("before")
 
 
+SHAPES = {
+    "OpenAI": "sk-proj-T3BlbkFJ0aB1cD2eF3gH4iJ5kL6mN7oP8",
+    "Anthropic": "sk-ant-api03-aB1cD2eF3gH4iJ5kL6mN7oP8qR9",
+    "OpenRouter": "sk-or-v1-0123456789abcdef0123456789abcdef",
+    "Hugging Face": "hf_aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1w",
+    "GitHub": "ghp_aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX2",
+    "GitLab": "glpat-aB1cD2eF3gH4iJ5kL6mN",
+    "AWS": "AKIAABCDEFGHIJKLMNOP",
+    "Google": "AIzaSyA1bC2dE3fG4hI5jK6lM7nO8pQ9rS0tU1v",
+    "Slack": "xoxb-123456789012-aB1cD2eF3gH4iJ5k",
+    "Groq": "gsk_aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1w",
+    "xAI": "xai-aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1w",
+    "NVIDIA": "nvapi-aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0u",
+    "Replicate": "r8_aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX2y",
+    "Stripe": "sk_live_aB1cD2eF3gH4iJ5kL6mN7oP8",
+    "JWT": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3In0.dozjgNryP4J3jVmNHl0w5N",
+    "by its variable": "Tr0ub4dor-und-3-Pferde/+",
+}
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "as it is": lambda key: key,
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "base64 for addresses": lambda key: base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
+    "inside base64": lambda key: base64.b64encode(f"user:{key}:x".encode()).decode(),
+    "hexadecimal": lambda key: key.encode().hex(),
+    "percent": lambda key: quote(key, safe="").replace("-", "%2D").replace("_", "%5F"),
+    "percent, every character": lambda key: "".join(f"%{ord(character):02x}" for character in key),
+    "JSON": lambda key: json.dumps(key)[1:-1].replace("/", "\\/").replace("-", "\\u002d").replace("_", "\\u005F"),
+    "JSON, every character": lambda key: "".join(f"\\u{ord(character):04x}" for character in key),
+    "HTML": lambda key: "".join(f"&#{ord(character)};" for character in key),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_key_is_found_in_every_shape_and_encoding(shape: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", SHAPES["by its variable"])
+    written = ENCODINGS[encoding](SHAPES[shape])
+    for text in (written, f"said: {written}.", f'{{"id": "req-{written}"}}', f"req_{written}\nnext"):
+        assert written not in redact(text), text
+        assert redact(redact(text)) == redact(text)
+    if shape != "by its variable":
+        assert find_secret(f"It is {written} indeed.") is not None
+    assert redact(f"before {written} after").startswith("before ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/home/someone/projects/models/llama-3.2-1b-instruct/model.safetensors",
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "https://example.org/a%20b?q=%C3%A9t%C3%A9&x=1",
+        "The formula a &lt; b \\u00e9t\\u00e9 \\n and 100%25 of it",
+        base64.b64encode(b"only a picture, or what people send: nothing secret is in it").decode(),
+        "aHR0cHM6Ly9leGFtcGxlLm9yZw==",
+    ],
+)
+def test_what_is_encoded_and_no_secret_stays(text: str) -> None:
+    assert redact(text) == text
+    assert find_secret(text) is None
+
+
 @pytest.mark.parametrize(
     "text", ["", "The sk-learn library", "ask-me-anything", "hf_hub", "https://example.org/a?b=c", "Bearer of bad news"]
 )
@@ -145,7 +208,18 @@ def test_a_variable_that_the_configuration_names_is_a_key_as_well(monkeypatch: p
     assert redact("it is swordfish-42") == "it is [redacted]"
 
 
-@pytest.mark.parametrize("text", ["a-" * 30_000, "://a:" * 20_000, "-----BEGIN PRIVATE KEY-----" * 2_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a-" * 30_000,
+        "://a:" * 20_000,
+        "-----BEGIN PRIVATE KEY-----" * 2_000,
+        "%41" * 30_000,
+        "QUFB" * 50_000,
+        "&#65;" * 20_000,
+        "ab" * 50_000,
+    ],
+)
 def test_no_text_is_slow_to_search(text: str) -> None:
     """Quadratic searches took 12 s for the first of these."""
     started = time.perf_counter()

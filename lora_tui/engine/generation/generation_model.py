@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lora_tui.errors import UnreachableError
+from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptEnd
 
 
@@ -24,6 +25,9 @@ class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the ru
     def __init__(self, reason: str, *, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
+
+    def __str__(self) -> str:
+        return redact(super().__str__())  # what a server or a model said may be part of the reason, keys and all
 
 
 class EndpointGoneError(UnreachableError):

@@ -7,11 +7,12 @@ A process that dies in between leaves a row ``sent``, which is shown as a call o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.models.builtin import BUILTIN
+from lora_tui.secrets import redact
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import AttemptEnd, AttemptTotals
@@ -145,6 +146,7 @@ class StoredCall:
     async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """Keep an answer for `settle`; store any other end at once."""
         self._ledger.settle(self._open.pop(attempt), end)
+        end = replace(end, error=redact(end.error), reply=redact(end.reply))  # whoever said it: nothing is kept raw
         if end.status == "ok":
             self._answered.append((attempt, end))
         else:

@@ -17,6 +17,7 @@ from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
 from lora_tui.engine.generation.questions.completions import BegunQuestion, fault_of
 from lora_tui.engine.generation.questions.forms import as_answer
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
+from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptStatus
 
 _MIN_LEVEL_PROBABILITY = 0.5
@@ -54,7 +55,7 @@ def read_judgement(reply: ChatReply) -> Judgement:
     """Return the judge's three levels, as expectations where log-probabilities allow it. Raises `MalformedReply`."""
     levels = parse_reply(reply.text)
     if levels is None:
-        raise MalformedReply(f"no three levels from 1 to 5 in {reply.text[:60]!r}")
+        raise MalformedReply(f"no three levels from 1 to 5 in {redact(reply.text)[:60]!r}")
     expected = _expected_levels(levels, reply.text, reply.logprobs)
     written = ", ".join(f"{name} {getattr(levels, name)}" for name in DIMENSIONS)
     if expected is None:
@@ -67,7 +68,7 @@ def read_yes_or_no(reply: ChatReply) -> float:
     """Return how sure a reply is of yes, 0-1: 0 or 1 where no log-probabilities are known. Raises `MalformedReply`."""
     written = re.match(r"\W*(yes|no)\b", plain_text(reply.text), re.IGNORECASE)
     if written is None:
-        raise MalformedReply(f"neither yes nor no in {reply.text[:60]!r}")
+        raise MalformedReply(f"neither yes nor no in {redact(reply.text)[:60]!r}")
     word = written[1].casefold()
     for token, candidates in reply.logprobs:
         if token.strip().casefold() == word:

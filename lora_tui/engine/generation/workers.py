@@ -28,7 +28,7 @@ from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.scoring.words import question_key
-from lora_tui.secrets import redact
+from lora_tui.secrets import find_secret, redact
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
@@ -160,7 +160,7 @@ class Workers:
                     self._index_ids[pair_id] = self.near_duplicates.add(pair.question)
                     judge = NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
                     await tasks.add_tasks(t, self.run_id, [judge])
-            reason = one_line("; ".join(proposals.refused), 300) or None
+            reason = one_line(redact("; ".join(proposals.refused)), 300) or None
             await tasks.end_task(t, task.id, "done", reason, len(proposals.refused))
         if proposals.form_changed:
             self.progress.fruitless = 0
@@ -184,6 +184,7 @@ class Workers:
     async def _store_pair(
         self, t: Store, task: TaskRow, ordinal: int, pair: ProposedPair, refusal: Refusal | None
     ) -> int:
+        pair = _without_secrets(pair)
         new = NewPair(
             ordinal=ordinal,
             question=pair.question,
@@ -395,6 +396,14 @@ class Workers:
 
 class _Superseded(Exception):  # noqa: N818  # never leaves this module
     """A person has decided or edited a pair before its judge was asked."""
+
+
+def _without_secrets(pair: ProposedPair) -> ProposedPair:
+    """Return a pair as it may be stored: one that holds a secret is refused, and what is kept of it holds none."""
+    if find_secret(f"{pair.question}\n{pair.answer}\n{pair.evidence}\n{pair.topic}") is None:
+        return pair
+    question, answer, evidence, topic = map(redact, (pair.question, pair.answer, pair.evidence, pair.topic))
+    return replace(pair, question=question, answer=answer, evidence=evidence, topic=topic)
 
 
 def _same_text(one: PairRow, other: PairRow) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.openai_server import Fault, http
+from tests.test_secrets import ENCODINGS, SHAPES
 
 HOSTILE = """\
 The kettle of Brimfell boils {water} at {0} degrees says the %s of the {__class__} village.
@@ -121,6 +122,40 @@ def test_a_key_that_a_model_says_is_not_stored(harness: GenerationHarness) -> No
     }
     harness.run()
     assert KEY.encode() not in everything_under(harness.folder)
+
+
+@pytest.mark.parametrize("shape", ["OpenAI", "AWS", "JWT", "by its variable"])
+def test_no_key_is_at_rest_whatever_a_server_makes_of_it(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shape: str
+) -> None:
+    """Ours, or somebody else's: in headers, error texts, replies, pairs, topics and judgements, however encoded."""
+    key = SHAPES[shape]
+    forms = [encode(key) for encode in ENCODINGS.values()]
+    if shape == "by its variable":
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        harness.server.key = key
+    faults = [http(500, f"no: {form}", X_Request_Id=f"req_{form}") for form in forms]
+    replies = [Fault("not_json", body=f"<html>{form}</html>") for form in forms[::3]]
+    harness.server.next_faults.extend(
+        fault for each in zip(faults, [None] * len(faults), strict=True) for fault in each
+    )
+    harness.server.next_faults.extend(replies)
+    told = iter(forms * 50)
+    harness.server.pair_of = lambda passage, n: {
+        "evidence": passage.split(".")[0],
+        "question": f"What is the key of house number {n}?" if n % 2 else f"Is it {next(told)}?",
+        "answer": passage.split(".")[0] if n % 4 else f"It is {next(told)}.",
+        "topic": next(told) if n % 3 else "keys",
+    }
+    harness.server.digits = lambda prompt: next(told)
+    outcome = harness.run(generation__max_retries=9, check_judge=True)
+    kept = (
+        everything_under(harness.folder) + json.dumps([outcome.error, outcome.result]).encode() + caplog.text.encode()
+    )
+    assert b"redacted" in kept or b"[key]" in kept
+    for form in forms:
+        assert form.encode() not in kept
+        assert json.dumps(form)[1:-1].encode() not in kept
 
 
 def test_text_that_is_no_text_can_be_stored(harness: GenerationHarness) -> None:

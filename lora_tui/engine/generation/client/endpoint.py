@@ -56,7 +56,7 @@ from lora_tui.engine.generation.client.wire import (
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
 from lora_tui.engine.runtime.context import Emit
 from lora_tui.errors import UnreachableError
-from lora_tui.secrets import is_placeholder, redact, register_key_variable
+from lora_tui.secrets import holds_value, is_placeholder, redact, register_key_variable
 from lora_tui.store.rows import AttemptEnd
 from lora_tui.text import one_line
 
@@ -426,10 +426,10 @@ class Endpoint:
 
     def holds_key(self, text: str) -> bool:
         """Tell whether a text holds the key, if that could be a secret one."""
-        return self._without_key(text) != text
+        return bool(self._key) and not is_placeholder(self._key) and holds_value(text, self._key)
 
     def _without_key(self, text: str) -> str:
-        return text if not self._key or is_placeholder(self._key) else text.replace(self._key, "[key]")
+        return redact(text, self._key, "[key]") if self.holds_key(text) else text
 
     def _redacted_line(self, text: str, most: int = 200) -> str:
         """Return the server's text as it may be shown and stored: one short line, without anything like a key.
