@@ -53,6 +53,33 @@ READ = [
     ('<think>{"groundedness": 1}</think>{"groundedness": 5, "correctness": 4, "usefulness": 3}', (5, 4, 3)),
 ]
 
+STYLES = [
+    ("**5** **4** **3**", (5, 4, 3)),
+    ("`5` `4` `3`", (5, 4, 3)),
+    ("[5] [4] [3]", (5, 4, 3)),
+    ("(5), (4), (3)", (5, 4, 3)),
+    ('["5", "4", "3"]', (5, 4, 3)),
+    ("5\ufe0f\u20e3 4\ufe0f\u20e3 3\ufe0f\u20e3", (5, 4, 3)),
+    ("1. 5\n2. 4\n3. 3", (5, 4, 3)),
+    ("1) **5**\n2) **4**\n3) **3**", (5, 4, 3)),
+    ("1. 5/5\n2. 4/5\n3. 3/5", (5, 4, 3)),
+    ("1. 5 2. 4 3. 3", (5, 4, 3)),
+    ("1. 5 - all of it\n2. 4 - nearly\n3. 3 - dull", (5, 4, 3)),
+    ("4.5 4 3", (4.5, 4, 3)),
+    ('{"groundedness": 5, "correctness": 4, "usefulness": 3.5}', (5, 4, 3.5)),
+    ("5 4 3\n\nIt says that the tower was built in 1703, at a cost of 12,000 crowns.", (5, 4, 3)),
+    ("5 4 3 - the tower has 12 windows", (5, 4, 3)),
+    ("Groundedness: 5, built in 1703\nCorrectness: 4\nUsefulness: 3", (5, 4, 3)),
+    ("**Groundedness:** **5**/5\n**Correctness:** **4**/5\n**Usefulness:** **3**/5", (5, 4, 3)),
+    (
+        '{"groundedness": {"reason": "1703", "score": 5}, "correctness": {"score": 4}, "usefulness": {"score": 3}}',
+        (5, 4, 3),
+    ),
+]
+"""How models write levels whatever they are asked for; a reason behind them may hold numbers of its own."""
+
+READ += STYLES
+
 REFUSED = [
     "",
     "   ",
@@ -68,7 +95,6 @@ REFUSED = [
     "5 4 3\n5 4 3",
     "543",
     "5.4.3",
-    "4.5 4 3",
     "4,5 3,5 4,0",
     "-5 4 3",
     "5-4-3",
@@ -87,7 +113,6 @@ REFUSED = [
     "Reply with three digits such as 5 4 3",
     "For example: 5 4 3",
     "The passage of 1889 gets 5 4 3",
-    "1. 5\n2. 4\n3. 3",
     "Groundedness: 5",
     "Groundedness: 5, Correctness: 4",
     "Groundedness: 5, Correctness: 4, Usefulness: 10",
@@ -102,7 +127,6 @@ REFUSED = [
     '{"groundedness": 5, "correctness": 4, "usefulness": 7}',
     '{"groundedness": 5, "correctness": 4, "usefulness": null}',
     '{"groundedness": 5, "correctness": 4, "usefulness": true}',
-    '{"groundedness": 5, "correctness": 4, "usefulness": 3.5}',
     '{"groundedness": 5, "correctness": 4, "usefulness": 3, "usefulness": 1}',
     '{"groundedness": 5, "correctness": 4, "usefulness": 3, "draft": {"usefulness": 1}}',
     '{"groundedness": 5, "correctness": 4, "usefulness": 3} Rather 2 2 2.',
@@ -111,6 +135,13 @@ REFUSED = [
     "Groundedness: 4/5.5, Correctness: 3/5.5, Usefulness: 2/5.5",
     "Groundedness: 4/5/5, Correctness: 4/5, Usefulness: 3/5",
     '{"groundedness": 5, "correctness": 4, "use',
+    "5 4 3\nOn reflection, 2 2 2 is better.",
+    "5 4 3, but usefulness could be 2",
+    "5 4 3. Overall: 2",
+    "Groundedness: 5 (of 5 claims)\nCorrectness: 4 or 5\nUsefulness: 3",
+    "1. 5\n2. 4\n3. 3\n4. 2",
+    "1. 5\n2. 4",
+    "5.5 4 3",
     "<think>4 4 4",
     "<think>4 4 4</think>",
     "5 4 3 <think>no, 2 2 2",
@@ -120,17 +151,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "levels"), READ)
-def test_a_reply_with_one_reading_is_read(text: str, levels: tuple[int, int, int]) -> None:
+def test_a_reply_with_one_reading_is_read(text: str, levels: tuple[float, float, float]) -> None:
     reply = parse_reply(text)
     assert reply is not None
     assert tuple(getattr(reply, name) for name in DIMENSIONS) == levels
 
 
 @pytest.mark.parametrize(("text", "levels"), READ)
-def test_offsets_point_at_the_digits_of_the_original_text(text: str, levels: tuple[int, int, int]) -> None:
+def test_offsets_point_at_the_digits_of_the_original_text(text: str, levels: tuple[float, float, float]) -> None:
     reply = parse_reply(text)
     assert reply is not None
-    assert tuple(int(text[place]) for place in reply.offsets) == levels
+    assert tuple(int(text[place]) for place in reply.offsets) == tuple(map(int, levels))
 
 
 def test_offsets_lie_behind_the_reasoning() -> None:

@@ -94,12 +94,12 @@ class RemoteWriter:
             while True:
                 try:
                     proposals = await self._propose(request, call, unusable)
+                    break
                 except FormRefused:
                     continue
                 except _FormLeft:
-                    await self._try_forms(call)
-                    continue
-                break
+                    pass
+                await self._try_forms(call)  # outside the handler: what fails here has not come of the form
         changed = before != self.forms.current
         return replace(proposals, pairs=(*unusable, *proposals.pairs), form_changed=changed)
 
@@ -300,12 +300,16 @@ def _forms(names: Sequence[str]) -> Iterator[ReplyForm]:
 
 
 def _read_pairs(reply: ChatReply) -> Proposals:
-    return parse_pairs(reply.text)
+    return parse_pairs(reply.text, cut_off=_is_cut_off(reply))
 
 
 def _read_sentence_pair(sentence: str, topic: str, reply: ChatReply) -> ProposedPair:
-    return read_sentence_pair(reply.text, sentence, topic)
+    return read_sentence_pair(reply.text, sentence, topic, cut_off=_is_cut_off(reply))
 
 
 def _read_pair(reply: ChatReply) -> tuple[str, str]:
-    return parse_question_and_answer(reply.text)
+    return parse_question_and_answer(reply.text, cut_off=_is_cut_off(reply))
+
+
+def _is_cut_off(reply: ChatReply) -> bool:
+    return reply.finish_reason == "length"

@@ -1,13 +1,16 @@
 """Readers of what a model behind an endpoint replies: pairs, three digits, plain text.
 
-Models think aloud, wrap JSON in fences and add words around it: all that is skipped. A reply that then does not hold
-what was asked for is malformed, and no half of it is used. The judge's digits are read by `lora_tui.scoring.judge`.
+Models think aloud, wrap JSON in fences and add words around it: all that is skipped. They write "Question" for
+"question", "qa_pairs" for "pairs", an object before the one that was asked for, or no JSON but labelled lines: where
+that leaves one reading, it is taken, since the gates and the judge follow. A reply that then does not hold what was
+asked for is malformed, and no half of it is used. JSON is read by `reply_json`, the judge's digits by
+`lora_tui.scoring.judge`.
 """
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lora_tui.engine.generation.client.wire import ChatReply, TokenLogprobs, cleaned
@@ -16,6 +19,7 @@ from lora_tui.engine.generation.prompts import SENTENCE_EXAMPLES
 from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
 from lora_tui.engine.generation.questions.completions import BegunQuestion, fault_of
 from lora_tui.engine.generation.questions.forms import as_answer
+from lora_tui.engine.generation.reply_json import BrokenJsonError, is_json_like, json_values
 from lora_tui.scoring.judge import DIMENSIONS, JudgeReply, expected_level, parse_reply, to_unit
 from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptStatus
@@ -29,7 +33,29 @@ MAX_PAIRS = 20
 _MAX_CHARACTERS = 4000
 _THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking|reasoning)>", re.IGNORECASE)
-_JSON_START = re.compile(r'\{\s*"|\[\s*[{"]')
+_MAX_DEPTH = 4
+_NAMES: Mapping[str, Sequence[str]] = {
+    "question": ("question", "q", "questiontext", "query", "prompt", "instruction", "questions"),
+    "answer": ("answer", "a", "answertext", "response", "reply", "completion", "output", "answers"),
+    "evidence": (
+        "evidence",
+        "quote",
+        "quotation",
+        "evidencequote",
+        "supportingevidence",
+        "excerpt",
+        "source",
+        "context",
+    ),
+    "topic": ("topic", "subject", "category"),
+}
+"""The keys under which models write the parts of a pair, reduced to letters, the one that was asked for first."""
+
+_LABEL = re.compile(
+    r"^[ \t>*_#•-]*(?:\d{1,2}[.)]\s*)?[*_\"'`]*(question|answer|evidence|quote|topic|q|a)[ \t]*\d{0,2}[*_\"'`]*[ \t]*"
+    r"[:：][*_ \t]*(.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 NO_PAIRS = "the list of pairs is empty"
@@ -87,7 +113,7 @@ def _expected_levels(levels: JudgeReply, text: str, tokens: Sequence[TokenLogpro
     The token is found by its position in the reply, not by its value: the same digit may stand in the reasoning before
     it (deepeval #3000).
     """
-    if "".join(token for token, _ in tokens) != text:
+    if "".join(token for token, _ in tokens) != text or levels.is_between:
         return None
     candidates_at: dict[int, TokenLogprobs] = {}
     start = 0
@@ -122,40 +148,43 @@ def plain_text(text: str) -> str:
     return rest
 
 
-def parse_pairs(text: str) -> Proposals:
+def parse_pairs(text: str, *, cut_off: bool = False) -> Proposals:
     """Return the pairs of a reply, and a reason for each item that is none.
 
-    Raises `MalformedReply` where there is no JSON, or no pair in it.
+    `cut_off`: it ended at its limit of tokens, so that nothing broken may be repaired. Raises `MalformedReply` where
+    there is no pair in it, or a question with two answers.
     """
-    items = _items(_json_of(text))
     pairs: list[ProposedPair] = []
     refused: list[str] = []
-    for item in items[:MAX_PAIRS]:
+    for item in _items_of(text, cut_off=cut_off)[:MAX_PAIRS]:
         try:
             pairs.append(_pair_of(item))
         except MalformedReply as problem:
             refused.append(str(problem))
     if not pairs:
         raise MalformedReply(refused[0] if refused else NO_PAIRS)
+    answers: dict[str, str] = {}
+    if any(answers.setdefault(pair.question, pair.answer) != pair.answer for pair in pairs):
+        raise MalformedReply("a question has two answers in it")
     return Proposals(tuple(pairs), tuple(refused))
 
 
-def parse_question_and_answer(text: str) -> tuple[str, str]:
+def parse_question_and_answer(text: str, *, cut_off: bool = False) -> tuple[str, str]:
     """Return question and answer of a reply that holds one pair. Raises `MalformedReply`."""
-    items = _items(_json_of(text))
+    items = _items_of(text, cut_off=cut_off)
     if not items:
         raise MalformedReply("the reply holds no pair")
     pair = _pair_of(items[0])
     return pair.question, pair.answer
 
 
-def read_sentence_pair(text: str, sentence: str, topic: str) -> ProposedPair:
+def read_sentence_pair(text: str, sentence: str, topic: str, *, cut_off: bool = False) -> ProposedPair:
     """Return the pair of a reply that was asked for about one sentence. Raises `MalformedReply`.
 
     A small model keeps the form and writes what it likes into it: only an answer that stands in the sentence is kept,
     word for word, and only a question that is about the rest of the sentence and does not give the answer away.
     """
-    question, answer = parse_question_and_answer(text)
+    question, answer = parse_question_and_answer(text, cut_off=cut_off)
     found = re.search(rf"(?<!\w){re.escape(answer.strip(' .'))}(?!\w)", sentence, re.IGNORECASE)
     if found is None or not found.group():
         raise MalformedReply("the answer is not a part of the sentence")
@@ -167,44 +196,129 @@ def read_sentence_pair(text: str, sentence: str, topic: str) -> ProposedPair:
     return ProposedPair(question, as_answer(found.group()), sentence, topic)
 
 
-def _json_of(text: str) -> Any:
-    """Return the first JSON object or array in a reply."""
+def _items_of(text: str, *, cut_off: bool) -> list[Any]:
+    """Return what stands in a reply where pairs were asked for: of each JSON value that holds any, or of its labels."""
     rest = plain_text(text)
-    # Only the first thing that starts like JSON counts: what can be read further in is half of something broken.
-    if (start := _JSON_START.search(rest)) is None:
+    if not is_json_like(rest):
+        if not cut_off and (labelled := list(_labelled(rest))):
+            return list(labelled)
         raise MalformedReply("no JSON in the reply")
+    if rest.startswith('"') and (items := _items_of_text(_unquoted(rest), 0)) is not None:
+        return items
+    found: list[list[Any]] = []
     try:
-        return json.JSONDecoder(strict=False).raw_decode(rest, start.start())[0]
-    except json.JSONDecodeError as problem:
-        raise MalformedReply(f"broken JSON ({problem.msg} at character {problem.pos + 1})") from problem
-    except RecursionError:
-        raise MalformedReply("the JSON is nested too deeply") from None
+        found += [items for value in json_values(rest, cut_off=cut_off) if (items := _items(value)) is not None]
+    except BrokenJsonError as problem:
+        raise MalformedReply(str(problem)) from problem
+    if not found:
+        raise MalformedReply('the JSON has no list "pairs"')
+    return [item for items in found for item in items]
 
 
-def _items(value: Any) -> list[Any]:
+def _items(value: Any, depth: int = 0) -> list[Any] | None:
+    """Return the pairs of a JSON value, whatever it calls their list; None where nothing in it is meant as one."""
+    if depth > _MAX_DEPTH:
+        return None
+    if isinstance(value, str):
+        return _items_of_text(value, depth)
     if isinstance(value, list):
+        if any(isinstance(item, dict) and _named(item, "question") is not None for item in value):
+            return value
+        inner = [items for item in value if (items := _items(item, depth + 1)) is not None]
+        return [item for items in inner for item in items] if inner else value if depth == 0 else None
+    if not isinstance(value, dict):
+        return None
+    question, answer = _named(value, "question"), _named(value, "answer")
+    if isinstance(question, list) and isinstance(answer, list) and len(question) == len(answer):
+        return [{"question": one, "answer": other} for one, other in zip(question, answer, strict=True)]
+    if question is not None and not (isinstance(question, list) and answer is None):
+        return [value]
+    if isinstance(value.get("pairs"), list) and not any(isinstance(item, dict | list) for item in value["pairs"]):
+        return list(value["pairs"])
+    inner = [items for item in value.values() if (items := _items(item, depth + 1)) is not None]
+    return [item for items in inner for item in items] if inner else None
+
+
+def _items_of_text(text: str, depth: int) -> list[Any] | None:
+    """Return the pairs of JSON that was written into a JSON string."""
+    if not text.lstrip().startswith(("{", "[")) or not is_json_like(text):
+        return None
+    try:
+        inner = [items for value in json_values(text) if (items := _items(value, depth + 1)) is not None]
+    except BrokenJsonError:
+        return None
+    return [item for items in inner for item in items] if inner else None
+
+
+def _unquoted(text: str) -> str:
+    """Return the text in a JSON string, or nothing where it is none."""
+    try:
+        value = json.loads(text, strict=False)
+    except ValueError:
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def _labelled(text: str) -> Iterator[dict[str, str]]:
+    """Yield the pairs of a reply in labelled lines: "**Question 1:** …", then "Answer: …", which may have several."""
+    labels = list(_LABEL.finditer(text))
+    item: dict[str, str] = {}
+    for label, following in zip(labels, (*labels[1:], None), strict=False):
+        name = next(name for name, names in _NAMES.items() if label[1].lower() in names)
+        value = label[2] + text[label.end() : following.start() if following else len(text)]
+        value = value.strip().rstrip("*_").strip()
+        if quoted := re.fullmatch(r"[\"'“](.+)[\"'”],?", value, re.DOTALL):
+            value = quoted[1]
+        if name in item:
+            yield item
+            item = {}
+        item[name] = value
+    if "question" in item or "answer" in item:
+        yield item
+
+
+def _named(item: Mapping[str, Any], name: str) -> Any:
+    """Return the part of a pair under any of its names, None where it is missing or two parts claim to be it."""
+    found = {letters: value for key, value in item.items() if (letters := _key_letters(key)) in _NAMES[name]}
+    if len(found) == 1 or _NAMES[name][0] in found:
+        return found.get(_NAMES[name][0], next(iter(found.values())))
+    return None
+
+
+def _key_letters(key: str) -> str:
+    return re.sub(r"[^a-z]", "", key.casefold())
+
+
+def _text_of(value: Any) -> str | None:
+    """Return a part of a pair as text: a number as it is written, the items of a list one a line; else None."""
+    if isinstance(value, str):
         return value
-    if isinstance(value, dict):
-        if isinstance(value.get("pairs"), list):
-            return list(value["pairs"])
-        if "question" in value:
-            return [value]
-    raise MalformedReply('the JSON has no list "pairs"')
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    if isinstance(value, dict) and len(value) == 1:
+        return _text_of(next(iter(value.values())))
+    return None
 
 
 def _pair_of(item: Any) -> ProposedPair:
     if not isinstance(item, dict):
         raise MalformedReply(f"an item is {type(item).__name__}, not an object")
+    parts: dict[str, str] = {}
     for name in ("question", "answer"):
-        value = item.get(name)
-        if not isinstance(value, str) or not value.strip():
+        value = _text_of(_named(item, name))
+        if value is None or not value.strip():
             raise MalformedReply(f'an item has no "{name}"')
         if len(value) > _MAX_CHARACTERS:
             raise MalformedReply(f'an item\'s "{name}" has {len(value):,} characters')
-    evidence, topic = item.get("evidence"), item.get("topic")
+        parts[name] = value
+    evidence, topic = _named(item, "evidence"), _named(item, "topic")
+    if isinstance(evidence, list):  # sentences from several places
+        evidence = " … ".join(part for part in evidence if isinstance(part, str))
     return ProposedPair(
-        question=cleaned(" ".join(item["question"].split())),
-        answer=cleaned(item["answer"].strip()),
-        evidence=cleaned(evidence.strip()[:_MAX_CHARACTERS]) if isinstance(evidence, str) else "",
-        topic=cleaned(" ".join(topic.split())[:80]) if isinstance(topic, str) else "",
+        question=cleaned(" ".join(parts["question"].split())),
+        answer=cleaned(parts["answer"].strip()),
+        evidence=cleaned((_text_of(evidence) or "").strip()[:_MAX_CHARACTERS]),
+        topic=cleaned(" ".join((_text_of(topic) or "").split())[:80]),
     )
