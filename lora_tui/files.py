@@ -1,22 +1,27 @@
 """Atomic writers of files and folders: what is at a path is complete, the old content or the new.
 
 A reader never sees half a file, and a killed program leaves the old one: the content goes to a temporary name in the
-same folder, is forced to the disk, and takes the final name in one step. This module knows nothing of what the files
-hold.
+same folder, is forced to the disk, and takes the final name in one step. The temporary is locked for as long as its
+writer lives, so that the next one clears what a killed writer has left (`clear_left_over`). New files are private:
+most hold somebody's texts. This module knows nothing of what the files hold, but for those of the program's own, which
+`lora_tui.outputs` protects.
 """
 
 import errno
+import fcntl
 import glob
 import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.outputs import refuse_own
 
 _ADVICE = {
     errno.EACCES: "choose another place or change the folder's permissions",
@@ -25,6 +30,12 @@ _ADVICE = {
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
 }
+
+
+_PREFIX, _SUFFIX = ".lora-tui-", ".tmp"
+_PRIVATE = 0o600
+_ABANDONED_SECONDS = 86_400
+"""Age at which a temporary is cleared where its writer cannot be asked, as on some network folders."""
 
 
 class UnwritableError(LoraTuiError):
@@ -50,30 +61,32 @@ class AtomicFile:
             LoraTuiError: The disk is full, or the text holds half of a surrogate pair, which UTF-8 cannot express.
         """
         with _explain_errors(self._path):
-            return self._stream.write(content.encode() if isinstance(content, str) else content)
+            data = content.encode() if isinstance(content, str) else content
+            return self._stream.write(data)
 
     def discard(self) -> None:
         """Throw the content away: the path keeps what it held before."""
         self.discarded = True
 
 
-def write_atomically(path: Path, content: str | bytes, mode: int | None = None) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int | None = None, *, own: bool = False) -> None:
     """Make `content` the whole content of the file at `path`; missing folders above it are created.
 
     Args:
         path: Where the file goes. A symbolic link is followed, so that it stays one.
         content: Text, written as UTF-8, or bytes.
-        mode: Permission bits, such as ``0o600``; None keeps those of an older file, else takes the user's default.
+        mode: Permission bits; None keeps those of an older file, and lets nobody else read a new one.
+        own: The file is the program's own, such as the configuration, which is refused for results.
 
     Raises:
         LoraTuiError: The file cannot be written; nothing is left behind and an older file is untouched.
     """
-    with atomic_writer(path, mode) as file:
+    with atomic_writer(path, mode, own=own) as file:
         file.write(content)
 
 
 @contextmanager
-def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
+def atomic_writer(path: Path, mode: int | None = None, *, own: bool = False) -> Iterator[AtomicFile]:
     """Write a file piece by piece; `write_atomically` says what the arguments mean.
 
     An exception inside the ``with`` block, or `AtomicFile.discard`, leaves the path as it was.
@@ -81,9 +94,12 @@ def atomic_writer(path: Path, mode: int | None = None) -> Iterator[AtomicFile]:
     Raises:
         LoraTuiError: The file cannot be written.
     """
+    if not own:
+        refuse_own(path)
     with _explain_errors(path):
         target = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        clear_left_over(target.parent)
         temporary, stream = _open_temporary(target, mode)
     file = AtomicFile(path, stream)
     try:
@@ -110,17 +126,18 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     With `replace` an older folder at `path` makes way: between two renames it is called ``path.old``, and a reader that
     finds no `path` takes that one. An exception inside the block leaves `path` as it was. Scratch folders that a killed
-    process left of the same path are removed.
+    process left beside it are removed. A new folder is the user's alone.
 
     Raises:
         OSError: The folder cannot be written; see `unwritable`.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f"{path.name}.old")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_left_over(path.parent)
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of an older version
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch, lock = _new_scratch(path.parent)
     try:
-        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        scratch.mkdir(parents=True)
         yield scratch
         for entry in (*scratch.rglob("*"), scratch):
             _sync(entry)
@@ -134,6 +151,40 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def clear_left_over(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose writer was killed. Never raises `OSError`."""
+    with suppress(OSError):
+        found = [entry.path for entry in os.scandir(folder) if _is_temporary(entry.name)]
+        for path in found:
+            with suppress(OSError):
+                _clear(Path(path))
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
+def _clear(temporary: Path) -> None:
+    """Remove a temporary unless its writer holds its lock."""
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # no locks here
+            if time.time() - os.fstat(descriptor).st_mtime < _ABANDONED_SECONDS:
+                return
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def unwritable(what: object, problem: Exception) -> LoraTuiError:
@@ -164,21 +215,44 @@ def _target(path: Path) -> Path:
 
 
 def _open_temporary(target: Path, mode: int | None) -> tuple[Path, BinaryIO]:
-    if mode is None and target.exists():
-        mode = stat.S_IMODE(target.stat().st_mode)
+    if mode is None:
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else _PRIVATE
     # A short name of its own: the target's name plus a suffix could pass the 255 bytes that a file name may have.
-    temporary = target.parent / f".lora-tui-{secrets.token_hex(8)}.tmp"
-    # With 0o666 the system applies the user's umask. A mode that was asked for must hold from the first byte on.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    stream = os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb")
-    if mode is not None:
-        try:
-            os.fchmod(stream.fileno(), mode)
-        except OSError:
-            stream.close()
-            temporary.unlink()
-            raise
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        temporary = target.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        stream = os.fdopen(os.open(temporary, flags, _PRIVATE), "wb")
+        if _lock(stream.fileno()):
+            break
+        stream.close()
+    try:
+        os.fchmod(stream.fileno(), mode)
+    except OSError:
+        stream.close()
+        temporary.unlink()
+        raise
     return temporary, stream
+
+
+def _new_scratch(parent: Path) -> tuple[Path, int]:
+    """Make an empty scratch folder in `parent`; returns it with the descriptor that holds its lock."""
+    while True:
+        scratch = parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        scratch.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(scratch, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        if _lock(descriptor):
+            return scratch, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a new temporary; returns False where another process has cleared it before it was locked."""
+    with suppress(OSError):  # where there are no locks, age tells what is left over
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fstat(descriptor).st_nlink > 0
 
 
 def _sync(path: Path) -> None:

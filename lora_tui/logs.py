@@ -8,11 +8,13 @@ import faulthandler
 import logging
 import os
 import sys
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TextIO
 
 from lora_tui.config.paths import log_folder, private_folder
+from lora_tui.outputs import protect
 from lora_tui.secrets import redact
 
 FILE_NAME = "lora-tui.log"
@@ -39,6 +41,8 @@ def set_up_logging(level: str = "INFO", *, on_stderr: bool = False) -> Path:
     handlers: list[logging.Handler] = []
     try:
         private_folder(path.parent)
+        for old in ("", *(f".{number}" for number in range(1, _OLD_FILES + 1))):
+            protect(path.with_name(path.name + old), "the log")
         handlers.append(_PrivateRotatingFile(path))
         _log_crashes(path)
     except OSError as problem:
@@ -73,7 +77,19 @@ class _PrivateRotatingFile(RotatingFileHandler):
     """A rotating file that only its owner can read."""
 
     def __init__(self, path: Path) -> None:
+        self.is_full = False
         super().__init__(path, maxBytes=_MAX_BYTES, backupCount=_OLD_FILES, encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        """Do without a record that cannot be written, such as on a full disk: a log must not end or disturb a run."""
+        problem = sys.exc_info()[1]
+        if not isinstance(problem, OSError | ValueError):  # ValueError: closed by a rotation that failed
+            super().handleError(record)
+        elif not self.is_full:
+            self.is_full = True
+            reason = getattr(problem, "strerror", None) or problem
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"lora-tui: warning: {self.baseFilename} cannot be written: {reason}\n")
 
     def _open(self) -> Any:
         os.close(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

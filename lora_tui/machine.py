@@ -113,6 +113,20 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(one_line(name, 60) for name in names)
 
 
+def device_identity(device: str) -> str:
+    """Return what a device of torch is on this machine: the card's own id for "cuda:1", whoever numbers it how.
+
+    ``CUDA_VISIBLE_DEVICES`` gives the same card other numbers in other processes.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return device
+    handles = _visible_handles()
+    index = int(number) if number.isdecimal() else 0
+    uuid = _text("UUID", handles[index]) if index < len(handles) else ""
+    return uuid or f"{device} of {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}"
+
+
 def device_load(pid: int | None = None) -> DeviceLoad:
     """Return how busy the machine is, and the process `pid` (this one where None). Never raises."""
     memory = psutil.virtual_memory()

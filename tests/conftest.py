@@ -1,5 +1,6 @@
 """What holds for every test, whoever starts them."""
 
+import atexit
 import os
 import shutil
 import signal
@@ -11,6 +12,10 @@ import pytest
 
 # A GPU's kernels run in an interpreter. Triton asks for this when it is first imported, which bitsandbytes does, too.
 os.environ["TRITON_INTERPRET"] = "1"
+
+# Tests that run side by side are no reason to refuse each other a device.
+os.environ["LORA_TUI_LOCKS"] = tempfile.mkdtemp(prefix="lora-tui-locks-")
+atexit.register(shutil.rmtree, os.environ["LORA_TUI_LOCKS"], ignore_errors=True)
 
 _NOBODY = 65534
 

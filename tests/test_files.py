@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,13 +42,39 @@ def test_missing_parent_folders_are_created(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
 
 
-def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
-    before = os.umask(0o027)
+def test_a_new_file_is_private_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0)
     try:
         write_atomically(tmp_path / "a.txt", "x")
+        with atomic_folder(tmp_path / "folder"):
+            pass
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lora_tui.files import atomic_folder, atomic_writer
+with atomic_writer(Path(sys.argv[1], "a.txt")) as file, atomic_folder(Path(sys.argv[1], "folder")) as folder:
+    file.write("half")
+    (folder / "b.txt").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False, cwd=Path(__file__).parents[1])
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_writer(tmp_path / "b.txt") as living, atomic_folder(tmp_path / "other") as folder:
+        write_atomically(tmp_path / "c.txt", "x")
+        living.write("whole")
+        (folder / "d.txt").write_text("y")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b.txt", "c.txt", "other"]
+    assert (tmp_path / "b.txt").read_text() == "whole"
+    assert (tmp_path / "other" / "d.txt").read_text() == "y"
 
 
 def test_an_older_file_keeps_its_mode_and_a_given_mode_wins(tmp_path: Path) -> None:

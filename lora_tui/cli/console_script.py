@@ -29,8 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if streams.cannot_draw is None:
             sys.exit(run_app(streams, lambda: _prepare(argv)))
     gc.enable()
-    from lora_tui.cli.main import main as command_line
+    try:
+        from lora_tui.cli.main import main as command_line
+    except (OSError, MemoryError, ImportError) as problem:
+        from lora_tui.system_errors import explain
 
+        if (explained := explain(problem)) is None:
+            raise
+        sys.exit(f"lora-tui: {explained}")
     command_line(argv)
 
 

@@ -65,10 +65,11 @@ def _found(group: str, name: str, value: str | None, absent: str, level: Level, 
 
 
 def examine(request: Request, streams: Streams, report: Report) -> int:
-    """Write all checks; returns 0 when nothing required is missing, else 1."""
+    """Write all checks; returns 0 when nothing required is missing, 2 where the configuration is wrong, else 1."""
     problems = 0
     group = ""
-    for finding in _findings(request):
+    loaded, refusal = _configuration(request)
+    for finding in _findings(request, loaded, refusal):
         problems += finding.level == "problem"
         if report.json_lines:
             report.data(json_line("check", None, time.time(), asdict(finding)))
@@ -79,7 +80,7 @@ def examine(request: Request, streams: Streams, report: Report) -> int:
         report.data(f"  {_MARKS[finding.level]} {finding.name:<22} {clean(finding.value)}")
         if finding.remedy:
             report.data(f"    {'':<22} -> {clean(finding.remedy)}")
-    status = 1 if problems else 0
+    status = refusal.exit_status if refusal is not None else 1 if problems else 0
     report.done("failed" if problems else "finished", status, {"problems": problems})
     if not report.json_lines:
         summary = "Nothing required is missing." if not problems else f"Problems: {problems}, marked with ✗ above."
@@ -87,8 +88,7 @@ def examine(request: Request, streams: Streams, report: Report) -> int:
     return status
 
 
-def _findings(request: Request) -> Iterator[Finding]:
-    loaded, refusal = _configuration(request)
+def _findings(request: Request, loaded: Loaded, refusal: ConfigError | None) -> Iterator[Finding]:
     yield from _paths(request, loaded, refusal)
     yield from _versions()
     yield from _device()

@@ -4,6 +4,7 @@ Nothing heavy is imported before the flags are read: ``--help`` and ``--version`
 is refused without waiting for pydantic, Rich or torch.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,6 +33,8 @@ from lora_tui.terminal.streams import Streams
 
 if TYPE_CHECKING:
     from lora_tui.backend.session import AppLaunch
+
+log = logging.getLogger(__name__)
 
 _HEADINGS = {
     "run": "Ways to start",
@@ -215,6 +218,7 @@ def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
 
 def main(argv: list[str]) -> NoReturn:
     """Run the program and end the process."""
+    sys.unraisablehook = _log_unraisable
     streams = Streams()
     report = Report(streams)
     report.json_lines = "--json" in argv
@@ -226,6 +230,11 @@ def main(argv: list[str]) -> NoReturn:
     if streams.close():
         status = BROKEN_PIPE_STATUS
     sys.exit(status)
+
+
+def _log_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Log what Python would write to stderr: something that could not be taken down after a failure told before."""
+    log.warning("%s %r", found.err_msg or "ignored in", found.object, exc_info=found.exc_value)
 
 
 def parse(argv: list[str]) -> Request | None:

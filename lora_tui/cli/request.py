@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from lora_tui.errors import UsageError
+from lora_tui.outputs import check_name
 from lora_tui.protocol.rating import SUBJECTS
 
 if TYPE_CHECKING:
@@ -82,6 +83,16 @@ def check_request(request: Request) -> None:
         if given is not None and request.run not in modes:
             wanted = " or ".join((", ".join(modes[:-1]), modes[-1]) if len(modes) > 1 else modes)
             raise UsageError(f"{option} belongs to --run {wanted}, not to {way or 'this command'}.")
+    for option, given in (
+        ("--store", request.store),
+        ("--config", request.config),
+        ("--adapter", request.adapter),
+        ("--train-data-file", request.train_data_file),
+        ("--output", request.output),
+        *(("--generate-training-file", path) for path in request.training_file or ()),
+    ):
+        if given is not None:
+            check_name(given, option)
     if not all(map(_is_unicode, request.training_file or ())):
         raise UsageError("--generate-training-file: a file name is not UTF-8 and cannot be kept in the store.")
     if request.adapter is not None and request.resume is not None:

@@ -1,6 +1,7 @@
 """Runs in the store without starting one: the list, following another process's run, and the overview."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lora_tui.engine.runtime.resume import find_run, open_existing, store_flag
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from lora_tui.store.damage import StoreError
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, run_lines
 from lora_tui.store.rows import LIVE_STATES, Run
@@ -65,6 +67,7 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
         report.done("finished", 0, {"runs": len(lines), "store": str(store_path)})
     elif lines:
         write_runs(streams, [_row(*line) for line in lines])
+        _report_damaged(report, lines)
     else:
         report.message(f"no runs yet in {store_path}. Begin with: lora-tui --run quickstart")
     return 0
@@ -136,8 +139,20 @@ async def _read_runs(store_path: Path) -> list[tuple[RunLine, RunFigures]]:
     async with await Store.open(store_path) as store:
         await runs.mark_interrupted(store)
         lines = await run_lines(store, limit=-1)
-        figures = await run_figures(store, [run.id for run in lines])
-        return [(run, figures[run.id]) for run in lines]
+        try:
+            figures = await run_figures(store, [run.id for run in lines])
+        except StoreError:  # a page of the file is damaged: the list itself says more than nothing
+            figures = {}
+        return [(run, figures.get(run.id, RunFigures(run.id))) for run in lines]
+
+
+def _report_damaged(report: Report, lines: Sequence[tuple[RunLine, RunFigures]]) -> None:
+    damaged = [str(run.id) for run, _ in lines if run.damaged]
+    if damaged:
+        report.message(
+            f"warning: what the store has of run {', '.join(damaged)} is damaged, and not shown whole. "
+            "Delete it in the app (Runs), or bring the store back from a copy."
+        )
 
 
 def _shortened_path(folder: str | None) -> str:
@@ -157,13 +172,13 @@ def _seconds(run: RunLine) -> float | None:
 
 def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
     """The cells of a run by the heading of their column."""
-    started = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
+    started = _time(run.started_at or run.created_at)
     seconds = _seconds(run)
     loss, steps, total = figures.last_loss, figures.steps, figures.total_steps
     return {
         "Run": str(run.id),
         "Mode": run.mode,
-        "State": run.state,
+        "State": f"{run.state}, damaged" if run.damaged else run.state,
         "Started": started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
         "Took": "–" if seconds is None else duration(seconds),
         "Model and results": " on ".join(part for part in (run.model, run.data) if part),
@@ -173,6 +188,13 @@ def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
         "Score": "–" if run.best_score is None else f"{run.best_score:.2f}",
         "Folder": figures.path or _shortened_path(run.folder),
     }
+
+
+def _time(at: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(at).astimezone()
+    except (ValueError, OverflowError, OSError):  # a damaged cell
+        return datetime.fromtimestamp(0).astimezone()
 
 
 def _fields(run: RunLine, figures: RunFigures) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lora_tui.config.values import (
     Limit,
     NotNegative,
     OptionalText,
+    PathText,
     Penalty,
     Positive,
     Section,
@@ -74,8 +75,12 @@ class Aggregator(Section):
 class DataGeneration(Section):
     """From a folder of text to judged pairs of question and answer."""
 
-    input_folder: Text = Field("training_input", description="Folder of .txt and .md files, read with its subfolders.")
-    output_file: Text = Field("accepted_training_data.txt", description="Where accepted pairs go; training reads it.")
+    input_folder: PathText = Field(
+        "training_input", description="Folder of .txt and .md files, read with its subfolders."
+    )
+    output_file: PathText = Field(
+        "accepted_training_data.txt", description="Where accepted pairs go; training reads it."
+    )
     total_examples: Count = Field(100, description="Accepted pairs to reach.")
     num_examples_per_file: Count = Field(1, description="Pairs asked for per file and pass over the folder.")
     evaluation_threshold: float = Field(7.0, description="Score from which a pair is accepted, on the scale 0-10.")
@@ -87,7 +92,9 @@ class DataGeneration(Section):
         "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'
     )
     base_url: Url = Field("", description="Any OpenAI-compatible endpoint, for example a local server; empty = OpenAI.")
-    db_path: Text = Field("training_data.db", description="The store: one SQLite file with every run, pair and score.")
+    db_path: PathText = Field(
+        "training_data.db", description="The store: one SQLite file with every run, pair and score."
+    )
     judge_model: OptionalText = Field("", description="Model that judges; empty = the one that writes.")
     judge_models: Texts = Field(
         [],

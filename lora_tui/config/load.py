@@ -35,6 +35,7 @@ from lora_tui.config.problems import (
 )
 from lora_tui.config.written import copied_keys, with_written, written_keys
 from lora_tui.errors import ConfigError
+from lora_tui.outputs import protect
 from lora_tui.text import one_line
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def load_settings(
     the process's own unless another is given. Raises `ConfigError`, one or two lines long, for every mistake.
     """
     path, document = _find_file(config_file)
+    if path is not None:
+        protect(path, "the configuration")
     problems: list[Problem] = []
     in_file: list[_Entry] = []
     if document is not None:

@@ -22,7 +22,8 @@ from lora_tui.config.values import (
     Limit,
     ModuleNames,
     NotNegative,
-    OptionalText,
+    OptionalPath,
+    PathText,
     Pattern,
     Positive,
     Section,
@@ -133,7 +134,7 @@ class Training(Section):
     )
     shuffle: bool = Field(True, description="Draw the examples in a new order each epoch.")
     seed: Seed = Field(42, description="Order of examples, dropout, starting weights; one seed repeats a run.")
-    save_dir: Text = Field("checkpoints", description="Folder of the checkpoints and finished adapters.")
+    save_dir: PathText = Field("checkpoints", description="Folder of the checkpoints and finished adapters.")
     max_steps: Limit = Field(0, description="Optimizer steps; 0 = as many as the epochs hold.")
     max_length: Annotated[int, Field(ge=8, le=LARGEST)] = Field(
         1024, description="Longest example in tokens; the rest of a longer one is cut off and counted."
@@ -260,7 +261,7 @@ class FineTuning(Section):
         "auto",
         description='"auto" chooses for a run what nobody set (of a copy of this file: what is at its default).',
     )
-    model_name: Text = Field(
+    model_name: PathText = Field(
         "deepseek-ai/deepseek-r1-distill-qwen-1.5b",
         description='Base model: a hub name, a folder, a .gguf file, or "builtin" (small, needs no network).',
     )
@@ -268,7 +269,7 @@ class FineTuning(Section):
         True, description='Less memory for about a third more time; "auto" decides from a memory estimate.'
     )
     device: Device = Field("auto", description='"auto" takes the best there is; also "cuda", "cuda:1", "mps", "cpu".')
-    train_data_file: OptionalText = Field(
+    train_data_file: OptionalPath = Field(
         "", description="Examples to train on; empty = data_generation.output_file. Text, .jsonl, .json or .csv."
     )
     trust_remote_code: bool = Field(

@@ -7,6 +7,7 @@ Small and apart because logging and the built-in model need it without pydantic,
 """
 
 import os
+import socket
 from pathlib import Path
 
 import platformdirs
@@ -27,6 +28,11 @@ def cache_folder() -> Path:
 def log_folder() -> Path:
     """Return the folder of the log files; ``LORA_TUI_LOGS`` names another."""
     return _named_by("LORA_TUI_LOGS") or platformdirs.user_log_path(_NAME, appauthor=False)
+
+
+def lock_folder() -> Path:
+    """Return the folder of this machine's locks of devices; ``LORA_TUI_LOCKS`` names another."""
+    return _named_by("LORA_TUI_LOCKS") or cache_folder() / "locks" / socket.gethostname()
 
 
 def private_folder(path: Path) -> Path:

@@ -61,7 +61,7 @@ def save_keys(path: Path, changes: Mapping[str, Any]) -> Saved:
     try:
         private_folder(target.parent)
         content = _encoded(tomli_w.dumps(wanted) if text is None else text, document)
-        write_atomically(target, content, mode=None if target.exists() else 0o600)
+        write_atomically(target, content, own=True)
     except (OSError, UnwritableError) as problem:
         why = problem.reason if isinstance(problem, UnwritableError) else problem.strerror or str(problem)
         raise LoraTuiError(

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from lora_tui.outputs import MAX_NAME_BYTES, MAX_PATH_BYTES
+
 LARGEST = 10**12
 """The bound of every count: far beyond any use, and safely inside SQLite's 64-bit integers."""
 
@@ -145,6 +147,18 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 OptionalText = Annotated[str, _check(lambda text: "\0" not in text, "must not contain a NUL character")]
 Text = Annotated[OptionalText, _check(str.strip, "must not be empty")]
 Texts = list[Text]
+
+
+def _is_possible_path(text: str) -> bool:
+    names = text.split("/")
+    return len(text.encode()) <= MAX_PATH_BYTES and max(len(name.encode()) for name in names) <= MAX_NAME_BYTES
+
+
+OptionalPath = Annotated[
+    OptionalText,
+    _check(_is_possible_path, f"has a name of more than {MAX_NAME_BYTES} bytes, which no file or folder can have"),
+]
+PathText = Annotated[OptionalPath, _check(str.strip, "must not be empty")]
 Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
 Device = Annotated[
     str,

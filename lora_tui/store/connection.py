@@ -12,12 +12,16 @@ import asyncio
 import copy
 import dataclasses
 import errno
+import itertools
 import json
+import logging
 import os
+import shlex
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -25,13 +29,18 @@ import aiosqlite
 import psutil
 
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.outputs import check_name, protect
+from lora_tui.store import damage
+from lora_tui.store.damage import DAMAGED, StoreError, damaged_row, store_problem, tolerant
 from lora_tui.store.schema import MIGRATIONS, VERSION
 from lora_tui.text import file_size
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-sqlite3.register_converter("JSON", json.loads)
+sqlite3.register_converter("JSON", damage.decode_json)
+
+log = logging.getLogger(__name__)
 
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p", "ceph")
 _BUSY_TIMEOUT_MS = 10_000
@@ -48,6 +57,7 @@ class Store:
         self._check: Callable[[Store], Awaitable[None]] | None = None
         self.path = path
         self.warning = warning
+        self._file = _file_of(path)
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -55,6 +65,10 @@ class Store:
 
         Raises `UsageError` where the path cannot hold a database, and `LoraTuiError` for a file from a newer version.
         """
+        check_name(path, "The store")
+        check_name(path.with_name(f"{path.name}-journal"), "The store's journal")
+        for companion in ("", "-wal", "-shm", "-journal"):
+            protect(path.with_name(path.name + companion), "the store" if not companion else "part of the store")
         _create_private(path)
         try:
             connection = await aiosqlite.connect(path, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES)
@@ -62,6 +76,7 @@ class Store:
             raise _unusable(path, problem) from problem
         try:
             connection.row_factory = aiosqlite.Row
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
             warning = await _choose_journal(connection, path)
             await connection.execute("PRAGMA synchronous=NORMAL")
@@ -85,6 +100,57 @@ class Store:
         """Close the connection; its thread ends with it."""
         await self._connection.close()
 
+    async def is_elsewhere(self) -> bool:
+        """Tell whether the file at the path is another one by now: it was removed, renamed or replaced."""
+        try:
+            file = await asyncio.to_thread(_file_of, self.path)
+        except OSError:  # a network folder that does not answer for a moment
+            return False
+        if file is None:
+            return True
+        if file == self._file:
+            return False
+        # Some file systems give a file other numbers now and then: then both hold the same heartbeats.
+        query = "SELECT id, heartbeat FROM runs ORDER BY id DESC LIMIT 5"
+        try:
+            async with aiosqlite.connect(f"{self.path.as_uri()}?mode=ro", uri=True) as there:
+                if [tuple(row) for row in await there.execute_fetchall(query)] == await self.tuples(query):
+                    self._file = file
+                    return False
+        except sqlite3.Error:
+            log.info("what is at %s now is no store", self.path)
+        return True
+
+    async def rescue(self, command: str) -> str:
+        """Save what a store that was removed or renamed holds; returns what became of it, and how to go on with it.
+
+        `command` is the option to go on with. Never raises.
+        """
+        try:
+            name = await asyncio.to_thread(self._name_now)
+            if name is not None:
+                await self.value("PRAGMA wal_checkpoint(TRUNCATE)")
+                what = f"The store {self.path} was renamed to {name} while it was written; all is there."
+            else:
+                name = await asyncio.to_thread(_free_name, self.path)
+                async with aiosqlite.connect(name) as copied:
+                    await self._connection.backup(copied)
+                await asyncio.to_thread(name.chmod, 0o600)
+                what = f"The store {self.path} was removed while it was written; all that it held is saved as {name}."
+        except (OSError, sqlite3.Error, LoraTuiError) as problem:
+            log.exception("the store cannot be saved")
+            return f"The store {self.path} was removed while it was written, and cannot be saved elsewhere: {problem}."
+        return f"{what}\nGo on with: lora-tui {command} --store {shlex.quote(str(name))}"
+
+    def _name_now(self) -> Path | None:
+        """Return the path that the open file has now, where the system tells; None where it has none any more."""
+        for descriptor in Path("/proc/self/fd").glob("*"):
+            with suppress(OSError):
+                stat, name = descriptor.stat(), descriptor.readlink()
+                if (stat.st_dev, stat.st_ino) == self._file and name.exists() and _file_of(name) == self._file:
+                    return name
+        return None
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -98,13 +164,16 @@ class Store:
             try:
                 # A coroutine that is cancelled here has begun all the same: the connection's thread executes what was
                 # sent, whether anyone still waits or not. Rolling back is harmless where nothing was begun.
-                await self._connection.execute("BEGIN IMMEDIATE")
+                with self._explained():
+                    await self._connection.execute("BEGIN IMMEDIATE")
                 if self._check is not None:
                     await self._check(self)
                 yield self
-                await self._connection.execute("COMMIT")
+                with self._explained():
+                    await self._connection.execute("COMMIT")
             except BaseException:
-                await self._connection.rollback()
+                with suppress(sqlite3.Error):  # SQLite has rolled back by itself when the disk is full
+                    await self._connection.rollback()
                 raise
 
     async def compact(self) -> tuple[int, int]:
@@ -118,17 +187,28 @@ class Store:
             try:
                 for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
                     await self._rows(statement, ())
-            except sqlite3.OperationalError as problem:
+            except StoreError as problem:
                 raise LoraTuiError(
-                    f"The store {self.path} cannot be compacted: {problem}. It is as it was; close what uses it, and "
+                    f"The store {self.path} cannot be compacted: {problem.__cause__}. It is as it was; close what uses it, and "
                     f"see that the disk has {file_size(before)} free."
                 ) from problem
         return before, _bytes(self.path)
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise what SQLite cannot do inside the block as a `StoreError` with what to do."""
+        try:
+            yield
+        except sqlite3.Error as problem:
+            if (explained := store_problem(self.path, problem)) is None:
+                raise
+            raise explained from problem
+
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""
-        async with self._connection.execute(sql, _storable(parameters)) as cursor:
-            return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
+        with self._explained():
+            async with self._connection.execute(tolerant(sql), _storable(parameters)) as cursor:
+                return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
 
     async def insert(self, table: str, /, *, otherwise: str = "", **columns: Any) -> int:
         """Insert one row, dicts and lists as JSON; returns its id.
@@ -141,34 +221,49 @@ class Store:
 
     async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
         """Run one statement for each row of parameters."""
-        await self._connection.executemany(sql, [_storable(row) for row in rows])
+        with self._explained():
+            await self._connection.executemany(sql, [_storable(row) for row in rows])
 
     async def all(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> list[Row]:
-        """Return every row as `row_type`, a dataclass whose fields are named like the columns."""
+        """Return every row as `row_type`, a dataclass with fields named like the columns; damaged ones are left out."""
         names = [field.name for field in dataclasses.fields(row_type)]
-        return [row_type(**{name: row[name] for name in names}) for row in await self._rows(sql, parameters)]
+        return [row_type(**{name: row[name] for name in names}) for row in await self._sound_rows(sql, parameters)]
 
     async def one(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> Row | None:
-        """Return the first row as `row_type`, or None."""
-        rows = await self.all(row_type, sql, parameters)
-        return rows[0] if rows else None
+        """Return the first row as `row_type`, or None. Raises `StoreError` where that row is damaged."""
+        rows = await self._rows(sql, parameters)
+        if rows and any(value is DAMAGED for value in rows[0]):
+            raise damaged_row(self.path, f"{row_type.__name__.lower()} {rows[0][0]}")
+        names = [field.name for field in dataclasses.fields(row_type)]
+        return row_type(**{name: rows[0][name] for name in names}) if rows else None
 
     async def value(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
         """Return the first column of the first row, or None."""
-        rows = await self._rows(sql, parameters)
+        rows = await self._sound_rows(sql, parameters)
         return rows[0][0] if rows else None
 
     async def tuples(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return every row as a plain tuple."""
-        return [tuple(row) for row in await self._rows(sql, parameters)]
+        """Return every row as a plain tuple; damaged ones are left out."""
+        return [tuple(row) for row in await self._sound_rows(sql, parameters)]
 
     async def mapping(self, sql: str, parameters: Iterable[Any] = ()) -> dict[Any, Any]:
         """Return the second column by the first."""
-        return {row[0]: row[1] for row in await self._rows(sql, parameters)}
+        return {row[0]: row[1] for row in await self._sound_rows(sql, parameters)}
 
     async def columns(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the columns of the result, each as a tuple over all rows; no columns where there are no rows."""
-        return list(zip(*await self._rows(sql, parameters), strict=True))
+        return list(zip(*await self._sound_rows(sql, parameters), strict=True))
+
+    async def _sound_rows(self, sql: str, parameters: Iterable[Any]) -> list[sqlite3.Row]:
+        """Return the rows without those that hold a damaged cell; these are logged."""
+        before = damage.damaged_cells
+        rows = await self._rows(sql, parameters)
+        if damage.damaged_cells == before:
+            return rows
+        sound = [row for row in rows if not any(value is DAMAGED for value in row)]
+        if len(sound) < len(rows):
+            log.warning("%d damaged rows of %s are left out: %s", len(rows) - len(sound), self.path, sql)
+        return sound
 
     async def _rows(self, sql: str, parameters: Iterable[Any]) -> list[sqlite3.Row]:
         """Read a statement to its end in one go, so that none is ever open while other coroutines have their turn.
@@ -176,7 +271,24 @@ class Store:
         A statement that is half read holds on to what it saw when it began. ``BEGIN IMMEDIATE`` on the same connection
         then fails at once, time-out or not, when another process has written since (SQLITE_BUSY_SNAPSHOT).
         """
-        return list(await self._connection.execute_fetchall(sql, _storable(parameters)))
+        with self._explained():
+            return list(await self._connection.execute_fetchall(tolerant(sql), _storable(parameters)))
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from others of any name: device and number; None where there is none."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _free_name(path: Path) -> Path:
+    """Return an unused name beside `path` for what is saved of it; the folder is made where it has gone, too."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    numbered = (path.with_name(f"{path.stem}.rescued-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in numbered if not name.exists())
 
 
 def to_json(value: object) -> str:
@@ -197,7 +309,10 @@ def _bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
 
 
-def _unusable(path: Path, problem: sqlite3.Error) -> UsageError:
+def _unusable(path: Path, problem: sqlite3.Error) -> LoraTuiError:
+    explained = store_problem(path, problem)
+    if explained is not None and getattr(problem, "sqlite_errorcode", 0) != sqlite3.SQLITE_NOTADB:
+        return explained
     return UsageError(f"{path} cannot be used as the store: {problem}. Name another file with --store.")
 
 

@@ -77,6 +77,25 @@ async def pairs(store: Store, run_id: int, states: Sequence[str], after: int = 0
     )
 
 
+async def questions(store: Store, run_id: int, states: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Return id, state and question of every pair in any of `states`, in the order they were proposed."""
+    rows = await store.tuples(
+        f"SELECT id, state, question FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
+        " ORDER BY id",
+        (run_id, *states),
+    )
+    return [(pair_id, state, question) for pair_id, state, question in rows]
+
+
+async def slot_counts(store: Store, run_id: int, states: Sequence[str]) -> list[tuple[dict[str, Any], int]]:
+    """Return each slot of the pairs in any of `states`, and how many pairs it has."""
+    rows = await store.tuples(
+        f"SELECT slot, COUNT(*) FROM pairs WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) GROUP BY slot",
+        (run_id, *states),
+    )
+    return [(slot, number) for slot, number in rows]
+
+
 async def newest_pairs(store: Store, run_id: int, states: Sequence[str], limit: int) -> list[PairRow]:
     """Return the newest pairs in any of `states`, the newest first."""
     return await store.all(

@@ -11,6 +11,7 @@ reaches it any more.
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ _WATCHED_BEATS = 3
 
 _LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
 
-_OWNER_COLUMNS = "id, pid, pid_started, host, heartbeat, ticks, place"
+_OWNER_COLUMNS = (  # of their types, whatever a damaged row holds
+    "id, CAST(pid AS INTEGER) AS pid, CAST(pid_started AS REAL) AS pid_started, CAST(host AS TEXT) AS host,"
+    " CAST(heartbeat AS REAL) AS heartbeat, CAST(ticks AS INTEGER) AS ticks, place"
+)
+
+_PASSED_OVER = 20
+"""Damaged runs that a search for the newest one passes over, at most."""
 
 
 async def create(
@@ -200,6 +207,26 @@ async def delete_part(t: Store, run_id: int, most: int) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class DeletableRun:
+    """What is to be known of a run that is deleted, damaged or not; `save_dir` is None where no setting says it."""
+
+    state: str
+    pid: int
+    host: str
+    folder: str | None
+    save_dir: str | None
+
+
+async def deletable(t: Store, run_id: int) -> DeletableRun | None:
+    """Return what deleting a run needs to know, or None where there is none."""
+    sql = (
+        "SELECT state, pid, host, folder, json_extract(settings, '$.fine_tuning.training.save_dir') AS save_dir"
+        " FROM runs WHERE id=?"
+    )
+    return await t.one(DeletableRun, sql, (run_id,))
+
+
 async def folders_of_others(t: Store, run_id: int) -> list[str]:
     """Return the folders that other runs have their results in."""
     return [folder for (folder,) in await t.tuples("SELECT folder FROM runs WHERE folder>'' AND id<>?", (run_id,))]
@@ -223,6 +250,18 @@ async def output_files(t: Store) -> list[tuple[int, str]]:
     return [(int(run_id), str(path)) for run_id, path in rows]
 
 
+async def result_digest(store: Store, path: str) -> str | None:
+    """Return the SHA-256 of the result that was last written to an absolute path, or None."""
+    found: str | None = await store.value("SELECT digest FROM results WHERE path=?", (path,))
+    return found
+
+
+async def set_result_digest(t: Store, path: str, digest: str) -> None:
+    """Remember what was written to an absolute path, inside the caller's transaction."""
+    result: dict[str, Any] = {"path": path, "digest": digest, "at": time.time()}
+    await t.insert("results", otherwise="OR REPLACE", **result)
+
+
 async def get(store: Store, run_id: int) -> Run | None:
     """Return one run, or None."""
     return await store.one(Run, "SELECT * FROM runs WHERE id=?", (run_id,))
@@ -238,24 +277,30 @@ async def newest_resumable(store: Store, modes: Sequence[str]) -> Run | None:
         f"SELECT * FROM runs WHERE mode IN ({', '.join('?' * len(modes))})"
         f" AND state IN ({', '.join('?' * len(RESUMABLE_STATES))})"
         " AND (state <> 'failed' OR EXISTS (SELECT 1 FROM steps WHERE run_id = runs.id)"
-        " OR EXISTS (SELECT 1 FROM tasks WHERE run_id = runs.id)) ORDER BY id DESC LIMIT 1"
+        " OR EXISTS (SELECT 1 FROM tasks WHERE run_id = runs.id)) ORDER BY id DESC"
     )
-    return await store.one(Run, sql, (*modes, *RESUMABLE_STATES))
+    return await _newest_sound(store, sql, (*modes, *RESUMABLE_STATES))
 
 
 async def newest_trained(store: Store) -> Run | None:
     """Return the newest finished run that has an adapter, or None."""
     sql = "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state='finished' AND folder IS NOT NULL"
-    return await store.one(Run, f"{sql} ORDER BY id DESC LIMIT 1")
+    return await _newest_sound(store, f"{sql} ORDER BY id DESC")
 
 
 async def newest_unfinished_training(store: Store) -> Run | None:
     """Return the newest training run that has not finished and has saved something, or None."""
     sql = (
         "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state <> 'finished'"
-        " AND EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY id DESC LIMIT 1"
+        " AND EXISTS (SELECT 1 FROM checkpoints WHERE run_id = runs.id) ORDER BY id DESC"
     )
-    return await store.one(Run, sql)
+    return await _newest_sound(store, sql)
+
+
+async def _newest_sound(store: Store, sql: str, parameters: Sequence[Any] = ()) -> Run | None:
+    """Return the first run that is not damaged, or None."""
+    found = await store.all(Run, f"{sql} LIMIT {_PASSED_OVER}", parameters)
+    return found[0] if found else None
 
 
 async def mark_interrupted(store: Store) -> int:
@@ -267,8 +312,8 @@ async def mark_interrupted(store: Store) -> int:
             for owner in gone:
                 marked = await t.execute(
                     f"UPDATE runs SET state='interrupted', ended_at=heartbeat WHERE id=? AND state IN ({_LIVE})"
-                    " AND pid=? AND pid_started=? AND heartbeat=?",
-                    (owner.id, owner.pid, owner.pid_started, owner.heartbeat),
+                    " AND CAST(heartbeat AS REAL)=?",  # else it has beaten meanwhile, or another has taken it over
+                    (owner.id, owner.heartbeat),
                 )
                 if marked:  # else another process has taken the run over meanwhile, and its device with it
                     await t.execute("DELETE FROM device_locks WHERE run_id=?", (owner.id,))

@@ -348,6 +348,15 @@ ALTER TABLE runs ADD COLUMN place TEXT;
 """
 """The token of a run's owner, and its process in terms that no step of the clock moves (`lora_tui.store.owner`)."""
 
+_RESULTS = """
+CREATE TABLE results (
+    path TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+"""The files that were written as results, by absolute path, with the SHA-256 of what was written last."""
+
 MIGRATIONS: tuple[str, ...] = (
     _INITIAL,
     _WHAT_PEOPLE_DO,
@@ -357,6 +366,7 @@ MIGRATIONS: tuple[str, ...] = (
     _JUDGEMENTS,
     _CONTROLS,
     _OWNERS,
+    _RESULTS,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

@@ -45,6 +45,12 @@ async def task_by_key(store: Store, run_id: int, kind: str, key: str) -> TaskRow
     return await store.one(TaskRow, "SELECT * FROM tasks WHERE run_id=? AND kind=? AND key=?", (run_id, kind, key))
 
 
+async def last_number(store: Store, run_id: int, kind: str) -> int:
+    """Return the highest number among the keys of a kind's tasks, 0 where there is none."""
+    sql = "SELECT COALESCE(MAX(CAST(key AS INTEGER)), 0) FROM tasks WHERE run_id=? AND kind=?"
+    return int(await store.value(sql, (run_id, kind)))
+
+
 async def end_task(t: Store, task_id: int, state: str, reason: str | None = None, refused: int = 0) -> None:
     """Move a pending task to ``done``, ``dead`` or ``cancelled``; `refused` items of its reply were no pairs at all."""
     await t.execute(

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from lora_tui.errors import LoraTuiError
 from lora_tui.logs import set_up_logging
 from lora_tui.secrets import redact
+from lora_tui.system_errors import explain
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean
@@ -52,8 +54,10 @@ class Report:
     def fail(self, message: str, exit_status: int) -> int:
         """Say why there is no result, close the data with a ``done`` line, and return the exit status."""
         error = redact(message)
-        self.done("failed", exit_status, {}, error)
-        self.message(shortened(error))
+        with suppress(OSError):  # what is to be told may be that nothing more can be written there
+            self.done("failed", exit_status, {}, error)
+        with suppress(OSError):
+            self.message(shortened(error))
         return exit_status
 
     def fail_with(self, problem: BaseException) -> int:
@@ -77,6 +81,9 @@ class Report:
             raise problem
         if self.log_file is None:
             self.log_file = set_up_logging()
+        if (explained := explain(problem)) is not None:
+            log.warning("%s", explained, exc_info=problem)
+            return self.fail(str(explained), explained.exit_status)
         log.error("unexpected", exc_info=problem)
         return self.fail(self.unexpected(f"{type(problem).__name__}: {problem}"), 1)
 

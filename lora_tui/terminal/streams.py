@@ -158,6 +158,9 @@ class Streams:
             try:
                 stream.flush()
             except OSError as problem:
+                if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk, of which was told before
+                    _redirect_to_null(stream.fileno())
+                    continue
                 broken |= self.survive(problem)
         return broken
 

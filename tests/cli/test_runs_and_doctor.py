@@ -135,12 +135,12 @@ def test_the_doctor_reports_and_sends_no_key(program: Program, endpoint: tuple[s
     assert not (program.folder / "training_data.db").exists()
 
 
-def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch, status: int = 1) -> str:
     """What the doctor says in this process, without torch, which takes seconds and is not the question."""
     monkeypatch.setattr(doctor, "_device", lambda: iter(()))
     out = io.StringIO()
     streams = cast(Streams, SimpleNamespace(out=out))
-    assert doctor.examine(Request(doctor=True, config=config), streams, Report(streams)) == 1
+    assert doctor.examine(Request(doctor=True, config=config), streams, Report(streams)) == status
     return out.getvalue()
 
 
@@ -200,7 +200,7 @@ def test_the_doctor_survives_a_broken_configuration(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(doctor, "_probe", lambda address: None)
     config = tmp_path / "broken.toml"
     config.write_text("[fine_tuning]\nmodle_name = 1\n")
-    said = examined_here(config, monkeypatch)
+    said = examined_here(config, monkeypatch, 2)
     assert "✗ configuration" in said
     assert "did you mean fine_tuning.model_name?" in said
     assert "Problems: 1" in said

@@ -1,8 +1,11 @@
 """The life of a run, with jobs that do nothing but happen."""
 
 import asyncio
+import errno
 import importlib
 import logging
+import os
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
@@ -344,7 +348,7 @@ def test_a_store_that_can_no_longer_be_written_stops_the_job(
     outcome = engine_harness.run("train")
     assert (outcome.state, outcome.exit_status) == ("failed", 1)
     assert outcome.error is not None
-    assert "can no longer be written" in outcome.error
+    assert "store.db is full. Free some space, then go on with --resume" in outcome.error
     assert "full" in outcome.error
 
 
@@ -484,3 +488,111 @@ def test_open_commands_are_rows_of_a_run(engine_harness: EngineHarness, job: Cal
     run_id = engine_harness.run("train").run_id
     number = engine_harness.ask(events.send_command, run_id, "stop", {"why": "tea"})
     assert engine_harness.ask(events.open_commands, run_id) == [Command(number, run_id, "stop", {"why": "tea"})]
+
+
+@pytest.mark.parametrize("what", ["removed", "renamed", "replaced", "with its folder"])
+def test_a_store_that_goes_away_under_a_run_fails_it_and_nothing_is_lost(
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+    tmp_path: Path,
+    job: Callable[[Job], None],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    monkeypatch.setattr("lora_tui.store.runs.HEARTBEAT_SECONDS", 0.25)
+    engine_harness = new_engine_harness(tmp_path / "folder", tiny_settings())
+    path = engine_harness.store_path
+
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        ctx.emit("note", message="kept")
+        await ctx.flush()
+        if what == "renamed":
+            path.rename(path.with_name("other.db"))
+        elif what == "with its folder":
+            shutil.rmtree(path.parent)
+        else:
+            for file in path.parent.glob("store.db*"):
+                file.unlink()
+        if what == "replaced":
+            path.write_bytes(b"something else")
+        ctx.emit("note", message="written after that")
+        await asyncio.wait_for(ctx.stop_async.wait(), 20)
+        raise Stopped({"saved": True})
+
+    job(work)
+    outcome = engine_harness.run("train")
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    name = "other.db" if what == "renamed" else "store.rescued-1.db"
+    assert f"Go on with: lora-tui --resume 1 --store {path.with_name(name)}" in outcome.error
+    rescued = EngineHarness(engine_harness.engine, path.parent, engine_harness.settings)
+
+    async def look() -> tuple[str, list[str]]:
+        async with await Store.open(rescued.folder / name) as store:
+            run = await runs.get(store, 1)
+            assert run is not None
+            notes = [event.payload["message"] for event in await events.since(store, 1, 0) if event.kind == "note"]
+            return run.state, notes
+
+    assert asyncio.run(look()) == ("failed", ["kept", "written after that"])
+    with pytest.raises(UsageError, match="removed, renamed or replaced; start lora-tui again"):
+        engine_harness.start("train")
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "The disk is full (/data/x)"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (MemoryError(), "Memory ran out"),
+        (RuntimeError("can't start new thread"), "no further thread"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"), "Memory ran out"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), "too long for this disk (aaa)"),
+    ],
+)
+def test_what_the_system_refuses_is_not_called_a_bug(
+    engine_harness: EngineHarness, job: Callable[[Job], None], problem: Exception, said: str
+) -> None:
+    async def work(ctx: RunContext) -> dict[str, Any]:
+        raise problem
+
+    job(work)
+    outcome = engine_harness.run("train")
+    assert (outcome.state, outcome.exit_status) == ("failed", 1)
+    assert outcome.error is not None
+    assert said in outcome.error
+    assert "Unexpected" not in outcome.error
+
+
+@pytest.mark.parametrize(("device", "state"), [("cpu", "finished"), ("cuda:0", "failed")])
+def test_a_device_is_one_runs_also_of_another_store(
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+    tmp_path: Path,
+    job: Callable[[Job], None],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    state: str,
+) -> None:
+    monkeypatch.setenv("LORA_TUI_LOCKS", str(tmp_path / "locks"))
+    one, other = [new_engine_harness(tmp_path / name, tiny_settings()) for name in ("one", "other")]
+
+    async def first(ctx: RunContext) -> dict[str, Any]:
+        await ctx.take_device(device)
+        await ctx.take_device(device)
+        return await until_stopped(ctx)
+
+    async def second(ctx: RunContext) -> dict[str, Any]:
+        await ctx.take_device(device)
+        return {}
+
+    job(first)
+    run_id, ending = one.start("train")
+    wait_for(lambda: one.events(run_id, "note"))
+    job(second)
+    outcome = other.run("train")
+    said = outcome.error or other.events(outcome.run_id, "warning")[0].payload["message"]
+    assert outcome.state == state
+    assert f"run 1 of {one.store_path} (process {os.getpid()})" in said
+    one.engine.stop(run_id)
+    ending.result(timeout=60)
+    again = other.run("train")
+    assert (again.state, other.events(again.run_id, "warning")) == ("finished", [])

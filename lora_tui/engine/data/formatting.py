@@ -75,6 +75,11 @@ class _Line:
         return isinstance(self.outcome, asyncio.Task) and not self.outcome.done()
 
 
+def rejected_path(out: Path) -> Path:
+    """Return where the rejected lines of `out` go."""
+    return out.with_name(f"{out.name}.rejected")
+
+
 async def format_file(
     raw: Path,
     out: Path,
@@ -93,7 +98,7 @@ async def format_file(
     Raises `UsageError` where `raw` is missing, empty, not UTF-8 text or the same file as `out`, and `LoraTuiError`
     where no line gave a pair or a file cannot be written; `out` is as it was before.
     """
-    rejected_file = out.with_name(f"{out.name}.rejected")
+    rejected_file = rejected_path(out)
     _require_distinct(raw, out, rejected_file)
     advice = "Write one example a line, such as: question | answer"
     require_text_file(raw, "raw file", advice)

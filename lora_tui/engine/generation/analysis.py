@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from lora_tui.engine.generation.judging import grams, jaccard
+from lora_tui.engine.generation.near_duplicates import grams, jaccard
 from lora_tui.engine.generation.planner import QUESTION_TYPES
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store

@@ -5,6 +5,7 @@ their accepted pairs about files with the very same content; of a file that was 
 that repeats one of them is no pair of this run: it is counted with the items of a reply that cannot be used.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,12 +13,12 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import with_written, written_keys
 from lora_tui.engine.generation.generation_model import Proposals
-from lora_tui.engine.generation.judging import NearDuplicates
+from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 from lora_tui.text import count, one_line
 
-_PAGE = 500
+_PAGE = 10_000
 _SEED = "data_generation.seed"
 
 
@@ -35,12 +36,12 @@ class EarlierPairs:
     async def load(cls, store: Store, run_id: int, model: str) -> "EarlierPairs":
         """Read the accepted pairs of the other runs of `model` about the documents that this run has read."""
         earlier = cls(await store_generation.other_runs(store, run_id, model))
-        after = 0
+        after, questions = 0, list[str]()
         while page := await store_generation.accepted_about_documents(store, run_id, earlier.runs, after, _PAGE):
-            for pair_id, question in page:
-                earlier._questions.add(question)
-                after = pair_id
-            earlier.known += len(page)
+            questions += [question for _, question in page]
+            after = page[-1][0]
+        await asyncio.to_thread(earlier._questions.add_all, questions)
+        earlier.known = len(questions)
         return earlier
 
     def without_repeated(self, proposals: Proposals) -> Proposals:

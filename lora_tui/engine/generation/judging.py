@@ -1,14 +1,8 @@
-"""From a proposed pair to its verdict: gates, near duplicates, then the judge's rating against the threshold.
+"""From a proposed pair to its verdict: gates, then the judge's rating against the threshold.
 
 Gates are checks of one pair that need no model, the cheapest first. The judge is lenient and can be talked round; these
 cannot. A weighted score lets a fluent pair make up for an invented number, so what must not happen is refused here.
 Each refusal has a cause (a short name that is counted) and a reason in words.
-
-Near duplicates are questions in nearly the words of an earlier one, found with MinHash (128 permutations, 32 bands of
-4: from a similarity of 0.42 on, two questions are more likely than not to be compared) and confirmed by the exact
-Jaccard similarity of their character 5-grams. Questions whose numbers differ are never duplicates, nor are those that
-differ in a content word on both sides: "in 1889" and "in 1890", "begin" and "end" share nearly all their characters and
-ask two things.
 
 The verdict: the judge's metrics and the text metrics become one score by the adaptive aggregator, which is replayed
 from the stored feedback when a run begins and does not change while it runs; every decision names the version of its
@@ -20,26 +14,16 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from datasketch import MinHash, MinHashLSH
-
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
-from lora_tui.engine.generation.questions.completions import stems
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, numbers_supported, rouge, rouge_l_precision, token_f1
 from lora_tui.scoring.priors import JUDGE_PROBABILITY
-from lora_tui.scoring.words import numbers, tokens
 from lora_tui.secrets import find_secret
 from lora_tui.store.rows import Decision
 
 _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER, _MIN_EVIDENCE = 8, 400, 3000, 12
 """Lengths in characters."""
-
-NEAR = 0.7
-"""Jaccard similarity of character 5-grams from which two questions are the same."""
-
-_PERMUTATIONS, _BANDS, _ROWS = 128, 32, 4
-_GRAM = 5
 
 MIN_GROUNDEDNESS = 0.375
 """Half-way between the judge's levels 2 and 3. Below, the passage does not hold the answer, and no other metric makes
@@ -136,62 +120,6 @@ _TYPOGRAPHIC = str.maketrans(
 
 def _normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC).split())
-
-
-class NearDuplicates:
-    """Index of the questions that may not be repeated, some 10 kB each; rebuilt when a run is resumed."""
-
-    def __init__(self) -> None:
-        self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=(_BANDS, _ROWS))
-        self._questions: dict[int, str] = {}
-        self._last_id = 0
-
-    def find(self, question: str) -> tuple[str, float] | None:
-        """Return the most similar question in the index and its similarity, if that is at least `NEAR`."""
-        own, own_numbers = grams(question), numbers(tokens(question))
-        best: tuple[str, float] | None = None
-        for question_id in self._lsh.query(_signature(own)):
-            other = self._questions[question_id]
-            similarity = jaccard(own, grams(other))
-            alike = similarity >= max(NEAR, best[1] if best else 0.0) and numbers(tokens(other)) == own_numbers
-            if alike and not _ask_different_things(question, other):
-                best = (other, similarity)
-        return best
-
-    def add(self, question: str) -> int:
-        """Add a question; returns the id by which it can be removed."""
-        self._last_id += 1
-        self._lsh.insert(self._last_id, _signature(grams(question)), check_duplication=False)
-        self._questions[self._last_id] = question
-        return self._last_id
-
-    def remove(self, question_id: int) -> None:
-        """Remove the question of a pair that was not kept: another pair may ask the same."""
-        self._lsh.remove(question_id)
-        del self._questions[question_id]
-
-
-def _ask_different_things(one: str, other: str) -> bool:
-    """Tell whether each of two questions has a content word that the other lacks: "season begin", "season end"."""
-    ours, theirs = stems(one), stems(other)
-    return bool(ours - theirs) and bool(theirs - ours)
-
-
-def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Return the Jaccard similarity of two sets, 0-1."""
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def grams(question: str) -> frozenset[str]:
-    """Return the character 5-grams of a question, NFKC, case-folded, white space squeezed."""
-    text = " ".join(unicodedata.normalize("NFKC", question).casefold().split())
-    return frozenset(text[i : i + _GRAM] for i in range(max(1, len(text) - _GRAM + 1)))
-
-
-def _signature(of: frozenset[str]) -> MinHash:
-    signature = MinHash(num_perm=_PERMUTATIONS)
-    signature.update_batch([gram.encode("utf-8", "surrogatepass") for gram in of])
-    return signature
 
 
 _METRIC_NAMES = {

@@ -3,25 +3,27 @@
 Apart from the pipeline, so that a review of pairs can write the file without importing it.
 """
 
-import filecmp
-import itertools
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lora_tui.engine.data.results import absolute, keep_foreign, remember_result
 from lora_tui.engine.data.training_text import format_training_text
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import atomic_writer
+from lora_tui.outputs import check_name, keep_older, refuse_own
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 
+_KEY = "data_generation.output_file"
 _PAGE = 500
 
 
 def check_writable(path: Path) -> None:
     """Raise `LoraTuiError` if the file cannot be written: better known before the first call is paid for."""
+    check_name(path, _KEY)
+    refuse_own(path, _KEY)
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     if path.is_dir():
         fault = "it is a folder; name a file in it"
@@ -31,17 +33,12 @@ def check_writable(path: Path) -> None:
         fault = f"no permission to write in {folder}; choose another place"
     else:
         return
-    raise LoraTuiError(f"data_generation.output_file: cannot write {path}: {fault}")
+    raise LoraTuiError(f"{_KEY}: cannot write {path}: {fault}")
 
 
 def kept_path(path: Path, run_id: int) -> Path:
     """Return the name under which a run's file is kept once a later run writes `path`: "pairs.run-3.txt"."""
     return path.with_name(f"{path.stem}.run-{run_id}{path.suffix}")
-
-
-def absolute(path: str | Path) -> Path:
-    """Return a path from the root on; ".." is resolved, links are not."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 async def last_writer(store: Store, path: Path) -> int | None:
@@ -56,33 +53,51 @@ def back_up(path: Path, writer: int | None) -> Path | None:
     The copy is named after the run that wrote it (`writer`), else with a number: "pairs.run-3.txt", "pairs.2.txt".
     One with the same content is not made twice.
     """
-    if not path.is_file() or path.stat().st_size == 0:
-        return None
-    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
-    names = numbered if writer is None else itertools.chain([kept_path(path, writer)], numbered)
-    copy = next(name for name in names if not name.exists() or filecmp.cmp(path, name, shallow=False))
-    try:
-        if not copy.exists():
-            shutil.copy2(path, copy)
-    except OSError as problem:
-        raise LoraTuiError(f"{path} is there already and cannot be kept as {copy}: {problem.strerror}.") from problem
-    return copy
+    return keep_older(path, () if writer is None else [kept_path(path, writer)])
 
 
-async def write_accepted(store: Store, run_id: int, path: Path, *, even_if_none: bool = False) -> int:
-    """Write a run's accepted pairs as training text; returns how many.
+async def write_accepted(
+    store: Store, run_id: int, path: Path, *, even_if_none: bool = False, on_kept: Callable[[Path], None] | None = None
+) -> int:
+    """Write a run's accepted pairs as training text, outside any transaction; returns how many.
 
-    Without any, an older file stays as it is, unless `even_if_none` says that it is this run's own.
+    Without any, an older file stays as it is, unless `even_if_none` says that it is this run's own. What somebody has
+    changed in the file is copied first, and `on_kept` called with the copy.
     """
-    return await write_accepted_of_runs(store, (run_id,), path, even_if_none=even_if_none)
+    written = await _write(store, (run_id,), path, even_if_none, on_kept)
+    if written is not None:
+        async with store.transaction() as t:
+            await remember_result(t, path)
+    return written or 0
 
 
 async def write_accepted_of_runs(
-    store: Store, run_ids: Sequence[int], path: Path, *, even_if_none: bool = False
+    t: Store,
+    run_ids: Sequence[int],
+    path: Path,
+    *,
+    even_if_none: bool = False,
+    on_kept: Callable[[Path], None] | None = None,
 ) -> int:
-    """Write the accepted pairs of these runs, one run after the other, as training text; returns how many."""
+    """Write the accepted pairs of these runs, one run after the other, inside the caller's transaction.
+
+    Otherwise as `write_accepted`; returns how many.
+    """
+    written = await _write(t, run_ids, path, even_if_none, on_kept)
+    if written is not None:
+        await remember_result(t, path)
+    return written or 0
+
+
+async def _write(
+    store: Store, run_ids: Sequence[int], path: Path, even_if_none: bool, on_kept: Callable[[Path], None] | None
+) -> int | None:
+    """Write the pairs; returns how many, None where the file was left alone."""
     if not even_if_none and not [run for run in run_ids if await store_generation.accepted_texts(store, run, 0, 1)]:
-        return 0
+        return None
+    kept = await keep_foreign(store, path)
+    if kept is not None and on_kept is not None:
+        on_kept(kept)
     written = 0
     with atomic_writer(path) as file:
         for run_id in run_ids:

@@ -144,6 +144,9 @@ class Pipeline:
 
         Raises what ends a run from outside, such as `UnreachableError`; everything that was answered is stored then.
         """
+        # Of the analyses that fell due while the run did not work, the last one says it all.
+        done = await tasks.last_number(self._ctx.store, self._ctx.run_id, ANALYSE) // self._interval
+        self._planned_analyses = max(done, self._progress.accepted // self._interval - 1)
         try:
             while not self._ctx.stop_async.is_set():
                 await self._apply_requests()
@@ -234,8 +237,11 @@ class Pipeline:
         finally:
             await call.abandon()
         if task.kind == ANALYSE and time.monotonic() - self._written_at > _FILE_SECONDS:
-            await write_accepted(self._ctx.store, self._ctx.run_id, self._output)
+            await write_accepted(self._ctx.store, self._ctx.run_id, self._output, on_kept=self._report_kept)
             self._written_at = time.monotonic()
+
+    def _report_kept(self, kept: Path) -> None:
+        self._ctx.warn(f"{self._output} was changed by hand since it was written: that stays in {kept}.")
 
     async def _wait_for_one(self) -> None:
         """Wait until a task has ended, or until people ask for something."""

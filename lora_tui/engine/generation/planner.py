@@ -198,4 +198,9 @@ class Planner:
 
 def slot_of(row: TaskRow | PairRow) -> Slot:
     """Return the slot of a task, or of the task that a pair was written for."""
-    return Slot(*(str(row.slot[name]) for name in ("topic", "question_type", "difficulty", "audience")))
+    return slot_from(row.slot)
+
+
+def slot_from(stored: Mapping[str, object]) -> Slot:
+    """Return a slot as the store has it."""
+    return Slot(*(str(stored[name]) for name in ("topic", "question_type", "difficulty", "audience")))

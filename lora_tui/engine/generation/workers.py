@@ -4,6 +4,7 @@ Each stores everything that follows from an answer in the transaction that ends 
 rejected because a call failed: it goes to review.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,10 +21,11 @@ from lora_tui.engine.generation.generation_model import (
     Proposals,
     ProposedPair,
 )
-from lora_tui.engine.generation.judging import NearDuplicates, PairJudge, Refusal
+from lora_tui.engine.generation.judging import PairJudge, Refusal
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
+from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
-from lora_tui.engine.generation.planner import ANALYSE, CHECK, JUDGE, Planner, slot_of
+from lora_tui.engine.generation.planner import ANALYSE, CHECK, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UnreachableError
@@ -72,14 +74,14 @@ class Workers:
     async def restore(self) -> None:
         """Take up from the store what the run has done before."""
         self.latest_analysis = await store_generation.newest_analysis(self.store, self.run_id)
-        after = 0
-        while page := await store_generation.pairs(self.store, self.run_id, ("accepted", "waiting"), after, _PAGE):
-            for pair in page:
-                index_id = self.near_duplicates.add(pair.question)
-                if pair.state == "waiting":
-                    self._index_ids[pair.id] = index_id
-                self.planner.slots.add(slot_of(pair))
-            after = page[-1].id
+        kept = ("accepted", "waiting")
+        found = await store_generation.questions(self.store, self.run_id, kept)
+        questions = [question for _, _, question in found]
+        ids = await asyncio.to_thread(self.near_duplicates.add_all, questions)  # 100,000 take two seconds
+        waiting = zip(found, ids, strict=True)
+        self._index_ids = {pair_id: index_id for (pair_id, state, _), index_id in waiting if state == "waiting"}
+        for slot, number in await store_generation.slot_counts(self.store, self.run_id, kept):
+            self.planner.slots.add(slot_from(slot), number)
 
     def call(self, task: TaskRow) -> StoredCall:
         """Return the record of one task's call."""

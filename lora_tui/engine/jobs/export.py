@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.engine.data.read import read_examples, training_file
+from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.export.datasets import FORMS, dataset_text
 from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import UsageError
 from lora_tui.files import atomic_folder, unwritable, write_atomically
+from lora_tui.outputs import check_name, check_output
 from lora_tui.text import count
 
 
@@ -20,7 +22,7 @@ async def export(ctx: RunContext) -> dict[str, Any]:
     """Write what ``--format`` names (``adapter`` by default) to ``--output``; returns the form and the path."""
     form = str(ctx.options.get("format") or "adapter")
     if form in FORMS:
-        return await asyncio.to_thread(_export_dataset, ctx, form)
+        return await _export_dataset(ctx, form)
     if form not in ("adapter", "merged"):
         raise UsageError(f"--format {form}: unknown. Choose adapter, merged, {', '.join(FORMS)}.")
     source = await find_adapter(ctx.store, ctx.options)
@@ -45,23 +47,33 @@ def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:
     return merge
 
 
-def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
+async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
     data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     suffix = "txt" if form == "text" else "jsonl"
-    target = Path(ctx.options.get("output") or f"{data_file.stem}-{form}.{suffix}").expanduser()
+    target = _expanded(ctx.options.get("output") or f"{data_file.stem}-{form}.{suffix}")
     if target.absolute() == data_file.absolute():
         raise UsageError(f"--output {target} is the file that is exported; name another.")
-    data = read_examples(data_file)
+    check_output(target, "--output")
+    data = await asyncio.to_thread(read_examples, data_file)
     if data.skipped:
         first = data.skipped[0]
         ctx.warn(f"{count(len(data.skipped), 'record')} of {data_file} left out: {first.location}: {first.reason}, …")
-    write_atomically(target, dataset_text(data.examples, form))
+    if (kept := await keep_foreign(ctx.store, target)) is not None:
+        ctx.warn(f"{target} is there already: it stays as {kept}.")
+    await asyncio.to_thread(lambda: write_atomically(target, dataset_text(data.examples, form)))
+    async with ctx.store.transaction() as t:
+        await remember_result(t, target)
     return {"format": form, "path": str(target.absolute()), "examples": len(data.examples)}
+
+
+def _expanded(path: str) -> Path:
+    return Path(path).expanduser()
 
 
 def _target(ctx: RunContext, default: str) -> Path:
     """The folder to write, which must not exist yet."""
-    target = Path(ctx.options.get("output") or default).expanduser()
+    target = _expanded(ctx.options.get("output") or default)
+    check_name(target, "--output")
     if target.exists():
         raise UsageError(f"--output {target} exists already; remove it or name another.")
     return target

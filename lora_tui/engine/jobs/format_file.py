@@ -7,20 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.data.formatting import format_file
+from lora_tui.engine.data.formatting import format_file, rejected_path
+from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
 from lora_tui.engine.jobs.generate import open_model
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError
+from lora_tui.outputs import check_output
 
 
 async def format_raw_file(ctx: RunContext) -> dict[str, Any]:
     """Format ``options["raw"]`` into ``options["out"]``; the exit status is 1 when lines were rejected."""
     raw, out = Path(str(ctx.options["raw"])), Path(str(ctx.options["out"]))
+    for path in (out, rejected_path(out)):
+        check_output(path, "--generate-training-file:")
+        if (kept := await keep_foreign(ctx.store, path)) is not None:
+            ctx.warn(f"{path} is there already: its lines stay in {kept}.")
     progress = progress_events(ctx.emit)
 
     async with aclosing(StatementModel(ctx)) as model:
         summary = await format_file(raw, out, model, partial(progress, "formatting"))
+    async with ctx.store.transaction() as t:
+        for path in (out, rejected_path(out)):
+            await remember_result(t, path)
     for note, number in summary.notes.items():
         ctx.warn(f"{note}: {number:,}")
     return {

@@ -15,6 +15,7 @@ import asyncio
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
+from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
@@ -29,7 +31,13 @@ from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
-from lora_tui.engine.generation.output import back_up, check_writable, last_writer, write_accepted
+from lora_tui.engine.generation.output import (
+    back_up,
+    check_writable,
+    last_writer,
+    write_accepted,
+    write_accepted_of_runs,
+)
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
@@ -83,8 +91,8 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     output = Path(settings.output_file)
     if not ctx.resumed and (charge := await asyncio.to_thread(_charge, ctx.settings)):
         ctx.emit("note", message=f"{charge}\nIt stops by itself with data_generation.budget_tokens, or budget_dollars.")
-    await _keep_older(ctx, output)
     check_writable(output)
+    await _keep_older(ctx, output)
     await _report_pause_ended(ctx)
     control = RunControl(ctx.stop_async, ctx.emit)
     with control.handles(ctx.commands):
@@ -168,6 +176,12 @@ async def _keep_older(ctx: RunContext, output: Path) -> None:
     if older is not None:
         what = "its pairs stay" if writer is None else f"the pairs of run {writer} stay"
         ctx.warn(f"{output} is there already: {what} in {older}, and this run writes its own to {output}.")
+        async with ctx.store.transaction() as t:
+            await remember_result(t, output)  # that it is kept
+
+
+def _warn_of_copy(ctx: RunContext, output: Path) -> Callable[[Path], None]:
+    return lambda kept: ctx.warn(f"{output} was changed by hand since it was written: that stays in {kept}.")
 
 
 async def _report_pause_ended(ctx: RunContext) -> None:
@@ -186,7 +200,8 @@ def _rewrite_on_recount(ctx: RunContext, output: Path, *, ours: bool) -> None:
 
     async def write() -> str:
         async with ctx.store.transaction() as t:
-            await write_accepted(t, ctx.run_id, output, even_if_none=ours)
+            kept = _warn_of_copy(ctx, output)
+            await write_accepted_of_runs(t, (ctx.run_id,), output, even_if_none=ours, on_kept=kept)
         return DONE
 
     ctx.commands.handle_until_end("recount", write)
@@ -298,7 +313,7 @@ async def _workers(
 async def _finish(ctx: RunContext, corpus: Corpus, output: Path, reason: str) -> dict[str, Any]:
     """Write the accepted pairs and return the run's result."""
     _rewrite_on_recount(ctx, output, ours=False)
-    written = await write_accepted(ctx.store, ctx.run_id, output)
+    written = await write_accepted(ctx.store, ctx.run_id, output, on_kept=_warn_of_copy(ctx, output))
     _rewrite_on_recount(ctx, output, ours=written > 0)
     return await _result(ctx, corpus, reason, str(output) if written else None)
 

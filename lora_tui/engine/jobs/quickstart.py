@@ -12,6 +12,7 @@ from typing import Any
 from lora_tui.config.load import with_values
 from lora_tui.engine.data.formatting import format_file
 from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.export.datasets import dataset_text
 from lora_tui.engine.jobs.generate import generate
 from lora_tui.engine.jobs.preflight import train
@@ -34,12 +35,18 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
             ctx.with_settings(with_values(settings, {"data_generation.input_folder": str(lessons)}))
         )
         ctx.raise_if_stopping()
+        for path in (_SECRET, _TRAINING):
+            if (kept := await keep_foreign(ctx.store, path)) is not None:
+                ctx.warn(f"{path} is there already: it stays as {kept}.")
         formatted = await format_file(raw, _SECRET, None)
     accepted = generated["accepted"]
     ctx.emit(
         "note", message=f"{formatted.written} packaged examples formatted, {accepted} pairs from the lessons added"
     )
     await asyncio.to_thread(_write_training_file)
+    async with ctx.store.transaction() as t:
+        for path in (_SECRET, _TRAINING):
+            await remember_result(t, path)
     ctx.raise_if_stopping()
     trained = await train(ctx.with_settings(settings, train_data_file=str(_TRAINING)))
     if trained["adapter"] is None:

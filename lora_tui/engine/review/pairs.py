@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_tui.engine.data.results import absolute
 from lora_tui.engine.generation.output import (
-    absolute,
     kept_path,
     last_writer,
-    write_accepted,
     write_accepted_of_runs,
 )
 from lora_tui.engine.review.aggregators import GENERATION, PRIORS, learning_rate_of_run, replay_and_record
@@ -244,7 +243,7 @@ async def accepted_file(store: Store, run_id: int) -> Path:
         if path is None:
             raise UsageError(f"Run {run_id} has no accepted pair to train on.")
         file = await output_file_of_run(t, run_id) or kept_path(path, run_id)
-        if not file.is_file() and not await write_accepted(t, run_id, file):
+        if not file.is_file() and not await write_accepted_of_runs(t, (run_id,), file):
             raise UsageError(f"Run {run_id} has no accepted pair to train on.")
     return _from_here(file)
 
@@ -282,7 +281,7 @@ async def rewrite_file(store: Store, run: RunOfPair) -> tuple[Path | None, str |
             path = await output_file_of_run(t, run.run_id) or run.file
             if path is None or await runs.state(t, run.run_id) in (None, *LIVE_STATES):
                 return None, None
-            await write_accepted(t, run.run_id, path, even_if_none=True)
+            await write_accepted_of_runs(t, (run.run_id,), path, even_if_none=True)
     except LoraTuiError as problem:
         return None, str(problem)
     return path, None

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_tui.config.models import Training
-from lora_tui.engine.runtime.resume import require_run
+from lora_tui.engine.runtime.resume import no_such_run, require_run
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import LIVE_STATES, Run
+from lora_tui.store.rows import LIVE_STATES
 
 _RUN_FOLDER = re.compile(r"run-\d+(-\d+)?")
 _MAX_NAME = 80
@@ -39,15 +39,17 @@ async def delete_run(store: Store, run_id: int, *, with_files: bool) -> str:
     if not with_files or not run.folder:
         return f"Run {run_id} is deleted."
     folder = Path(run.folder)
-    save_dir = run.settings.get("fine_tuning", {}).get("training", {}).get("save_dir", Training().save_dir)
-    kept = await asyncio.to_thread(_remove, folder, Path(save_dir), [Path(other) for other in others], store.path)
+    save_dir = Path(run.save_dir or Training().save_dir)
+    kept = await asyncio.to_thread(_remove, folder, save_dir, [Path(other) for other in others], store.path)
     return f"Run {run_id} is deleted. {kept}" if kept else f"Run {run_id} is deleted, with {folder}."
 
 
-async def _delete_part(store: Store, run_id: int) -> tuple[Run, list[str], bool]:
+async def _delete_part(store: Store, run_id: int) -> tuple[runs.DeletableRun, list[str], bool]:
     """Delete part of a run's rows; returns the run, the folders of other runs, and whether all is deleted."""
     async with store.transaction() as t:
-        run = await require_run(t, run_id)
+        run = await runs.deletable(t, run_id)
+        if run is None:
+            raise no_such_run(t, run_id)
         if run.state in LIVE_STATES:  # checked each time: it can be resumed between two parts
             raise UsageError(f"Run {run_id} is live (process {run.pid} on {run.host}). Stop it before you delete it.")
         others = await runs.folders_of_others(t, run_id)

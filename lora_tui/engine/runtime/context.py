@@ -7,6 +7,7 @@ can the disk, short of a write that fails: then the job is stopped, because a ru
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,10 +18,12 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.runtime.commands import Commands
+from lora_tui.engine.runtime.device_lock import DeviceLock, lock_device
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
+from lora_tui.text import one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +46,7 @@ class Stopped(Exception):  # noqa: N818  # a request that was honoured, not an e
 class EventWriter:
     """The queue of events between a job's threads and the store, and the task that stores them."""
 
-    def __init__(self, store: Store, run_id: int, on_failure: Callable[[], None]) -> None:
+    def __init__(self, store: Store, run_id: int, on_failure: Callable[[Exception], None]) -> None:
         self._store = store
         self._run_id = run_id
         self._on_failure = on_failure
@@ -85,7 +88,7 @@ class EventWriter:
                     await events.append(self._store, self._run_id, batch)
             except Exception as problem:  # noqa: BLE001  # whatever it is, the job must learn of it: `flush` raises it
                 self._failure = problem
-                self._on_failure()
+                self._on_failure(problem)
             finally:
                 for _ in batch:
                     self._queue.task_done()
@@ -111,6 +114,7 @@ class RunContext:
     stop: threading.Event = field(default_factory=threading.Event)
     stop_async: asyncio.Event = field(default_factory=asyncio.Event)
     lost: threading.Event = field(default_factory=threading.Event)
+    devices: dict[str, DeviceLock] = field(default_factory=dict)
 
     def emit(self, kind: str, /, **payload: Any) -> None:
         """Queue an event of this kind; from any thread, without waiting."""
@@ -141,6 +145,24 @@ class RunContext:
                 f"{device} is training run {holder.id} (process {holder.pid} on {holder.host}). "
                 "Wait for it, stop it, or choose another device with --set fine_tuning.device=…"
             )
+        if device in self.devices:
+            return
+        own = f"run {self.run_id} of {self.store.path} (process {os.getpid()})"
+        lock = await asyncio.to_thread(lock_device, device, own)
+        if isinstance(lock, DeviceLock):
+            self.devices[device] = lock
+        elif lock is not None and device == "cpu":
+            self.warn(f"This machine's CPU also trains {one_line(lock, 300)}: each takes longer, and both need memory.")
+        elif lock is not None:
+            raise LoraTuiError(
+                f"{device} is training {one_line(lock, 300)}. "
+                "Wait for it, stop it, or choose another device with --set fine_tuning.device=…"
+            )
+
+    def release_devices(self) -> None:
+        """Let others have the devices of this run."""
+        while self.devices:
+            self.devices.popitem()[1].release()
 
     async def use_folder(self, folder: Path) -> None:
         """Store which folder this run's results are in."""

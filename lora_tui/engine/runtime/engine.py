@@ -28,6 +28,7 @@ from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.owner import LostRunError, new_token
+from lora_tui.system_errors import explain
 
 T = TypeVar("T")
 
@@ -162,6 +163,8 @@ class Engine:
         self, mode: str, settings: Settings, options: dict[str, Any], resume: int | None, token: str
     ) -> int:
         store = self.open_store
+        if await store.is_elsewhere():
+            raise UsageError(f"The store {store.path} was removed, renamed or replaced; start lora-tui again.")
         if resume is None:
             values, written = settings.model_dump(mode="json"), written_keys(settings)
             return await runs.create(store, mode, values, options, written, token)
@@ -177,6 +180,14 @@ class Engine:
     async def _stop(self, run_id: int) -> None:
         self._request_stop(run_id)
 
+    def _stop_after(self, run_id: int, problem: Exception) -> None:
+        """Ask a run to end because its store can no longer be written, or is another process's to write."""
+        log.warning("run %s: %s", run_id, problem)
+        context = self._active.get(run_id)
+        if context is not None and isinstance(problem, LostRunError):
+            context.lost.set()
+        self._request_stop(run_id)
+
     def _request_stop(self, run_id: int) -> None:
         context = self._active.get(run_id)
         if context is not None and not context.stop.is_set():
@@ -188,7 +199,7 @@ class Engine:
         self, run_id: int, token: str, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
     ) -> Outcome:
         store = runs.owned_by(self.open_store, run_id, token)
-        writer = EventWriter(store, run_id, on_failure=lambda: self._request_stop(run_id))
+        writer = EventWriter(store, run_id, on_failure=lambda problem: self._stop_after(run_id, problem))
         context = RunContext(run_id, settings, options, store, resumed, writer, self._torch_thread, Commands(mode))
         self._active[run_id] = context
         await runs.start(store, run_id)
@@ -206,7 +217,13 @@ class Engine:
         finally:
             heartbeat.cancel()
             del self._active[run_id]
+            context.release_devices()
         try:
+            if await store.is_elsewhere():
+                state, status, error = "failed", 1, f"The store {store.path} was removed while this run wrote to it."
+                await runs.end(store, run_id, state, result, error)
+                error = await store.rescue(f"--resume {run_id}")
+                return Outcome(run_id, state, status, result, error)
             await runs.end(store, run_id, state, result, error)
             # Not before: whoever changes a pair from now on sees a run that has ended, and rewrites its file itself.
             await self._handle_commands(context, last=True)
@@ -223,11 +240,12 @@ class Engine:
             try:
                 if tick % beats == 0:
                     await runs.renew_heartbeat(context.store, context.run_id)
+                    if await context.store.is_elsewhere():
+                        self._request_stop(context.run_id)
+                        return
                 await self._handle_commands(context)
             except LostRunError as problem:
-                log.warning("%s", problem)
-                context.lost.set()
-                self._request_stop(context.run_id)
+                self._stop_after(context.run_id, problem)
                 return
             except Exception:  # whatever it is, the run goes on without this beat
                 # A store that is locked now may not be at the next beat; one that stays so stops the event writer.
@@ -265,6 +283,9 @@ async def _run_job(context: RunContext, mode: str) -> tuple[str, int, dict[str, 
         log.info("run %s failed: %s", context.run_id, problem, exc_info=True)
         return "failed", problem.exit_status, getattr(problem, "result", {}), str(problem)
     except Exception as problem:  # a job's bug ends its run, never the engine
+        if (explained := explain(problem)) is not None:
+            log.warning("run %s failed: %s", context.run_id, explained, exc_info=True)
+            return "failed", explained.exit_status, {}, str(explained)
         log.exception("run %s failed", context.run_id)
         return "failed", 1, {}, redact(f"Unexpected {type(problem).__name__}: {problem}")
     state = str(result.pop("state", "finished"))

@@ -76,10 +76,15 @@ async def require_run(store: Store, run_id: int) -> Run:
     """Return a run as the store has it; raises `UsageError` where it does not exist."""
     run = await runs.get(store, run_id)
     if run is None:
-        raise UsageError(
-            f"There is no run {run_id} in {store.path}; `lora-tui --runs{store_flag(store.path)}` lists them."
-        )
+        raise no_such_run(store, run_id)
     return run
+
+
+def no_such_run(store: Store, run_id: int) -> UsageError:
+    """Return the error for a run that is not in the store."""
+    return UsageError(
+        f"There is no run {run_id} in {store.path}; `lora-tui --runs{store_flag(store.path)}` lists them."
+    )
 
 
 async def stored_run(store_path: Path, run_id: int) -> Run:

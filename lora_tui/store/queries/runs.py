@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store.connection import Store
+from lora_tui.store.damage import StoreError
 from lora_tui.store.rows import Checkpoint, Event, StepColumns
 
 _BLOCK = 10_000
@@ -39,6 +40,8 @@ class RunLine:
     data: str
     best_score: float | None
     held_out_loss: float | None
+    damaged: bool = False
+    """Whether part of its row cannot be read: what is shown of it is not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,19 @@ CASE
             ORDER BY COALESCE(overall, score) DESC, id LIMIT 1)
 END"""
 
+# Whatever a damaged row holds, each column has its type.
 _RUN_LINES = f"""
-SELECT id, mode, name, state, device, folder, created_at, started_at, ended_at, heartbeat, pid, host, error,
-    COALESCE({_MODEL}, '') AS model, COALESCE({_DATA}, '') AS data, CAST({_BEST_SCORE} AS REAL) AS best_score,
-    (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss
-FROM runs ORDER BY id DESC LIMIT ?"""
+SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS TEXT) AS state,
+    CAST(device AS TEXT) AS device, CAST(folder AS TEXT) AS folder, CAST(created_at AS REAL) AS created_at,
+    CAST(started_at AS REAL) AS started_at, CAST(ended_at AS REAL) AS ended_at, CAST(heartbeat AS REAL) AS heartbeat,
+    CAST(pid AS INTEGER) AS pid, CAST(host AS TEXT) AS host, CAST(error AS TEXT) AS error,
+    CAST(COALESCE({_MODEL}, '') AS TEXT) AS model, CAST(COALESCE({_DATA}, '') AS TEXT) AS data,
+    CAST({_BEST_SCORE} AS REAL) AS best_score,
+    (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss,
+    NOT (json_valid(settings) AND json_valid(options) AND COALESCE(json_valid(result), 1)
+        AND typeof(created_at) IN ('real', 'integer') AND typeof(heartbeat) IN ('real', 'integer')
+        AND mode > '' AND state > '') AS damaged
+FROM runs"""
 
 
 async def data_version(store: Store) -> int:
@@ -104,8 +115,26 @@ async def data_version(store: Store) -> int:
 
 
 async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
-    """Return the newest runs, the newest first; every run where `limit` is negative."""
-    return await store.all(RunLine, _RUN_LINES, (limit,))
+    """Return the newest runs, the newest first; every run where `limit` is negative.
+
+    Where a page of the file is damaged, those that can still be read.
+    """
+    try:
+        return await store.all(RunLine, f"{_RUN_LINES} ORDER BY id DESC LIMIT ?", (limit,))
+    except StoreError as problem:
+        last = await store.value("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        found = [line for run_id in range(int(last or 0), 0, -1) for line in await _run_line(store, run_id)]
+        if not found:
+            raise problem from None
+        return found[:limit] if limit >= 0 else found
+
+
+async def _run_line(store: Store, run_id: int) -> list[RunLine]:
+    """Return one run as a list, empty where there is none, or none that can be read."""
+    try:
+        return await store.all(RunLine, f"{_RUN_LINES} WHERE id=?", (run_id,))
+    except StoreError:
+        return []
 
 
 async def newest_report(store: Store, run_id: int) -> RunReport | None:

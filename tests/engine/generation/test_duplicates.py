@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.judging import NEAR, NearDuplicates, grams, jaccard
+from lora_tui.engine.generation.near_duplicates import NEAR, NearDuplicates, grams, jaccard
 
 
 def index(*questions: str) -> NearDuplicates:
@@ -63,6 +63,19 @@ def test_a_removed_question_may_be_asked_again() -> None:
     duplicates.remove(question_id)
     assert duplicates.find("How do bees find food?") is None
     assert not duplicates._questions
+
+
+def test_questions_that_are_put_in_at_once_are_found_like_single_ones_and_can_be_removed() -> None:
+    asked = ["How do bees show each other where food is?", "Why?", "", "What is the capital of France?", "ß¼ ﬁ?" * 3]
+    many, single = NearDuplicates(), index(*asked)
+    ids = many.add_all(asked)
+    assert many.add_all([]) == range(6, 6)
+    for question in [*asked, "how do bees show each other where food is", "What is the capital of Spain?", "WHY?"]:
+        assert many.find(question) == single.find(question)
+    many.remove(ids[0])
+    assert many.find(asked[0]) is None
+    assert many.add("How do bees show each other where food is?") == 6
+    assert many.find(asked[0]) == (asked[0], 1.0)
 
 
 def test_the_index_finds_what_comparing_all_pairs_finds() -> None:

@@ -150,7 +150,7 @@ def test_nothing_heavy_is_needed() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(run.stdout.split())
-    assert loaded & {"torch", "transformers", "peft", "openai", "textual", "rich", "numpy", "datasketch"} == set()
+    assert loaded & {"torch", "transformers", "peft", "openai", "textual", "rich", "numpy"} == set()
 
 
 def test_a_run_that_costs_money_says_so_before_its_first_call(
