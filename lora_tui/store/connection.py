@@ -188,9 +188,10 @@ class Store:
                 for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
                     await self._rows(statement, ())
             except (StoreError, sqlite3.OperationalError) as problem:
+                reason = problem.__cause__ or problem
                 raise LoraTuiError(
-                    f"The store {self.path} cannot be compacted: {problem.__cause__ or problem}. It is as it was; close "
-                    f"what uses it, and see that the disk has {file_size(before)} free."
+                    f"The store {self.path} cannot be compacted: {reason}. It is as it was; close what uses it, and "
+                    f"see that the disk has {file_size(before)} free."
                 ) from problem
         return before, _bytes(self.path)
 
