@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, UnusableFile
+from lora_tui.engine.generation.extraction.worker import TextExtractor
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret
 from lora_tui.store import generation as store_generation
@@ -69,27 +70,31 @@ async def read_folder(
     skipped: list[tuple[str, str]] = []
     topics: dict[str, None] = {}
     seen: dict[str, str] = {}
-    for number, candidate in enumerate(candidates):
-        progress(number, len(candidates))
-        reason = candidate.skipped
-        if reason is None:
-            try:
-                document = await asyncio.to_thread(documents.read_document, candidate.path)
-                if document.id in seen:
-                    raise UnusableFile(f"the same content as {seen[document.id]}")
-                source, headings = await _store_document(store, run_id, candidate, document, chunking, size, overlap)
-            except UnusableFile as problem:
-                reason = str(problem)
-            else:
-                seen[document.id] = candidate.name
-                sources.append(source)
-                topics |= dict.fromkeys((title_of(candidate.name), *headings))
-                _warn_of_document(candidate.name, document, sent_to, warn)
-                continue
-        skipped.append((candidate.name, reason))
-        async with store.transaction() as t:
-            file = SourceFile(candidate.name, None, candidate.bytes, 0, reason)
-            await store_generation.add_source_file(t, run_id, file)
+    with TextExtractor() as extractor:
+        for number, candidate in enumerate(candidates):
+            progress(number, len(candidates))
+            reason = candidate.skipped
+            if reason is None:
+                try:
+                    document = await asyncio.to_thread(documents.read_document, candidate.path, extractor)
+                    if document.id in seen:
+                        raise UnusableFile(f"the same content as {seen[document.id]}")
+                    source, headings = await _store_document(
+                        store, run_id, candidate, document, chunking, size, overlap
+                    )
+                except UnusableFile as problem:
+                    reason = str(problem)
+                else:
+                    seen[document.id] = candidate.name
+                    sources.append(source)
+                    topics |= dict.fromkeys((title_of(candidate.name), *headings))
+                    _warn_of_document(candidate.name, document, sent_to, warn)
+                    del document  # before the next one is read: a large text is in memory once
+                    continue
+            skipped.append((candidate.name, reason))
+            async with store.transaction() as t:
+                file = SourceFile(candidate.name, None, candidate.bytes, 0, reason)
+                await store_generation.add_source_file(t, run_id, file)
     progress(len(candidates), len(candidates))
     _warn_of_skipped(skipped, warn)
     if not sources:

@@ -2,42 +2,40 @@
 
 Every file that is not used is named with its reason; none of them ends a run. Links that leave the folder are not
 followed, hidden files are left alone, and the order is the same on every machine (by path, character by character).
-This module knows nothing of chunks or the store.
-
-HTML, PDF and DOCX are read by the libraries of the ``docs`` extra. Headings become Markdown headings, so that all
-formats are treated alike afterwards. Nothing is fetched: links, images and external entities stay where they are.
+This module knows nothing of chunks or the store; the text of HTML, DOCX and PDF comes from `extraction`.
 """
 
-import codecs
 import hashlib
 import importlib.util
-import io
 import os
 import re
 import stat
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_tui.engine.generation.encodings import decode
+from lora_tui.engine.generation.extraction.blocks import UnusableFile, without_hints
+from lora_tui.engine.generation.extraction.worker import TextExtractor
 from lora_tui.errors import LoraTuiError, UsageError
 
-NATIVE = (".txt", ".md", ".markdown")
-"""Suffixes that are read without any extra."""
+__all__ = ["Candidate", "Document", "UnusableFile", "list_files", "read_document"]
 
-EXTRA = {".html": "bs4", ".htm": "bs4", ".pdf": "pypdf", ".docx": "docx"}
-"""Suffixes that the ``docs`` extra reads, and the module that does it."""
+NATIVE = (".txt", ".md", ".markdown")
+"""Suffixes of files that are text."""
+
+EXTRACTED = (".html", ".htm", ".docx", ".pdf")
+"""Suffixes of files that their text is taken out of."""
+
+EXTRA = {".pdf": "pypdfium2"}
+"""Suffixes that need the ``docs`` extra, and the module that it brings."""
 
 MAX_BYTES = 20 * 1024 * 1024
 """A larger file is skipped: 20 MB of plain text are some 5 million tokens, more than a run ever asks about."""
 
 _KEY = "data_generation.input_folder"
-_BINARY_SAMPLE = 8192
-_CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\r\f\x0b\x1b")
-
-
-class UnusableFile(Exception):  # noqa: N818  # a finding about a file, not an error of the run
-    """Raised for a file that cannot be read as text; the message is the reason, shown after a colon."""
+_READER = "2"
+"""Part of the identity of what is not plain UTF-8 text; incremented when such a file would be read otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's text. `id` is the SHA-256 of the file's bytes; `encoding_warning` is set if the encoding was guessed."""
+    """A file's text. `encoding_warning` is set if the encoding was guessed.
+
+    `id` is the SHA-256 of the file's bytes, and of how they were read where that was not simply as UTF-8.
+    """
 
     id: str
     text: str
@@ -84,8 +85,11 @@ def list_files(folder: Path, output_file: Path | None = None) -> list[Candidate]
     return found
 
 
-def read_document(path: Path) -> Document:
-    """Read and decode a file; blocks. Raises `UnusableFile` with the reason, such as more than `MAX_BYTES`."""
+def read_document(path: Path, extractor: TextExtractor | None = None) -> Document:
+    """Read and decode a file; blocks. Raises `UnusableFile` with the reason, such as more than `MAX_BYTES`.
+
+    `extractor` reads what is more than text; without one, a process is begun for this file alone.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -93,44 +97,28 @@ def read_document(path: Path) -> Document:
         raise UnusableFile(f"it cannot be read ({problem.strerror or problem})") from problem
     if len(data) > MAX_BYTES:
         raise UnusableFile(_too_large(len(data)))
-    identity = hashlib.sha256(data).hexdigest()
-    if (suffix := path.suffix.lower()) in EXTRA:
-        text, encoding, warning = _extract_text(suffix, data), suffix.lstrip("."), None
+    identity = hashlib.sha256(data)
+    if (suffix := path.suffix.lower()) in EXTRACTED:
+        text, encoding, warning = _extract(suffix, data, extractor), suffix.lstrip("."), None
+        is_plain = False
     else:
         text, encoding, warning = decode(data)
+        del data
+        read = without_hints(text)
+        is_plain = encoding.startswith("utf-8") and warning is None and len(read) == len(text)
+        text = read
     if not text.strip():
         raise UnusableFile("it holds no text")
-    return Document(identity, text, encoding, warning)
+    if not is_plain:
+        identity.update(f"|{_READER}/{encoding}".encode())
+    return Document(identity.hexdigest(), text, encoding, warning)
 
 
-def decode(data: bytes) -> tuple[str, str, str | None]:
-    """Return text, encoding and, if that is a guess, a warning. Raises `UnusableFile` for binary data."""
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            try:
-                return data.decode(encoding), encoding, None
-            except UnicodeDecodeError as problem:
-                raise UnusableFile(f"it begins like {encoding} text, but byte {problem.start + 1} is not") from problem
-    if b"\0" in data:
-        raise UnusableFile("it is binary")
-    try:
-        return data.decode("utf-8"), "utf-8", None
-    except UnicodeDecodeError as problem:
-        sample = data[:_BINARY_SAMPLE]
-        if sum(byte in _CONTROL for byte in sample) * 50 > len(sample):
-            raise UnusableFile("it is binary") from problem
-        warning = f"byte {problem.start + 1} is not UTF-8; it was read as Latin-1. Save it as UTF-8 if words look wrong"
-        return data.decode("latin-1"), "latin-1", warning
-
-
-# The UTF-32 mark begins with the UTF-16 mark: longest first.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+def _extract(suffix: str, data: bytes, extractor: TextExtractor | None) -> str:
+    if extractor is not None:
+        return extractor.extract(suffix, data)
+    with TextExtractor() as own:
+        return own.extract(suffix, data)
 
 
 def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candidate]:
@@ -177,8 +165,8 @@ def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -
             reason = "a link that leaves the folder"
         elif path.is_symlink():
             reason = f"a link to {_name(target, root)}, which is read itself"
-        elif suffix not in (*NATIVE, *EXTRA):
-            reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRA))})"
+        elif suffix not in (*NATIVE, *EXTRACTED):
+            reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRACTED))})"
         elif size == 0:
             reason = "it is empty"
         elif size > MAX_BYTES:
@@ -197,74 +185,3 @@ def _too_large(size: int) -> str:
 def _name(path: Path, folder: Path) -> str:
     """Return the path inside the folder; bytes of a name that are no UTF-8 become visible question marks."""
     return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
-
-
-_MAX_UNPACKED_BYTES = 200 * 1024 * 1024
-_BLOCKS = ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "pre", "blockquote", "td", "th", "dt", "dd", "figcaption")
-_NOT_TEXT = ("script", "style", "noscript", "template", "svg", "nav", "head")
-
-
-def _extract_text(suffix: str, data: bytes) -> str:
-    try:
-        return _READERS[suffix](data)
-    except UnusableFile:
-        raise
-    except Exception as problem:  # parsers raise anything over a damaged file; it is named and skipped
-        raise UnusableFile(f"it cannot be read as {suffix} ({type(problem).__name__}: {problem})"[:300]) from problem
-
-
-def _html(data: bytes) -> str:
-    from bs4 import BeautifulSoup
-
-    soup = BeautifulSoup(data, "html.parser")
-    for element in soup.find_all(_NOT_TEXT):
-        element.decompose()
-    parts: list[str] = []
-    for element in soup.find_all(_BLOCKS):
-        if element.find(_BLOCKS):  # its inner blocks come by themselves
-            continue
-        text = element.get_text() if element.name == "pre" else " ".join(element.get_text(" ").split())
-        if text.strip():
-            parts.append(_block(element.name, text))
-    return "\n\n".join(parts) if parts else soup.get_text("\n", strip=True)
-
-
-def _block(name: str, text: str) -> str:
-    if name[0] == "h" and name[1:].isdigit():
-        return f"{'#' * int(name[1:])} {text}"
-    if name == "pre":
-        return f"```\n{text.rstrip()}\n```"
-    return f"- {text}" if name == "li" else text
-
-
-def _pdf(data: bytes) -> str:
-    from pypdf import PdfReader
-
-    reader = PdfReader(io.BytesIO(data))
-    if reader.is_encrypted and not reader.decrypt(""):
-        raise UnusableFile("it is encrypted")
-    text = "\n\n".join(page.extract_text() for page in reader.pages)
-    if not text.strip():
-        raise UnusableFile("it holds no text (scanned pages need OCR first)")
-    return text
-
-
-def _docx(data: bytes) -> str:
-    import docx
-
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _MAX_UNPACKED_BYTES:
-            raise UnusableFile(f"it unpacks to more than {_MAX_UNPACKED_BYTES // 2**20} MB")
-    parts: list[str] = []
-    for block in docx.Document(io.BytesIO(data)).iter_inner_content():
-        if hasattr(block, "rows"):
-            parts += [" | ".join(cell.text.strip() for cell in row.cells) for row in block.rows]
-            continue
-        style = (block.style.name if block.style is not None else "") or ""
-        level = style.removeprefix("Heading ") if style.startswith("Heading ") else ""
-        if block.text.strip():
-            parts.append(f"{'#' * int(level)} {block.text}" if level.isdigit() else block.text)
-    return "\n\n".join(parts)
-
-
-_READERS: dict[str, Callable[[bytes], str]] = {".html": _html, ".htm": _html, ".pdf": _pdf, ".docx": _docx}
