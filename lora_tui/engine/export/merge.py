@@ -14,6 +14,7 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
+from lora_tui.engine.models.tokenizer_files import save_tokenizer
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import atomic_folder, unwritable
@@ -36,7 +37,7 @@ def merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
     try:
         with atomic_folder(target) as scratch:
             merged.save_pretrained(scratch)
-            base.tokenizer.save_pretrained(scratch)
+            save_tokenizer(base.tokenizer, base.folder, scratch)
             del base, model, merged
             # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
             reloaded = load_base(settings, progress, str(scratch)).model

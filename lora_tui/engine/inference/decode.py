@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from lora_tui.engine.data.chat_template import common_prefix
+from lora_tui.engine.models.loaded_checks import position_limit
 from lora_tui.protocol.reply import Decoding
 
 
@@ -84,13 +85,14 @@ def decode(
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     if written:
         ids = [[*prompt, *reply] for prompt, reply in zip(ids, written, strict=True)]
+    ids, longest = _within_positions(model, ids, decoding.max_new_tokens)
     used_draws = max(map(len, written), default=0) if decoding.temperature > 0.0 else 0
     input_ids, mask = padded(tokenizer, ids, "left", model.device)
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding was not generated: it is no repetition
     live = [True] * len(prompts)
-    for _ in range(decoding.max_new_tokens):
+    for _ in range(longest):
         output = model(
             input_ids=input_ids,
             attention_mask=mask,
@@ -130,6 +132,8 @@ def mean_log_probabilities(
     `end` adds the end-of-sequence token to what is scored. An empty continuation without it scores 0.
     """
     rows = [_scored_ids(tokenizer, prompt, continuation, end=end) for prompt, continuation in texts]
+    if (limit := position_limit(model)) is not None:
+        rows = [(ids[-limit:], max(1, start - max(0, len(ids) - limit))) for ids, start in rows]
     input_ids, mask = padded(tokenizer, [ids for ids, _ in rows], "right", model.device)
     offset = min(start for _, start in rows) - 1  # the first position whose logits are looked at
     keep = input_ids.shape[1] - offset
@@ -162,6 +166,20 @@ def padded(
     pad = partial(pad_sequence, batch_first=True, padding_side=side)
     input_ids = pad(ids, padding_value=tokenizer.pad_token_id or 0)
     return input_ids.to(device), pad([torch.ones_like(row) for row in ids]).to(device)
+
+
+def _within_positions(
+    model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """Return prompts and length that a model's table of positions holds: the beginning of a longer prompt is left out.
+
+    The reply keeps its room, or half of the table if that is less.
+    """
+    limit = position_limit(model)
+    if limit is None:
+        return prompts, max_new_tokens
+    room = min(max_new_tokens, max(1, limit // 2))
+    return [ids[-(limit - room) :] for ids in prompts], room
 
 
 def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -199,7 +217,8 @@ def beam_search(
     `on_step` is called after each token with the number so far. When `should_stop` returns true, the best continuation
     so far is returned. `written` holds tokens that the reply has already; the search goes on from there.
     """
-    ids = torch.tensor([[*tokenizer(prompt)["input_ids"], *written]], device=model.device)
+    fitted, longest = _within_positions(model, [[*tokenizer(prompt)["input_ids"], *written]], decoding.max_new_tokens)
+    ids = torch.tensor(fitted, device=model.device)
     length = ids.shape[1]
     ends = stop_token_ids(model, tokenizer)
 
@@ -211,7 +230,7 @@ def beam_search(
         found = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=longest,
             num_beams=decoding.num_beams,
             do_sample=False,
             repetition_penalty=decoding.repetition_penalty,

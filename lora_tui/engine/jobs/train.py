@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolv
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.decode import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
-from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
+from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
+from lora_tui.engine.models.base_location import base_facts
 from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
-from lora_tui.engine.models.loaded_checks import known_tokens
+from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
+from lora_tui.engine.models.tokenizer_files import save_tokenizer
 from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
 from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.commands import DONE
@@ -124,9 +127,8 @@ def _prepare(
     training, lora = fine_tuning.training, fine_tuning.lora
     keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
     share, known = training.reworded_share, known_tokens(base.model)
-    dataset = TextDataset(
-        data.examples, base.tokenizer, training.max_length, keywords, stops, share, training.seed, known
-    )
+    longest = min(training.max_length, position_limit(base.model) or training.max_length)
+    dataset = TextDataset(data.examples, base.tokenizer, longest, keywords, stops, share, training.seed, known)
     before = held_out_order(folder) if ctx.resumed else None
     # A run that began without that file divided by questions alone.
     held_out = dataset.hold_out(training.validation_share, training.seed, None if ctx.resumed else documents, before)
@@ -222,6 +224,11 @@ class _TrainingRun:
     warned_of_overfitting: bool = False
     _checkpoint_requested: threading.Event = field(default_factory=threading.Event)
 
+    @cached_property
+    def base_facts(self) -> dict[str, str]:
+        """Where the base model lies, and the hash by which it is known again when it was moved."""
+        return base_facts(self.base.name)
+
     @property
     def held_out_loss(self) -> float | None:
         """The newest loss on the held-out examples."""
@@ -272,6 +279,8 @@ class _TrainingRun:
             on_held_out_loss=self._on_held_out_loss,
         )
         tuning = self.ctx.settings.fine_tuning
+        if self.ctx.resumed and (name := base_began_as(folder, tuning.model_name)) is not None:
+            tuning = tuning.model_copy(update={"model_name": name})  # the same model, moved: the run is the same
         return train_model(
             self.model, self.dataset, tuning, folder, hooks, resume=self.ctx.resumed, held_out=self.held_out
         )
@@ -349,7 +358,7 @@ class _TrainingRun:
     def _write_best(self, target: Path) -> None:
         """Write the best adapter's folder: weights, tokenizer, configuration, card, and metadata."""
         checkpoint.save_adapter(self.model, target)
-        self.base.tokenizer.save_pretrained(target)
+        save_tokenizer(self.base.tokenizer, self.base.folder, target)
         settings = self.ctx.settings.model_dump(mode="json", exclude_none=True)
         (target / "config.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
         step = self.losses[-1][0] if self.losses else 0
@@ -379,6 +388,7 @@ class _TrainingRun:
         """Write what the adapter of a step belongs to; `score` is that of an evaluation at this very step."""
         metadata = {
             "base_model": self.base.name,
+            **self.base_facts,
             "run": self.ctx.run_id,
             "step": step,
             "score": score,

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_tui.config.models import FineTuning, Settings
+from lora_tui.config.models import Settings
 from lora_tui.engine.models.adapter_config import check_adapter_config
+from lora_tui.engine.models.base_location import base_of_adapter, is_same_base
 from lora_tui.engine.models.checksums import DamagedError, has_checksums, verify
 from lora_tui.engine.models.model_files import wrong_entry
 from lora_tui.engine.models.weight_files import tensors_in
@@ -33,8 +34,6 @@ ADAPTER_METADATA = "lora_tui.json"
 """The file in an adapter's folder that names its base model, data, test prompts, step and score."""
 
 _STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
-
-_DEFAULT_MODEL = FineTuning().model_name
 
 CHECKPOINTS = ("best", "last")
 """Which adapter of a run: that of the best evaluation, or the newest, also while the run goes on."""
@@ -74,15 +73,8 @@ class AdapterSource:
         return list(self.metadata.get("prompts", []))
 
     def base_model(self, settings: Settings) -> str:
-        """Return the base model to load; raises `UsageError` where the configuration names another one."""
-        configured = settings.fine_tuning.model_name
-        trained_on = self.trained_on or configured
-        if configured not in (trained_on, _DEFAULT_MODEL):
-            raise UsageError(
-                f"The adapter {self.folder} was trained on {trained_on}, but fine_tuning.model_name is {configured}. "
-                f"Remove the key, or set it to {trained_on}."
-            )
-        return trained_on
+        """Return the base model to load; raises `UsageError` where the configuration names another, or it is gone."""
+        return base_of_adapter(self.folder, self.metadata, settings.fine_tuning.model_name)
 
 
 async def find_adapter(store: Store, options: Mapping[str, Any]) -> AdapterSource | None:
@@ -143,9 +135,9 @@ async def base_model_name(
     if source is None:
         run = None if run_id is None else await require_run(store, int(run_id))
         return configured if run is None else str(run.settings["fine_tuning"]["model_name"])
-    if run_id is None or options.get("model_must_match"):
+    if run_id is None or options.get("model_must_match") or is_same_base(source.folder, source.metadata, configured):
         return source.base_model(settings)
-    return source.trained_on or configured
+    return base_of_adapter(source.folder, source.metadata, source.trained_on or configured)
 
 
 def _folder_of_run(run: Run, which: str) -> Path:
@@ -204,6 +196,18 @@ def _checked(path: Path, metadata: Any) -> dict[str, Any]:
     if not all(isinstance(one, dict) and isinstance(one.get("prompt"), str) for one in prompts):
         raise wrong_entry(path, "prompts", prompts, "a list of tables with a prompt")
     return metadata
+
+
+def base_began_as(folder: Path, configured: str) -> str | None:
+    """Return the name under which a run in `folder` began with the base model that is now `configured`; None if as now.
+
+    A base model that was moved, and is the same by its weights, goes on under its former name.
+    """
+    for path in step_folders(folder)[-1:]:
+        source = open_adapter(path, None)
+        if source.trained_on not in (None, configured) and is_same_base(path, source.metadata, configured):
+            return source.trained_on
+    return None
 
 
 def check_intact(folder: Path) -> None:

@@ -46,13 +46,14 @@ _MODEL_FILES = ["*.json", "model.safetensors", "model-*-of-*.safetensors", "*.py
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A loaded base model in evaluation mode with all its parameters frozen."""
+    """A loaded base model in evaluation mode with all its parameters frozen; `folder` holds its files, where known."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
     name: str
+    folder: Path | None = None
 
 
 def load_base(settings: Settings, progress: LoadProgress, name: str | None = None) -> BaseModel:
@@ -76,11 +77,13 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
     trust = fine_tuning.trust_remote_code
     with _explaining(wanted, source, "tokenizer", device):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
-    if not Path(source).is_dir():
+    folder = Path(source)
+    if not folder.is_dir():
         # Outside the lock: no trainer waits for it.
         bar = fetching_bar(f"{FETCHING}{wanted}", progress)
         with _explaining(wanted, source, "weights", device):
-            check_model_files(Path(snapshot_download(source, allow_patterns=_MODEL_FILES, tqdm_class=bar)))
+            folder = Path(snapshot_download(source, allow_patterns=_MODEL_FILES, tqdm_class=bar))
+            check_model_files(folder)
         progress(phase, 0, 1)
     with _explaining(wanted, source, "weights", device):
         with constructing():
@@ -99,7 +102,7 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
         compute_once(model)
     fit_tokenizer(tokenizer, model, _place(wanted, source))
     progress(phase, 1, 1)
-    return BaseModel(model, tokenizer, device, dtype, wanted)
+    return BaseModel(model, tokenizer, device, dtype, wanted, None if extra else folder)
 
 
 def _place(name: str, source: str) -> str:

@@ -58,6 +58,21 @@ def known_tokens(model: PreTrainedModel | PeftModel) -> int:
     return int(getattr(embedding, "num_embeddings", 0) or embedding.weight.shape[0])
 
 
+def position_limit(model: PreTrainedModel | PeftModel) -> int | None:
+    """Return how many tokens a model with a table of positions (GPT-2, OPT) can read; None for one without a table.
+
+    Beyond it there is nothing to look up. Rotary positions go on, if with less use.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not limit:
+        return None
+    tokens = model.get_input_embeddings()
+    tables = (one for one in model.modules() if isinstance(one, nn.Embedding) and one is not tokens)
+    return (
+        int(limit) if any(table.num_embeddings in (limit, limit + 2) for table in tables) else None
+    )  # OPT has two more
+
+
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
     """Give the tokenizer a padding token that the model knows, and guard the model against those that it does not.
 

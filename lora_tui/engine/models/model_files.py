@@ -184,7 +184,7 @@ def _check_template(path: Path) -> None:
 
 def _check_weights(folder: Path, layers: int) -> None:
     """Check the folder's safetensors files, and that they can hold as many layers as the configuration says."""
-    files = list(_weight_files(folder))
+    files = list(weight_files(folder))
     tensors = sum(tensors_in(path) for path in files)
     if layers > tensors:
         raise ModelFileError(
@@ -192,7 +192,8 @@ def _check_weights(folder: Path, layers: int) -> None:
         )
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
+def weight_files(folder: Path) -> Iterator[Path]:
+    """Yield the safetensors files of a model's folder. Raises `ModelFileError` where there are none, or one is gone."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         yield single

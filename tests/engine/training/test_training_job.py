@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
@@ -566,3 +567,36 @@ def test_a_chosen_run_goes_on_with_what_was_chosen_and_tells_it_again(
     first, second = harness.events(half.run_id, "plan")
     assert first.payload["chosen"] == second.payload["chosen"] != []
     assert first.payload["everyday"] == second.payload["everyday"]
+
+
+def test_a_run_whose_base_model_was_moved_goes_on_with_it(
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "fine_tuning.model_name"
+    first, second = place.folder / "base", place.folder / "moved"
+    shutil.copytree(place.settings.fine_tuning.model_name, first)
+    with monkeypatch.context() as patch:
+        stop_after(patch, place, 5)
+        run_id = place.run("train", None, {name: str(first)}).run_id
+    first.rename(second)
+    outcome = place.run("train", None, {name: str(second)}, resume=run_id)
+    assert (outcome.state, outcome.result.get("steps")) == ("finished", 9), outcome
+
+
+def test_a_run_whose_every_step_was_skipped_has_failed(place: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(float("nan")))
+    outcome = place.run("train", None, {"fine_tuning.training.max_steps": 2})
+    assert outcome.state == "failed"
+    assert "Nothing was trained: none of the 2 steps had a finite loss and gradient." in str(outcome.error)
+    assert not list(place.folder.glob("checkpoints/*/best"))
+
+
+def test_examples_with_tokens_that_the_model_lacks_are_told_and_left_out(place: EngineHarness, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place.settings.fine_tuning.model_name, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["hamlet"])
+    tokenizer.save_pretrained(folder)
+    outcome = place.run("train", None, {"fine_tuning.model_name": str(folder), "fine_tuning.training.max_steps": 1})
+    assert outcome.state == "finished", outcome
+    told = [event.payload["message"] for event in place.events(outcome.run_id, "warning")]
+    assert any('"hamlet" is token' in message and "added to the tokenizer" in message for message in told), told
