@@ -38,9 +38,9 @@ def nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def adapter(folder: Path, **metadata: Any) -> Path:
     folder.mkdir()
-    for name, content in (("adapter_config.json", {}), ("lora_tui.json", metadata)):
+    for name, content in (("adapter_config.json", {"peft_type": "LORA"}), ("lora_tui.json", metadata)):
         (folder / name).write_text(json.dumps(content))
-    (folder / "adapter_model.safetensors").touch()
+    (folder / "adapter_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")  # no tensors
     return folder
 
 

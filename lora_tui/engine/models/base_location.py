@@ -13,7 +13,7 @@ from typing import Any
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.models.model_files import weight_files
-from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 
 _DEFAULT_MODEL = FineTuning().model_name
 
@@ -35,13 +35,13 @@ def base_facts(name: str) -> dict[str, str]:
 def base_of_adapter(adapter: Path, metadata: Mapping[str, Any], configured: str) -> str:
     """Return the name to load the base model of `adapter` by; `configured` is what the configuration names.
 
-    Raises `UsageError` where that is another model, or the base model is no longer where it was.
+    Raises `UsageError` where that is another model, `UnreachableError` where the base model is no longer where it was.
     """
     trained_on = str(metadata.get("base_model") or configured)
     if configured in (trained_on, _DEFAULT_MODEL):
         found = _located(adapter, trained_on, metadata)
         if found is None:
-            raise UsageError(
+            raise UnreachableError(
                 f"The base model {trained_on} of the adapter {adapter} is no longer there. "
                 "Name where it is now: --set fine_tuning.model_name=FOLDER"
             )

@@ -72,12 +72,14 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
     if fine_tuning.qlora:
         check_qlora(device)
     source, extra = locate(wanted, progress)
+    folder = Path(source)
+    if folder.is_dir():
+        check_model_files(folder / extra["gguf_file"] if extra else folder)
     phase = f"loading {TITLE if wanted == BUILTIN else wanted}"
     progress(phase, 0, 1)
     trust = fine_tuning.trust_remote_code
     with _explaining(wanted, source, "tokenizer", device):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **extra)
-    folder = Path(source)
     if not folder.is_dir():
         # Outside the lock: no trainer waits for it.
         bar = fetching_bar(f"{FETCHING}{wanted}", progress)

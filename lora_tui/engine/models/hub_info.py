@@ -27,23 +27,25 @@ def check_source(name: str) -> None:
 
     Raises `ModelFileError` where one is there whose files are damaged.
     """
-    if name == BUILTIN:
-        return
-    if (problem := _problem_of_path(name)) is not None:
-        raise UnreachableError(f'fine_tuning.model_name = "{name}": {problem}.')
+    _check_path(name)
     path = Path(name).expanduser()
-    if path.suffix == ".gguf" or path.is_dir():
+    if name != BUILTIN and (path.suffix == ".gguf" or path.is_dir()):
         check_model_files(path)
+
+
+def _check_path(name: str) -> None:
+    if name != BUILTIN and (problem := _problem_of_path(name)) is not None:
+        raise UnreachableError(f'fine_tuning.model_name = "{name}": {problem}.')
 
 
 def locate(name: str, progress: LoadProgress) -> tuple[str, dict[str, str]]:
     """Return what to hand to ``from_pretrained``, and the extra argument that a GGUF file needs.
 
-    The built-in model is fetched if need be. Raises `UnreachableError` as `check_source` does.
+    The built-in model is fetched if need be. Raises `UnreachableError` as `check_source` does, without a look at files.
     """
     if name == BUILTIN:
         return str(ensure_builtin(progress)), {}
-    check_source(name)
+    _check_path(name)
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}

@@ -44,7 +44,7 @@ def data_plan(
         "reasons": {
             "skipped": by_reason(record.reason for record in data.skipped),
             "dropped": by_reason(reason for _, reason in dataset.dropped),
-            "truncated": by_reason([f"longer than {training.max_length:,} tokens"] * dataset.truncated),
+            "truncated": by_reason([f"longer than {dataset.max_length:,} tokens"] * dataset.truncated),
         },
         "tokens": dataset.tokens,
         "label_tokens": dataset.label_tokens,
@@ -56,7 +56,9 @@ def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", 
     found = summarize_failures("These examples cannot be trained on with this model", dataset.dropped)
     if dataset.truncated:
         longer = count(dataset.truncated, "example")
-        found.append(f"{longer} longer than fine_tuning.training.max_length = {training.max_length} lost their end.")
+        key = f"fine_tuning.training.max_length = {dataset.max_length}"
+        limit = key if dataset.max_length == training.max_length else f"the {dataset.max_length:,} tokens of this model"
+        found.append(f"{longer} longer than {limit} lost their end.")
     found += dataset.warnings
     if training.validation_share and not held_out:
         found.append(

@@ -71,7 +71,7 @@ class TextDataset(Sequence[EncodedExample]):
         self._examples: list[EncodedExample] = []
         self._texts: list[Example] = []
         self.held_out_texts: list[Example] = []
-        self._reworded_share, self._seed, self._max_length = reworded_share, seed, max_length
+        self._reworded_share, self._seed, self.max_length = reworded_share, seed, max_length
         self.extend(examples)
         if not self._examples:
             reason = f": {self.dropped[0][0]}: {self.dropped[0][1]}" if self.dropped else ""
@@ -80,7 +80,7 @@ class TextDataset(Sequence[EncodedExample]):
     def extend(self, examples: Iterable[Example]) -> None:
         """Add examples behind those that are there."""
         for example in examples:
-            self._add(example, self._max_length)
+            self._add(example, self.max_length)
 
     def _add(self, example: Example, max_length: int) -> None:
         try:
@@ -151,7 +151,7 @@ class TextDataset(Sequence[EncodedExample]):
 
     def _exchanged(self, example: EncodedExample, text: Example) -> EncodedExample:
         input_ids, is_label = self._encode(text)
-        end = self._max_length
+        end = self.max_length
         changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))
         return changed if changed.labels and max(changed.input_ids) < self._known_tokens else example
 

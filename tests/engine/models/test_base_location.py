@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.engine.models.adapter_source import open_adapter
-from lora_tui.errors import UsageError
+from lora_tui.errors import UnreachableError, UsageError
 from tests.engine.conftest import Trained
 from tests.engine.tiny import tiny_settings
 
@@ -51,7 +51,9 @@ def test_from_another_folder_it_is_found(
 @pytest.mark.parametrize("forget", [(), ("base_path", "base_sha256")], ids=["known", "older adapter"])
 def test_naming_where_it_is_now_is_enough(moved: Callable[..., str], tmp_path: Path, forget: tuple[str, ...]) -> None:
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match=r"The base model ./base of the adapter .* is no longer there. Name where"):
+    with pytest.raises(
+        UnreachableError, match=r"The base model ./base of the adapter .* is no longer there. Name where"
+    ):
         moved(forget=forget)
     for name in ("./elsewhere", str(tmp_path / "elsewhere")):
         assert moved(name, forget=forget) == name
