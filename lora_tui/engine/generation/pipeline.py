@@ -18,7 +18,7 @@ from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.output import write_accepted
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE
-from lora_tui.engine.generation.workers import Workers
+from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import Emit, RunContext
 from lora_tui.store import tasks
@@ -29,6 +29,9 @@ STOP_GRACE = 20.0
 
 END_GRACE = 5.0
 """The same when the target is reached: their answers would only be kept for review."""
+
+_MOST_UNJUDGED = 8
+"""Pairs in a row that no judge could be asked about, with none judged before: more would be paid for in vain."""
 
 _PROGRESS_SECONDS = 0.3
 
@@ -134,6 +137,9 @@ class Pipeline:
         self._max_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
+        self._tried_again: set[int] = set()  # tasks that were suspended before
+        self._unjudged: dict[int, tuple[TaskRow, str]] = {}  # judge tasks that failed before any was answered
+        self._judge_works = workers.progress.accepted > 0
         self._planned_analyses = 0
         self._budget_spent = False
         self._reported_at = 0.0
@@ -155,8 +161,9 @@ class Pipeline:
                     continue
                 await self._start_tasks()
                 if not self._running:
-                    if self._suspended:
-                        await self._give_up_suspended()
+                    if self._suspended or self._unjudged:
+                        await self._give_up_or_try_again()
+                        await self._give_up(self._unjudged)
                     elif (end := await self._end_of_run()) is not None:
                         return end
                 elif self._only_surplus:
@@ -217,7 +224,7 @@ class Pipeline:
         """Return up to `wanted` pending tasks that are neither running nor suspended."""
         if wanted <= 0:
             return []
-        taken = {task.id for task in self._running.values()} | self._suspended.keys()
+        taken = {task.id for task in self._running.values()} | self._suspended.keys() | self._unjudged.keys()
         page = await tasks.pending_tasks(self._ctx.store, self._ctx.run_id, kind, len(taken) + wanted)
         return [task for task in page if task.id not in taken][:wanted]
 
@@ -269,17 +276,40 @@ class Pipeline:
             if failure.transient:
                 # Perhaps the endpoint is gone, which is not the task's fault: give it up once something is answered.
                 self._suspended[task.id] = (task, str(failure))
+            elif task.kind == JUDGE and not self._judge_works:
+                self._unjudged[task.id] = (task, str(failure))
+                if len(self._unjudged) >= _MOST_UNJUDGED:
+                    raise UnfitJudgeError(self._no_judgements(str(failure))) from None
             else:
                 await self._workers.give_up(task, str(failure))
             self._budget_spent = False
             return
         self._budget_spent = False
-        await self._give_up_suspended()
+        await self._give_up_or_try_again()
+        if task.kind == JUDGE:
+            self._judge_works = True
+            await self._give_up(self._unjudged)
 
-    async def _give_up_suspended(self) -> None:
+    async def _give_up_or_try_again(self) -> None:
+        """Decide about suspended tasks when something is answered: an outage is nobody's fault, a second one is."""
         for task, reason in self._suspended.values():
-            await self._workers.give_up(task, reason)
+            if task.id in self._tried_again:
+                await self._workers.give_up(task, reason)
+        self._tried_again |= self._suspended.keys()
         self._suspended.clear()
+
+    async def _give_up(self, failed: dict[int, tuple[TaskRow, str]]) -> None:
+        for task, reason in failed.values():
+            await self._workers.give_up(task, reason)
+        failed.clear()
+
+    def _no_judgements(self, reason: str) -> str:
+        judges = " and ".join(judge.name for judge in self._workers.model.judges)
+        advice = "" if "raise data_generation" in reason else ", or name another with data_generation.judge_model"
+        return (
+            f"{judges} as the judge gave no judgement {_MOST_UNJUDGED} times in a row: {reason}.\n"
+            f"Its pairs wait in the store: change that{advice}, and go on with --resume."
+        )
 
     async def _end_of_run(self) -> RunEnd | None:
         """Return why nothing is left to do; None where a person's verdict has changed that."""

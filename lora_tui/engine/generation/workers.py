@@ -42,7 +42,7 @@ _PAGE = 500
 
 
 class UnfitJudgeError(LoraTuiError):
-    """A judge tells fewer canary pairs than ``data_generation.judge_must_tell`` asks for."""
+    """A judge tells fewer canary pairs than ``data_generation.judge_must_tell`` asks for, or answers nothing usable."""
 
 
 @dataclass

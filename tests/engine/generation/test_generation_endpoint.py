@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
-from tests.openai_server import MALFORMED, MODEL, TRUNCATED, OpenAIServer, http
+from tests.openai_server import MALFORMED, MODEL, TRUNCATED, OpenAIServer, http, made_up_text
 
 
 def one_failure(harness: GenerationHarness, status: int, **values: object) -> str:
@@ -199,13 +199,27 @@ def test_a_reply_that_is_cut_off_is_asked_for_with_twice_the_room(harness: Gener
     assert any("data_generation.generation.max_tokens" in event["message"] for event in harness.events("warning"))
 
 
-def test_a_reply_that_stays_cut_off_is_given_up_with_what_to_raise(harness: GenerationHarness) -> None:
+def test_a_judge_that_never_gives_levels_ends_the_run_before_a_pass_is_paid_for(harness: GenerationHarness) -> None:
+    harness.write("three.txt", made_up_text(3, 30))
     harness.server.kind_faults["judge"] = TRUNCATED
-    outcome = harness.run()
+    outcome = harness.run(total_examples=30)
     assert outcome.exit_status == 1
-    assert outcome.result["accepted"] == 0
-    assert any("raise data_generation.evaluation.max_tokens" in reason for reason in outcome.result["dead_reasons"])
-    assert outcome.result["review"] > 0
+    assert outcome.error is not None
+    assert "8 times in a row: the reply was cut off" in outcome.error
+    assert "raise data_generation.evaluation.max_tokens" in outcome.error
+    assert harness.server.count("judge") < 40
+    assert (outcome.result["accepted"], outcome.result["review"]) == (0, 0)
+    harness.server.kind_faults.clear()
+    resumed = harness.run(resume=outcome.run_id, total_examples=30)
+    assert resumed.result["accepted"] == 30, "what was written before is judged now"
+    assert resumed.result["review"] == 0
+
+
+def test_a_few_judgements_that_cannot_be_read_cost_those_pairs_alone(harness: GenerationHarness) -> None:
+    answers = iter(["no"] * 4)
+    harness.server.digits = lambda prompt: next(answers, "5 5 4")
+    outcome = harness.run(total_examples=6, max_concurrency=1)
+    assert outcome.state == "finished"
 
 
 def test_a_malformed_reply_is_shown_to_the_model_once(harness: GenerationHarness) -> None:

@@ -120,11 +120,11 @@ def test_a_rate_limit_that_lets_others_through_kills_no_call(harness: Generation
 
 def test_a_rate_limit_makes_the_run_more_modest(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
-    harness.server.delay = 0.3
+    harness.server.delay = 0.1
     harness.server.next_faults.extend([None] * 8 + [too_many("0.1")] * 8)
     harness.run(total_examples=30, num_examples_per_file=8)
     last_told_off = max(n for n, one in enumerate(harness.server.received) if one.outcome == "http")
-    assert max(one.at_once for one in harness.server.received[:last_told_off]) > 6
+    assert max(one.at_once for one in harness.server.received[:last_told_off]) >= 6
     assert max(one.at_once for one in harness.server.received[last_told_off + 1 :][:20]) <= 6
 
 
@@ -136,13 +136,25 @@ def test_a_rate_limit_that_lets_nobody_through_ends_the_run(harness: GenerationH
     assert "HTTP 429: slow down" in outcome.error
 
 
-def test_calls_that_die_while_others_are_answered_are_dead_and_the_run_goes_on(harness: GenerationHarness) -> None:
+def test_calls_that_fail_while_others_are_answered_are_tried_again_later(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
     harness.server.next_faults.extend([None, http(500, "hiccup")] * 8)
     outcome = harness.run(total_examples=20, max_concurrency=1, generation__max_retries=0)
     assert outcome.state == "finished", outcome.error
-    dead = outcome.result["tasks"]["generate"]["dead"] + outcome.result["tasks"]["judge"]["dead"]
-    assert dead + outcome.result["tasks"]["analyse"]["dead"] == harness.server.count(outcome="http") == 8
+    assert harness.server.count(outcome="http") == 8
+    assert sum(outcome.result["tasks"][kind]["dead"] for kind in ("generate", "judge", "analyse")) <= 4
+    check_the_books(harness)
+
+
+def test_a_passage_that_the_server_cannot_take_is_given_up_and_the_run_goes_on(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.write("three.txt", made_up_text(3, 12))
+    harness.write("poison.txt", "The poison of the viper was described by nobody in the whole valley of Brim.")
+    fault = http(500, "hiccup")
+    monkeypatch.setattr(harness.server, "_standing_fault", lambda body: fault if "viper" in str(body) else None)
+    outcome = harness.run(total_examples=20, max_concurrency=2, generation__max_retries=0)
+    assert outcome.state == "finished", outcome.error
     assert any("HTTP 500: hiccup" in reason for reason in outcome.result["dead_reasons"])
     check_the_books(harness)
 

@@ -69,6 +69,8 @@ _LONGEST_MESSAGE = 4000
 
 _MAX_REDIRECTS = 3
 _SECONDS_BETWEEN_REPORTS = 2.0
+_SHORTEST_TOLD = 0.5
+"""Seconds: a shorter wait before the next try is over before anybody has read of it."""
 
 
 class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
@@ -405,7 +407,7 @@ class Endpoint:
     def _report_retry(self, failure: "_TransientFailure", wait: float, tries: int) -> None:
         """Report that a call failed and is tried again: now and then, not each of them."""
         now = time.monotonic()
-        if now - self._reported_at < _SECONDS_BETWEEN_REPORTS or wait < 0.5:
+        if now - self._reported_at < _SECONDS_BETWEEN_REPORTS or wait < _SHORTEST_TOLD:
             return
         self._reported_at = now
         of = {} if failure.rate_limited else {"try": tries, "tries": self._chosen.generation.max_retries + 1}

@@ -36,7 +36,7 @@ def make_http_client(base_url: str, timeout: float) -> openai.DefaultAsyncHttpxC
     """Return the client: bounded, without redirects; a proxy from the environment is not used for this machine."""
     return openai.DefaultAsyncHttpxClient(
         base_url=base_url,
-        timeout=openai.Timeout(timeout, connect=min(10.0, timeout)),
+        timeout=openai.Timeout(timeout, connect=min(10.0, 0.8 * timeout)),  # found before the call is overdue
         follow_redirects=False,
         trust_env=not is_loopback(base_url),
         headers={"Accept-Encoding": "gzip"},
