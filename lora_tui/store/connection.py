@@ -82,7 +82,7 @@ class Store:
             await connection.execute("PRAGMA synchronous=NORMAL")
             await connection.execute("PRAGMA foreign_keys=ON")
             await _migrate(connection, path)
-        except sqlite3.DatabaseError as problem:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as problem:
             await connection.close()
             raise _unusable(path, problem) from problem
         except BaseException:
@@ -200,7 +200,7 @@ class Store:
         """Raise what SQLite cannot do inside the block as a `StoreError` with what to do."""
         try:
             yield
-        except sqlite3.Error as problem:
+        except (sqlite3.Error, UnicodeDecodeError) as problem:
             if (explained := store_problem(self.path, problem)) is None:
                 raise
             raise explained from problem
@@ -310,7 +310,7 @@ def _bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}-wal")) if part.exists())
 
 
-def _unusable(path: Path, problem: sqlite3.Error) -> LoraTuiError:
+def _unusable(path: Path, problem: sqlite3.Error | UnicodeDecodeError) -> LoraTuiError:
     explained = store_problem(path, problem)
     if explained is not None and getattr(problem, "sqlite_errorcode", 0) != sqlite3.SQLITE_NOTADB:
         return explained

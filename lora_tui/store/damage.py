@@ -26,6 +26,9 @@ _JSON_COLUMN = re.compile(
 )
 
 
+_DAMAGED_SCHEMA = re.compile(r"no such (table|column|index)|table \w+ has no column")
+
+
 class StoreError(LoraTuiError):
     """The store cannot be read or written, or what it has of something is damaged."""
 
@@ -54,9 +57,13 @@ def damaged_row(path: Path, what: str) -> StoreError:
     )
 
 
-def store_problem(path: Path, problem: sqlite3.Error) -> StoreError | None:
+def store_problem(path: Path, problem: sqlite3.Error | UnicodeDecodeError) -> StoreError | None:
     """Return what a failure of SQLite means to the user; None for a mistake of ours, such as a broken constraint."""
     code = getattr(problem, "sqlite_errorcode", None)
+    if isinstance(problem, UnicodeDecodeError) or (
+        isinstance(problem, sqlite3.OperationalError) and (code is None or _DAMAGED_SCHEMA.match(str(problem)))
+    ):
+        code = sqlite3.SQLITE_CORRUPT  # names of columns or tables that are no longer ours, or no text
     if code is None:
         return None
     match code & 0xFF:
