@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
 from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
+from lora_tui.config.key_consent import allow_key, key_question
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
@@ -29,6 +31,7 @@ from lora_tui.store.rows import RESUMABLE_MODES, TRAINING_MODES
 from lora_tui.terminal.report import PREFIX, Report, done_line
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts, chat_signals
 from lora_tui.terminal.streams import Streams
+from lora_tui.text import clean
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         return _rate(request, streams, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
     register_key_variable(plan.settings.data_generation.api_key_env)
+    if plan.mode in ("generate", "format"):
+        _ask_about_key(plan, request, loaded, store_path, streams)
     narrator = make_narrator(streams, report)
     with Interrupts(streams, lambda status: _final_output(report, store_path, status)).handled() as interrupts:
         engine = Engine(store_path)
@@ -68,6 +73,25 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         assert report.run_id is not None, "the run that has just finished"
         return _chat(Request(run="chat", resume=report.run_id), streams, plan.settings, store_path)
     return status
+
+
+def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: Path, streams: Streams) -> None:
+    """Ask whether the key that a file names may be sent; raises `UsageError` where the answer is no, or nobody answers.
+
+    A run that goes on may name another variable than the configuration: the store is the file then.
+    """
+    chosen = plan.settings.data_generation
+    same = chosen.api_key_env == loaded.settings.data_generation.api_key_env
+    question = key_question(chosen, loaded.key_named_in if same else store_path)
+    if question is None:
+        return
+    if not (streams.in_is_terminal and streams.err_is_terminal) or request.json_lines:
+        raise UsageError(question.refusal)
+    streams.err.write(f"{clean(question.text)} [y/N] ")
+    streams.err.flush()
+    if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        raise UsageError(question.refusal)
+    allow_key(question)
 
 
 def _needs_trained(request: Request, settings: Settings) -> str | None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 FILE_NAME = "config.toml"
 
 _PREFIX = "LORA_TUI__"
+_KEY_NAME = "data_generation.api_key_env"
 _SET = Source("--set")
 
 KeyPath = tuple[str, ...]
@@ -64,6 +65,8 @@ class Loaded:
 
     settings: Settings
     path: Path | None
+    key_named_in: Path | None = None
+    """The file, where it is the one that names ``data_generation.api_key_env``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,9 @@ def load_settings(
     given += _from_overrides(overrides, problems)
     settings = _validated([*in_file, *given], problems)
     copied = copied_keys({".".join(entry.path): entry.value for entry in in_file})
-    return Loaded(with_written(settings, (_names(in_file) - copied) | _names(given)), path)
+    key_named = _KEY_NAME in _names(in_file) - _names(given)
+    written = with_written(settings, (_names(in_file) - copied) | _names(given))
+    return Loaded(written, path, path if key_named else None)
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -34,6 +34,8 @@ class AppActions:
         given = dict(options or {})
         if mode == "train" and resume is None and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
+        if mode == "generate" and self._asks_about_key(mode, resume):
+            return None
         started = services.backend.start(mode, services.state.settings, given, resume)
         run_id = await services.attempt(started)
         if run_id is not None:
@@ -105,6 +107,32 @@ class AppActions:
             self._services.ask(folder, lambda path: self.export(run, form, path) if path else None)
 
         self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
+
+    def _asks_about_key(self, mode: str, resume: int | None) -> bool:
+        """Ask, where it is needed, whether the key that a configuration file names may be sent; then begin."""
+        from lora_tui.config.key_consent import allow_key, key_question
+
+        services = self._services
+        question = key_question(services.state.settings.data_generation, services.state.key_named_in)
+        if question is None:
+            return False
+        choices = [
+            Choice("send", "s", "Send it", "asked once for this file and this address"),
+            Choice("cancel", "c", "Cancel", "nothing has been sent"),
+        ]
+
+        def chosen(_: str) -> None:
+            with services.reporting():
+                allow_key(question)
+                begin = self._start_and_show(mode) if resume is None else self._resume_and_show(mode, resume)
+                services.run_worker(begin, "begin")
+
+        services.ask(ChoiceDialog(question.text, choices), chosen)
+        return True
+
+    async def _resume_and_show(self, mode: str, run_id: int) -> None:
+        if await self.start(mode, resume=run_id) is not None:
+            self._services.show_new_run(mode, run_id)
 
     def _ask_charge(self, mode: str, charge: str) -> None:
         """Ask before the first run that costs money without a limit."""

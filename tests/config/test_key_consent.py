@@ -1,0 +1,80 @@
+"""A key that a configuration file names is sent only where somebody has said so."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_tui.config.key_consent import KeyQuestion, allow_key, key_question
+from lora_tui.config.load import Loaded, load_settings
+
+SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
+    for name in ("AWS_SECRET_ACCESS_KEY", "STRIPE_API_KEY", "OPENAI_API_KEY", "MISTRAL_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+
+
+def loaded(variable: str, url: str = "https://models.example/v1", *overrides: str, **environment: str) -> Loaded:
+    Path("config.toml").write_text(f'[data_generation]\nmodel = "m"\napi_key_env = "{variable}"\nbase_url = "{url}"\n')
+    return load_settings(None, overrides, environment=environment)
+
+
+def question(found: Loaded) -> KeyQuestion | None:
+    return key_question(found.settings.data_generation, found.key_named_in)
+
+
+@pytest.mark.parametrize("url", ["https://models.example/v1", "http://127.0.0.1:8000/v1", ""])
+def test_any_other_variable_is_asked_about_once_for_each_file_and_address(url: str) -> None:
+    asked = question(loaded("AWS_SECRET_ACCESS_KEY", url))
+    assert asked is not None
+    assert "AWS_SECRET_ACCESS_KEY" in asked.text
+    assert "config.toml" in asked.text
+    assert "--set data_generation.api_key_env=AWS_SECRET_ACCESS_KEY" in asked.refusal
+    assert len(asked.refusal.splitlines()) == 2
+    assert SECRET not in asked.refusal
+    allow_key(asked)
+    assert question(loaded("AWS_SECRET_ACCESS_KEY", url)) is None
+    assert question(loaded("AWS_SECRET_ACCESS_KEY", "https://other.example/v1")) is not None
+    assert question(loaded("STRIPE_API_KEY", "https://models.example/v1")) is not None
+    Path("sub").mkdir()
+    other = Path("sub/config.toml")
+    Path("config.toml").rename(other)
+    assert question(load_settings(other, environment={})) is not None
+
+
+def test_nobody_is_asked_about_what_the_command_line_or_the_environment_names() -> None:
+    assert question(loaded("MY_KEY", "", 'data_generation.api_key_env="AWS_SECRET_ACCESS_KEY"')) is None
+    given = {"LORA_TUI__DATA_GENERATION__API_KEY_ENV": "AWS_SECRET_ACCESS_KEY"}
+    assert question(loaded("MY_KEY", "", **given)) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("OPENAI_API_KEY", ""),
+        ("OPENAI_API_KEY", "https://models.example/v1"),
+        ("MISTRAL_API_KEY", "https://api.mistral.ai/v1"),
+        ("STRIPE_API_KEY", "http://127.0.0.1:8000/v1"),
+        ("NOT_SET", "https://models.example/v1"),
+    ],
+)
+def test_nobody_is_asked_about_usual_keys_or_none(variable: str, url: str) -> None:
+    assert question(loaded(variable, url)) is None
+
+
+def test_a_placeholder_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_TOKEN", "ollama")
+    assert question(loaded("LOCAL_TOKEN")) is None
+
+
+@pytest.mark.parametrize("kept", ["", "[", "{}", '"x"', "[" * 10_000])
+def test_a_damaged_memory_asks_again(kept: str) -> None:
+    asked = question(loaded("AWS_SECRET_ACCESS_KEY"))
+    assert asked is not None
+    allow_key(asked)
+    (Path("own") / "allowed_keys.json").write_text(kept)
+    assert question(loaded("AWS_SECRET_ACCESS_KEY")) == asked
