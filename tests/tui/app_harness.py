@@ -240,13 +240,14 @@ class AppHarness:
     messages: list[Message] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     config: Path | None = None
+    key_named_in: Path | None = None
 
     @asynccontextmanager
     async def app(
         self, size: tuple[int, int] = (120, 40), attach: int | None = None
     ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
         """An app that is on the screen and has polled the store once."""
-        view = AppState(lambda: Loaded(self.settings, self.config))
+        view = AppState(lambda: Loaded(self.settings, self.config, self.key_named_in))
         section = self.settings.app
         drawing = "full" if section.drawing == "auto" else section.drawing
         animated = section.animation != "none"

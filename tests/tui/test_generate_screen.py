@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from lora_tui.config.load import with_values
 from lora_tui.store import events, generation, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import MetricLine, PairDetail
@@ -295,6 +296,44 @@ async def test_a_live_run_is_paused_continued_and_stopped_by_key(harness: AppHar
         await pilot.press("space", "x")
         await wait_until(lambda: harness.backend.calls_of("stop"))
         assert harness.backend.calls_of("send_command") == [(run_id, "pause"), (run_id, "continue")]
+
+
+async def test_a_run_that_waits_for_its_endpoint_says_why_and_that_it_is_back(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    reason = "Connection refused \x1b[31mEVIL"
+    async with harness.app((80, 24)) as (app, _), await Store.open(harness.path) as store:
+        now = time.time()
+        await events.append(store, run_id, [(now - 75, "waiting", {"waiting": True, "reason": reason})])
+        await wait_for_text(app, "waiting for the endpoint for 1m 1")
+        assert "Connection refused" in screen_text(app)
+        assert "\x1b[31mEVIL" not in screen_text(app)
+        await events.append(store, run_id, [(now, "waiting", {"waiting": False, "reason": ""})])
+        await wait_until(lambda: "waiting for the endpoint" not in screen_text(app))
+        again = {"reason": "HTTP 503: overloaded", "seconds": 60.0, "try": 2, "tries": 6}
+        await events.append(store, run_id, [(time.time(), "retry", again)])
+        await wait_for_text(app, "trying again in")
+        assert "HTTP 503: overloaded" in screen_text(app)
+
+
+async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_sent(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
+    values = {"data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY", "data_generation.base_url": "https://m.example/v1"}
+    harness.settings = with_values(harness.settings, values)
+    harness.key_named_in = tmp_path / "config.toml"
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "s")
+        await wait_for_text(app, "Send the value of AWS_SECRET_ACCESS_KEY there?")
+        assert "https://m.example" in screen_text(app)
+        await pilot.press("enter")
+        await wait_until(lambda: "Send the value" not in screen_text(app))
+        assert harness.backend.calls_of("start") == []
+        await pilot.press("s")
+        await wait_for_text(app, "Send the value of AWS_SECRET_ACCESS_KEY there?")
+        await pilot.press("s")
+        await wait_until(lambda: harness.backend.calls_of("start"))
 
 
 async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(harness: AppHarness) -> None:
