@@ -320,7 +320,10 @@ async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_se
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
     monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
-    values = {"data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY", "data_generation.base_url": "https://m.example/v1"}
+    values = {
+        "data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY",
+        "data_generation.base_url": "https://m.example/v1",
+    }
     harness.settings = with_values(harness.settings, values)
     harness.key_named_in = tmp_path / "config.toml"
     async with harness.app((80, 24)) as (app, pilot):
