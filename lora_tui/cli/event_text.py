@@ -126,8 +126,11 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
         line += f" and {payload['held_out']:,} held out"
     if payload.get("everyday"):
         line += f" and {payload['everyday']:,} everyday ones"
-    if len(payload.get("forms") or {}) > 1:
-        line += f" ({', '.join(f'{number:,} {one_line(form)}' for form, number in payload['forms'].items())})"
+    forms: Mapping[str, int] = payload.get("forms") or {}
+    if len(forms) > 1:
+        read, used = sum(forms.values()), (payload.get("examples") or 0) + (payload.get("held_out") or 0)
+        line += f" ({'' if read == used else f'of {read:,} read: '}"
+        line += ", ".join(f"{number:,} {one_line(form)}" for form, number in forms.items()) + ")"
     line += f", {count(payload.get('steps') or 0, 'step')}"
     trained, total = payload.get("trainable_parameters"), payload.get("parameters")
     if trained and total:

@@ -70,10 +70,16 @@ def test_the_plan_tells_forms_and_what_is_left_out_for_which_reason() -> None:
         "truncated": {"longer than 128 tokens": 4},
     }
     assert event_lines(event("plan", **plan, forms={"chat": 80, "text": 14}, reasons=reasons)) == [
-        "m on cpu in float32: 90 examples (80 chat, 14 text), 12 steps",
+        "m on cpu in float32: 90 examples (of 94 read: 80 chat, 14 text), 12 steps",
         "    3 skipped: 2 the question is empty; 1 the ␛[31manswer is empty",
         "    4 truncated: 4 longer than 128 tokens",
     ]
+
+
+def test_the_forms_that_the_plan_tells_add_up() -> None:
+    plan = {"model": "m", "device": "cpu", "dtype": "float32", "examples": 90, "held_out": 4, "steps": 12}
+    (line,) = event_lines(event("plan", **plan, forms={"chat": 80, "text": 14}))
+    assert line == "m on cpu in float32: 90 examples and 4 held out (80 chat, 14 text), 12 steps"
 
 
 def test_a_loss_that_was_not_finite_is_a_gap_and_not_a_zero() -> None:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -89,22 +89,27 @@ class ConversationEncoder:
         if not self._tokenizer.chat_template:
             raise NotEncodableError("a conversation needs a chat template, and this model's tokenizer has none")
         messages = [{"role": message.role, "content": message.content} for message in example.messages]
-        tokens, spans = self._spans_by_marker(messages) if self._marked else (self._render(messages), [])
+        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant" and turn > 0]
+        learned = [example.messages[turn].learned for turn in answers]
+        tokens, spans = self._spans_by_marker(messages, learned) if self._marked else (self._render(messages), [])
         if not spans:  # a marker may stand in a branch that is not taken
-            spans = self._spans_by_prefix(messages, tokens)
+            spans = self._spans_by_prefix(messages, tokens, list(compress(answers, learned)))
         if not spans:
             raise NotEncodableError("the model's chat template shows the answers otherwise than it asks for them")
         is_label = [False] * len(tokens)
         for start, end in spans:
             is_label[start:end] = [True] * (end - start)
         last = tokens[spans[-1][1] - 1]
-        if last not in self._stops and messages[-1]["role"] == "assistant":
+        if last not in self._stops and messages[-1]["role"] == "assistant" and learned[-1]:
             tokens, is_label = [*tokens, self._eos], [*is_label, True]
         return tokens, is_label
 
-    def _spans_by_marker(self, messages: list[dict[str, str]]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the conversation's tokens and its answers' spans, as the template's own markers give them.
+    def _spans_by_marker(
+        self, messages: list[dict[str, str]], learned: Sequence[bool]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the conversation's tokens and its learned answers' spans, as the template's own markers give them.
 
+        No span where answers are left out and the markers are not one for each answer.
         A marker that leaves out the stop token would teach the model never to stop (TRL warns of it): a stop token
         right behind an answer is the answer's.
         """
@@ -127,6 +132,8 @@ class ConversationEncoder:
             if marked:
                 spans.append((start, self._end_of_answer(tokens, start, end)))
         spans = spans[1:] if messages[0]["role"] == "assistant" else spans
+        if not all(learned):
+            spans = list(compress(spans, learned)) if len(spans) == len(learned) else []
         self.warnings.without_stop += sum(tokens[end - 1] not in self._stops for _, end in spans)
         return tokens, spans
 
@@ -139,12 +146,12 @@ class ConversationEncoder:
             return last + 1
         return end + (end < len(tokens) and tokens[end] in self._stops)
 
-    def _spans_by_prefix(self, messages: list[dict[str, str]], tokens: list[int]) -> list[tuple[int, int]]:
-        """Return the answers' spans: each from behind its generation prompt to its last stop token."""
+    def _spans_by_prefix(
+        self, messages: list[dict[str, str]], tokens: list[int], answers: Sequence[int]
+    ) -> list[tuple[int, int]]:
+        """Return the spans of the turns `answers`: each from behind its generation prompt to its last stop token."""
         spans: list[tuple[int, int]] = []
-        for turn, message in enumerate(messages):
-            if message["role"] != "assistant" or turn == 0:  # a greeting answers nothing
-                continue
+        for turn in answers:  # without a greeting, which answers nothing
             rendered = tokens if turn == len(messages) - 1 else self._render(messages[: turn + 1])
             prompt = self._render(messages[:turn], generation_prompt=True)
             start = common_prefix(rendered, prompt)

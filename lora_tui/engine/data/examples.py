@@ -36,11 +36,13 @@ class Message:
 
     role: Role
     content: str
+    learned: bool = True
+    """False for an answer that its author excluded from the loss; the model reads it, as it reads a question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A multi-turn chat with at least one user turn and a later assistant turn."""
+    """A multi-turn chat with at least one user turn and a later assistant turn that is learned."""
 
     messages: tuple[Message, ...]
     source: str

@@ -39,6 +39,15 @@ ROLES: dict[str, Role] = {
 }
 """Names of speakers in chat and ShareGPT files, and their roles."""
 
+_LEARNED_KEYS = ("weight", "train", "training", "train_on_turn", "loss")
+"""Keys of a turn that exclude it with 0 or false: OpenAI's and Mistral's, Axolotl's, ms-swift's."""
+
+_PARTLY_LEARNED = "train_detail"
+"""Axolotl's key for parts of a turn that are excluded."""
+
+_NOT_READ = ("tools", "functions", "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Keys of conversations and their turns that mean something to other tools and nothing to this one."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -124,7 +133,8 @@ def _alpaca_context(fields: Fields) -> tuple[Message, ...]:
 def _prompt_completion(fields: Fields, source: str) -> Example:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational variant
-        return _conversation([*prompt, *completion], "role", "content", source)
+        given = [{**turn, "weight": 0} if isinstance(turn, dict) else turn for turn in prompt]
+        return _conversation([*given, *completion], "role", "content", source)
     return PromptCompletion(_required_text(fields, "prompt"), _required_text(fields, "completion"), source)
 
 
@@ -167,6 +177,9 @@ def _conversation(turns: Any, role_key: str, text_key: str, source: str) -> Conv
         raise UnusableRecord("the conversation has no assistant turn")
     if "user" not in roles[: len(roles) - roles[::-1].index("assistant")]:
         raise UnusableRecord("the conversation has no user turn before the assistant's")
+    answers = (message for message in messages[roles.index("user") :] if message.role == "assistant")
+    if not any(message.learned for message in answers):
+        raise UnusableRecord("every answer of the conversation is excluded from learning (weight 0, train: false)")
     return Conversation(messages, source)
 
 
@@ -184,7 +197,29 @@ def _message(number: int, turn: Any, role_key: str, text_key: str) -> Message:
         raise UnusableRecord(f"{where} has no text")
     if not isinstance(content, str):
         raise Malformed(f"'{text_key}' in {where} must be text, not {_kind(content)}")
-    return Message(role, _without_surrogates(content, where))
+    return Message(role, _without_surrogates(content, where), role != "assistant" or _is_learned(turn, where))
+
+
+def _is_learned(turn: Fields, where: str) -> bool:
+    """Tell whether the loss counts an answer: all of it, or nothing."""
+    if turn.get(_PARTLY_LEARNED):
+        raise UnusableRecord(f"{where} has '{_PARTLY_LEARNED}'; an answer is learned whole or not at all")
+    return not any(_is_excluding(turn[key]) for key in _LEARNED_KEYS if key in turn)
+
+
+def _is_excluding(value: Any) -> bool:
+    """Tell whether a turn's weight or flag is zero or false, as a number, a truth value or text."""
+    text = str(value).strip().lower()
+    return text in ("false", "no") or (isinstance(value, (int, float)) and value == 0) or text in ("0", "0.0")
+
+
+def keys_not_read(fields: Fields) -> set[str]:
+    """Return those keys of a record and its turns that hold something which is left out of its example."""
+    found = {key for key in _NOT_READ if fields.get(key)}
+    for turns in (fields.get(key) for key in ("messages", "conversations", "prompt", "completion")):
+        if isinstance(turns, list):
+            found |= {key for turn in turns if isinstance(turn, dict) for key in _NOT_READ if turn.get(key)}
+    return found
 
 
 def _part(where: str, part: Any) -> str:

@@ -3,13 +3,14 @@
 The forms are tried in this order, and the first that fits decides:
 
 1. A JSON object, told by its opening brace; broken JSON is a rejection, never taken for another form.
-2. ``Q: … A: …`` and ``Question: … Answer: …``. Where several answer labels stand in a line, the first that follows a
-   question mark begins the answer, else the first of them; ``A:`` splits a line that began with ``Question:`` only if
-   it has no ``Answer:``.
+2. ``Q: … A: …`` and ``Question: … Answer: …``, also numbered, behind a bullet, or in Markdown's bold. Where several
+   answer labels stand in a line, the first that follows a question mark begins the answer, else the first of them;
+   ``A:`` splits a line that began with ``Question:`` only if it has no ``Answer:``.
 3. ``question<TAB>answer``, split at the first tab.
 4. ``question | answer``, split at the first bar with white space on both sides; else at the first that follows a
    question mark; else at the only one, if no question has ended before it. ``\\|`` is a bar that does not split,
-   ``||`` an operator. A table row's outer bars are left out.
+   ``||`` an operator, and one in code (`` `ls | wc` ``) belongs to it; so does one inside a question that ends behind
+   it and is answered: "What does ls|wc do? It counts." A table row's outer bars are left out.
 5. ``question? answer``. Not every question mark ends a question: one in quotes or brackets belongs to what is quoted,
    one in a URL or an operator name is followed by no space or goes on in lower case. Questions that follow each other
    at once are one question: in "What? Who? Me." only "Me." is the answer.
@@ -68,15 +69,28 @@ RawResult: TypeAlias = RawPair | RawStatement | RawRejection | RawSkip
 NO_ANSWER = "a question without an answer"
 NO_PAIR = "the JSON object is no pair"
 
-_COLON = r"\s*[:：]\s*"
-_QUESTION_LABEL = re.compile(rf"\s*(?P<word>question|[qｑ]){_COLON}", re.IGNORECASE)
-_ANSWER_AT_START = re.compile(rf"\s*(?:answer|[aａ]){_COLON}", re.IGNORECASE)
+_LIST_MARK = r"(?:(?:[-*+•>]|\d{1,4}[.)])\s+)?"
+_BOLD = r"(?:\*{1,3}|_{1,3})?"
+_COLON = rf"\s*[:：]{_BOLD}\s*"
+_NUMBER = r"(?:\s?\d{1,4})?"
+_QUESTION_LABEL = re.compile(
+    rf"\s*{_LIST_MARK}(?P<bold>{_BOLD})(?P<word>question|[qｑ]){_NUMBER}{_BOLD}\s*[:：](?P<closed>{_BOLD})\s*",
+    re.IGNORECASE,
+)
+_ANSWER_AT_START = re.compile(rf"\s*{_LIST_MARK}{_BOLD}(?:answer|[aａ]){_NUMBER}{_BOLD}{_COLON}", re.IGNORECASE)
 _BEFORE = r"(?<![^\s?？؟!！.。|｜;；,，])"
-_LONG_ANSWER_LABEL = re.compile(rf"{_BEFORE}answer{_COLON}", re.IGNORECASE)
-_SHORT_ANSWER_LABEL = re.compile(rf"{_BEFORE}[aａ]{_COLON}", re.IGNORECASE)
+_LONG_ANSWER_LABEL = re.compile(rf"{_BEFORE}{_BOLD}answer{_NUMBER}{_BOLD}{_COLON}", re.IGNORECASE)
+_SHORT_ANSWER_LABEL = re.compile(rf"{_BEFORE}{_BOLD}[aａ]{_NUMBER}{_BOLD}{_COLON}", re.IGNORECASE)
 _ANSWER_AT_END = re.compile(rf"{_BEFORE}(?:answer|[aａ])\s*[:：]$", re.IGNORECASE)
 _SPACED_BAR = re.compile(r"(?<=\s)[|｜](?=\s|$)")
 _SINGLE_BAR = re.compile(r"(?<![\\|｜])[|｜](?![|｜])")
+_CODE = re.compile(r"`[^`]*`")
+_BULLET = re.compile(r"[-*+•]\s+(?=\S)")
+_INTERROGATIVE = re.compile(
+    r"(?:what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did|can|could|should|will|would|has|have"
+    r"|was|wer|wie|wo|wann|warum|welche[rsnm]?)\b",
+    re.IGNORECASE,
+)
 _TABLE_ROW = re.compile(r"\s*\|(?P<cells>.*[^\\])\|\s*")
 _SEPARATORS = " \t|｜"
 _MARK_BEFORE = re.compile(rf"[?？؟][{_SEPARATORS}]*$")
@@ -104,7 +118,10 @@ def parse_raw_line(line: str) -> RawResult:
         return RawSkip("comment")
     if text.startswith("{"):
         return _parse_json(text)
-    result = _parse_labels(text) or _parse_tab(line.rstrip("\r\n")) or _parse_bar(text) or _parse_question_mark(text)
+    result = _parse_labels(text) or _parse_tab(line.rstrip("\r\n"))
+    if result is None:
+        text = _BULLET.sub("", text, count=1) if _BULLET.match(text) else text
+        result = _parse_bar(text) or _parse_question_mark(text)
     return _require_words(result or RawStatement(text))
 
 
@@ -129,9 +146,15 @@ def _parse_labels(text: str) -> RawResult | None:
             RawRejection("an answer without a question; both go on one line") if _ANSWER_AT_START.match(text) else None
         )
     body = text[opening.end() :]
+    bold = opening["bold"] if not opening["closed"] else ""  # what is bold from the label on ends with the question
     label = _answer_label(body, long=len(opening["word"]) > 1)
     if label is not None:
-        return _pair(body[: label.start()].rstrip(_SEPARATORS), body[label.end() :])
+        question, answer = body[: label.start()].rstrip(_SEPARATORS), body[label.end() :].rstrip()
+        if bold and question.endswith(bold):
+            question = question[: -len(bold)]
+        if bold and answer.endswith(bold) and answer.count(bold) % 2:
+            answer = answer[: -len(bold)]
+        return _pair(question, answer)
     if not body:
         return RawRejection("the question is empty")
     return _parse_tab(body) or _parse_bar(body) or _parse_question_mark(body) or RawRejection(NO_ANSWER)
@@ -152,8 +175,9 @@ def _parse_tab(line: str) -> RawResult | None:
 def _parse_bar(text: str) -> RawResult | None:
     row = _TABLE_ROW.fullmatch(text)
     text = row["cells"].strip() if row else text
-    bar = _SPACED_BAR.search(text) or _bare_bar(text)
-    if bar is None:
+    masked = _CODE.sub(lambda span: "x" * len(span[0]), text)
+    bar = _SPACED_BAR.search(masked) or _bare_bar(masked)
+    if bar is None or (row is None and _is_inside_question(text, bar)):
         return None
     return _pair(_without_escapes(text[: bar.start()]), _without_escapes(text[bar.end() :]))
 
@@ -165,6 +189,19 @@ def _bare_bar(text: str) -> re.Match[str] | None:
         return after_mark
     parts = split_question(text[: bars[0].start()])
     return None if parts and parts[1] else bars[0]  # a bar after the question's end belongs to the answer
+
+
+def _is_inside_question(text: str, bar: re.Match[str]) -> bool:
+    """Tell whether a bar belongs to a question that ends behind it, in the same sentence, and is answered then.
+
+    A bar with white space round it does so only in what begins as a question does: "What does ls | wc do? It counts."
+    """
+    parts = split_question(text)
+    if parts is None or not parts[1] or len(parts[0]) < bar.end():
+        return False
+    spaced = text[bar.start() - 1 : bar.start()].isspace() and text[bar.end() : bar.end() + 1].isspace()
+    between = text[bar.end() : len(parts[0]) - 1]
+    return not _STOPS.search(between) and (not spaced or _INTERROGATIVE.match(text) is not None)
 
 
 def _without_escapes(text: str) -> str:

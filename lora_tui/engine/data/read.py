@@ -8,12 +8,12 @@ the file.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example, QuestionAnswer
-from lora_tui.engine.data.forms import Malformed, UnusableRecord
+from lora_tui.engine.data.forms import Malformed, UnusableRecord, keys_not_read
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_form
 from lora_tui.engine.data.text_lines import require_text_file, text_lines
 from lora_tui.engine.data.training_text import parse_training_text
@@ -44,6 +44,15 @@ class ReadResult:
     forms: Mapping[str, int]
     """How many of the examples came in which form."""
     skipped: tuple[Skipped, ...]
+    not_read: Mapping[str, int] = field(default_factory=dict)
+    """In how many of the examples' records these keys hold something that the example lacks, such as ``tools``."""
+
+    def warnings(self, path: Path) -> list[str]:
+        """Return what whoever uses the file at `path` should know of what was left out of its examples."""
+        if not self.not_read:
+            return []
+        keys = ", ".join(f"{key} in {count(number, 'record')}" for key, number in self.not_read.items())
+        return [f"{path}: {keys}: left out, the model learns from the text of the turns alone."]
 
 
 def training_file(settings: Settings, named: str | Path | None = None) -> Path:
@@ -67,13 +76,15 @@ def read_examples(path: Path) -> ReadResult:
     examples: list[Example] = []
     forms: Counter[str] = Counter()
     skipped: list[Skipped] = []
+    not_read: Counter[str] = Counter()
     try:
-        for form, location, outcome in _outcomes(path, lines):
+        for form, location, outcome, keys in _outcomes(path, lines):
             if isinstance(outcome, UnusableRecord):
                 skipped.append(Skipped(location, str(outcome)))
             else:
                 examples.append(outcome)
                 forms[form] += 1
+                not_read.update(keys)
     except Malformed as error:
         where = _location(path, error.line, error.record)
         raise UsageError(f"{path}{' ' if where else ''}{where}: {error}") from error
@@ -84,11 +95,11 @@ def read_examples(path: Path) -> ReadResult:
             f"the training file {path} holds nothing to train on: {count(len(skipped), 'record')} skipped "
             f"({skipped[0].location}: {skipped[0].reason})"
         )
-    return ReadResult(tuple(examples), dict(forms), tuple(skipped))
+    return ReadResult(tuple(examples), dict(forms), tuple(skipped), dict(sorted(not_read.items())))
 
 
-def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | UnusableRecord]]:
-    """Yield each record's form, location and example, or the reason why it is skipped."""
+def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Example | UnusableRecord, set[str]]]:
+    """Yield each record's form, location, example or the reason why it is skipped, and the keys that are not read."""
     outcome: Example | UnusableRecord
     records = _records(path, lines)
     if records is None:
@@ -96,7 +107,7 @@ def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Exam
             outcome = QuestionAnswer(question, answer, f"{path}:{line}")
             if not question or not answer:
                 outcome = UnusableRecord(f"the {'answer' if question else 'question'} is empty")
-            yield TRAINING_TEXT, f"line {line}", outcome
+            yield TRAINING_TEXT, f"line {line}", outcome, set()
         return
     for record in records:
         source = f"{path}:{record.line}" if record.line else f"{path}:record {record.number}"
@@ -106,7 +117,7 @@ def _outcomes(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, Exam
             outcome = reason
         except Malformed as error:
             raise Malformed(f"{error}. Correct it or remove it.", record.line, record.number) from error
-        yield record.form.name, _location(path, record.line, record.number), outcome
+        yield record.form.name, _location(path, record.line, record.number), outcome, keys_not_read(record.fields)
 
 
 def _location(path: Path, line: int | None, record: int | None) -> str:

@@ -95,7 +95,8 @@ def as_prompt(example: Example, render: RenderPrompt | None) -> TestPrompt | Non
             rest = " ".join(words[cut : cut + _CONTINUED_WORDS]).strip()
             return TestPrompt(" ".join(words[:cut]), "expected", rest) if rest else None
         case Conversation(messages=messages):
-            end = next(n for n, message in enumerate(messages) if message.role == "assistant" and n > 0)
+            answers = (n for n, message in enumerate(messages) if message.role == "assistant" and message.learned)
+            end = next(n for n in answers if n > 0)
             if render is None:
                 return None
             before = [{"role": message.role, "content": message.content} for message in messages[:end]]

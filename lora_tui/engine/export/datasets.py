@@ -25,7 +25,10 @@ def dataset_text(examples: Iterable[Example], form: str) -> str:
 def _messages(example: Example, form: str = "messages") -> dict[str, Any]:
     match example:
         case Conversation(messages=messages):
-            turns = [{"role": message.role, "content": message.content} for message in messages]
+            turns: list[dict[str, Any]] = [
+                {"role": message.role, "content": message.content} | ({} if message.learned else {"weight": 0})
+                for message in messages
+            ]
         case _:
             question, answer = _pair(example, form)
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -45,8 +48,12 @@ def _alpaca(example: Example) -> dict[str, Any]:
 
 
 def _sharegpt(example: Example) -> dict[str, Any]:
-    turns = _messages(example, "sharegpt")["messages"]
-    return {"conversations": [{"from": _SHAREGPT_ROLES[turn["role"]], "value": turn["content"]} for turn in turns]}
+    turns = [
+        {"from": _SHAREGPT_ROLES[turn["role"]], "value": turn["content"]}
+        | ({"train": False} if "weight" in turn else {})
+        for turn in _messages(example, "sharegpt")["messages"]
+    ]
+    return {"conversations": turns}
 
 
 RECORDS: Mapping[str, Callable[[Example], dict[str, Any]]] = {

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_tui.engine.generation.encodings import decode
-from lora_tui.engine.generation.extraction.blocks import UnusableFile, without_hints
+from lora_tui.engine.generation.encodings import decode, mended
+from lora_tui.engine.generation.extraction.blocks import UnusableFile
 from lora_tui.engine.generation.extraction.worker import TextExtractor
 from lora_tui.errors import LoraTuiError, UsageError
 
@@ -104,8 +104,8 @@ def read_document(path: Path, extractor: TextExtractor | None = None) -> Documen
     else:
         text, encoding, warning = decode(data)
         del data
-        read = without_hints(text)
-        is_plain = encoding.startswith("utf-8") and warning is None and len(read) == len(text)
+        read = mended(text)
+        is_plain = encoding.startswith("utf-8") and warning is None and read == text
         text = read
     if not text.strip():
         raise UnusableFile("it holds no text")

@@ -8,7 +8,7 @@ Latin-1 is the part without them. A guess comes with a warning.
 import codecs
 import re
 
-from lora_tui.engine.generation.extraction.blocks import UnusableFile
+from lora_tui.engine.generation.extraction.blocks import UnusableFile, without_hints
 
 _SAMPLE = 8192
 _CONTROL = frozenset(range(0x20)) - frozenset(b"\t\n\r\f\x0b\x1b")
@@ -22,6 +22,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_C1 = re.compile("[\x80-\x9f]")
+_C1_AS_WINDOWS = {code: bytes([code]).decode("windows-1252", "replace") for code in range(0x80, 0xA0)}
 _DECLARED = re.compile(rb"""<meta\b[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 _DECLARED_WITHIN = 4096
 """Bytes at a page's beginning in which it may declare its encoding; the standard says 1024."""
@@ -72,6 +74,16 @@ def decode_page(data: bytes) -> str:
             except (LookupError, UnicodeError):
                 pass
     return decode(data)[0]
+
+
+def mended(text: str) -> str:
+    """Return the text without marks that only say where a line may end, and with signs in place of C1 controls.
+
+    U+0080 to U+009F come of Windows-1252 that some program took for Latin-1 and saved as UTF-8; as in HTML, what was
+    meant is the sign that Windows has there.
+    """
+    text = without_hints(text)
+    return text.translate(_C1_AS_WINDOWS) if _C1.search(text) else text
 
 
 def is_text(data: bytes) -> bool:

@@ -58,6 +58,8 @@ async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
     if data.skipped:
         first = data.skipped[0]
         ctx.warn(f"{count(len(data.skipped), 'record')} of {data_file} left out: {first.location}: {first.reason}, …")
+    for warning in data.warnings(data_file):
+        ctx.warn(warning)
     if (kept := await keep_foreign(ctx.store, target)) is not None:
         ctx.warn(f"{target} is there already: it stays as {kept}.")
     await asyncio.to_thread(lambda: write_atomically(target, dataset_text(data.examples, form)))

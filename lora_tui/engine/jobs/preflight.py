@@ -39,6 +39,8 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
+    for warning in data.warnings(data_file):
+        ctx.warn(warning)
     recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data, resumed=ctx.resumed)
     if recipe.settings is not ctx.settings:
         await runs.set_settings(

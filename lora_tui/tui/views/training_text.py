@@ -197,7 +197,8 @@ def plan_lines(view: TrainingView) -> Content:
     left_out = [f"{plan[key]:,} {key}" for key in ("skipped", "dropped", "truncated") if plan.get(key)]
     if len(plan.get("forms") or {}) > 1:
         forms = ", ".join(f"{count:,} {one_line(str(form), 20)}" for form, count in plan["forms"].items())
-        lines.insert(1, _figure("forms", "", forms))
+        read, used = sum(plan["forms"].values()), plan.get("examples", 0) + plan.get("held_out", 0)
+        lines.insert(1, _figure("forms", "", forms if read == used else f"of {read:,} read: {forms}"))
     if left_out:
         lines.append(_figure("but", ", ".join(left_out)))
     for counted in (plan.get("reasons") or {}).values():

@@ -390,3 +390,64 @@ def test_the_alpaca_demonstration_loads_fully() -> None:
 )
 def test_all_text_of_an_example_can_be_searched(example: Example, text: str) -> None:
     assert searchable_text(example) == text
+
+
+def turns(*answers: str) -> str:
+    asked = [f'{{"role": "user", "content": "u"}}, {{"role": "assistant", "content": "a"{more}}}' for more in answers]
+    return f'{{"messages": [{", ".join(asked)}]}}\n'
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '"weight": 0',
+        '"weight": 0.0',
+        '"train": false',
+        '"training": false',
+        '"train": "false"',
+        '"loss": false',
+        '"weight": "0"',
+    ],
+)
+def test_an_answer_that_its_author_excluded_is_read_and_not_learned(tmp_path: Path, mark: str) -> None:
+    example = read_one(write(tmp_path, "t.jsonl", turns(f", {mark}", "")))
+    assert isinstance(example, Conversation)
+    assert [message.learned for message in example.messages] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("mark", ['"weight": 1', '"train": true', '"weight": null', '"train": null', '"weight": 0.5'])
+def test_an_answer_with_a_weight_is_learned(tmp_path: Path, mark: str) -> None:
+    example = read_one(write(tmp_path, "t.jsonl", turns(f", {mark}")))
+    assert isinstance(example, Conversation)
+    assert all(message.learned for message in example.messages)
+
+
+def test_a_conversation_without_a_learned_answer_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    found = read_examples(
+        write(tmp_path, "t.jsonl", turns(', "weight": 0') + turns("") + turns(', "train_detail": [1]'))
+    )
+    assert [record.location for record in found.skipped] == ["line 1", "line 3"]
+    assert "excluded" in found.skipped[0].reason
+    assert "train_detail" in found.skipped[1].reason
+
+
+def test_answers_of_a_conversational_prompt_are_not_learned(tmp_path: Path) -> None:
+    prompt = (
+        '[{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"}]'
+    )
+    line = f'{{"prompt": {prompt}, "completion": [{{"role": "assistant", "content": "b"}}]}}'
+    example = read_one(write(tmp_path, "t.jsonl", line))
+    assert isinstance(example, Conversation)
+    assert [message.learned for message in example.messages] == [True, False, True, True]
+
+
+def test_tools_and_reasoning_are_counted_since_examples_lack_them(tmp_path: Path) -> None:
+    tools = turns("").replace("]}", '], "tools": [{"type": "function"}]}', 1)
+    path = write(
+        tmp_path, "t.jsonl", turns(', "reasoning_content": "hm"') + tools + turns("") + turns(', "reasoning": ""')
+    )
+    found = read_examples(path)
+    assert found.not_read == {"reasoning_content": 1, "tools": 1}
+    (warning,) = found.warnings(path)
+    assert warning.startswith(f"{path}: reasoning_content in 1 record, tools in 1 record: left out")
+    assert read_examples(write(tmp_path, "u.jsonl", turns(""))).warnings(path) == []

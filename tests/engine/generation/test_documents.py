@@ -138,6 +138,11 @@ def test_utf16_whose_last_byte_is_missing_is_read_with_a_doubt() -> None:
     assert doubt is not None
 
 
+def test_signs_of_windows_that_were_saved_as_controls_are_signs(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\x93quoted\x94 \x96 5 \x80\x81", encoding="utf-8")
+    assert read_document(tmp_path / "a.txt").text == "“quoted” – 5 €\N{REPLACEMENT CHARACTER}"
+
+
 def test_soft_hyphens_and_their_kin_are_no_part_of_a_text_and_change_its_identity(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The light\u00adhouse\u200b keeper.", encoding="utf-8")
     (tmp_path / "b.txt").write_text("The lighthouse keeper.", encoding="utf-8")

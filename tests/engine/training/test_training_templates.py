@@ -3,6 +3,7 @@
 Where a template makes that impossible for an answer, the answer is left out and said; nothing is labelled wrongly.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -196,3 +197,17 @@ def test_an_end_that_does_not_stop_the_model_elsewhere_is_said(tokenizer: Any) -
     assert TextDataset([example], tokenizer, stops=[tokenizer.eos_token_id, 0]).warnings == []
     (warning,) = TextDataset([example], tokenizer, stops=[0]).warnings
     assert warning.startswith("<|im_end|>, with which examples end, is not in eos_token_id")
+
+
+@pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Mistral", "Mistral, system last", "Gemma"])
+@pytest.mark.parametrize("left_out", [1, 3])
+def test_an_excluded_answer_is_read_and_not_learned(name: str, left_out: int) -> None:
+    family = FAMILIES[name]
+    messages = list(TWO_TURNS.messages)
+    messages[left_out] = replace(messages[left_out], learned=False)
+    tokenizer, both = read(family, TWO_TURNS)
+    rows = TextDataset([replace(TWO_TURNS, messages=tuple(messages))], tokenizer, stops=family.stop_ids(tokenizer))
+    word = {1: "water", 3: "no"}[left_out]
+    assert rows[0].input_ids[: len(both[0].input_ids) - 1] == both[0].input_ids[:-1]
+    assert not any(word in text for text in spans(tokenizer, rows[0]))
+    assert len(spans(tokenizer, rows[0])) == 1
