@@ -18,6 +18,7 @@ from lora_tui.engine.generation.begun_pairs import BegunPair, begun_pairs, sente
 from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
+from lora_tui.engine.generation.gates import check_gates
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
@@ -27,7 +28,6 @@ from lora_tui.engine.generation.generation_model import (
     Slot,
     UnrecordedCall,
 )
-from lora_tui.engine.generation.judging import check_gates
 from lora_tui.engine.generation.prompts import PAIR_SCHEMA, PAIRS_SCHEMA, Message, Prompts
 from lora_tui.engine.generation.questions.completions import writing_prompt
 from lora_tui.engine.generation.remote_calls import RemoteCalls

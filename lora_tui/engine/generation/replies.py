@@ -34,6 +34,9 @@ _MAX_CHARACTERS = 4000
 _THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _OPEN_THINKING = re.compile(r"^\s*<(think|thinking|reasoning)>|</(think|thinking|reasoning)>", re.IGNORECASE)
 _MAX_DEPTH = 4
+_BREAK_MARKS = dict.fromkeys((0x00AD, 0x200B, 0x2060, 0xFEFF))
+"""Where a line may or may not break: web pages hold them, models copy them, and nobody wants them learned."""
+
 _NAMES: Mapping[str, Sequence[str]] = {
     "question": ("question", "q", "questiontext", "query", "prompt", "instruction", "questions"),
     "answer": ("answer", "a", "answertext", "response", "reply", "completion", "output", "answers"),
@@ -317,8 +320,8 @@ def _pair_of(item: Any) -> ProposedPair:
     if isinstance(evidence, list):  # sentences from several places
         evidence = " … ".join(part for part in evidence if isinstance(part, str))
     return ProposedPair(
-        question=cleaned(" ".join(parts["question"].split())),
-        answer=cleaned(parts["answer"].strip()),
+        question=cleaned(" ".join(parts["question"].translate(_BREAK_MARKS).split())),
+        answer=cleaned(parts["answer"].translate(_BREAK_MARKS).strip()),
         evidence=cleaned((_text_of(evidence) or "").strip()[:_MAX_CHARACTERS]),
         topic=cleaned(" ".join((_text_of(topic) or "").split())[:80]),
     )

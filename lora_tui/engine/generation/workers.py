@@ -14,6 +14,7 @@ from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
+from lora_tui.engine.generation.gates import Refusal, check_gates
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     GenerationModel,
@@ -21,7 +22,8 @@ from lora_tui.engine.generation.generation_model import (
     Proposals,
     ProposedPair,
 )
-from lora_tui.engine.generation.judging import PairJudge, Refusal
+from lora_tui.engine.generation.injection import find_phrase
+from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
@@ -65,6 +67,7 @@ class Workers:
     earlier: EarlierPairs = field(default_factory=EarlierPairs)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     latest_analysis: AnalysisRow | None = None
+    _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
 
     def __post_init__(self) -> None:
@@ -141,10 +144,20 @@ class Workers:
     async def generate(self, task: TaskRow, call: StoredCall) -> None:
         """Have pairs written about a passage, and store them with the refusals of the gates."""
         chunk = await self._chunk(task.chunk_id)
+        self._warn_of_instructions(task.source, chunk.text)
         directives = self.latest_analysis.directives if self.latest_analysis else []
         request = await self.planner.request(task, chunk, directives)
         proposals = self.earlier.without_repeated(await self.model.propose(request, call))
         await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
+
+    def _warn_of_instructions(self, source: str, passage: str) -> None:
+        """Tell, once for each file, that it holds words to a model."""
+        if source not in self._speaking and (words := find_phrase(passage)) is not None:
+            self._speaking.add(source)
+            self.ctx.warn(
+                f"{one_line(source, 80)}: «{one_line(words, 60)}» reads like words to a model. The judge is not shown "
+                "them, and pairs that hold such words go to review."
+            )
 
     async def _store_proposals(
         self, task: TaskRow, chunk: ChunkRow, call: StoredCall, proposals: Proposals, requested: int
@@ -174,7 +187,7 @@ class Workers:
 
     async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
         """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
-        if (refusal := judging.check_gates(pair, passage)) is not None:
+        if (refusal := check_gates(pair, passage)) is not None:
             return refusal
         if await store_generation.has_question(t, self.run_id, question_key(pair.question)):
             return Refusal("duplicate", "the same question was asked before")

@@ -10,8 +10,8 @@ import pytest
 
 from lora_tui.engine.generation.canaries import CANARIES, KNOWN_PAIRS, check_key, check_of
 from lora_tui.engine.generation.endpoint_memory import recall_check
+from lora_tui.engine.generation.gates import check_gates
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
-from lora_tui.engine.generation.judging import check_gates
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.openai_server import MODEL
 

@@ -1,0 +1,88 @@
+"""Gates: checks of one pair against its passage that need no model, the cheapest first.
+
+The judge is lenient and can be talked round; these cannot. A weighted score lets a fluent pair make up for an invented
+number, so what must not happen is refused here. Each refusal has a cause (a short name that is counted) and a reason in
+words. What only looks like words to a model is left to a person: a text about such words would look the same.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lora_tui.engine.generation.generation_model import ProposedPair
+from lora_tui.engine.generation.injection import find_instruction, find_phrase
+from lora_tui.engine.generation.quotations import is_quoted, says_something
+from lora_tui.scoring.metrics import numbers_supported
+from lora_tui.scoring.words import normalise
+from lora_tui.secrets import find_secret
+
+_MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER = 8, 400, 3000
+"""Lengths in characters."""
+
+# References to the passage. Words such as "context" or "document" are ordinary in many subjects: they count only
+# where they point at our passage.
+_PASSAGE_WORD = (
+    r"(?:texts?|passages?|excerpts?|articles?|documents?|sections?|paragraphs?|contexts?|chapters?|quotes?|snippets?)"
+)
+_POINTER = r"(?:the|this|that)\ (?:above\ |given\ |provided\ |following\ |preceding\ )?"
+_PASSAGE_REFERENCE = re.compile(
+    rf"""\b(?:according\ to|based\ on)\ {_POINTER}(?:{_PASSAGE_WORD}|authors?|writer)\b
+      | \b(?:stated|described|mentioned|said|noted|discussed|given|presented|listed|explained)\ (?:in|by|above)\b
+        (?:\ {_POINTER}(?:{_PASSAGE_WORD}|authors?|writer)\b|(?=\W*$))
+      | \b(?:the|this)\ (?:passage|excerpt|snippet)s?\b(?!\ of\b)
+      | \b(?:the|this)\ (?:above|given|provided|preceding)\ {_PASSAGE_WORD}\b
+      | \b(?:the|this)\ authors?\b(?!\ of\b)
+      | \b(?:the|this)\ {_PASSAGE_WORD}\ (?:says?|states?|mentions?|describes?|explains?|suggests?|claims?|argues?)\b
+      | \b(?:in|from|of)\ (?:the|this)\ {_PASSAGE_WORD}(?=\W*(?:$|[?.!;]))
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+_LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+_HIDDEN = re.compile(
+    "[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+    "|(?<=[ -~])[\u200c\u200d]"  # Persian, Hindi and emoji need joiners
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a gate keeps a pair from the judge: the cause is counted, the reason is read; `verdict` may be "review"."""
+
+    cause: str
+    reason: str
+    verdict: str = "rejected"
+
+
+def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
+    """Return the refusal of the first gate that a pair does not pass, or None."""
+    return next(_refusals(pair, passage), None)
+
+
+def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
+    question, answer, text = len(pair.question.strip()), len(pair.answer.strip()), f"{pair.question}\n{pair.answer}"
+    if question < _MIN_QUESTION or not any(character.isalpha() for character in pair.question):
+        yield Refusal("too short", "the question is too short to ask anything")
+    if question > _MAX_QUESTION:
+        yield Refusal("too long", f"the question has {question:,} characters, the most is {_MAX_QUESTION}")
+    if not any(character.isalnum() for character in pair.answer):
+        yield Refusal("too short", "the answer holds no word")
+    if answer > _MAX_ANSWER:
+        yield Refusal("too long", f"the answer has {answer:,} characters, the most is {_MAX_ANSWER:,}")
+    if normalise(pair.question) == normalise(pair.answer):
+        yield Refusal("no answer", "the answer repeats the question")
+    if not says_something(pair.evidence) and pair.evidence.strip() != passage.strip():
+        yield Refusal("no evidence", "no sentence of the passage is quoted as evidence")
+    elif not is_quoted(pair.evidence, passage):
+        yield Refusal("no evidence", "the quoted evidence does not occur in the passage")
+    if not numbers_supported(_LIST_NUMBER.sub("", pair.answer), passage):
+        yield Refusal("wrong number", "a number in the answer does not occur in the passage")
+    if found := _PASSAGE_REFERENCE.search(pair.question) or _PASSAGE_REFERENCE.search(pair.answer):
+        words = " ".join(found.group().split())
+        yield Refusal("leans on the passage", f"«{words}» means nothing to someone who has not seen the passage")
+    if kind := find_secret(text):
+        yield Refusal("holds a secret", f"it seems to hold {kind}")
+    if _HIDDEN.search(text):
+        yield Refusal("hidden characters", "it holds characters that nobody can see")
+    if to_model := find_instruction(text) or find_phrase(pair.evidence):
+        reason = f"«{to_model}» reads like words to a model: a person should look at it"
+        yield Refusal("instructions", reason, "review")
