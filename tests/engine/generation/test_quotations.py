@@ -7,7 +7,8 @@ from lora_tui.engine.generation.quotations import is_quoted, says_something
 PASSAGE = (
     "The **Alda** sails at [six o'clock](https://example.org/times) from *quay 4*. Her `call sign` is ALDA7. See"
     " ![chart](c.png) for the way.[^1]\n\n1. Go to the har-\nbour side.\n2. Turn &amp; wait − at -5 °C <b>now</b>.\n\n"
-    "| Pump | Flow |\n|---|---|\n| B | 55 |\n\nThe har\u00adbour\u200b fee is 41.5 €, not 1,200. 東京は日本の首都です。 `x == 3`"
+    "| Pump | Flow |\n|---|---|\n| B | 55 |\n\nThe har\u00adbour\u200b fee is 41.5 €, not 1,200."
+    " 東京は日本の首都です。 `x == 3`"
 )
 
 
