@@ -169,7 +169,7 @@ def other_owners(random: random.Random, folder: Path) -> Try:
     return Try(found == wanted, len(cases), f"{found} instead of {wanted} for {[columns for columns, _ in cases]}")
 
 
-@scenario("stores-killed-generation", tries=14, short=0)
+@scenario("stores-killed-generation", tries=8, short=0, seconds=120)
 def killed_generation(random: random.Random, folder: Path) -> Try:
     """SIGKILL at any moment of a generation run, twice: what was accepted stays, and the target is reached exactly."""
     with OpenAIServer() as server:
@@ -217,7 +217,7 @@ def _losses(path: Path) -> list[tuple[int, float]]:
     return rows
 
 
-@scenario("stores-killed-training", tries=8, short=0, seconds=240)
+@scenario("stores-killed-training", tries=6, short=0, seconds=240)
 def killed_training(random: random.Random, folder: Path) -> Try:
     """SIGKILL at any moment of a training: resumed, it takes the very steps that an undisturbed one takes."""
     from tests.engine.tiny import save_base, training_text

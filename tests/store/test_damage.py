@@ -60,6 +60,14 @@ def test_a_damaged_run_leaves_the_others_readable_and_can_be_deleted(tmp_path: P
     with_store(tmp_path / "store.db", work)
 
 
+def test_a_live_run_without_a_result_is_not_damaged(tmp_path: Path) -> None:
+    async def work(store: Store) -> bool:
+        await runs.start(store, await add_run(store))
+        return (await run_lines(store))[0].damaged
+
+    assert not with_store(tmp_path / "store.db", work)
+
+
 def test_a_damaged_run_that_is_asked_for_says_so(tmp_path: Path) -> None:
     async def work(store: Store) -> bool:
         await add_run(store)

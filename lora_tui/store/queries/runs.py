@@ -100,7 +100,7 @@ SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS
     CAST(COALESCE({_MODEL}, '') AS TEXT) AS model, CAST(COALESCE({_DATA}, '') AS TEXT) AS data,
     CAST({_BEST_SCORE} AS REAL) AS best_score,
     (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss,
-    NOT (json_valid(settings) AND json_valid(options) AND COALESCE(json_valid(result), 1)
+    NOT (json_valid(settings) AND json_valid(options) AND (result IS NULL OR json_valid(result))
         AND typeof(created_at) IN ('real', 'integer') AND typeof(heartbeat) IN ('real', 'integer')
         AND mode > '' AND state > '') AS damaged
 FROM runs"""

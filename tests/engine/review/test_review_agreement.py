@@ -19,6 +19,12 @@ from tests.store.store_fixtures import SETTINGS, make_chunk, make_pair, with_sto
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 
 
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict has the file of pairs written, which the settings name from the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 async def rated_pairs(
     store: Store, count: int, asked: str = feedback.AUDIT, seed: int = 0, unrated: int = 0, given_by: str = "person"
 ) -> int:
