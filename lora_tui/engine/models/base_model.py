@@ -30,8 +30,8 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.models.build_lock import constructing
 from lora_tui.engine.models.builtin import BUILTIN, TITLE
 from lora_tui.engine.models.hub_info import locate
-from lora_tui.engine.models.loaded_checks import check_weights, compute_once, fit_tokenizer
-from lora_tui.engine.models.model_files import check_model_files, tokenizer_problem
+from lora_tui.engine.models.loaded_checks import check_size, check_weights, compute_once, fit_tokenizer
+from lora_tui.engine.models.model_files import check_model_files, elements_held, tokenizer_problem
 from lora_tui.errors import ConfigError, LoraTuiError, UnreachableError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.text import FETCHING, one_line
@@ -88,6 +88,9 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
             check_model_files(folder)
         progress(phase, 0, 1)
     with _explaining(wanted, source, "weights", device):
+        if not extra:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+            check_size(config, elements_held(folder), _place(wanted, source), trust_remote_code=trust)
         with constructing():
             model, found = AutoModelForCausalLM.from_pretrained(
                 source,

@@ -10,13 +10,30 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_tui.engine.models.build_lock import constructing
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count, one_line
 
 _LARGEST_WEIGHT = 1e15
 """No weight is as large: a flipped bit of an exponent makes one of 10**38."""
+
+
+def check_size(config: PretrainedConfig, held: int, place: str, *, trust_remote_code: bool) -> None:
+    """Raise `LoraTuiError` where the configuration describes a far larger model than the `held` numbers of the weights.
+
+    transformers takes the memory first: with one wrong size 15 GB for a model of 1 MB. Here the model is built without
+    memory, on the meta device. Weights that are packed hold up to sixteen numbers in one.
+    """
+    with constructing(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if wanted > held * (16 if getattr(config, "quantization_config", None) else 2):
+        raise LoraTuiError(
+            f"{place}: config.json describes a model of {wanted:,} numbers, and the weights hold {held:,}: they are "
+            "not of one model. Take them from the publisher again."
+        )
 
 
 def check_weights(model: PreTrainedModel, missing: Collection[str], place: str) -> None:

@@ -184,12 +184,16 @@ def _check_template(path: Path) -> None:
 
 def _check_weights(folder: Path, layers: int) -> None:
     """Check the folder's safetensors files, and that they can hold as many layers as the configuration says."""
-    files = list(weight_files(folder))
-    tensors = sum(tensors_in(path) for path in files)
+    tensors = sum(tensors_in(path)[0] for path in weight_files(folder))
     if layers > tensors:
         raise ModelFileError(
             f"{folder / 'config.json'} says {layers:,} layers, and the weights have {tensors:,} tensors. {_AGAIN}"
         )
+
+
+def elements_held(folder: Path) -> int:
+    """Return how many numbers the weights of a model's folder hold."""
+    return sum(tensors_in(path)[1] for path in weight_files(folder))
 
 
 def weight_files(folder: Path) -> Iterator[Path]:

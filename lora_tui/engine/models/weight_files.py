@@ -8,6 +8,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,14 +32,18 @@ _BITS: dict[str, int] = {
 _MOST_ENTRIES = 1_000_000
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _TEXT, _ARRAY = 8, 9
+_WHOLE_NUMBERS = {4: "<I", 5: "<i", 10: "<Q", 11: "<q"}
+
+_MOST_TIMES = 4
+"""How many times the elements of its tensors a model's largest parts may have by its own account."""
 
 
 class ModelFileError(LoraTuiError):
     """A file of a model is damaged, or not what its name says. The message names it and what is wrong with it."""
 
 
-def tensors_in(path: Path) -> int:
-    """Return how many tensors a safetensors file holds. Raises `ModelFileError` for a damaged one."""
+def tensors_in(path: Path) -> tuple[int, int]:
+    """Return how many tensors a safetensors file holds, and their elements. Raises `ModelFileError`."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -62,7 +67,7 @@ def tensors_in(path: Path) -> int:
     data = size - 8 - length
     if max(ends, default=0) > data:
         raise _cut(path, size, f"its tensors need {file_size(max(ends) + 8 + length)}")
-    return len(header)
+    return len(header), sum(math.prod(entry["shape"]) for entry in header.values())
 
 
 def _end_of(path: Path, name: str, entry: Any) -> int:
@@ -125,22 +130,32 @@ class _Gguf:
             raise self._damaged(f"it says that it holds {max(tensors, entries):,} entries")
         if not tensors:
             raise self._damaged("it holds no tensor")
-        alignment = 32
+        numbers: dict[str, int] = {}
         for _ in range(entries):
             key, kind = self._text(), self._number("<I")
-            if key == "general.alignment" and kind == 4:
-                alignment = self._number("<I")
+            if kind in _WHOLE_NUMBERS:
+                numbers[key.partition(".")[2]] = self._number(_WHOLE_NUMBERS[kind])
             else:
                 self._skip(kind, key)
+        alignment = numbers.get("alignment", 32)
         if alignment <= 0 or alignment & (alignment - 1):
             raise self._damaged(f"general.alignment is {alignment}")
-        ends = [self._tensor_end() for _ in range(tensors)]
+        sizes = [self._tensor_size() for _ in range(tensors)]
+        self._check_sizes(numbers, tensors, sum(elements for elements, _ in sizes))
+        ends = [end for _, end in sizes]
         start = -(-self._file.tell() // alignment) * alignment
         if start + max(ends) > self._size:
             raise _cut(self._path, self._size, f"its tensors need {file_size(start + max(ends))}")
 
-    def _tensor_end(self) -> int:
-        """Return where a tensor ends, in bytes from the first tensor's beginning."""
+    def _check_sizes(self, numbers: Mapping[str, int], tensors: int, elements: int) -> None:
+        """Check the model's sizes against its tensors: memory is taken for what the sizes say."""
+        layers, width = numbers.get("block_count", 1), numbers.get("embedding_length", 1)
+        largest = max(numbers.get("vocab_size", 1), layers * numbers.get("feed_forward_length", 1))
+        if layers > tensors or width * largest > _MOST_TIMES * elements:
+            raise self._damaged(f"the sizes that it tells do not fit its {tensors:,} tensors")
+
+    def _tensor_size(self) -> tuple[int, int]:
+        """Return a tensor's elements, and where it ends, in bytes from the first tensor's beginning."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         name, dimensions = self._text(), self._number("<I")
@@ -152,7 +167,7 @@ class _Gguf:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError) as problem:
             raise self._damaged(f"{one_line(name, 80)} is of a kind that is not known ({kind})") from problem
-        return offset + elements // int(block) * int(size)
+        return elements, offset + elements // int(block) * int(size)
 
     def _skip(self, kind: int, key: str, depth: int = 0) -> None:
         if kind == _TEXT:

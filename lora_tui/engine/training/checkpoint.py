@@ -14,10 +14,11 @@ are only looked at for values that are not finite.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -72,11 +73,25 @@ class TrainerState:
     best_may_end: bool = True
 
 
-def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
+_WITHOUT_VALIDATION, _WITHOUT_VARIANTS = 1, 2
+"""Forms of an identity: of before there was a validation share, and before LoRA's variants."""
+
+_PLAIN: dict[str, Any] = {
+    "use_rslora": False,
+    "use_dora": False,
+    "init_lora_weights": True,
+    "modules_to_save": [],
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
+"""LoRA without a variant: with these values, and only then, it is what it was before there were any."""
+
+
+def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str, *, form: int = 0) -> str:
     """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
 
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
-    epochs and steps count; when to evaluate, stop early or save does not.
+    epochs and steps count; when to evaluate, stop early or save does not. `form` is that of an earlier version.
     """
     not_in_identity = {
         *("target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps", "keep_checkpoints")
@@ -86,8 +101,20 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str) -> str:
     for added_later in ("reworded_share", "everyday_examples"):  # off, they are in no older checkpoint's identity
         if not relevant["training"][added_later]:
             del relevant["training"][added_later]
+    if form >= _WITHOUT_VALIDATION and not relevant["training"]["validation_share"]:
+        del relevant["training"]["validation_share"]
+    if form >= _WITHOUT_VARIANTS and relevant["lora"] | _PLAIN == relevant["lora"] and not relevant["qlora"]:
+        relevant["lora"] = {key: value for key, value in relevant["lora"].items() if key not in _PLAIN}
+        if relevant["optimizer"].pop("loraplus_lr_ratio") == 1.0:
+            del relevant["qlora"]
     relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def run_identities(dataset: TextDataset, settings: FineTuning, dtype: str) -> list[str]:
+    """Return the identity of a run, and those that earlier versions gave it, which knew fewer settings."""
+    forms = (0, _WITHOUT_VALIDATION, _WITHOUT_VARIANTS)
+    return [run_identity(dataset, settings, dtype, form=form) for form in forms]
 
 
 @dataclass(frozen=True)
@@ -156,19 +183,20 @@ def restore(
     model: PeftModel,
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
-    identity: str,
+    identities: Sequence[str],
     warn: Callable[[str], None] = _ignore,
 ) -> TrainerState | None:
     """Load the newest whole step checkpoint into model, optimizer and random generators; None when there is none.
 
-    `warn` is told of those that are damaged. Raises `UsageError` when data or settings differ from those of the
-    checkpoint, and `LoraTuiError` where there are only damaged ones.
+    `warn` is told of those that are damaged. `identities` are the run's own and those of earlier versions. Raises
+    `UsageError` when data or settings differ from those of the checkpoint, and `LoraTuiError` where there are only
+    damaged ones.
     """
     found = _newest_whole(folder, warn)
     if found is None:
         return None
     path, state, adapter = found.path, found.state, found.adapter
-    if state.identity != identity:
+    if state.identity not in identities:
         raise UsageError(
             f"{path} was made with other training data or settings, so the run cannot go on exactly. "
             "Restore them, or start a new run without --resume."
@@ -177,6 +205,9 @@ def restore(
         adapter, saved_first = pissa.split_saved(adapter)
         if any(not torch.equal(matrix.cpu(), saved_first[name]) for name, matrix in first.items()):
             raise UsageError(f"{path} began with other first matrices than this run has, so it cannot go on exactly.")
+    if state.identity != identities[0]:
+        warn(f"{path} was written by an earlier version: the run goes on, but not to the last bit as it would have.")
+        state.identity = identities[0]
     with _readable(path):
         set_peft_model_state_dict(model, adapter)
         _load_optimizer(optimizer, names, found.moments)
@@ -266,6 +297,8 @@ def _read(path: Path) -> _Checkpoint:
         verify(path)
     if form not in range(1, _FORM + 1):
         raise UsageError(f"{path} was written by a newer version of lora-tui (form {form}). Resume it with that one.")
+    if form == 1 and "long_rows_at_once" in content:  # what it was called for some days
+        content["long_rows_that_fit"] = content.pop("long_rows_at_once")
     if unknown := content.keys() - TrainerState.__dataclass_fields__.keys():
         raise DamagedError(f"{_STATE_FILE} has an unknown entry {min(unknown)}")
     state = TypeAdapter(TrainerState).validate_json(json.dumps(content), strict=True)

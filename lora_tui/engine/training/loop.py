@@ -20,7 +20,7 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.adapter_source import best_folder
 from lora_tui.engine.runtime.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.checkpoint import TrainerState, run_identity
+from lora_tui.engine.training.checkpoint import TrainerState, run_identities
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fallback import RowTooLargeError
 from lora_tui.engine.training.memory import apply_plan, plan_memory, used_megabytes
@@ -154,7 +154,8 @@ class _Trainer:
         self.gradient_step = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.gradient_step.base.dtype).removeprefix("torch.")
-        self.state = TrainerState(run_identity(self.dataset, self.settings, dtype), dtype)
+        self.identities = run_identities(self.dataset, self.settings, dtype)
+        self.state = TrainerState(self.identities[0], dtype)
 
     def run(self, *, resume: bool) -> TrainingResult:
         """Train to the end, from the newest checkpoint with `resume`."""
@@ -417,7 +418,7 @@ class _Trainer:
 
     def _restore_checkpoint(self) -> TrainerState | None:
         parts = self.folder, self.model, self.optimizer, self.names
-        return checkpoint.restore(*parts, self.state.identity, self.hooks.warn)
+        return checkpoint.restore(*parts, self.identities, self.hooks.warn)
 
     def _plan_memory(self, *, fresh: bool) -> None:
         """Decide what is recomputed in the backward pass and how many long rows go together, and note both.

@@ -88,7 +88,9 @@ WHILE_LOADING = [
     (change("tokenizer.json", model=None), "tokenizer.json has no vocabulary"),
     (change("config.json", rms_norm_eps="x"), "config.json: .*rms_norm_eps"),
     (change("config.json", num_hidden_layers=3), "lacks 9 tensors of its model, such as model.layers.2"),
-    (change("config.json", vocab_size=10**7), "something in config.json or its safetensors files is wrong"),
+    (change("config.json", num_key_value_heads=4), "something in config.json or its safetensors files is wrong"),
+    (change("config.json", vocab_size=10**7), r"describes a model of [\d,]+ numbers, and the weights hold"),
+    (change("config.json", intermediate_size=10**7), r"describes a model of [\d,]+ numbers, and the weights hold"),
     (change("config.json", model_type="unheard-of"), "config.json: .*unheard-of"),
     (change("config.json", rms_norm_eps=-1e9), "config.json or .* what it computes are no numbers"),
 ]
@@ -156,6 +158,10 @@ def gguf(*, entries: bytes = b"", count: int = 0, tensors: int = 1, tail: bytes 
     return head + b"\0" * (-len(head) % 32) + tail
 
 
+def entry(key: str, number: int) -> bytes:
+    return struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", 4, number)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -166,6 +172,8 @@ def gguf(*, entries: bytes = b"", count: int = 0, tensors: int = 1, tail: bytes 
         (gguf(version=3 << 24), "the byte order of other machines"),
         (gguf(tensors=2**60), "1,152,921,504,606,846,976 entries"),
         (gguf(tensors=0), "it holds no tensor"),
+        (gguf(count=1, entries=entry("llama.block_count", 2**31)), "the sizes that it tells do not fit its 1 tensors"),
+        (gguf(count=1, entries=entry("llama.vocab_size", 2**31)), "the sizes that it tells do not fit"),
         (gguf(count=1, entries=struct.pack("<Q", 2**62)), "its head is longer than the file"),
         (gguf(count=1, entries=struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 8, 2**60)), "longer than the file"),
         (gguf(count=1, entries=struct.pack("<Q", 1) + b"a" + struct.pack("<I", 99)), r"kind that is not known \(99\)"),
