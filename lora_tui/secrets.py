@@ -68,7 +68,7 @@ _FORMS: Sequence[tuple[str, str, str]] = (
         r"(?i:\bBearer\s+[A-Za-z0-9._~+/-]{20,}=*)",
         r"(?P<kept>(?i:\bBearer\s+))[^\s'\",;]{6,}",
     ),
-    ("a JSON web token", _START + r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}", ""),
+    ("a JSON web token", _START + r"eyJ[A-Za-z0-9_-]{10,2000}+\.eyJ[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]{10,}", ""),
     (
         "a password in an address",
         r"(?i:\b[a-z][a-z0-9+.-]{0,30}://[^/\s:@]+:[^/\s:@]{3,}@)",

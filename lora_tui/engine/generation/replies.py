@@ -55,8 +55,8 @@ _NAMES: Mapping[str, Sequence[str]] = {
 """The keys under which models write the parts of a pair, reduced to letters, the one that was asked for first."""
 
 _LABEL = re.compile(
-    r"^[ \t>*_#•-]*(?:\d{1,2}[.)]\s*)?[*_\"'`]*(question|answer|evidence|quote|topic|q|a)[ \t]*\d{0,2}[*_\"'`]*[ \t]*"
-    r"[:：][*_ \t]*(.*)$",
+    r"^[ \t>*_#•-]*+(?:\d{1,2}[.)]\s*+)?[*_\"'`]*+(question|answer|evidence|quote|topic|q|a)[ \t]*+\d{0,2}[*_\"'`]*+"
+    r"[ \t]*+[:：][*_ \t]*+(.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 

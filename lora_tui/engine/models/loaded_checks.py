@@ -47,7 +47,7 @@ def check_weights(model: PreTrainedModel, missing: Collection[str], place: str) 
     if not tensors:
         return
     with torch.inference_mode():  # the least and the greatest in one pass, and one wait for the device
-        bounds = torch.stack([torch.stack(torch.aminmax(tensor)).float().abs().max() for _, tensor in tensors])
+        bounds = torch.stack([torch.stack(torch.aminmax(_countable(one))).float().abs().max() for _, one in tensors])
     wrong = [name for (name, _), bound in zip(tensors, bounds.tolist(), strict=True) if not bound < _LARGEST_WEIGHT]
     if wrong:
         more = f" and {count(len(wrong) - 1, 'more tensor')}" if len(wrong) > 1 else ""
@@ -55,6 +55,11 @@ def check_weights(model: PreTrainedModel, missing: Collection[str], place: str) 
             f"{place} is damaged: {wrong[0]}{more} holds values that are no numbers (NaN, or without bounds). "
             "Nothing can be learned from it: take its weights from the publisher again."
         )
+
+
+def _countable(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in a type that can be searched: there is no order among float8 values."""
+    return tensor.float() if tensor.element_size() == 1 else tensor
 
 
 def compute_once(model: PreTrainedModel | PeftModel) -> None:

@@ -38,6 +38,7 @@ def blocks(page: str) -> list[str]:
         f"<details><summary>S</summary>{SENTENCE}</details>",
         f"<body>{SENTENCE}",
         f"<p hidden>gone<p>{SENTENCE}",
+        f"<p style=display:none>gone<p class='relative hidden md:block' title='A hidden gem'>{SENTENCE}",
         f"<div style='display: none'><div>gone</div></div>{SENTENCE}",
         f"<a title='a > b'>{SENTENCE}</a>",
         f'<a title="never closed>{SENTENCE}</a><p>{SENTENCE}',

@@ -233,6 +233,13 @@ def test_replies_of_any_size_and_counts_of_any_size_are_survived(
     check_accounts(harness, endpoint)
 
 
+def test_without_patience_a_limit_is_still_asked_again(harness: GenerationHarness, endpoint: RawEndpoint) -> None:
+    endpoint.script.extend(["status:429"] * 2)
+    outcome = harness.run(**values(harness, endpoint, total_examples=4, give_up_after=0.0, generation__max_retries=3))
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["accepted"] == 4
+
+
 def test_a_packed_reply_is_unpacked(harness: GenerationHarness, endpoint: RawEndpoint) -> None:
     endpoint.script.extend(["gzip"] * 99)
     outcome = harness.run(**values(harness, endpoint, total_examples=4))

@@ -1,13 +1,14 @@
 """A model that cannot keep a form is asked in an easier one, soon, and it is told."""
 
 import stat
+import time
 from dataclasses import replace
 
 import pytest
 
 from lora_tui.engine.generation.endpoint_memory import FORGET_AFTER, memory_file, recall, remember
 from lora_tui.engine.generation.generation_model import ProposedPair
-from lora_tui.engine.generation.replies import MalformedReply, read_sentence_pair
+from lora_tui.engine.generation.replies import MalformedReply, parse_pairs, read_sentence_pair
 from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import pair_of_sentence
@@ -225,3 +226,11 @@ def test_a_placeholder_for_a_key_damages_no_reply(
     assert f"The {key} of the village" in harness.output.read_text()
     assert "[key]" not in harness.output.read_text()
     assert "[key]" not in "".join(reply for (reply,) in harness.rows("SELECT reply FROM attempts"))
+
+
+@pytest.mark.parametrize("reply", ["Q" + " " * 200_000, "*" * 200_000, "Q 1" + "*" * 200_000, "1." + "\n" * 200_000])
+def test_a_reply_of_blanks_and_stars_is_read_at_once(reply: str) -> None:
+    began = time.process_time()
+    with pytest.raises(MalformedReply):
+        parse_pairs(reply)
+    assert time.process_time() - began < 4  # 0.1 s here; tried from every place it took minutes

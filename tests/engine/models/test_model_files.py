@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.hub_info import check_source
+from lora_tui.engine.models.loaded_checks import check_weights
 from lora_tui.engine.models.weight_files import ModelFileError, check_gguf, tensors_in
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.reply import Decoding
@@ -116,6 +118,16 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> 
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(LoraTuiError, match=r"is damaged: model.layers.0.mlp.up_proj.weight holds values"):
         load(folder)
+
+
+def test_weights_in_eight_bits_are_checked_too(folder: Path) -> None:
+    model = load(folder).model
+    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    check_weights(model, (), "m")
+    layer.weight = torch.nn.Parameter(torch.full_like(layer.weight.float(), torch.nan).to(torch.float8_e4m3fn), False)
+    with pytest.raises(LoraTuiError, match="holds values that are no numbers"):
+        check_weights(model, (), "m")
 
 
 def add_tokens(folder: Path, *tokens: str, **special: str) -> None:

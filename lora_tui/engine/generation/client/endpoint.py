@@ -170,6 +170,7 @@ class Endpoint:
                     raise CallFailed(f"{fault} ({refused})") from None
             except _TransientFailure as failure:
                 self._failures += 1
+                patience = self._chosen.give_up_after
                 if failure.rate_limited and self._answers > answers:
                     failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
                 answers = self._answers
@@ -177,9 +178,10 @@ class Endpoint:
                     self._outage.begin(str(failure), unreachable=failure.unreachable)
                     failed = 0
                     continue
-                failed += not failure.rate_limited
-                if failure.rate_limited:
-                    if self._hold.limited_for >= self._chosen.give_up_after:
+                waited_out = failure.rate_limited and patience > 0  # without patience, a limit is one failure of many
+                failed += not waited_out
+                if waited_out:
+                    if self._hold.limited_for >= patience:
                         raise EndpointGoneError(self._outage.gone(str(failure), self._hold.limited_for)) from None
                 elif failed > self._chosen.generation.max_retries:
                     self._raise_exhausted(str(failure), failed)

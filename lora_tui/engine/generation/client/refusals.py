@@ -29,6 +29,9 @@ Meaning = Literal[
 REFUSAL_STATUSES = (400, 405, 413, 415, 422, 501)
 """Statuses by which servers refuse a request that they do not understand."""
 
+_CONTEXT_STATUSES = (*REFUSAL_STATUSES, 200, 404, 500)
+"""Statuses with which a prompt that is too long is refused. A gateway's page says "too long" of its own waiting."""
+
 _MODEL_CODES = (
     "model_not_found", "invalid_model", "unknown_model", "model_not_supported", "model_not_available",
     "deploymentnotfound", "model_decommissioned", "model_not_exist",
@@ -137,7 +140,7 @@ def error_in_answer(body: str) -> ErrorAnswer | None:
 def meaning_of(error: ErrorAnswer, parameters: Mapping[str, Any], model: str) -> Meaning:
     """Return what an error means for a request that was sent with these `parameters` to this `model`."""
     said = f"{error.message} {error.codes}".lower()
-    if exceeds_context(said):
+    if error.status in _CONTEXT_STATUSES and exceeds_context(said):
         return "context"
     if _TLS.search(said):
         return "tls"

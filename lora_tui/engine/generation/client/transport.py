@@ -99,7 +99,9 @@ async def no_answer(
             await http.get(url, timeout=openai.Timeout(seconds))
     except (TimeoutError, _http.ReadTimeout):
         return f"it takes connections and answers nothing within {seconds:g} s"
-    except (_http.ConnectError, _http.TimeoutException) as problem:
+    except _http.TimeoutException:
+        return None if silence_alone else f"no connection comes about within {seconds:g} s"
+    except _http.ConnectError as problem:
         return None if silence_alone else root_cause(problem)
     except (_http.RequestError, ssl.SSLError, UnreadableReply):
         return None  # something is there; what it is, a request will tell

@@ -12,10 +12,8 @@ from lora_tui.engine.generation.extraction.blocks import Blocks, code, heading, 
 
 _TAG = re.compile(r"<(?:(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)(?P<rest>[^\"'>]*+)(?P<end>>?)|(?P<comment>!--)|[!?/])")
 _ATTRIBUTES = re.compile(r"""(?:[^"'>]++|"[^"]*"|'[^']*')*+>""")
-_HIDDEN = re.compile(
-    r"""(?:^|\s)hidden(?=[\s=/]|$)|style\s*=\s*["']?[^"'>]*(?:display\s*:\s*none|visibility\s*:\s*hidden)""",
-    re.IGNORECASE,
-)
+_ATTRIBUTE = re.compile(r"""([^\s"'<>/=]++)(?:\s*+=\s*+("[^"]*+"?|'[^']*+'?|[^\s"'>]++))?""")
+_HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _MAX_ATTRIBUTES = 1000
 """Characters of a tag's attributes that are searched for what hides it."""
 
@@ -172,4 +170,9 @@ class _PageReader:
 
 
 def _is_hidden(attributes: str) -> bool:
-    return len(attributes) > 5 and _HIDDEN.search(attributes, 0, _MAX_ATTRIBUTES) is not None
+    """Whether a tag is marked as not shown: by the attribute of that name, not by a word in the value of another."""
+    for attribute in _ATTRIBUTE.finditer(attributes, 0, _MAX_ATTRIBUTES):
+        name = attribute[1].lower()
+        if name == "hidden" or (name == "style" and _HIDING_STYLE.search(attribute[2] or "")):
+            return True
+    return False
