@@ -330,7 +330,9 @@ def test_names_of_files_and_models_stay_in_messages(name: str) -> None:
     assert redact(f"{name}: there is no such folder.") == f"{name}: there is no such folder."
 
 
-@pytest.mark.parametrize("part", ["eyJ_", "sk-", "SG.", "Bearer ", "a://b:", "-----BEGIN PRIVATE KEY-----", "=3d", "%25"])
+@pytest.mark.parametrize(
+    "part", ["eyJ_", "sk-", "SG.", "Bearer ", "a://b:", "-----BEGIN PRIVATE KEY-----", "=3d", "%25"]
+)
 def test_a_text_that_almost_holds_secrets_takes_no_longer(part: str) -> None:
     text = part * (200_000 // len(part))
     began = time.process_time()
