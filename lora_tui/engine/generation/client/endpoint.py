@@ -35,8 +35,8 @@ from lora_tui.engine.generation.client.refusals import (
 from lora_tui.engine.generation.client.transport import (
     UnreadableReply,
     make_http_client,
+    may_speak_no_tls,
     speaks_tls,
-    takes_connections,
 )
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
@@ -70,7 +70,7 @@ _LONGEST_MESSAGE = 4000
 _MAX_REDIRECTS = 3
 _SECONDS_BETWEEN_REPORTS = 2.0
 _SHORTEST_TOLD = 0.5
-"""Seconds: a shorter wait before the next try is over before anybody has read of it."""
+"""Seconds: nobody reads of less."""
 
 
 class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
@@ -126,8 +126,8 @@ class Endpoint:
         self._fatal: str | None = None  # why no request will be answered
         self._hold = RateHold(chosen.generation.initial_delay)
         self._failures = 0  # attempts that failed since the last answer
-        self._exhausted = 0  # calls that ran out of tries since the last answer
-        self._answers = 0
+        self._exhausted = self._answers = 0  # calls that ran out of tries since the last answer; answers
+        self._active = 0  # calls
         self._reported_at = 0.0
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
@@ -150,8 +150,15 @@ class Endpoint:
         `UnreachableError` where no request will be answered, `CallStopped` where the run stops before there is one.
         """
         capabilities = self._capabilities.setdefault(request.model, Capabilities(self._tokens_key))
+        self._active += 1
+        try:
+            return await self._until_answered(request, call, capabilities)
+        finally:
+            self._active -= 1
+
+    async def _until_answered(self, request: Request, call: CallRecord, capabilities: Capabilities) -> ChatReply:
         failed = refusals = 0
-        answers = self._answers
+        answers = answers_before = self._answers
         while True:
             await self._sleep(self._hold.seconds)
             looks = await self._outage.turn()
@@ -174,6 +181,8 @@ class Endpoint:
                 if failure.rate_limited and self._answers > answers:
                     failed = 0  # others were answered meanwhile: this is a queue, and its turn will come
                 answers = self._answers
+                if failed == 0:
+                    answers_before = answers
                 if self._is_away(failure):
                     self._outage.begin(str(failure), unreachable=failure.unreachable)
                     failed = 0
@@ -184,7 +193,7 @@ class Endpoint:
                     if self._hold.limited_for >= patience:
                         raise EndpointGoneError(self._outage.gone(str(failure), self._hold.limited_for)) from None
                 elif failed > self._chosen.generation.max_retries:
-                    self._raise_exhausted(str(failure), failed)
+                    self._raise_exhausted(str(failure), failed, alone=self._answers == answers_before)
                     failed = 0
                     continue
                 jitter = backoff(failed - 1, self._chosen.generation.initial_delay, self._random)
@@ -262,9 +271,7 @@ class Endpoint:
         address = self._contact.address
         if address.startswith("http://") and not unreached and await speaks_tls(address):
             hint = f"\nThe port speaks TLS: set data_generation.base_url to https{self._url[4:]}."
-        elif (
-            unreached and _may_be_plain(reason) and address.startswith("https://") and await takes_connections(address)
-        ):
+        elif unreached and await may_speak_no_tls(address, reason):
             hint = f"\nThe port takes connections, but no TLS: perhaps data_generation.base_url is http{self._url[5:]}."
         elif not unreached:
             return _TransientFailure(f"the connection failed ({reason})")
@@ -393,13 +400,15 @@ class Endpoint:
             return False
         return failure.unreachable or self._outage.lasts
 
-    def _raise_exhausted(self, reason: str, tries: int) -> None:
+    def _raise_exhausted(self, reason: str, tries: int, *, alone: bool) -> None:
         """Raise `CallFailed` for a call that ran out of tries; if nothing else is answered either, begin an outage.
 
-        Raises `EndpointGoneError` for an endpoint that has never answered.
+        `alone`: nothing was answered while it tried. A call that is the only one may be at fault itself. Raises
+        `EndpointGoneError` for an endpoint that has never answered.
         """
         self._exhausted += 1
-        if self._exhausted < _GONE_AFTER_CALLS or self._failures < _GONE_AFTER_ATTEMPTS:
+        several = self._exhausted >= _GONE_AFTER_CALLS and self._failures >= _GONE_AFTER_ATTEMPTS
+        if not several and not (alone and self._answers and self._active > 1):
             raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
         reason = f"{reason}, {self._failures} attempts in a row failed"
         if not self._answers:
@@ -430,7 +439,7 @@ class Endpoint:
 
     def holds_key(self, text: str) -> bool:
         """Tell whether a text holds the key, if that could be a secret one."""
-        return bool(self._key) and not is_placeholder(self._key) and holds_value(text, self._key)
+        return self._key != "" and not is_placeholder(self._key) and holds_value(text, self._key)
 
     def _without_key(self, text: str) -> str:
         return redact(text, self._key, "[key]") if self.holds_key(text) else text
@@ -441,8 +450,3 @@ class Endpoint:
         Redacted before it is cut: half a token no longer looks like one.
         """
         return one_line(redact(text[:_LONGEST_MESSAGE], self._key, "[key]"), most)
-
-
-def _may_be_plain(reason: str) -> bool:
-    """Tell whether a failed connection leaves open that the port speaks no TLS: no certificate came, and no alert."""
-    return "certificate" not in reason.lower() and "alert" not in reason.lower()

@@ -108,9 +108,14 @@ async def no_answer(
     return None
 
 
-async def takes_connections(url: str, seconds: float = 3.0) -> bool:
-    """Tell whether the port of an address takes a connection, whatever it speaks."""
+async def may_speak_no_tls(url: str, reason: str, seconds: float = 3.0) -> bool:
+    """Tell whether an https address that failed for a `reason` may be an http one: its port takes connections.
+
+    A certificate that is refused, or an alert, shows that it does speak TLS.
+    """
     parts = urlsplit(url)
+    if parts.scheme != "https" or any(word in reason.lower() for word in ("certificate", "alert")):
+        return False
     try:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443)
