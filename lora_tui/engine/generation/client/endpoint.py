@@ -63,14 +63,11 @@ from lora_tui.text import one_line
 _GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
 """The endpoint is away when this many calls and attempts in a row have failed."""
 
-_MAX_REFUSALS = 12
+_MAX_REFUSALS, _MAX_REDIRECTS = 12, 3
 _LONGEST_MESSAGE = 4000
 """Characters of an error body that are looked at."""
 
-_MAX_REDIRECTS = 3
-_SECONDS_BETWEEN_REPORTS = 2.0
-_SHORTEST_TOLD = 0.5
-"""Seconds: nobody reads of less."""
+_SECONDS_BETWEEN_REPORTS, _SHORTEST_TOLD = 2.0, 0.5
 
 
 class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
