@@ -172,7 +172,7 @@ def _seconds(run: RunLine) -> float | None:
 
 def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
     """The cells of a run by the heading of their column."""
-    started = _time(run.started_at or run.created_at)
+    started = datetime.fromtimestamp(run.started_at or run.created_at).astimezone()
     seconds = _seconds(run)
     loss, steps, total = figures.last_loss, figures.steps, figures.total_steps
     return {
@@ -188,13 +188,6 @@ def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
         "Score": "–" if run.best_score is None else f"{run.best_score:.2f}",
         "Folder": figures.path or _shortened_path(run.folder),
     }
-
-
-def _time(at: float) -> datetime:
-    try:
-        return datetime.fromtimestamp(at).astimezone()
-    except (ValueError, OverflowError, OSError):  # a damaged cell
-        return datetime.fromtimestamp(0).astimezone()
 
 
 def _fields(run: RunLine, figures: RunFigures) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _losses(path: Path) -> list[tuple[int, float]]:
     return rows
 
 
-@scenario("stores-killed-training", tries=6, short=0, seconds=240)
+@scenario("stores-killed-training", tries=6, short=0, seconds=400)
 def killed_training(random: random.Random, folder: Path) -> Try:
     """SIGKILL at any moment of a training: resumed, it takes the very steps that an undisturbed one takes."""
     from tests.engine.tiny import save_base, training_text

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_tui.store.connection import Store
@@ -91,11 +91,21 @@ CASE
             ORDER BY COALESCE(overall, score) DESC, id LIMIT 1)
 END"""
 
+
+def _time(column: str) -> str:
+    """Seconds since the epoch that a calendar has, whatever a damaged cell holds: up to the year 2100."""
+    return f"MIN(MAX(CAST({column} AS REAL), 0.0), 4102444800.0)"
+
+
+_DAMAGED = (
+    "What the store has of this run is damaged, and not shown whole. Delete it, or bring the store back from a copy."
+)
+
 # Whatever a damaged row holds, each column has its type.
 _RUN_LINES = f"""
 SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS TEXT) AS state,
-    CAST(device AS TEXT) AS device, CAST(folder AS TEXT) AS folder, CAST(created_at AS REAL) AS created_at,
-    CAST(started_at AS REAL) AS started_at, CAST(ended_at AS REAL) AS ended_at, CAST(heartbeat AS REAL) AS heartbeat,
+    CAST(device AS TEXT) AS device, CAST(folder AS TEXT) AS folder, {_time("created_at")} AS created_at,
+    {_time("started_at")} AS started_at, {_time("ended_at")} AS ended_at, {_time("heartbeat")} AS heartbeat,
     CAST(pid AS INTEGER) AS pid, CAST(host AS TEXT) AS host, CAST(error AS TEXT) AS error,
     CAST(COALESCE({_MODEL}, '') AS TEXT) AS model, CAST(COALESCE({_DATA}, '') AS TEXT) AS data,
     CAST({_BEST_SCORE} AS REAL) AS best_score,
@@ -119,6 +129,11 @@ async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
 
     Where a page of the file is damaged, those that can still be read.
     """
+    lines = await _readable_lines(store, limit)
+    return [replace(line, error=line.error or _DAMAGED) if line.damaged else line for line in lines]
+
+
+async def _readable_lines(store: Store, limit: int) -> list[RunLine]:
     try:
         return await store.all(RunLine, f"{_RUN_LINES} ORDER BY id DESC LIMIT ?", (limit,))
     except StoreError as problem:
