@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.cli.event_text import RunProgress, event_lines, phase_line, step_line
+from lora_tui.cli.event_text import RunProgress, event_lines, phase_line, retry_line, step_line
 from lora_tui.store.rows import Event
 from lora_tui.text import question_of
 
@@ -134,6 +134,22 @@ def test_a_pause_and_its_end_are_told() -> None:
     began, over = (event_lines(event("paused", paused=paused)) for paused in (True, False))
     assert began == ["paused: calls in flight are still answered, nothing new is begun"]
     assert over == ["the pause is over"]
+
+
+def test_waiting_for_the_endpoint_and_its_end_are_told() -> None:
+    progress = RunProgress()
+    away = event("waiting", waiting=True, reason="refused", message="http://h does not answer (\x1b[31mrefused).")
+    assert event_lines(away) == ["http://h does not answer (␛[31mrefused)."]
+    progress.update(away)
+    assert progress.generation_line().endswith(", waiting for the endpoint")
+    progress.update(event("waiting", waiting=False, message="http://h answers again after 21s."))
+    assert not progress.generation_line().endswith("endpoint")
+
+
+def test_a_call_that_is_tried_again_says_why_when_and_how_often() -> None:
+    again = {"reason": "HTTP 503: busy, key sk-abcdefghijklmnop", "seconds": 4.2, "try": 2, "tries": 6}
+    assert retry_line(again) == "HTTP 503: busy, key [redacted]; trying again in 4s (2 of 6)"
+    assert retry_line({"reason": "HTTP 429: limit", "seconds": 50.0}) == "HTTP 429: limit; trying again in 50s"
 
 
 def test_what_was_chosen_stands_in_columns_under_the_plan() -> None:

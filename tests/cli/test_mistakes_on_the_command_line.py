@@ -73,3 +73,17 @@ def test_looking_for_a_run_creates_no_store(program: Program) -> None:
     for arguments in (["--runs"], ["--resume"], ["--attach", "1"], ["--run", "evaluate", "--resume", "1"], []):
         program.run("", *arguments)
     assert not list(program.folder.iterdir())
+
+
+def test_a_key_that_a_configuration_names_is_not_sent_before_somebody_allows_it(program: Program) -> None:
+    program.environment["AWS_SECRET_ACCESS_KEY"] = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+    lines = ["[data_generation]", 'model = "m"', 'base_url = "http://127.0.0.1:9/v1"']
+    (program.folder / "config.toml").write_text("\n".join([*lines, 'api_key_env = "AWS_SECRET_ACCESS_KEY"']))
+    ended = program.run("", "--run", "generate")
+    assert ended.status == 2
+    assert "config.toml names AWS_SECRET_ACCESS_KEY as the key for http://127.0.0.1:9" in ended.err
+    assert "--set data_generation.api_key_env=AWS_SECRET_ACCESS_KEY" in ended.err
+    assert "wJalrXUtnFEMIK7" not in ended.err
+    (program.folder / "training_input").mkdir()
+    allowed = program.run("", "--run", "generate", "--set", "data_generation.api_key_env=AWS_SECRET_ACCESS_KEY")
+    assert "names AWS_SECRET_ACCESS_KEY" not in allowed.err
