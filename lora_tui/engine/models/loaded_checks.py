@@ -4,6 +4,7 @@ transformers draws weights that a file lacks at random, computes with NaN in sil
 embedding as whatever lies there (an ``IndexError`` on a CPU, a crash of the whole device on a GPU).
 """
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -16,6 +17,8 @@ from lora_tui.engine.models.build_lock import constructing
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count, one_line
 
+log = logging.getLogger(__name__)
+
 _LARGEST_WEIGHT = 1e15
 """No weight is as large: a flipped bit of an exponent makes one of 10**38."""
 
@@ -24,10 +27,14 @@ def check_size(config: PretrainedConfig, held: int, place: str, *, trust_remote_
     """Raise `LoraTuiError` where the configuration describes a far larger model than the `held` numbers of the weights.
 
     transformers takes the memory first: with one wrong size 15 GB for a model of 1 MB. Here the model is built without
-    memory, on the meta device. Weights that are packed hold up to sixteen numbers in one.
+    memory, on the meta device; what cannot be is left to transformers. Packed weights hold up to sixteen numbers in one.
     """
-    with constructing(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with constructing(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # it is told where the model is really built
+        log.info("the model of %s cannot be built without memory", place, exc_info=True)
+        return
     wanted = sum(parameter.numel() for parameter in model.parameters())
     if wanted > held * (16 if getattr(config, "quantization_config", None) else 2):
         raise LoraTuiError(
