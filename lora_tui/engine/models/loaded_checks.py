@@ -27,7 +27,7 @@ def check_size(config: PretrainedConfig, held: int, place: str, *, trust_remote_
     """Raise `LoraTuiError` where the configuration describes a far larger model than the `held` numbers of the weights.
 
     transformers takes the memory first: with one wrong size 15 GB for a model of 1 MB. Here the model is built without
-    memory, on the meta device; what cannot be is left to transformers. Packed weights hold up to sixteen numbers in one.
+    memory, on the meta device; what cannot be is left to transformers. Packed weights hold up to 16 numbers in one.
     """
     try:
         with constructing(), torch.device("meta"):
