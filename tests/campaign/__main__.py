@@ -54,9 +54,9 @@ def run(cases: list[Case], jobs: int, *, keep: bool, progress: bool) -> dict[str
         done += 1
         seconds = time.monotonic() - worker.since
         tallies[worker.case.name].add(worker.case, outcome, seconds)
-        if progress:
-            sign = "" if outcome.survived else f"  LOST {worker.case.name}: {outcome.detail}\n"
-            sys.stderr.write(f"\r\x1b[K{sign}{done}/{len(cases)} {worker.case.name}")
+        if progress or not outcome.survived:
+            lost = "" if outcome.survived else f"LOST {worker.case.name} {worker.case.number}: {outcome.detail}\n"
+            sys.stderr.write(f"\r\x1b[K{lost}{done}/{len(cases)} {worker.case.name}" if progress else lost)
             sys.stderr.flush()
         if keep and not outcome.survived:
             tallies[worker.case.name].failures[-1]["folder"] = str(worker.place)
