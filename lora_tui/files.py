@@ -189,7 +189,10 @@ def _clear(temporary: Path) -> None:
 
 def unwritable(what: object, problem: Exception) -> LoraTuiError:
     """Return the error to raise where `problem` kept `what`, a path or its name in a sentence, from being written."""
-    return LoraTuiError(f"{what} cannot be written: {getattr(problem, 'strerror', None) or problem}.")
+    said = getattr(problem, "strerror", None) or str(problem)
+    code = getattr(problem, "errno", None) or next((code for code in _ADVICE if os.strerror(code) in said), 0)
+    advice = _ADVICE.get(code)
+    return LoraTuiError(f"{what} cannot be written: {said}" + (f"; {advice}." if advice else "."))
 
 
 @contextmanager
