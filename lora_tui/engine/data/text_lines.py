@@ -11,6 +11,12 @@ from typing import Self
 
 from lora_tui.errors import UsageError
 
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""A longer line is no record: a file of one line of 500 MB is something else, and is not taken into memory."""
+
+_SHOWN = 200
+_STEP = 1 << 20
+
 
 class BadLine(str):
     """A line that is not valid text, its bad bytes replaced; `reason` says what is wrong with it."""
@@ -29,7 +35,8 @@ class BadLine(str):
 def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without their ends, reading as it goes; a byte order mark is left out.
 
-    With `keep_bad` a line with a NUL or with bytes that are not UTF-8 comes as a `BadLine`. Otherwise it raises
+    With `keep_bad` a line with a NUL, with bytes that are not UTF-8 or with more than `MAX_LINE_BYTES` comes as a
+    `BadLine`, of which the last kind shows its beginning only. Otherwise it raises
     `UsageError` with the line's number, as does a file that cannot be read.
     """
     try:
@@ -39,7 +46,16 @@ def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
             if file.peek(3).startswith(codecs.BOM_UTF8):
                 file.seek(3)
             number = 1
-            for raw in file:
+            for raw in iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""):
+                if len(raw) > MAX_LINE_BYTES:
+                    long = f"more than {MAX_LINE_BYTES >> 20} MB without a line's end"
+                    if not keep_bad:
+                        raise UsageError(f"{path} line {number}: {long}. Put each record on a line of its own.")
+                    yield BadLine(raw[:_SHOWN].decode(errors="replace"), long)
+                    number += 1
+                    while raw and not raw.endswith(b"\n"):
+                        raw = file.readline(_STEP)  # noqa: PLW2901  # the rest of the line
+                    continue
                 content = raw.removesuffix(b"\n").removesuffix(b"\r")
                 if reason := _encoding_error(content):
                     if not keep_bad:

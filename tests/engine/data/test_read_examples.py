@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.engine.data import text_lines as text_lines_module
 from lora_tui.engine.data.examples import (
     Conversation,
     Example,
@@ -451,3 +452,15 @@ def test_tools_and_reasoning_are_counted_since_examples_lack_them(tmp_path: Path
     (warning,) = found.warnings(path)
     assert warning.startswith(f"{path}: reasoning_content in 1 record, tools in 1 record: left out")
     assert read_examples(write(tmp_path, "u.jsonl", turns(""))).warnings(path) == []
+
+
+def test_a_line_without_an_end_is_named_and_not_taken_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_lines_module, "MAX_LINE_BYTES", 1000)
+    record = '{"question": "q", "answer": "a"}'
+    path = write(tmp_path, "t.jsonl", f"{record}\n{'x' * 5000}\n{record}\n")
+    assert f"{path} line 2: more than 0 MB without a line's end" in refusal(path)
+    kept = list(text_lines_module.text_lines(path, keep_bad=True))
+    assert [kept[0], len(kept[1]), kept[2]] == [record, 200, record]
+    assert isinstance(kept[1], text_lines_module.BadLine)

@@ -12,14 +12,20 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self
 
+import psutil
+
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
 
 DEADLINE = 30.0
-"""Seconds that a file may take. 20 MB of the worst kind that is linear take about 8."""
+"""Seconds of the processor that a file may take. 20 MB of the worst kind that is linear take about 8."""
+
+_WALL_FACTOR = 4
+"""On a busy machine a file may take as many times its deadline by the clock; then it hangs."""
 
 MEMORY_BYTES = 1 << 30
 """Address space of the process; a page of 20 MB needs about 200 MB of it."""
@@ -47,15 +53,9 @@ class TextExtractor:
             process = self._process = self._process or _begin()
         except OSError as problem:
             raise UnusableFile(f"no process could be started to read it ({problem.strerror or problem})") from problem
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self._deadline, end)
-        timer.daemon = True
-        timer.start()
+        done, late = threading.Event(), threading.Event()
+        watch = threading.Thread(target=self._end_late, args=(process, done, late), daemon=True)
+        watch.start()
         try:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -64,7 +64,8 @@ class TextExtractor:
         except OSError:
             answer = None
         finally:
-            timer.cancel()
+            done.set()
+            watch.join()
         if answer is None:
             self.close()
             if late.is_set():
@@ -74,6 +75,18 @@ class TextExtractor:
         if reason := header.get("problem"):
             raise UnusableFile(str(reason))
         return text.decode()
+
+    def _end_late(self, process: subprocess.Popen[bytes], done: threading.Event, late: threading.Event) -> None:
+        """Kill the process once it has worked for longer than the deadline, or has hung for a few times as long."""
+        began, worked = time.monotonic(), _processor_seconds(process.pid)
+        while not done.wait(min(0.5, self._deadline)):
+            waited = time.monotonic() - began
+            if _processor_seconds(process.pid) - worked > self._deadline or waited > max(
+                1.0, self._deadline * _WALL_FACTOR
+            ):
+                late.set()
+                process.kill()
+                return
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -99,6 +112,14 @@ def _begin() -> subprocess.Popen[bytes]:
         env=environment,
         start_new_session=True,  # Ctrl+C is the parent's to handle
     )
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:  # it has ended
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _send(pipe: IO[bytes], header: dict[str, Any], body: bytes) -> None:
