@@ -282,3 +282,7 @@ def test_a_file_that_takes_too_much_memory_is_named() -> None:
         with pytest.raises(UnusableFile, match="memory"):
             extractor.extract(".html", b"<p>a" * (MEMORY_BYTES >> 3))
         assert extractor.extract(".html", b"<p>next") == "next"
+
+
+def test_a_carriage_return_in_preformatted_text_ends_a_line() -> None:
+    assert extract_here(".html", b"<body><pre>one\rtwo&#13;three</pre>") == "```\none\ntwo\nthree\n```"

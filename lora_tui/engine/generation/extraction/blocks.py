@@ -65,4 +65,6 @@ def without_hints(text: str) -> str:
 
 def without_controls(text: str) -> str:
     """Return extracted text without hints and control characters, of which a page or a document shows none."""
+    if "\r" in text:  # a line's end in preformatted text
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROLS.sub("", without_hints(text))
