@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lora_tui.engine.generation.claims import off_the_passage, wrong_name, wrong_negation, wrong_number
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.injection import find_instruction, find_phrase
+from lora_tui.engine.generation.question_checks import dangling_reference, gives_answer_away, other_language, trivial
 from lora_tui.engine.generation.quotations import is_quoted, says_something
-from lora_tui.scoring.metrics import numbers_supported
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
+from lora_tui.text import one_line
 
 _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER = 8, 400, 3000
 """Lengths in characters."""
@@ -37,7 +39,6 @@ _PASSAGE_REFERENCE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-_LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
 _HIDDEN = re.compile(
     "[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
     "|(?<=[ -~])[\u200c\u200d]"  # Persian, Hindi and emoji need joiners
@@ -74,11 +75,10 @@ def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
         yield Refusal("no evidence", "no sentence of the passage is quoted as evidence")
     elif not is_quoted(pair.evidence, passage):
         yield Refusal("no evidence", "the quoted evidence does not occur in the passage")
-    if not numbers_supported(_LIST_NUMBER.sub("", pair.answer), passage):
-        yield Refusal("wrong number", "a number in the answer does not occur in the passage")
     if found := _PASSAGE_REFERENCE.search(pair.question) or _PASSAGE_REFERENCE.search(pair.answer):
-        words = " ".join(found.group().split())
-        yield Refusal("leans on the passage", f"«{words}» means nothing to someone who has not seen the passage")
+        yield _leaning(found.group())
+    if pointing := dangling_reference(pair.question):
+        yield _leaning(pointing)
     if kind := find_secret(text):
         yield Refusal("holds a secret", f"it seems to hold {kind}")
     if _HIDDEN.search(text):
@@ -86,3 +86,31 @@ def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
     if to_model := find_instruction(text) or find_phrase(pair.evidence):
         reason = f"«{to_model}» reads like words to a model: a person should look at it"
         yield Refusal("instructions", reason, "review")
+    if language := other_language(pair.question, passage) or other_language(pair.answer, passage):
+        yield Refusal("another language", f"the passage is not in the same language ({language})")
+    if worthless := trivial(pair.question, pair.answer):
+        yield Refusal("trivial", f"«{_shown(worthless)}» teaches nothing")
+    # A whole sentence is left to the judge: a question about it may well hold its words.
+    if gives_answer_away(pair.question, pair.answer) and normalise(pair.answer) != normalise(pair.evidence):
+        yield Refusal("answer in the question", "every word of the answer stands in the question")
+    yield from _unsupported_claims(pair, passage)
+
+
+def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
+    """Yield the claims of an answer that nothing holds."""
+    if number := wrong_number(pair.answer, pair.evidence, pair.question):
+        yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
+    if off := off_the_passage(pair.answer, passage, pair.question):
+        yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
+    if name := wrong_name(pair.answer, pair.evidence, pair.question, passage):
+        yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
+    if denied := wrong_negation(pair.answer, pair.evidence, pair.question):
+        yield Refusal("negated", f"the evidence says the opposite of «{_shown(denied)}»")
+
+
+def _leaning(words: str) -> Refusal:
+    return Refusal("leans on the passage", f"«{_shown(words)}» means nothing to someone who has not seen the passage")
+
+
+def _shown(text: str) -> str:
+    return one_line(text, 60)

@@ -1,0 +1,99 @@
+"""The gates on labelled pairs, which lie beside this file: what each kind of fault is stopped by, and what is lost.
+
+The table is printed by `python -m tests.engine.generation.test_labelled_pairs`. A pair counts as stopped whatever gate
+stops it; a gate's precision is the share of pairs it stops that are not right ones.
+"""
+
+import json
+from collections import Counter, defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.engine.generation.gates import check_gates
+from lora_tui.engine.generation.generation_model import ProposedPair
+from lora_tui.engine.generation.near_duplicates import NearDuplicates
+
+DATA: dict[str, Any] = json.loads(Path(__file__).with_name("labelled_pairs.json").read_text("utf-8"))
+
+
+def cause_of(labelled: dict[str, str]) -> str | None:
+    """Return the cause for which a labelled pair is kept from the judge, or None."""
+    passage = DATA["passages"][labelled["passage"]]["text"]
+    pair = ProposedPair(labelled["question"], labelled["answer"], labelled["evidence"], "")
+    if (refusal := check_gates(pair, passage)) is not None:
+        return refusal.cause
+    index = NearDuplicates()
+    if "like" in labelled:
+        index.add(labelled["like"])
+    return "near duplicate" if index.find(labelled["question"]) else None
+
+
+@cache
+def stopped() -> dict[tuple[str, str], Counter[str]]:
+    """Return for each set and kind of pair how many each gate stops; "" counts those that pass."""
+    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for labelled in DATA["pairs"]:
+        found[labelled.get("set", "first"), labelled["kind"]][cause_of(labelled) or ""] += 1
+    return found
+
+
+def recall(kind: str, part: str = "first") -> float:
+    causes = stopped()[part, kind]
+    return 1 - causes[""] / causes.total()
+
+
+def test_there_are_three_hundred_pairs_of_every_kind_and_the_licence_of_what_is_quoted() -> None:
+    kinds = Counter(labelled["kind"] for labelled in DATA["pairs"])
+    assert kinds.total() >= 300
+    assert len(kinds) == 12
+    assert min(kinds.values()) >= 8
+    assert "MIT License" in DATA["licence"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("wrong number", 0.95),
+        ("off the passage", 0.95),
+        ("wrong name", 0.9),
+        ("negated", 0.8),
+        ("near duplicate", 0.85),
+        ("not self-contained", 0.9),
+        ("trivial", 0.9),
+        ("answer in the question", 0.9),
+        ("injected", 1.0),
+        ("secret", 1.0),
+        ("other language", 0.9),
+    ],
+)
+def test_wrong_pairs_are_stopped_without_a_model(kind: str, least: float) -> None:
+    assert recall(kind) >= least, stopped()["first", kind]
+
+
+def test_right_pairs_pass() -> None:
+    assert recall("right") <= 0.03, stopped()["first", "right"]
+
+
+def table() -> str:
+    """Return recall of each kind of pair, and precision of each gate, as Markdown."""
+    lines = ["| set | pairs | of them | stopped | by |", "| --- | --- | --- | --- | --- |"]
+    for (part, kind), causes in stopped().items():
+        by = ", ".join(f"{cause} {number}" for cause, number in causes.most_common() if cause)
+        lines.append(f"| {part} | {kind} | {causes.total()} | {1 - causes[''] / causes.total():.0%} | {by} |")
+    lines += ["", "| gate | stops | of them wrong |", "| --- | --- | --- |"]
+    gates: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for (_, kind), causes in stopped().items():
+        gates += causes
+        right += causes if kind == "right" else Counter()
+    for gate, number in gates.most_common():
+        if gate:
+            lines.append(f"| {gate} | {number} | {1 - right[gate] / number:.0%} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
