@@ -86,6 +86,9 @@ def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: 
     if question is None:
         return
     if not (streams.in_is_terminal and streams.err_is_terminal) or request.json_lines:
+        if plan.mode == "format":  # most raw files hold ready pairs and need no model
+            plan.options["no_model"] = question.refusal
+            return
         raise UsageError(question.refusal)
     streams.err.write(f"{clean(question.text)} [y/N] ")
     streams.err.flush()

@@ -128,15 +128,18 @@ class Store:
         """
         try:
             name = await asyncio.to_thread(self._name_now)
-            if name is not None:
-                await self.value("PRAGMA wal_checkpoint(TRUNCATE)")
+            # Busy where another connection still reads: what was written last then stays in the log of the old name.
+            if name is not None and await self.value("PRAGMA wal_checkpoint(TRUNCATE)") == 0:
                 what = f"The store {self.path} was renamed to {name} while it was written; all is there."
             else:
                 name = await asyncio.to_thread(_free_name, self.path)
                 async with aiosqlite.connect(name) as copied:
                     await self._connection.backup(copied)
                 await asyncio.to_thread(name.chmod, 0o600)
-                what = f"The store {self.path} was removed while it was written; all that it held is saved as {name}."
+                what = (
+                    f"The store {self.path} was removed or renamed while it was written; all that it held is saved as "
+                    f"{name}."
+                )
         except (OSError, sqlite3.Error, LoraTuiError) as problem:
             log.exception("the store cannot be saved")
             return f"The store {self.path} was removed while it was written, and cannot be saved elsewhere: {problem}."

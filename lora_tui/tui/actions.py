@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.protocol.backend import ForecastText, ReviewResult
+from lora_tui.store import runs
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, Problem, TextDialog
 from lora_tui.tui.services import AppServices
@@ -34,7 +35,7 @@ class AppActions:
         given = dict(options or {})
         if mode == "train" and resume is None and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
-        if mode == "generate" and self._asks_about_key(mode, resume):
+        if mode == "generate" and await self._asks_about_key(mode, resume):
             return None
         started = services.backend.start(mode, services.state.settings, given, resume)
         run_id = await services.attempt(started)
@@ -108,12 +109,22 @@ class AppActions:
 
         self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
 
-    def _asks_about_key(self, mode: str, resume: int | None) -> bool:
-        """Ask, where it is needed, whether the key that a configuration file names may be sent; then begin."""
+    async def _asks_about_key(self, mode: str, resume: int | None) -> bool:
+        """Ask, where it is needed, whether the key that a file names may be sent; then begin.
+
+        A run that goes on may name another variable or address than the configuration: the store is the file then.
+        """
         from lora_tui.config.key_consent import allow_key, key_question
 
         services = self._services
-        question = key_question(services.state.settings.data_generation, services.state.key_named_in)
+        settings, named_in = services.state.settings.data_generation, services.state.key_named_in
+        if resume is not None and (store := services.reader.store) is not None:
+            run = await runs.get(store, resume)
+            own = run.settings.get("data_generation", {}) if run is not None else {}
+            own = {name: own[name] for name in ("api_key_env", "base_url", "model") if isinstance(own.get(name), str)}
+            if any(getattr(settings, name) != value for name, value in own.items() if name != "model"):
+                settings, named_in = settings.model_copy(update=own), store.path
+        question = key_question(settings, named_in)
         if question is None:
             return False
         choices = [

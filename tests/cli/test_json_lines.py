@@ -107,3 +107,13 @@ def test_the_results_alone_go_through_a_pipe(program: Program) -> None:
 def test_closed_streams_are_no_reason_to_fail(program: Program) -> None:
     ended = program.shell("$LORA train=noisy --run train >&- 2>&- <&-; echo $?")
     assert ended.out.strip() == "0"
+
+
+def test_ready_pairs_need_no_key_and_ask_about_none(program: Program) -> None:
+    (program.folder / "config.toml").write_text('[data_generation]\napi_key_env = "AWS_SECRET_ACCESS_KEY"\n')
+    (program.folder / "raw.txt").write_text("Who?\tNobody.\nA plain statement that needs a model.\n")
+    program.environment["AWS_SECRET_ACCESS_KEY"] = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+    ended = program.run("", "--generate-training-file", "raw.txt", "out.txt")
+    assert (program.folder / "out.txt").read_text().count("Question: ") == 1
+    assert "it is not sent before you allow it" in " ".join((program.folder / "out.txt.rejected").read_text().split())
+    assert ended.status == 1

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -490,7 +491,7 @@ def test_open_commands_are_rows_of_a_run(engine_harness: EngineHarness, job: Cal
     assert engine_harness.ask(events.open_commands, run_id) == [Command(number, run_id, "stop", {"why": "tea"})]
 
 
-@pytest.mark.parametrize("what", ["removed", "renamed", "replaced", "with its folder"])
+@pytest.mark.parametrize("what", ["removed", "renamed", "renamed while it is read", "replaced", "with its folder"])
 def test_a_store_that_goes_away_under_a_run_fails_it_and_nothing_is_lost(
     new_engine_harness: Callable[[Path, Settings], EngineHarness],
     tmp_path: Path,
@@ -499,13 +500,19 @@ def test_a_store_that_goes_away_under_a_run_fails_it_and_nothing_is_lost(
     what: str,
 ) -> None:
     monkeypatch.setattr("lora_tui.store.runs.HEARTBEAT_SECONDS", 0.25)
+    monkeypatch.setattr("lora_tui.store.connection._BUSY_TIMEOUT_MS", 300)
+    readers: list[sqlite3.Connection] = []
     engine_harness = new_engine_harness(tmp_path / "folder", tiny_settings())
     path = engine_harness.store_path
 
     async def work(ctx: RunContext) -> dict[str, Any]:
         ctx.emit("note", message="kept")
         await ctx.flush()
-        if what == "renamed":
+        if what.startswith("renamed"):
+            if what != "renamed":
+                readers.append(sqlite3.connect(path, check_same_thread=False, isolation_level=None))
+                readers[0].execute("BEGIN")
+                readers[0].execute("SELECT * FROM runs").fetchall()
             path.rename(path.with_name("other.db"))
         elif what == "with its folder":
             shutil.rmtree(path.parent)
@@ -536,6 +543,8 @@ def test_a_store_that_goes_away_under_a_run_fails_it_and_nothing_is_lost(
     assert asyncio.run(look()) == ("failed", ["kept", "written after that"])
     with pytest.raises(UsageError, match="removed, renamed or replaced; start lora-tui again"):
         engine_harness.start("train")
+    for reader in readers:
+        reader.close()
 
 
 @pytest.mark.parametrize(

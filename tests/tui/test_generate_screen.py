@@ -339,6 +339,26 @@ async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_se
         await wait_until(lambda: harness.backend.calls_of("start"))
 
 
+async def test_a_key_that_a_stored_run_names_is_asked_about_before_it_goes_on(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
+    foreign = {
+        "data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY",
+        "data_generation.base_url": "https://m.example/v1",
+    }
+    await harness.populate(lambda store: create_run(store, "generate", settings=foreign, state="stopped"))
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "stopped")
+        await pilot.press("4")
+        await pilot.press("R")
+        await wait_for_text(app, "Send the value of AWS_SECRET_ACCESS_KEY there?")
+        assert harness.backend.calls_of("start") == []
+        await pilot.press("s")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+
+
 async def test_without_a_run_the_screen_says_what_starting_would_do_and_starts(harness: AppHarness) -> None:
     async with harness.app() as (app, pilot):
         await pilot.press("escape")

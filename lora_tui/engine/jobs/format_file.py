@@ -12,7 +12,7 @@ from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, GenerationModel
 from lora_tui.engine.jobs.generate import open_model
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
-from lora_tui.errors import LoraTuiError
+from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.outputs import check_output
 
 
@@ -62,6 +62,8 @@ class StatementModel:
         Raises `LoraTuiError` where the model makes no pair of this statement, `UnreachableError` where it will make
         none of any, such as without a key, and `Stopped` where the run is stopping.
         """
+        if refusal := self._ctx.options.get("no_model"):
+            raise UnreachableError(str(refusal))
         async with self._lock:
             if self._model is None:
                 self._model = await open_model(self._ctx)

@@ -17,8 +17,12 @@ from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 
 _DEFAULT_MODEL = FineTuning().model_name
 
-_SAMPLES, _BLOCK = 16, 1 << 16
-"""Blocks of a weight file that are hashed, spread over it, and their bytes: two models differ nearly everywhere."""
+_BLOCK, _APART, _MOST_BLOCKS = 1 << 12, 1 << 18, 1 << 13
+"""Bytes of a block that is hashed, bytes from one to the next, and how many of a file at most.
+
+No matrix of a model lies between two of them (2 GB: one in 256 kB; 14 GB: one in 1.7 MB), so that an edited or a merged
+model is another one.
+"""
 
 _FOLDERS_UP = 5
 """Folders above an adapter in which a relative path of an older one is looked for: training began in one of them."""
@@ -88,17 +92,19 @@ def _is_model(path: Path) -> bool:
 
 
 def _fingerprint(path: Path) -> str:
-    """Hash a model's weights by samples: the size of each file, its beginning and end, and blocks in between."""
+    """Hash a model's weights by samples: each file's size, its end, and a block in every matrix of any size."""
     digest = hashlib.sha256()
     try:
         files = [path] if path.suffix == ".gguf" else sorted(weight_files(path), key=lambda file: file.name)
         for file in files:
             size = file.stat().st_size
             digest.update(size.to_bytes(8))
-            with file.open("rb") as content:
-                for place in range(_SAMPLES + 1):
-                    content.seek(max(0, size - _BLOCK) * place // _SAMPLES)
+            with file.open("rb", buffering=0) as content:
+                for place in range(0, size, max(_APART, size // _MOST_BLOCKS)):
+                    content.seek(place)
                     digest.update(content.read(_BLOCK))
+                content.seek(max(0, size - _BLOCK))
+                digest.update(content.read(_BLOCK))
     except OSError as problem:
         raise LoraTuiError(f"The weights of {path} cannot be read: {problem.strerror or problem}.") from problem
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """An endpoint that goes away, says nothing, limits, redirects or speaks another protocol, over real sockets."""
 
+import asyncio
 import ssl
 import subprocess
 import threading
@@ -252,3 +253,18 @@ def test_the_threads_of_a_test_endpoint_end() -> None:
     with RawEndpoint():
         pass
     assert threading.active_count() <= before
+
+
+def test_a_server_that_answers_one_request_at_a_time_is_away_once_at_most(
+    harness: GenerationHarness, endpoint: RawEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: Any, silence_alone: bool = False) -> str | None:
+        return "it takes connections and answers nothing" if endpoint.count("judge") or silence_alone else None
+
+    endpoint.delay = 0.8
+    monkeypatch.setattr(contact, "no_answer", silent)
+    monkeypatch.setattr(contact.Contact, "first", lambda self: asyncio.sleep(0))
+    outcome = harness.run(**values(harness, endpoint, total_examples=8))
+    assert outcome.state == "finished", outcome.error
+    told = [event["waiting"] for event in harness.events("waiting")]
+    assert told == [True, False]

@@ -52,6 +52,8 @@ def meaning(status: int, message: str = "", body: Any = None, **more: Any) -> st
         (503, "The queue is too long", {}, "busy"),
         (429, "The queue is too long", {}, "rate"),
         (408, "Waiting took too long", {}, "server"),
+        (503, "The moderation service is temporarily unavailable", {}, "busy"),
+        (502, "nginx: temperature of the upstream", {}, "server"),
         (413, "The prompt is too long", {}, "context"),
         (408, "", {}, "server"),
         (400, "The plain HTTP request was sent to HTTPS port", {}, "tls"),

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lora_tui.engine.models.adapter_source import open_adapter
+from lora_tui.engine.models.base_location import base_facts
 from lora_tui.errors import UnreachableError, UsageError
 from tests.engine.conftest import Trained
 from tests.engine.tiny import tiny_settings
@@ -74,3 +77,16 @@ def test_a_model_of_the_same_shape_is_another_one_by_its_weights(moved: Callable
     weights.write_bytes(content[:-4] + b"\0\0\0@")
     with pytest.raises(UsageError, match="another model"):
         moved("./tuned")
+
+
+def test_a_model_in_which_one_matrix_differs_is_another(tmp_path: Path) -> None:
+    found = set()
+    for folder, changed in (("a", 0.0), ("b", 0.0), ("c", 1.0)):
+        model = tmp_path / folder
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        tensors = {f"layers.{number}": torch.zeros(576, 576) for number in range(60)}
+        tensors["layers.31"] += changed
+        save_file(tensors, model / "model.safetensors")
+        found.add(base_facts(str(model))["base_sha256"])
+    assert len(found) == 2

@@ -47,6 +47,7 @@ class Contact:
         self._stop = stop
         self._lock = asyncio.Lock()
         self._made = False
+        self._one_at_a_time = False  # while it works on a reply it answers nothing else, and the reply comes
         self._in_flight: dict[object, float] = {}  # requests that are not answered, and when they left
         self._heard = 0.0  # when an answer, or a sign of life, came last
         self._watch: asyncio.Task[None] | None = None
@@ -106,7 +107,12 @@ class Contact:
         finally:
             del self._in_flight[request]
         self._heard = time.monotonic()
+        self._one_at_a_time |= outage is not None and outage.is_silent
         return answer
+
+    async def _takes_connections(self) -> bool:
+        """Tell whether connections are taken at the address, though nothing is answered on them."""
+        return await no_answer(self._http, self.address, _LOOK, silence_alone=True) is not None
 
     async def _watch_silence(self, outage: Outage) -> None:
         """Look at the address whenever nothing was heard of it for a while. Requests in flight stay in flight."""
@@ -118,7 +124,7 @@ class Contact:
             if silent < patience:
                 continue
             reason = await self.look()
-            if reason is None:
+            if reason is None or (self._one_at_a_time and await self._takes_connections()):
                 patience = _SILENCE if outage.is_silent else min(_LONGEST_PATIENCE, 2 * patience)
                 self._heard = time.monotonic()
                 if outage.is_silent:

@@ -32,6 +32,9 @@ REFUSAL_STATUSES = (400, 405, 413, 415, 422, 501)
 _CONTEXT_STATUSES = (*REFUSAL_STATUSES, 200, 404, 500)
 """Statuses with which a prompt that is too long is refused. A gateway's page says "too long" of its own waiting."""
 
+_PASSING_STATUSES = (408, 409, 429, 502, 503, 504, 529)
+"""Statuses of something that may pass."""
+
 _MODEL_CODES = (
     "model_not_found", "invalid_model", "unknown_model", "model_not_supported", "model_not_available",
     "deploymentnotfound", "model_decommissioned", "model_not_exist",
@@ -144,7 +147,8 @@ def meaning_of(error: ErrorAnswer, parameters: Mapping[str, Any], model: str) ->
         return "context"
     if _TLS.search(said):
         return "tls"
-    if error.status not in (401, 402, 429) and (_has(error, _FILTER_CODES) or _FILTER.search(said)):
+    passing = error.status in _PASSING_STATUSES  # what a gateway says beside it is about itself
+    if error.status not in (401, 402, 429) and (_has(error, _FILTER_CODES) or (not passing and _FILTER.search(said))):
         return "filtered"
     if error.status == 402 or (_says_credit(error, said) and not _PER_TIME.search(error.details)):
         return "credit"
@@ -155,7 +159,7 @@ def meaning_of(error: ErrorAnswer, parameters: Mapping[str, Any], model: str) ->
     if _has(error, _MODEL_CODES):
         return "model"
     named = any(re.search(rf"\b{name}\b", said) for name in sent_names(parameters))
-    if error.status != 404 and (named or names_a_parameter(said, parameters)):
+    if error.status != 404 and not passing and (named or names_a_parameter(said, parameters)):
         return "parameter"
     if error.status < 500 and (_has(error, _KEY_CODES) or _KEY.search(said)):
         return "key"
