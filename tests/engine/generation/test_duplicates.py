@@ -5,6 +5,7 @@ import random
 import pytest
 
 from lora_tui.engine.generation.near_duplicates import NEAR, NearDuplicates, grams, jaccard
+from lora_tui.engine.generation.questions.completions import stems
 
 
 def index(*questions: str) -> NearDuplicates:
@@ -78,6 +79,13 @@ def test_questions_that_are_put_in_at_once_are_found_like_single_ones_and_can_be
     assert many.find(asked[0]) == (asked[0], 1.0)
 
 
+def test_the_same_question_in_another_order_is_the_same_and_with_another_word_is_not() -> None:
+    asked = "What is returned by the run_worker method?"
+    assert index(asked).find("What does the run_worker method return?") is not None
+    assert index(asked).find("When does the run_worker method return?") is None
+    assert index("Where does the ferry Alda sail from?").find("From where does the ferry Alda sail?") is not None
+
+
 def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
     rng = random.Random(3)
     words = "bees ants dance food hive queen wax honey angle sun length direction flower field worker".split()
@@ -88,6 +96,7 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
     for number, question in enumerate(questions):
         near = any(jaccard(grams(question), grams(other)) >= NEAR for other in questions[:number])
         missed += near and duplicates.find(question) is None
-        assert near or duplicates.find(question) is None
+        reordered = any(stems(question) == stems(other) for other in questions[:number])
+        assert near or reordered or duplicates.find(question) is None
         duplicates.add(question)
     assert missed <= 1  # 32 bands of 4 find a similarity of 0.7 with 99.98 %
