@@ -81,8 +81,11 @@ def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: 
     A run that goes on may name another variable than the configuration: the store is the file then.
     """
     chosen = plan.settings.data_generation
-    same = chosen.api_key_env == loaded.settings.data_generation.api_key_env
-    question = key_question(chosen, loaded.key_named_in if same else store_path)
+    now = loaded.settings.data_generation
+    if (chosen.api_key_env, chosen.base_url) == (now.api_key_env, now.base_url):
+        question = key_question(chosen, loaded.key_named_in, loaded.address_named_in)
+    else:
+        question = key_question(chosen, store_path)  # its address may have been typed when it began
     if question is None:
         return
     if not (streams.in_is_terminal and streams.err_is_terminal) or request.json_lines:

@@ -1,11 +1,13 @@
-"""Consent to send the value of an environment variable that a configuration file names as the endpoint's key.
+"""Consent to send the value of an environment variable to where a configuration file says.
 
 A configuration can come from anywhere, with a folder of texts or a repository, and may name any variable beside any
-address: ``AWS_SECRET_ACCESS_KEY`` would then be sent to it. People are asked once for each file, variable and address.
-Nobody is asked about the variables that providers of models document for their keys, about a variable that the command
-line, the environment or the app itself names, or about what holds no secret.
+address: ``AWS_SECRET_ACCESS_KEY`` would then be sent to it, or ``OPENAI_API_KEY`` to somebody else. People are asked once
+for each file, variable and address. Nobody is asked about a provider's own variable where the address is that
+provider's, this machine or the local network, about a variable that the command line, the environment or the app itself
+names, or about what holds no secret.
 """
 
+import ipaddress
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -18,14 +20,40 @@ from lora_tui.files import write_atomically
 from lora_tui.secrets import is_placeholder
 from lora_tui.text import one_line
 
-_USUAL = frozenset(
-    f"{provider}_API_KEY"
-    for provider in (
-        "AI21 ANTHROPIC AZURE_OPENAI CEREBRAS COHERE DASHSCOPE DEEPINFRA DEEPSEEK FIREWORKS GEMINI GOOGLE GROQ LITELLM "
-        "LLM LMSTUDIO MISTRAL MOONSHOT NEBIUS NOVITA NVIDIA OLLAMA OPENAI OPENROUTER PERPLEXITY SAMBANOVA TOGETHER "
-        "VLLM XAI ZAI"
-    ).split()
-)
+_PROVIDERS = {
+    f"{line.split()[0]}_API_KEY": tuple(line.split()[1:])
+    for line in """
+        AI21 ai21.com
+        ANTHROPIC anthropic.com
+        AZURE_OPENAI azure.com
+        CEREBRAS cerebras.ai
+        COHERE cohere.com cohere.ai
+        DASHSCOPE aliyuncs.com
+        DEEPINFRA deepinfra.com
+        DEEPSEEK deepseek.com
+        FIREWORKS fireworks.ai
+        GEMINI googleapis.com
+        GOOGLE googleapis.com
+        GROQ groq.com
+        MISTRAL mistral.ai
+        MOONSHOT moonshot.ai moonshot.cn
+        NEBIUS nebius.com nebius.ai
+        NOVITA novita.ai
+        NVIDIA nvidia.com
+        OPENAI openai.com
+        OPENROUTER openrouter.ai
+        PERPLEXITY perplexity.ai
+        SAMBANOVA sambanova.ai
+        TOGETHER together.xyz together.ai
+        XAI x.ai
+        ZAI z.ai
+    """.strip().splitlines()
+}
+"""The variables that providers of models document for their keys, and the domains that they belong to."""
+
+_OWN_SERVERS = frozenset(f"{server}_API_KEY" for server in ("LITELLM", "LLM", "LMSTUDIO", "OLLAMA", "VLLM"))
+"""Variables for the key of a server that people run themselves, wherever it is."""
+
 _FILE = "allowed_keys.json"
 _OPENAI = "https://api.openai.com/v1"
 
@@ -42,7 +70,7 @@ class KeyQuestion:
     def text(self) -> str:
         """The question."""
         return (
-            f"{one_line(self.file, 100)} names {self.variable} as the key for {one_line(self.address, 80)}.\n"
+            f"{one_line(self.file, 100)} has {self.variable} as the key for {one_line(self.address, 80)}.\n"
             f"Send the value of {self.variable} there?"
         )
 
@@ -50,25 +78,40 @@ class KeyQuestion:
     def refusal(self) -> str:
         """The message where nobody can be asked."""
         return (
-            f"{one_line(self.file, 100)} names {self.variable} as the key for {one_line(self.address, 80)}; it is not "
+            f"{one_line(self.file, 100)} has {self.variable} as the key for {one_line(self.address, 80)}; it is not "
             "sent before you allow it.\n"
             f"If you mean it, add --set data_generation.api_key_env={self.variable}, or export "
             f"LORA_TUI__DATA_GENERATION__API_KEY_ENV={self.variable}."
         )
 
 
-def key_question(chosen: DataGeneration, named_in: Path | None) -> KeyQuestion | None:
-    """Return what has to be asked before a run, or None; `named_in` is the file that names the variable, if any."""
+def key_question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None = None) -> KeyQuestion | None:
+    """Return what has to be asked before a run, or None.
+
+    `named_in` is the file that names the variable, `address_in` the one that names the address, None where no file does.
+    """
     variable, value = chosen.api_key_env, os.environ.get(chosen.api_key_env, "").strip()
-    if named_in is None or not value or is_placeholder(value) or chosen.model == "builtin" or variable in _USUAL:
+    if not value or is_placeholder(value) or chosen.model == "builtin" or variable in _OWN_SERVERS:
         return None
+    named_in = address_in if variable in _PROVIDERS else named_in
     parts = urlsplit(chosen.base_url or _OPENAI)
-    host = parts.hostname or ""
-    if variable.endswith("_API_KEY") and (host in ("localhost", "::1") or host.startswith("127.")):
-        return None  # the name of a key for such a server, and it does not leave this machine
+    host = (parts.hostname or "").rstrip(".")
+    if named_in is None or (variable.endswith("_API_KEY") and _is_near(host)):
+        return None
+    if any(host == domain or host.endswith(f".{domain}") for domain in _PROVIDERS.get(variable, ())):
+        return None
     address = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
     question = KeyQuestion(variable, address, str(named_in.absolute()))
     return None if asdict(question) in _allowed() else question
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is this machine or one of the local network, as far as its name tells."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".lan", ".internal", ".localhost", ".home.arpa"))
+    return address.is_loopback or address.is_private
 
 
 def allow_key(question: KeyQuestion) -> None:

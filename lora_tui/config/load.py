@@ -45,6 +45,7 @@ FILE_NAME = "config.toml"
 
 _PREFIX = "LORA_TUI__"
 _KEY_NAME = "data_generation.api_key_env"
+_ADDRESS = "data_generation.base_url"
 _SET = Source("--set")
 
 KeyPath = tuple[str, ...]
@@ -67,6 +68,8 @@ class Loaded:
     path: Path | None
     key_named_in: Path | None = None
     """The file, where it is the one that names ``data_generation.api_key_env``."""
+    address_named_in: Path | None = None
+    """The file, where it is the one that names ``data_generation.base_url``, and the variable was not typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,9 @@ def load_settings(
     given += _from_overrides(overrides, problems)
     settings = _validated([*in_file, *given], problems)
     copied = copied_keys({".".join(entry.path): entry.value for entry in in_file})
-    key_named = _KEY_NAME in _names(in_file) - _names(given)
+    by_file = set() if _KEY_NAME in _names(given) else _names(in_file) - _names(given)
     written = with_written(settings, (_names(in_file) - copied) | _names(given))
-    return Loaded(written, path, path if key_named else None)
+    return Loaded(written, path, path if _KEY_NAME in by_file else None, path if _ADDRESS in by_file else None)
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:

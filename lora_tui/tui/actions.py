@@ -117,14 +117,15 @@ class AppActions:
         from lora_tui.config.key_consent import allow_key, key_question
 
         services = self._services
-        settings, named_in = services.state.settings.data_generation, services.state.key_named_in
+        state = services.state
+        settings, named_in, address_in = state.settings.data_generation, state.key_named_in, state.address_named_in
         if resume is not None and (store := services.reader.store) is not None:
             run = await runs.get(store, resume)
             own = run.settings.get("data_generation", {}) if run is not None else {}
             own = {name: own[name] for name in ("api_key_env", "base_url", "model") if isinstance(own.get(name), str)}
             if any(getattr(settings, name) != value for name, value in own.items() if name != "model"):
-                settings, named_in = settings.model_copy(update=own), store.path
-        question = key_question(settings, named_in)
+                settings, named_in, address_in = settings.model_copy(update=own), store.path, None
+        question = key_question(settings, named_in, address_in)
         if question is None:
             return False
         choices = [

@@ -108,6 +108,12 @@ class AppState:
         same = self.settings.data_generation.api_key_env == self.saved.data_generation.api_key_env
         return self.prepare().key_named_in if same else None
 
+    @property
+    def address_named_in(self) -> Path | None:
+        """The file that names the endpoint's address; None where it was typed, or is the default."""
+        same = self.settings.data_generation.base_url == self.saved.data_generation.base_url
+        return self.prepare().address_named_in if same else None
+
     def mark_saved(self, path: Path) -> None:
         """Note that the settings as they are now stand in this file."""
         self._loaded = replace(self.prepare(), settings=self.settings, path=path)

@@ -81,9 +81,9 @@ def test_a_key_that_a_configuration_names_is_not_sent_before_somebody_allows_it(
     (program.folder / "config.toml").write_text("\n".join([*lines, 'api_key_env = "AWS_SECRET_ACCESS_KEY"']))
     ended = program.run("", "--run", "generate")
     assert ended.status == 2
-    assert "config.toml names AWS_SECRET_ACCESS_KEY as the key for http://127.0.0.1:9" in ended.err
+    assert "config.toml has AWS_SECRET_ACCESS_KEY as the key for http://127.0.0.1:9" in ended.err
     assert "--set data_generation.api_key_env=AWS_SECRET_ACCESS_KEY" in ended.err
     assert "wJalrXUtnFEMIK7" not in ended.err
     (program.folder / "training_input").mkdir()
     allowed = program.run("", "--run", "generate", "--set", "data_generation.api_key_env=AWS_SECRET_ACCESS_KEY")
-    assert "names AWS_SECRET_ACCESS_KEY" not in allowed.err
+    assert "has AWS_SECRET_ACCESS_KEY" not in allowed.err

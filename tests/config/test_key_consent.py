@@ -24,7 +24,7 @@ def loaded(variable: str, url: str = "https://models.example/v1", *overrides: st
 
 
 def question(found: Loaded) -> KeyQuestion | None:
-    return key_question(found.settings.data_generation, found.key_named_in)
+    return key_question(found.settings.data_generation, found.key_named_in, found.address_named_in)
 
 
 @pytest.mark.parametrize("url", ["https://models.example/v1", "http://127.0.0.1:8000/v1", ""])
@@ -56,7 +56,11 @@ def test_nobody_is_asked_about_what_the_command_line_or_the_environment_names() 
     ("variable", "url"),
     [
         ("OPENAI_API_KEY", ""),
-        ("OPENAI_API_KEY", "https://models.example/v1"),
+        ("OPENAI_API_KEY", "https://eu.api.openai.com/v1"),
+        ("OPENAI_API_KEY", "http://gpu-box:8000/v1"),
+        ("OPENAI_API_KEY", "http://192.168.1.20:8000/v1"),
+        ("OPENAI_API_KEY", "http://box.local/v1"),
+        ("VLLM_API_KEY", "https://models.example/v1"),
         ("MISTRAL_API_KEY", "https://api.mistral.ai/v1"),
         ("STRIPE_API_KEY", "http://127.0.0.1:8000/v1"),
         ("NOT_SET", "https://models.example/v1"),
@@ -64,6 +68,23 @@ def test_nobody_is_asked_about_what_the_command_line_or_the_environment_names() 
 )
 def test_nobody_is_asked_about_usual_keys_or_none(variable: str, url: str) -> None:
     assert question(loaded(variable, url)) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://models.example/v1", "https://openai.com.example/v1", "https://api.mistral.ai/v1", "http://8.8.8.8/v1"]
+)
+def test_a_usual_key_is_asked_about_where_a_file_sends_it_to_somebody_else(url: str) -> None:
+    asked = question(loaded("OPENAI_API_KEY", url))
+    assert asked is not None
+    assert "has OPENAI_API_KEY as the key for" in asked.refusal
+    allow_key(asked)
+    assert question(loaded("OPENAI_API_KEY", url)) is None
+
+
+def test_nobody_is_asked_about_a_usual_key_and_an_address_that_was_typed() -> None:
+    typed = 'data_generation.base_url="https://models.example/v1"'
+    assert question(loaded("OPENAI_API_KEY", "https://other.example/v1", typed)) is None
+    assert question(loaded("AWS_SECRET_ACCESS_KEY", "https://other.example/v1", typed)) is not None
 
 
 def test_a_placeholder_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

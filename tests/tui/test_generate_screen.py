@@ -352,6 +352,7 @@ async def test_a_key_that_a_stored_run_names_is_asked_about_before_it_goes_on(
     async with harness.app((80, 24)) as (app, pilot):
         await wait_for_text(app, "stopped")
         await pilot.press("4")
+        await wait_for_text(app, "1 run")
         await pilot.press("R")
         await wait_for_text(app, "Send the value of AWS_SECRET_ACCESS_KEY there?")
         assert harness.backend.calls_of("start") == []
