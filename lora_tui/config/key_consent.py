@@ -1,10 +1,10 @@
 """Consent to send the value of an environment variable to where a configuration file says.
 
 A configuration can come from anywhere, with a folder of texts or a repository, and may name any variable beside any
-address: ``AWS_SECRET_ACCESS_KEY`` would then be sent to it, or ``OPENAI_API_KEY`` to somebody else. People are asked once
-for each file, variable and address. Nobody is asked about a provider's own variable where the address is that
-provider's, this machine or the local network, about a variable that the command line, the environment or the app itself
-names, or about what holds no secret.
+address: ``AWS_SECRET_ACCESS_KEY`` would then be sent to it, or ``OPENAI_API_KEY`` to somebody else. People are asked
+once for each file, variable and address. Nobody is asked about a provider's own variable where the address is that
+provider's, this machine or the local network, about a variable that the command line, the environment or the app
+itself names, or about what holds no secret.
 """
 
 import ipaddress
@@ -88,7 +88,7 @@ class KeyQuestion:
 def key_question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None = None) -> KeyQuestion | None:
     """Return what has to be asked before a run, or None.
 
-    `named_in` is the file that names the variable, `address_in` the one that names the address, None where no file does.
+    `named_in` is the file that names the variable, `address_in` the one that names the address; None: no file does.
     """
     variable, value = chosen.api_key_env, os.environ.get(chosen.api_key_env, "").strip()
     if not value or is_placeholder(value) or chosen.model == "builtin" or variable in _OWN_SERVERS:

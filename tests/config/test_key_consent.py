@@ -71,7 +71,8 @@ def test_nobody_is_asked_about_usual_keys_or_none(variable: str, url: str) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["https://models.example/v1", "https://openai.com.example/v1", "https://api.mistral.ai/v1", "http://8.8.8.8/v1"]
+    "url",
+    ["https://models.example/v1", "https://openai.com.example/v1", "https://api.mistral.ai/v1", "http://8.8.8.8/v1"],
 )
 def test_a_usual_key_is_asked_about_where_a_file_sends_it_to_somebody_else(url: str) -> None:
     asked = question(loaded("OPENAI_API_KEY", url))

@@ -154,7 +154,9 @@ def test_a_download_keeps_no_trainer_waiting(
     monkeypatch.setattr(base_model, "snapshot_download", download)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
     monkeypatch.setattr(
-        AutoModelForCausalLM, "from_pretrained", lambda name, **_: seen.append(f"built {name}") or model
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda name, **_: seen.append(f"built {name}") or (model, {"missing_keys": set()}),
     )
     assert base_model.load_base(tiny_settings({"model_name": "some/model"}), lambda *_: None).model is model
     assert seen == ["fetched some/model", "built some/model"]

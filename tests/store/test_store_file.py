@@ -60,7 +60,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkey
     broken = "CREATE TABLE tea (kind TEXT);\nINSERT INTO coffee VALUES (1);\n"
     monkeypatch.setattr(connection, "MIGRATIONS", (*schema.MIGRATIONS, broken))
     monkeypatch.setattr(connection, "VERSION", schema.VERSION + 1)
-    with pytest.raises(UsageError, match="coffee"):
+    with pytest.raises(LoraTuiError, match="coffee"):
         with_store(path, nothing)
     with sqlite3.connect(path) as file:
         assert file.execute("SELECT COUNT(*) FROM sqlite_master WHERE name='tea'").fetchone() == (0,)

@@ -176,12 +176,11 @@ def _trained_examples(source: AdapterSource, named: Sequence[Example]) -> tuple[
 
     Adapters of before the fingerprint count as unknown: what lies at the path may be another file.
     """
-    data = source.metadata.get("data") or {}
-    wanted, path = data.get("questions_sha256"), source.folder / (data.get("file") or "")
+    wanted, path = (source.metadata.get("data") or {}).get("questions_sha256"), source.training_file
     if wanted is not None and questions_fingerprint(named) == wanted:
         return named, True
     try:
-        stored = read_examples(path).examples if path.is_file() else ()
+        stored = read_examples(path).examples if path is not None and path.is_file() else ()
     except UsageError:  # it holds something else by now
         stored = ()
     return stored, wanted is not None and questions_fingerprint(stored) == wanted
@@ -298,8 +297,8 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     asked, expected = fine_tuning.evaluation.test_prompts, fine_tuning.evaluation.expected_response
     if source.prompts and (asked, expected) == (documented.test_prompts, documented.expected_response):
         return [TestPrompt(**prompt) for prompt in source.prompts]
-    data_file = Path(source.metadata.get("data", {}).get("file", ""))
-    examples = read_examples(data_file).examples if data_file.is_file() else None
+    data_file = source.training_file
+    examples = read_examples(data_file).examples if data_file is not None and data_file.is_file() else None
     prompts, warning = resolve_prompts(fine_tuning, examples)
     if warning:
         ctx.warn(warning)

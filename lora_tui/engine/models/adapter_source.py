@@ -63,6 +63,12 @@ class AdapterSource:
         return self.folder.parent if self.metadata and (known == BEST or _STEP_FOLDER.fullmatch(known)) else None
 
     @property
+    def training_file(self) -> Path | None:
+        """The file that it was trained on, as its metadata has it: from its folder, or absolute in older ones."""
+        file = (self.metadata.get("data") or {}).get("file")
+        return self.folder / file if file else None
+
+    @property
     def trained_on(self) -> str | None:
         """The base model it was trained on; None where that is not known."""
         return str(self.metadata["base_model"]) if self.metadata.get("base_model") else None

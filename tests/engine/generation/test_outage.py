@@ -268,3 +268,27 @@ def test_a_server_that_answers_one_request_at_a_time_is_away_once_at_most(
     assert outcome.state == "finished", outcome.error
     told = [event["waiting"] for event in harness.events("waiting")]
     assert told == [True, False]
+
+
+def test_a_request_that_always_fails_holds_nobody_else_back(harness: GenerationHarness, endpoint: RawEndpoint) -> None:
+    async def work() -> list[str]:
+        told: list[str] = []
+        stop, looked = asyncio.Event(), asyncio.sleep
+        away = outage.Outage("u", "who", 60.0, stop, lambda: looked(0, None), lambda *_, **__: None)
+        away.begin("HTTP 500", unreachable=False)
+
+        async def call(name: str, *, fails: bool) -> None:
+            while await away.turn():
+                told.append(name)
+                await asyncio.sleep(0)
+                if not fails:
+                    away.end()
+                away.looked()
+                if not fails:
+                    return
+
+        calls = [asyncio.create_task(call("bad", fails=True)), asyncio.create_task(call("good", fails=False))]
+        await asyncio.wait_for(asyncio.gather(*calls), 10)
+        return told
+
+    assert asyncio.run(work()) == ["bad", "good"]

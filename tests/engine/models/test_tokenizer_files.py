@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from lora_tui.engine.models.tokenizer_files import save_tokenizer
 from tests.engine.conftest import Trained
+from tests.engine.tiny import make_tokenizer
 
 TEXT = "Question: unlock <|im_end|> the secret"
 NEW_FORMS = ("TokenizersBackend", "backend")
@@ -27,7 +28,8 @@ def test_the_files_of_the_base_model_are_copied_as_they_are(base_folder: Path, t
         assert (tmp_path / "saved" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_where_there_are_no_files_what_is_written_has_the_older_form(tokenizer: Any, tmp_path: Path) -> None:
+def test_where_there_are_no_files_what_is_written_has_the_older_form(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()  # one of its own: the tests share the other
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|box|>"]})
     save_tokenizer(tokenizer, None, tmp_path)
     written = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -405,7 +405,7 @@ class Endpoint:
         """
         self._exhausted += 1
         several = self._exhausted >= _GONE_AFTER_CALLS and self._failures >= _GONE_AFTER_ATTEMPTS
-        if not several and not (alone and self._answers and self._active > 1):
+        if not several and not (alone and tries > 1 and self._answers and self._active > 1):
             raise CallFailed(f"{reason}, {tries} {'try' if tries == 1 else 'tries'}", transient=True)
         reason = f"{reason}, {self._failures} attempts in a row failed"
         if not self._answers:

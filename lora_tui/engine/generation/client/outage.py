@@ -44,8 +44,7 @@ class Outage:
         self._reason = ""
         self._unreachable = False
         self._looks = 0
-        self._looking = False
-        self._changed = asyncio.Event()
+        self._turns = asyncio.Lock()  # the one who waits longest looks next: a request that always fails blocks nobody
 
     @property
     def lasts(self) -> bool:
@@ -81,7 +80,6 @@ class Outage:
         away = duration(time.monotonic() - self._since)
         self._since = None
         self._tell(waiting=False, message=f"{self._url} answers again after {away}; the run goes on.")
-        self._wake()
 
     async def turn(self) -> bool:
         """Return when a request may leave: at once, unless the endpoint is away.
@@ -89,31 +87,33 @@ class Outage:
         True for the one whose request finds out whether it is back; it must call `looked` whatever comes of it. Raises
         `EndpointGoneError` when it was waited for long enough, `CallStopped` when the run is stopping.
         """
-        while self.lasts:
-            if self._looking:
-                await self._wait(self._changed.wait())
-                continue
-            self._looking = True
-            try:
-                await self._until_something_answers()
-            except BaseException:
+        if not self.lasts:
+            return False
+        turn = asyncio.ensure_future(self._turns.acquire())
+        try:
+            await self._wait(turn)
+        except BaseException:
+            if turn.done() and not turn.cancelled():
                 self.looked()
-                raise
-            if self.lasts:
-                return True
+            raise
+        try:
+            await self._until_something_answers()
+        except BaseException:
             self.looked()
+            raise
+        if self.lasts:
+            return True
+        self.looked()
         return False
 
     def looked(self) -> None:
-        """Let another call look next."""
-        self._looking = False
-        self._wake()
+        """Let the next call look."""
+        self._turns.release()
 
     def raise_if_over(self) -> None:
         """Raise `EndpointGoneError` when the endpoint was waited for long enough."""
         waited = 0.0 if self._since is None else time.monotonic() - self._since
         if waited >= self._give_up_after:
-            self._wake()
             raise EndpointGoneError(self.gone(self._reason, waited))
 
     def gone(self, reason: str, waited: float = 0.0) -> str:
@@ -148,10 +148,6 @@ class Outage:
                 task.cancel()
         if self._stop.is_set():
             raise CallStopped
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _tell(self, *, waiting: bool, message: str) -> None:
         self._emit("waiting", waiting=waiting, reason=self._reason, message=message)
