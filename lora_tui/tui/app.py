@@ -205,9 +205,12 @@ class LoraApp(App[None]):
             self.push_screen(help_for(self.services, self.screen))
 
     def action_command_palette(self) -> None:
-        """Show the commands; not anew where they are under another screen, which may not hold them twice."""
+        """Show the commands; not anew where they are under another screen.
+
+        Each has no id, unlike Textual's: a palette that was left open on another screen of the app would bear the same.
+        """
         if not any(isinstance(screen, CommandPalette) for screen in self.screen_stack):
-            super().action_command_palette()
+            self.push_screen(CommandPalette())
 
     def action_problem(self) -> None:
         """Show the last problem again."""

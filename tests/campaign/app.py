@@ -83,6 +83,8 @@ def app_terminal(random: random.Random, folder: Path) -> Try:
             else:
                 _type(terminal, b"one line of a listing that goes on and on, " * (size // 40))
             terminal.listen(0.2)
+            if terminal.process.poll() == 0:  # a click left the field, and a "q" among the bytes the app
+                return Try("Traceback" not in terminal.output, faults, "it left with a traceback")
             if terminal.process.poll() is not None:
                 return Try(False, faults, f"it ended with {terminal.process.returncode} after {kind}")
         began = time.monotonic()

@@ -186,9 +186,11 @@ def killed_generation(random: random.Random, folder: Path) -> Try:
 _TRAIN = """
 import sys
 from pathlib import Path
+import torch
 from lora_tui.config.load import with_values
 from lora_tui.engine.runtime.engine import Engine
 from tests.campaign.stores import training_settings
+torch.set_num_threads(1)  # as in whoever resumes it: sums depend on the number
 engine = Engine(Path(sys.argv[1]) / "store.db")
 engine.start()
 engine.submit("train", training_settings(Path(sys.argv[1]), Path(sys.argv[2])))[1].result()
@@ -220,8 +222,11 @@ def _losses(path: Path) -> list[tuple[int, float]]:
 @scenario("stores-killed-training", tries=6, short=0, seconds=400)
 def killed_training(random: random.Random, folder: Path) -> Try:
     """SIGKILL at any moment of a training: resumed, it takes the very steps that an undisturbed one takes."""
+    import torch
+
     from tests.engine.tiny import save_base, training_text
 
+    torch.set_num_threads(1)
     (folder / "pairs.txt").write_text(training_text())
     if "losses" not in _reference:
         place = Path(_reference.setdefault("folder", str(folder.parent.parent / f"reference-{os.getpid()}")))

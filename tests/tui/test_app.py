@@ -163,6 +163,18 @@ async def test_a_start_without_its_text_asks_for_it_and_knows_the_folder_of_the_
         await wait_for_text(app, "Folder     x ")
 
 
+async def test_commands_are_shown_on_a_screen_while_those_of_another_are_open(harness: AppHarness) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape")
+        for screen in ("generate", "train"):
+            await app.switch_mode(screen)
+            app.action_command_palette()
+            await wait_until(lambda: isinstance(app.screen, CommandPalette))
+            app.action_command_palette()
+            await pilot.pause()
+        assert len(app.screen_stack) == 2
+
+
 async def test_a_form_that_is_left_keeps_what_was_typed(harness: AppHarness) -> None:
     harness.backend.blocker = Blocker("No folder to read.", "It does not exist.", "Create it.", "files")
     async with harness.app((80, 24)) as (app, pilot):
