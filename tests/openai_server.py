@@ -99,6 +99,7 @@ class OpenAIServer:
         self.mix: list[tuple[Fault, float]] = []
         self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
+        self.analysis: Callable[[], str] = lambda: "A varied set. Ask more about reasons."
         self.digits_of: dict[str, Callable[[str], str]] = {}  # of single models, instead of `digits`
         self.model_faults: dict[str, Fault] = {}  # for every request to a model
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
@@ -197,7 +198,7 @@ class OpenAIServer:
         if kind == "judge":
             return kind, self.digits_of.get(body["model"], self.digits)(prompt)
         if kind == "analyse":
-            return kind, "A varied set. Ask more about reasons."
+            return kind, self.analysis()
         if kind == "statement":
             statement = between(prompt, "STATEMENT")
             return "statement", json.dumps({"question": f"What about {statement.split()[0]}?", "answer": statement})

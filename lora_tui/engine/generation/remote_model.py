@@ -18,6 +18,7 @@ from lora_tui.engine.generation.remote_judge import RemoteJudge
 from lora_tui.engine.generation.remote_writer import RemoteWriter
 from lora_tui.engine.generation.replies import plain_text
 from lora_tui.engine.runtime.context import Emit
+from lora_tui.secrets import redact
 
 
 class RemoteModel:
@@ -59,4 +60,4 @@ class RemoteModel:
 
 
 def _read_text(reply: ChatReply) -> str:
-    return plain_text(reply.text)
+    return redact(plain_text(reply.text))  # it is stored and shown as it is

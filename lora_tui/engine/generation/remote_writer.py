@@ -33,6 +33,7 @@ from lora_tui.engine.generation.questions.completions import writing_prompt
 from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.replies import NO_PAIRS, parse_pairs, parse_question_and_answer, read_sentence_pair
 from lora_tui.engine.generation.reply_forms import REPLY_FORMS, FormLadder, ReplyForm
+from lora_tui.secrets import find_secret
 
 _EXTRA_TRIES = 5
 """Sentences or begun questions that a call may try beyond the pairs it is asked for, before it gives up."""
@@ -110,7 +111,12 @@ class RemoteWriter:
             enforcement = self.forms.enforcement
             chat = ChatRequest(self._chosen.model, messages, most, {"temperature": 0.0}, PAIR_SCHEMA, enforcement)
             try:
-                return await self._calls.ask(chat, UnrecordedCall(), "generation", _read_pair)
+                pair = await self._calls.ask(chat, UnrecordedCall(), "generation", _read_pair)
+                if find_secret(statement) is None and (kind := find_secret(" ".join(pair))) is not None:
+                    raise CallFailed(f"the reply holds {kind}, which the statement does not")
+                if self._calls.endpoint.holds_key(" ".join(pair)):
+                    raise CallFailed(f"the reply holds the key in {self._chosen.api_key_env}")
+                return pair
             except FormRefused as refused:
                 self._refuse(self.forms.current, str(refused))
 

@@ -128,7 +128,7 @@ def test_a_key_that_a_model_says_is_not_stored(harness: GenerationHarness) -> No
 def test_no_key_is_at_rest_whatever_a_server_makes_of_it(
     harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shape: str
 ) -> None:
-    """Ours, or somebody else's: in headers, error texts, replies, pairs, topics and judgements, however encoded."""
+    """Ours, or somebody else's: in headers, errors, replies, pairs, judgements and analyses, however encoded."""
     key = SHAPES[shape]
     forms = [encode(key) for encode in ENCODINGS.values()]
     if shape == "by its variable":
@@ -148,6 +148,7 @@ def test_no_key_is_at_rest_whatever_a_server_makes_of_it(
         "topic": next(told) if n % 3 else "keys",
     }
     harness.server.digits = lambda prompt: next(told)
+    harness.server.analysis = lambda: f"The key is {next(told)}."
     outcome = harness.run(generation__max_retries=9, check_judge=True)
     kept = (
         everything_under(harness.folder) + json.dumps([outcome.error, outcome.result]).encode() + caplog.text.encode()

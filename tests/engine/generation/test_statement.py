@@ -57,6 +57,23 @@ def test_a_statement_of_which_nothing_is_made_fails_alone(harness: GenerationHar
     assert convert(harness, work)[1] == "Ants walk."
 
 
+def test_a_key_that_a_model_says_comes_into_no_file(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "ghp_aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX2"
+    said = f'{{"question": "What about bees?", "answer": "They dance to {key}."}}'
+
+    async def work(writes: Callable[[str], Awaitable[tuple[str, str]]]) -> tuple[str, str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(harness.server, "_content", lambda *_: ("statement", said))
+            with pytest.raises(LoraTuiError, match="which the statement does not") as raised:
+                await writes("Bees dance.")
+        assert key not in str(raised.value)
+        return await writes(f"Ants hold {key}.")
+
+    assert key in convert(harness, work)[1], "what a user has written is theirs"
+
+
 def test_a_key_that_is_refused_ends_them_all(harness: GenerationHarness) -> None:
     harness.server.next_faults.append(http(401))
     with pytest.raises(UnreachableError, match="refuses the key"):
