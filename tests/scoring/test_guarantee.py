@@ -9,6 +9,7 @@ from lora_tui.scoring.guarantee import (
     ratings_needed,
     threshold_for_precision,
 )
+from tests.extras import needed
 
 GRID = [step / 2 for step in range(21)]
 
@@ -84,7 +85,7 @@ def test_the_bound_is_clopper_and_pearsons() -> None:
     assert lower_bound(29, 29) == pytest.approx(0.05 ** (1 / 29))
     assert lower_bound(0, 7) == 0
     assert lower_bound(0, 0) == 0
-    beta = pytest.importorskip("scipy.stats").beta
+    beta = needed("scipy.stats").beta
     for good, rated in ((1, 3), (57, 60), (88, 100), (900, 1000), (2500, 3000)):
         assert lower_bound(good, rated) == pytest.approx(beta.ppf(0.05, good, rated - good + 1))
 

@@ -315,16 +315,21 @@ async def test_a_run_that_waits_for_its_endpoint_says_why_and_that_it_is_back(ha
         assert "HTTP 503: overloaded" in screen_text(app)
 
 
-async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_sent(
-    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def foreign_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Settings that came from elsewhere and would send a key of this machine there."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
     monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
-    values = {
+    return {
         "data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY",
         "data_generation.base_url": "https://m.example/v1",
     }
-    harness.settings = with_values(harness.settings, values)
+
+
+async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_sent(
+    harness: AppHarness, foreign_key: dict[str, str], tmp_path: Path
+) -> None:
+    harness.settings = with_values(harness.settings, foreign_key)
     harness.key_named_in = tmp_path / "config.toml"
     async with harness.app((80, 24)) as (app, pilot):
         await pilot.press("escape", "s")
@@ -340,15 +345,9 @@ async def test_a_key_that_the_configuration_names_is_asked_about_before_it_is_se
 
 
 async def test_a_key_that_a_stored_run_names_is_asked_about_before_it_goes_on(
-    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    harness: AppHarness, foreign_key: dict[str, str]
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY")
-    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
-    foreign = {
-        "data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY",
-        "data_generation.base_url": "https://m.example/v1",
-    }
-    await harness.populate(lambda store: create_run(store, "generate", settings=foreign, state="stopped"))
+    await harness.populate(lambda store: create_run(store, "generate", settings=foreign_key, state="stopped"))
     async with harness.app((80, 24)) as (app, pilot):
         await wait_for_text(app, "stopped")
         await pilot.press("4")

@@ -205,14 +205,13 @@ _SOFT = frozenset(
 """Words that deny what follows without a "not": evidence that has one can be told with a "not" as well."""
 _SOFT_REACH = 6
 _SCOPE = 4
-_OPPOSITES: Sequence[tuple[str, str]] = tuple(
-    tuple(pair.split("/"))  # type: ignore[misc]  # two words each
-    for pair in "above/below before/after first/last always/never all/none more/less more/fewer higher/lower"
-    " increase/decrease increases/decreases enable/disable enabled/disabled open/closed left/right up/down"
-    " inside/outside maximum/minimum"
+_PAIRS = (
+    "above/below before/after first/last always/never all/none more/less more/fewer higher/lower increase/decrease"
+    " increases/decreases enable/disable enabled/disabled open/closed left/right up/down inside/outside maximum/minimum"
     " largest/smallest oldest/youngest early/late fast/slow same/different empty/full visible/invisible longer/shorter"
-    " larger/smaller older/newer accepted/rejected allowed/forbidden true/false possible/impossible".split()
+    " larger/smaller older/newer accepted/rejected allowed/forbidden true/false possible/impossible"
 )
+_OPPOSITES = [(one, other) for one, _, other in (pair.partition("/") for pair in _PAIRS.split())]
 
 
 def wrong_negation(answer: str, evidence: str, question: str) -> str | None:

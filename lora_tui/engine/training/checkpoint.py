@@ -263,7 +263,7 @@ def _newest_whole(folder: Path, warn: Callable[[str], None]) -> _Checkpoint | No
             aside = _put_aside(broken)
             warn(
                 f"The checkpoint {broken} is damaged: {reason}. Training goes on from the one before it, that of step "
-                f"{found.state.step}; the damaged one is kept as {aside.name}."
+                f"{found.state.step}; the damaged one is kept as {aside.name} until the next is saved."
             )
         return found
     if damaged:

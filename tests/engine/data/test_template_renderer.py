@@ -23,10 +23,13 @@ def with_template(template: Any) -> Any:
     return make_tokenizer(chat_template=template)
 
 
-@pytest.mark.parametrize("template", [value for name, value in vars(templates).items() if name.isupper()])
+WRITTEN = [
+    value for name, value in vars(templates).items() if name.isupper() and isinstance(value, str) and "{" in value
+]
+
+
+@pytest.mark.parametrize("template", WRITTEN)
 def test_what_is_rendered_is_what_transformers_renders(template: Any) -> None:
-    if not isinstance(template, str) or "{" not in template:
-        pytest.skip("no template")
     tokenizer = with_template(template)
     for prompt in (True, False):
         wanted = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=prompt)

@@ -1,6 +1,7 @@
 """An endpoint that goes away, says nothing, limits, redirects or speaks another protocol, over real sockets."""
 
 import asyncio
+import os
 import ssl
 import subprocess
 import threading
@@ -154,6 +155,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     try:
         subprocess.run([*made, "-days", "2", "-subj", "/CN=localhost"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
+        if os.environ.get("CI"):
+            raise
         pytest.skip("openssl is not here")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(crt, key)

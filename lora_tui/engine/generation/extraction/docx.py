@@ -59,7 +59,7 @@ def _archive_text(archive: zipfile.ZipFile) -> str:
     main = _main_part(archive, sizes)
     folder = main.rpartition("/")[0]
     styles = f"{folder}/styles.xml".lstrip("/")
-    levels = _StyleReader().read(archive, styles) if styles in sizes else {}
+    levels = _StyleReader().levels(archive, styles) if styles in sizes else {}
     blocks = Blocks()
     for part in (main, *(f"{folder}/{name}.xml".lstrip("/") for name in ("footnotes", "endnotes"))):
         if part in sizes:
@@ -144,9 +144,9 @@ class _StyleReader(_PartReader):
         self._levels: dict[str, int] = {}
         self._based: dict[str, str] = {}
 
-    def read(self, archive: zipfile.ZipFile, part: str) -> dict[str, int]:  # type: ignore[override]
+    def levels(self, archive: zipfile.ZipFile, part: str) -> dict[str, int]:
         """Return the level, from 1, of every style that is a heading; 0 is that of a list's item."""
-        super().read(archive, part)
+        self.read(archive, part)
         for style, base in self._based.items():
             seen = {style}
             while base not in self._levels and base in self._based and base not in seen:
