@@ -16,6 +16,9 @@ _NO_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|out of memory|unable to allocate|failed to map segment",
     re.IGNORECASE,
 )
+_LEAST_ADDRESS_SPACE = 1 << 30
+"""Bytes below which no run begins: where its libraries find none, OpenBLAS ends the process, or never returns."""
+
 _NO_THREAD = re.compile(r"can't start new thread|thread constructor failed|pthread_create", re.IGNORECASE)
 
 
@@ -29,6 +32,21 @@ def explain(problem: BaseException) -> LoraTuiError | None:
             return found
         seen = seen.__cause__
     return None
+
+
+def require_address_space() -> None:
+    """Raise `LoraTuiError` where the process may use less memory (ulimit -v) than any run needs."""
+    try:
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, OSError):  # another system, or no descriptor left: what is missing shows in its own place
+        return
+    if 0 <= allowed < _LEAST_ADDRESS_SPACE:
+        raise LoraTuiError(
+            f"A run needs at least {_LEAST_ADDRESS_SPACE >> 20} MB of memory, and may use {allowed >> 20} MB: "
+            "raise the limit (ulimit -v)."
+        )
 
 
 def _explain(problem: BaseException) -> LoraTuiError | None:

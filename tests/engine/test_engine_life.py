@@ -5,17 +5,20 @@ import errno
 import importlib
 import logging
 import os
+import resource
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lora_tui.config.models import Settings
+from lora_tui.engine.jobs.registry import load_job
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
@@ -605,3 +608,15 @@ def test_a_device_is_one_runs_also_of_another_store(
     ending.result(timeout=60)
     again = other.run("train")
     assert (again.state, other.events(again.run_id, "warning")) == ("finished", [])
+
+
+@pytest.mark.parametrize(("megabytes", "refused"), [(680, True), (1023, True), (1024, False), (-1, False)])
+def test_a_run_is_refused_the_memory_that_ends_its_libraries(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, refused: bool
+) -> None:
+    most = megabytes << 20 if megabytes > 0 else resource.RLIM_INFINITY
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (most, most) if kind == resource.RLIMIT_AS else (1024, 1024)
+    )
+    with pytest.raises(LoraTuiError, match=f"may use {megabytes} MB") if refused else nullcontext():
+        load_job("format")

@@ -5,10 +5,12 @@ the engine can start before the app's first paint. To add a mode, write its job 
 """
 
 from lora_tui.engine.runtime.context import Job
+from lora_tui.system_errors import require_address_space
 
 
 def load_job(mode: str) -> Job:
     """Import the job of a mode; it may block for seconds, so the engine calls it in a thread."""
+    require_address_space()
     match mode:
         case "generate":
             from lora_tui.engine.jobs.generate import generate as job
