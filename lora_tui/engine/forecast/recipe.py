@@ -289,7 +289,7 @@ def _choose_held_out(chooser: _Chooser, data: Survey) -> None:
     if held_out >= MIN_HELD_OUT:
         chooser.choose(key, share, f"{held_out} questions are kept back: their loss rises when the rest is memorised")
     else:
-        chooser.choose(key, 0.0, f"{count(data.examples, 'example')}: all are needed for training")
+        chooser.choose(key, 0.0, f"{count(data.examples, 'example')} read: all are needed for training")
     chooser.examples = data.examples - len(draw_holdout(data.questions, chooser.value(key), seed))
 
 
