@@ -155,6 +155,21 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
+def expanded(name: str | Path) -> Path:
+    """Return a path as somebody has typed it, with ``~`` written out; as it is where nobody has such a home."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111  # Path.expanduser raises where there is no such user
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether a folder has this name, which may be anything: too long, or with a character that no name has."""
+    return os.path.isdir(expanded(name))  # noqa: PTH112  # Path.is_dir raises for a name that is too long
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether a file has this name, which may be anything, as for `is_folder`."""
+    return os.path.isfile(expanded(name))  # noqa: PTH113  # Path.is_file raises for a name that is too long
+
+
 def clear_left_over(folder: Path) -> None:
     """Remove the temporary files and folders in `folder` whose writer was killed. Never raises `OSError`."""
     with suppress(OSError):

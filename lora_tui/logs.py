@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from lora_tui.config.paths import log_folder, private_folder
 from lora_tui.outputs import protect
 from lora_tui.secrets import redact
+from lora_tui.text import clean
 
 FILE_NAME = "lora-tui.log"
 
@@ -67,10 +68,13 @@ def set_level(level: str) -> None:
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formatter that redacts secrets in the whole record, traceback included."""
+    """Formatter that redacts secrets in the whole record, traceback included, and leaves no active character in it.
+
+    Somebody will print the file on a terminal.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return clean(redact(super().format(record)), _MAX_BYTES)
 
 
 class _PrivateRotatingFile(RotatingFileHandler):

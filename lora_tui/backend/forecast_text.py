@@ -8,6 +8,7 @@ from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
+from lora_tui.files import is_file, is_folder
 from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.protocol.choice import value_text
 from lora_tui.text import count, dollars, duration, memory_size, one_line
@@ -137,14 +138,14 @@ def _judge(judge: str, check: JudgeCheck | None) -> str:
 
 def _output(path: Path) -> str:
     """The file that the accepted pairs go to, and what becomes of one that is there."""
-    there = path.is_file() and path.stat().st_size > 0
+    there = is_file(path) and path.stat().st_size > 0
     return one_line(str(path), 80) + (" (the pairs in it now are kept under another name)" if there else "")
 
 
 def _no_folder(forecast: SettingsForecast) -> Blocker | None:
     """The blocker where the folder with the text does not exist."""
     generation = forecast.generation
-    if generation.problem is None or generation.folder.exists():  # one look at the disk
+    if generation.problem is None or is_folder(generation.folder):  # one look at the disk
         return None
     return Blocker(
         f"Generation has no folder to read: {one_line(str(generation.folder), 100)}",

@@ -39,6 +39,16 @@ def test_the_file_belongs_to_its_owner_alone(log_folder: Path) -> None:
     assert "hello" in path.read_text()
 
 
+def test_what_a_terminal_would_act_on_is_shown_instead(log_folder: Path) -> None:
+    path = logs.set_up_logging()
+    try:
+        raise ValueError("\x1b]52;c;ZXZpbA==\x07 in a name")
+    except ValueError:
+        logging.getLogger("lora_tui.x").exception("of a file: \x1b[31m\x9b")
+    assert not set(path.read_text(encoding="utf-8")) & set("\x1b\x07\x9b")
+    assert "in a name" in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "text",
     [

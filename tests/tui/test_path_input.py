@@ -152,3 +152,20 @@ async def test_the_list_is_put_away_with_the_focus_and_when_the_path_is_there() 
         app.query_one("#next").focus()
         await pilot.pause(0.1)
         assert app.listed[-1] == ()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize(
+    "pasted", ["evil\x1b[31m \a" * 1000, "/" + "a" * 300, "~nobody-of-this-name", "a\0b", "x/" * 3000]
+)
+async def test_what_no_path_can_be_is_no_path(kind: Kind, pasted: str) -> None:
+    app = _Form(kind)
+    async with app.run_test() as pilot:
+        app.field.value = pasted
+        app.field.focus()
+        await pilot.pause(0.3)
+        assert not app.field.is_there
+        assert app.field.path.strip()
+        await pilot.press("tab")
+        assert app.focused is not app.field
+    assert likely_folder(pasted) == "notes"

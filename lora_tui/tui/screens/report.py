@@ -4,7 +4,6 @@ Shown are the figures on held-out questions and the worst answers; the whole rep
 path is named and can be copied. A run that was not evaluated yet can be from here.
 """
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import events, on
@@ -14,6 +13,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from lora_tui.files import is_file
 from lora_tui.protocol.comparison import (
     NO_HELD_OUT,
     ComparedAnswer,
@@ -106,8 +106,7 @@ def report_text(found: RunReport | None) -> Content:
             parts.append((f"\n\n{worst_title(compared).capitalize()}\n", DIM))
         for one in compared.worst:
             parts += ["\n", _worst(one), "\n"]
-    page = Path(found.path)
-    gone = "" if page.is_file() else " (no longer there)"
+    gone = "" if is_file(found.path) else " (no longer there)"
     parts += [("\n\nReport  ", DIM), safe_text(found.path, "bold"), gone]
     parts += [("\n        ", DIM), ("open it in a browser; report.md beside it says the same as text", DIM)]
     return styled(*parts)

@@ -11,6 +11,7 @@ from textual.containers import Vertical
 from textual.widgets import Button, Static
 
 from lora_tui.config.models import Settings
+from lora_tui.files import expanded, is_file, is_folder
 from lora_tui.machine import machine_line
 from lora_tui.text import one_line
 from lora_tui.tui.actions import AppActions
@@ -115,9 +116,8 @@ def first_generation(settings: Settings, earlier: str = "") -> dict[str, str]:
     neither a key nor an endpoint.
     """
     chosen = settings.data_generation
-    is_there = Path(chosen.input_folder).expanduser().is_dir()
-    folder = chosen.input_folder if is_there else earlier if earlier and Path(earlier).is_dir() else ""
-    values = {"data_generation.input_folder": folder or likely_folder(chosen.input_folder)}
+    there = [folder for folder in (chosen.input_folder, earlier) if folder and is_folder(folder)]
+    values = {"data_generation.input_folder": there[0] if there else likely_folder(chosen.input_folder)}
     if not chosen.base_url and not os.environ.get(chosen.api_key_env):
         values["data_generation.model"] = BUILTIN
     return values
@@ -148,7 +148,7 @@ class GenerateForm(StartForm):
         """The folder must exist, and OpenAI needs a key."""
         generation = settings.data_generation
         if name == "data_generation.input_folder":
-            there = generation.input_folder and Path(generation.input_folder).expanduser().is_dir()
+            there = generation.input_folder and is_folder(generation.input_folder)
             return None if there else _not_there("folder", generation.input_folder)
         keyless = not generation.base_url and not os.environ.get(generation.api_key_env)
         if name == "data_generation.model" and generation.model != BUILTIN and keyless:
@@ -173,12 +173,12 @@ class TrainForm(StartForm):
     def field_problem(self, name: str, settings: Settings) -> str | None:
         """The file must exist."""
         named = settings.fine_tuning.train_data_file
-        if name != "fine_tuning.train_data_file" or (named and Path(named).expanduser().is_file()):
+        if name != "fine_tuning.train_data_file" or (named and is_file(named)):
             return None
         return _not_there("file", named)
 
 
 def _not_there(kind: str, path: str) -> str:
     """Say that a file or folder is not there; of a relative path also where it was looked for."""
-    where = "" if Path(path).expanduser().is_absolute() else f" in {one_line(str(Path.cwd()), 80)}"
+    where = "" if expanded(path).is_absolute() else f" in {one_line(str(Path.cwd()), 80)}"
     return f"There is no {kind} {one_line(path, 100) or '(none named)'}{where}."

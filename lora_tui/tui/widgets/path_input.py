@@ -17,6 +17,7 @@ from textual.suggester import Suggester
 from textual.timer import Timer
 from textual.widgets import Input
 
+from lora_tui.files import expanded, is_file, is_folder
 from lora_tui.text import count, file_size
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
@@ -57,7 +58,7 @@ def path_choices(typed: str, kind: Kind) -> list[PathChoice]:
     above, slash, begun = typed.rpartition("/")
     found = [
         entry
-        for entry in _entries(Path(above + slash or ".").expanduser())
+        for entry in _entries(expanded(above + slash or "."))
         if entry.name.startswith(begun) and (begun or entry.name[0] != ".") and entry.name not in _NOT_OFFERED
     ]
     folders = [entry for entry in found if _is_folder(entry)]
@@ -79,7 +80,7 @@ def path_choices(typed: str, kind: Kind) -> list[PathChoice]:
 
 def likely_folder(wanted: str) -> str:
     """Return the folder to begin with: `wanted` where it is there, else the only one here that holds text, or none."""
-    if Path(wanted).expanduser().is_dir():
+    if is_folder(wanted):
         return wanted
     with_text = [choice.value for choice in path_choices("", "folder") if choice.holds_text and choice.value != "."]
     return with_text[0] if len(with_text) == 1 else ""
@@ -89,7 +90,7 @@ def _entries(folder: Path) -> Sequence["os.DirEntry[str]"]:
     try:
         with os.scandir(folder) as entries:
             return sorted([entry for entry, _ in zip(entries, range(_MOST_ENTRIES), strict=False)], key=_name)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return ()
 
 
@@ -164,14 +165,14 @@ class PathInput(Input):
     @property
     def is_there(self) -> bool:
         """Whether the field names a folder, or a file, that is there."""
-        path = Path(self.value.strip()).expanduser()
-        return bool(self.value.strip()) and (path.is_dir() if self._kind == "folder" else path.is_file())
+        typed = self.value.strip()
+        return typed != "" and (is_folder(typed) if self._kind == "folder" else is_file(typed))
 
     @property
     def path(self) -> str:
         """The path that is typed, the home folder written out."""
         typed = self.value.strip()
-        return str(Path(typed).expanduser()) if typed.startswith("~") else typed
+        return str(expanded(typed)) if typed.startswith("~") else typed
 
     def guess(self, path: str) -> None:
         """Begin with a path that is likely meant: it is selected while nobody has changed it."""
