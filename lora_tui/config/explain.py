@@ -23,6 +23,7 @@ SECTION_TITLES: dict[str, str] = {
     "data_generation.evaluation": "Judging pairs",
     "data_generation.batch_analysis": "Analysis of batches",
     "data_generation.adaptive_aggregator": "Score of pairs",
+    "data_generation.mix": "Texts beside the pairs",
     "fine_tuning": "Fine-tuning",
     "fine_tuning.lora": "LoRA",
     "fine_tuning.optimizer": "Optimizer",

@@ -22,6 +22,7 @@ from lora_tui.config.values import (
     Share,
     Temperature,
     Text,
+    TextForm,
     Texts,
     Url,
     conflict,
@@ -62,6 +63,15 @@ class BatchAnalysis(Section):
 
     temperature: Temperature = Field(0.0, description="Randomness of the analysis, 0-2.")
     max_tokens: Count = Field(300, description="Longest analysis, in tokens.")
+
+
+class Mix(Section):
+    """How many texts of each form are written for each accepted pair, where `forms` names the form."""
+
+    rewrite: NotNegative = Field(0.2, description="Documents that say what a passage says in other words.")
+    summary: NotNegative = Field(0.1, description="Short documents that say what matters of a passage.")
+    dialogue: NotNegative = Field(0.1, description="Conversations of several turns, with a system prompt.")
+    phrasings: Limit = Field(0, description="Further wordings of each accepted question and its answer.")
 
 
 class Aggregator(Section):
@@ -110,6 +120,16 @@ class DataGeneration(Section):
     api_key_env: EnvironmentName = Field(
         "OPENAI_API_KEY", description="Name of the environment variable that holds the key. Never the key itself."
     )
+    forms: list[TextForm] = Field(
+        ["qa"],
+        min_length=1,
+        description='What is written: "qa", and with it "rewrite", "summary" and "dialogue"; output_file is then JSON '
+        "Lines.",
+    )
+    held_out_facts: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.0,
+        description="Share of the facts whose questions are kept from training, for --run evaluate to ask; 0 to 0.5.",
+    )
     topics: Texts = Field([], description="Further topics that prompts refer to; empty = those found in the folder.")
     budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
     prompt_price: NotNegative = Field(
@@ -135,6 +155,7 @@ class DataGeneration(Section):
     evaluation: Judging = Field(default_factory=Judging)
     batch_analysis: BatchAnalysis = Field(default_factory=BatchAnalysis)
     adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
+    mix: Mix = Field(default_factory=Mix)
 
     @property
     def judges(self) -> list[str]:
@@ -149,6 +170,8 @@ class DataGeneration(Section):
                 f"= {self.chunk_overlap} must be less than chunk_tokens = {self.chunk_tokens}; "
                 "lower the one or raise the other",
             )
+        if "qa" not in self.forms:
+            raise conflict(["forms"], 'has no "qa": the other forms are written about the pairs; add it')
         if self.output_file == self.db_path:
             raise conflict(["output_file", "db_path"], "and db_path name the same file; give each its own")
         return self

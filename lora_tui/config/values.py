@@ -43,6 +43,10 @@ def conflict(keys: list[str], why: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{why}", {"why": why, "keys": keys})
 
 
+TEXT_FORMS = ("qa", "rewrite", "summary", "dialogue")
+"""What generation writes: pairs, documents in other words, short documents, conversations."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a value is, in words that follow "must be", where the Python type does not say it."""
@@ -146,6 +150,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 OptionalText = Annotated[str, _check(lambda text: "\0" not in text, "must not contain a NUL character")]
 Text = Annotated[OptionalText, _check(str.strip, "must not be empty")]
+TextForm = Annotated[
+    str, _check(lambda name: name in TEXT_FORMS, f"must be one of {', '.join(TEXT_FORMS)}"), Kind("text")
+]
 Texts = list[Text]
 
 

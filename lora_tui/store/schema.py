@@ -357,6 +357,33 @@ CREATE TABLE results (
 """
 """The files that were written as results, by absolute path, with the SHA-256 of what was written last."""
 
+_TEXTS = """
+CREATE TABLE texts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    task_id INTEGER NOT NULL REFERENCES tasks(id) ON DELETE CASCADE,
+    ordinal INTEGER NOT NULL,
+    form TEXT NOT NULL,
+    chunk_id TEXT REFERENCES chunks(id),
+    pair_id INTEGER REFERENCES pairs(id) ON DELETE CASCADE,
+    source TEXT NOT NULL,
+    title TEXT NOT NULL,
+    body TEXT NOT NULL,
+    messages JSON NOT NULL,
+    state TEXT NOT NULL,
+    score REAL,
+    cause TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    metrics JSON NOT NULL DEFAULT '{}',
+    note TEXT NOT NULL DEFAULT '',
+    created_at REAL NOT NULL,
+    decided_at REAL,
+    UNIQUE (task_id, ordinal)
+);
+CREATE INDEX texts_of_run ON texts(run_id, state, id);
+"""
+"""What is written beside pairs: documents (`body`), conversations (`messages`), further wordings (`title`, `body`)."""
+
 MIGRATIONS: tuple[str, ...] = (
     _INITIAL,
     _WHAT_PEOPLE_DO,
@@ -367,6 +394,7 @@ MIGRATIONS: tuple[str, ...] = (
     _CONTROLS,
     _OWNERS,
     _RESULTS,
+    _TEXTS,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

@@ -25,6 +25,7 @@ CONTRACT_ORDER = [
     "data_generation.evaluation",
     "data_generation.batch_analysis",
     "data_generation.adaptive_aggregator",
+    "data_generation.mix",
     "fine_tuning",
     "fine_tuning.lora",
     "fine_tuning.lora.rank_pattern",

@@ -36,6 +36,7 @@ CHANGES: dict[str, Any] = {
     "logging.level": "ERROR",
     "fine_tuning.sampling.keywords": [],
     "app.refresh_per_second": 2,
+    "data_generation.forms": ["qa", "dialogue"],
     "app.animation": "none",
     "app.keys": {"train.stop": "ctrl+s,f8", "chat.send": "?"},
 }

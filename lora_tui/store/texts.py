@@ -1,0 +1,197 @@
+"""Queries on what a generation run writes beside pairs: documents, conversations, and further wordings of pairs.
+
+    texts     waiting -> accepted | rejected | review
+
+A text belongs to the task that it was written for, as a pair does, and to the passage that it is about. Functions whose
+first parameter is `t` work inside the caller's transaction.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_tui.store.connection import Store, to_json
+from lora_tui.store.events import NewEvent
+from lora_tui.store.rows import TaskRow
+
+VERDICTS = ("accepted", "rejected", "review", "waiting")
+"""The states of a text; ``waiting`` is one that is not judged yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewText:
+    """A text as it was written: `form` is ``rewrite``, ``summary``, ``dialogue`` or ``phrasing``.
+
+    Of a further wording `title` is the question and `body` the answer; of a conversation `body` is the transcript and
+    `messages` has each turn with ``role`` and ``content``.
+    """
+
+    ordinal: int
+    form: str
+    title: str
+    body: str
+    messages: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A text; `score` is 0-10, `cause` the short name of what `reason` says in words, metrics are 0-1."""
+
+    id: int
+    run_id: int
+    task_id: int
+    form: str
+    chunk_id: str | None
+    pair_id: int | None
+    source: str
+    title: str
+    body: str
+    messages: list[dict[str, str]]
+    state: str
+    score: float | None
+    cause: str
+    reason: str
+    metrics: dict[str, float]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextVerdict:
+    """A verdict on a text with what it rests on; `score` is 0-10, None where nothing was judged."""
+
+    verdict: str
+    score: float | None
+    cause: str
+    reason: str
+    metrics: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A text as a list row; title and reason are cut to 300 characters."""
+
+    id: int
+    form: str
+    state: str
+    score: float | None
+    title: str
+    words: int
+    reason: str
+
+
+async def add(t: Store, run_id: int, task: TaskRow, text: NewText) -> int:
+    """Store a text, in state ``waiting``; returns its id."""
+    columns = {**asdict(text), "messages": [dict(message) for message in text.messages]}
+    about: dict[str, Any] = {"chunk_id": task.chunk_id, "pair_id": task.pair_id, "source": task.source}
+    now = time.time()
+    return await t.insert("texts", run_id=run_id, task_id=task.id, **about, **columns, state="waiting", created_at=now)
+
+
+async def decide(t: Store, text_id: int, verdict: TextVerdict) -> None:
+    """Move a text to its verdict, with the metrics and the judge's words that it rests on."""
+    await t.execute(
+        "UPDATE texts SET state=?, score=?, cause=?, reason=?, metrics=?, note=?, decided_at=? WHERE id=?",
+        (
+            *(verdict.verdict, verdict.score, verdict.cause, verdict.reason),
+            *(to_json(dict(verdict.metrics)), verdict.note, time.time(), text_id),
+        ),
+    )
+
+
+async def get(store: Store, text_id: int) -> TextRow | None:
+    """Return one text, or None."""
+    return await store.one(TextRow, "SELECT * FROM texts WHERE id=?", (text_id,))
+
+
+async def of_task(store: Store, task_id: int) -> list[TextRow]:
+    """Return the texts that were written for a task, in order."""
+    return await store.all(TextRow, "SELECT * FROM texts WHERE task_id=? ORDER BY ordinal", (task_id,))
+
+
+async def accepted(store: Store, run_id: int, after: int, limit: int) -> list[TextRow]:
+    """Return up to `limit` accepted texts of a run whose id is above `after`, in order."""
+    sql = "SELECT * FROM texts WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?"
+    return await store.all(TextRow, sql, (run_id, after, limit))
+
+
+async def bodies_about(store: Store, run_id: int, chunk_id: str | None, form: str) -> list[str]:
+    """Return the texts of a form about a passage that were accepted or wait for the judge."""
+    sql = "SELECT body FROM texts WHERE run_id=? AND chunk_id IS ? AND form=? AND state IN ('accepted', 'waiting')"
+    return [body for (body,) in await store.tuples(sql, (run_id, chunk_id, form))]
+
+
+async def counts(store: Store, run_id: int) -> dict[str, dict[str, int]]:
+    """Return how many texts there are by form and state, with every state; nothing where none were written."""
+    found: dict[str, dict[str, int]] = {}
+    sql = "SELECT form, state, COUNT(*) FROM texts WHERE run_id=? GROUP BY form, state ORDER BY form"
+    for form, state, number in await store.tuples(sql, (run_id,)):
+        found.setdefault(form, dict.fromkeys(VERDICTS, 0))[state] = number
+    return found
+
+
+async def lines(store: Store, run_id: int, states: Sequence[str] = VERDICTS, limit: int = 5000) -> list[TextLine]:
+    """Return up to `limit` texts of a run in any of `states` as list rows, in the order they were written."""
+    return await store.all(
+        TextLine,
+        "SELECT id, form, state, score, substr(title, 1, 300) AS title,"
+        " length(body) - length(replace(replace(body, ' ', ''), char(10), '')) + 1 AS words,"
+        f" substr(reason, 1, 300) AS reason FROM texts WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
+        " ORDER BY id LIMIT ?",
+        (run_id, *states, limit),
+    )
+
+
+async def passages_with_pairs(store: Store, run_id: int) -> list[tuple[str, str]]:
+    """Return id and file of every passage of a run about which a pair was accepted, in the order of the first."""
+    rows = await store.tuples(
+        "SELECT chunk_id, source FROM pairs WHERE run_id=? AND state='accepted' AND chunk_id IS NOT NULL"
+        " GROUP BY chunk_id ORDER BY MIN(id)",
+        (run_id,),
+    )
+    return [(str(chunk), str(source)) for chunk, source in rows]
+
+
+async def pairs_about(store: Store, run_id: int, chunk_id: str) -> list[tuple[int, str, str, str]]:
+    """Return id, question, answer and evidence of the accepted pairs of a run about a passage, in order."""
+    rows = await store.tuples(
+        "SELECT id, question, answer, evidence FROM pairs WHERE run_id=? AND chunk_id=? AND state='accepted'"
+        " ORDER BY id",
+        (run_id, chunk_id),
+    )
+    return [(pair_id, question, answer, evidence) for pair_id, question, answer, evidence in rows]
+
+
+async def accepted_with_evidence(
+    store: Store, run_id: int, after: int, limit: int
+) -> list[tuple[int, str, str, str, str, str]]:
+    """Return id, question, answer, evidence, file and passage (id) of accepted pairs with ids above `after`."""
+    rows = await store.tuples(
+        "SELECT id, question, answer, evidence, source, COALESCE(chunk_id, '') FROM pairs"
+        " WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?",
+        (run_id, after, limit),
+    )
+    return [(row[0], row[1], row[2], row[3], row[4], row[5]) for row in rows]
+
+
+async def sources(store: Store) -> list[tuple[str, str, str, str]]:
+    """Return form, title, body and document of every accepted text of every run, oldest first."""
+    rows = await store.tuples("SELECT form, title, body, source FROM texts WHERE state='accepted' ORDER BY id")
+    return [(form, title, body, source) for form, title, body, source in rows]
+
+
+def text_event(row: TextRow) -> NewEvent:
+    """Return the ``text`` event of a text as it is now."""
+    payload: dict[str, Any] = {
+        "text": row.id,
+        "form": row.form,
+        "verdict": row.state,
+        "score": row.score,
+        "title": row.title,
+        "body": row.body,
+        "messages": row.messages,
+        "reason": row.reason,
+        "source": row.source,
+    }
+    return time.time(), "text", payload
