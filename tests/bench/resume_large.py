@@ -28,10 +28,10 @@ class _Refusing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked = threading.Event()
 
-    def do_GET(self) -> None:  # noqa: N802  # the library's name
+    def do_GET(self) -> None:
         self._answer(200, b'{"data": [{"id": "m"}]}')
 
-    def do_POST(self) -> None:  # noqa: N802  # the library's name
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.asked.set()
         self._answer(500, b"{}")
