@@ -125,6 +125,16 @@ async def tokens_of_task(store: Store, task_id: int) -> tuple[int, int]:
     return sent, written
 
 
+async def tokens_of_kind(store: Store, run_id: int, kind: str) -> tuple[int, int]:
+    """Return the tokens that the calls of a run's tasks of one kind have sent and got back."""
+    sql = (
+        "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM attempts"
+        " WHERE task_id IN (SELECT id FROM tasks WHERE run_id=? AND kind=?)"
+    )
+    ((sent, written),) = await store.tuples(sql, (run_id, kind))
+    return sent, written
+
+
 async def attempt_totals(store: Store, run_id: int) -> list[AttemptTotals]:
     """Return calls and tokens by the way calls ended."""
     return await store.all(

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from lora_tui.engine.generation.near_duplicates import grams, jaccard
-from lora_tui.engine.generation.planner import QUESTION_TYPES
+from lora_tui.engine.generation.question_types import QUESTION_TYPES
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
 

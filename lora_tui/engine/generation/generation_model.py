@@ -52,7 +52,8 @@ class Slot:
 class ProposedPair:
     """A pair as the model wrote it; `evidence` should be a verbatim quotation from the passage.
 
-    `question_type` is the type that the pair has, where the model knows it; else it counts as the one asked for.
+    `question_type` is the type that its writer takes it for; what counts is told from the question
+    (`lora_tui.engine.generation.question_types`).
     """
 
     question: str

@@ -132,7 +132,6 @@ class Pipeline:
         self._workers = workers
         self._progress = workers.progress
         self._control = control
-        self._interval = ctx.settings.data_generation.batch_analysis_interval
         self._output = Path(ctx.settings.data_generation.output_file)
         self._max_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
         self._running: dict[asyncio.Task[None], TaskRow] = {}
@@ -140,7 +139,6 @@ class Pipeline:
         self._tried_again: set[int] = set()  # tasks that were suspended before
         self._unjudged: dict[int, tuple[TaskRow, str]] = {}  # judge tasks that failed before any was answered
         self._judge_works = workers.progress.accepted > 0
-        self._planned_analyses = 0
         self._budget_spent = False
         self._reported_at = 0.0
         self._written_at = 0.0
@@ -150,9 +148,6 @@ class Pipeline:
 
         Raises what ends a run from outside, such as `UnreachableError`; everything that was answered is stored then.
         """
-        # Of the analyses that fell due while the run did not work, the last one says it all.
-        done = await tasks.last_number(self._ctx.store, self._ctx.run_id, ANALYSE) // self._interval
-        self._planned_analyses = max(done, self._progress.accepted // self._interval - 1)
         try:
             while not self._ctx.stop_async.is_set():
                 await self._apply_requests()
@@ -196,10 +191,7 @@ class Pipeline:
         if self._workers.check_first and any(task.kind == CHECK for task in self._running.values()):
             return
         judging = sum(task.kind == JUDGE for task in self._running.values())
-        due = self._progress.accepted // self._interval
-        if due > self._planned_analyses:
-            await self._workers.plan_analyses([n * self._interval for n in range(self._planned_analyses + 1, due + 1)])
-            self._planned_analyses = due
+        await self._workers.analyst.plan_due(self._progress.accepted, last=self._progress.missing == 0)
         for task in await self._next(ANALYSE, self._capacity):
             self._start(task)
         for task in await self._next(JUDGE, min(self._capacity, self._progress.missing - judging)):
@@ -235,9 +227,12 @@ class Pipeline:
 
     async def _run_task(self, task: TaskRow) -> None:
         workers = self._workers
-        work = {GENERATE: workers.generate, JUDGE: workers.judge, ANALYSE: workers.analyse, CHECK: workers.check}[
-            task.kind
-        ]
+        work = {
+            GENERATE: workers.generate,
+            JUDGE: workers.judge,
+            ANALYSE: workers.analyst.analyse,
+            CHECK: workers.check,
+        }[task.kind]
         call = workers.call(task)
         try:
             await work(task, call)

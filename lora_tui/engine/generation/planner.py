@@ -21,6 +21,7 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, title_of
 from lora_tui.engine.generation.generation_model import PairRequest, Slot
+from lora_tui.engine.generation.question_types import QUESTION_TYPES
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
@@ -38,18 +39,6 @@ _MAX_AVOIDED, _MAX_AVOIDED_BUILTIN = 8, 500
 """Questions of a passage that a request names as asked: in a prompt each costs tokens, the built-in model compares."""
 
 _MIN_FRUITLESS = 10
-
-QUESTION_TYPES: Mapping[str, str] = {
-    "fact": "a fact: who, what, when, where or how much",
-    "definition": "what a term means, or how to tell it from a similar one",
-    "reason": "why something is so",
-    "procedure": "how something works or is done, step by step",
-    "comparison": "how two things the passage names differ or agree",
-    "consequence": "what follows if something happens or is left out",
-    "application": "how to use what the passage says in a concrete situation",
-    "exception": "a limit, an exception or a common mistake",
-}
-"""Question types, and how the prompt describes each."""
 
 DIFFICULTIES: Mapping[str, str] = {
     "easy": "answered by one sentence of the passage",

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair
 from lora_tui.engine.generation.injection import without_instructions
-from lora_tui.engine.generation.planner import AUDIENCES, DIFFICULTIES, QUESTION_TYPES
+from lora_tui.engine.generation.planner import AUDIENCES, DIFFICULTIES
+from lora_tui.engine.generation.question_types import QUESTION_TYPES
 from lora_tui.scoring.judge import DIMENSIONS
 
 Message = dict[str, str]

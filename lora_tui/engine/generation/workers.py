@@ -1,43 +1,44 @@
-"""The kinds of task of a generation run: checking a judge, writing pairs, judging one pair, analysing accepted ones.
+"""The kinds of task of a generation run: checking a judge, writing pairs, judging one pair (`Analyst` has the fourth).
 
 Each stores everything that follows from an answer in the transaction that ends its call. A pair is never accepted or
 rejected because a call failed: it goes to review.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from lora_tui.engine.generation import analysis, judging
+from lora_tui.engine.generation import judging
+from lora_tui.engine.generation.analyst import Analyst
 from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
 from lora_tui.engine.generation.gates import Refusal, check_gates
 from lora_tui.engine.generation.generation_model import (
-    CallFailed,
     GenerationModel,
     Judgement,
     Proposals,
     ProposedPair,
+    Slot,
 )
 from lora_tui.engine.generation.injection import find_phrase
 from lora_tui.engine.generation.judging import PairJudge
-from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
+from lora_tui.engine.generation.ledger import Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
-from lora_tui.engine.generation.planner import ANALYSE, CHECK, JUDGE, Planner, slot_from, slot_of
+from lora_tui.engine.generation.planner import CHECK, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.question_types import question_type_of
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.errors import LoraTuiError
 from lora_tui.scoring.words import question_key
 from lora_tui.secrets import find_secret, redact
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, NewTask, PairRow, TaskRow
+from lora_tui.store.rows import ChunkRow, Decision, NewPair, NewTask, PairRow, TaskRow
 from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
@@ -52,7 +53,7 @@ class Workers:
     """What the tasks of one run share, and the work of each kind of task.
 
     `check_first`: no pair is written before the judges are checked. `near_duplicates` indexes the questions that may
-    not be repeated; `latest_analysis` advises the prompts that follow.
+    not be repeated; `analyst`'s newest analysis advises the prompts that follow.
     """
 
     ctx: RunContext
@@ -66,17 +67,17 @@ class Workers:
     check_first: bool = False
     earlier: EarlierPairs = field(default_factory=EarlierPairs)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
-    latest_analysis: AnalysisRow | None = None
     _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
         self.panel = JudgePanel(self.store, self.model.judges, self._call)
+        self.analyst = Analyst(self.ctx, self.model, self.ledger, self.files)
 
     async def restore(self) -> None:
         """Take up from the store what the run has done before."""
-        self.latest_analysis = await store_generation.newest_analysis(self.store, self.run_id)
+        await self.analyst.restore(self.progress.accepted)
         kept = ("accepted", "waiting")
         found = await store_generation.questions(self.store, self.run_id, kept)
         questions = [question for _, _, question in found]
@@ -145,9 +146,9 @@ class Workers:
         """Have pairs written about a passage, and store them with the refusals of the gates."""
         chunk = await self._chunk(task.chunk_id)
         self._warn_of_instructions(task.source, chunk.text)
-        directives = self.latest_analysis.directives if self.latest_analysis else []
+        directives = self.analyst.latest.directives if self.analyst.latest else []
         request = await self.planner.request(task, chunk, directives)
-        proposals = self.earlier.without_repeated(await self.model.propose(request, call))
+        proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
         await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
 
     def _warn_of_instructions(self, source: str, passage: str) -> None:
@@ -183,7 +184,7 @@ class Workers:
         self.planner.slots.add(slot_of(task), -requested)
         for pair_type in kept:
             own = slot_of(task)
-            self.planner.slots.add(replace(own, question_type=pair_type or own.question_type))
+            self.planner.slots.add(replace(own, question_type=pair_type))
 
     async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
         """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
@@ -208,8 +209,9 @@ class Workers:
             topic=pair.topic or slot_of(task).topic,
             question_key=question_key(pair.question),
         )
-        version = self.latest_analysis.version if self.latest_analysis else 0
-        slot = {**task.slot, "question_type": pair.question_type or task.slot["question_type"]}
+        version = self.analyst.latest.version if self.analyst.latest else 0
+        asked = task.slot["question_type"]
+        slot = {**task.slot, "question_type": pair.question_type, "asked_type": asked}
         pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=slot), new, version)
         if refusal is not None:
             await self._store_verdict(t, pair_id, _Verdict(self.pair_judge.refuse(refusal)))
@@ -319,44 +321,6 @@ class Workers:
             waiting = await store_generation.waiting_by_task(t, self.run_id)
             return self.progress.recount(counts, waiting)
 
-    # Analysing
-
-    async def plan_analyses(self, at_accepted: Sequence[int]) -> None:
-        """Plan an analysis for each of these numbers of accepted pairs; those that are there already stay."""
-        async with self.store.transaction() as t:
-            await tasks.add_tasks(t, self.run_id, [NewTask(ANALYSE, str(number)) for number in at_accepted])
-
-    async def analyse(self, task: TaskRow, call: StoredCall) -> None:
-        """Analyse the accepted pairs; if the model cannot be asked, only its words are missing."""
-        statistics = await analysis.statistics_of(self.store, self.run_id, self.files)
-        failure: str | None = None
-        try:
-            text = await self.model.analyse(json.dumps(statistics, ensure_ascii=False), call)
-        except (CallFailed, UnreachableError, BudgetSpent) as problem:
-            failure = str(problem) or "the token budget is spent"
-            text = analysis.describe(statistics)
-            self.ctx.warn(f"The analysis has no words of the model: {one_line(failure, 200)}. The run goes on.")
-        row = AnalysisRow(
-            version=0,  # set when it is stored: several may be under way
-            at_accepted=int(task.key),
-            statistics=statistics,
-            directives=analysis.directives_from(statistics),
-            text=text,
-            at=time.time(),
-        )
-        await run_shielded(self._store_analysis(task, call, row, failure))
-
-    async def _store_analysis(self, task: TaskRow, call: StoredCall, row: AnalysisRow, failure: str | None) -> None:
-        async with self.store.transaction() as t:
-            row = replace(row, version=(self.latest_analysis.version if self.latest_analysis else 0) + 1)
-            payload = asdict(row)
-            del payload["at"]
-            await call.settle(t)
-            await store_generation.add_analysis(t, self.run_id, row)
-            await tasks.end_task(t, task.id, "dead" if failure else "done", failure)
-            await events.insert(t, self.run_id, [(row.at, "analysis", payload)])
-            self.latest_analysis = row
-
     # Ends without an answer
 
     async def give_up(self, task: TaskRow, reason: str) -> None:
@@ -411,6 +375,17 @@ class Workers:
 
 class _Superseded(Exception):  # noqa: N818  # never leaves this module
     """A person has decided or edited a pair before its judge was asked."""
+
+
+def _typed(proposals: Proposals, slot: Slot) -> Proposals:
+    """Return proposals whose pairs have the type that their questions have, whatever was asked for."""
+    pairs = [
+        replace(
+            pair, question_type=question_type_of(pair.question, pair.answer, pair.question_type or slot.question_type)
+        )
+        for pair in proposals.pairs
+    ]
+    return replace(proposals, pairs=tuple(pairs))
 
 
 def _without_secrets(pair: ProposedPair) -> ProposedPair:

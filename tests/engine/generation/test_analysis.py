@@ -15,7 +15,7 @@ from lora_tui.engine.generation.analysis import (
     near_duplicate_rate,
     weakest,
 )
-from lora_tui.engine.generation.planner import QUESTION_TYPES
+from lora_tui.engine.generation.question_types import QUESTION_TYPES
 
 
 def statistics(**changes: Any) -> dict[str, Any]:

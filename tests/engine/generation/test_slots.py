@@ -4,7 +4,8 @@ import random
 from collections import Counter
 
 from lora_tui.engine.generation.generation_model import Slot
-from lora_tui.engine.generation.planner import AUDIENCES, QUESTION_TYPES, SlotCounts, draw_value, further_topics
+from lora_tui.engine.generation.planner import AUDIENCES, SlotCounts, draw_value, further_topics
+from lora_tui.engine.generation.question_types import QUESTION_TYPES
 
 VALUES = ("a", "b", "c", "d")
 
