@@ -25,7 +25,7 @@ async def add_document(
     await t.insert("documents", otherwise="OR IGNORE", **document)
     await t.execute_many(
         "INSERT OR IGNORE INTO chunks(id, document_id, position, first_character, last_character, tokens, heading,"
-        " text, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " text, context, content_id, chunking) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*astuple(chunk), chunking) for chunk in chunks],
     )
 
@@ -44,6 +44,12 @@ async def chunk_at(store: Store, document_id: str, chunking: str, position: int)
     """Return the chunk at a position (from 0) of a document that was cut in one way, or None."""
     sql = "SELECT * FROM chunks WHERE document_id=? AND chunking=? AND position=?"
     return await store.one(ChunkRow, sql, (document_id, chunking, position))
+
+
+async def chunk_count(store: Store, document_id: str, chunking: str) -> int:
+    """Return how many chunks a document has that was cut in one way, 0 where it was not."""
+    sql = "SELECT COUNT(*) FROM chunks WHERE document_id=? AND chunking=?"
+    return int(await store.value(sql, (document_id, chunking)))
 
 
 async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis_version: int) -> int:

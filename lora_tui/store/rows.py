@@ -168,7 +168,12 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
-    """A chunk: characters ``first_character:last_character`` of its document, and the heading above them."""
+    """A chunk: characters ``first_character:last_character`` of its document, and the heading above them.
+
+    `context` is what models are shown before its text: all headings above it, and the head of a table that goes on.
+    `content_id` is the same for the same context and text, in whichever document, version or place; empty in chunks of
+    older versions.
+    """
 
     id: str
     document_id: str
@@ -178,6 +183,13 @@ class ChunkRow:
     tokens: int
     heading: str
     text: str
+    context: str = ""
+    content_id: str = ""
+
+    @property
+    def passage(self) -> str:
+        """The text with its context: what pairs are written about, and judged by."""
+        return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
 @dataclass(frozen=True, slots=True)

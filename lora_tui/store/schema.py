@@ -384,6 +384,14 @@ CREATE INDEX texts_of_run ON texts(run_id, state, id);
 """
 """What is written beside pairs: documents (`body`), conversations (`messages`), further wordings (`title`, `body`)."""
 
+_CONTENT_IDS = """
+ALTER TABLE chunks ADD COLUMN context TEXT NOT NULL DEFAULT '';
+ALTER TABLE chunks ADD COLUMN content_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX chunks_by_content ON chunks(content_id);
+CREATE INDEX runs_of_document ON run_documents(document_id);
+"""
+"""What a passage is shown with, and the identity that it keeps when its document is edited elsewhere."""
+
 MIGRATIONS: tuple[str, ...] = (
     _INITIAL,
     _WHAT_PEOPLE_DO,
@@ -395,6 +403,7 @@ MIGRATIONS: tuple[str, ...] = (
     _OWNERS,
     _RESULTS,
     _TEXTS,
+    _CONTENT_IDS,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

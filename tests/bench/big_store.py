@@ -118,7 +118,7 @@ def _corpus(connection: sqlite3.Connection, size: Size) -> None:
     connection.execute("INSERT INTO run_documents VALUES (1, 'logs.pdf', NULL, 90000, 0, 'it needs the extra docs')")
     passage = "A sentence of a passage that somebody wrote about the matter. " * 25
     connection.executemany(
-        "INSERT INTO chunks VALUES (?, ?, '1/400/40', ?, 0, 1600, 400, ?, ?)",
+        "INSERT INTO chunks VALUES (?, ?, '1/400/40', ?, 0, 1600, 400, ?, ?, '', '')",
         (
             (f"chunk{n}-{part}", f"document{n}", part, f"Heading {part}", f"{n}/{part} {passage}")
             for n in range(size.files)

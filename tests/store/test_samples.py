@@ -2,6 +2,7 @@
 
 `samples/version-N.db.xz` were written by the last commit before version N + 1: a generation against a local endpoint,
 trainings with evaluations and checkpoints of a tiny model (in versions 1 to 3 one of them killed), and a conversation.
+Versions 9 and 10 are the one before, opened by the program of that version.
 """
 
 import lzma
@@ -27,7 +28,7 @@ from lora_tui.store.queries.runs import checkpoints, newest_conversation, run_li
 from tests.store.store_fixtures import with_store
 from tests.tui.app_harness import AppHarness, wait_for_text
 
-SAMPLES = sorted(Path(__file__).with_name("samples").glob("*.xz"))
+SAMPLES = sorted(Path(__file__).with_name("samples").glob("*.xz"), key=lambda path: (len(path.name), path.name))
 
 pytestmark = pytest.mark.anyio
 

@@ -1,35 +1,46 @@
-"""Splitting a document into passages: at paragraph borders if possible, else at sentence borders, else anywhere.
+"""Splitting a document into passages along its structure: lists, tables and code stay whole where they fit.
 
-A document is a sequence of *pieces* without a gap: paragraphs, fenced code blocks and headings of Markdown, and, if one
-of these is larger than a passage may be, its sentences. Pieces are packed into passages greedily. A heading begins a
-passage if the one before it is at least half full, and never ends one. Whole sentences of a passage are repeated at the
-beginning of the next (overlap), so that a fact that depends on the sentence before it can be understood.
+A document is a sequence of *pieces* without a gap: the blocks of `structure` and, of a block that is larger than a
+passage may be, its sentences, items, rows or lines. Pieces are packed into passages. A heading begins a passage if the
+one before it is at least half full; a heading, or a line that announces a list, never ends one. What a passage needs
+to be understood without the rest of its document, the headings above it and the head of a table that it goes on with,
+is its *context*. Whole sentences of a passage are repeated at the beginning of the next (overlap), so that a fact that
+depends on the sentence before it can be understood.
+
+Where a passage ends is chosen by content: of the borders in its last third, the one before the piece with the lowest
+hash. After an edit the borders are soon the old ones again, and so are the passages (content-defined chunking, as in
+LBFS, Muthitacharoen et al. 2001); filling each to the brim moves every border behind the edit.
 
 Pure functions over text: no files, no tokenizer. Sizes are in tokens by whatever counter is passed in;
 `estimate_tokens` is for models whose tokenizer is not known.
 """
 
 import re
+import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.structure import Block, BlockKind, blocks, heading_of, headings, lines, table_head
 
-VERSION = "1"
+__all__ = ["VERSION", "Chunk", "TokenCounter", "headings", "split"]
+
+VERSION = "2"
 """Part of a chunk's identity in the store; incremented when the same text would be split otherwise."""
 
 TokenCounter = Callable[[str], int]
 
-_MARKED_LINES = re.compile(
-    r"""^(?:(?P<blank>(?:[^\S\n]*+\n)++|[^\S\n]++\Z)
-    |\ {0,3}(?:(?P<heading>\#{1,6}[ \t]++(?=\S))|(?P<fence>`{3,}|~{3,})))""",
-    re.MULTILINE | re.VERBOSE,
-)
-_HEADING = re.compile(r"#{1,6}[ \t]+")
-_MAX_HEADING = 200
-"""Characters of a heading that are kept: each chunk under it carries them."""
+_MAX_CONTEXT_LINE = 120
+"""Characters of each heading, and of a table's head, in a context."""
+
+_CONTEXT_SHARE = 4
+"""A context has at most this part of a passage's size."""
+
+_HASHED = 200
+"""Characters at a piece's beginning that decide whether a passage ends before it."""
 
 _ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|vs|cf|e\.g|i\.e|z\.B|d\.h|approx|ca|[A-Z])\.$")
 _SENTENCE_END = re.compile(
@@ -42,15 +53,17 @@ _SENTENCE_END = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The characters ``start:end`` of a document; `heading` is the Markdown heading that its text stands under."""
+    """The characters ``start:end`` of a document; `heading` is the heading that its text stands under.
+
+    `context` has the headings above its beginning as Markdown, the outermost first, and the head of a table that began
+    before it. It is no part of the characters or `tokens`.
+    """
 
     start: int
     end: int
     tokens: int
     heading: str
-
-
-_Kind = Literal["text", "code", "heading"]
+    context: str = ""
 
 
 class _Piece(NamedTuple):
@@ -58,7 +71,13 @@ class _Piece(NamedTuple):
     end: int
     tokens: int
     heading: str
-    kind: _Kind
+    kind: BlockKind
+    above: tuple[str, ...] = ()
+    """The headings above it as Markdown, without its own; then the head of its table where it is not the first row."""
+    leads: bool = False
+    """It must not end a passage."""
+    continues: bool = False
+    """It is a later part of a block."""
 
 
 def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estimate_tokens) -> list[Chunk]:
@@ -73,49 +92,84 @@ def split(text: str, size: int, overlap: int, count_tokens: TokenCounter = estim
     overlap = max(0, min(overlap, size // 2))
 
     chunks: list[Chunk] = []
-    before: int | None = None  # where the group before begins
+    before: int | None = None  # where the section's part of the group before begins
     for group in _pack(text, size, overlap, count_tokens):
-        start, end = group[0].start, group[-1].end
-        earliest, before = before, start
+        first, start, end = group[0], group[0].start, group[-1].end
+        earliest, before = before, max((piece.end for piece in group if piece.kind == "heading"), default=start)
         if not text[start:end].strip():
             continue
-        if earliest is not None and group[0].kind != "heading":
+        if earliest is not None and not _begins_anew(first):
             room = min(overlap, size - sum(piece.tokens for piece in group))
             start = _overlap_start(text, earliest, start, room, count_tokens)
         # The heading that most of the chunk stands under: its first own piece's.
-        chunks.append(Chunk(start, end, count_tokens(text[start:end]), group[0].heading))
+        context = _context(first.above, max(1, size // _CONTEXT_SHARE), count_tokens)
+        chunks.append(Chunk(start, end, count_tokens(text[start:end]), first.heading, context))
     return chunks
+
+
+def _begins_anew(piece: _Piece) -> bool:
+    """Tell whether a passage that begins with this piece needs no overlap: its context says what comes before."""
+    return piece.kind == "heading" or (piece.kind in ("table", "code") and piece.continues)
+
+
+def _context(above: Sequence[str], most: int, count_tokens: TokenCounter) -> str:
+    """Join the lines above a passage; the outermost are left out where they take more than `most` tokens."""
+    kept = list(above)
+    while kept and count_tokens("\n\n".join(kept)) > most:
+        del kept[0]
+    return "\n\n".join(kept)
 
 
 def _pack(text: str, size: int, overlap: int, count_tokens: TokenCounter) -> Iterator[list[_Piece]]:
     """Pack pieces into passages in order, leaving room for the overlap if a passage will need it."""
     current: list[_Piece] = []
-    own = filled = 0  # of `current`: pieces without the headings at its end, which belong to what follows; tokens
+    filled = 0  # tokens of `current`
     has_earlier = False
     pieces = _pieces(text, size, count_tokens)
-    put_back: list[_Piece] = []  # parts of a piece, the last one first
+    put_back: list[_Piece] = []  # the last one first
     while piece := put_back.pop() if put_back else next(pieces, None):
-        limit = size - (overlap if has_earlier and current and current[0].kind != "heading" else 0)
+        limit = size - (overlap if has_earlier and current and not _begins_anew(current[0]) else 0)
         new_section = piece.kind == "heading" and filled * 2 >= size
         if current and (filled + piece.tokens > limit or new_section):
+            own = len(current)  # without the pieces at the end that belong to what follows
+            while own and current[own - 1].leads:
+                own -= 1
             if own:
-                yield current[:own]
-                has_earlier = True
-                current, own = current[own:], 0
-                filled = sum(heading.tokens for heading in current)
-            if current and filled + piece.tokens > size:
+                cut = own if new_section else _border(text, [*current, piece], own, size)
+                put_back += [piece, *reversed(current[cut:])]
+                yield current[:cut]
+                has_earlier, current, filled = True, [], 0
+                continue
+            if filled + piece.tokens > size:
                 if filled * 2 < size and piece.kind != "heading":  # a heading must not stand alone
                     put_back.extend(reversed(list(_split_piece(text, piece, size - filled, count_tokens))))
                     piece = put_back.pop()
                 else:
                     yield current
-                    has_earlier = True
-                    current, own, filled = [], 0, 0
+                    has_earlier, current, filled = True, [], 0
         current.append(piece)
-        own = own if piece.kind == "heading" else len(current)
         filled += piece.tokens
     if current:
         yield current
+
+
+def _border(text: str, pieces: Sequence[_Piece], own: int, size: int) -> int:
+    """Return after how many of `pieces` a full passage ends, at most `own`: in its last third, before a block.
+
+    Of several such places it is the one whose following text has the lowest hash, wherever the passage began.
+    """
+    filled = 0
+    best, best_rank = own, (True, 2**32)
+    for number, piece in enumerate(pieces[:own], start=1):
+        filled += piece.tokens
+        if filled * 3 < size * 2 or piece.leads:
+            continue
+        following = pieces[number]
+        beginning = text[following.start : min(following.end, following.start + _HASHED)]
+        rank = (following.continues, zlib.crc32(beginning.encode("utf-8", "replace")))
+        if rank < best_rank:
+            best, best_rank = number, rank
+    return best
 
 
 def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
@@ -131,92 +185,74 @@ def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens
 
 
 def _pieces(text: str, size: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
-    under = ""
-    for start, end, kind in _blocks(text):
-        if kind == "heading":
-            under = heading_of(text[start:end]) or ""
-        piece = _Piece(start, end, count_tokens(text[start:end]), under, kind)
-        if piece.tokens <= size:
+    """Yield the blocks of a text; a list or table whose items or rows are blocks of their own is one where it fits."""
+    above: list[tuple[int, str]] = []  # the headings that are open: level, and line
+    heading = ""
+    run: list[_Piece] = []  # blocks of one list or table
+    room = size  # what they leave; below 0 where they do not fit together
+    head: tuple[str, ...] = ()  # of the table that is being read, for its later rows
+    kind: BlockKind = "text"
+    for block in chain(blocks(text), [Block(len(text), len(text), "heading")]):
+        if block.kind != kind or block.kind not in ("list", "table"):
+            yield from _joined(run)
+            run, head, room = [], (), size
+        is_first, kind = block.kind != kind or not head, block.kind
+        if block.start == block.end:
+            return
+        if block.kind == "heading":
+            heading = heading_of(text[block.start : block.end]) or ""
+            above = [outer for outer in above if outer[0] < block.level]
+        own = tuple(line for _, line in above)
+        if block.kind == "heading":
+            above.append((block.level, f"{'#' * block.level} {heading[:_MAX_CONTEXT_LINE].rstrip()}"))
+        elif block.kind == "table" and is_first:
+            head = (table_head(text, block)[: 2 * _MAX_CONTEXT_LINE],)
+        tokens = count_tokens(text[block.start : block.end])
+        leads = block.kind == "heading" or _announces(text, block, tokens, size)
+        later = block.kind == "table" and not is_first
+        piece = _Piece(block.start, block.end, tokens, heading, block.kind, own, leads)
+        if later:
+            piece = piece._replace(above=(*own, *head), continues=True)
+        room -= tokens
+        if block.kind in ("list", "table") and room >= 0:
+            run.append(piece)
+            continue
+        yield from run
+        run = []
+        if tokens <= size:
             yield piece
         else:
-            yield from _split_piece(text, piece, size, count_tokens)
+            yield from _split_piece(text, piece, size, count_tokens, () if later else head)
 
 
-def _split_piece(text: str, piece: _Piece, limit: int, count_tokens: TokenCounter) -> Iterator[_Piece]:
-    """Yield the sentences of prose or the lines of code, and parts of those that exceed `limit` tokens."""
-    kind: _Kind = "code" if piece.kind == "code" else "text"
-    borders = _lines if kind == "code" else _sentences
+def _joined(run: Sequence[_Piece]) -> Iterator[_Piece]:
+    """Yield the blocks of a list or table as one piece."""
+    if run:
+        yield run[0]._replace(end=run[-1].end, tokens=sum(piece.tokens for piece in run))
+
+
+def _announces(text: str, block: Block, tokens: int, size: int) -> bool:
+    """Tell whether a short paragraph announces the list, table or code that follows: it ends in a colon."""
+    if block.kind != "text" or tokens * _CONTEXT_SHARE > size:
+        return False
+    return text[block.start : block.end].rstrip().endswith((":", "："))
+
+
+def _split_piece(
+    text: str, piece: _Piece, limit: int, count_tokens: TokenCounter, head: tuple[str, ...] = ()
+) -> Iterator[_Piece]:
+    """Yield sentences of prose, items of a list, or lines of code or a table, and parts of those over `limit` tokens.
+
+    `head` is the context of a table's later rows.
+    """
+    kind: BlockKind = "text" if piece.kind == "heading" else piece.kind
+    borders = lines if kind in ("code", "table") else _sentences
     for first, last in borders(text, piece.start, piece.end):
         fits = count_tokens(text[first:last]) <= limit
         for start, end in [(first, last)] if fits else _split_anywhere(text, first, last, limit, count_tokens):
-            yield _Piece(start, end, count_tokens(text[start:end]), piece.heading, kind)
-
-
-def heading_of(line: str) -> str | None:
-    """Return the text of a Markdown heading such as ``## Wings``, or None for any other line."""
-    bare = line.strip()
-    mark = _HEADING.match(bare)
-    return bare[mark.end() :].rstrip("#").strip()[:_MAX_HEADING].rstrip() if mark else None
-
-
-def headings(text: str, most: int | None = None) -> list[str]:
-    """Return the different Markdown headings of `text` in order, the first `most`; lines of fenced code are none."""
-    found: dict[str, None] = {}
-    for start, end, kind in _blocks(text):
-        if kind == "heading" and (heading := heading_of(text[start:end])):
-            found[heading] = None
-            if len(found) == most:
-                break
-    return list(found)
-
-
-def _blocks(text: str) -> Iterator[tuple[int, int, _Kind]]:
-    """Yield paragraphs, whole fenced code blocks and heading lines, each with the blank lines that follow it.
-
-    Looks at blank lines, headings and fences alone, however many lines lie between them.
-    """
-    first = re.search(r"\S", text)
-    has_text_from = first.start() if first else len(text)
-    start = seen = 0  # where the block begins, and up to where lines have been looked at
-    fence = ""
-    kind: _Kind = "text"
-    due = False  # the next line that is not blank begins a block
-    for found in _MARKED_LINES.finditer(text):
-        begin, mark = found.start(), found["fence"]
-        if fence:
-            if mark and mark.startswith(fence) and not text[found.end() : _line_end(text, found.end())].strip():
-                kind, fence, due, seen = "code", "", True, _line_end(text, found.end())
-            continue
-        if due and begin > seen:
-            yield start, seen, kind
-            start, kind, due = seen, "text", False
-        if found["blank"]:
-            due, seen = due or begin > has_text_from, found.end()
-            continue
-        if begin > has_text_from:
-            yield start, begin, kind
-            start, kind = begin, "text"
-        due = not mark
-        if mark:
-            fence = mark
-        else:
-            kind, seen = "heading", _line_end(text, found.end())
-    if due and seen < len(text):
-        yield start, seen, kind
-        start, kind = seen, "text"
-    if start < len(text):
-        yield start, len(text), "code" if fence else kind
-
-
-def _line_end(text: str, start: int) -> int:
-    return text.find("\n", start) + 1 or len(text)
-
-
-def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    while start < end:
-        line_end = text.find("\n", start, end) + 1 or end
-        yield start, line_end
-        start = line_end
+            later = start > piece.start
+            above = (*piece.above, *head) if later and kind == "table" else piece.above
+            yield _Piece(start, end, count_tokens(text[start:end]), piece.heading, kind, above, False, later)
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

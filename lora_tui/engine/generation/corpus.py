@@ -1,7 +1,7 @@
 """The corpus of a run: the folder's files, read, cut into passages and stored, and the files that were skipped.
 
 Afterwards the passages are in the store; in memory there is one small record for each file, and a sample of the
-headings, which are the topics that prompts refer to.
+headings, which are the topics that prompts refer to. What the store has cut before is not cut again.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks, documents
 from lora_tui.engine.generation.documents import Candidate, Document, UnusableFile
 from lora_tui.engine.generation.extraction.worker import TextExtractor
+from lora_tui.engine.generation.structure import headings
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import find_secret
 from lora_tui.store import generation as store_generation
@@ -79,15 +80,15 @@ async def read_folder(
                     document = await asyncio.to_thread(documents.read_document, candidate.path, extractor)
                     if document.id in seen:
                         raise UnusableFile(f"the same content as {seen[document.id]}")
-                    source, headings = await _store_document(
-                        store, run_id, candidate, document, chunking, size, overlap
-                    )
+                    source = await _store_document(store, run_id, candidate, document, chunking, size, overlap)
                 except UnusableFile as problem:
                     reason = str(problem)
                 else:
                     seen[document.id] = candidate.name
                     sources.append(source)
-                    topics |= dict.fromkeys((title_of(candidate.name), *headings))
+                    if len(topics) < _MAX_TOPICS:
+                        own = headings(document.text, _TOPICS_OF_FILE)
+                        topics |= dict.fromkeys((title_of(candidate.name), *own))
                     _warn_of_document(candidate.name, document, sent_to, warn)
                     del document  # before the next one is read: a large text is in memory once
                     continue
@@ -112,11 +113,26 @@ def title_of(name: str) -> str:
     return " ".join(PurePosixPath(name).stem.replace("-", " ").replace("_", " ").split())
 
 
+def content_id(context: str, text: str) -> str:
+    """Return the identity of a passage by what models see of it: BLAKE2b of 16 bytes, in hexadecimal."""
+    return hashlib.blake2b(f"{context}\0{text}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
 async def _store_document(
     store: Store, run_id: int, candidate: Candidate, document: Document, chunking: str, size: int, overlap: int
-) -> tuple[Source, list[str]]:
-    cut = await asyncio.to_thread(chunks.split, document.text, size, overlap)
-    rows = [
+) -> Source:
+    """Store a document with its passages, unless the store has them, and that this run reads it."""
+    known = await store_generation.chunk_count(store, document.id, chunking)
+    rows = [] if known else await asyncio.to_thread(_passages, document, chunking, size, overlap)
+    async with store.transaction() as t:
+        await store_generation.add_document(t, document.id, len(document.text), document.encoding, chunking, rows)
+        file = SourceFile(candidate.name, document.id, candidate.bytes, known or len(rows), None)
+        await store_generation.add_source_file(t, run_id, file)
+    return Source(candidate.name, document.id, known or len(rows))
+
+
+def _passages(document: Document, chunking: str, size: int, overlap: int) -> list[ChunkRow]:
+    return [
         ChunkRow(
             id=hashlib.sha256(f"{document.id}|{chunking}|{chunk.start}|{chunk.end}".encode()).hexdigest(),
             document_id=document.id,
@@ -125,15 +141,12 @@ async def _store_document(
             last_character=chunk.end,
             tokens=chunk.tokens,
             heading=chunk.heading,
-            text=document.text[chunk.start : chunk.end],
+            text=(text := document.text[chunk.start : chunk.end]),
+            context=chunk.context,
+            content_id=content_id(chunk.context, text),
         )
-        for position, chunk in enumerate(cut)
+        for position, chunk in enumerate(chunks.split(document.text, size, overlap))
     ]
-    async with store.transaction() as t:
-        await store_generation.add_document(t, document.id, len(document.text), document.encoding, chunking, rows)
-        file = SourceFile(candidate.name, document.id, candidate.bytes, len(rows), None)
-        await store_generation.add_source_file(t, run_id, file)
-    return Source(candidate.name, document.id, len(rows)), chunks.headings(document.text, _TOPICS_OF_FILE)
 
 
 def _warn_of_document(name: str, document: Document, sent_to: str | None, warn: Callable[[str], None]) -> None:

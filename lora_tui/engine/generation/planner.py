@@ -164,7 +164,7 @@ class Planner:
         most = _MAX_AVOIDED_BUILTIN if self._chosen.model == BUILTIN else _MAX_AVOIDED
         rng = random.Random(f"{self._chosen.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
         return PairRequest(
-            passage=row.text,
+            passage=row.passage,
             slot=slot_of(task),
             count=int(task.slot["count"]),
             further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
@@ -178,7 +178,7 @@ class Planner:
         if row.position == 0 or self._chosen.model != BUILTIN:
             return ""
         first = await store_generation.chunk_at(self._store, row.document_id, self._corpus.chunking, 0)
-        return first.text if first is not None else ""
+        return first.passage if first is not None else ""
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""

@@ -145,7 +145,7 @@ class Workers:
     async def generate(self, task: TaskRow, call: StoredCall) -> None:
         """Have pairs written about a passage, and store them with the refusals of the gates."""
         chunk = await self._chunk(task.chunk_id)
-        self._warn_of_instructions(task.source, chunk.text)
+        self._warn_of_instructions(task.source, chunk.passage)
         directives = self.analyst.latest.directives if self.analyst.latest else []
         request = await self.planner.request(task, chunk, directives)
         proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
@@ -168,7 +168,7 @@ class Workers:
         async with self.store.transaction() as t:
             await call.settle(t)
             for ordinal, pair in enumerate(proposals.pairs):
-                refusal = await self._refusal(t, pair, chunk.text)
+                refusal = await self._refusal(t, pair, chunk.passage)
                 pair_id = await self._store_pair(t, task, ordinal, pair, refusal)
                 if refusal is None:
                     waiting += 1
@@ -238,12 +238,12 @@ class Workers:
         chunk = await self._chunk(pair.chunk_id)
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
         try:
-            rated = await self._rate(task, chunk.text, proposed, prepare(call), prepare)
+            rated = await self._rate(task, chunk.passage, proposed, prepare(call), prepare)
         except _Superseded:
             await run_shielded(self._end_superseded(task))
             return
         judgement = rated.judgement
-        metrics = {**judging.pair_metrics(proposed, chunk.text, judgement), **rated.metrics}
+        metrics = {**judging.pair_metrics(proposed, chunk.passage, judgement), **rated.metrics}
         # Without a judge's metrics, the others say what they stand for.
         details = rated.details or dict.fromkeys(metrics, f"{judgement.mode}: {judgement.note}")
         decision = self.pair_judge.decide(metrics)

@@ -235,8 +235,9 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
     pair = await generation.pair(store, pair_id)
     if pair is None:
         return None
-    chunk = await store.tuples("SELECT heading, text FROM chunks WHERE id=?", (pair.chunk_id,))
-    heading, passage = chunk[0] if chunk else ("", "")
+    chunk = await store.tuples("SELECT heading, context, text FROM chunks WHERE id=?", (pair.chunk_id,))
+    heading, context, text = chunk[0] if chunk else ("", "", "")
+    passage = f"{context}\n\n{text}" if context else text
     metrics = await store.all(
         MetricLine, "SELECT name, value, detail FROM pair_metrics WHERE pair_id=? ORDER BY name", (pair_id,)
     )

@@ -8,6 +8,7 @@ import pytest
 
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.generation.chunks import Chunk, headings, split
+from lora_tui.engine.generation.structure import blocks
 
 SENTENCE = "The keeper of the light at Lorvik had a dog, a boat and a stove that smoked. "
 LARGE = {
@@ -118,6 +119,67 @@ def test_a_chunk_knows_the_heading_it_stands_under() -> None:
 def test_an_abbreviation_does_not_end_a_sentence() -> None:
     text = "We met Dr. Smith and Mrs. Jones there. They left. " * 2
     assert not any(passage.rstrip().endswith(("Dr.", "Mrs.")) for passage in passages(text, 8))
+
+
+def test_a_list_is_not_broken_where_it_fits_and_stays_with_the_line_that_announces_it() -> None:
+    items = "".join(f"- Item {n} of the list.\n\n" for n in range(6))
+    text = "Words before it, not few. " * 4 + "\n\nThese are the parts:\n\n" + items + "Words after it. " * 9
+    whole = next(passage for passage in passages(text, 44) if "Item 0" in passage)
+    assert whole.startswith("These are the parts:")
+    assert items.strip() in whole
+
+
+def test_a_further_paragraph_of_an_item_belongs_to_its_list() -> None:
+    text = "- One thing.\n\n  More of it.\n\n- Another thing.\n\nNo item."
+    kinds = [(block.kind, text[block.start : block.end].strip()) for block in blocks(text)]
+    assert [kind for kind, _ in kinds] == ["list", "list", "list", "text"]
+    assert kinds[1][1] == "More of it."
+
+
+ROWS = "".join(f"| Harbour {n} | {n} m |\n" for n in range(12))
+TABLE = "| Port | Depth |\n| --- | --- |\n" + ROWS
+
+
+def test_a_table_that_fits_is_not_broken() -> None:
+    text = "Some words before it. " * 4 + "\n\n" + TABLE + "\n" + "Some words after it. " * 6
+    assert any(TABLE in passage for passage in passages(text, 100))
+
+
+def test_each_later_part_of_a_large_table_has_its_head_as_context() -> None:
+    found = split("# Depths\n\n" + TABLE + ROWS * 3, 64, 10, word_count)
+    assert len(found) > 2
+    assert found[0].context == ""
+    for chunk in found[1:]:
+        assert chunk.context == "# Depths\n\n| Port | Depth |\n| --- | --- |"
+
+
+def test_the_headings_above_a_passage_are_its_context() -> None:
+    text = "# Bees\n\n## Wings\n\n" + "They have four of them. " * 12 + "\n\nHouse\n=====\n\n" + "It has a door. " * 12
+    found = split(text, 25, 5, word_count)
+    contexts = list(dict.fromkeys(chunk.context for chunk in found))
+    assert contexts == ["", "# Bees\n\n## Wings", "# House"]
+    assert headings(text) == ["Bees", "Wings", "House"]
+
+
+def test_a_context_takes_a_quarter_of_the_size_at_most() -> None:
+    text = "".join(f"{'#' * n} {'word ' * 9}\n\n" for n in range(1, 6)) + "A sentence of five words. " * 60
+    assert 0 < max(word_count(chunk.context) for chunk in split(text, 40, 0, word_count)) <= 10
+
+
+def test_an_edit_changes_the_passages_around_it_alone() -> None:
+    rng = random.Random(5)
+    words = [f"word{n}" for n in range(400)]
+    paragraphs = [
+        " ".join(
+            " ".join(rng.choices(words, k=rng.randint(6, 14))).capitalize() + "." for _ in range(rng.randint(2, 5))
+        )
+        for _ in range(300)
+    ]
+    text = "\n\n".join(paragraphs)
+    edited = "A sentence that was not there before, at the very beginning of it all.\n\n" + text
+    before, after = passages(text, 200, 20), passages(edited, 200, 20)
+    assert len(set(after) - set(before)) <= 6
+    assert len(before) > 40
 
 
 def test_white_space_alone_gives_no_chunk() -> None:
