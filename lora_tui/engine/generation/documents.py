@@ -2,7 +2,7 @@
 
 Every file that is not used is named with its reason; none of them ends a run. Links that leave the folder are not
 followed, hidden files are left alone, and the order is the same on every machine (by path, character by character).
-This module knows nothing of chunks or the store; the text of HTML, DOCX and PDF comes from `extraction`.
+This module knows nothing of chunks or the store; the text of other formats comes from `extraction`.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ __all__ = ["Candidate", "Document", "UnusableFile", "list_files", "read_document
 NATIVE = (".txt", ".md", ".markdown")
 """Suffixes of files that are text."""
 
-EXTRACTED = (".html", ".htm", ".docx", ".pdf")
+EXTRACTED = (".html", ".htm", ".docx", ".pptx", ".epub", ".pdf")
 """Suffixes of files that their text is taken out of."""
 
 EXTRA = {".pdf": "pypdfium2"}
@@ -34,7 +34,7 @@ MAX_BYTES = 20 * 1024 * 1024
 """A larger file is skipped: 20 MB of plain text are some 5 million tokens, more than a run ever asks about."""
 
 _KEY = "data_generation.input_folder"
-_READER = "2"
+_READER = "3"
 """Part of the identity of what is not plain UTF-8 text; incremented when such a file would be read otherwise."""
 
 

@@ -20,7 +20,7 @@ from textual.widgets import Input
 from lora_tui.files import expanded, is_file, is_folder
 from lora_tui.text import count, file_size
 
-TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx")
+TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx", ".pptx", ".epub")
 DATA_SUFFIXES = (".txt", ".jsonl", ".json", ".csv")
 _PROGRAM_SUFFIXES = (".py", ".toml", ".js", ".ts", ".rs", ".go", ".c", ".h", ".java", ".rb", ".sh")
 """What a folder of a program holds; its README or licence is not what anybody wants to ask about."""

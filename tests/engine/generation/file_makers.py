@@ -83,3 +83,86 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
         case _:
             out[at:at] = rng.randbytes(length)
     return bytes(out)
+
+
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_SLIDE = (
+    'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+    ' xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+    f' xmlns:r="{_OFFICE}"'
+)
+
+
+def _relations(*targets: tuple[str, str]) -> str:
+    """Return an Office part's relations: kind and target of each; their ids are rId1, rId2, …"""
+    found = (
+        f'<Relationship Id="rId{number}" Type="{_OFFICE}/{kind}" Target="{target}"/>'
+        for number, (kind, target) in enumerate(targets, 1)
+    )
+    return f"<Relationships>{''.join(found)}</Relationships>"
+
+
+def slide_shape(kind: str, *paragraphs: str) -> str:
+    """Return a shape; `kind` is that of its placeholder, such as ``title``; one that begins with a digit is a level."""
+    placeholder = f'<p:nvSpPr><p:nvPr><p:ph type="{kind}"/></p:nvPr></p:nvSpPr>' if kind else ""
+    texts = "".join(
+        f'<a:p><a:pPr lvl="{text[0]}"/><a:r><a:t>{text[1:]}</a:t></a:r></a:p>'
+        if text[:1].isdigit()
+        else f"<a:p><a:r><a:t>{text}</a:t></a:r></a:p>"
+        for text in paragraphs
+    )
+    return f"<p:sp>{placeholder}<p:txBody>{texts}</p:txBody></p:sp>"
+
+
+def pptx_file(*slides: str, notes: str = "", hidden: int = 0) -> bytes:
+    """Return a PPTX whose slides hold this XML; `notes` are those of the first, `hidden` is the number of one."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("_rels/.rels", _relations(("officeDocument", "ppt/presentation.xml")))
+        order = "".join(f'<p:sldId id="{256 + n}" r:id="rId{n}"/>' for n in range(len(slides), 0, -1))
+        shown = f"<p:presentation {_SLIDE}><p:sldIdLst>{order}</p:sldIdLst></p:presentation>"
+        archive.writestr("ppt/presentation.xml", shown)
+        # The part that is called last is shown first: the order is that of the presentation.
+        targets = [("slide", f"slides/slide{n}.xml") for n in range(1, len(slides) + 1)]
+        archive.writestr("ppt/_rels/presentation.xml.rels", _relations(*targets))
+        for number, body in enumerate(reversed(slides), 1):
+            show = ' show="0"' if number == hidden else ""
+            tree = f"<p:cSld><p:spTree>{body}</p:spTree></p:cSld>"
+            archive.writestr(f"ppt/slides/slide{number}.xml", f"<p:sld {_SLIDE}{show}>{tree}</p:sld>")
+        if notes:
+            part = f"ppt/slides/_rels/slide{len(slides)}.xml.rels"
+            archive.writestr(part, _relations(("notesSlide", "../notesSlides/notesSlide1.xml")))
+            body = slide_shape("body", notes) + slide_shape("sldNum", "1")
+            archive.writestr("ppt/notesSlides/notesSlide1.xml", f"<p:notes {_SLIDE}>{body}</p:notes>")
+    return packed.getvalue()
+
+
+def epub_file(*chapters: str, protected: bool = False) -> bytes:
+    """Return an EPUB of these chapters (HTML), named so that the order of their names is not that of the book."""
+    names = [f"text/{9 - number}.xhtml" for number in range(len(chapters))]
+    items = "".join(
+        f'<item id="c{n}" href="{name}" media-type="application/xhtml+xml"/>' for n, name in enumerate(names)
+    )
+    spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(names)))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr(
+            "META-INF/container.xml",
+            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="OEBPS/book.opf"/></rootfiles></container>',
+        )
+        if protected:
+            reference = f'<enc:CipherReference URI="OEBPS/{names[0]}"/>'
+            shown = f'<encryption xmlns:enc="http://www.w3.org/2001/04/xmlenc#">{reference}</encryption>'
+            archive.writestr("META-INF/encryption.xml", shown)
+        archive.writestr(
+            "OEBPS/book.opf",
+            f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}<item id="nav" href="nav.xhtml"'
+            ' media-type="application/xhtml+xml" properties="nav"/></manifest>'
+            f'<spine><itemref idref="nav"/>{spine}</spine></package>',
+        )
+        archive.writestr("OEBPS/nav.xhtml", "<html><body><p>Contents</p></body></html>")
+        for name, chapter in zip(names, chapters, strict=True):
+            archive.writestr(f"OEBPS/{name}", f"<html><head><title>T</title></head><body>{chapter}</body></html>")
+    return packed.getvalue()

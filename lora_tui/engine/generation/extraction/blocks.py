@@ -1,6 +1,6 @@
 """The blocks of an extracted text, its paragraphs, headings and table rows, and what becomes of its invisible marks.
 
-A module of its own, though short: all three readers end in it.
+All readers end in it.
 """
 
 import re
@@ -21,17 +21,25 @@ class Blocks:
     """Collector of blocks; raises `UnusableFile` as soon as they hold more than `MAX_CHARACTERS`."""
 
     def __init__(self) -> None:
-        self._blocks: list[str] = []
+        self._pieces: list[str] = []  # blocks, and what is between them
         self._characters = 0
+        self._after_row = False
 
-    def add(self, block: str) -> None:
-        """Add a block, unless it is blank."""
+    def add(self, block: str, *, is_row: bool = False) -> None:
+        """Add a block, unless it is blank; a row follows the one before it without a blank line."""
         if not block.strip():
             return
         self._characters += len(block) + 2
         if self._characters > MAX_CHARACTERS:
             raise UnusableFile(f"it holds more than {MAX_CHARACTERS // 2**20} million characters; split it")
-        self._blocks.append(block)
+        if self._pieces:
+            self._pieces.append("\n" if is_row and self._after_row else "\n\n")
+        self._pieces.append(block)
+        self._after_row = is_row
+
+    def end_table(self) -> None:
+        """The next row begins another table."""
+        self._after_row = False
 
     def add_row(self, cells: list[list[str]]) -> None:
         """Add a table's row: its cells in one line; where one holds several paragraphs, each as a block of its own."""
@@ -40,11 +48,12 @@ class Blocks:
                 for paragraph in cell:
                     self.add(paragraph)
         else:
-            self.add(" | ".join(cell[0] if cell else "" for cell in cells) if any(cells) else "")
+            row = " | ".join(cell[0].replace("\n", " ") if cell else "" for cell in cells) if any(cells) else ""
+            self.add(row, is_row=len(cells) > 1)
 
     def text(self) -> str:
-        """Return the blocks with a blank line between them."""
-        return "\n\n".join(self._blocks)
+        """Return the blocks with a blank line between them, the rows of a table in a line each."""
+        return "".join(self._pieces)
 
 
 def heading(level: int, text: str) -> str:

@@ -5,22 +5,12 @@ review, content controls and text boxes. Read are paragraphs with their headings
 formulas, foot- and endnotes; left out is what is deleted, moved away or hidden (ECMA-376, part 1, 17).
 """
 
-import io
-import re
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import IO
-from xml.parsers import expat
 
+from lora_tui.engine.generation.extraction.archive import Archive, PartReader, archive_text
 from lora_tui.engine.generation.extraction.blocks import Blocks, UnusableFile, heading, without_controls
 
-MAX_UNPACKED_BYTES = 200 * 1024 * 1024
-
-_STEP = 1 << 16
 _WORD = (
     "http://schemas.openxmlformats.org/wordprocessingml/2006/main|",
     "http://purl.oclc.org/ooxml/wordprocessingml/main|",
@@ -28,96 +18,41 @@ _WORD = (
 _MATH_TEXT = "http://schemas.openxmlformats.org/officeDocument/2006/math|t"
 _FALLBACK = "http://schemas.openxmlformats.org/markup-compatibility/2006|Fallback"
 _LEFT_OUT = frozenset(("del", "moveFrom", "fallback"))
-_MAIN_PART = re.compile(r'<Relationship\b[^>]*?/officeDocument"[^>]*>', re.DOTALL)
-_TARGET = re.compile(r'\bTarget="/?([^"]+)"')
-_DAMAGE = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
-    *(EOFError, KeyError, ValueError, NotImplementedError, OSError),
-)
-"""What zipfile raises over a damaged archive."""
-
-_COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
 
 
 def docx_text(data: bytes) -> str:
     """Return the text of a DOCX file. Raises `UnusableFile` where it is damaged, encrypted or too large."""
-    if data.startswith(_COMPOUND_FILE):
-        raise UnusableFile("it is encrypted, or a .doc of before 2007; save it as .docx without a password")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return _archive_text(archive)
-    except _DAMAGE as problem:
-        raise UnusableFile("it is damaged, or no .docx file") from problem
-    except RuntimeError as problem:  # what zipfile raises for a part with a password
-        raise UnusableFile("it is encrypted") from problem
+    return archive_text(data, ".docx", _document_text)
 
 
-def _archive_text(archive: zipfile.ZipFile) -> str:
-    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    if sum(sizes.values()) > MAX_UNPACKED_BYTES:
-        raise UnusableFile(f"it unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MB")
-    main = _main_part(archive, sizes)
+def _document_text(archive: Archive) -> str:
+    main = _main_part(archive)
     folder = main.rpartition("/")[0]
     styles = f"{folder}/styles.xml".lstrip("/")
-    levels = _StyleReader().levels(archive, styles) if styles in sizes else {}
+    levels = _StyleReader().levels(archive, styles) if styles in archive.sizes else {}
     blocks = Blocks()
     for part in (main, *(f"{folder}/{name}.xml".lstrip("/") for name in ("footnotes", "endnotes"))):
-        if part in sizes:
+        if part in archive.sizes:
             _BodyReader(blocks, levels).read(archive, part)
     return blocks.text()
 
 
-def _main_part(archive: zipfile.ZipFile, sizes: dict[str, int]) -> str:
+def _main_part(archive: Archive) -> str:
     """Return the name of the document's own part; nearly always "word/document.xml"."""
-    with suppress(KeyError, UnicodeDecodeError), archive.open("_rels/.rels") as file:
-        relations = file.read(_STEP).decode()
-        if (found := _MAIN_PART.search(relations)) and (target := _TARGET.search(found[0])) and target[1] in sizes:
-            return target[1]
-    if "word/document.xml" not in sizes:
+    for kind, part in archive.relations("").values():
+        if kind == "officeDocument" and part in archive.sizes:
+            return part
+    if "word/document.xml" not in archive.sizes:
         raise UnusableFile("it is no Word document")
     return "word/document.xml"
 
 
-class _PartReader:
-    """Pass over one part's XML: `start` and `end` get the local names of Word's elements."""
+class _WordReader(PartReader):
+    """Pass over a part: `start` and `end` get the local names of Word's elements."""
 
-    def read(self, archive: zipfile.ZipFile, part: str) -> None:
-        """Read the part. Raises `UnusableFile` where it is not XML, or declares entities."""
-        with archive.open(part) as file:
-            self._parse(file)
-
-    def _parse(self, file: IO[bytes]) -> None:
-        parser = expat.ParserCreate(namespace_separator="|")
-        parser.buffer_text = True
-        parser.StartDoctypeDeclHandler = _refuse_doctype
-        parser.StartElementHandler = self._started
-        parser.EndElementHandler = self._ended
-        parser.CharacterDataHandler = self.characters
-        left = MAX_UNPACKED_BYTES
-        try:
-            while data := file.read(_STEP):
-                left -= len(data)
-                if left < 0:  # the archive's own list of sizes can lie
-                    raise UnusableFile(f"it unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MB")
-                parser.Parse(data, False)
-            parser.Parse(b"", True)
-        except expat.ExpatError as problem:
-            raise UnusableFile(f"its text is damaged (XML, line {problem.lineno})") from problem
-
-    def _started(self, name: str, attributes: dict[str, str]) -> None:
-        self.start(_local(name), attributes)
-
-    def _ended(self, name: str) -> None:
-        self.end(_local(name))
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        """An element of Word begins."""
-
-    def end(self, name: str) -> None:
-        """An element of Word ends."""
-
-    def characters(self, text: str) -> None:
-        """Characters between tags."""
+    def local(self, name: str) -> str:
+        """Return the local name of Word's elements, "m:t" and "fallback" for two others, "" for what is not text."""
+        return _local(name)
 
 
 def _local(name: str) -> str:
@@ -128,15 +63,11 @@ def _local(name: str) -> str:
     return "t" if name == _MATH_TEXT else "fallback" if name == _FALLBACK else ""
 
 
-def _value(attributes: dict[str, str], name: str = "val") -> str:
+def _value(attributes: Mapping[str, str], name: str = "val") -> str:
     return next((attributes[space + name] for space in _WORD if space + name in attributes), "")
 
 
-def _refuse_doctype(*_: object) -> None:
-    raise UnusableFile("it declares entities, which no Word document does")
-
-
-class _StyleReader(_PartReader):
+class _StyleReader(_WordReader):
     """Finds which styles are headings, and of which level: by name, by outline level, or by what they are based on."""
 
     def __init__(self) -> None:
@@ -144,7 +75,7 @@ class _StyleReader(_PartReader):
         self._levels: dict[str, int] = {}
         self._based: dict[str, str] = {}
 
-    def levels(self, archive: zipfile.ZipFile, part: str) -> dict[str, int]:
+    def levels(self, archive: Archive, part: str) -> dict[str, int]:
         """Return the level, from 1, of every style that is a heading; 0 is that of a list's item."""
         self.read(archive, part)
         for style, base in self._based.items():
@@ -156,7 +87,7 @@ class _StyleReader(_PartReader):
                 self._levels.setdefault(style, self._levels[base])
         return self._levels
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
         """Note a style's name, what it is based on, or its outline level."""
         if name == "style":
             self._style = _value(attributes, "styleId")
@@ -190,7 +121,7 @@ class _Table:
     row: list[list[str]] | None = None
 
 
-class _BodyReader(_PartReader):
+class _BodyReader(_WordReader):
     """Collects paragraphs and rows. Paragraphs nest in text boxes, tables in cells; the inner come behind the outer."""
 
     def __init__(self, blocks: Blocks, levels: dict[str, int]) -> None:
@@ -202,7 +133,7 @@ class _BodyReader(_PartReader):
         self._left_out = 0
         self._in_text = False
         self._in_run_properties = self._run_hidden = False
-        self._starts: dict[str, Callable[[dict[str, str]], None]] = {
+        self._starts: dict[str, Callable[[Mapping[str, str]], None]] = {
             "p": lambda _: self._paragraphs.append(_Paragraph()),
             "t": self._start_text,
             "tab": lambda _: self._put(" "),
@@ -220,7 +151,7 @@ class _BodyReader(_PartReader):
             "tc": self._start_cell,
         }
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
         """Begin a paragraph, a run, a row, or what is left out; the inside of that is counted only."""
         if self._left_out:
             self._left_out += name in _LEFT_OUT
@@ -248,6 +179,8 @@ class _BodyReader(_PartReader):
                 self._blocks.add_row(row or [])
         elif name == "tbl" and self._tables:
             self._tables.pop()
+            if not self._tables:
+                self._blocks.end_table()
 
     def characters(self, text: str) -> None:
         """Text of a run."""
@@ -258,36 +191,36 @@ class _BodyReader(_PartReader):
         if self._paragraphs and not self._run_hidden and not self._left_out:
             self._paragraphs[-1].pieces.append(text)
 
-    def _start_text(self, _: dict[str, str]) -> None:
+    def _start_text(self, _: Mapping[str, str]) -> None:
         self._in_text = True
 
-    def _start_run(self, _: dict[str, str]) -> None:
+    def _start_run(self, _: Mapping[str, str]) -> None:
         self._run_hidden = False
 
-    def _start_run_properties(self, _: dict[str, str]) -> None:
+    def _start_run_properties(self, _: Mapping[str, str]) -> None:
         self._in_run_properties = True
 
-    def _vanish(self, attributes: dict[str, str]) -> None:
+    def _vanish(self, attributes: Mapping[str, str]) -> None:
         if self._in_run_properties and _value(attributes) not in ("0", "false", "off"):
             self._run_hidden = True
 
-    def _style(self, attributes: dict[str, str]) -> None:
+    def _style(self, attributes: Mapping[str, str]) -> None:
         if self._paragraphs and (level := self._levels.get(_value(attributes))) is not None:
             self._paragraphs[-1].level = level
 
-    def _list_item(self, _: dict[str, str]) -> None:
+    def _list_item(self, _: Mapping[str, str]) -> None:
         if self._paragraphs and self._paragraphs[-1].level is None:
             self._paragraphs[-1].level = 0
 
-    def _outline(self, attributes: dict[str, str]) -> None:
+    def _outline(self, attributes: Mapping[str, str]) -> None:
         if self._paragraphs and (value := _value(attributes)).isdecimal() and int(value[:2]) < 9:
             self._paragraphs[-1].level = int(value[:2]) + 1
 
-    def _start_row(self, _: dict[str, str]) -> None:
+    def _start_row(self, _: Mapping[str, str]) -> None:
         if self._tables:
             self._tables[-1].row = []
 
-    def _start_cell(self, _: dict[str, str]) -> None:
+    def _start_cell(self, _: Mapping[str, str]) -> None:
         if self._tables and (row := self._tables[-1].row) is not None:
             row.append([])
 

@@ -134,6 +134,7 @@ class _PageReader:
         elif name == "table":
             self._tables = max(0, self._tables + (-1 if closing else 1))
             self._end_row()  # a table inside a row's cell: the row has no line of its own
+            self.blocks.end_table()
         elif name == "tr":
             self._end_row()
             self._row = None if closing or self._tables > 1 else []

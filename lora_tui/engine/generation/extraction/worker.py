@@ -1,4 +1,4 @@
-"""The process that reads HTML, DOCX and PDF files, and the parent's side of it.
+"""The process that reads HTML, DOCX, PPTX, EPUB and PDF files, and the parent's side of it.
 
 What reads files that anybody made is apart: it gets no keys, `MEMORY_BYTES` and `DEADLINE` seconds a file, and may
 crash. One process serves a whole folder; after a file that it did not survive, the next begins another. It is a module
@@ -151,13 +151,32 @@ def _docx(data: bytes) -> str:
     return docx_text(data)
 
 
+def _pptx(data: bytes) -> str:
+    from lora_tui.engine.generation.extraction.pptx import pptx_text
+
+    return pptx_text(data)
+
+
+def _epub(data: bytes) -> str:
+    from lora_tui.engine.generation.extraction.epub import epub_text
+
+    return epub_text(data)
+
+
 def _pdf(data: bytes) -> str:
     from lora_tui.engine.generation.extraction.pdf import pdf_text
 
     return pdf_text(data)
 
 
-_READERS: dict[str, Callable[[bytes], str]] = {".html": _html, ".htm": _html, ".docx": _docx, ".pdf": _pdf}
+_READERS: dict[str, Callable[[bytes], str]] = {
+    ".html": _html,
+    ".htm": _html,
+    ".docx": _docx,
+    ".pptx": _pptx,
+    ".epub": _epub,
+    ".pdf": _pdf,
+}
 
 
 def extract_here(suffix: str, data: bytes) -> str:
