@@ -4,9 +4,8 @@
 
 Prints one JSON line. The endpoint is a process of its own, raw asyncio, and answers every request by itself at 40
 tokens/s: pairs of 100 tokens, judgements of 6. Processor time is the run's (user and system, its threads included)
-between the 200th judged pair and the last one but for `--in-flight`, divided by the pairs judged meanwhile; each has
-its judge call, and its share of analyses. `judges_apart` is the time of one `asyncio.gather` loop with raw streams that
-makes the same two calls and nothing else.
+between the 200th judged pair and the last but half of `--in-flight`, divided by the pairs judged meanwhile; each has
+its judge call, and its share of analyses. Memory is that of the run and of what it has started, added, at the peak.
 """
 
 import argparse
@@ -36,12 +35,21 @@ _WARM = 200
 _PASSAGE = re.compile(r"BEGIN PASSAGE (\w+)\n(.*?)\nEND PASSAGE \1", re.DOTALL)
 
 
+class Counted:
+    """What the connections of the endpoint share: counts, and which pairs of a passage were given."""
+
+    def __init__(self) -> None:
+        names = ("generate", "judge", "analyse", "first", "in_flight", "most", "connections")
+        self.stats: dict[str, float] = dict.fromkeys(names, 0)
+        self.asked: dict[str, int] = {}
+        self.known: dict[str, list[str]] = {}
+
+
 class Answering(asyncio.Protocol):
     """One connection of the endpoint: HTTP/1.1 with Content-Length, one request after the other."""
 
-    stats = {"generate": 0, "judge": 0, "analyse": 0, "first": 0.0, "in_flight": 0, "most": 0, "connections": 0}
-    asked: dict[str, int] = {}
-    known: dict[str, list[str]] = {}
+    def __init__(self, counted: Counted) -> None:
+        self.counted, self.stats = counted, counted.stats
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with an empty buffer."""
@@ -88,11 +96,12 @@ class Answering(asyncio.Protocol):
         wanted = re.search(r"Task: write (\d+)", prompt)
         assert found is not None
         assert wanted is not None
-        passage = found[2]
-        first = self.asked.get(passage, 0)
-        self.asked[passage] = first + int(wanted[1])
-        known = self.known.setdefault(passage, sentences(passage))
-        return json.dumps({"pairs": [pair_of_sentence(known[n % len(known)], 0) for n in range(first, self.asked[passage])]})
+        passage, asked = found[2], self.counted.asked
+        first = asked.get(passage, 0)
+        asked[passage] = first + int(wanted[1])
+        known = self.counted.known.setdefault(passage, sentences(passage))
+        pairs = [pair_of_sentence(known[n % len(known)], 0) for n in range(first, asked[passage])]
+        return json.dumps({"pairs": pairs})
 
     def _end(self, kind: str, body: bytes) -> None:
         self.stats["in_flight"] -= 1
@@ -107,22 +116,22 @@ class Answering(asyncio.Protocol):
 
 async def serve() -> None:
     """Answer until the process is ended; the port is the first line on stdout."""
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=2048)
+    counted = Counted()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answering(counted), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 def fill(folder: Path, passages: int) -> None:
     """Write a folder of about so many passages: text of unlikely words, ten passages a file."""
-    files = max(1, passages // 10)
-    some = [made_up_text(seed, 8) for seed in range(min(files, 300))]
-    rng = random.Random(1)
+    files, rng = max(1, passages // 10), random.Random(1)
+    parts = [made_up_text(seed, 6) for seed in range(min(3000, 10 * files))]  # 3,000 different ones are enough
     for number in range(files):
-        parts = [f"# Part {number} of the made-up words\n\n"]
-        parts += [some[number % 300] if files <= 300 else some[rng.randrange(300)] for _ in range(6)]
         place = folder / f"{number // 1000:03}"
         place.mkdir(exist_ok=True)
-        (place / f"text_{number:06}.md").write_text(made_up_text(10_000 + number, 60) if files <= 300 else parts[0] + f"Mark {number}. " + "\n".join(parts[1:]))
+        chosen = parts[10 * number : 10 * number + 10] or rng.sample(parts, 10)
+        (place / f"text_{number:06}.md").write_text(f"# Part {number}\n\n" + "\n".join(chosen))
 
 
 def stats_of(port: int) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-import openai
-
+from lora_tui.engine.generation.client.answers import HttpClient
 from lora_tui.engine.generation.client.outage import Outage
 from lora_tui.engine.generation.client.transport import no_answer
 from lora_tui.engine.generation.client.wire import shown_url
@@ -35,7 +34,7 @@ class Contact:
     def __init__(
         self,
         address: str,
-        http: openai.DefaultAsyncHttpxClient,
+        http: HttpClient,
         shown: Callable[[str], str],
         warn: Callable[[str], None],
         stop: asyncio.Event,

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, through the official client, which takes a second to import.
+"""An OpenAI-compatible endpoint.
 
 `Endpoint.chat` sends one request and returns its answer, having dealt with everything that is none: it retries
 transient failures (408, 409, 5xx, time-outs, lost connections), waits as long as the server asks, waits an endpoint
@@ -17,10 +17,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import openai
-
 from lora_tui.config.generation import DataGeneration
-from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.generation.client.answers import (
+    ConnectError,
+    ConnectionBroken,
+    ConnectTimeout,
+    UnreadableReply,
+)
 from lora_tui.engine.generation.client.contact import Contact
 from lora_tui.engine.generation.client.enforcement import ENFORCEMENT_PARAMETERS
 from lora_tui.engine.generation.client.outage import Outage
@@ -32,12 +35,7 @@ from lora_tui.engine.generation.client.refusals import (
     meaning_of,
     read_error,
 )
-from lora_tui.engine.generation.client.transport import (
-    UnreadableReply,
-    make_http_client,
-    may_speak_no_tls,
-    speaks_tls,
-)
+from lora_tui.engine.generation.client.transport import make_http_client, may_speak_no_tls, speaks_tls
 from lora_tui.engine.generation.client.wire import (
     OPENAI_URL,
     Capabilities,
@@ -45,10 +43,12 @@ from lora_tui.engine.generation.client.wire import (
     CompletionRequest,
     NotJson,
     Request,
+    estimated_prompt_tokens,
     exceeds_context,
     never_connected,
     read_reply,
     redirected_base,
+    request_body,
     root_cause,
     shown_url,
     stored_id,
@@ -129,16 +129,15 @@ class Endpoint:
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
         who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
-        http = make_http_client(base_url, chosen.timeout)
-        self._contact = Contact(base_url, http, self._redacted_line, warn, stop)
+        self._http = make_http_client(base_url, key, chosen.timeout)
+        self._contact = Contact(base_url, self._http, self._redacted_line, warn, stop)
         self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, emit)
         self._redirects = 0
-        self._client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, http_client=http)
 
     async def close(self) -> None:
         """Close the connections."""
         self._contact.close()
-        await self._client.close()
+        await self._http.close()
 
     async def chat(self, request: Request, call: CallRecord) -> ChatReply:
         """Return the answer to one request, which goes to ``/chat/completions`` or ``/completions``.
@@ -224,29 +223,27 @@ class Endpoint:
             self._fatal = await self._contact.first()
         if self._fatal is not None:  # learned by another call while this one waited
             raise UnreachableError(self._fatal)
-        texts = [request.prompt] if isinstance(request, CompletionRequest) else [m["content"] for m in request.messages]
-        prompt = sum(estimate_tokens(text) for text in texts)
+        prompt = estimated_prompt_tokens(request)
         parameters = capabilities.parameters(request)
         attempt = await call.begin_attempt(prompt + request.max_tokens)
         try:
             async with asyncio.timeout(self._chosen.timeout):
-                client = self._client if isinstance(request, CompletionRequest) else self._client.chat
-                sending = client.completions.with_raw_response.create(**parameters)
-                raw = await self._contact.watch(sending, self._outage if self._answers else None)
-            reply = read_reply(attempt, raw.text, raw.headers, prompt, self._without_key)
-            disguised = None if reply.text else error_in_answer(raw.text)
-        except (openai.APITimeoutError, TimeoutError) as problem:
+                path = "/completions" if isinstance(request, CompletionRequest) else "/chat/completions"
+                sending = self._http.post(path, request_body(parameters))
+                answer = await self._contact.watch(sending, self._outage if self._answers else None)
+            error = None if 200 <= answer.status < 300 else read_error(answer.status, answer.text)
+            if error is None:
+                reply = read_reply(attempt, answer.text, answer.headers, prompt, self._without_key)
+                error = None if reply.text else error_in_answer(answer.text)
+        except (ConnectTimeout, TimeoutError) as problem:
             unreached = never_connected(problem)
             reason = "no connection came about" if unreached else f"no answer within {self._chosen.timeout:g} s"
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "timeout", error=reason))
             raise await self._failed_connection(reason, request.model, unreached=unreached) from None
-        except openai.APIConnectionError as problem:
+        except (ConnectError, ConnectionBroken) as problem:
             reason, unreached = self._redacted_line(root_cause(problem)), never_connected(problem)
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
             raise await self._failed_connection(reason, request.model, unreached=unreached) from None
-        except openai.APIStatusError as problem:
-            error, headers = read_error(problem.status_code, problem.response.text), problem.response.headers
-            raise await self._failed_status(attempt, call, error, headers, request.model, parameters) from None
         except (NotJson, UnreadableReply) as problem:
             what = "is not JSON: " if isinstance(problem, NotJson) else "cannot be read: "
             reason = f"the answer {what}{self._redacted_line(str(problem), 80)}"
@@ -255,8 +252,8 @@ class Endpoint:
         except asyncio.CancelledError:
             await call.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
             raise
-        if disguised is not None:
-            raise await self._failed_status(attempt, call, disguised, raw.headers, request.model, parameters)
+        if error is not None:
+            raise await self._failed_status(attempt, call, error, answer.headers, request.model, parameters)
         capabilities.prove(parameters)
         return reply
 
@@ -363,7 +360,7 @@ class Endpoint:
             )
         self._redirects += 1
         self._contact.address = base
-        self._client.base_url = base
+        self._http.base_url = base
         self._warn(f"{self._url} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
         return _TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
 

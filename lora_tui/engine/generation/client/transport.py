@@ -1,94 +1,55 @@
-"""The HTTP client that requests go through, and looks at an address that send nothing of the user's.
+"""The client for an address, and looks at an address that send nothing of the user's.
 
-Three things differ from the official client's own: a reply is read and unpacked up to `MOST_BYTES` and no further (a
-gzip of 5 MB on the line can be 1 GB), redirects are not followed (the passages would go where nobody sent them, outside
-the accounts), and an address can be looked at: does anything answer there, does it speak TLS.
+Requests go out by `http1`, or where the environment names a proxy by `proxied`. Redirects are not followed (the
+passages would go where nobody sent them, outside the accounts), and an address can be looked at: does anything answer
+there, does it speak TLS.
 """
 
 import asyncio
+import os
 import ssl
-import zlib
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from importlib import import_module
-from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import openai
-
+from lora_tui.engine.generation.client.answers import (
+    ConnectError,
+    ConnectionBroken,
+    ConnectTimeout,
+    HttpClient,
+    UnreadableReply,
+)
+from lora_tui.engine.generation.client.http1 import DirectClient
 from lora_tui.engine.generation.client.wire import is_loopback, root_cause
 
-MOST_BYTES = 8_000_000
-"""The longest reply, unpacked. One of 600 tokens with all its log-probabilities has 0.6 MB."""
 
-_CHUNK = 65_536
-_GZIP = 16 + zlib.MAX_WBITS
+def make_http_client(base_url: str, key: str, seconds: float) -> HttpClient:
+    """Return the client of an address; a proxy from the environment is not used for this machine.
 
-_http = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
-"""The HTTP library under the official client, whichever it is: httpx in older versions, httpx2 in newer ones."""
+    `seconds` are what a request may take; a missing connection is found before its call is overdue. Organisation and
+    project of an OpenAI account come from where its own client takes them, and go to OpenAI alone.
+    """
+    connect = min(10.0, 0.8 * seconds)
+    headers = {"Authorization": f"Bearer {key or 'none'}", "User-Agent": "lora-tui"}
+    if (urlsplit(base_url).hostname or "").endswith("openai.com"):
+        named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+        headers |= {name: os.environ[variable] for name, variable in named.items() if os.environ.get(variable)}
+    if uses_proxy(base_url):
+        from lora_tui.engine.generation.client.proxied import ProxiedClient
 
-
-class UnreadableReply(Exception):  # noqa: N818  # a finding about one reply
-    """A reply is longer than `MOST_BYTES`, or packed in a way that was not asked for."""
-
-
-def make_http_client(base_url: str, timeout: float) -> openai.DefaultAsyncHttpxClient:
-    """Return the client: bounded, without redirects; a proxy from the environment is not used for this machine."""
-    return openai.DefaultAsyncHttpxClient(
-        base_url=base_url,
-        timeout=openai.Timeout(timeout, connect=min(10.0, 0.8 * timeout)),  # found before the call is overdue
-        follow_redirects=False,
-        trust_env=not is_loopback(base_url),
-        headers={"Accept-Encoding": "gzip"},
-        event_hooks={"response": [_bound]},
-    )
+        return ProxiedClient(base_url, headers, seconds, connect)
+    return DirectClient(base_url, headers, connect)
 
 
-async def _bound(response: Any) -> None:
-    """Have a response read through `_BoundedStream`, which also unpacks it."""
-    written = [part.strip().lower() for part in response.headers.get("content-encoding", "").split(",")]
-    packed = [part for part in written if part not in ("", "identity")]
-    if packed and packed not in (["gzip"], ["x-gzip"]):
-        raise UnreadableReply(f"it is packed as {', '.join(packed)[:60]}, which was not asked for")
-    response.headers.pop("content-encoding", None)
-    response.stream = _BoundedStream(response.stream, packed=bool(packed))
+def uses_proxy(url: str) -> bool:
+    """Tell whether the environment names a proxy for an address."""
+    parts, proxies = urlsplit(url), getproxies()
+    if is_loopback(url) or not (proxies.get(parts.scheme) or proxies.get("all")):
+        return False
+    return not proxy_bypass(parts.hostname or "")
 
 
-class _BoundedStream(_http.AsyncByteStream):  # type: ignore[misc,name-defined]  # the library is known at run time alone
-    """The bytes of a response, unpacked, `MOST_BYTES` at most; iterating raises `UnreadableReply` beyond."""
-
-    def __init__(self, stream: Any, *, packed: bool) -> None:
-        self._stream = stream
-        self._packed = packed
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        unpacker = zlib.decompressobj(_GZIP) if self._packed else None
-        read = 0
-        async for chunk in self._stream:
-            left = chunk
-            while left:
-                part, left = self._unpacked(unpacker, left) if unpacker is not None else (left, b"")
-                read += len(part)
-                if read > MOST_BYTES:
-                    raise UnreadableReply(f"it is longer than {MOST_BYTES // 1_000_000} MB")
-                yield part
-
-    @staticmethod
-    def _unpacked(unpacker: Any, packed: bytes) -> tuple[bytes, bytes]:
-        try:
-            part = unpacker.decompress(packed, _CHUNK)
-        except zlib.error:
-            raise UnreadableReply("it is said to be packed with gzip and is not") from None
-        return part, b"" if unpacker.eof else unpacker.unconsumed_tail
-
-    async def aclose(self) -> None:
-        """Close the connection's side of it."""
-        await self._stream.aclose()
-
-
-async def no_answer(
-    http: openai.DefaultAsyncHttpxClient, url: str, seconds: float, *, silence_alone: bool = False
-) -> str | None:
+async def no_answer(http: HttpClient, url: str, seconds: float, *, silence_alone: bool = False) -> str | None:
     """Ask an address for itself, without key or text; returns why nothing answers there, or None where something does.
 
     Any answer is one, a refusal too. A server that is at work on a long reply answers this beside it. With
@@ -96,14 +57,14 @@ async def no_answer(
     """
     try:
         async with asyncio.timeout(2 * seconds):
-            await http.get(url, timeout=openai.Timeout(seconds))
-    except (TimeoutError, _http.ReadTimeout):
-        return f"it takes connections and answers nothing within {seconds:g} s"
-    except _http.TimeoutException:
+            await http.look(url, seconds)
+    except ConnectTimeout:
         return None if silence_alone else f"no connection comes about within {seconds:g} s"
-    except _http.ConnectError as problem:
+    except TimeoutError:
+        return f"it takes connections and answers nothing within {seconds:g} s"
+    except ConnectError as problem:
         return None if silence_alone else root_cause(problem)
-    except (_http.RequestError, ssl.SSLError, UnreadableReply):
+    except (ConnectionBroken, UnreadableReply):
         return None  # something is there; what it is, a request will tell
     return None
 

@@ -31,6 +31,13 @@ OPENAI_URL = "https://api.openai.com/v1"
 """The address where ``data_generation.base_url`` is empty."""
 
 
+def request_body(parameters: Mapping[str, Any]) -> bytes:
+    """Return the body of a request, ``extra_body`` laid out beside the other parameters."""
+    sent = {name: value for name, value in parameters.items() if name != "extra_body"}
+    sent |= parameters.get("extra_body", {})
+    return json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
 def is_loopback(url: str) -> bool:
     """Tell whether an address names this machine."""
     host = urlsplit(url).hostname or ""
@@ -127,6 +134,13 @@ class CompletionRequest:
 
 
 Request = ChatRequest | CompletionRequest
+
+
+def estimated_prompt_tokens(request: Request) -> int:
+    """Return about how many tokens the text of a request has."""
+    if isinstance(request, CompletionRequest):
+        return estimate_tokens(request.prompt)
+    return sum(estimate_tokens(message["content"]) for message in request.messages)
 
 
 @dataclass
