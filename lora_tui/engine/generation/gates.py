@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lora_tui.engine.generation.claims import off_the_passage, wrong_name, wrong_negation, wrong_number
+from lora_tui.engine.generation.claims import off_the_passage, wrong_name
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.injection import find_instruction, find_phrase
+from lora_tui.engine.generation.negations import wrong_negation
 from lora_tui.engine.generation.question_checks import dangling_reference, gives_answer_away, other_language, trivial
 from lora_tui.engine.generation.quotations import is_quoted, says_something
+from lora_tui.engine.generation.stated_numbers import wrong_number
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
 from lora_tui.text import one_line

@@ -101,7 +101,8 @@ def _content(text: str) -> set[str]:
 
 _COMMON: Mapping[str, frozenset[str]] = {
     "English": frozenset(
-        "the of and to in is it that was for with as are by this be at from which what how when not an".split()
+        "a an the of and to in is it its that was for with as are by this be at from has have had can will no not on or"
+        " if so do does which what who how when why where they their you your one".split()
     ),
     "German": frozenset(
         "der die das und ist in zu den mit von auf für ein eine wird was wie nicht es dem des sind".split()
@@ -131,17 +132,27 @@ def other_language(text: str, passage: str) -> str | None:
         return script
     if script != "Latin":
         return None
-    language, hits = _language(text)
-    source, _ = _language(passage)
-    return language if hits >= _MIN_COMMON and source and language != source else None
+    source = _language(_words(passage))
+    if not source:
+        return None
+    # What stands in the passage, too, is no sign of another language: "a", "no", "die", names.
+    foreign = _words(text) - _words(passage) - _COMMON[source]
+    language = _language(foreign)
+    if not language:
+        return None
+    own = len(_words(text) & _COMMON[source])
+    return language if len(foreign & _COMMON[language]) >= max(_MIN_COMMON, own) else None
 
 
-def _language(text: str) -> tuple[str, int]:
-    """Return the language whose common words a text holds most, and how many more than of the next one."""
-    words = re.findall(r"[^\W\d_]+", text.casefold())
-    hits = sorted(((sum(word in common for word in words), name) for name, common in _COMMON.items()), reverse=True)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))
+
+
+def _language(words: frozenset[str]) -> str:
+    """Return the language of which the most common words are among these; empty where two have as many."""
+    hits = sorted(((len(words & common), name) for name, common in _COMMON.items()), reverse=True)
     (best, name), (second, _) = hits[0], hits[1]
-    return (name, best - second if second else best) if best > second else ("", 0)
+    return name if best > second else ""
 
 
 def _script(text: str) -> str:

@@ -1,0 +1,213 @@
+"""Negations of an answer, held against the evidence: what it denies must be denied there, what it says not denied.
+
+Only what is plain is refused, since a right answer may deny in other words ("open to members" is told as "guests may
+not come in"): a verb that one side denies and the other affirms, "yes" to what the evidence denies, an opposite of a
+word. The rest is the judge's. English.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence, Set
+from functools import lru_cache
+
+from nltk.stem.porter import PorterStemmer
+
+from lora_tui.scoring.metrics import FUNCTION_WORDS
+
+_STEMMER = PorterStemmer()
+_stem = lru_cache(maxsize=20_000)(_STEMMER.stem)
+
+_NEGATORS = frozenset("not no never none nobody nothing neither nor cannot without hardly".split())
+_SOFT = frozenset(
+    _stem(word)
+    for word in "prevent avoid stop disable fail lack miss ignore refuse forbid exclude deny unable impossible instead"
+    " rather except unless unlike skip reject cancel".split()
+)
+"""Words that deny what follows without a "not": evidence that has one can be told with a "not" as well."""
+_BOUNDS = frozenset(_stem(word) for word in "only unless until except most least beyond".split())
+"""Words that bound what they stand with: who is told "only on Mondays" may say "not on Tuesdays"."""
+
+_SOFT_REACH = 6
+_SCOPE = 4
+_NEAR = 3
+_PLAIN = frozenset("not never no nobody nothing neither cannot".split())
+"""Negators of which the opposite is plain: "not without consent" is no denial of consent."""
+
+_PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
+_MIN_PREFIXED = 5
+_DENYING = re.compile(
+    r"(?:un|non)\w+|(?:in|im|ir|il)\w*(?:able|ible|ent|ant|al|ate|ete|ed|ect|id|ive|ous|ar|ite|ure|ct)"
+    r"|dis(?:able|agree|allow|approve|connect|like|obey|appear|trust|similar|honest|continue)\w*"
+)
+"""Words in which the prefix denies: "install" and "discover" are none."""
+
+_IDIOMS = re.compile(
+    r"\b(?:no|not) (?:more|less|fewer|later|earlier|longer|sooner|larger|smaller|higher|lower|older|younger) than\b"
+    r"|\bno matter\b|\bnot (?:only|just|necessarily|merely|always)\b|\bwhether or not\b|\bnothing but\b"
+)
+"""Negations that deny nothing of what they stand with."""
+
+_CONDITION = re.compile(
+    r"\b(?:if|unless|until|before|where|so that)\b[^.,;:!?]*?\b(?:not|no|never|cannot|without)\b", re.IGNORECASE
+)
+"""A negation under a condition, in an answer."""
+_PAIRS = (
+    "above/below before/after first/last always/never all/none more/less more/fewer higher/lower increase/decrease"
+    " increases/decreases enable/disable enabled/disabled open/closed left/right up/down inside/outside maximum/minimum"
+    " largest/smallest oldest/youngest early/late fast/slow same/different empty/full visible/invisible longer/shorter"
+    " larger/smaller older/newer accepted/rejected allowed/forbidden true/false possible/impossible"
+)
+_OPPOSITES = [(one, other) for one, _, other in (pair.partition("/") for pair in _PAIRS.split())]
+
+
+def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
+    """Return the words of an answer that deny what the evidence says, or say what it denies."""
+    said_yes = re.match(r"\s*yes\b\W", answer, re.IGNORECASE) is not None
+    answer = re.sub(r"^\s*(?:yes|no)\b\W*", "", answer, flags=re.IGNORECASE)
+    ours, theirs, asked = _words(_CONDITION.sub(" ", answer)), _words(evidence), _words(question)
+    if said_yes and (denied := _yes_to_denied(ours, theirs, asked)):
+        return f"yes, {denied}"
+    return (
+        _denied_alone(ours, theirs, asked)
+        or _affirmed_alone(ours, theirs, asked)
+        or _opposite(set(ours), set(theirs), set(asked))
+        or _other_prefix(set(ours), set(theirs), set(asked))
+    )
+
+
+def _yes_to_denied(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
+    """Return what the evidence denies of the question's own words, said yes to."""
+    if _scopes(asked) or _scopes(ours, _PLAIN):
+        return None
+    words, outside, affirmed = _stems(asked), _outside_scopes(theirs), _without_scopes(theirs)
+    for scope in _scopes(theirs, _PLAIN):
+        if scope and scope[0] in words and (scope[0] not in outside or words.issuperset(scope)):
+            return " ".join(scope)
+        pair = scope[:2]
+        if len(pair) == 2 and words.union(_stems(ours)).issuperset(pair) and not _follow(affirmed, *pair):
+            return " ".join(pair)
+    return None
+
+
+def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
+    """Return what the answer denies, where the evidence says it in the same word and denies it nowhere."""
+    said, affirmed = _stems(theirs), _without_scopes(theirs)
+    denied = {stem for scope in [*_scopes(theirs), *_scopes(asked)] for stem in scope}
+    for scope in _scopes(ours):
+        held = [stem for stem in scope if stem in said]
+        if len(scope) > 1 and _follow(affirmed, *scope[:2]) and not denied.issuperset(scope[:2]):
+            return "not " + " ".join(scope)
+        if not held or held[0] in denied or (said & _BOUNDS and len(held) < len(scope)):
+            continue
+        if _denied_softly(theirs, set(held)) - set(scope):
+            continue
+        return "not " + " ".join(scope)
+    return None
+
+
+def _affirmed_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
+    """Return what the evidence denies, where the answer says it and denies nothing."""
+    words = _stems(ours)
+    if _scopes(ours) or _SOFT & words or _stems(theirs) & _stems(asked) & _SOFT:
+        return None
+    outside, denied_asked = _outside_scopes(theirs), {stem for scope in _scopes(asked) for stem in scope}
+    if {"what", "which", "who"} & set(asked[:2]):
+        denied_asked = set()  # what may not be copied is not told by saying that it may be copied
+    for scope in _scopes(theirs, _PLAIN):
+        if scope and scope[0] in words and scope[0] not in denied_asked | outside:
+            return " ".join(scope[:1])
+        if len(scope) > 1 and _follow(ours, *scope[:2]) and not _follow(_without_scopes(theirs), *scope[:2]):
+            return " ".join(scope[:2])
+    return None
+
+
+def _follow(words: Sequence[str], first: str, second: str) -> bool:
+    """Tell whether one stem stands in a text with the other shortly behind it."""
+    found = [_stem(word) for word in words]
+    return any(stem == first and second in found[place + 1 : place + 1 + _NEAR] for place, stem in enumerate(found))
+
+
+def _without_scopes(words: Sequence[str]) -> list[str]:
+    """Return the words of a text without what stands behind a negation in the same clause."""
+    kept: list[str] = []
+    is_denied = False
+    for word in words:
+        is_denied = word in _NEGATORS or (is_denied and word not in ".,;:!?")
+        if not is_denied:
+            kept.append(word)
+    return kept
+
+
+def _other_prefix(ours: set[str], theirs: set[str], asked: set[str]) -> str | None:
+    """Return a word that only a prefix tells from one of the evidence: "mutable" where it says "immutable"."""
+    if (ours | theirs) & _NEGATORS:
+        return None
+    for mine, other in ((ours, theirs), (theirs, ours)):
+        for word in mine:
+            for denied in (prefix + word for prefix in _PREFIXES if len(word) >= _MIN_PREFIXED):
+                is_opposite = denied in other and denied not in mine and word not in other
+                if is_opposite and _DENYING.fullmatch(denied) and not {word, denied} & asked:
+                    return word if mine is ours else denied
+    return None
+
+
+def _outside_scopes(words: Sequence[str]) -> set[str]:
+    """Return the stems that stand somewhere no negation reaches."""
+    denied = Counter(stem for scope in _scopes(words) for stem in scope)
+    return {stem for stem, number in Counter(map(_stem, words)).items() if number > denied[stem]}
+
+
+def _denied_softly(words: Sequence[str], held: set[str]) -> set[str]:
+    """Return the stems of soft denials that stand shortly before a word of `held`."""
+    found = [_stem(word) for word in words]
+    return {
+        soft
+        for place, soft in enumerate(found)
+        if soft in _SOFT and held & set(_clause(found[place + 1 : place + 1 + _SOFT_REACH]))
+    }
+
+
+def _clause(stems: Sequence[str]) -> Sequence[str]:
+    """Return the stems up to the first border of a clause."""
+    end = next((place for place, stem in enumerate(stems) if stem in ".,;:!?"), len(stems))
+    return stems[:end]
+
+
+def _opposite(ours: set[str], theirs: set[str], asked: set[str]) -> str | None:
+    for pair in _OPPOSITES:
+        for one, other in (pair, pair[::-1]):
+            if one in ours and other in theirs and not {other} & ours and one not in theirs | asked:
+                return one
+    return None
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text in order, "n't" as a word of its own, with the borders of clauses as "|"."""
+    text = re.sub(r"(?<!^)(?<![.!?]\s)\bNone\b", "nonevalue", text)  # a value, in code
+    plain = re.sub(r"\]\[[^\]]*\]|\]\([^)]*\)", " ", text.casefold().replace("’", "'"))
+    plain = re.sub(r"[`\"'](?:not|no|never|none|nothing)[`\"']", " ", plain)  # it is spoken of
+    plain = re.sub(r"\bcannot\b", "can not", re.sub(r"(\w)n't\b", r"\1 not", plain))
+    plain = _IDIOMS.sub(" ", plain)
+    return re.findall(r"[^\W_]+|[.;:!?,]", plain)
+
+
+def _stems(words: Sequence[str]) -> set[str]:
+    return {_stem(word) for word in words}
+
+
+def _scopes(words: Sequence[str], negators: Set[str] = _NEGATORS) -> list[list[str]]:
+    """Return the stems that follow each negation, as far as it reaches: some content words of the same clause."""
+    found = []
+    for place, word in enumerate(words):
+        if word not in negators:
+            continue
+        scope: list[str] = []
+        for following in words[place + 1 : place + 12]:
+            if following in ".,;:!?" or (following in {"but", "because"} and scope) or len(scope) == _SCOPE:
+                break
+            if following.isalnum() and (
+                following not in FUNCTION_WORDS or following in {"only", "more", "own", "same"}
+            ):
+                scope.append(_stem(following))
+        found.append(scope)
+    return found

@@ -1,0 +1,209 @@
+"""Numbers that an answer states, held against evidence and question: "forty-eight" is 48, 8 pm 20:00, half 50 %.
+
+A number must stand there, count what the answer lists, or follow from two numbers that do: a year and a span, a sum, a
+product. What follows must show its work (one of the two stands in the answer as well), unless it has three digits and
+could not be hit by chance. A number that belongs to something else in the evidence is wrong, too. English words.
+"""
+
+import re
+from collections.abc import Iterator, Set
+from decimal import Decimal
+from itertools import combinations
+
+from nltk.stem.porter import PorterStemmer
+
+from lora_tui.scoring.metrics import FUNCTION_WORDS
+from lora_tui.scoring.words import numbers, tokens
+
+UNITS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+        " seventeen eighteen nineteen".split()
+    )
+}
+TENS = {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}
+_MULTIPLES: dict[str, tuple[str, ...]] = {
+    "once": ("1",),
+    "twice": ("2",),
+    "double": ("2",),
+    "doubles": ("2",),
+    "doubled": ("2",),
+    "both": ("2",),
+    "pair": ("2",),
+    "couple": ("2",),
+    "either": ("2",),
+    "thrice": ("3",),
+    "triple": ("3",),
+    "dozen": ("12",),
+    "half": ("0.5", "50", "2"),
+    "halve": ("0.5", "50", "2"),
+    "halves": ("0.5", "50", "2"),
+    "halved": ("0.5", "50", "2"),
+    "quarter": ("0.25", "25", "4"),
+    "daily": ("1",),
+    "fortnight": ("2", "14"),
+}
+"""Words that say a number without being one, and what may be written for them; "half" is 50 %, too."""
+
+_MOST_COUNTED = 12
+_MOST_OPERANDS = 10
+_BY_CHANCE = 100
+"""From here on a number that follows from two others is taken for one that was worked out, not for a chance."""
+
+_LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+_INSIDE_WORD = re.compile(r"(?<=[^\W\d_])\d+|\d+(?=[^\W\d_])")
+_ITEM = r"(?:[^\s,;:.]+\s+){0,3}[^\s,;:.]+"
+_LISTED = re.compile(rf"{_ITEM}(?:,\s+{_ITEM})+,?\s+(?:and|or)\s+{_ITEM}")
+_BETWEEN = re.compile(r",\s+(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
+_TWO = re.compile(rf":\s+{_ITEM}\s+(?:and|or)\s+{_ITEM}")
+_BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s", re.MULTILINE)
+_CLOCK = re.compile(r"\b([01]?\d|2[0-4]):([0-5]\d)\b")
+_HALF_DAY = re.compile(r"\b(\d{1,2})(?::[0-5]\d)?\s*(?:p\.?m\b|o'clock in the (?:evening|afternoon))", re.IGNORECASE)
+_ONE_LATER = re.compile(
+    r"\b(?:a|an|one)\s+\w+\s+(?:later|earlier|before|after|more|less|fewer|longer)\b", re.IGNORECASE
+)
+_stem = PorterStemmer().stem
+
+
+def wrong_number(answer: str, evidence: str, question: str) -> str | None:
+    """Return a number of an answer that nothing holds, or that belongs to something else in the evidence."""
+    answer = _LIST_NUMBER.sub("", answer)
+    if (exchanged := _exchanged(answer, evidence, question)) is not None:
+        return exchanged
+    known = _stated(evidence) | _stated(question)
+    ours = _digits(answer) | set(_in_words(answer))
+    lists = {_listed(answer), _listed(evidence)}
+    pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
+    in_words = set(_in_words(answer)) - _digits(answer)
+    for value in sorted(ours):
+        if value in known or (value in in_words and value in ("0", "1")):
+            continue
+        if value in in_words and value.isdigit() and int(value) <= _MOST_COUNTED and int(value) in lists:
+            continue
+        if not _follows(value, pool, _stated(answer) - {value}) and value not in _spans(evidence):
+            return value
+    return None
+
+
+def _stated(text: str) -> Set[str]:
+    """Return every number of a text, in any way it may be repeated: by digits, in words, on another clock."""
+    found = _digits(text) | set(_in_words(text))
+    for word in re.findall(r"[a-z]+", text.casefold()):
+        found.update(_MULTIPLES.get(word, ()))
+    for hour, _ in _CLOCK.findall(text):
+        found.add(str((int(hour) - 1) % 12 + 1))
+    found.update(str(int(hour) % 12 + 12) for hour in _HALF_DAY.findall(text))
+    return found
+
+
+def _digits(text: str) -> set[str]:
+    return {_plain(number) for number in numbers(tokens(text))} | set(_INSIDE_WORD.findall(text))
+
+
+def _plain(number: Decimal | str) -> str:
+    """Return a number without zeros that say nothing, "1.50" as "1.5"; a version as it is."""
+    return number if isinstance(number, str) else f"{number.normalize():f}"
+
+
+def _in_words(text: str) -> Iterator[str]:
+    """Yield the numbers that are written in words, "two hundred and five" as one, "two and a half" as 2.5."""
+    total = current = 0
+    inside = False
+    words = re.findall(r"[a-z]+|[^\sa-z-]", text.casefold())
+    for place, word in enumerate([*words, ""]):
+        following = words[place + 1 : place + 3]
+        if word in UNITS and (not inside or (UNITS[word] < 10 and current >= 20 and current % 10 == 0)):
+            current += UNITS[word]
+        elif word in TENS and (not inside or current % 100 == 0):
+            current += TENS[word]
+        elif word in _SCALES and inside:
+            if _SCALES[word] in (100, 12):
+                current = max(1, current) * _SCALES[word]
+            else:
+                total, current = total + max(1, current) * _SCALES[word], 0
+        elif word == "and" and inside and following == ["a", "half"]:
+            yield f"{total + current}.5"
+            total, current, inside = 0, 0, False
+            continue
+        elif (
+            word == "and"
+            and inside
+            and {*UNITS, *TENS} & {*following[:1]}
+            and (current >= 100 or (total and not current))
+        ):
+            continue
+        else:
+            if inside:
+                yield str(total + current)
+            total, current = 0, UNITS.get(word, TENS.get(word, 0))
+            inside = word in UNITS or word in TENS
+            continue
+        inside = True
+
+
+def _follows(value: str, known: Set[str], shown: Set[str], *, by_chance: bool = False) -> bool:
+    """Tell whether a number is the sum, difference or product of two that are known, and says so.
+
+    `by_chance` says that a large one could be hit by chance, too.
+    """
+    wanted = _number(value)
+    operands = [(number, one in shown) for one in sorted(known) if (number := _number(one)) is not None]
+    if wanted is None or len(operands) > _MOST_OPERANDS:
+        return False
+    large = abs(wanted) >= _BY_CHANCE and not by_chance
+    for (first, first_shown), (second, second_shown) in combinations(operands, 2):
+        if not (large or first_shown or second_shown):
+            continue
+        if wanted in {first + second, abs(first - second), first * second}:
+            return True
+    return sum(number for number, is_shown in operands if is_shown) == wanted != 0
+
+
+def _number(written: str) -> Decimal | None:
+    return Decimal(written) if re.fullmatch(r"-?\d+(?:\.\d+)?", written) else None
+
+
+def _spans(text: str) -> Set[str]:
+    """Return the lengths, in hours and minutes, of the times between two points of a day."""
+    minutes = [60 * int(hour) + int(minute) for hour, minute in _CLOCK.findall(text)]
+    between = {abs(one - other) for one, other in combinations(minutes, 2)}
+    return {_plain(Decimal(span) / unit) for span in between for unit in (1, 60)}
+
+
+def _exchanged(answer: str, evidence: str, question: str) -> str | None:
+    """Return a number of an answer that belongs to something else in the evidence: 48 are the cars, not the passengers.
+
+    What is counted is the word behind a number, or the one that the question asks "how many" of.
+    """
+    there = _counted(evidence)
+    asked = re.search(r"\bhow\s+(?:many|much)\s+(?:\w+\s+)??(\w+)", question, re.IGNORECASE)
+    for value, noun in _counted(answer):
+        thing = noun or (_stem(asked[1].casefold()) if asked else "")
+        own = {number for number, other in there if other == thing}
+        if not thing or not own or value in own or (value, thing) in _counted(question):
+            continue
+        elsewhere = {other for number, other in there if number == value}
+        known = {number for number, _ in there | _counted(question)}
+        works_out = _follows(value, known, {number for number, _ in _counted(answer)} - {value}, by_chance=True)
+        if "" not in elsewhere if elsewhere else not works_out:
+            return value
+    return None
+
+
+def _counted(text: str) -> set[tuple[str, str]]:
+    """Return the numbers of a text, digits or single words, each with the stem of the word behind it; "" if none is."""
+    found = set()
+    for match in re.finditer(r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?|[a-z]+)[ \t]+(?=([^\W\d_]*))", text.casefold()):
+        word, noun = match.groups()
+        value = word.replace(",", "") if word[0].isdigit() else str(UNITS.get(word, TENS.get(word, "")))
+        if value and value != "1":
+            found.add((value, "" if noun in FUNCTION_WORDS else _stem(noun)))
+    return found
+
+
+def _listed(text: str) -> int:
+    """Return how many things the longest list of a text names, if that is three or more, or two behind a colon."""
+    found = [len(_BETWEEN.split(one.group())) for one in _LISTED.finditer(text)]
+    return max([*found, len(_BULLET.findall(text)), 2 if _TWO.search(text) else 0])
