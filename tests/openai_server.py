@@ -26,6 +26,14 @@ from starlette.types import Receive, Scope, Send
 
 MODEL = "test-model"
 
+TEXT_WRITERS = {
+    "rewrite": "You write a document",
+    "summary": "You write a summary",
+    "dialogue": "You write a conversation",
+    "phrasing": "You word a question",
+}
+"""How the instructions for each form of text begin."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -61,7 +69,7 @@ DROPPED = Fault("dropped")  # the connection breaks in the middle of the body
 class Received:
     """A request as it arrived, and how it was answered: ``ok`` or the kind of fault."""
 
-    kind: str  # generate, sentence, completion, judge, analyse, statement
+    kind: str  # generate, sentence, completion, judge, analyse, statement, or a form of text
     body: dict[str, Any]
     headers: dict[str, str]
     at: float
@@ -104,6 +112,7 @@ class OpenAIServer:
         self.model_faults: dict[str, Fault] = {}  # for every request to a model
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
         self.pair_of_sentence: Callable[[str], dict[str, str]] = pair_of_words
+        self.text_of: Callable[[str, str, str], str] = text_about
         self.completion: Callable[[str], str] | None = None  # how a text goes on; None = no such address
         self.usage = True
         self.logprobs = True
@@ -206,6 +215,8 @@ class OpenAIServer:
             sentence = between(body["messages"][-1]["content"], "SENTENCE")
             return kind, json.dumps(self.pair_of_sentence(sentence))
         passage = between(prompt, "PASSAGE")
+        if kind in TEXT_WRITERS:
+            return kind, self.text_of(kind, passage, prompt)
         wanted = int(re.search(r"Task: write (\d+)", prompt)[1])  # type: ignore[index]  # the prompt always has it
         first = self._asked[passage]
         if fault is None or fault.kind == "dropped":
@@ -261,6 +272,7 @@ def kind_of(body: dict[str, Any]) -> str:
         "You judge": "judge",
         "You advise": "analyse",
         "You turn a statement": "statement",
+        **{opening: kind for kind, opening in TEXT_WRITERS.items()},
     }
     return next((kind for opening, kind in openings.items() if system.startswith(opening)), "generate")
 
@@ -302,6 +314,30 @@ def pair_of_sentence(passage: str, number: int) -> dict[str, str]:
         "answer": sentence,
         "topic": " ".join(words[:2]),
     }
+
+
+def text_about(kind: str, passage: str, prompt: str) -> str:
+    """Return a sound text about a passage: its sentences with their halves exchanged, or questions about them."""
+    known = sentences(passage)
+    if kind == "dialogue":
+        turns = [{"user": f"And what of {' '.join(one.split()[:4])}?", "assistant": one} for one in known[:3]]
+        return json.dumps({"turns": turns})
+    if kind == "phrasing":
+        asked, answer = (json.loads(found) for found in re.findall(r"(?:Question|Answer): (\".*\")", prompt)[-2:])
+        wanted = int(re.search(r"Task: write (\d+)", prompt)[1])  # type: ignore[index]  # the prompt always has it
+        words = ["Tell me", "Please say", "I want to know", "Could you explain"]
+        reworded = [f"{words[n]}: {asked[0].lower()}{asked[1:]}" for n in range(wanted)]
+        return json.dumps(
+            {"pairs": [{"evidence": known[0], "question": one, "answer": answer, "topic": "it"} for one in reworded]}
+        )
+    kept = known if kind == "rewrite" else known[: max(2, len(known) // 3)]
+    return "About the matter\n\n" + " ".join(exchanged_halves(sentence) for sentence in kept)
+
+
+def exchanged_halves(sentence: str) -> str:
+    words = sentence.rstrip(".!?").split()
+    half = len(words) // 2
+    return f"{' '.join([*words[half:], *words[:half]]).capitalize()}."
 
 
 def pair_of_words(sentence: str) -> dict[str, str]:

@@ -174,6 +174,15 @@ def _pair(payload: Mapping[str, Any]) -> list[str]:
     return [line]
 
 
+def _text(payload: Mapping[str, Any]) -> list[str]:
+    verdict = str(payload.get("verdict", ""))
+    form, title = one_line(str(payload.get("form", "")), 20), one_line(str(payload.get("title", "")), 80)
+    line = f"{_MARKS.get(verdict, '·')} {_number(payload.get('score'), '.1f'):>4}  {form}: {title}"
+    if verdict != "accepted" and payload.get("reason"):
+        line += f"  ({one_line(str(payload['reason']), 80)})"
+    return [line]
+
+
 def _analysis(payload: Mapping[str, Any]) -> list[str]:
     head = f"analysis {payload.get('version', '')} after {payload.get('at_accepted', 0)} accepted:"
     return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
@@ -227,6 +236,7 @@ def _warning(payload: Mapping[str, Any]) -> list[str]:
 _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "started": lambda payload: ["goes on where it stopped"] if payload.get("resumed") else [],
     "pair": _pair,
+    "text": _text,
     "analysis": _analysis,
     "paused": _paused,
     "evaluation": _evaluation,

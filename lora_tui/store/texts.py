@@ -81,6 +81,18 @@ class TextLine:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class PairWithPassage:
+    """An accepted pair with the passage that it is about, "" where it has none."""
+
+    id: int
+    question: str
+    answer: str
+    evidence: str
+    source: str
+    passage: str
+
+
 async def add(t: Store, run_id: int, task: TaskRow, text: NewText) -> int:
     """Store a text, in state ``waiting``; returns its id."""
     columns = {**asdict(text), "messages": [dict(message) for message in text.messages]}
@@ -163,16 +175,15 @@ async def pairs_about(store: Store, run_id: int, chunk_id: str) -> list[tuple[in
     return [(pair_id, question, answer, evidence) for pair_id, question, answer, evidence in rows]
 
 
-async def accepted_with_evidence(
-    store: Store, run_id: int, after: int, limit: int
-) -> list[tuple[int, str, str, str, str, str]]:
-    """Return id, question, answer, evidence, file and passage (id) of accepted pairs with ids above `after`."""
-    rows = await store.tuples(
-        "SELECT id, question, answer, evidence, source, COALESCE(chunk_id, '') FROM pairs"
-        " WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?",
+async def accepted_with_passages(store: Store, run_id: int, after: int, limit: int) -> list[PairWithPassage]:
+    """Return up to `limit` accepted pairs of a run with ids above `after`, each with its passage, in order."""
+    return await store.all(
+        PairWithPassage,
+        "SELECT pairs.id AS id, question, answer, evidence, source, COALESCE(chunks.text, '') AS passage FROM pairs"
+        " LEFT JOIN chunks ON chunks.id = chunk_id WHERE run_id=? AND state='accepted' AND pairs.id>?"
+        " ORDER BY pairs.id LIMIT ?",
         (run_id, after, limit),
     )
-    return [(row[0], row[1], row[2], row[3], row[4], row[5]) for row in rows]
 
 
 async def sources(store: Store) -> list[tuple[str, str, str, str]]:

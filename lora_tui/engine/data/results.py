@@ -32,6 +32,12 @@ async def keep_foreign(store: Store, path: Path, preferred: Iterable[Path] = ())
     return await asyncio.to_thread(keep_older, path, preferred)
 
 
+async def is_own_result(store: Store, path: Path) -> bool:
+    """Return whether the file at `path` is there, and as this program wrote it last."""
+    digest = await asyncio.to_thread(_digest, path)
+    return digest is not None and digest == await runs.result_digest(store, str(absolute(path)))
+
+
 async def remember_result(t: Store, path: Path) -> None:
     """Note inside the caller's transaction that what is at `path` now is the program's own, or kept already."""
     digest = await asyncio.to_thread(_digest, path)

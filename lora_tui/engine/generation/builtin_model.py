@@ -37,6 +37,7 @@ from lora_tui.engine.generation.questions.passage_facts import Fact, PassageFact
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
 from lora_tui.engine.generation.questions.signs import of_words, signs_of
 from lora_tui.engine.generation.round_trip import RoundTrip
+from lora_tui.engine.generation.texts.rule_texts import RuleTexts
 from lora_tui.engine.inference.decode import answers
 from lora_tui.engine.inference.ranking import ReadText, read_text, score_continuations
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -111,6 +112,7 @@ class BuiltinModel:
         self._asked: set[str] = set()
         self._read: OrderedDict[str, _ReadPassage] = OrderedDict()
         self._scores: dict[tuple[str, str, str], RoundTrip] = {}
+        self.texts = RuleTexts()
 
     @classmethod
     async def load(cls, ctx: RunContext) -> Self:

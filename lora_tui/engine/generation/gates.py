@@ -61,6 +61,12 @@ def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     return next(_refusals(pair, passage), None)
 
 
+def passage_reference(text: str) -> str | None:
+    """Return the words of a text that point at the passage it was written from, or None."""
+    found = _PASSAGE_REFERENCE.search(text)
+    return None if found is None else found.group()
+
+
 def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
     question, answer, text = len(pair.question.strip()), len(pair.answer.strip()), f"{pair.question}\n{pair.answer}"
     if question < _MIN_QUESTION or not any(character.isalpha() for character in pair.question):

@@ -13,6 +13,7 @@ from typing import Protocol
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptEnd
+from lora_tui.store.texts import NewText
 
 
 class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the run
@@ -105,6 +106,42 @@ class Judgement:
     mode: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownPair:
+    """An accepted pair of a run, as texts about its passage are told of it."""
+
+    id: int
+    question: str
+    answer: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """Request for one text about `passage`: a ``rewrite``, a ``summary``, a ``dialogue``, or ``phrasing`` of a pair.
+
+    `pairs` are the questions it is to be written around; `topic` is what the passage stands under. `variant` counts
+    from 0 and asks for another kind of text each time; of a phrasing, `count` wordings are wanted. `opening` is the
+    first passage of the document, where this is a later one.
+    """
+
+    form: str
+    passage: str
+    topic: str
+    pairs: tuple[KnownPair, ...]
+    variant: int
+    count: int = 1
+    opening: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTexts:
+    """Reply to a `TextRequest`; what is made `by_rule` consists of the passage's own sentences."""
+
+    texts: tuple[NewText, ...]
+    by_rule: bool = False
+
+
 class CallRecord(Protocol):
     """Record of one call's attempts. Every `begin_attempt` is followed by exactly one `end_attempt`."""
 
@@ -132,6 +169,18 @@ class Judge(Protocol):
         ...
 
 
+class TextModel(Protocol):
+    """Writes texts about passages, and judges whether they keep to them."""
+
+    async def write(self, request: TextRequest, call: CallRecord) -> WrittenTexts:
+        """Return the texts that are asked for. Raises as `GenerationModel.propose` does."""
+        ...
+
+    async def judge(self, passage: str, text: NewText, call: CallRecord) -> Judgement:
+        """Judge a document or a conversation with its passage in view. Raises as `GenerationModel.propose` does."""
+        ...
+
+
 class GenerationModel(Protocol):
     """A model that writes pairs, and the judges beside it. It runs `concurrency` calls at a time and queues others."""
 
@@ -141,6 +190,11 @@ class GenerationModel(Protocol):
     @property
     def judges(self) -> Sequence[Judge]:
         """Who judges the pairs: the first two every one, the others where these disagree."""
+        ...
+
+    @property
+    def texts(self) -> TextModel:
+        """Who writes documents and conversations about the passages, and judges them."""
         ...
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:

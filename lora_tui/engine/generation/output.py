@@ -1,16 +1,25 @@
-"""The output file of generation: the accepted pairs of a run as training text, written whole or not at all.
+"""The output file of generation: the accepted pairs of a run, and its texts, written whole or not at all.
 
 Apart from the pipeline, so that a review of pairs can write the file without importing it.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lora_tui.engine.data.results import absolute, keep_foreign, remember_result
+from lora_tui.engine.data.results import absolute, is_own_result, keep_foreign, remember_result
 from lora_tui.engine.data.training_text import format_training_text
+from lora_tui.engine.generation.training_records import (
+    RecordOptions,
+    json_records,
+    knowledge_path,
+    knowledge_records,
+    options_of,
+    pairs_of,
+)
 from lora_tui.errors import LoraTuiError
-from lora_tui.files import atomic_writer
+from lora_tui.files import atomic_writer, write_atomically
 from lora_tui.outputs import check_name, keep_older, refuse_own
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
@@ -67,7 +76,7 @@ async def write_accepted(
     written = await _write(store, (run_id,), path, even_if_none, on_kept)
     if written is not None:
         async with store.transaction() as t:
-            await remember_result(t, path)
+            await _remember(t, path)
     return written or 0
 
 
@@ -85,8 +94,13 @@ async def write_accepted_of_runs(
     """
     written = await _write(t, run_ids, path, even_if_none, on_kept)
     if written is not None:
-        await remember_result(t, path)
+        await _remember(t, path)
     return written or 0
+
+
+async def _remember(t: Store, path: Path) -> None:
+    await remember_result(t, path)
+    await remember_result(t, knowledge_path(path))
 
 
 async def _write(
@@ -98,13 +112,42 @@ async def _write(
     kept = await keep_foreign(store, path)
     if kept is not None and on_kept is not None:
         on_kept(kept)
+    options = [await options_of(store, run) for run in run_ids]
+    in_json = any(option.in_json(path) for option in options)
     written = 0
     with atomic_writer(path) as file:
-        for run_id in run_ids:
-            after = 0
-            while page := await store_generation.accepted_texts(store, run_id, after, _PAGE):
-                file.write("\n" if written else "")
-                file.write(format_training_text((question, answer) for _, question, answer in page))
+        for run_id, option in zip(run_ids, options, strict=True):
+            if in_json:
+                async for lines in json_records(store, run_id, option):
+                    file.write(lines)
+                    written += lines.count("\n")
+                continue
+            async for page in pairs_of(store, run_id, option):
+                file.write("\n" if written and page else "")
+                file.write(format_training_text(page))
                 written += len(page)
-                after = page[-1][0]
+    await _write_knowledge(store, run_ids, options, knowledge_path(path), on_kept)
     return written
+
+
+async def _write_knowledge(
+    store: Store,
+    run_ids: Sequence[int],
+    options: Sequence[RecordOptions],
+    path: Path,
+    on_kept: Callable[[Path], None] | None,
+) -> None:
+    """Write the questions about facts that are held out; where none are, what an earlier run wrote there goes."""
+    found = [
+        lines
+        for run_id, option in zip(run_ids, options, strict=True)
+        async for lines in knowledge_records(store, run_id, option)
+        if lines
+    ]
+    if not found:
+        if await is_own_result(store, path):
+            await asyncio.to_thread(path.unlink)
+        return
+    if (kept := await keep_foreign(store, path)) is not None and on_kept is not None:
+        on_kept(kept)
+    write_atomically(path, "".join(found))

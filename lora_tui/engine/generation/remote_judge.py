@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.canaries import MARGIN, check_key, rating
@@ -22,7 +23,7 @@ from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.wire import ChatRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, Judgement, ProposedPair
-from lora_tui.engine.generation.prompts import LEVELS_SCHEMA, Prompts
+from lora_tui.engine.generation.prompts import LEVELS_SCHEMA, Message
 from lora_tui.engine.generation.remote_calls import RemoteCalls, ReplyCutOff
 from lora_tui.engine.generation.remote_writer import TRIAL
 from lora_tui.engine.generation.replies import read_judgement, read_yes_or_no
@@ -53,6 +54,18 @@ _CONTRASTS: Sequence[tuple[str, str, str]] = (
 """Question, right answer and wrong answer about the passage of `TRIAL`."""
 
 
+class JudgePrompts(Protocol):
+    """Builder of the messages that ask for a judgement: of pairs (`Prompts`), or of texts."""
+
+    def judge(self, passage: str, pair: ProposedPair, *, in_json: bool = False) -> list[Message]:
+        """Return the messages that ask for the three levels."""
+        ...
+
+    def judge_dimension(self, passage: str, pair: ProposedPair, dimension: str) -> list[Message]:
+        """Return the messages that ask for yes or no in one dimension."""
+        ...
+
+
 class RemoteJudge:
     """Judges pairs with the model `name` of an endpoint; `writing` is the ladder of the model that wrote them."""
 
@@ -61,7 +74,7 @@ class RemoteJudge:
         name: str,
         chosen: DataGeneration,
         calls: RemoteCalls,
-        prompts: Prompts,
+        prompts: JudgePrompts,
         warn: Callable[[str], None],
         writing: FormLadder,
     ) -> None:

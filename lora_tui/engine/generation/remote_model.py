@@ -17,6 +17,7 @@ from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.remote_judge import RemoteJudge
 from lora_tui.engine.generation.remote_writer import RemoteWriter
 from lora_tui.engine.generation.replies import plain_text
+from lora_tui.engine.generation.texts.remote_texts import RemoteTexts
 from lora_tui.engine.runtime.context import Emit
 from lora_tui.secrets import redact
 
@@ -35,6 +36,7 @@ class RemoteModel:
         self.judges = tuple(
             RemoteJudge(judge, chosen, self._calls, self._prompts, warn, self._writer.forms) for judge in chosen.judges
         )
+        self.texts = RemoteTexts(chosen, self._calls, self._prompts.mark, warn, self._writer.forms)
         self.concurrency = chosen.max_concurrency
 
     async def close(self) -> None:

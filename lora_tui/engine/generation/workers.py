@@ -27,7 +27,7 @@ from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
-from lora_tui.engine.generation.planner import CHECK, JUDGE, Planner, slot_from, slot_of
+from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.question_types import question_type_of
 from lora_tui.engine.runtime.context import RunContext
@@ -353,7 +353,8 @@ class Workers:
             for pair in page:
                 self.progress.add_verdict(pair.task_id, decision.verdict)
         async with self.store.transaction() as t:
-            await tasks.cancel_pending(t, self.run_id, "the target is reached")
+            for kind in (CHECK, GENERATE, JUDGE, ANALYSE):  # texts beside the pairs may wait for their turn
+                await tasks.cancel_pending(t, self.run_id, "the target is reached", kind)
 
     async def _store_verdict(self, t: Store, pair_id: int, verdict: "_Verdict") -> None:
         """Store a verdict and its event inside the caller's transaction."""

@@ -41,6 +41,8 @@ from lora_tui.engine.generation.output import (
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.texts.text_plan import TEXT, wanted_texts
+from lora_tui.engine.generation.texts.text_stage import TextStage
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
@@ -50,7 +52,7 @@ from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped,
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.protocol.agreement import missing_text
 from lora_tui.store import generation as store_generation
-from lora_tui.store import judgements, runs, tasks
+from lora_tui.store import judgements, runs, tasks, texts
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
@@ -211,7 +213,10 @@ async def _run_pipeline(ctx: RunContext, control: RunControl, corpus: Corpus, le
     model = await open_model(ctx)
     try:
         workers = await _workers(ctx, control, model, corpus, ledger)
-        return await Pipeline(ctx, workers, control).run()
+        end = await Pipeline(ctx, workers, control).run()
+        if end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW) or await TextStage(ctx, workers, model, corpus).run():
+            return RunEnd.STOPPED if ctx.stop_async.is_set() else end
+        return RunEnd.BUDGET
     finally:
         await model.close()
 
@@ -340,6 +345,8 @@ def _next_commands(result: dict[str, Any], settings: Settings) -> list[str]:
 def _shortfall(end: RunEnd, result: dict[str, Any], settings: Settings, ledger: Ledger) -> str:
     """Return why the target was not reached and what to do, in one or two lines."""
     have = f"{result['accepted']} of {result['target']} pairs accepted"
+    if wanted := sum(wanted_texts(settings.data_generation, result["accepted"]).values()):
+        have += f", {sum(states['accepted'] for states in result['texts'].values())} of {wanted} texts"
     if end is RunEnd.BUDGET:
         chosen = settings.data_generation
         in_dollars = ledger.exceeded == "budget_dollars"
@@ -383,9 +390,10 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
         "tasks": {
             kind: {"planned": sum(states.values()), **states}
-            for kind in (CHECK, GENERATE, JUDGE, ANALYSE)
+            for kind in (CHECK, GENERATE, JUDGE, ANALYSE, TEXT)
             for states in [{state: counts.get((kind, state), 0) for state in _STATES}]
         },
+        "texts": await texts.counts(store, run_id),
         "reasons": await store_generation.rejection_causes(store, run_id),
         "dead_reasons": await tasks.dead_reasons(store, run_id),
         "unusable_items": await tasks.refused_items(store, run_id),

@@ -1,0 +1,163 @@
+"""Runs that write more than pairs: documents, conversations and further wordings, judged, stored, written out."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_tui.engine.data.examples import Conversation, PlainText, QuestionAnswer
+from lora_tui.engine.data.read import read_examples
+from tests.engine.generation.generation_harness import GenerationHarness
+from tests.engine.generation.live_run import wait_for
+from tests.openai_server import TEXT_WRITERS, http, made_up_text, text_about
+
+FORMS = ["qa", "rewrite", "summary", "dialogue"]
+MIX = {"mix__rewrite": 0.5, "mix__summary": 0.5, "mix__dialogue": 0.34}
+
+
+@pytest.fixture
+def many_passages(harness: GenerationHarness) -> GenerationHarness:
+    for number in range(6):
+        harness.write(f"more-{number}.txt", made_up_text(10 + number, 2))
+    return harness
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_form_is_written_judged_and_put_into_the_file_that_training_reads(many_passages: GenerationHarness) -> None:
+    harness = many_passages
+    outcome = harness.run(forms=FORMS, mix__phrasings=1, **MIX)
+    assert outcome.state == "finished", outcome
+    assert outcome.result["texts"] == {
+        form: {"accepted": number, "rejected": 0, "review": 0, "waiting": 0}
+        for form, number in {"dialogue": 3, "phrasing": 6, "rewrite": 3, "summary": 3}.items()
+    }
+    found = read_examples(harness.output)
+    kinds = Counter(type(example) for example in found.examples)
+    assert kinds == {QuestionAnswer: 12, PlainText: 6, Conversation: 3}
+    assert not found.skipped
+    talk = next(example for example in found.examples if isinstance(example, Conversation))
+    assert [message.role for message in talk.messages[:3]] == ["system", "user", "assistant"]
+    events = harness.events("text")
+    assert Counter(event["form"] for event in events) == {"dialogue": 3, "phrasing": 6, "rewrite": 3, "summary": 3}
+    assert {event["verdict"] for event in events} == {"accepted"}
+    judged = harness.value("SELECT COUNT(*) FROM texts WHERE json_extract(metrics, '$.judge_groundedness') > 0.9")
+    assert judged == 15
+    assert harness.events("analysis")[-1]["statistics"]["texts"]["rewrite"]["accepted"] == 3
+
+
+def test_a_document_is_asked_for_with_the_questions_about_its_passage(harness: GenerationHarness) -> None:
+    harness.run(forms=["qa", "rewrite"], **MIX)
+    asked = [one.body["messages"][1]["content"] for one in harness.server.received if one.kind == "rewrite"]
+    questions = dict(harness.rows("SELECT chunk_id, question FROM pairs WHERE state='accepted'"))
+    of_passage = harness.rows("SELECT texts.chunk_id FROM texts JOIN tasks ON tasks.id = task_id")
+    assert of_passage
+    for (chunk,) in of_passage:
+        assert any(questions[chunk] in prompt for prompt in asked)
+
+
+def test_pairs_alone_are_written_as_they_were_before_there_were_texts(harness: GenerationHarness) -> None:
+    outcome = harness.run()
+    assert outcome.result["texts"] == {}
+    assert harness.output.read_text().startswith("Question: ")
+    assert not any(one.kind in TEXT_WRITERS for one in harness.server.received)
+    assert not (harness.folder / "accepted.knowledge.jsonl").exists()
+
+
+def test_a_text_that_the_judge_does_not_find_in_the_passage_is_rejected(harness: GenerationHarness) -> None:
+    harness.server.digits = lambda prompt: "2 5 5" if "BEGIN TEXT" in prompt else "5 5 4"
+    outcome = harness.run(forms=["qa", "summary"], **MIX)
+    states = outcome.result["texts"]["summary"]
+    assert (states["accepted"], states["rejected"] > 0) == (0, True)
+    assert {cause for (cause,) in harness.rows("SELECT DISTINCT cause FROM texts")} == {"not grounded"}
+    assert all(set(record) == {"question", "answer"} for record in records(harness.output))
+
+
+@pytest.mark.parametrize(
+    ("written", "cause"),
+    [
+        (lambda passage: passage, "copied"),
+        (lambda passage: "Title\n\nToo few words.", "too short"),
+        (lambda passage: text_about("rewrite", passage, "") + " In 1764 it was 93 metres high.", "wrong number"),
+        (lambda passage: text_about("rewrite", passage, "") + " The passage explains this.", "leans on the passage"),
+    ],
+)
+def test_a_document_with_a_fault_never_reaches_the_judge(harness: GenerationHarness, written: Any, cause: str) -> None:
+    harness.server.text_of = lambda kind, passage, prompt: written(passage)
+    harness.run(forms=["qa", "rewrite"], total_examples=2, **MIX)
+    assert {found for (found,) in harness.rows("SELECT DISTINCT cause FROM texts")} == {cause}
+    assert not any("BEGIN TEXT" in one.body["messages"][1]["content"] for one in harness.server.received)
+
+
+def test_a_killed_run_goes_on_and_pays_for_no_text_twice(many_passages: GenerationHarness) -> None:
+    harness = many_passages
+    harness.server.kind_delays = {"rewrite": 0.05, "judge": 0.05}
+    chosen: dict[str, Any] = {"forms": ["qa", "rewrite"], "mix__rewrite": 1.0, "max_concurrency": 2}
+    with harness.killed_process(**chosen):
+        wait_for(lambda: harness.server.count("rewrite", "ok") >= 3)
+    outcome = harness.run(resume=1, **chosen)
+    assert outcome.state == "finished", outcome
+    assert outcome.result["texts"]["rewrite"]["accepted"] == 6
+    assert harness.value("SELECT COUNT(*) = COUNT(DISTINCT task_id) FROM texts")
+    answered = harness.value("SELECT COUNT(*) FROM attempts WHERE status='ok'")
+    lost = harness.value("SELECT COUNT(*) FROM attempts WHERE status='lost'")
+    assert (answered + lost, lost <= 2) == (len(harness.server.received), True)
+    assert len(records(harness.output)) == 12
+
+
+def test_a_budget_that_ends_among_the_texts_says_how_far_it_came_and_is_gone_on_with(
+    many_passages: GenerationHarness,
+) -> None:
+    harness = many_passages
+    chosen: dict[str, Any] = {"forms": ["qa", "rewrite"], "mix__rewrite": 1.0, "max_concurrency": 1}
+    pairs = harness.run()
+    spent = pairs.result["prompt_tokens"] + pairs.result["completion_tokens"]
+    outcome = harness.run(budget_tokens=spent + 3500, **chosen)
+    assert outcome.state == "failed"
+    assert "of 6 texts" in str(outcome.error)
+    assert 0 < outcome.result["texts"]["rewrite"]["accepted"] < 6
+    assert len(records(harness.output)) == 6 + outcome.result["texts"]["rewrite"]["accepted"]
+    again = harness.run(resume=2, budget_tokens=0, **chosen)
+    assert again.result["texts"]["rewrite"]["accepted"] == 6
+
+
+def test_a_writer_of_texts_that_fails_costs_its_text_and_not_the_run(harness: GenerationHarness) -> None:
+    harness.server.kind_faults = {"dialogue": http(400, "no")}
+    outcome = harness.run(forms=["qa", "rewrite", "dialogue"], **MIX)
+    assert outcome.state == "finished", outcome
+    assert set(outcome.result["texts"]) == {"rewrite"}
+    assert outcome.result["tasks"]["text"]["dead"] > 0
+
+
+def test_questions_about_facts_that_are_held_out_are_beside_the_file_and_nothing_is_made_of_them(
+    many_passages: GenerationHarness,
+) -> None:
+    harness = many_passages
+    chosen: dict[str, Any] = {"forms": FORMS, "mix__phrasings": 1, "held_out_facts": 0.4, "total_examples": 12}
+    outcome = harness.run(**chosen, **MIX)
+    assert outcome.state == "finished", outcome
+    asked = records(harness.folder / "accepted.knowledge.jsonl")
+    trained = records(harness.output)
+    kept = {record["question"] for record in asked}
+    pairs = [record for record in trained if "question" in record]
+    assert 2 <= len(kept) <= 10
+    assert len(kept) + sum(not record["question"].startswith("Tell me") for record in pairs) == 12
+    assert all(record["answer"] in record["passage"] for record in asked)
+    talked = " ".join(message["content"] for record in trained for message in record.get("messages", ()))
+    for record in asked:
+        assert all(record["answer"] != pair["answer"] for pair in pairs), "neither the pair nor a wording of it"
+        assert record["answer"] not in talked
+
+
+def test_the_held_out_questions_of_an_earlier_run_do_not_stand_beside_a_later_ones_file(
+    harness: GenerationHarness,
+) -> None:
+    harness.run(held_out_facts=0.4, total_examples=8)
+    beside = harness.folder / "accepted.knowledge.jsonl"
+    assert beside.exists()
+    harness.run(total_examples=2)
+    assert not beside.exists()
