@@ -28,7 +28,9 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_form_is_written_judged_and_put_into_the_file_that_training_reads(many_passages: GenerationHarness) -> None:
+def test_each_form_is_written_judged_and_put_into_the_file_that_training_reads(
+    many_passages: GenerationHarness,
+) -> None:
     harness = many_passages
     outcome = harness.run(forms=FORMS, mix__phrasings=1, **MIX)
     assert outcome.state == "finished", outcome
