@@ -7,10 +7,11 @@ words that point at the passage, a copy of it, a text that is there already.
 import re
 from collections.abc import Iterator, Sequence
 
-from lora_tui.engine.generation.claims import off_the_passage, wrong_name, wrong_number
+from lora_tui.engine.generation.claims import off_the_passage, wrong_name
 from lora_tui.engine.generation.gates import Refusal, passage_reference
 from lora_tui.engine.generation.injection import find_instruction
 from lora_tui.engine.generation.question_checks import other_language
+from lora_tui.engine.generation.stated_numbers import wrong_number
 from lora_tui.scoring.words import tokens
 from lora_tui.secrets import find_secret
 from lora_tui.store.texts import NewText
