@@ -131,6 +131,10 @@ class DataGeneration(Section):
         description="Share of the facts whose questions are kept from training, for --run evaluate to ask; 0 to 0.5.",
     )
     topics: Texts = Field([], description="Further topics that prompts refer to; empty = those found in the folder.")
+    diversity: bool = Field(
+        True,
+        description="Choose passages and kinds by quotas and let analyses steer the prompts; false = passages in turn.",
+    )
     budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
     prompt_price: NotNegative = Field(
         0.0, description="US dollars for a million tokens that are sent; 0 = not known, and not shown."

@@ -130,6 +130,15 @@ async def questions_of_chunk(store: Store, run_ids: Sequence[int], chunk_id: str
     return [question for (question,) in rows]
 
 
+async def evidence_of_chunk(store: Store, run_id: int, chunk_id: str) -> list[str]:
+    """Return what the run's pairs on a chunk that were accepted or still wait for the judge quote from it."""
+    rows = await store.tuples(
+        "SELECT evidence FROM pairs WHERE run_id=? AND chunk_id=? AND state IN ('accepted', 'waiting') ORDER BY id",
+        (run_id, chunk_id),
+    )
+    return [evidence for (evidence,) in rows]
+
+
 async def other_runs(store: Store, run_id: int, model: str) -> list[int]:
     """Return the ids of the newest 100 generation runs with this model but for `run_id`, the oldest first."""
     rows = await store.tuples(
@@ -259,7 +268,7 @@ async def rejection_causes(store: Store, run_id: int) -> dict[str, int]:
 
 
 async def histogram(store: Store, run_id: int, of: str, states: Sequence[str]) -> dict[str, int]:
-    """Count pairs by ``topic``, ``source`` or a part of their slot: ``question_type``, ``difficulty``, ``audience``."""
+    """Count pairs by ``topic``, ``source`` or a part of their slot, such as ``question_type`` or ``area``."""
     column = of if of in ("topic", "source") else "json_extract(slot, '$.' || ?)"
     parameters = () if of in ("topic", "source") else (of,)
     rows = await store.tuples(
@@ -268,6 +277,22 @@ async def histogram(store: Store, run_id: int, of: str, states: Sequence[str]) -
         (*parameters, run_id, *states),
     )
     return {str(value): n for value, n in rows}
+
+
+async def followed_types(store: Store, run_id: int, states: Sequence[str]) -> dict[str, int]:
+    """Count the pairs whose question has the type that was asked for, by that type."""
+    return await store.mapping(
+        "SELECT json_extract(slot, '$.asked_type'), COUNT(*) FROM pairs WHERE run_id=?"
+        f" AND state IN ({', '.join('?' * len(states))})"
+        " AND json_extract(slot, '$.asked_type') = json_extract(slot, '$.question_type') GROUP BY 1",
+        (run_id, *states),
+    )
+
+
+async def covered_passages(store: Store, run_id: int) -> int:
+    """Return how many passages have an accepted pair."""
+    sql = "SELECT COUNT(DISTINCT chunk_id) FROM pairs WHERE run_id=? AND state='accepted'"
+    return int(await store.value(sql, (run_id,)))
 
 
 async def mean_metrics(store: Store, run_id: int) -> dict[str, float]:

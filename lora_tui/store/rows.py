@@ -352,6 +352,23 @@ class AnalysisRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicRow:
+    """A topic of a run's folder. `key` finds it again when the folder is read again, `parent` is the number above it.
+
+    `passages` are its own, without those of the topics beneath it. `origin` is ``folder``, ``file``, ``heading`` or
+    ``model``. `weight` multiplies its quota of pairs: 1 by default, 0 leaves it out.
+    """
+
+    number: int
+    key: str
+    parent: int | None
+    name: str
+    origin: str
+    passages: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class FeedbackRow:
     """A judgement from outside: the metrics as they were and the target (0-1) that the score should have been.
 

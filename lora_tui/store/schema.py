@@ -392,6 +392,21 @@ CREATE INDEX runs_of_document ON run_documents(document_id);
 """
 """What a passage is shown with, and the identity that it keeps when its document is edited elsewhere."""
 
+_TOPICS = """
+CREATE TABLE topics (
+    run_id INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    parent INTEGER,
+    name TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    passages INTEGER NOT NULL,
+    weight REAL NOT NULL,
+    PRIMARY KEY (run_id, number)
+) WITHOUT ROWID;
+"""
+"""The topic tree of a run's folder; a pair's slot has the number of its topic (`area`)."""
+
 MIGRATIONS: tuple[str, ...] = (
     _INITIAL,
     _WHAT_PEOPLE_DO,
@@ -404,6 +419,7 @@ MIGRATIONS: tuple[str, ...] = (
     _RESULTS,
     _TEXTS,
     _CONTENT_IDS,
+    _TOPICS,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

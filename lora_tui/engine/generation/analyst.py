@@ -9,11 +9,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 from lora_tui.engine.generation import analysis
-from lora_tui.engine.generation.generation_model import CallFailed, GenerationModel
+from lora_tui.engine.generation.generation_model import UNSTEERED, CallFailed, GenerationModel, Steering
 from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.planner import ANALYSE
+from lora_tui.engine.generation.topic_tree import TopicTree
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import UnreachableError
 from lora_tui.store import events, tasks
@@ -31,6 +33,13 @@ _FREE_SECONDS, _FREE_TOKENS = 0.5, 2_000
 """What analyses may use beyond their share: a short run has all of them."""
 
 
+class CorpusSize(NamedTuple):
+    """How many files a run reads, and how many passages they have."""
+
+    files: int
+    passages: int
+
+
 class Analyst:
     """Plans, makes and stores a run's batch analyses; `latest` advises the prompts that follow."""
 
@@ -39,13 +48,16 @@ class Analyst:
         ctx: RunContext,
         model: GenerationModel,
         ledger: Ledger,
-        files: int,
+        corpus: CorpusSize,
+        tree: TopicTree | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ctx = ctx
         self._model = model
         self._ledger = ledger
-        self._files = files
+        self._corpus = corpus
+        self._tree = tree
+        self._steers = ctx.settings.data_generation.diversity
         self._clock = clock
         self._interval = ctx.settings.data_generation.batch_analysis_interval
         self._planned = 0  # accepted pairs that the newest planned analysis is about
@@ -87,7 +99,7 @@ class Analyst:
 
     async def _analyse(self, task: TaskRow, call: StoredCall) -> None:
         began = self._clock()
-        statistics = await analysis.statistics_of(self._ctx.store, self._ctx.run_id, self._files)
+        statistics = await self.statistics()
         self._seconds += self._clock() - began
         failure: str | None = None
         text = analysis.describe(statistics)
@@ -101,11 +113,25 @@ class Analyst:
             version=(self.latest.version if self.latest else 0) + 1,
             at_accepted=int(task.key),
             statistics=statistics,
-            directives=analysis.directives_from(statistics),
+            directives=analysis.directives_from(statistics) if self._steers else [],
             text=text,
             at=time.time(),
         )
         await run_shielded(self._store(task, call, row, failure))
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return the statistics of the run as it is now, with what the newest analysis had measured."""
+        files, passages = self._corpus
+        statistics = await analysis.statistics_of(self._ctx.store, self._ctx.run_id, files, passages, self._tree)
+        if self.latest is not None:
+            before = self.latest.statistics
+            statistics["before"] = {name: before[name] for name in analysis.MEASURES if name in before}
+        return statistics
+
+    @property
+    def steering(self) -> Steering:
+        """The newest directives for a writer that is a program; none where analyses change nothing."""
+        return analysis.steering_from(self.latest.statistics) if self.latest and self._steers else UNSTEERED
 
     @property
     def _may_ask(self) -> bool:

@@ -41,12 +41,16 @@ class CallStopped(Exception):  # noqa: N818  # a request that was honoured, not 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The kind of pair to write: one cell of topic x question type x difficulty x audience."""
+    """The kind of pair to write: one cell of topic x question type x difficulty x audience.
+
+    `area` is the number of the passage's topic in the topic tree, as text; empty where there is none.
+    """
 
     topic: str
     question_type: str
     difficulty: str
     audience: str
+    area: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,29 @@ class ProposedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Steering:
+    """What the newest batch analysis asks of a writer that is a program: bounded, and the same as its directives.
+
+    `openings` begin too many questions (two words, lower case), `types` are question types that lag, the rarest first,
+    `words` are stems that too many questions hold.
+    """
+
+    openings: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+UNSTEERED = Steering()
+"""Nothing is asked of the writer."""
+
+
+@dataclass(frozen=True, slots=True)
 class PairRequest:
     """Request for `count` pairs about `passage`, of the kind `slot`, unlike the questions in `avoid`.
 
-    `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave. `opening` is
-    the first passage of the document, where this is a later one.
+    `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave, `steering` the
+    same for a program. `opening` is the first passage of the document, where this is a later one. `focus` are sentences
+    of the passage that nothing was asked about yet; pairs about them are wanted first.
     """
 
     passage: str
@@ -79,6 +101,8 @@ class PairRequest:
     directives: tuple[str, ...]
     avoid: tuple[str, ...]
     opening: str = ""
+    focus: tuple[str, ...] = ()
+    steering: Steering = UNSTEERED
 
 
 @dataclass(frozen=True, slots=True)

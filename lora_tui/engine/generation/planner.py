@@ -1,14 +1,16 @@
 """The planner: the next call for pairs, with the passage and the kind of pair (slot) that it asks for.
 
 A pass asks `num_examples_per_file` pairs of every file, in calls of as many pairs as a reply has room for. The passages
-of a file take turns: each call goes to the next one, and the next pass goes on where the last one ended. Tasks are
-planned shortly before they run, so that their slots can balance what there is by then. Their keys make planning
-repeatable: after a crash the same pass is planned again, and the tasks that are there already stay.
+of a file take turns: each call goes to the next one, and the next pass goes on where the last one ended; with a topic
+tree, `PassageTurns` chooses them by quotas. Tasks are planned shortly before they run, so that their slots can balance
+what there is by then. Their keys make planning repeatable: after a crash the same pass is planned again, and the tasks
+that are there already stay.
 
 The sampling plan: each dimension of a slot (topic, question type, difficulty, audience) is drawn by itself, with
 p(value) proportional to max(0, target - observed) + epsilon, where `target` is the value's fair share and `observed`
 its share of the pairs that were accepted or asked for. A value that lags is drawn more often, one that leads is not
-quite forbidden. The same seed and the same counts draw the same slot.
+quite forbidden. With a topic tree, a question type that leads among the pairs of its topic is drawn less often, too.
+The same seed and the same counts draw the same slot.
 """
 
 import itertools
@@ -20,8 +22,11 @@ from dataclasses import asdict
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks
 from lora_tui.engine.generation.corpus import Corpus, title_of
-from lora_tui.engine.generation.generation_model import PairRequest, Slot
+from lora_tui.engine.generation.focus import FocusSentences
+from lora_tui.engine.generation.generation_model import UNSTEERED, PairRequest, Slot, Steering
+from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.question_types import QUESTION_TYPES
+from lora_tui.engine.generation.topic_tree import TopicTree
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
@@ -66,25 +71,39 @@ class SlotCounts:
         """Count `count` more pairs of a slot; negative for pairs that were asked for and not kept."""
         for dimension, value in asdict(slot).items():
             self.counts[dimension][value] += count
+        if slot.area:
+            self.counts[f"types of {slot.area}"][slot.question_type] += count
 
-    def draw(self, topics: Sequence[str], rng: random.Random) -> Slot:
-        """Draw a slot; `topics` are the topics of its passage (at least one)."""
+    def draw(self, topics: Sequence[str], rng: random.Random, area: str = "") -> Slot:
+        """Draw a slot; `topics` are the topics of its passage (at least one), `area` is its topic in the tree."""
+        beside = self.counts[f"types of {area}"] if area else {}
         return Slot(
             topic=draw_value(topics, self.counts["topic"], rng),
-            question_type=draw_value(tuple(QUESTION_TYPES), self.counts["question_type"], rng),
+            question_type=draw_value(tuple(QUESTION_TYPES), self.counts["question_type"], rng, beside),
             difficulty=draw_value(tuple(DIFFICULTIES), self.counts["difficulty"], rng),
             audience=draw_value(tuple(AUDIENCES), self.counts["audience"], rng),
+            area=area,
         )
 
 
-def draw_value(values: Sequence[str], observed: Mapping[str, int], rng: random.Random) -> str:
-    """Draw one of `values` with p proportional to max(0, fair share - observed share) + epsilon."""
+def draw_value(
+    values: Sequence[str], observed: Mapping[str, int], rng: random.Random, beside: Mapping[str, int] | None = None
+) -> str:
+    """Draw one of `values` with p proportional to max(0, fair share - observed share) + epsilon.
+
+    With a second count `beside`, to the product of both.
+    """
+    weights = _lags(values, observed)
+    if beside:
+        weights = [one * other for one, other in zip(weights, _lags(values, beside), strict=True)]
+    return rng.choices(values, weights)[0]
+
+
+def _lags(values: Sequence[str], observed: Mapping[str, int]) -> list[float]:
+    """Return how far each value is behind its fair share, plus epsilon; 1 for each where nothing was counted."""
     total = sum(max(0, observed.get(value, 0)) for value in values)
     share = 1 / len(values)
-    weights = [
-        max(0.0, share - max(0, observed.get(value, 0)) / total) + _EPSILON if total else 1.0 for value in values
-    ]
-    return rng.choices(values, weights)[0]
+    return [max(0.0, share - max(0, observed.get(value, 0)) / total) + _EPSILON if total else 1.0 for value in values]
 
 
 def further_topics(all_topics: Iterable[str], own: Iterable[str], rng: random.Random, most: int = 6) -> tuple[str, ...]:
@@ -104,7 +123,8 @@ def pairs_by_call(chosen: DataGeneration) -> list[int]:
 class Planner:
     """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts.
 
-    Questions of `earlier_runs` (ids) about a passage are named in its requests as those to avoid.
+    Questions of `earlier_runs` (ids) about a passage are named in its requests as those to avoid. `turns` chooses the
+    passages by quotas; without, those of a file come one after the other.
     """
 
     def __init__(
@@ -115,7 +135,12 @@ class Planner:
         chosen: DataGeneration,
         first_round: int,
         earlier_runs: Sequence[int] = (),
+        turns: PassageTurns | None = None,
+        tree: TopicTree | None = None,
     ) -> None:
+        self._turns = turns
+        self.tree = tree
+        self._focus = FocusSentences()
         self._store = store
         self._earlier_runs = earlier_runs
         self._run_id = run_id
@@ -142,13 +167,19 @@ class Planner:
         added = 0
         while added < wanted:
             self.round, source, call, count = next(self._calls)
+            if self._turns is not None and not self._turns.has_turn(source.path, self.round):
+                continue
             key = f"{self.round}/{call}/{source.path}"
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
             position = ((self.round - 1) * len(self._pairs_by_call) + call) % source.chunks
+            area = ""
+            if self._turns is not None and self.tree is not None:
+                position = self._turns.take(source.path, self.slots.counts["area"])
+                area = str(self.tree.topic_of(source.document_id, position) or "")
             row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
             assert row is not None, "read_folder has stored it"
-            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"))  # noqa: S311
+            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"), area)  # noqa: S311
             task = NewTask(
                 GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
             )
@@ -157,7 +188,15 @@ class Planner:
             self.slots.add(slot, count)
             added += 1
 
-    async def request(self, task: TaskRow, row: ChunkRow, directives: Sequence[str]) -> PairRequest:
+    def report(self, task: TaskRow, row: ChunkRow, kept: int) -> None:
+        """Take into account how many pairs a call brought that no gate refused."""
+        self._focus.release(row.id, task.id)
+        if self._turns is not None:
+            self._turns.report(task.source, row.position, kept)
+
+    async def request(
+        self, task: TaskRow, row: ChunkRow, directives: Sequence[str], steering: Steering = UNSTEERED
+    ) -> PairRequest:
         """Return the request that a planned task sends to the model."""
         own = self._topics_of(row, task.source)
         runs = (self._run_id, *self._earlier_runs)
@@ -171,7 +210,17 @@ class Planner:
             directives=tuple(directives),
             avoid=tuple(await store_generation.questions_of_chunk(self._store, runs, row.id, most)),
             opening=await self._opening(row),
+            focus=await self._focus_of(task, row),
+            steering=steering,
         )
+
+    async def _focus_of(self, task: TaskRow, row: ChunkRow) -> tuple[str, ...]:
+        """Return sentences of a passage that nothing was asked about; none for the model that keeps count itself."""
+        if self._turns is None or self._chosen.model == BUILTIN:
+            return ()
+        quoted = await store_generation.evidence_of_chunk(self._store, self._run_id, row.id)
+        rng = random.Random(f"{self._chosen.seed}/{task.key}/focus")  # noqa: S311  # variety, no secret
+        return self._focus.take(row.id, task.id, row.text, quoted, int(task.slot["count"]), rng)
 
     async def _opening(self, row: ChunkRow) -> str:
         """Return the first passage of a later one's document, for the model that resolves bare nouns by rule."""
@@ -192,4 +241,10 @@ def slot_of(row: TaskRow | PairRow) -> Slot:
 
 def slot_from(stored: Mapping[str, object]) -> Slot:
     """Return a slot as the store has it."""
-    return Slot(*(str(stored[name]) for name in ("topic", "question_type", "difficulty", "audience")))
+    return Slot(
+        topic=str(stored["topic"]),
+        question_type=str(stored["question_type"]),
+        difficulty=str(stored["difficulty"]),
+        audience=str(stored["audience"]),
+        area=str(stored.get("area") or ""),
+    )

@@ -189,6 +189,9 @@ class Prompts:
                 + ". Where the passage itself connects to one of them, prefer that connection; else ask what could not"
                 " be asked about them."
             )
+        if request.focus:
+            task.append("Ask about this part of the passage, if it can be asked about:")
+            task += ["- " + _quoted(sentence, 240) for sentence in request.focus]
         task += ["Note: " + _quoted(directive, 240) for directive in request.directives]
         if request.avoid:
             task.append("These questions exist already. Ask about something else:")

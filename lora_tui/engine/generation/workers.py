@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lora_tui.engine.generation import judging
-from lora_tui.engine.generation.analyst import Analyst
+from lora_tui.engine.generation.analyst import Analyst, CorpusSize
 from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
@@ -62,7 +62,7 @@ class Workers:
     pair_judge: PairJudge
     planner: Planner
     progress: GenerationProgress
-    files: int
+    corpus: CorpusSize
     wait_while_paused: Callable[[], Awaitable[None]]
     check_first: bool = False
     earlier: EarlierPairs = field(default_factory=EarlierPairs)
@@ -73,7 +73,7 @@ class Workers:
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
         self.panel = JudgePanel(self.store, self.model.judges, self._call)
-        self.analyst = Analyst(self.ctx, self.model, self.ledger, self.files)
+        self.analyst = Analyst(self.ctx, self.model, self.ledger, self.corpus, self.planner.tree)
 
     async def restore(self) -> None:
         """Take up from the store what the run has done before."""
@@ -147,7 +147,7 @@ class Workers:
         chunk = await self._chunk(task.chunk_id)
         self._warn_of_instructions(task.source, chunk.passage)
         directives = self.analyst.latest.directives if self.analyst.latest else []
-        request = await self.planner.request(task, chunk, directives)
+        request = await self.planner.request(task, chunk, directives, self.analyst.steering)
         proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
         await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
 
@@ -181,6 +181,7 @@ class Workers:
         if proposals.form_changed:
             self.progress.fruitless = 0
         self.progress.add_proposed(task.id, waiting, len(proposals.pairs) - waiting)
+        self.planner.report(task, chunk, waiting)
         self.planner.slots.add(slot_of(task), -requested)
         for pair_type in kept:
             own = slot_of(task)

@@ -25,6 +25,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
+from lora_tui.engine.generation.analyst import CorpusSize
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
@@ -38,11 +39,13 @@ from lora_tui.engine.generation.output import (
     write_accepted,
     write_accepted_of_runs,
 )
+from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.texts.text_plan import TEXT, wanted_texts
 from lora_tui.engine.generation.texts.text_stage import TextStage
+from lora_tui.engine.generation.topic_tree import load_tree
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
@@ -53,6 +56,7 @@ from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.protocol.agreement import missing_text
 from lora_tui.store import generation as store_generation
 from lora_tui.store import judgements, runs, tasks, texts
+from lora_tui.store import topics as store_topics
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
 
@@ -288,7 +292,11 @@ async def _workers(
     earlier = await EarlierPairs.load(store, run_id, settings.model)
     if note := earlier.note():
         ctx.emit("note", message=note)
-    planner = Planner(store, run_id, corpus, settings, max(1, await tasks.last_round(store, run_id)), earlier.runs)
+    tree = await load_tree(store, run_id, corpus) if settings.diversity else None
+    asked = await store_topics.asked_by_source(store, run_id)
+    turns = PassageTurns(corpus.sources, tree, asked) if tree is not None else None
+    first = max(1, await tasks.last_round(store, run_id))
+    planner = Planner(store, run_id, corpus, settings, first, earlier.runs, turns, tree)
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -298,7 +306,7 @@ async def _workers(
         pair_judge=PairJudge(aggregator, version, settings.evaluation_threshold),
         planner=planner,
         progress=progress,
-        files=len(corpus.sources),
+        corpus=CorpusSize(len(corpus.sources), corpus.passages),
         wait_while_paused=control.wait_while_paused,
         check_first=bool(settings.judge_must_tell) or not is_own_network(settings.base_url or OPENAI_URL),
         earlier=earlier,

@@ -10,11 +10,10 @@ from lora_tui.engine.generation.analysis import (
     crowded_topics,
     describe,
     directives_from,
-    entropy,
     missing_value,
-    near_duplicate_rate,
     weakest,
 )
+from lora_tui.engine.generation.diversity import entropy, near_duplicate_rate
 from lora_tui.engine.generation.question_types import QUESTION_TYPES
 
 

@@ -324,7 +324,7 @@ class TextStage:
 
     async def _analyse(self) -> None:
         """Store an analysis that counts the texts, too: what the run has come to, in words by rule."""
-        statistics = await analysis.statistics_of(self.store, self.run_id, self.workers.files)
+        statistics = await self.workers.analyst.statistics()
         statistics["texts"] = await texts.counts(self.store, self.run_id)
         described = "; ".join(
             f"{form}: {states['accepted']} accepted, {states['rejected']} rejected"
