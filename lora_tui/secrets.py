@@ -209,8 +209,13 @@ def register_key_variable(name: str) -> None:
     _named_variables.add(name)
 
 
+def is_key_variable(name: str) -> bool:
+    """Tell whether an environment variable is one for a key, by its name or because the configuration says so."""
+    return name in _named_variables or _KEY_VARIABLE.search(name.upper()) is not None
+
+
 def _key_values() -> list[str]:
     """Values of the environment's key variables, longest first, so that no prefix spoils a longer one."""
-    named = {name for name in os.environ if name in _named_variables or _KEY_VARIABLE.search(name.upper())}
+    named = {name for name in os.environ if is_key_variable(name)}
     values = {os.environ[name].strip() for name in named}
     return sorted(values, key=len, reverse=True)

@@ -15,7 +15,8 @@ from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
 from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
-from lora_tui.config.key_consent import allow_key, key_question
+from lora_tui.config.command_consent import CommandQuestion, allow_commands, command_question
+from lora_tui.config.key_consent import KeyQuestion, allow_key, key_question
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
@@ -59,6 +60,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     register_key_variable(plan.settings.data_generation.api_key_env)
     if plan.mode in ("generate", "format"):
         _ask_about_key(plan, request, loaded, store_path, streams)
+    if plan.mode in ("generate", "quickstart"):
+        _ask_about_commands(plan, request, loaded, store_path, streams)
     narrator = make_narrator(streams, report)
     with Interrupts(streams, lambda status: _final_output(report, store_path, status)).handled() as interrupts:
         engine = Engine(store_path)
@@ -88,16 +91,35 @@ def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: 
         question = key_question(chosen, store_path)  # its address may have been typed when it began
     if question is None:
         return
-    if not (streams.in_is_terminal and streams.err_is_terminal) or request.json_lines:
-        if plan.mode == "format":  # most raw files hold ready pairs and need no model
-            plan.options["no_model"] = question.refusal
-            return
+    if plan.mode == "format" and not _can_ask(request, streams):  # most raw files hold ready pairs, need no model
+        plan.options["no_model"] = question.refusal
+        return
+    _require_yes(question, request, streams)
+    allow_key(question)
+
+
+def _ask_about_commands(plan: RunPlan, request: Request, loaded: Loaded, store_path: Path, streams: Streams) -> None:
+    """Ask whether the commands that a file names may read files; raises `UsageError` as `_ask_about_key` does."""
+    chosen = plan.settings.data_generation
+    same = chosen.extractors == loaded.settings.data_generation.extractors
+    question = command_question(chosen, loaded.commands_named_in if same else store_path)
+    if question is not None:
+        _require_yes(question, request, streams)
+        allow_commands(question)
+
+
+def _can_ask(request: Request, streams: Streams) -> bool:
+    return streams.in_is_terminal and streams.err_is_terminal and not request.json_lines
+
+
+def _require_yes(question: KeyQuestion | CommandQuestion, request: Request, streams: Streams) -> None:
+    """Ask in the terminal; raises `UsageError` where the answer is no, or nobody can be asked."""
+    if not _can_ask(request, streams):
         raise UsageError(question.refusal)
     streams.err.write(f"{clean(question.text)} [y/N] ")
     streams.err.flush()
     if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
         raise UsageError(question.refusal)
-    allow_key(question)
 
 
 def _needs_trained(request: Request, settings: Settings) -> str | None:

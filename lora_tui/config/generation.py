@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lora_tui.config.values import (
     Count,
     EnvironmentName,
+    Extractors,
     Fraction,
     Limit,
     NotNegative,
@@ -86,7 +87,8 @@ class DataGeneration(Section):
     """From a folder of text to judged pairs of question and answer."""
 
     input_folder: PathText = Field(
-        "training_input", description="Folder of .txt and .md files, read with its subfolders."
+        "training_input",
+        description="Folder of .txt, .md, .html, .docx, .pptx, .epub and .pdf files, read with its subfolders.",
     )
     output_file: PathText = Field(
         "accepted_training_data.txt", description="Where accepted pairs go; training reads it."
@@ -154,6 +156,10 @@ class DataGeneration(Section):
     chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
     seed: Seed = Field(
         42, description="Which passages, topics and question types come when; the same seed repeats them."
+    )
+    extractors: Extractors = Field(
+        {},
+        description='Commands whose output is the text of files with a suffix, as in rtf = "unrtf --text {file}".',
     )
     generation: Generation = Field(default_factory=Generation)
     evaluation: Judging = Field(default_factory=Judging)

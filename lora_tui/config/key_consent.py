@@ -102,7 +102,7 @@ def key_question(chosen: DataGeneration, named_in: Path | None, address_in: Path
         return None
     address = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
     question = KeyQuestion(variable, address, str(named_in.absolute()))
-    return None if asdict(question) in _allowed() else question
+    return None if asdict(question) in allowed(_FILE) else question
 
 
 def _is_near(host: str) -> bool:
@@ -116,14 +116,20 @@ def _is_near(host: str) -> bool:
 
 def allow_key(question: KeyQuestion) -> None:
     """Remember that a question was answered with yes. Raises `LoraTuiError` where that cannot be written."""
-    known = [*_allowed(), asdict(question)]
-    path = private_folder(config_folder()) / _FILE
+    allow(_FILE, asdict(question))
+
+
+def allow(name: str, answered: dict[str, object]) -> None:
+    """Add a question that was answered with yes to a file of the configuration folder, which only the user can read."""
+    known = [*allowed(name), answered]
+    path = private_folder(config_folder()) / name
     write_atomically(path, json.dumps(known, indent=1, ensure_ascii=False) + "\n", mode=0o600)
 
 
-def _allowed() -> list[object]:
+def allowed(name: str) -> list[object]:
+    """Return what was answered with yes before; a file that cannot be read holds nothing."""
     try:
-        known = json.loads((config_folder() / _FILE).read_text(encoding="utf-8"))
+        known = json.loads((config_folder() / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     return known if isinstance(known, list) else []

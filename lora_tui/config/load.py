@@ -46,6 +46,7 @@ FILE_NAME = "config.toml"
 _PREFIX = "LORA_TUI__"
 _KEY_NAME = "data_generation.api_key_env"
 _ADDRESS = "data_generation.base_url"
+_COMMANDS = ("data_generation", "extractors")
 _SET = Source("--set")
 
 KeyPath = tuple[str, ...]
@@ -70,6 +71,8 @@ class Loaded:
     """The file, where it is the one that names ``data_generation.api_key_env``."""
     address_named_in: Path | None = None
     """The file, where it is the one that names ``data_generation.base_url``, and the variable was not typed."""
+    commands_named_in: Path | None = None
+    """The file, where it names a command of ``data_generation.extractors`` that was not typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,16 @@ def load_settings(
     copied = copied_keys({".".join(entry.path): entry.value for entry in in_file})
     by_file = set() if _KEY_NAME in _names(given) else _names(in_file) - _names(given)
     written = with_written(settings, (_names(in_file) - copied) | _names(given))
-    return Loaded(written, path, path if _KEY_NAME in by_file else None, path if _ADDRESS in by_file else None)
+    typed, in_force = _commands_in(given), settings.data_generation.extractors
+    of_file = {name: command for name, command in _commands_in(in_file).items() if typed.get(name) != command}
+    has_commands = any(in_force.get(name) == command for name, command in of_file.items())
+    return Loaded(
+        written,
+        path,
+        path if _KEY_NAME in by_file else None,
+        path if _ADDRESS in by_file else None,
+        path if has_commands else None,
+    )
 
 
 def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -197,6 +209,17 @@ def _names(entries: Iterable[_Entry]) -> frozenset[str]:
     """Return the dotted keys that entries set; a word of an open table sets the table."""
     paths = (entry.path for entry in entries)
     return frozenset(".".join(path[:-1] if ".".join(path[:-1]) in open_tables() else path) for path in paths)
+
+
+def _commands_in(entries: Iterable[_Entry]) -> dict[str, Any]:
+    """Return the commands that read files, by suffix, which entries set as a table or one by one."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        if entry.path == _COMMANDS and isinstance(entry.value, dict):
+            found |= entry.value
+        elif entry.path[:-1] == _COMMANDS:
+            found[entry.path[-1]] = entry.value
+    return found
 
 
 def _override(path: KeyPath, value: Any, source_of: SourceOf, problems: list[Problem]) -> list[_Entry]:

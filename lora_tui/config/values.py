@@ -6,6 +6,7 @@ a possible value is also a wise one is asked in `advice`, not here.
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -125,6 +126,19 @@ def _commands(commands: dict[str, str]) -> dict[str, str]:
     return commands
 
 
+def _extractors(commands: dict[str, str]) -> dict[str, str]:
+    for suffix, command in commands.items():
+        if not re.fullmatch(r"\.?[A-Za-z0-9_+-]{1,16}", suffix, re.ASCII):
+            raise refusal('must hold the suffix of a file, such as rtf or ".rtf", and a command in every line')
+        try:
+            words = shlex.split(command)
+        except ValueError:
+            words = []
+        if not words:
+            raise refusal(f'must hold a command whose quotation marks are closed, such as {suffix} = "unrtf {{file}}"')
+    return commands
+
+
 def _are_keys(text: str) -> bool:
     return all(_KEY.fullmatch(key.strip()) for key in text.split(","))
 
@@ -225,6 +239,9 @@ _flat = _check(
     BeforeValidator,
 )
 Commands = Annotated[dict[str, OptionalText], _flat, AfterValidator(_commands), Kind("a table of words and replies")]
+Extractors = Annotated[
+    dict[str, OptionalText], _flat, AfterValidator(_extractors), Kind("a table of suffixes and commands")
+]
 Keys = Annotated[
     str,
     _check(

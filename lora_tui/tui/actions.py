@@ -35,7 +35,7 @@ class AppActions:
         given = dict(options or {})
         if mode == "train" and resume is None and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
-        if mode == "generate" and await self._asks_about_key(mode, resume):
+        if mode in ("generate", "quickstart") and await self._asks_consent(mode, resume):
             return None
         started = services.backend.start(mode, services.state.settings, given, resume)
         run_id = await services.attempt(started)
@@ -109,37 +109,48 @@ class AppActions:
 
         self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
 
-    async def _asks_about_key(self, mode: str, resume: int | None) -> bool:
-        """Ask, where it is needed, whether the key that a file names may be sent; then begin.
+    async def _asks_consent(self, mode: str, resume: int | None) -> bool:
+        """Ask, where it is needed, whether the key that a file names may be sent, or its commands run; then begin.
 
-        A run that goes on may name another variable or address than the configuration: the store is the file then.
+        A run that goes on may name others than the configuration: the store is the file then.
         """
+        from lora_tui.config.command_consent import allow_commands, command_question
         from lora_tui.config.key_consent import allow_key, key_question
 
         services = self._services
         state = services.state
         settings, named_in, address_in = state.settings.data_generation, state.key_named_in, state.address_named_in
+        commands_in = state.commands_named_in
         if resume is not None and (store := services.reader.store) is not None:
             run = await runs.get(store, resume)
             own = run.settings.get("data_generation", {}) if run is not None else {}
+            commands = own.get("extractors")
             own = {name: own[name] for name in ("api_key_env", "base_url", "model") if isinstance(own.get(name), str)}
             if any(getattr(settings, name) != value for name, value in own.items() if name != "model"):
                 settings, named_in, address_in = settings.model_copy(update=own), store.path, None
-        question = key_question(settings, named_in, address_in)
-        if question is None:
+            if isinstance(commands, dict) and commands != settings.extractors:
+                settings, commands_in = settings.model_copy(update={"extractors": commands}), store.path
+        key = key_question(settings, named_in, address_in) if mode == "generate" else None
+        command = command_question(settings, commands_in)
+        if key is not None:
+            text, yes = key.text, Choice("send", "s", "Send it", "asked once for this file and this address")
+            no = Choice("cancel", "c", "Cancel", "nothing has been sent")
+        elif command is not None:
+            text, yes = command.text, Choice("run", "r", "Run them", "asked once for this file and these commands")
+            no = Choice("cancel", "c", "Cancel", "nothing has been run")
+        else:
             return False
-        choices = [
-            Choice("send", "s", "Send it", "asked once for this file and this address"),
-            Choice("cancel", "c", "Cancel", "nothing has been sent"),
-        ]
 
         def chosen(_: str) -> None:
             with services.reporting():
-                allow_key(question)
+                if key is not None:
+                    allow_key(key)
+                elif command is not None:
+                    allow_commands(command)
                 begin = self._start_and_show(mode) if resume is None else self._resume_and_show(mode, resume)
                 services.run_worker(begin, "begin")
 
-        services.ask(ChoiceDialog(question.text, choices), chosen)
+        services.ask(ChoiceDialog(text, [yes, no]), chosen)
         return True
 
     async def _resume_and_show(self, mode: str, run_id: int) -> None:

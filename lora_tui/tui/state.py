@@ -114,6 +114,12 @@ class AppState:
         same = self.settings.data_generation.base_url == self.saved.data_generation.base_url
         return self.prepare().address_named_in if same else None
 
+    @property
+    def commands_named_in(self) -> Path | None:
+        """The file that names commands to read files with; None where they were typed, or there are none."""
+        same = self.settings.data_generation.extractors == self.saved.data_generation.extractors
+        return self.prepare().commands_named_in if same else None
+
     def mark_saved(self, path: Path) -> None:
         """Note that the settings as they are now stand in this file."""
         self._loaded = replace(self.prepare(), settings=self.settings, path=path)

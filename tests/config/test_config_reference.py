@@ -21,6 +21,7 @@ from lora_tui.config.reference import reference_text, schema_text, toml_value
 ROOT = Path(__file__).parents[2]
 CONTRACT_ORDER = [
     "data_generation",
+    "data_generation.extractors",
     "data_generation.generation",
     "data_generation.evaluation",
     "data_generation.batch_analysis",
@@ -77,7 +78,7 @@ def test_documented_file_has_the_sections_in_order() -> None:
 
 def test_tables_of_the_users_own_words_are_known_by_their_defaults() -> None:
     patterns = ("fine_tuning.lora.rank_pattern", "fine_tuning.lora.alpha_pattern")
-    assert open_tables() == (*patterns, "fine_tuning.chat.commands", "app.keys")
+    assert open_tables() == ("data_generation.extractors", *patterns, "fine_tuning.chat.commands", "app.keys")
 
 
 def test_every_key_is_described() -> None:

@@ -37,6 +37,7 @@ CHANGES: dict[str, Any] = {
     "fine_tuning.sampling.keywords": [],
     "app.refresh_per_second": 2,
     "data_generation.forms": ["qa", "dialogue"],
+    "data_generation.extractors": {"rtf": "unrtf --text {file}", ".odt": "odt2txt"},
     "app.animation": "none",
     "app.keys": {"train.stop": "ctrl+s,f8", "chat.send": "?"},
 }

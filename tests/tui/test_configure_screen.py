@@ -33,7 +33,7 @@ async def test_every_key_is_listed_under_its_section_with_its_value(harness: App
         assert isinstance(screen, ConfigureScreen)
         assert [row.key.name for row in screen._rows if row.key is not None] == list(all_keys())
         text = screen_text(app)
-        assert "Folder of .txt and .md files" in text
+        assert "Folder of .txt, .md, .html" in text
         assert "default" in text
         assert "120, 40 an epoch" in text, "what this will do"
 
@@ -161,7 +161,7 @@ async def test_eighty_columns_show_key_meaning_and_editor(harness: AppHarness) -
 
 
 async def test_a_long_section_keeps_the_end_that_tells_it_from_others(harness: AppHarness) -> None:
-    async with harness.app((120, 40)) as (app, pilot):
+    async with harness.app((120, 60)) as (app, pilot):
         await pilot.press("escape", "6")
         await wait_for_text(app, "generation.evaluation]")
         assert "[data_generation]" in screen_text(app), "what fits is whole"

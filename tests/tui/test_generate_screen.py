@@ -568,3 +568,20 @@ async def test_what_each_of_several_judges_said_is_in_its_words_and_their_distan
     assert "about judge_correctness@" in pair_texts.judge_text(detail).plain
     assert "\x1b" not in pair_texts.judge_text(detail).plain
     assert metric_name("judge_correctness@one") == "correct, one"
+
+
+async def test_commands_that_the_configuration_names_are_asked_about_before_they_run(
+    harness: AppHarness, tmp_path: Path
+) -> None:
+    harness.settings = with_values(harness.settings, {"data_generation.extractors": {"rtf": "unrtf {file}"}})
+    harness.commands_named_in = tmp_path / "config.toml"
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("escape", "s")
+        await wait_for_text(app, "rtf: unrtf {file}")
+        await pilot.press("enter")
+        await wait_until(lambda: "Run them?" not in screen_text(app))
+        assert harness.backend.calls_of("start") == []
+        await pilot.press("s")
+        await wait_for_text(app, "Run them?")
+        await pilot.press("r")
+        await wait_until(lambda: harness.backend.calls_of("start"))

@@ -83,7 +83,7 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     """Return the forecast for these settings; blocks while the folder is listed. Never raises."""
     data = settings.data_generation
     folder = Path(data.input_folder)
-    candidates, problem = _listing(folder, Path(data.output_file))
+    candidates, problem = _listing(folder, Path(data.output_file), data.extractors)
     used = [candidate for candidate in candidates if candidate.skipped is None]
     if problem is None and not used:
         problem = f"data_generation.input_folder: no file in {folder} can be used"
@@ -149,16 +149,16 @@ def _rounded(tokens: float) -> str:
     return f"{round(tokens, -digits):,.0f}"
 
 
-_LISTINGS: dict[tuple[Path, Path], tuple[float, Sequence[Candidate], str | None]] = {}
+_LISTINGS: dict[tuple[Path, Path, tuple[str, ...]], tuple[float, Sequence[Candidate], str | None]] = {}
 
 
-def _listing(folder: Path, own_output: Path) -> tuple[Sequence[Candidate], str | None]:
+def _listing(folder: Path, own_output: Path, commands: Mapping[str, str]) -> tuple[Sequence[Candidate], str | None]:
     """Return the files of a folder, or why there are none; cached for 5 s, since a folder may hold thousands."""
-    key, now = (folder.absolute(), own_output.absolute()), time.monotonic()
+    key, now = (folder.absolute(), own_output.absolute(), tuple(sorted(commands))), time.monotonic()
     if key in _LISTINGS and now - _LISTINGS[key][0] < _LISTING_SECONDS:
         return _LISTINGS[key][1:]
     try:
-        found: tuple[Sequence[Candidate], str | None] = (documents.list_files(folder, own_output), None)
+        found: tuple[Sequence[Candidate], str | None] = (documents.list_files(folder, own_output, commands), None)
     except LoraTuiError as problem:
         found = ((), str(problem))
     _LISTINGS.clear()

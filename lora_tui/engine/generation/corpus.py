@@ -65,7 +65,7 @@ async def read_folder(
     that seem to hold a secret. The output file is never read. Raises `LoraTuiError` if no file can be used.
     """
     folder, size, overlap = Path(chosen.input_folder), chosen.chunk_tokens, chosen.chunk_overlap
-    candidates = await asyncio.to_thread(documents.list_files, folder, Path(chosen.output_file))
+    candidates = await asyncio.to_thread(documents.list_files, folder, Path(chosen.output_file), chosen.extractors)
     chunking = f"{chunks.VERSION}/{size}/{overlap}"
     sources: list[Source] = []
     skipped: list[tuple[str, str]] = []
@@ -77,7 +77,11 @@ async def read_folder(
             reason = candidate.skipped
             if reason is None:
                 try:
-                    document = await asyncio.to_thread(documents.read_document, candidate.path, extractor)
+                    opened = await asyncio.to_thread(documents.open_file, candidate.path, chosen.extractors)
+                    document = await _known_document(store, opened.id, chunking)
+                    if document is None:
+                        document = await asyncio.to_thread(opened.read, extractor)
+                    del opened
                     if document.id in seen:
                         raise UnusableFile(f"the same content as {seen[document.id]}")
                     source = await _store_document(store, run_id, candidate, document, chunking, size, overlap)
@@ -116,6 +120,19 @@ def title_of(name: str) -> str:
 def content_id(context: str, text: str) -> str:
     """Return the identity of a passage by what models see of it: BLAKE2b of 16 bytes, in hexadecimal."""
     return hashlib.blake2b(f"{context}\0{text}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+async def _known_document(store: Store, document_id: str | None, chunking: str) -> Document | None:
+    """Return a document that the store has cut before, as far as its passages hold its text; None where there is none.
+
+    Taking the text out of a file again would take seconds, or what a command costs.
+    """
+    if document_id is None or not await store_generation.chunk_count(store, document_id, chunking):
+        return None
+    texts: list[str] = []
+    while row := await store_generation.chunk_at(store, document_id, chunking, len(texts)):
+        texts.append(row.text)
+    return Document(document_id, "\n\n".join(texts), "", None)
 
 
 async def _store_document(

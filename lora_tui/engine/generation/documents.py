@@ -10,16 +10,18 @@ import importlib.util
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lora_tui.engine.generation.encodings import decode, mended
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
+from lora_tui.engine.generation.extraction.command import command_for, command_text
 from lora_tui.engine.generation.extraction.worker import TextExtractor
 from lora_tui.errors import LoraTuiError, UsageError
 
-__all__ = ["Candidate", "Document", "UnusableFile", "list_files", "read_document"]
+__all__ = ["Candidate", "Document", "OpenFile", "UnusableFile", "list_files", "open_file", "read_document"]
 
 NATIVE = (".txt", ".md", ".markdown")
 """Suffixes of files that are text."""
@@ -61,11 +63,14 @@ class Document:
     encoding_warning: str | None
 
 
-def list_files(folder: Path, output_file: Path | None = None) -> list[Candidate]:
+def list_files(
+    folder: Path, output_file: Path | None = None, commands: Mapping[str, str] = MappingProxyType({})
+) -> list[Candidate]:
     """Return every file below `folder`, in order, with the reason where it will not be used.
 
-    `output_file` is the file that accepted pairs are written to: pairs must not be made of pairs.
-    Raises `UsageError` if there is no such folder or it cannot be listed, `LoraTuiError` if it holds no file.
+    `output_file` is the file that accepted pairs are written to: pairs must not be made of pairs. `commands` are the
+    user's own readers by suffix. Raises `UsageError` if there is no such folder or it cannot be listed, `LoraTuiError`
+    if it holds no file.
     """
     try:
         if not folder.exists():
@@ -77,7 +82,7 @@ def list_files(folder: Path, output_file: Path | None = None) -> list[Candidate]
             raise UsageError(f"{_KEY}: {folder} is not a folder. Name the folder that holds your text files.")
         root = folder.resolve()
         own = output_file.resolve() if output_file is not None else None
-        found = sorted(_walk(folder, root, own), key=lambda candidate: candidate.name)
+        found = sorted(_walk(folder, root, own, commands), key=lambda candidate: candidate.name)
     except OSError as problem:
         raise UsageError(f"{_KEY}: the folder {folder} cannot be read: {problem.strerror or problem}.") from problem
     if not found:
@@ -85,11 +90,43 @@ def list_files(folder: Path, output_file: Path | None = None) -> list[Candidate]
     return found
 
 
-def read_document(path: Path, extractor: TextExtractor | None = None) -> Document:
-    """Read and decode a file; blocks. Raises `UnusableFile` with the reason, such as more than `MAX_BYTES`.
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file's bytes, before its text is taken out of them.
 
-    `extractor` reads what is more than text; without one, a process is begun for this file alone.
+    `id` is the identity that its document will have, where that is known already: in files that are more than text.
     """
+
+    path: Path
+    data: bytes
+    command: str | None
+    id: str | None
+
+    def read(self, extractor: TextExtractor | None = None) -> Document:
+        """Return the document; blocks. Raises `UnusableFile` with the reason.
+
+        `extractor` reads what is more than text; without one, a process is begun for this file alone.
+        """
+        suffix, warning = self.path.suffix.lower(), None
+        if self.command is not None:
+            text, encoding = command_text(self.command, self.path), suffix.lstrip(".")
+        elif self.id is not None:
+            text, encoding = _extract(suffix, self.data, extractor), suffix.lstrip(".")
+        else:
+            text, encoding, warning = decode(self.data)
+        if not text.strip():
+            raise UnusableFile("it holds no text" if self.command is None else "its extractor wrote no text")
+        if self.id is not None:
+            return Document(self.id, text, encoding, None)
+        read = mended(text)
+        is_plain = encoding.startswith("utf-8") and warning is None and read == text
+        if not read.strip():
+            raise UnusableFile("it holds no text")
+        return Document(_identity(self.data, "" if is_plain else encoding), read, encoding, warning)
+
+
+def open_file(path: Path, commands: Mapping[str, str] = MappingProxyType({})) -> OpenFile:
+    """Read a file's bytes; blocks. Raises `UnusableFile` with the reason, such as more than `MAX_BYTES`."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -97,21 +134,22 @@ def read_document(path: Path, extractor: TextExtractor | None = None) -> Documen
         raise UnusableFile(f"it cannot be read ({problem.strerror or problem})") from problem
     if len(data) > MAX_BYTES:
         raise UnusableFile(_too_large(len(data)))
+    suffix, command = path.suffix.lower(), command_for(path, commands)
+    if command is not None:
+        return OpenFile(path, data, command, _identity(data, f"{suffix} {command}"))
+    return OpenFile(path, data, None, _identity(data, suffix.lstrip(".")) if suffix in EXTRACTED else None)
+
+
+def read_document(path: Path, extractor: TextExtractor | None = None) -> Document:
+    """Read a file and take its text out of it, as `open_file` and `OpenFile.read`."""
+    return open_file(path).read(extractor)
+
+
+def _identity(data: bytes, read_as: str) -> str:
     identity = hashlib.sha256(data)
-    if (suffix := path.suffix.lower()) in EXTRACTED:
-        text, encoding, warning = _extract(suffix, data, extractor), suffix.lstrip("."), None
-        is_plain = False
-    else:
-        text, encoding, warning = decode(data)
-        del data
-        read = mended(text)
-        is_plain = encoding.startswith("utf-8") and warning is None and read == text
-        text = read
-    if not text.strip():
-        raise UnusableFile("it holds no text")
-    if not is_plain:
-        identity.update(f"|{_READER}/{encoding}".encode())
-    return Document(identity.hexdigest(), text, encoding, warning)
+    if read_as:
+        identity.update(f"|{_READER}/{read_as}".encode())
+    return identity.hexdigest()
 
 
 def _extract(suffix: str, data: bytes, extractor: TextExtractor | None) -> str:
@@ -121,7 +159,7 @@ def _extract(suffix: str, data: bytes, extractor: TextExtractor | None) -> str:
         return own.extract(suffix, data)
 
 
-def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candidate]:
+def _walk(folder: Path, root: Path, output_file: Path | None, commands: Mapping[str, str]) -> Iterator[Candidate]:
     """Yield files, and the folders that are not entered, below `folder`."""
     unlisted: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=unlisted.append):
@@ -132,7 +170,7 @@ def _walk(folder: Path, root: Path, output_file: Path | None) -> Iterator[Candid
                 folders.remove(name)
                 yield Candidate(path, _name(path, folder), 0, reason)
         for name in files:
-            yield _candidate(Path(here, name), folder, root, output_file)
+            yield _candidate(Path(here, name), folder, root, output_file, commands)
     for problem in unlisted:
         path = Path(problem.filename)
         if path == folder:
@@ -148,7 +186,9 @@ def _is_output(path: Path, output_file: Path) -> bool:
     return re.fullmatch(kept, path.stem) is not None
 
 
-def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -> Candidate:
+def _candidate(
+    path: Path, folder: Path, root: Path, output_file: Path | None, commands: Mapping[str, str]
+) -> Candidate:
     """Return the file with the reason why it is skipped, as far as that is known without opening it."""
     name, size, reason, suffix = _name(path, folder), 0, None, path.suffix.lower()
     try:
@@ -165,13 +205,14 @@ def _candidate(path: Path, folder: Path, root: Path, output_file: Path | None) -
             reason = "a link that leaves the folder"
         elif path.is_symlink():
             reason = f"a link to {_name(target, root)}, which is read itself"
-        elif suffix not in (*NATIVE, *EXTRACTED):
-            reason = f"not a kind of file that is read ({', '.join((*NATIVE, *EXTRACTED))})"
+        elif not (has_command := command_for(path, commands) is not None) and suffix not in (*NATIVE, *EXTRACTED):
+            kinds = ", ".join((*NATIVE, *EXTRACTED))
+            reason = f"not a kind of file that is read ({kinds}; others with data_generation.extractors)"
         elif size == 0:
             reason = "it is empty"
         elif size > MAX_BYTES:
             reason = _too_large(size)
-        elif suffix in EXTRA and importlib.util.find_spec(EXTRA[suffix]) is None:
+        elif not has_command and suffix in EXTRA and importlib.util.find_spec(EXTRA[suffix]) is None:
             reason = f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
     except (OSError, RuntimeError) as problem:  # resolve() raises RuntimeError for a loop of links before Python 3.13
         reason = f"it cannot be read ({getattr(problem, 'strerror', None) or problem})"

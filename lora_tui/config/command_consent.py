@@ -1,0 +1,57 @@
+"""Consent to run the commands that a configuration file names: ``data_generation.extractors``.
+
+A configuration can come from anywhere, with a folder of texts or a repository. People are asked once for each file and
+its commands; nobody about commands that the command line, the environment or the app itself names.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lora_tui.config.generation import DataGeneration
+from lora_tui.config.key_consent import allow, allowed
+from lora_tui.text import one_line
+
+_FILE = "allowed_commands.json"
+_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CommandQuestion:
+    """What is to be asked: may these `commands` ("suffix: command") of `file` be run?"""
+
+    commands: tuple[str, ...]
+    file: str
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        shown = "\n".join(f"  {one_line(command, 100)}" for command in self.commands[:_SHOWN])
+        more = f"\n  and {len(self.commands) - _SHOWN} more" if len(self.commands) > _SHOWN else ""
+        return f"{one_line(self.file, 100)} names commands that read files:\n{shown}{more}\nRun them?"
+
+    @property
+    def refusal(self) -> str:
+        """The message where nobody can be asked."""
+        return (
+            f"{one_line(self.file, 100)} names a command to read files with ({one_line(self.commands[0], 80)}); it is "
+            "not run before you allow it.\n"
+            "If you mean it, answer yes in a terminal, or give it with --set data_generation.extractors.SUFFIX=COMMAND."
+        )
+
+
+def command_question(chosen: DataGeneration, named_in: Path | None) -> CommandQuestion | None:
+    """Return what has to be asked before a run, or None. `named_in` is the file that names commands, if one does."""
+    if not chosen.extractors or named_in is None:
+        return None
+    commands = tuple(f"{suffix}: {command}" for suffix, command in sorted(chosen.extractors.items()))
+    question = CommandQuestion(commands, str(named_in.absolute()))
+    return None if _stored(question) in allowed(_FILE) else question
+
+
+def allow_commands(question: CommandQuestion) -> None:
+    """Remember that a question was answered with yes. Raises `LoraTuiError` where that cannot be written."""
+    allow(_FILE, _stored(question))
+
+
+def _stored(question: CommandQuestion) -> dict[str, object]:
+    return {**asdict(question), "commands": list(question.commands)}
