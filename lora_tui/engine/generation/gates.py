@@ -8,6 +8,7 @@ words. What only looks like words to a model is left to a person: a text about s
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lora_tui.engine.generation.claims import off_the_passage, wrong_name
 from lora_tui.engine.generation.generation_model import ProposedPair
@@ -56,6 +57,7 @@ class Refusal:
     verdict: str = "rejected"
 
 
+@lru_cache(maxsize=256)  # the writer asks, and soon after it who stores the pair
 def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     """Return the refusal of the first gate that a pair does not pass, or None."""
     return next(_refusals(pair, passage), None)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from lora_tui.engine.generation.injection_phrases import DOUBTFUL, ENGLISH, GLUED, OTHERS, SIGNS, TALK
+from lora_tui.engine.generation.literals import PrefilteredPatterns
 
 MAX_CHARACTERS = 50_000
 """Characters of a text that are looked at."""
@@ -81,13 +82,13 @@ def without_instructions(passage: str) -> str:
     return shown
 
 
+@lru_cache(maxsize=512)  # a passage is looked at when it is written about, and again for each judge of its pairs
 def _search(text: str) -> str | None:
     text = text[:MAX_CHARACTERS]
     for reading in _readings(text):
-        for pattern in _PATTERNS:
-            if (match := pattern.search(reading)) is not None:
-                return match.group()
-        for pattern in _DOUBTFUL:
+        if (match := _PATTERNS.search(reading)) is not None:
+            return match.group()
+        for pattern in _DOUBTFUL.candidates(reading):
             for match in pattern.finditer(reading):
                 if _is_said_of_marks(reading, match):
                     return match.group()
@@ -170,6 +171,6 @@ def _folded_pattern(pattern: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", pattern.casefold()).translate(_MARKS))
 
 
-_PATTERNS: Sequence[re.Pattern[str]] = tuple(_compiled())
-_DOUBTFUL: Sequence[re.Pattern[str]] = tuple(map(_english, DOUBTFUL))
+_PATTERNS = PrefilteredPatterns(_compiled())
+_DOUBTFUL = PrefilteredPatterns(map(_english, DOUBTFUL))
 _COMPILED_SIGNS = tuple((re.compile(sign, re.MULTILINE), weight) for sign, weight in SIGNS)

@@ -7,6 +7,7 @@ fault, or None. English, but for the comparison of languages.
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 
 from lora_tui.engine.generation.questions.completions import stems
 from lora_tui.scoring.metrics import FUNCTION_WORDS
@@ -125,6 +126,9 @@ _COMMON: Mapping[str, frozenset[str]] = {
 _MIN_COMMON = 2
 
 
+_LETTER = re.compile("[A-Za-z]")
+
+
 def other_language(text: str, passage: str) -> str | None:
     """Return the language or script of a text, where it is plainly not that of the passage."""
     script, own_script = _script(text), _script(passage)
@@ -144,6 +148,7 @@ def other_language(text: str, passage: str) -> str | None:
     return language if len(foreign & _COMMON[language]) >= max(_MIN_COMMON, own) else None
 
 
+@lru_cache(maxsize=256)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))
 
@@ -155,8 +160,11 @@ def _language(words: frozenset[str]) -> str:
     return name if best > second else ""
 
 
+@lru_cache(maxsize=256)
 def _script(text: str) -> str:
     """Return the script of most letters of a text: Latin, Cyrillic, CJK …; empty for a text without many."""
+    if text.isascii():
+        return "Latin" if _LETTER.search(text, 0, 5000) else ""
     counts: dict[str, int] = {}
     for character in text[:5000]:
         if character.isalpha():
