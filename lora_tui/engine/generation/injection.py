@@ -13,7 +13,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 from lora_tui.engine.generation.injection_phrases import DOUBTFUL, ENGLISH, GLUED, OTHERS, SIGNS, TALK
