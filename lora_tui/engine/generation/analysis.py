@@ -140,7 +140,8 @@ def directives_from(statistics: Mapping[str, Any]) -> list[str]:
 def steering_from(statistics: Mapping[str, Any]) -> Steering:
     """Return the directives of stored statistics for a writer that is a program; those of before have none."""
     stored = statistics.get("steering") or {}
-    return Steering(*(tuple(map(str, stored.get(name) or ())) for name in ("openings", "types", "words")))
+    openings, types, words = (tuple(map(str, stored.get(name) or ())) for name in ("openings", "types", "words"))
+    return Steering(openings, types, words)
 
 
 def lacking_types(histogram: Mapping[str, int]) -> list[str]:

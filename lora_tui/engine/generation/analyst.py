@@ -131,7 +131,9 @@ class Analyst:
     @property
     def steering(self) -> Steering:
         """The newest directives for a writer that is a program; none where analyses change nothing."""
-        return analysis.steering_from(self.latest.statistics) if self.latest and self._steers else UNSTEERED
+        if not self._steers:
+            return UNSTEERED
+        return analysis.steering_from(self.latest.statistics) if self.latest else Steering()
 
     @property
     def _may_ask(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from lora_tui.engine.generation.analysis import describe
+from lora_tui.engine.generation.fact_choice import AskedQuestions, by_promise
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
@@ -110,6 +111,7 @@ class BuiltinModel:
         self._lock = asyncio.Lock()
         self._passages: dict[str, _Passage] = {}
         self._asked: set[str] = set()
+        self._questions = AskedQuestions()
         self._read: OrderedDict[str, _ReadPassage] = OrderedDict()
         self._scores: dict[tuple[str, str, str], RoundTrip] = {}
         self.texts = RuleTexts()
@@ -187,13 +189,13 @@ class BuiltinModel:
         known = self._passages.get(request.passage)
         if known is None:
             found = facts_of(request.passage, request.slot.topic, request.opening)
-            known = self._passages[request.passage] = _Passage(
-                found, _by_promise(found.facts, request.slot.question_type)
-            )
+            known = self._passages[request.passage] = _Passage(found, by_promise(found.facts, request, self._questions))
+        elif request.steering.is_on:
+            known.unscored = by_promise(known.unscored, request, self._questions)
         asked_before = self._asked | {question.casefold() for question in request.avoid}
         while not self._ctx.stop.is_set():
             known.leave_out(asked_before)
-            good = sum(level >= _GOOD for level, _ in known.ready)
+            good = sum(level >= _GOOD and self._questions.crowding(fact, request) < 1 for level, fact in known.ready)
             if good >= request.count:
                 break
             if known.unscored:
@@ -203,12 +205,18 @@ class BuiltinModel:
                 known.unscored = self._completed_facts(known)
             else:
                 break
-        known.ready.sort(key=lambda scored: -scored[0])
+
+        def promise(scored: tuple[float, Fact]) -> tuple[bool, float, float]:
+            level, fact = scored
+            return level < _GOOD, self._questions.crowding(fact, request), -level
+
         chosen: list[Fact] = []
         while known.ready and len(chosen) < request.count:
-            _, fact = known.ready.pop(0)
+            _, fact = best = min(known.ready, key=promise)
+            known.ready.remove(best)
             known.answered.add(fact.key)
             self._asked.add(fact.pair.question.casefold())
+            self._questions.add(fact.pair.question)
             chosen.append(fact)
             known.leave_out(self._asked)
         return chosen
@@ -285,13 +293,3 @@ def _fact_of(pair: ProposedPair, found: PassageFacts) -> Fact:
             return fact
     own = QuestionAnswer(pair.question, pair.answer, pair.question_type, "thing", rule="")
     return Fact(own, pair.evidence, of_words(pair.question, pair.answer, pair.evidence))
-
-
-def _by_promise(facts: Sequence[Fact], wanted: str) -> list[Fact]:
-    """Order facts: the question type that is asked for first, and one of each sentence before the second of any."""
-    turns: dict[str, int] = {}
-    order = []
-    for fact in facts:
-        turns[fact.evidence] = turns.get(fact.evidence, 0) + 1
-        order.append((fact.pair.type != wanted, turns[fact.evidence], fact))
-    return [fact for *_, fact in sorted(order, key=lambda item: item[:2])]

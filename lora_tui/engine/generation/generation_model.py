@@ -72,16 +72,17 @@ class ProposedPair:
 class Steering:
     """What the newest batch analysis asks of a writer that is a program: bounded, and the same as its directives.
 
-    `openings` begin too many questions (two words, lower case), `types` are question types that lag, the rarest first,
-    `words` are stems that too many questions hold.
+    `is_on`: the writer minds what has been asked before, besides. `openings` begin too many questions (two words, lower
+    case), `types` are question types that lag, the rarest first, `words` are what too many questions name.
     """
 
     openings: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    is_on: bool = True
 
 
-UNSTEERED = Steering()
+UNSTEERED = Steering(is_on=False)
 """Nothing is asked of the writer."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,18 @@ import torch
 
 from lora_tui.engine.generation import builtin_model
 from lora_tui.engine.generation.builtin_model import BuiltinModel
-from lora_tui.engine.generation.generation_model import CallFailed, CallStopped, PairRequest, Slot, UnrecordedCall
+from lora_tui.engine.generation.diversity import mean_resemblance, opening_of
+from lora_tui.engine.generation.generation_model import (
+    UNSTEERED,
+    CallFailed,
+    CallStopped,
+    PairRequest,
+    Slot,
+    Steering,
+    UnrecordedCall,
+)
 from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.scoring.words import tokens
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.tiny import make_model, make_tokenizer
 
@@ -129,3 +140,32 @@ def test_a_run_with_the_builtin_model(
     }
     assert types["How long is the line?"] == "fact"
     assert Path(outcome.result["output_file"]).read_text().count("Question: ") == outcome.result["accepted"] > 3
+
+
+def test_directives_reach_the_built_in_writer(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin_model, "_GOOD", 0.0)  # the tiny model rates nothing as good
+
+    def first(steering: Steering, *, question_type: str = "fact", avoid: tuple[str, ...] = ()) -> str:
+        asked = replace(request(1, question_type, avoid), steering=steering)
+        (pair,) = asyncio.run(writer(base).propose(asked, UnrecordedCall())).pairs
+        return str(pair.question)
+
+    plain = first(UNSTEERED)
+    opening = opening_of(plain)
+    other = first(Steering(openings=(opening,)))
+    assert opening_of(other) != opening
+    assert not set(tokens(first(Steering(words=("line", "car"))))) & {"line", "car"}
+    assert first(UNSTEERED, avoid=(f"{other[:-1]} today?",)) == plain
+
+
+def test_questions_that_resemble_each_other_come_last(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin_model, "_GOOD", 0.0)
+
+    async def rate(steering: Steering) -> float:
+        model, questions = writer(base), list[str]()
+        for _ in range(4):
+            asked = replace(request(1), steering=steering)
+            questions += [pair.question for pair in (await model.propose(asked, UnrecordedCall())).pairs]
+        return mean_resemblance(questions)
+
+    assert asyncio.run(rate(Steering())) <= asyncio.run(rate(UNSTEERED))
