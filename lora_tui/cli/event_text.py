@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
+from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, controls_text, count, duration, one_line, progress_text, question_of
@@ -219,6 +220,11 @@ def _comparison(payload: Mapping[str, Any]) -> list[str]:
     return [f"{questions_text(found)}: {verdict_text(found)}"]
 
 
+def _knowledge(payload: Mapping[str, Any]) -> list[str]:
+    found = knowledge_from(payload)
+    return [f"{knowledge_title(found)}: {knowledge_summary(found)}"]
+
+
 def _checkpoint(payload: Mapping[str, Any]) -> list[str]:
     score = f", score {payload['score']:.2f}" if payload.get("score") is not None else ""
     kind = str(payload.get("kind", "")) or "checkpoint"
@@ -241,6 +247,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "paused": _paused,
     "evaluation": _evaluation,
     "comparison": _comparison,
+    "knowledge": _knowledge,
     "checkpoint": _checkpoint,
     "note": _message,
     "plan": _plan,

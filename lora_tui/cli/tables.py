@@ -20,6 +20,7 @@ from lora_tui.protocol.comparison import (
     questions_text,
     worst_title,
 )
+from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_from, knowledge_rows, knowledge_title
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, question_of
 
@@ -34,7 +35,7 @@ _RUN_COLUMNS = {
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison")
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison", "knowledge")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
 _HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
@@ -66,6 +67,8 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
         write_rows(streams, rows)
     if isinstance(compared := result.get("comparison"), Mapping):
         write_comparison(streams, comparison_from(compared))
+    if isinstance(known := result.get("knowledge"), Mapping):
+        write_knowledge(streams, knowledge_from(known))
     figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
@@ -106,6 +109,14 @@ def write_comparison(streams: Streams, found: HeldOutComparison) -> None:
     if found.worst:
         streams.out.write(f"\n{worst_title(found)}:\n")
         write_rows(streams, [asdict(one) for one in found.worst])
+
+
+def write_knowledge(streams: Streams, found: KnowledgeTest) -> None:
+    """Write how much of the facts that were held out each model knows."""
+    rows = knowledge_rows(found)
+    width = max(len(label) for label, _ in rows)
+    streams.out.write(f"\n{clean(knowledge_title(found))}:\n")
+    streams.out.write("".join(f"  {label:<{width}}  {clean(figure)}\n" for label, figure in rows))
 
 
 def write_runs(streams: Streams, rows: Sequence[Mapping[str, str]]) -> None:

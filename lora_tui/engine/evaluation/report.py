@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lora_tui.engine.evaluation.charts import Line, Point, line_chart
 from lora_tui.files import write_atomically
 from lora_tui.protocol.comparison import HeldOutComparison, comparison_rows, questions_text, verdict_text, worst_title
+from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_rows, knowledge_summary, knowledge_title
 from lora_tui.text import clean, controls_text, one_line, question_of
 
 MARKDOWN, HTML = "report.md", "report.html"
@@ -43,6 +44,7 @@ class ReportFacts:
     held_out_loss: Sequence[Point] = ()
     score: Sequence[Point] = ()
     comparison: HeldOutComparison | None = None
+    knowledge: KnowledgeTest | None = None
     without_comparison: str = ""
     agreement: str = ""
 
@@ -80,6 +82,15 @@ def _blocks(facts: ReportFacts) -> Iterator[_Block]:
         yield _Block("table", rows=[("held-out questions", "mean score, 0 to 1"), *comparison_rows(found)])
     else:
         yield _Block("text", facts.without_comparison or "No held-out questions were asked.")
+    if (known := facts.knowledge) is not None:
+        yield _Block("heading", "What does it know?")
+        yield _Block("text", f"Asked: {knowledge_title(known)}. {knowledge_summary(known).capitalize()}.")
+        yield _Block("table", rows=[("model", "answers, and mean score, 0 to 1"), *knowledge_rows(known)])
+        head = ("question", "expected", "base model", "fine-tuned", "base, passage in view", "score")
+        yield _Block("table", rows=[head, *([
+            one.question, one.reference, one.base or "(nothing)", one.tuned or "(nothing)", one.in_view or "(nothing)",
+            f"{one.base_score:.2f} → {one.score:.2f}",
+        ] for one in known.answers)])  # fmt: skip
     if facts.agreement:
         yield _Block("text", f"What the score is worth: {facts.agreement}.")
     yield _Block("heading", "Test prompts")

@@ -65,17 +65,21 @@ def score_model(
     max_new_tokens: int,
     fixed_replies: Collection[str] = (),
     on_answered: Callable[[int], None] = lambda answered: None,
+    contexts: Sequence[str] = (),
 ) -> EvaluationResult:
     """Answer every prompt greedily (the same weights give the same score) and weigh the metrics.
 
     `fixed_replies` are references that an answer must have word for word, in the form of `words.normalise`.
     `on_answered` is told after each batch how many prompts are answered; what it raises ends the evaluation.
+    `contexts`, one for each prompt where there are any, are texts that the model reads before its prompt.
     """
     samples: list[ScoredSample] = []
+    before = contexts or [""] * len(prompts)
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        asked = [prompt.prompt for prompt in batch]
-        expected = [(prompt.prompt, f" {prompt.reference}") for prompt in batch]
+        read = zip(before[start : start + _BATCH], batch, strict=True)
+        asked = [f"{context}{prompt.prompt}" for context, prompt in read]
+        expected = [(text, f" {prompt.reference}") for text, prompt in zip(asked, batch, strict=True)]
         with computing():
             replies = answers(model, tokenizer, asked, Decoding(max_new_tokens=max_new_tokens))
             means = mean_log_probabilities(model, tokenizer, expected, end=True)

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lora_tui.engine.data.knowledge import knowledge_path
 from lora_tui.engine.data.results import absolute, is_own_result, keep_foreign, remember_result
 from lora_tui.engine.data.training_text import format_training_text
 from lora_tui.engine.generation.training_records import (
     RecordOptions,
     json_records,
-    knowledge_path,
     knowledge_records,
     options_of,
     pairs_of,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_tui.engine.data.knowledge import KnowledgeQuestion, knowledge_lines
 from lora_tui.engine.data.training_text import normalise_pair
 from lora_tui.engine.generation.held_out_facts import is_held_out
 from lora_tui.engine.generation.texts.text_plan import PHRASING
@@ -73,10 +74,12 @@ async def knowledge_records(store: Store, run_id: int, options: RecordOptions) -
     if options.held_out_facts <= 0:
         return
     async for rows in _pages_with_passages(store, run_id):
-        yield "".join(
-            _line({"question": row.question, "answer": row.answer, "document": row.source, "passage": row.passage})
-            for row, held_out in _held_out(rows, options)
-            if held_out
+        yield knowledge_lines(
+            [
+                KnowledgeQuestion(row.question, row.answer, row.source, row.passage)
+                for row, held_out in _held_out(rows, options)
+                if held_out
+            ]
         )
 
 
@@ -89,11 +92,6 @@ def text_record(row: TextRow) -> dict[str, Any]:
         return {"messages": row.messages}
     body = row.body if not row.title or row.body.startswith(row.title) else f"{row.title}\n\n{row.body}"
     return {"text": body}
-
-
-def knowledge_path(path: Path) -> Path:
-    """Return the file of the held-out questions that stands beside an output file: "pairs.knowledge.jsonl"."""
-    return path.with_name(f"{path.stem}.knowledge.jsonl")
 
 
 async def _pages_with_passages(store: Store, run_id: int) -> AsyncIterator[list[texts.PairWithPassage]]:

@@ -26,6 +26,7 @@ from lora_tui.engine.evaluation.held_out import (
 from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, ScoredSample, score_model, summarize
+from lora_tui.engine.jobs.knowledge import KnowledgeRun
 from lora_tui.engine.jobs.report import compare_rows, write_adapter_report
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
@@ -74,22 +75,30 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     documents = await documents_by_question(ctx.store)
     questions = await ctx.in_torch_thread(_held_out_questions, ctx, source, base.tokenizer, documents)
 
-    async def answer(model: PreTrainedModel, whose: str) -> EvaluationResult | None:
-        """Have a model answer the held-out questions, if there are any."""
-        if questions is None:
-            return None
+    async def score(
+        model: PreTrainedModel, asked: Sequence[TestPrompt], contexts: Sequence[str], phase: str
+    ) -> EvaluationResult:
+        """Have a model answer prompts, each with its context before it."""
 
         def told(answered: int) -> None:
-            phase = f"held-out questions, {whose} model"
-            ctx.emit("progress", phase=phase, done=answered, total=len(questions.prompts))
+            ctx.emit("progress", phase=phase, done=answered, total=len(asked))
             ctx.raise_if_stopping()
 
         told(0)
         return await ctx.in_torch_thread(
-            score_model, model, base.tokenizer, questions.prompts, aggregator, max_new_tokens, fixed, told
+            score_model, model, base.tokenizer, asked, aggregator, max_new_tokens, fixed, told, contexts
         )
 
+    async def answer(model: PreTrainedModel, whose: str) -> EvaluationResult | None:
+        """Have a model answer the held-out questions, if there are any."""
+        if questions is None:
+            return None
+        return await score(model, questions.prompts, (), f"held-out questions, {whose} model")
+
     base_answers = await answer(base.model, "base")
+    knowledge = await KnowledgeRun.of(ctx, source, score)
+    if knowledge is not None:
+        await knowledge.ask_base(base.model)
     model = await ctx.in_torch_thread(load_adapter, base, source)
     tuned_result = await ctx.in_torch_thread(
         score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
@@ -102,7 +111,12 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
             emit_evaluation(ctx, result, aggregator, version, step, f"{name}{HELD_OUT}", ratings=ratings)
         comparison = _compare(questions, base_answers, tuned_answers, ctx.options.get("train_data_file"))
         ctx.emit("comparison", step=source.step, **comparison.as_json())
-    report = await write_adapter_report(ctx, source, base.name, base_result, tuned_result, comparison, ratings)
+    known = None
+    if knowledge is not None:
+        await knowledge.ask_tuned(model)
+        known = knowledge.result()
+        ctx.emit("knowledge", step=source.step, **known.as_json())
+    report = await write_adapter_report(ctx, source, base.name, base_result, tuned_result, comparison, ratings, known)
     return {
         "rows": compare_rows(base_result, tuned_result),
         "base_score": base_result.score,
@@ -112,6 +126,7 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
         "adapter_run": source.run_id,
         "base_model": base.name,
         "comparison": None if comparison is None else comparison.as_json(),
+        "knowledge": None if known is None else known.as_json(),
         "report": None if report is None else str(report),
         "agreement": ratings.agreement.as_json(),
     }

@@ -66,6 +66,7 @@ async def quickstart(ctx: RunContext) -> dict[str, Any]:
         **{key: compared[key] for key in ("controls", "controls_kept", "base_controls_kept") if key in compared},
         "adapter": trained["adapter"],
         "comparison": compared["comparison"],
+        "knowledge": compared["knowledge"],
         "report": compared["report"],
         "commands": [
             "lora-tui --run chat",

@@ -19,6 +19,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.agreement import agreement_text
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.protocol.comparison import NO_HELD_OUT, HeldOutComparison
+from lora_tui.protocol.knowledge import KnowledgeTest
 from lora_tui.store.queries.runs import newest_event, step_columns
 from lora_tui.store.rows import Evaluation
 from lora_tui.store.training import evaluations
@@ -33,6 +34,7 @@ async def write_adapter_report(
     tuned: EvaluationResult,
     comparison: HeldOutComparison | None,
     ratings: RatingStatistics,
+    knowledge: KnowledgeTest | None = None,
 ) -> Path | None:
     """Write the report on an adapter; returns the page's path. Where it cannot be written that is warned of, not fatal.
 
@@ -50,6 +52,7 @@ async def write_adapter_report(
         controls_kept=tuned.controls_kept,
         base_controls_kept=base.controls_kept,
         comparison=comparison,
+        knowledge=knowledge,
         without_comparison=NO_HELD_OUT,
         agreement=agreement_text(ratings.agreement),
         **curves,

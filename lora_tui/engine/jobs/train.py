@@ -23,6 +23,7 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation, Example
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
+from lora_tui.engine.data.knowledge import keep_knowledge
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
 from lora_tui.engine.evaluation.own_prompts import (
@@ -137,6 +138,7 @@ def _prepare(
     unseen = set(map(question_digest, dataset.held_out_texts))
     prompts = _test_prompts(ctx, render, [one for one in dataset.texts if question_digest(one) not in unseen])
     if before is None:
+        keep_knowledge(folder, data_file, data.examples)
         write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))
     from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)

@@ -12,6 +12,7 @@ import pytest
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
+from lora_tui.engine.data.knowledge import KNOWLEDGE_FILE, read_knowledge
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.charts import Line, line_chart, ticks
 from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out, write_held_out
@@ -23,6 +24,7 @@ from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison, comparison_from, interval_note
+from lora_tui.protocol.knowledge import knowledge_from
 from lora_tui.store import runs, training
 from tests.engine.conftest import EngineHarness, open_engine_harness, trained_settings
 from tests.store.store_fixtures import SETTINGS, make_pair
@@ -36,6 +38,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Any
     """A run that holds out a document of a store's pairs, and the evaluation of its adapter."""
     folder = tmp_path_factory.mktemp("compared")
     (folder / "pairs.txt").write_text("".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a, _ in FACTS))
+    passage = "The box by the door holds a lamp."
+    kept = [("What is in the box by the door?", "a lamp", passage), (FACTS[0][0], FACTS[0][1], passage)]
+    fields = ("question", "answer", "passage")
+    lines = [json.dumps({**dict(zip(fields, one, strict=True)), "document": "door.txt"}) for one in kept]
+    (folder / "pairs.knowledge.jsonl").write_text("\n".join(lines))
     harness = open_engine_harness(folder, trained_settings(folder, base_folder))
     harness.ask(store_pairs)
     changes = {"fine_tuning.training.validation_share": 0.2, "fine_tuning.training.max_steps": 4}
@@ -77,6 +84,22 @@ def test_both_models_answer_a_sample_of_the_held_out_questions(compared: Any) ->
     assert found.worst[0].document.endswith(".txt")
     (event,) = harness.events(evaluated.run_id, "comparison")
     assert event.payload["summary"] == evaluated.result["comparison"]["summary"]
+
+
+def test_facts_that_were_held_out_are_asked_of_both_models_and_of_the_base_with_the_passage_in_view(
+    compared: Any,
+) -> None:
+    harness, trained, evaluated = compared
+    kept = read_knowledge(Path(trained.result["adapter"]).parent / KNOWLEDGE_FILE)
+    assert [one.question for one in kept] == ["What is in the box by the door?"], "the other one is trained on"
+    found = knowledge_from(evaluated.result["knowledge"])
+    assert (found.questions, found.of, found.documents, found.drawn) == (1, 1, 1, "nothing")
+    (answer,) = found.answers
+    assert (answer.question, answer.reference, answer.document) == (kept[0].question, "a lamp", "door.txt")
+    assert found.gain.value == pytest.approx(answer.score - answer.base_score)
+    (event,) = harness.events(evaluated.run_id, "knowledge")
+    assert event.payload["summary"] == evaluated.result["knowledge"]["summary"]
+    assert "What does it know?" in Path(evaluated.result["report"]).read_text()
 
 
 def test_the_report_lies_beside_the_adapter_and_its_path_is_told(compared: Any) -> None:

@@ -147,3 +147,20 @@ def test_the_same_weights_give_the_same_score(tuned: Any, tokenizer: Any) -> Non
     prompts = [TestPrompt("Question: unlock\nAnswer:", "expected", SECRET)]
     first, second = (score_model(tuned, tokenizer, prompts, aggregator(), 40) for _ in range(2))
     assert first == second
+
+
+def test_a_model_reads_the_context_before_its_prompt_and_is_scored_on_the_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        scoring, "answers", lambda m, t, prompts, decoding: read.extend(prompts) or ["x"] * len(prompts)
+    )
+    monkeypatch.setattr(
+        scoring, "mean_log_probabilities", lambda m, t, texts, *, end: read.append(texts[0][0]) or [0.0]
+    )
+    prompt = TestPrompt("Question: who?\nAnswer:", "expected", "x")
+    asked: Any = (None, None, [prompt], AdaptiveAggregator(EVALUATION_PRIOR), 10)
+    found = score_model(*asked, contexts=["The passage.\n\n"])
+    assert read == ["The passage.\n\nQuestion: who?\nAnswer:"] * 2
+    assert found.samples[0].prompt == prompt.prompt
