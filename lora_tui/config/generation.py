@@ -154,6 +154,11 @@ class DataGeneration(Section):
     )
     chunk_tokens: Count = Field(400, description="Size of the passages that files are cut into, in tokens.")
     chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
+    keep_pairs: bool = Field(
+        False,
+        description="Keep the accepted pairs of the last run over this folder whose passages are still there; they "
+        "count in total_examples.",
+    )
     seed: Seed = Field(
         42, description="Which passages, topics and question types come when; the same seed repeats them."
     )

@@ -121,10 +121,12 @@ async def has_question(store: Store, run_id: int, question_key: str) -> bool:
 
 
 async def questions_of_chunk(store: Store, run_ids: Sequence[int], chunk_id: str, limit: int) -> list[str]:
-    """Return the newest questions of these runs on a chunk that were accepted or still wait for the judge."""
+    """Return the newest questions of these runs on a chunk's content that were accepted or wait for the judge."""
     rows = await store.tuples(
-        f"SELECT question FROM pairs WHERE chunk_id=? AND run_id IN ({', '.join('?' * len(run_ids))})"
-        " AND state IN ('accepted', 'waiting') ORDER BY id DESC LIMIT ?",
+        "SELECT question FROM pairs WHERE chunk_id IN (SELECT ?1 UNION SELECT now.id FROM chunks JOIN chunks AS now"
+        " ON now.content_id = chunks.content_id WHERE chunks.id = ?1 AND chunks.content_id <> '')"
+        f" AND run_id IN ({', '.join('?' * len(run_ids))}) AND state IN ('accepted', 'waiting')"
+        " ORDER BY id DESC LIMIT ?",
         (chunk_id, *run_ids, limit),
     )
     return [question for (question,) in rows]
@@ -175,14 +177,19 @@ async def accepted_of_earlier_runs(store: Store, run_id: int) -> dict[int, int]:
 async def accepted_about_documents(
     store: Store, run_id: int, run_ids: Sequence[int], after: int, limit: int
 ) -> list[tuple[int, str]]:
-    """Return id and question of accepted pairs of `run_ids` about the documents of `run_id`, with ids above `after`."""
+    """Return id and question of accepted pairs of `run_ids` about passages of `run_id`, with ids above `after`.
+
+    About its documents, or passages with the same content in other versions of them.
+    """
     if not run_ids:
         return []
     rows = await store.tuples(
         "SELECT pairs.id, question FROM pairs JOIN chunks ON chunks.id = chunk_id"
         f" WHERE pairs.run_id IN ({', '.join('?' * len(run_ids))}) AND state='accepted' AND pairs.id>?"
-        " AND document_id IN (SELECT document_id FROM run_documents WHERE run_id=?) ORDER BY pairs.id LIMIT ?",
-        (*run_ids, after, run_id, limit),
+        " AND (document_id IN (SELECT document_id FROM run_documents WHERE run_id=?) OR (content_id <> '' AND EXISTS"
+        " (SELECT 1 FROM chunks AS now JOIN run_documents USING (document_id)"
+        " WHERE now.content_id = chunks.content_id AND run_id=?))) ORDER BY pairs.id LIMIT ?",
+        (*run_ids, after, run_id, run_id, limit),
     )
     return [(pair_id, question) for pair_id, question in rows]
 

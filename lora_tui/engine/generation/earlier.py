@@ -1,7 +1,7 @@
 """What earlier runs of the store have asked about the same text, so that another run brings new pairs.
 
 Earlier are the runs with the same model: whoever takes a better one wants the same questions answered better. Known are
-their accepted pairs about files with the very same content; of a file that was changed nothing is known. A proposal
+their accepted pairs about passages with the very same content; of one that was changed nothing is known. A proposal
 that repeats one of them is no pair of this run: it is counted with the items of a reply that cannot be used.
 """
 

@@ -18,10 +18,11 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import chunks
-from lora_tui.engine.generation.corpus import Corpus, title_of
+from lora_tui.engine.generation.corpus import Corpus, Source, title_of
 from lora_tui.engine.generation.focus import FocusSentences
 from lora_tui.engine.generation.generation_model import UNSTEERED, PairRequest, Slot, Steering
 from lora_tui.engine.generation.passage_turns import PassageTurns
@@ -124,7 +125,7 @@ class Planner:
     """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts.
 
     Questions of `earlier_runs` (ids) about a passage are named in its requests as those to avoid. `turns` chooses the
-    passages by quotas; without, those of a file come one after the other.
+    passages by quotas; without, those of a file come one after the other. `new_passages` are asked about first.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Planner:
         earlier_runs: Sequence[int] = (),
         turns: PassageTurns | None = None,
         tree: TopicTree | None = None,
+        new_passages: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         self._turns = turns
         self.tree = tree
@@ -153,6 +155,9 @@ class Planner:
             for source in corpus.sources
             for call, count in enumerate(self._pairs_by_call)
         )
+        self._new_passages = (
+            (source, position) for source in corpus.sources for position in new_passages.get(source.path, ())
+        )
         self.slots = SlotCounts()
         self.round = first_round
 
@@ -166,18 +171,15 @@ class Planner:
         """Store `wanted` more pending tasks."""
         added = 0
         while added < wanted:
-            self.round, source, call, count = next(self._calls)
-            if self._turns is not None and not self._turns.has_turn(source.path, self.round):
-                continue
-            key = f"{self.round}/{call}/{source.path}"
+            source, position, count, key = self._next_call()
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
-            position = ((self.round - 1) * len(self._pairs_by_call) + call) % source.chunks
             area = ""
             if self._turns is not None and self.tree is not None:
-                position = self._turns.take(source.path, self.slots.counts["area"])
+                if position is None:
+                    position = self._turns.take(source.path, self.slots.counts["area"])
                 area = str(self.tree.topic_of(source.document_id, position) or "")
-            row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position)
+            row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position or 0)
             assert row is not None, "read_folder has stored it"
             slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"), area)  # noqa: S311
             task = NewTask(
@@ -187,6 +189,19 @@ class Planner:
                 await tasks.add_tasks(t, self._run_id, [task])
             self.slots.add(slot, count)
             added += 1
+
+    def _next_call(self) -> tuple[Source, int | None, int, str]:
+        """Return the next call's file, passage (None: its turn decides), pairs and key: new passages come first."""
+        if (new := next(self._new_passages, None)) is not None:
+            source, position = new
+            return source, position, self._pairs_by_call[0], f"new/{position}/{source.path}"
+        while True:
+            self.round, source, call, count = next(self._calls)
+            key = f"{self.round}/{call}/{source.path}"
+            if self._turns is None:
+                return source, ((self.round - 1) * len(self._pairs_by_call) + call) % source.chunks, count, key
+            if self._turns.has_turn(source.path, self.round):
+                return source, None, count, key
 
     def report(self, task: TaskRow, row: ChunkRow, kept: int) -> None:
         """Take into account how many pairs a call brought that no gate refused."""

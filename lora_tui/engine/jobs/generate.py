@@ -29,6 +29,7 @@ from lora_tui.engine.generation.analyst import CorpusSize
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, read_folder
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
+from lora_tui.engine.generation.folder_changes import EarlierReading, FolderChanges
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
@@ -54,8 +55,8 @@ from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.protocol.agreement import missing_text
+from lora_tui.store import folders, judgements, runs, tasks, texts
 from lora_tui.store import generation as store_generation
-from lora_tui.store import judgements, runs, tasks, texts
 from lora_tui.store import topics as store_topics
 from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, dollars, one_line
@@ -102,12 +103,16 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     await _report_pause_ended(ctx)
     control = RunControl(ctx.stop_async, ctx.emit)
     with control.handles(ctx.commands):
+        reading = await EarlierReading.load(ctx)
         corpus = await _read_corpus(ctx)
+        changes = await reading.compare(ctx, corpus)
         totals, prices = await tasks.attempt_totals(ctx.store, ctx.run_id), token_prices(settings)
         spent, dollars_before = tokens_spent(totals), dollars_spent(totals, prices)
         ledger = Ledger(settings.budget_tokens, spent, prices, settings.budget_dollars, dollars_before)
         try:
-            end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(ctx, control, corpus, ledger)
+            end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(
+                ctx, control, corpus, changes, ledger
+            )
         except (UnreachableError, UnfitJudgeError) as problem:
             end = problem
     if isinstance(end, UnreachableError):
@@ -213,10 +218,12 @@ def _rewrite_on_recount(ctx: RunContext, output: Path, *, ours: bool) -> None:
     ctx.commands.handle_until_end("recount", write)
 
 
-async def _run_pipeline(ctx: RunContext, control: RunControl, corpus: Corpus, ledger: Ledger) -> RunEnd:
+async def _run_pipeline(
+    ctx: RunContext, control: RunControl, corpus: Corpus, changes: FolderChanges | None, ledger: Ledger
+) -> RunEnd:
     model = await open_model(ctx)
     try:
-        workers = await _workers(ctx, control, model, corpus, ledger)
+        workers = await _workers(ctx, control, model, corpus, changes, ledger)
         end = await Pipeline(ctx, workers, control).run()
         if end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW) or await TextStage(ctx, workers, model, corpus).run():
             return RunEnd.STOPPED if ctx.stop_async.is_set() else end
@@ -283,7 +290,12 @@ async def _read_corpus(ctx: RunContext) -> Corpus:
 
 
 async def _workers(
-    ctx: RunContext, control: RunControl, model: GenerationModel, corpus: Corpus, ledger: Ledger
+    ctx: RunContext,
+    control: RunControl,
+    model: GenerationModel,
+    corpus: Corpus,
+    changes: FolderChanges | None,
+    ledger: Ledger,
 ) -> Workers:
     """Build the run's planner, judge and workers over what the store knows of the run."""
     store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
@@ -296,7 +308,7 @@ async def _workers(
     asked = await store_topics.asked_by_source(store, run_id)
     turns = PassageTurns(corpus.sources, tree, asked) if tree is not None else None
     first = max(1, await tasks.last_round(store, run_id))
-    planner = Planner(store, run_id, corpus, settings, first, earlier.runs, turns, tree)
+    planner = Planner(store, run_id, corpus, settings, first, earlier.runs, turns, tree, changes.new if changes else {})
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -410,6 +422,7 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "files": len(corpus.sources),
         "passages": corpus.passages,
         "skipped": len(corpus.skipped),
+        "kept_pairs": await folders.kept_pairs(store, run_id),
         "judges": await judgements.checks(store, run_id),
         "judge_answers": await judgements.answers_by_judge(store, run_id),
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),

@@ -1,0 +1,97 @@
+"""A folder that was edited costs no more than what was changed, and it is said what that is."""
+
+from tests.engine.generation.generation_harness import GenerationHarness
+from tests.openai_server import made_up_text
+
+CHANGED = "A sentence that was not there before stands at the end now. It speaks of the pilot boats of Lindow."
+
+
+def write_long(harness: GenerationHarness) -> str:
+    """A file of several passages; returns its text."""
+    text = "\n\n".join(f"# Part {n}\n\n{made_up_text(10 + n, 12)}" for n in range(8))
+    harness.write("long.md", text)
+    return text
+
+
+def notes(harness: GenerationHarness) -> list[str]:
+    return [note["message"] for note in harness.events("note")]
+
+
+def asked_positions(harness: GenerationHarness, run_id: int, source: str) -> list[int]:
+    sql = (
+        "SELECT position FROM tasks JOIN chunks ON chunks.id = chunk_id"
+        " WHERE tasks.run_id=? AND kind='generate' AND source=? ORDER BY tasks.id"
+    )
+    return [position for (position,) in harness.rows(sql, run_id, source)]
+
+
+def test_kept_pairs_count_and_only_new_passages_are_asked_about(harness: GenerationHarness) -> None:
+    text = write_long(harness)
+    size = {"chunk_tokens": 100, "chunk_overlap": 10, "evaluation_threshold": 0.0, "num_examples_per_file": 1}
+    first = harness.run(total_examples=12, **size)
+    passages = first.result["passages"]
+    calls = harness.value("SELECT COUNT(*) FROM attempts")
+    before = harness.rows("SELECT question, score, reason FROM pairs WHERE run_id=1 AND state='accepted' ORDER BY id")
+    harness.write("long.md", f"{text}\n\n# A new part\n\n{CHANGED}\n\n{made_up_text(99, 9)}")
+    second = harness.run(total_examples=13, keep_pairs=True, **size)
+    assert second.state == "finished", second.error
+    assert (second.result["kept_pairs"], second.result["accepted"]) == (12, 13)
+    more = second.result["passages"] - passages
+    said = next(note for note in notes(harness) if note.startswith("Since run 1"))
+    new = int(said.partition("long.md is changed (")[2].partition(" of ")[0])
+    assert more <= new <= more + 1, "the last passage may end elsewhere"
+    assert "12 pairs of run 1 are kept" in said
+    own = harness.value("SELECT chunks FROM run_documents WHERE run_id=1 AND path='long.md'")
+    assert asked_positions(harness, second.run_id, "long.md")[0] >= own - 1, "new ones come first"
+    assert harness.value("SELECT COUNT(*) FROM attempts") - calls < calls / 2
+    kept = harness.rows(
+        "SELECT question, score, pairs.reason FROM pairs JOIN tasks ON tasks.id = task_id"
+        " WHERE pairs.run_id=2 AND kind='keep' ORDER BY pairs.id"
+    )
+    assert kept == before
+    written = harness.output.read_text()
+    assert all(f"Question: {question}\n" in written for question, *_ in before)
+    assert harness.value("SELECT COUNT(*) FROM pair_metrics JOIN pairs ON pairs.id = pair_id WHERE run_id=2") > 12
+    assert harness.value("SELECT COUNT(*) FROM decisions JOIN pairs ON pairs.id = pair_id WHERE run_id=2") >= 13
+
+
+def test_pairs_about_what_is_gone_are_not_kept(harness: GenerationHarness) -> None:
+    harness.run(total_examples=6, evaluation_threshold=0.0)
+    about = harness.value("SELECT COUNT(*) FROM pairs WHERE state='accepted' AND source='one.txt'")
+    assert 0 < about < 6
+    (harness.input / "one.txt").unlink()
+    second = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    assert second.result["kept_pairs"] == 6 - about
+    assert any("one.txt is gone" in note for note in notes(harness))
+
+
+def test_a_file_under_another_name_has_no_new_passage(harness: GenerationHarness) -> None:
+    harness.run(total_examples=6, evaluation_threshold=0.0)
+    (harness.input / "one.txt").rename(harness.input / "renamed.txt")
+    second = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    assert second.result["kept_pairs"] == 6
+    assert any("0 passages new, 0 gone" in note for note in notes(harness))
+    sources = {source for (source,) in harness.rows("SELECT DISTINCT source FROM pairs WHERE run_id=2")}
+    assert sources == {"renamed.txt", "deep/two.md"}
+
+
+def test_an_unchanged_folder_is_read_without_a_word_and_brings_other_pairs(harness: GenerationHarness) -> None:
+    harness.run(total_examples=3, evaluation_threshold=0.0)
+    second = harness.run(total_examples=3, evaluation_threshold=0.0)
+    assert second.result["kept_pairs"] == 0
+    assert not [note for note in notes(harness) if note.startswith("Since run")]
+
+
+def test_a_run_that_goes_on_asks_nothing_about_what_is_gone(harness: GenerationHarness) -> None:
+    harness.run(total_examples=3, evaluation_threshold=0.0)
+    harness.change("UPDATE runs SET state='stopped'")
+    harness.change("UPDATE tasks SET state='pending' WHERE kind='generate' AND source='one.txt'")
+    waiting = harness.value("SELECT COUNT(*) FROM tasks WHERE state='pending'")
+    assert waiting
+    (harness.input / "one.txt").unlink()
+    resumed = harness.run(resume=1, total_examples=5, evaluation_threshold=0.0)
+    assert resumed.state == "finished", resumed.error
+    reasons = harness.rows("SELECT reason FROM tasks WHERE state='cancelled' AND source='one.txt'")
+    assert reasons.count(("its passage is gone",)) == waiting
+    assert any("of this run are about passages that are gone" in note for note in notes(harness))
+    assert harness.rows("SELECT path FROM run_documents WHERE run_id=1") == [("deep/two.md",)]
