@@ -147,7 +147,10 @@ class GroupedCommand(click.Command):
 )
 @click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
-@click.option("--format", "export_format", metavar="FORMAT", help="export: adapter, merged, or a dataset's format.")
+@click.option(
+    "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, gguf, gguf-lora, or a dataset's."
+)
+@click.option("--quantize", metavar="FORM", help="export --format gguf: f16, bf16, q8_0, or a form of llama-quantize.")
 @click.option("--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
 @click.option(
     "--what",

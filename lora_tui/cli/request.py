@@ -48,6 +48,7 @@ class Request:
     chat_after: bool = True
     prompt: str | None = None
     export_format: str | None = None
+    quantize: str | None = None
     output: Path | None = None
     what: str | None = None
     log_level: str | None = None
@@ -75,6 +76,7 @@ def check_request(request: Request) -> None:
         ("--adapter", request.adapter, ("chat", "evaluate", "export")),
         ("--train-data-file", request.train_data_file, ("train", "evaluate", "export")),
         ("--format", request.export_format, ("export",)),
+        ("--quantize", request.quantize, ("export",)),
         ("--output", request.output, ("export",)),
         ("--what", request.what, ("rate",)),
     ):

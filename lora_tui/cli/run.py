@@ -132,7 +132,7 @@ def _needs_trained(request: Request, settings: Settings) -> str | None:
     if request.run == "chat":
         return None if "fine_tuning.model_name" in written_keys(settings) else "chat with"
     if request.run == "export":
-        return "export" if request.export_format in (None, "adapter", "merged") else None
+        return "export" if request.export_format in (None, "adapter", "merged", "gguf", "gguf-lora") else None
     return "evaluate" if request.run == "evaluate" else None
 
 
@@ -167,6 +167,7 @@ def _options(request: Request) -> dict[str, Any]:
         "train_data_file": request.train_data_file,
         "adapter": request.adapter,
         "format": request.export_format,
+        "quantize": request.quantize,
         "output": request.output,
     }
     return {

@@ -100,6 +100,7 @@ class AppActions:
         choices = [
             Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
             Choice("merged", "m", "Merged weights", "one model of base and adapter, checked"),
+            Choice("gguf", "g", "GGUF", "merged, for Ollama, llama.cpp, LM Studio; checked"),
             Choice("cancel", "c", "Cancel"),
         ]
 

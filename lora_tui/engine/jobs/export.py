@@ -1,8 +1,9 @@
-"""The job of ``--run export``: writes an adapter, merged weights or a dataset. Only merging needs torch."""
+"""The job of ``--run export``: writes an adapter, merged weights, GGUF or a dataset. Only models need torch."""
 
 import asyncio
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ from lora_tui.files import atomic_folder, unwritable, write_atomically
 from lora_tui.outputs import check_name, check_output
 from lora_tui.text import count
 
+MODEL_FORMS = ("adapter", "merged", "gguf", "gguf-lora")
+"""The forms of an adapter, alone or with its base model; all others are a dataset's."""
+
 
 async def export(ctx: RunContext) -> dict[str, Any]:
     """Write what ``--format`` names (``adapter`` by default) to ``--output``; returns the form and the path."""
     form = str(ctx.options.get("format") or "adapter")
     if form in FORMS:
         return await _export_dataset(ctx, form)
-    if form not in ("adapter", "merged"):
-        raise UsageError(f"--format {form}: unknown. Choose adapter, merged, {', '.join(FORMS)}.")
+    if form not in MODEL_FORMS:
+        raise UsageError(f"--format {form}: unknown. Choose {', '.join((*MODEL_FORMS, *FORMS))}.")
+    quantize = str(ctx.options.get("quantize") or "").lower()
+    if quantize and form != "gguf":
+        raise UsageError(f"--quantize says how --format gguf writes its numbers; --format is {form}.")
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
         raise UsageError("There is no finished training run to export. Train first, or name one with --adapter FOLDER.")
@@ -33,18 +40,24 @@ async def export(ctx: RunContext) -> dict[str, Any]:
         await asyncio.to_thread(_copy_folder, source.folder, target)
         return {"format": form, "path": str(target.absolute()), "adapter_run": source.run_id}
     check_source(source.base_model(ctx.settings))
-    merge = await asyncio.to_thread(_merge_function)
+    write = await asyncio.to_thread(_writer, form, quantize or "f16")
     ctx.raise_if_stopping()
-    difference = await ctx.in_torch_thread(merge, ctx, source, target)
-    done = {"format": form, "path": str(target.absolute()), "adapter_run": source.run_id}
-    return {**done, "largest_logit_difference": difference}
+    found = await ctx.in_torch_thread(write, ctx, source, target)
+    return {"format": form, "path": str(target.absolute()), "adapter_run": source.run_id, **found}
 
 
-def _merge_function() -> Callable[[RunContext, AdapterSource, Path], float]:
-    """`merge`, which imports torch; importing it takes seconds, so it is called in a thread."""
-    from lora_tui.engine.export.merge import merge
+def _writer(form: str, number_form: str) -> Callable[[RunContext, AdapterSource, Path], dict[str, Any]]:
+    """Return what writes a model; it imports torch, which takes seconds, so this is called in a thread."""
+    if form == "merged":
+        from lora_tui.engine.export.merge import merge
 
-    return merge
+        return lambda ctx, source, target: {"largest_logit_difference": merge(ctx, source, target)}
+    from lora_tui.engine.export.gguf_export import check_number_form, export_gguf, export_gguf_adapter
+
+    if form == "gguf-lora":
+        return export_gguf_adapter
+    check_number_form(number_form)
+    return partial(export_gguf, form=number_form)
 
 
 async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:

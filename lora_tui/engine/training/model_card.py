@@ -1,8 +1,7 @@
 """The model card beside an adapter's weights: what it was trained on, its scores and losses, how to load and serve it.
 
 For serving it goes by what the servers can load. vLLM's ``peft_helper.py`` refuses DoRA and modules that were trained
-whole, and knows one scale for all layers; llama.cpp's ``convert_lora_to_gguf.py`` refuses the same, and its scale is
-alpha / r, never rsLoRA's.
+whole, and knows one scale for all layers; llama.cpp has no form for the first two.
 """
 
 import math
@@ -24,7 +23,8 @@ FOLDER = "THIS_FOLDER"
 _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` accepts, from its default on."""
 
-_MERGE = f"lora-tui --run export --format merged --adapter {FOLDER} --output merged"
+_EXPORT = "lora-tui --run export --format"
+_MERGE = f"{_EXPORT} merged --adapter {FOLDER} --output merged"
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def saved_rank(lora: Lora) -> int:
 
 
 def serving_sections(base_model: str, lora: Lora, conversations: bool) -> str:
-    """Return the card's sections on vLLM and Ollama.
+    """Return the card's sections on vLLM, Ollama and llama.cpp.
 
     `conversations` says that prompts go through the model's chat template; else they are ``Question: …`` texts.
     """
-    paragraphs = [*_vllm(base_model, lora, conversations), *_ollama(base_model, lora, conversations)]
+    paragraphs = [*_vllm(base_model, lora, conversations), *_llama_cpp(base_model, lora)]
     return "\n\n".join(paragraphs) + "\n"
 
 
@@ -173,33 +173,24 @@ def _vllm_obstacle(base_model: str, lora: Lora) -> str:
     return "the base model is a .gguf file" if base_model.endswith(".gguf") else ""
 
 
-def _ollama(base_model: str, lora: Lora, conversations: bool) -> Iterator[str]:
-    # The prompts of training: for conversations the model's own template, which the converted file holds.
-    template = [] if conversations else ['TEMPLATE """Question: {{ .Prompt }}', 'Answer:"""']
-    yield "## Ollama"
-    yield "Ollama reads GGUF files; the two converters come with llama.cpp. Merged weights work for every adapter:"
-    convert = "python convert_hf_to_gguf.py merged --outfile tuned.gguf"
-    yield _block("sh", _MERGE, convert, "ollama create tuned -f Modelfile && ollama run tuned")
-    yield "with this `Modelfile`:"
-    yield _block("", "FROM ./tuned.gguf", *template)
+def _llama_cpp(base_model: str, lora: Lora) -> Iterator[str]:
+    yield "## Ollama and llama.cpp"
+    yield "The model merged, as a GGUF file that is read back and compared, with a `Modelfile` beside it:"
+    yield _block("sh", f"{_EXPORT} gguf --adapter {FOLDER} --output tuned", "ollama create tuned -f tuned/Modelfile")
     if obstacle := _gguf_obstacle(lora):
-        yield f"The adapter alone cannot be converted: {obstacle}."
+        yield f"The adapter alone cannot be written for llama.cpp: {obstacle}."
         return
-    base, known = "base.gguf", "--base" if base_model.startswith(("/", ".", "~")) else "--base-model-id"
-    original = shlex.quote(base_model)
-    if base_model.endswith(".gguf"):
-        base, known, original = base_model, "--base", "FOLDER_OF_THE_ORIGINAL_MODEL"
-    yield f"Or the adapter alone, beside the same base model as `{base}`:"
-    yield _block("sh", f"python convert_lora_to_gguf.py {FOLDER} {known} {original} --outfile adapter.gguf")
-    yield _block("", f"FROM {base if '/' in base else f'./{base}'}", "ADAPTER ./adapter.gguf", *template)
+    base = shlex.quote(base_model) if base_model.endswith(".gguf") else "BASE.gguf"
+    yield "Or the adapter alone, for llama.cpp's server (Ollama takes none since 0.34.1), beside its base model as GGUF:"
+    yield _block(
+        "sh",
+        f"{_EXPORT} gguf-lora --adapter {FOLDER} --output tuned-lora",
+        f"llama-server -m {base} --lora tuned-lora/adapter.gguf",
+    )
 
 
 def _gguf_obstacle(lora: Lora) -> str:
-    """Why llama.cpp cannot convert the adapter rightly; empty where it can."""
+    """Why the adapter alone has no form in llama.cpp; empty where it has."""
     if lora.use_dora:
-        return "llama.cpp does not know DoRA"
-    if lora.modules_to_save:
-        return "llama.cpp converts no modules that were trained whole"
-    if lora.use_rslora:
-        return "llama.cpp scales by alpha / r, and this adapter by alpha / √r (rsLoRA)"
-    return "llama.cpp knows one alpha for all layers, and here they differ" if lora.alpha_pattern else ""
+        return "it does not know DoRA"
+    return "it has no place for modules that were trained whole" if lora.modules_to_save else ""

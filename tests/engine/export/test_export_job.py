@@ -159,10 +159,17 @@ def test_a_full_disk_leaves_nothing_behind(
 
 
 def test_an_unknown_form_is_refused_with_those_there_are(engine_harness: EngineHarness) -> None:
-    outcome = engine_harness.run("export", {"format": "gguf"})
+    outcome = engine_harness.run("export", {"format": "onnx"})
     assert outcome.exit_status == 2
     assert outcome.error is not None
-    assert "adapter, merged, messages, prompt-completion, alpaca, sharegpt, text" in outcome.error
+    assert "adapter, merged, gguf, gguf-lora, messages, prompt-completion, alpaca, sharegpt, text" in outcome.error
+
+
+def test_number_forms_are_ggufs(engine_harness: EngineHarness) -> None:
+    outcome = engine_harness.run("export", {"format": "merged", "quantize": "q8_0"})
+    assert outcome.exit_status == 2
+    assert outcome.error is not None
+    assert "--format gguf" in outcome.error
 
 
 def test_without_a_finished_run_there_is_nothing_to_export(engine_harness: EngineHarness) -> None:

@@ -64,29 +64,21 @@ def test_what_vllm_cannot_load_is_merged_first(option: dict[str, Any], why: str)
 
 
 @pytest.mark.parametrize(
-    ("option", "why"),
-    [
-        ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["norm"]}, "trained whole"),
-        ({"use_rslora": True}, "alpha / √r"),
-        ({"alpha_pattern": {"q_proj": 4}}, "one alpha"),
-    ],
+    ("option", "why"), [({"use_dora": True}, "DoRA"), ({"modules_to_save": ["norm"]}, "trained whole")]
 )
-def test_what_llama_cpp_would_convert_wrongly_is_said(option: dict[str, Any], why: str) -> None:
+def test_what_llama_cpp_has_no_form_for_is_said(option: dict[str, Any], why: str) -> None:
     text = card(option)
-    assert re.search(f"The adapter alone cannot be converted: .*{why}", text)
-    assert "ADAPTER" not in text
-    assert "FROM ./tuned.gguf" in text
+    assert re.search(f"The adapter alone cannot be written for llama.cpp: .*{why}", text)
+    assert "--lora" not in text.partition("## Ollama")[2]
+    assert "--format gguf --adapter" in text
 
 
-def test_ollama_gets_the_adapter_or_merged_weights_with_the_prompts_of_training() -> None:
-    text = card({"rank_pattern": {"q_proj": 4}})
-    assert "python convert_lora_to_gguf.py THIS_FOLDER --base-model-id org/model --outfile adapter.gguf" in text
-    template = 'TEMPLATE """Question: {{ .Prompt }}\nAnswer:"""\n'
-    assert f"FROM ./base.gguf\nADAPTER ./adapter.gguf\n{template}" in text
-    assert f"FROM ./tuned.gguf\n{template}" in text
-    assert "TEMPLATE" not in card({}, conversations=True), "the converted file holds the model's own"
-    assert "--base '/my models/one'" in card({}, "/my models/one")
+def test_ollama_gets_a_merged_file_and_llama_cpp_the_adapter_too() -> None:
+    text = card({"rank_pattern": {"q_proj": 4}, "use_rslora": True})
+    assert "lora-tui --run export --format gguf --adapter THIS_FOLDER --output tuned\nollama create tuned" in text
+    assert "llama-server -m BASE.gguf --lora tuned-lora/adapter.gguf" in text
+    assert "ADAPTER" not in text, "Ollama refuses it"
+    assert "llama-server -m '/my models/one.gguf' --lora" in card({}, "/my models/one.gguf")
 
 
 @pytest.mark.parametrize("conversations", [True, False])
@@ -113,15 +105,20 @@ def test_the_rank_is_the_one_that_is_saved(tokenizer: Any, tmp_path: Path, optio
     assert saved_rank(lora) == max(config["r"], *config["rank_pattern"].values(), 0)
 
 
-def test_the_command_that_merges_works_as_it_stands(
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [("gguf", "tuned/model.gguf"), ("gguf-lora", "tuned-lora/adapter.gguf")],
+)
+def test_the_commands_that_export_work_as_they_stand(
+    form: str,
+    file: str,
     trained: Trained,
     new_engine_harness: Callable[[Path, Settings], EngineHarness],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     readme = (trained.adapter / "README.md").read_text()
-    line = next(line for line in readme.splitlines() if line.startswith("lora-tui --run export"))
-    assert vllm(readme)[2] == trained.engine_harness.settings.fine_tuning.model_name
+    line = next(line for line in readme.splitlines() if f"--format {form} " in line)
     command = [word.replace("THIS_FOLDER", str(trained.adapter)) for word in shlex.split(line)]
     request = parse(command[1:])
     assert request is not None
@@ -129,4 +126,4 @@ def test_the_command_that_merges_works_as_it_stands(
     monkeypatch.chdir(tmp_path)
     outcome = new_engine_harness(tmp_path, Settings()).run("export", run_options(request))
     assert outcome.state == "finished", outcome
-    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / file).is_file()
