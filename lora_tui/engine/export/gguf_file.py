@@ -20,7 +20,6 @@ from lora_tui.engine.export.gguf_vocabulary import write_vocabulary
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import LoadProgress
 
-
 NUMBER_FORMS: Final = ("f16", "bf16", "q8_0", "f32")
 """How the numbers of a model's matrices can be written here, the first by default."""
 

@@ -60,6 +60,11 @@ class GgufLayout:
         self.config = config
         self.head_size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         self.rope = _rope_of(config)
+        if (assumed := _not_as_assumed(found.name, config, self.head_size)) is not None:
+            raise UsageError(
+                f"--format gguf: llama.cpp computes every {found.name} with {assumed}, which this model has not. "
+                "--format merged writes it as it is."
+            )
         self._names: TensorNameMap = get_tensor_name_map(found.arch, config.num_hidden_layers)
 
     def write_head(self, writer: GGUFWriter) -> None:
@@ -130,6 +135,28 @@ class GgufLayout:
         between = 1 / ((1 - smooth) / factor + smooth)
         factors = torch.where(length > original / low, torch.full_like(length, factor), between)
         return torch.where(length < original / high, torch.ones_like(length), factors)
+
+
+def _not_as_assumed(family: str, config: PretrainedConfig, head_size: int) -> str | None:
+    """Return what llama.cpp takes for granted in a family and this model has otherwise: the file cannot say it."""
+    wanted = "gelu_pytorch_tanh" if family.startswith("gemma") else "silu"
+    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", wanted)
+    if activation != wanted:
+        return f"hidden_act = {wanted}"
+    if getattr(config, "use_sliding_window", False):
+        return "attention to the whole text"
+    if not family.startswith("gemma"):
+        return None
+    # The 27B models, known by their layers, scale by another size: `llama-model.cpp` has the same numbers.
+    is_largest = config.num_hidden_layers == (46 if family == "gemma2" else 62)
+    size = config.hidden_size // config.num_attention_heads if is_largest else head_size
+    if config.query_pre_attn_scalar != size:
+        return f"query_pre_attn_scalar = {size}"
+    every = 2 if family == "gemma2" else 6
+    layers = [
+        "full_attention" if (n + 1) % every == 0 else "sliding_attention" for n in range(config.num_hidden_layers)
+    ]
+    return None if list(config.layer_types) == layers else f"every {every}. layer seeing the whole text"
 
 
 def _rope_of(config: PretrainedConfig) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _llama_cpp(base_model: str, lora: Lora) -> Iterator[str]:
         yield f"The adapter alone cannot be written for llama.cpp: {obstacle}."
         return
     base = shlex.quote(base_model) if base_model.endswith(".gguf") else "BASE.gguf"
-    yield "Or the adapter alone, for llama.cpp's server (Ollama takes none since 0.34.1), beside its base model as GGUF:"
+    yield "Or the adapter alone, for llama.cpp (Ollama takes none since 0.34.1), beside its base model as GGUF:"
     yield _block(
         "sh",
         f"{_EXPORT} gguf-lora --adapter {FOLDER} --output tuned-lora",

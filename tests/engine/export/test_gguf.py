@@ -36,6 +36,7 @@ from lora_tui.engine.export.modelfile import PLAIN_CHAT_TEMPLATE, go_template, m
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.training.checkpoint import save_adapter
 from lora_tui.engine.training.lora import create_lora_model
+from lora_tui.errors import UsageError
 from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import make_tokenizer
 
@@ -49,7 +50,7 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-_GEMMA = {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 16}
+_GEMMA = {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 32}
 FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "llama, tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
@@ -195,6 +196,25 @@ def test_what_llama_cpp_has_no_place_for_is_refused(engine_harness: EngineHarnes
     assert outcome.error is not None
     assert "models of type gpt2" in outcome.error
     assert "--format merged" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act = silu"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ("qwen2", {"use_sliding_window": True}, "whole text"),
+        ("gemma 2", {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar = 32"),
+        ("gemma 3", {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar = 32"),
+        ("gemma 3", {"layer_types": ["full_attention", "sliding_attention"]}, "every 6. layer"),
+    ],
+)
+def test_what_the_file_cannot_say_is_refused(family: str, changes: dict[str, Any], said: str) -> None:
+    kind, _, own = FAMILIES[family]
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    GgufLayout(kind(**{**sizes, **own}))
+    with pytest.raises(UsageError, match=said):
+        GgufLayout(kind(**{**sizes, **own, **changes}))
 
 
 @pytest.mark.parametrize("option", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}], ids=str)
