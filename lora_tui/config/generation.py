@@ -147,7 +147,9 @@ class DataGeneration(Section):
     budget_dollars: NotNegative = Field(
         0.0, description="Stop when calls have cost this many US dollars by those two prices; 0 = no cap."
     )
-    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Calls in flight at once, at most.")
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
+        512, description="Calls in flight at once, at most; how many the endpoint can use is found while it works."
+    )
     timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
     give_up_after: NotNegative = Field(
         3600.0, description="Seconds for which an endpoint that stops answering is waited for; 0 = end the run at once."

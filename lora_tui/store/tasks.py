@@ -31,12 +31,12 @@ async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:
     return int(await t.value("SELECT total_changes()")) - before
 
 
-async def pending_tasks(store: Store, run_id: int, kind: str, limit: int) -> list[TaskRow]:
-    """Return the oldest pending tasks of a kind."""
+async def pending_tasks(store: Store, run_id: int, kind: str, limit: int, after: int = 0) -> list[TaskRow]:
+    """Return the oldest pending tasks of a kind, of those planned later than the one with the id `after`."""
     return await store.all(
         TaskRow,
-        "SELECT * FROM tasks WHERE run_id=? AND kind=? AND state='pending' ORDER BY id LIMIT ?",
-        (run_id, kind, limit),
+        "SELECT * FROM tasks WHERE run_id=? AND kind=? AND state='pending' AND id>? ORDER BY id LIMIT ?",
+        (run_id, kind, after, limit),
     )
 
 

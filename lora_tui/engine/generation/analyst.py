@@ -77,14 +77,18 @@ class Analyst:
         self._tokens = sum(await tasks.tokens_of_kind(store, run_id, ANALYSE))
         self._under_way = bool(await tasks.pending_tasks(store, run_id, ANALYSE, 1))
 
-    async def plan_due(self, accepted: int, *, last: bool = False) -> None:
-        """Plan the analysis that is due with so many accepted pairs, if one is; the `last` one waits for no time."""
+    async def plan_due(self, accepted: int, *, last: bool = False) -> bool:
+        """Plan the analysis that is due with so many accepted pairs, if one is; returns whether.
+
+        The `last` one waits for no time.
+        """
         due = accepted // self._interval * self._interval
         over = self._seconds > _FREE_SECONDS + TIME_SHARE * (self._clock() - self._began)
         if due <= self._planned or self._under_way or (over and not last):
-            return
+            return False
         self._under_way, self._planned = True, due
         await self._plan(due)
+        return True
 
     async def _plan(self, number: int) -> None:
         async with self._ctx.store.transaction() as t:

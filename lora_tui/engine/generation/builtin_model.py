@@ -101,7 +101,8 @@ class BuiltinModel:
     """`GenerationModel` on SmolLM2-135M-Instruct, on the engine's torch thread."""
 
     name = BUILTIN
-    concurrency = 2 * _BATCH
+    concurrency = 4 * _BATCH
+    endpoint_load = None
     check_key = ""
     """It is not asked about canary pairs: the round trip tells 1 of 12 (``tests.bench.builtin_judge``)."""
 

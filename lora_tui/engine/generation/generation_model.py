@@ -167,6 +167,19 @@ class WrittenTexts:
     by_rule: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointLoad:
+    """How busy an endpoint is: requests in flight, how many it is given at most, and what it writes, in tokens/s.
+
+    `found`: the limit is the result of the search for the number at which it writes fastest, and no longer moves.
+    """
+
+    in_flight: int
+    limit: int
+    tokens_per_s: float
+    found: bool
+
+
 class CallRecord(Protocol):
     """Record of one call's attempts. Every `begin_attempt` is followed by exactly one `end_attempt`."""
 
@@ -207,10 +220,19 @@ class TextModel(Protocol):
 
 
 class GenerationModel(Protocol):
-    """A model that writes pairs, and the judges beside it. It runs `concurrency` calls at a time and queues others."""
+    """A model that writes pairs, and the judges beside it."""
 
     name: str
-    concurrency: int
+
+    @property
+    def concurrency(self) -> int:
+        """Calls that should be under way now, those that wait for their turn or their next try among them."""
+        ...
+
+    @property
+    def endpoint_load(self) -> EndpointLoad | None:
+        """How busy its endpoint is; None where it has none."""
+        ...
 
     @property
     def judges(self) -> Sequence[Judge]:

@@ -1,15 +1,15 @@
 """The coordinator of a generation run: which task starts next, what its end means, and when the run is over.
 
-It starts a bounded number of tasks and waits for the first to end. Judging comes before writing, and no more judge
-calls are in flight than pairs are missing, so the target is never overshot. All that is known of a run is in the store:
-a killed run is resumed by starting again over the same rows, and only what was in flight is done twice.
+It starts as many tasks as the model has room for, and waits for the first to end. Judging comes before writing, and no
+more judge calls are in flight than pairs are missing, so the target is never overshot. All that is known of a run is in
+the store: a killed run is resumed by starting again over the same rows, and only what was in flight is done twice.
 
 Beside it stands `RunControl`, by which people pause the run, let it continue, and have its pairs counted anew.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.output import write_accepted
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE
+from lora_tui.engine.generation.task_queue import TaskQueue
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import Emit, RunContext
@@ -32,6 +33,9 @@ END_GRACE = 5.0
 
 _MOST_UNJUDGED = 8
 """Pairs in a row that no judge could be asked about, with none judged before: more would be paid for in vain."""
+
+_MOST_PER_CALL = 5
+"""Pairs that a call asks for at most: so many fewer calls are planned at a time than pairs are missing."""
 
 _PROGRESS_SECONDS = 0.3
 
@@ -109,16 +113,14 @@ class RunControl:
         while self.paused:
             if self._stop.is_set():
                 raise CallStopped
-            await _wait_for_any((), self._unpaused, self._stop)
+            await _wait_for_any(self._unpaused, self._stop)
 
 
-async def _wait_for_any(
-    running: Iterable[asyncio.Task[None]], *events: asyncio.Event, seconds: float | None = None
-) -> None:
-    """Wait until one of the tasks has ended or one of the events is set, `seconds` at most."""
+async def _wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Wait until one of the events is set, `seconds` at most."""
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait([*running, *waiting], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for one in waiting:
             one.cancel()
@@ -133,13 +135,16 @@ class Pipeline:
         self._progress = workers.progress
         self._control = control
         self._output = Path(ctx.settings.data_generation.output_file)
-        self._max_running = 2 * workers.model.concurrency  # half of them may be waiting for a retry
+        self._queue = TaskQueue(ctx.store, ctx.run_id)
         self._running: dict[asyncio.Task[None], TaskRow] = {}
+        self._ended: list[asyncio.Task[None]] = []  # of those running, that have ended and are not collected yet
+        self._has_ended = asyncio.Event()
+        self._judging = 0  # of those running
         self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
         self._tried_again: set[int] = set()  # tasks that were suspended before
         self._unjudged: dict[int, tuple[TaskRow, str]] = {}  # judge tasks that failed before any was answered
         self._judge_works = workers.progress.accepted > 0
-        self._budget_spent = False
+        self._unaffordable: set[str] = set()  # kinds of task for which the budget has no room, as far as is known
         self._reported_at = 0.0
         self._written_at = 0.0
 
@@ -176,6 +181,7 @@ class Pipeline:
         if self._control.recount_wanted:
             self._control.recount_wanted = False
             await self._workers.recount()
+            self._queue.read_anew({task.id for task in self._out})
 
     async def _start_tasks(self) -> None:
         """Start what can start: a check of the judges, an analysis that is due, then judging, then writing.
@@ -183,25 +189,27 @@ class Pipeline:
         Where calls cost money, or a judge may be refused, the check comes before all else. A server of one's own takes
         it beside the first pairs, once it is known what its model can do at all.
         """
-        if self._budget_spent:
-            return
+        self._progress.concurrency = self._workers.model.concurrency
         if self._workers.check_first or any(self._progress.counts.values()):
             for task in await self._next(CHECK, self._capacity):
                 self._start(task)
         if self._workers.check_first and any(task.kind == CHECK for task in self._running.values()):
             return
-        judging = sum(task.kind == JUDGE for task in self._running.values())
-        await self._workers.analyst.plan_due(self._progress.accepted, last=self._progress.missing == 0)
+        if await self._workers.analyst.plan_due(self._progress.accepted, last=self._progress.missing == 0):
+            self._queue.announce(ANALYSE)
         for task in await self._next(ANALYSE, self._capacity):
             self._start(task)
-        for task in await self._next(JUDGE, min(self._capacity, self._progress.missing - judging)):
+        for task in await self._next(JUDGE, min(self._capacity, self._progress.missing - self._judging)):
             self._start(task)
         while self._capacity > 0 and self._progress.missing and self._progress.wants_pairs:
+            if GENERATE in self._unaffordable:
+                return
             found = await self._next(GENERATE, 1)
             if found:
                 self._start(found[0])
             else:
-                await self._workers.planner.plan(1)
+                await self._workers.planner.plan(max(1, min(self._capacity, self._progress.wanted // _MOST_PER_CALL)))
+                self._queue.announce(GENERATE)
 
     @property
     def _only_surplus(self) -> bool:
@@ -210,20 +218,32 @@ class Pipeline:
 
     @property
     def _capacity(self) -> int:
-        return self._max_running - len(self._running)
+        return self._progress.concurrency - len(self._running)
+
+    @property
+    def _out(self) -> Iterator[TaskRow]:
+        """The tasks that are under way, or wait to be tried again or given up."""
+        yield from self._running.values()
+        for task, _ in (*self._suspended.values(), *self._unjudged.values()):
+            yield task
 
     async def _next(self, kind: str, wanted: int) -> list[TaskRow]:
         """Return up to `wanted` pending tasks that are neither running nor suspended."""
-        if wanted <= 0:
+        if wanted <= 0 or kind in self._unaffordable:
             return []
-        taken = {task.id for task in self._running.values()} | self._suspended.keys() | self._unjudged.keys()
-        page = await tasks.pending_tasks(self._ctx.store, self._ctx.run_id, kind, len(taken) + wanted)
-        return [task for task in page if task.id not in taken][:wanted]
+        return await self._queue.take(kind, wanted)
 
     def _start(self, task: TaskRow) -> None:
         if task.kind == GENERATE:
             self._progress.requested += int(task.slot["count"])
-        self._running[asyncio.create_task(self._run_task(task))] = task
+        self._judging += task.kind == JUDGE
+        running = asyncio.create_task(self._run_task(task))
+        self._running[running] = task
+        running.add_done_callback(self._note_end)
+
+    def _note_end(self, ended: asyncio.Task[None]) -> None:
+        self._ended.append(ended)
+        self._has_ended.set()
 
     async def _run_task(self, task: TaskRow) -> None:
         workers = self._workers
@@ -247,25 +267,42 @@ class Pipeline:
 
     async def _wait_for_one(self) -> None:
         """Wait until a task has ended, or until people ask for something."""
-        await _wait_for_any(self._running, self._ctx.stop_async, self._control.changed)
+        await self._wait()
         await self._collect_ended()
         self._report_progress()
 
+    async def _wait(self, seconds: float | None = None) -> None:
+        """Return when a task has ended, people ask for something or the run is to stop; after `seconds` at most."""
+        if not self._has_ended.is_set():
+            await _wait_for_any(self._has_ended, self._ctx.stop_async, self._control.changed, seconds=seconds)
+
     async def _collect_ended(self) -> None:
-        for ended in [running for running in self._running if running.done()]:
-            await self._collect(ended)
+        self._has_ended.clear()
+        ended, self._ended = self._ended, []
+        for position, one in enumerate(ended):
+            try:
+                await self._collect(one)
+            except BaseException:
+                self._ended += ended[position + 1 :]
+                raise
 
     async def _collect(self, ended: asyncio.Task[None]) -> None:
         """Take a task's end into account. Raises what concerns the whole run."""
-        task = self._running.pop(ended)
+        task = self._running.pop(ended, None)
+        if task is None:
+            return
+        self._judging -= task.kind == JUDGE
         if task.kind == GENERATE:
             self._progress.requested -= int(task.slot["count"])
+            self._queue.announce(JUDGE)
         try:
             ended.result()
         except CallStopped:
+            self._queue.put_back(task)
             return
         except BudgetSpent:
-            self._budget_spent = True
+            self._unaffordable.add(task.kind)
+            self._queue.put_back(task)
             return
         except CallFailed as failure:
             if failure.transient:
@@ -277,9 +314,12 @@ class Pipeline:
                     raise UnfitJudgeError(self._no_judgements(str(failure))) from None
             else:
                 await self._workers.give_up(task, str(failure))
-            self._budget_spent = False
+            self._unaffordable.clear()
             return
-        self._budget_spent = False
+        self._unaffordable.clear()
+        if task.id in self._workers.reopened:
+            self._workers.reopened.discard(task.id)
+            self._queue.put_back(task)
         await self._give_up_or_try_again()
         if task.kind == JUDGE:
             self._judge_works = True
@@ -290,6 +330,8 @@ class Pipeline:
         for task, reason in self._suspended.values():
             if task.id in self._tried_again:
                 await self._workers.give_up(task, reason)
+            else:
+                self._queue.put_back(task)
         self._tried_again |= self._suspended.keys()
         self._suspended.clear()
 
@@ -309,18 +351,19 @@ class Pipeline:
     async def _end_of_run(self) -> RunEnd | None:
         """Return why nothing is left to do; None where a person's verdict has changed that."""
         if await self._workers.recount():
+            self._queue.read_anew(set())
             return None
         if self._progress.missing == 0:
             await self._workers.finish()
             return RunEnd.TARGET
-        return RunEnd.BUDGET if self._budget_spent else RunEnd.NOTHING_NEW
+        return RunEnd.BUDGET if self._unaffordable else RunEnd.NOTHING_NEW
 
     async def _drain(self, grace: float, interrupt: asyncio.Event | None = None) -> None:
         """Let calls in flight be answered for `grace` seconds, then cancel them; `interrupt` returns at once."""
         deadline = time.monotonic() + grace
-        interrupts = () if interrupt is None else (interrupt,)
         while self._running and (left := deadline - time.monotonic()) > 0:
-            await _wait_for_any(self._running, *interrupts, seconds=left)
+            if not self._has_ended.is_set():
+                await _wait_for_any(self._has_ended, *(() if interrupt is None else (interrupt,)), seconds=left)
             await self._collect_ended()
             if interrupt is not None and interrupt.is_set():
                 return
@@ -331,16 +374,23 @@ class Pipeline:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
+        self._ended.clear()
+        self._judging = self._progress.requested = 0
 
     def _report_progress(self) -> None:
         now = time.monotonic()
         if now - self._reported_at < _PROGRESS_SECONDS and self._progress.missing:
             return
         self._reported_at = now
-        counts = self._progress.counts
+        counts, load = self._progress.counts, self._workers.model.endpoint_load
+        in_flight = len(self._running) if load is None else load.in_flight
         note = (
             f"pass {self._workers.planner.round}, {counts['rejected']} rejected, {counts['review']} for review, "
-            f"{counts['waiting']} to judge, {len(self._running)} in flight"
+            f"{counts['waiting']} to judge, {in_flight} in flight"
         )
+        found: dict[str, object] = {}
+        if load is not None:
+            speed = round(load.tokens_per_s, 1)
+            found = {"in_flight": in_flight, "limit": load.limit, "limit_found": load.found, "tokens_per_s": speed}
         done, total = self._progress.accepted, self._progress.target
-        self._ctx.emit("progress", phase="generating", done=done, total=total, note=note)
+        self._ctx.emit("progress", phase="generating", done=done, total=total, note=note, **found)

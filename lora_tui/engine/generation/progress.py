@@ -3,6 +3,7 @@
 Pure arithmetic over counts: the workers report what happened, the pipeline asks what to do.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,23 +11,27 @@ _LOWEST_ACCEPTANCE = 0.1
 _PRIOR_ACCEPTED = 4
 """Pairs that count as accepted before any is: an early rejection must not look like a trend."""
 
-_QUEUE_PER_CALL = 4
-"""Pairs that may wait for the judge, for each call that may run at a time."""
+_QUEUE_PER_CALL = 2
+"""Pairs that may wait for the judge, for each call that may be under way."""
+
+MOST_FRUITLESS = 500
+"""Calls in a row without an accepted pair after which a run ends, however many passages there are."""
 
 
 class GenerationProgress:
     """Counts of a run: `counts` are pairs by state, ``waiting`` those that passed the gates and are not judged yet.
 
-    `requested` is how many pairs the calls in flight ask for, `fruitless` how many calls in a row had none accepted.
+    `requested` is how many pairs the calls in flight ask for, `fruitless` how many calls in a row had none accepted,
+    `concurrency` how many calls may be under way now.
     """
 
     def __init__(self, target: int, fruitless_limit: int, concurrency: int, counts: dict[str, int]) -> None:
         self.target = target
-        self.fruitless_limit = fruitless_limit
+        self.fruitless_limit = min(fruitless_limit, MOST_FRUITLESS)
+        self.concurrency = concurrency
         self.fruitless = 0
         self.requested = 0
         self.counts = Counter(counts)
-        self._max_waiting = _QUEUE_PER_CALL * concurrency
         self._undecided: dict[int, int] = {}  # waiting pairs by the task that wrote them
 
     @property
@@ -47,18 +52,19 @@ class GenerationProgress:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the last calls, about one for every passage, had no pair accepted."""
+        """Whether the last calls, about one for every passage or `MOST_FRUITLESS`, had no pair accepted."""
         return self.fruitless >= self.fruitless_limit
 
     @property
     def wants_pairs(self) -> bool:
         """Whether another call for pairs should begin: those under way will not do, and the judge keeps up."""
+        return not self.exhausted and self.wanted > 0 and self.counts["waiting"] < _QUEUE_PER_CALL * self.concurrency
+
+    @property
+    def wanted(self) -> int:
+        """How many more pairs to ask for, so that with those under way enough should be accepted."""
         under_way = self.counts["waiting"] + self.requested
-        return (
-            not self.exhausted
-            and under_way * self.acceptance_rate < self.missing
-            and self.counts["waiting"] < self._max_waiting
-        )
+        return max(0, math.ceil(self.missing / self.acceptance_rate - under_way))
 
     def add_proposed(self, task_id: int, waiting: int, rejected: int) -> None:
         """Count the pairs that a call for pairs brought; 0 and 0 where it failed."""

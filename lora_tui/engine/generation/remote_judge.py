@@ -162,17 +162,18 @@ class RemoteJudge:
             metrics = {}
             for dimension in DIMENSIONS:
                 messages = self._prompts.judge_dimension(passage, pair, dimension)
-                chat = ChatRequest(self.name, messages, chosen.max_tokens, sampling)
+                chat = ChatRequest(self.name, messages, chosen.max_tokens, sampling, ahead=True)
                 metrics[f"judge_{dimension}"] = await self._calls.ask(chat, call, "evaluation", read_yes_or_no)
             written = ", ".join(f"{name} {metrics[f'judge_{name}']:.0%}" for name in DIMENSIONS)
             return Judgement(metrics, f"probability of yes: {written}", "yes/no")
-        chat = ChatRequest(self.name, self._prompts.judge(passage, pair), chosen.max_tokens, sampling)
+        messages = self._prompts.judge(passage, pair)
+        chat = ChatRequest(self.name, messages, chosen.max_tokens, sampling, ahead=True)
         if form == "levels":
             messages = self._prompts.judge(passage, pair, in_json=True)
             enforcement = self._writing.enforcement_of("flat") if self.name == self._chosen.model else "none"
             # Three keys and digits take some 25 tokens.
             most = max(chosen.max_tokens, 60)
-            chat = ChatRequest(self.name, messages, most, sampling, LEVELS_SCHEMA, enforcement)
+            chat = ChatRequest(self.name, messages, most, sampling, LEVELS_SCHEMA, enforcement, ahead=True)
         return await self._calls.ask(chat, call, "evaluation", read_judgement)
 
     def _record(self, form: JudgeForm, fault: str | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.analysis import describe
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
-from lora_tui.engine.generation.generation_model import CallRecord, PairRequest, Proposals
+from lora_tui.engine.generation.generation_model import CallRecord, EndpointLoad, PairRequest, Proposals
 from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.remote_judge import RemoteJudge
@@ -37,7 +37,16 @@ class RemoteModel:
             RemoteJudge(judge, chosen, self._calls, self._prompts, warn, self._writer.forms) for judge in chosen.judges
         )
         self.texts = RemoteTexts(chosen, self._calls, self._prompts.mark, warn, self._writer.forms)
-        self.concurrency = chosen.max_concurrency
+
+    @property
+    def concurrency(self) -> int:
+        """Calls that should be under way: as many as the endpoint can take, and some that follow at once."""
+        return self._calls.endpoint.room
+
+    @property
+    def endpoint_load(self) -> EndpointLoad:
+        """How busy the endpoint is."""
+        return self._calls.endpoint.load
 
     async def close(self) -> None:
         """Close the connections."""

@@ -67,6 +67,8 @@ class Workers:
     check_first: bool = False
     earlier: EarlierPairs = field(default_factory=EarlierPairs)
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
+    reopened: set[int] = field(default_factory=set)
+    """Judge tasks (ids) that ended without a verdict and stay pending: people gave their pair another text."""
     _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
 
@@ -276,6 +278,8 @@ class Workers:
         """End the judging of a pair that a person has decided; a pair with a new text stays to be judged."""
         if (await self._pair(task)).state != "waiting":
             await self._end(task, "cancelled", "the pair was decided in the meantime")
+        else:
+            self.reopened.add(task.id)
         await self.recount()
 
     async def _decide(self, task: TaskRow, judged: PairRow, call: StoredCall | None, verdict: "_Verdict") -> None:
@@ -297,7 +301,8 @@ class Workers:
                 await tasks.end_task(t, task.id, "done", "a person decided in the meantime")
                 if _same_text(judged, pair):
                     await store_generation.put_metrics(t, pair.id, verdict.metrics, verdict.details)
-            # else it has another text by now: its task stays to be done
+            else:  # it has another text by now
+                self.reopened.add(task.id)
         if decided:
             self._count_verdict(judged, verdict.decision.verdict)
         else:

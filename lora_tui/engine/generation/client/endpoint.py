@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from lora_tui.config.generation import DataGeneration
@@ -27,7 +27,15 @@ from lora_tui.engine.generation.client.answers import (
 from lora_tui.engine.generation.client.contact import Contact
 from lora_tui.engine.generation.client.enforcement import ENFORCEMENT_PARAMETERS
 from lora_tui.engine.generation.client.outage import Outage
-from lora_tui.engine.generation.client.rate_limit import AdaptiveLimit, RateHold, asked_wait, backoff
+from lora_tui.engine.generation.client.rate_limit import (
+    AdaptiveLimit,
+    Place,
+    RateHold,
+    RetryWaits,
+    TransientFailure,
+    asked_wait,
+    backoff,
+)
 from lora_tui.engine.generation.client.refusals import (
     REFUSAL_STATUSES,
     ErrorAnswer,
@@ -53,7 +61,13 @@ from lora_tui.engine.generation.client.wire import (
     shown_url,
     stored_id,
 )
-from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, CallStopped, EndpointGoneError
+from lora_tui.engine.generation.generation_model import (
+    CallFailed,
+    CallRecord,
+    CallStopped,
+    EndpointGoneError,
+    EndpointLoad,
+)
 from lora_tui.engine.runtime.context import Emit
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import holds_value, is_placeholder, redact, register_key_variable
@@ -66,23 +80,6 @@ _GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
 _MAX_REFUSALS, _MAX_REDIRECTS = 12, 3
 _LONGEST_MESSAGE = 4000
 """Characters of an error body that are looked at."""
-
-_SECONDS_BETWEEN_REPORTS, _SHORTEST_TOLD = 2.0, 0.5
-
-
-class _TransientFailure(Exception):  # noqa: N818  # never leaves this module
-    """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for.
-
-    `unreachable`: no connection came about.
-    """
-
-    def __init__(
-        self, reason: str, wait: float | None = None, *, rate_limited: bool = False, unreachable: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        self.rate_limited = rate_limited
-        self.unreachable = unreachable
 
 
 class _Refused(Exception):  # noqa: N818  # never leaves this module
@@ -117,7 +114,7 @@ class Endpoint:
         self._warn = warn
         self._emit = emit
         self._stop = stop
-        self._limit = AdaptiveLimit(chosen.max_concurrency)
+        self._limit = AdaptiveLimit(chosen.max_concurrency, chosen.timeout, self._warn_of_overdue)
         self._unproven_lock = asyncio.Lock()
         self._reached = False  # a request was answered
         self._fatal: str | None = None  # why no request will be answered
@@ -125,7 +122,7 @@ class Endpoint:
         self._failures = 0  # attempts that failed since the last answer
         self._exhausted = self._answers = 0  # calls that ran out of tries since the last answer; answers
         self._active = 0  # calls
-        self._reported_at = 0.0
+        self._waits = RetryWaits(stop, emit, chosen.generation.max_retries + 1)
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
         who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
@@ -156,13 +153,14 @@ class Endpoint:
         failed = refusals = 0
         answers = answers_before = self._answers
         while True:
-            await self._sleep(self._hold.seconds)
+            await self._waits.sleep(self._hold.seconds)
             looks = await self._outage.turn()
             try:
-                async with self._alone_until_proven(capabilities, request), self._limit:
+                proven = self._alone_until_proven(capabilities, request)
+                async with proven, self._limit.place(ahead=request.ahead) as place:
                     if self._hold.seconds > 0 or (self._outage.lasts and not looks):
                         continue  # held back while this call waited for its turn
-                    reply = await self._attempt(request, capabilities, call)
+                    reply = await self._attempt(request, capabilities, call, place)
             except _Refused as refused:
                 self._outage.end()
                 refusals += 1
@@ -171,7 +169,7 @@ class Endpoint:
                     if exceeds_context(str(refused)):
                         fault = "passage and reply do not fit the model; lower data_generation.chunk_tokens"
                     raise CallFailed(f"{fault} ({refused})") from None
-            except _TransientFailure as failure:
+            except TransientFailure as failure:
                 self._failures += 1
                 patience = self._chosen.give_up_after
                 if failure.rate_limited and self._answers > answers:
@@ -194,8 +192,8 @@ class Endpoint:
                     continue
                 jitter = backoff(failed - 1, self._chosen.generation.initial_delay, self._random)
                 wait = jitter if failure.wait is None else failure.wait + min(jitter, 1.0)
-                self._report_retry(failure, max(wait, self._hold.seconds), failed)
-                await self._sleep(wait)
+                self._waits.report(failure, max(wait, self._hold.seconds), failed)
+                await self._waits.sleep(wait)
             else:
                 self._answered()
                 return reply
@@ -216,7 +214,7 @@ class Endpoint:
                     return
         yield
 
-    async def _attempt(self, request: Request, capabilities: Capabilities, call: CallRecord) -> ChatReply:
+    async def _attempt(self, request: Request, capabilities: Capabilities, call: CallRecord, place: Place) -> ChatReply:
         if self._stop.is_set():
             raise CallStopped
         if self._fatal is None:
@@ -226,6 +224,7 @@ class Endpoint:
         prompt = estimated_prompt_tokens(request)
         parameters = capabilities.parameters(request)
         attempt = await call.begin_attempt(prompt + request.max_tokens)
+        self._limit.leaves_now(place)
         try:
             async with asyncio.timeout(self._chosen.timeout):
                 path = "/completions" if isinstance(request, CompletionRequest) else "/chat/completions"
@@ -239,7 +238,8 @@ class Endpoint:
             unreached = never_connected(problem)
             reason = "no connection came about" if unreached else f"no answer within {self._chosen.timeout:g} s"
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "timeout", error=reason))
-            raise await self._failed_connection(reason, request.model, unreached=unreached) from None
+            overdue = not unreached
+            raise await self._failed_connection(reason, request.model, unreached=unreached, overdue=overdue) from None
         except (ConnectError, ConnectionBroken) as problem:
             reason, unreached = self._redacted_line(root_cause(problem)), never_connected(problem)
             await call.end_attempt(attempt, AttemptEnd("unreached" if unreached else "connection", error=reason))
@@ -248,19 +248,20 @@ class Endpoint:
             what = "is not JSON: " if isinstance(problem, NotJson) else "cannot be read: "
             reason = f"the answer {what}{self._redacted_line(str(problem), 80)}"
             await call.end_attempt(attempt, AttemptEnd("malformed", error=reason, http_status=200))
-            raise _TransientFailure(reason) from None
+            raise TransientFailure(reason) from None
         except asyncio.CancelledError:
             await call.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
             raise
         if error is not None:
             raise await self._failed_status(attempt, call, error, answer.headers, request.model, parameters)
         capabilities.prove(parameters)
+        self._limit.answered(place, reply.usage.completion_tokens)
         return reply
 
-    async def _failed_connection(self, reason: str, model: str, *, unreached: bool) -> Exception:
+    async def _failed_connection(self, reason: str, model: str, *, unreached: bool, overdue: bool = False) -> Exception:
         """Return what a lost or missing connection means: before anything was answered, the address is at fault."""
         if self._reached or self._answers:
-            return _TransientFailure(f"the connection failed ({reason})", unreachable=unreached)
+            return TransientFailure(f"the connection failed ({reason})", unreachable=unreached, overdue=overdue)
         hint = ""
         address = self._contact.address
         if address.startswith("http://") and not unreached and await speaks_tls(address):
@@ -268,7 +269,7 @@ class Endpoint:
         elif unreached and await may_speak_no_tls(address, reason):
             hint = f"\nThe port takes connections, but no TLS: perhaps data_generation.base_url is http{self._url[5:]}."
         elif not unreached:
-            return _TransientFailure(f"the connection failed ({reason})")
+            return TransientFailure(f"the connection failed ({reason})", overdue=overdue)
         hint = hint or (
             f"\nStart the server that answers for {model}, or set data_generation.base_url "
             f"(the key comes from {self._key_name})."
@@ -333,15 +334,14 @@ class Endpoint:
                 return CallFailed(f"passage and reply do not fit the model; lower data_generation.chunk_tokens {said}")
             case "rate" | "busy":
                 asked = asked_wait(headers, error.details, time.time())
-                self._limit.decrease()
                 if self._hold.limit(asked):
                     wait = f"asks to wait {self._hold.seconds:.0f} s (HTTP {status})"
                     self._warn(f"{self._url} {wait}; the run goes on after that.")
-                return _TransientFailure(f"HTTP {status}: {text}", asked, rate_limited=True)
+                return TransientFailure(f"HTTP {status}: {text}", asked, rate_limited=True)
             case "server":
                 if headers.get("x-should-retry") == "false":
                     return CallFailed(f"HTTP {status}: {text}", transient=True)
-                return _TransientFailure(f"HTTP {status}: {text}", asked_wait(headers, error.details, time.time()))
+                return TransientFailure(f"HTTP {status}: {text}", asked_wait(headers, error.details, time.time()))
         # llama-cpp-python answers 500 to `logprobs` that its model was not loaded for.
         if meaning == "parameter" or status in REFUSAL_STATUSES:
             self._reached = True
@@ -352,7 +352,7 @@ class Endpoint:
         """Follow a redirect within the same host, by the address of all further requests; refuse any other."""
         base, shown = redirected_base(self._contact.address, location), self._redacted_line(shown_url(location))
         if base == self._contact.address.rstrip("/"):
-            return _TransientFailure(f"HTTP {status}: it redirects to itself")
+            return TransientFailure(f"HTTP {status}: it redirects to itself")
         if base is None or self._redirects == _MAX_REDIRECTS:
             return UnreachableError(
                 f"{self._url} redirects to {shown or 'nowhere'} (HTTP {status}); neither key nor passages are sent "
@@ -362,7 +362,7 @@ class Endpoint:
         self._contact.address = base
         self._http.base_url = base
         self._warn(f"{self._url} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
-        return _TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
+        return TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
 
     def _adapt(self, capabilities: Capabilities, request: Request, refused: _Refused) -> bool:
         """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
@@ -385,10 +385,9 @@ class Endpoint:
         self._failures = self._exhausted = 0
         self._hold.answered()
         self._answers += 1
-        self._limit.record_success()
         self._outage.end()
 
-    def _is_away(self, failure: "_TransientFailure") -> bool:
+    def _is_away(self, failure: TransientFailure) -> bool:
         """Tell whether a failure is that of the whole endpoint, which has answered before."""
         if failure.rate_limited or not (self._answers or self._reached):
             return False
@@ -409,27 +408,29 @@ class Endpoint:
             raise EndpointGoneError(self._outage.gone(reason))
         self._outage.begin(reason, unreachable=False)
 
-    def _report_retry(self, failure: "_TransientFailure", wait: float, tries: int) -> None:
-        """Report that a call failed and is tried again: now and then, not each of them."""
-        now = time.monotonic()
-        if now - self._reported_at < _SECONDS_BETWEEN_REPORTS or wait < _SHORTEST_TOLD:
-            return
-        self._reported_at = now
-        of = {} if failure.rate_limited else {"try": tries, "tries": self._chosen.generation.max_retries + 1}
-        self._emit("retry", reason=one_line(redact(str(failure)), 160), seconds=round(wait, 1), **of)
+    def _warn_of_overdue(self, before: int, after: int) -> None:
+        if after < before:
+            self._warn(
+                f"{self._url} gave no answer within {self._chosen.timeout:g} s with {before} requests in flight; from "
+                f"now on {after} at most. Raise data_generation.timeout if replies need longer."
+            )
+
+    @property
+    def load(self) -> EndpointLoad:
+        """How busy the endpoint is."""
+        search = self._limit.search
+        return EndpointLoad(self._limit.in_flight, search.limit, search.goodput, search.found)
+
+    @property
+    def room(self) -> int:
+        """Calls that should be under way: those in flight, some to follow at once, some that wait to try again."""
+        limit = self._limit.limit
+        return limit + max(2, limit // 4) + min(limit, self._waits.sleeping)
 
     @property
     def shown_url(self) -> str:
         """The address as it may be shown."""
         return self._url
-
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep; raises `CallStopped` as soon as the run is to stop."""
-        if seconds > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), seconds)
-        if self._stop.is_set():
-            raise CallStopped
 
     def holds_key(self, text: str) -> bool:
         """Tell whether a text holds the key, if that could be a secret one."""

@@ -1,8 +1,7 @@
 """Rate limits: how many requests may be in flight, and how long to wait before one is tried again.
 
-The limit grows additively and shrinks multiplicatively, as in TCP congestion control: a rate limit takes a quarter
-away, once for all the requests that hit it together; twenty answers give one request back. Servers with an unbounded
-queue never send one (vLLM's default): for them the configured limit is what counts.
+`AdaptiveLimit` gives out the places for requests in flight, judging before writing; how many there are is found by
+`knee`. `RateHold` is the time for which nothing may leave.
 
 Waits are what the server asks for, else exponential backoff with jitter. The official client honours Retry-After up to
 120 s and gives up above (openai 3.54, `_base_client.py`), and it sleeps inside the call. Rate limits of small accounts
@@ -15,8 +14,17 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+
+from lora_tui.engine.generation.client.knee import KneeSearch
+from lora_tui.engine.generation.generation_model import CallStopped
+from lora_tui.engine.runtime.context import Emit
+from lora_tui.secrets import redact
+from lora_tui.text import one_line
 
 MOST_SECONDS = 900.0
 """The longest wait that is honoured. A server that asks for more is tried again after this."""
@@ -25,57 +33,144 @@ _LONGEST_BACKOFF = 60.0
 _LONGEST_HOLD = 20.0
 """Seconds: the longest hold after a rate limit that does not say how long it lasts."""
 
+_SECONDS_BETWEEN_REPORTS, _SHORTEST_TOLD = 2.0, 0.5
+
 _LONG = 20.0
 """Seconds: people are told of holds that are longer."""
 
-_DECREASE = 0.75
-_ANSWERS_PER_INCREASE = 20
+
+class TransientFailure(Exception):  # noqa: N818  # an end of one attempt, which the client deals with
+    """An attempt failed in a way that may pass; `wait` are the seconds that the server asks for.
+
+    `rate_limited`: the server has too much to do. `overdue`: it did not answer in time. `unreachable`: no connection
+    came about.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        wait: float | None = None,
+        *,
+        rate_limited: bool = False,
+        unreachable: bool = False,
+        overdue: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.rate_limited = rate_limited
+        self.unreachable = unreachable
+        self.overdue = overdue
+
+
+@dataclass(slots=True)
+class Place:
+    """One request's place among those in flight: the how-manieth it was (`rank`), and when it left."""
+
+    number: int
+    rank: int
+    sent: float
 
 
 class AdaptiveLimit:
-    """A semaphore whose size moves between 1 and `most`; an async context manager for one request in flight."""
+    """The places for requests in flight: as many as `KneeSearch` finds, `most` at most.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._semaphore = asyncio.Semaphore(most)
-        self._to_withhold = 0  # releases to swallow, so that the semaphore shrinks to `limit`
-        self._in_flight = 0
-        self._sent_before_decrease = 0  # requests in flight that left before the last decrease
-        self._answers = 0
-        self.limit = most
+    Those who wait get a place in the order in which they came, but for the ones that go `ahead`. `on_overdue` is called
+    with the limit before and after calls that were not answered in time have lowered it.
+    """
 
-    async def __aenter__(self) -> None:
-        await self._semaphore.acquire()
-        self._in_flight += 1
+    def __init__(
+        self,
+        most: int,
+        timeout: float = math.inf,
+        on_overdue: Callable[[int, int], None] = lambda before, after: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._on_overdue = on_overdue
+        self.search = KneeSearch(most, timeout, clock())
+        self._waiting: tuple[deque[asyncio.Future[int]], deque[asyncio.Future[int]]] = (deque(), deque())
+        self._numbers = 0
+        self._flying: dict[int, Place] = {}  # in the order in which they left
+        self._decreased_at = 0  # the number of the last place that was given before the last decrease
+        self.in_flight = 0
 
-    async def __aexit__(self, *exception: object) -> None:
-        self._in_flight -= 1
-        self._sent_before_decrease = max(0, self._sent_before_decrease - 1)
-        self._release()
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight."""
+        return self.search.limit
 
-    def decrease(self) -> None:
-        """Lower the limit after a rate limit, unless it hit a request that left before the last decrease."""
-        self._answers = 0
-        if self._sent_before_decrease > 0:
-            return
-        smaller = max(1, int(self.limit * _DECREASE))
-        self._to_withhold += self.limit - smaller
-        self.limit = smaller
-        self._sent_before_decrease = self._in_flight
+    @asynccontextmanager
+    async def place(self, *, ahead: bool = False) -> AsyncIterator[Place]:
+        """Hold a place for one request; wait until there is one. A `TransientFailure` of it may lower the limit."""
+        rank = await self._acquire(ahead)
+        self._numbers += 1
+        place = self._flying[self._numbers] = Place(self._numbers, rank, self._clock())
+        self.search.count(self.in_flight, place.sent)
+        try:
+            yield place
+        except TransientFailure as failure:
+            if failure.rate_limited:
+                self.search.refused(place.rank, self._clock(), same_burst=self._same_burst(place))
+            elif failure.overdue:
+                before = self.limit
+                if self.search.overdue(self._clock(), same_burst=self._same_burst(place)):
+                    self._on_overdue(before, self.limit)
+            raise
+        finally:
+            self.in_flight -= 1
+            del self._flying[place.number]
+            self.search.count(self.in_flight, self._clock())
+            self._admit()
 
-    def record_success(self) -> None:
-        """Count an answer; every twentieth raises the limit by one."""
-        self._answers += 1
-        if self.limit < self._most and self._answers >= _ANSWERS_PER_INCREASE:
-            self._answers = 0
-            self.limit += 1
-            self._release()
+    def leaves_now(self, place: Place) -> None:
+        """Count a request's time from now on: what came before was our own."""
+        place.sent = self._clock()
 
-    def _release(self) -> None:
-        if self._to_withhold:
-            self._to_withhold -= 1
-        else:
-            self._semaphore.release()
+    async def _acquire(self, ahead: bool) -> int:
+        """Wait for a place; returns the how-manieth it is."""
+        if self.in_flight < self.limit and not any(self._waiting):
+            self.in_flight += 1
+            return self.in_flight
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        queue = self._waiting[0 if ahead else 1]
+        queue.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(ValueError):  # taken out already
+                    queue.remove(turn)
+            else:  # it had its place
+                self.in_flight -= 1
+                self._admit()
+            raise
+
+    def _admit(self) -> None:
+        """Give free places to those who wait."""
+        for queue in self._waiting:
+            while queue and self.in_flight < self.limit:
+                turn = queue.popleft()
+                if not turn.done():
+                    self.in_flight += 1
+                    turn.set_result(self.in_flight)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return sum(len(queue) for queue in self._waiting)
+
+    def answered(self, place: Place, tokens: int) -> None:
+        """Take note of a reply of so many tokens."""
+        now, alone = self._clock(), place.rank == 1 and self._numbers == place.number
+        oldest = next((other.sent for other in self._flying.values() if other is not place), now)
+        self.search.answered(place.sent, tokens, now, oldest=oldest, alone=alone)
+        self._admit()
+
+    def _same_burst(self, place: Place) -> bool:
+        same = place.number <= self._decreased_at
+        if not same:
+            self._decreased_at = self._numbers
+        return same
 
 
 class RateHold:
@@ -111,6 +206,38 @@ class RateHold:
     def answered(self) -> None:
         """Take note of an answer: the limit is over."""
         self._since = None
+
+
+class RetryWaits:
+    """The waits of calls between their tries: `sleeping` is how many wait, `tries` how many each has."""
+
+    def __init__(self, stop: asyncio.Event, emit: Emit, tries: int) -> None:
+        self._stop = stop
+        self._emit = emit
+        self._tries = tries
+        self._reported_at = 0.0
+        self.sleeping = 0
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; raises `CallStopped` as soon as the run is to stop."""
+        if seconds > 0:
+            self.sleeping += 1
+            try:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), seconds)
+            finally:
+                self.sleeping -= 1
+        if self._stop.is_set():
+            raise CallStopped
+
+    def report(self, failure: TransientFailure, wait: float, tries: int) -> None:
+        """Report that a call failed and is tried again: now and then, not each of them."""
+        now = time.monotonic()
+        if now - self._reported_at < _SECONDS_BETWEEN_REPORTS or wait < _SHORTEST_TOLD:
+            return
+        self._reported_at = now
+        of = {} if failure.rate_limited else {"try": tries, "tries": self._tries}
+        self._emit("retry", reason=one_line(redact(str(failure)), 160), seconds=round(wait, 1), **of)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -111,7 +111,8 @@ class ChatRequest:
     """One request, not yet fitted to a server: `sampling` are parameters that it may not know.
 
     `schema` is the JSON schema of the reply, or None for plain text; `enforcement` how the server is to hold the model
-    to it. Penalties go out only where it is not: they push against the braces and keys that have to come again.
+    to it. Penalties go out only where it is not: they push against the braces and keys that have to come again. Of the
+    requests that wait for a place, those that go `ahead` get theirs first.
     """
 
     model: str
@@ -120,6 +121,7 @@ class ChatRequest:
     sampling: Mapping[str, float | bool]
     schema: Mapping[str, object] | None = None
     enforcement: Enforcement = "none"
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class CompletionRequest:
     max_tokens: int
     sampling: Mapping[str, float]
     stop: Sequence[str] = ()
+    ahead: bool = False
 
 
 Request = ChatRequest | CompletionRequest
