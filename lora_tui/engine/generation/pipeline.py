@@ -22,7 +22,6 @@ from lora_tui.engine.generation.task_queue import TaskQueue
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
 from lora_tui.engine.runtime.context import Emit, RunContext
-from lora_tui.store import tasks
 from lora_tui.store.rows import TaskRow
 
 STOP_GRACE = 20.0

@@ -123,7 +123,7 @@ def test_waiting_ends_at_once_when_the_run_is_stopped(harness: GenerationHarness
 def test_a_rate_limit_that_says_nothing_is_waited_out_and_told(
     harness: GenerationHarness, endpoint: RawEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_tui.engine.generation.client.endpoint._SHORTEST_TOLD", 0.0)
+    monkeypatch.setattr("lora_tui.engine.generation.client.rate_limit._SHORTEST_TOLD", 0.0)
     endpoint.script.extend(["status:429"] * 8)
     outcome = harness.run(**values(harness, endpoint, total_examples=4, generation__max_retries=0))
     assert outcome.state == "finished", outcome.error
