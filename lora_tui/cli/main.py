@@ -153,6 +153,14 @@ class GroupedCommand(click.Command):
 @click.option("--quantize", metavar="FORM", help="export --format gguf: f16, bf16, q8_0, or a form of llama-quantize.")
 @click.option("--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")
 @click.option(
+    "--split",
+    type=float,
+    metavar="SHARE",
+    help="export: a dataset as a folder with its card, this share of it for validation, by document.",
+)
+@click.option("--with-provenance", is_flag=True, help="export: each record names its document, passage, models, score.")
+@click.option("--parquet", is_flag=True, help="export: a dataset as Parquet in place of JSON Lines.")
+@click.option(
     "--what",
     metavar="WHAT",
     shell_complete=choice_completer(RATED),

@@ -50,6 +50,9 @@ class Request:
     export_format: str | None = None
     quantize: str | None = None
     output: Path | None = None
+    split: float | None = None
+    with_provenance: bool = False
+    parquet: bool = False
     what: str | None = None
     log_level: str | None = None
 
@@ -78,6 +81,9 @@ def check_request(request: Request) -> None:
         ("--format", request.export_format, ("export",)),
         ("--quantize", request.quantize, ("export",)),
         ("--output", request.output, ("export",)),
+        ("--split", request.split, ("export",)),
+        ("--with-provenance", request.with_provenance or None, ("export",)),
+        ("--parquet", request.parquet or None, ("export",)),
         ("--what", request.what, ("rate",)),
     ):
         if given is not None and not _is_unicode(given):
@@ -99,6 +105,8 @@ def check_request(request: Request) -> None:
         raise UsageError("--generate-training-file: a file name is not UTF-8 and cannot be kept in the store.")
     if request.adapter is not None and request.resume is not None:
         raise UsageError("--adapter and --resume both name the adapter; give one of them.")
+    if request.split is not None and not 0 <= request.split <= 0.5:
+        raise UsageError("--split takes the share of examples to validate with, from 0 to 0.5, such as 0.1.")
     if request.prompt is not None and not request.prompt.strip():
         raise UsageError("--prompt is empty; write the question after it, in quotes.")
     if request.json_lines and request.asks_for_nothing:

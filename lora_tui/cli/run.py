@@ -169,6 +169,9 @@ def _options(request: Request) -> dict[str, Any]:
         "format": request.export_format,
         "quantize": request.quantize,
         "output": request.output,
+        "split": request.split,
+        "with_provenance": request.with_provenance or None,
+        "parquet": request.parquet or None,
     }
     return {
         name: str(value.expanduser()) if isinstance(value, Path) else value

@@ -18,8 +18,12 @@ def dataset_text(examples: Iterable[Example], form: str) -> str:
     """Return all examples as one file's text. Raises `LoraTuiError` for an example that `form` cannot hold."""
     if form == "text":
         return format_training_text(_pair(example, form) for example in examples)
-    record = RECORDS[form]
-    return "".join(f"{json.dumps(record(example), ensure_ascii=False)}\n" for example in examples)
+    return "".join(f"{json.dumps(record_of(example, form), ensure_ascii=False)}\n" for example in examples)
+
+
+def record_of(example: Example, form: str) -> dict[str, Any]:
+    """Return an example as a record. Raises `LoraTuiError` for one that `form`, any but "text", cannot hold."""
+    return RECORDS[form](example)
 
 
 def _messages(example: Example, form: str = "messages") -> dict[str, Any]:

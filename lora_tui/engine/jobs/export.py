@@ -1,15 +1,20 @@
 """The job of ``--run export``: writes an adapter, merged weights, GGUF or a dataset. Only models need torch."""
 
 import asyncio
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from lora_tui.engine.data.examples import Example
 from lora_tui.engine.data.read import read_examples, training_file
 from lora_tui.engine.data.results import keep_foreign, remember_result
-from lora_tui.engine.export.datasets import FORMS, dataset_text
+from lora_tui.engine.export.dataset_folder import TRAIN, VALIDATION, FolderPlan, write_dataset, write_records
+from lora_tui.engine.export.datasets import FORMS, dataset_text, record_of
+from lora_tui.engine.export.provenance import Origins, find_origins
 from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
@@ -27,6 +32,8 @@ async def export(ctx: RunContext) -> dict[str, Any]:
     form = str(ctx.options.get("format") or "adapter")
     if form in FORMS:
         return await _export_dataset(ctx, form)
+    if given := [name for name in ("split", "with_provenance", "parquet") if ctx.options.get(name) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for datasets: add --format messages.")
     if form not in MODEL_FORMS:
         raise UsageError(f"--format {form}: unknown. Choose {', '.join((*MODEL_FORMS, *FORMS))}.")
     quantize = str(ctx.options.get("quantize") or "").lower()
@@ -61,24 +68,85 @@ def _writer(form: str, number_form: str) -> Callable[[RunContext, AdapterSource,
 
 
 async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
+    """Write the examples of a training file: one file, or with ``--split`` a folder."""
     data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
-    suffix = "txt" if form == "text" else "jsonl"
-    target = _expanded(ctx.options.get("output") or f"{data_file.stem}-{form}.{suffix}")
-    if target.absolute() == data_file.absolute():
-        raise UsageError(f"--output {target} is the file that is exported; name another.")
-    check_output(target, "--output")
+    in_folder, parquet = ctx.options.get("split") is not None, bool(ctx.options.get("parquet"))
+    with_provenance = bool(ctx.options.get("with_provenance"))
+    if form == "text" and (in_folder or parquet or with_provenance):
+        option = "--split" if in_folder else "--parquet" if parquet else "--with-provenance"
+        raise UsageError(f"{option} needs a form of records, which text is not: add --format messages.")
+    suffix = "" if in_folder else ".parquet" if parquet else ".txt" if form == "text" else ".jsonl"
+    target = _target(ctx, f"{data_file.stem}-{form}") if in_folder else _file(ctx, data_file, form, suffix)
     data = await asyncio.to_thread(read_examples, data_file)
     if data.skipped:
         first = data.skipped[0]
         ctx.warn(f"{count(len(data.skipped), 'record')} of {data_file} left out: {first.location}: {first.reason}, …")
     for warning in data.warnings(data_file):
         ctx.warn(warning)
+    origins = Origins([None] * len(data.examples))
+    if in_folder or with_provenance:
+        origins = await find_origins(ctx.store, data.examples)
+        if with_provenance and origins.known < len(data.examples):
+            unknown = count(len(data.examples) - origins.known, "example")
+            ctx.warn(f"{unknown} of {data_file} as they are worded there stand in no run of the store: no provenance.")
+    done: dict[str, Any] = {"format": form, "path": str(target.absolute()), "examples": len(data.examples)}
+    if in_folder:
+        return done | await _export_folder(ctx, form, data_file, target, data.examples, origins)
     if (kept := await keep_foreign(ctx.store, target)) is not None:
         ctx.warn(f"{target} is there already: it stays as {kept}.")
-    await asyncio.to_thread(lambda: write_atomically(target, dataset_text(data.examples, form)))
+    if parquet or with_provenance:
+        records = [record_of(example, form) for example in data.examples]
+        if with_provenance:
+            records = [record | {"provenance": one} for record, one in zip(records, origins.of_examples, strict=True)]
+            done["provenance"] = origins.known
+        await asyncio.to_thread(_write_records, target, records)
+    else:
+        await asyncio.to_thread(lambda: write_atomically(target, dataset_text(data.examples, form)))
     async with ctx.store.transaction() as t:
         await remember_result(t, target)
-    return {"format": form, "path": str(target.absolute()), "examples": len(data.examples)}
+    return done
+
+
+async def _export_folder(
+    ctx: RunContext, form: str, data_file: Path, target: Path, examples: Sequence[Example], origins: Origins
+) -> dict[str, Any]:
+    """Write a dataset as a folder; returns what there is to say of it beside its path."""
+    share, seed = float(ctx.options["split"]), ctx.settings.fine_tuning.training.seed
+    name = re.sub(r"[^A-Za-z0-9]+", "_", target.name).strip("_") or "dataset"
+    plan = FolderPlan(
+        name, form, share, seed, bool(ctx.options.get("with_provenance")), bool(ctx.options.get("parquet"))
+    )
+
+    def write() -> dict[str, Any]:
+        try:
+            with atomic_folder(target) as scratch:
+                return write_dataset(scratch, examples, origins, plan, data_file)
+        except OSError as problem:
+            raise unwritable(target, problem) from problem
+
+    files = await asyncio.to_thread(write)
+    held_out = sum(facts["records"] for file, facts in files.items() if VALIDATION in file)
+    if share > 0 and not held_out:
+        ctx.warn("All examples are about one document, which is not divided: there is no validation file.")
+    counts = {TRAIN: len(examples) - held_out, VALIDATION: held_out}
+    return {"files": files, **counts, "documents": len(origins.documents), "provenance": origins.known}
+
+
+def _file(ctx: RunContext, data_file: Path, form: str, suffix: str) -> Path:
+    """The file to write, which must not be the one that is exported."""
+    target = _expanded(ctx.options.get("output") or f"{data_file.stem}-{form}{suffix}")
+    if target.absolute() == data_file.absolute():
+        raise UsageError(f"--output {target} is the file that is exported; name another.")
+    check_output(target, "--output")
+    return target
+
+
+def _write_records(target: Path, records: list[dict[str, Any]]) -> None:
+    """Write records as JSON Lines or Parquet so that the file has its name only when it is complete."""
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder) / f"records{target.suffix}"
+        write_records(scratch, records)
+        write_atomically(target, scratch.read_bytes())
 
 
 def _expanded(path: str) -> Path:
