@@ -66,12 +66,15 @@ class Ledger:
     exceeded: Literal["budget_tokens", "budget_dollars"] | None = field(default=None, init=False)
     """The key of the budget that refused an attempt last."""
 
-    def reserve(self, tokens: int) -> None:
-        """Reserve tokens for an attempt. Raises `BudgetSpent`; a budget of 0 is none."""
-        if self.budget and self.spent + self.reserved + tokens > self.budget:
+    def reserve(self, tokens: int, set_aside: int = 0) -> None:
+        """Reserve tokens for an attempt. Raises `BudgetSpent`; a budget of 0 is none.
+
+        There must be room for `set_aside` more tokens: for what follows from the attempt, such as judging.
+        """
+        if self.budget and self.spent + self.reserved + tokens + set_aside > self.budget:
             self.exceeded = "budget_tokens"
             raise BudgetSpent("the token budget is spent")
-        highest = self.prices.highest_cost(self.reserved + tokens)  # 0 where no price is known
+        highest = self.prices.highest_cost(self.reserved + tokens + set_aside)  # 0 where no price is known
         if self.budget_dollars and self.dollars + highest > self.budget_dollars:
             self.exceeded = "budget_dollars"
             raise BudgetSpent("the budget of dollars is spent")
@@ -110,6 +113,10 @@ async def _no_wait() -> None:
     pass
 
 
+def _nothing() -> int:
+    return 0
+
+
 class StoredCall:
     """The `CallRecord` of one task. A request leaves once `wait_while_paused` and `check_wanted` have returned."""
 
@@ -128,6 +135,10 @@ class StoredCall:
         self._wait_while_paused = wait_while_paused
         self.check_wanted: Callable[[], Awaitable[None]] = _no_wait
         """Raises where the task is no longer wanted: it may have waited long for its request to leave."""
+        self.set_aside: Callable[[], int] = _nothing
+        """Tokens for which the budget must have room beyond each attempt."""
+        self.largest = 0
+        """Tokens of the largest attempt, as they were reserved or used."""
         self._open: dict[int, int] = {}  # reserved tokens by attempt
         self._answered: list[tuple[int, AttemptEnd]] = []
 
@@ -135,7 +146,8 @@ class StoredCall:
         """Commit the attempt. Raises `BudgetSpent` and `CallStopped` before anything is stored."""
         await self._wait_while_paused()
         await self.check_wanted()
-        self._ledger.reserve(estimated_tokens)
+        self._ledger.reserve(estimated_tokens, self.set_aside())
+        self.largest = max(self.largest, estimated_tokens)
         return await run_shielded(self._store_begin(estimated_tokens))
 
     async def _store_begin(self, estimated_tokens: int) -> int:
@@ -146,6 +158,7 @@ class StoredCall:
     async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """Keep an answer for `settle`; store any other end at once."""
         self._ledger.settle(self._open.pop(attempt), end)
+        self.largest = max(self.largest, end.prompt_tokens + end.completion_tokens)
         end = replace(end, error=redact(end.error), reply=redact(end.reply))  # whoever said it: nothing is kept raw
         if end.status == "ok":
             self._answered.append((attempt, end))

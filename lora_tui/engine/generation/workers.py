@@ -43,6 +43,9 @@ from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
 
+_INSTRUCTION_TOKENS = 600
+"""Tokens of a judge's instructions and reply, about, until its first judgement has shown how many it takes."""
+
 
 class UnfitJudgeError(LoraTuiError):
     """A judge tells fewer canary pairs than ``data_generation.judge_must_tell`` asks for, or answers nothing usable."""
@@ -69,6 +72,8 @@ class Workers:
     near_duplicates: NearDuplicates = field(default_factory=NearDuplicates)
     reopened: set[int] = field(default_factory=set)
     """Judge tasks (ids) that ended without a verdict and stay pending: people gave their pair another text."""
+    _judgement_tokens: int = 0  # of the largest judgement so far
+    _being_written: dict[int, int] = field(default_factory=dict)  # pairs that calls in flight ask for, by task
     _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
 
@@ -91,7 +96,10 @@ class Workers:
 
     def call(self, task: TaskRow) -> StoredCall:
         """Return the record of one task's call."""
-        return self._call(task.id)
+        call = self._call(task.id)
+        if task.kind != JUDGE:
+            call.set_aside = self._judging_to_come
+        return call
 
     def _call(self, task_id: int) -> StoredCall:
         return StoredCall(self.store, self.run_id, task_id, self.ledger, self.wait_while_paused)
@@ -150,8 +158,24 @@ class Workers:
         self._warn_of_instructions(task.source, chunk.passage)
         directives = self.analyst.latest.directives if self.analyst.latest else []
         request = await self.planner.request(task, chunk, directives, self.analyst.steering)
-        proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
-        await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
+
+        def set_aside() -> int:
+            self._being_written[task.id] = request.count
+            return self._judging_to_come()
+
+        call.set_aside = set_aside
+        try:
+            proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
+            await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
+        finally:
+            self._being_written.pop(task.id, None)
+
+    def _judging_to_come(self) -> int:
+        """Return the tokens for judging what waits and what is being written: no pair is paid for and left unjudged."""
+        chosen = self.ctx.settings.data_generation
+        unknown = min(2, len(self.model.judges)) * (chosen.chunk_tokens + _INSTRUCTION_TOKENS)
+        pairs = self.progress.counts["waiting"] + sum(self._being_written.values())
+        return pairs * (self._judgement_tokens or unknown)
 
     def _warn_of_instructions(self, source: str, passage: str) -> None:
         """Tell, once for each file, that it holds words to a model."""
@@ -234,8 +258,11 @@ class Workers:
             if not _still_waiting(pair, await self._pair(task)):
                 raise _Superseded
 
+        calls: list[StoredCall] = []
+
         def prepare(call: StoredCall) -> StoredCall:
             call.check_wanted = check_wanted
+            calls.append(call)
             return call
 
         chunk = await self._chunk(pair.chunk_id)
@@ -245,6 +272,7 @@ class Workers:
         except _Superseded:
             await run_shielded(self._end_superseded(task))
             return
+        self._judgement_tokens = max(self._judgement_tokens, sum(one.largest for one in calls))
         judgement = rated.judgement
         metrics = {**judging.pair_metrics(proposed, chunk.passage, judgement), **rated.metrics}
         # Without a judge's metrics, the others say what they stand for.

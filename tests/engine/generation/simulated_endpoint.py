@@ -82,7 +82,7 @@ class Simulation:
             tokens = next(self._lengths) * self._random.uniform(0.8, 1.2)
             heapq.heappush(self._flying, (self._served + tokens, self._number, self.now, int(tokens)))
             self.most_in_flight = max(self.most_in_flight, rank)
-            self.search.count(rank, self.now)
+            self.search.count(rank + len(self._free), rank, self.now)
 
     def _advance(self, end: float) -> None:
         """Go on to the next answer, place or end."""
@@ -97,7 +97,7 @@ class Simulation:
         if n and until == due:
             _, number, left, tokens = heapq.heappop(self._flying)
             heapq.heappush(self._free, self.now + self.idle * self._random.random())
-            self.search.count(n - 1, self.now)
+            self.search.count(n - 1 + len(self._free), n - 1, self.now)
             if self.now - left > self._timeout:
                 self.overdue += 1
                 burst = number <= self._decreased_at

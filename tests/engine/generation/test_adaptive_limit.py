@@ -13,7 +13,8 @@ async def most_at_once(limit: AdaptiveLimit, workers: int = 20, rate_limited: in
 
     async def work(number: int) -> None:
         nonlocal inside, most
-        async with limit.place():
+        async with limit.place() as place:
+            limit.leaves_now(place)
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0)
@@ -41,6 +42,7 @@ def test_a_burst_of_rate_limits_halves_it_once_and_answers_bring_back_what_was_s
         assert await most_at_once(limit) == 3
         for _ in range(20):
             async with limit.place() as place:
+                limit.leaves_now(place)
                 limit.answered(place, 10)
         assert limit.limit == 6, "and no more than that, for now"
 

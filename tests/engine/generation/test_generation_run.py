@@ -242,6 +242,19 @@ def test_the_budget_is_kept_and_named(harness: GenerationHarness) -> None:
     assert more.result["accepted"] > outcome.result["accepted"]
 
 
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_no_pair_is_left_unjudged_when_a_budget_ends(harness: GenerationHarness, pairs: int) -> None:
+    harness.write("three.txt", made_up_text(3, 30))
+    harness.server.kind_delays = {"generate": 0.05, "judge": 0.15}
+    outcome = harness.run(total_examples=200, num_examples_per_file=pairs, budget_tokens=25_000)
+    assert outcome.result["reason"] == "budget spent"
+    assert outcome.result["accepted"] > 5
+    assert outcome.result["waiting"] == 0
+    used = outcome.result["prompt_tokens"] + outcome.result["completion_tokens"]
+    assert 20_000 < used <= 25_000, "and the budget is used"
+    check_the_books(harness)
+
+
 def test_the_budget_of_dollars_is_kept_and_named(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
     asked = {"total_examples": 200, "num_examples_per_file": 4, "prompt_price": 10.0, "completion_price": 30.0}

@@ -425,7 +425,7 @@ class Endpoint:
     def room(self) -> int:
         """Calls that should be under way: those in flight, some to follow at once, some that wait to try again."""
         limit = self._limit.limit
-        return limit + max(1, limit // 4) + min(limit, self._waits.sleeping)
+        return limit + max(1, limit // 2) + min(limit, self._waits.sleeping)
 
     @property
     def shown_url(self) -> str:

@@ -30,6 +30,7 @@ _MARGIN = 1.06
 _FILLED = 0.85
 """Mean share of the limit in flight from which a window says something about the limit."""
 
+_MOST_PLACES = 1.5
 _LEAST_ANSWERS = 4
 _WINDOW = 0.4
 """A window ends when its answered requests make up this share of the time that all requests spent in flight."""
@@ -81,21 +82,28 @@ class KneeSearch:
         self._latency = 0.0  # slowest answer of the last window
         self._pause, self._question_at = _FIRST_PAUSE, math.inf
         self._decreased = -math.inf
-        self._in_flight, self._at, self._began = 0, now, now
+        self._taken = self._in_flight = 0
+        self._at = self._began = now
         self._answers = 0  # of requests that left in this window, with their tokens and seconds
         self._tokens = self._seconds = self._slowest = 0.0
         self._area = 0.0  # seconds that all requests together were in flight
+        self._taken_area = 0.0  # the same of places
+        self._places = 1.0  # places that a request in flight takes, with what comes before and after it
 
     @property
     def found(self) -> bool:
         """Whether the limit is where it stays, until it is questioned again."""
         return self.phase in ("settled", "probe")
 
-    def count(self, in_flight: int, now: float) -> None:
-        """Take note of the number in flight, whenever it changes."""
+    def count(self, taken: int, in_flight: int, now: float) -> None:
+        """Take note of the places that are taken and of the requests in flight, whenever either changes.
+
+        A place is taken before its request leaves: in between, the attempt is stored.
+        """
+        self._taken_area += self._taken * (now - self._at)
         self._area += self._in_flight * (now - self._at)
-        self._in_flight, self._at = in_flight, now
-        if in_flight > self.limit:  # lowered, and not there yet
+        self._taken, self._in_flight, self._at = taken, in_flight, now
+        if taken > self.limit:  # lowered, and not there yet
             self._begin(now)
 
     def answered(self, sent: float, tokens: int, now: float, *, oldest: float, alone: bool = False) -> None:
@@ -117,7 +125,7 @@ class KneeSearch:
         self._tokens += tokens
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
-        self.count(self._in_flight, now)
+        self.count(self._taken, self._in_flight, now)
         # Short replies come first: the window waits for the long ones, if they do not hang.
         age, slowest = now - oldest, max(self._slowest, self._latency)
         whole = age <= _OLD * self._slowest or now - self._began > _HANGING * slowest
@@ -160,7 +168,7 @@ class KneeSearch:
 
     def _begin(self, now: float) -> None:
         self._began = self._at = now
-        self._area = self._tokens = self._seconds = self._slowest = 0.0
+        self._area = self._taken_area = self._tokens = self._seconds = self._slowest = 0.0
         self._answers = 0
 
     def _end_window(self, latency: float, now: float) -> None:
@@ -170,7 +178,8 @@ class KneeSearch:
         self._latency = latency
         self.goodput = in_flight * speed
         measured = Measured(self.limit, in_flight, self.goodput)
-        filled = in_flight >= _FILLED * self.limit
+        filled = self._taken_area / max(now - self._began, 1e-6) >= _FILLED * self.limit
+        self._places = min(_MOST_PLACES, self._taken_area / max(self._area, 1e-6))
         self._begin(now)
         if filled:  # else there is too little work, or we are too slow ourselves: nothing is learned about the limit
             self._learn(measured, now)
@@ -221,7 +230,7 @@ class KneeSearch:
 
     def _suggested(self, goodput: float) -> int:
         """Return the limit at which undisturbed requests would bring a goodput: that is the knee, if they stay so."""
-        return math.ceil(_MARGIN * goodput / self._alone)
+        return math.ceil(_MARGIN * self._places * goodput / self._alone)
 
     def _refine(self, limit: int, now: float) -> None:
         limit = max(self._low + 1, limit)

@@ -64,11 +64,11 @@ class TransientFailure(Exception):  # noqa: N818  # an end of one attempt, which
 
 @dataclass(slots=True)
 class Place:
-    """One request's place among those in flight: the how-manieth it was (`rank`), and when it left."""
+    """One request's place: when it left (0: not yet), and the how-manieth in flight it then was (`rank`)."""
 
     number: int
-    rank: int
-    sent: float
+    rank: int = 0
+    sent: float = 0.0
 
 
 class AdaptiveLimit:
@@ -88,10 +88,11 @@ class AdaptiveLimit:
         self._clock = clock
         self._on_overdue = on_overdue
         self.search = KneeSearch(most, timeout, clock())
-        self._waiting: tuple[deque[asyncio.Future[int]], deque[asyncio.Future[int]]] = (deque(), deque())
+        self._waiting: tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]] = (deque(), deque())
         self._numbers = 0
         self._flying: dict[int, Place] = {}  # in the order in which they left
         self._decreased_at = 0  # the number of the last place that was given before the last decrease
+        self._taken = 0
         self.in_flight = 0
 
     @property
@@ -102,10 +103,10 @@ class AdaptiveLimit:
     @asynccontextmanager
     async def place(self, *, ahead: bool = False) -> AsyncIterator[Place]:
         """Hold a place for one request; wait until there is one. A `TransientFailure` of it may lower the limit."""
-        rank = await self._acquire(ahead)
+        await self._acquire(ahead)
         self._numbers += 1
-        place = self._flying[self._numbers] = Place(self._numbers, rank, self._clock())
-        self.search.count(self.in_flight, place.sent)
+        place = Place(self._numbers)
+        self.search.count(self._taken, self.in_flight, self._clock())
         try:
             yield place
         except TransientFailure as failure:
@@ -117,42 +118,44 @@ class AdaptiveLimit:
                     self._on_overdue(before, self.limit)
             raise
         finally:
-            self.in_flight -= 1
-            del self._flying[place.number]
-            self.search.count(self.in_flight, self._clock())
+            self._taken -= 1
+            self.in_flight -= self._flying.pop(place.number, None) is not None
+            self.search.count(self._taken, self.in_flight, self._clock())
             self._admit()
 
     def leaves_now(self, place: Place) -> None:
-        """Count a request's time from now on: what came before was our own."""
-        place.sent = self._clock()
+        """Count a request as in flight from now on: what came before was our own."""
+        self.in_flight += 1
+        place.sent, place.rank = self._clock(), self.in_flight
+        self._flying[place.number] = place
+        self.search.count(self._taken, self.in_flight, place.sent)
 
-    async def _acquire(self, ahead: bool) -> int:
-        """Wait for a place; returns the how-manieth it is."""
-        if self.in_flight < self.limit and not any(self._waiting):
-            self.in_flight += 1
-            return self.in_flight
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async def _acquire(self, ahead: bool) -> None:
+        if self._taken < self.limit and not any(self._waiting):
+            self._taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue = self._waiting[0 if ahead else 1]
         queue.append(turn)
         try:
-            return await turn
+            await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 with suppress(ValueError):  # taken out already
                     queue.remove(turn)
             else:  # it had its place
-                self.in_flight -= 1
+                self._taken -= 1
                 self._admit()
             raise
 
     def _admit(self) -> None:
         """Give free places to those who wait."""
         for queue in self._waiting:
-            while queue and self.in_flight < self.limit:
+            while queue and self._taken < self.limit:
                 turn = queue.popleft()
                 if not turn.done():
-                    self.in_flight += 1
-                    turn.set_result(self.in_flight)
+                    self._taken += 1
+                    turn.set_result(None)
 
     @property
     def waiting(self) -> int:
