@@ -283,6 +283,11 @@ class FineTuning(Section):
         False,
         description="Keep the frozen weights in 4 bits (NF4): a quarter of the memory, slower; needs lora-tui[qlora].",
     )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [],
+        description='Trackers that are told of a run, too: "tensorboard" (lora-tui[trackers]), "wandb" (offline unless '
+        'WANDB_MODE says otherwise), "trackio".',
+    )
     lora: Lora = Field(default_factory=Lora)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     scheduler: Scheduler = Field(default_factory=Scheduler)

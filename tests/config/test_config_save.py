@@ -27,6 +27,7 @@ CHANGES: dict[str, Any] = {
     "fine_tuning.lora.alpha_pattern": {"q_proj": 3},
     "app.drawing": "ascii",
     "fine_tuning.recipe": "as written",
+    "fine_tuning.report_to": ["tensorboard", "trackio"],
     "fine_tuning.optimizer.loraplus_lr_ratio": 16.0,
     "fine_tuning.scheduler.type": "linear",
     "fine_tuning.evaluation.test_prompts": ["a", {"prompt": "b", "expected": "c"}, {"prompt": "d\ne", "avoid": "f"}],

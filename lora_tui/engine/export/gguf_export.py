@@ -114,7 +114,7 @@ def _loaded(ctx: RunContext, source: AdapterSource) -> tuple[BaseModel, Any]:
 
 
 def _expectation(ctx: RunContext, source: AdapterSource, base: BaseModel, model: Any) -> Expectation:
-    ctx.emit("phase", name="asking the model")
+    ctx.emit("progress", phase="asking the model", done=0, total=0)
     own = [str(prompt.get("prompt", "")) for prompt in source.prompts] or [prompt_text("What is the capital?")]
     return expect(model, base.tokenizer, ten_prompts([prompt for prompt in own if prompt]), ctx.stop)
 

@@ -18,6 +18,7 @@ from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext
 from lora_tui.engine.training.data_plan import summarize_failures
+from lora_tui.engine.training.trackers import check_trackers
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.choice import Choice
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
+    check_trackers(ctx.settings)
     data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
     data = await asyncio.to_thread(read_examples, data_file)
     heading = f"{data_file} holds records that cannot be trained on"

@@ -58,6 +58,7 @@ from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.engine.training.schedule import total_steps
+from lora_tui.engine.training.trackers import tracked
 from lora_tui.engine.training.validation import overfitting_warning
 from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.choice import Choice
@@ -74,6 +75,14 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
     device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
     await ctx.take_device(str(device))
     folder = await _run_folder(ctx)
+    with tracked(ctx, folder) as told:
+        return await _train_in(told, folder, data_file, data, choices)
+
+
+async def _train_in(
+    ctx: RunContext, folder: Path, data_file: Path, data: ReadResult, choices: Sequence[Choice]
+) -> dict[str, Any]:
+    """Train with the run's folder and device known."""
     settings = await asyncio.to_thread(_with_precision_of_checkpoint, ctx, folder)
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.raise_if_stopping()

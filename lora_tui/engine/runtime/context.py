@@ -115,10 +115,14 @@ class RunContext:
     stop_async: asyncio.Event = field(default_factory=asyncio.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     devices: dict[str, DeviceLock] = field(default_factory=dict)
+    listeners: tuple[Callable[[str, Mapping[str, Any]], None], ...] = ()
+    """Whoever else is told of events, on the thread that emits them: trackers."""
 
     def emit(self, kind: str, /, **payload: Any) -> None:
         """Queue an event of this kind; from any thread, without waiting."""
         self.writer.put(kind, payload)
+        for listener in self.listeners:
+            listener(kind, payload)
 
     def warn(self, message: str) -> None:
         """Emit a ``warning`` event, its secrets redacted: it is stored, and shown to whoever watches."""
