@@ -38,7 +38,7 @@ FIELDS: Mapping[str, str] = {
     "threshold": "the score from which it was accepted",
     "weights": "version of the weights that made the score; manifest.json has them",
     "decided_by": "who accepted it: `aggregator` (its score), or `person`",
-    "run": "the run that wrote it",
+    "run": "the run of the store that wrote it, or kept it from an earlier one",
     "id": "its number in the store: of a pair, or of a text",
 }
 """What a provenance says, by field; any of it may be unknown (null)."""

@@ -42,6 +42,9 @@ _CONTEXT_SHARE = 4
 _HASHED = 200
 """Characters at a piece's beginning that decide whether a passage ends before it."""
 
+_OVERLAP_CHARACTERS = 6
+"""Characters for each token of overlap that are searched for the beginning of a sentence."""
+
 _ABBREVIATION = re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|No|Nr|vs|cf|e\.g|i\.e|z\.B|d\.h|approx|ca|[A-Z])\.$")
 _SENTENCE_END = re.compile(
     # Possessive, and once for each run of white space: a text may hold a million blanks in a row.
@@ -175,6 +178,7 @@ def _border(text: str, pieces: Sequence[_Piece], own: int, size: int) -> int:
 def _overlap_start(text: str, earliest: int, start: int, room: int, count_tokens: TokenCounter) -> int:
     """Return `start` moved back over whole sentences of the passage before, up to `room` tokens."""
     best = start
+    earliest = max(earliest, start - _OVERLAP_CHARACTERS * room - 20)  # farther back there is no room
     for sentence_start, _ in reversed(list(_sentences(text, earliest, start))):
         if sentence_start >= start:
             continue

@@ -422,7 +422,7 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "files": len(corpus.sources),
         "passages": corpus.passages,
         "skipped": len(corpus.skipped),
-        "kept_pairs": await folders.kept_pairs(store, run_id),
+        "kept_pairs": await folders.kept_pairs(store, run_id) or None,
         "judges": await judgements.checks(store, run_id),
         "judge_answers": await judgements.answers_by_judge(store, run_id),
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
