@@ -129,7 +129,12 @@ async def _export_folder(
     if share > 0 and not held_out:
         ctx.warn("All examples are about one document, which is not divided: there is no validation file.")
     counts = {TRAIN: len(examples) - held_out, VALIDATION: held_out}
-    return {"files": {name: facts["records"] for name, facts in files.items()}, **counts, "documents": len(origins.documents), "provenance": origins.known}
+    return {
+        "files": {name: facts["records"] for name, facts in files.items()},
+        **counts,
+        "documents": len(origins.documents),
+        "provenance": origins.known,
+    }
 
 
 def _file(ctx: RunContext, data_file: Path, form: str, suffix: str) -> Path:
