@@ -181,6 +181,12 @@ class EngineBackend:
 
         return await self._on_store(lambda store: undo(store, run_id))
 
+    async def weigh_topic(self, run_id: int, number: int, weight: float) -> None:
+        """Set how much is asked about a topic of a run's folder."""
+        from lora_tui.engine.review.topics import weigh_topic
+
+        await self._on_store(lambda store: weigh_topic(store, run_id, number, weight))
+
     async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
         """Return the file with a run's accepted pairs, or with those of earlier runs as well."""
         from lora_tui.engine.review.pairs import accepted_file, accepted_file_with_earlier

@@ -186,7 +186,8 @@ def _text(payload: Mapping[str, Any]) -> list[str]:
 
 def _analysis(payload: Mapping[str, Any]) -> list[str]:
     head = f"analysis {payload.get('version', '')} after {payload.get('at_accepted', 0)} accepted:"
-    return [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
+    lines = [f"{head} {one_line(str(payload.get('text', '')), 300)}"]
+    return [*lines, *(f"  from now on: {one_line(str(told), 240)}" for told in payload.get("directives") or ())]
 
 
 def _paused(payload: Mapping[str, Any]) -> list[str]:

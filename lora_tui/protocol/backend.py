@@ -162,6 +162,9 @@ class Backend(Protocol):
     async def undo(self, run_id: int) -> ReviewResult | None:
         """Take back the newest thing that a person did to a pair of the run; None when there is nothing."""
 
+    async def weigh_topic(self, run_id: int, number: int, weight: float) -> None:
+        """Set how much is asked about a topic of a run's folder, 0-8: 0 leaves it out, 1 is its share of the text."""
+
     async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
         """Return the file with the accepted pairs of a run that has ended, written anew where it is gone.
 

@@ -150,6 +150,9 @@ class FakeBackend:
         self._note("undo_turn_rating", turn_id)
         return ReviewResult("Took back the rating.")
 
+    async def weigh_topic(self, run_id: int, number: int, weight: float) -> None:
+        self._note("weigh_topic", run_id, number, weight)
+
     async def rating_queue(self, run_id: int, subject: Subject | None = None) -> RatingQueue:
         self._note("rating_queue", run_id, subject)
         return RatingQueue(run_id, subject or "pair")

@@ -33,7 +33,7 @@ _DIRECTIVES = {
 _WEAK = 0.75
 _CROWDED = 2.0
 _MOST_NAMED = 20
-_LACKING = 3
+_LACKING = 7
 
 
 async def statistics_of(

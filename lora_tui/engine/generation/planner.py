@@ -203,6 +203,12 @@ class Planner:
             if self._turns.has_turn(source.path, self.round):
                 return source, None, count, key
 
+    def reweigh(self, weights: Mapping[int, float]) -> None:
+        """Take over the weights of topics that people have changed; what is planned already stays."""
+        if self.tree is not None and self._turns is not None:
+            self.tree.reweigh(weights)
+            self._turns.reweigh()
+
     def report(self, task: TaskRow, row: ChunkRow, kept: int) -> None:
         """Take into account how many pairs a call brought that no gate refused."""
         self._focus.release(row.id, task.id)

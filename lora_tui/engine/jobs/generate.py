@@ -15,7 +15,7 @@ import asyncio
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,12 +224,24 @@ async def _run_pipeline(
     model = await open_model(ctx)
     try:
         workers = await _workers(ctx, control, model, corpus, changes, ledger)
+        ctx.commands.handle_until_end("topics", _reweigh(ctx, workers.planner))
         end = await Pipeline(ctx, workers, control).run()
         if end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW) or await TextStage(ctx, workers, model, corpus).run():
             return RunEnd.STOPPED if ctx.stop_async.is_set() else end
         return RunEnd.BUDGET
     finally:
         await model.close()
+
+
+def _reweigh(ctx: RunContext, planner: Planner) -> Callable[[], Awaitable[str]]:
+    """A handler that takes over the weights of topics as people have changed them."""
+
+    async def reweigh() -> str:
+        stored = await store_topics.topics_of(ctx.store, ctx.run_id)
+        planner.reweigh({topic.number: topic.weight for topic in stored})
+        return DONE
+
+    return reweigh
 
 
 async def open_model(ctx: RunContext) -> GenerationModel:

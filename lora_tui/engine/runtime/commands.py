@@ -24,6 +24,7 @@ MODES_OF_COMMAND = {
     "pause": _GENERATION,
     "continue": _GENERATION,
     "recount": _GENERATION,
+    "topics": _GENERATION,
 }
 """The modes in which each command has a meaning."""
 

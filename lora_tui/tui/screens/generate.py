@@ -61,6 +61,8 @@ class GenerateScreen(RunScreen):
         Binding("s", "start", "Start", id="generate.start", tooltip="Generate pairs with the current configuration"),
         Binding("w", "rate", "Rate", id="generate.rate",
                 tooltip="Say of one pair after the other whether it is good: one key each"),
+        Binding("c", "topics", "Topics", show=False, id="generate.topics",
+                tooltip="What the folder is about, how many pairs each topic has, and how much is asked about it"),
         Binding("space", "pause", "Pause", id="generate.pause", tooltip="Let calls in flight end, and wait"),
         Binding("space", "unpause", "Go on", id="generate.continue", tooltip="Go on after a pause"),
         Binding("R", "resume", "Resume", id="generate.resume", tooltip="Go on with this run where it was"),
@@ -167,7 +169,7 @@ class GenerateScreen(RunScreen):
         sources = self.query_one("#sources", RowList)
         if summed:
             sources.show(len(view.sources))
-        set_title(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})")
+        set_title(self.query_one("#sources-box"), f"Sources ({len(view.sources):,})", "c topics")
         self._pairs.show_reasons(bool(view.counts.get("rejected") or view.counts.get("review")), grows=view.live)
         self._show_title()
         # Of a quickstart, whose training goes on by itself, there is nothing to begin.
@@ -226,6 +228,8 @@ class GenerateScreen(RunScreen):
             return False
         if action in ("train", "train_all"):
             return view is not None and not view.live and view.run.mode == "generate" and view.accepted > 0
+        if action == "topics":
+            return view is not None
         if action == "rate":
             return view is not None and len(self._pairs.window or ()) > 0
         if action in ("pause", "unpause"):
@@ -250,6 +254,13 @@ class GenerateScreen(RunScreen):
 
         if self._view is not None:
             await open_rating(self.services, self._view.run.id, "pair")
+
+    def action_topics(self) -> None:
+        """Show the topics of the run in view, whose weights can be changed."""
+        from lora_tui.tui.screens.topics import TopicsScreen
+
+        if self._view is not None:
+            self.services.open_screen(TopicsScreen(self.services, self.actions, self._view.run))
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

@@ -279,15 +279,35 @@ def analysis_lines(analysis: AnalysisRow | None, interval: int) -> tuple[str, Co
         return "Analysis", Content.styled(f"The first comes after {interval} accepted pairs.", DIM)
     figures = analysis.statistics
     facts = f"{figures.get('files_covered', 0)} of {figures.get('files', 0)} files"
-    facts += f" · {count(int(figures.get('different_topics', 0)), 'topic')}"
-    if isinstance(figures.get("entropy"), int | float):
+    if figures.get("tree_topics"):
+        facts += f" · {figures.get('tree_topics_covered', 0):,} of {count(int(figures['tree_topics']), 'topic')}"
+        facts += f" · {figures.get('passages_covered', 0):,} of {count(int(figures.get('passages', 0)), 'passage')}"
+    else:
+        facts += f" · {count(int(figures.get('different_topics', 0)), 'topic')}"
+    if isinstance(figures.get("entropy"), int | float) and not figures.get("tree_topics"):
         facts += f" · entropy {figures['entropy']:.2f} bits"
+    facts += _since_before(figures)
     parts: list[Any] = [(facts + "\n", DIM), safe_text(analysis.text.strip(), limit=1200)]
     if analysis.directives:
         parts.append(("\nThe next prompts say:", DIM))
         for directive in analysis.directives:
             parts += ["\n", ("↳ ", "$accent"), safe_line(str(directive), 300)]
     return f"Analysis {analysis.version} (after {analysis.at_accepted:,} accepted)", styled(*parts)
+
+
+def _since_before(figures: Mapping[str, Any]) -> str:
+    """What the newest questions are like, each figure after what it was at the analysis before."""
+    before = figures.get("before") or {}
+    shown = []
+    for name, words, factor, unit in (
+        ("near_duplicate_rate", "alike", 100, ".0f} %"),
+        ("question_entropy", "words", 1, ".1f} bits"),
+    ):
+        now, was = figures.get(name), before.get(name)
+        if isinstance(now, int | float) and "question_entropy" in figures:
+            arrow = f"{{:{unit} → ".format(factor * was) if isinstance(was, int | float) else ""
+            shown.append(f"{words} {arrow}" + f"{{:{unit}".format(factor * now))
+    return "\nnewest 50: " + " · ".join(shown) if shown else ""
 
 
 def source_cells(source: SourceLine) -> list[tuple[str, str]]:
