@@ -436,7 +436,7 @@ def test_a_store_warning_is_told_in_every_run(
     job: Callable[[Job], None],
     new_engine_harness: Callable[..., EngineHarness],
 ) -> None:
-    monkeypatch.setattr("lora_tui.store.connection._on_network", lambda path: True)
+    monkeypatch.setattr("lora_tui.store.opening._on_network", lambda path: True)
 
     async def work(ctx: RunContext) -> dict[str, Any]:
         return {}
@@ -503,7 +503,7 @@ def test_a_store_that_goes_away_under_a_run_fails_it_and_nothing_is_lost(
     what: str,
 ) -> None:
     monkeypatch.setattr("lora_tui.store.runs.HEARTBEAT_SECONDS", 0.25)
-    monkeypatch.setattr("lora_tui.store.connection._BUSY_TIMEOUT_MS", 300)
+    monkeypatch.setattr("lora_tui.store.opening.BUSY_TIMEOUT_MS", 300)
     readers: list[sqlite3.Connection] = []
     engine_harness = new_engine_harness(tmp_path / "folder", tiny_settings())
     path = engine_harness.store_path

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.store import connection, events, runs, schema
+from lora_tui.store import events, opening, runs, schema
 from lora_tui.store.connection import Store
 from tests.store.store_fixtures import add_run, list_runs, with_store
 
@@ -43,8 +43,8 @@ def test_an_older_file_is_migrated_with_what_is_in_it(tmp_path: Path, monkeypatc
     path = tmp_path / "store.db"
     with_store(path, add_run)
     addition = "CREATE TABLE tea (kind TEXT);\nINSERT INTO tea VALUES ('a;b');\n"
-    monkeypatch.setattr(connection, "MIGRATIONS", (*schema.MIGRATIONS, addition))
-    monkeypatch.setattr(connection, "VERSION", schema.VERSION + 1)
+    monkeypatch.setattr(opening, "MIGRATIONS", (*schema.MIGRATIONS, addition))
+    monkeypatch.setattr(opening, "VERSION", schema.VERSION + 1)
 
     async def look(store: Store) -> tuple[Any, Any]:
         return await store.value("SELECT kind FROM tea"), await store.value("SELECT COUNT(*) FROM runs")
@@ -58,8 +58,8 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkey
     path = tmp_path / "store.db"
     with_store(path, add_run)
     broken = "CREATE TABLE tea (kind TEXT);\nINSERT INTO coffee VALUES (1);\n"
-    monkeypatch.setattr(connection, "MIGRATIONS", (*schema.MIGRATIONS, broken))
-    monkeypatch.setattr(connection, "VERSION", schema.VERSION + 1)
+    monkeypatch.setattr(opening, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+    monkeypatch.setattr(opening, "VERSION", schema.VERSION + 1)
     with pytest.raises(LoraTuiError, match="coffee"):
         with_store(path, nothing)
     with sqlite3.connect(path) as file:
@@ -112,7 +112,7 @@ def test_the_journal_is_a_write_ahead_log(tmp_path: Path) -> None:
 def test_on_a_network_file_system_the_journal_is_another_one_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_on_network", lambda path: True)
+    monkeypatch.setattr(opening, "_on_network", lambda path: True)
 
     async def mode(store: Store) -> Any:
         await add_run(store)
@@ -130,7 +130,7 @@ def test_a_file_that_was_a_write_ahead_log_can_move_to_a_network(
 ) -> None:
     path = tmp_path / "store.db"
     with_store(path, add_run)
-    monkeypatch.setattr(connection, "_on_network", lambda path: True)
+    monkeypatch.setattr(opening, "_on_network", lambda path: True)
     assert [run.id for run in with_store(path, list_runs)] == [1]
     assert pragma(path, "journal_mode") == "delete", "no log is kept in the file's header any more"
 
@@ -143,8 +143,8 @@ def test_the_nearest_mount_tells_what_kind_of_file_system_it_is(
 ) -> None:
     mounts = [("/", "ext4" if expected else "nfs"), (str(tmp_path), kind), (f"{tmp_path}/other", "nfs")]
     parts = [SimpleNamespace(mountpoint=place, fstype=name) for place, name in mounts]
-    monkeypatch.setattr(connection.psutil, "disk_partitions", lambda **_: parts)
-    assert connection._on_network(tmp_path / "store.db") is expected
+    monkeypatch.setattr(opening.psutil, "disk_partitions", lambda **_: parts)
+    assert opening._on_network(tmp_path / "store.db") is expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_coroutines_of_one_store_take_turns(tmp_path: Path) -> None:
 def test_two_stores_write_at_once_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool
 ) -> None:
-    monkeypatch.setattr(connection, "_on_network", lambda path: network)
+    monkeypatch.setattr(opening, "_on_network", lambda path: network)
     path = tmp_path / "store.db"
 
     async def work() -> list[list[int]]:
@@ -297,7 +297,7 @@ def test_compacting_gives_space_back_and_keeps_what_is_there(tmp_path: Path) -> 
 
 def test_a_store_that_somebody_writes_to_is_not_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "store.db"
-    monkeypatch.setattr(connection, "_BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(opening, "BUSY_TIMEOUT_MS", 50)
     with_store(path, add_run)
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
