@@ -15,19 +15,26 @@ from typing import Any
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask, TaskRow
 
+_ADD = (
+    "INSERT OR IGNORE INTO tasks(run_id, kind, key, chunk_id, pair_id, round, source, slot, state, created_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)"
+)
+
+
+def _values(run_id: int, n: NewTask, now: float) -> tuple[Any, ...]:
+    return (run_id, n.kind, n.key, n.chunk_id, n.pair_id, n.round, n.source, to_json(dict(n.slot or {})), now)
+
+
+async def add_task(t: Store, run_id: int, task: NewTask) -> None:
+    """Plan one task, unless its key is there already."""
+    await t.execute(_ADD, _values(run_id, task, time.time()))
+
 
 async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:
     """Plan tasks; those whose key is there already stay as they are. Returns how many are new."""
     now = time.time()
     before = int(await t.value("SELECT total_changes()"))
-    await t.execute_many(
-        "INSERT OR IGNORE INTO tasks(run_id, kind, key, chunk_id, pair_id, round, source, slot, state, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
-        [
-            (run_id, n.kind, n.key, n.chunk_id, n.pair_id, n.round, n.source, to_json(dict(n.slot or {})), now)
-            for n in tasks
-        ],
-    )
+    await t.execute_many(_ADD, [_values(run_id, task, now) for task in tasks])
     return int(await t.value("SELECT total_changes()")) - before
 
 
@@ -92,11 +99,10 @@ async def last_round(store: Store, run_id: int) -> int:
     return int(await store.value("SELECT COALESCE(MAX(round), 0) FROM tasks WHERE run_id=?", (run_id,)))
 
 
-async def begin_attempt(store: Store, run_id: int, task_id: int, estimated_tokens: int) -> int:
-    """Commit that a request is about to leave; returns the attempt's id."""
-    async with store.transaction() as t:
-        attempt: dict[str, Any] = {"task_id": task_id, "run_id": run_id, "estimated_tokens": estimated_tokens}
-        return await t.insert("attempts", status="sent", sent_at=time.time(), **attempt)
+async def begin_attempt(t: Store, run_id: int, task_id: int, estimated_tokens: int) -> int:
+    """Store that a request is about to leave, once this is committed; returns the attempt's id."""
+    attempt: dict[str, Any] = {"task_id": task_id, "run_id": run_id, "estimated_tokens": estimated_tokens}
+    return await t.insert("attempts", status="sent", sent_at=time.time(), **attempt)
 
 
 async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:

@@ -89,7 +89,7 @@ def test_cancelling_can_be_limited_to_a_kind(on_store: Callable[[Work], None]) -
 def test_an_attempt_ends_once(on_store: Callable[[Work], None]) -> None:
     async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
-        attempt = await tasks.begin_attempt(store, run_id, task.id, 400)
+        attempt = await store.together(lambda t: tasks.begin_attempt(t, run_id, task.id, 400))
         async with store.transaction() as t:
             await tasks.end_attempt(t, attempt, AttemptEnd("ok", 100, 20, 10, 200, "r1", "reply"))
             await tasks.end_attempt(t, attempt, AttemptEnd("cancelled"))
@@ -103,7 +103,7 @@ def test_an_attempt_ends_once(on_store: Callable[[Work], None]) -> None:
 def test_attempts_without_an_end_are_lost(on_store: Callable[[Work], None]) -> None:
     async def work(store: Store, run_id: int) -> None:
         task = await planned(store, run_id)
-        await tasks.begin_attempt(store, run_id, task.id, 400)
+        await store.together(lambda t: tasks.begin_attempt(t, run_id, task.id, 400))
         other = await runs.create(store, "generate", {}, {})
         assert await tasks.mark_lost_attempts(store, other) == 0
         assert await tasks.mark_lost_attempts(store, run_id) == 1

@@ -80,6 +80,10 @@ class Ledger:
             raise BudgetSpent("the budget of dollars is spent")
         self.reserved += tokens
 
+    def release(self, tokens: int) -> None:
+        """Take a reservation back: the attempt was not made."""
+        self.reserved -= tokens
+
     def settle(self, reserved: int, end: AttemptEnd) -> None:
         """Replace a reservation by what the attempt used; unknown usage counts as the whole reservation."""
         self.reserved -= reserved
@@ -117,6 +121,10 @@ def _nothing() -> int:
     return 0
 
 
+async def _always_wanted(t: Store) -> None:
+    pass
+
+
 class StoredCall:
     """The `CallRecord` of one task. A request leaves once `wait_while_paused` and `check_wanted` have returned."""
 
@@ -133,8 +141,8 @@ class StoredCall:
         self._task_id = task_id
         self._ledger = ledger
         self._wait_while_paused = wait_while_paused
-        self.check_wanted: Callable[[], Awaitable[None]] = _no_wait
-        """Raises where the task is no longer wanted: it may have waited long for its request to leave."""
+        self.check_wanted: Callable[[Store], Awaitable[None]] = _always_wanted
+        """Raises where the task is no longer wanted, which the store knows: its request may have waited for long."""
         self.set_aside: Callable[[], int] = _nothing
         """Tokens for which the budget must have room beyond each attempt."""
         self.largest = 0
@@ -145,13 +153,20 @@ class StoredCall:
     async def begin_attempt(self, estimated_tokens: int = 0) -> int:
         """Commit the attempt. Raises `BudgetSpent` and `CallStopped` before anything is stored."""
         await self._wait_while_paused()
-        await self.check_wanted()
         self._ledger.reserve(estimated_tokens, self.set_aside())
         self.largest = max(self.largest, estimated_tokens)
         return await run_shielded(self._store_begin(estimated_tokens))
 
     async def _store_begin(self, estimated_tokens: int) -> int:
-        attempt = await tasks.begin_attempt(self._store, self._run_id, self._task_id, estimated_tokens)
+        async def begin(t: Store) -> int:
+            await self.check_wanted(t)
+            return await tasks.begin_attempt(t, self._run_id, self._task_id, estimated_tokens)
+
+        try:
+            attempt = await self._store.together(begin)
+        except BaseException:
+            self._ledger.release(estimated_tokens)
+            raise
         self._open[attempt] = estimated_tokens
         return attempt
 
@@ -166,8 +181,7 @@ class StoredCall:
             await run_shielded(self._store_end(attempt, end))
 
     async def _store_end(self, attempt: int, end: AttemptEnd) -> None:
-        async with self._store.transaction() as t:
-            await tasks.end_attempt(t, attempt, end)
+        await self._store.together(lambda t: tasks.end_attempt(t, attempt, end))
 
     async def settle(self, t: Store) -> None:
         """Store the answered attempt inside the transaction that stores what follows from it."""

@@ -211,9 +211,11 @@ class JudgePanel:
         return judgement
 
     async def _store(self, task_id: int, judge: str, key: str, judgement: Judgement, call: StoredCall) -> None:
-        async with self.store.transaction() as t:
+        async def work(t: Store) -> None:
             await call.settle(t)
             await judgements.add(t, task_id, judge, key, judgement.metrics, judgement.note, judgement.mode)
+
+        await self.store.together(work)
 
 
 def _answered(answers: Sequence[Judgement | CallFailed]) -> bool:

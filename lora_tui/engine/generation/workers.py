@@ -14,7 +14,7 @@ from lora_tui.engine.generation.analyst import Analyst, CorpusSize
 from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
-from lora_tui.engine.generation.gates import Refusal, check_gates
+from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.generation_model import (
     GenerationModel,
     Judgement,
@@ -30,18 +30,19 @@ from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.question_types import question_type_of
+from lora_tui.engine.generation.screening import Screened, screened
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
-from lora_tui.scoring.words import question_key
-from lora_tui.secrets import find_secret, redact
+from lora_tui.secrets import redact
 from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import ChunkRow, Decision, NewPair, NewTask, PairRow, TaskRow
+from lora_tui.store.rows import ChunkRow, Decision, NewTask, PairRow, TaskRow
 from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
+_CHUNKS_AT_HAND = 512
 
 _INSTRUCTION_TOKENS = 600
 """Tokens of a judge's instructions and reply, about, until its first judgement has shown how many it takes."""
@@ -76,6 +77,8 @@ class Workers:
     _being_written: dict[int, int] = field(default_factory=dict)  # pairs that calls in flight ask for, by task
     _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
+
+    _chunks: dict[str, ChunkRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
@@ -189,73 +192,62 @@ class Workers:
     async def _store_proposals(
         self, task: TaskRow, chunk: ChunkRow, call: StoredCall, proposals: Proposals, requested: int
     ) -> None:
-        waiting = 0
-        kept: list[str] = []  # the types of the pairs that wait for their judge
-        async with self.store.transaction() as t:
+        """Store the pairs of a reply: what follows from each is found out first, all of it is stored at once."""
+        version = self.analyst.latest.version if self.analyst.latest else 0
+        found = [
+            screened(task, ordinal, pair, chunk.passage, version, self.near_duplicates)
+            for ordinal, pair in enumerate(proposals.pairs)
+        ]
+        reason = one_line(redact("; ".join(proposals.refused)), 300) or None
+
+        async def store(t: Store) -> list[int | None]:
             await call.settle(t)
-            for ordinal, pair in enumerate(proposals.pairs):
-                refusal = await self._refusal(t, pair, chunk.passage)
-                pair_id = await self._store_pair(t, task, ordinal, pair, refusal)
-                if refusal is None:
-                    waiting += 1
-                    kept.append(pair.question_type)
-                    self._index_ids[pair_id] = self.near_duplicates.add(pair.question)
-                    judge = NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
-                    await tasks.add_tasks(t, self.run_id, [judge])
-            reason = one_line(redact("; ".join(proposals.refused)), 300) or None
+            ids = [await self._store_pair(t, task, one) for one in found]
             await tasks.end_task(t, task.id, "done", reason, len(proposals.refused))
+            return ids
+
+        ids = await self.store.together(store)
+        kept = [(pair_id, one) for pair_id, one in zip(ids, found, strict=True) if pair_id is not None]
+        for one in found:
+            if one.index_id is not None and not any(one is other for _, other in kept):
+                self.near_duplicates.remove(one.index_id)
+        self._index_ids |= {pair_id: one.index_id for pair_id, one in kept if one.index_id is not None}
         if proposals.form_changed:
             self.progress.fruitless = 0
-        self.progress.add_proposed(task.id, waiting, len(proposals.pairs) - waiting)
-        self.planner.report(task, chunk, waiting)
-        self.planner.slots.add(slot_of(task), -requested)
-        for pair_type in kept:
-            own = slot_of(task)
-            self.planner.slots.add(replace(own, question_type=pair_type))
+        self.progress.add_proposed(task.id, len(kept), len(found) - len(kept))
+        self.planner.report(task, chunk, len(kept))
+        own = slot_of(task)
+        self.planner.slots.add(own, -requested)
+        for _, one in kept:
+            self.planner.slots.add(replace(own, question_type=one.slot["question_type"]))
 
-    async def _refusal(self, t: Store, pair: ProposedPair, passage: str) -> Refusal | None:
-        """Return why a pair is kept from the judge: first the checks of the pair alone, then those against the run."""
-        if (refusal := check_gates(pair, passage)) is not None:
-            return refusal
-        if await store_generation.has_question(t, self.run_id, question_key(pair.question)):
-            return Refusal("duplicate", "the same question was asked before")
-        if (found := self.near_duplicates.find(pair.question)) is not None:
-            other, similarity = found
-            return Refusal("near duplicate", f"nearly the same as «{one_line(other, 100)}» ({similarity:.0%} alike)")
-        return None
-
-    async def _store_pair(
-        self, t: Store, task: TaskRow, ordinal: int, pair: ProposedPair, refusal: Refusal | None
-    ) -> int:
-        pair = _without_secrets(pair)
-        new = NewPair(
-            ordinal=ordinal,
-            question=pair.question,
-            answer=pair.answer,
-            evidence=pair.evidence,
-            topic=pair.topic or slot_of(task).topic,
-            question_key=question_key(pair.question),
-        )
-        version = self.analyst.latest.version if self.analyst.latest else 0
-        asked = task.slot["question_type"]
-        slot = {**task.slot, "question_type": pair.question_type, "asked_type": asked}
-        pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=slot), new, version)
+    async def _store_pair(self, t: Store, task: TaskRow, one: Screened) -> int | None:
+        """Store a pair with its verdict, or with the task of judging it; returns the id of one that is to be judged."""
+        refusal = one.refusal
+        if refusal is None:
+            same = await store_generation.has_question(t, self.run_id, one.new.question_key)
+            refusal = Refusal("duplicate", "the same question was asked before") if same else one.near
+        pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=one.slot), one.new, one.version)
         if refusal is not None:
             await self._store_verdict(t, pair_id, _Verdict(self.pair_judge.refuse(refusal)))
+            return None
+        await tasks.add_task(
+            t, self.run_id, NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
+        )
         return pair_id
 
     # Judging
 
     async def judge(self, task: TaskRow, call: StoredCall) -> None:
         """Have one pair judged, measure it, and store the verdict."""
-        pair = await self._pair(task)
-        if known := await store_reviews.metrics_of_text(self.store, pair.id):
+        pair, known = await self.store.read_together(lambda t: self._pair_and_metrics(t, task))
+        if known:
             # Its judge had answered when a person decided; that was taken back. No call is paid for twice.
             await run_shielded(self._decide(task, pair, call, _Verdict(self.pair_judge.decide(known))))
             return
 
-        async def check_wanted() -> None:
-            if not _still_waiting(pair, await self._pair(task)):
+        async def check_wanted(t: Store) -> None:
+            if not _still_waiting(pair, await self._pair(task, t)):
                 raise _Superseded
 
         calls: list[StoredCall] = []
@@ -315,8 +307,8 @@ class Workers:
 
         Without a `call`, the judge could not be asked.
         """
-        decided = False
-        async with self.store.transaction() as t:
+
+        async def store(t: Store) -> Literal["decided", "over", "edited"]:
             if call is not None:
                 await call.settle(t)
             pair = await self._pair(task, t)
@@ -324,14 +316,18 @@ class Workers:
                 await self._store_verdict(t, pair.id, verdict)
                 state, reason = ("done", None) if call is not None else ("dead", verdict.decision.reason)
                 await tasks.end_task(t, task.id, state, reason)
-                decided = True
-            elif pair.state != "waiting":
+                return "decided"
+            if pair.state != "waiting":
                 await tasks.end_task(t, task.id, "done", "a person decided in the meantime")
                 if _same_text(judged, pair):
                     await store_generation.put_metrics(t, pair.id, verdict.metrics, verdict.details)
-            else:  # it has another text by now
-                self.reopened.add(task.id)
-        if decided:
+                return "over"
+            return "edited"  # it has another text by now: its task stays to be done
+
+        outcome = await self.store.together(store)
+        if outcome == "edited":
+            self.reopened.add(task.id)
+        if outcome == "decided":
             self._count_verdict(judged, verdict.decision.verdict)
         else:
             await self.recount()
@@ -348,12 +344,15 @@ class Workers:
     async def recount(self) -> bool:
         """Count the pairs anew, because people may have changed verdicts; returns whether the counts differed.
 
-        Nobody else of this process is inside a transaction meanwhile, so the counts are those of one moment.
+        The counts are those of one moment: what was stored before it was counted before, what comes later is not.
         """
-        async with self.store.transaction() as t:
-            counts = await store_generation.pair_counts(t, self.run_id)
-            waiting = await store_generation.waiting_by_task(t, self.run_id)
-            return self.progress.recount(counts, waiting)
+
+        async def count_all(t: Store) -> tuple[dict[str, int], dict[int, int]]:
+            return await store_generation.pair_counts(t, self.run_id), await store_generation.waiting_by_task(
+                t, self.run_id
+            )
+
+        return self.progress.recount(*await self.store.together(count_all))
 
     # Ends without an answer
 
@@ -371,8 +370,7 @@ class Workers:
         self.planner.slots.add(slot_of(task), -int(task.slot["count"]))
 
     async def _end(self, task: TaskRow, state: str, reason: str | None) -> None:
-        async with self.store.transaction() as t:
-            await tasks.end_task(t, task.id, state, reason)
+        await self.store.together(lambda t: tasks.end_task(t, task.id, state, reason))
 
     async def finish(self) -> None:
         """End what is left when the target is reached: waiting pairs go to review, pending tasks are cancelled."""
@@ -398,14 +396,23 @@ class Workers:
         await events.insert(t, self.run_id, [store_generation.pair_event(pair)])
 
     async def _chunk(self, chunk_id: str | None) -> ChunkRow:
-        row = await store_generation.chunk(self.store, chunk_id or "")
-        assert row is not None, "tasks and pairs refer to stored chunks"
-        return row
+        """Return a passage; those of the last calls are at hand, since the judges of a pair follow its writer."""
+        if (known := self._chunks.pop(chunk_id or "", None)) is None:
+            known = await store_generation.chunk(self.store, chunk_id or "")
+            assert known is not None, "tasks and pairs refer to stored chunks"
+        self._chunks[known.id] = known
+        if len(self._chunks) > _CHUNKS_AT_HAND:
+            del self._chunks[next(iter(self._chunks))]
+        return known
 
     async def _pair(self, task: TaskRow, t: Store | None = None) -> PairRow:
         pair = await store_generation.pair(t or self.store, task.pair_id or 0)
         assert pair is not None, "judge tasks refer to stored pairs"
         return pair
+
+    async def _pair_and_metrics(self, t: Store, task: TaskRow) -> tuple[PairRow, Mapping[str, float]]:
+        pair = await self._pair(task, t)
+        return pair, await store_reviews.metrics_of_text(t, pair.id)
 
 
 class _Superseded(Exception):  # noqa: N818  # never leaves this module
@@ -421,14 +428,6 @@ def _typed(proposals: Proposals, slot: Slot) -> Proposals:
         for pair in proposals.pairs
     ]
     return replace(proposals, pairs=tuple(pairs))
-
-
-def _without_secrets(pair: ProposedPair) -> ProposedPair:
-    """Return a pair as it may be stored: one that holds a secret is refused, and what is kept of it holds none."""
-    if find_secret(f"{pair.question}\n{pair.answer}\n{pair.evidence}\n{pair.topic}") is None:
-        return pair
-    question, answer, evidence, topic = map(redact, (pair.question, pair.answer, pair.evidence, pair.topic))
-    return replace(pair, question=question, answer=answer, evidence=evidence, topic=topic)
 
 
 def _same_text(one: PairRow, other: PairRow) -> bool:
