@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lora_tui.engine.generation import judging
 from lora_tui.engine.generation.analyst import Analyst, CorpusSize
