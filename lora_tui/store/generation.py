@@ -161,7 +161,10 @@ async def runs_over_folder(store: Store, run_id: int, folder: str) -> int:
 
 
 async def accepted_of_earlier_runs(store: Store, run_id: int) -> dict[int, int]:
-    """Return how many accepted pairs about the documents of `run_id` the earlier runs of its model have, by run."""
+    """Return how many accepted pairs about the documents of `run_id` the earlier runs of its model have, by run.
+
+    Those that `run_id` has itself, because it has kept them, are not counted.
+    """
     return await store.mapping(
         "SELECT pairs.run_id, COUNT(*) FROM pairs JOIN chunks ON chunks.id = chunk_id"
         " JOIN runs ON runs.id = pairs.run_id JOIN runs AS own ON own.id = ?"
@@ -169,6 +172,8 @@ async def accepted_of_earlier_runs(store: Store, run_id: int) -> dict[int, int]:
         " AND json_extract(runs.settings, '$.data_generation.model')"
         " = json_extract(own.settings, '$.data_generation.model')"
         " AND document_id IN (SELECT document_id FROM run_documents WHERE run_id = own.id)"
+        " AND NOT EXISTS (SELECT 1 FROM pairs AS mine WHERE mine.run_id = own.id AND mine.state='accepted'"
+        " AND mine.question_key = pairs.question_key AND mine.answer = pairs.answer)"
         " GROUP BY pairs.run_id ORDER BY pairs.run_id",
         (run_id,),
     )

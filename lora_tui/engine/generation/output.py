@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from lora_tui.engine.data.knowledge import knowledge_path
 from lora_tui.engine.data.results import absolute, is_own_result, keep_foreign, remember_result
@@ -115,19 +116,38 @@ async def _write(
     options = [await options_of(store, run) for run in run_ids]
     in_json = any(option.in_json(path) for option in options)
     written = 0
+    seen: set[str] | None = set() if len(run_ids) > 1 else None  # a later run may have kept pairs of an earlier one
     with atomic_writer(path) as file:
         for run_id, option in zip(run_ids, options, strict=True):
             if in_json:
                 async for lines in json_records(store, run_id, option):
-                    file.write(lines)
-                    written += lines.count("\n")
+                    records = _without_seen(lines.split("\n")[:-1], seen)
+                    file.write("".join(f"{record}\n" for record in records))
+                    written += len(records)
                 continue
-            async for page in pairs_of(store, run_id, option):
+            async for found in pairs_of(store, run_id, option):
+                page = _without_seen(found, seen)
                 file.write("\n" if written and page else "")
                 file.write(format_training_text(page))
                 written += len(page)
     await _write_knowledge(store, run_ids, options, knowledge_path(path), on_kept)
     return written
+
+
+_Record = TypeVar("_Record", str, tuple[str, str])
+
+
+def _without_seen(records: Sequence[_Record], seen: set[str] | None) -> list[_Record]:
+    """Return the records that are not among those written before, of which `seen` takes note; None: all."""
+    if seen is None:
+        return list(records)
+    found: list[_Record] = []
+    for record in records:
+        key = record if isinstance(record, str) else "\0".join(record)
+        if key not in seen:
+            seen.add(key)
+            found.append(record)
+    return found
 
 
 async def _write_knowledge(

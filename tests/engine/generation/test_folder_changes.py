@@ -1,7 +1,13 @@
 """A folder that was edited costs no more than what was changed, and it is said what that is."""
 
+from pathlib import Path
+
+from lora_tui.engine.generation.output import write_accepted_of_runs
+from lora_tui.store import generation as store_generation
+from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import made_up_text
+from tests.store.store_fixtures import with_store
 
 CHANGED = "A sentence that was not there before stands at the end now. It speaks of the pilot boats of Lindow."
 
@@ -63,6 +69,23 @@ def test_pairs_about_what_is_gone_are_not_kept(harness: GenerationHarness) -> No
     second = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
     assert second.result["kept_pairs"] == 6 - about
     assert any("one.txt is gone" in note for note in notes(harness))
+
+
+def test_what_was_kept_is_not_trained_on_twice_with_earlier_runs(harness: GenerationHarness) -> None:
+    first = harness.run(total_examples=5, evaluation_threshold=0.0)
+    second = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    assert (first.result["accepted"], second.result["accepted"]) == (5, 6)
+
+    async def together(store: Store) -> tuple[dict[int, int], Path]:
+        counts = await store_generation.accepted_of_earlier_runs(store, second.run_id)
+        written = Path(harness.folder / "both.txt")
+        async with store.transaction() as t:
+            await write_accepted_of_runs(t, (first.run_id, second.run_id), written)
+        return counts, written
+
+    counts, file = with_store(harness.store, together)
+    assert counts == {}, "all of run 1 is in run 2"
+    assert file.read_text().count("Question: ") == 6
 
 
 def test_a_file_under_another_name_has_no_new_passage(harness: GenerationHarness) -> None:
