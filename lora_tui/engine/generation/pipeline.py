@@ -18,6 +18,7 @@ from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.output import write_accepted
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE
+from lora_tui.engine.generation.progress import MOST_FRUITLESS
 from lora_tui.engine.generation.task_queue import TaskQueue
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.runtime.commands import DONE, Commands
@@ -47,6 +48,7 @@ class RunEnd(Enum):
 
     TARGET = "target reached"
     NOTHING_NEW = "nothing new accepted in a whole pass"
+    FRUITLESS = f"nothing new accepted in {MOST_FRUITLESS} calls"
     BUDGET = "budget spent"
     STOPPED = "stopped"
 
@@ -355,7 +357,11 @@ class Pipeline:
         if self._progress.missing == 0:
             await self._workers.finish()
             return RunEnd.TARGET
-        return RunEnd.BUDGET if self._unaffordable else RunEnd.NOTHING_NEW
+        if self._unaffordable:
+            return RunEnd.BUDGET
+        # Of a folder of many thousand passages, nobody wants to pay for a whole pass to learn that nothing comes of it.
+        whole_pass = self._progress.fruitless_limit >= self._workers.planner.fruitless_limit
+        return RunEnd.NOTHING_NEW if whole_pass else RunEnd.FRUITLESS
 
     async def _drain(self, grace: float, interrupt: asyncio.Event | None = None) -> None:
         """Let calls in flight be answered for `grace` seconds, then cancel them; `interrupt` returns at once."""

@@ -43,7 +43,7 @@ from lora_tui.engine.generation.output import (
 from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
-from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.progress import MOST_FRUITLESS, GenerationProgress
 from lora_tui.engine.generation.texts.text_plan import TEXT, wanted_texts
 from lora_tui.engine.generation.texts.text_stage import TextStage
 from lora_tui.engine.generation.topic_tree import load_tree
@@ -226,7 +226,10 @@ async def _run_pipeline(
         workers = await _workers(ctx, control, model, corpus, changes, ledger)
         ctx.commands.handle_until_end("topics", _reweigh(ctx, workers.planner))
         end = await Pipeline(ctx, workers, control).run()
-        if end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW) or await TextStage(ctx, workers, model, corpus).run():
+        if (
+            end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW, RunEnd.FRUITLESS)
+            or await TextStage(ctx, workers, model, corpus).run()
+        ):
             return RunEnd.STOPPED if ctx.stop_async.is_set() else end
         return RunEnd.BUDGET
     finally:
@@ -392,10 +395,10 @@ def _shortfall(end: RunEnd, result: dict[str, Any], settings: Settings, ledger: 
     causes["the reply held no usable pair"] = result["unusable_items"]
     most = max(causes, key=lambda cause: causes[cause])
     why = f"; most often: {one_line(most, 150)} ({causes[most]})" if causes[most] else ""
-    return (
-        f"Nothing new was accepted in a whole pass over {result['passages']} passages: {have}{why}.\n"
-        "Add files or change the model, and go on with --resume."
-    )
+    tried = f"a whole pass over {result['passages']} passages"
+    if end is RunEnd.FRUITLESS:
+        tried = f"{MOST_FRUITLESS} calls in a row about the folder's {count(result['passages'], 'passage')}"
+    return f"Nothing new was accepted in {tried}: {have}{why}.\nAdd files or change the model, and go on with --resume."
 
 
 async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str | None) -> dict[str, Any]:

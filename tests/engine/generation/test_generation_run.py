@@ -397,3 +397,18 @@ def test_slots_and_topics_vary(harness: GenerationHarness) -> None:
     prompts = [one.body["messages"][1]["content"] for one in harness.server.received if one.kind == "generate"]
     assert all('"clocks"' in prompt and '"harbours"' in prompt for prompt in prompts)
     assert any("These questions exist already" in prompt for prompt in prompts)
+
+
+def test_a_large_folder_of_which_nothing_comes_is_not_asked_about_to_its_end(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.generation.progress.MOST_FRUITLESS", 12)
+    for number in range(40):
+        harness.write(f"text_{number}.txt", made_up_text(100 + number, 1))
+    harness.server.digits = lambda prompt: "1 1 1"
+    outcome = harness.run(total_examples=50, num_examples_per_file=1)
+    assert outcome.state == "failed"
+    assert outcome.result["reason"] == "nothing new accepted in 500 calls"
+    assert harness.server.count("generate") <= 12 + 2 * 16, "those under way are still judged"
+    assert outcome.error is not None
+    assert "calls in a row about the folder's 4" in outcome.error
