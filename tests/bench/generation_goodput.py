@@ -120,11 +120,14 @@ class Processor:
 
 
 class Endpoint:
-    """What the endpoint knows: passages by their text, what came when, what it refused."""
+    """What the endpoint knows: passages by their text, what came when, what it refused.
 
-    def __init__(self, knee: int, *, refuses: bool) -> None:
+    It writes about the passage's next sentence each time; if it `repeats`, always about the first.
+    """
+
+    def __init__(self, knee: int, *, refuses: bool, repeats: bool = False) -> None:
         self.processor = Processor(knee)
-        self.knee, self.refuses = knee, refuses
+        self.knee, self.refuses, self.repeats = knee, refuses, repeats
         self.first: dict[str, float] = {}  # when a kind of request came first
         self.seen: Counter[str] = Counter()  # requests by kind, refused and given up among them
         self.most = 0
@@ -156,7 +159,7 @@ class Endpoint:
         known = self._sentences.get(passage)
         if known is None:
             known = self._sentences[passage] = sentences(passage)
-        number = self._asked[passage]
+        number = 0 if self.repeats else self._asked[passage]
         self._asked[passage] += 1
         sentence = known[number % len(known)]
         words = sentence.rstrip(".").split()
@@ -240,20 +243,24 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + body)
 
 
-async def serve(knee: int, *, refuses: bool) -> None:
+async def serve(knee: int, *, refuses: bool, repeats: bool) -> None:
     """Serve until killed; the port is the first line of the output."""
-    endpoint = Endpoint(knee, refuses=refuses)
+    endpoint = Endpoint(knee, refuses=refuses, repeats=repeats)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextlib.contextmanager
-def endpoint_process(knee: int, *, refuses: bool) -> Any:
+def endpoint_process(knee: int, *, refuses: bool = False, repeats: bool = False) -> Any:
     """Yield the base address of an endpoint in a process of its own."""
     command = [sys.executable, "-m", "tests.bench.generation_goodput", "--serve", "--knee", str(knee)]
     process = subprocess.Popen(
-        command + ["--refuse"] * refuses, cwd=_ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command + ["--refuse"] * refuses + ["--repeat"] * repeats,
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -426,9 +433,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="further settings of the run")
     parser.add_argument("--keep", type=Path, help="folder for the run's events, messages and store")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        asyncio.run(serve(chosen.knee, refuses=chosen.refuse))
+        asyncio.run(serve(chosen.knee, refuses=chosen.refuse, repeats=chosen.repeat))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
