@@ -125,6 +125,10 @@ async def _always_wanted(t: Store) -> None:
     pass
 
 
+def _ignore(answered: bool) -> None:
+    pass
+
+
 class StoredCall:
     """The `CallRecord` of one task. A request leaves once `wait_while_paused` and `check_wanted` have returned."""
 
@@ -145,6 +149,8 @@ class StoredCall:
         """Raises where the task is no longer wanted, which the store knows: its request may have waited for long."""
         self.set_aside: Callable[[], int] = _nothing
         """Tokens for which the budget must have room beyond each attempt."""
+        self.on_answered: Callable[[bool], None] = _ignore
+        """Called with True when the endpoint has done its part, and with False when it is asked once more."""
         self.largest = 0
         """Tokens of the largest attempt, as they were reserved or used."""
         self._open: dict[int, int] = {}  # reserved tokens by attempt
@@ -154,6 +160,7 @@ class StoredCall:
         """Commit the attempt. Raises `BudgetSpent` and `CallStopped` before anything is stored."""
         await self._wait_while_paused()
         self._ledger.reserve(estimated_tokens, self.set_aside())
+        self.on_answered(False)
         self.largest = max(self.largest, estimated_tokens)
         return await run_shielded(self._store_begin(estimated_tokens))
 
@@ -177,6 +184,7 @@ class StoredCall:
         end = replace(end, error=redact(end.error), reply=redact(end.reply))  # whoever said it: nothing is kept raw
         if end.status == "ok":
             self._answered.append((attempt, end))
+            self.on_answered(True)
         else:
             await run_shielded(self._store_end(attempt, end))
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
@@ -36,6 +37,9 @@ _MOST_UNJUDGED = 8
 
 _MOST_PER_CALL = 5
 """Pairs that a call asks for at most: so many fewer calls are planned at a time than pairs are missing."""
+
+_MOST_RUNNING = 2
+"""Tasks that may run, for each call that may be under way: the others are stored, measured and decided."""
 
 _PROGRESS_SECONDS = 0.3
 
@@ -139,7 +143,8 @@ class Pipeline:
         self._queue = TaskQueue(ctx.store, ctx.run_id)
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._ended: list[asyncio.Task[None]] = []  # of those running, that have ended and are not collected yet
-        self._has_ended = asyncio.Event()
+        self._has_ended = asyncio.Event()  # a task, or the endpoint's part of one
+        self._answered: set[int] = set()  # tasks (ids) of those running that the endpoint has done its part of
         self._judging = 0  # of those running
         self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
         self._tried_again: set[int] = set()  # tasks that were suspended before
@@ -219,7 +224,9 @@ class Pipeline:
 
     @property
     def _capacity(self) -> int:
-        return self._progress.concurrency - len(self._running)
+        """How many more tasks can start: what we have to do ourselves keeps no request from leaving, up to a limit."""
+        room, running = self._progress.concurrency, len(self._running)
+        return min(room - (running - len(self._answered)), _MOST_RUNNING * room - running)
 
     @property
     def _out(self) -> Iterator[TaskRow]:
@@ -242,6 +249,13 @@ class Pipeline:
         self._running[running] = task
         running.add_done_callback(self._note_end)
 
+    def _note_answer(self, task_id: int, answered: bool) -> None:
+        if answered:
+            self._answered.add(task_id)
+            self._has_ended.set()
+        else:
+            self._answered.discard(task_id)
+
     def _note_end(self, ended: asyncio.Task[None]) -> None:
         self._ended.append(ended)
         self._has_ended.set()
@@ -255,6 +269,7 @@ class Pipeline:
             CHECK: workers.check,
         }[task.kind]
         call = workers.call(task)
+        call.on_answered = partial(self._note_answer, task.id)
         try:
             await work(task, call)
         finally:
@@ -292,6 +307,7 @@ class Pipeline:
         task = self._running.pop(ended, None)
         if task is None:
             return
+        self._answered.discard(task.id)
         self._judging -= task.kind == JUDGE
         if task.kind == GENERATE:
             self._progress.requested -= int(task.slot["count"])
@@ -380,6 +396,7 @@ class Pipeline:
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
         self._ended.clear()
+        self._answered.clear()
         self._judging = self._progress.requested = 0
 
     def _report_progress(self) -> None:
