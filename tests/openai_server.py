@@ -108,6 +108,7 @@ class OpenAIServer:
         self.refuses: set[str] = set()  # parameters, or "json_schema", "json_object"
         self.digits: Callable[[str], str] = lambda prompt: "5 5 4"
         self.analysis: Callable[[], str] = lambda: "A varied set. Ask more about reasons."
+        self.groups: Callable[[str], str] = lambda outline: "nothing to say"
         self.digits_of: dict[str, Callable[[str], str]] = {}  # of single models, instead of `digits`
         self.model_faults: dict[str, Fault] = {}  # for every request to a model
         self.pair_of: Callable[[str, int], dict[str, str]] = pair_of_sentence
@@ -208,6 +209,8 @@ class OpenAIServer:
             return kind, self.digits_of.get(body["model"], self.digits)(prompt)
         if kind == "analyse":
             return kind, self.analysis()
+        if kind == "topics":
+            return kind, self.groups(between(prompt, "LIST"))
         if kind == "statement":
             statement = between(prompt, "STATEMENT")
             return "statement", json.dumps({"question": f"What about {statement.split()[0]}?", "answer": statement})
@@ -271,6 +274,7 @@ def kind_of(body: dict[str, Any]) -> str:
         "You write one question": "sentence",
         "You judge": "judge",
         "You advise": "analyse",
+        "You sort": "topics",
         "You turn a statement": "statement",
         **{opening: kind for kind, opening in TEXT_WRITERS.items()},
     }

@@ -190,6 +190,11 @@ def _analysis(payload: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"  from now on: {one_line(str(told), 240)}" for told in payload.get("directives") or ())]
 
 
+def _topics(payload: Mapping[str, Any]) -> list[str]:
+    groups = [one_line(str(name), 40) for name in payload.get("groups") or ()]
+    return [f"{count(int(payload.get('topics') or 0), 'topic')}: {', '.join(groups)}"] if groups else []
+
+
 def _paused(payload: Mapping[str, Any]) -> list[str]:
     if payload.get("paused"):
         return ["paused: calls in flight are still answered, nothing new is begun"]
@@ -245,6 +250,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "pair": _pair,
     "text": _text,
     "analysis": _analysis,
+    "topics": _topics,
     "paused": _paused,
     "evaluation": _evaluation,
     "comparison": _comparison,

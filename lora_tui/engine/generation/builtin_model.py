@@ -163,6 +163,10 @@ class BuiltinModel:
         await call.end_attempt(attempt, AttemptEnd("ok", reply=text))
         return text
 
+    async def group_topics(self, outline: str, call: CallRecord) -> str:
+        """Group nothing: the model is too small for it."""
+        return ""
+
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Return the best question about a statement with its answer; raises `CallFailed` if none fits it."""
         sentence = " ".join(statement.split())

@@ -252,6 +252,10 @@ class GenerationModel(Protocol):
         """Interpret the statistics (JSON) of the accepted pairs in a few sentences. Raises as `propose` does."""
         ...
 
+    async def group_topics(self, outline: str, call: CallRecord) -> str:
+        """Group the numbered topics of an outline: lines of a name, a colon and numbers. Raises as `propose` does."""
+        ...
+
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Turn a plain statement into a question and its answer. Raises as `propose` does."""
         ...

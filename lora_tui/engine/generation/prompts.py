@@ -156,6 +156,15 @@ _ANALYST = (
     " missing, which quality is weakest, and what the next questions should be about."
 )
 
+_GROUPER = (
+    "You sort the topics of a folder of text into larger ones. You are given a numbered list of files, each with some"
+    " of its headings. "
+    + _DATA
+    + " Find three to twelve larger topics that a reader would tell apart. Each number belongs to one of them.\n"
+    "Reply with one line for each larger topic and nothing else: its name in two to four words, a colon, and the"
+    " numbers that belong to it, separated by commas."
+)
+
 _STATEMENT = (
     "You turn a statement into one question and its answer, from which a language model will learn. "
     + _DATA
@@ -237,6 +246,10 @@ class Prompts:
     def analyse(self, statistics: str) -> list[Message]:
         """Return the messages that ask for an interpretation of statistics (JSON)."""
         return [_system(_ANALYST), _user(self._between(statistics, "STATISTICS"))]
+
+    def group(self, outline: str) -> list[Message]:
+        """Return the messages that ask for larger topics of a numbered list."""
+        return [_system(_GROUPER), _user(self._between(outline, "LIST"))]
 
     def statement(self, statement: str) -> list[Message]:
         """Return the messages that ask for a pair that says what a statement says."""

@@ -65,6 +65,15 @@ class RemoteModel:
         chat = ChatRequest(self.judges[0].name, self._prompts.analyse(statistics), chosen.max_tokens, sampling)
         return await self._calls.ask(chat, call, "batch_analysis", _read_text)
 
+    async def group_topics(self, outline: str, call: CallRecord) -> str:
+        """Ask for larger topics; a model that writes about single sentences only is not asked."""
+        if self.judges[0].is_weak:
+            return ""
+        chosen = self._chosen.batch_analysis
+        most = max(chosen.max_tokens, 6 * outline.count("\n"))
+        chat = ChatRequest(self.name, self._prompts.group(outline), most, {"temperature": 0.0})
+        return await self._calls.ask(chat, call, "batch_analysis", _read_text)
+
     async def pair_from_statement(self, statement: str) -> tuple[str, str]:
         """Ask for a question and answer that say what a statement says."""
         return await self._writer.question_of(statement)

@@ -46,6 +46,7 @@ from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, 
 from lora_tui.engine.generation.progress import MOST_FRUITLESS, GenerationProgress
 from lora_tui.engine.generation.texts.text_plan import TEXT, wanted_texts
 from lora_tui.engine.generation.texts.text_stage import TextStage
+from lora_tui.engine.generation.topic_grouping import group_topics
 from lora_tui.engine.generation.topic_tree import load_tree
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
@@ -225,6 +226,8 @@ async def _run_pipeline(
     try:
         workers = await _workers(ctx, control, model, corpus, changes, ledger)
         ctx.commands.handle_until_end("topics", _reweigh(ctx, workers.planner))
+        if ctx.settings.data_generation.model != BUILTIN:
+            await group_topics(workers, model)
         end = await Pipeline(ctx, workers, control).run()
         if (
             end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW, RunEnd.FRUITLESS)
