@@ -5,6 +5,7 @@ from pathlib import Path
 from lora_tui.engine.generation.output import write_accepted_of_runs
 from lora_tui.store import generation as store_generation
 from lora_tui.store.connection import Store
+from tests.bench.edited_folder import measure
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import made_up_text
 from tests.store.store_fixtures import with_store
@@ -118,3 +119,13 @@ def test_a_run_that_goes_on_asks_nothing_about_what_is_gone(harness: GenerationH
     assert reasons.count(("its passage is gone",)) == waiting
     assert any("of this run are about passages that are gone" in note for note in notes(harness))
     assert harness.rows("SELECT path FROM run_documents WHERE run_id=1") == [("deep/two.md",)]
+
+
+def test_the_benchmark_of_edits_runs(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("\n\n".join(f"## Part {n}\n\n{made_up_text(n, 3)}" for n in range(6)))
+    found = measure(tmp_path, 40)
+    edit = found["with_headings"]
+    assert isinstance(edit, dict)
+    assert 0 < edit["new_after_an_edit"] < edit["passages"]
+    assert isinstance(found["read_first_and_again"], list)
+    assert [reading["passages"] > 30 for reading in found["read_first_and_again"]] == [True, True]
