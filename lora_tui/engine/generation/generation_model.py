@@ -161,10 +161,14 @@ class TextRequest:
 
 @dataclass(frozen=True, slots=True)
 class WrittenTexts:
-    """Reply to a `TextRequest`; what is made `by_rule` consists of the passage's own sentences."""
+    """Reply to a `TextRequest`; what is made `by_rule` consists of the passage's own sentences.
+
+    `why_none` says why there is no text, where rules can make none of the passage.
+    """
 
     texts: tuple[NewText, ...]
     by_rule: bool = False
+    why_none: str = ""
 
 
 @dataclass(frozen=True, slots=True)

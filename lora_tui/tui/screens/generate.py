@@ -70,6 +70,8 @@ class GenerateScreen(RunScreen):
         Binding("slash", "search", "Search", key_display="/", id="generate.search",
                 tooltip="Find pairs by their words; escape ends the search"),
         Binding("f", "filter", "Filter", id="generate.filter", tooltip="All, accepted, rejected, review, waiting"),
+        Binding("d", "texts", "Texts", id="generate.texts",
+                tooltip="Documents, dialogues and wordings that were written beside the pairs"),
         Binding("v", "view", "View", show=False, id="generate.view",
                 tooltip="In a small terminal: progress, sources or analysis below"),
         Binding("escape", "all", "All pairs", show=False, id="generate.all", tooltip="End search, filters and order"),
@@ -232,6 +234,8 @@ class GenerateScreen(RunScreen):
             return view is not None
         if action == "rate":
             return view is not None and len(self._pairs.window or ()) > 0
+        if action == "texts":
+            return view is not None and bool(view.texts)
         if action in ("pause", "unpause"):
             return view is not None and view.run.state == "running" and view.paused == (action == "unpause")
         if action in ("search", "filter"):
@@ -261,6 +265,13 @@ class GenerateScreen(RunScreen):
 
         if self._view is not None:
             self.services.open_screen(TopicsScreen(self.services, self.actions, self._view.run))
+
+    def action_texts(self) -> None:
+        """Show what was written beside the pairs."""
+        from lora_tui.tui.screens.text_list import TextList
+
+        if self._view is not None:
+            self.services.open_screen(TextList(self.services, self._view.run.id))
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

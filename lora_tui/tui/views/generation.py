@@ -9,6 +9,7 @@ from textual.content import Content
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
+from lora_tui.store import texts as store_texts
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import (
     CallStatistics,
@@ -39,6 +40,9 @@ _NOTHING_NEW = "nothing new accepted in a whole pass"
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
 
+SHOWN_FORMS = {"rewrite": "document", "summary": "summary", "dialogue": "dialogue", "phrasing": "wording"}
+"""What each form is called on screens, in at most eight characters."""
+
 
 @dataclass
 class GenerationView:
@@ -62,6 +66,8 @@ class GenerationView:
     phase_since: float = 0.0
     """When that phase began, as far as it was seen."""
     counts: dict[str, int] = field(default_factory=dict)
+    texts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Documents, dialogues and wordings by form and state."""
     reason: str = ""
     """Why the run is over, from its result, such as ``target reached``; empty while it is live."""
     earlier: int = 0
@@ -109,6 +115,7 @@ class GenerationView:
         """Read counts, files, calls, scores, the newest analysis and whether the run is paused; `now` is the time."""
         run_id = self.run.id
         self.counts = await store_generation.pair_counts(store, run_id)
+        self.texts = await store_texts.counts(store, run_id)
         if self.first_seen is None and self.live:
             self.first_seen = now, self.accepted
         self.sources = await source_lines(store, run_id)
@@ -191,6 +198,7 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
         [
             _progress(view, now, width),
             _verdicts(view),
+            *_texts(view),
             *_calls(view),
             safe_line(view.waiting, max(10, 2 * width), "$warning") if view.waiting else _errors(view, width),
             histogram_line(view, width),
@@ -224,6 +232,17 @@ def _verdicts(view: GenerationView) -> Content:
     if decided:
         parts.append((f" · {percent(view.accepted, decided)} pass", DIM))
     return styled(*parts)
+
+
+def _texts(view: GenerationView) -> list[Content]:
+    """How many texts were accepted, by form; nothing where none were written."""
+    if not view.texts:
+        return []
+    plurals = {"summary": "summaries"}
+    accepted = {form: view.texts[form]["accepted"] for form in SHOWN_FORMS if form in view.texts}
+    counted = [count(number, SHOWN_FORMS[form], plurals.get(form)) for form, number in accepted.items() if number]
+    counted = counted or ["no text accepted yet"]
+    return [styled(("✓ ", "$success"), " · ".join(counted), ("  d shows them", DIM))]
 
 
 def _calls(view: GenerationView) -> list[Content]:

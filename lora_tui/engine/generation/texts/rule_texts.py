@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 from lora_tui.engine.data.other_wordings import other_wordings
 from lora_tui.engine.generation.generation_model import (
-    CallFailed,
     CallRecord,
     Judgement,
     KnownPair,
@@ -53,13 +52,11 @@ class RuleTexts:
     """`TextModel` without a model."""
 
     async def write(self, request: TextRequest, call: CallRecord) -> WrittenTexts:
-        """Make a text of the passage's sentences and the accepted pairs; raises `CallFailed` where they hold none."""
+        """Make a text of the passage's sentences and the accepted pairs, or say why there is none."""
         attempt = await call.begin_attempt()
         found, fault = made_by_rule(request)
         await call.end_attempt(attempt, AttemptEnd("ok", reply="\n".join(text.body for text in found)))
-        if not found:
-            raise CallFailed(fault)
-        return WrittenTexts(tuple(found), by_rule=True)
+        return WrittenTexts(tuple(found), by_rule=True, why_none="" if found else fault)
 
     async def judge(self, passage: str, text: NewText, call: CallRecord) -> Judgement:
         """Leave the text to the gates: it is made of sentences that the passage holds."""

@@ -26,6 +26,7 @@ from lora_tui.engine.generation.generation_model import (
 )
 from lora_tui.engine.generation.held_out_facts import is_held_out, without_held_out
 from lora_tui.engine.generation.ledger import BudgetSpent, StoredCall, run_shielded
+from lora_tui.engine.generation.questions.sentences import title_of as title_of_text
 from lora_tui.engine.generation.texts.text_gates import check_text
 from lora_tui.engine.generation.texts.text_plan import PHRASING, TEXT, TextPlan, is_planned, wanted_texts
 from lora_tui.engine.generation.workers import Workers
@@ -151,11 +152,11 @@ class TextStage:
     async def _run_task(self, task: TaskRow) -> None:
         """Have a text written, unless it is there already, and judged."""
         chunk = await self._chunk(task.chunk_id)
-        rows = await texts.of_task(self.store, task.id)
+        rows, why_none = await texts.of_task(self.store, task.id), None
         if not rows:
             call = self._call(task)
             try:
-                rows = await self._write(task, chunk, call)
+                rows, why_none = await self._write(task, chunk, call)
             finally:
                 await call.abandon()
         for row in rows:
@@ -166,15 +167,17 @@ class TextStage:
                 await self._judge(row, chunk, call)
             finally:
                 await call.abandon()
-        await run_shielded(self._end(task, "done"))
+        await run_shielded(self._end(task, "done", why_none))
 
     def _call(self, task: TaskRow) -> StoredCall:
         return StoredCall(self.store, self.run_id, task.id, self.workers.ledger, self.workers.wait_while_paused)
 
-    async def _write(self, task: TaskRow, chunk: ChunkRow, call: StoredCall) -> list[TextRow]:
+    async def _write(self, task: TaskRow, chunk: ChunkRow, call: StoredCall) -> tuple[list[TextRow], str | None]:
+        """Return what was written, and why that is nothing."""
         request = await self._request(task, chunk)
         written = await self.model.texts.write(request, call)
-        return await run_shielded(self._store_written(task, request, written, call, chunk))
+        rows = await run_shielded(self._store_written(task, request, written, call, chunk))
+        return rows, written.why_none or None
 
     async def _request(self, task: TaskRow, chunk: ChunkRow) -> TextRequest:
         form, topic = str(task.slot["form"]), chunk.heading or title_of(task.source)
@@ -186,6 +189,8 @@ class TextStage:
         if chunk.position:
             first = await store_generation.chunk_at(self.store, chunk.document_id, self.corpus.chunking, 0)
             opening = first.text if first is not None else ""
+        if form == "dialogue":  # what a conversation is about is the document, not one of its headings
+            topic = title_of_text(opening or chunk.text) or title_of(task.source)
         variant, wordings = int(task.slot["variant"]), int(task.slot["count"])
         return TextRequest(form, passage, topic, tuple(pairs), variant, wordings, opening)
 
