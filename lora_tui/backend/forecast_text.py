@@ -8,6 +8,7 @@ from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
+from lora_tui.engine.generation.texts.text_plan import wanted_texts
 from lora_tui.files import is_file, is_folder
 from lora_tui.protocol.backend import Blocker, ForecastText
 from lora_tui.protocol.choice import value_text
@@ -117,8 +118,11 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
     if generation.is_paid and (generation.key_needed or generation.key_set):
         lines.append(("key", f"{generation.key_name} is {'set' if generation.key_set else 'not set'}"))
     lines.append(("pairs", f"{chosen.total_examples:,}, or as many as the text holds"))
+    if wanted := wanted_texts(chosen, chosen.total_examples):
+        lines.append(("texts", ", ".join(f"{number:,} {TEXT_NAMES[form]}" for form, number in wanted.items())))
     lines.append(("file", _output(Path(chosen.output_file))))
-    kinds = (generation.check_calls, generation.write_calls, generation.judge_calls, generation.analysis_calls)
+    of_pairs = (generation.check_calls, generation.write_calls, generation.judge_calls, generation.analysis_calls)
+    kinds = (*of_pairs, generation.text_calls)
     calls = sum(estimate.value or 0 for estimate in kinds)
     if generation.address is not None:
         lines.append(("calls", f"at least {calls:,.0f}, {generation.write_calls.note}"))
@@ -127,6 +131,10 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         lines.append(("tokens", f"{_amount(generation.prompt_tokens)} sent{out}"))
     warnings = tuple(_warnings_of(forecast.warnings, generation=True))
     return ForecastText(tuple(lines), warnings, blocker, charge=charge_text(chosen, generation))
+
+
+TEXT_NAMES = {"rewrite": "documents", "summary": "summaries", "dialogue": "dialogues", "phrasing": "wordings"}
+"""What the forms of text beside pairs are called."""
 
 
 def _judge(judge: str, check: JudgeCheck | None) -> str:

@@ -176,6 +176,14 @@ def _judging(data: DataGeneration) -> Advice:
     if data.batch_analysis_interval > data.total_examples:
         what = f"with total_examples = {data.total_examples} no analysis ever takes place"
         yield "data_generation.batch_analysis_interval", f"{what}; set {max(1, data.total_examples // 10)}"
+    more = [form for form in data.forms if form != "qa"]
+    if (more or data.mix.phrasings) and PurePath(data.output_file).suffix == ".txt":
+        what = "will hold JSON Lines, which other tools know by their name"
+        name = one_line(PurePath(data.output_file).stem, 40)
+        yield "data_generation.output_file", f"{what}; call it {name}.jsonl"
+    if data.held_out_facts and not {"rewrite", "summary"} & set(more):
+        what = "keeps facts out of training altogether, since no document tells them"
+        yield "data_generation.held_out_facts", f'{what}; add "rewrite" to data_generation.forms'
     folder = PurePath(data.input_folder)
     if folder in PurePath(data.output_file).parents and PurePath(data.output_file).suffix in (".txt", ".md"):
         what = (

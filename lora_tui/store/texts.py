@@ -93,6 +93,17 @@ class PairWithPassage:
     passage: str
 
 
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """What an accepted text asks or says, and the document that it is about; `body` is that of documents alone."""
+
+    form: str
+    title: str
+    body: str
+    source: str
+    first_question: str
+
+
 async def add(t: Store, run_id: int, task: TaskRow, text: NewText) -> int:
     """Store a text, in state ``waiting``; returns its id."""
     columns = {**asdict(text), "messages": [dict(message) for message in text.messages]}
@@ -186,10 +197,20 @@ async def accepted_with_passages(store: Store, run_id: int, after: int, limit: i
     )
 
 
-async def sources(store: Store) -> list[tuple[str, str, str, str]]:
-    """Return form, title, body and document of every accepted text of every run, oldest first."""
-    rows = await store.tuples("SELECT form, title, body, source FROM texts WHERE state='accepted' ORDER BY id")
-    return [(form, title, body, source) for form, title, body, source in rows]
+async def sources(store: Store) -> list[TextSource]:
+    """Return what each accepted text of every run asks or says, and its document, oldest first."""
+    return await store.all(
+        TextSource,
+        "SELECT form, title, CASE WHEN form IN ('rewrite', 'summary') THEN body ELSE '' END AS body, source,"
+        " COALESCE(CASE WHEN form='dialogue' THEN (SELECT json_extract(value, '$.content') FROM json_each(messages)"
+        " WHERE json_extract(value, '$.role')='user' LIMIT 1) END, '') AS first_question"
+        " FROM texts WHERE state='accepted' ORDER BY id",
+    )
+
+
+def document_text(title: str, body: str) -> str:
+    """Return a document as it is trained on: under its title, unless it begins with it."""
+    return body if not title or body.startswith(title) else f"{title}\n\n{body}"
 
 
 def text_event(row: TextRow) -> NewEvent:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_tui.engine.data.examples import Example, QuestionAnswer
+from lora_tui.engine.data.examples import Example, PlainText, QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest
-from lora_tui.engine.evaluation.own_prompts import RenderPrompt, as_prompt
+from lora_tui.engine.evaluation.own_prompts import RenderPrompt, as_prompt, with_questions
 from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
+from lora_tui.store import texts
 from lora_tui.store.connection import Store
 from lora_tui.store.generation import accepted_sources
 
@@ -64,20 +65,31 @@ def _ranked(prompts: Sequence[TestPrompt], seed: int) -> list[int]:
 
 
 async def documents_by_question(store: Store) -> dict[int, str]:
-    """Return the document that each accepted pair of the store is about, by its question's digest."""
-    return {
-        question_digest(QuestionAnswer(question, "", "")): source
-        for question, source in await accepted_sources(store)
-        if source
-    }
+    """Return the document that each accepted pair and text of the store is about, by its question's digest."""
+    examples: list[tuple[Example, str]] = [
+        (QuestionAnswer(question, "", ""), source) for question, source in await accepted_sources(store)
+    ]
+    for row in await texts.sources(store):
+        match row.form:
+            case "phrasing":
+                example: Example = QuestionAnswer(row.title, "", "")
+            case "dialogue":
+                example = QuestionAnswer(row.first_question, "", "")  # a conversation asks what its user says first
+            case _:
+                example = PlainText(texts.document_text(row.title, row.body), "")
+        examples.append((example, row.source))
+    return {question_digest(example): source for example, source in examples if source}
 
 
 def questions_of(
     examples: Iterable[Example], documents: Mapping[int, str], render: RenderPrompt | None
 ) -> HeldOutQuestions:
-    """Return examples as questions, each once; what has no question and answer is left out."""
+    """Return examples as questions, each once; what has no question and answer is left out.
+
+    Plain text is asked to be continued where it is all there is.
+    """
     found: dict[str, tuple[TestPrompt, str | None]] = {}
-    for example in examples:
+    for example in with_questions(list(examples)):
         if (prompt := as_prompt(example, render)) is not None and prompt.reference:
             found.setdefault(prompt.prompt, (prompt, documents.get(question_digest(example))))
     prompts, names = tuple(prompt for prompt, _ in found.values()), tuple(name for _, name in found.values())

@@ -52,11 +52,11 @@ def asks_own_questions(settings: Settings, examples: Sequence[Example]) -> bool:
 def own_prompts(examples: Sequence[Example], render: RenderPrompt | None = None) -> list[TestPrompt]:
     """Return up to `MOST` prompts spread over the examples, and a control; nothing where none can be asked.
 
-    Without `render` conversations are left out. Of plain text the second half is asked for.
+    Without `render` conversations are left out. Of plain text the second half is asked for, where there are no
+    questions.
     """
-    asked = list(
-        {prompt.prompt: prompt for prompt in (as_prompt(example, render) for example in examples) if prompt}.values()
-    )
+    found = (as_prompt(example, render) for example in with_questions(examples))
+    asked = list({prompt.prompt: prompt for prompt in found if prompt}.values())
     short = [prompt for prompt in asked if len(prompt.reference) <= _SHORT]
     usable = short if len(short) >= MOST else sorted(asked, key=lambda prompt: len(prompt.reference))[: 2 * MOST]
     number = min(MOST, len(usable))
@@ -64,6 +64,11 @@ def own_prompts(examples: Sequence[Example], render: RenderPrompt | None = None)
         return []
     chosen = [usable[place * len(usable) // number] for place in range(number)]
     return [*chosen, *_control(asked, examples, render)]
+
+
+def with_questions(examples: Sequence[Example]) -> Sequence[Example]:
+    """Return the examples that ask something; all of them where none does, as in a file of plain text alone."""
+    return [example for example in examples if not isinstance(example, PlainText)] or examples
 
 
 def template_renderer(tokenizer: "PreTrainedTokenizerBase") -> RenderPrompt | None:

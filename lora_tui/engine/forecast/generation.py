@@ -26,6 +26,7 @@ from pathlib import Path
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.survey import estimate_tokens
+from lora_tui.engine.forecast.texts import forecast_texts
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
@@ -77,6 +78,8 @@ class GenerationForecast:
     key_set: bool
     address: str | None
     is_paid: bool
+    text_calls: Estimate
+    """Calls that write and judge texts beside the pairs."""
 
 
 def forecast_generation(settings: Settings) -> GenerationForecast:
@@ -92,6 +95,7 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     checked = len(KNOWN_PAIRS) * sum(check is None for check in checks.values())
     sent, written, cost = _cost(data, used, calls, checked, problem)
     write, judge, analyse = (Estimate(number, "if every pair is accepted") for number in calls)
+    texts = forecast_texts(data, data.chunk_tokens)
     unreadable = _unknown(problem) if problem and not candidates else None
     return GenerationForecast(
         folder=folder,
@@ -112,6 +116,7 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         key_set=bool(os.environ.get(data.api_key_env, "").strip()),
         address=None if data.model == BUILTIN else shown_url(data.base_url or OPENAI_URL),
         is_paid=data.model != BUILTIN and not is_own_network(data.base_url or OPENAI_URL),
+        text_calls=Estimate(texts.write_calls + texts.judge_calls, "if every text is accepted"),
     )
 
 
@@ -201,7 +206,10 @@ def _cost(
         + (judge + checked) * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
         + analyse * data.batch_analysis.max_tokens
     )
-    note = f"for {count(sum(calls) + checked, 'call')}, if every pair is accepted"
+    texts = forecast_texts(data, passage)
+    sent, written = sent + texts.sent, written + texts.written
+    more = texts.write_calls + texts.judge_calls
+    note = f"for {count(sum(calls) + checked + more, 'call')}, if every pair is accepted"
     prices = token_prices(data)
     cost = (
         Estimate(prices.cost(round(sent), round(written)), note, estimated=True)

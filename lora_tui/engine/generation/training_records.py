@@ -90,8 +90,7 @@ def text_record(row: TextRow) -> dict[str, Any]:
         return {"question": question, "answer": answer}
     if row.messages:
         return {"messages": row.messages}
-    body = row.body if not row.title or row.body.startswith(row.title) else f"{row.title}\n\n{row.body}"
-    return {"text": body}
+    return {"text": texts.document_text(row.title, row.body)}
 
 
 async def _pages_with_passages(store: Store, run_id: int) -> AsyncIterator[list[texts.PairWithPassage]]:

@@ -10,12 +10,19 @@ from typing import Any, cast
 import pytest
 
 from lora_tui.config.models import Settings
-from lora_tui.engine.data.examples import QuestionAnswer
+from lora_tui.engine.data.examples import PlainText, QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.knowledge import KNOWLEDGE_FILE, read_knowledge
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.charts import Line, line_chart, ticks
-from lora_tui.engine.evaluation.held_out import HELD_OUT_FILE, HeldOutQuestions, read_held_out, write_held_out
+from lora_tui.engine.evaluation.held_out import (
+    HELD_OUT_FILE,
+    HeldOutQuestions,
+    questions_of,
+    read_held_out,
+    write_held_out,
+)
+from lora_tui.engine.evaluation.own_prompts import own_prompts
 from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.evaluation.report import ReportFacts, write_report
 from lora_tui.engine.evaluation.scoring import ScoredSample, _score_of_avoiding, summarize
@@ -355,3 +362,12 @@ def test_a_run_whose_data_has_changed_is_warned_about_and_the_report_says_so(com
 def test_a_reply_that_is_half_like_what_it_must_not_say_scores_half() -> None:
     assert _score_of_avoiding("alpha gamma", "alpha beta") == 0.5
     assert "0.5 or less" in str(_score_of_avoiding.__doc__)
+
+
+def test_of_a_file_with_questions_no_document_is_asked_to_be_continued() -> None:
+    document = PlainText("The box by the door holds a lamp and some more things.", "")
+    question = QuestionAnswer("What is in the box?", "a lamp", "")
+    asked = [prompt.prompt for prompt in questions_of([document, question], {}, None).prompts]
+    assert asked == ["Question: What is in the box?\nAnswer:"]
+    assert len(questions_of([document], {}, None).prompts) == 1
+    assert [prompt.reference for prompt in own_prompts([document, question]) if prompt.kind == "expected"] == ["a lamp"]

@@ -1,5 +1,6 @@
 """Runs that write more than pairs: documents, conversations and further wordings, judged, stored, written out."""
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,11 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.data.examples import Conversation, PlainText, QuestionAnswer
+from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.evaluation.held_out import documents_by_question
+from lora_tui.engine.forecast.generation import forecast_generation
+from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import wait_for
 from tests.openai_server import TEXT_WRITERS, http, made_up_text, text_about
@@ -22,6 +27,11 @@ def many_passages(harness: GenerationHarness) -> GenerationHarness:
     for number in range(6):
         harness.write(f"more-{number}.txt", made_up_text(10 + number, 2))
     return harness
+
+
+async def _ask(harness: GenerationHarness, query: Any) -> Any:
+    async with await Store.open(harness.store) as store:
+        return await query(store)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -47,6 +57,8 @@ def test_each_form_is_written_judged_and_put_into_the_file_that_training_reads(
     events = harness.events("text")
     assert Counter(event["form"] for event in events) == {"dialogue": 3, "phrasing": 6, "rewrite": 3, "summary": 3}
     assert {event["verdict"] for event in events} == {"accepted"}
+    known = asyncio.run(_ask(harness, documents_by_question))
+    assert all(known.get(question_digest(example)) for example in found.examples), "whole documents can be held out"
     judged = harness.value("SELECT COUNT(*) FROM texts WHERE json_extract(metrics, '$.judge_groundedness') > 0.9")
     assert judged == 15
     assert harness.events("analysis")[-1]["statistics"]["texts"]["rewrite"]["accepted"] == 3
@@ -163,3 +175,12 @@ def test_the_held_out_questions_of_an_earlier_run_do_not_stand_beside_a_later_on
     assert beside.exists()
     harness.run(total_examples=2)
     assert not beside.exists()
+
+
+def test_the_forecast_has_the_texts_calls_and_tokens(harness: GenerationHarness) -> None:
+    plain = forecast_generation(harness.settings())
+    more = forecast_generation(harness.settings(forms=FORMS, mix__phrasings=2, **MIX))
+    assert plain.text_calls.value == 0
+    assert more.text_calls.value == 3 + 3 + 3 + 6 + 3 + 3 + 3 + 12
+    assert more.prompt_tokens.value > plain.prompt_tokens.value
+    assert more.completion_tokens.value > plain.completion_tokens.value
