@@ -134,8 +134,14 @@ async def of_task(store: Store, task_id: int) -> list[TextRow]:
 
 
 async def accepted(store: Store, run_id: int, after: int, limit: int) -> list[TextRow]:
-    """Return up to `limit` accepted texts of a run whose id is above `after`, in order."""
-    sql = "SELECT * FROM texts WHERE run_id=? AND state='accepted' AND id>? ORDER BY id LIMIT ?"
+    """Return up to `limit` accepted texts of a run whose id is above `after`, in order.
+
+    Wordings of a pair that a person has rejected since are left out.
+    """
+    sql = (
+        "SELECT * FROM texts WHERE run_id=? AND state='accepted' AND id>? AND (pair_id IS NULL"
+        " OR (SELECT state FROM pairs WHERE pairs.id = pair_id) = 'accepted') ORDER BY id LIMIT ?"
+    )
     return await store.all(TextRow, sql, (run_id, after, limit))
 
 

@@ -13,6 +13,7 @@ from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.held_out import documents_by_question
 from lora_tui.engine.forecast.generation import forecast_generation
+from lora_tui.engine.review.pairs import override_pair
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import wait_for
@@ -62,6 +63,18 @@ def test_each_form_is_written_judged_and_put_into_the_file_that_training_reads(
     judged = harness.value("SELECT COUNT(*) FROM texts WHERE json_extract(metrics, '$.judge_groundedness') > 0.9")
     assert judged == 15
     assert harness.events("analysis")[-1]["statistics"]["texts"]["rewrite"]["accepted"] == 3
+
+
+def test_wordings_of_a_pair_that_a_person_rejects_leave_the_file_with_it(harness: GenerationHarness) -> None:
+    harness.run(mix__phrasings=1, total_examples=4)
+    before = records(harness.output)
+    assert len(before) == 8
+
+    async def reject(store: Store) -> None:
+        await override_pair(store, 1, "rejected")
+
+    asyncio.run(_ask(harness, reject))
+    assert len(records(harness.output)) == 6
 
 
 def test_a_document_is_asked_for_with_the_questions_about_its_passage(harness: GenerationHarness) -> None:
