@@ -84,6 +84,22 @@ async def test_a_run_shows_sources_pairs_figures_and_its_analysis(harness: AppHa
             assert expected in text, expected
 
 
+async def test_the_number_of_calls_that_the_endpoint_can_take_is_shown_once_it_is_found(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+
+    async def tell(found: bool) -> None:
+        progress = {"phase": "generating", "done": 3, "total": 20, "limit": 48, "limit_found": found}
+        async with await Store.open(harness.path) as store, store.transaction() as t:
+            await events.insert(t, run_id, [(time.time(), "progress", progress)])
+
+    await tell(found=False)
+    async with harness.app((140, 42)) as (app, _):
+        await wait_for_text(app, "· 1 in flight")
+        await tell(found=True)
+        await wait_for_text(app, "· 3/20 · 1 of 48 in flight")
+        await wait_for_text(app, "1 of 48 in flight · 4 calls")
+
+
 async def test_reasons_have_a_column_where_there_are_any_and_do_not_repeat_the_score(harness: AppHarness) -> None:
     run_id = await harness.populate(lambda store: create_run(store, "generate"))
 

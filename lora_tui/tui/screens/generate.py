@@ -186,7 +186,7 @@ class GenerateScreen(RunScreen):
         elif view.trains_since is not None:
             more += " · training: 2"
         elif view.live and calls.in_flight and self.size.width >= 100:
-            more += f" · {calls.in_flight} in flight"
+            more += f" · {view.in_flight}"
         self.show_run_in_bar(view.run, more)
 
     def _next_steps(self, view: GenerationView) -> Sequence[tuple[str, str]]:

@@ -111,6 +111,13 @@ class GenerationView:
         """Whether the pairs are written by the model in this program."""
         return self.settings.get("model") == _BUILTIN and not self.calls.prompt_tokens
 
+    @property
+    def in_flight(self) -> str:
+        """Requests in flight, and how many the endpoint is given at most once that is found: "46 of 48 in flight"."""
+        limit = self.phase.get("limit") if self.phase.get("limit_found") else None
+        of = f" of {limit:,}" if isinstance(limit, int) else ""
+        return f"{self.calls.in_flight:,}{of} in flight"
+
     async def update_summary(self, store: Store, now: float) -> None:
         """Read counts, files, calls, scores, the newest analysis and whether the run is paused; `now` is the time."""
         run_id = self.run.id
@@ -247,7 +254,7 @@ def _texts(view: GenerationView) -> list[Content]:
 
 def _calls(view: GenerationView) -> list[Content]:
     calls = view.calls
-    figures = f"{calls.in_flight} in flight · " if view.live else ""
+    figures = f"{view.in_flight} · " if view.live else ""
     figures += count(calls.calls, "call")
     if view.is_builtin:
         return [styled(figures, " on this machine · no cost")]
