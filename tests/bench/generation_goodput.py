@@ -260,7 +260,6 @@ def endpoint_process(knee: int, *, refuses: bool = False, repeats: bool = False)
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     assert process.stdout is not None
     try:
