@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from lora_tui.engine.generation.corpus import Corpus, title_of
 from lora_tui.store import topics as store_topics
@@ -161,7 +160,8 @@ def build_tree(files: Sequence[Headings], stored: Sequence[TopicRow] = ()) -> To
 def _leaf_chooser(files: Sequence[Headings]) -> Callable[[Headings, str], tuple[str, str, str]]:
     """Return a function from a file and a heading in it to key, name and origin of the leaf of the text under it."""
     if len(files) > MOST_TOPICS:
-        return lambda file, _: _folder_of(PurePosixPath(file.path))
+        depth = next(depth for depth in (2, 1, 0) if len({_folder_of(one.path, depth) for one in files}) <= MOST_TOPICS)
+        return lambda file, _: _folder_of(file.path, depth)
     counts = {file.path: len({heading for _, heading in file.runs}) for file in files}
     by_heading = sum(min(count, _HEADINGS_OF_FILE) for count in counts.values()) <= MOST_TOPICS
 
@@ -173,13 +173,15 @@ def _leaf_chooser(files: Sequence[Headings]) -> Callable[[Headings, str], tuple[
     return leaf
 
 
-def _folder_of(path: PurePosixPath) -> tuple[str, str, str]:
-    """Return the leaf of a file among very many: its folder, or the first letter of its name where that is the top."""
-    parts = path.parts[:-1][:2]
-    if parts:
-        return "/".join(parts) + "/", title_of("/".join(parts)), "folder"
-    letters = path.name[:1].casefold()
-    return f"{letters}*", f"{letters}…", "folder"
+def _folder_of(path: str, depth: int) -> tuple[str, str, str]:
+    """Return the leaf of a file among very many: its folder, `depth` names deep, or the first letter of its path."""
+    folders = path.split("/")[:-1][:depth]
+    if folders:
+        joined = "/".join(folders)
+        return f"{joined}/", " ".join(joined.replace("-", " ").replace("_", " ").split()), "folder"
+    letter = path[:1].casefold()
+    letter = letter if letter.isascii() else "other"
+    return f"{letter}*", f"{letter}…", "folder"
 
 
 def grouped(tree: TopicTree, groups: Sequence[tuple[str, Sequence[int]]]) -> TopicTree:

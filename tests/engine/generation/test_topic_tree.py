@@ -73,6 +73,8 @@ def test_a_large_folder_has_a_bounded_tree() -> None:
     tree = build_tree(many)
     assert len(tree.topics) == 7
     assert sum(leaf.passages for leaf in tree.leaves) == 3_000
+    deep = [Headings(f"{n % 3}/{n}/text.txt", str(n), 1, ((0, ""),)) for n in range(3_000)]
+    assert len(build_tree(deep).topics) == 3, "where folders are too many, those above them"
 
 
 def test_groups_join_topics_once() -> None:
