@@ -157,6 +157,8 @@ def redact(text: str, known: str = "", blot: str = BLOT) -> str:
     Secrets are the key `known` and the values of the environment's key variables, unless they are placeholders, and
     whatever has the form of a key, each of them also encoded.
     """
+    if not text:
+        return text
     values = [value for value in (known, *_key_values()) if value and not is_placeholder(value)]
     for value in values:
         text = text.replace(value, blot)

@@ -77,11 +77,9 @@ def tokens(text: str) -> list[str]:
     "its", "U.S." is "us"). A text of nothing but punctuation or symbols is cut at white space instead, so that "+" and
     "-" differ as answers. Only white space has no tokens.
     """
-    return list(_cut(text))
+    return list(_cut_short(text) if len(text) < _SHORT else _cut_long(text))
 
 
-# Every metric of a pair cuts the same two texts again; of 200 kB that is 0.1 s each time.
-@lru_cache(maxsize=8)
 def _cut(text: str) -> tuple[str, ...]:
     folded = _folded(text)
     found = []
@@ -93,6 +91,12 @@ def _cut(text: str) -> tuple[str, ...]:
             token = token.replace(".", "").replace("'", "")
         found.append(token)
     return tuple(found or folded.split())
+
+
+# Every gate and metric of a pair cuts the same few texts again: 0.3 ms for a passage, 0.1 s for 200 kB.
+_SHORT = 20_000
+_cut_short = lru_cache(maxsize=256)(_cut)
+_cut_long = lru_cache(maxsize=8)(_cut)
 
 
 def content_tokens(text: str) -> list[str]:

@@ -57,10 +57,14 @@ class Refusal:
     verdict: str = "rejected"
 
 
-@lru_cache(maxsize=256)  # the writer asks, and soon after it who stores the pair
 def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     """Return the refusal of the first gate that a pair does not pass, or None."""
-    return next(_refusals(pair, passage), None)
+    return _first_refusal(pair.question, pair.answer, pair.evidence, passage)
+
+
+@lru_cache(maxsize=256)  # the writer asks, and soon after it whoever stores the pair
+def _first_refusal(question: str, answer: str, evidence: str, passage: str) -> Refusal | None:
+    return next(_refusals(ProposedPair(question, answer, evidence, ""), passage), None)
 
 
 def passage_reference(text: str) -> str | None:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from lora_tui.engine.generation import near_duplicates
 from lora_tui.engine.generation.near_duplicates import NEAR, NearDuplicates, grams, jaccard
 from lora_tui.engine.generation.questions.completions import stems
 
@@ -100,3 +101,12 @@ def test_the_index_finds_what_comparing_all_pairs_finds() -> None:
         assert near or reordered or duplicates.find(question) is None
         duplicates.add(question)
     assert missed <= 1  # 32 bands of 4 find a similarity of 0.7 with 99.98 %
+
+
+def test_one_question_has_the_keys_that_it_has_among_many() -> None:
+    questions = [f"What is known of {word} and {word[::-1]} in 19{len(word)}?" for word in "café 東京 a xyzzy".split()]
+    questions += ["", "ab", "What?"]
+    keys = near_duplicates._band_keys(questions)
+    assert [near_duplicates._keys_of(question) for question in questions] == [
+        tuple(column) for column in keys.T.tolist()
+    ]
