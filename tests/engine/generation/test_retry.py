@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lora_tui.engine.generation.client.rate_limit import MOST_SECONDS, asked_wait, backoff, retry_after
+from lora_tui.engine.generation.client.rate_limit import MOST_SECONDS, RateHold, asked_wait, backoff, retry_after
 
 NOW = 1_700_000_000.0
 
@@ -81,3 +81,22 @@ def test_how_long_a_limit_lasts_is_read_wherever_it_stands(
 ) -> None:
     found = asked_wait(headers, body, NOW)
     assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "20s"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m2s"}, 62.0),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "750ms"}, 0.75),
+        ({"x-ratelimit-remaining-requests": "0"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "soon"}, 0.0),
+    ],
+)
+def test_an_answer_that_was_the_last_for_now_holds_the_next_request_back(
+    headers: dict[str, str], seconds: float
+) -> None:
+    hold = RateHold(1.0)
+    hold.heed(headers)
+    assert max(0.0, hold.seconds) == pytest.approx(seconds, abs=0.5)
+    assert hold.limited_for == 0.0, "nothing was refused"

@@ -256,6 +256,7 @@ class Endpoint:
             raise await self._failed_status(attempt, call, error, answer.headers, request.model, parameters)
         capabilities.prove(parameters)
         self._limit.answered(place, reply.usage.completion_tokens)
+        self._hold.heed(answer.headers)
         return reply
 
     async def _failed_connection(self, reason: str, model: str, *, unreached: bool, overdue: bool = False) -> Exception:

@@ -206,6 +206,13 @@ class RateHold:
         self._until = max(self._until, now + wait)
         return news
 
+    def heed(self, headers: Mapping[str, str]) -> None:
+        """Hold requests back where an answer says that it was the last for now, before one is refused."""
+        spent = [kind for kind in _COUNTED if _number(headers.get(f"x-ratelimit-remaining-{kind}")) == 0]
+        waits = [_until(headers.get(f"x-ratelimit-reset-{kind}", ""), time.time()) for kind in spent]
+        if known := [wait for wait in waits if wait is not None]:
+            self._until = max(self._until, time.monotonic() + min(MOST_SECONDS, max(known)))
+
     def answered(self) -> None:
         """Take note of an answer: the limit is over."""
         self._since = None
@@ -282,6 +289,7 @@ def asked_wait(headers: Mapping[str, str], details: str, now: float) -> float | 
     return min(MOST_SECONDS, max(spent or resets.values()))
 
 
+_COUNTED = ("requests", "tokens")
 _RESET = re.compile(r"(?i)^(?:x-|anthropic-)?rate-?limit(?:-[a-z-]+)?-reset(?:-[a-z-]+)?$|^(?:x-)?rate-?limit-reset$")
 _RETRY_INFO = re.compile(r'"?retry[_-]?(?:delay|after)(?:_seconds)?"?\s*[:=]\s*"?(?P<wait>[\d.]+ ?[a-z]*)')
 _RETRY_IN = re.compile(
