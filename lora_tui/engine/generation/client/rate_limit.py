@@ -296,7 +296,7 @@ _RETRY_IN = re.compile(
     r"(?:re)?try(?: again| your request)? (?:in|after) (?:about )?(?P<wait>\d[\d.]*\s?[a-z]*(?: ?\d[\d.]*\s?[a-z]+)*)"
 )
 _HEADER_IN_BODY = re.compile(r'"((?:x-)?ratelimit-reset[a-z-]*)"\s*:\s*"?([\w.:+-]+)')
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|milli\w*|s\w*|m\w*|h\w*|d\w*)?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|milli[a-z]*|s[a-z]*|m[a-z]*|h[a-z]*|d[a-z]*)?")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
