@@ -11,7 +11,7 @@ _LOWEST_ACCEPTANCE = 0.1
 _PRIOR_ACCEPTED = 4
 """Pairs that count as accepted before any is: an early rejection must not look like a trend."""
 
-_QUEUE_PER_CALL = 2
+_QUEUE_PER_CALL = 1
 """Pairs that may wait for the judge, for each call that may be under way."""
 
 MOST_FRUITLESS = 500

@@ -23,7 +23,7 @@ def test_it_asks_for_more_where_little_is_accepted() -> None:
 
 def test_it_waits_for_the_judge() -> None:
     progress = progress_of(target=1000)
-    progress.add_proposed(1, waiting=4, rejected=0)
+    progress.add_proposed(1, waiting=2, rejected=0)
     assert not progress.wants_pairs
     progress.add_verdict(1, "rejected")
     assert progress.wants_pairs
