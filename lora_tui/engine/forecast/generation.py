@@ -9,9 +9,10 @@ Tokens: a call sends its own instructions, measured on the very prompts, and
 
     writing    a passage                                  and gets back 200 tokens a pair, at most `max_tokens`
     judging    a passage and a pair of 100 tokens         and gets back three digits, 6 tokens
-    analysing  statistics of 350 tokens                   and gets back at most `max_tokens`
+    analysing  statistics of 520 tokens                   and gets back at most `max_tokens`
     checking   the canary pairs, as they are              and gets back three digits, 6 tokens
 
+(analyses are put into words by a model within their share of the tokens alone, `analyst.TOKEN_SHARE`)
 where a passage is `chunk_tokens` long, or as long as its file (4 characters a token) where that is shorter.
 Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,000,000.
 """
@@ -29,6 +30,7 @@ from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.texts import forecast_texts
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
+from lora_tui.engine.generation.analyst import FREE_TOKENS, TOKEN_SHARE
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
@@ -43,8 +45,8 @@ from lora_tui.text import count, dollars, one_line
 
 _JUDGED_PAIR_TOKENS = 100
 _JUDGEMENT_TOKENS = 6
-_STATISTICS_TOKENS = 350
-"""About 1,300 characters of JSON once there are twenty topics, as measured."""
+_STATISTICS_TOKENS = 520
+"""About 2,100 characters of JSON once there are twenty topics, as measured."""
 
 _LISTING_SECONDS = 5.0
 
@@ -198,14 +200,14 @@ def _cost(
     sent = (
         write * (_prompt_tokens(write_prompt) + passage)
         + judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
-        + analyse * (_prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS)
         + checked * sum(_prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
     )
-    written = (
-        write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs)
-        + (judge + checked) * min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
-        + analyse * data.batch_analysis.max_tokens
+    written = write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs) + (judge + checked) * min(
+        data.evaluation.max_tokens, _JUDGEMENT_TOKENS
     )
+    asking, answering = _prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS, data.batch_analysis.max_tokens
+    asked = min(analyse, (FREE_TOKENS + TOKEN_SHARE * (sent + written)) / (asking + answering))
+    sent, written = sent + asked * asking, written + asked * answering
     texts = forecast_texts(data, passage)
     sent, written = sent + texts.sent, written + texts.written
     more = texts.write_calls + texts.judge_calls

@@ -32,6 +32,7 @@ _DIRECTIVES = {
 }
 _WEAK = 0.75
 _CROWDED = 2.0
+_CROWDED_SHARE = 0.1
 _MOST_NAMED = 20
 _LACKING = 7
 
@@ -122,6 +123,9 @@ def directives_from(statistics: Mapping[str, Any]) -> list[str]:
     if weak := statistics["weakest"]:
         found.append(_DIRECTIVES[weak])
     crowded = crowded_topics(statistics["topics"], statistics["different_topics"])
+    if statistics.get("tree_topics"):  # by quotas none is; what models call a topic is new each time
+        accepted = statistics["pairs"].get("accepted", 0)
+        crowded = [topic for topic in crowded if statistics["topics"][topic] >= max(3, _CROWDED_SHARE * accepted)]
     if crowded:
         found.append("Well covered already, ask about something else where you can: " + ", ".join(crowded) + ".")
     steering = steering_from(statistics)

@@ -29,7 +29,8 @@ TIME_SHARE = 0.02
 TOKEN_SHARE = 0.05
 """Share of a run's tokens that analyses may use."""
 
-_FREE_SECONDS, _FREE_TOKENS = 0.5, 2_000
+FREE_TOKENS = 2_000
+_FREE_SECONDS = 0.5
 """What analyses may use beyond their share: a short run has all of them."""
 
 
@@ -142,7 +143,7 @@ class Analyst:
     @property
     def _may_ask(self) -> bool:
         """Whether a model may put the statistics into words: one more such analysis keeps to its share of tokens."""
-        return self._tokens + self._tokens_each <= _FREE_TOKENS + TOKEN_SHARE * self._ledger.spent
+        return self._tokens + self._tokens_each <= FREE_TOKENS + TOKEN_SHARE * self._ledger.spent
 
     async def _store(self, task: TaskRow, call: StoredCall, row: AnalysisRow, failure: str | None) -> None:
         async with self._ctx.store.transaction() as t:

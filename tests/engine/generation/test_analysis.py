@@ -55,6 +55,14 @@ def test_crowded_topics_have_more_than_twice_their_share() -> None:
     assert crowded_topics({}, 0) == []
 
 
+def test_with_a_tree_only_a_topic_of_many_pairs_is_crowded() -> None:
+    few = statistics(
+        topics={"You can also": 2, "b": 1, "c": 1}, different_topics=17, tree_topics=9, tree_topics_covered=9
+    )
+    assert directives_from(few) == []
+    assert directives_from({**few, "topics": {"bees": 8, "b": 1}})[0].startswith("Well covered already")
+
+
 def test_a_missing_value_is_named_once_there_are_enough_pairs() -> None:
     assert missing_value({"fact": 16}, QUESTION_TYPES) == "definition"
     assert missing_value({"fact": 3}, QUESTION_TYPES) is None

@@ -80,7 +80,10 @@ def test_dollars_follow_from_tokens_and_prices(folder: Path) -> None:
 def test_larger_passages_send_more_tokens_up_to_the_size_of_the_files(folder: Path) -> None:
     sent = [forecast(folder, chunk_tokens=size, total_examples=50).prompt_tokens.value or 0 for size in (100, 200, 400)]
     # Two files: one of 100 tokens, one of 10,000; a passage goes out with every pair's two calls.
-    assert [round(more - less) for less, more in itertools.pairwise(sent)] == [100 * 50, 200 * 50]
+    # Analyses may use a twentieth more.
+    grown = [more - less for less, more in itertools.pairwise(sent)]
+    assert grown == pytest.approx([100 * 50, 200 * 50], rel=0.05)
+    assert grown > [100 * 50, 200 * 50]
 
 
 def test_the_built_in_model_costs_nothing_and_needs_no_key(folder: Path) -> None:
