@@ -31,6 +31,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+_TOP = Path(__file__).parents[1]
+_AT_FIRST = frozenset(os.listdir(_TOP))
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """A test that writes into the current folder says so: results once stood beside the README for it."""
+    yield
+    left = [name for name in os.listdir(_TOP) if name not in _AT_FIRST and name[0] not in "._"]
+    assert not left, f"left at the top of the repository: {left}; chdir(tmp_path) before"
+
+
 @pytest.fixture
 def folder_of_nobody() -> Iterator[Path]:
     """An empty folder of a user who may not read and write everything, who runs the test: root becomes nobody for it.
