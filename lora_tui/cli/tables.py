@@ -73,7 +73,7 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
     for label, (key, value) in zip(labels, figures, strict=True):
-        streams.out.write(f"{clean(label):<{width}}  {_formatted(value, as_said=key.endswith('reasons'))}\n")
+        streams.out.write(f"{clean(label):<{width}}  {_formatted(value, as_said=key.endswith(('reasons', 'files')))}\n")
     commands = result.get("commands")
     if isinstance(commands, list) and commands:
         streams.out.write("\nGo on with:\n" + "".join(f"  {clean(str(command))}\n" for command in commands))
@@ -167,7 +167,7 @@ def _is_shown(key: str, value: Any) -> bool:
 
 
 def _formatted(value: Any, *, as_said: bool = False) -> str:
-    """Write a figure; names of ours without underscores, but reasons `as_said`: they name keys and servers' codes."""
+    """Write a figure; names of ours without underscores, but reasons and files `as_said`: those are names of others."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

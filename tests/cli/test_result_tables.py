@@ -117,4 +117,5 @@ def test_reasons_keep_the_names_of_keys_and_codes() -> None:
     reason = "cut off at 10 tokens; raise data_generation.evaluation.max_tokens (INVALID_ARGUMENT)"
     text = written(write_result, {"dead_reasons": {reason: 2}, "weights": {"token_f1": 0.5}})
     assert text.splitlines()[0] == f"dead reasons  2 {reason}"
+    assert "5 documents_train.jsonl" in written(write_result, {"files": {"documents_train.jsonl": 5}})
     assert text.splitlines()[1] == "weights       0.5 token f1"

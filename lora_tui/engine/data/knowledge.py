@@ -36,7 +36,7 @@ def knowledge_path(data_file: Path) -> Path:
 def read_knowledge(path: Path) -> list[KnowledgeQuestion]:
     """Return the questions of a file; none where it does not exist. Raises `LoraTuiError` where it is damaged."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON leaves other line ends inside its strings
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as problem:
