@@ -32,14 +32,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 _TOP = Path(__file__).parents[1]
-_AT_FIRST = frozenset(os.listdir(_TOP))
+_AT_FIRST = frozenset(_TOP.iterdir())
 
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
     """A test that writes into the current folder says so: results once stood beside the README for it."""
     yield
-    left = [name for name in os.listdir(_TOP) if name not in _AT_FIRST and name[0] not in "._"]
+    left = [path.name for path in _TOP.iterdir() if path not in _AT_FIRST and path.name[0] not in "._"]
     assert not left, f"left at the top of the repository: {left}; chdir(tmp_path) before"
 
 
