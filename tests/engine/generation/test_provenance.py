@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from tests.engine.generation.generation_harness import GenerationHarness
+from tests.openai_server import made_up_text
 
 
 def export(harness: GenerationHarness, **options: Any) -> Outcome:
@@ -86,3 +87,34 @@ def test_a_form_of_text_has_no_room_for_it(harness: GenerationHarness) -> None:
         refused = export(harness, format=form, **option)
         assert refused.exit_status == 2
         assert "is for datasets: add --format messages" in str(refused.error)
+
+
+def test_documents_and_conversations_are_exported_in_their_form_with_provenance(harness: GenerationHarness) -> None:
+    for number in range(4):
+        harness.write(f"more-{number}.txt", made_up_text(10 + number, 2))
+    mix = {"mix__rewrite": 0.5, "mix__dialogue": 0.34, "mix__phrasings": 1}
+    outcome = harness.run(forms=["qa", "rewrite", "dialogue"], **mix)
+    assert outcome.state == "finished", outcome.error
+    target = harness.folder / "data"
+    outcome = export(harness, output=str(target), split=0.3, with_provenance=True)
+    assert outcome.state == "finished", outcome.error
+    assert outcome.result["provenance"] == outcome.result["examples"], "each is found again by its words"
+    documents = [record for side in ("train", "validation") for record in found_in(target, f"documents_{side}")]
+    assert len(documents) == 3
+    assert all(record["text"] and record["provenance"]["score"] for record in documents)
+    dialogues = [record for record in found_in(target, "train") if len(record["messages"]) > 2]
+    assert dialogues
+    assert all(record["provenance"]["document"] in files(harness) for record in [*documents, *dialogues])
+    sides = [
+        {record["provenance"]["document"] for part in ("", "documents_") for record in found_in(target, f"{part}{side}")}
+        for side in ("train", "validation")
+    ]
+    assert sides[0].isdisjoint(sides[1]), "texts of a document stay with its pairs"
+
+
+def found_in(folder: Path, name: str) -> list[dict[str, Any]]:
+    return records(folder / f"{name}.jsonl") if (folder / f"{name}.jsonl").exists() else []
+
+
+def files(harness: GenerationHarness) -> set[str]:
+    return {path.relative_to(harness.input).as_posix() for path in harness.input.rglob("*.*")}
