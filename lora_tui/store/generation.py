@@ -172,8 +172,8 @@ async def accepted_of_earlier_runs(store: Store, run_id: int) -> dict[int, int]:
         " AND json_extract(runs.settings, '$.data_generation.model')"
         " = json_extract(own.settings, '$.data_generation.model')"
         " AND document_id IN (SELECT document_id FROM run_documents WHERE run_id = own.id)"
-        " AND NOT EXISTS (SELECT 1 FROM pairs AS mine WHERE mine.run_id = own.id AND mine.state='accepted'"
-        " AND mine.question_key = pairs.question_key AND mine.answer = pairs.answer)"
+        " AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.run_id = own.id AND kind='keep'"
+        " AND key = CAST(pairs.id AS TEXT))"
         " GROUP BY pairs.run_id ORDER BY pairs.run_id",
         (run_id,),
     )

@@ -103,16 +103,21 @@ async def changes_since(
 
 @dataclass(frozen=True, slots=True)
 class EarlierReading:
-    """The documents (by path) that run `since` found in the folder; `since` is 0 where nobody has read it."""
+    """The documents (by path) that run `since` found in the folder; `since` is 0 where nobody has read it.
+
+    `earlier` is the run whose pairs can be kept: `since`, but for a resumed run, which compares with itself.
+    """
 
     since: int
     documents: Mapping[str, str]
+    earlier: int
 
     @classmethod
     async def load(cls, ctx: RunContext) -> "EarlierReading":
         """Return what a resumed run itself has read, or else the newest earlier one; to be asked before it is read."""
-        since = ctx.run_id if ctx.resumed else await folders.reading_before(ctx.store, ctx.run_id) or 0
-        return cls(since, await folders.documents_of(ctx.store, since) if since else {})
+        earlier = await folders.reading_before(ctx.store, ctx.run_id) or 0
+        since = ctx.run_id if ctx.resumed else earlier
+        return cls(since, await folders.documents_of(ctx.store, since) if since else {}, earlier)
 
     async def compare(self, ctx: RunContext, corpus: Corpus) -> FolderChanges | None:
         """Compare with what was read now, say what has changed, and keep the pairs that outlast it if they are wanted.
@@ -121,7 +126,8 @@ class EarlierReading:
         """
         store, run_id = ctx.store, ctx.run_id
         changes = await changes_since(store, corpus, self.documents, self.since, ctx.raise_if_stopping)
-        wanted = ctx.settings.data_generation.keep_pairs
+        keeps = ctx.settings.data_generation.keep_pairs and self.earlier > 0
+        kept = await keep_pairs(store, run_id, self.earlier) if keeps else 0  # those that it has already stay
         notes = [] if changes is None else [changes.text()]
         if ctx.resumed and changes is not None:
             async with store.transaction() as t:
@@ -129,8 +135,7 @@ class EarlierReading:
                 await folders.cancel_outdated(t, run_id)
             if outdated := await folders.outdated_pairs(store, run_id):
                 notes.append(f"{count(outdated, 'accepted pair')} of this run are about passages that are gone")
-        elif not ctx.resumed and self.since and wanted:
-            kept = await keep_pairs(store, run_id, self.since)
+        elif not ctx.resumed and keeps:
             notes.append(f"{count(kept, 'pair')} of run {self.since} are kept: their passages are as they were")
         elif changes is not None:
             notes.append(

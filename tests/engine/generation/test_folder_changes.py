@@ -89,6 +89,19 @@ def test_what_was_kept_is_not_trained_on_twice_with_earlier_runs(harness: Genera
     assert file.read_text().count("Question: ") == 6
 
 
+def test_a_run_that_was_killed_while_it_kept_pairs_keeps_the_others(harness: GenerationHarness) -> None:
+    harness.run(total_examples=5, evaluation_threshold=0.0)
+    harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    harness.change(
+        "DELETE FROM pairs WHERE id IN (SELECT MAX(pairs.id) FROM pairs JOIN tasks ON tasks.id=task_id"
+        " WHERE kind='keep')"
+    )
+    harness.change("DELETE FROM tasks WHERE kind='keep' AND id NOT IN (SELECT task_id FROM pairs)")
+    harness.change("UPDATE runs SET state='stopped' WHERE id=2")
+    resumed = harness.run(resume=2, total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    assert (resumed.result["kept_pairs"], resumed.result["accepted"]) == (5, 6), resumed.error
+
+
 def test_a_file_under_another_name_has_no_new_passage(harness: GenerationHarness) -> None:
     harness.run(total_examples=6, evaluation_threshold=0.0)
     (harness.input / "one.txt").rename(harness.input / "renamed.txt")

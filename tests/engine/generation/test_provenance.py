@@ -106,7 +106,11 @@ def test_documents_and_conversations_are_exported_in_their_form_with_provenance(
     assert dialogues
     assert all(record["provenance"]["document"] in files(harness) for record in [*documents, *dialogues])
     sides = [
-        {record["provenance"]["document"] for part in ("", "documents_") for record in found_in(target, f"{part}{side}")}
+        {
+            record["provenance"]["document"]
+            for part in ("", "documents_")
+            for record in found_in(target, f"{part}{side}")
+        }
         for side in ("train", "validation")
     ]
     assert sides[0].isdisjoint(sides[1]), "texts of a document stay with its pairs"
