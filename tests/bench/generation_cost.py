@@ -82,7 +82,7 @@ class Answering(asyncio.Protocol):
         system = body["messages"][0]["content"]
         if system.startswith("You judge"):
             kind, text, tokens = "judge", "5 5 4", JUDGE_TOKENS
-        elif system.startswith("You advise"):
+        elif "Task: write " not in body["messages"][-1]["content"]:  # an analysis, or the topics of the folder
             kind, text, tokens = "analyse", "A varied set.", 60
         else:
             kind, text, tokens = "generate", self._pairs(body["messages"][1]["content"]), PAIR_TOKENS

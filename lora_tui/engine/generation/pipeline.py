@@ -275,8 +275,10 @@ class Pipeline:
         finally:
             await call.abandon()
         if task.kind == ANALYSE and time.monotonic() - self._written_at > _FILE_SECONDS:
+            self._written_at = (
+                time.monotonic()
+            )  # first: two analyses may end at once, and one would keep the other's file
             await write_accepted(self._ctx.store, self._ctx.run_id, self._output, on_kept=self._report_kept)
-            self._written_at = time.monotonic()
 
     def _report_kept(self, kept: Path) -> None:
         self._ctx.warn(f"{self._output} was changed by hand since it was written: that stays in {kept}.")
