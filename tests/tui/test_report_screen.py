@@ -6,6 +6,7 @@ import pytest
 
 from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison
+from lora_tui.protocol.knowledge import KnowledgeTest
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.report import ReportScreen
@@ -29,6 +30,10 @@ COMPARISON = HeldOutComparison(
     40, 120, 3, True, "questions", Estimate(0.12, 0.08, 0.17), Estimate(0.35, 0.29, 0.41), Estimate(0.23, 0.17, 0.29),
     28, 9, 3, "better", (WORST,),
 )  # fmt: skip
+KNOWLEDGE = KnowledgeTest(
+    20, 20, 3, Estimate(0.41, 0.3, 0.5), Estimate(0.1, 0.05, 0.15), Estimate(0.8, 0.7, 0.9), 8, 2, 17,
+    Estimate(0.31, 0.2, 0.4), "better", "questions",
+)  # fmt: skip
 PAGE = "/runs/run-1/report.html"
 
 
@@ -43,6 +48,7 @@ async def evaluated_run(store: Store) -> None:
 
     trained = await create_training_run(store)
     result: dict[str, Any] = {"adapter_run": trained, "report": PAGE, "comparison": COMPARISON.as_json()}
+    result["knowledge"] = KNOWLEDGE.as_json()
     evaluation = await create_run(store, "evaluate")
     await runs.end(store, evaluation, "finished", result, None)
     await events.append(store, evaluation, [evaluation_event(40, 0.9)])
@@ -84,3 +90,16 @@ async def test_train_shows_what_an_evaluation_has_found(harness: AppHarness) -> 
         await wait_for_text(app, "fine-tuned  0.35 (0.29 to 0.41)")
         await wait_for_text(app, "+0.23 (+0.17 to +0.29)")
         await wait_for_text(app, "✓ run 2")
+
+
+@pytest.mark.parametrize("width", [80, 140])
+async def test_how_much_of_the_folder_the_model_knows_stands_below(harness: AppHarness, width: int) -> None:
+    await harness.populate(evaluated_run)
+    async with harness.app((width, 60)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "2 runs")
+        await pilot.press("r")
+        await wait_for_text(app, "20 questions about facts held out from training, from 3 documents")
+        text = screen_text(app)
+        assert "base, passage in view  17 of 20 known, mean score 0.80" in text
+        assert "+0.31 (+0.20 to +0.40): training taught it" in text

@@ -54,11 +54,15 @@ class WeightVersion:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The report of run `id`: the page's path, and the comparison on held-out questions as its result has it."""
+    """The report of run `id`: the page's path, the comparison on held-out questions, and the test on held-out facts.
+
+    Both as the run's result has them; None where it has none.
+    """
 
     id: int
     path: str
     comparison: dict[str, Any] | None
+    knowledge: dict[str, Any] | None = None
 
 
 # An evaluation and an export take their model from the adapter, not from the configuration.
@@ -155,12 +159,14 @@ async def _run_line(store: Store, run_id: int) -> list[RunLine]:
 async def newest_report(store: Store, run_id: int) -> RunReport | None:
     """Return the newest report that this run has written, or an evaluation of its adapter; None where there is none."""
     sql = (
-        "SELECT id, json_extract(result, '$.report'), json_extract(result, '$.comparison') FROM runs"
+        "SELECT id, json_extract(result, '$.report'), json_extract(result, '$.comparison'),"
+        " json_extract(result, '$.knowledge') FROM runs"
         " WHERE mode IN ('evaluate', 'quickstart') AND json_extract(result, '$.report') IS NOT NULL"
         " AND (id = ? OR json_extract(result, '$.adapter_run') = ?) ORDER BY id DESC LIMIT 1"
     )
-    for found, path, comparison in await store.tuples(sql, (run_id, run_id)):
-        return RunReport(int(found), str(path), json.loads(comparison) if comparison else None)
+    for found, path, *parts in await store.tuples(sql, (run_id, run_id)):
+        comparison, knowledge = (json.loads(part) if part else None for part in parts)
+        return RunReport(int(found), str(path), comparison, knowledge)
     return None
 
 

@@ -20,13 +20,14 @@ from lora_tui.protocol.comparison import (
     comparison_from,
     worst_title,
 )
+from lora_tui.protocol.knowledge import knowledge_from
 from lora_tui.store.queries.runs import RunLine, RunReport, newest_report
 from lora_tui.text import question_of
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, score_mark, styled
-from lora_tui.tui.views.training_text import comparison_content
+from lora_tui.tui.views.training_text import comparison_content, knowledge_content
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 
@@ -106,6 +107,8 @@ def report_text(found: RunReport | None) -> Content:
             parts.append((f"\n\n{worst_title(compared).capitalize()}\n", DIM))
         for one in compared.worst:
             parts += ["\n", _worst(one), "\n"]
+    if found.knowledge is not None:
+        parts += ["\n\n", knowledge_content(knowledge_from(found.knowledge))]
     gone = "" if is_file(found.path) else " (no longer there)"
     parts += [("\n\nReport  ", DIM), safe_text(found.path, "bold"), gone]
     parts += [("\n        ", DIM), ("open it in a browser; report.md beside it says the same as text", DIM)]

@@ -16,6 +16,7 @@ from lora_tui.protocol.comparison import (
     questions_text,
     verdict_text,
 )
+from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_rows, knowledge_title
 from lora_tui.store.rows import Sample
 from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
@@ -228,6 +229,18 @@ def comparison_content(found: HeldOutComparison) -> Content:
     for label, figure in rows:
         colour = {"better": "bold $success", "worse": "bold $error"}.get(found.verdict, "bold")
         parts += ["\n", (f"{label:<{width}}", DIM), (figure, colour if label == "difference" else "")]
+    return styled(*parts)
+
+
+def knowledge_content(found: KnowledgeTest) -> Content:
+    """What was asked about held-out facts, and how much of them each model knows, a line each."""
+    rows = knowledge_rows(found)
+    width = max(len(label) for label, _ in rows) + 2
+    title = knowledge_title(found)
+    parts: list[Any] = [(f"{title[:1].upper()}{title[1:]}", "bold")]
+    for label, figure in rows:
+        colour = {"better": "bold $success", "worse": "bold $error"}.get(found.verdict, "bold")
+        parts += ["\n", (f"{label:<{width}}", DIM), (figure, colour if label == rows[-1][0] else "")]
     return styled(*parts)
 
 
