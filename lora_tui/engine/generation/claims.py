@@ -45,6 +45,15 @@ _CODE = re.compile(
     r"|\b(?:[A-Z]+[a-z]+[A-Z]\w*|[a-z]+[A-Z]\w*|[A-Z]{2,}\w*|[A-Z]\d+)\b"  # humps, capitals
 )
 _CAPITALISED = re.compile(r"(?<=[\w,;)]\s)(?:[A-ZÀ-ÖØ-Þ][^\W\d_]{2,}|(?<=[a-z]\s)[B-HJ-Z])\b")
+_ASKS_FOR_NAME = re.compile(
+    r"(?i)\s*(?:who|whom|whose|where|(?:which|what|in which|in what|by whom|to whom|at which|from which)\s+(?:\w+\s+)?"
+    r"(?:person|man|woman|engineer|author|architect|designer|artist|company|firm|city|town|village|country|place|river"
+    r"|mountain|island|harbou?r|port|station|street|school|university|name))\b"
+)
+_FIRST_WORD = re.compile(r"\W*([A-ZÀ-ÖØ-Þ][^\W\d_]{2,})")
+_MOST_OF_A_NAME = 3
+"""Content words of an answer that is hardly more than a name: its first word is looked at, too."""
+
 _SHORT = frozenset("OK ID US UK EU TV AM PM".split())
 
 
@@ -54,20 +63,32 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     Names in code, quotation marks or capitals must be in evidence or question; a capitalised word inside a sentence
     anywhere in the passage. Numbers are looked at elsewhere.
     """
+    if (name := wrong_code_name(answer, evidence, question)) is not None:
+        return name
+    bare = _QUOTED.sub(" ", answer)
+    everywhere = _name_key(f"{evidence}\n{question}") + " " + _name_key(passage)
+    names = [match.group() for match in _CAPITALISED.finditer(bare)]
+    if _ASKS_FOR_NAME.match(question) and (first := _FIRST_WORD.match(bare)) is not None:
+        said = set(tokens(bare)) - FUNCTION_WORDS - _LIGHT
+        if first[1].casefold() in said and len(said) <= _MOST_OF_A_NAME:
+            names.insert(0, first[1])
+    for name in names:
+        if not _holds(everywhere, name) and not _is_derived(name.casefold(), everywhere):
+            return name
+    return None
+
+
+def wrong_code_name(answer: str, evidence: str, question: str) -> str | None:
+    """Return a name in code or quotation marks that neither evidence nor question has; in any language."""
     near = _name_key(f"{evidence}\n{question}")
     for match in _QUOTED.finditer(answer):
         name = str(next(filter(None, match.groups())))
         if not _holds(near, name):
             return name
-    bare = _QUOTED.sub(" ", answer)
-    for match in _CODE.finditer(bare):
+    for match in _CODE.finditer(_QUOTED.sub(" ", answer)):
         name = match.group()
         if name not in _SHORT and any(character.isalpha() for character in name) and not _holds(near, name):
             return name
-    everywhere = near + " " + _name_key(passage)
-    for match in _CAPITALISED.finditer(bare):
-        if not _holds(everywhere, match.group()) and not _is_derived(match.group().casefold(), everywhere):
-            return match.group()
     return None
 
 

@@ -10,13 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_tui.engine.generation.claims import off_the_passage, wrong_name
+from lora_tui.engine.generation.claims import off_the_passage, wrong_code_name, wrong_name
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.injection import find_instruction, find_phrase
 from lora_tui.engine.generation.negations import wrong_negation
-from lora_tui.engine.generation.question_checks import dangling_reference, gives_answer_away, other_language, trivial
+from lora_tui.engine.generation.question_checks import (
+    dangling_reference,
+    gives_answer_away,
+    is_in_english,
+    other_language,
+    trivial,
+)
 from lora_tui.engine.generation.quotations import is_quoted, says_something
-from lora_tui.engine.generation.stated_numbers import wrong_number
+from lora_tui.engine.generation.stated_numbers import unknown_figure, wrong_number
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
 from lora_tui.text import one_line
@@ -111,7 +117,17 @@ def _refusals(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
 
 
 def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
-    """Yield the claims of an answer that nothing holds."""
+    """Yield the claims of an answer that nothing holds.
+
+    Words are compared in English alone: elsewhere they have endings, every noun has a capital, or "vier" is 4. There
+    the judge has to tell, but for figures and for names in code.
+    """
+    if not is_in_english(passage):
+        if figure := unknown_figure(pair.answer, f"{passage}\n{pair.evidence}\n{pair.question}"):
+            yield Refusal("wrong number", f"neither evidence nor question says {_shown(figure)}")
+        if name := wrong_code_name(pair.answer, pair.evidence, pair.question):
+            yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
+        return
     if number := wrong_number(pair.answer, pair.evidence, pair.question):
         yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
     if off := off_the_passage(pair.answer, passage, pair.question):

@@ -148,6 +148,11 @@ def other_language(text: str, passage: str) -> str | None:
     return language if len(foreign & _COMMON[language]) >= max(_MIN_COMMON, own) else None
 
 
+def is_in_english(text: str) -> bool:
+    """Whether a text is in English, or says too little to tell: what the checks of claims know words of."""
+    return _script(text) in ("Latin", "") and _language(_words(text)) in ("English", "")
+
+
 @lru_cache(maxsize=256)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))

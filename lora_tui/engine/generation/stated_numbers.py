@@ -49,6 +49,7 @@ _MULTIPLES: dict[str, tuple[str, ...]] = {
 
 _MOST_COUNTED = 12
 _MOST_OPERANDS = 10
+_LEAST_DIGITS = 3
 _BY_CHANCE = 100
 """From here on a number that follows from two others is taken for one that was worked out, not for a chance."""
 
@@ -61,30 +62,78 @@ _TWO = re.compile(rf":\s+{_ITEM}\s+(?:and|or)\s+{_ITEM}")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s", re.MULTILINE)
 _CLOCK = re.compile(r"\b([01]?\d|2[0-4]):([0-5]\d)\b")
 _HALF_DAY = re.compile(r"\b(\d{1,2})(?::[0-5]\d)?\s*(?:p\.?m\b|o'clock in the (?:evening|afternoon))", re.IGNORECASE)
+_BY_HALVES = re.compile(r"\b(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?m\b", re.IGNORECASE)
 _ONE_LATER = re.compile(
     r"\b(?:a|an|one)\s+\w+\s+(?:later|earlier|before|after|more|less|fewer|longer)\b", re.IGNORECASE
 )
+_DECADE = re.compile(r"\b\d{3}0s\b")
+_RATE = re.compile(r"\d\s+\w+\s+(?:a|an|per|each|every)\s+[a-z]|/\s?(?:h|min|s|day|week|month|year)\b")
+_ASKED = re.compile(r"\bhow\s+(?:many|much)\s+(?:\w+\s+)??(\w+)", re.IGNORECASE)
+_EACH = re.compile(r"\b(?:each|every|apiece|per)\b")
+_LONGEST_WHOLE = 7
+_FIRST_YEAR, _LAST_YEAR = 1000, 2100
 _stem = PorterStemmer().stem
 
 
 def wrong_number(answer: str, evidence: str, question: str) -> str | None:
     """Return a number of an answer that nothing holds, or that belongs to something else in the evidence."""
     answer = _LIST_NUMBER.sub("", answer)
-    if (exchanged := _exchanged(answer, evidence, question)) is not None:
-        return exchanged
     known = _stated(evidence) | _stated(question)
+    exchanged = _exchanged(answer, evidence, question)
+    if exchanged is not None and (
+        exchanged in known or exchanged not in _named_derivations(answer, evidence, question, known)
+    ):
+        return exchanged
     ours = _digits(answer) | set(_in_words(answer))
     lists = {_listed(answer), _listed(evidence)}
     pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
     in_words = set(_in_words(answer)) - _digits(answer)
+    derived: Set[str] = frozenset()
     for value in sorted(ours):
         if value in known or (value in in_words and value in ("0", "1")):
             continue
         if value in in_words and value.isdigit() and int(value) <= _MOST_COUNTED and int(value) in lists:
             continue
         if not _follows(value, pool, _stated(answer) - {value}) and value not in _spans(evidence):
-            return value
+            derived = derived or _named_derivations(answer, evidence, question, known)
+            if value not in derived:
+                return value
     return None
+
+
+def _named_derivations(answer: str, evidence: str, question: str, known: Set[str]) -> Set[str]:
+    """Return the numbers that follow from known ones in a way which the answer, or the evidence, names.
+
+    The century or decade of a year, a percentage, a rate ("53 metres a minute"), so many "each".
+    """
+    whole = [int(one) for one in known if one.isdigit() and len(one) <= _LONGEST_WHOLE]
+    years = [one for one in whole if _FIRST_YEAR <= one < _LAST_YEAR]
+    text, found = answer.casefold(), set[int]()
+    if "centur" in text:
+        found.update((year - 1) // 100 + 1 for year in years)
+    if _DECADE.search(text):
+        found.update(year // span * span for year in years for span in (10, 100))
+    pairs = [(one, other) for one in whole for other in whole if one != other and other]
+    if "%" in text or "percent" in text or "per cent" in text:
+        found.update(round(100 * one / other) for one, other in pairs if one < other)
+    if _RATE.search(text):
+        found.update(round(one / other) for one, other in pairs)
+    if _EACH.search(f"{evidence} {question}".casefold()):
+        asked = _ASKED.search(question)
+        things = {noun for _, noun in _counted(answer)} | ({_stem(asked[1].casefold())} if asked else set())
+        of_thing = {int(value) for value, noun in _counted(evidence) if noun in things and value.isdigit()}
+        found.update(one * other for one in of_thing for other in whole)
+    return {str(one) for one in found}
+
+
+def unknown_figure(answer: str, source: str) -> str | None:
+    """Return a number of three digits and more that an answer has and the source has not, in whatever language.
+
+    Smaller ones may stand there in words.
+    """
+    known = _digits(source)
+    large = [one for one in _digits(_LIST_NUMBER.sub("", answer)) if len(one.replace(".", "")) >= _LEAST_DIGITS]
+    return next((one for one in sorted(large) if one not in known and not _follows(one, known, set())), None)
 
 
 def _stated(text: str) -> Set[str]:
@@ -168,6 +217,8 @@ def _number(written: str) -> Decimal | None:
 def _spans(text: str) -> Set[str]:
     """Return the lengths, in hours and minutes, of the times between two points of a day."""
     minutes = [60 * int(hour) + int(minute) for hour, minute in _CLOCK.findall(text)]
+    for hour, minute, half in _BY_HALVES.findall(text):
+        minutes.append(60 * (int(hour) % 12 + (12 if half.casefold() == "p" else 0)) + int(minute or 0))
     between = {abs(one - other) for one, other in combinations(minutes, 2)}
     return {_plain(Decimal(span) / unit) for span in between for unit in (1, 60)}
 
@@ -178,7 +229,7 @@ def _exchanged(answer: str, evidence: str, question: str) -> str | None:
     What is counted is the word behind a number, or the one that the question asks "how many" of.
     """
     there = _counted(evidence)
-    asked = re.search(r"\bhow\s+(?:many|much)\s+(?:\w+\s+)??(\w+)", question, re.IGNORECASE)
+    asked = _ASKED.search(question)
     for value, noun in _counted(answer):
         thing = noun or (_stem(asked[1].casefold()) if asked else "")
         own = {number for number, other in there if other == thing}
