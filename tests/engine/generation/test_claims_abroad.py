@@ -6,8 +6,8 @@ from lora_tui.engine.generation.gates import check_gates
 from lora_tui.engine.generation.generation_model import ProposedPair
 
 _ENGLISH = (
-    "The Marn funicular opened in 1907 and climbs 212 metres in four minutes. It was designed by Ida Holm. The two cars "
-    "carry 48 passengers each. Opening hours are 8 am to 10 pm. Of the 90 members 30 cast a ballot."
+    "The Marn funicular opened in 1907 and climbs 212 metres in four minutes. It was designed by Ida Holm. The two "
+    "cars carry 48 passengers each. Opening hours are 8 am to 10 pm. Of the 90 members 30 cast a ballot."
 )
 _GERMAN = (
     "Die Marner Standseilbahn wurde 1907 eröffnet und überwindet 212 Meter in vier Minuten. Sie wurde von Ida Holm "
