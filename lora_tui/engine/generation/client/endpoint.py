@@ -335,7 +335,8 @@ class Endpoint:
                 return CallFailed(f"passage and reply do not fit the model; lower data_generation.chunk_tokens {said}")
             case "rate" | "busy":
                 asked = asked_wait(headers, error.details, time.time())
-                if self._hold.limit(asked):
+                probe = asked is None and self._limit.search.was_probe(time.monotonic())
+                if not probe and self._hold.limit(asked):
                     wait = f"asks to wait {self._hold.seconds:.0f} s (HTTP {status})"
                     self._warn(f"{self._url} {wait}; the run goes on after that.")
                 return TransientFailure(f"HTTP {status}: {text}", asked, rate_limited=True)

@@ -44,6 +44,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 30.0, 300.0
 _FORGET = 0.7
 """What is left of the limit that is known to be too low, each time that the one found is questioned."""
 
+_BURST = 2.0
+"""Seconds within which refusals of a probe come together."""
+
 _SOON = 15.0
 """Seconds after a refusal in which another one says that the limit is still too high."""
 
@@ -81,7 +84,8 @@ class KneeSearch:
         self._alone = 0.0  # tokens/s of a request that no other disturbs: the fastest ever seen
         self._latency = 0.0  # slowest answer of the last window
         self._pause, self._question_at = _FIRST_PAUSE, math.inf
-        self._decreased = -math.inf
+        self._decreased = self._probed = -math.inf
+        self._bounded = False  # whether anything was refused
         self._taken = self._in_flight = 0
         self._at = self._began = now
         self._answers = 0  # of requests that left in this window, with their tokens and seconds
@@ -135,17 +139,23 @@ class KneeSearch:
     def refused(self, in_flight: int, now: float, *, same_burst: bool) -> None:
         """Lower the limit after a refusal of the request that was the `in_flight`-th; once for each burst of them."""
         served = max(1, in_flight - 1)
+        self._bounded = True
         if same_burst:
             self._target = max(1, min(self._target, served))
             self.limit = min(self.limit, self._target)
             self._settled = min(self._settled, self._target)
             return
         if self.phase == "probe" and served >= self._settled:
+            self._probed = now
             self._settle(self._settled, now)
             return
         again = now - self._decreased < _SOON or (self.phase in ("settled", "recover") and served < self._target)
         self._target = max(1, min(served, int(0.75 * self._target))) if again else served
         self._recover(max(1, min(self.limit, served) // 2), now)
+
+    def was_probe(self, now: float) -> bool:
+        """Tell whether a refusal only says that one more than was known to be served is one too many."""
+        return self.phase == "probe" or now - self._probed < _BURST
 
     def overdue(self, now: float, *, same_burst: bool) -> bool:
         """Lower the limit after a call that was not answered in time; returns whether there were too many in flight.
@@ -259,7 +269,7 @@ class KneeSearch:
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
             self._refine(suggested, now)
             return
-        larger = min(self._most, measured.limit + max(1, measured.limit // 8))
+        larger = min(self._most, measured.limit + max(1, measured.limit // (32 if self._bounded else 8)))
         if larger == measured.limit or self._latency > 0.5 * self._timeout:
             self._question_at = now + self._pause
             return
