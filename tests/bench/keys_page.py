@@ -20,6 +20,8 @@ SECTIONS = {
     "In lists": ("list",),
     "1 Generate": ("generate",),
     "Pairs, in Generate's list and opened": ("pair", "edit"),
+    "A run's topics": ("topics",),
+    "A run's documents and dialogues": ("texts",),
     "The rating queue": ("rate",),
     "2 Train": ("train",),
     "An answer, opened in Train": ("answer",),
