@@ -12,7 +12,7 @@ Tokens: a call sends its own instructions, measured on the very prompts, and
     analysing  statistics of 520 tokens                   and gets back at most `max_tokens`
     checking   the canary pairs, as they are              and gets back three digits, 6 tokens
 
-(analyses are put into words by a model within their share of the tokens alone, `analyst.TOKEN_SHARE`)
+(analyses are put into words by a model within their share of the tokens alone, `ledger.ANALYSES_SHARE`)
 where a passage is `chunk_tokens` long, or as long as its file (4 characters a token) where that is shorter.
 Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,000,000.
 """
@@ -30,13 +30,12 @@ from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.texts import forecast_texts
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
-from lora_tui.engine.generation.analyst import FREE_TOKENS, TOKEN_SHARE
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.endpoint_memory import known_checks
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
-from lora_tui.engine.generation.ledger import token_prices
+from lora_tui.engine.generation.ledger import ANALYSES_FREE, ANALYSES_SHARE, token_prices
 from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN
@@ -206,7 +205,7 @@ def _cost(
         data.evaluation.max_tokens, _JUDGEMENT_TOKENS
     )
     asking, answering = _prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS, data.batch_analysis.max_tokens
-    asked = min(analyse, (FREE_TOKENS + TOKEN_SHARE * (sent + written)) / (asking + answering))
+    asked = min(analyse, (ANALYSES_FREE + ANALYSES_SHARE * (sent + written)) / (asking + answering))
     sent, written = sent + asked * asking, written + asked * answering
     texts = forecast_texts(data, passage)
     sent, written = sent + texts.sent, written + texts.written

@@ -2,7 +2,7 @@
 
 Analyses follow the accepted pairs, every `batch_analysis_interval` of them, but never crowd a run: one is under way at
 a time and is about the newest pairs; their statistics take half a second and `TIME_SHARE` of the time at most; a model
-is asked for words only while that keeps to 2,000 tokens and `TOKEN_SHARE` of the run's. Others get words by rule.
+is asked for words only while that keeps to 2,000 tokens and `ANALYSES_SHARE` of the run's. Others get words by rule.
 """
 
 import json
@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 from lora_tui.engine.generation import analysis
 from lora_tui.engine.generation.generation_model import UNSTEERED, CallFailed, GenerationModel, Steering
-from lora_tui.engine.generation.ledger import BudgetSpent, Ledger, StoredCall, run_shielded
+from lora_tui.engine.generation.ledger import (
+    ANALYSES_FREE,
+    ANALYSES_SHARE,
+    BudgetSpent,
+    Ledger,
+    StoredCall,
+    run_shielded,
+)
 from lora_tui.engine.generation.planner import ANALYSE
 from lora_tui.engine.generation.topic_tree import TopicTree
 from lora_tui.engine.runtime.context import RunContext
@@ -26,12 +33,8 @@ from lora_tui.text import one_line
 TIME_SHARE = 0.02
 """Share of the time that statistics may take."""
 
-TOKEN_SHARE = 0.05
-"""Share of a run's tokens that analyses may use."""
-
-FREE_TOKENS = 2_000
 _FREE_SECONDS = 0.5
-"""What analyses may use beyond their share: a short run has all of them."""
+"""What they may take beyond their share: a short run has all of them."""
 
 
 class CorpusSize(NamedTuple):
@@ -143,7 +146,7 @@ class Analyst:
     @property
     def _may_ask(self) -> bool:
         """Whether a model may put the statistics into words: one more such analysis keeps to its share of tokens."""
-        return self._tokens + self._tokens_each <= FREE_TOKENS + TOKEN_SHARE * self._ledger.spent
+        return self._tokens + self._tokens_each <= ANALYSES_FREE + ANALYSES_SHARE * self._ledger.spent
 
     async def _store(self, task: TaskRow, call: StoredCall, row: AnalysisRow, failure: str | None) -> None:
         async with self._ctx.store.transaction() as t:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 UNKNOWN_COST = ("lost", "cancelled", "timeout", "connection", "sent")
 """Attempts that may have been charged for though no usage was seen: their estimate counts against the budget."""
 
+ANALYSES_FREE, ANALYSES_SHARE = 2_000, 0.05
+"""What analyses may use: so many tokens, and this share of a run's."""
+
 
 class BudgetSpent(Exception):  # noqa: N818  # a limit that was set, not an error
     """The next attempt would exceed a budget; the text says which."""

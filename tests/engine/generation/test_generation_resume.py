@@ -142,7 +142,7 @@ def test_a_call_that_is_not_answered_in_the_grace_is_cancelled_and_counted(
 
 
 def test_an_analysis_that_was_cut_off_is_made_up_for(harness: GenerationHarness) -> None:
-    outcome = harness.run(total_examples=12)
+    outcome = harness.run(total_examples=12, max_concurrency=1)
     assert outcome.result["analyses"] == 2
     harness.change("UPDATE runs SET state='interrupted'")
     harness.change("UPDATE tasks SET state='pending' WHERE kind='analyse' AND key='10'")

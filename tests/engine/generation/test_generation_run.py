@@ -320,7 +320,7 @@ def test_a_slow_answer_is_a_time_out_and_is_asked_for_again(harness: GenerationH
 def test_analyses_come_every_interval_and_steer_what_follows(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
     harness.server.digits = lambda prompt: "5 5 3"
-    outcome = harness.run(total_examples=20, num_examples_per_file=2, batch_analysis_interval=5, max_concurrency=2)
+    outcome = harness.run(total_examples=20, num_examples_per_file=2, batch_analysis_interval=5, max_concurrency=1)
     analyses = harness.events("analysis")
     assert [one["version"] for one in analyses] == list(range(1, len(analyses) + 1))
     assert len(analyses) == outcome.result["analyses"] == 4
