@@ -172,6 +172,9 @@ def _what_is_wrong(key: Key, details: "ErrorDetails", *, inside: bool) -> str:
             return f"must be a finite number, not {value}"
         case "too_short":
             return f"must hold at least {context['min_length']}"
+        case "literal_error" if inside:
+            expected = str(context["expected"]).replace("'", '"')
+            return f"must be {expected}, not {_describe_value(value)}"
         case "literal_error":
             near = _nearest_choice(value, key.choices) if isinstance(value, str) else None
             return f"must be {key.kind}, not {_describe_value(value)}" + (f'; did you mean "{near}"?' if near else "")

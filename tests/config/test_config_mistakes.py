@@ -125,6 +125,10 @@ IN_A_FILE = {
         ['line 2: fine_tuning.qlora = true cannot begin as lora.init_lora_weights = "pissa"'],
     ),
     "4 bits of a file": ("[fine_tuning]\nqlora = true\nmodel_name = 'a.gguf'", ["needs a model in safetensors form"]),
+    "unknown tracker": (
+        "[fine_tuning]\nreport_to = ['foo']",
+        ['report_to item 1 must be "tensorboard", "wandb" or "trackio", not the text "foo"'],
+    ),
     "empty model": (G + "model = '  '", ["data_generation.model must not be empty"]),
     "NUL in a path": (G + 'input_folder = "a\\u0000b"', ["input_folder must not contain a NUL character"]),
     "no test prompts": (E + "test_prompts = []", ["test_prompts must hold at least 1"]),
