@@ -38,7 +38,7 @@ _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": 
 _HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison", "knowledge")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
-_HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "unknown_calls", "unknown_tokens_up_to")
+_HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "reasoning_tokens", "unknown_calls", "unknown_tokens_up_to")
 
 _LABELS = {
     "output_file": "output file",

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.keys import settings_value
 from lora_tui.config.models import App, FineTuning, Settings
+from lora_tui.config.prices import token_prices
 from lora_tui.config.reference import toml_value
 from lora_tui.text import memory_size, one_line
 
@@ -215,20 +216,20 @@ def _writing(data: DataGeneration) -> Advice:
 
 
 def _cost(data: DataGeneration) -> Advice:
-    budget, sent, written = data.budget_dollars, data.prompt_price, data.completion_price
+    budget, prices = data.budget_dollars, token_prices(data)
     if budget == 0:
         return
     if data.model == "builtin":
         yield "data_generation.budget_dollars", "has no effect, the built-in model costs nothing; set 0"
-    elif sent == written == 0:
-        what = "has no effect while both prices are 0, because nothing is known to cost anything"
+    elif not prices.known:
+        what = "has no effect while both prices are 0, because what this model costs is not listed"
         yield "data_generation.budget_dollars", f"{what}; set prompt_price and completion_price, or budget_tokens"
-    elif sent == 0 or written == 0:
-        key, free = ("prompt_price", "sent") if sent == 0 else ("completion_price", "written")
+    elif prices.prompt == 0 or prices.completion == 0:
+        key, free = ("prompt_price", "sent") if prices.prompt == 0 else ("completion_price", "written")
         what = f"tokens that are {free} count as free, so budget_dollars = {toml_value(budget)} is kept too late"
         yield f"data_generation.{key}", f"{what}; set what the endpoint takes for a million of them"
     else:
-        pair = (data.chunk_tokens * sent + data.generation.max_tokens * written) / 1e6
+        pair = prices.cost(data.chunk_tokens, data.generation.max_tokens)
         if budget < 20 * pair:
             wanted = f"{float(f'{data.total_examples * pair * 3:.2g}'):g}"
             what = "that is spent after a handful of pairs"

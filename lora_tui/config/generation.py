@@ -139,13 +139,18 @@ class DataGeneration(Section):
     )
     budget_tokens: Limit = Field(0, description="Stop when prompts and replies have used this many tokens; 0 = no cap.")
     prompt_price: NotNegative = Field(
-        0.0, description="US dollars for a million tokens that are sent; 0 = not known, and not shown."
+        0.0,
+        description="US dollars for a million tokens that are sent; 0 = as listed for the model, where it is known.",
     )
     completion_price: NotNegative = Field(
-        0.0, description="US dollars for a million tokens that are written; 0 = not known, and not shown."
+        0.0,
+        description="US dollars for a million tokens that are written; 0 = as listed for the model, where it is known.",
+    )
+    cached_price: NotNegative = Field(
+        0.0, description="US dollars for a million tokens sent that the endpoint had cached; 0 = as prompt_price."
     )
     budget_dollars: NotNegative = Field(
-        0.0, description="Stop when calls have cost this many US dollars by those two prices; 0 = no cap."
+        0.0, description="Stop when calls have cost this many US dollars by those prices; 0 = no cap."
     )
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
         512, description="Calls in flight at once, at most; how many the endpoint can use is found while it works."

@@ -238,9 +238,17 @@ AttemptStatus = Literal[
 In the table there are also ``sent`` (still open) and ``lost`` (the process ended before the answer was stored)."""
 
 
+UNKNOWN_OUTCOMES = ("lost", "cancelled", "timeout", "connection")
+"""Ends of calls that may have been answered, and charged for, though no answer came here."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
-    """How a call ended; token counts are 0 where the server did not answer."""
+    """How a call ended; token counts are 0 where the server did not answer.
+
+    Cached tokens are among those of the prompt, reasoning tokens among those of the completion. `model` is who was
+    asked, where tokens were counted.
+    """
 
     status: AttemptStatus
     prompt_tokens: int = 0
@@ -250,11 +258,13 @@ class AttemptEnd:
     request_id: str | None = None
     reply: str = ""
     error: str = ""
+    reasoning_tokens: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptTotals:
-    """The calls of a run that ended in one way: how many, and their tokens."""
+    """The calls to one model that ended in one way: how many, and their tokens; `model` is "" where it is not known."""
 
     status: str
     calls: int
@@ -262,6 +272,8 @@ class AttemptTotals:
     completion_tokens: int
     cached_tokens: int
     estimated_tokens: int
+    reasoning_tokens: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,6 +407,17 @@ CREATE TABLE topics (
 """
 """The topic tree of a run's folder; a pair's slot has the number of its topic (`area`)."""
 
+_PRICED_CALLS = """
+ALTER TABLE attempts ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN model TEXT NOT NULL DEFAULT '';
+DROP INDEX attempts_of_run;
+CREATE INDEX attempts_of_run ON attempts(
+    run_id, status, http_status, model, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens,
+    estimated_tokens
+);
+"""
+"""Which model a call asked, since models differ in price; of older calls that is not known."""
+
 MIGRATIONS: tuple[str, ...] = (
     _INITIAL,
     _WHAT_PEOPLE_DO,
@@ -420,6 +431,7 @@ MIGRATIONS: tuple[str, ...] = (
     _TEXTS,
     _CONTENT_IDS,
     _TOPICS,
+    _PRICED_CALLS,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

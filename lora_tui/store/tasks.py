@@ -141,12 +141,17 @@ async def tokens_of_kind(store: Store, run_id: int, kind: str) -> tuple[int, int
     return sent, written
 
 
-async def attempt_totals(store: Store, run_id: int) -> list[AttemptTotals]:
-    """Return calls and tokens by the way calls ended."""
+async def attempt_totals(store: Store, run_id: int, without: str | None = None) -> list[AttemptTotals]:
+    """Return calls and tokens by the way calls ended, and by the model that was asked; `without` a kind of task."""
+    condition, parameters = "run_id=?", list[Any]([run_id])
+    if without is not None:
+        condition += " AND task_id NOT IN (SELECT id FROM tasks WHERE run_id=? AND kind=?)"
+        parameters += [run_id, without]
     return await store.all(
         AttemptTotals,
         "SELECT status, COUNT(*) AS calls, SUM(prompt_tokens) AS prompt_tokens,"
         " SUM(completion_tokens) AS completion_tokens, SUM(cached_tokens) AS cached_tokens,"
-        " SUM(estimated_tokens) AS estimated_tokens FROM attempts WHERE run_id=? GROUP BY status ORDER BY status",
-        (run_id,),
+        " SUM(estimated_tokens) AS estimated_tokens, SUM(reasoning_tokens) AS reasoning_tokens, model"
+        f" FROM attempts WHERE {condition} GROUP BY status, model ORDER BY status, model",
+        parameters,
     )

@@ -77,9 +77,13 @@ def _plan(**values: object) -> ForecastText:
 
 
 def test_the_price_is_known_or_said_to_be_unknown_before_anything_is_paid() -> None:
-    unknown = _plan(model="gpt-4o")
+    unknown = _plan(model="gpt-4o-of-ours")
     assert "not known for about" in dict(unknown.lines)["price"]
-    assert unknown.charge.startswith("gpt-4o at https://api.openai.com/v1 is paid for by use, and no budget is set.")
+    said = "gpt-4o-of-ours at https://api.openai.com/v1 is paid for by use, and no budget is set."
+    assert unknown.charge.startswith(said)
+    listed = _plan(model="gpt-4o")
+    assert dict(listed.lines)["price"].startswith("about $0.")
+    assert "list prices of 20" in listed.charge
     priced = _plan(model="gpt-4o", prompt_price=2.5, completion_price=10.0)
     assert dict(priced.lines)["price"].startswith("about $0.")
     assert "tokens" in priced.charge

@@ -144,7 +144,12 @@ SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
     ({D + "chunk_overlap": 200}, {}, D + "chunk_overlap = 200: ", ["read twice", "set 40"]),
     ({D + "chunk_tokens": 41, D + "chunk_overlap": 4}, {}, D + "chunk_tokens = 41: ", ["too little", "set 200"]),
     ({D + "budget_tokens": 1000}, {}, D + "budget_tokens = 1000: ", ["handful", "set about 210000"]),
-    ({D + "budget_dollars": 5}, {}, D + "budget_dollars = 5.0: ", ["no effect", "prices are 0", "set prompt_price"]),
+    (
+        {D + "budget_dollars": 5, D + "base_url": "https://models.example.org/v1"},
+        {},
+        D + "budget_dollars = 5.0: ",
+        ["no effect", "prices are 0", "set prompt_price"],
+    ),
     (
         {D + "budget_dollars": 5, D + "prompt_price": 2.5},
         {},

@@ -15,6 +15,9 @@ Tokens: a call sends its own instructions, measured on the very prompts, and
 (analyses are put into words by a model within their share of the tokens alone, `ledger.ANALYSES_SHARE`)
 where a passage is `chunk_tokens` long, or as long as its file (4 characters a token) where that is shorter.
 Dollars = (tokens sent * prompt_price + tokens written * completion_price) / 1,000,000.
+
+Where a run with such settings was finished within a week, what it took for each accepted pair takes the place of all
+that but the checks: then the figures are no lower bounds.
 """
 
 import os
@@ -26,6 +29,7 @@ from pathlib import Path
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.models import Settings
+from lora_tui.config.prices import LISTED, token_prices
 from lora_tui.engine.data.survey import estimate_tokens
 from lora_tui.engine.forecast.texts import forecast_texts
 from lora_tui.engine.forecast.types import Estimate
@@ -33,9 +37,9 @@ from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
-from lora_tui.engine.generation.endpoint_memory import known_checks
+from lora_tui.engine.generation.endpoint_memory import PairTokens, known_checks, recall_pair_tokens
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
-from lora_tui.engine.generation.ledger import ANALYSES_FREE, ANALYSES_SHARE, token_prices
+from lora_tui.engine.generation.ledger import ANALYSES_FREE, ANALYSES_SHARE
 from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
 from lora_tui.engine.generation.prompts import Message, Prompts
 from lora_tui.engine.models.builtin import BUILTIN
@@ -74,6 +78,8 @@ class GenerationForecast:
     prompt_tokens: Estimate
     completion_tokens: Estimate
     dollars: Estimate
+    measured_pairs: int
+    """Accepted pairs of an earlier run from which tokens and dollars follow; 0 where they are lower bounds."""
     key_name: str
     key_needed: bool
     key_set: bool
@@ -94,7 +100,10 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
     checks = known_checks(data) if data.check_judge else {}
     calls = _calls(data)
     checked = len(KNOWN_PAIRS) * sum(check is None for check in checks.values())
-    sent, written, cost = _cost(data, used, calls, checked, problem)
+    earlier = None if data.model == BUILTIN or problem is not None else recall_pair_tokens(data)
+    sent, written, cost = (
+        _cost(data, used, calls, checked, problem) if earlier is None else _measured_cost(data, earlier, checked)
+    )
     write, judge, analyse = (Estimate(number, "if every pair is accepted") for number in calls)
     texts = forecast_texts(data, data.chunk_tokens)
     unreadable = _unknown(problem) if problem and not candidates else None
@@ -112,6 +121,7 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         prompt_tokens=sent,
         completion_tokens=written,
         dollars=cost,
+        measured_pairs=earlier.pairs if earlier is not None else 0,
         key_name=data.api_key_env,
         key_needed=data.model != BUILTIN and not data.base_url,
         key_set=bool(os.environ.get(data.api_key_env, "").strip()),
@@ -124,7 +134,8 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
 def price_text(forecast: GenerationForecast) -> str:
     """Return what a run will cost in words: "nothing: …", "about $0.42-0.84, …" or that it is not known.
 
-    The lower figure is if every pair is accepted, the higher if half of them are.
+    The lower figure is if every pair is accepted, the higher if half of them are; there is one figure where an earlier
+    run has shown it.
     """
     if not forecast.is_paid:
         return "nothing: it runs on this machine" if forecast.address is None else "nothing: a server of your own"
@@ -132,9 +143,13 @@ def price_text(forecast: GenerationForecast) -> str:
     if sent is None or written is None:
         return "not known"
     tokens = f"{_rounded(sent + written)}-{_rounded(2 * (sent + written))} tokens"
+    tokens = f"{_rounded(sent + written)} tokens" if forecast.measured_pairs else tokens
     if least is None:
         return f"not known for about {tokens}: set data_generation.prompt_price and completion_price to see it"
-    return f"about {dollars(least)}-{dollars(2 * least)[1:]} for {tokens}"
+    if forecast.measured_pairs:
+        return f"about {dollars(least)} for {tokens}, {forecast.dollars.note}"
+    listed = f" ({forecast.dollars.note.rpartition('; ')[2]})" if LISTED in forecast.dollars.note else ""
+    return f"about {dollars(least)}-{dollars(2 * least)[1:]} for {tokens}{listed}"
 
 
 def charge_text(data: DataGeneration, forecast: GenerationForecast) -> str:
@@ -196,28 +211,57 @@ def _cost(
     prompts, slot = Prompts("-"), Slot("a topic", "comparison", "medium", "a practitioner")
     write_prompt = prompts.propose(PairRequest("", slot, max(1, round(pairs)), (), (), ()))
     judge_prompt = prompts.judge("", ProposedPair("", "", "", ""))
-    sent = (
-        write * (_prompt_tokens(write_prompt) + passage)
-        + judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS)
-        + checked * sum(_prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
+    answer = min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
+    check = sum(_prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
+    judging = (
+        judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS) + checked * check,
+        (judge + checked) * answer,
     )
-    written = write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs) + (judge + checked) * min(
-        data.evaluation.max_tokens, _JUDGEMENT_TOKENS
+    writing = (
+        write * (_prompt_tokens(write_prompt) + passage),
+        write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs),
     )
     asking, answering = _prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS, data.batch_analysis.max_tokens
-    asked = min(analyse, (ANALYSES_FREE + ANALYSES_SHARE * (sent + written)) / (asking + answering))
-    sent, written = sent + asked * asking, written + asked * answering
+    share = ANALYSES_SHARE * (sum(writing) + sum(judging))
+    asked = min(analyse, (ANALYSES_FREE + share) / (asking + answering))
     texts = forecast_texts(data, passage)
-    sent, written = sent + texts.sent, written + texts.written
+    judges = data.judges[:2]
+    used_by = [
+        (data.model, writing[0] + asked * asking + texts.sent, writing[1] + asked * answering + texts.written, 0.0)
+    ]
+    used_by += [(name, judging[0] / len(judges), judging[1] / len(judges), 0.0) for name in judges]
     more = texts.write_calls + texts.judge_calls
-    note = f"for {count(sum(calls) + checked + more, 'call')}, if every pair is accepted"
+    return _estimates(data, used_by, f"for {count(sum(calls) + checked + more, 'call')}, if every pair is accepted")
+
+
+def _measured_cost(data: DataGeneration, earlier: PairTokens, checked: int) -> tuple[Estimate, Estimate, Estimate]:
+    """Return the tokens sent and written and what they cost, as an earlier run with such settings took them."""
+    pairs = data.total_examples
+    used_by = [
+        (name, pairs * sent, pairs * written, pairs * cached)
+        for name, (sent, written, cached) in earlier.by_model.items()
+    ]
+    check = sum(_prompt_tokens(Prompts("-").judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
+    used_by.append((data.judges[0], checked * check, float(checked * _JUDGEMENT_TOKENS), 0.0))
+    return _estimates(data, used_by, f"as the last {count(earlier.pairs, 'pair')} took")
+
+
+def _estimates(
+    data: DataGeneration, used_by: Sequence[tuple[str, float, float, float]], note: str
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Return tokens sent and written and their price, of what each model is sent, writes, and has cached."""
     prices = token_prices(data)
-    cost = (
-        Estimate(prices.cost(round(sent), round(written)), note, estimated=True)
-        if prices.known
-        else Estimate(None, "set data_generation.prompt_price and completion_price to see it")
+    spent = sum(
+        prices.cost(round(sent), round(written), round(cached), model) for model, sent, written, cached in used_by
     )
-    return Estimate(round(sent), note, estimated=True), Estimate(round(written), note, estimated=True), cost
+    listed = f"{note}; {prices.source}" if prices.source == LISTED else note
+    return (
+        Estimate(round(sum(sent for _, sent, _, _ in used_by)), note, estimated=True),
+        Estimate(round(sum(written for _, _, written, _ in used_by)), note, estimated=True),
+        Estimate(spent, listed, estimated=True)
+        if prices.known
+        else Estimate(None, "set data_generation.prompt_price and completion_price to see it"),
+    )
 
 
 def _unknown(problem: str) -> Estimate:

@@ -1,9 +1,9 @@
 """What is known of endpoints: the form of reply that each model behind each address could keep, found in earlier runs.
 
 Kept in the cache folder and not in a store, because it is about a server and not about a run: whatever project asks it
-next begins where the last one ended. Beside it lies what each judge made of the canary pairs, by `check_key`. All of it
-is forgotten after a week, since servers and models are replaced under the same name, and whoever cannot wait deletes
-the file. Neither keys nor texts are in it.
+next begins where the last one ended. Beside it lies what each judge made of the canary pairs, by `check_key`, and what
+an accepted pair took in tokens, by the settings that decide it. All of it is forgotten after a week, since servers and
+models are replaced under the same name, and whoever cannot wait deletes the file. Neither keys nor texts are in it.
 """
 
 import json
@@ -86,6 +86,49 @@ def recall_check(key: str) -> JudgeCheck | None:
 def remember_check(key: str, check: JudgeCheck) -> None:
     """Store what was found about a judge."""
     _write(key, asdict(check))
+
+
+@dataclass(frozen=True, slots=True)
+class PairTokens:
+    """Tokens that a run took for each accepted pair, rejected ones, retries and analyses included, checks not.
+
+    `by_model` has those sent, written, and sent but cached; `pairs` is how many were accepted, `at` in seconds since
+    the epoch.
+    """
+
+    by_model: Mapping[str, tuple[float, float, float]]
+    pairs: int
+    at: float
+
+
+def recall_pair_tokens(chosen: DataGeneration) -> PairTokens | None:
+    """Return what an accepted pair took in the last run with such settings, unless that is too long ago."""
+    found = _read().get(_pair_key(chosen))
+    try:
+        known = PairTokens(**found) if isinstance(found, dict) else None
+        fresh = known is not None and 0 <= time.time() - known.at < FORGET_AFTER
+        return known if known is not None and fresh and all(len(one) == 3 for one in known.by_model.values()) else None
+    except (AttributeError, TypeError):  # written by another version
+        return None
+
+
+def remember_pair_tokens(chosen: DataGeneration, tokens: PairTokens) -> None:
+    """Store what an accepted pair took."""
+    _write(_pair_key(chosen), asdict(tokens))
+
+
+def _pair_key(chosen: DataGeneration) -> str:
+    """Return the key of the settings that decide what a pair takes."""
+    decide = {
+        "chunk_tokens",
+        "num_examples_per_file",
+        "batch_analysis_interval",
+        "evaluation_threshold",
+        "forms",
+        "mix",
+    }
+    settings = chosen.model_dump_json(include=decide)
+    return f"pairs {shown_url(chosen.base_url or OPENAI_URL)} {chosen.model} {' '.join(chosen.judges)} {settings}"
 
 
 def known_checks(chosen: DataGeneration) -> dict[str, JudgeCheck | None]:

@@ -6,20 +6,26 @@ A process that dies in between leaves a row ``sent``, which is shown as a call o
 """
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from lora_tui.config.generation import DataGeneration
+from lora_tui.config.prices import Prices, token_prices
+from lora_tui.engine.generation.endpoint_memory import PairTokens, remember_pair_tokens
+from lora_tui.engine.generation.planner import CHECK
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.secrets import redact
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import AttemptEnd, AttemptTotals
+from lora_tui.store.rows import UNKNOWN_OUTCOMES, AttemptEnd, AttemptTotals
+from lora_tui.text import count
 
 T = TypeVar("T")
 
-UNKNOWN_COST = ("lost", "cancelled", "timeout", "connection", "sent")
+UNKNOWN_COST = (*UNKNOWN_OUTCOMES, "sent")
 """Attempts that may have been charged for though no usage was seen: their estimate counts against the budget."""
 
 ANALYSES_FREE, ANALYSES_SHARE = 2_000, 0.05
@@ -30,30 +36,8 @@ class BudgetSpent(Exception):  # noqa: N818  # a limit that was set, not an erro
     """The next attempt would exceed a budget; the text says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """US dollars for a million tokens sent and written. 0 is unknown; tokens from a server's cache count in full."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether either price is set."""
-        return self.prompt > 0 or self.completion > 0
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return what these tokens cost, in dollars."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-    def highest_cost(self, tokens: int) -> float:
-        """Return the most that tokens can cost, in dollars, whether they are sent or written."""
-        return tokens * max(self.prompt, self.completion) / 1e6
-
-
-def token_prices(settings: DataGeneration) -> Prices:
-    """Return the configured prices; the built-in model costs nothing."""
-    return Prices() if settings.model == BUILTIN else Prices(settings.prompt_price, settings.completion_price)
+_ENOUGH_TO_FORECAST = 20
+"""Accepted pairs from which what they took in tokens says what others will."""
 
 
 @dataclass(slots=True)
@@ -62,7 +46,7 @@ class Ledger:
 
     budget: int
     spent: int
-    prices: Prices = Prices()
+    prices: Prices = field(default_factory=Prices)
     budget_dollars: float = 0.0
     dollars: float = 0.0
     reserved: int = field(default=0, init=False)
@@ -95,7 +79,7 @@ class Ledger:
             self.dollars += self.prices.highest_cost(reserved)
         else:
             self.spent += end.prompt_tokens + end.completion_tokens
-            self.dollars += self.prices.cost(end.prompt_tokens, end.completion_tokens)
+            self.dollars += self.prices.cost(end.prompt_tokens, end.completion_tokens, end.cached_tokens, end.model)
 
 
 def tokens_spent(totals: Sequence[AttemptTotals]) -> int:
@@ -111,9 +95,54 @@ def dollars_spent(totals: Sequence[AttemptTotals], prices: Prices) -> float:
     return sum(
         prices.highest_cost(total.estimated_tokens)
         if total.status in UNKNOWN_COST
-        else prices.cost(total.prompt_tokens, total.completion_tokens)
+        else prices.cost(total.prompt_tokens, total.completion_tokens, total.cached_tokens, total.model)
         for total in totals
     )
+
+
+def account(totals: Sequence[AttemptTotals], settings: DataGeneration) -> dict[str, Any]:
+    """Return what a run's calls took as its result has it: calls, tokens, those whose outcome is unknown, dollars."""
+    unknown = [total for total in totals if total.status in UNKNOWN_COST]
+    prices = token_prices(settings)
+    ended: Counter[str] = Counter()
+    for total in totals:
+        ended[total.status] += total.calls
+    return {
+        "calls": ended.total(),
+        "attempts": dict(ended),
+        "prompt_tokens": sum(total.prompt_tokens for total in totals),
+        "completion_tokens": sum(total.completion_tokens for total in totals),
+        "cached_tokens": sum(total.cached_tokens for total in totals),
+        "reasoning_tokens": sum(total.reasoning_tokens for total in totals),
+        "unknown_calls": sum(total.calls for total in unknown),
+        "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
+        "dollars": round(dollars_spent(totals, prices), 6) if prices.known else None,
+        "prices": prices.source or None,
+    }
+
+
+def unknown_outcome(lost: int, totals: Sequence[AttemptTotals]) -> str:
+    """Return what is not known of calls that were under way when the process ended."""
+    tokens = sum(total.estimated_tokens for total in totals if total.status == "lost")
+    return (
+        f"{count(lost, 'call')} had been sent when the run was cut off: whether they were answered, and what they "
+        f"cost, is not known. They are asked again; up to {tokens:,} tokens count against the budgets for such calls."
+    )
+
+
+async def keep_pair_tokens(store: Store, run_id: int, settings: DataGeneration, accepted: int) -> None:
+    """Keep what an accepted pair took in tokens, from which the next run's price is told before it begins."""
+    if accepted < _ENOUGH_TO_FORECAST or settings.model == BUILTIN:
+        return
+    used: dict[str, tuple[float, float, float]] = {}
+    for total in await tasks.attempt_totals(store, run_id, without=CHECK):
+        sent, written, cached = used.get(total.model, (0.0, 0.0, 0.0))
+        used[total.model] = (
+            sent + total.prompt_tokens / accepted,
+            written + total.completion_tokens / accepted,
+            cached + total.cached_tokens / accepted,
+        )
+    await asyncio.to_thread(remember_pair_tokens, settings, PairTokens(used, accepted, time.time()))
 
 
 async def _no_wait() -> None:

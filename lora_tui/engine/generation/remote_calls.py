@@ -67,9 +67,11 @@ class RemoteCalls:
             except MalformedReply as problem:
                 status, reason = fault_of_reply(reply, str(problem))
             else:
-                await call.end_attempt(reply.attempt, reply.usage)
+                await call.end_attempt(reply.attempt, replace(reply.usage, model=request.model))
                 return used
-            await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason))
+            await call.end_attempt(
+                reply.attempt, replace(reply.usage, status=status, error=reason, model=request.model)
+            )
             on_unusable(reason)
             if status == "truncated" and longer:
                 if limit > request.max_tokens:
@@ -87,7 +89,7 @@ class RemoteCalls:
     async def complete(self, request: CompletionRequest, call: CallRecord) -> ChatReply:
         """Return how a model goes on with a text, whatever that is. Raises as `ask` does."""
         reply = await self.endpoint.chat(request, call)
-        await call.end_attempt(reply.attempt, reply.usage)
+        await call.end_attempt(reply.attempt, replace(reply.usage, model=request.model))
         return reply
 
     def _warn_cut_off(self, section: str, limit: int) -> None:

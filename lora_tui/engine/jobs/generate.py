@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.prices import token_prices
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
@@ -32,7 +33,14 @@ from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.folder_changes import EarlierReading, FolderChanges
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
-from lora_tui.engine.generation.ledger import UNKNOWN_COST, Ledger, dollars_spent, token_prices, tokens_spent
+from lora_tui.engine.generation.ledger import (
+    Ledger,
+    account,
+    dollars_spent,
+    keep_pair_tokens,
+    tokens_spent,
+    unknown_outcome,
+)
 from lora_tui.engine.generation.output import (
     back_up,
     check_writable,
@@ -94,7 +102,8 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     for advice in advise(ctx.settings):
         if advice.startswith("data_generation"):
             ctx.warn(advice)
-    await tasks.mark_lost_attempts(ctx.store, ctx.run_id)
+    if lost := await tasks.mark_lost_attempts(ctx.store, ctx.run_id):
+        ctx.warn(unknown_outcome(lost, await tasks.attempt_totals(ctx.store, ctx.run_id)))
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
     if not ctx.resumed and (charge := await asyncio.to_thread(_charge, ctx.settings)):
@@ -358,7 +367,9 @@ async def _finish(ctx: RunContext, corpus: Corpus, output: Path, reason: str) ->
     _rewrite_on_recount(ctx, output, ours=False)
     written = await write_accepted(ctx.store, ctx.run_id, output, on_kept=_warn_of_copy(ctx, output))
     _rewrite_on_recount(ctx, output, ours=written > 0)
-    return await _result(ctx, corpus, reason, str(output) if written else None)
+    result = await _result(ctx, corpus, reason, str(output) if written else None)
+    await keep_pair_tokens(ctx.store, ctx.run_id, ctx.settings.data_generation, result["accepted"])
+    return result
 
 
 def _all_found(result: dict[str, Any], settings: Settings) -> str:
@@ -410,22 +421,14 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
     pairs = await store_generation.pair_counts(store, run_id)
     counts = await tasks.task_counts(store, run_id)
     totals = await tasks.attempt_totals(store, run_id)
-    unknown = [total for total in totals if total.status in UNKNOWN_COST]
     analysis = await store_generation.newest_analysis(store, run_id)
-    prices = token_prices(settings)
     return {
         **{verdict: pairs.get(verdict, 0) for verdict in _VERDICTS},
         "proposed": sum(pairs.values()),
         "target": settings.total_examples,
         "reason": reason,
         "output_file": output_file,
-        "calls": sum(total.calls for total in totals),
-        "attempts": {total.status: total.calls for total in totals},
-        "prompt_tokens": sum(total.prompt_tokens for total in totals),
-        "completion_tokens": sum(total.completion_tokens for total in totals),
-        "cached_tokens": sum(total.cached_tokens for total in totals),
-        "unknown_calls": sum(total.calls for total in unknown),
-        "unknown_tokens_up_to": sum(total.estimated_tokens for total in unknown),
+        **account(totals, settings),
         "tasks": {
             kind: {"planned": sum(states.values()), **states}
             for kind in (CHECK, GENERATE, JUDGE, ANALYSE, TEXT)
@@ -444,6 +447,5 @@ async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str
         "judges": await judgements.checks(store, run_id),
         "judge_answers": await judgements.answers_by_judge(store, run_id),
         "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
-        "dollars": round(dollars_spent(totals, prices), 6) if prices.known else None,
         "agreement": (await pairs_agreement(store, run_id)).as_json(),
     }

@@ -1,6 +1,7 @@
 """Read queries on a generation run: pairs that match a filter, one pair in detail, source files, scores, calls."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from lora_tui.store import generation
 from lora_tui.store.connection import Store, to_json
 from lora_tui.store.reviews import DECISIONS
-from lora_tui.store.rows import DecisionRow, PairEdit, PairRow
+from lora_tui.store.rows import UNKNOWN_OUTCOMES, DecisionRow, PairEdit, PairRow
 
 _MAX_CHARS = 300
 """Characters of a question or reason that a list row has at most."""
@@ -111,6 +112,17 @@ class CallFailures:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTokens:
+    """Tokens that the calls to one model used; `model` is "" where it is not known."""
+
+    model: str
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallStatistics:
     """Statistics of a run's calls. `calls` counts all, those in flight too; latencies are in seconds."""
 
@@ -122,11 +134,17 @@ class CallStatistics:
     tokens_per_s: float
     median_latency: float | None
     p95_latency: float | None
+    by_model: tuple[ModelTokens, ...] = ()
 
     @property
     def failed(self) -> int:
         """Failed calls, retried or not."""
         return sum(failure.calls for failure in self.failures)
+
+    @property
+    def unknown(self) -> int:
+        """Calls that may have been answered and charged for, though the answer never came here."""
+        return sum(failure.calls for failure in self.failures if failure.status in UNKNOWN_OUTCOMES)
 
     @property
     def retried(self) -> int:
@@ -248,8 +266,11 @@ async def pair_detail(store: Store, pair_id: int) -> PairDetail | None:
 
 # Read from an index alone, in its order: a row of `attempts` holds its whole reply.
 _BY_STATUS = """
-SELECT status, http_status, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)
-FROM attempts WHERE run_id=? GROUP BY status, http_status"""
+SELECT status, http_status, model, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens),
+    SUM(reasoning_tokens)
+FROM attempts WHERE run_id=? GROUP BY status, http_status, model"""
+
+_USED = ("prompt", "completion", "cached", "reasoning")
 
 _RETRIED = """
 SELECT COUNT(*) FROM attempts AS one WHERE run_id=? AND status=? AND http_status IS ?
@@ -267,9 +288,14 @@ ORDER BY ended_at DESC LIMIT ?"""
 async def call_statistics(store: Store, run_id: int, now: float) -> CallStatistics:
     """Return the statistics of a run's calls; rates are over the `_WINDOW_SECONDS` before `now` (since the epoch)."""
     groups = await store.tuples(_BY_STATUS, (run_id,))
+    ended: Counter[tuple[str, int | None]] = Counter()
+    tokens_of: dict[str, Counter[str]] = {}
+    for status, http_status, model, calls, *used in groups:
+        ended[status, http_status] += calls
+        tokens_of.setdefault(model, Counter()).update(dict(zip(_USED, used, strict=True)))
     failures = [
         CallFailures(status, http_status, calls, int(await store.value(_RETRIED, (run_id, status, http_status))))
-        for status, http_status, calls, *_ in groups
+        for (status, http_status), calls in ended.items()
         if status not in ("ok", "sent")
     ]
     begin = now - _WINDOW_SECONDS
@@ -280,12 +306,13 @@ async def call_statistics(store: Store, run_id: int, now: float) -> CallStatisti
     # The values below which these shares lie (nearest rank).
     median, p95 = (latencies[int(share * len(latencies))] if latencies else None for share in (0.5, 0.95))
     return CallStatistics(
-        calls=sum(group[2] for group in groups),
-        in_flight=sum(group[2] for group in groups if group[0] == "sent"),
-        prompt_tokens=sum(group[3] for group in groups),
-        completion_tokens=sum(group[4] for group in groups),
+        calls=ended.total(),
+        in_flight=ended["sent", None],
+        prompt_tokens=sum(used["prompt"] for used in tokens_of.values()),
+        completion_tokens=sum(used["completion"] for used in tokens_of.values()),
         failures=tuple(sorted(failures, key=lambda failure: -failure.calls)),
         tokens_per_s=tokens / seconds,
         median_latency=median,
         p95_latency=p95,
+        by_model=tuple(ModelTokens(model, *(used[name] for name in _USED)) for model, used in tokens_of.items()),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from textual.content import Content
 
+from lora_tui.config.prices import CONFIGURED, Prices, prices_of
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
@@ -172,11 +173,21 @@ class GenerationView:
         return max(0, self.target - self.accepted) * seconds / gained if gained else None
 
     def dollars(self) -> float | None:
-        """US dollars spent so far, from the configured prices; None where there are none."""
-        prompt, completion = (float(self.settings.get(key) or 0) for key in ("prompt_price", "completion_price"))
-        if not (prompt or completion):
+        """US dollars spent so far by the prices that are configured or listed; None where there are none."""
+        prices = self.prices
+        if not prices.known:
             return None
-        return (self.calls.prompt_tokens * prompt + self.calls.completion_tokens * completion) / 1e6
+        return sum(prices.cost(one.prompt, one.completion, one.cached, one.model) for one in self.calls.by_model)
+
+    @property
+    def prices(self) -> Prices:
+        """What the run's models cost."""
+        names = ("prompt_price", "completion_price", "cached_price")
+        sent, written, cached = (float(self.settings.get(key) or 0) for key in names)
+        writer = str(self.settings.get("model") or "")
+        judges = self.settings.get("judge_models") or [self.settings.get("judge_model") or writer]
+        configured = Prices(sent, written, cached or None, source=CONFIGURED)
+        return prices_of([writer, *map(str, judges)], str(self.settings.get("base_url") or ""), configured)
 
 
 async def _waiting(store: Store, run_id: int, now: float) -> str:
@@ -259,7 +270,13 @@ def _calls(view: GenerationView) -> list[Content]:
     if view.is_builtin:
         return [styled(figures, " on this machine · no cost")]
     figures += f" · {calls.retried:,} retried · {calls.failed:,} failed"
-    tokens = f"{short_count(calls.prompt_tokens)} tokens in · {short_count(calls.completion_tokens)} out"
+    if calls.unknown:
+        figures += f" · {calls.unknown:,} unknown"
+    cached, reasoning = (sum(getattr(one, name) for one in calls.by_model) for name in ("cached", "reasoning"))
+    tokens = f"{short_count(calls.prompt_tokens)} tokens in"
+    tokens += f" ({short_count(cached)} cached)" if cached else ""
+    tokens += f" · {short_count(calls.completion_tokens)} out"
+    tokens += f" ({short_count(reasoning)} reasoning)" if reasoning else ""
     if view.live:
         tokens += f" · {short_count(calls.tokens_per_s)} tokens/s"
     money = view.dollars()

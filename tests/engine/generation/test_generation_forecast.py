@@ -1,8 +1,10 @@
 """What generation will take, before it begins: nothing is asked of anybody, and the figures come near the run's own."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.prices import LISTED_ON
 from lora_tui.engine.forecast import generation
-from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
+from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation, price_text
 from lora_tui.engine.generation import documents
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.test_generation_run import made_up_text
@@ -65,9 +68,14 @@ def test_calls_are_the_fewest_that_can_do(changes: dict[str, Any], calls: tuple[
 
 
 def test_dollars_follow_from_tokens_and_prices(folder: Path) -> None:
-    without = forecast(folder)
+    without = forecast(folder, model="a-model-of-nobody")
     assert without.dollars.value is None
     assert "prompt_price" in without.dollars.note
+    listed = forecast(folder)  # gpt-4 at OpenAI
+    assert listed.dollars.value == pytest.approx(
+        (30 * (listed.prompt_tokens.value or 0) + 60 * (listed.completion_tokens.value or 0)) / 1e6
+    )
+    assert f"(list prices of {LISTED_ON})" in price_text(listed)
     found = forecast(folder, prompt_price=2.5, completion_price=10)
     sent, written = found.prompt_tokens.value, found.completion_tokens.value
     assert sent is not None
@@ -143,6 +151,30 @@ def test_figures_come_near_those_of_a_run(harness: GenerationHarness) -> None:
     assert told.write_calls.value is not None
     assert told.write_calls.value <= result["tasks"]["generate"]["done"]
     assert told.judge_calls.value == result["accepted"] == 40
+
+
+@pytest.mark.parametrize("judge", ["", "second"])
+def test_what_a_run_took_tells_what_the_next_hundred_pairs_cost(harness: GenerationHarness, judge: str) -> None:
+    """Three in ten pairs are refused, and the judge is another model at another price."""
+    harness.server.models.add("second")
+    harness.server.digits = lambda prompt: "1 1 1" if zlib.crc32(prompt.encode()) % 10 < 3 else "5 5 4"
+    values = {"total_examples": 100, "num_examples_per_file": 2, "prompt_price": 2.0, "completion_price": 8.0}
+    values |= {"judge_model": judge}
+    for name in ("first.txt", "second.md"):
+        harness.write(name, made_up_text(len(name), 150))
+    before = forecast_generation(harness.settings(**values))
+    assert before.measured_pairs == 0
+    harness.run(**values)
+    told = forecast_generation(harness.settings(**values))
+    assert told.measured_pairs == 100
+    assert "as the last 100 pairs took" in price_text(dataclasses.replace(told, is_paid=True))
+    for name in ("first.txt", "second.md"):
+        harness.write(name, made_up_text(20 + len(name), 150))
+    result = harness.run(**values).result
+    assert result["accepted"] == 100
+    assert told.dollars.value == pytest.approx(result["dollars"], rel=0.2), before.dollars
+    assert told.prompt_tokens.value == pytest.approx(result["prompt_tokens"], rel=0.2)
+    assert forecast_generation(harness.settings(**values, chunk_tokens=900)).measured_pairs == 0, "other passages"
 
 
 def test_nothing_heavy_is_needed() -> None:

@@ -10,7 +10,7 @@ from lora_tui.engine.runtime.engine import Engine
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.engine.generation.live_run import wait_for
 from tests.engine.generation.test_generation_run import check_the_books
-from tests.openai_server import http, made_up_text, pair_of_sentence
+from tests.openai_server import MODEL, http, made_up_text, pair_of_sentence
 
 
 def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(harness: GenerationHarness) -> None:
@@ -31,6 +31,10 @@ def test_a_killed_run_goes_on_and_repeats_only_what_was_in_flight(harness: Gener
     assert outcome.result["attempts"]["lost"] == in_flight
     assert outcome.result["attempts"]["ok"] > answered_before
     assert outcome.result["unknown_calls"] == in_flight
+    (warned,) = [event["message"] for event in harness.events("warning") if "cut off" in event["message"]]
+    assert f"{in_flight} call" in warned, "that their outcome is not known is said"
+    assert f"up to {outcome.result['unknown_tokens_up_to']:,} tokens" in warned
+    assert {model for (model,) in harness.rows("SELECT DISTINCT model FROM attempts WHERE status='ok'")} == {MODEL}
     check_the_books(harness)
     judged = Counter(between_pair(one.body) for one in harness.server.received if one.kind == "judge")
     assert sum(count - 1 for count in judged.values()) <= in_flight

@@ -7,14 +7,13 @@ import pytest
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.prices import Prices, token_prices
 from lora_tui.engine.generation.ledger import (
     BudgetSpent,
     Ledger,
-    Prices,
     StoredCall,
     dollars_spent,
     run_shielded,
-    token_prices,
     tokens_spent,
 )
 from lora_tui.store import runs, tasks
@@ -66,6 +65,19 @@ def test_without_prices_or_with_the_built_in_model_dollars_are_no_cap() -> None:
     assert not token_prices(
         with_values(Settings(), {**priced, "data_generation.model": "builtin"}).data_generation
     ).known
+
+
+def test_a_call_costs_what_its_own_model_does_and_cached_tokens_less() -> None:
+    prices = Prices(1.0, 2.0, 0.1, {"judge": Prices(10.0, 20.0, 5.0)})
+    ledger = Ledger(0, 0, prices, budget_dollars=1.0)
+    ledger.reserve(1000)
+    ledger.settle(1000, AttemptEnd("ok", 1000, 100, 400, model="writer"))
+    assert ledger.dollars == pytest.approx((600 + 40 + 200) / 1e6)
+    ledger.reserve(1000)
+    ledger.settle(1000, AttemptEnd("ok", 1000, 100, 400, model="judge"))
+    assert ledger.dollars == pytest.approx((840 + 6000 + 2000 + 2000) / 1e6)
+    totals = [AttemptTotals("ok", 1, 1000, 100, 400, 0, 0, name) for name in ("writer", "judge")]
+    assert dollars_spent(totals, prices) == pytest.approx(ledger.dollars)
 
 
 def test_dollars_of_a_run_that_is_taken_up_again() -> None:

@@ -22,10 +22,12 @@ def answer(**message: Any) -> dict[str, Any]:
 
 def test_an_answer_as_documented() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    usage |= {"completion_tokens_details": {"reasoning_tokens": 1}}
     reply = read(answer(content="hello KEY") | {"usage": usage})
     assert (reply.text, reply.finish_reason, reply.usage.request_id) == ("hello KEY", "stop", "r1")
     assert reply.usage.reply == "hello [key]", "only what is kept as a record"
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.cached_tokens) == (5, 2, 4)
+    assert reply.usage.reasoning_tokens == 1
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,10 @@ def read_reply(
             status="ok",
             prompt_tokens=_count(usage, "prompt_tokens", prompt_tokens),
             completion_tokens=_count(usage, "completion_tokens", estimate_tokens(text)),
-            cached_tokens=_count(_get(usage, "prompt_tokens_details"), "cached_tokens", 0),
+            cached_tokens=_count(
+                _get(usage, "prompt_tokens_details"), "cached_tokens", _count(usage, "prompt_cache_hit_tokens", 0)
+            ),
+            reasoning_tokens=_count(_get(usage, "completion_tokens_details"), "reasoning_tokens", 0),
             http_status=200,
             request_id=stored_id(headers.get("x-request-id"), without_key),
             reply=redact(without_key(text)),
