@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from lora_tui.engine.generation.analysis import describe
+from lora_tui.engine.generation.contrasts import rivals
 from lora_tui.engine.generation.fact_choice import AskedQuestions, by_promise
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
@@ -246,9 +247,16 @@ class BuiltinModel:
                 return
             question, answer = fact.pair.question, fact.pair.answer
             asked = read_text(model, tokenizer, f": {question}\nAnswer:", after=read.question)
-            (score,) = score_continuations(model, tokenizer, asked, [f" {answer}"])
+            others = [] if fact.pair.rule else rivals(answer, passage)
+            score, *scored = score_continuations(model, tokenizer, asked, [f" {one}" for one in (answer, *others)])
             self._scores[passage, question, answer] = RoundTrip(
-                score.total, read.unasked[answer], score.first, score.tokens, asked.mean, fact.signs
+                score.total,
+                read.unasked[answer],
+                score.first,
+                score.tokens,
+                asked.mean,
+                fact.signs,
+                max((one.total for one in scored), default=None),
             )
 
     def _read_passage(self, passage: str) -> _ReadPassage:

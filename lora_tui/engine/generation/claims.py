@@ -10,7 +10,7 @@ import re
 
 from lora_tui.engine.generation.stated_numbers import TENS, UNITS
 from lora_tui.scoring.metrics import FUNCTION_WORDS, grounding
-from lora_tui.scoring.words import tokens
+from lora_tui.scoring.words import is_number, tokens
 
 MIN_GROUNDING = 0.5
 """Share of an answer's content words that passage and question must hold, at least. It stops answers that speak of
@@ -19,18 +19,21 @@ something else, and no right ones in our own words (issue 16)."""
 _MIN_SENTENCE_GROUNDING = 0.3
 """The same of each sentence: one may have been hung on to a right answer."""
 
+_NEXT_TO_NOTHING = 0.35
 _MIN_MISSING = 3
-"""Content words that must be missing before a short answer counts as one about something else."""
+"""Content words that must be missing before a short answer counts as one about something else; one more where more than
+`_NEXT_TO_NOTHING` of them are there."""
 
 _LIGHT = frozenset(
-    "bring brings brought take takes taken took get gets got give gives given gave keep keeps kept need needs"
-    " needed use uses used using pass set sets go goes went come comes came put puts let lets look looks show shows"
-    " shown make makes made help helps happen happens happened cause causes call calls called mean means allow"
-    " allows down up away back off near around about always never only still already also just even both each every"
-    " everyone someone anyone way ways thing things kind kinds part parts time times case people number amount long"
-    " short much many several morning evening afternoon night noon midnight day days hour hours minute minutes"
-    " second seconds week weeks month months year years daily weekly monthly yearly percent degrees half quarter"
-    " another whether hardly roughly exactly least most later earlier afterwards meanwhile therefore however".split()
+    "between besides allow allowed forbidden almost nearly bring brings brought take takes taken took get gets got"
+    " give gives given gave keep keeps kept need needs needed use uses used using pass set sets go goes went come"
+    " comes came put puts let lets look looks show shows shown make makes made help helps happen happens happened"
+    " cause causes call calls called mean means allows down up away back off near around about always never only"
+    " still already also just even both each every everyone someone anyone way ways thing things kind kinds part"
+    " parts time times case people number amount long short much many several morning evening afternoon night noon"
+    " midnight day days hour hours minute minutes second seconds week weeks month months year years daily weekly"
+    " monthly yearly percent degrees half quarter another whether hardly roughly exactly least most later earlier"
+    " afterwards meanwhile therefore however".split()
 )
 """Words that any answer may use: what they say is said by those around them."""
 
@@ -138,9 +141,11 @@ def off_the_passage(answer: str, passage: str, question: str) -> str | None:
 
 def _is_off(text: str, source: str, least: float) -> bool:
     """Tell whether less than that share of a text's content words are in the source, and more than a few are not."""
-    words = " ".join(word for word in tokens(text) if word not in _LIGHT and word not in UNITS and word not in TENS)
+    plain = [word for word in tokens(text) if not is_number(word)]  # numbers are looked at elsewhere
+    words = " ".join(word for word in plain if word not in _LIGHT and word not in UNITS and word not in TENS)
     share = grounding(words, source)
-    return share < least and (1 - share) * len(set(words.split()) - FUNCTION_WORDS) >= _MIN_MISSING
+    missing = round((1 - share) * len(set(words.split()) - FUNCTION_WORDS))
+    return share < least and missing >= (_MIN_MISSING if share < _NEXT_TO_NOTHING else _MIN_MISSING + 1)
 
 
 def _joined(text: str) -> str:

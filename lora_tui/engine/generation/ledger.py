@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.prices import Prices, token_prices
@@ -52,6 +52,13 @@ class Ledger:
     reserved: int = field(default=0, init=False)
     exceeded: Literal["budget_tokens", "budget_dollars"] | None = field(default=None, init=False)
     """The key of the budget that refused an attempt last."""
+
+    @classmethod
+    def taken_up(cls, settings: DataGeneration, totals: Sequence[AttemptTotals]) -> Self:
+        """Return the ledger of a run that goes on, or begins where `totals` are empty."""
+        prices = token_prices(settings)
+        dollars = dollars_spent(totals, prices)
+        return cls(settings.budget_tokens, tokens_spent(totals), prices, settings.budget_dollars, dollars)
 
     def reserve(self, tokens: int, set_aside: int = 0) -> None:
         """Reserve tokens for an attempt. Raises `BudgetSpent`; a budget of 0 is none.

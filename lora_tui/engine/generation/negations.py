@@ -21,17 +21,26 @@ _NEGATORS = frozenset("not no never none nobody nothing neither nor cannot witho
 _SOFT = frozenset(
     _stem(word)
     for word in "prevent avoid stop disable fail lack miss ignore refuse forbid exclude deny unable impossible instead"
-    " rather except unless unlike skip reject cancel".split()
+    " rather except unless unlike skip reject cancel little few scarcely barely low small".split()
 )
 """Words that deny what follows without a "not": evidence that has one can be told with a "not" as well."""
 _BOUNDS = frozenset(_stem(word) for word in "only unless until except most least beyond".split())
 """Words that bound what they stand with: who is told "only on Mondays" may say "not on Tuesdays"."""
 
+_FINITE = frozenset("are is was were has have had will can may must should".split())
+"""Verbs with which another statement begins: in "files that cannot be read are named", nothing denies the naming."""
+
+_EACH = frozenset("all every each both".split())
+"""Words behind which a denial reaches over the verb: "not all keys are supported"."""
+
 _SOFT_REACH = 6
 _SCOPE = 4
 _NEAR = 3
-_PLAIN = frozenset("not never no nobody nothing neither cannot".split())
+_PLAIN = frozenset("not never no nobody nothing neither cannot hardly".split())
 """Negators of which the opposite is plain: "not without consent" is no denial of consent."""
+
+_SAYING = frozenset("not never no cannot hardly neither".split())
+"""Negators by which an answer denies a verb or a thing: "so nobody has to turn it" denies no turning."""
 
 _PREFIXES = ("un", "in", "im", "ir", "il", "non", "dis")
 _MIN_PREFIXED = 5
@@ -43,12 +52,15 @@ _DENYING = re.compile(
 
 _IDIOMS = re.compile(
     r"\b(?:no|not) (?:more|less|fewer|later|earlier|longer|sooner|larger|smaller|higher|lower|older|younger) than\b"
-    r"|\bno matter\b|\bnot (?:only|just|necessarily|merely|always)\b|\bwhether or not\b|\bnothing but\b"
+    r"|\bno matter\b|\bnot (?:only|just|necessarily|merely|always)\b|\bnot (?:before|until)\b|\bwhether or not\b"
+    r"|\bnothing but\b"
 )
 """Negations that deny nothing of what they stand with."""
 
 _CONDITION = re.compile(
-    r"\b(?:if|unless|until|before|where|so that)\b[^.,;:!?]*?\b(?:not|no|never|cannot|without)\b", re.IGNORECASE
+    r"\b(?:if|unless|until|before|where|so that|provided|as long as|on condition)\b[^.,;:!?]*?\b(?:not|no|never"
+    r"|nobody|nothing|cannot|without)\b",
+    re.IGNORECASE,
 )
 """A negation under a condition, in an answer."""
 _PAIRS = (
@@ -70,7 +82,7 @@ def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
     return (
         _denied_alone(ours, theirs, asked)
         or _affirmed_alone(ours, theirs, asked)
-        or _opposite(set(ours), set(theirs), set(asked))
+        or (None if {"except", "unless"} & set(theirs) else _opposite(set(ours), set(theirs), set(asked)))
         or _other_prefix(set(ours), set(theirs), set(asked))
     )
 
@@ -93,7 +105,7 @@ def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[st
     """Return what the answer denies, where the evidence says it in the same word and denies it nowhere."""
     said, affirmed = _stems(theirs), _without_scopes(theirs)
     denied = {stem for scope in [*_scopes(theirs), *_scopes(asked)] for stem in scope}
-    for scope in _scopes(ours):
+    for scope in _scopes(ours, _SAYING):
         held = [stem for stem in scope if stem in said]
         if len(scope) > 1 and _follow(affirmed, *scope[:2]) and not denied.issuperset(scope[:2]):
             return "not " + " ".join(scope)
@@ -113,12 +125,34 @@ def _affirmed_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[
     outside, denied_asked = _outside_scopes(theirs), {stem for scope in _scopes(asked) for stem in scope}
     if {"what", "which", "who"} & set(asked[:2]):
         denied_asked = set()  # what may not be copied is not told by saying that it may be copied
+    others = _contrasted(theirs)
     for scope in _scopes(theirs, _PLAIN):
+        if scope and others & _before(ours, scope[0]):
+            continue  # it is said of what the evidence sets apart: "unlike the tawny owl, the barn owl does not hoot"
         if scope and scope[0] in words and scope[0] not in denied_asked | outside:
             return " ".join(scope[:1])
         if len(scope) > 1 and _follow(ours, *scope[:2]) and not _follow(_without_scopes(theirs), *scope[:2]):
             return " ".join(scope[:2])
     return None
+
+
+def _contrasted(words: Sequence[str]) -> set[str]:
+    """Return the stems of what the evidence sets apart from its subject, behind "unlike", that are said once."""
+    found = [_stem(word) for word in words]
+    behind = {
+        stem
+        for place, word in enumerate(words)
+        if word == "unlike"
+        for stem in _clause(found[place + 1 : place + 4])
+        if stem not in FUNCTION_WORDS
+    }
+    return {stem for stem in behind if found.count(stem) == 1}
+
+
+def _before(words: Sequence[str], stem: str) -> set[str]:
+    """Return the stems that stand before the first place of one."""
+    found = [_stem(word) for word in words]
+    return set(found[: found.index(stem)]) if stem in found else set()
 
 
 def _follow(words: Sequence[str], first: str, second: str) -> bool:
@@ -203,7 +237,8 @@ def _scopes(words: Sequence[str], negators: Set[str] = _NEGATORS) -> list[list[s
             continue
         scope: list[str] = []
         for following in words[place + 1 : place + 12]:
-            if following in ".,;:!?" or (following in {"but", "because"} and scope) or len(scope) == _SCOPE:
+            ends = following in {"but", "because"} or (following in _FINITE and words[place + 1] not in _EACH)
+            if following in ".,;:!?" or (ends and scope) or len(scope) == _SCOPE:
                 break
             if following.isalnum() and (
                 following not in FUNCTION_WORDS or following in {"only", "more", "own", "same"}

@@ -31,6 +31,13 @@ _DANGLING = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _PRONOUN = re.compile(r"\b(?:it|they|them|its|their|he|she|him|her|his)\b", re.IGNORECASE)
+_DUMMY_IT = re.compile(
+    r"\b(?:did|does|will|would|can|could|is|was|has)\ it\ (?=(?:be\ |been\ )?(?:takes?|taken?|costs?|possible"
+    r"|necessary|safe|common|allowed|important|better|best|advisable)\b[^?]*\bto\b)",
+    re.IGNORECASE,
+)
+"""An "it" that stands for nothing: "how long does it take to dig a canal"."""
+
 _DEMONSTRATIVE = re.compile(r"^\W*(?:\w+\W+){1,2}(?:this|that|these|those)\W+(?:\w+\W*)$", re.IGNORECASE)
 _ABOUT_TEXT = re.compile(
     r"""\b(?:what|which)\b[^?]*\b(?:title|heading|first\ word|last\ word|topic|subject)\ of\ (?:the|this)\b
@@ -59,7 +66,7 @@ def dangling_reference(question: str) -> str | None:
             return found.group()
     if _DEMONSTRATIVE.search(question):
         return question
-    if (pronoun := _PRONOUN.search(question)) is not None:
+    if (pronoun := _PRONOUN.search(_DUMMY_IT.sub(" ", question))) is not None:
         named_before = set(tokens(question[: pronoun.start()])) - FUNCTION_WORDS - _EMPTY
         named = set(tokens(question)) - FUNCTION_WORDS - _EMPTY
         if not named_before and len(named) <= 3:

@@ -7,6 +7,9 @@ a logistic sum with the weights of `pair_weights`, fitted on pairs that a strict
 0.8 about eight in ten are sensible and right, as long as a text is like those. On three new ones the level told wrong
 from right less well (AUROC .62, ``tests/bench/README.md``): what keeps pairs right are the rules first.
 
+A pair that no rule made (a person's, a judge's check) is held against its rivals besides (`contrasts`): the same answer
+denied, or with another number or name of the passage. Where the model finds one of them more probable, the level falls.
+
 Whether the question points at its own answer among the others of its passage was measured too, for a long time: in the
 marked pairs it tells nothing, because what is wrong with them is seldom another answer.
 
@@ -41,13 +44,22 @@ _DOUBTS = {
 """What a sign that lowers the level means, in words."""
 
 
+_FOREIGN = -4.5
+"""Nats a token below which an answer is not drawn from its passage: of labelled pairs, right ones have -3.8 to -1.5,
+those about something else -5 and less."""
+
+
+def _logistic(value: float) -> float:
+    return 1 / (1 + math.exp(-min(max(value, -30.0), 30.0)))
+
+
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
     """What was measured of a question and its answer, in nats (natural logarithms of probabilities).
 
     `asked` and `unasked` are the answer's log-probability with the question and without it, `first` that of its first
     token (with it), `tokens` how many it has, `fluency` the mean of the question's tokens; `signs` tell how the pair
-    was made.
+    was made. `rival` is the log-probability of the most probable rival with the question, None where none was scored.
     """
 
     asked: float
@@ -56,6 +68,12 @@ class RoundTrip:
     tokens: int
     fluency: float
     signs: Mapping[str, float] = field(default_factory=dict)
+    rival: float | None = None
+
+    @property
+    def contrast(self) -> float | None:
+        """Nats by which the answer is more probable than its most probable rival."""
+        return None if self.rival is None else self.asked - self.rival
 
     @property
     def gain(self) -> float:
@@ -74,8 +92,15 @@ class RoundTrip:
 
     @property
     def level(self) -> float:
-        """How probable it is that a strict reader finds the pair sensible and right, 0-1: a logistic sum of signs."""
-        return 1 / (1 + math.exp(-BIAS - sum(self._parts().values())))
+        """How probable it is that a strict reader finds the pair sensible and right, 0-1: a logistic sum of signs.
+
+        Of a pair with a rival times two probabilities: that of the answer beside its rival, half where both are as
+        probable, and that its words come from such a passage, half at `_FOREIGN` nats a token.
+        """
+        level = _logistic(BIAS + sum(self._parts().values()))
+        if self.contrast is None:
+            return level
+        return level * _logistic(self.contrast) * _logistic(2 * (self.asked / max(1, self.tokens) - _FOREIGN))
 
     def _parts(self) -> dict[str, float]:
         return {name: WEIGHTS.get(name, 0.0) * value for name, value in {**self.signs, **self.measured}.items()}
@@ -91,4 +116,6 @@ class RoundTrip:
         )
         costs = sorted((part, name) for name, part in self._parts().items() if part < -0.2 and name in _DOUBTS)
         doubts = "; ".join(_DOUBTS[name] for _, name in costs[:2])
+        if self.contrast is not None and self.contrast < 0:
+            doubts = "the model finds another number or name, or the opposite, more likely" + (doubts and f"; {doubts}")
         return f"{measured} as likely" + (f". What speaks against it: {doubts}" if doubts else "")

@@ -236,8 +236,7 @@ def _exchanged(answer: str, evidence: str, question: str) -> str | None:
         if not thing or not own or value in own or (value, thing) in _counted(question):
             continue
         elsewhere = {other for number, other in there if number == value}
-        known = {number for number, _ in there | _counted(question)}
-        works_out = _follows(value, known, {number for number, _ in _counted(answer)} - {value}, by_chance=True)
+        works_out = _follows(value, _stated(evidence) | _stated(question), _stated(answer) - {value}, by_chance=True)
         if "" not in elsewhere if elsewhere else not works_out:
             return value
     return None

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
-from lora_tui.config.prices import token_prices
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
@@ -36,9 +35,7 @@ from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import (
     Ledger,
     account,
-    dollars_spent,
     keep_pair_tokens,
-    tokens_spent,
     unknown_outcome,
 )
 from lora_tui.engine.generation.output import (
@@ -116,9 +113,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         reading = await EarlierReading.load(ctx)
         corpus = await _read_corpus(ctx)
         changes = await reading.compare(ctx, corpus)
-        totals, prices = await tasks.attempt_totals(ctx.store, ctx.run_id), token_prices(settings)
-        spent, dollars_before = tokens_spent(totals), dollars_spent(totals, prices)
-        ledger = Ledger(settings.budget_tokens, spent, prices, settings.budget_dollars, dollars_before)
+        ledger = Ledger.taken_up(settings, await tasks.attempt_totals(ctx.store, ctx.run_id))
         try:
             end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(
                 ctx, control, corpus, changes, ledger

@@ -1,8 +1,9 @@
 """The gates on labelled pairs, which lie beside this file: what each kind of fault is stopped by, and what is lost.
 
 The first set was before the rules' eyes. The others were measured before any rule saw them: the second, from the same
-passages; the third, from two more chapters of the guide; the fourth, about six other subjects and in freer words, where
-16 of 49 right pairs were refused at first; the fifth was written when the rules were done.
+passages; the third, from two more chapters of the guide; the fourth to sixth about other subjects and in freer words.
+Before the rules had seen them, 16 of 49, 6 of 34 and 6 of 26 of their right pairs were refused, each time for other
+reasons: what right answers in free words lose in a new text is nearer to that than to the figures of this table.
 
 The table is printed by `python -m tests.engine.generation.test_labelled_pairs`. A pair counts as stopped whatever gate
 stops it; a gate's precision is the share of pairs it stops that are not right ones.
@@ -21,6 +22,8 @@ from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 
 DATA: dict[str, Any] = json.loads(Path(__file__).with_name("labelled_pairs.json").read_text("utf-8"))
+
+LATER = ("second", "third", "fourth", "fifth", "sixth")
 
 
 def cause_of(labelled: dict[str, str]) -> str | None:
@@ -79,15 +82,15 @@ def test_wrong_pairs_are_stopped_without_a_model(kind: str, least: float) -> Non
 
 def test_right_pairs_pass() -> None:
     assert recall("right") <= 0.03, stopped()["first", "right"]
-    later = sum((stopped()[part, "right"] for part in ("second", "third", "fourth")), Counter[str]())
-    assert later.total() >= 100
+    later = sum((stopped()[part, "right"] for part in LATER), Counter[str]())
+    assert later.total() >= 160
     assert 1 - later[""] / later.total() <= 0.03, later
 
 
 @pytest.mark.parametrize(
     ("kind", "least"), [("wrong number", 0.95), ("off the passage", 0.95), ("wrong name", 0.9), ("negated", 0.8)]
 )
-@pytest.mark.parametrize("part", ["second", "third", "fourth"])
+@pytest.mark.parametrize("part", LATER)
 def test_wrong_pairs_of_later_sets_are_stopped(part: str, kind: str, least: float) -> None:
     assert recall(kind, part) >= least, stopped()[part, kind]
 
