@@ -58,7 +58,6 @@ def start(folder: Path, url: str, pairs: int, *, resume: bool) -> "subprocess.Po
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
 
 
@@ -121,7 +120,9 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "input").mkdir()
         for number in range(chosen.pairs):
-            (folder / "input" / f"text_{number:04}.txt").write_text(made_up_text(number, 1, 2))
+            a, b, c, d, e, f, *_ = made_up_text(number, 1, 2).lower().replace(".", "").split()
+            sentence = f"The {a} of {b} was built by {c} {d} for the people of {e} and the river of {f}."
+            (folder / "input" / f"text_{number:04}.txt").write_text(sentence + "\n")
         alone = run_to_its_end(folder / "alone", chosen.pairs, 0, rng)
         killed = run_to_its_end(folder / "killed", chosen.pairs, chosen.kills, rng)
     questions = [question for question, _ in killed["pairs"]]
