@@ -163,8 +163,8 @@ class DataGeneration(Section):
     chunk_overlap: Limit = Field(40, description="Tokens that two passages in a row share; fewer than chunk_tokens.")
     keep_pairs: bool = Field(
         False,
-        description="Keep the accepted pairs of the last run over this folder whose passages are still there; they "
-        "count in total_examples.",
+        description="Keep the accepted pairs of the last run over this folder that has any, where their passages are "
+        "still there; they count in total_examples.",
     )
     seed: Seed = Field(
         42, description="Which passages, topics and question types come when; the same seed repeats them."

@@ -29,18 +29,33 @@ class KeptPair(NamedTuple):
 
 
 async def reading_before(store: Store, run_id: int) -> int | None:
-    """Return the newest run before `run_id` that read the same folder for the same model; None where there is none."""
+    """Return the newest run before `run_id` with accepted pairs of the same folder and model; None where there is none.
+
+    A run that has already kept pairs stays with the run that it has them of.
+    """
     found = await store.value(
+        "SELECT pairs.run_id FROM tasks JOIN pairs ON pairs.id = CAST(tasks.key AS INTEGER)"
+        " WHERE tasks.run_id = ? AND tasks.kind = ? LIMIT 1",
+        (run_id, TAKEN_OVER),
+    )
+    found = found or await store.value(
         "SELECT runs.id FROM runs JOIN runs AS own ON own.id = ? WHERE runs.id < own.id AND runs.mode = 'generate'"
         " AND json_extract(runs.settings, '$.data_generation.input_folder')"
         " = json_extract(own.settings, '$.data_generation.input_folder')"
         " AND json_extract(runs.settings, '$.data_generation.model')"
         " = json_extract(own.settings, '$.data_generation.model')"
         " AND EXISTS (SELECT 1 FROM run_documents WHERE run_id = runs.id AND document_id IS NOT NULL)"
+        " AND EXISTS (SELECT 1 FROM pairs WHERE run_id = runs.id AND state = 'accepted')"
         " ORDER BY runs.id DESC LIMIT 1",
         (run_id,),
     )
     return None if found is None else int(found)
+
+
+async def has_read(store: Store, run_id: int) -> bool:
+    """Return whether a run has got through its folder: only then does it have work beside the pairs that it keeps."""
+    sql = "SELECT EXISTS (SELECT 1 FROM tasks WHERE run_id=? AND kind<>?)"
+    return bool(await store.value(sql, (run_id, TAKEN_OVER)))
 
 
 async def documents_of(store: Store, run_id: int) -> dict[str, str]:
@@ -61,6 +76,11 @@ async def content_ids(store: Store, document_id: str, chunking: str) -> list[str
 async def forget_files(t: Store, run_id: int, paths: list[str]) -> None:
     """Take out of a run the files that are no longer in its folder."""
     await t.execute_many("DELETE FROM run_documents WHERE run_id=? AND path=?", [(run_id, path) for path in paths])
+
+
+async def forget_reading(t: Store, run_id: int) -> None:
+    """Take out of a run all files that it began to read."""
+    await t.execute("DELETE FROM run_documents WHERE run_id=?", (run_id,))
 
 
 async def pairs_to_keep(store: Store, run_id: int, earlier: int, after: int, limit: int) -> list[KeptPair]:

@@ -114,10 +114,18 @@ class EarlierReading:
 
     @classmethod
     async def load(cls, ctx: RunContext) -> "EarlierReading":
-        """Return what a resumed run itself has read, or else the newest earlier one; to be asked before it is read."""
-        earlier = await folders.reading_before(ctx.store, ctx.run_id) or 0
-        since = ctx.run_id if ctx.resumed else earlier
-        return cls(since, await folders.documents_of(ctx.store, since) if since else {}, earlier)
+        """Return the newest earlier reading, or a resumed run's own; to be asked before the folder is read.
+
+        A run that was killed while it read has none of its own: it begins anew.
+        """
+        store, run_id = ctx.store, ctx.run_id
+        earlier = await folders.reading_before(store, run_id) or 0
+        goes_on = ctx.resumed and await folders.has_read(store, run_id)
+        if ctx.resumed and not goes_on:
+            async with store.transaction() as t:
+                await folders.forget_reading(t, run_id)
+        since = run_id if goes_on else earlier
+        return cls(since, await folders.documents_of(store, since) if since else {}, earlier)
 
     async def compare(self, ctx: RunContext, corpus: Corpus) -> FolderChanges | None:
         """Compare with what was read now, say what has changed, and keep the pairs that outlast it if they are wanted.
@@ -127,17 +135,21 @@ class EarlierReading:
         store, run_id = ctx.store, ctx.run_id
         changes = await changes_since(store, corpus, self.documents, self.since, ctx.raise_if_stopping)
         keeps = ctx.settings.data_generation.keep_pairs and self.earlier > 0
-        kept = await keep_pairs(store, run_id, self.earlier) if keeps else 0  # those that it has already stay
+        goes_on = self.since == run_id
         notes = [] if changes is None else [changes.text()]
-        if ctx.resumed and changes is not None:
+        if goes_on and changes is not None:
             async with store.transaction() as t:
                 await folders.forget_files(t, run_id, list(changes.gone))
                 await folders.cancel_outdated(t, run_id)
             if outdated := await folders.outdated_pairs(store, run_id):
                 notes.append(f"{count(outdated, 'accepted pair')} of this run are about passages that are gone")
-        elif not ctx.resumed and keeps:
-            notes.append(f"{count(kept, 'pair')} of run {self.since} are kept: their passages are as they were")
-        elif changes is not None:
+        if keeps:
+            had = await folders.kept_pairs(store, run_id)
+            await keep_pairs(store, run_id, self.earlier)
+            kept = await folders.kept_pairs(store, run_id)
+            if kept > had or not goes_on:
+                notes.append(_kept_text(kept, self.earlier))
+        elif changes is not None and not goes_on:
             notes.append(
                 "New ones are asked about first; data_generation.keep_pairs = true keeps the pairs on the others"
             )
@@ -146,13 +158,18 @@ class EarlierReading:
         return changes
 
 
-async def keep_pairs(store: Store, run_id: int, earlier: int) -> int:
-    """Copy the accepted pairs of an earlier run whose passage is still there into this run; returns how many."""
-    after = total = 0
+def _kept_text(kept: int, earlier: int) -> str:
+    if not kept:
+        return f"No pair of run {earlier} is kept: their passages are gone"
+    are, their = ("is", "its passage is as it was") if kept == 1 else ("are", "their passages are as they were")
+    return f"{count(kept, 'pair')} of run {earlier} {are} kept: {their}"
+
+
+async def keep_pairs(store: Store, run_id: int, earlier: int) -> None:
+    """Copy the accepted pairs of an earlier run whose passage is still there into this run; those it has stay."""
+    after = 0
     while page := await folders.pairs_to_keep(store, run_id, earlier, after, _PAGE):
         async with store.transaction() as t:
             for kept in page:
                 await folders.keep_pair(t, run_id, kept)
         after = page[-1].pair_id
-        total += len(page)
-    return total

@@ -1,5 +1,6 @@
 """A folder that was edited costs no more than what was changed, and it is said what that is."""
 
+import time
 from pathlib import Path
 
 from lora_tui.engine.generation.output import write_accepted_of_runs
@@ -100,6 +101,46 @@ def test_a_run_that_was_killed_while_it_kept_pairs_keeps_the_others(harness: Gen
     harness.change("UPDATE runs SET state='stopped' WHERE id=2")
     resumed = harness.run(resume=2, total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
     assert (resumed.result["kept_pairs"], resumed.result["accepted"]) == (5, 6), resumed.error
+
+
+def test_a_run_that_was_killed_while_it_read_keeps_pairs_when_it_goes_on(harness: GenerationHarness) -> None:
+    size = {"evaluation_threshold": 0.0, "keep_pairs": True}
+    harness.run(total_examples=5, **size)
+    slowly = {"extractors__rtf": "sh -c 'sleep 10'"}
+    harness.write("slow.rtf", made_up_text(77, 3))
+    calls = harness.value("SELECT COUNT(*) FROM attempts")
+    with harness.killed_process(total_examples=6, **slowly, **size):
+        deadline = time.monotonic() + 60
+        while not harness.rows("SELECT 1 FROM run_documents WHERE run_id=2"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert not harness.rows("SELECT 1 FROM tasks WHERE run_id=2"), "it was killed before it had kept them"
+    (harness.input / "slow.rtf").rename(harness.input / "slow.txt")
+    resumed = harness.run(resume=2, total_examples=6, **size)
+    assert (resumed.result["kept_pairs"], resumed.result["accepted"]) == (5, 6), resumed.error
+    assert harness.value("SELECT COUNT(*) FROM attempts") - calls < calls
+    assert [note for note in notes(harness) if "slow.txt is new" in note and "5 pairs of run 1 are kept" in note]
+    assert asked_positions(harness, 2, "slow.txt"), "the new file is asked about"
+
+
+def test_pairs_are_kept_of_the_last_run_that_has_any(harness: GenerationHarness) -> None:
+    harness.run(total_examples=5, evaluation_threshold=0.0)
+    failed = harness.run(total_examples=5, budget_tokens=10)
+    assert (failed.state, failed.result["accepted"]) == ("failed", 0)
+    third = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True)
+    assert (third.result["kept_pairs"], third.result["accepted"]) == (5, 6), third.error
+    assert any("5 pairs of run 1 are kept" in note for note in notes(harness))
+
+
+def test_a_run_keeps_pairs_of_one_run_alone(harness: GenerationHarness) -> None:
+    harness.run(total_examples=3, evaluation_threshold=0.0)
+    harness.run(total_examples=3, evaluation_threshold=0.0)
+    harness.change("UPDATE pairs SET state='review' WHERE run_id=2")
+    harness.run(total_examples=4, evaluation_threshold=0.0, keep_pairs=True)
+    harness.change("UPDATE pairs SET state='accepted' WHERE run_id=2")
+    harness.change("UPDATE runs SET state='stopped' WHERE id=3")
+    resumed = harness.run(resume=3, total_examples=4, evaluation_threshold=0.0, keep_pairs=True)
+    assert (resumed.result["kept_pairs"], resumed.result["accepted"]) == (3, 4), resumed.error
 
 
 def test_a_file_under_another_name_has_no_new_passage(harness: GenerationHarness) -> None:
