@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lora_tui.store.connection import Store
+from lora_tui.store.folders import TAKEN_OVER
 from lora_tui.store.texts import TextRow
 
 Table = Literal["pairs", "texts"]
@@ -77,6 +78,23 @@ async def origins(store: Store, table: Table, ids: Sequence[int]) -> list[Origin
         f" LEFT JOIN chunks ON chunks.id = one.chunk_id WHERE one.id IN ({marks})",
         ids,
     )
+
+
+async def written_as(store: Store, ids: Sequence[int]) -> dict[int, tuple[int, int | None]]:
+    """Return for each of these pairs that was kept of an earlier run which pair it was first, and of which run.
+
+    The run is None where it was deleted. Pairs that their own run wrote are left out.
+    """
+    rows = await store.tuples(
+        "WITH RECURSIVE kept(pair_id, first) AS ("
+        f" SELECT id, id FROM pairs WHERE id IN ({', '.join('?' * len(ids))}) UNION ALL"
+        " SELECT kept.pair_id, CAST(tasks.key AS INTEGER) FROM kept JOIN pairs ON pairs.id = first"
+        " JOIN tasks ON tasks.id = pairs.task_id AND tasks.kind = ?)"
+        " SELECT pair_id, oldest, (SELECT run_id FROM pairs WHERE id = oldest) FROM"
+        " (SELECT pair_id, MIN(first) AS oldest FROM kept GROUP BY pair_id) WHERE oldest < pair_id",
+        (*ids, TAKEN_OVER),
+    )
+    return {pair_id: (first, run_id) for pair_id, first, run_id in rows}
 
 
 async def weights(store: Store, versions: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -38,8 +38,8 @@ FIELDS: Mapping[str, str] = {
     "threshold": "the score from which it was accepted",
     "weights": "version of the weights that made the score; manifest.json has them",
     "decided_by": "who accepted it: `aggregator` (its score), or `person`",
-    "run": "the run of the store that wrote it, or kept it from an earlier one",
-    "id": "its number in the store: of a pair, or of a text",
+    "run": "the run of the store that wrote it, whichever runs have kept it since; null where that run was deleted",
+    "id": "its number in the store: of a pair, as the run that wrote it has it, or of a text",
 }
 """What a provenance says, by field; any of it may be unknown (null)."""
 
@@ -48,7 +48,7 @@ FIELDS: Mapping[str, str] = {
 class Origins:
     """The provenance of examples in their order, None where it is not known, and what they refer to.
 
-    `runs` has writer, judges and settings of each run, `weights` the aggregator's by version.
+    `runs` has writer, judges and settings of each run that wrote them, `weights` the aggregator's by version.
     """
 
     of_examples: list[dict[str, Any] | None]
@@ -89,13 +89,22 @@ async def find_origins(store: Store, examples: Sequence[Example]) -> Origins:
             if key in wanted:
                 found[key] = ("texts", text.id)
     rows = {table: await _rows(store, table, found.values()) for table in ("pairs", "texts")}
-    origins = Origins([])
+    first = await _first(store, list(rows["pairs"]))
+    origins, models = Origins([]), dict[int, dict[str, Any]]()
     for example in examples:
         place = found.get(_key(example) or b"")
         row = rows[place[0]].get(place[1]) if place is not None else None
-        if row is not None and row.run_id not in origins.runs:
-            origins.runs[row.run_id] = await _run(store, row.run_id)
-        origins.of_examples.append(None if row is None else _provenance(row, origins.runs[row.run_id]))
+        if row is None or place is None:
+            origins.of_examples.append(None)
+            continue
+        number, run_id = first.get(row.id, (row.id, row.run_id)) if place[0] == "pairs" else (row.id, row.run_id)
+        seen = row.run_id if run_id is None else run_id
+        if seen not in models:
+            models[seen] = await _run(store, seen)
+        if run_id is not None:
+            origins.runs[run_id] = models[run_id]
+        run = models[seen] | ({"judges": ()} if run_id is None else {})  # pairs are kept of runs of the same model
+        origins.of_examples.append(_provenance(row, run) | {"run": run_id, "id": number})
     versions = {one["weights"] for one in origins.of_examples if one is not None and one["weights"] is not None}
     origins.weights = await store_provenance.weights(store, sorted(versions)) if versions else {}
     return origins
@@ -107,6 +116,14 @@ async def _rows(store: Store, table: str, places: Iterable[tuple[Table, int]]) -
     found: dict[int, OriginRow] = {}
     for start in range(0, len(ids), _AT_ONCE):
         found |= {row.id: row for row in await store_provenance.origins(store, named, ids[start : start + _AT_ONCE])}
+    return found
+
+
+async def _first(store: Store, pairs: Sequence[int]) -> dict[int, tuple[int, int | None]]:
+    """Return which pair of which run each pair that was kept of an earlier one was first."""
+    found: dict[int, tuple[int, int | None]] = {}
+    for start in range(0, len(pairs), _AT_ONCE):
+        found |= await store_provenance.written_as(store, pairs[start : start + _AT_ONCE])
     return found
 
 
@@ -131,13 +148,11 @@ def _provenance(row: OriginRow, run: Mapping[str, Any]) -> dict[str, Any]:
         "heading": row.heading or None,
         "evidence": row.evidence or None,
         "writer": run["writer"],
-        "judge": row.judges.replace(",", ", ") if row.judges else ", ".join(run["judges"]),
+        "judge": row.judges.replace(",", ", ") if row.judges else ", ".join(run["judges"]) or None,
         "score": None if row.score is None else round(row.score, 3),
         "threshold": row.threshold,
         "weights": row.weights_version,
         "decided_by": row.decided_by,
-        "run": row.run_id,
-        "id": row.id,
     }
 
 

@@ -52,6 +52,34 @@ def test_every_pair_is_exported_with_document_passage_evidence_models_and_score(
         assert len(found["passage"]) == 32
 
 
+def test_a_pair_that_was_kept_names_the_run_that_wrote_it_and_its_judge(harness: GenerationHarness) -> None:
+    same = {"total_examples": 3, "evaluation_threshold": 0.0}
+    harness.server.models |= {"first-judge", "judge-1", "judge-2"}
+    harness.run(judge_model="first-judge", **same)
+    for more in (1, 2):
+        harness.run(**same | {"total_examples": 3 + more}, judge_model=f"judge-{more}", keep_pairs=True)
+    target = harness.folder / "with.jsonl"
+    outcome = export(harness, output=str(target), with_provenance=True)
+    assert outcome.state == "finished", outcome.error
+    found = [record["provenance"] for record in records(target)]
+    told = sorted((one["run"], one["judge"], one["id"]) for one in found)
+    judge_of = {1: "first-judge", 2: "judge-1", 3: "judge-2"}
+    own = harness.rows(
+        "SELECT pairs.run_id, pairs.id FROM pairs JOIN tasks ON tasks.id=task_id WHERE kind='generate'"
+        " AND pairs.state='accepted' ORDER BY pairs.id"
+    )
+    assert told == [(run, judge_of[run], number) for run, number in own]
+    assert [run for run, *_ in told] == [1, 1, 1, 2, 3]
+    assert {one["writer"] for one in found} == {harness.values["model"]}
+    harness.change("DELETE FROM pairs WHERE run_id=1")
+    assert export(harness, output=str(harness.folder / "card"), split=0.0, with_provenance=True).state == "finished"
+    left = [one["provenance"] for one in records(harness.folder / "card" / "train.jsonl")]
+    assert [one["run"] for one in left] == [None if one["run"] == 1 else one["run"] for one in found]
+    assert {one["judge"] for one in left} == {None, "judge-1", "judge-2"}, "of a deleted run it is not known"
+    assert all(one["score"] is not None and one["writer"] == harness.values["model"] for one in left)
+    assert sorted(json.loads((harness.folder / "card" / "manifest.json").read_text())["runs"]) == ["2", "3"]
+
+
 def test_a_folder_is_written_whole_or_not_at_all(harness: GenerationHarness) -> None:
     harness.run(total_examples=6, evaluation_threshold=0.0)
     target = harness.folder / "my data"
