@@ -21,6 +21,13 @@ def dataset_text(examples: Iterable[Example], form: str) -> str:
     return "".join(f"{json.dumps(record_of(example, form), ensure_ascii=False)}\n" for example in examples)
 
 
+def holds(form: str, example: Example) -> bool:
+    """Return whether `form` can hold an example: plain text has no place in any, long conversations in few."""
+    if isinstance(example, Conversation):
+        return form in CONVERSATIONS or _is_pair(example)
+    return not isinstance(example, PlainText)
+
+
 def record_of(example: Example, form: str) -> dict[str, Any]:
     """Return an example as a record. Raises `LoraTuiError` for one that `form`, any but "text", cannot hold."""
     return RECORDS[form](example)
@@ -68,8 +75,15 @@ RECORDS: Mapping[str, Callable[[Example], dict[str, Any]]] = {
 }
 """How each form writes one example."""
 
+CONVERSATIONS = ("messages", "sharegpt")
+"""The forms that hold conversations of any length."""
+
 FORMS = (*RECORDS, "text")
 """Every dataset form."""
+
+
+def _is_pair(example: Conversation) -> bool:
+    return [message.role for message in example.messages] == ["user", "assistant"]
 
 
 def _pair(example: Example, form: str) -> tuple[str, str]:
@@ -79,7 +93,7 @@ def _pair(example: Example, form: str) -> tuple[str, str]:
             return question, answer
         case PromptCompletion(prompt=prompt, completion=completion):
             return prompt.strip(), completion.strip()
-        case Conversation(messages=messages) if [message.role for message in messages] == ["user", "assistant"]:
+        case Conversation(messages=messages) if _is_pair(example):
             return messages[0].content, messages[1].content
         case PlainText() | Conversation():
             raise LoraTuiError(

@@ -9,16 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lora_tui.engine.data.examples import Example
+from lora_tui.engine.data.examples import Example, PlainText
 from lora_tui.engine.data.read import read_examples, training_file
 from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.export.dataset_folder import TRAIN, VALIDATION, FolderPlan, write_dataset, write_records
-from lora_tui.engine.export.datasets import FORMS, dataset_text, record_of
+from lora_tui.engine.export.datasets import CONVERSATIONS, FORMS, dataset_text, holds, record_of
 from lora_tui.engine.export.provenance import Origins, find_origins
 from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.errors import UsageError
+from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import atomic_folder, unwritable, write_atomically
 from lora_tui.outputs import check_name, check_output
 from lora_tui.text import count
@@ -83,28 +83,63 @@ async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
         ctx.warn(f"{count(len(data.skipped), 'record')} of {data_file} left out: {first.location}: {first.reason}, …")
     for warning in data.warnings(data_file):
         ctx.warn(warning)
-    origins = Origins([None] * len(data.examples))
+    examples = _held(ctx, form, data_file, data.examples, in_folder=in_folder)
+    origins = Origins([None] * len(examples))
     if in_folder or with_provenance:
-        origins = await find_origins(ctx.store, data.examples)
-        if with_provenance and origins.known < len(data.examples):
-            unknown = count(len(data.examples) - origins.known, "example")
+        origins = await find_origins(ctx.store, examples)
+        if with_provenance and origins.known < len(examples):
+            unknown = count(len(examples) - origins.known, "example")
             ctx.warn(f"{unknown} of {data_file} as they are worded there stand in no run of the store: no provenance.")
-    done: dict[str, Any] = {"format": form, "path": str(target.absolute()), "examples": len(data.examples)}
+    done: dict[str, Any] = {"format": form, "path": str(target.absolute()), "examples": len(examples)}
+    if left_out := len(data.examples) - len(examples):
+        done["left_out"] = left_out
     if in_folder:
-        return done | await _export_folder(ctx, form, data_file, target, data.examples, origins)
+        return done | await _export_folder(ctx, form, data_file, target, examples, origins)
     if (kept := await keep_foreign(ctx.store, target)) is not None:
         ctx.warn(f"{target} is there already: it stays as {kept}.")
     if parquet or with_provenance:
-        records = [record_of(example, form) for example in data.examples]
+        records = [record_of(example, form) for example in examples]
         if with_provenance:
             records = [record | {"provenance": one} for record, one in zip(records, origins.of_examples, strict=True)]
             done["provenance"] = origins.known
         await asyncio.to_thread(_write_records, target, records)
     else:
-        await asyncio.to_thread(lambda: write_atomically(target, dataset_text(data.examples, form)))
+        await asyncio.to_thread(lambda: write_atomically(target, dataset_text(examples, form)))
     async with ctx.store.transaction() as t:
         await remember_result(t, target)
     return done
+
+
+def _held(
+    ctx: RunContext, form: str, data_file: Path, examples: Sequence[Example], *, in_folder: bool
+) -> list[Example]:
+    """Return the examples that the form can hold, and warn of the others; a folder has a file for plain texts.
+
+    Raises `LoraTuiError` where nothing is left.
+    """
+    kept, reasons = list[Example](), list[str]()
+    conversations, documents = list[Example](), list[Example]()
+    for example in examples:
+        if holds(form, example) or (in_folder and isinstance(example, PlainText)):
+            kept.append(example)
+        else:
+            (documents if isinstance(example, PlainText) else conversations).append(example)
+    if conversations:
+        ways = " or ".join(f"--format {name}" for name in CONVERSATIONS)
+        reasons.append(
+            f"{count(len(conversations), 'record')} of {data_file} left out, as {form} holds one question with one"
+            f" answer: {conversations[0].source}, …. {ways} holds conversations."
+        )
+    if documents:
+        reasons.append(
+            f"{count(len(documents), 'plain text')} of {data_file} left out, as {form} has no place for them:"
+            f" {documents[0].source}, …. --format messages --split 0.1 writes them to a file of their own."
+        )
+    if reasons and not kept:
+        raise LoraTuiError("\n".join([f"The form {form} can hold nothing of {data_file}.", *reasons]))
+    for reason in reasons:
+        ctx.warn(reason)
+    return kept
 
 
 async def _export_folder(

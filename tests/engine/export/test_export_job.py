@@ -215,10 +215,52 @@ def test_records_that_are_left_out_are_named(
     assert "1 record of some.jsonl left out: line 2: the answer is empty" in warning.payload["message"]
 
 
-def test_an_example_that_the_form_cannot_hold_is_named(data: Callable[..., Any], tmp_path: Path) -> None:
+def conversation(*contents: str) -> str:
+    roles = ("user", "assistant") * len(contents)
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}) + "\n"
+
+
+@pytest.mark.parametrize("form", ["alpaca", "prompt-completion"])
+def test_conversations_are_left_out_of_a_form_of_pairs_with_a_way_out(
+    data: Callable[..., Any], engine_harness: EngineHarness, tmp_path: Path, form: str
+) -> None:
+    long = conversation("hi", "hello", "bye", "so long")
+    (tmp_path / "some.jsonl").write_text(conversation("q", "a") + long + long)
+    for options in ({}, {"split": 0.0, "output": "folder"}):
+        outcome = data(form, "some.jsonl", **options)
+        assert outcome.state == "finished", outcome.error
+        assert (outcome.result["examples"], outcome.result["left_out"]) == (1, 2)
+        (warning,) = engine_harness.events(outcome.run_id, "warning")
+        said = warning.payload["message"]
+        assert said.startswith(f"2 records of some.jsonl left out, as {form} holds one question with one answer: ")
+        assert "some.jsonl:2" in said
+        assert "--format messages or --format sharegpt holds conversations" in said
+    for file in (tmp_path / f"some-{form}.jsonl", tmp_path / "folder" / "train.jsonl"):
+        assert len(file.read_text().splitlines()) == 1
+    for all_of_them in ("messages", "sharegpt"):
+        assert data(all_of_them, "some.jsonl").result["examples"] == 3
+
+
+def test_plain_texts_are_left_out_of_one_file_and_have_their_own_in_a_folder(
+    data: Callable[..., Any], engine_harness: EngineHarness, tmp_path: Path
+) -> None:
     (tmp_path / "some.jsonl").write_text('{"question": "q", "answer": "a"}\n{"text": "plain"}\n')
+    outcome = data("messages", "some.jsonl")
+    assert (outcome.result["examples"], outcome.result["left_out"]) == (1, 1)
+    (warning,) = engine_harness.events(outcome.run_id, "warning")
+    assert "1 plain text of some.jsonl left out" in warning.payload["message"]
+    assert "--format messages --split 0.1 writes them" in warning.payload["message"]
+    whole = data("alpaca", "some.jsonl", split=0.0, output="folder")
+    assert (whole.result["examples"], whole.result.get("left_out")) == (2, None)
+    assert (tmp_path / "folder" / "documents_train.jsonl").read_text() == '{"text": "plain"}\n'
+
+
+def test_a_file_of_which_the_form_holds_nothing_is_refused(data: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text(conversation("hi", "hello", "bye", "so long") + '{"text": "plain"}\n')
     outcome = data("alpaca", "some.jsonl")
     assert outcome.exit_status == 1
     assert outcome.error is not None
-    assert "some.jsonl:2" in outcome.error
+    assert "can hold nothing of some.jsonl" in outcome.error
+    assert "some.jsonl:1" in outcome.error
+    assert "--format sharegpt" in outcome.error
     assert not (tmp_path / "some-alpaca.jsonl").exists()
