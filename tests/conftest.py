@@ -32,14 +32,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 _TOP = Path(__file__).parents[1]
-_AT_FIRST = frozenset(_TOP.iterdir())
+_KNOWN = set(_TOP.iterdir())
 
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
     """A test that writes into the current folder says so: results once stood beside the README for it."""
     yield
-    left = [path.name for path in _TOP.iterdir() if path not in _AT_FIRST and path.name[0] not in "._"]
+    left = sorted(path.name for path in _TOP.iterdir() if path not in _KNOWN and path.name[0] not in "._")
+    _KNOWN.update(_TOP / name for name in left)  # the next test has not left it
     assert not left, f"left at the top of the repository: {left}; chdir(tmp_path) before"
 
 

@@ -152,6 +152,32 @@ def test_a_budget_that_ends_among_the_texts_says_how_far_it_came_and_is_gone_on_
     assert again.result["texts"]["rewrite"]["accepted"] == 6
 
 
+def test_no_text_is_paid_for_and_left_unjudged_when_a_budget_ends(many_passages: GenerationHarness) -> None:
+    harness = many_passages
+    chosen: dict[str, Any] = {"forms": ["qa", "rewrite", "summary"], "mix__rewrite": 2.0, "mix__summary": 2.0}
+    harness.server.kind_delays = {"judge": 0.1}  # many are written while the first is judged
+    pairs = harness.run()
+    spent = pairs.result["prompt_tokens"] + pairs.result["completion_tokens"]
+    outcome = harness.run(budget_tokens=spent + 12_000, **chosen)
+    assert outcome.state == "failed"
+    found = outcome.result["texts"]
+    assert sum(states.get("accepted", 0) for states in found.values()) > 0
+    assert not sum(states.get("waiting", 0) for states in found.values())
+
+
+def test_a_form_that_is_never_accepted_is_given_up(
+    many_passages: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = many_passages
+    monkeypatch.setattr("lora_tui.engine.generation.texts.text_stage._MOST_FRUITLESS", 5)
+    harness.server.text_of = lambda form, passage, prompt: "A title\n\nToo short."
+    outcome = harness.run(forms=["qa", "rewrite"], mix__rewrite=1.0, max_concurrency=1)
+    assert outcome.state == "finished", outcome
+    assert outcome.result["texts"]["rewrite"]["rejected"] == 5
+    warnings = [event["message"] for event in harness.events("warning")]
+    assert [one for one in warnings if "rewrite 0 of 6" in one and "5 in a row" in one]
+
+
 def test_a_writer_of_texts_that_fails_costs_its_text_and_not_the_run(harness: GenerationHarness) -> None:
     harness.server.kind_faults = {"dialogue": http(400, "no")}
     outcome = harness.run(forms=["qa", "rewrite", "dialogue"], **MIX)

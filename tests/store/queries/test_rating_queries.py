@@ -3,12 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lora_tui.engine.review.pairs import override_pair
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.ratings import accepted_scores, rating_rows, ratings_state
 from tests.store.store_fixtures import METRICS, SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict writes the run's file again, which is relative to the current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 async def rate(store: Store, scope: str, *about: Any, asked: str = feedback.AUDIT, by: str = feedback.PERSON) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.corpus import Corpus, title_of
@@ -45,6 +46,12 @@ WRITING_TEXTS = "writing texts"
 """The phase whose progress is accepted texts of those wanted."""
 
 _MOST_PAIRS = 6
+_MOST_FRUITLESS = 40
+"""Tasks of a form in a row without an accepted text, after which it is given up: more would be paid for in vain."""
+
+_INSTRUCTION_TOKENS = 900
+"""Tokens of a judgement beside passage and text, its reply among them."""
+
 _STOP_GRACE = 20.0
 _LEAST_GROUNDED = 0.75
 """The judge's level 4 of 5 for keeping to the passage: below, a document teaches what is not so."""
@@ -64,6 +71,8 @@ class TextStage:
     _running: dict[asyncio.Task[None], TaskRow] = field(default_factory=dict)
     _failed: dict[int, TaskRow] = field(default_factory=dict)  # with a failure that may pass, tried once more
     _tried_again: set[int] = field(default_factory=set)
+    _fruitless: dict[str, int] = field(default_factory=dict)  # by form: tasks in a row without an accepted text
+    _unjudged: dict[int, int] = field(default_factory=dict)  # by task: texts, also expected ones, to be judged
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
@@ -103,6 +112,8 @@ class TextStage:
         finally:
             await self._cancel()
         if not self.ctx.stop_async.is_set():
+            if within_budget:
+                self._tell_shortfall(wanted)
             await self._analyse()
         return within_budget
 
@@ -120,6 +131,9 @@ class TextStage:
             if not lacking:
                 return None
             form = min(lacking, key=lambda one: lacking[one])
+            if self._fruitless.get(form, 0) >= _MOST_FRUITLESS:
+                del turns[form]
+                continue
             async for new in turns[form]:
                 if await is_planned(self.store, self.run_id, new) or not await self._may_be_written(new):
                     continue
@@ -151,23 +165,48 @@ class TextStage:
 
     async def _run_task(self, task: TaskRow) -> None:
         """Have a text written, unless it is there already, and judged."""
-        chunk = await self._chunk(task.chunk_id)
+        form = str(task.slot["form"])
+        self._fruitless[form] = self._fruitless.get(form, 0) + 1  # until one is accepted
+        try:
+            why_none = await self._write_and_judge(task, await self._chunk(task.chunk_id))
+        finally:
+            self._unjudged.pop(task.id, None)
+        await run_shielded(self._end(task, "done", why_none))
+
+    async def _write_and_judge(self, task: TaskRow, chunk: ChunkRow) -> str | None:
+        """Return why nothing was written, if so."""
         rows, why_none = await texts.of_task(self.store, task.id), None
         if not rows:
             call = self._call(task)
+
+            def set_aside() -> int:
+                self._unjudged[task.id] = int(task.slot["count"])
+                return self._judging_to_come()
+
+            call.set_aside = set_aside
             try:
                 rows, why_none = await self._write(task, chunk, call)
             finally:
                 await call.abandon()
-        for row in rows:
-            if row.state != "waiting":
-                continue
+        waiting = [row for row in rows if row.state == "waiting"]
+        for number, row in enumerate(waiting):
+            self._unjudged[task.id] = len(waiting) - number
             call = self._call(task)
+            call.set_aside = partial(self._begin_judging, task.id)
             try:
                 await self._judge(row, chunk, call)
             finally:
                 await call.abandon()
-        await run_shielded(self._end(task, "done", why_none))
+        return why_none
+
+    def _begin_judging(self, task_id: int) -> int:
+        """Take a text off those to come: its call reserves its own tokens."""
+        self._unjudged[task_id] = max(0, self._unjudged.get(task_id, 0) - 1)
+        return 0
+
+    def _judging_to_come(self) -> int:
+        """Return the tokens for judging what is being written: no text is paid for and left unjudged."""
+        return sum(self._unjudged.values()) * (2 * self._chosen.chunk_tokens + _INSTRUCTION_TOKENS)
 
     def _call(self, task: TaskRow) -> StoredCall:
         return StoredCall(self.store, self.run_id, task.id, self.workers.ledger, self.workers.wait_while_paused)
@@ -269,6 +308,7 @@ class TextStage:
         await events.insert(t, self.run_id, [texts.text_event(row)])
         if verdict.verdict == "accepted":
             self._counts[row.form] = self._counts.get(row.form, 0) + 1
+            self._fruitless[row.form] = 0
 
     async def _end(self, task: TaskRow, state: str, reason: str | None = None) -> None:
         async with self.store.transaction() as t:
@@ -322,6 +362,17 @@ class TextStage:
 
     # Reports
 
+    def _tell_shortfall(self, wanted: dict[str, int]) -> None:
+        """Warn of the forms that have not reached their number."""
+        short = [f"{form} {self._counts[form]:,} of {n:,}" for form, n in wanted.items() if self._counts[form] < n]
+        if not short:
+            return
+        given_up = [form for form, number in self._fruitless.items() if number >= _MOST_FRUITLESS]
+        why = "the folder gives no more"
+        if given_up:
+            why = f"of {' and '.join(given_up)} {_MOST_FRUITLESS} in a row were not accepted (d in the app lists them)"
+        self.ctx.warn(f"Fewer texts than [data_generation.mix] asks for: {', '.join(short)}; {why}.")
+
     def _report(self, wanted: dict[str, int]) -> None:
         done = sum(min(self._counts[form], number) for form, number in wanted.items())
         note = ", ".join(f"{form} {self._counts[form]}/{number}" for form, number in wanted.items())
@@ -335,7 +386,7 @@ class TextStage:
             f"{form}: {states['accepted']} accepted, {states['rejected']} rejected"
             for form, states in statistics["texts"].items()
         )
-        words = f"{analysis.describe(statistics)} Texts: {described}."
+        words = analysis.describe(statistics) + (f" Texts: {described}." if described else "")
         newest = await store_generation.newest_analysis(self.store, self.run_id)
         if newest is not None and newest.statistics.get("texts") == statistics["texts"]:
             return
