@@ -128,18 +128,22 @@ def _held(
         ways = " or ".join(f"--format {name}" for name in CONVERSATIONS)
         reasons.append(
             f"{count(len(conversations), 'record')} of {data_file} left out, as {form} holds one question with one"
-            f" answer: {conversations[0].source}, …. {ways} holds conversations."
+            f" answer: {_first_of(conversations)}. {ways} holds conversations."
         )
     if documents:
         reasons.append(
             f"{count(len(documents), 'plain text')} of {data_file} left out, as {form} has no place for them:"
-            f" {documents[0].source}, …. --format messages --split 0.1 writes them to a file of their own."
+            f" {_first_of(documents)}. --format messages --split 0.1 writes them to a file of their own."
         )
     if reasons and not kept:
         raise LoraTuiError("\n".join([f"The form {form} can hold nothing of {data_file}.", *reasons]))
     for reason in reasons:
         ctx.warn(reason)
     return kept
+
+
+def _first_of(examples: Sequence[Example]) -> str:
+    return examples[0].source + (", …" if len(examples) > 1 else "")
 
 
 async def _export_folder(

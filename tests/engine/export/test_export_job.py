@@ -233,7 +233,7 @@ def test_conversations_are_left_out_of_a_form_of_pairs_with_a_way_out(
         (warning,) = engine_harness.events(outcome.run_id, "warning")
         said = warning.payload["message"]
         assert said.startswith(f"2 records of some.jsonl left out, as {form} holds one question with one answer: ")
-        assert "some.jsonl:2" in said
+        assert "some.jsonl:2, …. --format" in said
         assert "--format messages or --format sharegpt holds conversations" in said
     for file in (tmp_path / f"some-{form}.jsonl", tmp_path / "folder" / "train.jsonl"):
         assert len(file.read_text().splitlines()) == 1
@@ -249,7 +249,7 @@ def test_plain_texts_are_left_out_of_one_file_and_have_their_own_in_a_folder(
     assert (outcome.result["examples"], outcome.result["left_out"]) == (1, 1)
     (warning,) = engine_harness.events(outcome.run_id, "warning")
     assert "1 plain text of some.jsonl left out" in warning.payload["message"]
-    assert "--format messages --split 0.1 writes them" in warning.payload["message"]
+    assert "some.jsonl:2. --format messages --split 0.1 writes them" in warning.payload["message"]
     whole = data("alpaca", "some.jsonl", split=0.0, output="folder")
     assert (whole.result["examples"], whole.result.get("left_out")) == (2, None)
     assert (tmp_path / "folder" / "documents_train.jsonl").read_text() == '{"text": "plain"}\n'
