@@ -36,6 +36,10 @@ Advice = Iterator[tuple[str, str]]
 """Pairs of a dotted key and what follows its value."""
 
 
+_FORMER_CONCURRENCY = 8
+"""``max_concurrency`` of a configuration that was copied before the endpoint's own limit was looked for."""
+
+
 def advise(
     settings: Settings,
     *,
@@ -65,6 +69,7 @@ def advise(
         *_writing(settings.data_generation),
         *_cost(settings.data_generation),
         *_endpoint(settings.data_generation),
+        *_concurrency(settings.data_generation),
         *_key_clashes(settings.app),
     ]
     return [f"{key} = {one_line(toml_value(settings_value(settings, key)), 60)}: {what}" for key, what in found]
@@ -235,6 +240,12 @@ def _cost(data: DataGeneration) -> Advice:
             what = "that is spent after a handful of pairs"
             advice = f"set about {wanted} for total_examples = {data.total_examples}"
             yield "data_generation.budget_dollars", f"{what}; {advice}"
+
+
+def _concurrency(data: DataGeneration) -> Advice:
+    if data.model != "builtin" and data.max_concurrency == _FORMER_CONCURRENCY:
+        what = "that was the default of earlier versions, and bounds what an endpoint is given to do"
+        yield "data_generation.max_concurrency", f"{what}; leave it out, and how many calls it can use is found"
 
 
 def _key_clashes(app: App) -> Advice:

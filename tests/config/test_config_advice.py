@@ -21,6 +21,12 @@ ALL = {L + "target_modules": "all-linear"}
 
 SURPRISES: list[tuple[dict[str, Any], dict[str, Any], str, list[str]]] = [
     (
+        {"data_generation.max_concurrency": 8},
+        {},
+        "data_generation.max_concurrency = 8: ",
+        ["default of earlier versions", "leave it out"],
+    ),
+    (
         {},
         {"optimizer_steps": 60},
         "fine_tuning.scheduler.warmup_steps = 200: ",

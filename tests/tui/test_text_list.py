@@ -50,6 +50,7 @@ async def test_texts_are_counted_listed_and_read(harness: AppHarness, size: tupl
     await harness.populate(run_with_texts)
     async with harness.app(size) as (app, pilot):
         await wait_for_text(app, "1 document · 1 dialogue")
+        await wait_for_text(app, "ratings yet: 10 good, 10 bad are missing")
         await pilot.press("d")
         await wait_for_text(app, "Texts of run 1 (4)")
         await wait_for_text(app, "A dance on the comb shows the way")

@@ -6,6 +6,7 @@ Apart from the pipeline, so that a review of pairs can write the file without im
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,6 +115,9 @@ async def _write(
     if kept is not None and on_kept is not None:
         on_kept(kept)
     options = [await options_of(store, run) for run in run_ids]
+    # What one of the runs holds out, no other may bring in: the fact is drawn by its sentence, not by the pair.
+    strictest = max(options, key=lambda one: one.held_out_facts)
+    options = [replace(one, held_out_facts=strictest.held_out_facts, seed=strictest.seed) for one in options]
     in_json = any(option.in_json(path) for option in options)
     written = 0
     seen: set[str] | None = set() if len(run_ids) > 1 else None  # a later run may have kept pairs of an earlier one

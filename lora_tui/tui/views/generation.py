@@ -212,16 +212,13 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
     if view.preparing(now) and not view.calls.calls:
         coming = "Pairs appear above as they are written and judged."
         return styled(_progress(view, now, width), (f"\n\n{coming}", DIM))
+    waiting = [safe_line(view.waiting, max(10, 2 * width), "$warning")] if view.waiting else []
+    errors = [] if waiting or (view.texts and not view.calls.failures) else [_errors(view, width)]
+    scores = [histogram_line(view, width), *guarantee_lines(view.known, width)]
+    if view.texts:  # a line more than 24 lines have room for: what the score is worth stays
+        scores.reverse()
     return Content("\n").join(
-        [
-            _progress(view, now, width),
-            _verdicts(view),
-            *_texts(view),
-            *_calls(view),
-            safe_line(view.waiting, max(10, 2 * width), "$warning") if view.waiting else _errors(view, width),
-            histogram_line(view, width),
-            *guarantee_lines(view.known, width),
-        ]
+        [_progress(view, now, width), _verdicts(view), *_texts(view), *_calls(view), *waiting, *errors, *scores]
     )
 
 

@@ -13,6 +13,7 @@ from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.held_out import documents_by_question
 from lora_tui.engine.forecast.generation import forecast_generation
+from lora_tui.engine.generation.output import write_accepted_of_runs
 from lora_tui.engine.review.pairs import override_pair
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
@@ -214,6 +215,22 @@ def test_the_held_out_questions_of_an_earlier_run_do_not_stand_beside_a_later_on
     assert beside.exists()
     harness.run(total_examples=2)
     assert not beside.exists()
+
+
+def test_what_one_run_holds_out_no_other_brings_into_a_file_of_both(harness: GenerationHarness) -> None:
+    harness.run(total_examples=8)
+    harness.run(held_out_facts=0.5, total_examples=8)
+    path = harness.folder / "all.txt"
+
+    async def write(store: Store) -> int:
+        async with store.transaction() as t:
+            return await write_accepted_of_runs(t, (1, 2), path)
+
+    written = asyncio.run(_ask(harness, write))
+    held_out = records(harness.folder / "all.knowledge.jsonl")
+    assert len(held_out) > 0
+    assert written > 0
+    assert not [one for one in held_out if one["answer"] in path.read_text()]
 
 
 def test_the_forecast_has_the_texts_calls_and_tokens(harness: GenerationHarness) -> None:
