@@ -37,6 +37,15 @@ _LIGHT = frozenset(
 )
 """Words that any answer may use: what they say is said by those around them."""
 
+_COUNTING = frozenset(
+    {
+        *UNITS,
+        *TENS,
+        *"once twice thrice double triple first third fourth fifth sixth seventh eighth ninth tenth last".split(),
+    }
+)
+"""Words of numbers: what they count is looked at elsewhere."""
+
 # Names
 
 _QUOTED = re.compile(r"`([^`\n]{1,80})`|\"([^\"\n]{1,40})\"|“([^”\n]{1,40})”|(?<!\w)'([^'\n]{1,40})'(?!\w)")
@@ -52,6 +61,10 @@ _ASKS_FOR_NAME = re.compile(
     r"(?i)\s*(?:who|whom|whose|where|(?:which|what|in which|in what|by whom|to whom|at which|from which)\s+(?:\w+\s+)?"
     r"(?:person|man|woman|engineer|author|architect|designer|artist|company|firm|city|town|village|country|place|river"
     r"|mountain|island|harbou?r|port|station|street|school|university|name))\b"
+)
+_DATE_WORD = re.compile(
+    r"\b(?:January|February|March|April|June|July|August|September|October|November|December|May(?=,? \d)"
+    r"|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\b"
 )
 _FIRST_WORD = re.compile(r"\W*([A-ZÀ-ÖØ-Þ][^\W\d_]{2,})")
 _MOST_OF_A_NAME = 3
@@ -71,6 +84,7 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     bare = _QUOTED.sub(" ", answer)
     everywhere = _name_key(f"{evidence}\n{question}") + " " + _name_key(passage)
     names = [match.group() for match in _CAPITALISED.finditer(bare)]
+    names += [match.group() for match in _DATE_WORD.finditer(bare) if match.group()[:3].casefold() not in everywhere]
     if _ASKS_FOR_NAME.match(question) and (first := _FIRST_WORD.match(bare)) is not None:
         said = set(tokens(bare)) - FUNCTION_WORDS - _LIGHT
         if first[1].casefold() in said and len(said) <= _MOST_OF_A_NAME:
@@ -130,6 +144,8 @@ def _holds(text: str, name: str) -> bool:
 def off_the_passage(answer: str, passage: str, question: str) -> str | None:
     """Return what of an answer speaks of something that passage and question do not."""
     source = f"{passage}\n{_joined(passage)}\n{question}"
+    if _is_foreign(answer, source):
+        return answer
     if _is_off(answer, source, MIN_GROUNDING):
         return answer
     sentences = [one for one in re.split(r"(?<=[.!?])\s+", answer) if one.strip()]
@@ -137,6 +153,15 @@ def off_the_passage(answer: str, passage: str, question: str) -> str | None:
         if _is_off(sentence, source, _MIN_SENTENCE_GROUNDING):
             return sentence
     return None
+
+
+def _is_foreign(answer: str, source: str) -> bool:
+    """Tell whether an answer of up to three words, none of them a number, has not one from the source: "Celery."."""
+    said = tokens(answer)
+    if len(said) > _MOST_OF_A_NAME or any(word[0].isdigit() or word in _COUNTING for word in said):
+        return False
+    content = set(said) - FUNCTION_WORDS - _LIGHT - {"yes", "no"}
+    return bool(content) and grounding(" ".join(sorted(content)), source) == 0
 
 
 def _is_off(text: str, source: str, least: float) -> bool:
