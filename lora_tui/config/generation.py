@@ -67,7 +67,7 @@ class BatchAnalysis(Section):
 
 
 class Mix(Section):
-    """How many texts of each form are written for each accepted pair, where `forms` names the form."""
+    """How many texts of each form are written for each accepted pair, where `forms` names it; `phrasings` always."""
 
     rewrite: NotNegative = Field(0.2, description="Documents that say what a passage says in other words.")
     summary: NotNegative = Field(0.1, description="Short documents that say what matters of a passage.")
