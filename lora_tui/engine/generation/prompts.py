@@ -190,52 +190,56 @@ class Prompts:
             f"Audience: {slot.audience} ({AUDIENCES.get(slot.audience, 'write for them')}).",
         ]
         if slot.topic:
-            task.append("Topic, as far as the passage treats it: " + _quoted(slot.topic, 80))
+            task.append("Topic, as far as the passage treats it: " + quoted_line(slot.topic, 80))
         if request.further_topics:
             task.append(
                 "The set also covers these topics: "
-                + ", ".join(_quoted(topic, 60) for topic in request.further_topics)
+                + ", ".join(quoted_line(topic, 60) for topic in request.further_topics)
                 + ". Where the passage itself connects to one of them, prefer that connection; else ask what could not"
                 " be asked about them."
             )
         if request.focus:
             task.append("Ask about this part of the passage, if it can be asked about:")
-            task += ["- " + _quoted(sentence, 240) for sentence in request.focus]
-        task += ["Note: " + _quoted(directive, 240) for directive in request.directives]
+            task += ["- " + quoted_line(sentence, 240) for sentence in request.focus]
+        task += ["Note: " + quoted_line(directive, 240) for directive in request.directives]
         if request.avoid:
             task.append("These questions exist already. Ask about something else:")
-            task += ["- " + _quoted(question, 200) for question in request.avoid]
-        return [_system(_WRITER), _user(self._between(request.passage) + "\n\n" + self._escaped("\n".join(task)))]
+            task += ["- " + quoted_line(question, 200) for question in request.avoid]
+        return [
+            system_message(_WRITER),
+            user_message(self._between(request.passage) + "\n\n" + self._escaped("\n".join(task))),
+        ]
 
     def propose_from_sentence(self, sentence: str) -> list[Message]:
         """Return the messages that ask for one pair about a sentence: for models that keep no longer form."""
-        messages = [_system(_SENTENCE_WRITER)]
+        messages = [system_message(_SENTENCE_WRITER)]
         for example, question, answer in SENTENCE_EXAMPLES:
-            messages.append(_user(self._between(example, "SENTENCE")))
+            messages.append(user_message(self._between(example, "SENTENCE")))
             reply = json.dumps({"question": question, "answer": answer})
             messages.append({"role": "assistant", "content": reply})
-        return [*messages, _user(self._between(sentence, "SENTENCE"))]
+        return [*messages, user_message(self._between(sentence, "SENTENCE"))]
 
     def judge(self, passage: str, pair: ProposedPair, *, in_json: bool = False) -> list[Message]:
         """Return the messages that ask for the three levels of a pair, as digits or as JSON."""
         if in_json:
             body = self._passage_and_pair(passage, pair) + "\n\n" + _REMINDER + "The JSON object:"
-            return [_system(_JUDGE + "\n" + _RUBRIC + _LEVELS_FORM), _user(body)]
+            return [system_message(_JUDGE + "\n" + _RUBRIC + _LEVELS_FORM), user_message(body)]
         examples = "\n".join(
-            f"Passage: {_quoted(example, 200)} Question: {_quoted(question, 200)} Answer: {_quoted(answer, 200)}\n"
+            f"Passage: {quoted_line(example, 200)} Question: {quoted_line(question, 200)}"
+            f" Answer: {quoted_line(answer, 200)}\n"
             + " ".join(map(str, levels))
             for example, question, answer, levels in JUDGE_EXAMPLES
         )
         closing = "Groundedness, correctness, usefulness, as three digits:"
         body = self._passage_and_pair(passage, pair) + "\n\n" + _REMINDER + closing
-        return [_system(_JUDGE + "\n" + _RUBRIC + _DIGITS_FORM + examples), _user(body)]
+        return [system_message(_JUDGE + "\n" + _RUBRIC + _DIGITS_FORM + examples), user_message(body)]
 
     def judge_dimension(self, passage: str, pair: ProposedPair, dimension: str) -> list[Message]:
         """Return the messages that ask whether a pair is good in one dimension, yes or no."""
         body = (
             self._passage_and_pair(passage, pair) + "\n\n" + _REMINDER + _DIMENSION_QUESTIONS[dimension] + " Yes or no:"
         )
-        return [_system(_JUDGE + " Reply with yes or no and nothing else."), _user(body)]
+        return [system_message(_JUDGE + " Reply with yes or no and nothing else."), user_message(body)]
 
     def _passage_and_pair(self, passage: str, pair: ProposedPair) -> str:
         # What is known to speak to a model is not shown to it: no reminder is as good.
@@ -245,15 +249,15 @@ class Prompts:
 
     def analyse(self, statistics: str) -> list[Message]:
         """Return the messages that ask for an interpretation of statistics (JSON)."""
-        return [_system(_ANALYST), _user(self._between(statistics, "STATISTICS"))]
+        return [system_message(_ANALYST), user_message(self._between(statistics, "STATISTICS"))]
 
     def group(self, outline: str) -> list[Message]:
         """Return the messages that ask for larger topics of a numbered list."""
-        return [_system(_GROUPER), _user(self._between(outline, "LIST"))]
+        return [system_message(_GROUPER), user_message(self._between(outline, "LIST"))]
 
     def statement(self, statement: str) -> list[Message]:
         """Return the messages that ask for a pair that says what a statement says."""
-        return [_system(_STATEMENT), _user(self._between(statement, "STATEMENT"))]
+        return [system_message(_STATEMENT), user_message(self._between(statement, "STATEMENT"))]
 
     def _between(self, text: str, name: str = "PASSAGE") -> str:
         return f"BEGIN {name} {self.mark}\n" + self._escaped(text) + f"\nEND {name} {self.mark}"
@@ -266,18 +270,20 @@ class Prompts:
 def repair(messages: Sequence[Message], reply: str, reason: str, wanted: str) -> list[Message]:
     """Return the messages that show a model its malformed reply and ask again for what was wanted."""
     again = "That was not what was asked for: " + reason + ". Reply again with " + wanted + " and nothing else."
-    return [*messages, {"role": "assistant", "content": reply[:2000]}, _user(again)]
+    return [*messages, {"role": "assistant", "content": reply[:2000]}, user_message(again)]
 
 
-def _quoted(text: str, most: int) -> str:
+def quoted_line(text: str, most: int) -> str:
     """Return text from outside as one quoted line of at most `most` characters."""
     squeezed = " ".join(text.split())
     return json.dumps(squeezed if len(squeezed) <= most else squeezed[: most - 1] + "…", ensure_ascii=False)
 
 
-def _system(text: str) -> Message:
+def system_message(text: str) -> Message:
+    """Return what tells a model its task."""
     return {"role": "system", "content": text}
 
 
-def _user(text: str) -> Message:
+def user_message(text: str) -> Message:
+    """Return what a model is asked."""
     return {"role": "user", "content": text}

@@ -3,12 +3,11 @@
 Built as those for pairs are (`prompts`): what stays the same first, then the passage between marks, what changes last.
 """
 
-import json
 from dataclasses import dataclass
 
 from lora_tui.engine.generation.generation_model import KnownPair, ProposedPair, TextRequest
 from lora_tui.engine.generation.injection import without_instructions
-from lora_tui.engine.generation.prompts import Message
+from lora_tui.engine.generation.prompts import Message, quoted_line, system_message, user_message
 
 STYLES = (
     "an article of an encyclopedia",
@@ -149,29 +148,32 @@ class TextPrompts:
         else:
             return self._phrasing(request, request.pairs[0])
         if request.topic:
-            task.append("It stands under: " + _quoted(request.topic, 80))
+            task.append("It stands under: " + quoted_line(request.topic, 80))
         if asked:
             task.append("Questions:")
-            task += ["- " + _quoted(question, 200) for question in asked]
-        return [_system(system), _user(self._between(request.passage) + "\n\n" + self._escaped("\n".join(task)))]
+            task += ["- " + quoted_line(question, 200) for question in asked]
+        return [
+            system_message(system),
+            user_message(self._between(request.passage) + "\n\n" + self._escaped("\n".join(task))),
+        ]
 
     def _phrasing(self, request: TextRequest, pair: KnownPair) -> list[Message]:
         wanted = "1 other wording" if request.count == 1 else f"{request.count} other wordings, all different"
         task = f"Task: write {wanted} of this question and its answer."
-        asked = f"Question: {_quoted(pair.question, 400)}\nAnswer: {_quoted(pair.answer, 2000)}"
+        asked = f"Question: {quoted_line(pair.question, 400)}\nAnswer: {quoted_line(pair.answer, 2000)}"
         body = self._between(request.passage) + "\n\n" + self._escaped(f"{task}\n{asked}")
-        return [_system(_PHRASING), _user(body)]
+        return [system_message(_PHRASING), user_message(body)]
 
     def judge(self, passage: str, pair: ProposedPair, *, in_json: bool = False) -> list[Message]:
         """Return the messages that ask for the three levels of a text: its title as the question, itself the answer."""
         closing = "The JSON object:" if in_json else "Groundedness, correctness, usefulness, as three digits:"
         form = _LEVELS if in_json else _DIGITS
-        return [_system(_JUDGE + "\n" + _RUBRIC + form), _user(self._judged(passage, pair) + closing)]
+        return [system_message(_JUDGE + "\n" + _RUBRIC + form), user_message(self._judged(passage, pair) + closing)]
 
     def judge_dimension(self, passage: str, pair: ProposedPair, dimension: str) -> list[Message]:
         """Return the messages that ask whether a text is good in one dimension, yes or no."""
         asked = self._judged(passage, pair) + _DIMENSION_QUESTIONS[dimension] + " Yes or no:"
-        return [_system(_JUDGE + " Reply with yes or no and nothing else."), _user(asked)]
+        return [system_message(_JUDGE + " Reply with yes or no and nothing else."), user_message(asked)]
 
     def _judged(self, passage: str, pair: ProposedPair) -> str:
         text = self._between(f"{pair.question}\n\n{pair.answer}", "TEXT")
@@ -183,17 +185,3 @@ class TextPrompts:
     def _escaped(self, text: str) -> str:
         """Return a text with the mark broken up, should it contain it."""
         return text.replace(self.mark, self.mark[:4] + "…" + self.mark[4:])
-
-
-def _quoted(text: str, most: int) -> str:
-    """Return text from outside as one quoted line of at most `most` characters."""
-    squeezed = " ".join(text.split())
-    return json.dumps(squeezed if len(squeezed) <= most else squeezed[: most - 1] + "…", ensure_ascii=False)
-
-
-def _system(text: str) -> Message:
-    return {"role": "system", "content": text}
-
-
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
