@@ -8,9 +8,11 @@ as soon as one of the first two is set. Knows nothing of runs; the app and the e
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from lora_tui.config.generation import DataGeneration
+if TYPE_CHECKING:
+    from lora_tui.config.generation import DataGeneration
 
 LISTED_ON = "2026-11-30"
 """The day on which the list was compared with the providers' prices."""
@@ -93,7 +95,7 @@ class Prices:
         return tokens * max(max(one.prompt, one.completion) for one in (self, *self.others.values())) / 1e6
 
 
-def token_prices(data: DataGeneration) -> Prices:
+def token_prices(data: "DataGeneration") -> Prices:
     """Return the prices of a run with these settings; the built-in model costs nothing."""
     configured = Prices(data.prompt_price, data.completion_price, data.cached_price or None, source=CONFIGURED)
     models = [data.model, *data.judges]
