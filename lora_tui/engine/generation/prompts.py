@@ -226,8 +226,7 @@ class Prompts:
             return [system_message(_JUDGE + "\n" + _RUBRIC + _LEVELS_FORM), user_message(body)]
         examples = "\n".join(
             f"Passage: {quoted_line(example, 200)} Question: {quoted_line(question, 200)}"
-            f" Answer: {quoted_line(answer, 200)}\n"
-            + " ".join(map(str, levels))
+            f" Answer: {quoted_line(answer, 200)}\n" + " ".join(map(str, levels))
             for example, question, answer, levels in JUDGE_EXAMPLES
         )
         closing = "Groundedness, correctness, usefulness, as three digits:"
