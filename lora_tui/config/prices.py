@@ -1,7 +1,7 @@
 """Prices of models in US dollars for a million tokens: as configured, else from a dated list of well-known providers.
 
-The list is what the providers asked for without discounts on `LISTED_ON`; prices change, so wherever one is shown that
-was taken from it, so is the date. `data_generation.prompt_price`, `completion_price` and `cached_price` take its place
+The list is what providers were said to ask for without discounts on `LISTED_ON`; prices change, so wherever one is shown
+that was taken from it, so is the date. `data_generation.prompt_price`, `completion_price` and `cached_price` take its place
 as soon as one of the first two is set. Knows nothing of runs; the app and the engine count dollars with it.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lora_tui.config.generation import DataGeneration
 
 LISTED_ON = "2026-11-30"
-"""The day on which the list was compared with the providers' prices."""
+"""The day on which the list was put together, from what providers and others had published."""
 
 CONFIGURED, LISTED = "configured", f"list prices of {LISTED_ON}"
 
