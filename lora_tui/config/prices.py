@@ -1,8 +1,8 @@
 """Prices of models in US dollars for a million tokens: as configured, else from a dated list of well-known providers.
 
-The list is what providers were said to ask for without discounts on `LISTED_ON`; prices change, so wherever one is shown
-that was taken from it, so is the date. `data_generation.prompt_price`, `completion_price` and `cached_price` take its place
-as soon as one of the first two is set. Knows nothing of runs; the app and the engine count dollars with it.
+The list is what providers were said to ask for without discounts on `LISTED_ON`; prices change, so wherever one is
+shown that was taken from it, so is the date. `data_generation.prompt_price`, `completion_price` and `cached_price` take
+its place as soon as one of the first two is set. Knows nothing of runs; the app and the engine count dollars with it.
 """
 
 import re
