@@ -203,7 +203,10 @@ class Store:
                     raw.execute("SAVEPOINT one")
                     try:
                         outcomes.append(run_to_end(work(direct)))
-                    except Exception as problem:  # noqa: BLE001  # whose it is will raise it
+                    except Exception as problem:  # whose it is will raise it
+                        if not raw.in_transaction:  # a full disk: SQLite has undone all of it by itself
+                            with self._explained():
+                                raise
                         outcomes.append(problem)
                         raw.execute("ROLLBACK TO one")
                     raw.execute("RELEASE one")
