@@ -11,6 +11,7 @@ import pytest
 from lora_tui.store import tasks
 from lora_tui.store.batches import run_to_end
 from lora_tui.store.connection import Store
+from lora_tui.store.damage import StoreError
 from lora_tui.store.rows import NewTask, TaskRow
 from tests.store.store_fixtures import add_run
 
@@ -112,3 +113,24 @@ def test_a_work_that_waits_for_anything_else_is_a_mistake() -> None:
 
     with pytest.raises(RuntimeError, match="waits"):
         run_to_end(waiting())
+
+
+def test_a_full_disk_is_told_to_all_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    async def scenario(store: Store, run_id: int) -> tuple[list[Any], list[Any]]:
+        async def large(t: Store) -> None:
+            await tasks.add_tasks(t, run_id, [NewTask("generate", "x" * 1_000_000)])
+
+        pages = int(await store.value("PRAGMA page_count"))
+        await store.value(f"PRAGMA max_page_count = {pages + 4}")
+        works = [add(run_id, "small"), large, add(run_id, "later")]
+        outcomes = await asyncio.gather(*(store.together(work) for work in works), return_exceptions=True)
+        await store.value("PRAGMA max_page_count = 1000000")
+        added = await store.together(add(run_id, "afterwards"))
+        return outcomes, [added, *await store.tuples("SELECT key FROM tasks ORDER BY id")]
+
+    outcomes, stored = asyncio.run(opened(tmp_path / "s.db", scenario))
+    told = [one for one in outcomes if isinstance(one, Exception)]
+    assert told
+    assert all(isinstance(one, StoreError) and "is full" in str(one) for one in told), outcomes
+    kept = [("small",), ("later",)] if len(told) == 1 else []
+    assert stored == [1, *kept, ("afterwards",)], "what was told as failed is not there, what was not is"
