@@ -30,7 +30,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,20 @@ def write_corpus(folder: Path, files: int, paragraphs: int) -> None:
         (folder / f"text_{number:03}.txt").write_text(made_up_text(number, paragraphs))
 
 
+def generation_command(folder: Path, settings: dict[str, Any], further: Sequence[str] = ()) -> tuple[list[str], Any]:
+    """Return the command of a run with these keys of ``[data_generation]``, and its environment.
+
+    The key has the length of none, and the cache is empty: what the endpoint can do has to be found out.
+    """
+    command = [sys.executable, "-m", "lora_tui", "--run", "generate", "--json"]
+    for name, value in settings.items():
+        command += ["--set", f"data_generation.{name}={json.dumps(value)}"]
+    for setting in further:
+        command += ["--set", setting]
+    own = {"OPENAI_API_KEY": "x", "PYTHONPATH": str(_ROOT), "LORA_TUI_CACHE": str(folder / "cache")}
+    return command, os.environ | own
+
+
 def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the command for `seconds`; return what it used of the endpoint and of this machine."""
     with endpoint_process(chosen.knee, refuses=chosen.refuse) as url:
@@ -293,17 +307,7 @@ def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "output_file": str(folder / "accepted.txt"),
             "total_examples": chosen.pairs,
         }
-        command = [sys.executable, "-m", "lora_tui", "--run", "generate", "--json"]
-        for name, value in settings.items():
-            command += ["--set", f"data_generation.{name}={json.dumps(value)}"]
-        for setting in chosen.set:
-            command += ["--set", setting]
-        # The key has the length of none, the cache is empty: what the endpoint can do has to be found out.
-        environment = os.environ | {
-            "OPENAI_API_KEY": "x",
-            "PYTHONPATH": str(_ROOT),
-            "LORA_TUI_CACHE": str(folder / "cache"),
-        }
+        command, environment = generation_command(folder, settings, chosen.set)
         out = (folder / "out.jsonl").open("wb")
         errors = (folder / "err.txt").open("wb")
         began = time.time()

@@ -11,21 +11,18 @@ last process ended.
 
 import argparse
 import json
-import os
 import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.generation_goodput import endpoint_process, statistics_of
+from tests.bench.generation_goodput import endpoint_process, generation_command, statistics_of
 from tests.openai_server import made_up_text
 
-_ROOT = Path(__file__).parents[2]
 _KNEE = 24
 _ANSWERED_AGAIN = (
     "SELECT COUNT(*) FROM attempts AS later JOIN attempts AS earlier"
@@ -43,14 +40,7 @@ def start(folder: Path, url: str, pairs: int, *, resume: bool) -> "subprocess.Po
         "total_examples": pairs,
         "check_judge": False,
     }
-    command = [sys.executable, "-m", "lora_tui", "--run", "generate", "--json"]
-    for name, value in settings.items():
-        command += ["--set", f"data_generation.{name}={json.dumps(value)}"]
-    environment = os.environ | {
-        "OPENAI_API_KEY": "x",
-        "PYTHONPATH": str(_ROOT),
-        "LORA_TUI_CACHE": str(folder / "cache"),
-    }
+    command, environment = generation_command(folder, settings)
     command += ["--resume"] * resume
     return subprocess.Popen(
         command,

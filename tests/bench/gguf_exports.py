@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_tui.config.models import Lora
 from lora_tui.engine.export.gguf_file import write_adapter, write_model
-from lora_tui.engine.export.gguf_proof import expect, prove
+from lora_tui.engine.export.gguf_proof import Reader, expect, prove
 from lora_tui.engine.training.lora import create_lora_model
 from tests.engine.export.test_gguf import FAMILIES, save_family
 
@@ -66,7 +66,7 @@ def main() -> None:
             for form in ("f32", "f16", "bf16", "q8_0"):
                 file = base / f"{form}.gguf"
                 write_model(file, model, tokenizer, [tokenizer.eos_token_id], form, family, lambda *_: None)
-                proof = prove(file, expected, model, form, stop)
+                proof = prove(file, expected, Reader.for_model(model), form, stop)
                 read = by_llama_cpp(python, file, None, ids, expected.logits[0].numpy())
                 found = f"{proof.largest_difference:.1e}, {proof.spread:.2f}, {proof.same_answers}/{proof.prompts}"
                 print(f"| {family} | {form} | {found} | {read} |", flush=True)

@@ -10,7 +10,6 @@ are about the seconds on two quiet cores.
 
 import argparse
 import json
-import os
 import socket
 import sqlite3
 import subprocess
@@ -23,8 +22,9 @@ from pathlib import Path
 
 import psutil
 
+from tests.bench.generation_goodput import generation_command
+
 TEXTS = Path(__file__).parent / "texts" / "harbour"
-_ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -65,16 +65,7 @@ def measure(chosen: argparse.Namespace, port: int, folder: Path, server: "subpro
         "input_folder": str(chosen.texts.resolve()),
         "total_examples": chosen.pairs,
     }
-    command = [sys.executable, "-m", "lora_tui", "--run", "generate", "--json"]
-    for name, value in settings.items():
-        command += ["--set", f"data_generation.{name}={json.dumps(value)}"]
-    for setting in chosen.set:
-        command += ["--set", setting]
-    environment = os.environ | {
-        "OPENAI_API_KEY": "x",
-        "PYTHONPATH": str(_ROOT),
-        "LORA_TUI_CACHE": str(folder / "cache"),
-    }
+    command, environment = generation_command(folder, settings, chosen.set)
     started, before = time.monotonic(), cpu_seconds(server.pid)
     run = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
