@@ -11,17 +11,17 @@ from gguf import GGUFReader, dequantize
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from lora_tui.config.load import with_values
 from lora_tui.engine.data.training_text import prompt_text
 from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.export.gguf_file import NUMBER_FORMS, write_adapter, write_model
 from lora_tui.engine.export.gguf_layout import GgufLayout
-from lora_tui.engine.export.gguf_proof import Expectation, Proof, expect, prove, ten_prompts
+from lora_tui.engine.export.gguf_proof import Expectation, Proof, Reader, compare, expect, prove, ten_prompts
+from lora_tui.engine.export.merge import load_in_float32
 from lora_tui.engine.export.modelfile import PLAIN_CHAT_TEMPLATE, modelfile
 from lora_tui.engine.inference.decode import stop_token_ids
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
-from lora_tui.engine.models.base_model import BaseModel, load_base
+from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import atomic_folder, unwritable
@@ -52,23 +52,23 @@ def export_gguf(ctx: RunContext, source: AdapterSource, target: Path, form: str)
     ends = sorted(stop_token_ids(base.model, base.tokenizer))
     expected = _expectation(ctx, source, base, model)
     merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    tokenizer, reader, parameters = base.tokenizer, Reader.for_model(merged), _ollama_parameters(ctx, merged)
     if not by_template:
-        base.tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
     try:
         with atomic_folder(target) as scratch:
             file = scratch / MODEL_FILE
             written = scratch / "whole.gguf" if form not in NUMBER_FORMS else file
             number_form = form if form in NUMBER_FORMS else NUMBER_FORMS[0]
-            write_model(written, merged, base.tokenizer, ends, number_form, target.name, progress_events(ctx.emit))
+            write_model(written, merged, tokenizer, ends, number_form, target.name, progress_events(ctx.emit))
+            del base, model, merged  # what is read back takes as much memory again
             if written != file:
                 _quantize(written, file, form)
                 written.unlink()
-            proof = prove(file, expected, merged, form, ctx.stop)
-            render = template_renderer(base.tokenizer) if by_template else None
-            stops = [str(base.tokenizer.convert_ids_to_tokens(number)) for number in ends]
-            (scratch / "Modelfile").write_text(
-                modelfile(MODEL_FILE, render, stops, _ollama_parameters(ctx, merged)), encoding="utf-8"
-            )
+            proof = prove(file, expected, reader, form, ctx.stop)
+            render = template_renderer(tokenizer) if by_template else None
+            stops = [str(tokenizer.convert_ids_to_tokens(number)) for number in ends]
+            (scratch / "Modelfile").write_text(modelfile(MODEL_FILE, render, stops, parameters), encoding="utf-8")
             (scratch / "README.md").write_text(_card(source, form, proof), encoding="utf-8")
     except (OSError, SafetensorError) as problem:
         raise unwritable(target, problem) from problem
@@ -88,11 +88,9 @@ def export_gguf_adapter(ctx: RunContext, source: AdapterSource, target: Path) ->
             file = scratch / ADAPTER_FILE
             write_adapter(file, model)
             del base, model
-            settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
-            plain = load_base(settings, progress_events(ctx.emit), source.base_model(settings))
+            plain = load_in_float32(ctx, source.base_model(ctx.settings))
             _apply(file, plain.model)
-            found = expect(plain.model, plain.tokenizer, expected.prompts, ctx.stop)
-            proof = _compare(found, expected)
+            proof = compare(expect(plain.model, plain.tokenizer, expected.prompts, ctx.stop), expected)
             if not proof.largest_difference <= 1e-3 * max(1.0, proof.spread):
                 raise LoraTuiError(
                     f"The adapter read back gives logits that differ by {proof.largest_difference:.2g}: nothing was "
@@ -107,8 +105,7 @@ def export_gguf_adapter(ctx: RunContext, source: AdapterSource, target: Path) ->
 
 def _loaded(ctx: RunContext, source: AdapterSource) -> tuple[BaseModel, Any]:
     """The base model in float32, and the adapter on it."""
-    settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
-    base = load_base(settings, progress_events(ctx.emit), source.base_model(settings))
+    base = load_in_float32(ctx, source.base_model(ctx.settings))
     GgufLayout(base.model.config)  # a family that is not known is told before anything is computed
     return base, load_adapter(base, source)
 
@@ -152,16 +149,6 @@ def _apply(file: Path, model: PreTrainedModel) -> None:
             outer = outer.reshape(heads, -1, 2, outer.shape[1]).transpose(1, 2).reshape(outer.shape)
         with torch.no_grad():
             weight.add_((outer @ inner) * (alpha / inner.shape[0]))
-
-
-def _compare(found: Expectation, expected: Expectation) -> Proof:
-    pairs = list(zip(found.logits, expected.logits, strict=True))
-    return Proof(
-        max(float((one - other).abs().max()) for one, other in pairs),
-        sum(float(other.std()) for _, other in pairs) / len(pairs),
-        len(pairs),
-        sum(one == other for one, other in zip(found.answers, expected.answers, strict=True)),
-    )
 
 
 def _warn_of_other_answers(ctx: RunContext, proof: Proof) -> None:

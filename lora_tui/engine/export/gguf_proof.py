@@ -85,15 +85,34 @@ def ten_prompts(own: Sequence[str]) -> tuple[str, ...]:
 def expect(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], stop: threading.Event
 ) -> Expectation:
-    """Ask the model that is about to be written."""
+    """Ask a model: the one that is about to be written, or the one that was read back."""
     tokens = tuple(tuple(tokenizer(prompt)["input_ids"][-_LONGEST:]) for prompt in prompts)
     logits = tuple(_logits(model, ids) for ids in tokens)
     replies = answers(model, tokenizer, prompts, Decoding(max_new_tokens=_ANSWER), stop)
     return Expectation(tuple(prompts), tokens, logits, tuple(replies))
 
 
-def prove(path: Path, expected: Expectation, model: PreTrainedModel, form: str, stop: threading.Event) -> Proof:
-    """Read a file back and compare; `model` lends its configuration, and its tokens that end an answer.
+@dataclass(frozen=True)
+class Reader:
+    """What the reader is told of the model that was written, which need not be in memory any more."""
+
+    config: Any
+    generation_config: Any
+    device: torch.device
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel) -> "Reader":
+        """Take note of a model; llama.cpp has Mistral's as Llama's."""
+        entries = {**model.config.to_dict(), "tie_word_embeddings": is_tied(model)}
+        kind: Any = type(model.config)
+        if model.config.model_type == "mistral":
+            del entries["model_type"]
+            kind = LlamaConfig
+        return cls(kind.from_dict(entries), model.generation_config, model.device)
+
+
+def prove(path: Path, expected: Expectation, reader: Reader, form: str, stop: threading.Event) -> Proof:
+    """Read a file back and compare.
 
     Raises `LoraTuiError` where the difference is more than rounding explains, or the tokenizer is not the same.
     """
@@ -101,24 +120,30 @@ def prove(path: Path, expected: Expectation, model: PreTrainedModel, form: str, 
     _compare_tokenizers(tokenizer, expected)
     with constructing():
         read = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, config=_reader_config(model), dtype=torch.float32
+            path.parent, gguf_file=path.name, config=reader.config, dtype=torch.float32
         )
-    read = read.to(model.device).eval()
-    read.generation_config = model.generation_config
-    largest, spread = 0.0, 0.0
-    for ids, wanted in zip(expected.tokens, expected.logits, strict=True):
-        found = _logits(read, ids)
-        largest = max(largest, float((found - wanted).abs().max()))
-        spread += float(wanted.std()) / len(expected.tokens)
-    bound = _BOUNDS.get(form, _WIDEST_BOUND) * spread
-    if not (largest <= bound and math.isfinite(largest)):
+    read = read.to(reader.device).eval()
+    read.generation_config = reader.generation_config
+    proof = compare(expect(read, tokenizer, expected.prompts, stop), expected)
+    bound = _BOUNDS.get(form, _WIDEST_BOUND) * proof.spread
+    if not proof.largest_difference <= bound:
         raise LoraTuiError(
-            f"The file's logits differ from the model's by {largest:.2g}, where rounding to {form} explains "
-            f"{bound:.2g}: nothing was written. --format merged writes the model in transformers' form."
+            f"The file's logits differ from the model's by {proof.largest_difference:.2g}, where rounding to {form} "
+            f"explains {bound:.2g}: nothing was written. --format merged writes the model in transformers' form."
         )
-    replies = answers(read, tokenizer, expected.prompts, Decoding(max_new_tokens=_ANSWER), stop)
-    same = sum(one == other for one, other in zip(replies, expected.answers, strict=True))
-    return Proof(largest, spread, len(expected.prompts), same)
+    return proof
+
+
+def compare(found: Expectation, expected: Expectation) -> Proof:
+    """Return how far a file's model is from what was expected; a logit that is no number is infinitely off."""
+    pairs = list(zip(found.logits, expected.logits, strict=True))
+    differences = [float((one - other).abs().max()) for one, other in pairs]
+    return Proof(
+        max(one if math.isfinite(one) else math.inf for one in differences),
+        sum(float(other.std()) for _, other in pairs) / len(pairs),
+        len(pairs),
+        sum(one == other for one, other in zip(found.answers, expected.answers, strict=True)),
+    )
 
 
 def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -139,16 +164,6 @@ def _compare_tokenizers(tokenizer: PreTrainedTokenizerBase, expected: Expectatio
                 f"The file's tokenizer reads {prompt[:40]!r} as {len(found)} other tokens than the model's "
                 f"({len(wanted)}): nothing was written. --format merged keeps the tokenizer's own files."
             )
-
-
-def _reader_config(model: PreTrainedModel) -> Any:
-    """The configuration that the reader builds; llama.cpp has Mistral's models as Llama's."""
-    entries = {**model.config.to_dict(), "tie_word_embeddings": is_tied(model)}
-    kind = type(model.config)
-    if model.config.model_type == "mistral":
-        del entries["model_type"]
-        kind = LlamaConfig
-    return kind.from_dict(entries)
 
 
 @torch.inference_mode()

@@ -10,10 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from lora_tui.config.load import with_values
-from lora_tui.config.models import Settings
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
-from lora_tui.engine.models.base_model import load_base
+from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.tokenizer_files import save_tokenizer
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import LoraTuiError
@@ -24,11 +23,15 @@ _TOLERANCE = 1e-3
 """Largest difference between the logits of adapter and merged model (float32) that rounding explains."""
 
 
+def load_in_float32(ctx: RunContext, name: str) -> BaseModel:
+    """Load a model as it was published, whatever precision is configured: what is written of it is read by others."""
+    settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
+    return load_base(settings, progress_events(ctx.emit), name)
+
+
 def merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
     """Add the adapter to the base weights in float32, save, and compare the logits of both on one prompt."""
-    settings: Settings = with_values(ctx.settings, {"fine_tuning.dtype": "float32", "fine_tuning.qlora": False})
-    progress = progress_events(ctx.emit)
-    base = load_base(settings, progress, source.base_model(settings))
+    base = load_in_float32(ctx, source.base_model(ctx.settings))
     model = load_adapter(base, source)
     encoded = base.tokenizer(_PROBE, return_tensors="pt").to(base.device)
     with torch.inference_mode():
@@ -40,7 +43,7 @@ def merge(ctx: RunContext, source: AdapterSource, target: Path) -> float:
             save_tokenizer(base.tokenizer, base.folder, scratch)
             del base, model, merged
             # What others will load, not what was saved: a head that was tied to its embedding is tied again on loading.
-            reloaded = load_base(settings, progress, str(scratch)).model
+            reloaded = load_in_float32(ctx, str(scratch)).model
             with torch.inference_mode():
                 difference = float((reloaded(**encoded).logits - expected).abs().max())
             if not difference <= _TOLERANCE:
