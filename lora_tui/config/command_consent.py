@@ -1,7 +1,8 @@
 """Consent to run the commands that a configuration file names: ``data_generation.extractors``.
 
 A configuration can come from anywhere, with a folder of texts or a repository. People are asked once for each file and
-its commands; nobody about commands that the command line, the environment or the app itself names.
+its commands; nobody about commands that the command line, the environment or the app itself names. Small: `key_consent`
+keeps the answers, and the app and the command line ask.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,7 +1,8 @@
 """Focus sentences: which sentences of a passage a request names, so that each part of it is asked about.
 
 A model that is asked about a passage again asks about what it finds most striking, again. Named are the sentences that
-the pairs so far quote least, and that no other request in flight has been given.
+the pairs so far quote least, and that no other request in flight has been given. Small and apart from the planner: it
+knows sentences, and the planner whose turn it is.
 """
 
 import random

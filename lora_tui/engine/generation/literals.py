@@ -7,7 +7,7 @@ without thinking of this: `PrefilteredPatterns.search` finds what a plain loop o
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from re import _constants, _parser  # type: ignore[attr-defined]  # the parser of `re` itself
+from re import _constants, _parser  # type: ignore[attr-defined]  # the parser of `re`, which typeshed leaves out
 from typing import Any
 
 _MOST_ALTERNATIVES = 60

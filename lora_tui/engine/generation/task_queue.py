@@ -2,7 +2,8 @@
 
 What runs, or waits to be tried again, is not read a second time: each kind of task is read from behind the last one
 that was taken, so that a turn of the scheduler costs the same whether ten tasks are under way or a thousand. The store
-is only asked where somebody said that there are new ones (`announce`).
+is only asked where somebody said that there are new ones (`announce`). Small and apart from the pipeline, which decides
+what is taken and knows nothing of pages.
 """
 
 from collections import defaultdict, deque

@@ -5,8 +5,8 @@ nothing about theirs was. What came of it is written as a report beside the adap
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,51 +65,29 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
     aggregator, version = await evaluation_aggregator(ctx.store, evaluation.adaptive_aggregator)
     ratings = await rating_statistics(ctx.store, EVALUATION, evaluation.adaptive_aggregator.learning_rate)
     fixed = fixed_replies(ctx.settings.fine_tuning)
+    scorer = _Scorer(ctx, base.tokenizer, aggregator, max_new_tokens, fixed)
     base_result = await answers_before_training(ctx.store, ctx.run_id, prompts, aggregator)
     if base_result is None:
-        base_result = await ctx.in_torch_thread(
-            score_model, base.model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
-        )
+        base_result = await scorer.score(base.model, prompts)
     emit_evaluation(ctx, base_result, aggregator, version, 0, "base", ratings=ratings)
     ctx.raise_if_stopping()
     documents = await documents_by_question(ctx.store)
     questions = await ctx.in_torch_thread(_held_out_questions, ctx, source, base.tokenizer, documents)
-
-    async def score(
-        model: PreTrainedModel, asked: Sequence[TestPrompt], contexts: Sequence[str], phase: str
-    ) -> EvaluationResult:
-        """Have a model answer prompts, each with its context before it."""
-
-        def told(answered: int) -> None:
-            ctx.emit("progress", phase=phase, done=answered, total=len(asked))
-            ctx.raise_if_stopping()
-
-        told(0)
-        return await ctx.in_torch_thread(
-            score_model, model, base.tokenizer, asked, aggregator, max_new_tokens, fixed, told, contexts
-        )
-
-    async def answer(model: PreTrainedModel, whose: str) -> EvaluationResult | None:
-        """Have a model answer the held-out questions, if there are any."""
-        if questions is None:
-            return None
-        return await score(model, questions.prompts, (), f"held-out questions, {whose} model")
-
-    base_answers = await answer(base.model, "base")
-    knowledge = await KnowledgeRun.of(ctx, source, score)
+    held_out: dict[str, EvaluationResult] = {}
+    if questions is not None:
+        held_out["base"] = await scorer.score(base.model, questions.prompts, (), _asking("base"))
+    knowledge = await KnowledgeRun.of(ctx, source, scorer.score)
     if knowledge is not None:
         await knowledge.ask_base(base.model)
     model = await ctx.in_torch_thread(load_adapter, base, source)
-    tuned_result = await ctx.in_torch_thread(
-        score_model, model, base.tokenizer, prompts, aggregator, max_new_tokens, fixed
-    )
+    tuned_result = await scorer.score(model, prompts)
     emit_evaluation(ctx, tuned_result, aggregator, version, source.step, "tuned", ratings=ratings)
-    tuned_answers = await answer(model, "tuned")
     comparison = None
-    if questions is not None and base_answers is not None and tuned_answers is not None:
-        for result, step, name in ((base_answers, 0, "base"), (tuned_answers, source.step, "tuned")):
-            emit_evaluation(ctx, result, aggregator, version, step, f"{name}{HELD_OUT}", ratings=ratings)
-        comparison = _compare(questions, base_answers, tuned_answers, ctx.options.get("train_data_file"))
+    if questions is not None:
+        held_out["tuned"] = await scorer.score(model, questions.prompts, (), _asking("tuned"))
+        for name, step in (("base", 0), ("tuned", source.step)):
+            emit_evaluation(ctx, held_out[name], aggregator, version, step, f"{name}{HELD_OUT}", ratings=ratings)
+        comparison = _compare(questions, held_out["base"], held_out["tuned"], ctx.options.get("train_data_file"))
         ctx.emit("comparison", step=source.step, **comparison.as_json())
     known = None
     if knowledge is not None:
@@ -130,6 +108,45 @@ async def evaluate_adapter(ctx: RunContext, source: AdapterSource) -> dict[str, 
         "report": None if report is None else str(report),
         "agreement": ratings.agreement.as_json(),
     }
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Has models answer prompts, all in the same way, and scores the answers."""
+
+    ctx: RunContext
+    tokenizer: PreTrainedTokenizerBase
+    aggregator: AdaptiveAggregator
+    max_new_tokens: int
+    fixed_replies: Collection[str]
+
+    async def score(
+        self, model: PreTrainedModel, asked: Sequence[TestPrompt], contexts: Sequence[str] = (), phase: str = ""
+    ) -> EvaluationResult:
+        """Return a model's answers to prompts, each with its context before it; a `phase` is told how far it is."""
+
+        def told(answered: int) -> None:
+            if phase:
+                self.ctx.emit("progress", phase=phase, done=answered, total=len(asked))
+                self.ctx.raise_if_stopping()
+
+        told(0)
+        return await self.ctx.in_torch_thread(
+            score_model,
+            model,
+            self.tokenizer,
+            asked,
+            self.aggregator,
+            self.max_new_tokens,
+            self.fixed_replies,
+            told,
+            contexts,
+        )
+
+
+def _asking(whose: str) -> str:
+    """The phase in which a model is asked the held-out questions."""
+    return f"held-out questions, {whose} model"
 
 
 def _held_out_questions(
