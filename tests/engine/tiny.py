@@ -138,3 +138,21 @@ def tiny_settings(changes: dict[str, Any] | None = None) -> Settings:
             place = place.setdefault(section, {})
         place[name] = value
     return Settings.model_validate({"fine_tuning": nested})
+
+
+def save_random_adapter(folder: Path, base: Path, *, seed: int, **options: Any) -> Path:
+    """Save an adapter of the base model whose matrices are all random, so that it says other things than the base."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], **options})
+        adapted = get_peft_model(model, config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return folder

@@ -76,16 +76,12 @@ def decode(
     Ends when all have, or at the limit. `written` holds tokens that each reply has already: what is yielded goes on
     from there, and is what a higher limit would have given; a seed goes on from where it was, too.
     """
-    generator = torch.Generator()
-    if decoding.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(decoding.seed)
+    generator = random_generator(decoding.seed)
     ends = stop_token_ids(model, tokenizer)
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     if written:
         ids = [[*prompt, *reply] for prompt, reply in zip(ids, written, strict=True)]
-    ids, longest = _within_positions(model, ids, decoding.max_new_tokens)
+    ids, longest = within_positions(model, ids, decoding.max_new_tokens)
     used_draws = max(map(len, written), default=0) if decoding.temperature > 0.0 else 0
     input_ids, mask = padded(tokenizer, ids, "left", model.device)
     cache = DynamicCache(config=model.config)
@@ -101,11 +97,11 @@ def decode(
             use_cache=True,
             logits_to_keep=1,
         )
-        logits = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty)
+        logits = penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty)
         for _ in range(used_draws):
             torch.multinomial(torch.ones(logits.shape), 1, generator=generator)
         used_draws = 0
-        chosen = _choose(logits, decoding, generator)
+        chosen = choose(logits, decoding, generator)
         tokens = chosen.tolist()
         live = [alive and token not in ends for alive, token in zip(live, tokens, strict=True)]
         if not any(live):
@@ -168,7 +164,7 @@ def padded(
     return input_ids.to(device), pad([torch.ones_like(row) for row in ids]).to(device)
 
 
-def _within_positions(
+def within_positions(
     model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
     """Return prompts and length that a model's table of positions holds: the beginning of a longer prompt is left out.
@@ -182,7 +178,17 @@ def _within_positions(
     return [ids[-(limit - room) :] for ids in prompts], room
 
 
-def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def random_generator(seed: int | None) -> torch.Generator:
+    """A generator of its own for a reply: it repeats a `seed`, or begins anywhere."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Repetition penalty of Keskar et al. (2019): divide positive logits of `seen` tokens, multiply negative ones."""
     if penalty == 1.0:
         return logits
@@ -190,7 +196,7 @@ def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return logits.scatter(1, seen, torch.where(occurred > 0, occurred / penalty, occurred * penalty))
 
 
-def _choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
     """Pick one token a row from logits ``(rows, vocabulary)``: the likeliest, or by sampling from the nucleus."""
     if decoding.temperature == 0.0:
         return logits.argmax(-1)
@@ -217,7 +223,7 @@ def beam_search(
     `on_step` is called after each token with the number so far. When `should_stop` returns true, the best continuation
     so far is returned. `written` holds tokens that the reply has already; the search goes on from there.
     """
-    fitted, longest = _within_positions(model, [[*tokenizer(prompt)["input_ids"], *written]], decoding.max_new_tokens)
+    fitted, longest = within_positions(model, [[*tokenizer(prompt)["input_ids"], *written]], decoding.max_new_tokens)
     ids = torch.tensor(fitted, device=model.device)
     length = ids.shape[1]
     ends = stop_token_ids(model, tokenizer)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference.decode import _penalised, answers, decode, mean_log_probabilities, stop_token_ids
+from lora_tui.engine.inference.decode import answers, decode, mean_log_probabilities, penalised, stop_token_ids
 from lora_tui.protocol.reply import Decoding
 from tests.engine.loaded_models import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer
@@ -140,9 +140,9 @@ def test_the_penalty_makes_likely_and_unlikely_tokens_less_likely(tokenizer: Any
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 30, generator=generator)
     seen = torch.randint(0, 30, (2, 12), generator=generator)
-    penalised = _penalised(logits.clone(), seen, 1.7)
-    torch.testing.assert_close(penalised, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
-    assert (penalised <= logits).all()
+    after = penalised(logits.clone(), seen, 1.7)
+    torch.testing.assert_close(after, RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+    assert (after <= logits).all()
 
 
 def test_beam_search_is_transformers_own_and_finds_a_likelier_answer(base: Any, tokenizer: Any) -> None:
