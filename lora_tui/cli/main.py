@@ -143,7 +143,8 @@ class GroupedCommand(click.Command):
     "--train-data-file",
     type=_FILE,
     metavar="FILE",
-    help="train, export: the examples (text, JSON, CSV); evaluate: questions to ask.",
+    help="train, export: the examples (text, JSON, CSV, Parquet, or hf:OWNER/NAME:SPLIT on the Hugging Face hub); "
+    "evaluate: questions to ask.",
 )
 @click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")

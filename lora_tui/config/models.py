@@ -22,7 +22,6 @@ from lora_tui.config.values import (
     Limit,
     ModuleNames,
     NotNegative,
-    OptionalPath,
     PathText,
     Pattern,
     Positive,
@@ -34,6 +33,7 @@ from lora_tui.config.values import (
     Temperature,
     Text,
     Texts,
+    TrainingData,
     conflict,
     refusal,
 )
@@ -269,8 +269,10 @@ class FineTuning(Section):
         True, description='Less memory for about a third more time; "auto" decides from a memory estimate.'
     )
     device: Device = Field("auto", description='"auto" takes the best there is; also "cuda", "cuda:1", "mps", "cpu".')
-    train_data_file: OptionalPath = Field(
-        "", description="Examples to train on; empty = data_generation.output_file. Text, .jsonl, .json or .csv."
+    train_data_file: TrainingData = Field(
+        "",
+        description="Examples to train on; empty = data_generation.output_file. Text, .jsonl, .json, .csv, .parquet, "
+        'also .gz and .zst; or a data set of the Hugging Face hub, "hf:OWNER/NAME:SPLIT".',
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with a model; only for models whose authors you trust."

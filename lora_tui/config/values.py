@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from lora_tui.config.hub_names import hub_dataset
 from lora_tui.outputs import MAX_NAME_BYTES, MAX_PATH_BYTES
 
 LARGEST = 10**12
@@ -179,6 +180,19 @@ OptionalPath = Annotated[
     OptionalText,
     _check(_is_possible_path, f"has a name of more than {MAX_NAME_BYTES} bytes, which no file or folder can have"),
 ]
+
+
+def _training_data(text: str) -> str:
+    try:
+        hub_dataset(text)
+    except ValueError as problem:
+        raise refusal(str(problem)) from None
+    return text
+
+
+TrainingData = Annotated[OptionalPath, AfterValidator(_training_data)]
+"""A file, or a data set of the Hugging Face hub."""
+
 PathText = Annotated[OptionalPath, _check(str.strip, "must not be empty")]
 Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
 Device = Annotated[

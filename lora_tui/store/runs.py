@@ -69,6 +69,12 @@ async def set_settings(store: Store, run_id: int, settings: dict[str, Any], writ
         )
 
 
+async def set_options(store: Store, run_id: int, options: dict[str, Any]) -> None:
+    """Replace what a run was started with beside its settings, as it goes on with it."""
+    async with store.transaction() as t:
+        await t.execute("UPDATE runs SET options=? WHERE id=?", (to_json(options), run_id))
+
+
 async def take_over(store: Store, run_id: int, token: str | None = None) -> bool:
     """Make this process the owner of a run that is to be resumed; returns False when a live process has it.
 

@@ -127,6 +127,18 @@ async def test_i_have_the_data_asks_for_a_file_that_is_there(harness: AppHarness
         assert app.current_mode == "train"
 
 
+async def test_i_have_the_data_takes_a_data_set_of_the_hub(harness: AppHarness) -> None:
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_until(lambda: isinstance(app.screen, WelcomeScreen))
+        await pilot.press("3")
+        await wait_for_text(app, "Hugging Face hub: hf:OWNER/NAME")
+        await pilot.press(*"hf:me", "ctrl+s")
+        await wait_for_text(app, "SUBSET@REVISION:SPLIT")
+        await pilot.press(*"/notes:test", "ctrl+s")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.settings.fine_tuning.train_data_file == "hf:me/notes:test"
+
+
 async def test_what_is_left_alone_in_a_form_is_still_chosen_for_the_run(harness: AppHarness) -> None:
     (harness.path.parent / "data.txt").write_text("Question: a\nAnswer: b\n")
     async with harness.app((80, 24)) as (app, pilot):

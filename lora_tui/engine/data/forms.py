@@ -162,6 +162,9 @@ FORMS: tuple[Form, ...] = (
 )
 """Every form, in order of precedence."""
 
+KNOWN_KEYS = frozenset({"input", "system", "history", *_NOT_READ}.union(*(form.keys for form in FORMS)))
+"""Keys of a record, in lower case, that mean something to some form."""
+
 EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and completion, question and answer, or text"
 """The keys of `FORMS`, as error messages list them."""
 
@@ -258,4 +261,6 @@ def _without_surrogates(text: str, where: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {bool: "true or false", list: "a list", dict: "an object", str: "text"}.get(type(value), "a number")
+    return {bool: "true or false", list: "a list", dict: "an object", str: "text", bytes: "bytes"}.get(
+        type(value), "a number"
+    )

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lora_tui.config.hub_names import is_hub_name
 from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest
-from lora_tui.engine.data.read import ReadResult, read_examples
-from lora_tui.errors import UsageError
+from lora_tui.engine.data.hub_dataset import cached_file, last_look_up
+from lora_tui.engine.data.read import ReadResult, hub_name, read_examples
+from lora_tui.errors import UnreachableError, UsageError
 
 MAX_BYTES = 100_000_000
 """A larger file is not counted: reading it takes longer than anyone waits for a number."""
@@ -58,11 +60,16 @@ class Survey:
 
 
 _CACHE: dict[tuple[Path, Path, int, int], Survey] = {}
-"""By the path as given, which messages name, the resolved path, time of change, and size."""
+"""By the path as given, which messages name, the resolved path, time of change, and size.
+
+A data set of the hub is kept by its commit's name alone, which always holds the same.
+"""
 
 
 def survey(path: Path) -> Survey:
     """Count the examples and estimated tokens of the file at `path`, or note the problem; blocks the first time."""
+    if is_hub_name(path):
+        return _survey_of_hub(path)
     try:
         status = path.stat()
         key = (path, path.resolve(), status.st_mtime_ns, status.st_size)
@@ -75,13 +82,33 @@ def survey(path: Path) -> Survey:
     return _CACHE[key]
 
 
+def _survey_of_hub(path: Path) -> Survey:
+    """Count a data set of the hub as it was last looked up and fetched; nothing is asked of the hub."""
+    try:
+        dataset = hub_name(path)
+    except UsageError as refusal:
+        return Survey(path, exists=True, problem=str(refusal))
+    known = None if dataset is None else last_look_up(dataset)
+    files = [] if known is None else [cached_file(known, file) for file in known.files]
+    if known is None or (None in files and known.dataset.last is None) or files[:1] == [None]:
+        return Survey(path, exists=True, problem=f"{path} is fetched and counted when training begins")
+    pinned = Path(str(known.dataset))
+    key = (path, pinned, 0, 0)
+    if key not in _CACHE:
+        if len(_CACHE) >= _CACHE_SIZE:
+            del _CACHE[next(iter(_CACHE))]
+        found = _count(pinned, sum(file.size for file in known.files), 0.0)
+        _CACHE[key] = replace(found, path=path)
+    return _CACHE[key]
+
+
 def _count(path: Path, size: int, changed_at: float) -> Survey:
     if size > MAX_BYTES:
         problem = f"{path} has {size / 1e6:,.0f} MB and is counted when training begins"
         return Survey(path, exists=True, problem=problem, changed_at=changed_at)
     try:
         found = read_examples(path)
-    except UsageError as refusal:
+    except (UsageError, UnreachableError) as refusal:
         return Survey(path, exists=True, problem=str(refusal), changed_at=changed_at)
     return replace(survey_of(path, found), changed_at=changed_at)
 

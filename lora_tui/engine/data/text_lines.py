@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from lora_tui.engine.data.compressed import open_expanded
 from lora_tui.errors import UsageError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -35,16 +36,18 @@ class BadLine(str):
 def text_lines(path: Path, *, keep_bad: bool = False) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without their ends, reading as it goes; a byte order mark is left out.
 
+    A file that is compressed with gzip or Zstandard is expanded.
+
     With `keep_bad` a line with a NUL, with bytes that are not UTF-8 or with more than `MAX_LINE_BYTES` comes as a
     `BadLine`, of which the last kind shows its beginning only. Otherwise it raises
     `UsageError` with the line's number, as does a file that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_expanded(path) as file:
             if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise UsageError(f"{path} is UTF-16 text. Save it as UTF-8.")
             if file.peek(3).startswith(codecs.BOM_UTF8):
-                file.seek(3)
+                file.read(3)
             number = 1
             for raw in iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""):
                 if len(raw) > MAX_LINE_BYTES:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui import __version__
+from lora_tui.config.hub_names import is_hub_name
 from lora_tui.engine.data.examples import Example, PlainText
 from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.export.dataset_card import card_text, dataset_entry
@@ -131,6 +132,13 @@ def _facts(file: Path, records: int) -> dict[str, Any]:
     return {"records": records, "bytes": file.stat().st_size, "sha256": digest}
 
 
+def _source_facts(source: Path, records: int) -> dict[str, Any]:
+    """What is known of the training data that a dataset is made from; of one on the hub, its name."""
+    if is_hub_name(source):
+        return {"dataset": str(source), "records": records}
+    return {"file": source.name, **_facts(source, records)}
+
+
 def _manifest(
     origins: Origins,
     plan: FolderPlan,
@@ -155,7 +163,7 @@ def _manifest(
     return {
         "made_by": f"lora-tui {__version__}",
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "made_from": {"file": source.name, **_facts(source, len(groups))},
+        "made_from": _source_facts(source, len(groups)),
         "form": plan.form,
         "files": files,
         "split": {

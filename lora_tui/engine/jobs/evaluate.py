@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_tui.config.models import Evaluation
 from lora_tui.engine.data.examples import Example
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
-from lora_tui.engine.data.read import read_examples
+from lora_tui.engine.data.read import examples_if_there, read_examples
 from lora_tui.engine.evaluation.held_out import (
     HeldOutQuestions,
     documents_by_question,
@@ -211,10 +211,7 @@ def _trained_examples(source: AdapterSource, named: Sequence[Example]) -> tuple[
     wanted, path = (source.metadata.get("data") or {}).get("questions_sha256"), source.training_file
     if wanted is not None and questions_fingerprint(named) == wanted:
         return named, True
-    try:
-        stored = read_examples(path).examples if path is not None and path.is_file() else ()
-    except UsageError:  # it holds something else by now
-        stored = ()
+    stored = examples_if_there(path) or ()
     return stored, wanted is not None and questions_fingerprint(stored) == wanted
 
 
@@ -329,8 +326,7 @@ def _prompts(ctx: RunContext, source: AdapterSource) -> list[TestPrompt]:
     asked, expected = fine_tuning.evaluation.test_prompts, fine_tuning.evaluation.expected_response
     if source.prompts and (asked, expected) == (documented.test_prompts, documented.expected_response):
         return [TestPrompt(**prompt) for prompt in source.prompts]
-    data_file = source.training_file
-    examples = read_examples(data_file).examples if data_file is not None and data_file.is_file() else None
+    examples = examples_if_there(source.training_file)
     prompts, warning = resolve_prompts(fine_tuning, examples)
     if warning:
         ctx.warn(warning)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lora_tui.engine.data.examples import Example, PlainText
-from lora_tui.engine.data.read import read_examples, training_file
+from lora_tui.engine.data.read import hub_name, read_examples, training_file
 from lora_tui.engine.data.results import keep_foreign, remember_result
 from lora_tui.engine.export.dataset_folder import TRAIN, VALIDATION, FolderPlan, write_dataset, write_records
 from lora_tui.engine.export.datasets import CONVERSATIONS, FORMS, dataset_text, holds, record_of
@@ -76,7 +76,7 @@ async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
         option = "--split" if in_folder else "--parquet" if parquet else "--with-provenance"
         raise UsageError(f"{option} needs a form of records, which text is not: add --format messages.")
     suffix = "" if in_folder else ".parquet" if parquet else ".txt" if form == "text" else ".jsonl"
-    target = _target(ctx, f"{data_file.stem}-{form}") if in_folder else _file(ctx, data_file, form, suffix)
+    target = _target(ctx, f"{_stem(data_file)}-{form}") if in_folder else _file(ctx, data_file, form, suffix)
     data = await asyncio.to_thread(read_examples, data_file)
     if data.skipped:
         first = data.skipped[0]
@@ -178,11 +178,17 @@ async def _export_folder(
 
 def _file(ctx: RunContext, data_file: Path, form: str, suffix: str) -> Path:
     """The file to write, which must not be the one that is exported."""
-    target = _expanded(ctx.options.get("output") or f"{data_file.stem}-{form}{suffix}")
+    target = _expanded(ctx.options.get("output") or f"{_stem(data_file)}-{form}{suffix}")
     if target.absolute() == data_file.absolute():
         raise UsageError(f"--output {target} is the file that is exported; name another.")
     check_output(target, "--output")
     return target
+
+
+def _stem(data_file: Path) -> str:
+    """What a result is called after: the file without its suffix, or the data set's own name."""
+    dataset = hub_name(data_file)
+    return data_file.stem if dataset is None else dataset.repo.partition("/")[2]
 
 
 def _write_records(target: Path, records: list[dict[str, Any]]) -> None:

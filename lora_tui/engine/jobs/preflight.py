@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
-from lora_tui.engine.data.read import ReadResult, read_examples, training_file
+from lora_tui.engine.data.hub_dataset import FETCHING, look_up
+from lora_tui.engine.data.read import ReadResult, hub_name, read_examples, training_file
 from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
-from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext
+from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, progress_events
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.engine.training.trackers import check_trackers
 from lora_tui.errors import UsageError
@@ -36,8 +37,8 @@ T = TypeVar("T")
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
     check_trackers(ctx.settings)
-    data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
-    data = await asyncio.to_thread(read_examples, data_file)
+    data_file = await _pinned_file(ctx, training_file(ctx.settings, ctx.options.get("train_data_file")))
+    data = await asyncio.to_thread(read_examples, data_file, _fetch_progress(ctx))
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
@@ -53,6 +54,29 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
     return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices)
+
+
+async def _pinned_file(ctx: RunContext, data_file: Path) -> Path:
+    """The training file; of a data set on the hub by its commit, which the run keeps: it goes on with the same."""
+    dataset = hub_name(data_file)
+    if dataset is None or dataset.is_pinned:
+        return data_file
+    ctx.emit("progress", phase=FETCHING, done=0, total=0)
+    found = (await asyncio.to_thread(look_up, dataset)).dataset
+    await runs.set_options(ctx.store, ctx.run_id, {**ctx.options, "train_data_file": str(found)})
+    ctx.emit("note", message=f"{dataset} is at commit {found.revision[:12]}: the run keeps to it.")
+    return Path(str(found))
+
+
+def _fetch_progress(ctx: RunContext) -> LoadProgress:
+    """Report what is fetched, and end where the run is to stop."""
+    report = progress_events(ctx.emit)
+
+    def progress(phase: str, done: int, total: int) -> None:
+        ctx.raise_if_stopping()
+        report(phase, done, total)
+
+    return progress
 
 
 async def _earlier_choices(ctx: RunContext) -> tuple[Choice, ...]:

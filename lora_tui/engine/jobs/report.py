@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui import __version__
+from lora_tui.config.hub_names import data_name
 from lora_tui.engine.evaluation.report import ReportFacts, write_report
 from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.models.adapter_source import AdapterSource
@@ -106,7 +107,7 @@ def _training_facts(source: AdapterSource, base_model: str, plan: dict[str, Any]
     known = [
         ("base model", base_model),
         ("adapter", str(source.folder.absolute())),
-        ("training data", ", ".join(filter(None, (Path(data.get("file") or "").name, examples)))),
+        ("training data", ", ".join(filter(None, (data_name(data.get("file") or ""), examples)))),
         ("optimizer step", f"{source.step:,}" + (f" of {plan['steps']:,}" if plan.get("steps") else "")),
         ("trained parameters", f"{trained:,} of {plan.get('parameters', 0):,}" if trained else ""),
         *((short_key(key), f"{value} ({reason})") for key, value, reason in chosen_rows(plan.get("chosen") or ())),

@@ -19,6 +19,7 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config.advice import advise
+from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation, Example
@@ -408,7 +409,7 @@ class _TrainingRun:
             "chat_template": self.mostly_conversations,
             "data": {
                 # From the adapter's folder: whoever is given the adapter need not learn where its files lay.
-                "file": os.path.relpath(self.data_file, target),
+                "file": str(self.data_file) if is_hub_name(self.data_file) else os.path.relpath(self.data_file, target),
                 "sha256": self.fingerprint,
                 "questions_sha256": questions_fingerprint(self.data.examples),
                 "examples": self.examples,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.models import Settings
 from lora_tui.engine.models.adapter_config import check_adapter_config
 from lora_tui.engine.models.base_location import base_of_adapter, is_same_base
@@ -64,8 +65,13 @@ class AdapterSource:
 
     @property
     def training_file(self) -> Path | None:
-        """The file that it was trained on, as its metadata has it: from its folder, or absolute in older ones."""
+        """The file that it was trained on, as its metadata has it: from its folder, or absolute in older ones.
+
+        A data set of the hub has its name in place of a path.
+        """
         file = (self.metadata.get("data") or {}).get("file")
+        if file and is_hub_name(file):
+            return Path(file)
         return self.folder / file if file else None
 
     @property

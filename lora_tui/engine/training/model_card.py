@@ -8,9 +8,9 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lora_tui import __version__
+from lora_tui.config.hub_names import data_name
 from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.training.pissa import uses_base_weights
@@ -74,7 +74,7 @@ def model_card(facts: CardFacts) -> str:
         "",
         "# LoRA adapter",
         "",
-        f"Trained with lora-tui {__version__} on `{Path(facts.data_file).name}`: {facts.examples:,} examples"
+        f"Trained with lora-tui {__version__} on `{data_name(facts.data_file)}`: {facts.examples:,} examples"
         f" ({forms}), {facts.tokens:,} tokens an epoch.",
         f"Step {facts.step}{score}",
     ]

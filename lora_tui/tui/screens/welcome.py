@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Button, Static
 
+from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.models import Settings
 from lora_tui.files import expanded, is_file, is_folder
 from lora_tui.machine import machine_line
@@ -162,7 +163,8 @@ class TrainForm(StartForm):
     FORM_TITLE = "I have the data"
     KEYS: ClassVar[Mapping[str, FormField]] = {
         "fine_tuning.train_data_file": FormField(
-            "File", "Your examples: Question/Answer text, .jsonl, .json or .csv (chat, Alpaca, ShareGPT, …).", "file"
+            "File", "Your examples: Question/Answer text, .jsonl, .json, .csv, .parquet (chat, Alpaca, ShareGPT, …), "
+            "or a data set of the Hugging Face hub: hf:OWNER/NAME.", "file",
         ),
         "fine_tuning.model_name": FormField(
             "Model", "Which model learns? Empty: chosen for this machine. Or builtin, a name on the Hugging Face hub, "
@@ -171,9 +173,9 @@ class TrainForm(StartForm):
     }  # fmt: skip
 
     def field_problem(self, name: str, settings: Settings) -> str | None:
-        """The file must exist."""
+        """The file must exist; a data set of the hub is looked up when training begins."""
         named = settings.fine_tuning.train_data_file
-        if name != "fine_tuning.train_data_file" or (named and is_file(named)):
+        if name != "fine_tuning.train_data_file" or (named and (is_hub_name(named) or is_file(named))):
             return None
         return _not_there("file", named)
 

@@ -339,7 +339,8 @@ def test_a_skipped_record_of_a_list_has_number_and_line(tmp_path: Path) -> None:
         ("a.txt", " \n\n", "a.txt holds blank lines only"),
         ("a.txt", b"Question: q\nAnswer: caf\xe9\n", "a.txt line 2: byte 12 of the line (0xe9) is not UTF-8"),
         ("a.txt", "Question: q\nAnswer: a".encode("utf-16"), "a.txt is UTF-16 text. Save it as UTF-8."),
-        ("a.parquet", b"PAR1\x15\x00\x15\n", "a.parquet line 1: a NUL byte. The file is binary"),
+        ("a.parquet", b"PAR1\x15\x00\x15\n", "a.parquet is damaged, or no Parquet file"),
+        ("a.arrow", b"ARROW1\0\0\n", "a.arrow line 1: a NUL byte. The file is binary"),
         (
             "a.jsonl",
             '{"text":""}\n{"text":" "}',

@@ -26,6 +26,7 @@ from lora_tui.store import runs, training
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS, tiny_settings, training_text
+from tests.hub_server import FakeHub
 from tests.store.store_fixtures import newest_checkpoint
 
 
@@ -179,6 +180,32 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_never_stopped(
     losses = [list(place.ask(step_columns, run.run_id).loss) for run in (whole, half)]
     assert losses[0] == losses[1]
     assert rest.result["best_score"] == whole.result["best_score"]
+
+
+@pytest.mark.parametrize("named_by", ["option", "key"])
+def test_a_run_on_a_data_set_of_the_hub_goes_on_with_the_commit_it_began_with(
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch, named_by: str
+) -> None:
+    whole = place.run("train")
+    records = "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in PAIRS)
+    changes = {"fine_tuning.train_data_file": "hf:o/n"} if named_by == "key" else {}
+    options = {} if changes else {"train_data_file": "hf:o/n"}
+    with FakeHub() as server, server.used(place.folder):
+        hub = server.dataset("o/n", {"train.jsonl": records})
+        first = hub.branches["main"]
+        with monkeypatch.context() as patch:
+            stop_after(patch, place, 5)
+            half = place.run("train", options, changes)
+        hub.commit({"train.jsonl": b'{"question": "another?", "answer": "one"}\n'})
+        resumption = asyncio.run(resume_run(place.store_path, half.run_id))
+        _, future = place.engine.submit("train", resumption.settings, resumption.run.options, half.run_id)
+        rest = future.result(timeout=120)
+    assert (rest.state, rest.result["steps"]) == ("finished", 9), rest.error
+    pinned = f"hf:o/n@{first}:train"
+    assert {event.payload["data"] for event in place.events(half.run_id, "plan")} == {pinned}
+    metadata = json.loads((Path(rest.result["adapter"]) / "lora_tui.json").read_text())
+    assert metadata["data"]["file"] == pinned
+    assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
 
 
 def test_steps_that_are_taken_again_are_on_the_cards_curve_once(
