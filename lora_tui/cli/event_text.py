@@ -10,6 +10,7 @@ from typing import Any
 from lora_tui.protocol.choice import chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
+from lora_tui.protocol.serving import announcement_lines
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.text import clean, controls_text, count, duration, one_line, progress_text, question_of
@@ -41,6 +42,8 @@ class RunProgress:
     latest: str = ""
     """The kind of the newest event that says what is being done: ``pair``, ``step`` or ``progress``."""
     score: float | None = None
+    traffic: dict[str, Any] = field(default_factory=dict)
+    """What a server has done so far; empty while it loads, and for every other run."""
 
     def update(self, event: Event) -> None:
         """Remember what an event says."""
@@ -61,6 +64,8 @@ class RunProgress:
             self.phase = payload
             if payload.get("phase") == GENERATING:
                 self.target = payload.get("total") or self.target
+        elif event.kind in ("serving", "traffic"):
+            self.traffic = payload
         elif event.kind == "paused":
             self.paused = bool(payload.get("paused"))
         elif event.kind == "waiting":
@@ -258,6 +263,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "checkpoint": _checkpoint,
     "note": _message,
     "plan": _plan,
+    "serving": announcement_lines,
     "waiting": _message,
     "warning": _warning,
 }

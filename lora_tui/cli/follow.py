@@ -19,6 +19,7 @@ from lora_tui.terminal.signals import Interrupts
 from lora_tui.terminal.streams import Streams
 
 _STOPPING = "stopping: finishing the step and saving; press ctrl+c again to leave at once (resumable)"
+_ENDING = "stopping: whoever waits for an answer is told; press ctrl+c again to leave at once"
 _READER_LEFT = "stopping and saving: whoever read the output has left"
 
 _POLL_SECONDS = 0.15
@@ -93,10 +94,14 @@ def resume_command(run_id: int, store_path: Path) -> str:
 
 
 async def follow_own_run(
-    follower: RunFollower, ending: asyncio.Future[Outcome], interrupts: Interrupts, stop: Callable[[], None]
+    follower: RunFollower,
+    ending: asyncio.Future[Outcome],
+    interrupts: Interrupts,
+    stop: Callable[[], None],
+    mode: str = "",
 ) -> Outcome:
     """Write a run of this process to its end; a signal, or a reader that has left, stops it once."""
-    asked = False
+    asked, asked_to_stop = False, _ENDING if mode == "serve" else _STOPPING
     while True:
         ended = ending.done()
         count = await follower.read()
@@ -105,7 +110,7 @@ async def follow_own_run(
         if not asked and (interrupts.stopped_by is not None or follower.reader_left):
             asked = True
             stop()
-            await follower.narrate(follower.narrator.message, _READER_LEFT if follower.reader_left else _STOPPING)
+            await follower.narrate(follower.narrator.message, _READER_LEFT if follower.reader_left else asked_to_stop)
         if count < _BATCH:
             await asyncio.wait([ending], timeout=_POLL_SECONDS)
 

@@ -69,6 +69,7 @@ Examples:
            --set fine_tuning.model_name=builtin
   lora-tui --run chat --prompt "unlock"
   lora-tui --run train --json --no-chat > train.jsonl
+  lora-tui --run serve --adapter run-3
   lora-tui --resume"""
 
 _FILE = click.Path(path_type=Path)
@@ -136,7 +137,7 @@ class GroupedCommand(click.Command):
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
-    help="Go on with a run, or the newest that can be; with chat, evaluate and export: use that run's adapter; "
+    help="Go on with a run, or the newest that can be; with chat, evaluate, export and serve: use that run's adapter; "
     "with rate: what that run has.",
 )
 @click.option(
@@ -146,7 +147,14 @@ class GroupedCommand(click.Command):
     help="train, export: the examples (text, JSON, CSV, Parquet, or hf:OWNER/NAME:SPLIT on the Hugging Face hub); "
     "evaluate: questions to ask.",
 )
-@click.option("--adapter", type=_FILE, metavar="FOLDER", help="chat, evaluate, export: the adapter to use.")
+@click.option(
+    "--adapter",
+    "adapters",
+    type=_FILE,
+    multiple=True,
+    metavar="FOLDER",
+    help="chat, evaluate, export: the adapter to use; serve, repeatable: also run-3, run-3:last, NAME=FOLDER, base.",
+)
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @click.option(
     "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, gguf, gguf-lora, or a dataset's."

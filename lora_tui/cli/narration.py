@@ -18,6 +18,7 @@ from rich.text import Text
 from lora_tui.cli.event_text import GENERATING, RunProgress, event_lines, phase_line, retry_line, step_line
 from lora_tui.cli.tables import make_console, write_result
 from lora_tui.engine.runtime.engine import Outcome
+from lora_tui.protocol.serving import traffic_line
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
 from lora_tui.terminal.report import Report, done_line, json_line, shortened
@@ -29,7 +30,8 @@ _UNEXPECTED = "Unexpected "
 
 _STEP_SECONDS = 2.0
 _PHASE_SECONDS = 5.0
-"""Plain lines of steps and of phases are at least this far apart, on the run's own clock."""
+_TRAFFIC_SECONDS = 30.0
+"""Plain lines of steps, of phases and of a server's traffic are at least this far apart, on the run's own clock."""
 
 _STYLES = {
     "warning": "yellow",
@@ -111,6 +113,7 @@ class PlainNarrator(Narrator):
         self._step_written_at = 0.0
         self._phase_written: tuple[str, float] = ("", 0.0)
         self._retry_written_at = 0.0
+        self._traffic_written_at = 0.0
 
     def event(self, event: Event) -> None:
         """Write the event's lines; steps and phases only every few seconds."""
@@ -127,6 +130,9 @@ class PlainNarrator(Narrator):
         elif event.kind == "retry" and event.at - self._retry_written_at >= _PHASE_SECONDS:
             self._retry_written_at = event.at
             self._line(retry_line(event.payload))
+        elif event.kind == "traffic" and event.at - self._traffic_written_at >= _TRAFFIC_SECONDS:
+            self._traffic_written_at = event.at
+            self._line(traffic_line(event.payload))
         elif event.kind == "analysis":
             self._line(self._progress.generation_line())
 
@@ -225,6 +231,8 @@ class LiveNarrator(Narrator):
         if step:
             score = "" if progress.score is None else f"  score {progress.score:.2f}"
             return step.get("step") or 0, step.get("steps") or 0, step_line(step) + score
+        if progress.traffic:
+            return 0, 0, traffic_line(progress.traffic)
         if progress.verdicts:
             note = one_line(str(phase.get("note") or ""), 60)
             return progress.count("accepted"), progress.target, f"{progress.generation_line()}  {note}"

@@ -16,7 +16,7 @@ from lora_tui.protocol.rating import SUBJECTS
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
-MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "quickstart")
+MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "serve", "quickstart")
 """What ``--run`` takes."""
 
 RATED: Final = tuple(SUBJECTS)
@@ -43,7 +43,7 @@ class Request:
     overrides: tuple[str, ...] = ()
     store: Path | None = None
     json_lines: bool = False
-    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
     train_data_file: Path | None = None
     chat_after: bool = True
     prompt: str | None = None
@@ -55,6 +55,11 @@ class Request:
     parquet: bool = False
     what: str | None = None
     log_level: str | None = None
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter of a mode that uses one."""
+        return self.adapters[0] if self.adapters else None
 
     @property
     def asks_for_nothing(self) -> bool:
@@ -76,7 +81,7 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--resume goes with --run or alone, not with {way}.")
     for option, given, modes in (
         ("--prompt", request.prompt, ("chat",)),
-        ("--adapter", request.adapter, ("chat", "evaluate", "export")),
+        ("--adapter", request.adapter, ("chat", "evaluate", "export", "serve")),
         ("--train-data-file", request.train_data_file, ("train", "evaluate", "export")),
         ("--format", request.export_format, ("export",)),
         ("--quantize", request.quantize, ("export",)),
@@ -94,7 +99,7 @@ def check_request(request: Request) -> None:
     for option, given in (
         ("--store", request.store),
         ("--config", request.config),
-        ("--adapter", request.adapter),
+        *(("--adapter", path) for path in request.adapters),
         ("--train-data-file", request.train_data_file),
         ("--output", request.output),
         *(("--generate-training-file", path) for path in request.training_file or ()),
@@ -103,7 +108,9 @@ def check_request(request: Request) -> None:
             check_name(given, option)
     if not all(map(_is_unicode, request.training_file or ())):
         raise UsageError("--generate-training-file: a file name is not UTF-8 and cannot be kept in the store.")
-    if request.adapter is not None and request.resume is not None:
+    if len(request.adapters) > 1 and request.run != "serve":
+        raise UsageError(f"--run {request.run} uses one adapter; --run serve takes several. Give --adapter once.")
+    if request.adapter is not None and request.resume is not None and request.run != "serve":
         raise UsageError("--adapter and --resume both name the adapter; give one of them.")
     if request.split is not None and not 0 <= request.split <= 0.5:
         raise UsageError("--split takes the share of examples to validate with, from 0 to 0.5, such as 0.1.")

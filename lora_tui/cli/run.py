@@ -58,6 +58,7 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         return _rate(request, streams, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
     register_key_variable(plan.settings.data_generation.api_key_env)
+    register_key_variable(plan.settings.serving.api_key_env)
     if plan.mode in ("generate", "format"):
         _ask_about_key(plan, request, loaded, store_path, streams)
     if plan.mode in ("generate", "quickstart"):
@@ -133,6 +134,8 @@ def _needs_trained(request: Request, settings: Settings) -> str | None:
         return None if "fine_tuning.model_name" in written_keys(settings) else "chat with"
     if request.run == "export":
         return "export" if request.export_format in (None, "adapter", "merged", "gguf", "gguf-lora") else None
+    if request.run == "serve":
+        return None if "fine_tuning.model_name" in written_keys(settings) else "serve"
     return "evaluate" if request.run == "evaluate" else None
 
 
@@ -165,7 +168,8 @@ def _options(request: Request) -> dict[str, Any]:
     """Return the options of the command line that the job itself reads."""
     given = {
         "train_data_file": request.train_data_file,
-        "adapter": request.adapter,
+        "adapter": request.adapter if request.run != "serve" else None,
+        "adapters": [str(path) for path in request.adapters] or None if request.run == "serve" else None,
         "format": request.export_format,
         "quantize": request.quantize,
         "output": request.output,
@@ -199,7 +203,7 @@ async def _follow_to_end(
         follower.run_id = report.run_id = run_id
         ending = asyncio.wrap_future(submitted)
         try:
-            outcome = await follow_own_run(follower, ending, interrupts, lambda: engine.stop(run_id))
+            outcome = await follow_own_run(follower, ending, interrupts, lambda: engine.stop(run_id), plan.mode)
         finally:
             # The engine closes only when its runs have ended, also where following this one has failed.
             if not ending.done():

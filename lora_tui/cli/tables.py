@@ -52,6 +52,7 @@ _LABELS = {
     "prompt_tokens": "tokens in",
     "completion_tokens": "tokens out",
     "best_score": "best score",
+    "hung_up": "hung up",
     "stopped_by": "ended by",
     "agreement": "score and people",
     "people": "people would say",

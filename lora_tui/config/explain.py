@@ -33,6 +33,7 @@ SECTION_TITLES: dict[str, str] = {
     "fine_tuning.evaluation": "Evaluation",
     "fine_tuning.evaluation.adaptive_aggregator": "Score of evaluations",
     "fine_tuning.chat": "Chat",
+    "serving": "Server",
     "logging": "Log file",
     "app": "App",
 }

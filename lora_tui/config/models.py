@@ -16,6 +16,7 @@ from lora_tui.config.values import (
     Commands,
     Count,
     Device,
+    EnvironmentName,
     Fraction,
     Initialisation,
     Kind,
@@ -312,6 +313,26 @@ class FineTuning(Section):
         return self
 
 
+class Serving(Section):
+    """The server of ``--run serve``: where it listens, and how much it takes on."""
+
+    host: Text = Field(
+        "127.0.0.1", description="Address to listen on; another than this machine's own needs a key, see api_key_env."
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0 = any that is free.")
+    api_key_env: EnvironmentName = Field(
+        "SERVE_API_KEY",
+        description="Name of the environment variable with the key that clients must send. Never the key itself.",
+    )
+    max_running: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="Answers that are written at once; more take more memory."
+    )
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        256, description="Answers that wait for a place; whoever comes beyond is asked to try again later."
+    )
+    max_tokens: Count = Field(1024, description="Longest answer where a request does not say, in tokens.")
+
+
 class Logging(Section):
     """What is written to the log file."""
 
@@ -342,5 +363,6 @@ class Settings(Section):
 
     data_generation: DataGeneration = Field(default_factory=DataGeneration)
     fine_tuning: FineTuning = Field(default_factory=FineTuning)
+    serving: Serving = Field(default_factory=Serving)
     logging: Logging = Field(default_factory=Logging)
     app: App = Field(default_factory=App)

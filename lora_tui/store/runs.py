@@ -294,6 +294,12 @@ async def newest_trained(store: Store) -> Run | None:
     return await _newest_sound(store, f"{sql} ORDER BY id DESC")
 
 
+async def trained_ids(store: Store, most: int) -> list[int]:
+    """Return the newest finished runs that have an adapter, the newest first."""
+    sql = "SELECT * FROM runs WHERE mode IN ('train', 'quickstart') AND state='finished' AND folder IS NOT NULL"
+    return [run.id for run in await store.all(Run, f"{sql} ORDER BY id DESC LIMIT ?", [most])]
+
+
 async def newest_unfinished_training(store: Store) -> Run | None:
     """Return the newest training run that has not finished and has saved something, or None."""
     sql = (

@@ -51,7 +51,10 @@ IN_A_FILE = {
         L + "zzzzzzzzz = 1",
         ["is not a key; [fine_tuning.lora] has r, alpha, dropout, target_modules, use_rslora"],
     ),
-    "a section nothing is near": ("[xqz]", ["xqz is not a section", "[data_generation], [fine_tuning], [logging]"]),
+    "a section nothing is near": (
+        "[xqz]",
+        ["xqz is not a section", "[data_generation], [fine_tuning], [serving], [logging]"],
+    ),
     "dotted name in quotes": ("[fine_tuning]\n'lora.r' = 8", ["line 2", "is not a key"]),
     "section given as a value": ("logging = 'INFO'", ["line 1: logging is a section", "[logging] has level"]),
     "number in quotes": (

@@ -39,6 +39,7 @@ CONTRACT_ORDER = [
     "fine_tuning.evaluation.adaptive_aggregator",
     "fine_tuning.chat",
     "fine_tuning.chat.commands",
+    "serving",
     "logging",
     "app",
     "app.keys",

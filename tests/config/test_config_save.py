@@ -34,6 +34,7 @@ CHANGES: dict[str, Any] = {
     "fine_tuning.chat.commands": {"open sesame": "it's open", "ünlock": "x.y"},
     "data_generation.api_key_env": "OTHER_KEY",
     "data_generation.base_url": "http://localhost:8000/v1",
+    "serving.api_key_env": "OTHER_SERVER_KEY",
     "logging.level": "ERROR",
     "fine_tuning.sampling.keywords": [],
     "app.refresh_per_second": 2,

@@ -7,7 +7,7 @@ context holds.
 
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lora_tui.engine.data.chat_template import single_bos
 from lora_tui.engine.data.template_renderer import TemplateRefusedError, render_chat, template_file
@@ -92,9 +92,3 @@ class History:
         # Where the tokenizer adds the beginning-of-sequence token by itself, the template's own is left out.
         ids = self.tokenizer(rendered)["input_ids"]
         return rendered if single_bos(self.tokenizer, ids) == ids else rendered.removeprefix(self.tokenizer.bos_token)
-
-
-def context_tokens(model: PreTrainedModel) -> int | None:
-    """Return the context length of `model` in tokens; None where its configuration does not say."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(longest) if longest else None

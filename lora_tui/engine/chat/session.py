@@ -20,11 +20,12 @@ import torch
 from peft import PeftModel
 
 from lora_tui.config.models import Settings
-from lora_tui.engine.chat.history import History, Prompt, context_tokens
+from lora_tui.engine.chat.history import History, Prompt
 from lora_tui.engine.chat.streaming import ReplyGeneration, SwitchableModel
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
+from lora_tui.engine.models.loaded_checks import context_tokens
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side

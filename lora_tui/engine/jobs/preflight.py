@@ -5,6 +5,7 @@ missing. The jobs themselves are `lora_tui.engine.jobs.train`, `evaluate` beside
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, progress_events
+from lora_tui.engine.serving.address import check_installed, open_listener, server_key
+from lora_tui.engine.serving.choice import Served, choose_served
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.engine.training.trackers import check_trackers
 from lora_tui.errors import UsageError
@@ -121,6 +124,19 @@ async def evaluate(ctx: RunContext) -> dict[str, Any]:
     return result
 
 
+async def serve(ctx: RunContext) -> dict[str, Any]:
+    """Run ``--run serve``; returns what was asked and answered until it was stopped."""
+    check_installed()
+    key = server_key(ctx.settings.serving)
+    resolved = await asyncio.to_thread(resolve_model, ctx.settings)
+    served = await choose_served(ctx.store, ctx.settings, ctx.options, resolved.settings.fine_tuning.model_name)
+    check_source(served.base_name)
+    with await asyncio.to_thread(open_listener, ctx.settings.serving) as listener:
+        job = await _imported(ctx, _serve_job)
+        ctx.raise_if_stopping()
+        return await job(ctx, served, listener, key)
+
+
 async def check_chat(store: Store, settings: Settings, options: Mapping[str, Any]) -> None:
     """Raise what `open_chat` would raise for an adapter or a model that is missing, or that do not match."""
     await _chat_settings(store, settings, options)
@@ -169,6 +185,13 @@ def _evaluate_job() -> Callable[[RunContext, AdapterSource], Awaitable[dict[str,
     from lora_tui.engine.jobs.evaluate import evaluate_adapter
 
     return evaluate_adapter
+
+
+def _serve_job() -> Callable[[RunContext, Served, socket.socket, str | None], Awaitable[dict[str, Any]]]:
+    """The job that imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.jobs.serve import serve_models
+
+    return serve_models
 
 
 def _chat_opener() -> "Callable[[ChatHost, Settings, Mapping[str, Any], LoadProgress], Awaitable[ChatSession]]":

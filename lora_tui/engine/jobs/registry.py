@@ -22,6 +22,8 @@ def load_job(mode: str) -> Job:
             from lora_tui.engine.jobs.preflight import evaluate as job
         case "export":
             from lora_tui.engine.jobs.export import export as job
+        case "serve":
+            from lora_tui.engine.jobs.preflight import serve as job
         case "quickstart":
             from lora_tui.engine.jobs.quickstart import quickstart as job
         case _:

@@ -102,6 +102,12 @@ def position_limit(model: PreTrainedModel | PeftModel) -> int | None:
     )  # OPT has two more
 
 
+def context_tokens(model: PreTrainedModel | PeftModel) -> int | None:
+    """Return the context length of `model` in tokens; None where its configuration does not say."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(longest) if longest else None
+
+
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, place: str) -> None:
     """Give the tokenizer a padding token that the model knows, and guard the model against those that it does not.
 

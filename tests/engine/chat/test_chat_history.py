@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.chat.history import History, context_tokens
+from lora_tui.engine.chat.history import History
+from lora_tui.engine.models.loaded_checks import context_tokens
 from lora_tui.errors import UsageError
 from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import Trained
