@@ -157,7 +157,10 @@ class GroupedCommand(click.Command):
 )
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @click.option(
-    "--format", "export_format", metavar="FORMAT", help="export: adapter, merged, gguf, gguf-lora, or a dataset's."
+    "--format",
+    "export_format",
+    metavar="FORMAT",
+    help="export: adapter, merged, gguf, gguf-lora, lm-eval, or a dataset's.",
 )
 @click.option("--quantize", metavar="FORM", help="export --format gguf: f16, bf16, q8_0, or a form of llama-quantize.")
 @click.option("--output", type=_FILE, metavar="PATH", help="export: the folder or file to write.")

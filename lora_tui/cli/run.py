@@ -133,7 +133,8 @@ def _needs_trained(request: Request, settings: Settings) -> str | None:
     if request.run == "chat":
         return None if "fine_tuning.model_name" in written_keys(settings) else "chat with"
     if request.run == "export":
-        return "export" if request.export_format in (None, "adapter", "merged", "gguf", "gguf-lora") else None
+        of_adapters = (None, "adapter", "merged", "gguf", "gguf-lora", "lm-eval")
+        return "export" if request.export_format in of_adapters else None
     if request.run == "serve":
         return None if "fine_tuning.model_name" in written_keys(settings) else "serve"
     return "evaluate" if request.run == "evaluate" else None

@@ -4,18 +4,25 @@ import asyncio
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lora_tui.engine.data.examples import Example, PlainText
+from lora_tui.config.hub_names import data_name
+from lora_tui.engine.data.examples import Conversation, Example, PlainText
 from lora_tui.engine.data.read import hub_name, read_examples, training_file
 from lora_tui.engine.data.results import keep_foreign, remember_result
+from lora_tui.engine.evaluation.held_out import documents_by_question, questions_of, read_held_out
 from lora_tui.engine.export.dataset_folder import TRAIN, VALIDATION, FolderPlan, write_dataset, write_records
 from lora_tui.engine.export.datasets import CONVERSATIONS, FORMS, dataset_text, holds, record_of
+from lora_tui.engine.export.lm_eval import FORM as LM_EVAL
+from lora_tui.engine.export.lm_eval import TaskFacts, lm_eval_command, task_name, write_tasks
 from lora_tui.engine.export.provenance import Origins, find_origins
+from lora_tui.engine.export.public_names import UNKNOWN_BASE, public_base
 from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
+from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME, cached_folder
 from lora_tui.engine.models.hub_info import check_source
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
@@ -34,14 +41,16 @@ async def export(ctx: RunContext) -> dict[str, Any]:
         return await _export_dataset(ctx, form)
     if given := [name for name in ("split", "with_provenance", "parquet") if ctx.options.get(name) is not None]:
         raise UsageError(f"--{given[0].replace('_', '-')} is for datasets: add --format messages.")
-    if form not in MODEL_FORMS:
-        raise UsageError(f"--format {form}: unknown. Choose {', '.join((*MODEL_FORMS, *FORMS))}.")
+    if form not in (*MODEL_FORMS, LM_EVAL):
+        raise UsageError(f"--format {form}: unknown. Choose {', '.join((*MODEL_FORMS, *FORMS, LM_EVAL))}.")
     quantize = str(ctx.options.get("quantize") or "").lower()
     if quantize and form != "gguf":
         raise UsageError(f"--quantize says how --format gguf writes its numbers; --format is {form}.")
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
         raise UsageError("There is no finished training run to export. Train first, or name one with --adapter FOLDER.")
+    if form == LM_EVAL:
+        return await _export_tasks(ctx, source)
     target = _target(ctx, f"export-{form}")
     if form == "adapter":
         await asyncio.to_thread(_copy_folder, source.folder, target)
@@ -65,6 +74,50 @@ def _writer(form: str, number_form: str) -> Callable[[RunContext, AdapterSource,
         return export_gguf_adapter
     check_number_form(number_form)
     return partial(export_gguf, form=number_form)
+
+
+async def _export_tasks(ctx: RunContext, source: AdapterSource) -> dict[str, Any]:
+    """Write held-out questions as tasks of lm-evaluation-harness: the run's own, or those of ``--train-data-file``."""
+    target, named = _target(ctx, f"export-{LM_EVAL}"), ctx.options.get("train_data_file")
+    if named is not None:
+        examples = (await asyncio.to_thread(read_examples, Path(named))).examples
+        found = questions_of(examples, await documents_by_question(ctx.store), None)
+        if left_out := sum(isinstance(example, Conversation) for example in examples):
+            ctx.warn(f"{count(left_out, 'conversation')} of {named} left out: a task asks one question.")
+        made_from = f"of {data_name(named)}"
+    else:
+        kept = await asyncio.to_thread(read_held_out, source.run_folder) if source.run_folder is not None else None
+        if kept is None:
+            raise UsageError(
+                "Training held no questions out. Hold some out with fine_tuning.training.validation_share = 0.1 and "
+                "train again, or name a file of other questions: --train-data-file FILE."
+            )
+        found, made_from = kept, "that training held out"
+    if not found.prompts:
+        raise UsageError(f"{named} holds no question with an answer.")
+    name = task_name(f"held_out_run_{source.run_id}" if source.run_id is not None else f"held_out_{target.name}")
+    tokens = int(source.metadata.get("max_new_tokens", ctx.settings.fine_tuning.evaluation.max_new_tokens))
+    base = source.base_model(ctx.settings)
+    base = str(cached_folder() or HUB_NAME) if base == BUILTIN else base
+    local = TaskFacts(name, base, str(source.folder), tokens, made_from)
+    shown = replace(local, base_model=public_base(source) or UNKNOWN_BASE, adapter="ADAPTER_FOLDER")
+
+    def write() -> dict[str, int]:
+        try:
+            with atomic_folder(target) as scratch:
+                return write_tasks(scratch, found.prompts, found.documents, shown)
+        except OSError as problem:
+            raise unwritable(target, problem) from problem
+
+    tasks = await asyncio.to_thread(write)
+    return {
+        "format": LM_EVAL,
+        "path": str(target.absolute()),
+        "adapter_run": source.run_id,
+        "questions": len(found.prompts),
+        "task_names": [name, *tasks],
+        "commands": [lm_eval_command(local, str(target))],
+    }
 
 
 async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:
