@@ -25,11 +25,13 @@ def key_text(announced: Mapping[str, Any]) -> str:
 def announcement_lines(announced: Mapping[str, Any]) -> list[str]:
     """Return what a server says when it is ready: its address, its models, and the commands that lead on."""
     url = clean(str(announced.get("url", "")))
-    lines = [
+    return [
         f"answers at {url} ({key_text(announced)}) as {models_text(announced)}",
-        f"to ask from your laptop, type there: {clean(str(announced.get('tunnel', '')))}",
+        "to ask from your laptop, type there:",
+        f"    {clean(str(announced.get('tunnel', '')))}",
+        "for many users at once, these serve the same:",
+        *(f"    {command}" for command in larger_servers(announced)),
     ]
-    return lines + [f"for more than this: {command}" for command in larger_servers(announced)]
 
 
 def larger_servers(announced: Mapping[str, Any]) -> list[str]:

@@ -63,6 +63,8 @@ class RunsScreen(ModeScreen):
         Binding("n", "rename", "Name", show=False, id="runs.name", tooltip="Give this run a name"),
         Binding("d", "delete", "Delete", show=False, id="runs.delete", tooltip="Delete this run; asks first"),
         Binding("y", "copy", "Copy", show=False, id="runs.copy", tooltip="Copy the folder of this run"),
+        Binding("v", "serve", "Serve", show=False, id="runs.serve",
+                tooltip="Serve this run's adapter as OpenAI does; where a server runs, show it"),
         Binding("v", "plot", "Other curves", show=False, id="runs.plot",
                 tooltip="Compare loss, score, learning rate or speed"),
         Binding("a", "unit", "Steps, tokens, time", show=False, id="runs.unit",
@@ -186,7 +188,9 @@ class RunsScreen(ModeScreen):
 
     @on(RowList.Chosen)
     def _chosen(self) -> None:
-        if self._run is not None:
+        if self._run is not None and self._run.mode == "serve":
+            self.action_serve()
+        elif self._run is not None:
             self.services.show_run(self._run)
 
     @on(RowList.HeadingChosen)
@@ -281,6 +285,8 @@ class RunsScreen(ModeScreen):
         run = self._run if self.is_mounted and self.state.runs else None
         if action in ("compare", "plot", "unit", "part", "zoom", "log", "cursor"):
             return len(self._list.marked) > 1
+        if action == "serve":
+            return self._can_serve(run)
         if run is None:
             return action not in (
                 "mark",
@@ -300,6 +306,20 @@ class RunsScreen(ModeScreen):
         offered["report"] = not live and (has_adapter or run.mode == "evaluate")
         offered["rate"] = run.mode in (*TRAINING_MODES, "generate", "evaluate")
         return offered.get(action, True)
+
+    def _can_serve(self, run: RunLine | None) -> bool:
+        """Whether there is an adapter to serve under the cursor, or a server to show."""
+        if len(self._list.marked) > 1:
+            return False
+        if any(one.mode == "serve" and one.state in LIVE_STATES for one in self.state.runs):
+            return True
+        return run is not None and (run.mode == "serve" or (run.mode in TRAINING_MODES and run.folder is not None))
+
+    def action_serve(self) -> None:
+        """Serve the run's adapter, or show the server."""
+        from lora_tui.tui.screens.server import open_server
+
+        open_server(self.services, self.actions, self._run)
 
     async def action_rate(self) -> None:
         """Rate what the run under the cursor has, one after the other."""
